@@ -1,0 +1,54 @@
+# The list of commands. `make` alone prints it.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?= cpu,dev
+CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+CONFIG ?= config/demo.yaml
+comma := ,
+BIN := $(abspath $(VENV))/bin
+RUN := PATH="$(BIN):$$PATH" PYTHONNOUSERSITE=1
+STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format config lock ui clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## make the virtual environment .venv with pinned packages (EXTRAS=gpu,dev for CUDA)
+
+$(STAMP): pyproject.toml requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed; name one with make PYTHON=python3.12 ...")'
+	@echo "Setting up $(VENV) (about 200 packages, 3 GB; once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable ".[$(EXTRAS)]"
+	@touch $@
+
+demo: setup ## simulated telescope from raw sky to a registered classifier (12 minutes on 2 cores)
+	@$(RUN) snakemake --cores $(CORES) --configfile $(CONFIG) --rerun-incomplete --show-failed-logs --quiet rules
+	@$(RUN) python -m otrain_core.summary results
+
+test: setup ## all tests
+	@$(RUN) python -m pytest
+
+lint: setup ## ruff, snakefmt and snakemake --lint
+	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) snakefmt --check workflow && $(RUN) snakemake --lint
+
+format: setup ## format Python and Snakemake files
+	@$(RUN) ruff check --fix . ; $(RUN) ruff format . && $(RUN) snakefmt workflow
+
+config: setup ## regenerate config/config.yaml, its schema and the tables of keys
+	@$(RUN) python -m otrain_core.config
+
+lock: setup ## renew the pinned versions in requirements.txt
+	@$(RUN) python -m pip install --quiet uv
+	@echo '# Versions proven together, made by `make lock` from pyproject.toml; used as constraints by every set-up.' > requirements.txt
+	@$(RUN) uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra cpu --extra dev --no-header --no-annotate pyproject.toml >> requirements.txt
+
+ui: setup ## open the MLflow store of results/ on http://127.0.0.1:5000
+	@test -f results/mlflow.db || { echo "results/mlflow.db: no store yet; run make demo first"; exit 1; }
+	@MLFLOW_DISABLE_TELEMETRY=true $(RUN) mlflow server --backend-store-uri sqlite:///results/mlflow.db --host 127.0.0.1 --port 5000
+
+clean: ## remove what runs wrote (results, but for the published tables)
+	@git clean -fdxq results .snakemake

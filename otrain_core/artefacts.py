@@ -1,0 +1,369 @@
+"""Effects of the sky, the optics and the detector that a difference image turns into bogus candidates.
+
+Every function changes an image [ADU] in place and returns one row for each effect:
+``kind``, ``x``, ``y`` (centre, 0-based pixels), ``size`` (length, or diameter of a
+round effect) [px], ``width`` [px], ``angle`` (direction of the long side, degrees
+from +x towards +y) and ``flux`` (added signal [ADU], NaN where none is added).
+Only the image formation is simulated here; whether an effect becomes a candidate
+is for the subtraction and the detection to decide.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+KINDS = ("cosmic", "hot_pixel", "bad_column", "trail", "ghost", "bleed", "crosstalk", "saturated")
+ELECTRONS_PER_UM = 75.0  # most probable loss of a minimum-ionising particle in silicon
+PIXEL_UM = 9.0  # size of a pixel that the length of a cosmic-ray track is drawn for
+
+Rows = list[dict[str, Any]]
+
+
+def _row(kind: str, x: float, y: float, size: float, *, width: float = np.nan, angle: float = 0.0, flux=np.nan):
+    width = size if np.isnan(width) else width
+    return {
+        "kind": kind,
+        "x": float(x),
+        "y": float(y),
+        "size": float(size),
+        "width": float(width),
+        "angle": float(angle),
+        "flux": float(flux),
+    }
+
+
+def add_cosmics(image: np.ndarray, rng: np.random.Generator, *, n: int, gain: float) -> Rows:
+    """Add `n` cosmic rays: muon tracks, worms of slow electrons, and spots.
+
+    Charge is laid along the path of the particle and spread by diffusion in the
+    silicon (0.2 to 0.8 px), never by the seeing. The most diffuse spots are about as
+    wide as undersampled stars, which is what a Laplacian filter such as L.A.Cosmic
+    fails to tell from a source.
+
+    Parameters
+    ----------
+    image : numpy.ndarray
+        (height, width) [ADU], changed in place.
+    rng : numpy.random.Generator
+    n : int
+        Number of cosmic rays.
+    gain : float
+        [electron/ADU].
+    """
+    height, width = image.shape
+    rows = []
+    for form in rng.choice(["track", "worm", "spot"], size=n, p=[0.45, 0.2, 0.35]):
+        x0, y0 = rng.uniform(-0.5, width - 0.5), rng.uniform(-0.5, height - 0.5)
+        angle = rng.uniform(0, 180)
+        diffusion = rng.uniform(0.2, 0.45)
+        per_pixel = ELECTRONS_PER_UM * PIXEL_UM * rng.lognormal(0, 0.35)
+        if form == "track":  # length of the projected path of a muon through the wafer
+            length = min(2.0 * abs(np.tan(np.arccos(rng.uniform(0.05, 1) ** (1 / 3)))) + rng.exponential(3.0), 60.0)
+            step = np.deg2rad(angle) * np.ones(max(int(10 * length), 5))
+        elif form == "worm":
+            length = rng.uniform(3, 14)
+            step = np.deg2rad(angle) + np.cumsum(rng.normal(0, 0.12, max(int(10 * length), 5)))
+            per_pixel *= rng.uniform(0.5, 2.0)
+        else:
+            length = rng.uniform(0, 0.8)
+            step = np.deg2rad(angle) * np.ones(5)
+            diffusion = rng.uniform(0.3, 0.8)
+            per_pixel *= rng.lognormal(-0.3, 0.8)
+        dx = np.cumsum(np.cos(step)) * length / step.size
+        dy = np.cumsum(np.sin(step)) * length / step.size
+        x, y = x0 + dx - dx.mean(), y0 + dy - dy.mean()
+        # Energy loss fluctuates along the path in clumps of about a pixel.
+        loss = np.repeat(rng.gamma(3.0, 1 / 3, step.size // 10 + 1), 10)[: step.size]
+        total = per_pixel * max(length, 1.0) / gain
+        weights = total * loss / loss.sum()
+        _deposit(image, rng, x, y, weights, diffusion)
+        size = max(np.hypot(np.ptp(x), np.ptp(y)), 1.0) + 2 * diffusion
+        rows.append(
+            _row("cosmic", x.mean(), y.mean(), size, width=1 + 2 * diffusion, angle=_direction(x, y, angle), flux=total)
+        )
+    return rows
+
+
+def _deposit(image, rng, x, y, weights, diffusion, copies: int = 40) -> None:
+    """Lay charge at points of a path, each spread over a cloud of Gaussian width `diffusion`."""
+    xs = np.rint(np.repeat(x, copies) + rng.normal(0, diffusion, x.size * copies)).astype(int)
+    ys = np.rint(np.repeat(y, copies) + rng.normal(0, diffusion, y.size * copies)).astype(int)
+    inside = (xs >= 0) & (ys >= 0) & (xs < image.shape[1]) & (ys < image.shape[0])
+    np.add.at(image, (ys[inside], xs[inside]), np.repeat(weights / copies, copies)[inside])
+
+
+def _direction(x, y, fallback: float) -> float:
+    if np.hypot(np.ptp(x), np.ptp(y)) < 1:
+        return fallback
+    return float(np.degrees(np.arctan2(y[-1] - y[0], x[-1] - x[0])) % 180)
+
+
+def add_hot_pixels(image: np.ndarray, rng: np.random.Generator, *, n: int, noise: float) -> Rows:
+    """Add `n` hot pixels and small groups, as a dark frame of another temperature leaves them.
+
+    Their amplitude is log-uniform between 4 and 300 times the `noise` of the
+    background [ADU]; one in ten is over-subtracted, and some trail along the column
+    as charge is released late.
+    """
+    height, width = image.shape
+    shapes = [
+        [(0, 0, 1.0)],
+        [(0, 0, 1.0), (0, 1, 0.5)],
+        [(0, 0, 1.0), (1, 0, 0.7), (0, 1, 0.5), (1, 1, 0.3)],
+        [(0, 0, 1.0), (1, 0, 0.25), (-1, 0, 0.25), (0, 1, 0.25), (0, -1, 0.25)],
+        [(0, 0, 1.0), (0, 1, 0.35), (0, 2, 0.15), (0, 3, 0.07)],
+    ]
+    rows = []
+    for shape in rng.choice(len(shapes), size=n, p=[0.45, 0.15, 0.15, 0.15, 0.1]):
+        x, y = int(rng.integers(width)), int(rng.integers(height))
+        amplitude = noise * np.exp(rng.uniform(np.log(4), np.log(300)))
+        if rng.random() < 0.1:
+            amplitude = -min(amplitude, 15 * noise)
+        total = 0.0
+        for dx, dy, share in shapes[shape]:
+            if 0 <= x + dx < width and 0 <= y + dy < height:
+                value = amplitude * share * rng.uniform(0.7, 1.3)
+                image[y + dy, x + dx] += value
+                total += value
+        extent = max(max(abs(dx), abs(dy)) for dx, dy, _ in shapes[shape])
+        rows.append(_row("hot_pixel", x, y, 1 + 2 * extent, flux=total))
+    return rows
+
+
+def add_bad_columns(image: np.ndarray, rng: np.random.Generator, *, n: int, noise: float, sky: float) -> Rows:
+    """Add `n` bad columns: warm ones, traps that hold back charge, and blocked ones.
+
+    A column is bad from some row up to the far end of the detector, since charge is
+    read through the defect.
+    """
+    height, width = image.shape
+    rows = []
+    for form in rng.choice(["warm", "trap", "blocked"], size=n, p=[0.5, 0.3, 0.2]):
+        x = int(rng.integers(width))
+        first = 0 if rng.random() < 0.4 else int(rng.integers(height * 3 // 4))
+        part = image[first:, x]
+        if form == "warm":
+            part += noise * rng.uniform(2, 15) * rng.uniform(0.85, 1.15, part.size)
+        elif form == "trap":
+            part -= np.minimum(noise * rng.uniform(2, 6), 0.8 * np.maximum(part, 0))
+        else:
+            part *= rng.uniform(0.2, 0.6)
+        rows.append(_row("bad_column", x, first + (height - first - 1) / 2, height - first, width=1.0, angle=90.0))
+    return rows
+
+
+def add_trails(image: np.ndarray, rng: np.random.Generator, *, n: int, fwhm: float, beta: float, noise: float) -> Rows:
+    """Add `n` trails of satellites, tumbling satellites, meteors and planes.
+
+    The profile across a trail is the PSF integrated along a line, for a Moffat
+    profile ``(1 + u**2 / alpha**2) ** (0.5 - beta)``, wider for a near object that is
+    out of focus. Trails are added before the photon noise is drawn.
+
+    Parameters
+    ----------
+    image : numpy.ndarray
+        (height, width) expected signal [ADU], changed in place.
+    fwhm : float
+        FWHM of a star [px].
+    beta : float
+        Moffat exponent of the PSF.
+    noise : float
+        Noise of the background [ADU], the scale of the brightness of the trails.
+    """
+    height, width = image.shape
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    rows = []
+    for form in rng.choice(["satellite", "tumbling", "short", "plane"], size=n, p=[0.4, 0.2, 0.25, 0.15]):
+        x0, y0 = rng.uniform(0.15, 0.85) * (width - 1), rng.uniform(0.15, 0.85) * (height - 1)
+        angle = rng.uniform(0, 180)
+        cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+        along, across = (x - x0) * cos + (y - y0) * sin, (y - y0) * cos - (x - x0) * sin
+        peak = noise * np.exp(rng.uniform(np.log(1.5), np.log(40)))
+        spread = fwhm * rng.uniform(1.0, 1.3)
+        shape = np.ones_like(along)
+        length = float(np.hypot(width, height))
+        if form == "tumbling":
+            period, phase = rng.uniform(8, 80) * fwhm, rng.uniform(0, 2 * np.pi)
+            shape = 0.15 + 0.85 * (0.5 + 0.5 * np.cos(2 * np.pi * along / period + phase)) ** rng.uniform(1, 8)
+        elif form == "short":
+            length = rng.uniform(8, 80) * fwhm
+            shape = 0.5 * (np.tanh((length / 2 - np.abs(along)) / (0.5 * fwhm)) + 1)
+        elif form == "plane":
+            spread, period = fwhm * rng.uniform(1.5, 3.0), rng.uniform(30, 100) * fwhm
+            flash = np.exp(-0.5 * (((along + rng.uniform(0, period)) % period - period / 2) / (1.5 * fwhm)) ** 2)
+            shape = 1 + 4 * flash
+        profile = _line_profile(across, spread, beta)
+        if form == "plane":  # two wing lights
+            gap = rng.uniform(2, 5) * spread
+            profile = _line_profile(across - gap / 2, spread, beta) + _line_profile(across + gap / 2, spread, beta)
+            spread += gap
+        signal = peak * shape * profile
+        image += signal
+        rows.append(_row("trail", x0, y0, length, width=spread, angle=angle, flux=signal.sum(dtype=float)))
+    return rows
+
+
+def _line_profile(across: np.ndarray, fwhm: float, beta: float) -> np.ndarray:
+    power = max(beta - 0.5, 0.6)
+    alpha = fwhm / (2 * np.sqrt(2 ** (1 / power) - 1))
+    return (1 + (across / alpha) ** 2) ** np.float32(-power)
+
+
+def add_ghosts(
+    image: np.ndarray, rng: np.random.Generator, *, n: int, stars: pd.DataFrame, fwhm: float, noise: float
+) -> Rows:
+    """Add `n` ghosts: out-of-focus images of the pupil made by reflected light of bright stars.
+
+    The parents are the brightest stars of the frame, mirrored about the optical axis;
+    where even they are too faint (a ghost holds at most 2 % of its star) the parent is
+    taken to lie outside the frame. Ghosts are discs or rings, often crescent, with an
+    edge softened by the seeing.
+
+    Parameters
+    ----------
+    stars : pandas.DataFrame
+        Columns x, y, flux [ADU].
+    """
+    height, width = image.shape
+    centre = np.array([(width - 1) / 2, (height - 1) / 2])
+    bright = stars.nlargest(max(n, 1), "flux") if len(stars) else stars
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    rows = []
+    for number in range(n):
+        radius = rng.uniform(6, 20) * fwhm
+        surface = noise * np.exp(rng.uniform(np.log(0.6), np.log(6)))
+        total = surface * np.pi * radius**2
+        if number < len(bright) and total < 0.02 * bright.flux.iloc[number]:
+            star = bright.iloc[number]
+            xc, yc = centre + (centre - np.array([star.x, star.y])) * rng.uniform(-1.05, -0.9) * rng.choice([-1, 1])
+        else:
+            xc, yc = rng.uniform(0, width), rng.uniform(0, height)
+        r = np.hypot(x - xc, y - yc)
+        soft = 0.5 * fwhm
+        disc = 0.5 * (1 + np.tanh((radius - r) / soft))
+        hole = rng.choice([0.0, rng.uniform(0.3, 0.6)])
+        if hole:  # shadow of the secondary mirror, off-centre where the light is vignetted
+            shift = 0.15 * radius * rng.normal(size=2)
+            disc *= 0.5 * (1 + np.tanh((np.hypot(x - xc - shift[0], y - yc - shift[1]) - hole * radius) / soft))
+        signal = surface * disc
+        image += signal
+        rows.append(_row("ghost", xc, yc, 2 * radius, flux=signal.sum(dtype=float)))
+    return rows
+
+
+def saturate(image: np.ndarray, rng: np.random.Generator, *, level: float, bleed: bool) -> Rows:
+    """Limit the charge of a pixel to `level` [ADU]; what is above flows along the column or is lost.
+
+    With `bleed`, the excess of every saturated run of a column fills the pixels
+    below and above it until it is used up, so that charge is conserved but for what
+    leaves the detector. No pixel is above `level` afterwards.
+
+    Returns
+    -------
+    list of dict
+        One ``saturated`` row for each connected region that was above `level`, and
+        one ``bleed`` row for each region whose charge ran beyond it.
+    """
+    from scipy import ndimage
+
+    over = image > level
+    regions, count = ndimage.label(over, structure=np.ones((3, 3)))
+    if not count:
+        return []
+    rows = []
+    for number, box in enumerate(ndimage.find_objects(regions), start=1):
+        inside = regions[box] == number
+        ys, xs = np.nonzero(inside)
+        ys, xs = ys + box[0].start, xs + box[1].start
+        excess = image[ys, xs] - level
+        flux = float(excess.sum())
+        rows.append(_row("saturated", xs.mean(), ys.mean(), 2 * np.sqrt(xs.size / np.pi) + 1, flux=flux))
+        image[ys, xs] = level
+        if not bleed:
+            continue
+        low, high = ys.min(), ys.max()
+        share = rng.uniform(0.4, 0.6)
+        for x in np.unique(xs):
+            mine = ys[xs == x]
+            total = excess[xs == x].sum()
+            for start, step, amount in ((mine.min() - 1, -1, share), (mine.max() + 1, 1, 1 - share)):
+                end = _fill(image[:, x], start, step, total * amount, level)
+                low, high = min(low, end), max(high, end)
+        if high - low > np.ptp(ys) + 1:
+            rows.append(
+                _row("bleed", xs.mean(), (low + high) / 2, high - low + 1, width=np.ptp(xs) + 1, angle=90.0, flux=flux)
+            )
+    return rows
+
+
+def _fill(column: np.ndarray, start: int, step: int, charge: float, level: float) -> int:
+    """Pour `charge` into a column from `start` on in direction `step`; the last row reached."""
+    y = start
+    while charge > 0 and 0 <= y < column.size:
+        taken = min(max(level - column[y], 0.0), charge)
+        column[y] += taken
+        charge -= taken
+        y += step
+    return y - step
+
+
+def add_crosstalk(image: np.ndarray, *, factor: float, level: float) -> Rows:
+    """Add `factor` times the signal of near-saturated pixels, mirrored to the other half of the detector.
+
+    Two amplifiers read the halves of the detector towards each other at the same
+    time, so a bright star at column x disturbs column ``width - 1 - x``.
+    """
+    from scipy import ndimage
+
+    if factor <= 0:
+        return []
+    bright = image > 0.5 * level
+    ghost = np.where(bright, image, 0.0)[:, ::-1] * factor
+    image += ghost
+    regions, count = ndimage.label(bright[:, ::-1], structure=np.ones((3, 3)))
+    rows = []
+    for number, box in enumerate(ndimage.find_objects(regions), start=1):
+        ys, xs = np.nonzero(regions[box] == number)
+        rows.append(
+            _row(
+                "crosstalk",
+                xs.mean() + box[1].start,
+                ys.mean() + box[0].start,
+                max(np.ptp(xs), np.ptp(ys)) + 1,
+                flux=ghost[box].sum(),
+            )
+        )
+    return rows
+
+
+def name_artefacts(truth: pd.DataFrame, x: np.ndarray, y: np.ndarray, *, margin: float) -> np.ndarray:
+    """Kind of the nearest simulated artefact that reaches each position.
+
+    Parameters
+    ----------
+    truth : pandas.DataFrame
+        Columns kind, x, y, size, width, angle as in `truth.csv`.
+    x, y : numpy.ndarray
+        (n,) positions [px].
+    margin : float
+        A position this near to the extent of an artefact belongs to it [px].
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,) str; '' where no artefact reaches.
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    names = np.full(x.size, "", dtype="U10")
+    nearest = np.full(x.size, np.inf)
+    for row in truth[truth.kind.isin(KINDS)].itertuples():
+        cos, sin = np.cos(np.deg2rad(row.angle)), np.sin(np.deg2rad(row.angle))
+        along = np.abs((x - row.x) * cos + (y - row.y) * sin)
+        across = np.abs((y - row.y) * cos - (x - row.x) * sin)
+        outside = np.hypot(np.maximum(along - row.size / 2, 0), np.maximum(across - row.width / 2, 0))
+        hit = (outside <= margin) & (outside < nearest)
+        names[hit], nearest[hit] = row.kind, outside[hit]
+    return names

@@ -1,0 +1,117 @@
+"""Cutouts of the difference, science and reference images and the mask around the candidates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from otrain_core.detect import COLUMNS as CANDIDATE_COLUMNS
+from otrain_core.detect import nearest_pixel
+from otrain_core.errors import ImageError
+from otrain_core.io import MASK_MISSING
+
+CHANNELS = ("difference", "science", "reference", "mask")
+COLUMNS = CANDIDATE_COLUMNS | {"label": int, "reason": str, "injection": int, "artefact": str, "seeing": float}
+
+
+def make_cutouts(
+    candidates: pd.DataFrame,
+    planes: dict[str, np.ndarray],
+    *,
+    image: str,
+    size: int = 32,
+    max_missing: float = 0.25,
+    pixel_scale: float = np.nan,
+    telescope: str = "",
+    pipeline: str = "",
+) -> dict[str, np.ndarray]:
+    """Cut a square of every plane around every candidate.
+
+    The pixel nearest to the candidate has index ``size // 2`` on both axes. A pixel
+    that the mask names for any reason, that lies outside the image or that has no
+    value is NaN in the difference, never zero.
+
+    Parameters
+    ----------
+    candidates : pandas.DataFrame
+        Columns `COLUMNS`.
+    planes : dict of numpy.ndarray
+        ``diff``, ``science``, ``reference`` [ADU] and ``mask`` (uint8), all (height, width).
+    image, telescope, pipeline : str
+    size : int
+        Side [px].
+    max_missing : float
+        A cutout with a larger share of missing difference pixels becomes EDGE (label -1).
+    pixel_scale : float
+        [arcsec/px].
+
+    Returns
+    -------
+    dict of numpy.ndarray
+        ``stack`` float32 (N, size, size, 4) with channels `CHANNELS` (the mask as numbers, 1
+        outside the image), one array (N,) for each of `COLUMNS`, ``n_missing`` (missing pixels
+        of the difference), ``pixel_scale`` (N,), and ``channels``, ``image_name``, ``telescope``,
+        ``pipeline``.
+
+    Raises
+    ------
+    ImageError
+        A cutout larger than the image (key ``cutouts.size``), or planes of different shapes.
+    """
+    shape = planes["diff"].shape
+    for name in ("science", "reference", "mask"):
+        if name not in planes:
+            raise ImageError(image, name, "this plane is not in the file of the difference")
+        if planes[name].shape != shape:
+            raise ImageError(image, name, f"its shape {planes[name].shape} is not that of the difference, {shape}")
+    if size > min(shape):
+        raise ImageError(
+            image, "cutouts.size", f"cutouts of {size} px are larger than the image of {shape[1]} x {shape[0]} px"
+        )
+    table = _typed(candidates)
+    x, y = nearest_pixel(table["x"]), nearest_pixel(table["y"])
+    outside = (x < 0) | (y < 0) | (x >= shape[1]) | (y >= shape[0])
+    if outside.any():
+        candid = table["candid"][int(outside.argmax())]
+        raise ImageError(
+            image, "candidates", f"candidate {candid} lies outside the image of {shape[1]} x {shape[0]} px"
+        )
+
+    offset = np.arange(size) - size // 2 + size  # the planes are padded by `size`
+    rows, columns = (y[:, None] + offset)[:, :, None], (x[:, None] + offset)[:, None, :]
+    mask = np.pad(planes["mask"], size, constant_values=MASK_MISSING)
+    stack = np.empty((len(x), size, size, len(CHANNELS)), dtype=np.float32)
+    for index, name in enumerate(("diff", "science", "reference")):
+        plane = np.where(np.isfinite(planes[name]), planes[name], np.nan).astype(np.float32)
+        stack[..., index] = np.pad(plane, size, constant_values=np.nan)[rows, columns]
+    stack[..., 3] = mask[rows, columns]
+    stack[..., 0][stack[..., 3] != 0] = np.nan
+    n_missing = np.isnan(stack[..., 0]).sum(axis=(1, 2))
+    lost = n_missing > max_missing * size**2
+    table["edge"] = table["edge"] | lost
+    table["label"] = np.where(lost, -1, table["label"])
+    table["reason"] = np.where(lost, "EDGE", table["reason"])
+    return {
+        "stack": stack,
+        **table,
+        "n_missing": n_missing,
+        "pixel_scale": np.full(len(x), float(pixel_scale)),
+        "channels": np.array(CHANNELS),
+        "image_name": np.array(image),
+        "telescope": np.array(telescope),
+        "pipeline": np.array(pipeline),
+    }
+
+
+def _typed(table: pd.DataFrame) -> dict[str, Any]:
+    """Columns as arrays of fixed types: an empty or all-empty column of a CSV file has lost its own."""
+    arrays: dict[str, Any] = {}
+    for column, kind in COLUMNS.items():
+        values = table[column]
+        if kind is str:
+            arrays[column] = values.astype(object).where(values.notna(), "").to_numpy().astype("U")
+        else:
+            arrays[column] = values.to_numpy().astype({float: np.float64, int: np.int64, bool: bool}[kind])
+    return arrays

@@ -1,0 +1,46 @@
+"""The errors that a user can meet, each one sentence that names the file and the key."""
+
+from __future__ import annotations
+
+
+class OtrainError(Exception):
+    """A problem with what the user gave; shown as one sentence, without a traceback."""
+
+
+class ConfigError(OtrainError):
+    """A key of the configuration or a column of a sheet is wrong."""
+
+
+class MissingProgramError(OtrainError):
+    """An external program that the chosen pipeline needs is not installed."""
+
+
+class CubeError(OtrainError):
+    """A cube, a split or a set of labels cannot be used."""
+
+
+class ImageError(OtrainError):
+    """One image cannot be used; the others are not affected.
+
+    Parameters
+    ----------
+    image : str
+        Name of the image in the sheet.
+    key : str
+        What is wrong: a header key, a column of the sheet or a property of the image.
+    message : str
+        What was found and what is needed.
+    """
+
+    def __init__(self, image: str, key: str, message: str):
+        self.image = image
+        self.key = key
+        self.message = message
+        super().__init__(f"image {image}: {key}: {message}")
+
+    def __reduce__(self):
+        return type(self), (self.image, self.key, self.message)
+
+
+class UpstreamFailed(ImageError):
+    """An earlier step of the same image failed and the image was left out."""

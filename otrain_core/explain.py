@@ -1,0 +1,275 @@
+"""Grad-CAM: where in a cutout a network found the reasons for its decision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from otrain_core.errors import ConfigError, CubeError
+from otrain_core.evaluate import column
+from otrain_core.train import select_inputs
+
+KINDS = ("right True", "right False", "wrong True", "wrong False")
+OUTPUTS = ("logit", "softmax")
+_SUMMARY = ("n", "energy_within_fwhm", "energy_of_flat_map", "fallbacks")
+_SAMPLE = 100  # cutouts behind the mean share of energy, of each kind
+
+
+def find_layer(model, name: str | None = None) -> str:
+    """Name of the layer whose output Grad-CAM weighs.
+
+    Without a name it is the last convolution. The normalisation and activation right
+    behind a convolution belong to it: their output is what the next layer sees.
+
+    Raises
+    ------
+    ConfigError
+        There is no such layer, or it has no (height, width, channel) output.
+    """
+    from keras import layers
+
+    names = [layer.name for layer in model.layers]
+    convolutions = [layer.name for layer in model.layers if isinstance(layer, layers.Conv2D)]
+    if name is None:
+        if not convolutions:
+            raise ConfigError(f"explain.layer: model {model.name!r} has no convolution")
+        name = convolutions[-1]
+    elif name not in names or len(model.get_layer(name).output.shape) != 4:
+        raise ConfigError(f"explain.layer: {name!r} is not a convolution of the model; it has {', '.join(convolutions)}")
+    if name in convolutions:
+        rest = model.layers[names.index(name) + 1 :]
+        for layer in rest:
+            if not isinstance(layer, layers.BatchNormalization | layers.Activation | layers.ReLU):
+                break
+            name = layer.name
+    return name
+
+
+def _with_features(model, layer: str):
+    """A model that gives the features of a layer, and the logits of False and True behind them."""
+    from keras import Model, layers, ops
+
+    last = model.layers[-1]
+    if isinstance(last, layers.Softmax):
+        logits = last.input
+    elif isinstance(last, layers.Dense) and getattr(last.activation, "__name__", "") == "softmax":
+        logits = ops.matmul(last.input, last.kernel) + last.bias
+    else:
+        raise ConfigError(f"model {model.name!r} does not end in a softmax")
+    return Model(model.input, [model.get_layer(layer).output, logits])
+
+
+def grad_cam(
+    model, cutouts: np.ndarray, *, layer: str | None = None, output: str = "logit", batch_size: int = 64
+) -> dict[str, np.ndarray]:
+    """Grad-CAM maps of what speaks for the class that the network chose.
+
+    The map is the sum of the features of a layer, each weighted by the mean derivative
+    of the output with respect to it, positive part (Selvaraju et al. 2020). The output
+    is the difference of the logits of the two classes, which does not saturate; with
+    ``output='softmax'`` it is the probability, as in Makhlouf et al. 2022. Where no
+    feature speaks for the class, the map would be blank: then the magnitude of the
+    weighted sum is given, and ``fallback`` is set.
+
+    Parameters
+    ----------
+    model : keras.Model
+        From `otrain_core.networks`.
+    cutouts : numpy.ndarray
+        float32 (N, S, S, C) as the model takes them.
+    layer : str, optional
+        See `find_layer`.
+    output : {'logit', 'softmax'}
+
+    Returns
+    -------
+    dict
+        maps float32 (N, h, w) with maximum 1 (0 everywhere where all derivatives
+        vanish), resized (N, S, S) bilinear, weights (N, features), called (N,) the
+        class that the map speaks for, fallback bool (N,), layer its name.
+
+    Raises
+    ------
+    ConfigError
+        Unknown layer, or a back end other than TensorFlow.
+    """
+    import keras
+
+    from otrain_core.networks import input_stage
+
+    if output not in OUTPUTS:
+        raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, not {output!r}")
+    if keras.backend.backend() != "tensorflow":
+        raise ConfigError(f"Grad-CAM needs the TensorFlow back end of Keras, not {keras.backend.backend()}")
+    layer = find_layer(model, layer)
+    featured = _with_features(model, layer)
+    parts = [
+        _weighted_features(featured, cutouts[start : start + batch_size], output)
+        for start in range(0, len(cutouts), batch_size)
+    ]
+    if not parts:
+        raise CubeError("there are no cutouts to explain")
+    summed, weights, called = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    maps = np.maximum(summed, 0)
+    fallback = maps.max(axis=(1, 2)) <= 0
+    maps[fallback] = np.abs(summed[fallback])
+    peak = maps.max(axis=(1, 2), keepdims=True)
+    maps = np.divide(maps, peak, out=np.zeros_like(maps), where=peak > 0).astype(np.float32)
+    # A stage that centres drops the first row and column of an even cutout.
+    seen = input_stage(model).output.shape[1:3]
+    resized = np.asarray(keras.ops.image.resize(maps[..., None], seen, interpolation="bilinear"))[..., 0]
+    missing = [(full - part, 0) for full, part in zip(cutouts.shape[1:3], seen, strict=True)]
+    return {
+        "maps": maps,
+        "resized": np.pad(resized, [(0, 0), *missing], mode="edge"),
+        "weights": weights.astype(np.float32),
+        "called": called.astype(np.uint8),
+        "fallback": fallback,
+        "layer": np.array(layer),
+    }
+
+
+def _weighted_features(featured, cutouts: np.ndarray, output: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        features, logits = featured(tf.convert_to_tensor(cutouts), training=False)
+        called = tf.cast(logits[:, 1] >= logits[:, 0], tf.int32)
+        chosen = tf.one_hot(called, 2)
+        values = logits if output == "logit" else tf.nn.softmax(logits)
+        target = tf.reduce_sum(values * chosen, axis=1)
+        if output == "logit":
+            target -= tf.reduce_sum(values * (1 - chosen), axis=1)
+    gradient = tape.gradient(target, features).numpy().astype(np.float64)
+    weights = gradient.mean(axis=(1, 2))
+    return np.einsum("nyxk,nk->nyx", features.numpy(), weights), weights, called.numpy()
+
+
+def central_energy(maps: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Share of a map within a radius of the candidate (pixel side // 2).
+
+    Parameters
+    ----------
+    maps : numpy.ndarray
+        (N, S, S), not negative.
+    radius : array
+        (N,) [px].
+
+    Returns
+    -------
+    share, area : numpy.ndarray
+        (N,) the share of the map, NaN where the map is 0 everywhere, and the share of
+        the cutout's area, which is what a flat map would give.
+    """
+    height, width = maps.shape[1:]
+    y, x = np.mgrid[:height, :width]
+    distance = np.hypot(y - height // 2, x - width // 2)
+    inside = distance[None] <= np.asarray(radius, dtype=float)[:, None, None]
+    total = maps.sum(axis=(1, 2))
+    share = np.divide((maps * inside).sum(axis=(1, 2)), total, out=np.full(len(maps), np.nan), where=total > 0)
+    return share, inside.mean(axis=(1, 2))
+
+
+def choose_cutouts(
+    scores: pd.DataFrame, threshold: float, *, n: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Rows of the cube to explain, of each kind in `KINDS`, from the set test.
+
+    Wrong decisions come worst first; right ones are drawn at random.
+    """
+    test = scores[scores["set"] == "test"]
+    accepted, true = test["score"] >= threshold, test["label"] == 1
+    chosen = {}
+    for kind, inside in zip(
+        KINDS, (true & accepted, ~true & ~accepted, true & ~accepted, ~true & accepted), strict=True
+    ):
+        part = test[inside]
+        if kind.startswith("wrong"):
+            worst = (part["score"] - threshold).abs().sort_values(ascending=False, kind="stable")
+            chosen[kind] = part.loc[worst.index[:n], "index"].to_numpy()
+        else:
+            chosen[kind] = rng.permutation(part["index"].to_numpy())[:n]
+    return chosen
+
+
+def explain_model(
+    model,
+    cube: dict[str, np.ndarray],
+    scores: pd.DataFrame,
+    *,
+    threshold: float,
+    rng: np.random.Generator,
+    layer: str | None = None,
+    output: str = "logit",
+    n_cutouts: int = 8,
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Grad-CAM maps of right and wrong decisions on the test set, and how central they are.
+
+    Parameters
+    ----------
+    model : keras.Model
+    cube : dict of arrays
+    scores : pandas.DataFrame
+        index, candid, label, score, set.
+    threshold : float
+        Tells right from wrong.
+    rng : numpy.random.Generator
+        Draws the right ones.
+    layer, output
+        See `grad_cam`.
+    n_cutouts : int
+        Cutouts kept of each kind.
+
+    Returns
+    -------
+    arrays : dict
+        cutouts (N, S, S, C), maps, resized, fallback, called and layer of `grad_cam`,
+        index, candid, label, score, kind, energy (share within one FWHM), fwhm [px], and
+        the record as columns ``summary_*``.
+    record : dict
+        layer, output, and for each kind and for all: n, the mean share of the map's
+        energy within one FWHM of the candidate, the share of a flat map, the number of
+        fallbacks. Up to 100 cutouts of each kind enter these means.
+    """
+    from otrain_core.networks import input_stage
+
+    rows = choose_cutouts(scores, threshold, n=max(n_cutouts, _SAMPLE), rng=rng)
+    index = np.concatenate([rows[kind] for kind in KINDS]).astype(int)
+    if index.size == 0:
+        raise CubeError("the set test is empty: there is nothing to explain")
+    kind = np.repeat(KINDS, [len(rows[name]) for name in KINDS])
+    some = {"cube": cube["cube"][index], "channels": cube["channels"]}
+    cutouts = select_inputs(some, inputs=input_stage(model).channels, size=model.input_shape[1])
+    found = grad_cam(model, cutouts, layer=layer, output=output)
+    seeing, fwhm = column(cube, "seeing").astype(float)[index], column(cube, "fwhms").astype(float)[index]
+    fwhm = np.where(np.isfinite(seeing), seeing, fwhm)
+    energy, area = central_energy(found["resized"], fwhm)
+    record = {"layer": str(found["layer"]), "output": output, "threshold": threshold}
+    for name in (*KINDS, "all"):
+        inside = np.isfinite(energy) & np.isfinite(fwhm) & ((kind == name) | (name == "all"))
+        record[name] = {
+            "n": int(inside.sum()),
+            "energy_within_fwhm": float(energy[inside].mean()) if inside.any() else np.nan,
+            "energy_of_flat_map": float(area[inside].mean()) if inside.any() else np.nan,
+            "fallbacks": int(found["fallback"][(kind == name) | (name == "all")].sum()),
+        }
+    kept = np.concatenate([np.flatnonzero(kind == name)[:n_cutouts] for name in KINDS])
+    by_index = scores.set_index("index").loc[index[kept]]
+    arrays = {
+        "cutouts": cutouts[kept],
+        **{name: found[name][kept] for name in ("maps", "resized", "fallback", "called")},
+        "index": index[kept],
+        "candid": by_index["candid"].to_numpy().astype(str),
+        "label": by_index["label"].to_numpy().astype(np.uint8),
+        "score": by_index["score"].to_numpy().astype(np.float32),
+        "kind": kind[kept],
+        "energy": energy[kept],
+        "fwhm": fwhm[kept],
+        "channels": np.array(input_stage(model).channels),
+        "layer": found["layer"],
+        "summary_kind": np.array((*KINDS, "all")),
+        **{f"summary_{key}": np.array([record[name][key] for name in (*KINDS, "all")]) for key in _SUMMARY},
+    }
+    return arrays, record

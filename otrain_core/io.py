@@ -1,0 +1,420 @@
+"""Reading and writing images and tables, with errors that name the file and the key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from astropy.io import fits
+
+from otrain_core.errors import CubeError, ImageError, UpstreamFailed
+
+if TYPE_CHECKING:  # steps that read no table start without pandas
+    import pandas as pd
+
+# Bits of a mask (uint8). A masked pixel is never used as zero: its difference is NaN.
+MASK_MISSING = 1  # NaN, or outside the science image
+MASK_SATURATED = 2
+MASK_COSMIC = 4
+MASK_BAD = 8  # hot pixel, bad column
+MASK_REFERENCE = 16  # missing, saturated or bad in the aligned reference
+
+FAILED_MARK = b'{\n "otrain_failed"'  # as `write_json` begins the file
+
+
+@dataclass
+class Image:
+    """One CCD image with what the steps need to know about it.
+
+    Attributes
+    ----------
+    name : str
+        Name in the sheet, used in every error.
+    data : numpy.ndarray
+        float32 (height, width) [ADU]; NaN where a pixel is missing.
+    header : astropy.io.fits.Header
+        The header as read.
+    wcs : astropy.wcs.WCS or None
+        Celestial WCS, None where the image has none.
+    gain, read_noise, saturation : float
+        [electron/ADU], [electron], [ADU] (infinite where unknown).
+    pixel_scale : float
+        [arcsec/px].
+    filter, time : str
+        Filter name and ISO time of the exposure ('' where unknown).
+    zero_point : float
+        Magnitude of 1 ADU, NaN where unknown.
+    """
+
+    name: str
+    data: np.ndarray
+    header: fits.Header
+    wcs: Any = None
+    gain: float = 1.0
+    read_noise: float = 0.0
+    saturation: float = np.inf
+    pixel_scale: float = 1.0
+    filter: str = ""
+    time: str = ""
+    zero_point: float = np.nan
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.data.shape
+
+
+def raise_if_failed(path: str | Path) -> None:
+    """Raise if an earlier step left a failure mark in place of this file.
+
+    Raises
+    ------
+    UpstreamFailed
+        With the image, key and message of the first failure.
+    """
+    with open(path, "rb") as file:
+        if file.read(len(FAILED_MARK)) != FAILED_MARK:
+            return
+    record = json.loads(Path(path).read_text())["otrain_failed"]
+    raise UpstreamFailed(record["image"], record["key"], record["message"])
+
+
+def read_fits(path: str | Path, *, image: str) -> tuple[np.ndarray, fits.Header]:
+    """First two-dimensional plane of a FITS file (plain, gzip or fpack).
+
+    Returns
+    -------
+    data : numpy.ndarray
+        float32 (height, width), native byte order.
+    header : astropy.io.fits.Header
+
+    Raises
+    ------
+    ImageError
+        No such file, not FITS, truncated, or no image in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ImageError(image, "path", f"{path}: no such file")
+    raise_if_failed(path)
+    try:
+        with fits.open(path, memmap=False, ignore_missing_simple=False) as hdus:
+            for hdu in hdus:
+                if hdu.header.get("NAXIS", 0) >= 2 and getattr(hdu, "is_image", False):
+                    header = hdu.header.copy()
+                    if hdu is not hdus[0]:  # what holds for the whole file stands in the primary header
+                        header.extend(hdus[0].header, strip=True, unique=True, bottom=True)
+                    data = hdu.data
+                    break
+            else:
+                raise ImageError(image, "path", f"{path}: no two-dimensional image in this FITS file")
+            if data is None:
+                raise ImageError(image, "path", f"{path}: truncated: the header promises data that are not there")
+            data = np.squeeze(np.asarray(data))
+            if data.ndim != 2:
+                raise ImageError(image, "NAXIS", f"{path}: a two-dimensional image is needed, found shape {data.shape}")
+            return np.ascontiguousarray(data, dtype=np.float32), header
+    except ImageError:
+        raise
+    except (OSError, EOFError, TypeError, ValueError, IndexError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ImageError(image, "path", f"{path}: not a readable FITS image, or truncated ({reason})") from None
+
+
+def celestial_wcs(header: fits.Header) -> Any:
+    """The celestial WCS of a header, or None where there is none (or a void one)."""
+    import warnings
+
+    from astropy.wcs import WCS, FITSFixedWarning
+
+    if "CTYPE1" not in header or "CRVAL1" not in header:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FITSFixedWarning)
+        try:
+            wcs = WCS(header, naxis=2)
+        except Exception:  # astropy raises many kinds for a malformed header
+            return None
+    return wcs if wcs.has_celestial and np.linalg.det(wcs.pixel_scale_matrix) != 0 else None
+
+
+def _number(header: fits.Header, keys: tuple[str, ...], fallback: float | None, image: str) -> float | None:
+    for key in keys:
+        if key in header and header[key] not in ("", None):
+            try:
+                value = float(header[key])
+            except (TypeError, ValueError):
+                raise ImageError(image, key, f"a number is needed, found {header[key]!r}") from None
+            if not np.isfinite(value) or value < 0:
+                raise ImageError(image, key, f"a positive number is needed, found {value}")
+            return value
+    return fallback
+
+
+def read_image(
+    path: str | Path,
+    *,
+    name: str,
+    telescope: dict[str, Any] | None = None,
+    wcs_path: str | Path | None = None,
+    check: bool = True,
+) -> Image:
+    """Read an image and settle gain, noise, saturation and scale.
+
+    What the header says (GAIN, RDNOISE, SATURATE, FILTER, DATE-OBS, MAGZP) wins
+    over the row of the telescope sheet.
+
+    Parameters
+    ----------
+    path : path-like
+    name : str
+        Name of the image in the sheet.
+    telescope : dict, optional
+        Row of the telescope sheet (keys as in `otrain_core.config.Telescope`).
+    wcs_path : path-like, optional
+        FITS header with the WCS, for images that have none.
+    check : bool
+        Refuse images without any usable signal.
+
+    Raises
+    ------
+    ImageError
+        Unreadable file, unusable header value, no pixel scale, all NaN, constant or
+        saturated image.
+    """
+    row = telescope or {}
+    data, header = read_fits(path, image=name)
+    if wcs_path:
+        if not Path(wcs_path).is_file():
+            raise ImageError(name, "wcs", f"{wcs_path}: no such file")
+        try:
+            wcs_header = fits.Header.fromfile(wcs_path, padding=False, endcard=False)
+        except (OSError, ValueError) as error:
+            raise ImageError(name, "wcs", f"{wcs_path}: not a FITS header ({error})") from None
+        wcs = celestial_wcs(wcs_header)
+        if wcs is None:
+            raise ImageError(name, "wcs", f"{wcs_path}: holds no celestial WCS")
+    else:
+        wcs = celestial_wcs(header)
+    gain = _number(header, ("GAIN", "EGAIN"), row.get("gain"), name)
+    if gain is None or gain == 0:
+        raise ImageError(name, "GAIN", "no gain in the header and none in the telescope sheet (column gain)")
+    saturation = _number(header, ("SATURATE",), row.get("saturation"), name)
+    if wcs is not None:
+        pixel_scale = float(np.sqrt(abs(np.linalg.det(wcs.pixel_scale_matrix))) * 3600)
+    elif row.get("pixel_scale"):
+        pixel_scale = float(row["pixel_scale"])
+    else:
+        raise ImageError(name, "pixel_scale", "no WCS in the image and no pixel_scale in the telescope sheet")
+    zero_point = header.get("MAGZP")
+    image = Image(
+        name=name,
+        data=data,
+        header=header,
+        wcs=wcs,
+        gain=gain,
+        read_noise=_number(header, ("RDNOISE",), row.get("read_noise"), name) or 0.0,
+        saturation=saturation if saturation else np.inf,
+        pixel_scale=pixel_scale,
+        filter=str(header.get("FILTER") or row.get("filter") or ""),
+        time=str(header.get("DATE-OBS", "")),
+        zero_point=float(zero_point) if isinstance(zero_point, int | float) else np.nan,
+    )
+    image.data[~np.isfinite(image.data)] = np.nan
+    if check:
+        _check_signal(image)
+    return image
+
+
+def check_fit(image: Image, *, needs_wcs: bool, cutout_size: int) -> None:
+    """Refuse early what a later step of the pipeline could not use.
+
+    Raises
+    ------
+    ImageError
+        No WCS where the alignment needs one, or a cutout larger than the image.
+    """
+    if needs_wcs and image.wcs is None:
+        raise ImageError(
+            image.name,
+            "WCS",
+            "no celestial WCS in the header; give one (column wcs) or set subtract.align to stars or auto",
+        )
+    if min(image.shape) < cutout_size:
+        height, width = image.shape
+        raise ImageError(
+            image.name,
+            "cutouts.size",
+            f"a cutout of {cutout_size} px is larger than the image of {width} x {height} px",
+        )
+
+
+def _check_signal(image: Image) -> None:
+    finite = np.isfinite(image.data)
+    if not finite.any():
+        raise ImageError(image.name, "data", "all pixels are NaN")
+    if finite.mean() < 0.1:
+        raise ImageError(image.name, "data", f"only {100 * finite.mean():.1f} % of the pixels have a value")
+    values = image.data[finite]
+    if (values >= image.saturation).mean() > 0.5:
+        raise ImageError(
+            image.name,
+            "SATURATE",
+            f"{100 * (values >= image.saturation).mean():.0f} % of the pixels are saturated (above {image.saturation:g} ADU)",
+        )
+    if values.min() == values.max():
+        raise ImageError(image.name, "data", f"all pixels have the same value {values[0]:g}")
+
+
+def write_planes(path: str | Path, planes: dict[str, np.ndarray], header: fits.Header | None = None) -> None:
+    """Write named planes as extensions of one FITS file; `header` goes to the primary HDU.
+
+    The file appears under its name only when it is whole.
+    """
+    hdus = [fits.PrimaryHDU(header=header)]
+    for name, plane in planes.items():
+        hdus.append(fits.ImageHDU(plane, name=name.upper()))
+    with atomic(path) as temporary:
+        fits.HDUList(hdus).writeto(temporary, overwrite=True, output_verify="silentfix")
+
+
+def read_planes(path: str | Path, *, image: str) -> tuple[dict[str, np.ndarray], fits.Header]:
+    """Read what `write_planes` wrote: planes by lower-case name, and the primary header.
+
+    Raises
+    ------
+    ImageError
+        The file is missing, truncated, or marks the failure of an earlier step.
+    """
+    if not Path(path).is_file():
+        raise ImageError(image, "path", f"{path}: no such file")
+    raise_if_failed(path)
+    try:
+        with fits.open(path, memmap=False) as hdus:
+            planes = {
+                hdu.name.lower(): np.ascontiguousarray(hdu.data, dtype=hdu.data.dtype.newbyteorder("="))
+                for hdu in hdus[1:]
+            }
+            return planes, hdus[0].header.copy()
+    except (OSError, TypeError, ValueError, AttributeError) as error:
+        raise ImageError(image, "path", f"{path}: truncated or not written by this workflow ({error})") from None
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`, moved onto it when the block ends without error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}.", suffix=path.suffix)
+    os.close(handle)
+    try:
+        yield Path(name)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def write_table(path: str | Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV (missing values empty, floats with nine digits)."""
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Read a table written by `write_table`; text columns keep empty strings.
+
+    Raises
+    ------
+    UpstreamFailed
+        The file marks the failure of an earlier step of its image.
+    """
+    import pandas as pd
+
+    raise_if_failed(path)
+    table = pd.read_csv(
+        path, dtype={"candid": str, "image": str, "filter": str, "time": str, "reason": str, "kind": str}
+    )
+    for column in table.columns[table.dtypes.map(pd.api.types.is_string_dtype)]:
+        table[column] = table[column].fillna("")
+    return table
+
+
+def write_json(path: str | Path, record: dict[str, Any] | list[Any]) -> None:
+    """Write a record as JSON; NaN and infinities become null."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(_plain(record), indent=1, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON record.
+
+    Raises
+    ------
+    UpstreamFailed
+        The file marks the failure of an earlier step of its image.
+    """
+    raise_if_failed(path)
+    return json.loads(Path(path).read_text())
+
+
+def write_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays as an uncompressed ``.npz``, byte for byte the same for the same arrays."""
+    for name, array in arrays.items():
+        if np.asarray(array).dtype.hasobject:
+            raise TypeError(f"array {name!r} holds Python objects")
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """Read a ``.npz`` without ever unpickling.
+
+    Raises
+    ------
+    CubeError
+        Not a ``.npz``, truncated, or an array of Python objects in it.
+    UpstreamFailed
+        The file marks the failure of an earlier step of its image.
+    """
+    import zipfile
+
+    raise_if_failed(path)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise CubeError(f"{path}: not a readable .npz file ({str(error).splitlines()[0]})") from None
+
+
+def digest(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    sha = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()

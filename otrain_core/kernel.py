@@ -1,0 +1,351 @@
+"""Spatially varying convolution kernel between two images.
+
+Alard & Lupton (1998, ApJ 503, 325) with the spatial variation and the constant
+photometric ratio of Alard (2000, A&AS 144, 363): the kernel is a sum of Gaussians
+times polynomials of the pixel offsets, its coefficients are polynomials of the
+position, all bases but the first add up to zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy import fft, linalg
+
+from otrain_core.align import exponents
+
+DEGREES = (6, 4, 2)  # of the polynomials that go with the three Gaussians
+
+
+@dataclass
+class Basis:
+    """Bases of the kernel, all separable in x and y.
+
+    Attributes
+    ----------
+    half_width : int
+        Kernels are (2 half_width + 1, 2 half_width + 1).
+    lines : numpy.ndarray
+        (n_lines, 2 half_width + 1), the one-dimensional factors.
+    pairs : list of (int, int)
+        Line along y and line along x of each separable function.
+    mix : numpy.ndarray
+        (n, n): basis = mix @ functions, which makes the sums 1, 0, 0, ...
+    """
+
+    half_width: int
+    lines: np.ndarray
+    pairs: list[tuple[int, int]]
+    mix: np.ndarray
+
+    def kernels(self) -> np.ndarray:
+        """(n, size, size), the bases as images."""
+        functions = np.array([np.outer(self.lines[j], self.lines[i]) for j, i in self.pairs])
+        return np.tensordot(self.mix, functions, 1)
+
+
+def make_basis(sigmas: tuple[float, ...], half_width: int) -> Basis:
+    """Gaussians of these widths [px] times polynomials, and a single pixel.
+
+    The single pixel lets the kernel be the identity where both images have the
+    same PSF.
+    """
+    u = np.arange(-half_width, half_width + 1.0)
+    lines, pairs = [], []
+    for sigma, degree in zip(sigmas, DEGREES, strict=True):
+        first = len(lines)
+        gaussian = np.exp(-0.5 * (u / sigma) ** 2)
+        for power in range(degree + 1):
+            line = (u / sigma) ** power * gaussian
+            lines.append(line / np.sqrt((line**2).sum()))
+        pairs += [(first + j, first + i) for i, j in exponents(degree)]
+    lines.append((u == 0).astype(float))
+    pairs.append((len(lines) - 1, len(lines) - 1))
+    lines = np.array(lines)
+    sums = np.array([lines[j].sum() * lines[i].sum() for j, i in pairs])
+    mix = np.diag(np.concatenate([[1 / sums[0]], np.ones(len(pairs) - 1)]))
+    mix[1:, 0] = -sums[1:] / sums[0]
+    return Basis(half_width, lines, pairs, mix)
+
+
+@dataclass
+class KernelField:
+    """A kernel that varies over the field and the differential background.
+
+    Attributes
+    ----------
+    kernels : numpy.ndarray
+        (n_terms, size, size): kernel at (u, v) = sum_k kernels[k] u^i v^j; only the
+        first has a sum, the photometric ratio.
+    background : numpy.ndarray
+        Coefficients of the background polynomial [ADU of the target].
+    shape : tuple of int
+        Of the images.
+    order, background_order : int
+    """
+
+    kernels: np.ndarray
+    background: np.ndarray
+    shape: tuple[int, int]
+    order: int
+    background_order: int
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def scale(self) -> float:
+        """Photometric ratio target / source."""
+        return float(self.kernels[0].sum())
+
+    def at(self, x: float, y: float) -> np.ndarray:
+        """Kernel at a pixel, (size, size)."""
+        return np.tensordot(polynomial(x, y, self.shape, self.order), self.kernels, 1)
+
+    def apply(self, source: np.ndarray) -> np.ndarray:
+        """Source convolved with the kernel of each pixel, float32; zero is assumed outside the frame.
+
+        As the kernel is linear in the terms of the position, this is exact: one
+        convolution per term, weighted by the term.
+        """
+        out = np.zeros(source.shape, dtype=np.float32)
+        convolve = Convolver(source, self.kernels.shape[-1] // 2)
+        u, v = _axes(self.shape)
+        for kernel, (i, j) in zip(self.kernels, exponents(self.order), strict=True):
+            term = convolve(kernel)
+            term *= (v**j)[:, None]
+            term *= (u**i)[None, :]
+            out += term
+        return out
+
+    def background_map(self) -> np.ndarray:
+        u, v = _axes(self.shape)
+        terms = zip(self.background, exponents(self.background_order), strict=True)
+        return sum((c * np.outer(v**j, u**i) for c, (i, j) in terms), np.zeros(self.shape, dtype=np.float32))
+
+    def power(self) -> np.ndarray:
+        """Sum of the squared kernel at each pixel (float32): variance of convolved white noise."""
+        u, v = _axes(self.shape)
+        products = np.einsum("axy,bxy->ab", self.kernels, self.kernels)
+        out = np.zeros(self.shape, dtype=np.float32)
+        terms = exponents(self.order)
+        for a, (i, j) in enumerate(terms):
+            for b, (k, m) in enumerate(terms[: a + 1]):
+                out += (1 if a == b else 2) * products[a, b] * np.outer(v ** (j + m), u ** (i + k))
+        return out
+
+
+class Convolver:
+    """One image convolved with several small kernels by FFT; zero is assumed outside."""
+
+    def __init__(self, image: np.ndarray, half_width: int):
+        self.half, self.shape = half_width, image.shape
+        self.size = [fft.next_fast_len(n + half_width, real=True) for n in image.shape]
+        self.transform = fft.rfft2(image.astype(np.float32, copy=False), self.size)
+
+    def __call__(self, kernel: np.ndarray) -> np.ndarray:
+        half = kernel.shape[0] // 2
+        # The transform of a small kernel by two matrix products is cheaper than padding it.
+        fy = np.exp(-2j * np.pi * np.outer(np.fft.fftfreq(self.size[0]), np.arange(-half, half + 1)))
+        fx = np.exp(-2j * np.pi * np.outer(np.arange(-half, half + 1), np.fft.rfftfreq(self.size[1])))
+        product = (fy @ kernel @ fx).astype(np.complex64)
+        product *= self.transform
+        return fft.irfft2(product, self.size, overwrite_x=True)[: self.shape[0], : self.shape[1]]
+
+
+def _axes(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    u = np.linspace(-1, 1, shape[1], dtype=np.float32) if shape[1] > 1 else np.zeros(1, np.float32)
+    v = np.linspace(-1, 1, shape[0], dtype=np.float32) if shape[0] > 1 else np.zeros(1, np.float32)
+    return u, v
+
+
+def polynomial(x: Any, y: Any, shape: tuple[int, int], order: int) -> np.ndarray:
+    """Terms u^i v^j at pixels (x, y), with u, v = -1..1 over the frame: (n_terms, ...)."""
+    u = 2 * np.asarray(x, dtype=float) / max(shape[1] - 1, 1) - 1
+    v = 2 * np.asarray(y, dtype=float) / max(shape[0] - 1, 1) - 1
+    return np.array([u**i * v**j for i, j in exponents(order)])
+
+
+def _cut(image: np.ndarray, x: np.ndarray, y: np.ndarray, half: int) -> np.ndarray:
+    offsets = np.arange(-half, half + 1)
+    return image[(y[:, None] + offsets)[:, :, None], (x[:, None] + offsets)[:, None, :]]
+
+
+def convolve_stamps(stamps: np.ndarray, basis: Basis, half: int) -> np.ndarray:
+    """Every stamp convolved with every basis.
+
+    Parameters
+    ----------
+    stamps : numpy.ndarray
+        (n_stamps, m, m) with m = 2 (half + basis.half_width) + 1.
+    half : int
+        Half width of the result.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n_stamps, n_bases, (2 half + 1)^2), float64.
+    """
+    size, width = 2 * half + 1, 2 * basis.half_width + 1
+    # toeplitz[l, out, in]: convolution with line l as a matrix
+    toeplitz = np.zeros((len(basis.lines), size, size + width - 1))
+    for row in range(size):
+        toeplitz[:, row, row : row + width] = basis.lines[:, ::-1]
+    along_x = np.einsum("smx,lox->lsmo", stamps, toeplitz, optimize=True)  # (line, stamp, m, out x)
+    out = np.empty((len(stamps), len(basis.pairs), size * size))
+    for index, (j, i) in enumerate(basis.pairs):
+        out[:, index] = np.matmul(toeplitz[j], along_x[i]).reshape(len(stamps), -1)
+    mixed = out[:, :1] * basis.mix[0, 0]
+    out[:, 1:] += basis.mix[1:, 0][None, :, None] * out[:, :1]
+    out[:, :1] = mixed
+    return out
+
+
+def fit_kernel(
+    source: np.ndarray,
+    target: np.ndarray,
+    variance: np.ndarray,
+    bad: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    basis: Basis,
+    half: int,
+    order: int,
+    background_order: int,
+    sigma_clip: float = 3.0,
+    softening: float = 0.01,
+    iterations: int = 6,
+) -> KernelField:
+    """Fit ``target = kernel(x, y) * source + background`` on stamps.
+
+    Parameters
+    ----------
+    source, target : numpy.ndarray
+        float32 (height, width) [ADU], no NaN.
+    variance : numpy.ndarray
+        Of target - model in the sky and sources [ADU^2].
+    bad : numpy.ndarray
+        bool, pixels not to fit.
+    x, y : numpy.ndarray
+        int, centres of the stamps, at least ``half + basis.half_width`` from the edge.
+    basis : Basis
+    half : int
+        Half width of the fitted square of each stamp [px].
+    order, background_order : int
+        Degree of the kernel's variation and of the background.
+    sigma_clip : float
+        Stamps whose reduced chi^2 is off by more standard deviations are left out.
+    softening : float
+        Error of the model as a fraction of the signal: keeps the few brightest stars
+        from ruling the fit.
+    iterations : int
+        Of the clipping, at most.
+
+    Returns
+    -------
+    KernelField
+        Its record has n_stamps, n_rejected, chi2 (median, reduced).
+
+    Raises
+    ------
+    ValueError
+        Fewer than three stamps, or none left.
+    """
+    if len(x) < 3:
+        raise ValueError(f"{len(x)} usable stars; 3 are needed")
+    columns = convolve_stamps(_cut(source, x, y, half + basis.half_width).astype(float), basis, half)
+    data = _cut(target, x, y, half).reshape(len(x), -1).astype(float)
+    weight0 = np.where(_cut(bad, x, y, half), 0, 1 / _cut(variance, x, y, half)).reshape(len(x), -1)
+    offsets = np.arange(-half, half + 1)
+    px = np.broadcast_to(x[:, None, None] + offsets[None, None, :], (len(x), 2 * half + 1, 2 * half + 1))
+    py = np.broadcast_to(y[:, None, None] + offsets[None, :, None], px.shape)
+    sky = polynomial(px, py, source.shape, background_order).reshape(-1, *data.shape).swapaxes(0, 1)
+    columns = np.concatenate([columns, sky], axis=1)
+    terms = polynomial(x, y, source.shape, order).T  # (stamp, term)
+    system = _System(columns.shape[1] - sky.shape[1], sky.shape[1], terms)
+
+    keep = np.ones(len(x), dtype=bool)
+    weight = weight0 / (1 + softening**2 * np.maximum(data, 0) ** 2 * weight0)
+    for _iteration in range(iterations):
+        normal = np.matmul(columns * weight[:, None, :], columns.swapaxes(1, 2))
+        right = np.matmul(columns, (weight * data)[:, :, None])[:, :, 0]
+        for _ in range(5):
+            solution = system.solve(normal, right, keep)
+            model = np.matmul(system.local(solution)[:, None, :], columns)[:, 0]
+            used = weight > 0
+            chi2 = (weight * (data - model) ** 2).sum(axis=1) / np.maximum(used.sum(axis=1), 1)
+            middle = np.median(chi2[keep])
+            spread = 1.4826 * np.median(np.abs(chi2[keep] - middle))
+            accepted = chi2 <= middle + max(sigma_clip * spread, 0.05 * middle) + 1e-12
+            if accepted.sum() < 3 or np.array_equal(accepted, keep):
+                break
+            keep = accepted
+        previous = weight
+        # Weights follow the model, not the noisy data, and leave out what no kernel explains (cosmics, variables).
+        weight = weight0 / (1 + softening**2 * np.maximum(model, 0) ** 2 * weight0)
+        outlier = weight * (data - model) ** 2 > 25 * max(middle, 1e-30)
+        weight[outlier] = 0
+        if np.array_equal(previous > 0, weight > 0) and _iteration > 0:
+            break
+    kernels = np.tensordot(system.kernel_coefficients(solution), basis.kernels(), ([0], [0]))
+    field = KernelField(kernels, solution[-sky.shape[1] :], source.shape, order, background_order)
+    field.record = {
+        "n_stamps": int(keep.sum()),
+        "n_rejected": int((~keep).sum()),
+        "stamp_chi2": float(middle),
+        "keep": keep,
+    }
+    return field
+
+
+class _System:
+    """Global normal equations from those of the stamps.
+
+    Unknowns: the coefficient of the first basis (constant: the photometric ratio),
+    then of each further basis its polynomial, then the background.
+    """
+
+    def __init__(self, n_bases: int, n_sky: int, terms: np.ndarray):
+        self.n, self.n_sky, self.terms = n_bases, n_sky, terms
+        self.n_terms = terms.shape[1]
+        self.size = 1 + (n_bases - 1) * self.n_terms + n_sky
+
+    def solve(self, normal: np.ndarray, right: np.ndarray, keep: np.ndarray) -> np.ndarray:
+        terms, normal, right = self.terms[keep], normal[keep], right[keep]
+        n, q, size = self.n, self.n_terms, self.size
+        matrix, vector = np.zeros((size, size)), np.zeros(size)
+        inner, outer = slice(1, size - self.n_sky), slice(size - self.n_sky, size)
+        total = normal.sum(axis=0)
+        matrix[0, 0] = total[0, 0]
+        matrix[outer, outer] = total[n:, n:]
+        matrix[0, outer] = matrix[outer, 0] = total[0, n:]
+        row = np.einsum("sb,sp->bp", normal[:, 0, 1:n], terms).ravel()
+        matrix[0, inner] = matrix[inner, 0] = row
+        products = (terms[:, :, None] * terms[:, None, :]).reshape(len(terms), -1)
+        block = (normal[:, 1:n, 1:n].reshape(len(terms), -1).T @ products).reshape(n - 1, n - 1, q, q)
+        matrix[inner, inner] = block.transpose(0, 2, 1, 3).reshape((n - 1) * q, -1)
+        mixed = np.einsum("sbk,sp->bpk", normal[:, 1:n, n:], terms).reshape(-1, self.n_sky)
+        matrix[inner, outer], matrix[outer, inner] = mixed, mixed.T
+        vector[0] = right[:, 0].sum()
+        vector[inner] = np.einsum("sb,sp->bp", right[:, 1:n], terms).ravel()
+        vector[outer] = right[:, n:].sum(axis=0)
+        scale = 1 / np.sqrt(np.maximum(np.diag(matrix), 1e-300))
+        matrix *= scale[:, None] * scale
+        matrix[np.diag_indices(size)] += 1e-9  # the narrowest bases are nearly alike on few pixels
+        return scale * linalg.solve(matrix, scale * vector, assume_a="pos", check_finite=False)
+
+    def local(self, solution: np.ndarray) -> np.ndarray:
+        """Coefficients of all columns at each stamp, (n_stamps, n_bases + n_sky)."""
+        kernel = np.einsum("bp,sp->sb", self._varying(solution), self.terms)
+        ones = np.ones((len(self.terms), 1))
+        return np.concatenate([ones * solution[0], kernel, ones * solution[-self.n_sky :]], axis=1)
+
+    def _varying(self, solution: np.ndarray) -> np.ndarray:
+        return solution[1 : self.size - self.n_sky].reshape(self.n - 1, self.n_terms)
+
+    def kernel_coefficients(self, solution: np.ndarray) -> np.ndarray:
+        """(n_bases, n_terms)."""
+        first = np.zeros((1, self.n_terms))
+        first[0, 0] = solution[0]
+        return np.concatenate([first, self._varying(solution)])

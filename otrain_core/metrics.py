@@ -1,0 +1,420 @@
+"""Metrics of a binary classifier, and their bootstrap intervals by image.
+
+A candidate is accepted (called True) when its score is at least the threshold.
+Labels are 1 (True) and 0 (False), scores are probabilities of True in [0, 1]. A
+metric that its denominator leaves undefined is NaN, never 0: precision when nothing
+is accepted, recall without any True, FPR without any False, MCC and F1 with one class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from otrain_core.errors import CubeError
+
+RULES = ("gmean", "f1", "f1-mcc")
+MISSED = (0.01, 0.05)
+REAL_FRACTIONS = (0.01, 0.001)
+ECE_BINS = 15
+
+
+def check_scores(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels as bool and scores as float64, checked.
+
+    Raises
+    ------
+    CubeError
+        Different lengths, nothing at all, a label that is not 0 or 1, a score that is
+        not in [0, 1].
+    """
+    labels, scores = np.asarray(labels), np.asarray(scores, dtype=float)
+    if labels.ndim != 1 or labels.shape != scores.shape:
+        raise CubeError(f"labels and scores must be two lists of one length, not {labels.shape} and {scores.shape}")
+    if labels.size == 0:
+        raise CubeError("there are no scores to evaluate")
+    if not np.isin(labels, (0, 1)).all():
+        raise CubeError("labels must be 0 (False) or 1 (True)")
+    if not ((scores >= 0) & (scores <= 1)).all():  # catches NaN too
+        raise CubeError("scores must be probabilities between 0 and 1, without missing values")
+    return labels.astype(bool), scores
+
+
+def confusion(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, int]:
+    """Counts ``tp``, ``fp``, ``fn``, ``tn`` at a threshold."""
+    labels, scores = check_scores(labels, scores)
+    accepted = scores >= threshold
+    return {
+        "tp": int(np.sum(accepted & labels)),
+        "fp": int(np.sum(accepted & ~labels)),
+        "fn": int(np.sum(~accepted & labels)),
+        "tn": int(np.sum(~accepted & ~labels)),
+    }
+
+
+def counts_at(labels: np.ndarray, scores: np.ndarray, thresholds: np.ndarray) -> dict[str, np.ndarray]:
+    """Counts ``tp``, ``fp``, ``fn``, ``tn`` at each of many thresholds."""
+    labels, scores = check_scores(labels, scores)
+    true, false = np.sort(scores[labels]), np.sort(scores[~labels])
+    fn, tn = np.searchsorted(true, thresholds), np.searchsorted(false, thresholds)
+    return {"tp": true.size - fn, "fp": false.size - tn, "fn": fn, "tn": tn}
+
+
+def rates(tp: Any, fp: Any, fn: Any, tn: Any) -> dict[str, Any]:
+    """Accuracy, precision, recall, FPR, F1, MCC, g-mean and share of FP from the four counts.
+
+    The counts may be numbers or arrays of one shape; so are the results. MCC is that of
+    Matthews 1975; g-mean is sqrt(recall (1 - FPR)); ``fp_share`` is FP over all.
+    """
+    tp, fp, fn, tn = (np.asarray(count, dtype=float) for count in (tp, fp, fn, tn))
+    n = tp + fp + fn + tn
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall, fpr = tp / (tp + fn), fp / (fp + tn)
+        one_class = ((tp + fn) == 0) | ((fp + tn) == 0)
+        # All accepted or all refused: MCC's denominator is 0 and its limit, chance, is 0.
+        product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+        mcc = np.where(product > 0, (tp * tn - fp * fn) / np.sqrt(np.where(product > 0, product, 1)), 0.0)
+        result = {
+            "accuracy": (tp + tn) / n,
+            "precision": tp / (tp + fp),
+            "recall": recall,
+            "fpr": fpr,
+            "f1": np.where(one_class, np.nan, 2 * tp / (2 * tp + fp + fn)),
+            "mcc": np.where(one_class, np.nan, mcc),
+            "gmean": np.sqrt(recall * (1 - fpr)),
+            "fp_share": fp / n,
+        }
+    return {name: float(value) if np.ndim(value) == 0 else value for name, value in result.items()}
+
+
+@dataclass
+class ThresholdCurve:
+    """Counts at every threshold that changes them, from the strictest to the loosest.
+
+    Attributes
+    ----------
+    thresholds : numpy.ndarray
+        (K + 1,) falling: infinity (nothing accepted), then each distinct score.
+    tp, fp : numpy.ndarray
+        (K + 1,) accepted True and accepted False.
+    n_true, n_false : int
+    """
+
+    thresholds: np.ndarray
+    tp: np.ndarray
+    fp: np.ndarray
+    n_true: int
+    n_false: int
+
+    @property
+    def fn(self) -> np.ndarray:
+        return self.n_true - self.tp
+
+    @property
+    def tn(self) -> np.ndarray:
+        return self.n_false - self.fp
+
+    def rates(self) -> dict[str, np.ndarray]:
+        """All of `rates` along the curve: FPR and recall are the ROC, recall and precision the PR curve."""
+        return rates(self.tp, self.fp, self.fn, self.tn)
+
+
+def threshold_curve(labels: np.ndarray, scores: np.ndarray) -> ThresholdCurve:
+    """The counts behind the ROC, the precision-recall and the F1-MCC curves."""
+    labels, scores = check_scores(labels, scores)
+    order = np.argsort(-scores, kind="stable")
+    ordered = scores[order]
+    last = np.append(np.nonzero(np.diff(ordered))[0], ordered.size - 1)
+    tp, fp = np.cumsum(labels[order]), np.cumsum(~labels[order])
+    return ThresholdCurve(
+        thresholds=np.concatenate([[np.inf], ordered[last]]),
+        tp=np.concatenate([[0], tp[last]]),
+        fp=np.concatenate([[0], fp[last]]),
+        n_true=int(labels.sum()),
+        n_false=int((~labels).sum()),
+    )
+
+
+def auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Area under the ROC curve; NaN with one class."""
+    curve = threshold_curve(labels, scores)
+    if curve.n_true == 0 or curve.n_false == 0:
+        return np.nan
+    return float(np.trapezoid(curve.tp / curve.n_true, curve.fp / curve.n_false))
+
+
+def best_threshold(labels: np.ndarray, scores: np.ndarray, rule: str) -> float:
+    """Threshold that maximises the g-mean, F1, or F1 + MCC (Makhlouf et al. 2022, Sect. 6.2).
+
+    All thresholds between two neighbouring scores give the same counts; the middle of
+    that interval is taken. Where neighbouring intervals tie, they count as one, and of
+    several such plateaus the widest wins.
+
+    Raises
+    ------
+    CubeError
+        There is one class only, so that no rule is defined.
+    """
+    if rule not in RULES:
+        raise ValueError(f"rule must be one of {', '.join(RULES)}, not {rule!r}")
+    curve = threshold_curve(labels, scores)
+    if curve.n_true == 0 or curve.n_false == 0:
+        raise CubeError(f"no threshold can be set from {curve.n_true} True and {curve.n_false} False")
+    values = curve.rates()
+    target = values["f1"] + values["mcc"] if rule == "f1-mcc" else values[rule]
+    best = target >= np.max(target) - 1e-12
+    upper = np.minimum(curve.thresholds, 1.0)
+    lower = np.append(curve.thresholds[1:], 0.0)
+    plateaus = []
+    for start in np.nonzero(best & ~np.concatenate([[False], best[:-1]]))[0]:
+        stop = start
+        while stop + 1 < best.size and best[stop + 1]:
+            stop += 1
+        middle = 0.5 * (upper[start] + lower[stop])
+        plateaus.append((upper[start] - lower[stop], middle if middle > lower[stop] else upper[start]))
+    return float(max(plateaus)[1])
+
+
+def fpr_at_recall(labels: np.ndarray, scores: np.ndarray, recall: float) -> float:
+    """Lowest FPR among the thresholds that accept at least this share of True; NaN with one class."""
+    curve = threshold_curve(labels, scores)
+    if curve.n_true == 0 or curve.n_false == 0:
+        return np.nan
+    enough = curve.tp >= recall * curve.n_true - 1e-9
+    return float(curve.fp[np.argmax(enough)] / curve.n_false)
+
+
+def purity(recall: float, fpr: float, real_fraction: float) -> float:
+    """Share of real sources among the accepted, where a given share of all candidates is real."""
+    accepted = recall * real_fraction + fpr * (1 - real_fraction)
+    return float(recall * real_fraction / accepted) if accepted > 0 else np.nan
+
+
+def calibration_curve(labels: np.ndarray, scores: np.ndarray, *, bins: int = ECE_BINS) -> pd.DataFrame:
+    """Share of True against score, in bins of equal width.
+
+    Returns
+    -------
+    pandas.DataFrame
+        low, high, n, mean_score, true_fraction; one row for each bin that is not empty.
+    """
+    labels, scores = check_scores(labels, scores)
+    index = _score_bin(scores, bins)
+    n = np.bincount(index, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        table = pd.DataFrame(
+            {
+                "low": np.arange(bins) / bins,
+                "high": np.arange(1, bins + 1) / bins,
+                "n": n,
+                "mean_score": np.bincount(index, scores, bins) / n,
+                "true_fraction": np.bincount(index, labels, bins) / n,
+            }
+        )
+    return table[table["n"] > 0].reset_index(drop=True)
+
+
+def _score_bin(scores: np.ndarray, bins: int) -> np.ndarray:
+    return np.minimum((scores * bins).astype(int), bins - 1)
+
+
+def ece(labels: np.ndarray, scores: np.ndarray, *, bins: int = ECE_BINS) -> float:
+    """Expected calibration error: mean |share of True - mean score| over bins of the score.
+
+    The score is the probability of True, so this is the error of that probability, not
+    of the confidence in the winning class (Guo et al. 2017 use the latter).
+    """
+    table = calibration_curve(labels, scores, bins=bins)
+    gap = (table["true_fraction"] - table["mean_score"]).abs()
+    return float((gap * table["n"]).sum() / table["n"].sum())
+
+
+def false_alarms_per_image(n_false_positives: float, n_images: int, *, kept_false: float = 1.0) -> float:
+    """Accepted False per image, as an observer would meet them.
+
+    Parameters
+    ----------
+    n_false_positives : float
+        False positives in the evaluated part of the cube.
+    n_images : int
+        Images that part comes from.
+    kept_false : float
+        Share of all False candidates that the balanced cube kept. Balancing draws False
+        at random, so that the count in the cube is this share of the true one.
+    """
+    if n_images < 1 or not 0 < kept_false <= 1:
+        return np.nan
+    return float(n_false_positives / kept_false / n_images)
+
+
+def headline(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    threshold: float,
+    *,
+    n_images: int,
+    stated_recall: float = 0.95,
+    kept_false: float = 1.0,
+) -> dict[str, float]:
+    """Every headline number of one set of scores at a fixed threshold."""
+    counts = confusion(labels, scores, threshold)
+    values = rates(**counts)
+    values.pop("gmean")
+    return {
+        "n_images": n_images,
+        "n_true": counts["tp"] + counts["fn"],
+        "n_false": counts["fp"] + counts["tn"],
+        "threshold": float(threshold),
+        **values,
+        "auc": auc(labels, scores),
+        "fpr_at_1pct_missed": fpr_at_recall(labels, scores, 1 - MISSED[0]),
+        "fpr_at_5pct_missed": fpr_at_recall(labels, scores, 1 - MISSED[1]),
+        "fpr_at_stated_recall": fpr_at_recall(labels, scores, stated_recall),
+        "ece": ece(labels, scores),
+        "false_alarms_per_image": false_alarms_per_image(counts["fp"], n_images, kept_false=kept_false),
+    }
+
+
+def bootstrap_intervals(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    images: np.ndarray,
+    threshold: float,
+    *,
+    rng: np.random.Generator,
+    draws: int = 1000,
+    confidence: float = 0.95,
+    stated_recall: float = 0.95,
+    kept_false: float = 1.0,
+) -> dict[str, tuple[float, float]]:
+    """Percentile intervals from bootstrap draws of whole images, threshold fixed.
+
+    Candidates of one image share its seeing, PSF and subtraction, so the image is the
+    unit that is drawn. ECE is a sum of absolute values, which resampling can only raise:
+    its interval leans to high values. With fewer than two images, or where more than half of the draws
+    leave a metric undefined, its interval is (NaN, NaN).
+
+    Parameters
+    ----------
+    labels, scores, images : array
+        (N,) labels, scores and the name of the image each candidate comes from.
+    threshold : float
+    rng : numpy.random.Generator
+    draws, confidence, stated_recall, kept_false
+        Number of draws, confidence of the intervals, and as in `headline`.
+
+    Returns
+    -------
+    dict
+        ``{metric: (low, high)}`` for the metrics of `headline` but the counts.
+    """
+    labels, scores = check_scores(labels, scores)
+    names, image = np.unique(np.asarray(images), return_inverse=True)
+    order = np.argsort(-scores, kind="stable")
+    labels, scores, image = labels[order], scores[order], image[order]
+    samples: dict[str, list[np.ndarray]] = {}
+    chunk = max(1, min(draws, 4_000_000 // scores.size))
+    done = 0
+    while done < draws and len(names) > 1:
+        size = min(chunk, draws - done)
+        weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=size)
+        drawn = _weighted_metrics(labels, scores, image, weights, threshold, stated_recall)
+        drawn["false_alarms_per_image"] = drawn.pop("fp") / kept_false / len(names)
+        for name, values in drawn.items():
+            samples.setdefault(name, []).append(values)
+        done += size
+    tails = [50 * (1 - confidence), 50 * (1 + confidence)]
+    intervals: dict[str, tuple[float, float]] = {}
+    for name in _BOOTSTRAPPED:
+        values = np.concatenate(samples[name]) if name in samples else np.empty(0)
+        values = values[np.isfinite(values)]
+        usable = values.size and values.size * 2 >= draws
+        intervals[name] = tuple(float(v) for v in np.percentile(values, tails)) if usable else (np.nan, np.nan)
+    return intervals
+
+
+_BOOTSTRAPPED = (
+    *("accuracy", "precision", "recall", "fpr", "f1", "mcc", "fp_share", "auc"),
+    *("fpr_at_1pct_missed", "fpr_at_5pct_missed", "fpr_at_stated_recall", "ece", "false_alarms_per_image"),
+)
+
+
+def _weighted_metrics(labels, scores, image, weights, threshold, stated_recall) -> dict[str, np.ndarray]:
+    """Metrics for rows of image weights (draws, images); labels and scores sorted by falling score."""
+    weight = weights.astype(np.float32)[:, image]
+    true, false = np.cumsum(weight * labels, axis=1), np.cumsum(weight * ~labels, axis=1)
+    n_true, n_false = true[:, -1], false[:, -1]
+    n_accepted = int(np.searchsorted(-scores, -threshold, side="right"))
+    nothing = np.zeros(len(weight))
+    tp, fp = (counts[:, n_accepted - 1] if n_accepted else nothing for counts in (true, false))
+    metrics = rates(tp, fp, n_true - tp, n_false - fp)
+    metrics.pop("gmean")
+    metrics["fp"] = fp.astype(float)
+    last = np.append(np.nonzero(np.diff(scores))[0], scores.size - 1)  # thresholds cannot part equal scores
+    true = np.concatenate([nothing[:, None], true[:, last]], axis=1)
+    false = np.concatenate([nothing[:, None], false[:, last]], axis=1)
+    one_class = (n_true == 0) | (n_false == 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        area = np.sum(np.diff(false, axis=1) * 0.5 * (true[:, 1:] + true[:, :-1]), axis=1) / (n_true * n_false)
+        metrics["auc"] = np.where(one_class, np.nan, area)
+        wanted = {"fpr_at_stated_recall": stated_recall}
+        wanted.update({f"fpr_at_{round(100 * missed)}pct_missed": 1 - missed for missed in MISSED})
+        for name, recall in wanted.items():
+            first = np.argmax(true >= (recall * n_true - 1e-3)[:, None], axis=1)
+            fpr = np.take_along_axis(false, first[:, None], axis=1)[:, 0] / n_false
+            metrics[name] = np.where(one_class, np.nan, fpr)
+    excess = np.zeros((weights.shape[1], ECE_BINS))
+    np.add.at(excess, (image, _score_bin(scores, ECE_BINS)), labels - scores)
+    metrics["ece"] = np.abs(weights @ excess).sum(axis=1) / np.maximum(n_true + n_false, 1)
+    return metrics
+
+
+def binned_metrics(
+    labels: np.ndarray, scores: np.ndarray, values: np.ndarray, threshold: float, *, bins: int
+) -> pd.DataFrame:
+    """Metrics in bins of a property, with equally many candidates in each bin.
+
+    Parameters
+    ----------
+    labels, scores : array
+        (N,) labels and scores.
+    values : array
+        (N,) the property, NaN where unknown (those candidates are in no bin).
+    threshold : float
+    bins : int
+        Number of bins; fewer where the values tie.
+
+    Returns
+    -------
+    pandas.DataFrame
+        bin, low, high (the last bin includes its upper edge), n_true, n_false, the
+        metrics of `rates` but the g-mean, and auc.
+    """
+    labels, scores = check_scores(labels, scores)
+    edges, index = value_bins(values, bins)
+    rows = []
+    for number in range(len(edges) - 1):
+        inside = index == number
+        counts = confusion(labels[inside], scores[inside], threshold)
+        row = {"bin": number, "low": edges[number], "high": edges[number + 1]}
+        row |= {"n_true": counts["tp"] + counts["fn"], "n_false": counts["fp"] + counts["tn"]}
+        row |= rates(**counts)
+        row["auc"] = auc(labels[inside], scores[inside])
+        rows.append(row)
+    return pd.DataFrame(rows).drop(columns="gmean", errors="ignore")
+
+
+def value_bins(values: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Edges of quantile bins and the bin of each value (-1 where it is not finite)."""
+    values = np.asarray(values, dtype=float)
+    finite = np.isfinite(values)
+    if not finite.any():
+        return np.empty(0), np.full(values.shape, -1)
+    edges = np.unique(np.quantile(values[finite], np.linspace(0, 1, bins + 1)))
+    if edges.size == 1:
+        edges = np.repeat(edges, 2)
+    index = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, edges.size - 2)
+    return edges, np.where(finite, index, -1)

@@ -1,0 +1,27 @@
+"""How MLflow opens a registered classifier. A copy of this file and of networks.py travels
+with every model, so that it opens where O'TRAIN is not installed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+class Classifier:
+    """A registered network; `predict` is what MLflow serves."""
+
+    def __init__(self, network: Any):
+        self.network = network
+
+    def predict(self, cutouts: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
+        """Probabilities of False and of True, float32 (N, 2), for cutouts (N, S, S, C), NaN where missing."""
+        return np.asarray(self.network.predict(np.asarray(cutouts, dtype=np.float32), verbose=0))
+
+
+def _load_pyfunc(path: str) -> Classifier:
+    try:
+        from otrain_core import networks
+    except ImportError:  # not installed: the copy beside this file
+        from . import networks
+    return Classifier(networks.keras.saving.load_model(path, compile=False, safe_mode=True))

@@ -1,0 +1,286 @@
+"""The networks, each with its own input stage inside the model.
+
+A model takes cutouts as they stand in the cube, NaN where a pixel is missing, and
+returns (N, 2): the probabilities of False and of True. It carries the names of its
+channels, so that training and use cannot differ.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is loaded: its C++ log is noise
+
+
+@contextmanager
+def _banners_dropped() -> Iterator[None]:
+    """Drop what compiled code prints while it is loaded, before it heeds any log level."""
+    saved, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nothing)
+
+
+with _banners_dropped():
+    import keras
+    from keras import layers, ops
+
+NETWORKS = ("paper", "otrain2")
+NORMALISATIONS = ("none", "mad-asinh")
+_HUGE = 3.0e38  # sorts behind every pixel, still finite in float32
+
+
+@keras.saving.register_keras_serializable(package="otrain")
+class InputStage(layers.Layer):
+    """From the pixels of the cube to what the first convolution sees.
+
+    Missing pixels (NaN or infinite) become 0 after the normalisation, that is the
+    median of the cutout under ``mad-asinh``. The channel ``mask`` becomes 1 where any
+    bit is set (or the value is missing) and 0 elsewhere.
+
+    Parameters
+    ----------
+    channels : sequence of str
+        Names of the channels, in the order of the last axis.
+    normalise : {'none', 'mad-asinh'}
+        Raw values, or asinh((x - median) / MAD) of each cutout and channel, over its
+        pixels that are not missing. Where MAD is 0 the mean absolute deviation takes
+        its place; a constant channel becomes 0.
+    centre : bool
+        Cut an even side to the odd one that has the candidate (pixel side // 2)
+        exactly in its middle, so that flips and quarter turns leave it in place.
+    """
+
+    def __init__(self, *, channels: Sequence[str], normalise: str, centre: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        if normalise not in NORMALISATIONS:
+            raise ValueError(f"normalise must be one of {', '.join(NORMALISATIONS)}, not {normalise!r}")
+        self.channels = [str(name) for name in channels]
+        self.normalise = normalise
+        self.centre = centre
+
+    def call(self, inputs):
+        x = ops.cast(inputs, "float32")
+        valid = ops.isfinite(x)
+        x = ops.where(valid, x, 0.0)
+        if self.normalise == "mad-asinh":
+            x = self._mad_asinh(x, valid)
+        if "mask" in self.channels:
+            flag = ops.cast(ops.logical_or(inputs != 0, ops.logical_not(valid)), "float32")
+            is_mask = ops.convert_to_tensor([float(name == "mask") for name in self.channels])
+            x = x * (1.0 - is_mask) + flag * is_mask
+        if self.centre:
+            x = x[:, 1 - x.shape[1] % 2 :, 1 - x.shape[2] % 2 :, :]
+        return ops.cast(x, self.compute_dtype)
+
+    def _mad_asinh(self, x, valid):
+        n_pixels, n_channels = x.shape[1] * x.shape[2], x.shape[3]
+        pixels = ops.transpose(ops.reshape(x, (-1, n_pixels, n_channels)), (0, 2, 1))
+        valid = ops.transpose(ops.reshape(valid, (-1, n_pixels, n_channels)), (0, 2, 1))
+        weight = ops.cast(valid, "float32")
+        count = ops.sum(weight, axis=-1, keepdims=True)
+        median = _median(pixels, valid, count)
+        deviation = ops.abs(pixels - median) * weight
+        mad = _median(deviation, valid, count)
+        mean_deviation = ops.sum(deviation, axis=-1, keepdims=True) / ops.maximum(count, 1.0)
+        scale = ops.where(mad > 0, mad, mean_deviation)
+        scale = ops.where(scale > 0, scale, 1.0)
+        normal = ops.arcsinh(ops.clip((pixels - median) / scale, -1e30, 1e30)) * weight
+        return ops.reshape(ops.transpose(normal, (0, 2, 1)), (-1, x.shape[1], x.shape[2], n_channels))
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, channels = input_shape
+        if self.centre:
+            height, width = height - 1 + height % 2, width - 1 + width % 2
+        return (batch, height, width, channels)
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(channels=self.channels, normalise=self.normalise, centre=self.centre)
+        return config
+
+
+def _median(values, valid, count):
+    """Median of the valid values along the last axis (0 where there are none)."""
+    ordered = ops.sort(ops.where(valid, values, _HUGE), axis=-1)
+    n = ops.cast(count, "int32")
+    last = values.shape[-1] - 1
+    low = ops.take_along_axis(ordered, ops.clip((n - 1) // 2, 0, last), axis=-1)
+    high = ops.take_along_axis(ordered, ops.clip(n // 2, 0, last), axis=-1)
+    return ops.where(count > 0, 0.5 * low + 0.5 * high, 0.0)
+
+
+@keras.saving.register_keras_serializable(package="otrain")
+class CentreWindow(layers.Layer):
+    """The central ``side`` x ``side`` pixels of a feature map, padded with 0 where it is smaller.
+
+    Behind it the number of weights does not depend on the size of the cutout.
+    """
+
+    def __init__(self, side: int, **kwargs):
+        super().__init__(**kwargs)
+        self.side = side
+
+    def call(self, inputs):
+        height, width = inputs.shape[1], inputs.shape[2]
+        pads = [max(self.side - length, 0) for length in (height, width)]
+        if any(pads):
+            inputs = ops.pad(inputs, [[0, 0], *[[pad // 2, pad - pad // 2] for pad in pads], [0, 0]])
+        top, left = max((height - self.side) // 2, 0), max((width - self.side) // 2, 0)
+        return inputs[:, top : top + self.side, left : left + self.side, :]
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.side, self.side, input_shape[3])
+
+    def get_config(self):
+        return {**super().get_config(), "side": self.side}
+
+
+def build_network(
+    network: str, *, size: int, channels: Sequence[str] = ("difference",), normalise: str = "none"
+) -> keras.Model:
+    """Build an untrained network.
+
+    Parameters
+    ----------
+    network : {'paper', 'otrain2'}
+        ``paper``: the network of Makhlouf et al. 2022 (A&A 664, A81) as their code has
+        it, 2,621,826 parameters at 32 x 32 x 1. ``otrain2``: a strided network with
+        batch normalisation, whose weights do not depend on the size.
+    size : int
+        Side of the cutouts [px].
+    channels : sequence of str
+        Channels in the order of the last axis.
+    normalise : {'none', 'mad-asinh'}
+        Input stage, see `InputStage`.
+
+    Returns
+    -------
+    keras.Model
+        float32 (N, size, size, channels), NaN where missing, to (N, 2) probabilities
+        of False and True. Initial weights follow Keras' random state.
+
+    Raises
+    ------
+    ValueError
+        Unknown network or normalisation, no channels, or a size that is too small.
+    """
+    builders = {"paper": _paper, "otrain2": _otrain2}
+    if network not in builders:
+        raise ValueError(f"network must be one of {', '.join(NETWORKS)}, not {network!r}")
+    if not channels:
+        raise ValueError("at least one channel is needed")
+    if size < 9:
+        raise ValueError(f"cutouts of at least 9 x 9 pixels are needed, not {size} x {size}")
+    cutouts = keras.Input((size, size, len(channels)), name="cutouts")
+    stage = InputStage(channels=channels, normalise=normalise, centre=network == "otrain2", name="input_stage")
+    logits = layers.Dense(2, name="logits")(builders[network](stage(cutouts)))
+    return keras.Model(cutouts, layers.Softmax(name="probabilities")(logits), name=network)
+
+
+def _paper(x):
+    def convolve(x, filters, number):
+        return layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"conv{number}")(x)
+
+    x = convolve(convolve(x, 16, 1), 32, 2)
+    x = layers.Dropout(0.3)(layers.AveragePooling2D(2)(x))
+    x = convolve(x, 64, 3)
+    x = layers.Dropout(0.3)(layers.MaxPooling2D(2)(x))
+    x = convolve(convolve(x, 128, 4), 256, 5)
+    x = layers.Flatten()(layers.MaxPooling2D(2)(x))
+    x = layers.Dropout(0.3)(layers.Dense(512, activation="relu", name="dense1")(x))
+    return layers.Dense(256, activation="relu", name="dense2")(x)
+
+
+def _otrain2(x):
+    for number, (filters, stride) in enumerate(((16, 1), (32, 2), (32, 1), (64, 2), (48, 1)), start=1):
+        padding = "same" if stride == 1 else _odd_padding(x.shape[1])
+        x = layers.Conv2D(filters, 3, strides=stride, padding=padding, use_bias=False, name=f"conv{number}")(x)
+        x = layers.BatchNormalization(momentum=0.95, name=f"norm{number}")(x)
+        x = layers.ReLU(name=f"relu{number}")(x)
+    # The candidate is in the middle; what surrounds it enters as an average.
+    centre = layers.Flatten(name="centre")(CentreWindow(5, name="window")(x))
+    around = layers.GlobalAveragePooling2D(name="around")(x)
+    x = layers.Dropout(0.3)(layers.Concatenate(name="features")([centre, around]))
+    return layers.Dropout(0.3)(layers.Dense(64, activation="relu", name="dense1")(x))
+
+
+def _odd_padding(side: int) -> str:
+    """Padding that makes a 3 x 3 convolution of stride 2 turn an odd side into an odd one.
+
+    The candidate then stays in the middle of every map, and a turned cutout gives the
+    same map turned.
+    """
+    return "valid" if (side - 1) // 2 % 2 else "same"
+
+
+def input_stage(model: keras.Model) -> InputStage:
+    """The input stage of a model; its attribute ``channels`` names what the model reads.
+
+    Raises
+    ------
+    ValueError
+        The model was not built by `build_network`.
+    """
+    for layer in model.layers:
+        if isinstance(layer, InputStage):
+            return layer
+    raise ValueError(f"model {model.name!r} has no input stage of O'TRAIN")
+
+
+def without_input_stage(model: keras.Model) -> keras.Model:
+    """The same layers and weights behind the input stage.
+
+    The stage has no weights and commutes with flips and turns, so it need not be
+    computed anew in every epoch.
+    """
+    return keras.Model(input_stage(model).output, model.output, name=f"{model.name}_body")
+
+
+def flops(model: keras.Model) -> int:
+    """Floating-point operations for one cutout: two for each multiply-add.
+
+    Convolutions and dense layers are counted; normalisation, pooling and activations,
+    together below a few per cent, are not.
+    """
+    total = 0
+    for layer in model.layers:
+        if isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D):
+            kernel_size = 1
+            for length in layer.kernel.shape:
+                kernel_size *= length
+            positions = layer.output.shape[1] * layer.output.shape[2]
+            total += 2 * positions * kernel_size
+        elif isinstance(layer, layers.Dense):
+            total += 2 * layer.kernel.shape[0] * layer.kernel.shape[1]
+    return int(total)
+
+
+def save_model(model: keras.Model, path) -> None:
+    """Write a model as ``.keras``; the file appears under its name only when it is whole."""
+    from otrain_core.io import atomic
+
+    with atomic(path) as temporary:
+        model.save(temporary)
+
+
+def load_model(path) -> keras.Model:
+    """Read a model, without unpickling anything.
+
+    Raises
+    ------
+    CubeError
+        Missing file, not a Keras model, or written by an incompatible version.
+    """
+    from otrain_core.errors import CubeError
+
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, OSError, TypeError, KeyError) as error:
+        raise CubeError(f"{path}: not a readable Keras model ({str(error).strip().splitlines()[0]})") from None

@@ -1,0 +1,289 @@
+"""Cleaning after injection: mask, background and noise of an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from otrain_core.errors import ImageError
+from otrain_core.io import MASK_BAD, MASK_COSMIC, MASK_MISSING, MASK_SATURATED, Image
+
+
+@dataclass
+class Prepared:
+    """A prepared image; all planes are (height, width).
+
+    Attributes
+    ----------
+    sci : numpy.ndarray
+        float32, background-subtracted [ADU]. NaN where there is no measurement of the
+        sky: missing and bad pixels, and those that a cosmic ray hit. What L.A.Cosmic
+        would put in their place is a guess from the neighbours, and a guess under a
+        star is wrong by more than the noise. Saturated pixels keep their value.
+    noise : numpy.ndarray
+        float32, 1 sigma [ADU]: measured noise of the sky and photons of the sources.
+        NaN where `sci` is.
+    mask : numpy.ndarray
+        uint8, sum of MASK_MISSING, MASK_SATURATED, MASK_COSMIC, MASK_BAD of
+        `otrain_core.io`; 0 where the pixel is good.
+    background : numpy.ndarray
+        float32 [ADU], finite everywhere.
+    """
+
+    sci: np.ndarray
+    noise: np.ndarray
+    mask: np.ndarray
+    background: np.ndarray
+
+
+def prepare_image(
+    image: Image,
+    *,
+    seeing: float,
+    ellipticity: float = 0.0,
+    angle: float = 0.0,
+    cosmics: str = "astroscrappy",
+    cosmics_sigclip: float = 6.0,
+    cosmics_objlim: float = 5.0,
+    cosmics_iterations: int = 2,
+    background_box: int = 64,
+    background_filter: int = 3,
+    saturation_fraction: float = 0.9,
+    saturation_grow: int = 2,
+    bad_pixel_sigma: float = 0.0,
+) -> Prepared:
+    """Mask, background, noise.
+
+    Parameters
+    ----------
+    image : Image
+        As it came, injected sources in.
+    seeing : float
+        FWHM of the stars [px].
+    ellipticity, angle : float
+        1 - b/a of the stars, and direction of the major axis from +x to +y [deg].
+    cosmics : {"astroscrappy", "none"}
+        L.A.Cosmic (van Dokkum 2001, PASP 113, 1420) as astroscrappy does it.
+    cosmics_sigclip, cosmics_objlim : float
+        Laplacian S/N of a hit, and its contrast to the fine structure. What looks
+        like a star is spared, see `star_like`.
+    cosmics_iterations : int
+        Rounds of L.A.Cosmic at most; the second finds the edges of wide hits, more find little.
+    background_box, background_filter : int
+        Boxes of the map [px] (at least eight times the seeing) and its median filter [boxes].
+    saturation_fraction : float
+        Pixels above this fraction of the saturation are masked.
+    saturation_grow : int
+        Pixels by which saturated regions grow.
+    bad_pixel_sigma : float
+        Parts of columns off by more than this many sigma are masked; 0: none.
+
+    Returns
+    -------
+    Prepared
+
+    Raises
+    ------
+    ImageError
+        No pixel is left that is neither missing nor saturated (key ``data`` or
+        ``SATURATE``), or the sky has no measurable noise.
+    """
+    missing = ~np.isfinite(image.data)
+    saturated = _saturated(image, missing, saturation_fraction, saturation_grow)
+    _check_usable(image, missing, saturated)
+    data = np.where(missing, np.float32(0), image.data).astype(np.float32)
+    box = int(max(background_box, np.ceil(8 * seeing)))
+    background, rms, sources = _background(image, data, missing | saturated, box, background_filter, seeing)
+    data[missing] = background[missing]
+    hit = np.zeros(image.shape, bool)
+    if cosmics == "astroscrappy":
+        hit = _cosmics(
+            image,
+            data,
+            background,
+            rms,
+            missing | saturated,
+            star_templates(seeing, ellipticity, angle),
+            sigclip=cosmics_sigclip,
+            objlim=cosmics_objlim,
+            niter=cosmics_iterations,
+        )
+    elif cosmics != "none":
+        raise ValueError(f"cosmics {cosmics!r} is unknown")
+    bad = np.zeros(image.shape, bool)
+    if bad_pixel_sigma > 0:
+        bad = _bad_columns(data - background, rms, missing | saturated, bad_pixel_sigma)
+    sci = data - background
+    noise = np.sqrt(rms**2 + np.where(sources, np.maximum(sci, 0), 0) / image.gain)
+    mask = np.zeros(image.shape, np.uint8)
+    for pixels, bit in ((missing, MASK_MISSING), (saturated, MASK_SATURATED), (hit, MASK_COSMIC), (bad, MASK_BAD)):
+        mask[pixels] |= np.uint8(bit)
+    void = missing | hit | bad
+    sci[void] = np.nan
+    noise[void] = np.nan
+    return Prepared(sci.astype(np.float32), noise.astype(np.float32), mask, background.astype(np.float32))
+
+
+def _saturated(image: Image, missing: np.ndarray, fraction: float, grow: int) -> np.ndarray:
+    if not np.isfinite(image.saturation):
+        return np.zeros(image.shape, bool)
+    with np.errstate(invalid="ignore"):
+        saturated = image.data >= fraction * image.saturation
+    if grow and saturated.any():
+        reach = np.arange(-grow, grow + 1)
+        saturated = ndimage.binary_dilation(saturated, reach**2 + reach[:, None] ** 2 <= (grow + 0.5) ** 2)
+    return saturated & ~missing
+
+
+def _check_usable(image: Image, missing: np.ndarray, saturated: np.ndarray) -> None:
+    if missing.all():
+        raise ImageError(image.name, "data", "all pixels are NaN")
+    good = np.count_nonzero(~missing & ~saturated)
+    if good < 0.05 * missing.size:
+        raise ImageError(
+            image.name,
+            "SATURATE",
+            f"{100 * np.count_nonzero(saturated) / missing.size:.0f} % of the pixels are saturated "
+            f"and {100 * missing.mean():.0f} % missing: too few are left",
+        )
+
+
+def _background(
+    image: Image, data: np.ndarray, excluded: np.ndarray, box: int, filter_size: int, seeing: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Background and its rms by sep in boxes, in two passes: the second without the sources of the first.
+
+    Returns
+    -------
+    background, rms : numpy.ndarray
+        float32 [ADU].
+    sources : numpy.ndarray
+        bool, pixels that belong to a source.
+    """
+    import sep
+
+    height, width = image.shape
+    options = {"bw": min(box, width), "bh": min(box, height), "fw": filter_size, "fh": filter_size}
+    first = sep.Background(data, mask=excluded, **options)
+    if np.ptp(data[~excluded]) == 0 or not first.globalrms > 0:
+        raise ImageError(image.name, "data", "the noise of the sky cannot be measured (no spread between pixels)")
+    residual = data - first.back(dtype=np.float32)
+    residual[excluded] = 0
+    width_px = max(seeing / 2.355, 0.7)
+    smooth = ndimage.gaussian_filter(residual, width_px, truncate=3)
+    # White noise shrinks by the smoothing: a source is what stands 3 sigma above it.
+    limit = 3 * first.rms(dtype=np.float32) / (2 * np.sqrt(np.pi) * width_px)
+    sources = smooth > limit
+    sources = ndimage.binary_opening(sources, np.ones((2, 2)))
+    reach = int(np.ceil(seeing))
+    sources = ndimage.maximum_filter(sources, size=2 * reach + 1)
+    crowded = (sources | excluded).mean()
+    second = sep.Background(data, mask=excluded | sources, **options) if crowded < 0.7 else first
+    return second.back(dtype=np.float32), second.rms(dtype=np.float32), sources
+
+
+def _cosmics(image, data, background, rms, excluded, templates, *, sigclip, objlim, niter) -> np.ndarray:
+    """Pixels hit by cosmic rays (hot pixels look the same), without those of undersampled stars."""
+    import astroscrappy
+
+    saturation = image.saturation if np.isfinite(image.saturation) else 2 * float(data.max())
+    residual = data - background
+    hit, _ = astroscrappy.detect_cosmics(
+        residual,
+        inmask=excluded,
+        inbkg=background,
+        invar=(rms**2 + np.maximum(residual, 0) / image.gain).astype(np.float32),
+        sigclip=sigclip,
+        objlim=objlim,
+        gain=image.gain,
+        readnoise=image.read_noise,
+        satlevel=saturation,
+        sepmed=True,
+        fsmode="median",
+        cleantype="medmask",
+        niter=niter,
+        verbose=False,
+    )
+    hit = hit & ~excluded
+    groups, n_groups = ndimage.label(hit, np.ones((3, 3)))
+    if n_groups == 0:
+        return hit
+    peaks = np.array(ndimage.maximum_position(residual, groups, np.arange(1, n_groups + 1)), dtype=int)
+    stars = star_like(residual, rms, peaks, templates=templates, gain=image.gain)
+    return hit & ~np.concatenate([[False], stars])[groups]
+
+
+def star_templates(seeing: float, ellipticity: float = 0.0, angle: float = 0.0) -> np.ndarray:
+    """Gaussian stars of sum of squares 1, float64 (n, 25): patches of 5 x 5 pixels.
+
+    The brightest pixel of a trailed star may stand off its centre by more than half
+    a pixel: their centres cover -1.25 to 1.25 px in x and y.
+    """
+    major, minor = max(seeing, 1.0) / 2.355 * np.sqrt(1 - ellipticity) ** np.array([-1, 1])
+    turn = np.radians(angle)
+    phase = np.linspace(-1.25, 1.25, 11)
+    py, px, y, x = np.meshgrid(phase, phase, np.arange(-2, 3), np.arange(-2, 3), indexing="ij")
+    along = (x - px) * np.cos(turn) + (y - py) * np.sin(turn)
+    across = (y - py) * np.cos(turn) - (x - px) * np.sin(turn)
+    stars = np.exp(-((along / major) ** 2 + (across / minor) ** 2) / 2).reshape(-1, 25)
+    return stars / np.sqrt((stars**2).sum(axis=1, keepdims=True))
+
+
+def star_like(
+    residual: np.ndarray, rms: np.ndarray, peaks: np.ndarray, *, templates: np.ndarray, gain: float
+) -> np.ndarray:
+    """Whether the light around a pixel is that of a star rather than of a hit.
+
+    L.A.Cosmic takes stars narrower than about two pixels for hits, and a contrast
+    limit that spares them spares hits too. Here the 5 x 5 pixels around the peak are
+    fitted by a star at the best of the sub-pixel positions, and by one bright pixel
+    alone. It is a star if the first fits better and leaves no more than the noise and
+    three tenths of the signal (a real PSF differs from the Gaussian by less, the
+    track of a particle by more).
+
+    Parameters
+    ----------
+    residual, rms : numpy.ndarray
+        Background-subtracted image and noise of the sky [ADU].
+    peaks : numpy.ndarray
+        int (n, 2), brightest pixels [y, x].
+    templates : numpy.ndarray
+        From `star_templates`.
+    gain : float
+        [electron/ADU].
+
+    Returns
+    -------
+    numpy.ndarray
+        bool (n,).
+    """
+    reach = np.arange(-2, 3)
+    rows, columns = peaks[:, 0, None, None] + reach[:, None] + 2, peaks[:, 1, None, None] + reach + 2
+    patches = np.pad(residual, 2)[rows, columns].reshape(-1, 25).astype(np.float64)
+    peak = patches[:, 12]
+    # One noise for the patch keeps the comparison linear; the peak's photons count where they matter.
+    variance = rms[peaks[:, 0], peaks[:, 1]].astype(np.float64) ** 2 + np.maximum(peak, 0) / (4 * gain)
+    total = (patches**2).sum(axis=1)
+    explained = (np.maximum(patches @ templates.T, 0) ** 2).max(axis=1)
+    left, left_single = (total - explained) / variance, (total - peak**2) / variance
+    return (left < left_single) & (left < 24 + 3 * np.sqrt(48) + 0.3**2 * total / variance)
+
+
+def _bad_columns(residual: np.ndarray, rms: np.ndarray, excluded: np.ndarray, limit: float) -> np.ndarray:
+    """Parts of columns, 64 rows at a time, whose median stands off that of the four columns on each side."""
+    bad = np.zeros(residual.shape, bool)
+    for start in range(0, residual.shape[0], 64):
+        rows = slice(start, start + 64)
+        values = np.where(excluded[rows], np.nan, residual[rows])
+        count = np.isfinite(values).sum(axis=0)
+        usable = count >= 8
+        if usable.sum() < 16:
+            continue
+        median = np.zeros(residual.shape[1])
+        median[usable] = np.nanmedian(values[:, usable], axis=0)
+        median -= ndimage.median_filter(median, size=9, mode="nearest")
+        sigma = 1.2533 * np.median(rms[rows], axis=0) / np.sqrt(np.maximum(count, 1))
+        bad[rows, usable & (np.abs(median) > limit * sigma)] = True
+    return bad

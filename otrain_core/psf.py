@@ -1,0 +1,403 @@
+"""The point-spread function of an image, measured on its own stars.
+
+What is modelled is the effective PSF (Anderson & King 2000, PASP 112, 1360): the
+share of a star's flux that falls into a pixel, as a smooth function of the offset
+between pixel centre and star. It contains the integration over the pixel, so that a
+star at any sub-pixel position is this function read off at the pixel centres, in
+undersampled images too. As in PSFEx (Bertin 2011, ASPC 442, 435) it is a table finer
+than the pixels, whose values are polynomials of the position on the detector.
+
+The fit has two parts: an elliptical, pixel-integrated Moffat profile common to the
+field, and cubic B-splines on a fine grid, with polynomial coefficients, for what the
+profile leaves. The flux, position and sky of every star are eliminated from the
+equations, so they are fitted at the same time and not fixed beforehand.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from otrain_core.errors import ImageError
+from otrain_core.io import Image, atomic, raise_if_failed
+from otrain_core.starfit import Stars, fit_stars, terms
+
+log = logging.getLogger("otrain.psf")
+
+SIGMA_TO_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
+
+
+@dataclass
+class PSFModel:
+    """Effective PSF, a polynomial of the position on the detector.
+
+    Attributes
+    ----------
+    table : numpy.ndarray
+        float64 (terms, side, side): coefficient of every monomial of the normalised
+        position, at offsets of ``1 / oversampling`` px from the centre of the table.
+    degree, oversampling : int
+    shape : tuple of int
+        (height, width) of the image [px], which normalises the position.
+    """
+
+    table: np.ndarray
+    degree: int
+    oversampling: int
+    shape: tuple[int, int]
+
+    def __post_init__(self):
+        # B-spline coefficients are linear in the samples: filtered once, combined for every position.
+        self._splines = np.stack(
+            [ndimage.spline_filter(plane, order=3, output=np.float64, mode="mirror") for plane in self.table]
+        )
+        self.radius = (self.table.shape[1] - 1) // 2 // self.oversampling - 1
+        self.fwhm, self.ellipticity, self.angle = self.measure((self.shape[1] - 1) / 2, (self.shape[0] - 1) / 2)
+
+    @property
+    def size(self) -> int:
+        """Side of the stamps [px]."""
+        return 2 * self.radius + 1
+
+    def _sample(self, x: float, y: float, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+        monomials = terms(np.array([x]), np.array([y]), self.degree, self.shape)[0]
+        spline = np.tensordot(monomials, self._splines, axes=1)
+        centre = (spline.shape[0] - 1) / 2
+        rows, columns = np.meshgrid(centre + dy * self.oversampling, centre + dx * self.oversampling, indexing="ij")
+        values = ndimage.map_coordinates(spline, [rows, columns], order=3, mode="mirror", prefilter=False)
+        return np.maximum(values, 0.0)
+
+    def at(self, x: float, y: float) -> np.ndarray:
+        """PSF at a position of the detector, centred in its stamp.
+
+        Returns
+        -------
+        numpy.ndarray
+            float64 (size, size), pixel-integrated, with sum 1.
+        """
+        offset = np.arange(-self.radius, self.radius + 1.0)
+        stamp = self._sample(x, y, offset, offset)
+        return stamp / stamp.sum()
+
+    def stamp(self, x: float, y: float) -> tuple[np.ndarray, int, int]:
+        """A star of flux 1 at a sub-pixel position.
+
+        Returns
+        -------
+        stamp : numpy.ndarray
+            float64 (size, size), pixel-integrated, with sum 1.
+        y0, x0 : int
+            Pixel of the image that the first pixel of the stamp falls on (may lie
+            outside the image).
+        """
+        x0, y0 = (int(np.floor(value + 0.5)) - self.radius for value in (x, y))
+        offset = np.arange(self.size)
+        stamp = self._sample(x, y, x0 + offset - x, y0 + offset - y)
+        return stamp / stamp.sum(), y0, x0
+
+    def noise_area(self, x: float, y: float) -> float:
+        """Noise-equivalent area ``1 / sum(PSF^2)`` [px]: the variance of an optimally
+        weighted flux is this times the variance of a pixel (King 1983, PASP 95, 163)."""
+        return float(1.0 / np.sum(self.at(x, y) ** 2))
+
+    def measure(self, x: float, y: float) -> tuple[float, float, float]:
+        """Size and shape of the PSF at a position.
+
+        The profile is the effective one, as wide as stars are in the image: the
+        width of a pixel is in it.
+
+        Returns
+        -------
+        fwhm : float
+            Of the circle with the area above half the maximum [px].
+        ellipticity : float
+            1 - b/a, from second moments in a Gaussian window twice as wide as the
+            profile, whose effect is taken out.
+        angle : float
+            Of the major axis, from +x towards +y, -90 to 90 [deg].
+        """
+        fine = np.arange(-self.radius, self.radius + 0.05, 0.1)
+        profile = self._sample(x, y, fine, fine)
+        fwhm = 2 * np.sqrt(np.count_nonzero(profile > profile.max() / 2) * 0.01 / np.pi)
+        window = (2 * fwhm / SIGMA_TO_FWHM) ** 2
+        weight = profile * np.exp(-(fine[:, None] ** 2 + fine**2) / (2 * window))
+        weight = weight / weight.sum()
+        u, v = fine - (weight * fine).sum(), (fine - (weight * fine[:, None]).sum())[:, None]
+        xx, yy, xy = (weight * u**2).sum(), (weight * v**2).sum(), (weight * u * v).sum()
+        minor, major = np.linalg.eigvalsh([[xx, xy], [xy, yy]])
+        minor, major = (1 / (1 / value - 1 / window) for value in (minor, major))
+        angle = np.degrees(np.arctan2(2 * xy, xx - yy)) / 2
+        return float(fwhm), float(1 - np.sqrt(minor / major)), float(angle)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model as FITS: one image of planes (terms, side, side)."""
+        from astropy.io import fits
+
+        hdu = fits.PrimaryHDU(self.table.astype(np.float32))
+        hdu.header["DEGREE"] = (self.degree, "degree of the polynomial in x and y")
+        hdu.header["OVERSAMP"] = (self.oversampling, "samples per pixel")
+        hdu.header["IMWIDTH"] = (self.shape[1], "width of the image [px]")
+        hdu.header["IMHEIGHT"] = (self.shape[0], "height of the image [px]")
+        hdu.header["FWHM"] = (self.fwhm, "FWHM at the centre [px]")
+        with atomic(path) as temporary:
+            hdu.writeto(temporary, overwrite=True)
+
+    @classmethod
+    def load(cls, path: str | Path) -> PSFModel:
+        """Read a model written by `save`."""
+        from astropy.io import fits
+
+        raise_if_failed(path)
+        with fits.open(path, memmap=False) as hdus:
+            header = hdus[0].header
+            return cls(
+                hdus[0].data.astype(np.float64),
+                header["DEGREE"],
+                header["OVERSAMP"],
+                (header["IMHEIGHT"], header["IMWIDTH"]),
+            )
+
+
+def measure_psf(
+    image: Image,
+    *,
+    method: str = "empirical",
+    degree: int = 2,
+    min_snr: float = 20.0,
+    max_ellipticity: float = 0.3,
+    max_stars: int = 400,
+    min_stars: int = 8,
+) -> tuple[PSFModel, dict[str, Any]]:
+    """Measure the PSF of an image, and what depends on it.
+
+    Parameters
+    ----------
+    image : Image
+        As it came: not cleaned, background in.
+    method : {"empirical"}
+    degree : int
+        Degree of the polynomial in x and y; lowered where there are fewer than four
+        stars for each of its terms.
+    min_snr, max_ellipticity : float
+        What a PSF star must reach, and keep below (1 - b/a).
+    max_stars, min_stars : int
+        Stars used at most, brightest first; with fewer than `min_stars` the image is refused.
+
+    Returns
+    -------
+    model : PSFModel
+    record : dict
+        ``seeing_px``, ``seeing_arcsec``, ``ellipticity``, ``angle`` (of the model at the centre,
+        see `PSFModel.measure`),
+        ``seeing_median_px``, ``seeing_min_px``, ``seeing_max_px`` (centre, sides and corners), ``n_stars``, ``degree`` (used),
+        ``residual`` (median over the stars of |data - model| summed over the core, as a
+        share of the flux), ``background``, ``background_rms`` [ADU], ``zero_point``,
+        ``limit_mag`` (5 sigma of a flux weighted by the PSF, King 1983), ``noise_area``
+        [px], ``pixel_scale``, ``gain``, ``saturation`` (infinite where unknown), ``filter``, ``time``.
+
+    Raises
+    ------
+    ImageError
+        Too few stars (key ``psf``), or no measurable sky noise (key ``data``).
+    """
+    if method != "empirical":
+        raise ValueError(f"method {method!r} is unknown")
+    sky = measure_sky(image)
+    stars = select_stars(image, sky, min_snr=min_snr, max_ellipticity=max_ellipticity, max_stars=max_stars)
+    if len(stars.x) < min_stars:
+        raise _too_few(image, len(stars.x), min_stars, min_snr)
+    table, oversampling, used, degree, residual = fit_stars(stars, image, sky.rms, degree, min_stars)
+    if used < min_stars:
+        raise _too_few(image, used, min_stars, min_snr)
+    model = PSFModel(table, degree, oversampling, image.shape)
+    height, width = image.shape
+    xc, yc = (width - 1) / 2, (height - 1) / 2
+    field = [model.measure(x, y)[0] for x in (0, xc, width - 1) for y in (0, yc, height - 1)]
+    zero_point = image.zero_point if np.isfinite(image.zero_point) else 30.0
+    area = model.noise_area(xc, yc)
+    if not np.isfinite(image.saturation):
+        log.warning("image %s: SATURATE: unknown, no pixel is taken as saturated", image.name)
+    record = {
+        "image": image.name,
+        "seeing_px": model.fwhm,
+        "seeing_arcsec": model.fwhm * image.pixel_scale,
+        "seeing_median_px": float(np.median(field)),
+        "seeing_min_px": min(field),
+        "seeing_max_px": max(field),
+        "ellipticity": model.ellipticity,
+        "angle": model.angle,
+        "n_stars": used,
+        "degree": degree,
+        "residual": residual,
+        "background": sky.level,
+        "background_rms": sky.rms,
+        "zero_point": zero_point,
+        "limit_mag": float(zero_point - 2.5 * np.log10(5 * sky.rms * np.sqrt(area))),
+        "noise_area": area,
+        "pixel_scale": image.pixel_scale,
+        "gain": image.gain,
+        "saturation": image.saturation,
+        "filter": image.filter,
+        "time": image.time,
+    }
+    return model, record
+
+
+def _too_few(image: Image, found: int, needed: int, min_snr: float) -> ImageError:
+    return ImageError(
+        image.name,
+        "psf",
+        f"{found} usable stars (round, isolated, unsaturated, S/N above {min_snr:g}), at least {needed} are needed",
+    )
+
+
+@dataclass
+class Sky:
+    """Background-subtracted data with its level and noise [ADU], and the pixels without value."""
+
+    data: np.ndarray
+    missing: np.ndarray
+    level: float
+    rms: float
+
+
+def measure_sky(image: Image, *, box: int = 64) -> Sky:
+    """Background by sep's clipped mode in boxes, missing pixels left out (0 in ``data``).
+
+    Raises
+    ------
+    ImageError
+        The noise of the sky cannot be measured (constant or empty image).
+    """
+    import sep
+
+    missing = ~np.isfinite(image.data)
+    filled = np.where(missing, np.float32(0), image.data).astype(np.float32)
+    height, width = image.shape
+    background = sep.Background(filled, mask=missing, bw=min(box, width), bh=min(box, height), fw=3, fh=3)
+    if missing.all() or np.ptp(image.data[~missing]) == 0 or not background.globalrms > 0:
+        raise ImageError(image.name, "data", "the noise of the sky cannot be measured (no spread between pixels)")
+    data = filled - background.back(dtype=np.float32)
+    data[missing] = 0
+    return Sky(data, missing, float(background.globalback), float(background.globalrms))
+
+
+def select_stars(image: Image, sky: Sky, *, min_snr: float, max_ellipticity: float, max_stars: int) -> Stars:
+    """Isolated, round, unsaturated sources on the locus of stars in size, brightest first.
+
+    Hot pixels and hits of cosmic rays are told by the light around the brightest
+    pixel, of which even an undersampled star has more (FWHM 1.3 px: 1.3 times that
+    pixel); galaxies by the half-light radius.
+    """
+    import sep
+
+    sep.set_extract_pixstack(max(300_000, sky.data.size // 4))
+    sep.set_sub_object_limit(4096)
+    try:
+        found, segments = sep.extract(
+            sky.data, 4.0, err=sky.rms, mask=sky.missing, minarea=3, deblend_cont=0.01, segmentation_map=True
+        )
+    except Exception as error:  # sep raises a bare Exception when its buffers overflow
+        raise ImageError(image.name, "psf", f"sources cannot be extracted ({error})") from None
+    height, width = image.shape
+    peak_x, peak_y = found["xpeak"].astype(int), found["ypeak"].astype(int)
+    padded = np.pad(sky.data, 1)
+    block = sum(padded[peak_y + j, peak_x + i] for j in range(3) for i in range(3))
+    peak = sky.data[peak_y, peak_x]
+    snr = found["flux"] / np.sqrt(found["npix"] * sky.rms**2 + np.maximum(found["flux"], 0) / image.gain)
+    good = (
+        (snr > min_snr)
+        & (found["flag"] & ~sep.OBJ_MERGED == 0)
+        & (found["npix"] >= 5)
+        & (peak > 0)
+        & (block - peak > 0.8 * peak)
+        & (found["b"] > (1 - max_ellipticity) * found["a"])
+        & (found["cpeak"] > 0)
+    )
+    if np.isfinite(image.saturation):
+        good &= np.nan_to_num(image.data[peak_y, peak_x], nan=np.inf) < 0.8 * image.saturation
+    index = np.flatnonzero(good)
+    if index.size == 0:
+        return _stars(found, index, np.nan, sky, segments)
+    index = index[np.argsort(-found["flux"][index], kind="stable")]
+    candidates = found[index]
+    half_light, flags = sep.flux_radius(
+        sky.data,
+        candidates["x"],
+        candidates["y"],
+        np.maximum(6 * candidates["a"], 4.0),
+        0.5,
+        normflux=candidates["flux"],
+        mask=sky.missing,
+        subpix=5,
+    )
+    keep = (half_light > 0.45) & np.isfinite(half_light)
+    index, candidates, half_light = index[keep], candidates[keep], half_light[keep]
+    if index.size == 0:
+        return _stars(found, index, np.nan, sky, segments)
+    locus = _mode(half_light[: max(30, 2 * half_light.size // 3)])
+    near = _on_locus(candidates["x"], candidates["y"], half_light / locus, image.shape)
+    isolated = _isolated(found, index, 5 * locus)
+    margin = int(np.ceil(4 * locus))
+    inside = (
+        (candidates["x"] > margin)
+        & (candidates["x"] < width - 1 - margin)
+        & (candidates["y"] > margin)
+        & (candidates["y"] < height - 1 - margin)
+    )
+    return _stars(found, index[near & isolated & inside][:max_stars], locus, sky, segments)
+
+
+def _stars(found: np.ndarray, index: np.ndarray, locus: float, sky: Sky, segments: np.ndarray) -> Stars:
+    chosen = found[index]
+    return Stars(
+        chosen["x"], chosen["y"], chosen["flux"], float(locus), sky.data, sky.missing, segments, labels=index + 1
+    )
+
+
+def _mode(values: np.ndarray) -> float:
+    """Half-sample mode (Bickel & Fruehwirth 2006): the middle of the densest part."""
+    values = np.sort(values)
+    while values.size > 3:
+        half = (values.size + 1) // 2
+        widths = values[half - 1 :] - values[: values.size - half + 1]
+        start = int(np.argmin(widths))
+        values = values[start : start + half]
+    return float(np.median(values))
+
+
+def _on_locus(x: np.ndarray, y: np.ndarray, size: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Sources whose size, over its mode, is that of the stars of their part of the field.
+
+    The width of the locus is taken from its lower side, which has no galaxies.
+    """
+    near = np.abs(size - 1) < 0.25
+    for _ in range(4):
+        degree = 2 if near.sum() >= 24 else 1 if near.sum() >= 12 else 0
+        design = terms(x, y, degree, shape)
+        off = size - design @ np.linalg.lstsq(design[near], size[near], rcond=None)[0]
+        off -= _mode(off[near])
+        below = off[near & (off <= 0)]
+        spread = 1.4826 * np.median(np.abs(below)) if below.size else 0.0
+        near = (np.abs(off) < np.clip(2.5 * spread, 0.08, 0.25)) & (np.abs(size - 1) < 0.5)
+    return near
+
+
+def _isolated(found: np.ndarray, index: np.ndarray, distance: float) -> np.ndarray:
+    """True where no other source within `distance` has more than 2 % of the flux."""
+    from scipy.spatial import cKDTree
+
+    points = np.column_stack([found["x"], found["y"]])
+    pairs = cKDTree(points).query_ball_point(points[index], distance)
+    return np.array(
+        [
+            all(j == i or found["flux"][j] < 0.02 * found["flux"][i] for j in near)
+            for i, near in zip(index, pairs, strict=True)
+        ],
+        dtype=bool,
+    )

@@ -1,0 +1,287 @@
+"""The report page: one file, without network, that shows how far to trust the classifiers of a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from otrain_core import report_figures as figures
+from otrain_core.errors import OtrainError
+from otrain_core.io import read_arrays, read_table
+from otrain_core.report_text import config_lines, count, interval, num, passes, pct, verdict, words
+from otrain_core.summary import STEPS, number, read_benchmark, read_record, run_keys
+
+TEMPLATES = Path(__file__).with_name("templates")
+RATES = {  # columns of the table of all trainings: heading, percent?
+    "mcc": ("MCC", False),
+    "accuracy": ("Accuracy", True),
+    "recall": ("Recall", True),
+    "fpr_at_stated_recall": ("FPR at recall {recall}", True),
+    "ece": ("ECE", False),
+}
+
+
+def build_report(
+    *,
+    summary: pd.DataFrame,
+    quality: pd.DataFrame,
+    cubes: Mapping[str, str | Path],
+    runs: Iterable[str | Path],
+    config: Mapping[str, Any],
+    telescopes: Mapping[str, Mapping[str, Any]],
+    mlflow: Mapping[str, Any] | None = None,
+    benchmarks: str | Path | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> str:
+    """The report page as HTML, from whatever a run has written.
+
+    Parameters
+    ----------
+    summary, quality : pandas.DataFrame
+        As from `otrain_core.summary`.
+    cubes : mapping
+        Folder of every cube, by telescope/pipeline.
+    runs : iterable of path
+        Folders of the trainings.
+    config : mapping
+        The configuration of the run.
+    telescopes : mapping
+        Rows of the telescope sheet by name (``source`` tells simulated from real data).
+    mlflow : mapping, optional
+        Record of the import (``champions``).
+    benchmarks : path, optional
+        Folder of Snakemake's benchmark files.
+    about : mapping, optional
+        commit, time, versions, cpus of this run.
+
+    Returns
+    -------
+    str
+        A page that needs no other file and no network.
+    """
+    import jinja2
+
+    runs, champions = list(map(Path, runs)), (mlflow or {}).get("champions") or {}
+    parts = [
+        _cube_part(
+            name,
+            Path(folder),
+            runs=[run for run in runs if _cube_name(run) == name],
+            summary=summary[_names(summary) == name],
+            quality=quality[_names(quality) == name],
+            telescope=telescopes.get(name.split("/")[0], {}),
+            champion=champions.get(name.split("/")[0]),
+            gate=config.get("gate", {}),
+        )
+        for name, folder in cubes.items()
+    ]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"num": num, "pct": pct, "count": count, "interval": interval, "words": words}
+    recalls = sorted(set(summary["stated_recall"].dropna()))
+    return environment.get_template("report.html").render(
+        parts=parts,
+        summary=summary.to_dict("records"),
+        rates={
+            key: (title.format(recall=" / ".join(pct(r, 0) for r in recalls)), percent)
+            for key, (title, percent) in RATES.items()
+        },
+        failures=_failures(quality, summary),
+        timing=_timing(benchmarks, list(cubes)),
+        champions=champions,
+        config=config_lines(config),
+        gate=config.get("gate", {}),
+        confidence=config.get("evaluate", {}).get("confidence", 0.95),
+        about={
+            "commit": "",
+            "versions": {},
+            **(about or {}),
+            "time": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        },
+        simulated=sorted(name for name, row in telescopes.items() if row.get("source") == "simulated"),
+    )
+
+
+def _cube_name(run: Path) -> str:
+    keys = run_keys(run)
+    return f"{keys['telescope']}/{keys['pipeline']}"
+
+
+def _names(table: pd.DataFrame) -> pd.Series:
+    return table["telescope"].astype(str) + "/" + table["pipeline"].astype(str)
+
+
+def _cube_part(
+    name: str, folder: Path, *, runs: list[Path], summary, quality, telescope, champion, gate
+) -> dict[str, Any]:
+    """All that the page says about one cube and its trainings."""
+    simulated = telescope.get("source") == "simulated"
+    part: dict[str, Any] = {
+        "name": name,
+        "id": name.replace("/", "-"),
+        "data": "simulated images" if simulated else "real images",
+        "simulated": simulated,
+        "record": read_record(folder / "cube.json"),
+        "quality": quality.to_dict("records"),
+        "quality_plots": figures.quality_plots(quality) if (quality["status"] == "ok").any() else None,
+        "splits": {title: _split_counts(folder / file) for title, file in SPLITS.items()},
+        "figures": {},
+        "artefacts": [],
+        "completeness": [],
+    }
+    best = _best_run(runs, summary, champion if champion and name.endswith(f"/{champion.get('pipeline')}") else None)
+    part["best"] = best
+    cube = _read_cube(folder)
+    table = pd.DataFrame()
+    if cube is not None:
+        part["figures"] = {
+            "gallery": figures.gallery(cube),
+            "true": figures.triplets(cube, label=1),
+            "false": figures.triplets(cube, label=0),
+        }
+        part["artefacts"] = _artefacts(cube, read_record(best / "metrics.json") if best else {})
+        accepted = figures.accepted_injections(cube, best, folder / "images") if best else None
+        table = figures.completeness_table(_image_folders(folder, quality), accepted)
+    else:
+        table = figures.completeness_table(_image_folders(folder, quality))
+    if len(table):
+        part["figures"]["completeness"] = figures.completeness(table)
+        part["completeness"] = table.to_dict("records")
+    part["trainings"] = [_training_part(run, summary, best=run == best, gate=gate) for run in runs]
+    part["verdict"] = verdict(part, best, champion, gate)
+    return part
+
+
+SPLITS = {"by image (grouped)": "split.csv", "random by cutout (paper)": "split_paper.csv"}
+
+
+def _image_folders(folder: Path, quality: pd.DataFrame) -> list[Path]:
+    return [folder / "images" / image for image in quality.loc[quality["status"] == "ok", "image"]]
+
+
+def _read_cube(folder: Path) -> dict[str, np.ndarray] | None:
+    try:
+        return read_arrays(folder / "cube.npz")
+    except (OSError, OtrainError):
+        return None
+
+
+def _split_counts(path: Path) -> list[dict[str, Any]]:
+    """Images, True and False of every set of a split."""
+    if not path.is_file():
+        return []
+    table = read_table(path)
+    rows = []
+    for name in ("train", "tune", "test", "unused"):
+        part = table[table["set"] == name]
+        if len(part):
+            images = part["image"].nunique() if "image" in part else np.nan
+            rows.append({"set": name, "images": images, "n_true": int((part["label"] == 1).sum())})
+            rows[-1]["n_false"] = len(part) - rows[-1]["n_true"]
+    return rows
+
+
+def _artefacts(cube: Mapping[str, np.ndarray], metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Number of False cutouts of each kind of artefact, and what the best model makes of them."""
+    if "artefacts" not in cube:
+        return []
+    kinds = pd.Series(np.asarray(cube["artefacts"])[np.asarray(cube["labels"]) == 0].astype(str))
+    errors = {row["group"]: row for row in metrics.get("artefacts") or []}
+    rows = []
+    for kind, n in kinds.replace("", "unknown").value_counts().items():
+        tested = errors.get(kind, {})
+        rows.append({"kind": kind, "n": int(n), "share": n / len(kinds)})
+        rows[-1] |= {"tested": tested.get("n_false"), "fp": tested.get("fp")}
+    return rows
+
+
+def _best_run(runs: list[Path], summary: pd.DataFrame, champion: Mapping[str, Any] | None) -> Path | None:
+    """The champion's training, or else the one of highest MCC on images that were never seen."""
+    rated = []
+    for run in runs:
+        keys = run_keys(run)
+        row = _row(summary, keys)
+        if keys["protocol"] != "grouped" or row is None or not np.isfinite(row["mcc"]):
+            continue
+        is_champion = champion and (keys["experiment"], str(keys["seed"])) == (champion["experiment"], champion["seed"])
+        rated.append((bool(is_champion), row["mcc"], run))
+    return max(rated, key=lambda item: item[:2])[2] if rated else None
+
+
+def _row(summary: pd.DataFrame, keys: Mapping[str, Any]) -> dict[str, Any] | None:
+    match = np.logical_and.reduce([summary[key].astype(str) == str(value) for key, value in keys.items()])
+    return summary[match].iloc[0].to_dict() if match.any() else None
+
+
+def _training_part(run: Path, summary: pd.DataFrame, *, best: bool, gate: Mapping[str, Any]) -> dict[str, Any]:
+    keys = run_keys(run)
+    metrics, train, row = read_record(run / "metrics.json"), read_record(run / "train.json"), _row(summary, keys)
+    headline = metrics.get("headline") or {}
+    return {
+        **keys,
+        "title": f"{keys['experiment']}, seed {keys['seed']}"
+        + (", random split" if keys["protocol"] == "paper" else ""),
+        "id": "-".join(str(value) for value in keys.values()),
+        "best": best,
+        "status": (row or {}).get("status", "not trained"),
+        "metrics": metrics,
+        "headline": headline,
+        "train": train,
+        "options": train.get("options") or {},
+        "passes": passes(headline, gate),
+        "bins": {name: table for name, table in (metrics.get("bins") or {}).items() if table},
+        "gap": number(metrics.get("accuracy_gap") or {}, "train_minus_tune"),
+        "figures": figures.training_figures(run),
+    }
+
+
+def _failures(quality: pd.DataFrame, summary: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    images = []
+    for row in quality[quality["status"] != "ok"].to_dict("records"):
+        step, key, message = (
+            ([*str(row["reason"]).split(": ", 2), "", ""])[:3] if row["status"] == "failed" else ("", "", row["reason"])
+        )
+        images.append({**row, "step": step, "key": key, "message": message})
+    return {"images": images, "trainings": summary[summary["status"] != "ok"].to_dict("records")}
+
+
+def _timing(folder: str | Path | None, cubes: list[str]) -> list[dict[str, Any]]:
+    """Jobs, CPU time and peak memory of every step, over all jobs of the cubes of this run."""
+    if folder is None or not Path(folder).is_dir():
+        return []
+    telescopes = {name.split("/")[0] for name in cubes}
+    rows = []
+    for path in sorted(Path(folder).rglob("*.tsv")):
+        parts = path.relative_to(folder).parts
+        mine = "/".join(parts[:2]) in cubes or (parts[0] in telescopes and parts[1:2] == ("sky",))
+        if len(parts) == 1 or mine:
+            cpu, memory = read_benchmark(path)
+            rows.append({"step": path.stem, "cpu": cpu, "memory": memory})
+    if not rows:
+        return []
+    table = pd.DataFrame(rows).groupby("step")
+    result = table["cpu"].agg(jobs="size", median="median", largest="max", total="sum").join(table["memory"].max())
+    order = [
+        *("simulate", "reference"),
+        *STEPS[1:],
+        "cube",
+        "split",
+        "train",
+        "evaluate",
+        "explain",
+        "track",
+        "summary",
+    ]
+    rank = {name: position for position, name in enumerate(order)}
+    result = result.sort_index(key=lambda index: index.map(lambda name: rank.get(name, len(rank))))
+    return result.reset_index().to_dict("records")

@@ -1,0 +1,135 @@
+"""What the report says in words: numbers with their intervals, the verdict on a classifier, its limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from otrain_core.summary import number, read_record, run_keys
+
+FEW_IMAGES = 10  # with fewer test images the bootstrap by image is itself uncertain
+WIDE_GAP = 0.02  # |accuracy(train) - accuracy(tune)|, Makhlouf et al. 2022, Fig. 11
+
+
+def passes(headline: Mapping[str, Any], gate: Mapping[str, Any]) -> bool:
+    """Whether a training passes the gate (see `otrain_core.track.import_runs`)."""
+    return bool(
+        number(headline, "mcc") > gate.get("min_mcc", np.inf)
+        and number(headline, "fp_share") <= gate.get("max_fp", -np.inf)
+    )
+
+
+def verdict(part: Mapping[str, Any], best: Path | None, champion, gate: Mapping[str, Any]) -> dict[str, Any]:
+    """What the numbers mean for someone who wants to use the classifier, and what they do not say."""
+    if best is None:
+        return {"lines": [], "cautions": ["No training of this cube was evaluated on images it never saw."]}
+    metrics = read_record(best / "metrics.json")
+    row, baseline, data = metrics["headline"], metrics.get("baseline") or {}, metrics.get("data") or {}
+    keys = run_keys(best)
+    where = f"{count(row['n_images'])} images it never saw ({count(row['n_true'])} True, {count(row['n_false'])} False)"
+    seeds = [t["headline"]["mcc"] for t in part["trainings"] if t["headline"] and _same_but_seed(t, keys)]
+    lines = [
+        f"Best: {keys['experiment']}, seed {keys['seed']}, threshold {num(row['threshold'])} (set on tune). Scored on {where}.",
+        f"It keeps {interval(row, 'recall', percent=True)} of the True and lets {interval(row, 'fpr', percent=True)} of the"
+        f" False through; MCC {interval(row, 'mcc')}.",
+        f"To miss no more than 1 % (5 %) of the True, it must let {interval(row, 'fpr_at_1pct_missed', percent=True)}"
+        f" ({interval(row, 'fpr_at_5pct_missed', percent=True)}) of the False through.",
+    ]
+    alarms = f"That is {interval(row, 'false_alarms_per_image', digits=2)} false alarms per image"
+    kept = number(data, "kept_false")
+    lines.append(alarms + (f", counting that the cube holds {pct(kept, 0)} of all False." if kept < 1 else "."))
+    if len(seeds) > 1:
+        lines.append(
+            f"Over {len(seeds)} seeds of {keys['experiment']}, MCC goes from {num(min(seeds))} to {num(max(seeds))}."
+        )
+    if np.isfinite(number(baseline, "mcc")):
+        lines.append(f"A cut on S/N and FWHM alone reaches MCC {num(number(baseline, 'mcc'))} on the same images.")
+    if purity := metrics.get("purity"):
+        shares = "; ".join(f"{name}: {pct(value)}" for name, value in purity.items() if value is not None)
+        lines.append(f"Share of real sources among what it accepts, by how many of the candidates are real: {shares}.")
+    if champion and (champion.get("experiment"), champion.get("seed")) == (keys["experiment"], str(keys["seed"])):
+        lines.append(f"Registered as {champion['model']}, version {champion['version']}, alias champion.")
+    return {"lines": lines, "cautions": _cautions(part, metrics, row, gate)}
+
+
+def _same_but_seed(training: Mapping[str, Any], keys: Mapping[str, Any]) -> bool:
+    return all(training[name] == keys[name] for name in ("experiment", "protocol"))
+
+
+def _cautions(part: Mapping[str, Any], metrics: Mapping[str, Any], row: Mapping[str, Any], gate) -> list[str]:
+    cautions = ["Every True is an injected point source: what is extended, trailed or moving was not tested."]
+    if part["simulated"]:
+        cautions.append("The images are simulated: these numbers say nothing about any real telescope.")
+    if not passes(row, gate):
+        cautions.append(
+            f"The model does not pass the gate (MCC above {gate.get('min_mcc')}, false positives at most"
+            f" {pct(gate.get('max_fp'), 0)} of the test set): it has no champion alias."
+        )
+    if row["n_images"] < FEW_IMAGES:
+        cautions.append(f"The test set has {row['n_images']} images: intervals over so few images are rough.")
+    gap = number(metrics.get("accuracy_gap") or {}, "train_minus_tune")
+    if gap > WIDE_GAP:
+        cautions.append(
+            f"Accuracy on train is {pct(gap)} above that on tune: the model is over-trained, or has too few cutouts."
+        )
+    calibration = metrics.get("calibration") or {}
+    if number(row, "ece") > 0.05:
+        cautions.append(
+            "A raw score is not a probability"
+            f" (ECE {num(row['ece'])}; {num(number(calibration, 'ece_after'))} after calibration)."
+        )
+    failed = sum(image["status"] != "ok" for image in part["quality"])
+    if failed:
+        cautions.append(f"{failed} of {len(part['quality'])} images failed and are not in the cube; see Failures.")
+    return cautions
+
+
+def config_lines(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Dotted keys and values of a nested configuration."""
+    lines = []
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        lines += config_lines(value, f"{name}.") if isinstance(value, Mapping) else [(name, words(value))]
+    return lines
+
+
+def num(value: Any, digits: int = 3) -> str:
+    """A number for people; a dash where it is missing."""
+    try:
+        value = float(value)
+    except (TypeError, ValueError):
+        return "–"
+    return f"{value:.{digits}f}" if np.isfinite(value) else "–"
+
+
+def pct(value: Any, digits: int = 1) -> str:
+    """A share in percent; a dash where it is missing."""
+    text = num(100 * float(value), digits) if value is not None and not pd.isna(value) else "–"
+    return text if text == "–" else f"{text} %"
+
+
+def count(value: Any) -> str:
+    """A whole number with thin spaces between thousands; a dash where it is missing."""
+    return "–" if value is None or pd.isna(value) else f"{int(value):,}".replace(",", "\u2009")
+
+
+def interval(row: Mapping[str, Any], name: str, *, percent: bool = False, digits: int | None = None) -> str:
+    """A number and its interval, as in ``0.93 [0.91, 0.95]``."""
+    digits = (1 if percent else 3) if digits is None else digits
+    scale = 100 if percent else 1
+    values = [scale * number(row, key) for key in (name, f"{name}_low", f"{name}_high")]
+    text = num(values[0], digits) + (
+        f" [{num(values[1], digits)}, {num(values[2], digits)}]" if np.isfinite(values[1]) else ""
+    )
+    return text + (" %" if percent and np.isfinite(values[0]) else "")
+
+
+def words(value: Any) -> str:
+    """A value of the configuration or a name, in words."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "–" if value is None or value == "" else str(value)

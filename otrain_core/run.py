@@ -1,0 +1,155 @@
+"""What one run of the workflow is made of: configuration and sheets, checked together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from otrain_core.config import Config, ImageRow, Telescope, load_config, read_images, read_telescopes
+from otrain_core.errors import ConfigError, ImageError
+
+
+class Run:
+    """What one run of the workflow is made of: the checked configuration and its sheets.
+
+    Parameters
+    ----------
+    config : Config
+    telescopes : dict of str to Telescope
+    sheet : dict of str to dict of str to ImageRow
+        Image sheet by telescope and image.
+    """
+
+    def __init__(self, config: Config, telescopes: dict[str, Telescope], sheet: dict[str, dict[str, ImageRow]]):
+        self.config = config
+        self.telescopes = telescopes
+        self.sheet = sheet
+        self._images = {name: self._science_images(name) for name in self.used_telescopes()}
+
+    @classmethod
+    def from_config(cls, values: dict[str, Any], *, root: str | Path = ".", check_files: bool = False) -> Run:
+        """Check a configuration, read its sheets and check that they fit together.
+
+        Sheets are looked for in the working directory, then in `root`.
+
+        Raises
+        ------
+        ConfigError
+            A key, a column or a combination of them is wrong.
+        ImageError
+            With `check_files`: a file that the image sheet names is not there.
+        """
+        config = load_config(values)
+        telescopes = read_telescopes(_find(config.telescopes, root))
+        sheet = read_images(_find(config.images, root)) if config.images else {}
+        for name in sheet:
+            if name not in telescopes:
+                raise ConfigError(f"sheet {config.images}: telescope: {name!r} is not in {config.telescopes}")
+        for cube in config.run.cubes:
+            name = cube.split("/")[0]
+            if name not in telescopes:
+                raise ConfigError(
+                    f"run.cubes: telescope {name!r} is not in {config.telescopes}; it has {sorted(telescopes)}"
+                )
+        run = cls(config, telescopes, sheet)
+        for name in run.used_telescopes():
+            run._check_telescope(name, check_files)
+        return run
+
+    def used_telescopes(self) -> list[str]:
+        return sorted({cube.split("/")[0] for cube in self.config.run.cubes})
+
+    def _science_images(self, telescope: str) -> list[str]:
+        row = self.telescopes[telescope]
+        if row.source == "simulated":
+            return [f"sim{number:04d}" for number in range(1, row.n_images + 1)]
+        if row.source == "folders":
+            return []
+        return [name for name, image in self.sheet.get(telescope, {}).items() if image.role == "science"]
+
+    def _check_telescope(self, telescope: str, check_files: bool) -> None:
+        row = self.telescopes[telescope]
+        images = self.sheet.get(telescope, {})
+        if row.source != "images":
+            return
+        if not self._images[telescope]:
+            raise ConfigError(f"telescope {telescope}: no science image in the sheet of images ({self.config.images})")
+        fields = {image.field for image in images.values() if image.role == "reference"}
+        for name in self._images[telescope]:
+            if images[name].field is not None and images[name].field not in fields:
+                raise ConfigError(
+                    f"image {name}: field: {images[name].field!r} has no row with role reference in {self.config.images}"
+                )
+        if check_files:
+            for name, image in images.items():
+                for key in ("path", "reference", "wcs"):
+                    path = getattr(image, key)
+                    if path and not Path(self._data(path)).is_file():
+                        raise ImageError(name, key, f"{self._data(path)}: no such file")
+
+    def _data(self, path: str) -> str:
+        return str(Path(self.config.data_root) / path)
+
+    def images(self, telescope: str) -> list[str]:
+        """Names of the science images of a telescope, sorted."""
+        return self._images[telescope]
+
+    def simulated_row(self, wildcards: Any) -> dict[str, Any]:
+        """Row of a simulated telescope, less what does not change the pixels of an image."""
+        row = self.telescopes[wildcards.telescope].model_dump()
+        return {key: value for key, value in row.items() if key not in ("n_images", "assumptions", "folder")}
+
+    def science(self, telescope: str, image: str) -> str:
+        """Path of a science image as it came."""
+        if self.telescopes[telescope].source == "simulated":
+            return f"results/{telescope}/sky/{image}/science.fits"
+        return self._data(self.sheet[telescope][image].path)
+
+    def reference(self, telescope: str, image: str) -> str:
+        """Path of the reference of a science image."""
+        if self.telescopes[telescope].source == "simulated":
+            return f"results/{telescope}/sky/{image}/reference.fits"
+        row = self.sheet[telescope][image]
+        return self._data(row.reference) if row.reference else f"results/{telescope}/sky/{row.field}.reference.fits"
+
+    def wcs(self, telescope: str, image: str) -> str | None:
+        """Path of the WCS header of a science image, None where it has none of its own."""
+        row = self.sheet.get(telescope, {}).get(image)
+        return self._data(row.wcs) if row is not None and row.wcs else None
+
+    def _reference_rows(self, telescope: str, field: str) -> list[ImageRow]:
+        rows = self.sheet.get(telescope, {}).values()
+        return [row for row in rows if row.role == "reference" and row.field == field]
+
+    def reference_frames(self, telescope: str, field: str) -> list[str]:
+        """Paths of the frames from which the reference of a field is stacked."""
+        return [self._data(row.path) for row in self._reference_rows(telescope, field)]
+
+    def reference_wcs(self, telescope: str, field: str) -> list[str | None]:
+        """WCS headers of the same frames, None where a frame has none of its own."""
+        return [self._data(row.wcs) if row.wcs else None for row in self._reference_rows(telescope, field)]
+
+    def folder(self, telescope: str) -> str | None:
+        """Folder that holds True/ and False/, for a telescope with source folders."""
+        row = self.telescopes[telescope]
+        return self._data(row.folder) if row.source == "folders" else None
+
+    def needs_wcs(self, pipeline: str) -> bool:
+        """Whether the pipeline cannot work without a WCS."""
+        return self.config.pipelines[pipeline].subtract.align == "wcs"
+
+    def trainings(self, protocol: str | None = None) -> list[str]:
+        """Folders of all trainings of the run, or of those under one protocol."""
+        tails = {"grouped": "", "paper": "/random_split"}
+        return [
+            f"results/{cube}/{experiment}/seed{seed}{tails[name]}"
+            for cube in self.config.run.cubes
+            for experiment in self.config.run.experiments
+            for seed in self.config.run.seeds
+            for name in self.config.run.protocols
+            if protocol in (None, name)
+        ]
+
+
+def _find(path: str, root: str | Path) -> Path:
+    return Path(path) if Path(path).is_absolute() or Path(path).exists() else Path(root) / path

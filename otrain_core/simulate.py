@@ -1,0 +1,558 @@
+"""A simulated telescope: one science image, a deeper and sharper reference, and the truth.
+
+The sky (stars and galaxies), the circumstances of the exposures, the artefacts and
+the noise of either image come from streams of random numbers of their own, so that
+one sky can be observed again with other noise. PSF and galaxies are GalSim's (Rowe
+et al. 2015, A&C 10, 121).
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from astropy.io import fits
+from astropy.wcs import WCS
+
+from otrain_core import artefacts
+
+STAR_SLOPE = 0.22  # d log10(N) / d mag of stars at intermediate galactic latitude
+GALAXY_SLOPE = 0.40  # d log10(N) / d mag of galaxies
+STARS_BELOW_LIMIT = 2.0  # stars are drawn down to so many magnitudes below the 5-sigma limit
+GALAXIES_BELOW_LIMIT = 1.0
+BRIGHT_END = 3.0  # stars are drawn up to so many magnitudes above saturation
+SCINTILLATION = 0.007  # relative scatter of a star's flux between two exposures
+FAST_STARS = 0.01  # share of stars that moved visibly between reference and science image
+NODES = 5  # the PSF is computed on NODES x NODES positions and interpolated between
+OVERSAMPLING = 5
+STREAMS = {"sky": 0, "exposure": 1, "artefacts": 2, "science_noise": 3, "reference_noise": 4}
+
+
+@dataclass
+class Simulated:
+    """A science image, its reference and what is in them.
+
+    Attributes
+    ----------
+    science, reference : numpy.ndarray
+        float32 (height, width) [ADU], sky included.
+    science_header, reference_header : astropy.io.fits.Header
+        WCS (with its error), GAIN, RDNOISE, SATURATE, EXPTIME, FILTER, DATE-OBS,
+        MAGZP (true), SEEING (true FWHM, pixel included [arcsec]).
+    truth : pandas.DataFrame
+        One row for each star, galaxy and artefact of the science image: kind, x, y
+        [px], true ra, dec [deg], mag, flux [ADU], size, width [px], angle [deg].
+    """
+
+    science: np.ndarray
+    science_header: fits.Header
+    reference: np.ndarray
+    reference_header: fits.Header
+    truth: pd.DataFrame
+
+
+@dataclass
+class Exposure:
+    """Circumstances of one image; lengths in its own pixels, flux in its own ADU."""
+
+    shape: tuple[int, int]
+    wcs: WCS
+    psf: FieldPSF
+    zero_point: float
+    sky: float
+    gain: float
+    read_noise: float
+    saturation: float
+    flat: float
+    bleed: bool
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the background [ADU]."""
+        return float(np.sqrt(self.sky * self.gain + self.read_noise**2) / self.gain)
+
+
+def simulate_pair(telescope: dict[str, Any], *, index: int, seed: int) -> Simulated:
+    """Simulate one field: a science image with artefacts, and a reference.
+
+    Parameters
+    ----------
+    telescope : dict
+        Row of the telescope sheet (keys as in `otrain_core.config.Telescope`), with
+        source ``simulated``.
+    index : int
+        Number of the image; every image shows a field of its own.
+    seed : int
+        One seed, telescope and index give the same bytes.
+
+    Returns
+    -------
+    Simulated
+    """
+    name = zlib.crc32(str(telescope["telescope"]).encode())
+    rng = {
+        stream: np.random.default_rng(np.random.SeedSequence([seed, name, index, number]))
+        for stream, number in STREAMS.items()
+    }
+    centre = field_centre(index, np.random.default_rng(np.random.SeedSequence([seed, name])))
+    science, reference = _exposures(telescope, centre, rng["exposure"])
+    sources = _draw_sky(telescope, science, reference, rng["sky"])
+
+    image = _expected(science, sources, "science")
+    image += _background(science, rng["exposure"])
+    rows = artefacts.add_trails(
+        image,
+        rng["artefacts"],
+        n=rng["artefacts"].poisson(telescope["trails"]),
+        fwhm=science.psf.fwhm,
+        beta=telescope["psf_beta"],
+        noise=science.noise,
+    )
+    rows += artefacts.add_ghosts(
+        image,
+        rng["artefacts"],
+        n=rng["artefacts"].poisson(telescope["ghosts"]),
+        stars=sources[sources.kind == "star"].rename(columns={"flux_science": "flux"}),
+        fwhm=science.psf.fwhm,
+        noise=science.noise,
+    )
+    image *= _flat(science, rng["exposure"])
+    science_data, more = _detect_photons(image, science, rng["science_noise"], telescope, rng["artefacts"])
+
+    image = _expected(reference, sources, "reference")
+    image += _background(reference, rng["exposure"])
+    image *= _flat(reference, rng["exposure"])
+    reference_data, _ = _detect_photons(image, reference, rng["reference_noise"])
+
+    header = {"FILTER": telescope["filter"], "EXPTIME": telescope["exposure"]}
+    return Simulated(
+        science=science_data,
+        science_header=_header(science, header, telescope, 60310 + index, rng["exposure"]),
+        reference=reference_data,
+        reference_header=_header(
+            reference,
+            header | {"EXPTIME": telescope["exposure"] * telescope["reference_depth"]},
+            telescope,
+            59945 + index,
+            rng["exposure"],
+        ),
+        truth=_truth(sources, rows + more, science),
+    )
+
+
+def field_centre(index: int, rng: np.random.Generator) -> tuple[float, float]:
+    """Sky position of an image; positions of different index keep apart.
+
+    An additive recurrence with the plastic number (Roberts 2018, "The unreasonable
+    effectiveness of quasirandom sequences") from a random start: a thousand fields
+    are more than a degree apart.
+
+    Returns
+    -------
+    ra, dec : float
+        [deg], dec between -20 and 60.
+    """
+    plastic = 1.32471795724474602596
+    u, v = (rng.random(2) + (index + 1) / plastic ** np.array([1, 2])) % 1
+    return float(360 * u), float(-20 + 80 * v)
+
+
+def limiting_magnitude(*, fwhm: float, beta: float, noise: float, zero_point: float, snr: float = 5.0) -> float:
+    """Magnitude at which PSF photometry on a flat background reaches `snr`.
+
+    The effective area of a Moffat profile, ``1 / integral(psf**2)``, is
+    ``pi alpha**2 (2 beta - 1) / (beta - 1)**2``.
+    """
+    alpha = fwhm / (2 * np.sqrt(2 ** (1 / beta) - 1))
+    area = np.pi * alpha**2 * (2 * beta - 1) / (beta - 1) ** 2
+    return float(zero_point - 2.5 * np.log10(snr * noise * np.sqrt(area)))
+
+
+class FieldPSF:
+    """Moffat PSF that varies over the field, with trailing, integrated over the pixel.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (height, width) of the image.
+    fwhm : float
+        FWHM at the field centre, pixel included [px].
+    beta : float
+        Moffat exponent.
+    ellipticity : float
+        1 - b/a at the field centre.
+    variation : float
+        Relative change of the FWHM from the centre to the corner.
+    trail : float
+        Length of the trailing [px].
+    rng : numpy.random.Generator
+        Draws the directions.
+    """
+
+    def __init__(self, shape, *, fwhm, beta, ellipticity, variation, trail, rng):
+        import galsim
+
+        self.shape, self.beta, self.variation, self.trail = shape, beta, variation, trail
+        self.trail_angle, tilt = rng.uniform(0, np.pi), rng.uniform(0, 2 * np.pi)
+        self.tilt = variation * rng.uniform(0.1, 0.4) * np.array([np.cos(tilt), np.sin(tilt)])
+        direction = rng.uniform(0, np.pi)
+        g = ellipticity / (2 - ellipticity)  # reduced shear of an axis ratio 1 - ellipticity
+        self.shear = g * np.array([np.cos(2 * direction), np.sin(2 * direction)])
+        self.astigmatism = rng.normal(0, 0.3) * variation
+        self.core = _without_pixel(fwhm, beta)
+        # Large enough that the pixel-convolved and the point-sampled wings agree.
+        self.half = int(np.ceil(max(8 * fwhm, 10)))
+        self.accuracy = galsim.GSParams(folding_threshold=1e-3, maxk_threshold=1e-4)
+        nodes = np.linspace(0, 1, NODES)
+        self.grid = np.array(
+            [[self._effective(x * (shape[1] - 1), y * (shape[0] - 1)) for x in nodes] for y in nodes], dtype=np.float32
+        )
+        peaks = self.grid.max(axis=(2, 3), keepdims=True)
+        areas = (self.grid > peaks / 2).sum(axis=(2, 3)) / OVERSAMPLING**2
+        self.fwhm = float(np.median(2 * np.sqrt(areas / np.pi)))
+        self.peak = float(np.median(peaks))
+
+    def profile(self, x: float, y: float):
+        """GalSim profile at a position, without the pixel and the trailing."""
+        import galsim
+
+        u, v = 2 * x / (self.shape[1] - 1) - 1, 2 * y / (self.shape[0] - 1) - 1
+        fwhm = self.core * max(1 + self.variation * 0.5 * (u**2 + v**2) + self.tilt @ (u, v), 0.3)
+        g1, g2 = self.shear + self.astigmatism * np.array([u**2 - v**2, 2 * u * v])
+        size = np.hypot(g1, g2)
+        if size > 0.5:
+            g1, g2 = g1 * 0.5 / size, g2 * 0.5 / size
+        return galsim.Moffat(beta=self.beta, fwhm=fwhm).shear(g1=g1, g2=g2)
+
+    def smeared(self, x: float, y: float, source=None):
+        """The profile with the trailing (and a source's own profile), without the pixel."""
+        import galsim
+
+        parts = [self.profile(x, y)] + ([source] if source is not None else [])
+        if self.trail > 0.02:
+            parts.append(galsim.Box(self.trail, 1e-3).rotate(self.trail_angle * galsim.radians))
+        return galsim.Convolve(parts) if len(parts) > 1 else parts[0]
+
+    def _effective(self, x: float, y: float) -> np.ndarray:
+        import galsim
+
+        profile = galsim.Convolve(self.smeared(x, y), galsim.Pixel(1.0), gsparams=self.accuracy)
+        side = (2 * self.half + 3) * OVERSAMPLING
+        drawn = profile.drawImage(nx=side, ny=side, scale=1 / OVERSAMPLING, method="no_pixel")
+        return drawn.array * OVERSAMPLING**2
+
+    def stamp(self, x: float, y: float, half: int) -> tuple[np.ndarray, int, int]:
+        """PSF of unit flux on the pixel grid about a sub-pixel position.
+
+        Returns
+        -------
+        stamp : numpy.ndarray
+            (2 half + 1, 2 half + 1).
+        y0, x0 : int
+            Pixel of its first row and column.
+        """
+        inner = min(half, self.half)
+        xi, yi = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
+        wx, ix = _between(x / max(self.shape[1] - 1, 1))
+        wy, iy = _between(y / max(self.shape[0] - 1, 1))
+        corners = self.grid[iy : iy + 2, ix : ix + 2]
+        weights = np.outer([1 - wy, wy], [1 - wx, wx]).astype(np.float32)
+        effective = np.tensordot(weights, self._crop(corners, inner), axes=2)
+        stamp = _shift(_shift(effective, y - yi, inner).T, x - xi, inner).T
+        if half > self.half:
+            wings = self.profile(x, y).drawImage(
+                nx=2 * half + 1, ny=2 * half + 1, scale=1.0, method="no_pixel", offset=(x - xi, y - yi)
+            )
+            core = slice(half - inner, half + inner + 1)
+            outer = wings.array
+            outer[core, core] = stamp
+            stamp = outer
+        return stamp, yi - half, xi - half
+
+    def _crop(self, grid: np.ndarray, half: int) -> np.ndarray:
+        margin = (self.half - half) * OVERSAMPLING
+        return grid[..., margin : grid.shape[-2] - margin, margin : grid.shape[-1] - margin]
+
+    def half_size(self, surface: float) -> int:
+        """Radius at which the PSF drops below `surface` [flux fraction per px], at least five FWHM."""
+        alpha = self.fwhm / (2 * np.sqrt(2 ** (1 / self.beta) - 1))
+        central = (self.beta - 1) / (np.pi * alpha**2)
+        radius = alpha * np.sqrt(max((central / surface) ** (1 / self.beta) - 1, 0))
+        return int(np.ceil(np.clip(radius, 5 * self.fwhm, max(self.shape))))
+
+
+def _without_pixel(fwhm: float, beta: float) -> float:
+    """FWHM of the Moffat profile that has `fwhm` after integration over the pixel [px]."""
+    import galsim
+
+    core = np.sqrt(max(fwhm**2 - 0.5, 0.16))
+    for _ in range(6):
+        measured = galsim.Convolve(galsim.Moffat(beta=beta, fwhm=core), galsim.Pixel(1.0)).calculateFWHM()
+        core = float(np.clip(core + (fwhm - measured), 0.3, None))
+    return core
+
+
+def _between(position: float) -> tuple[float, int]:
+    scaled = np.clip(position, 0, 1) * (NODES - 1)
+    index = min(int(scaled), NODES - 2)
+    return float(scaled - index), index
+
+
+def _shift(samples: np.ndarray, offset: float, half: int) -> np.ndarray:
+    """Rows of an oversampled profile at ``k - offset``, k = -half..half, by cubic (Keys 1981) interpolation."""
+    middle = (samples.shape[0] - 1) / 2
+    start = middle - (half + offset) * OVERSAMPLING
+    base = int(np.floor(start))
+    t = start - base
+    weights = (
+        ((-0.5 * t + 1.0) * t - 0.5) * t,
+        (1.5 * t - 2.5) * t * t + 1.0,
+        ((-1.5 * t + 2.0) * t + 0.5) * t,
+        (0.5 * t - 0.5) * t * t,
+    )
+    count = 2 * half + 1
+    return sum(
+        np.float32(weight) * samples[base + k : base + k + (count - 1) * OVERSAMPLING + 1 : OVERSAMPLING]
+        for k, weight in zip((-1, 0, 1, 2), weights, strict=True)
+    )
+
+
+def _exposures(telescope: dict[str, Any], centre: tuple[float, float], rng) -> tuple[Exposure, Exposure]:
+    """Draw seeing, transparency, sky, pointing and rotation of the science image and of the reference."""
+    width, height, ratio = telescope["width"], telescope["height"], telescope["reference_scale"]
+    scale = telescope["pixel_scale"]
+    margin = 2 * telescope["pointing"] + 0.5 * np.deg2rad(2 * telescope["rotation"]) * max(width, height)
+    reference_shape = tuple(int(np.ceil((side + 2 * margin) / ratio)) for side in (height, width))
+    seeing = telescope["seeing"] * np.exp(telescope["seeing_spread"] * np.clip(rng.normal(), -2, 2))
+    sharper = telescope["seeing"] * telescope["reference_seeing"] * np.exp(0.05 * np.clip(rng.normal(), -2, 2))
+    if telescope["reference_seeing"] < 1:
+        sharper = min(sharper, 0.95 * seeing)
+    wcs = _tangent_wcs(centre, scale, (height, width), np.clip(rng.normal(), -2, 2) * telescope["rotation"])
+    offset = telescope["pointing"] * np.clip(rng.normal(size=2), -2, 2)
+    pointed = wcs.pixel_to_world_values((width - 1) / 2 + offset[0], (height - 1) / 2 + offset[1])
+    turned = np.clip(rng.normal(), -1, 1) * telescope["rotation"]
+    reference_wcs = _tangent_wcs(tuple(float(value) for value in pointed), scale * ratio, reference_shape, turned)
+    depth = telescope["reference_depth"]
+    pairs = []
+    for shape, own_wcs, own_scale, fwhm, frames in (
+        ((height, width), wcs, scale, seeing, 1.0),
+        (reference_shape, reference_wcs, scale * ratio, sharper, depth),
+    ):
+        zero_point = telescope["zero_point"] - np.clip(rng.exponential(0.1), 0, 0.5)
+        sky_mag = telescope["sky_mag"] + 0.2 * np.clip(rng.normal(), -2, 2)
+        psf = FieldPSF(
+            shape,
+            fwhm=max(fwhm / own_scale, 1.15),
+            beta=telescope["psf_beta"],
+            ellipticity=telescope["psf_ellipticity"] * rng.uniform(0.5, 1.5) / np.sqrt(frames),
+            variation=telescope["psf_variation"],
+            trail=abs(np.clip(rng.normal(), -2.5, 2.5)) * telescope["tracking"] / np.sqrt(frames) * scale / own_scale,
+            rng=rng,
+        )
+        pairs.append(
+            Exposure(
+                shape=shape,
+                wcs=own_wcs,
+                psf=psf,
+                zero_point=float(zero_point),
+                sky=float(10 ** (0.4 * (telescope["zero_point"] - sky_mag)) * own_scale**2),
+                gain=telescope["gain"] * frames,
+                read_noise=telescope["read_noise"] * np.sqrt(frames),
+                saturation=telescope["saturation"],
+                flat=0.006 / np.sqrt(frames),
+                bleed=telescope["bleed"],
+            )
+        )
+    return pairs[0], pairs[1]
+
+
+def _tangent_wcs(centre, scale: float, shape: tuple[int, int], rotation: float) -> WCS:
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.cunit = ["deg", "deg"]
+    wcs.wcs.crval = centre
+    wcs.wcs.crpix = [(shape[1] + 1) / 2, (shape[0] + 1) / 2]
+    cos, sin = np.cos(np.deg2rad(rotation)), np.sin(np.deg2rad(rotation))
+    wcs.wcs.cd = scale / 3600 * np.array([[-cos, sin], [sin, cos]])
+    wcs.wcs.set()
+    return wcs
+
+
+def _magnitudes(rng, *, n: int, slope: float, bright: float, faint: float) -> np.ndarray:
+    """Draw from ``dN/dm ~ 10**(slope m)`` between two magnitudes."""
+    low, high = 10 ** (slope * bright), 10 ** (slope * faint)
+    return np.log10(rng.uniform(low, high, n)) / slope
+
+
+def _draw_sky(telescope: dict[str, Any], science: Exposure, reference: Exposure, rng) -> pd.DataFrame:
+    """Stars and galaxies on both images, brightest first."""
+    height, width = science.shape
+    limit = limiting_magnitude(
+        fwhm=science.psf.fwhm, beta=telescope["psf_beta"], noise=science.noise, zero_point=science.zero_point
+    )
+    saturated = science.zero_point - 2.5 * np.log10(telescope["saturation"] / science.psf.peak)
+    margin = 3 * telescope["pointing"] + 0.02 * max(width, height) + 20 * science.psf.fwhm
+    area = (width + 2 * margin) * (height + 2 * margin) / 1e6
+    tables = []
+    for kind, density, slope, bright, below in (
+        ("star", telescope["star_density"], STAR_SLOPE, min(saturated - BRIGHT_END, limit - 3), STARS_BELOW_LIMIT),
+        ("galaxy", telescope["galaxy_density"], GALAXY_SLOPE, limit - 6, GALAXIES_BELOW_LIMIT),
+    ):
+        crowding = 10 ** (0.15 * np.clip(rng.normal(), -2, 2))
+        wanted = density * area * crowding * 10 ** (slope * below)
+        n = rng.poisson(wanted * (1 - 10 ** (slope * (bright - limit - below))))
+        table = pd.DataFrame({"kind": kind, "x": rng.uniform(-margin, width + margin, n)})
+        table["y"] = rng.uniform(-margin, height + margin, n)
+        table["mag"] = _magnitudes(rng, n=n, slope=slope, bright=bright, faint=limit + below)
+        # A few stars moved since the reference was taken; colour and refraction move all a little.
+        fast = (rng.random(n) < FAST_STARS) & (kind == "star")
+        move = np.where(fast, rng.uniform(0.3, 1.5, n), np.abs(rng.normal(0, 0.02, n)))
+        turn = rng.uniform(0, 2 * np.pi, n)
+        table["moved_x"], table["moved_y"] = move * np.cos(turn), move * np.sin(turn)
+        table["scintillation"] = 1 + SCINTILLATION * rng.normal(size=n) * (kind == "star")
+        # Half-light radius falls with magnitude: galaxies of r ~ 15 are some 5 arcsec, of r ~ 20 one arcsec.
+        table["radius"] = 10 ** (0.7 - 0.14 * (table.mag - 15) + 0.15 * rng.normal(size=n)).clip(-0.6, 1.2)
+        table["bulge"] = np.where(rng.random(n) < 0.2, rng.uniform(0.7, 1.0, n), rng.beta(1.5, 4.0, n))
+        table["axis_ratio"] = rng.uniform(0.25, 1.0, n)
+        table["angle"] = rng.uniform(0, 180, n)
+        tables.append(table)
+    sources = pd.concat(tables, ignore_index=True).sort_values("mag", ignore_index=True)
+    sources["ra"], sources["dec"] = science.wcs.pixel_to_world_values(sources.x, sources.y)
+    then = science.wcs.pixel_to_world_values(sources.x + sources.moved_x, sources.y + sources.moved_y)
+    sources["x_reference"], sources["y_reference"] = reference.wcs.world_to_pixel_values(*then)
+    sources["flux_science"] = 10 ** (0.4 * (science.zero_point - sources.mag)) * sources.scintillation
+    sources["flux_reference"] = 10 ** (0.4 * (reference.zero_point - sources.mag))
+    return sources
+
+
+def _expected(exposure: Exposure, sources: pd.DataFrame, which: str) -> np.ndarray:
+    """Noise-free signal of all sources [ADU], float32."""
+    import galsim
+
+    image = np.zeros(exposure.shape, np.float32)
+    suffix = "" if which == "science" else "_reference"
+    scale = np.sqrt(abs(np.linalg.det(exposure.wcs.pixel_scale_matrix))) * 3600
+    cd = exposure.wcs.pixel_scale_matrix
+    turn = np.degrees(np.arctan2(cd[1, 0], cd[1, 1]))  # rotation of the image against north
+    faint = 0.03 * exposure.noise
+    quick = galsim.GSParams(folding_threshold=1e-2, maxk_threshold=5e-3, kvalue_accuracy=1e-4)
+    height, width = exposure.shape
+    columns = [f"x{suffix}", f"y{suffix}", f"flux_{which}", "kind", "radius", "bulge", "axis_ratio", "angle"]
+    for x, y, flux, kind, radius, bulge, ratio, angle in sources[columns].itertuples(index=False):
+        half = exposure.psf.half_size(faint / flux)
+        if kind == "galaxy":
+            half = int(min(half + 4 * radius / scale, 120))
+        if not (-half <= x < width + half and -half <= y < height + half):
+            continue
+        if kind == "star":
+            stamp, y0, x0 = exposure.psf.stamp(x, y, half)
+            _add(image, stamp * np.float32(flux), y0, x0)
+            continue
+        galaxy = galsim.Exponential(half_light_radius=radius / scale, flux=1 - bulge)
+        if bulge > 0.1:
+            galaxy += galsim.Sersic(n=3.5, half_light_radius=0.5 * radius / scale, flux=bulge)
+        galaxy = galaxy.shear(q=ratio, beta=(angle + turn) * galsim.degrees)
+        profile = galsim.Convolve(exposure.psf.smeared(x, y, galaxy), galsim.Pixel(1.0), gsparams=quick)
+        xi, yi = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
+        side = 2 * half + 1
+        drawn = profile.drawImage(nx=side, ny=side, scale=1.0, method="no_pixel", offset=(x - xi, y - yi))
+        _add(image, drawn.array * np.float32(flux), yi - half, xi - half)
+    return image
+
+
+def _add(image: np.ndarray, stamp: np.ndarray, y0: int, x0: int) -> None:
+    height, width = image.shape
+    bottom, left = max(y0, 0), max(x0, 0)
+    top, right = min(y0 + stamp.shape[0], height), min(x0 + stamp.shape[1], width)
+    if bottom < top and left < right:
+        image[bottom:top, left:right] += stamp[bottom - y0 : top - y0, left - x0 : right - x0]
+
+
+def _background(exposure: Exposure, rng) -> np.ndarray:
+    """Sky with a gentle gradient, such as moonlight leaves: up to a few percent [ADU]."""
+    v, u = (np.linspace(-1, 1, side, dtype=np.float32) for side in exposure.shape)
+    slope, bow = rng.normal(0, 0.015, 2), rng.normal(0, 0.006, 2)
+    gradient = np.add.outer(slope[0] * v + bow[0] * v**2, slope[1] * u + bow[1] * u**2)
+    return (exposure.sky * (1 + gradient)).astype(np.float32)
+
+
+def _flat(exposure: Exposure, rng) -> np.ndarray:
+    """What an imperfect flat field leaves: pixels, a large-scale pattern, dust that moved."""
+    height, width = exposure.shape
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    pattern = 1 + exposure.flat / 2 * rng.standard_normal(exposure.shape, dtype=np.float32)
+    for _ in range(4):
+        kx, ky = rng.normal(0, 4, 2)
+        pattern += exposure.flat / 2 * np.cos(kx * x / width + ky * y / height + rng.uniform(0, 2 * np.pi))
+    for _ in range(rng.poisson(2)):
+        radius = rng.uniform(8, 30)
+        r = np.hypot(x - rng.uniform(0, width), y - rng.uniform(0, height)) / radius
+        pattern -= rng.uniform(0.5, 3) * exposure.flat * np.exp(-(((r - 0.75) / 0.3) ** 2))
+    return pattern.astype(np.float32)
+
+
+def _detect_photons(image, exposure: Exposure, noise, telescope=None, damage=None):
+    """Turn expected signal into a frame: photon noise, detector effects, saturation, read noise.
+
+    Effects of the detector are added when the row of the `telescope` and the
+    generator `damage` are given.
+    """
+    electrons = noise.poisson(np.maximum(image, 0).astype(np.float64) * exposure.gain)
+    data = (electrons / exposure.gain).astype(np.float32)
+    level, rows = exposure.saturation, []
+    megapixels = data.size / 1e6
+    if telescope is not None:
+        n = damage.poisson(telescope["hot_pixels"] * megapixels)
+        rows += artefacts.add_hot_pixels(data, damage, n=n, noise=exposure.noise)
+        n = damage.poisson(telescope["cosmics"] * megapixels)
+        rows += artefacts.add_cosmics(data, damage, n=n, gain=exposure.gain)
+    rows += artefacts.saturate(data, damage or noise, level=level, bleed=exposure.bleed)
+    if telescope is not None:
+        rows += artefacts.add_crosstalk(data, factor=telescope["crosstalk"], level=level)
+        n = damage.poisson(telescope["bad_columns"])
+        rows += artefacts.add_bad_columns(data, damage, n=n, noise=exposure.noise, sky=exposure.sky)
+    data += exposure.read_noise / exposure.gain * noise.standard_normal(data.shape, dtype=np.float32)
+    return np.minimum(data, np.float32(level)), rows
+
+
+def _header(exposure: Exposure, values: dict[str, Any], telescope: dict[str, Any], day: int, rng) -> fits.Header:
+    """Header whose WCS is off by `wcs_error`: mostly a shift, in part a turn."""
+    from astropy.time import Time
+
+    wcs = exposure.wcs.deepcopy()
+    error = telescope["wcs_error"] * np.clip(rng.normal(size=3), -2.5, 2.5)
+    wcs.wcs.crpix = wcs.wcs.crpix + error[:2]
+    turn = 0.5 * error[2] / (0.5 * np.hypot(*exposure.shape))
+    wcs.wcs.cd = wcs.wcs.cd @ np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    wcs.wcs.set()
+    header = wcs.to_header()
+    scale = np.sqrt(abs(np.linalg.det(exposure.wcs.pixel_scale_matrix))) * 3600
+    header["TELESCOP"] = (telescope["telescope"], "simulated")
+    header["FILTER"] = values["FILTER"]
+    header["EXPTIME"] = (values["EXPTIME"], "[s] total")
+    header["DATE-OBS"] = Time(day + rng.uniform(0.0, 0.4), format="mjd").isot
+    header["GAIN"] = (exposure.gain, "[electron/ADU] effective")
+    header["RDNOISE"] = (exposure.read_noise, "[electron] effective")
+    header["SATURATE"] = (exposure.saturation, "[ADU]")
+    header["MAGZP"] = (exposure.zero_point, "magnitude of 1 ADU, true")
+    header["SEEING"] = (exposure.psf.fwhm * scale, "[arcsec] true FWHM, pixel included")
+    header["SKYLEVEL"] = (exposure.sky, "[ADU] true")
+    return header
+
+
+def _truth(sources: pd.DataFrame, rows: artefacts.Rows, science: Exposure) -> pd.DataFrame:
+    height, width = science.shape
+    scale = np.sqrt(abs(np.linalg.det(science.wcs.pixel_scale_matrix))) * 3600
+    inside = sources.x.between(-0.5, width - 0.5) & sources.y.between(-0.5, height - 0.5)
+    table = sources[inside].rename(columns={"flux_science": "flux"})
+    table["size"] = np.where(table.kind == "galaxy", 2 * table.radius / scale, science.psf.fwhm)
+    table["width"] = np.where(table.kind == "galaxy", table["size"] * table.axis_ratio, science.psf.fwhm)
+    table["angle"] = np.where(table.kind == "galaxy", table.angle, 0.0)
+    damage = pd.DataFrame(rows, columns=["kind", "x", "y", "size", "width", "angle", "flux"])
+    damage["ra"], damage["dec"] = science.wcs.pixel_to_world_values(damage.x, damage.y)
+    damage["mag"] = np.nan
+    columns = ["kind", "x", "y", "ra", "dec", "mag", "flux", "size", "width", "angle"]
+    return pd.concat([table[columns], damage[columns]], ignore_index=True)

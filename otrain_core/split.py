@@ -1,0 +1,436 @@
+"""Train, tune and test: dealt by image and, where images show the same sky, by sky sector too.
+
+Two cutouts are related when they come from one image (same PSF, noise, subtraction) or
+show one place of the sky (the residual of one star). Neither may stand in two sets.
+Where every image shows its own field, dealing images is enough. In a field that many
+images show, images are dealt, and so is the sky: sectors about the centre of the field,
+each large, in one piece, and reaching from the centre to the border, as the PSF
+varies with radius. A candidate is used where the set of its image and the set of
+its sector agree.
+
+With shares p of the images and q of the sky the used share is the sum of p * q over
+the sets; whatever is dealt to whom, the square roots of the used shares cannot add up to more
+than 1. With p = q = (0.6, 0.15, 0.25) 45 % are used, but only 2 % for tune.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from otrain_core.crossmatch import unit_vectors
+from otrain_core.errors import CubeError
+
+SETS = ("train", "tune", "test")
+UNUSED = "unused"
+SKY_POWER = 0.75  # the sky is dealt by shares to this power: a little more for the smaller sets
+TRIALS = 32  # deals tried; the best balanced is kept
+DIRECTIONS = 16  # directions along which two footprints are compared
+
+
+def split_cube(
+    cube: Mapping[str, np.ndarray],
+    *,
+    seed: int,
+    fractions: Sequence[float] = (0.6, 0.15, 0.25),
+    guard: float = 4.0,
+    fields: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """Deal the candidates of a cube to train, tune and test.
+
+    Images whose footprints come closer than the guard distance form a field. Fields are dealt
+    whole when that keeps the shares; otherwise the fields that are larger than the
+    smallest set are divided by image and sky sector. Of `TRIALS` random deals the one with
+    the best balance is kept, counting both classes.
+
+    Parameters
+    ----------
+    cube : mapping
+        As from `otrain_core.cube.read_cube`: candids, labels, images, and for the sky ra, dec
+        [deg] (NaN without WCS), seeing [px], pixel_scale [arcsec/px] and the shape of cube.
+    seed : int
+    fractions : sequence of float
+        Shares of train, tune and test.
+    guard : float
+        Where a field is divided, a candidate of one set stays this far [seeing FWHM] from every
+        cutout of another set, so that no residual of one is seen in the other.
+    fields : mapping, optional
+        Field of every image, instead of finding it from the footprints.
+
+    Returns
+    -------
+    pandas.DataFrame
+        index, candid, image, label, field (name), cell (sector, 0 where the field is whole) and
+        set (train, tune, test, unused), in the order of the cube.
+
+    Raises
+    ------
+    CubeError
+        The cube does not say which image a cutout comes from, fewer than three images, or a set that
+        would have no True or no False.
+    """
+    images = _images(cube)
+    labels = np.asarray(cube["labels"]).astype(int)
+    names, image = np.unique(images, return_inverse=True)
+    if len(names) < 3:
+        raise CubeError(f"the cube has candidates of {len(names)} images; train, tune and test need at least three")
+    vectors = _vectors(cube)
+    guards = guard_distances(cube, guard)
+    if fields is None:
+        field_of_image = find_fields(vectors, image, guards, n_images=len(names))
+    else:
+        field_of_image = np.unique([fields[name] for name in names], return_inverse=True)[1]
+    field = field_of_image[image]
+    rng = np.random.default_rng(seed)
+    shares = np.asarray(fractions, dtype=float)
+
+    best = (-np.inf, None)
+    for divided in _choices(field, field_of_image, vectors, shares):
+        if not guards[divided[field]].all():
+            raise CubeError("images of one field can be dealt only with the seeing and pixel_scale of their candidates")
+        for _ in range(TRIALS):
+            cells, owner = _deal_sky(vectors, field, guards, divided, shares, rng)
+            dealt = _deal_images(image, field_of_image, labels, owner, divided, shares, rng)
+            used = (owner < 0) | (owner == dealt[image])
+            counts = np.zeros((3, 2))
+            np.add.at(counts, (dealt[image][used], labels[used]), 1)
+            value = (shares[:, None] * np.log(np.maximum(counts, 1e-3))).sum()
+            if value > best[0]:
+                best = (value, (cells, np.where(used, dealt[image], 3), counts))
+    cells, chosen, counts = best[1]
+    for index, name in enumerate(SETS):
+        for label, kind in ((1, "True"), (0, "False")):
+            if counts[index, label] == 0:
+                raise CubeError(
+                    f"no {kind} candidate is left for {name} when {len(names)} images of {field_of_image.max() + 1} fields "
+                    f"are dealt by image and sky; more images or more candidates are needed"
+                )
+    return pd.DataFrame(
+        {
+            "index": np.arange(len(labels)),
+            "candid": cube["candids"],
+            "image": images,
+            "label": labels,
+            "field": np.char.add("field", (field + 1).astype(str)),
+            "cell": cells,
+            "set": np.array([*SETS, UNUSED])[chosen],
+        }
+    )
+
+
+def split_random(cube: Mapping[str, np.ndarray], *, seed: int, train_fraction: float = 0.85) -> pd.DataFrame:
+    """The protocol of Makhlouf et al. (2022): cutouts dealt at random, 85 % train and 15 % test.
+
+    Returns
+    -------
+    pandas.DataFrame
+        index, candid, image, label, set (train, test).
+
+    Raises
+    ------
+    CubeError
+        A set that would have no True or no False.
+    """
+    labels = np.asarray(cube["labels"]).astype(int)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    chosen = np.full(len(labels), "test", dtype="U5")
+    chosen[order[: round(train_fraction * len(labels))]] = "train"
+    for name in ("train", "test"):
+        if len(np.unique(labels[chosen == name])) < 2:
+            raise CubeError(f"{len(labels)} cutouts are too few: {name} would have one class only")
+    images = np.asarray(cube["images"]) if "images" in cube else np.full(len(labels), "")
+    return pd.DataFrame(
+        {
+            "index": np.arange(len(labels)),
+            "candid": cube["candids"],
+            "image": images,
+            "label": labels,
+            "set": chosen,
+        }
+    )
+
+
+def check_split(table: pd.DataFrame, cube: Mapping[str, np.ndarray], *, guard: float) -> None:
+    """Fail if the split leaks.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        As from `split_cube`, in the order of the cube.
+    cube : mapping
+    guard : float
+        As in `split_cube` [seeing FWHM].
+
+    Raises
+    ------
+    CubeError
+        The table is not that of the cube, an image stands in two sets, a set lacks a class, or two
+        candidates of different sets are closer on the sky than the guard distance.
+    """
+    from scipy.spatial import cKDTree
+
+    if not np.array_equal(table["candid"].to_numpy(str), np.asarray(cube["candids"]).astype(str)):
+        raise CubeError("the split and the cube do not list the same candidates")
+    used = table[table["set"] != UNUSED]
+    for name in SETS:
+        if used.loc[used["set"] == name, "label"].nunique() < 2:
+            raise CubeError(f"set {name} has one class only")
+    sets_of_image = used.groupby("image")["set"].agg(lambda values: sorted(set(values)))
+    shared = sets_of_image[sets_of_image.map(len) > 1]
+    if len(shared):
+        raise CubeError(f"image {shared.index[0]} stands in {' and '.join(shared.iloc[0])}: the split leaks")
+
+    vectors, guards = _vectors(cube), guard_distances(cube, guard)
+    chosen = table["set"].to_numpy(str)
+    for first, one in enumerate(SETS):
+        for other in SETS[first + 1 :]:
+            i = np.flatnonzero((chosen == one) & np.isfinite(vectors[:, 0]))
+            j = np.flatnonzero((chosen == other) & np.isfinite(vectors[:, 0]))
+            if len(i) == 0 or len(j) == 0:
+                continue
+            # Only candidates with a neighbour within the largest guard need a closer look.
+            tree = cKDTree(vectors[j])
+            reach = max(guards[i].max(), guards[j].max())
+            i = i[np.isfinite(tree.query(vectors[i], distance_upper_bound=reach)[0])]
+            if len(i) == 0:
+                continue
+            pairs = cKDTree(vectors[i]).sparse_distance_matrix(tree, reach, output_type="ndarray")
+            limit = (guards[i][pairs["i"]] + guards[j][pairs["j"]]) / 2
+            close = np.flatnonzero(pairs["v"] < limit * (1 - 1e-6))
+            if len(close):
+                pair = pairs[close[pairs["v"][close].argmin()]]
+                candids, arcsec = table["candid"].to_numpy(str), np.rad2deg(pair["v"]) * 3600
+                raise CubeError(
+                    f"candidates {candids[i[pair['i']]]} ({one}) and {candids[j[pair['j']]]} ({other}) are "
+                    f"{arcsec:.2f} arcsec apart, {np.rad2deg(limit[close].max()) * 3600:.2f} are needed: the split leaks"
+                )
+
+
+def summarise_split(table: pd.DataFrame) -> dict[str, Any]:
+    """Counts of a split: candidates and images of every set, fields, what is unused."""
+    by_set = {}
+    for name in [*SETS, UNUSED]:
+        mine = table[table["set"] == name]
+        by_set[name] = {
+            "n_images": int(mine["image"].nunique()),
+            "n_true": int((mine["label"] == 1).sum()),
+            "n_false": int((mine["label"] == 0).sum()),
+            "images": sorted(mine["image"].unique().tolist()) if name != UNUSED else [],
+        }
+    cells = table["cell"] if "cell" in table else pd.Series(0, index=table.index)
+    return {
+        "n_candidates": len(table),
+        "n_used": int((table["set"] != UNUSED).sum()),
+        "n_fields": int(table["field"].nunique()) if "field" in table else None,
+        "n_fields_divided": int(table.loc[cells > 0, "field"].nunique()) if "field" in table else 0,
+        "sets": by_set,
+    }
+
+
+def _images(cube: Mapping[str, np.ndarray]) -> np.ndarray:
+    images = np.asarray(cube["images"]).astype(str) if "images" in cube else np.array([""])
+    if (images == "").any():
+        raise CubeError(
+            "the cube does not say which image every cutout comes from (key images): it cannot be dealt by image"
+        )
+    return images
+
+
+def _vectors(cube: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Unit vectors (N, 3), NaN where there is no position."""
+    n = len(cube["labels"])
+    void = np.full(n, np.nan)
+    return unit_vectors(np.asarray(cube.get("ra", void), float), np.asarray(cube.get("dec", void), float))
+
+
+def guard_distances(cube: Mapping[str, np.ndarray], guard: float) -> np.ndarray:
+    """Distance [rad] that a candidate keeps from those of other sets.
+
+    Half the diagonal of a cutout plus `guard` times the seeing; NaN in seeing or pixel scale
+    (cutouts without position) gives 0.
+    """
+    half_diagonal = cube["cube"].shape[1] / np.sqrt(2)
+    void = np.full(len(cube["labels"]), np.nan)
+    seeing = np.asarray(cube.get("seeing", void), float)
+    scale = np.asarray(cube.get("pixel_scale", void), float)
+    return np.nan_to_num(np.deg2rad((half_diagonal + guard * seeing) * scale / 3600))
+
+
+def find_fields(vectors: np.ndarray, image: np.ndarray, guards: np.ndarray, *, n_images: int) -> np.ndarray:
+    """Field number of every image: connected groups of images that overlap on the sky.
+
+    Two images overlap unless some direction separates the positions of their candidates
+    by more than the guard distance. An image without positions is a field of its own.
+
+    Parameters
+    ----------
+    vectors : numpy.ndarray
+        (N, 3) directions of the candidates, NaN without position.
+    image : numpy.ndarray
+        (N,) image number of every candidate.
+    guards : numpy.ndarray
+        (N,) [rad].
+    n_images : int
+
+    Returns
+    -------
+    numpy.ndarray
+        (n_images,) int, numbered in order of their first image.
+    """
+    from scipy.spatial import cKDTree
+
+    order = np.argsort(image, kind="stable")
+    bounds = np.searchsorted(image[order], np.arange(n_images + 1))
+    points = [vectors[order[bounds[k] : bounds[k + 1]]] for k in range(n_images)]
+    points = [p[np.isfinite(p[:, 0])] for p in points]
+    placed = [k for k in range(n_images) if len(points[k])]
+    parent = np.arange(n_images)
+
+    def root(k: int) -> int:
+        while parent[k] != k:
+            parent[k] = parent[parent[k]]
+            k = parent[k]
+        return k
+
+    if placed:
+        margin = float(guards.max())
+        centres = np.array([_direction(points[k]) for k in placed])
+        radii = np.array(
+            [np.sqrt(((points[k] - c) ** 2).sum(axis=1)).max() for k, c in zip(placed, centres, strict=True)]
+        )
+        tree = cKDTree(centres)
+        pairs = tree.query_pairs(2 * radii.max() + margin, output_type="ndarray")
+        apart = np.linalg.norm(centres[pairs[:, 0]] - centres[pairs[:, 1]], axis=1)
+        # The nearest pairs first: most of the others are then known to be connected.
+        for a, b in pairs[np.argsort(apart, kind="stable")]:
+            if root(placed[a]) != root(placed[b]) and _overlap(points[placed[a]], points[placed[b]], margin):
+                parent[max(root(placed[a]), root(placed[b]))] = min(root(placed[a]), root(placed[b]))
+    return np.unique([root(k) for k in range(n_images)], return_inverse=True)[1]
+
+
+def _direction(points: np.ndarray) -> np.ndarray:
+    mean = points.mean(axis=0)
+    return mean / np.linalg.norm(mean)
+
+
+def _axes(centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """East and north at a direction; any two orthogonal directions at the poles."""
+    pole = np.array([0.0, 0.0, 1.0]) if abs(centre[2]) < 0.999999 else np.array([1.0, 0.0, 0.0])
+    east = np.cross(pole, centre)
+    east /= np.linalg.norm(east)
+    return east, np.cross(centre, east)
+
+
+def _overlap(a: np.ndarray, b: np.ndarray, margin: float) -> bool:
+    east, north = _axes(_direction(np.vstack([a, b])))
+    for angle in np.arange(DIRECTIONS) * np.pi / DIRECTIONS:
+        axis = np.cos(angle) * east + np.sin(angle) * north
+        pa, pb = a @ axis, b @ axis
+        if pa.min() - pb.max() > margin or pb.min() - pa.max() > margin:
+            return False
+    return True
+
+
+def _choices(
+    field: np.ndarray, field_of_image: np.ndarray, vectors: np.ndarray, shares: np.ndarray
+) -> list[np.ndarray]:
+    """Which fields to divide: none of them (if three can be dealt), or the large ones with many images."""
+    n_fields = field_of_image.max() + 1
+    candidates = np.bincount(field, minlength=n_fields)
+    n_images = np.bincount(field_of_image, minlength=n_fields)
+    placed = np.ones(n_fields, dtype=bool)
+    np.logical_and.at(placed, field, np.isfinite(vectors[:, 0]))
+    large = (candidates > shares.min() * len(field)) & (n_images >= 3)
+    lost = large & ~placed
+    if lost.any() and n_fields < 3:
+        raise CubeError(
+            "images of one field can be dealt only with the sky positions of their candidates: a WCS is needed"
+        )
+    large &= placed
+    choices = [np.zeros(n_fields, dtype=bool)] if n_fields >= 3 else []
+    if large.any():
+        choices.append(large)
+    if not choices:
+        raise CubeError(
+            f"the {len(field_of_image)} images show {n_fields} fields, none with three images: train, tune and test "
+            "need three fields, or three images of one field"
+        )
+    return choices
+
+
+def _deal_sky(
+    vectors: np.ndarray,
+    field: np.ndarray,
+    guards: np.ndarray,
+    divided: np.ndarray,
+    shares: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sector and set of the sky under every candidate.
+
+    Returns
+    -------
+    cells : numpy.ndarray
+        (N,) 1 to 3 in divided fields, 0 elsewhere.
+    owner : numpy.ndarray
+        (N,) number of the set that owns the sky there; 3 within half a guard of a border between
+        sectors, -1 in fields that are not divided.
+    """
+    cells, owner = np.zeros(len(field), dtype=int), np.full(len(field), -1)
+    sky = shares**SKY_POWER / (shares**SKY_POWER).sum()
+    for number in np.flatnonzero(divided):
+        mine = np.flatnonzero(field == number)
+        points = vectors[mine]
+        centre = _direction(points)
+        east, north = _axes(centre)
+        order = rng.permutation(3)
+        start = rng.uniform(0, 2 * np.pi)
+        angle = np.mod(np.arctan2(points @ east, points @ north) - start, 2 * np.pi)
+        borders = np.concatenate([[0.0], np.quantile(angle, np.cumsum(sky[order])[:2])])
+        cells[mine] = np.searchsorted(borders, angle, side="right")
+        owner[mine] = order[cells[mine] - 1]
+        away = np.full(len(mine), np.inf)
+        for border in borders:
+            along = np.cos(border + start) * north + np.sin(border + start) * east
+            ahead = points @ along > 0
+            to_line = np.abs(points @ np.cross(centre, along))
+            to_centre = np.linalg.norm(points - centre, axis=1)
+            away = np.minimum(away, np.where(ahead, to_line, to_centre))
+        owner[mine[away < guards[mine] / 2]] = 3
+    return cells, owner
+
+
+def _deal_images(
+    image: np.ndarray,
+    field_of_image: np.ndarray,
+    labels: np.ndarray,
+    owner: np.ndarray,
+    divided: np.ndarray,
+    shares: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Set of every image: one by one in random order, each to the set that gains most.
+
+    A unit is an image of a divided field, or a whole field. The gain of set s is
+    ``shares[s] * log(1 + new / had)``, summed over the classes, which settles at `shares`.
+    """
+    n_images = len(field_of_image)
+    unit = np.where(divided[field_of_image], n_images + np.arange(n_images), field_of_image)
+    unit = np.unique(unit, return_inverse=True)[1]
+    n_units = unit.max() + 1
+    offers = np.zeros((n_units, 3, 2))
+    for index in range(3):
+        fits = (owner < 0) | (owner == index)
+        np.add.at(offers, (unit[image[fits]], index, labels[fits]), 1)
+    dealt, had = np.full(n_units, -1), np.zeros((3, 2))
+    for done, number in enumerate(rng.permutation(n_units)):
+        gain = (shares[:, None] * np.log1p(offers[number] / (had + 1))).sum(axis=1)
+        empty = np.array([index not in dealt for index in range(3)])
+        if empty.any() and n_units - done <= empty.sum():
+            gain = np.where(empty, gain, -1)
+        dealt[number] = gain.argmax()
+        had[dealt[number]] += offers[number, dealt[number]]
+    return dealt[unit]

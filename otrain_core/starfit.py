@@ -1,0 +1,366 @@
+"""The fit of an effective PSF that varies over the field to the stars of an image.
+
+The idea stands in `otrain_core.psf`, which finds the stars and uses the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from otrain_core.io import Image
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(3)
+_NODES, _WEIGHTS = _NODES / 2, _WEIGHTS / 2  # of one pixel
+
+
+def n_terms(degree: int) -> int:
+    """Number of monomials of a polynomial in x and y of a degree."""
+    return (degree + 1) * (degree + 2) // 2
+
+
+@dataclass
+class Stars:
+    """PSF stars, brightest first, and the image they are in.
+
+    Attributes
+    ----------
+    x, y, flux : numpy.ndarray
+        (stars,) [px], [px], [ADU].
+    half_light : float
+        Half-light radius of the locus [px].
+    data : numpy.ndarray
+        float32 (height, width), background-subtracted [ADU].
+    missing : numpy.ndarray
+        bool, pixels without value.
+    segments : numpy.ndarray
+        int (height, width), source that a pixel belongs to, 0 for none.
+    labels : numpy.ndarray
+        int (stars,), their numbers in `segments`.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    flux: np.ndarray
+    half_light: float
+    data: np.ndarray
+    missing: np.ndarray
+    segments: np.ndarray
+    labels: np.ndarray
+
+
+def terms(x: np.ndarray, y: np.ndarray, degree: int, shape: tuple[int, int]) -> np.ndarray:
+    """Monomials (n, terms) of positions scaled to -1..1 over the image."""
+    u = 2 * x / max(shape[1] - 1, 1) - 1
+    v = 2 * y / max(shape[0] - 1, 1) - 1
+    return np.stack([u**i * v**j for n in range(degree + 1) for j in range(n + 1) for i in [n - j]], axis=-1)
+
+
+def _moffat(shape: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+    """Pixel-integrated elliptical Moffat profile of flux 1.
+
+    Parameters
+    ----------
+    shape : numpy.ndarray
+        log FWHM [px], e1, e2, log beta.
+    dx, dy : numpy.ndarray
+        Offsets of pixel centres from the star, (stars, columns) and (stars, rows) [px].
+    """
+    fwhm, e1, e2, beta = np.exp(shape[0]), shape[1], shape[2], np.exp(shape[3])
+    alpha2 = fwhm**2 / (4 * (2 ** (1 / beta) - 1)) * np.sqrt(1 - e1**2 - e2**2)
+    total = np.zeros((dx.shape[0], dy.shape[1], dx.shape[1]))
+    for node_y, weight_y in zip(_NODES, _WEIGHTS, strict=True):
+        v = (dy + node_y)[:, :, None]
+        for node_x, weight_x in zip(_NODES, _WEIGHTS, strict=True):
+            u = (dx + node_x)[:, None, :]
+            r2 = ((1 - e1) * u**2 + (1 + e1) * v**2 - 2 * e2 * u * v) / alpha2
+            total += weight_x * weight_y * np.exp(-beta * np.log1p(r2))
+    return total * (beta - 1) / (np.pi * alpha2) * np.sqrt(1 - e1**2 - e2**2)
+
+
+def _bsplines(offset: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+    """Cubic B-splines centred on equidistant nodes at the offsets: (..., nodes)."""
+    t = np.abs((offset[..., None] - nodes) / (nodes[1] - nodes[0]))
+    return np.where(t < 1, 2 / 3 - t**2 + t**3 / 2, np.where(t < 2, (2 - t) ** 3 / 6, 0.0))
+
+
+class _Fit:
+    """Stars as stamps with what is fitted to them: shared shape, own flux, position, sky."""
+
+    def __init__(self, stars: Stars, image: Image, rms: float, half_width: int):
+        self.centre_x = np.floor(stars.x + 0.5).astype(int)
+        self.centre_y = np.floor(stars.y + 0.5).astype(int)
+        inside = (
+            (self.centre_x >= half_width)
+            & (self.centre_x < image.shape[1] - half_width)
+            & (self.centre_y >= half_width)
+            & (self.centre_y < image.shape[0] - half_width)
+        )
+        self.centre_x, self.centre_y = self.centre_x[inside], self.centre_y[inside]
+        self.grid = np.arange(-half_width, half_width + 1.0)
+        rows = (self.centre_y[:, None] + self.grid.astype(int))[:, :, None]
+        columns = (self.centre_x[:, None] + self.grid.astype(int))[:, None, :]
+        self.data = stars.data[rows, columns].astype(np.float64)
+        segments = stars.segments[rows, columns]
+        others = (segments > 0) & (segments != stars.labels[inside][:, None, None])
+        others = ndimage.maximum_filter(others, size=(1, 3, 3))
+        self.valid = ~stars.missing[rows, columns] & ~others
+        self.x = stars.x[inside] - self.centre_x
+        self.y = stars.y[inside] - self.centre_y
+        self.flux = stars.flux[inside].astype(np.float64)
+        self.sky = np.zeros_like(self.flux)
+        self.rms, self.gain = rms, image.gain
+
+    def take(self, keep: np.ndarray) -> _Fit:
+        """The same for some of the stars."""
+        other = object.__new__(_Fit)
+        other.__dict__.update(self.__dict__)
+        for name in ("centre_x", "centre_y", "data", "valid", "x", "y", "flux", "sky"):
+            setattr(other, name, getattr(self, name)[keep])
+        return other
+
+    def offsets(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.grid - self.x[:, None], self.grid - self.y[:, None]
+
+    def model(self, profile: np.ndarray) -> np.ndarray:
+        return self.flux[:, None, None] * profile + self.sky[:, None, None]
+
+    def root_weight(self, profile: np.ndarray) -> np.ndarray:
+        """1 / sigma of a pixel: sky, photons, and 1 % of the model so that no bright star rules
+        the fit; falls off for outliers (hits, faint neighbours)."""
+        signal = np.maximum(self.flux[:, None, None] * profile, 0)
+        sigma = np.sqrt(self.rms**2 + signal / self.gain + (0.01 * signal) ** 2)
+        pull = (self.data - self.model(profile)) / (sigma + 0.05 * signal)
+        return self.valid / sigma / np.sqrt(1 + (pull / 4) ** 4)
+
+    def local(self, profile: np.ndarray, gradient: tuple[np.ndarray, np.ndarray], weight: np.ndarray):
+        """Orthonormal basis (stars, pixels, 4) of flux, x, y, sky, and its triangular factor."""
+        flux = self.flux[:, None, None]
+        columns = [profile, flux * gradient[0], flux * gradient[1], np.ones_like(profile)]
+        # The sky of a star is held near zero (that is, to the map) by one more row: else it trades with the wings.
+        design = np.stack([(c * weight).reshape(len(self.x), -1) for c in columns], axis=-1)
+        prior = np.zeros((len(self.x), 1, 4))
+        prior[:, 0, 3] = 1 / (0.2 * self.rms)
+        return np.linalg.qr(np.concatenate([design, prior], axis=1))
+
+    def residual(self, profile: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Weighted residuals (stars, pixels + 1), with the row of the sky's prior."""
+        flat = ((self.data - self.model(profile)) * weight).reshape(len(self.x), -1)
+        return np.concatenate([flat, -self.sky[:, None] / (0.2 * self.rms)], axis=1)
+
+    def update(self, basis: np.ndarray, triangle: np.ndarray, residual: np.ndarray) -> None:
+        """One Gauss-Newton step of flux, position and sky, at most half a pixel."""
+        projected = np.einsum("spk,sp->sk", basis, residual)
+        ridge = triangle + 1e-9 * np.abs(triangle).max(axis=(1, 2), keepdims=True) * np.eye(4)
+        step = np.linalg.solve(ridge, projected[..., None])[..., 0]
+        self.flux = np.maximum(self.flux + step[:, 0], 0.1 * self.flux)
+        self.x = np.clip(self.x + np.clip(step[:, 1], -0.5, 0.5), -1.5, 1.5)
+        self.y = np.clip(self.y + np.clip(step[:, 2], -0.5, 0.5), -1.5, 1.5)
+        self.sky = self.sky + step[:, 3]
+
+
+def _gradient(evaluate, dx: np.ndarray, dy: np.ndarray, step: float = 0.02) -> tuple[np.ndarray, np.ndarray]:
+    """Derivatives of a profile with respect to the position of the star."""
+    return (
+        (evaluate(dx - step, dy) - evaluate(dx + step, dy)) / (2 * step),
+        (evaluate(dx, dy - step) - evaluate(dx, dy + step)) / (2 * step),
+    )
+
+
+def _fit_moffat(fit: _Fit, half_light: float, *, iterations: int = 8) -> np.ndarray:
+    """Shape of the Moffat profile common to the stars, their positions and fluxes eliminated."""
+    shape = np.array([np.log(max(1.7 * half_light, 1.0)), 0.0, 0.0, np.log(3.0)])
+    lower = np.array([np.log(0.6), -0.6, -0.6, np.log(1.3)])
+    upper = np.array([np.log(6 * half_light + 2), 0.6, 0.6, np.log(12.0)])
+    for _ in range(iterations):
+        dx, dy = fit.offsets()
+        profile = _moffat(shape, dx, dy)
+        weight = fit.root_weight(profile)
+        gradient = _gradient(lambda u, v: _moffat(shape, u, v), dx, dy)  # noqa: B023 (used at once)
+        basis, triangle = fit.local(profile, gradient, weight)
+        residual = fit.residual(profile, weight)
+        columns = []
+        for k, step in enumerate((0.01, 0.01, 0.01, 0.02)):
+            moved = shape.copy()
+            moved[k] += step
+            change = (_moffat(moved, dx, dy) - profile) / step * fit.flux[:, None, None] * weight
+            change = np.pad(change.reshape(len(fit.x), -1), ((0, 0), (0, 1)))
+            columns.append(change)
+        design = np.stack(columns, axis=-1)
+        free = design - basis @ (np.swapaxes(basis, 1, 2) @ design)
+        left = residual - np.einsum("spk,sk->sp", basis, np.einsum("spk,sp->sk", basis, residual))
+        normal = np.einsum("spk,spl->kl", free, free)
+        step = np.linalg.solve(
+            normal + 1e-3 * np.diag(np.diag(normal)) + 1e-9 * np.eye(4), free.reshape(-1, 4).T @ left.ravel()
+        )
+        step = np.clip(step, -0.3, 0.3)
+        shape = np.clip(shape + step, lower, upper)
+        fit.update(basis, triangle, residual - design @ step)
+        if np.abs(step).max() < 2e-3:
+            break
+    return shape
+
+
+class _Splines:
+    """Tensor-product cubic B-splines around every star, coefficients polynomial in the position."""
+
+    def __init__(self, nodes: np.ndarray, terms: np.ndarray):
+        self.nodes, self.terms = nodes, terms
+        self.coefficients = np.zeros((terms.shape[1], nodes.size, nodes.size))
+
+    def evaluate(self, dx: np.ndarray, dy: np.ndarray, coefficients: np.ndarray | None = None) -> np.ndarray:
+        c = self.coefficients if coefficients is None else coefficients
+        planes = np.tensordot(self.terms, c, axes=1)
+        return _bsplines(dy, self.nodes) @ planes @ np.swapaxes(_bsplines(dx, self.nodes), 1, 2)
+
+    def solve(self, fit: _Fit, weight, basis, residual, prior: np.ndarray, iterations: int) -> None:
+        """Add the maximum a posteriori change of the coefficients.
+
+        The equations are never written down: with the pixels of a star on a grid, the
+        design is a product of two small matrices for each star. Conjugate gradients,
+        in units of the prior's width; flux, position and sky of every star projected out.
+        """
+        dx, dy = fit.offsets()
+        bx, by = _bsplines(dx, self.nodes), _bsplines(dy, self.nodes)
+        bxt, byt = np.swapaxes(bx, 1, 2), np.swapaxes(by, 1, 2)
+        scale = fit.flux[:, None, None] * weight
+        n, (rows, columns) = len(fit.x), fit.data.shape[1:]
+
+        def project(vector):
+            return vector - (basis @ (np.swapaxes(basis, 1, 2) @ vector[..., None]))[..., 0]
+
+        def forward(z):
+            pixels = (by @ np.tensordot(self.terms, prior * z, axes=1) @ bxt) * scale
+            return project(np.pad(pixels.reshape(n, -1), ((0, 0), (0, 1))))
+
+        def adjoint(vector):
+            pixels = project(vector)[:, :-1].reshape(n, rows, columns) * scale
+            return prior * np.tensordot(self.terms.T, byt @ pixels @ bx, axes=1)
+
+        start = self.coefficients / prior
+        z = np.zeros_like(prior)
+        r = adjoint(residual) - start
+        p, rr = r.copy(), float((r * r).sum())
+        first = rr
+        for _ in range(iterations):
+            ap = adjoint(forward(p)) + p
+            step = rr / float((p * ap).sum())
+            z += step * p
+            r -= step * ap
+            new = float((r * r).sum())
+            if new < 1e-8 * first:
+                break
+            p, rr = r + new / rr * p, new
+        self.coefficients = self.coefficients + prior * z
+
+
+def fit_stars(stars: Stars, image: Image, rms: float, degree: int, min_stars: int):
+    """Effective PSF of the stars.
+
+    Returns
+    -------
+    table : numpy.ndarray
+        float64 (terms, side, side), see `otrain_core.psf.PSFModel`.
+    oversampling : int
+    n_stars : int
+        Stars that stood the test of the residuals; with fewer than `min_stars` the table is void.
+    degree : int
+        Degree used.
+    residual : float
+        Median over the stars of the summed |data - model| in the core over the flux.
+    """
+    fwhm = max(1.7 * stars.half_light, 1.2)
+    half_width = int(np.clip(np.ceil(3.0 * fwhm), 5, 25))
+    fit = _Fit(stars, image, rms, half_width)
+    if len(fit.x) < min_stars:
+        return np.zeros((1, 3, 3)), 1, len(fit.x), 0, np.nan
+    shape = _fit_moffat(fit.take(np.arange(len(fit.x)) < 40), stars.half_light)
+    fwhm = float(np.exp(shape[0]))
+
+    def base(dx, dy):
+        return _moffat(shape, dx, dy)
+
+    for _ in range(3):
+        _step(fit, base)
+    fit = fit.take(_consistent(fit, base(*fit.offsets())))
+    if len(fit.x) < min_stars:
+        return np.zeros((1, 3, 3)), 1, len(fit.x), 0, np.nan
+    while degree > 0 and len(fit.x) < 4 * n_terms(degree):
+        degree -= 1
+    spacing = max(0.5, fwhm / 4)
+    reach = int(np.ceil(min(2.5 * fwhm + 1, half_width) / spacing))
+    nodes = spacing * np.arange(-reach, reach + 1.0)
+    splines = _Splines(nodes, terms(fit.centre_x, fit.centre_y, degree, image.shape))
+    at_nodes = base(nodes[None], nodes[None])[0]
+    prior = np.stack(
+        [0.3 * at_nodes + 3e-3 * at_nodes.max()] + [0.15 * at_nodes + 1e-3 * at_nodes.max()] * (n_terms(degree) - 1)
+    )
+
+    def whole(dx, dy):
+        return base(dx, dy) + splines.evaluate(dx, dy)
+
+    for turn in range(3):
+        dx, dy = fit.offsets()
+        profile = whole(dx, dy)
+        weight = fit.root_weight(profile)
+        basis, _ = fit.local(profile, _gradient(whole, dx, dy), weight)
+        splines.solve(fit, weight, basis, fit.residual(profile, weight), prior, iterations=40)
+        _step(fit, whole)
+        if turn == 0:
+            keep = _consistent(fit, whole(*fit.offsets()))
+            fit = fit.take(keep)
+            splines.terms = splines.terms[keep]
+            if len(fit.x) < min_stars:
+                return np.zeros((1, 3, 3)), 1, len(fit.x), 0, np.nan
+    dx, dy = fit.offsets()
+    core = (np.hypot(dx[:, None, :], dy[:, :, None]) < fwhm) & fit.valid
+    misfit = (np.abs(fit.data - fit.model(whole(dx, dy))) * core).sum(axis=(1, 2)) / fit.flux
+    oversampling = int(np.clip(np.ceil(8 / fwhm), 1, 6))
+    return _tabulate(base, splines, shape, oversampling), oversampling, len(fit.x), degree, float(np.median(misfit))
+
+
+def _step(fit: _Fit, evaluate) -> None:
+    """Improve flux, position and sky of every star for a given profile."""
+    dx, dy = fit.offsets()
+    profile = evaluate(dx, dy)
+    weight = fit.root_weight(profile)
+    basis, triangle = fit.local(profile, _gradient(evaluate, dx, dy), weight)
+    fit.update(basis, triangle, fit.residual(profile, weight))
+
+
+def _consistent(fit: _Fit, profile: np.ndarray) -> np.ndarray:
+    """Stars whose residuals are like those of the others (no hit, no galaxy, no neighbour)."""
+    signal = np.maximum(fit.flux[:, None, None] * profile, 0)
+    variance = fit.rms**2 + signal / fit.gain + (0.02 * signal) ** 2
+    chi = np.sqrt((((fit.data - fit.model(profile)) ** 2 / variance) * fit.valid).sum(axis=(1, 2)))
+    chi = np.log(np.maximum(chi / np.sqrt(np.maximum(fit.valid.sum(axis=(1, 2)), 1)), 1e-6))
+    spread = 1.4826 * np.median(np.abs(chi - np.median(chi)))
+    near = np.hypot(fit.x, fit.y) < 1.2
+    return near & (chi < max(np.median(chi) + 3 * max(spread, 0.1), 0.0))
+
+
+def _tabulate(base, splines: _Splines, shape: np.ndarray, oversampling: int) -> np.ndarray:
+    """The model on a fine grid, wide enough for 99 % of the flux, its centre on the centroid."""
+    fwhm, beta = np.exp(shape[0]), np.exp(shape[3])
+    alpha = fwhm / (2 * np.sqrt(2 ** (1 / beta) - 1))
+    wide = alpha * np.sqrt(0.007 ** (1 / (1 - beta)) - 1)
+    radius = int(np.ceil(np.clip(wide, 3 * fwhm, 6 * fwhm))) + 2
+    offset = np.arange(-radius * oversampling, radius * oversampling + 1) / oversampling
+    shift = np.zeros(2)
+    mean = splines.coefficients[:1]
+    window = 1.5 * fwhm / 2.355
+    one = _Splines(splines.nodes, np.ones((1, 1)))
+    for _ in range(20):
+        dx, dy = offset[None] + shift[0], offset[None] + shift[1]
+        plane = base(dx, dy)[0] + one.evaluate(dx, dy, mean)[0]
+        plane = plane * np.exp(-(offset**2 + offset[:, None] ** 2) / (2 * window**2))
+        move = np.array([(plane * offset).sum(), (plane * offset[:, None]).sum()]) / plane.sum()
+        shift += 1.5 * move
+        if np.abs(move).max() < 1e-5:
+            break
+    dx, dy = offset[None] + shift[0], offset[None] + shift[1]
+    planes = [one.evaluate(dx, dy, c[None])[0] for c in splines.coefficients]
+    planes[0] = planes[0] + base(dx, dy)[0]
+    return np.stack(planes)

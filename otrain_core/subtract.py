@@ -1,0 +1,417 @@
+"""Match an aligned reference to a science image in PSF and flux, and subtract it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from otrain_core.align import Aligned, fill_bad, find_stars
+from otrain_core.errors import ImageError, MissingProgramError
+from otrain_core.io import MASK_BAD, MASK_MISSING, MASK_REFERENCE, MASK_SATURATED
+from otrain_core.kernel import Convolver, KernelField, fit_kernel, make_basis
+
+UNUSABLE = MASK_MISSING | MASK_SATURATED | MASK_BAD  # a pixel with one of these has no difference
+CONTAMINATED = 0.02  # share of the kernel that may lie on bad pixels
+STAMPS_PER_TERM = 3  # stars needed for each term of the kernel's spatial polynomial
+
+
+@dataclass
+class Difference:
+    """What a subtraction yields, all (height, width).
+
+    Attributes
+    ----------
+    diff : numpy.ndarray
+        float32, science - matched reference [ADU of the science image]; NaN where masked.
+    noise : numpy.ndarray
+        float32, 1 sigma of `diff` [ADU]; NaN where masked.
+    mask : numpy.ndarray
+        uint8, bits of the science mask and `MASK_REFERENCE`.
+    reference : numpy.ndarray
+        float32, the aligned reference scaled to the flux of the science image, not
+        matched in PSF; NaN where missing.
+    record : dict
+        Quality: method, convolved, n_stamps, flux_scale, noise_spread, seeings, ...
+    """
+
+    diff: np.ndarray
+    noise: np.ndarray
+    mask: np.ndarray
+    reference: np.ndarray
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def require_programs(options: Mapping[str, Any]) -> None:
+    """Raise before any work if the chosen back end needs a program that is not installed.
+
+    Raises
+    ------
+    MissingProgramError
+    """
+    if options.get("method") == "hotpants":
+        from otrain_core.backends import hotpants_program
+
+        hotpants_program()
+
+
+def subtract_images(
+    science: np.ndarray,
+    noise: np.ndarray,
+    mask: np.ndarray,
+    aligned: Aligned,
+    *,
+    name: str,
+    seeing: float | None = None,
+    method: str = "alard-lupton",
+    kernel_order: int = 2,
+    background_order: int = 1,
+    kernel_half_width: int = 0,
+    max_stamps: int = 200,
+    sigma_clip: float = 3.0,
+    max_noise_spread: float = 2.0,
+) -> Difference:
+    """Difference of a science image and a reference on the same grid.
+
+    The sharper of the two images is convolved to the PSF of the other. Where that is
+    the science image, the result is divided by the kernel's sum: the difference is in
+    ADU of the science image either way, with the PSF of the less sharp image.
+
+    Parameters
+    ----------
+    science, noise : numpy.ndarray
+        float32 (height, width), background subtracted, and its 1 sigma noise [ADU];
+        NaN where missing.
+    mask : numpy.ndarray
+        uint8, bits of `otrain_core.io`. Pixels with `MASK_COSMIC` alone were repaired
+        and count as good.
+    aligned : Aligned
+        From `otrain_core.align.align_reference`.
+    name : str
+        Of the science image, for errors.
+    seeing : float, optional
+        FWHM of the science image [px] (default: from the stars).
+    method : {'alard-lupton', 'zogy', 'hotpants'}
+    kernel_order, background_order : int
+        Degree of the variation of the kernel (lowered where stars are few) and of the
+        differential background.
+    kernel_half_width : int
+        [px]; 0: from the seeings.
+    max_stamps : int
+    sigma_clip : float
+    max_noise_spread : float
+        Largest accepted robust spread of diff / noise away from sources.
+
+    Returns
+    -------
+    Difference
+
+    Raises
+    ------
+    ImageError
+        Too few stars, no common good pixels, or a difference that is not clean.
+    MissingProgramError
+        The back end is not installed.
+    """
+    require_programs({"method": method})
+    start = time.process_time()
+    bad_science = ((mask & UNUSABLE) > 0) | ~np.isfinite(science) | ~np.isfinite(noise)
+    bad_reference = (aligned.mask > 0) | ~np.isfinite(aligned.data) | ~np.isfinite(aligned.noise)
+    if (~(bad_science | bad_reference)).mean() < 0.05:
+        raise ImageError(name, "subtract", "science image and reference have no good pixels in common")
+    stars = aligned.stars
+    if len(stars) < 3:
+        raise ImageError(name, "subtract", f"{len(stars)} stars found in both images; at least 3 are needed")
+    seeing = float(seeing) if seeing and np.isfinite(seeing) else float(stars["fwhm"].median())
+    # The ratio of two sizes measured alike is safer than two sizes measured in two ways.
+    seeing_reference = seeing * float((stars["fwhm_reference"] / stars["fwhm"]).median())
+    inputs = Inputs(
+        name=name,
+        science=np.where(bad_science & ~np.isfinite(science), 0, fill_bad(science, mask)).astype(np.float32),
+        noise=np.where(np.isfinite(noise), noise, np.nanmedian(noise)).astype(np.float32),
+        bad_science=bad_science,
+        reference=fill_bad(aligned.data, aligned.mask),
+        reference_noise=np.where(bad_reference, np.nanmedian(aligned.noise), aligned.noise).astype(np.float32),
+        bad_reference=bad_reference,
+        smoothing=aligned.smoothing,
+        stars=stars,
+        seeing=seeing,
+        seeing_reference=seeing_reference,
+    )
+    options = {
+        "kernel_order": kernel_order,
+        "background_order": background_order,
+        "kernel_half_width": kernel_half_width,
+        "max_stamps": max_stamps,
+        "sigma_clip": sigma_clip,
+    }
+    if method == "alard-lupton":
+        matched = alard_lupton(inputs, **options)
+    else:
+        from otrain_core import backends
+
+        matched = {"zogy": backends.zogy, "hotpants": backends.hotpants}[method](inputs, **options)
+    out_mask = mask.copy()
+    out_mask[~np.isfinite(science)] |= MASK_MISSING
+    out_mask[matched.contaminated_reference | bad_reference] |= MASK_REFERENCE
+    out_mask[matched.contaminated_science & ~bad_science] |= MASK_BAD
+    unusable = (out_mask & (UNUSABLE | MASK_REFERENCE)) > 0
+    diff, sigma = matched.diff.astype(np.float32), matched.noise.astype(np.float32)
+    diff[unusable], sigma[unusable] = np.nan, np.nan
+    spread, centre = noise_spread(diff, sigma, inputs)
+    record = {
+        "method": method,
+        **matched.record,
+        "noise_spread": spread,
+        "noise_centre": centre,
+        "seeing_px": seeing,
+        "seeing_reference_px": seeing_reference,
+        "masked_fraction": float(unusable.mean()),
+        "cpu_seconds": time.process_time() - start,
+    }
+    if not spread <= max_noise_spread:
+        raise ImageError(
+            name,
+            "subtract",
+            f"the difference spreads by {spread:.2f} times its noise away from sources (max_noise_spread is "
+            f"{max_noise_spread:g}): misaligned reference, wrong gain or read noise, or structured background",
+        )
+    reference = (aligned.data * np.float32(matched.record["flux_scale"])).astype(np.float32)
+    return Difference(diff, sigma, out_mask, reference, record)
+
+
+@dataclass
+class Inputs:
+    """Science and reference, filled so that nothing in them is NaN."""
+
+    name: str
+    science: np.ndarray
+    noise: np.ndarray
+    bad_science: np.ndarray
+    reference: np.ndarray
+    reference_noise: np.ndarray
+    bad_reference: np.ndarray
+    smoothing: np.ndarray
+    stars: pd.DataFrame
+    seeing: float
+    seeing_reference: float
+
+
+@dataclass
+class Matched:
+    """Result of a back end, before masking."""
+
+    diff: np.ndarray
+    noise: np.ndarray
+    contaminated_reference: np.ndarray
+    contaminated_science: np.ndarray
+    record: dict[str, Any]
+
+
+def kernel_sizes(seeing: float, sharper: float, half_width: int = 0) -> tuple[tuple[float, ...], int, int]:
+    """Widths of the Gaussians, half width of the kernel and of the stamps [px].
+
+    The middle Gaussian is the one that brings the sharper PSF to the other; the
+    others are half and twice as wide, as HOTPANTS recommends.
+    """
+    match = max(np.sqrt(max(seeing**2 - sharper**2, 0)) / 2.355, 0.9, 0.25 * seeing)
+    half = half_width or int(np.clip(np.ceil(max(4 * match, 1.5 * seeing)), 5, 25))
+    return (0.6 * match, 1.2 * match, 2.4 * match), half, int(np.clip(np.ceil(3 * seeing), 7, 25))
+
+
+def choose_stamps(
+    stars: pd.DataFrame, bad: np.ndarray, *, half: int, margin: int, max_stamps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bright clean stars spread over the field: integer x, y.
+
+    The field is cut into square cells; each gives its brightest star, then its
+    second, until there are enough.
+    """
+    height, width = bad.shape
+    x, y = np.rint(stars["x"].to_numpy()).astype(int), np.rint(stars["y"].to_numpy()).astype(int)
+    inside = (x >= margin) & (y >= margin) & (x < width - margin) & (y < height - margin)
+    order = np.argsort(-stars["flux"].to_numpy(), kind="stable")
+    order = order[inside[order]]
+    total = np.pad(bad.astype(np.int32), ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+
+    def count(reach: int) -> np.ndarray:
+        x0, x1, y0, y1 = x[order] - reach, x[order] + reach + 1, y[order] - reach, y[order] + reach + 1
+        return total[y1, x1] - total[y0, x1] - total[y1, x0] + total[y0, x0]
+
+    order = order[(count(2) == 0) & (count(half) <= 0.1 * (2 * half + 1) ** 2)]
+    cells = max(1, int(np.sqrt(max_stamps)))
+    cell = (y[order] * cells // height) * cells + x[order] * cells // width
+    rank = pd.Series(cell).groupby(cell).cumcount().to_numpy()
+    chosen = order[np.argsort(rank, kind="stable")][:max_stamps]
+    chosen = np.sort(chosen)
+    return x[chosen], y[chosen]
+
+
+def alard_lupton(
+    inputs: Inputs,
+    *,
+    kernel_order: int,
+    background_order: int,
+    kernel_half_width: int,
+    max_stamps: int,
+    sigma_clip: float,
+) -> Matched:
+    """Alard-Lupton subtraction; see `otrain_core.kernel`.
+
+    Raises
+    ------
+    ImageError
+        Too few stars to fit a kernel.
+    """
+    convolve_science = inputs.seeing_reference > inputs.seeing
+    sides = [
+        (inputs.reference, inputs.reference_noise, inputs.bad_reference),
+        (inputs.science, inputs.noise, inputs.bad_science),
+    ]
+    (source, source_noise, source_bad), (target, target_noise, target_bad) = sides[:: -1 if convolve_science else 1]
+    broad, sharp = sorted((inputs.seeing, inputs.seeing_reference), reverse=True)
+    sigmas, width, half = kernel_sizes(broad, sharp, kernel_half_width)
+    if min(source.shape) < 4 * (half + width) + 1:
+        raise ImageError(inputs.name, "subtract", f"an image of {source.shape} px is too small for its seeing")
+    basis = make_basis(sigmas, width)
+    bad = source_bad | target_bad
+    x, y = choose_stamps(inputs.stars, bad, half=half, margin=half + width + 1, max_stamps=max_stamps)
+    ratio = float((inputs.stars["flux"] / inputs.stars["flux_reference"]).median())
+    ratio = 1 / ratio if convolve_science else ratio
+    sigma_match = max(np.sqrt(max(broad**2 - sharp**2, 0)) / 2.355, 0.5)
+    variance = target_noise**2 + source_noise**2 * np.float32(ratio**2 / (4 * np.pi * sigma_match**2))
+    order = kernel_order
+    while order > 0 and len(x) < STAMPS_PER_TERM * (order + 1) * (order + 2) / 2:
+        order -= 1
+    try:
+        fit = fit_kernel(
+            source,
+            target,
+            variance,
+            bad,
+            x,
+            y,
+            basis=basis,
+            half=half,
+            order=order,
+            background_order=min(background_order, order + 1),
+            sigma_clip=sigma_clip,
+        )
+    except (ValueError, np.linalg.LinAlgError) as error:
+        raise ImageError(inputs.name, "subtract", f"no kernel could be fitted: {error}") from None
+    if not np.isfinite(fit.scale) or fit.scale <= 0:
+        raise ImageError(inputs.name, "subtract", f"the fitted flux ratio is {fit.scale:g}; a positive one is needed")
+    smoothing = None if convolve_science else inputs.smoothing
+    difference = target - fit.apply(source) - fit.background_map()
+    noise = np.sqrt(target_noise**2 + convolved_variance(source_noise**2, fit, smoothing))
+    contaminated = contaminated_pixels(source_bad, fit)
+    if convolve_science:
+        difference *= np.float32(-1 / fit.scale)
+        noise /= np.float32(fit.scale)
+    nothing = np.zeros(source.shape, dtype=bool)
+    record = {
+        "convolved": "science" if convolve_science else "reference",
+        "flux_scale": 1 / fit.scale if convolve_science else fit.scale,
+        "n_stamps": fit.record["n_stamps"],
+        "n_stamps_rejected": fit.record["n_rejected"],
+        "stamp_chi2": fit.record["stamp_chi2"],
+        "kernel_order": order,
+        "kernel_half_width": width,
+        "kernel_sigmas": [float(s) for s in sigmas],
+    }
+    return Matched(
+        difference,
+        noise,
+        nothing if convolve_science else contaminated,
+        contaminated if convolve_science else nothing,
+        record,
+    )
+
+
+def convolved_variance(variance: np.ndarray, fit: KernelField, smoothing: np.ndarray | None) -> np.ndarray:
+    """Variance of the convolved image, from the variance of its pixels.
+
+    The shape of the kernel is taken at the centre of the field, its power at each
+    pixel; `smoothing` is the autocorrelation that an earlier interpolation left.
+    """
+    height, width = fit.shape
+    kernel = fit.at((width - 1) / 2, (height - 1) / 2)
+    power = (kernel**2).sum()
+    factor = 1.0
+    if smoothing is not None and smoothing.size > 1:
+        factor = _correlated_power(kernel, smoothing) / power
+    half = kernel.shape[0] // 2
+    outside = np.float32(np.median(variance))
+    smooth = Convolver(variance - outside, half)(kernel**2 / power) + outside
+    return np.maximum(smooth, 0) * fit.power() * np.float32(factor)
+
+
+def _correlated_power(kernel: np.ndarray, smoothing: np.ndarray) -> float:
+    """Variance of white unit noise after the interpolation, then the kernel."""
+    half, reach = kernel.shape[0] // 2, smoothing.shape[0] // 2
+    padded = np.pad(kernel, reach)
+    inner = slice(reach, reach + 2 * half + 1)
+    total = 0.0
+    for dy in range(-reach, reach + 1):
+        for dx in range(-reach, reach + 1):
+            moved = padded[inner.start + dy : inner.stop + dy, inner.start + dx : inner.stop + dx]
+            total += smoothing[dy + reach, dx + reach] * (kernel * moved).sum()
+    return float(total)
+
+
+def contaminated_pixels(bad: np.ndarray, fit: KernelField) -> np.ndarray:
+    """Where more than `CONTAMINATED` of the kernel's weight would lie on bad pixels or outside the frame."""
+    height, width = fit.shape
+    kernel = np.abs(fit.at((width - 1) / 2, (height - 1) / 2))
+    kernel /= kernel.sum()
+    # A good pixel counts 1, a bad one and all beyond the edge 0: what is missing from 1 is the bad weight.
+    good = Convolver((~bad).astype(np.float32), kernel.shape[0] // 2)(kernel)
+    return (1 - good > CONTAMINATED) | bad
+
+
+def noise_spread(diff: np.ndarray, noise: np.ndarray, inputs: Inputs) -> tuple[float, float]:
+    """Robust sigma and median of diff / noise in pixels away from sources of either image."""
+    source = np.zeros(diff.shape, dtype=bool)
+    for image, sigma in ((inputs.science, inputs.noise), (inputs.reference, inputs.reference_noise)):
+        source |= ndimage.uniform_filter(image / sigma, 3) > 1.0  # 3 sigma of the mean of nine pixels
+    source = ndimage.maximum_filter(source, 2 * max(1, round(inputs.seeing / 2)) + 1)
+    use = ~source & np.isfinite(diff)
+    if use.sum() < 100:
+        use = np.isfinite(diff)
+    values = diff[use] / noise[use]
+    if values.size == 0:
+        return np.nan, np.nan
+    middle = float(np.median(values))
+    return float(1.4826 * np.median(np.abs(values - middle))), middle
+
+
+def aligned_from_arrays(
+    data: np.ndarray,
+    noise: np.ndarray,
+    mask: np.ndarray,
+    *,
+    science: np.ndarray,
+    science_noise: np.ndarray,
+    science_mask: np.ndarray,
+) -> Aligned:
+    """`Aligned` for a reference that is on the science grid already (nothing is resampled).
+
+    Arrays as in `Aligned`; stars are found in both and matched within 1.5 px.
+    """
+    from scipy.spatial import cKDTree
+
+    ours, theirs = find_stars(science, science_noise, science_mask), find_stars(data, noise, mask)
+    if len(ours) and len(theirs):
+        distance, index = cKDTree(theirs[["x", "y"]]).query(ours[["x", "y"]], distance_upper_bound=1.5)
+        ours, theirs = ours[np.isfinite(distance)], theirs.iloc[index[np.isfinite(distance)]]
+    else:
+        ours, theirs = ours[:0], theirs[:0]
+    stars = ours.reset_index(drop=True)
+    stars["flux_reference"] = theirs["flux"].to_numpy()
+    stars["fwhm_reference"] = theirs["fwhm"].to_numpy()
+    return Aligned(data, noise, mask, stars, np.ones((1, 1)), {"align": "none", "align_n_stars": len(stars)})

@@ -1,0 +1,67 @@
+"""Join the cutouts of all images of a telescope into one cube."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from otrain_core.cube import build_cube, cube_from_folders, read_stack
+from otrain_core.errors import ImageError
+from otrain_core.io import write_arrays, write_json
+
+
+def main(
+    *,
+    stacks: list[str],
+    cube: str,
+    record: str,
+    telescope: str,
+    pipeline: str,
+    seed: int,
+    options: dict[str, Any],
+    folder: str | None = None,
+) -> None:
+    """Write the cube and its record, from the cutouts of every image that did not fail.
+
+    A telescope of ready-made cutouts has a `folder` with True/ and False/ instead.
+    """
+    names = {"telescope": telescope, "pipeline": pipeline}
+    if folder:
+        options = {key: value for key, value in options.items() if key != "channels"}
+        arrays, counts = cube_from_folders(Path(folder, "True"), Path(folder, "False"), seed=seed, **names, **options)
+    else:
+        loaded, failed = read_stacks(stacks)
+        arrays, counts = build_cube(loaded, seed=seed, failed=failed, **names, **options)
+    write_arrays(cube, arrays)
+    write_json(record, counts)
+
+
+def read_stacks(paths: list[str]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Cutouts of the images that have them, and why the others have none."""
+    loaded, failed = [], []
+    for path in paths:
+        try:
+            loaded.append(read_stack(path, mmap=("stack",)))
+        except ImageError as error:
+            mark = json.loads(Path(path).read_text())["otrain_failed"]
+            failed.append(
+                {"image": error.image, "step": mark.get("step", ""), "key": error.key, "message": error.message}
+            )
+            logging.getLogger("otrain").warning("%s (left out of the cube)", error)
+    return loaded, failed
+
+
+if "snakemake" in globals():
+    from otrain_core.job import job_logging
+
+    with job_logging(snakemake):  # noqa: F821
+        main(
+            stacks=list(snakemake.input.stacks),  # noqa: F821
+            cube=snakemake.output.cube,  # noqa: F821
+            record=snakemake.output.record,  # noqa: F821
+            telescope=snakemake.wildcards.telescope,  # noqa: F821
+            pipeline=snakemake.wildcards.pipeline,  # noqa: F821
+            folder=snakemake.params.folder,  # noqa: F821
+            seed=snakemake.params.seed,  # noqa: F821
+            options=snakemake.params.options,  # noqa: F821
+        )

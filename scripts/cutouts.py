@@ -1,0 +1,47 @@
+"""Cut stamps around the candidates of one image."""
+
+from typing import Any
+
+from otrain_core.cutouts import make_cutouts
+from otrain_core.io import read_json, read_planes, read_table, write_arrays
+
+
+def main(
+    *,
+    labelled: str,
+    difference: str,
+    psf_record: str,
+    cutouts: str,
+    telescope_name: str,
+    pipeline: str,
+    image: str,
+    options: dict[str, Any],
+) -> None:
+    """Read the labelled candidates and the planes of the difference, write the stack of cutouts."""
+    planes, _ = read_planes(difference, image=image)
+    arrays = make_cutouts(
+        read_table(labelled),
+        planes,
+        image=image,
+        pixel_scale=read_json(psf_record)["pixel_scale"],
+        telescope=telescope_name,
+        pipeline=pipeline,
+        **options,
+    )
+    write_arrays(cutouts, arrays)
+
+
+if "snakemake" in globals():
+    from otrain_core.job import job_logging
+
+    with job_logging(snakemake):  # noqa: F821
+        main(
+            labelled=snakemake.input.labelled,  # noqa: F821
+            difference=snakemake.input.difference,  # noqa: F821
+            psf_record=snakemake.input.psf_record,  # noqa: F821
+            cutouts=snakemake.output.cutouts,  # noqa: F821
+            telescope_name=snakemake.wildcards.telescope,  # noqa: F821
+            pipeline=snakemake.wildcards.pipeline,  # noqa: F821
+            image=snakemake.wildcards.image,  # noqa: F821
+            options=snakemake.params.options,  # noqa: F821
+        )

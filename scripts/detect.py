@@ -1,0 +1,76 @@
+"""Detect candidates on the difference image of one image."""
+
+from typing import Any
+
+from astropy.io import fits
+
+from otrain_core.detect import BroadenedPSF, detect_candidates
+from otrain_core.errors import ImageError
+from otrain_core.io import celestial_wcs, raise_if_failed, read_json, read_planes, write_table
+from otrain_core.psf import PSFModel
+
+
+def main(
+    *,
+    difference: str,
+    psf: str,
+    psf_record: str,
+    candidates: str,
+    image: str,
+    telescope_name: str,
+    size: int,
+    options: dict[str, Any],
+    wcs: str | None = None,
+    subtract_record: str | None = None,
+) -> None:
+    """Read the difference and what is known of its PSF, write the table of candidates.
+
+    `wcs` is a FITS header file with the WCS, for images that have none. The record of the
+    subtraction tells whether the science image was convolved to the seeing of the reference.
+    """
+    planes, header = read_planes(difference, image=image)
+    if wcs:
+        header = fits.Header.fromfile(wcs, padding=False, endcard=False)
+    record = read_json(psf_record)
+    raise_if_failed(psf)
+    if record.get("zero_point") is None:
+        raise ImageError(image, "zero_point", f"{psf_record} holds no zero point")
+    model, seeing = PSFModel.load(psf), record["seeing_px"]
+    subtraction = read_json(subtract_record) if subtract_record else {}
+    if subtraction.get("convolved") == "science" and subtraction["seeing_reference_px"] > seeing:
+        model = BroadenedPSF(model, fwhm=seeing, target=subtraction["seeing_reference_px"])
+        seeing = subtraction["seeing_reference_px"]
+    table = detect_candidates(
+        planes["diff"],
+        planes["noise"],
+        planes["mask"],
+        image=image,
+        telescope=telescope_name,
+        seeing=seeing,
+        zero_point=record["zero_point"],
+        wcs=celestial_wcs(header),
+        psf=model,
+        time=record.get("time") or "",
+        filter=record.get("filter") or "",
+        size=size,
+        **options,
+    )
+    write_table(candidates, table)
+
+
+if "snakemake" in globals():
+    from otrain_core.job import job_logging
+
+    with job_logging(snakemake):  # noqa: F821
+        main(
+            difference=snakemake.input.difference,  # noqa: F821
+            psf=snakemake.input.psf,  # noqa: F821
+            psf_record=snakemake.input.psf_record,  # noqa: F821
+            subtract_record=snakemake.input.get("subtract_record"),  # noqa: F821
+            candidates=snakemake.output.candidates,  # noqa: F821
+            image=snakemake.wildcards.image,  # noqa: F821
+            telescope_name=snakemake.wildcards.telescope,  # noqa: F821
+            size=snakemake.params.size,  # noqa: F821
+            wcs=snakemake.params.get("wcs"),  # noqa: F821
+            options=snakemake.params.options,  # noqa: F821
+        )

@@ -1,0 +1,79 @@
+"""Score a cube with a trained network and write scores, metrics and curves."""
+
+
+def main(
+    *,
+    cube,
+    cube_record,
+    split,
+    model,
+    train_record,
+    scores,
+    metrics,
+    curves,
+    options,
+    threshold_rule,
+    seed,
+    protocol,
+    experiment_name="",
+):
+    """Evaluate.
+
+    Parameters
+    ----------
+    cube, cube_record, split, model, train_record : path
+        ``cube.npz``, ``cube.json``, the split's CSV, ``model.keras``, ``train.json``.
+    scores, metrics, curves : path
+        Files written: CSV, JSON and CSV.
+    options : dict
+        Keys of the config section ``evaluate``.
+    threshold_rule : {'gmean', 'f1', 'f1-mcc'}
+    seed : int
+        Seed of the bootstrap.
+    protocol : {'grouped', 'paper'}
+    experiment_name : str
+        Name of the experiment, for the record.
+    """
+    import numpy as np
+
+    from otrain_core.evaluate import evaluate_scores, kept_false_share, score_cube
+    from otrain_core.io import read_arrays, read_json, read_table, write_json, write_table
+    from otrain_core.networks import load_model
+
+    arrays, trained = read_arrays(cube), read_json(train_record)
+    table = score_cube(load_model(model), arrays, read_table(split))
+    result, points = evaluate_scores(
+        table,
+        arrays,
+        rng=np.random.default_rng(seed),
+        threshold_rule=threshold_rule,
+        protocol=protocol,
+        kept_false=kept_false_share(read_json(cube_record)),
+        **options,
+    )
+    result["headline"]["train_seconds"] = trained["train_seconds"]
+    about = {key: str(arrays[key]) for key in ("telescope", "pipeline") if key in arrays}
+    write_table(scores, table)
+    write_json(metrics, {**about, "experiment": experiment_name, "seed": trained["seed"], **result})
+    write_table(curves, points)
+
+
+if "snakemake" in globals():
+    from otrain_core.job import job_logging
+
+    with job_logging(snakemake):  # noqa: F821
+        main(
+            cube=snakemake.input.cube,  # noqa: F821
+            cube_record=snakemake.input.cube_record,  # noqa: F821
+            split=snakemake.input.split,  # noqa: F821
+            model=snakemake.input.model,  # noqa: F821
+            train_record=snakemake.input.train_record,  # noqa: F821
+            scores=snakemake.output.scores,  # noqa: F821
+            metrics=snakemake.output.metrics,  # noqa: F821
+            curves=snakemake.output.curves,  # noqa: F821
+            options=snakemake.params.options,  # noqa: F821
+            threshold_rule=snakemake.params.threshold_rule,  # noqa: F821
+            seed=int(snakemake.wildcards.seed),  # noqa: F821
+            protocol=snakemake.params.protocol,  # noqa: F821
+            experiment_name=snakemake.wildcards.experiment,  # noqa: F821
+        )

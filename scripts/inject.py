@@ -1,0 +1,39 @@
+"""Inject point sources into one science image as it came."""
+
+from zlib import crc32
+
+import numpy as np
+
+from otrain_core.inject import inject_sources
+from otrain_core.io import read_image, read_json, write_planes, write_table
+from otrain_core.psf import PSFModel
+
+
+def main(*, science, psf, record, injected, truth, image, telescope, wcs, seed, options):
+    """Read a science image, its PSF model and record; write the image with sources and their truth.
+
+    The random stream belongs to the image: adding or leaving out others changes nothing.
+    """
+    frame = read_image(science, name=image, telescope=telescope, wcs_path=wcs)
+    rng = np.random.default_rng([seed, crc32(f"{telescope['telescope']}/{image}".encode())])
+    data, table = inject_sources(frame, PSFModel.load(psf), record=read_json(record), rng=rng, **options)
+    write_planes(injected, {"sci": data}, frame.header.copy(strip=True))
+    write_table(truth, table)
+
+
+if "snakemake" in globals():
+    from otrain_core.job import job_logging
+
+    with job_logging(snakemake):  # noqa: F821
+        main(
+            science=snakemake.params.science,  # noqa: F821
+            psf=snakemake.input.psf,  # noqa: F821
+            record=snakemake.input.record,  # noqa: F821
+            injected=snakemake.output.injected,  # noqa: F821
+            truth=snakemake.output.truth,  # noqa: F821
+            image=snakemake.wildcards.image,  # noqa: F821
+            telescope=snakemake.params.telescope,  # noqa: F821
+            wcs=snakemake.params.wcs,  # noqa: F821
+            seed=snakemake.params.seed,  # noqa: F821
+            options=snakemake.params.options,  # noqa: F821
+        )

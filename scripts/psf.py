@@ -1,0 +1,33 @@
+"""Measure the PSF of one science image."""
+
+from otrain_core.io import check_fit, read_image, write_json
+from otrain_core.psf import measure_psf
+
+
+def main(*, science, psf, record, image, telescope, wcs, options, needs_wcs=False, cutout_size=1):
+    """Read a science image as it came; write its PSF model (FITS) and record (JSON).
+
+    `telescope` is the row of the telescope sheet, `wcs` the path of a WCS header or None.
+    """
+    frame = read_image(science, name=image, telescope=telescope, wcs_path=wcs)
+    check_fit(frame, needs_wcs=needs_wcs, cutout_size=cutout_size)
+    model, values = measure_psf(frame, **options)
+    model.save(psf)
+    write_json(record, values)
+
+
+if "snakemake" in globals():
+    from otrain_core.job import job_logging
+
+    with job_logging(snakemake):  # noqa: F821
+        main(
+            science=snakemake.params.science,  # noqa: F821
+            psf=snakemake.output.psf,  # noqa: F821
+            record=snakemake.output.record,  # noqa: F821
+            image=snakemake.wildcards.image,  # noqa: F821
+            telescope=snakemake.params.telescope,  # noqa: F821
+            wcs=snakemake.params.wcs,  # noqa: F821
+            options=snakemake.params.options,  # noqa: F821
+            needs_wcs=snakemake.params.needs_wcs,  # noqa: F821
+            cutout_size=snakemake.params.cutout_size,  # noqa: F821
+        )

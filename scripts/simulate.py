@@ -1,0 +1,49 @@
+"""Simulate the science image and the reference of one field."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+
+from otrain_core import io
+from otrain_core.simulate import simulate_pair
+
+
+def main(
+    *,
+    science: str | Path,
+    reference: str | Path,
+    truth: str | Path,
+    telescope: dict[str, Any],
+    image: str,
+    index: int,
+    seed: int,
+) -> None:
+    """Write a science image, its reference and the table of what is in them."""
+    pair = simulate_pair(telescope, index=index, seed=seed)
+    pair.science_header["OBJECT"] = image
+    pair.reference_header["OBJECT"] = image
+    _write(science, pair.science, pair.science_header)
+    _write(reference, pair.reference, pair.reference_header)
+    io.write_table(truth, pair.truth)
+
+
+def _write(path: str | Path, data: np.ndarray, header: fits.Header) -> None:
+    with io.atomic(path) as temporary:
+        fits.PrimaryHDU(data, header=header).writeto(temporary, overwrite=True)
+
+
+if "snakemake" in globals():
+    from otrain_core.job import job_logging
+
+    with job_logging(snakemake):  # noqa: F821
+        main(
+            science=snakemake.output.science,  # noqa: F821
+            reference=snakemake.output.reference,  # noqa: F821
+            truth=snakemake.output.truth,  # noqa: F821
+            telescope=snakemake.params.telescope,  # noqa: F821
+            image=snakemake.wildcards.image,  # noqa: F821
+            index=snakemake.params.index,  # noqa: F821
+            seed=snakemake.params.seed,  # noqa: F821
+        )

@@ -1,0 +1,32 @@
+"""Deal the candidates of a cube to train, tune and test."""
+
+from typing import Any
+
+from otrain_core.cube import read_cube
+from otrain_core.io import write_json, write_table
+from otrain_core.split import check_split, split_cube, split_random, summarise_split
+
+
+def main(*, cube: str, split: str, split_paper: str, record: str, seed: int, options: dict[str, Any]) -> None:
+    """Read a cube, write the split by image and sky, the random one of the paper, and their counts."""
+    arrays = read_cube(cube, mmap=True)
+    table = split_cube(arrays, seed=seed, **options)
+    check_split(table, arrays, guard=options["guard"])
+    random = split_random(arrays, seed=seed)
+    write_table(split, table)
+    write_table(split_paper, random)
+    write_json(record, {"seed": seed, "grouped": summarise_split(table), "paper": summarise_split(random)})
+
+
+if "snakemake" in globals():
+    from otrain_core.job import job_logging
+
+    with job_logging(snakemake):  # noqa: F821
+        main(
+            cube=snakemake.input.cube,  # noqa: F821
+            split=snakemake.output.split,  # noqa: F821
+            split_paper=snakemake.output.split_paper,  # noqa: F821
+            record=snakemake.output.record,  # noqa: F821
+            seed=snakemake.params.seed,  # noqa: F821
+            options=snakemake.params.options,  # noqa: F821
+        )

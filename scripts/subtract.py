@@ -1,0 +1,81 @@
+"""Align the reference of an image and subtract it (step `subtract`)."""
+
+from typing import Any
+
+
+def main(
+    *,
+    prepared: str,
+    psf_record: str,
+    reference: str,
+    difference: str,
+    record: str,
+    image: str,
+    telescope: dict[str, Any],
+    wcs: str | None,
+    reference_wcs: str | None = None,
+    options: dict[str, Any],
+) -> None:
+    """Write difference.fits and its quality record."""
+    from astropy.io import fits
+
+    from otrain_core import io
+    from otrain_core.align import align_reference
+    from otrain_core.errors import ImageError
+    from otrain_core.subtract import require_programs, subtract_images
+
+    require_programs(options)
+    options = dict(options)
+    planes, header = io.read_planes(prepared, image=image)
+    seeing = io.read_json(psf_record).get("seeing_px")
+    if wcs:
+        try:
+            science_wcs = io.celestial_wcs(fits.Header.fromfile(wcs, padding=False, endcard=False))
+        except (OSError, ValueError) as error:
+            raise ImageError(image, "wcs", f"{wcs}: not a FITS header ({error})") from None
+    else:
+        science_wcs = io.celestial_wcs(header)
+    # Gain and saturation of the telescope hold for a reference whose header does not say otherwise.
+    other = io.read_image(reference, name=image, telescope=telescope, wcs_path=reference_wcs)
+    aligned = align_reference(
+        other,
+        science_data=planes["sci"],
+        science_noise=planes["noise"],
+        science_mask=planes["mask"],
+        science_wcs=science_wcs,
+        name=image,
+        method=options.pop("align", "auto"),
+    )
+    result = subtract_images(
+        planes["sci"], planes["noise"], planes["mask"], aligned, name=image, seeing=seeing, **options
+    )
+    io.write_planes(
+        difference,
+        {
+            "diff": result.diff,
+            "noise": result.noise,
+            "mask": result.mask,
+            "science": planes["sci"],
+            "reference": result.reference,
+        },
+        header,
+    )
+    io.write_json(record, {"image": image, **aligned.record, **result.record})
+
+
+if "snakemake" in globals():
+    from otrain_core.job import job_logging
+
+    with job_logging(snakemake):  # noqa: F821
+        main(
+            prepared=snakemake.input.prepared,  # noqa: F821
+            psf_record=snakemake.input.psf_record,  # noqa: F821
+            reference=snakemake.params.reference,  # noqa: F821
+            difference=snakemake.output.difference,  # noqa: F821
+            record=snakemake.output.record,  # noqa: F821
+            image=snakemake.wildcards.image,  # noqa: F821
+            telescope=snakemake.params.telescope,  # noqa: F821
+            wcs=snakemake.params.wcs,  # noqa: F821
+            reference_wcs=snakemake.params.get("reference_wcs"),  # noqa: F821
+            options=snakemake.params.options,  # noqa: F821
+        )

@@ -1,0 +1,59 @@
+"""Train one network on one cube and write the model, its history and its record."""
+
+from pathlib import Path
+
+
+def main(*, cube, split, model, history, record, experiment, seed, protocol, threads=None):
+    """Train.
+
+    Parameters
+    ----------
+    cube, split : path
+        ``cube.npz`` and the split's CSV.
+    model, history, record : path
+        Files written: ``.keras``, CSV and JSON.
+    experiment : dict
+        Keys of the config section ``experiments``.
+    seed : int
+    protocol : {'grouped', 'paper'}
+    threads : int, optional
+        CPU threads.
+    """
+    from otrain_core.io import digest, read_arrays, read_table, write_json, write_table
+    from otrain_core.job import provenance
+    from otrain_core.train import train_model
+
+    options = {key: value for key, value in experiment.items() if key != "threshold"}
+    checkpoint = Path(model).parent / f"{Path(model).stem}.checkpoint"
+    trained, epochs, result = train_model(
+        read_arrays(cube),
+        read_table(split),
+        seed=seed,
+        protocol=protocol,
+        checkpoint=checkpoint,
+        threads=threads,
+        **options,
+    )
+
+    from otrain_core.networks import save_model
+
+    save_model(trained, model)
+    write_table(history, epochs)
+    write_json(record, {**result, "cube_digest": digest(cube), "split_digest": digest(split), **provenance()})
+
+
+if "snakemake" in globals():
+    from otrain_core.job import job_logging
+
+    with job_logging(snakemake):  # noqa: F821
+        main(
+            cube=snakemake.input.cube,  # noqa: F821
+            split=snakemake.input.split,  # noqa: F821
+            model=snakemake.output.model,  # noqa: F821
+            history=snakemake.output.history,  # noqa: F821
+            record=snakemake.output.record,  # noqa: F821
+            experiment=snakemake.params.experiment,  # noqa: F821
+            seed=int(snakemake.wildcards.seed),  # noqa: F821
+            protocol=snakemake.params.protocol,  # noqa: F821
+            threads=snakemake.threads,  # noqa: F821
+        )

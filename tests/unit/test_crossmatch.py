@@ -1,0 +1,214 @@
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from otrain_core import io
+from otrain_core.crossmatch import crossmatch_candidates, fifty_percent, match_one_to_one, name_causes
+from otrain_core.errors import ConfigError, ImageError
+
+SEEING = 2.0
+
+
+def candidates(*rows, flux=1000.0):
+    table = pd.DataFrame(rows, columns=["x", "y"], dtype=float)
+    table["flux"], table["fluxerr"], table["edge"] = flux, 10.0, False
+    table["ra"], table["dec"] = 30 + table["x"] / 3600, 0.0 + table["y"] / 3600
+    return table
+
+
+def injections(*rows, flux=1000.0):
+    table = pd.DataFrame(rows, columns=["x", "y"], dtype=float)
+    table.insert(0, "id", np.arange(len(table)) + 11)
+    table["mag"], table["flux"] = 20.0, flux
+    return table
+
+
+def label(found, truth, **options):
+    return crossmatch_candidates(
+        found, truth, **({"image": "a", "seeing": SEEING, "radius": 0.75, "exclusion": 2.0} | options)
+    )
+
+
+def test_labels_and_reasons():
+    found = candidates((100, 100), (103, 100), (200, 200), (50.9, 50))
+    table, record = label(found, injections((100.4, 100), (50, 50)))
+    assert table["label"].tolist() == [1, -1, 0, 1]
+    assert table["injection"].tolist() == [11, -1, -1, 12]
+    assert table["reason"].tolist() == [
+        "injection 11 at 0.20 FWHM",
+        "not the match of injection 11 at 1.30 FWHM",
+        "no injection within 2.0 FWHM",
+        "injection 12 at 0.45 FWHM",
+    ]
+    assert (record["n_true"], record["n_false"], record["n_left_out"]) == (2, 1, 1)
+    assert record["left_out"]["not_the_match"] == 1 and record["n_recovered"] == 2
+    assert (table["seeing"] == SEEING).all()
+
+
+def test_match_is_one_to_one_and_the_closest_wins():
+    # The brightest of three must not win, nor may the second be matched to nothing's injection.
+    found = candidates((100, 100), (100.9, 100), (101.3, 100))
+    found["flux"] = [900.0, 1000.0, 2900.0]
+    table, record = label(found, injections((100.8, 100)))
+    assert table["label"].tolist() == [-1, 1, -1]
+    assert record["n_recovered"] == 1
+
+
+def test_chain_of_neighbours_is_matched_in_order_of_distance():
+    partner, distance = match_one_to_one(
+        np.array([0.0, 1.0]), np.zeros(2), np.array([0.9, 1.6]), np.zeros(2), radius=2.0
+    )
+    assert partner.tolist() == [1, 0]
+    np.testing.assert_allclose(distance, [1.6, 0.1])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_entry_is_ever_used_twice(seed):
+    rng = np.random.default_rng(seed)
+    x, y, xr, yr = (rng.uniform(0, 20, n) for n in (80, 80, 50, 50))
+    partner, distance = match_one_to_one(x, y, xr, yr, radius=1.5)
+    used = partner[partner >= 0]
+    assert len(used) == len(set(used)) > 10
+    assert np.nanmax(distance) <= 1.5
+    # No unmatched pair is left that could still be matched.
+    free = np.setdiff1d(np.arange(50), used)
+    away = np.hypot(x[partner < 0][:, None] - xr[free], y[partner < 0][:, None] - yr[free])
+    assert (away > 1.5).all()
+
+
+def test_radii_scale_with_the_seeing():
+    found, truth = candidates((100, 100)), injections((102, 100))
+    assert label(found, truth, seeing=2.0)[0]["label"].tolist() == [-1]
+    assert label(found, truth, seeing=3.0)[0]["label"].tolist() == [1]
+    assert label(found, truth, seeing=0.9)[0]["label"].tolist() == [0]
+
+
+def test_edge_counts_as_recovered_but_gets_no_label():
+    found = candidates((100, 100))
+    found["edge"] = True
+    table, record = label(found, injections((100, 100)))
+    assert table["label"].tolist() == [-1] and table["reason"].tolist() == ["EDGE"]
+    assert record["n_recovered"] == 1 and record["left_out"]["edge"] == 1
+
+
+def test_match_that_is_mostly_something_else_is_left_out():
+    table, record = label(candidates((100, 100), flux=9000.0), injections((100, 100), flux=1000.0))
+    assert table["label"].tolist() == [-1] and table["reason"][0].endswith("9.0 times its flux")
+    assert record["left_out"]["foreign_flux"] == 1
+
+
+def test_known_objects_are_left_out():
+    found = candidates((100, 100), (400, 400))
+    known = pd.DataFrame({"ra": [30 + 101 / 3600], "dec": [100 / 3600]})
+    table, record = label(found, injections((900, 900)), known=known, known_radius=1.0, seeing_arcsec=2.0)
+    assert table["label"].tolist() == [-1, 0] and "known object" in table["reason"][0]
+    assert record["left_out"]["known_object"] == 1
+
+
+def test_nothing_found_and_nothing_injected():
+    table, record = label(candidates((1, 1)).iloc[:0], injections((5, 5)))
+    assert len(table) == 0 and record["n_recovered"] == 0 and record["n_injected"] == 1
+    table, record = label(candidates((1, 1)), injections((5, 5)).iloc[:0])
+    assert table["label"].tolist() == [0] and record["completeness"] == []
+
+
+def test_completeness_and_flux_scale():
+    rng = np.random.default_rng(1)
+    n = 2000
+    truth = injections(*np.column_stack([np.arange(n) % 50 * 30.0, np.arange(n) // 50 * 30.0]))
+    truth["mag"] = rng.uniform(17, 22, n)
+    truth["flux"] = 10 ** (0.4 * (30 - truth["mag"]))
+    seen = rng.uniform(size=n) < 1 / (1 + np.exp((truth["mag"] - 20.3) / 0.15))
+    found = candidates(*truth.loc[seen, ["x", "y"]].to_numpy())
+    found["flux"] = 1.02 * truth.loc[seen, "flux"].to_numpy()
+    found["fluxerr"] = found["flux"] / 50
+    _, record = label(found, truth)
+    assert record["completeness_50_mag"] == pytest.approx(20.3, abs=0.05)
+    assert record["flux_bias"] == pytest.approx(0.02, abs=1e-6)
+    assert sum(row["injected"] for row in record["completeness"]) == n
+    assert sum(row["recovered"] for row in record["completeness"]) == record["n_recovered"] == seen.sum()
+    assert record["completeness"][0]["completeness"] == 1 and record["completeness"][-1]["completeness"] < 0.05
+
+
+def test_fifty_percent_without_a_crossing():
+    mag = np.linspace(18, 20, 50)
+    assert np.isnan(fifty_percent(mag, np.ones(50, bool)))
+    assert np.isnan(fifty_percent(mag, np.zeros(50, bool)))
+    assert np.isnan(fifty_percent(mag[:5], mag[:5] < 18.1))
+
+
+def test_causes_of_false_candidates():
+    truth = pd.DataFrame(
+        {
+            "kind": ["star", "star", "cosmic", "bad_column"],
+            "x": [50.0, 100.0, 50.5, 200.0],
+            "y": [50.0, 100.0, 50.0, 150.0],
+            "flux": [1e3, 1e6, np.nan, np.nan],
+            "size": [2.0, 2.0, 4.0, 300.0],
+            "width": [2.0, 2.0, 2.0, 1.0],
+            "angle": [0.0, 0.0, 0.0, 90.0],
+        }
+    )
+    x, y = np.array([51.0, 100.0, 110.0, 200.3, 300.0, 47.5]), np.array([50.0, 101.0, 100.0, 20.0, 300.0, 50.0])
+    causes = name_causes(truth, x, y, np.full(6, 100.0), seeing=SEEING)
+    assert causes.tolist() == ["cosmic", "star", "star", "bad_column", "noise", "cosmic"]
+    table, record = label(candidates(*zip(x, y, strict=True)), injections((300, 300)), sky_truth=truth)
+    assert table["artefact"].tolist()[4] == ""  # the injection is no artefact
+    assert record["artefacts"] == {"bad_column": 1, "cosmic": 2, "star": 2}
+
+
+@pytest.mark.parametrize(
+    "found, truth, options, match",
+    [
+        (candidates((1, 1)).drop(columns="flux"), injections((1, 1)), {}, "crossmatch.candidates.*no column 'flux'"),
+        (candidates((1, 1)), injections((1, 1)).drop(columns="id"), {}, "crossmatch.injected.*no column 'id'"),
+        (candidates((1, 1)), injections((1, 1)), {"seeing": np.nan}, "crossmatch.seeing"),
+        (
+            candidates((1, 1)).assign(ra=np.nan),
+            injections((90, 90)),
+            {"known": pd.DataFrame({"ra": [1.0], "dec": [1.0]}), "seeing_arcsec": 2.0},
+            "crossmatch.known_objects: .*WCS",
+        ),
+    ],
+)
+def test_bad_input(found, truth, options, match):
+    with pytest.raises(ImageError, match=match):
+        label(found, truth, **options)
+
+
+def load_script(name):
+    path = Path(__file__).parents[2] / "scripts" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"script_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_script(tmp_path):
+    io.write_table(tmp_path / "c.csv", candidates((100, 100), (200, 200)))
+    io.write_table(tmp_path / "i.csv", injections((100, 100)))
+    io.write_json(tmp_path / "psf.json", {"seeing_px": 2.0, "seeing_arcsec": 2.0})
+    known = tmp_path / "known.csv"
+    known.write_text(f"ra,dec\n{30 + 200 / 3600},{200 / 3600}\n")
+    arguments = {
+        "candidates": tmp_path / "c.csv",
+        "injected": tmp_path / "i.csv",
+        "psf_record": tmp_path / "psf.json",
+        "sky_truth": None,
+        "labelled": tmp_path / "l.csv",
+        "record": tmp_path / "r.json",
+        "image": "a",
+    }
+    load_script("crossmatch").main(**arguments, options={"known_objects": None})
+    assert io.read_table(tmp_path / "l.csv")["label"].tolist() == [1, 0]
+    load_script("crossmatch").main(**arguments, options={"known_objects": str(known)})
+    assert io.read_table(tmp_path / "l.csv")["label"].tolist() == [1, -1]
+    assert io.read_json(tmp_path / "r.json")["n_left_out"] == 1
+    with pytest.raises(ConfigError, match="known_objects.*no such file"):
+        load_script("crossmatch").main(**arguments, options={"known_objects": "nowhere.csv"})
+    known.write_text("ra,decl\n1,2\n")
+    with pytest.raises(ConfigError, match="a column 'dec'"):
+        load_script("crossmatch").main(**arguments, options={"known_objects": str(known)})

@@ -1,0 +1,323 @@
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from otrain_core import io
+from otrain_core.cube import COLUMNS, TABLE1, build_cube, cube_from_folders, draw, read_cube, read_stack
+from otrain_core.cutouts import CHANNELS
+from otrain_core.errors import CubeError, ImageError
+from otrain_core.job import _mark_outputs
+
+
+def stack_of(image, labels, size=9, edge=(), first=1):
+    """Cutouts of one image; the difference of every candidate is filled with a number of its own."""
+    n = len(labels)
+    value = 1000 * int(image[1:]) + np.arange(first, first + n)
+    stack = np.zeros((n, size, size, 4), np.float32)
+    stack[..., 0], stack[..., 1] = value[:, None, None], -value[:, None, None]
+    text = {
+        "filter": "R",
+        "reason": "why",
+        "artefact": "",
+        "time": "2020-01-01",
+        "image": image,
+        "method": "difference",
+    }
+    arrays = {"stack": stack, "label": np.array(labels), "edge": np.isin(np.arange(n), edge)}
+    arrays |= {key: np.full(n, word) for key, word in text.items()}
+    arrays["candid"] = np.array([f"T-{image}-{k:04d}" for k in range(first, first + n)], dtype="U16")
+    for column in ("mag", "magerr", "fwhm", "x", "y", "ra", "dec", "snr", "seeing", "pixel_scale"):
+        arrays[column] = value.astype(float)
+    arrays |= {"injection": np.full(n, -1), "n_missing": np.zeros(n, int), "channels": np.array(CHANNELS)}
+    return arrays | {"image_name": np.array(image), "telescope": np.array("T"), "pipeline": np.array("p")}
+
+
+def three_images():
+    rng = np.random.default_rng(1)
+    return [stack_of(f"i{k}", rng.choice([1, 0, 0, -1], 60)) for k in (1, 2, 3)]
+
+
+def build(stacks, **options):
+    return build_cube(stacks, **({"seed": 1, "min_per_class": 2} | options))
+
+
+def test_keys_order_and_content():
+    stacks = three_images()
+    arrays, record = build(stacks, channels=CHANNELS, true_fraction=None)
+    assert list(arrays)[:7] == list(TABLE1)
+    assert set(COLUMNS) <= set(arrays)
+    n = sum((stack["label"] >= 0).sum() for stack in stacks)
+    assert arrays["cube"].shape == (n, 9, 9, 4) and arrays["cube"].dtype == np.float32
+    assert arrays["labels"].dtype == np.uint8
+    # Every cutout still belongs to its row.
+    np.testing.assert_array_equal(arrays["cube"][:, 4, 4, 0], arrays["mags"])
+    np.testing.assert_array_equal(arrays["cube"][:, 4, 4, 1], -arrays["mags"])
+    truth = {c: lab for stack in stacks for c, lab in zip(stack["candid"], stack["label"], strict=True)}
+    assert [truth[c] for c in arrays["candids"]] == arrays["labels"].tolist()
+    keys = list(zip(arrays["images"], arrays["candids"], strict=True))
+    assert keys == sorted(keys)
+    assert record["n_candidates"] == 180 and record["n_true"] + record["n_false"] == n
+    assert record["n_left_out"] == 180 - n
+
+
+def test_balance_is_random_over_all_images_and_seeded():
+    stacks = three_images()
+    arrays, record = build(stacks)
+    assert record["n_true"] == record["n_false"] == record["n_labelled_true"] < record["n_labelled_false"]
+    kept = [c for c, lab in zip(arrays["candids"], arrays["labels"], strict=True) if lab == 0]
+    everything = [c for s in stacks for c, lab in zip(s["candid"], s["label"], strict=True) if lab == 0]
+    assert kept != everything[: len(kept)] and kept != everything[-len(kept) :]
+    assert {c[2:4] for c in kept} == {"i1", "i2", "i3"}
+    other, _ = build(stacks, seed=2)
+    assert other["candids"].tolist() != arrays["candids"].tolist()
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.3, 0.5, 0.8])
+@pytest.mark.parametrize("limit", [None, 40])
+def test_share_of_true(fraction, limit):
+    labels = np.repeat([1, 0], [300, 500])
+    index = draw(labels, seed=3, true_fraction=fraction, max_cutouts=limit)
+    assert labels[index].mean() == pytest.approx(fraction, abs=0.02)
+    assert len(set(index)) == len(index) and (np.diff(index) > 0).all()
+    if limit:
+        assert len(index) == limit
+    else:
+        assert (labels[index] == 1).sum() == 300 or (labels[index] == 0).sum() == 500
+
+
+def test_draw_is_uniform():
+    labels = np.repeat([1, 0], [20, 100])
+    hits = np.zeros(120)
+    for seed in range(400):
+        hits[draw(labels, seed=seed, true_fraction=0.5, max_cutouts=None)] += 1
+    assert (hits[:20] == 400).all() and hits[20:].min() > 40 and hits[20:].max() < 130  # 80 +- 8
+
+
+def test_edge_and_unlabelled_never_enter():
+    stacks = [stack_of("i1", [1, 1, 0, 0, -1, 1], edge=[1]), stack_of("i2", [0, 0, 1, 1], edge=[0])]
+    arrays, record = build(stacks, true_fraction=None)
+    assert record["n_edge"] == 2 and record["n_left_out"] == 1
+    assert not {"T-i1-0002", "T-i2-0001", "T-i1-0005"} & set(arrays["candids"].tolist())
+
+
+def test_missing_pixels_are_counted():
+    stack = stack_of("i1", [1, 1, 0, 0])
+    stack["stack"][2, :2, 0, 0] = np.nan
+    stack["n_missing"][2] = 2
+    arrays, record = build([stack])
+    assert record["n_with_missing_pixels"] == 1 and record["n_missing_pixels"] == 2
+    np.testing.assert_array_equal(arrays["n_missing"], np.isnan(arrays["cube"][..., 0]).sum(axis=(1, 2)))
+
+
+def test_same_bytes_for_same_input_in_any_order(tmp_path):
+    for name, order in (("a", (0, 1, 2)), ("b", (2, 0, 1))):
+        stacks = three_images()
+        io.write_arrays(tmp_path / f"{name}.npz", build([stacks[k] for k in order])[0])
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_image_without_candidates_is_no_problem():
+    arrays, record = build([*three_images(), stack_of("i9", [])])
+    assert record["n_images"] == 4 and record["n_images_used"] == 3
+    assert arrays["candids"].dtype.kind == "U"
+
+
+FAILED = [{"image": "i7", "step": "psf", "key": "data", "message": "all pixels are NaN"}]
+
+
+@pytest.mark.parametrize(
+    "stacks, options, match",
+    [
+        ([], {}, "no images"),
+        ([], {"failed": FAILED}, "1 of 1 images failed.*i7: data: all pixels are NaN"),
+        ([stack_of("i1", [1, 0] * 5)], {"failed": FAILED * 3, "max_failed_fraction": 0.5}, "3 of 4 images failed"),
+        ([stack_of("i1", [1] * 9)], {}, "only 0 False cutouts were labelled; the cube has one class only"),
+        ([stack_of("i1", [0] * 9)], {}, "only 0 True cutouts"),
+        ([stack_of("i1", [0] * 9 + [1])], {}, "only 1 True cutouts were labelled; cube.min_per_class is 2"),
+        ([stack_of("i1", [1, 0] * 9)], {"max_cutouts": 2}, "left after balancing"),
+        ([stack_of("i1", [1, 0] * 5), stack_of("i1", [1, 0] * 5)], {}, "image i1 was given twice"),
+        ([stack_of("i1", [1, 0] * 5)], {"channels": ["noise"]}, "image i1: cube.channels asks for noise"),
+        ([stack_of("i1", [1, 0] * 5), stack_of("i2", [1, 0] * 5, size=11)], {}, "different sizes"),
+    ],
+)
+def test_bad_input(stacks, options, match):
+    with pytest.raises(CubeError, match=match):
+        build(stacks, **options)
+
+
+def test_duplicate_candid():
+    stack = stack_of("i1", [1, 0] * 5)
+    stack["candid"][3] = stack["candid"][4]
+    with pytest.raises(CubeError, match="candid T-i1-0005 stands 2 times"):
+        build([stack])
+
+
+def test_read_cube_and_memory_map(tmp_path):
+    arrays, _ = build(three_images(), channels=("difference", "mask"))
+    io.write_arrays(tmp_path / "cube.npz", arrays)
+    plain, mapped = read_cube(tmp_path / "cube.npz"), read_cube(tmp_path / "cube.npz", mmap=True)
+    assert isinstance(mapped["cube"], np.memmap) and not mapped["cube"].flags.writeable
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(plain[key], array)
+        np.testing.assert_array_equal(mapped[key], array)
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_cube_of_the_original_program(tmp_path, one_hot):
+    labels = np.array([0, 1, 1, 0])
+    table1 = {
+        "cube": np.ones((4, 32, 32, 1)),
+        "labels": np.eye(2)[labels] if one_hot else labels,
+        "mags": np.array([18.5, -99.0, 0, 99]),
+        "errmags": np.array([0.1, -99, 0.2, 99]),
+        "filters": np.array(["R"] * 4),
+        "fwhms": np.arange(4.0),
+        "candids": np.array(list("abcd")),
+    }
+    np.savez(tmp_path / "old.npz", **table1)
+    cube = read_cube(tmp_path / "old.npz")
+    assert cube["labels"].tolist() == labels.tolist() and cube["cube"].dtype == np.float32
+    np.testing.assert_array_equal(cube["mags"], [18.5, np.nan, np.nan, np.nan])
+    np.testing.assert_array_equal(cube["errmags"], [0.1, np.nan, 0.2, np.nan])
+    assert cube["channels"].tolist() == ["difference"]
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        ({"fwhms": None}, "key 'fwhms' is missing"),
+        ({"labels": np.array([0, 1, 2, 1])}, "labels: 0"),
+        ({"labels": np.ones(4)}, "one class only"),
+        ({"mags": np.ones(3)}, "mags has 3 entries for 4 cutouts"),
+        ({"labels": np.array([0, 1])}, "labels has 2 entries"),
+        ({"cube": np.ones((4, 9))}, "cube: numbers of shape"),
+        ({"channels": np.array(["difference", "mask"])}, "channels names 2"),
+    ],
+)
+def test_unusable_cube(tmp_path, change, match):
+    good = {"cube": np.ones((4, 9, 9, 1)), "labels": np.array([0, 1, 0, 1])}
+    good |= {"mags": np.ones(4), "errmags": np.ones(4), "filters": np.full(4, "R"), "fwhms": np.ones(4)}
+    good |= {"candids": np.array(list("abcd"))}
+    np.savez(tmp_path / "cube.npz", **{key: value for key, value in (good | change).items() if value is not None})
+    with pytest.raises(CubeError, match=match):
+        read_cube(tmp_path / "cube.npz")
+
+
+def test_unreadable_cube(tmp_path):
+    with pytest.raises(CubeError, match="no such file"):
+        read_cube(tmp_path / "none.npz")
+    (tmp_path / "text.npz").write_text("not a cube")
+    with pytest.raises(CubeError, match="not a readable .npz"):
+        read_cube(tmp_path / "text.npz")
+    np.savez(tmp_path / "objects.npz", cube=np.array([{}], dtype=object))
+    for mmap in ((), ("cube",)):
+        with pytest.raises(CubeError, match="not a readable .npz"):
+            read_stack(tmp_path / "objects.npz", mmap=mmap)
+    io.write_arrays(tmp_path / "whole.npz", build(three_images())[0])
+    content = (tmp_path / "whole.npz").read_bytes()
+    (tmp_path / "half.npz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(CubeError, match="not a readable .npz"):
+        read_cube(tmp_path / "half.npz")
+
+
+def write_cutout(path, value, **header):
+    plane = np.full((9, 9), value, np.float32)
+    cards = {"CANDID": path.stem, "EDGE": "False"} | header
+    path.parent.mkdir(exist_ok=True)
+    fits.PrimaryHDU(plane, fits.Header([(k, v) for k, v in cards.items() if v is not None])).writeto(path)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for folder, start in (("True", 0), ("False", 100)):
+        for k in range(6):
+            write_cutout(tmp_path / folder / f"night{k % 3}_{start + k}.fits", start + k, MAG=18.0 + k, FILTER="R")
+    return tmp_path
+
+
+def from_folders(folders, **options):
+    return cube_from_folders(folders / "True", folders / "False", seed=1, **({"min_per_class": 2} | options))
+
+
+def test_folders_become_a_cube(folders):
+    write_cutout(folders / "True" / "night0_50.fits", 50, EDGE=True)
+    arrays, record = from_folders(folders, telescope="T", pipeline="p")
+    assert record["n_true"] == record["n_false"] == 6 and record["n_edge"] == 1
+    value = arrays["cube"][:, 0, 0, 0]
+    np.testing.assert_array_equal(arrays["labels"], value < 100)
+    assert [c.split("_")[1] for c in arrays["candids"]] == [f"{v:.0f}" for v in value]
+    assert set(arrays["images"]) == {"night0", "night1", "night2"}
+    assert arrays["filters"].tolist() == ["R"] * 12 and np.isnan(arrays["errmags"]).all()
+
+
+@pytest.mark.parametrize("sentinel", [-99.0, 99, 0, "99"])
+def test_magnitude_sentinels_are_missing(folders, sentinel):
+    write_cutout(folders / "True" / "night0_60.fits", 60, MAG=sentinel, MAGERR=99.0)
+    arrays, _ = from_folders(folders, true_fraction=None)
+    where = arrays["candids"].tolist().index("night0_60")
+    assert np.isnan(arrays["mags"][where]) and np.isnan(arrays["errmags"][where])
+    assert np.isfinite(np.delete(arrays["mags"], where)).all()
+
+
+@pytest.mark.parametrize(
+    "header, match",
+    [
+        ({"CANDID": None}, "bad.fits: CANDID: this header key is mandatory"),
+        ({"EDGE": None}, "bad.fits: EDGE: this header key is mandatory"),
+        ({"EDGE": "perhaps"}, "bad.fits: EDGE: True or False is needed, found 'perhaps'"),
+        ({"MAG": "faint"}, "bad.fits: MAG: a number is needed, found 'faint'"),
+        ({"CANDID": "night1_1"}, "candid night1_1 stands 2 times"),
+    ],
+)
+def test_bad_cutout_header(folders, header, match):
+    write_cutout(folders / "False" / "bad.fits", 1, **header)
+    with pytest.raises(CubeError, match=match):
+        from_folders(folders)
+
+
+def test_bad_folders(folders, tmp_path):
+    with pytest.raises(CubeError, match="Nowhere: no such folder"):
+        cube_from_folders(tmp_path / "Nowhere", folders / "False", seed=1)
+    (tmp_path / "Empty").mkdir()
+    with pytest.raises(CubeError, match="Empty: no FITS cutouts"):
+        cube_from_folders(folders / "True", tmp_path / "Empty", seed=1)
+    (folders / "True" / "broken.fits").write_text("SIMPLE")
+    with pytest.raises(CubeError, match="broken.fits: not a readable FITS image"):
+        from_folders(folders)
+    (folders / "True" / "broken.fits").unlink()
+    fits.PrimaryHDU(np.zeros((9, 10), np.float32)).writeto(folders / "True" / "oblong.fits")
+    with pytest.raises(CubeError, match="oblong.fits: NAXIS: a square cutout"):
+        from_folders(folders)
+
+
+def load_script(name):
+    path = Path(__file__).parents[2] / "scripts" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"script_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_script_survives_a_failed_image(tmp_path, folders):
+    paths = []
+    for stack in three_images():
+        paths.append(tmp_path / f"{stack['image_name']}.npz")
+        io.write_arrays(paths[-1], stack)
+    paths.append(tmp_path / "i4.npz")
+    error = ImageError("i4", "SATURATE", "all saturated")
+    _mark_outputs(SimpleNamespace(output=[str(paths[-1])], rule="psf"), error)
+    arguments = {"cube": tmp_path / "cube.npz", "record": tmp_path / "cube.json", "telescope": "T", "pipeline": "p"}
+    options = {"min_per_class": 5, "true_fraction": 0.5, "channels": ["difference"], "max_cutouts": None}
+    main = load_script("cube").main
+    main(stacks=[str(p) for p in paths], seed=1, options=options | {"max_failed_fraction": 0.5}, **arguments)
+    record = io.read_json(tmp_path / "cube.json")
+    assert record["failed"] == [{"image": "i4", "step": "psf", "key": "SATURATE", "message": "all saturated"}]
+    assert len(read_cube(tmp_path / "cube.npz")["labels"]) == record["n_true"] + record["n_false"]
+    with pytest.raises(CubeError, match="1 of 4 images failed.*all saturated"):
+        main(stacks=[str(p) for p in paths], seed=1, options=options | {"max_failed_fraction": 0.1}, **arguments)
+    main(stacks=[], folder=str(folders), seed=1, options=options, **arguments)
+    assert io.read_json(tmp_path / "cube.json")["n_true"] == 6

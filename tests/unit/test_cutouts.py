@@ -1,0 +1,124 @@
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from otrain_core import io
+from otrain_core.cutouts import CHANNELS, COLUMNS, make_cutouts
+from otrain_core.errors import ImageError
+from otrain_core.io import MASK_COSMIC, MASK_MISSING
+
+
+def planes(height=100, width=120, seed=1):
+    rng = np.random.default_rng(seed)
+    values = {name: rng.normal(size=(height, width)).astype(np.float32) for name in ("diff", "science", "reference")}
+    return values | {"mask": np.zeros((height, width), np.uint8)}
+
+
+def labelled(positions, label=0):
+    n = len(positions)
+    table = pd.DataFrame(positions, columns=["x", "y"], dtype=float)
+    for column, kind in COLUMNS.items():
+        if column not in table:
+            table[column] = {float: np.nan, int: 0, bool: False, str: ""}[kind]
+    table["candid"], table["image"], table["label"], table["reason"] = (
+        [f"a-{k:04d}" for k in range(n)],
+        "a",
+        label,
+        "why",
+    )
+    return table
+
+
+@pytest.mark.parametrize("size", [9, 32, 63])
+@pytest.mark.parametrize("x, y", [(60.0, 50.0), (60.49, 50.49), (59.5, 49.5)])
+def test_nearest_pixel_is_at_half_the_size(size, x, y):
+    images = planes()
+    stack = make_cutouts(labelled([(x, y)]), images, image="a", size=size)["stack"]
+    assert stack.shape == (1, size, size, 4) and stack.dtype == np.float32
+    row, column = 50 - size // 2, 60 - size // 2
+    for channel, name in enumerate(("diff", "science", "reference", "mask")):
+        np.testing.assert_array_equal(stack[0, ..., channel], images[name][row : row + size, column : column + size])
+    assert stack[0, size // 2, size // 2, 0] == images["diff"][50, 60]
+
+
+def test_outside_of_the_image_is_missing_and_too_much_of_it_is_edge():
+    arrays = make_cutouts(
+        labelled([(2, 50), (60, 50), (13, 50)], label=1), planes(), image="a", size=32, max_missing=0.25
+    )
+    first = arrays["stack"][0]
+    assert np.isnan(first[:, :14, :3]).all() and (first[:, :14, 3] == MASK_MISSING).all()
+    assert np.isfinite(first[:, 14:, :3]).all()
+    assert arrays["n_missing"].tolist() == [14 * 32, 0, 3 * 32]
+    assert arrays["edge"].tolist() == [True, False, False]
+    assert arrays["label"].tolist() == [-1, 1, 1] and arrays["reason"].tolist() == ["EDGE", "why", "why"]
+
+
+def test_masked_pixels_are_nan_in_the_difference_and_nowhere_zero():
+    images = planes()
+    images["mask"][50, 60] = MASK_COSMIC
+    images["diff"][50, 60] = 0  # what a careless step upstream would leave
+    images["diff"][51, 61] = np.inf
+    arrays = make_cutouts(labelled([(60, 50)]), images, image="a", size=32)
+    cut = arrays["stack"][0]
+    assert np.isnan(cut[16, 16, 0]) and np.isnan(cut[17, 17, 0]) and arrays["n_missing"][0] == 2
+    assert cut[16, 16, 3] == MASK_COSMIC and np.isfinite(cut[16, 16, 1])
+    assert not np.isinf(cut).any()
+
+
+def test_arrays_have_fixed_types_also_for_no_candidates_and_void_columns(tmp_path):
+    full = make_cutouts(labelled([(60, 50), (61, 51)]), planes(), image="a")
+    empty = make_cutouts(labelled([(60, 50)]).iloc[:0], planes(), image="a")
+    io.write_table(tmp_path / "t.csv", labelled([(60, 50)]))
+    read = make_cutouts(io.read_table(tmp_path / "t.csv"), planes(), image="a")
+    assert set(full) == set(empty) == set(read) and empty["stack"].shape == (0, 32, 32, 4)
+    for key, array in full.items():
+        assert array.dtype.kind == empty[key].dtype.kind == read[key].dtype.kind and not array.dtype.hasobject, key
+    assert set(COLUMNS) <= set(full) and read["artefact"].tolist() == [""]
+    assert full["channels"].tolist() == list(CHANNELS)
+
+
+@pytest.mark.parametrize(
+    "change, options, match",
+    [
+        ({}, {"size": 101}, "image a: cutouts.size: cutouts of 101 px are larger than the image of 120 x 100 px"),
+        ({"science": np.zeros((3, 3))}, {}, "image a: science: its shape"),
+        ({"reference": None}, {}, "image a: reference: this plane"),
+    ],
+)
+def test_bad_input(change, options, match):
+    images = {name: plane for name, plane in (planes() | change).items() if plane is not None}
+    with pytest.raises(ImageError, match=match):
+        make_cutouts(labelled([(60, 50)]), images, image="a", **options)
+
+
+def test_candidate_outside_the_image():
+    with pytest.raises(ImageError, match="candidate a-0001 lies outside"):
+        make_cutouts(labelled([(60, 50), (130, 50)]), planes(), image="a")
+
+
+def test_script(tmp_path):
+    path = Path(__file__).parents[2] / "scripts" / "cutouts.py"
+    spec = importlib.util.spec_from_file_location("script_cutouts", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    io.write_table(tmp_path / "l.csv", labelled([(60, 50)]))
+    io.write_planes(tmp_path / "d.fits", planes())
+    io.write_json(tmp_path / "psf.json", {"pixel_scale": 1.5})
+    for name in ("one", "two"):
+        script.main(
+            labelled=tmp_path / "l.csv",
+            difference=tmp_path / "d.fits",
+            psf_record=tmp_path / "psf.json",
+            cutouts=tmp_path / f"{name}.npz",
+            telescope_name="T",
+            pipeline="builtin",
+            image="a",
+            options={"size": 33, "max_missing": 0.25},
+        )
+    arrays = io.read_arrays(tmp_path / "one.npz")
+    assert arrays["stack"].shape == (1, 33, 33, 4) and str(arrays["telescope"]) == "T"
+    assert arrays["pixel_scale"].tolist() == [1.5]
+    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()

@@ -1,0 +1,180 @@
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.wcs import WCS
+
+from otrain_core.errors import ConfigError, ImageError
+from otrain_core.inject import TRUTH_COLUMNS, inject_sources
+from otrain_core.io import Image, read_image, read_table
+from otrain_core.psf import measure_psf
+from tests.unit.synthetic_field import field, script
+
+
+def blank(shape=(384, 384), *, sky=100.0, rms=9.0, seed=0, **more):
+    data = np.random.default_rng(seed).normal(sky, rms, shape).astype(np.float32)
+    return Image(name="blank", data=data, header=fits.Header(), gain=1.5, **more)
+
+
+@pytest.fixture(scope="module", params=[(1.2, 0.0), (2.0, 0.3), (3.5, 0.1)], ids=["undersampled", "varying", "wide"])
+def measured(request):
+    image, *_ = field(fwhm=request.param[0], variation=request.param[1])
+    return measure_psf(image)
+
+
+@pytest.fixture(scope="module")
+def one():
+    image, *_ = field(fwhm=1.8)
+    return measure_psf(image)
+
+
+def test_flux_is_conserved_without_noise(measured):
+    model, record = measured
+    image = blank(rms=0.0)
+    options = {"record": record, "n_sources": 200, "noise": False}
+    data, truth = inject_sources(image, model, rng=np.random.default_rng(1), **options)
+    r = model.radius
+    whole = truth.x.between(r, 383 - r) & truth.y.between(r, 383 - r)
+    assert 0.5 < whole.mean() < 1
+    # Only what fell over the edge is lost.
+    partial = sum(
+        flux * model.stamp(x, y)[0][inside(model, x, y, image.shape)].sum()
+        for x, y, flux in zip(truth.x, truth.y, truth.flux, strict=True)
+    )
+    added = (data.astype(float) - image.data).sum()
+    assert added == pytest.approx(partial, rel=1e-5)
+    assert partial < truth.flux.sum()
+
+
+def inside(model, x, y, shape):
+    _, y0, x0 = model.stamp(x, y)
+    rows, columns = y0 + np.arange(model.size), x0 + np.arange(model.size)
+    return ((rows >= 0) & (rows < shape[0]))[:, None] & ((columns >= 0) & (columns < shape[1]))
+
+
+def test_flux_is_recovered_within_the_noise(measured):
+    """Aperture fluxes, which know nothing of the model, scatter about the truth as photons and sky demand."""
+    model, record = measured
+    pulls = []
+    for seed in range(8):
+        image = blank(seed=seed)
+        options = {"record": record, "n_sources": 60, "grid": 8, "bright_mag": 6.0, "faint_mag": -2.0}
+        data, truth = inject_sources(image, model, rng=np.random.default_rng(100 + seed), **options)
+        gap = np.hypot(*(truth[c].values[:, None] - truth[c].values for c in ("x", "y")))
+        np.fill_diagonal(gap, np.inf)
+        r = model.radius
+        free = (gap.min(axis=1) > 4 * r) & truth.x.between(r + 1, 382 - r) & truth.y.between(r + 1, 382 - r)
+        for row in truth[free].itertuples():
+            y, x = int(np.floor(row.y + 0.5)), int(np.floor(row.x + 0.5))
+            box = data[y - r : y + r + 1, x - r : x + r + 1].astype(float) - 100
+            pulls.append((box.sum() - row.flux) / np.sqrt(box.size * 81 + row.flux / 1.5))
+    pulls = np.array(pulls)
+    assert pulls.size > 40
+    assert abs(pulls.mean()) < 4 / np.sqrt(pulls.size)
+    assert 0.75 < pulls.std() < 1.3
+
+
+def test_shot_noise_is_that_of_the_electrons(one):
+    model, record = one
+    image = blank(rms=0.0)
+    sums = [
+        inject_sources(
+            image, model, record=record, rng=np.random.default_rng(s), n_sources=1, grid=1, bright_mag=5, faint_mag=-5
+        )
+        for s in range(300)
+    ]
+    flux = sums[0][1].flux[0]
+    kept = [
+        (data.astype(float) - 100).sum()
+        for data, truth in sums
+        if truth.x.between(30, 350).all() and truth.y.between(30, 350).all()
+    ]
+    assert np.var(kept) == pytest.approx(flux / 1.5, rel=0.3)
+    assert np.mean(kept) == pytest.approx(flux, abs=4 * np.sqrt(flux / 1.5 / len(kept)))
+
+
+def test_centroids_are_the_true_positions(measured):
+    model, record = measured
+    options = {"record": record, "n_sources": 9, "grid": 3, "noise": False}
+    data, truth = inject_sources(blank(rms=0.0), model, rng=np.random.default_rng(5), **options)
+    r = model.radius
+    for row in truth[truth.x.between(r + 1, 382 - r) & truth.y.between(r + 1, 382 - r)].itertuples():
+        y0, x0 = int(np.floor(row.y + 0.5)) - r, int(np.floor(row.x + 0.5)) - r
+        box = data[y0 : y0 + 2 * r + 1, x0 : x0 + 2 * r + 1].astype(float) - 100
+        assert (box * (x0 + np.arange(box.shape[1]))).sum() / box.sum() == pytest.approx(row.x, abs=0.05)
+        assert (box * (y0 + np.arange(box.shape[0]))[:, None]).sum() / box.sum() == pytest.approx(row.y, abs=0.05)
+
+
+def test_every_cell_gets_its_share(one):
+    model, record = one
+    image = blank((300, 450))
+    options = {"record": record, "n_sources": 200, "grid": 9}
+    _, truth = inject_sources(image, model, rng=np.random.default_rng(1), **options)
+    cells = np.floor((truth.y + 0.5) / 300 * 9) * 9 + np.floor((truth.x + 0.5) / 450 * 9)
+    counts = np.bincount(cells.astype(int), minlength=81)
+    assert set(counts) == {200 // 81, 200 // 81 + 1}
+    assert truth.x.between(-0.5, 449.5).all()
+    assert truth.mag.between(record["limit_mag"] - 4.5, record["limit_mag"] + 0.5).all()
+    np.testing.assert_allclose(truth.mag, record["zero_point"] - 2.5 * np.log10(truth.flux))
+    assert list(truth.columns) == TRUTH_COLUMNS
+    assert (truth.kind == "random").all()
+
+
+def test_missing_stays_missing_and_the_sum_stops_at_saturation(one):
+    model, record = one
+    image = blank(saturation=400.0)
+    image.data[100:200, 100:200] = np.nan
+    image.data[5, 5] = 900.0
+    options = {"record": record, "n_sources": 300, "bright_mag": 8.0}
+    data, _ = inject_sources(image, model, rng=np.random.default_rng(1), **options)
+    np.testing.assert_array_equal(np.isnan(data), np.isnan(image.data))
+    assert data[5, 5] == 900.0
+    assert np.count_nonzero(data == 400.0) > 50
+    data[5, 5] = 0
+    assert np.nanmax(data) == 400.0
+    assert data.dtype == np.float32
+
+
+def test_positions_on_the_sky(one):
+    model, record = one
+    wcs = WCS(naxis=2)
+    wcs.wcs.crval, wcs.wcs.crpix, wcs.wcs.cdelt = [0.001, 10], [192, 192], [-1e-3, 1e-3]
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    _, truth = inject_sources(blank(wcs=wcs), model, record=record, rng=np.random.default_rng(1))
+    x, y = wcs.all_world2pix(truth.ra, truth.dec, 0)
+    np.testing.assert_allclose(np.column_stack([x, y]), truth[["x", "y"]], atol=1e-5)
+    assert truth.ra.between(0, 360).all()
+    _, truth = inject_sources(blank(), model, record=record, rng=np.random.default_rng(1))
+    assert truth.ra.isna().all()
+
+
+@pytest.mark.parametrize(
+    ("record", "options", "error", "message"),
+    [
+        ({"limit_mag": None}, {}, ImageError, "image blank: limit_mag: .* no finite"),
+        ({}, {"bright_mag": -2.0}, ConfigError, "bright_mag -2 and faint_mag 0.5 leave no magnitude"),
+    ],
+)
+def test_bad_input(one, record, options, error, message):
+    with pytest.raises(error, match=message):
+        inject_sources(blank(), one[0], record={**one[1], **record}, rng=np.random.default_rng(1), **options)
+
+
+def test_script_gives_every_image_its_own_stream(tmp_path):
+    image, *_ = field(n=60)
+    header = fits.Header({"GAIN": 1.5, "SATURATE": 6e4, "MAGZP": 24.0, "OBJECT": "field", "BZERO": 32768})
+    fits.writeto(tmp_path / "science.fits", image.data, header)
+    row = {"telescope": "t", "pixel_scale": 2.0}
+    common = {"science": tmp_path / "science.fits", "psf": tmp_path / "psf.fits", "record": tmp_path / "psf.json"}
+    script("psf").main(**common, image="a", telescope=row, wcs=None, options={})
+    out = {}
+    for key, name in (("first", "a"), ("again", "a"), ("other", "b")):
+        paths = {"injected": tmp_path / f"{key}.fits", "truth": tmp_path / f"{key}.csv"}
+        script("inject").main(**common, **paths, image=name, telescope=row, wcs=None, seed=1, options={"n_sources": 20})
+        out[key] = [path.read_bytes() for path in paths.values()]
+    assert out["first"] == out["again"]
+    assert out["first"] != out["other"]
+    assert len(read_table(tmp_path / "first.csv")) == 20
+    injected = read_image(tmp_path / "first.fits", name="a", telescope=row)
+    assert (injected.gain, injected.saturation, injected.zero_point) == (1.5, 6e4, 24.0)
+    assert injected.header["OBJECT"] == "field"
+    assert (injected.data - image.data).max() > 10

@@ -1,0 +1,148 @@
+import numpy as np
+import pytest
+
+from otrain_core.errors import CubeError
+
+pytestmark = pytest.mark.xdist_group("tensorflow")  # TensorFlow is loaded once
+
+CHANNELS = ("difference", "science", "reference", "mask")
+
+
+@pytest.fixture(scope="module")
+def networks():
+    from otrain_core import networks
+
+    networks.keras.utils.set_random_seed(1)
+    return networks
+
+
+def cutouts(n=6, size=32, channels=1, seed=0):
+    return np.random.default_rng(seed).normal(100, 5, (n, size, size, channels)).astype(np.float32)
+
+
+def stage(networks, values, channels=("difference",), normalise="mad-asinh", centre=False):
+    return np.asarray(networks.InputStage(channels=channels, normalise=normalise, centre=centre)(values))
+
+
+def test_the_paper_network_is_exact(networks):
+    model = networks.build_network("paper", size=32)
+    assert model.count_params() == 2_621_826
+    kinds = [type(layer).__name__ for layer in model.layers if type(layer).__name__ not in ("InputLayer", "InputStage")]
+    assert kinds == (
+        ["Conv2D", "Conv2D", "AveragePooling2D", "Dropout", "Conv2D", "MaxPooling2D", "Dropout", "Conv2D", "Conv2D"]
+        + ["MaxPooling2D", "Flatten", "Dense", "Dropout", "Dense", "Dense", "Softmax"]
+    )
+    filters = [layer.filters for layer in model.layers if isinstance(layer, networks.layers.Conv2D)]
+    assert filters == [16, 32, 64, 128, 256]
+    # 3x3 kernels at 32, 32, 16, 8 and 8 px, then 4096-512-256-2, two operations each.
+    by_hand = 1024 * (9 * 16 + 144 * 32) + 256 * 288 * 64 + 64 * (576 * 128 + 1152 * 256) + 4096 * 512 + 512 * 256 + 512
+    assert networks.flops(model) == 2 * by_hand
+
+
+def test_otrain2_is_small_and_its_weights_do_not_depend_on_the_size(networks):
+    models = {size: networks.build_network("otrain2", size=size, normalise="mad-asinh") for size in (9, 15, 31, 32, 63)}
+    assert len({model.count_params() for model in models.values()}) == 1
+    assert models[32].count_params() < 160_000
+    assert networks.flops(models[32]) < 0.2 * networks.flops(networks.build_network("paper", size=32))
+    for model in models.values():
+        for layer in model.layers:
+            if isinstance(layer, networks.layers.Conv2D):
+                assert layer.output.shape[1] % 2 == 1, "the candidate has left the middle of the map"
+    models[63].set_weights(models[32].get_weights())
+    assert np.isfinite(models[63].predict(cutouts(size=63), verbose=0)).all()
+
+
+@pytest.mark.parametrize("network", ["paper", "otrain2"])
+@pytest.mark.parametrize("normalise", ["none", "mad-asinh"])
+def test_missing_pixels_and_channels(networks, tmp_path, network, normalise):
+    model = networks.build_network(network, size=20, channels=CHANNELS, normalise=normalise)
+    values = cutouts(size=20, channels=4)
+    values[0, :7] = np.nan
+    values[1] = np.nan
+    values[2, ..., 3] = 0
+    values[3, ..., 0] = 7.0
+    values[4, 3, 3, 0] = np.inf
+    scores = model.predict(values, verbose=0)
+    assert scores.shape == (6, 2) and np.isfinite(scores).all()
+    assert np.allclose(scores.sum(axis=1), 1, atol=1e-6)
+    networks.save_model(model, tmp_path / "model.keras")
+    loaded = networks.load_model(tmp_path / "model.keras")
+    assert networks.input_stage(loaded).channels == list(CHANNELS)
+    assert np.array_equal(loaded.predict(values, verbose=0), scores)
+
+
+def test_mad_asinh_is_what_it_says(networks):
+    values = cutouts(n=4, size=15)
+    values[0, :4] = np.nan
+    got = stage(networks, values)
+    for one, found in zip(values, got, strict=True):
+        median = np.nanmedian(one)
+        mad = np.nanmedian(np.abs(one - median))
+        assert np.allclose(found, np.nan_to_num(np.arcsinh((one - median) / mad)), atol=1e-4)
+    # Neither the sky level nor the gain matters.
+    assert np.allclose(stage(networks, 30 * values - 500), got, atol=2e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_mad_of_zero_is_harmless(networks, scale):
+    flat = np.zeros((2, 15, 15, 1), np.float32)
+    flat[1, 7, 7] = scale  # more than half of the pixels alike
+    got = stage(networks, flat)
+    assert np.all(got[0] == 0)
+    assert np.isfinite(got).all() and got[1, 7, 7, 0] == pytest.approx(np.arcsinh(225 / (1 + 0)), rel=0.02)
+
+
+def test_mask_becomes_a_flag_and_raw_stays_raw(networks):
+    values = cutouts(n=2, size=10, channels=2)
+    values[..., 1] = 0
+    values[0, 2, 3, 1] = 20  # several bits
+    values[0, 4, 4] = np.nan
+    for normalise in ("none", "mad-asinh"):
+        got = stage(networks, values, ("difference", "mask"), normalise)
+        assert set(np.unique(got[..., 1])) == {0.0, 1.0}
+        assert np.argwhere(got[..., 1]).tolist() == [[0, 2, 3], [0, 4, 4]]
+    raw = stage(networks, values, ("difference", "mask"), "none")
+    assert np.array_equal(raw[..., 0], np.nan_to_num(values[..., 0]))
+
+
+def test_the_centred_stage_keeps_the_candidate_in_the_middle(networks):
+    for size in (14, 15):
+        values = np.zeros((1, size, size, 1), np.float32)
+        values[0, size // 2, size // 2] = 1
+        got = stage(networks, values, normalise="none", centre=True)[0, ..., 0]
+        assert got.shape == (size - 1 + size % 2,) * 2 and got[got.shape[0] // 2, got.shape[1] // 2] == 1
+
+
+def test_the_stage_commutes_with_turns(networks):
+    values = cutouts(n=3, size=21)
+    values[:, :2] = np.nan
+    turned = np.rot90(values, 1, axes=(1, 2))
+    assert np.array_equal(stage(networks, turned), np.rot90(stage(networks, values), 1, axes=(1, 2)))
+
+
+def test_the_body_is_the_model_without_its_stage(networks):
+    model = networks.build_network("otrain2", size=32, normalise="mad-asinh")
+    values = cutouts()
+    inner = np.asarray(networks.input_stage(model)(values))
+    assert np.allclose(networks.without_input_stage(model).predict(inner, verbose=0), model.predict(values, verbose=0))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"network": "resnet"}, "network must be one of paper, otrain2"),
+        ({"network": "paper", "normalise": "zscore"}, "normalise must be one of"),
+        ({"network": "paper", "channels": ()}, "at least one channel"),
+        ({"network": "paper", "size": 5}, "at least 9 x 9"),
+    ],
+)
+def test_bad_options_are_refused(networks, options, match):
+    with pytest.raises(ValueError, match=match):
+        networks.build_network(**{"size": 32, **options})
+
+
+def test_an_unreadable_model_is_one_sentence(networks, tmp_path):
+    (tmp_path / "model.keras").write_bytes(b"not a model")
+    for name in ("model.keras", "absent.keras"):
+        with pytest.raises(CubeError, match="not a readable Keras model"):
+            networks.load_model(tmp_path / name)

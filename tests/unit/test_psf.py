@@ -1,0 +1,157 @@
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from otrain_core.errors import ImageError, UpstreamFailed
+from otrain_core.io import read_json, write_json
+from otrain_core.psf import PSFModel, measure_psf
+from tests.unit.synthetic_field import field, script, star, width
+
+
+def compare(model, fwhm, variation, shape, n=40, seed=3):
+    """Largest difference to the true stars over their peak, and matched-filter flux, at random positions."""
+    rng = np.random.default_rng(seed)
+    worst, flux = [], []
+    for _ in range(n):
+        x, y = rng.uniform(20, shape[1] - 20), rng.uniform(20, shape[0] - 20)
+        stamp, y0, x0 = model.stamp(x, y)
+        truth = star(x - x0, y - y0, width(x, y, fwhm, variation, shape), stamp.shape)
+        worst.append(np.abs(stamp - truth).max() / truth.max())
+        flux.append((stamp * truth).sum() / (truth**2).sum())
+    return np.array(worst), np.array(flux)
+
+
+@pytest.mark.parametrize(("fwhm", "variation"), [(1.2, 0.0), (1.5, 0.1), (2.0, 0.15), (3.5, 0.1)])
+def test_model_reproduces_stars_between_the_pixels(fwhm, variation):
+    image, *_ = field(fwhm=fwhm, variation=variation, n=130)
+    model, record = measure_psf(image)
+    worst, flux = compare(model, fwhm, variation, image.shape)
+    assert np.median(worst) < 0.015
+    assert worst.max() < 0.06
+    assert abs(flux.mean() - 1) < 0.005
+    assert record["degree"] == 2
+    # What is measured contains the pixel; a pixel of a Gaussian adds its variance of 1/12.
+    expected = np.sqrt(fwhm**2 + 2.3548**2 / 12)
+    assert record["seeing_px"] == pytest.approx(expected, rel=0.03)
+    assert record["ellipticity"] < 0.05
+
+
+def test_constant_model_is_worse_where_the_psf_varies():
+    image, *_ = field(fwhm=2.0, variation=0.3, n=130)
+    flat, varying = (compare(measure_psf(image, degree=d)[0], 2.0, 0.3, image.shape)[0] for d in (0, 2))
+    assert np.median(varying) < 0.3 * np.median(flat)
+
+
+def test_stamps_are_normalised_and_centred():
+    image, *_ = field(fwhm=1.8)
+    model, _ = measure_psf(image)
+    centred = model.at(100.0, 200.0)
+    assert centred.shape == (model.size, model.size)
+    assert centred.sum() == pytest.approx(1, abs=1e-12)
+    offset = np.arange(-model.radius, model.radius + 1)
+    core = np.exp(-(offset**2 + offset[:, None] ** 2) / 8) * centred
+    assert abs((core * offset).sum() / core.sum()) < 0.02
+    for x, y in [(100.0, 200.0), (100.49, 200.5), (-0.4, 383.4)]:
+        stamp, y0, x0 = model.stamp(x, y)
+        assert stamp.sum() == pytest.approx(1, abs=1e-12)
+        assert (x0 + model.radius, y0 + model.radius) == (np.floor(x + 0.5), np.floor(y + 0.5))
+    stamp, y0, x0 = model.stamp(100.4, 200.0)
+    assert (stamp * (x0 + np.arange(model.size))).sum() == pytest.approx(100.4, abs=0.03)
+    wide = star(20, 20, 1.8, (41, 41))
+    inside = slice(20 - model.radius, 21 + model.radius)
+    assert wide[inside, inside].sum() > 0.99
+
+
+def test_hits_hot_pixels_galaxies_and_holes_do_not_enter():
+    image, *_ = field(fwhm=1.6, n=70, seed=4)
+    rng = np.random.default_rng(1)
+    rows, columns = rng.integers(2, 380, 400), rng.integers(2, 380, 400)
+    image.data[rows, columns] += 10 ** rng.uniform(2, 4, 400)
+    image.data[rows[:200], columns[:200] + 1] += 10 ** rng.uniform(2, 4, 200)
+    for _ in range(40):
+        image.data += 3e4 * star(*rng.uniform(0, 384, 2), 4.0, image.shape).astype(np.float32)
+    image.data[150:160] = np.nan
+    image.data[:, :12] = np.nan
+    model, record = measure_psf(image)
+    worst, flux = compare(model, 1.6, 0.0, image.shape)
+    assert record["n_stars"] >= 12
+    assert np.median(worst) < 0.03
+    assert abs(flux.mean() - 1) < 0.01
+
+
+def test_limiting_magnitude_is_five_sigma_of_psf_photometry():
+    image, *_ = field(fwhm=2.5, n=60, seed=6)
+    image.zero_point = 25.0
+    model, record = measure_psf(image)
+    flux = 10 ** (0.4 * (25.0 - record["limit_mag"]))
+    rng = np.random.default_rng(2)
+    profile = model.at(190, 190)
+    sky = rng.normal(0, record["background_rms"], (3000, *profile.shape))
+    measured = ((sky + flux * profile) * profile).sum(axis=(1, 2)) / (profile**2).sum()
+    assert measured.mean() / measured.std() == pytest.approx(5, rel=0.06)
+    assert record["background_rms"] == pytest.approx(np.sqrt(200 / 1.5 + 9), rel=0.05)
+    assert record["background"] == pytest.approx(200, abs=1)
+    assert record["zero_point"] == 25.0
+
+
+def test_degree_follows_the_number_of_stars():
+    image, *_ = field(n=20, seed=9)
+    assert measure_psf(image)[1]["degree"] < 2
+
+
+def test_saved_model_is_the_same(tmp_path):
+    image, *_ = field(fwhm=2.2, n=60)
+    model, _ = measure_psf(image)
+    model.save(tmp_path / "psf.fits")
+    again = PSFModel.load(tmp_path / "psf.fits")
+    np.testing.assert_allclose(again.stamp(50.3, 60.8)[0], model.stamp(50.3, 60.8)[0], atol=1e-6)
+    assert again.fwhm == pytest.approx(model.fwhm, abs=0.01)
+    write_json(tmp_path / "failed.fits", {"otrain_failed": {"image": "a", "key": "psf", "message": "none"}})
+    with pytest.raises(UpstreamFailed, match="image a: psf: none"):
+        PSFModel.load(tmp_path / "failed.fits")
+
+
+def test_two_measurements_are_identical():
+    image, *_ = field(n=40)
+    first, second = measure_psf(image), measure_psf(image)
+    np.testing.assert_array_equal(first[0].table, second[0].table)
+    assert first[1] == second[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda image: image.data.__setitem__(..., np.random.default_rng(1).normal(100, 5, image.shape)), "0 usable"),
+        (lambda image: image.data.__setitem__(..., 7.0), "no spread between pixels"),
+        (lambda image: setattr(image, "saturation", 210.0), "usable stars"),
+    ],
+)
+def test_unusable_image_is_refused(change, message):
+    image, *_ = field(n=60)
+    change(image)
+    with pytest.raises(ImageError, match=f"image field: .*{message}"):
+        measure_psf(image)
+
+
+def test_too_few_stars_are_refused():
+    image, *_ = field(n=60)
+    with pytest.raises(ImageError, match=r"image field: psf: \d+ usable stars .* at least 500 are needed"):
+        measure_psf(image, min_stars=500)
+
+
+def test_script(tmp_path):
+    image, *_ = field(n=60)
+    fits.writeto(tmp_path / "science.fits", image.data)
+    script("psf").main(
+        science=tmp_path / "science.fits",
+        psf=tmp_path / "psf.fits",
+        record=tmp_path / "psf.json",
+        image="one",
+        telescope={"telescope": "t", "gain": 1.5, "pixel_scale": 2.0, "filter": "r"},
+        wcs=None,
+        options={"min_stars": 5},
+    )
+    record = read_json(tmp_path / "psf.json")
+    assert record["saturation"] is None
+    assert record["seeing_arcsec"] == pytest.approx(2 * record["seeing_px"])
+    assert PSFModel.load(tmp_path / "psf.fits").fwhm == pytest.approx(record["seeing_px"], abs=0.02)

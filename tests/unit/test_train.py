@@ -1,0 +1,168 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from otrain_core import train
+from otrain_core.errors import ConfigError, CubeError
+from tests.unit.synthetic_cube import make_cube, make_split
+
+pytestmark = pytest.mark.xdist_group("tensorflow")
+
+TINY = {"epochs": 3, "batch_size": 32, "size": 15}
+
+
+@pytest.fixture(scope="module")
+def data():
+    cube = make_cube(240, size=20)
+    return cube, make_split(cube)
+
+
+def scores_of(model, cube, size=15):
+    return train.score_cutouts(model, train.select_inputs(cube, inputs=["difference"], size=size))
+
+
+@pytest.mark.parametrize(("side", "size"), [(32, 15), (32, 24), (63, 32), (15, 15), (20, 11)])
+def test_a_crop_keeps_the_candidate_at_its_pixel(side, size):
+    stack = np.zeros((1, side, side, 2), np.float32)
+    stack[0, side // 2, side // 2] = (1, 2)
+    cube = {"cube": stack, "channels": np.array(["difference", "mask"])}
+    got = train.select_inputs(cube, inputs=["mask"], size=size)
+    assert got.shape == (1, size, size, 1) and got[0, size // 2, size // 2, 0] == 2
+
+
+def test_wrong_inputs_are_refused(data):
+    with pytest.raises(CubeError, match="channel 'template' is not in the cube .it has difference, science"):
+        train.select_inputs(data[0], inputs=["template"], size=None)
+    with pytest.raises(CubeError, match="33 px were asked for, those of the cube have 20"):
+        train.select_inputs(data[0], inputs=["difference"], size=33)
+
+
+def test_augmentation_draws_all_symmetries_and_loses_no_pixel():
+    one = np.arange(9, dtype=np.float32).reshape(1, 3, 3, 1)
+    many = train.augment_batch(np.repeat(one, 400, axis=0), np.random.default_rng(0))
+    kinds = np.unique(many.reshape(400, 9), axis=0)
+    assert len(kinds) == 8
+    assert np.all(np.sort(kinds, axis=1) == np.arange(9)) and np.all(kinds[:, 4] == 4)
+
+
+def test_training_learns_and_repeats_itself(data):
+    cube, split = data
+    options = {"seed": 3, "epochs": 6, "batch_size": 16, "size": 15}
+    model, history, record = train.train_model(cube, split, **options)
+    assert list(history.columns) == list(train.HISTORY)
+    assert history["epoch"].tolist() == list(range(1, len(history) + 1))
+    assert history["tune_loss"].iloc[-1] < history["tune_loss"].iloc[0]
+    assert history["learning_rate"].iloc[0] == pytest.approx(1e-3)
+    assert history["learning_rate"].iloc[-1] < 3e-4  # cosine
+    assert record["kept_epoch"] == record["best_epoch"] == history["tune_loss"].idxmin() + 1
+    assert record["n_train"] == (split["set"] == "train").sum()
+    assert record["n_parameters"] == model.count_params()
+    assert record["cutouts_per_second"] > 0 and "CPU" in record["device"]
+    json.dumps(record)
+
+    first = scores_of(model, cube)
+    # The model that is returned is the epoch that was kept: its loss on tune is the lowest.
+    tune = split.loc[split["set"] == "tune", "index"].to_numpy()
+    p = np.where(cube["labels"][tune] == 1, first[tune], 1 - first[tune])
+    assert -np.log(p).mean() == pytest.approx(history["tune_loss"].min(), rel=1e-3)
+
+    again, history_again, _ = train.train_model(cube, split, **options)
+    assert np.array_equal(scores_of(again, cube), first)
+    drop = ["seconds"]
+    pd.testing.assert_frame_equal(history.drop(columns=drop), history_again.drop(columns=drop))
+    other, _, _ = train.train_model(cube, split, **{**options, "seed": 4, "epochs": 1})
+    assert not np.array_equal(scores_of(other, cube), first)
+
+
+def test_test_and_unused_cutouts_do_not_touch_the_training(data):
+    cube, split = data
+    changed = {**cube, "cube": cube["cube"].copy(), "labels": cube["labels"].copy()}
+    outside = split.loc[split["set"] == "test", "index"].to_numpy()
+    changed["cube"][outside] = 1e6
+    changed["labels"][outside] = 1 - changed["labels"][outside]
+    histories = [
+        train.train_model(one, split, seed=1, **TINY)[1].drop(columns="seconds") for one in (cube, changed)
+    ]
+    pd.testing.assert_frame_equal(*histories)
+
+
+def test_the_paper_protocol_watches_the_test_set(data):
+    cube, split = data
+    paper = split.assign(set=split["set"].replace("tune", "train"))
+    with pytest.raises(CubeError, match="set tune is empty"):
+        train.train_model(cube, paper, seed=1, **TINY)
+    options = {"network": "paper", "normalise": "none", "augment": False, "schedule": "constant", "keep": "last"}
+    _, history, record = train.train_model(
+        cube, paper, seed=1, protocol="paper", epochs=2, batch_size=64, patience=0, class_weights=False, **options
+    )
+    assert record["tune_set"] == "test" and record["kept_epoch"] == 2
+    assert history["learning_rate"].nunique() == 1
+
+
+def test_patience_stops(data):
+    cube, split = data
+    _, history, record = train.train_model(cube, split, seed=1, learning_rate=0.5, patience=2, epochs=30, size=15)
+    assert len(history) < 30
+    assert len(history) == record["best_epoch"] + 2
+
+
+@pytest.mark.parametrize("network", ["paper", "otrain2"])
+def test_a_killed_training_ends_as_it_would_have(data, tmp_path, monkeypatch, network):
+    cube, split = data
+    options = {"seed": 3, "network": network, **TINY, "epochs": 4}
+    whole, history, _ = train.train_model(cube, split, **options)
+    save = train._Loop._save
+
+    def killed(self, epoch):
+        save(self, epoch)
+        if epoch == 2:
+            (tmp_path / "checkpoint" / ".epoch3.half.npz").write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train._Loop, "_save", killed)
+        train.train_model(cube, split, checkpoint=tmp_path / "checkpoint", **options)
+    resumed, resumed_history, record = train.train_model(cube, split, checkpoint=tmp_path / "checkpoint", **options)
+    assert record["resumed_at_epoch"] == 3
+    pd.testing.assert_frame_equal(history.drop(columns="seconds"), resumed_history.drop(columns="seconds"))
+    assert np.array_equal(scores_of(resumed, cube), scores_of(whole, cube))
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_checkpoint_of_another_training_is_ignored(data, tmp_path):
+    cube, split = data
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "state.json").write_text(json.dumps({"digest": "of something else", "file": "x", "history": []}))
+    _, history, record = train.train_model(cube, split, seed=1, checkpoint=folder, **{**TINY, "epochs": 1})
+    assert record["resumed_at_epoch"] == 0 and len(history) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda cube, split: cube["labels"].fill(1), "train has .* True and 0 False"),
+        (lambda cube, split: split.drop(split.index[split["set"] == "train"], inplace=True), "0 True and 0 False"),
+        (lambda cube, split: split.drop(split.index[split["set"] == "tune"], inplace=True), "set tune is empty"),
+        (lambda cube, split: split.__setitem__("index", split["index"] + 1000), "does not have"),
+    ],
+)
+def test_bad_splits_are_refused(data, change, match):
+    cube, split = {**data[0], "labels": data[0]["labels"].copy()}, data[1].copy()
+    change(cube, split)
+    with pytest.raises(CubeError, match=match):
+        train.train_model(cube, split, seed=1, **TINY)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_training(data):
+    cube, split = data
+    huge = {**cube, "cube": cube["cube"] * np.float32(1e30)}
+    with pytest.raises(CubeError, match="loss became .* in epoch 1: lower the learning rate"):
+        train.train_model(huge, split, seed=1, network="paper", normalise="none", augment=False, **TINY)
+
+
+def test_a_missing_gpu_is_told(data):
+    with pytest.raises(ConfigError, match="require_gpu is true, but no GPU is seen"):
+        train.train_model(*data, seed=1, require_gpu=True, **TINY)

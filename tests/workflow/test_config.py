@@ -1,0 +1,134 @@
+"""Configuration and sheets: defaults in step with the models, bad keys told by name."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from otrain_core.config import Config, load_config, read_images, read_telescopes
+from otrain_core.config_docs import generate
+from otrain_core.errors import ConfigError, ImageError
+from otrain_core.run import Run
+
+
+def test_generated_files_are_in_step(root):
+    for path, text in generate(root / "config").items():
+        assert path.read_text() == text, f"{path.name} is out of step with otrain_core/config.py: run `make config`"
+
+
+def test_default_yaml_is_the_default(root):
+    assert load_config(yaml.safe_load((root / "config/config.yaml").read_text())) == Config()
+
+
+@pytest.mark.parametrize("name", ["demo.yaml", "hatp32.yaml"])
+def test_shipped_configs_are_valid(root, name):
+    values = yaml.safe_load((root / "config/config.yaml").read_text())
+    for key, value in yaml.safe_load((root / "config" / name).read_text()).items():
+        values[key] = values[key] | value if isinstance(value, dict) else value
+    values["pipelines"] = {"builtin": {}} | values["pipelines"]
+    run = Run.from_config(values, root=root)
+    assert all(run.images(name) for name in run.used_telescopes())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sed": 1}, "config: sed: unknown key; did you mean 'seed'"),
+        ({"pipelines": {"x": {"detect": {"treshold": 3}}}}, "pipelines.x.detect.treshold: unknown key; did you mean 'threshold'"),
+        ({"pipelines": {"x": {"detect": {"threshold": -3}}}}, "pipelines.x.detect.threshold: .*greater than 0.*-3"),
+        ({"pipelines": {"x": {"subtract": {"method": "magic"}}}}, "subtract.method: .*'alard-lupton'.*'magic'"),
+        ({"split": {"fractions": [1, 2, 3]}}, "split.fractions: three positive shares"),
+        ({"run": {"cubes": ["demo"]}}, "run.cubes: 'demo' is not of the form telescope/pipeline"),
+        ({"run": {"cubes": ["demo/nopipe"]}}, "run.cubes names pipeline 'nopipe'"),
+        ({"run": {"experiments": ["nothing"]}}, "run.experiments names 'nothing'"),
+        ({"seed": "many"}, "config: seed: .*integer.*'many'"),
+    ],
+)
+def test_bad_config_names_key_value_and_what_is_allowed(values, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(values)
+
+
+def _sheets(tmp_path: Path, telescopes: str, images: str = "") -> dict:
+    (tmp_path / "telescopes.csv").write_text(telescopes)
+    (tmp_path / "images.csv").write_text(images)
+    return {
+        "telescopes": str(tmp_path / "telescopes.csv"),
+        "images": str(tmp_path / "images.csv") if images else None,
+        "data_root": str(tmp_path),
+        "run": {"cubes": ["t1/builtin"]},
+    }
+
+
+TELESCOPE = "telescope,source,pixel_scale,gain\nt1,images,1.0,2.0\n"
+IMAGE_HEAD = "telescope,image,path,role,field,reference\n"
+
+
+@pytest.mark.parametrize(
+    ("telescopes", "images", "message"),
+    [
+        ("telescope,source,pixle_scale\nt1,images,1\n", "", "pixle_scale: unknown column; did you mean 'pixel_scale'"),
+        ("telescope,source,pixel_scale\nt1,images,wide\n", "", "row 2: pixel_scale: .*'wide'"),
+        ("telescope,source\nt1,images\nt1,images\n", "", "telescope: 't1' stands twice"),
+        ("telescope,source\nt1,simulated\n", "", "pixel_scale is needed for a simulated telescope"),
+        ("telescope,source\nt1,folders\n", "", "folder is needed"),
+        ("telescope,source\nlogs,images\n", "", "'logs' is the name of a folder of results"),
+        ("telescope,source\nother,images\n", "", r"run.cubes: telescope 't1' is not in .*other"),
+        (TELESCOPE, "", "telescope t1: no science image"),
+        (TELESCOPE, IMAGE_HEAD + "t1,a,a.fits,science,,r.fits\nt1,a,b.fits,science,,r.fits\n", "image: 'a' stands twice"),
+        (TELESCOPE, IMAGE_HEAD + "t1,a,a.fits,science,,\n", "needs either field or reference"),
+        (TELESCOPE, IMAGE_HEAD + "t1,a,a.fits,science,f,\n", "image a: field: 'f' has no row with role reference"),
+        (TELESCOPE, IMAGE_HEAD + "t2,a,a.fits,science,,r.fits\n", "telescope: 't2' is not in"),
+        (TELESCOPE, IMAGE_HEAD + "t1,a/b,a.fits,science,,r.fits\n", "row 2: image: "),
+        (TELESCOPE, IMAGE_HEAD + "t1,a\n", "not as many cells"),
+    ],
+)
+def test_bad_sheets(tmp_path, telescopes, images, message):
+    with pytest.raises(ConfigError, match=message):
+        Run.from_config(_sheets(tmp_path, telescopes, images))
+
+
+def test_missing_file_is_told_before_any_work(tmp_path):
+    values = _sheets(tmp_path, TELESCOPE, IMAGE_HEAD + "t1,a,a.fits,science,,r.fits\n")
+    with pytest.raises(ImageError, match=r"image a: path: .*a\.fits: no such file"):
+        Run.from_config(values, check_files=True)
+    assert Run.from_config(values).images("t1") == ["a"]
+
+
+def test_missing_sheet():
+    with pytest.raises(ConfigError, match="no such file"):
+        read_telescopes("nowhere.csv")
+    with pytest.raises(ConfigError, match="no such file"):
+        read_images("nowhere.csv")
+
+
+def test_environment_yml_has_what_pyproject_has(root):
+    """conda users get the same packages, and the AstrOmatic programs besides."""
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    conda_names = {"matplotlib": "matplotlib-base", "snakemake": "snakemake-minimal", "tensorflow-cpu": "tensorflow"}
+    extras = project["optional-dependencies"]
+    wanted = {}
+    for requirement in project["dependencies"] + extras["cpu"] + extras["dev"]:
+        name, version = re.match(r"([A-Za-z0-9_-]+)\s*(>=[\d.]+)", requirement).groups()
+        wanted[conda_names.get(name, name)] = version
+    environment = yaml.safe_load((root / "environment.yml").read_text())
+    found = {}
+    for entry in environment["dependencies"]:
+        for item in entry["pip"] if isinstance(entry, dict) else [entry]:
+            name, _, version = item.partition(" ")
+            found[name] = version
+    assert f"{project['requires-python']}" == found.pop("python")
+    programs = {f"astromatic-{name}" for name in ("source-extractor", "psfex", "scamp", "swarp")}
+    assert programs <= set(found)
+    assert {name: version for name, version in found.items() if name not in programs | {"pip"}} == wanted
+
+
+def test_requirements_pin_every_dependency(root):
+    pinned = {re.split(r"[=\[; ]", line)[0].lower() for line in (root / "requirements.txt").read_text().splitlines()}
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for requirement in project["dependencies"] + extras["cpu"] + extras["dev"]:
+        assert re.match(r"[A-Za-z0-9_-]+", requirement).group().lower() in pinned
+    assert "http" not in (root / "requirements.txt").read_text()

@@ -1,0 +1,116 @@
+"""The DAG as planned: jobs of the shipped configurations, profiles, lint and format."""
+
+import collections
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+
+
+def snakemake(root, *arguments, workdir=None, check=True, env=None, timeout=300):
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "workflow/Snakefile"), *arguments]
+    result = subprocess.run(
+        command, cwd=workdir or root, capture_output=True, text=True, timeout=timeout, env={**os.environ, **(env or {})}
+    )
+    if check:
+        assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def planned_jobs(text):
+    """Job counts from Snakemake's table."""
+    table = text.split("Job stats:")[1].split("total")[0]
+    return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", table, flags=re.M)}
+
+
+def test_default_run(root, tmp_path):
+    """`snakemake --cores 2` plans the whole DAG; the list of jobs is part of the contract."""
+    jobs = planned_jobs(snakemake(root, "--cores", "2", "-n", "--directory", str(tmp_path)).stdout)
+    n_images = jobs.pop("simulate")
+    assert n_images >= 10
+    per_image = ("psf", "inject", "prepare", "subtract", "detect", "crossmatch", "cutouts")
+    assert {jobs.pop(name) for name in per_image} == {n_images}
+    golden = {"cube": 1, "split": 1, "train": 2, "evaluate": 2, "explain": 2, "summary": 1, "track": 1, "report": 1, "all": 1}
+    assert jobs == golden
+
+
+def test_both_protocols(root, tmp_path):
+    config = tmp_path / "both.yaml"
+    config.write_text("run: {protocols: [grouped, paper], experiments: [paper], seeds: [1, 2]}\n")
+    jobs = planned_jobs(snakemake(root, "-n", "--directory", str(tmp_path), "--configfile", str(config)).stdout)
+    assert jobs["train"] == jobs["train_random_split"] == jobs["evaluate_random_split"] == 2
+
+
+def test_slurm_profile(root):
+    """The literal command of the README, from the root of the clone."""
+    result = snakemake(root, "--profile", "slurm", "-n", "--forceall")
+    assert "group image" in result.stdout or "image" in result.stdout
+    assert planned_jobs(result.stdout)["train"] == 2
+
+
+def test_hatp32_needs_only_its_sheet(root, shared_data):
+    result = snakemake(root, "-n", "--configfile", "config/hatp32.yaml", "--forceall")
+    jobs = planned_jobs(result.stdout)
+    assert jobs["reference"] == 1
+    assert jobs["psf"] + 20 <= 102
+
+
+def test_unknown_key_stops_before_any_work(root, tmp_path):
+    result = snakemake(root, "-n", "--directory", str(tmp_path), "--config", "sed=3", check=False)
+    assert result.returncode != 0
+    assert "sed: unknown key; did you mean 'seed'" in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["ruff", "check", "."],
+        ["ruff", "format", "--check", "."],
+        ["snakefmt", "--check", "workflow"],
+    ],
+    ids=" ".join,
+)
+def test_style(root, command):
+    result = subprocess.run([str(BIN / command[0]), *command[1:]], cwd=root, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_snakemake_lint(root):
+    """Nothing but what the workflow does on purpose: one environment for all rules, made by `make setup`."""
+    result = snakemake(root, "--lint", "text", check=False)
+    findings = collections.Counter(re.findall(r"\* (.+?):", result.stdout + result.stderr))
+    allowed = {"Specify a conda environment or container for each rule."}
+    assert {name.rstrip(".") for name in findings} <= {name.rstrip(".") for name in allowed}, findings
+
+
+def test_every_step_has_its_rule_script_module_and_test(root):
+    """One step: one rule, one script, one module, one test file, of one name."""
+    rules = set()
+    for path in (root / "workflow/rules").glob("*.smk"):
+        rules |= set(re.findall(r"^rule (\w+):", path.read_text(), flags=re.M))
+    scripts = {path.stem for path in (root / "scripts").glob("*.py")}
+    modules = {path.stem for path in (root / "otrain_core").glob("*.py")}
+    tests = {path.stem.removeprefix("test_") for path in (root / "tests/unit").glob("test_*.py")}
+    assert rules == scripts
+    assert rules <= modules
+    assert rules <= tests
+    for path in (root / "scripts").glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 80, path.name
+        assert "job_logging(snakemake)" in path.read_text(), path.name
+
+
+def test_no_step_before_train_imports_tensorflow(root):
+    """Heavy imports where they are needed: the steps of an image start in a second."""
+    code = (
+        "import sys\n"
+        "from otrain_core import psf, inject, prepare, subtract, detect, crossmatch, cutouts, cube, split, simulate, reference\n"
+        "heavy = [m for m in ('tensorflow', 'keras', 'mlflow', 'matplotlib', 'sklearn', 'galsim', 'stdpipe') if m in sys.modules]\n"
+        "sys.exit(','.join(heavy))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,80 @@
+"""Configuration, sheets and the few functions that rules share."""
+
+import os
+import sys
+
+# The library of this clone, also when it is not installed.
+sys.path.insert(0, str(Path(workflow.basedir).parent))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
+
+from otrain_core.config import NAME_PATTERN
+from otrain_core.errors import OtrainError
+from otrain_core.job import KEEP_GOING, code_digest
+from otrain_core.run import Run
+from snakemake.exceptions import WorkflowError
+
+# Under --keep-going a bad image is left out of its cube and listed in the report;
+# otherwise it stops the run. Jobs read this from their environment, so that the
+# choice does not count as a changed parameter.
+if workflow.execution_settings is not None and workflow.execution_settings.keep_going:
+    os.environ[KEEP_GOING] = "1"
+
+try:
+    RUN = Run.from_config(config, root=Path(workflow.basedir).parent, check_files=os.environ.get(KEEP_GOING) != "1")
+except OtrainError as error:
+    raise WorkflowError(str(error)) from None
+
+
+wildcard_constraints:
+    telescope=NAME_PATTERN,
+    pipeline=NAME_PATTERN,
+    image=NAME_PATTERN,
+    field=NAME_PATTERN,
+    experiment=NAME_PATTERN,
+    seed=r"\d+",
+
+
+def step(name):
+    """Options of one step of the pipeline, as a parameter of its rule."""
+    return lambda wildcards: getattr(RUN.config.pipelines[wildcards.pipeline], name).model_dump()
+
+
+def telescope_row(wildcards):
+    """What the sheet says of the detector: the rest of the row changes no real image."""
+    row = RUN.telescopes[wildcards.telescope]
+    return row.model_dump(include={"telescope", "pixel_scale", "gain", "read_noise", "saturation", "filter"})
+
+
+def if_exists(path):
+    """An input only where it exists: the job itself tells of a missing file, image by image."""
+    return path if path and (path.startswith("results/") or Path(path).exists()) else []
+
+
+def science_path(wildcards):
+    return RUN.science(wildcards.telescope, wildcards.image)
+
+
+def reference_path(wildcards):
+    return RUN.reference(wildcards.telescope, wildcards.image)
+
+
+def wcs_path(wildcards):
+    return RUN.wcs(wildcards.telescope, wildcards.image)
+
+
+def sky_truth(wildcards):
+    if RUN.telescopes[wildcards.telescope].source != "simulated":
+        return []
+    return f"results/{wildcards.telescope}/sky/{wildcards.image}/truth.csv"
+
+
+def stacks(wildcards):
+    return [
+        f"results/{wildcards.telescope}/{wildcards.pipeline}/images/{image}/cutouts.npz"
+        for image in RUN.images(wildcards.telescope)
+    ]
+
+
+def trainings(*names):
+    """Files of every training of the run."""
+    return [f"{folder}/{name}" for folder in RUN.trainings() for name in names]

@@ -1,0 +1,83 @@
+localrules:
+    all,
+    summary,
+    track,
+    report,
+
+
+rule summary:
+    """Gather one row for each training and one for each image of the run."""
+    input:
+        metrics=trainings("metrics.json"),
+    output:
+        summary="results/summary.csv",
+        quality="results/quality.csv",
+    log:
+        "results/logs/summary.log",
+    benchmark:
+        "results/benchmarks/summary.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=15,
+    params:
+        cubes=RUN.config.run.cubes,
+        images={telescope: RUN.images(telescope) for telescope in RUN.used_telescopes()},
+        runs=RUN.trainings(),
+        code=code_digest("summary"),
+    script:
+        "../../scripts/summary.py"
+
+
+rule track:
+    """Import every training into the MLflow store and register the best model of each telescope."""
+    input:
+        metrics=trainings("metrics.json", "history.csv", "train.json", "model.keras", "curves.csv"),
+        gradcam=[f"{folder}/gradcam.png" for folder in RUN.trainings(protocol="grouped")],
+    output:
+        record="results/mlflow.json",
+    log:
+        "results/logs/track.log",
+    benchmark:
+        "results/benchmarks/track.tsv"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        store="results/mlflow.db",
+        runs=RUN.trainings(),
+        gate=RUN.config.gate.model_dump(),
+        code=code_digest("track"),
+    script:
+        "../../scripts/track.py"
+
+
+rule report:
+    """Write the report page of the run."""
+    input:
+        summary="results/summary.csv",
+        quality="results/quality.csv",
+        cubes=expand("results/{cube}/cube.npz", cube=RUN.config.run.cubes),
+        splits=expand("results/{cube}/split.csv", cube=RUN.config.run.cubes),
+        metrics=trainings("metrics.json", "history.csv", "scores.csv"),
+        gradcam=[f"{folder}/gradcam.npz" for folder in RUN.trainings(protocol="grouped")],
+        mlflow="results/mlflow.json",
+    output:
+        report="results/report.html",
+    log:
+        "results/logs/report.log",
+    benchmark:
+        "results/benchmarks/report.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        cubes=RUN.config.run.cubes,
+        runs=RUN.trainings(),
+        config=RUN.config.model_dump(mode="json"),
+        telescopes={name: RUN.telescopes[name].model_dump() for name in RUN.used_telescopes()},
+        code=code_digest("report"),
+    script:
+        "../../scripts/report.py"

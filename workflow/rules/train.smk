@@ -1,0 +1,123 @@
+rule train:
+    """Train one experiment on one cube with one seed (protocol grouped: by image)."""
+    input:
+        cube="results/{telescope}/{pipeline}/cube.npz",
+        split="results/{telescope}/{pipeline}/split.csv",
+    output:
+        model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/model.keras",
+        history="results/{telescope}/{pipeline}/{experiment}/seed{seed}/history.csv",
+        record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/train.json",
+    log:
+        "results/logs/{telescope}/{pipeline}/{experiment}/seed{seed}/train.log",
+    benchmark:
+        "results/benchmarks/{telescope}/{pipeline}/{experiment}/seed{seed}/train.tsv"
+    threads: 2
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
+        gpu=1,
+    params:
+        experiment=lambda wildcards: RUN.config.experiments[wildcards.experiment].model_dump(),
+        protocol="grouped",
+        code=code_digest("train"),
+    script:
+        "../../scripts/train.py"
+
+
+rule evaluate:
+    """Score every cutout of the cube with one model and measure it on the images it never saw."""
+    input:
+        cube="results/{telescope}/{pipeline}/cube.npz",
+        cube_record="results/{telescope}/{pipeline}/cube.json",
+        split="results/{telescope}/{pipeline}/split.csv",
+        model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/model.keras",
+        train_record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/train.json",
+    output:
+        scores="results/{telescope}/{pipeline}/{experiment}/seed{seed}/scores.csv",
+        metrics="results/{telescope}/{pipeline}/{experiment}/seed{seed}/metrics.json",
+        curves="results/{telescope}/{pipeline}/{experiment}/seed{seed}/curves.csv",
+    log:
+        "results/logs/{telescope}/{pipeline}/{experiment}/seed{seed}/evaluate.log",
+    benchmark:
+        "results/benchmarks/{telescope}/{pipeline}/{experiment}/seed{seed}/evaluate.tsv"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        options=RUN.config.evaluate.model_dump(),
+        threshold_rule=lambda wildcards: RUN.config.experiments[wildcards.experiment].threshold,
+        protocol="grouped",
+        code=code_digest("evaluate"),
+    script:
+        "../../scripts/evaluate.py"
+
+
+rule explain:
+    """Draw Grad-CAM maps of right and wrong decisions of one model."""
+    input:
+        cube="results/{telescope}/{pipeline}/cube.npz",
+        split="results/{telescope}/{pipeline}/split.csv",
+        model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/model.keras",
+        scores="results/{telescope}/{pipeline}/{experiment}/seed{seed}/scores.csv",
+        metrics="results/{telescope}/{pipeline}/{experiment}/seed{seed}/metrics.json",
+    output:
+        gradcam="results/{telescope}/{pipeline}/{experiment}/seed{seed}/gradcam.npz",
+        figure="results/{telescope}/{pipeline}/{experiment}/seed{seed}/gradcam.png",
+    log:
+        "results/logs/{telescope}/{pipeline}/{experiment}/seed{seed}/explain.log",
+    benchmark:
+        "results/benchmarks/{telescope}/{pipeline}/{experiment}/seed{seed}/explain.tsv"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        options=RUN.config.explain.model_dump(),
+        seed=RUN.config.seed,
+        code=code_digest("explain"),
+    script:
+        "../../scripts/explain.py"
+
+
+# The paper's own protocol: a random split by cutout, tuned and scored on the same set.
+
+
+use rule train as train_random_split with:
+    input:
+        cube="results/{telescope}/{pipeline}/cube.npz",
+        split="results/{telescope}/{pipeline}/split_paper.csv",
+    output:
+        model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/model.keras",
+        history="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/history.csv",
+        record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/train.json",
+    log:
+        "results/logs/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/train.log",
+    benchmark:
+        "results/benchmarks/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/train.tsv"
+    params:
+        experiment=lambda wildcards: RUN.config.experiments[wildcards.experiment].model_dump(),
+        protocol="paper",
+        code=code_digest("train"),
+
+
+use rule evaluate as evaluate_random_split with:
+    input:
+        cube="results/{telescope}/{pipeline}/cube.npz",
+        cube_record="results/{telescope}/{pipeline}/cube.json",
+        split="results/{telescope}/{pipeline}/split_paper.csv",
+        model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/model.keras",
+        train_record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/train.json",
+    output:
+        scores="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/scores.csv",
+        metrics="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/metrics.json",
+        curves="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/curves.csv",
+    log:
+        "results/logs/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/evaluate.log",
+    benchmark:
+        "results/benchmarks/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/evaluate.tsv"
+    params:
+        options=RUN.config.evaluate.model_dump(),
+        threshold_rule=lambda wildcards: RUN.config.experiments[wildcards.experiment].threshold,
+        protocol="paper",
+        code=code_digest("evaluate"),
