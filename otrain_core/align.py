@@ -18,13 +18,13 @@ from scipy.interpolate import RectBivariateSpline
 from scipy.spatial import cKDTree
 
 from otrain_core.errors import ImageError
-from otrain_core.io import MASK_MISSING, MASK_SATURATED, Image
+from otrain_core.io import MASK_MISSING, Image
+from otrain_core.prepare import Prepared, prepare_image
 
 MESH = 32  # step of the mesh on which a WCS is evaluated exactly [px]
 MIN_STARS = 5  # matched stars below which nothing is said about an alignment
 MIN_OVERLAP = 0.1  # smallest common area, of the smaller image
 SEARCH = 30.0  # largest offset between WCS and stars that is looked for [px]
-EDGE_BITS = MASK_MISSING | MASK_SATURATED
 
 
 @dataclass
@@ -86,6 +86,10 @@ class Mapping:
             ry = ry + np.tensordot(self.cy, terms, 1)
         return rx, ry
 
+    def moved(self, x: int, y: int, shape: tuple[int, int]) -> Mapping:
+        """The same mapping for a science grid of another shape whose pixel (x, y) was (0, 0)."""
+        return Mapping(lambda px, py: self(px - x, py - y), shape)
+
     def grid(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Reference x and y at every science pixel, and reference pixels per science pixel."""
         height, width = self.shape
@@ -110,35 +114,13 @@ def exponents(order: int) -> list[tuple[int, int]]:
     return [(i, n - i) for n in range(order + 1) for i in range(n, -1, -1)]
 
 
-def prepare_reference(image: Image, *, box: int = 64, saturation_fraction: float = 0.9) -> tuple[np.ndarray, ...]:
-    """Background, noise and mask of a reference on its own grid.
+def prepare_reference(image: Image, *, seeing: float) -> Prepared:
+    """Background, noise and mask of a reference on its own grid, found as those of a science image are.
 
-    Returns
-    -------
-    data, noise : numpy.ndarray
-        float32 [ADU]; missing pixels of `data` are NaN.
-    mask : numpy.ndarray
-        uint8, `MASK_MISSING` and `MASK_SATURATED`.
+    One way of measuring the background for both leaves the same error under the same
+    bright star, which the subtraction takes away.
     """
-    import sep
-
-    missing = ~np.isfinite(image.data)
-    mask = np.where(missing, np.uint8(MASK_MISSING), np.uint8(0))
-    if np.isfinite(image.saturation):
-        with np.errstate(invalid="ignore"):
-            mask[image.data >= saturation_fraction * image.saturation] |= MASK_SATURATED
-    filled = np.where(missing, np.float32(0), image.data)
-    box = int(min(box, *image.shape))
-    background = sep.Background(filled, mask=missing, bw=box, bh=box, fw=3, fh=3)
-    data = filled - background.back(dtype=np.float32)
-    rms = background.rms(dtype=np.float32)
-    floor = max(image.read_noise / image.gain, 1e-6 * (abs(background.globalback) + background.globalrms), 1e-12)
-    np.maximum(rms, np.float32(floor), out=rms)
-    # A little smoothing keeps the noise of the sky itself out of the photon noise of the sources.
-    signal = ndimage.uniform_filter(np.where(mask > 0, np.float32(0), data), 3)
-    noise = np.sqrt(rms**2 + np.where(signal > rms, signal, 0) / np.float32(image.gain), dtype=np.float32)
-    data[missing] = np.nan
-    return data, noise, mask
+    return prepare_image(image, seeing=seeing, cosmics="none", saturation_grow=1)
 
 
 def find_stars(
@@ -156,7 +138,8 @@ def find_stars(
     Returns
     -------
     pandas.DataFrame
-        x, y (windowed centroid [px]), flux (isophotal) and peak [ADU], fwhm [px].
+        x, y (windowed centroid [px]), flux (within three half-light radii) and peak
+        [ADU], fwhm (twice the half-light radius [px]).
     """
     import sep
 
@@ -182,17 +165,19 @@ def find_stars(
     good = np.isfinite(radius) & (radius > 0.4)
     found, radius = found[good], radius[good]
     typical = np.median(radius) if len(radius) else 1.0
+    aperture, _, _ = sep.sum_circle(filled, found["x"], found["y"], 3 * typical, subpix=5)
     x, y, flag = sep.winpos(filled, found["x"], found["y"], 2 * typical / 2.355)
     moved = (flag > 0) | (np.hypot(x - found["x"], y - found["y"]) > 1.0)
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "x": np.where(moved, found["x"], x),
             "y": np.where(moved, found["y"], y),
-            "flux": found["flux"].astype(float),
+            "flux": aperture.astype(float),
             "peak": found["peak"].astype(float),
             "fwhm": 2 * radius,
         }
     )
+    return table[table["flux"] > 0].reset_index(drop=True)
 
 
 def _vote(predicted: np.ndarray, target: np.ndarray, search: float) -> tuple[np.ndarray, int, float]:
@@ -366,9 +351,7 @@ def star_mapping(science: pd.DataFrame, reference: pd.DataFrame, shape: tuple[in
         if not record["agree"]:
             continue
         # The random choices of the pattern search must leave no trace: start again from the pairs themselves.
-        identity = Mapping(lambda x, y: (x, y), shape)
-        stars = science[["x", "y"]].to_numpy()[ours], reference[["x", "y"]].to_numpy()[theirs]
-        return _fit_correction(identity, *stars, 1)[0]
+        return _fit_correction(_identity(shape), *_positions(science, reference, ours, theirs), 1)[0]
     return None
 
 
@@ -478,6 +461,76 @@ def _autocorrelation(rx: np.ndarray, ry: np.ndarray, order: int, blur: float, re
     return total / counts.sum()
 
 
+@dataclass
+class Located:
+    """A prepared reference and where its pixels are on the science grid (see `Aligned`)."""
+
+    mapping: Mapping
+    prepared: Prepared
+    stars: pd.DataFrame
+    record: dict[str, Any]
+
+
+def locate_reference(
+    reference: Image,
+    *,
+    science_data: np.ndarray,
+    science_noise: np.ndarray,
+    science_mask: np.ndarray,
+    science_wcs: Any = None,
+    name: str | None = None,
+    method: str = "auto",
+    seeing: float | None = None,
+) -> Located:
+    """Find the mapping from science to reference pixels; parameters as `align_reference`."""
+    name = name or reference.name
+    shape = science_data.shape
+    if method == "wcs" and (science_wcs is None or reference.wcs is None):
+        missing = "science image" if science_wcs is None else "reference"
+        raise ImageError(name, "wcs", f"align: wcs is chosen but the {missing} has no celestial WCS")
+    prepared = prepare_reference(reference, seeing=seeing or 3.0)
+    stars = find_stars(science_data, science_noise, science_mask)
+    stars_reference = find_stars(prepared.sci, prepared.noise, prepared.mask)
+    mapping, problem = None, None
+    if method != "stars" and science_wcs is not None and reference.wcs is not None:
+        mapping = wcs_mapping(science_wcs, reference.wcs, shape)
+        problem = _overlap_problem(mapping, reference.shape)
+        if problem is None:
+            mapping, ours, theirs, record = refine(mapping, stars, stars_reference)
+            few = min(len(stars), len(stars_reference)) < 3 * MIN_STARS
+            if method == "auto" and not record["agree"] and not few:
+                mapping = None
+        elif method == "wcs":
+            raise ImageError(name, "reference", problem)
+        else:
+            mapping = None
+    used = "wcs"
+    if mapping is None:
+        used = "stars"
+        mapping = star_mapping(stars, stars_reference, shape)
+        if mapping is None:
+            counts = f"{len(stars)} stars in the science image, {len(stars_reference)} in the reference"
+            if problem:
+                raise ImageError(name, "reference", problem)
+            raise ImageError(name, "align", f"the stars of the reference could not be matched ({counts})")
+        mapping, ours, theirs, record = refine(mapping, stars, stars_reference, search=5.0)
+    elif method == "auto" and len(ours) >= 4 * MIN_STARS:
+        # A WCS with a noisy distortion serves to match the stars; a plain map between them may fit better.
+        plain, _ = _fit_correction(_identity(shape), *_positions(stars, stars_reference, ours, theirs), 1)
+        plain = refine(plain, stars, stars_reference, search=5.0)
+        if plain[3]["agree"] and len(plain[1]) >= 0.9 * len(ours) and plain[3]["scatter"] < 0.7 * record["scatter"]:
+            mapping, ours, theirs, record = plain
+            used = "stars"
+    problem = _overlap_problem(mapping, reference.shape)
+    if problem:
+        raise ImageError(name, "reference", problem)
+    table = stars.iloc[ours].reset_index(drop=True)
+    table["flux_reference"] = stars_reference["flux"].to_numpy()[theirs]
+    table["fwhm_reference"] = stars_reference["fwhm"].to_numpy()[theirs] / np.sqrt(_area(mapping))
+    record = {"align": used, **{f"align_{key}": value for key, value in record.items()}}
+    return Located(mapping, prepared, table, record)
+
+
 def align_reference(
     reference: Image,
     *,
@@ -487,7 +540,7 @@ def align_reference(
     science_wcs: Any = None,
     name: str | None = None,
     method: str = "auto",
-    background_box: int = 64,
+    seeing: float | None = None,
 ) -> Aligned:
     """Bring the reference onto the science grid.
 
@@ -505,9 +558,10 @@ def align_reference(
     method : {'auto', 'wcs', 'stars'}
         wcs: both WCSs, corrected by the stars where enough are matched. stars: the
         pattern of the stars. auto: wcs where both images have one and the stars
-        agree with it (or are too few to tell), else stars.
-    background_box : int
-        Box of the reference's background map [px].
+        agree with it (or are too few to tell), else stars; stars too where the stars
+        the WCS matched follow a plain polynomial better.
+    seeing : float, optional
+        FWHM of the science image [px], about that of the reference too (default: 3).
 
     Returns
     -------
@@ -518,49 +572,30 @@ def align_reference(
     ImageError
         No WCS where one is needed, no overlap, or too few matched stars.
     """
-    name = name or reference.name
-    shape = science_data.shape
-    data, noise, mask = prepare_reference(reference, box=background_box)
-    stars = find_stars(science_data, science_noise, science_mask)
-    stars_reference = find_stars(data, noise, mask)
-    counts = f"{len(stars)} stars in the science image, {len(stars_reference)} in the reference"
-    both = science_wcs is not None and reference.wcs is not None
-    if method == "wcs" and not both:
-        missing = "science image" if science_wcs is None else "reference"
-        raise ImageError(name, "wcs", f"align: wcs is chosen but the {missing} has no celestial WCS")
-    mapping, problem = None, None
-    if method != "stars" and both:
-        mapping = wcs_mapping(science_wcs, reference.wcs, shape)
-        problem = _overlap_problem(mapping, reference.shape)
-        if problem is None:
-            used = "wcs"
-            mapping, ours, theirs, record = refine(mapping, stars, stars_reference)
-            few = min(len(stars), len(stars_reference)) < 3 * MIN_STARS
-            if method == "auto" and not record["agree"] and not few:
-                mapping = None
-        elif method == "wcs":
-            raise ImageError(name, "reference", problem)
-        else:
-            mapping = None
-    if mapping is None:
-        used = "stars"
-        mapping = star_mapping(stars, stars_reference, shape)
-        if mapping is None:
-            if problem:
-                raise ImageError(name, "reference", problem)
-            raise ImageError(name, "align", f"the stars of the reference could not be matched ({counts})")
-        mapping, ours, theirs, record = refine(mapping, stars, stars_reference, search=5.0)
-    problem = _overlap_problem(mapping, reference.shape)
-    if problem:
-        raise ImageError(name, "reference", problem)
-    out, noise_out, mask_out, smoothing = resample(data, noise, mask, mapping)
-    table = stars.iloc[ours].reset_index(drop=True)
-    scale = 1 / np.sqrt(_area(mapping))
-    table["flux_reference"] = stars_reference["flux"].to_numpy()[theirs]
-    table["fwhm_reference"] = stars_reference["fwhm"].to_numpy()[theirs] * scale
-    record = {"align": used, **{f"align_{key}": value for key, value in record.items()}}
-    record["overlap"] = float(np.isfinite(out).mean())
-    return Aligned(out, noise_out, mask_out, table, smoothing, record)
+    located = locate_reference(
+        reference,
+        science_data=science_data,
+        science_noise=science_noise,
+        science_mask=science_mask,
+        science_wcs=science_wcs,
+        name=name,
+        method=method,
+        seeing=seeing,
+    )
+    prepared = located.prepared
+    data, noise, mask, smoothing = resample(prepared.sci, prepared.noise, prepared.mask, located.mapping)
+    record = {**located.record, "overlap": float(np.isfinite(data).mean())}
+    return Aligned(data, noise, mask, located.stars, smoothing, record)
+
+
+def _identity(shape: tuple[int, int]) -> Mapping:
+    return Mapping(lambda x, y: (x, y), shape)
+
+
+def _positions(
+    science: pd.DataFrame, reference: pd.DataFrame, ours: np.ndarray, theirs: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    return science[["x", "y"]].to_numpy()[ours], reference[["x", "y"]].to_numpy()[theirs]
 
 
 def _area(mapping: Mapping) -> float:

@@ -105,8 +105,8 @@ def add_hot_pixels(image: np.ndarray, rng: np.random.Generator, *, n: int, noise
     """Add `n` hot pixels and small groups, as a dark frame of another temperature leaves them.
 
     Their amplitude is log-uniform between 4 and 300 times the `noise` of the
-    background [ADU]; one in ten is over-subtracted, and some trail along the column
-    as charge is released late.
+    background [ADU]; one in ten is over-subtracted, some trail along the column as
+    charge is released late, and defects deep in the silicon spread over a few pixels.
     """
     height, width = image.shape
     shapes = [
@@ -115,25 +115,36 @@ def add_hot_pixels(image: np.ndarray, rng: np.random.Generator, *, n: int, noise
         [(0, 0, 1.0), (1, 0, 0.7), (0, 1, 0.5), (1, 1, 0.3)],
         [(0, 0, 1.0), (1, 0, 0.25), (-1, 0, 0.25), (0, 1, 0.25), (0, -1, 0.25)],
         [(0, 0, 1.0), (0, 1, 0.35), (0, 2, 0.15), (0, 3, 0.07)],
+        None,
     ]
     rows = []
-    for shape in rng.choice(len(shapes), size=n, p=[0.45, 0.15, 0.15, 0.15, 0.1]):
+    for shape in rng.choice(len(shapes), size=n, p=[0.4, 0.12, 0.12, 0.12, 0.1, 0.14]):
         x, y = int(rng.integers(width)), int(rng.integers(height))
         amplitude = noise * np.exp(rng.uniform(np.log(4), np.log(300)))
         if rng.random() < 0.1:
             amplitude = -min(amplitude, 15 * noise)
-        total = 0.0
-        for dx, dy, share in shapes[shape]:
+        total, pixels = 0.0, shapes[shape] or _blob(rng)
+        for dx, dy, share in pixels:
             if 0 <= x + dx < width and 0 <= y + dy < height:
                 value = amplitude * share * rng.uniform(0.7, 1.3)
                 image[y + dy, x + dx] += value
                 total += value
-        extent = max(max(abs(dx), abs(dy)) for dx, dy, _ in shapes[shape])
+        extent = max(max(abs(dx), abs(dy)) for dx, dy, _ in pixels)
         rows.append(_row("hot_pixel", x, y, 1 + 2 * extent, flux=total))
     return rows
 
 
-def add_bad_columns(image: np.ndarray, rng: np.random.Generator, *, n: int, noise: float, sky: float) -> Rows:
+def _blob(rng: np.random.Generator) -> list[tuple[int, int, float]]:
+    """Pixels (dx, dy, share of the amplitude) over which a deep defect spreads."""
+    sigma, centre = rng.uniform(0.5, 1.1, 2), rng.uniform(-0.4, 0.4, 2)
+    steps = range(-2, 3)
+    share = {
+        (dx, dy): np.exp(-0.5 * (((np.array([dx, dy]) - centre) / sigma) ** 2).sum()) for dx in steps for dy in steps
+    }
+    return [(dx, dy, value) for (dx, dy), value in share.items() if value > 0.03]
+
+
+def add_bad_columns(image: np.ndarray, rng: np.random.Generator, *, n: int, noise: float) -> Rows:
     """Add `n` bad columns: warm ones, traps that hold back charge, and blocked ones.
 
     A column is bad from some row up to the far end of the detector, since charge is
@@ -143,10 +154,10 @@ def add_bad_columns(image: np.ndarray, rng: np.random.Generator, *, n: int, nois
     rows = []
     for form in rng.choice(["warm", "trap", "blocked"], size=n, p=[0.5, 0.3, 0.2]):
         x = int(rng.integers(width))
-        first = 0 if rng.random() < 0.4 else int(rng.integers(height * 3 // 4))
+        first = 0 if rng.random() < 0.25 else int(height * np.sqrt(rng.uniform(0, 0.95)))
         part = image[first:, x]
         if form == "warm":
-            part += noise * rng.uniform(2, 15) * rng.uniform(0.85, 1.15, part.size)
+            part += noise * np.exp(rng.uniform(np.log(1), np.log(10))) * rng.uniform(0.85, 1.15, part.size)
         elif form == "trap":
             part -= np.minimum(noise * rng.uniform(2, 6), 0.8 * np.maximum(part, 0))
         else:
@@ -220,7 +231,7 @@ def add_ghosts(
     The parents are the brightest stars of the frame, mirrored about the optical axis;
     where even they are too faint (a ghost holds at most 2 % of its star) the parent is
     taken to lie outside the frame. Ghosts are discs or rings, often crescent, with an
-    edge softened by the seeing.
+    edge softened by the seeing and the size of the focus.
 
     Parameters
     ----------
@@ -234,15 +245,16 @@ def add_ghosts(
     rows = []
     for number in range(n):
         radius = rng.uniform(6, 20) * fwhm
-        surface = noise * np.exp(rng.uniform(np.log(0.6), np.log(6)))
+        surface = noise * np.exp(rng.uniform(np.log(0.5), np.log(4)))
         total = surface * np.pi * radius**2
         if number < len(bright) and total < 0.02 * bright.flux.iloc[number]:
             star = bright.iloc[number]
-            xc, yc = centre + (centre - np.array([star.x, star.y])) * rng.uniform(-1.05, -0.9) * rng.choice([-1, 1])
+            # Two reflections bring the light back near the star, one to the far side of the axis.
+            xc, yc = centre + (np.array([star.x, star.y]) - centre) * rng.uniform(0.9, 1.05) * rng.choice([-1, 1])
         else:
             xc, yc = rng.uniform(0, width), rng.uniform(0, height)
         r = np.hypot(x - xc, y - yc)
-        soft = 0.5 * fwhm
+        soft = fwhm * rng.uniform(0.3, 1.5)
         disc = 0.5 * (1 + np.tanh((radius - r) / soft))
         hole = rng.choice([0.0, rng.uniform(0.3, 0.6)])
         if hole:  # shadow of the secondary mirror, off-centre where the light is vignetted

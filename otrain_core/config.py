@@ -14,7 +14,7 @@ from otrain_core.errors import ConfigError
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_+.-]*"
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
-RESERVED_NAMES = ("benchmarks", "failures", "images", "logs", "mlartifacts", "paper", "sky")
+RESERVED_NAMES = ("benchmarks", "failures", "images", "logs", "mlartifacts", "paper", "sky", "unfinished")
 Channel = Literal["difference", "science", "reference", "mask"]
 
 

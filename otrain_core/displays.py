@@ -6,65 +6,34 @@ a figure of the Agg canvas in the house style, `save_figure` writes it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from otrain_core import metrics
+from otrain_core.canvas import FALSE_COLOUR, NEUTRAL, STYLE, TRUE_COLOUR, Display, new_figure, save_figure
+from otrain_core.galleries import CutoutGallery, GradCamGallery, robust_limits
 
-STYLE = Path(__file__).with_name("otrain.mplstyle")
-TRUE_COLOUR, FALSE_COLOUR, NEUTRAL = "#0072B2", "#D55E00", "#555555"
-
-
-def new_figure(width: float = 5.0, height: float = 3.8, *, rows: int = 1, columns: int = 1):
-    """Figure and axes in the house style, sizes in inches.
-
-    Returns
-    -------
-    figure : matplotlib.figure.Figure
-    axes : Axes, or an array of them where there is more than one
-    """
-    from matplotlib import style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with style.context(STYLE):
-        figure = Figure(figsize=(width, height))
-        FigureCanvasAgg(figure)
-        return figure, figure.subplots(rows, columns)
-
-
-def save_figure(path: str | Path, figure, **options: Any) -> None:
-    """Write a figure as its suffix says (PNG, PDF); the file appears only when it is whole."""
-    from matplotlib import style
-
-    from otrain_core.io import atomic
-
-    # Without a date or a version in it, the same figure gives the same bytes.
-    blank = {".pdf": {"CreationDate": None}, ".png": {"Software": None}}
-    with atomic(path) as temporary, style.context(STYLE):
-        figure.savefig(temporary, metadata=blank.get(Path(path).suffix, {}), **options)
-
-
-class Display:
-    """Base of all displays: `plot` draws into given axes, or into a new figure."""
-
-    figure_: Any = None
-    ax_: Any = None
-
-    def plot(self, ax=None):
-        """Draw; returns self, with the axes as ``ax_`` and their figure as ``figure_``."""
-        from matplotlib import style
-
-        if ax is None:
-            _, ax = new_figure()
-        self.ax_, self.figure_ = ax, ax.figure
-        with style.context(STYLE):
-            self._draw(ax)
-        return self
+__all__ = [
+    "CalibrationDisplay",
+    "CompletenessDisplay",
+    "ConfusionDisplay",
+    "CutoutGallery",
+    "F1MccDisplay",
+    "FALSE_COLOUR",
+    "GradCamGallery",
+    "HistoryDisplay",
+    "NEUTRAL",
+    "RocByMagnitudeDisplay",
+    "STYLE",
+    "ScoreHistogramDisplay",
+    "TRUE_COLOUR",
+    "four_panels",
+    "new_figure",
+    "robust_limits",
+    "save_figure",
+]
 
 
 class ScoreHistogramDisplay(Display):
@@ -129,7 +98,7 @@ class HistoryDisplay(Display):
         ax.set(xlabel="Epoch", ylabel="Accuracy", ylim=(None, 1.005))
         ax.xaxis.get_major_locator().set_params(integer=True)
         twin.set(ylabel="Cross-entropy loss", ylim=(0, None))
-        ax.legend(handles=lines, loc="center")
+        ax.legend(handles=lines, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
 
 class RocByMagnitudeDisplay(Display):
@@ -329,145 +298,6 @@ class CompletenessDisplay(Display):
         ax.axhline(50, color=NEUTRAL, linestyle=":", linewidth=1)
         ax.set(xlabel="Injected magnitude [mag]", ylabel="Injected sources [%]", ylim=(-2, 103))
         ax.legend()
-
-
-class CutoutGallery:
-    """Cutouts of True and False candidates side by side, as in Figs. 5 to 8 of the paper.
-
-    Attributes
-    ----------
-    panels : dict
-        By class ("False", "True"): float32 (n, S, S) cutouts, NaN where missing.
-    captions : dict
-        By class: n lines of text.
-    rows : dict
-        By class: rows of the cube.
-    """
-
-    def __init__(self, panels, captions, rows=None):
-        self.panels, self.captions, self.rows = panels, captions, rows or {}
-
-    @classmethod
-    def from_cube(
-        cls,
-        cube: Mapping[str, np.ndarray],
-        *,
-        rng: np.random.Generator,
-        n: int = 16,
-        channel: str = "difference",
-        scores: np.ndarray | None = None,
-    ):
-        """Draw `n` cutouts of each class at random; captions give the magnitude and the score if given."""
-        position = [str(name) for name in np.atleast_1d(cube["channels"])].index(channel)
-        panels, captions, rows = {}, {}, {}
-        for value, name in ((0, "False"), (1, "True")):
-            index = np.flatnonzero(np.asarray(cube["labels"]) == value)
-            index = np.sort(rng.choice(index, min(n, index.size), replace=False))
-            rows[name] = index
-            panels[name] = np.asarray(cube["cube"][index][..., position], dtype=np.float32)
-            captions[name] = [_caption(cube, row, scores) for row in index]
-        return cls(panels, captions, rows)
-
-    def plot(self, figure=None, *, columns: int = 4):
-        """Draw into a figure (a new one by default); returns self, with the figure as ``figure_``."""
-        from matplotlib import style
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        lines = max(-(-len(panel) // columns) for panel in self.panels.values())
-        with style.context(STYLE):
-            if figure is None:
-                figure = Figure(figsize=(2 * 1.25 * columns + 0.4, 1.4 * lines + 0.4))
-                FigureCanvasAgg(figure)
-            for part, (name, panel) in zip(figure.subfigures(1, 2, wspace=0.04), self.panels.items(), strict=True):
-                part.suptitle(name, fontweight="bold", color=TRUE_COLOUR if name == "True" else FALSE_COLOUR)
-                axes = np.atleast_1d(part.subplots(lines, columns)).ravel()
-                for ax in axes:
-                    ax.axis("off")
-                for ax, cutout, caption in zip(axes, panel, self.captions[name], strict=False):
-                    _show(ax, cutout)
-                    ax.set_title(caption, fontsize=6.5, pad=2)
-        self.figure_ = figure
-        return self
-
-
-class GradCamGallery:
-    """Cutout, map and map laid over the cutout, one line a candidate (the paper's Fig. 9).
-
-    Attributes
-    ----------
-    arrays : dict
-        As `otrain_core.explain.explain_model` gives them.
-    """
-
-    def __init__(self, arrays):
-        self.arrays = arrays
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]):
-        return cls(dict(arrays))
-
-    def plot(self, figure=None, *, per_kind: int = 4):
-        """Draw up to `per_kind` candidates of each kind; returns self, with ``figure_``."""
-        from matplotlib import style
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        from otrain_core.explain import KINDS
-
-        kinds = np.asarray(self.arrays["kind"]).astype(str)
-        shown = {name: np.flatnonzero(kinds == name)[:per_kind] for name in KINDS}
-        with style.context(STYLE):
-            if figure is None:
-                figure = Figure(figsize=(8.6, 2 * (1.15 * per_kind + 0.45)))
-                FigureCanvasAgg(figure)
-            for part, (name, rows) in zip(figure.subfigures(2, 2).ravel(), shown.items(), strict=True):
-                part.suptitle(f"{name}{'' if rows.size else ': none'}", fontweight="bold", fontsize=9)
-                axes = part.subplots(per_kind, 3, squeeze=False)
-                for ax in axes.ravel():
-                    ax.axis("off")
-                for line, row in zip(axes, rows, strict=False):
-                    self._line(line, row)
-        self.figure_ = figure
-        return self
-
-    def _line(self, axes, row: int) -> None:
-        cutout, side = self.arrays["cutouts"][row, :, :, 0], self.arrays["cutouts"].shape[1]
-        size = {"extent": (-0.5, side - 0.5, -0.5, side - 0.5)}
-        _show(axes[0], cutout)
-        axes[1].imshow(self.arrays["maps"][row], cmap="inferno", vmin=0, vmax=1, **size)
-        _show(axes[2], cutout)
-        axes[2].imshow(self.arrays["resized"][row], cmap="inferno", vmin=0, vmax=1, alpha=0.5)
-        axes[0].set_title(f"score {self.arrays['score'][row]:.3f}", fontsize=6.5, pad=2)
-        axes[1].set_title(str(self.arrays["layer"]), fontsize=6.5, pad=2)
-        axes[2].set_title(f"{100 * self.arrays['energy'][row]:.0f} % within 1 FWHM", fontsize=6.5, pad=2)
-
-
-def _caption(cube: Mapping[str, np.ndarray], row: int, scores: np.ndarray | None) -> str:
-    parts = []
-    if "mags" in cube and np.isfinite(cube["mags"][row]):
-        parts.append(f"{cube['mags'][row]:.2f} mag")
-    if scores is not None:
-        parts.append(f"score {scores[row]:.2f}")
-    return ", ".join(parts) or "no magnitude"
-
-
-def robust_limits(cutout: np.ndarray) -> tuple[float, float]:
-    """Grey levels of a cutout: median - 4 MAD to the peak, at least 8 and at most 60 MAD; missing pixels ignored."""
-    finite = cutout[np.isfinite(cutout)]
-    if finite.size == 0:
-        return 0.0, 1.0
-    median = float(np.median(finite))
-    mad = float(np.median(np.abs(finite - median))) or float(np.std(finite)) or 1.0
-    return median - 4 * mad, median + max(8 * mad, min(float(finite.max()) - median, 60 * mad))
-
-
-def _show(ax, cutout: np.ndarray) -> None:
-    from matplotlib import colormaps
-
-    low, high = robust_limits(cutout)
-    grey = colormaps["gray"].with_extremes(bad="#d9c2a0")
-    ax.imshow(cutout, cmap=grey, vmin=low, vmax=high, origin="lower", interpolation="nearest")
 
 
 def four_panels(

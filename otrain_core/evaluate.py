@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from otrain_core import metrics
+from otrain_core.bootstrap import bootstrap_intervals
 from otrain_core.calibrate import fit_calibration
 from otrain_core.errors import CubeError
 from otrain_core.train import score_cutouts, select_inputs
@@ -128,8 +130,12 @@ def evaluate_scores(
     labels, scores, rows = test["label"].to_numpy(), test["score"].to_numpy(float), test["index"].to_numpy()
     shared = {"stated_recall": stated_recall, "kept_false": kept_false * scored_false_share(table)}
     headline = metrics.headline(labels, scores, threshold, n_images=test["image"].nunique(), **shared)
-    intervals = metrics.bootstrap_intervals(
-        *(labels, scores, test["image"].to_numpy(), threshold), rng=rng, draws=bootstrap, confidence=confidence, **shared
+    intervals = bootstrap_intervals(
+        *(labels, scores, test["image"].to_numpy(), threshold),
+        rng=rng,
+        draws=bootstrap,
+        confidence=confidence,
+        **shared,
     )
     for name, (low, high) in intervals.items():
         headline |= {f"{name}_low": low, f"{name}_high": high}
@@ -160,11 +166,13 @@ def evaluate_scores(
         },
         "accuracy_gap": _accuracy_gap(table, threshold, tune_set),
         "bins": {
-            name: metrics.binned_metrics(labels, scores, column(cube, key)[rows], threshold, bins=bins).to_dict("records")
+            name: metrics.binned_metrics(labels, scores, column(cube, key)[rows], threshold, bins=bins).to_dict(
+                "records"
+            )
             for name, key in PROPERTIES.items()
         },
         "artefacts": grouped_errors(labels, scores, column(cube, "artefacts", "")[rows], threshold, of=0),
-        "reasons": grouped_errors(labels, scores, column(cube, "reasons", "")[rows], threshold),
+        "reasons": grouped_errors(labels, scores, _without_numbers(column(cube, "reasons", "")[rows]), threshold),
         "baseline": baseline,
         "data": {
             "kept_false": kept_false,
@@ -185,6 +193,11 @@ def _accuracy_gap(table: pd.DataFrame, threshold: float, tune_set: str) -> dict[
         if name != "unused"
     }
     return {**accuracy, "train_minus_tune": accuracy.get("train", np.nan) - accuracy[tune_set]}
+
+
+def _without_numbers(texts: np.ndarray) -> np.ndarray:
+    """Reasons that differ by a number only (of the injection, its distance) become one."""
+    return np.array([re.sub(r"\d+(\.\d+)?", "#", str(text)) for text in texts])
 
 
 def grouped_errors(
@@ -279,7 +292,7 @@ def curves(
         parts.append(pd.DataFrame({"curve": curve, "x": x, "y": y, "threshold": threshold, "bin": bin}))
 
     edges, index = metrics.value_bins(mags, bins)
-    for number in range(-1, len(edges) - 1):
+    for number in range(-1, max(len(edges) - 1, 0)):
         inside = index == number if number >= 0 else np.ones(len(labels), dtype=bool)
         name = f"{edges[number]:.2f} to {edges[number + 1]:.2f}" if number >= 0 else ""
         corner = metrics.threshold_curve(labels[inside], scores[inside])

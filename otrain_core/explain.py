@@ -37,7 +37,9 @@ def find_layer(model, name: str | None = None) -> str:
             raise ConfigError(f"explain.layer: model {model.name!r} has no convolution")
         name = convolutions[-1]
     elif name not in names or len(model.get_layer(name).output.shape) != 4:
-        raise ConfigError(f"explain.layer: {name!r} is not a convolution of the model; it has {', '.join(convolutions)}")
+        raise ConfigError(
+            f"explain.layer: {name!r} is not a convolution of the model; it has {', '.join(convolutions)}"
+        )
     if name in convolutions:
         rest = model.layers[names.index(name) + 1 :]
         for layer in rest:

@@ -45,6 +45,18 @@ class Basis:
         functions = np.array([np.outer(self.lines[j], self.lines[i]) for j, i in self.pairs])
         return np.tensordot(self.mix, functions, 1)
 
+    def gram(self, smoothing: np.ndarray | None = None) -> np.ndarray:
+        """(n, n): covariance of the bases' responses to unit noise with this autocorrelation (default: white)."""
+        kernels = self.kernels()
+        other = kernels
+        if smoothing is not None and smoothing.size > 1:
+            reach = smoothing.shape[0] // 2
+            shape = [fft.next_fast_len(kernels.shape[-1] + 2 * reach, real=True)] * 2
+            product = fft.rfft2(kernels, shape) * fft.rfft2(smoothing, shape)
+            size = kernels.shape[-1]
+            other = fft.irfft2(product, shape)[:, reach : reach + size, reach : reach + size]
+        return np.einsum("axy,bxy->ab", kernels, other, optimize=True)
+
 
 def make_basis(sigmas: tuple[float, ...], half_width: int) -> Basis:
     """Gaussians of these widths [px] times polynomials, and a single pixel.
@@ -205,11 +217,13 @@ def fit_kernel(
     source: np.ndarray,
     target: np.ndarray,
     variance: np.ndarray,
+    source_variance: np.ndarray,
     bad: np.ndarray,
     x: np.ndarray,
     y: np.ndarray,
     *,
     basis: Basis,
+    smoothing: np.ndarray | None = None,
     half: int,
     order: int,
     background_order: int,
@@ -225,11 +239,15 @@ def fit_kernel(
         float32 (height, width) [ADU], no NaN.
     variance : numpy.ndarray
         Of target - model in the sky and sources [ADU^2].
+    source_variance : numpy.ndarray
+        Of the source alone [ADU^2]: its noise is in the regressors.
     bad : numpy.ndarray
         bool, pixels not to fit.
     x, y : numpy.ndarray
         int, centres of the stamps, at least ``half + basis.half_width`` from the edge.
     basis : Basis
+    smoothing : numpy.ndarray, optional
+        Autocorrelation of the noise of the source, see `otrain_core.align.Aligned`.
     half : int
         Half width of the fitted square of each stamp [px].
     order, background_order : int
@@ -256,7 +274,11 @@ def fit_kernel(
         raise ValueError(f"{len(x)} usable stars; 3 are needed")
     columns = convolve_stamps(_cut(source, x, y, half + basis.half_width).astype(float), basis, half)
     data = _cut(target, x, y, half).reshape(len(x), -1).astype(float)
-    weight0 = np.where(_cut(bad, x, y, half), 0, 1 / _cut(variance, x, y, half)).reshape(len(x), -1)
+    good = ~_cut(bad, x, y, half).reshape(len(x), -1)
+    noise2 = _cut(variance, x, y, half).reshape(len(x), -1).astype(float)
+    source2 = _cut(source_variance, x, y, half).reshape(len(x), -1).astype(float)
+    noise_gram = basis.gram(smoothing)
+    used = good
     offsets = np.arange(-half, half + 1)
     px = np.broadcast_to(x[:, None, None] + offsets[None, None, :], (len(x), 2 * half + 1, 2 * half + 1))
     py = np.broadcast_to(y[:, None, None] + offsets[None, :, None], px.shape)
@@ -265,15 +287,19 @@ def fit_kernel(
     terms = polynomial(x, y, source.shape, order).T  # (stamp, term)
     system = _System(columns.shape[1] - sky.shape[1], sky.shape[1], terms)
 
+    photon, sky_variance = photon_noise(data, np.where(used, noise2, np.nan))
     keep = np.ones(len(x), dtype=bool)
-    weight = weight0 / (1 + softening**2 * np.maximum(data, 0) ** 2 * weight0)
-    for _iteration in range(iterations):
+    model = np.maximum(data, 0)
+    for iteration in range(iterations):
+        # From the model, not the pixel's own value: weights that follow the noise would bias the flux ratio.
+        signal = np.maximum(model, 0)
+        weight = used / (sky_variance[:, None] + photon * signal + (softening * signal) ** 2)
         normal = np.matmul(columns * weight[:, None, :], columns.swapaxes(1, 2))
         right = np.matmul(columns, (weight * data)[:, :, None])[:, :, 0]
+        noise_power = (weight * source2).sum(axis=1)[:, None, None] * noise_gram
         for _ in range(5):
-            solution = system.solve(normal, right, keep)
+            solution = system.solve(normal, right, keep, noise_power)
             model = np.matmul(system.local(solution)[:, None, :], columns)[:, 0]
-            used = weight > 0
             chi2 = (weight * (data - model) ** 2).sum(axis=1) / np.maximum(used.sum(axis=1), 1)
             middle = np.median(chi2[keep])
             spread = 1.4826 * np.median(np.abs(chi2[keep] - middle))
@@ -281,12 +307,10 @@ def fit_kernel(
             if accepted.sum() < 3 or np.array_equal(accepted, keep):
                 break
             keep = accepted
-        previous = weight
-        # Weights follow the model, not the noisy data, and leave out what no kernel explains (cosmics, variables).
-        weight = weight0 / (1 + softening**2 * np.maximum(model, 0) ** 2 * weight0)
-        outlier = weight * (data - model) ** 2 > 25 * max(middle, 1e-30)
-        weight[outlier] = 0
-        if np.array_equal(previous > 0, weight > 0) and _iteration > 0:
+        previous = used
+        # What no kernel explains: cosmic rays, variables and new sources near the star.
+        used = good & (weight * (data - model) ** 2 <= 25 * max(middle, 1e-12))
+        if iteration > 1 and np.array_equal(previous, used):
             break
     kernels = np.tensordot(system.kernel_coefficients(solution), basis.kernels(), ([0], [0]))
     field = KernelField(kernels, solution[-sky.shape[1] :], source.shape, order, background_order)
@@ -297,6 +321,21 @@ def fit_kernel(
         "keep": keep,
     }
     return field
+
+
+def photon_noise(data: np.ndarray, variance: np.ndarray) -> tuple[float, np.ndarray]:
+    """Variance per unit of signal, and the variance of the sky of each stamp.
+
+    Parameters
+    ----------
+    data, variance : numpy.ndarray
+        (n_stamps, n_pixels) [ADU, ADU^2]; NaN in `variance` where a pixel is not used.
+    """
+    sky = np.nanpercentile(variance, 20, axis=1)
+    signal = np.isfinite(variance) & (data > 5 * np.sqrt(sky)[:, None])
+    if not signal.any():
+        return 0.0, sky
+    return max(float(((variance - sky[:, None])[signal]).sum() / data[signal].sum()), 0.0), sky
 
 
 class _System:
@@ -311,8 +350,25 @@ class _System:
         self.n_terms = terms.shape[1]
         self.size = 1 + (n_bases - 1) * self.n_terms + n_sky
 
-    def solve(self, normal: np.ndarray, right: np.ndarray, keep: np.ndarray) -> np.ndarray:
-        terms, normal, right = self.terms[keep], normal[keep], right[keep]
+    def solve(self, normal: np.ndarray, right: np.ndarray, keep: np.ndarray, noise_power: np.ndarray) -> np.ndarray:
+        """Solution from the stamps to keep.
+
+        The noise of the source adds to the normal matrix and would pull the kernel, the
+        flux ratio too, towards zero. It is known and taken off, but for a rest that keeps the
+        bases in check that the stars do not constrain; all of it stays if nothing else is
+        positive definite.
+        """
+        for share in (0.8, 0.6, 0.4, 0.2, 0.0):
+            clean = normal[keep].copy()
+            clean[:, : self.n, : self.n] -= share * noise_power[keep]
+            try:
+                return self._solve(clean, right[keep], self.terms[keep])
+            except np.linalg.LinAlgError:
+                if share == 0:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _solve(self, normal: np.ndarray, right: np.ndarray, terms: np.ndarray) -> np.ndarray:
         n, q, size = self.n, self.n_terms, self.size
         matrix, vector = np.zeros((size, size)), np.zeros(size)
         inner, outer = slice(1, size - self.n_sky), slice(size - self.n_sky, size)
@@ -330,7 +386,9 @@ class _System:
         vector[0] = right[:, 0].sum()
         vector[inner] = np.einsum("sb,sp->bp", right[:, 1:n], terms).ravel()
         vector[outer] = right[:, n:].sum(axis=0)
-        scale = 1 / np.sqrt(np.maximum(np.diag(matrix), 1e-300))
+        if np.diag(matrix).min() <= 0:
+            raise np.linalg.LinAlgError("not positive definite")
+        scale = 1 / np.sqrt(np.diag(matrix))
         matrix *= scale[:, None] * scale
         matrix[np.diag_indices(size)] += 1e-9  # the narrowest bases are nearly alike on few pixels
         return scale * linalg.solve(matrix, scale * vector, assume_a="pos", check_finite=False)

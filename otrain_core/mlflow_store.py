@@ -21,6 +21,12 @@ from otrain_core.errors import OtrainError
 log = logging.getLogger("otrain")
 
 EXPERIMENT = "otrain"
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",  # the page opens on training runs, not on language models
+    "mlflow.note.content": "Every training of O'TRAIN. Group or filter by the tags telescope, cube, experiment, protocol;"
+    " sort by mcc. Protocol grouped: scored on images the model never saw. Protocol paper: random split, scored on the"
+    " set it was tuned on.",
+}
 
 
 @contextmanager
@@ -77,7 +83,7 @@ def open_store(store: str | Path, artifacts: str | Path):
             # Made beside its place and moved there when whole: a crash leaves no half-made store.
             fresh = store.with_name(f".{store.name}.new")
             fresh.unlink(missing_ok=True)
-            _client(fresh).create_experiment(EXPERIMENT, artifact_location=location)
+            _client(fresh).create_experiment(EXPERIMENT, artifact_location=location, tags=EXPERIMENT_TAGS)
             os.replace(fresh, store)
         client = _client(store)
         experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -87,7 +93,7 @@ def open_store(store: str | Path, artifacts: str | Path):
             " delete it and run the rule track again: it is rebuilt from the records"
         ) from None
     if experiment is None:
-        return client, client.create_experiment(EXPERIMENT, artifact_location=location)
+        return client, client.create_experiment(EXPERIMENT, artifact_location=location, tags=EXPERIMENT_TAGS)
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
     return client, experiment.experiment_id

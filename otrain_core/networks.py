@@ -68,7 +68,9 @@ class InputStage(layers.Layer):
     def call(self, inputs):
         x = ops.cast(inputs, "float32")
         valid = ops.isfinite(x)
-        x = ops.where(valid, x, 0.0)
+        # Not where(valid, ...): ONNX converters turn that into a product, and NaN * 0 is NaN.
+        x = ops.where(ops.isnan(x), 0.0, x)
+        x = ops.where(ops.isinf(x), 0.0, x)
         if self.normalise == "mad-asinh":
             x = self._mad_asinh(x, valid)
         if "mask" in self.channels:

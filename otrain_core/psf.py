@@ -123,7 +123,9 @@ class PSFModel:
         """
         fine = np.arange(-self.radius, self.radius + 0.05, 0.1)
         profile = self._sample(x, y, fine, fine)
-        fwhm = 2 * np.sqrt(np.count_nonzero(profile > profile.max() / 2) * 0.01 / np.pi)
+        above = profile - profile.max() / 2
+        slope = np.maximum(np.hypot(*np.gradient(profile)), 1e-9 * profile.max())
+        fwhm = 2 * np.sqrt(np.clip(above / slope + 0.5, 0, 1).sum() * 0.01 / np.pi)  # cells on the line in part
         window = (2 * fwhm / SIGMA_TO_FWHM) ** 2
         weight = profile * np.exp(-(fine[:, None] ** 2 + fine**2) / (2 * window))
         weight = weight / weight.sum()
@@ -326,31 +328,37 @@ def select_stars(image: Image, sky: Sky, *, min_snr: float, max_ellipticity: flo
         return _stars(found, index, np.nan, sky, segments)
     index = index[np.argsort(-found["flux"][index], kind="stable")]
     candidates = found[index]
-    half_light, flags = sep.flux_radius(
-        sky.data,
-        candidates["x"],
-        candidates["y"],
-        np.maximum(6 * candidates["a"], 4.0),
-        0.5,
-        normflux=candidates["flux"],
-        mask=sky.missing,
-        subpix=5,
-    )
-    keep = (half_light > 0.45) & np.isfinite(half_light)
-    index, candidates, half_light = index[keep], candidates[keep], half_light[keep]
-    if index.size == 0:
-        return _stars(found, index, np.nan, sky, segments)
-    locus = _mode(half_light[: max(30, 2 * half_light.size // 3)])
-    near = _on_locus(candidates["x"], candidates["y"], half_light / locus, image.shape)
-    isolated = _isolated(found, index, 5 * locus)
-    margin = int(np.ceil(4 * locus))
+    sizes = _half_light(sky, candidates, candidates["flux"], 6 * candidates["a"])
+    rough = _locus(sizes[sizes > 0.45]) if (sizes > 0.45).any() else 0.45
+    margin = int(np.ceil(4 * rough))
     inside = (
         (candidates["x"] > margin)
         & (candidates["x"] < width - 1 - margin)
         & (candidates["y"] > margin)
         & (candidates["y"] < height - 1 - margin)
     )
-    return _stars(found, index[near & isolated & inside][:max_stars], locus, sky, segments)
+    keep = inside & _isolated(found, index, 5 * rough)
+    index, candidates = index[keep], candidates[keep]
+    # The isophote of a faint star is small, and half of what it holds smaller still: one aperture for all.
+    flux, *_ = sep.sum_circle(sky.data, candidates["x"], candidates["y"], 3 * rough, mask=sky.missing, subpix=5)
+    half_light = _half_light(sky, candidates, flux, np.full(index.size, 6 * rough))
+    keep = (half_light > max(0.45, 0.6 * rough)) & (half_light < 1.4 * rough) & (flux > 0)
+    index, candidates, half_light = index[keep], candidates[keep], half_light[keep]
+    if index.size == 0:
+        return _stars(found, index, np.nan, sky, segments)
+    locus = _locus(half_light)
+    near = _on_locus(candidates["x"], candidates["y"], half_light / locus, image.shape)
+    return _stars(found, index[near][:max_stars], locus, sky, segments)
+
+
+def _half_light(sky: Sky, sources: np.ndarray, flux: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """Radius that holds half of a flux [px]."""
+    import sep
+
+    radius, _ = sep.flux_radius(
+        sky.data, sources["x"], sources["y"], np.maximum(reach, 4.0), 0.5, normflux=flux, mask=sky.missing, subpix=5
+    )
+    return np.nan_to_num(radius)
 
 
 def _stars(found: np.ndarray, index: np.ndarray, locus: float, sky: Sky, segments: np.ndarray) -> Stars:
@@ -360,15 +368,17 @@ def _stars(found: np.ndarray, index: np.ndarray, locus: float, sky: Sky, segment
     )
 
 
-def _mode(values: np.ndarray) -> float:
-    """Half-sample mode (Bickel & Fruehwirth 2006): the middle of the densest part."""
+def _locus(half_light: np.ndarray) -> float:
+    """Size of the stars among sources sorted by flux: the fullest 15 % of the brighter two thirds."""
+    return float(np.exp(_mode(np.log(half_light[: max(30, 2 * half_light.size // 3)]), 0.15)))
+
+
+def _mode(values: np.ndarray, width: float) -> float:
+    """Median of the fullest interval of a width; of equal ones the lowest."""
     values = np.sort(values)
-    while values.size > 3:
-        half = (values.size + 1) // 2
-        widths = values[half - 1 :] - values[: values.size - half + 1]
-        start = int(np.argmin(widths))
-        values = values[start : start + half]
-    return float(np.median(values))
+    counts = np.searchsorted(values, values + width, side="right") - np.arange(values.size)
+    start = int(np.argmax(counts))
+    return float(np.median(values[start : start + counts[start]]))
 
 
 def _on_locus(x: np.ndarray, y: np.ndarray, size: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -381,10 +391,11 @@ def _on_locus(x: np.ndarray, y: np.ndarray, size: np.ndarray, shape: tuple[int, 
         degree = 2 if near.sum() >= 24 else 1 if near.sum() >= 12 else 0
         design = terms(x, y, degree, shape)
         off = size - design @ np.linalg.lstsq(design[near], size[near], rcond=None)[0]
-        off -= _mode(off[near])
+        off -= _mode(off[near], 0.1)
         below = off[near & (off <= 0)]
         spread = 1.4826 * np.median(np.abs(below)) if below.size else 0.0
-        near = (np.abs(off) < np.clip(2.5 * spread, 0.08, 0.25)) & (np.abs(size - 1) < 0.5)
+        least = max(0.08, 0.6 / np.sqrt(near.sum()))  # of few stars the scatter is not known
+        near = (np.abs(off) < np.clip(2.5 * spread, min(least, 0.25), 0.25)) & (np.abs(size - 1) < 0.5)
     return near
 
 

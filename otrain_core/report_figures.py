@@ -102,30 +102,34 @@ def triplets(cube: Mapping[str, np.ndarray], *, label: int, seed: int = 0, n: in
 
     False cutouts are drawn evenly over the kinds of artefacts, as far as they are known.
     """
-    from matplotlib import colormaps, style
+    from matplotlib import colormaps
 
-    from otrain_core.displays import STYLE, new_figure, robust_limits
+    from otrain_core.displays import new_figure, robust_limits
 
     channels = [str(name) for name in np.atleast_1d(cube["channels"])]
     rows = [name for name in ("science", "reference", "difference") if name in channels]
     chosen = _even_draw(cube, label, np.random.default_rng(seed), n)
+    side = cube["cube"].shape[1]
+    step = side + max(1, side // 12)
     grey = colormaps["gray"].with_extremes(bad="#d9c2a0")
-    figure, axes = new_figure(0.98 * n + 0.3, 1.02 * len(rows) + 0.3, rows=len(rows), columns=n)
-    axes = np.reshape(axes, (len(rows), n))
-    with style.context(STYLE):
-        for line, name in zip(axes, rows, strict=True):
-            for column, ax in enumerate(line):
-                ax.set(xticks=[], yticks=[])
-                ax.grid(False)
-                if column >= len(chosen):
-                    ax.axis("off")
-                    continue
-                cutout = np.asarray(cube["cube"][chosen[column], :, :, channels.index(name)], dtype=float)
-                low, high = robust_limits(cutout)
-                ax.imshow(cutout, cmap=grey, vmin=low, vmax=high, origin="lower", interpolation="nearest")
-                if name == rows[0]:
-                    ax.set_title(_title(cube, chosen[column]), fontsize=7, pad=2)
-            line[0].set_ylabel(name, fontsize=8)
+    # One picture of all cutouts: a figure with an axis for each takes seconds to lay out.
+    mosaic = np.ones((step * len(rows), step * n, 4))
+    for line, name in enumerate(rows):
+        for column, row in enumerate(chosen):
+            cutout = np.asarray(cube["cube"][row, :, :, channels.index(name)], dtype=float)
+            low, high = robust_limits(cutout)
+            # Rows of the mosaic run downwards, rows of a cutout upwards.
+            place = np.s_[line * step : line * step + side, column * step : column * step + side]
+            mosaic[place] = grey(np.ma.masked_invalid((cutout - low) / (high - low)))[::-1]
+    figure, ax = new_figure(0.98 * n + 0.5, 0.98 * len(rows) + 0.3)
+    ax.imshow(mosaic, origin="upper", interpolation="nearest")
+    ax.set_frame_on(False)
+    ax.grid(False)
+    ax.xaxis.tick_top()
+    middle = 0.5 * (side - 1)
+    ax.set_xticks(middle + step * np.arange(len(chosen)), [_title(cube, row) for row in chosen])
+    ax.set_yticks(middle + step * np.arange(len(rows)), rows, rotation=90, va="center")
+    ax.tick_params(length=0, pad=1, labelsize=8)
     return embed(figure)
 
 

@@ -18,6 +18,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from otrain_core import artefacts
+from otrain_core.optics import FieldPSF, limiting_magnitude
 
 STAR_SLOPE = 0.22  # d log10(N) / d mag of stars at intermediate galactic latitude
 GALAXY_SLOPE = 0.40  # d log10(N) / d mag of galaxies
@@ -26,8 +27,7 @@ GALAXIES_BELOW_LIMIT = 1.0
 BRIGHT_END = 3.0  # stars are drawn up to so many magnitudes above saturation
 SCINTILLATION = 0.007  # relative scatter of a star's flux between two exposures
 FAST_STARS = 0.01  # share of stars that moved visibly between reference and science image
-NODES = 5  # the PSF is computed on NODES x NODES positions and interpolated between
-OVERSAMPLING = 5
+SMALLEST_FWHM = 1.15  # of a point source after integration over the pixel [px]
 STREAMS = {"sky": 0, "exposure": 1, "artefacts": 2, "science_noise": 3, "reference_noise": 4}
 
 
@@ -75,7 +75,7 @@ class Exposure:
         return float(np.sqrt(self.sky * self.gain + self.read_noise**2) / self.gain)
 
 
-def simulate_pair(telescope: dict[str, Any], *, index: int, seed: int) -> Simulated:
+def simulate_pair(telescope: dict[str, Any], *, index: int, seed: int, noise_seed: int | None = None) -> Simulated:
     """Simulate one field: a science image with artefacts, and a reference.
 
     Parameters
@@ -87,6 +87,14 @@ def simulate_pair(telescope: dict[str, Any], *, index: int, seed: int) -> Simula
         Number of the image; every image shows a field of its own.
     seed : int
         One seed, telescope and index give the same bytes.
+    noise_seed : int, optional
+        Seed of the noise of both images, for a second exposure of the same sky under
+        the same circumstances (default: `seed`).
+
+    Notes
+    -----
+    An FWHM below `SMALLEST_FWHM` cannot be had from an image that was integrated over its
+    pixels, and is raised to it.
 
     Returns
     -------
@@ -97,6 +105,9 @@ def simulate_pair(telescope: dict[str, Any], *, index: int, seed: int) -> Simula
         stream: np.random.default_rng(np.random.SeedSequence([seed, name, index, number]))
         for stream, number in STREAMS.items()
     }
+    if noise_seed is not None:
+        for stream in ("science_noise", "reference_noise"):
+            rng[stream] = np.random.default_rng(np.random.SeedSequence([noise_seed, name, index, STREAMS[stream]]))
     centre = field_centre(index, np.random.default_rng(np.random.SeedSequence([seed, name])))
     science, reference = _exposures(telescope, centre, rng["exposure"])
     sources = _draw_sky(telescope, science, reference, rng["sky"])
@@ -160,166 +171,6 @@ def field_centre(index: int, rng: np.random.Generator) -> tuple[float, float]:
     return float(360 * u), float(-20 + 80 * v)
 
 
-def limiting_magnitude(*, fwhm: float, beta: float, noise: float, zero_point: float, snr: float = 5.0) -> float:
-    """Magnitude at which PSF photometry on a flat background reaches `snr`.
-
-    The effective area of a Moffat profile, ``1 / integral(psf**2)``, is
-    ``pi alpha**2 (2 beta - 1) / (beta - 1)**2``.
-    """
-    alpha = fwhm / (2 * np.sqrt(2 ** (1 / beta) - 1))
-    area = np.pi * alpha**2 * (2 * beta - 1) / (beta - 1) ** 2
-    return float(zero_point - 2.5 * np.log10(snr * noise * np.sqrt(area)))
-
-
-class FieldPSF:
-    """Moffat PSF that varies over the field, with trailing, integrated over the pixel.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        (height, width) of the image.
-    fwhm : float
-        FWHM at the field centre, pixel included [px].
-    beta : float
-        Moffat exponent.
-    ellipticity : float
-        1 - b/a at the field centre.
-    variation : float
-        Relative change of the FWHM from the centre to the corner.
-    trail : float
-        Length of the trailing [px].
-    rng : numpy.random.Generator
-        Draws the directions.
-    """
-
-    def __init__(self, shape, *, fwhm, beta, ellipticity, variation, trail, rng):
-        import galsim
-
-        self.shape, self.beta, self.variation, self.trail = shape, beta, variation, trail
-        self.trail_angle, tilt = rng.uniform(0, np.pi), rng.uniform(0, 2 * np.pi)
-        self.tilt = variation * rng.uniform(0.1, 0.4) * np.array([np.cos(tilt), np.sin(tilt)])
-        direction = rng.uniform(0, np.pi)
-        g = ellipticity / (2 - ellipticity)  # reduced shear of an axis ratio 1 - ellipticity
-        self.shear = g * np.array([np.cos(2 * direction), np.sin(2 * direction)])
-        self.astigmatism = rng.normal(0, 0.3) * variation
-        self.core = _without_pixel(fwhm, beta)
-        # Large enough that the pixel-convolved and the point-sampled wings agree.
-        self.half = int(np.ceil(max(8 * fwhm, 10)))
-        self.accuracy = galsim.GSParams(folding_threshold=1e-3, maxk_threshold=1e-4)
-        nodes = np.linspace(0, 1, NODES)
-        self.grid = np.array(
-            [[self._effective(x * (shape[1] - 1), y * (shape[0] - 1)) for x in nodes] for y in nodes], dtype=np.float32
-        )
-        peaks = self.grid.max(axis=(2, 3), keepdims=True)
-        areas = (self.grid > peaks / 2).sum(axis=(2, 3)) / OVERSAMPLING**2
-        self.fwhm = float(np.median(2 * np.sqrt(areas / np.pi)))
-        self.peak = float(np.median(peaks))
-
-    def profile(self, x: float, y: float):
-        """GalSim profile at a position, without the pixel and the trailing."""
-        import galsim
-
-        u, v = 2 * x / (self.shape[1] - 1) - 1, 2 * y / (self.shape[0] - 1) - 1
-        fwhm = self.core * max(1 + self.variation * 0.5 * (u**2 + v**2) + self.tilt @ (u, v), 0.3)
-        g1, g2 = self.shear + self.astigmatism * np.array([u**2 - v**2, 2 * u * v])
-        size = np.hypot(g1, g2)
-        if size > 0.5:
-            g1, g2 = g1 * 0.5 / size, g2 * 0.5 / size
-        return galsim.Moffat(beta=self.beta, fwhm=fwhm).shear(g1=g1, g2=g2)
-
-    def smeared(self, x: float, y: float, source=None):
-        """The profile with the trailing (and a source's own profile), without the pixel."""
-        import galsim
-
-        parts = [self.profile(x, y)] + ([source] if source is not None else [])
-        if self.trail > 0.02:
-            parts.append(galsim.Box(self.trail, 1e-3).rotate(self.trail_angle * galsim.radians))
-        return galsim.Convolve(parts) if len(parts) > 1 else parts[0]
-
-    def _effective(self, x: float, y: float) -> np.ndarray:
-        import galsim
-
-        profile = galsim.Convolve(self.smeared(x, y), galsim.Pixel(1.0), gsparams=self.accuracy)
-        side = (2 * self.half + 3) * OVERSAMPLING
-        drawn = profile.drawImage(nx=side, ny=side, scale=1 / OVERSAMPLING, method="no_pixel")
-        return drawn.array * OVERSAMPLING**2
-
-    def stamp(self, x: float, y: float, half: int) -> tuple[np.ndarray, int, int]:
-        """PSF of unit flux on the pixel grid about a sub-pixel position.
-
-        Returns
-        -------
-        stamp : numpy.ndarray
-            (2 half + 1, 2 half + 1).
-        y0, x0 : int
-            Pixel of its first row and column.
-        """
-        inner = min(half, self.half)
-        xi, yi = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
-        wx, ix = _between(x / max(self.shape[1] - 1, 1))
-        wy, iy = _between(y / max(self.shape[0] - 1, 1))
-        corners = self.grid[iy : iy + 2, ix : ix + 2]
-        weights = np.outer([1 - wy, wy], [1 - wx, wx]).astype(np.float32)
-        effective = np.tensordot(weights, self._crop(corners, inner), axes=2)
-        stamp = _shift(_shift(effective, y - yi, inner).T, x - xi, inner).T
-        if half > self.half:
-            wings = self.profile(x, y).drawImage(
-                nx=2 * half + 1, ny=2 * half + 1, scale=1.0, method="no_pixel", offset=(x - xi, y - yi)
-            )
-            core = slice(half - inner, half + inner + 1)
-            outer = wings.array
-            outer[core, core] = stamp
-            stamp = outer
-        return stamp, yi - half, xi - half
-
-    def _crop(self, grid: np.ndarray, half: int) -> np.ndarray:
-        margin = (self.half - half) * OVERSAMPLING
-        return grid[..., margin : grid.shape[-2] - margin, margin : grid.shape[-1] - margin]
-
-    def half_size(self, surface: float) -> int:
-        """Radius at which the PSF drops below `surface` [flux fraction per px], at least five FWHM."""
-        alpha = self.fwhm / (2 * np.sqrt(2 ** (1 / self.beta) - 1))
-        central = (self.beta - 1) / (np.pi * alpha**2)
-        radius = alpha * np.sqrt(max((central / surface) ** (1 / self.beta) - 1, 0))
-        return int(np.ceil(np.clip(radius, 5 * self.fwhm, max(self.shape))))
-
-
-def _without_pixel(fwhm: float, beta: float) -> float:
-    """FWHM of the Moffat profile that has `fwhm` after integration over the pixel [px]."""
-    import galsim
-
-    core = np.sqrt(max(fwhm**2 - 0.5, 0.16))
-    for _ in range(6):
-        measured = galsim.Convolve(galsim.Moffat(beta=beta, fwhm=core), galsim.Pixel(1.0)).calculateFWHM()
-        core = float(np.clip(core + (fwhm - measured), 0.3, None))
-    return core
-
-
-def _between(position: float) -> tuple[float, int]:
-    scaled = np.clip(position, 0, 1) * (NODES - 1)
-    index = min(int(scaled), NODES - 2)
-    return float(scaled - index), index
-
-
-def _shift(samples: np.ndarray, offset: float, half: int) -> np.ndarray:
-    """Rows of an oversampled profile at ``k - offset``, k = -half..half, by cubic (Keys 1981) interpolation."""
-    middle = (samples.shape[0] - 1) / 2
-    start = middle - (half + offset) * OVERSAMPLING
-    base = int(np.floor(start))
-    t = start - base
-    weights = (
-        ((-0.5 * t + 1.0) * t - 0.5) * t,
-        (1.5 * t - 2.5) * t * t + 1.0,
-        ((-1.5 * t + 2.0) * t + 0.5) * t,
-        (0.5 * t - 0.5) * t * t,
-    )
-    count = 2 * half + 1
-    return sum(
-        np.float32(weight) * samples[base + k : base + k + (count - 1) * OVERSAMPLING + 1 : OVERSAMPLING]
-        for k, weight in zip((-1, 0, 1, 2), weights, strict=True)
-    )
-
-
 def _exposures(telescope: dict[str, Any], centre: tuple[float, float], rng) -> tuple[Exposure, Exposure]:
     """Draw seeing, transparency, sky, pointing and rotation of the science image and of the reference."""
     width, height, ratio = telescope["width"], telescope["height"], telescope["reference_scale"]
@@ -345,7 +196,7 @@ def _exposures(telescope: dict[str, Any], centre: tuple[float, float], rng) -> t
         sky_mag = telescope["sky_mag"] + 0.2 * np.clip(rng.normal(), -2, 2)
         psf = FieldPSF(
             shape,
-            fwhm=max(fwhm / own_scale, 1.15),
+            fwhm=max(fwhm / own_scale, SMALLEST_FWHM),
             beta=telescope["psf_beta"],
             ellipticity=telescope["psf_ellipticity"] * rng.uniform(0.5, 1.5) / np.sqrt(frames),
             variation=telescope["psf_variation"],
@@ -509,11 +360,11 @@ def _detect_photons(image, exposure: Exposure, noise, telescope=None, damage=Non
         rows += artefacts.add_hot_pixels(data, damage, n=n, noise=exposure.noise)
         n = damage.poisson(telescope["cosmics"] * megapixels)
         rows += artefacts.add_cosmics(data, damage, n=n, gain=exposure.gain)
-    rows += artefacts.saturate(data, damage or noise, level=level, bleed=exposure.bleed)
+    rows += artefacts.saturate(data, noise, level=level, bleed=exposure.bleed)
     if telescope is not None:
         rows += artefacts.add_crosstalk(data, factor=telescope["crosstalk"], level=level)
         n = damage.poisson(telescope["bad_columns"])
-        rows += artefacts.add_bad_columns(data, damage, n=n, noise=exposure.noise, sky=exposure.sky)
+        rows += artefacts.add_bad_columns(data, damage, n=n, noise=exposure.noise)
     data += exposure.read_noise / exposure.gain * noise.standard_normal(data.shape, dtype=np.float32)
     return np.minimum(data, np.float32(level)), rows
 
@@ -551,7 +402,8 @@ def _truth(sources: pd.DataFrame, rows: artefacts.Rows, science: Exposure) -> pd
     table["size"] = np.where(table.kind == "galaxy", 2 * table.radius / scale, science.psf.fwhm)
     table["width"] = np.where(table.kind == "galaxy", table["size"] * table.axis_ratio, science.psf.fwhm)
     table["angle"] = np.where(table.kind == "galaxy", table.angle, 0.0)
-    damage = pd.DataFrame(rows, columns=["kind", "x", "y", "size", "width", "angle", "flux"])
+    numbers = ["x", "y", "size", "width", "angle", "flux"]
+    damage = pd.DataFrame(rows, columns=["kind", *numbers]).astype(dict.fromkeys(numbers, float))
     damage["ra"], damage["dec"] = science.wcs.pixel_to_world_values(damage.x, damage.y)
     damage["mag"] = np.nan
     columns = ["kind", "x", "y", "ra", "dec", "mag", "flux", "size", "width", "angle"]

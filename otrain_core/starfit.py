@@ -82,8 +82,14 @@ def _moffat(shape: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
 
 def _bsplines(offset: np.ndarray, nodes: np.ndarray) -> np.ndarray:
     """Cubic B-splines centred on equidistant nodes at the offsets: (..., nodes)."""
-    t = np.abs((offset[..., None] - nodes) / (nodes[1] - nodes[0]))
-    return np.where(t < 1, 2 / 3 - t**2 + t**3 / 2, np.where(t < 2, (2 - t) ** 3 / 6, 0.0))
+    u = np.clip((offset - nodes[0]) / (nodes[1] - nodes[0]), -2, nodes.size + 1)
+    first = np.floor(u).astype(int)
+    f = u - first
+    g = 1 - f
+    four = np.stack([g**3, 4 - 6 * f**2 + 3 * f**3, 4 - 6 * g**2 + 3 * g**3, f**3], axis=-1) / 6
+    values = np.zeros((*offset.shape, nodes.size + 8))
+    np.put_along_axis(values, first[..., None] + np.arange(3, 7), four, axis=-1)
+    return values[..., 4:-4]
 
 
 class _Fit:
@@ -204,18 +210,38 @@ def _fit_moffat(fit: _Fit, half_light: float, *, iterations: int = 8) -> np.ndar
 
 
 class _Splines:
-    """Tensor-product cubic B-splines around every star, coefficients polynomial in the position."""
+    """Tensor-product cubic B-splines around every star, coefficients polynomial in the position.
 
-    def __init__(self, nodes: np.ndarray, terms: np.ndarray):
-        self.nodes, self.terms = nodes, terms
-        self.coefficients = np.zeros((terms.shape[1], nodes.size, nodes.size))
+    Parameters
+    ----------
+    nodes : numpy.ndarray
+        (nodes,) offsets from the star [px].
+    terms : numpy.ndarray
+        (stars, terms) monomials of the positions.
+    prior : numpy.ndarray
+        (terms, nodes, nodes), width of the normal prior of every coefficient.
+    fixed : numpy.ndarray
+        (functions, nodes, nodes), values at the nodes of functions that the
+        coefficients keep clear of: what flux and position of a star can do alone.
+    """
 
-    def evaluate(self, dx: np.ndarray, dy: np.ndarray, coefficients: np.ndarray | None = None) -> np.ndarray:
-        c = self.coefficients if coefficients is None else coefficients
-        planes = np.tensordot(self.terms, c, axes=1)
+    def __init__(self, nodes: np.ndarray, terms: np.ndarray, prior: np.ndarray, fixed: np.ndarray):
+        self.nodes, self.terms, self.prior = nodes, terms, prior
+        self.coefficients = np.zeros_like(prior)
+        interpolate = np.linalg.inv(_bsplines(nodes, nodes))
+        flat = (interpolate @ fixed @ interpolate.T).reshape(len(fixed), -1)
+        self.closed = [np.linalg.qr((flat / plane.ravel()).T)[0] for plane in prior]
+
+    def _open(self, z: np.ndarray) -> np.ndarray:
+        flat = z.reshape(len(z), -1)
+        flat = np.stack([plane - q @ (q.T @ plane) for plane, q in zip(flat, self.closed, strict=True)])
+        return flat.reshape(z.shape)
+
+    def evaluate(self, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+        planes = np.tensordot(self.terms, self.coefficients, axes=1)
         return _bsplines(dy, self.nodes) @ planes @ np.swapaxes(_bsplines(dx, self.nodes), 1, 2)
 
-    def solve(self, fit: _Fit, weight, basis, residual, prior: np.ndarray, iterations: int) -> None:
+    def solve(self, fit: _Fit, weight, basis, residual, *, iterations: int) -> None:
         """Add the maximum a posteriori change of the coefficients.
 
         The equations are never written down: with the pixels of a star on a grid, the
@@ -227,6 +253,7 @@ class _Splines:
         bxt, byt = np.swapaxes(bx, 1, 2), np.swapaxes(by, 1, 2)
         scale = fit.flux[:, None, None] * weight
         n, (rows, columns) = len(fit.x), fit.data.shape[1:]
+        prior = self.prior
 
         def project(vector):
             return vector - (basis @ (np.swapaxes(basis, 1, 2) @ vector[..., None]))[..., 0]
@@ -237,7 +264,7 @@ class _Splines:
 
         def adjoint(vector):
             pixels = project(vector)[:, :-1].reshape(n, rows, columns) * scale
-            return prior * np.tensordot(self.terms.T, byt @ pixels @ bx, axes=1)
+            return self._open(prior * np.tensordot(self.terms.T, byt @ pixels @ bx, axes=1))
 
         start = self.coefficients / prior
         z = np.zeros_like(prior)
@@ -292,10 +319,15 @@ def fit_stars(stars: Stars, image: Image, rms: float, degree: int, min_stars: in
     spacing = max(0.5, fwhm / 4)
     reach = int(np.ceil(min(2.5 * fwhm + 1, half_width) / spacing))
     nodes = spacing * np.arange(-reach, reach + 1.0)
-    splines = _Splines(nodes, terms(fit.centre_x, fit.centre_y, degree, image.shape))
     at_nodes = base(nodes[None], nodes[None])[0]
-    prior = np.stack(
-        [0.3 * at_nodes + 3e-3 * at_nodes.max()] + [0.15 * at_nodes + 1e-3 * at_nodes.max()] * (n_terms(degree) - 1)
+    # Free in the core and ever less so outwards, where noise would add up to flux that is not there.
+    halo = np.sqrt(at_nodes * at_nodes.max())
+    wide, narrow = 0.3 * at_nodes + 0.02 * halo, 0.1 * at_nodes + 0.005 * halo
+    splines = _Splines(
+        nodes,
+        terms(fit.centre_x, fit.centre_y, degree, image.shape),
+        prior=np.stack([wide] + [narrow] * (n_terms(degree) - 1)),
+        fixed=np.stack([at_nodes, *(plane[0] for plane in _gradient(base, nodes[None], nodes[None]))]),
     )
 
     def whole(dx, dy):
@@ -306,7 +338,7 @@ def fit_stars(stars: Stars, image: Image, rms: float, degree: int, min_stars: in
         profile = whole(dx, dy)
         weight = fit.root_weight(profile)
         basis, _ = fit.local(profile, _gradient(whole, dx, dy), weight)
-        splines.solve(fit, weight, basis, fit.residual(profile, weight), prior, iterations=40)
+        splines.solve(fit, weight, basis, fit.residual(profile, weight), iterations=40)
         _step(fit, whole)
         if turn == 0:
             keep = _consistent(fit, whole(*fit.offsets()))
@@ -349,18 +381,18 @@ def _tabulate(base, splines: _Splines, shape: np.ndarray, oversampling: int) -> 
     radius = int(np.ceil(np.clip(wide, 3 * fwhm, 6 * fwhm))) + 2
     offset = np.arange(-radius * oversampling, radius * oversampling + 1) / oversampling
     shift = np.zeros(2)
-    mean = splines.coefficients[:1]
     window = 1.5 * fwhm / 2.355
-    one = _Splines(splines.nodes, np.ones((1, 1)))
+
+    def planes():
+        dx, dy = offset + shift[0], offset + shift[1]
+        all_terms = _bsplines(dy, splines.nodes) @ splines.coefficients @ _bsplines(dx, splines.nodes).T
+        all_terms[0] += base(dx[None], dy[None])[0]
+        return all_terms
+
     for _ in range(20):
-        dx, dy = offset[None] + shift[0], offset[None] + shift[1]
-        plane = base(dx, dy)[0] + one.evaluate(dx, dy, mean)[0]
-        plane = plane * np.exp(-(offset**2 + offset[:, None] ** 2) / (2 * window**2))
-        move = np.array([(plane * offset).sum(), (plane * offset[:, None]).sum()]) / plane.sum()
+        core = planes()[0] * np.exp(-(offset**2 + offset[:, None] ** 2) / (2 * window**2))
+        move = np.array([(core * offset).sum(), (core * offset[:, None]).sum()]) / core.sum()
         shift += 1.5 * move
         if np.abs(move).max() < 1e-5:
             break
-    dx, dy = offset[None] + shift[0], offset[None] + shift[1]
-    planes = [one.evaluate(dx, dy, c[None])[0] for c in splines.coefficients]
-    planes[0] = planes[0] + base(dx, dy)[0]
-    return np.stack(planes)
+    return planes()

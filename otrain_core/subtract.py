@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import ndimage
 
 from otrain_core.align import Aligned, fill_bad, find_stars
-from otrain_core.errors import ImageError, MissingProgramError
+from otrain_core.errors import ImageError
 from otrain_core.io import MASK_BAD, MASK_MISSING, MASK_REFERENCE, MASK_SATURATED
 from otrain_core.kernel import Convolver, KernelField, fit_kernel, make_basis
 
@@ -88,8 +88,8 @@ def subtract_images(
         float32 (height, width), background subtracted, and its 1 sigma noise [ADU];
         NaN where missing.
     mask : numpy.ndarray
-        uint8, bits of `otrain_core.io`. Pixels with `MASK_COSMIC` alone were repaired
-        and count as good.
+        uint8, bits of `otrain_core.io`. A pixel with `MASK_COSMIC` alone counts as good
+        if it has a value.
     aligned : Aligned
         From `otrain_core.align.align_reference`.
     name : str
@@ -157,10 +157,11 @@ def subtract_images(
 
         matched = {"zogy": backends.zogy, "hotpants": backends.hotpants}[method](inputs, **options)
     out_mask = mask.copy()
-    out_mask[~np.isfinite(science)] |= MASK_MISSING
+    out_mask[~np.isfinite(science) & (mask == 0)] |= MASK_MISSING
     out_mask[matched.contaminated_reference | bad_reference] |= MASK_REFERENCE
     out_mask[matched.contaminated_science & ~bad_science] |= MASK_BAD
     unusable = (out_mask & (UNUSABLE | MASK_REFERENCE)) > 0
+    unusable |= bad_science  # a cosmic ray may leave no value
     diff, sigma = matched.diff.astype(np.float32), matched.noise.astype(np.float32)
     diff[unusable], sigma[unusable] = np.nan, np.nan
     spread, centre = noise_spread(diff, sigma, inputs)
@@ -220,8 +221,14 @@ def kernel_sizes(seeing: float, sharper: float, half_width: int = 0) -> tuple[tu
     others are half and twice as wide, as HOTPANTS recommends.
     """
     match = max(np.sqrt(max(seeing**2 - sharper**2, 0)) / 2.355, 0.9, 0.25 * seeing)
-    half = half_width or int(np.clip(np.ceil(max(4 * match, 1.5 * seeing)), 5, 25))
-    return (0.6 * match, 1.2 * match, 2.4 * match), half, int(np.clip(np.ceil(3 * seeing), 7, 25))
+    half = half_width or int(np.clip(np.ceil(max(5 * match, 2 * seeing)), 6, 25))
+    return (0.6 * match, 1.2 * match, 2.4 * match), half, int(np.clip(np.ceil(2.5 * seeing), 6, 25))
+
+
+def stars_flux_scale(stars: pd.DataFrame) -> float:
+    """Median flux ratio science / reference of the brighter half of the stars."""
+    bright = stars.nlargest(max(3, len(stars) // 2), "flux")
+    return float((bright["flux"] / bright["flux_reference"]).median())
 
 
 def choose_stamps(
@@ -279,9 +286,10 @@ def alard_lupton(
     if min(source.shape) < 4 * (half + width) + 1:
         raise ImageError(inputs.name, "subtract", f"an image of {source.shape} px is too small for its seeing")
     basis = make_basis(sigmas, width)
+    smoothing = None if convolve_science else inputs.smoothing
     bad = source_bad | target_bad
     x, y = choose_stamps(inputs.stars, bad, half=half, margin=half + width + 1, max_stamps=max_stamps)
-    ratio = float((inputs.stars["flux"] / inputs.stars["flux_reference"]).median())
+    ratio = stars_flux_scale(inputs.stars)
     ratio = 1 / ratio if convolve_science else ratio
     sigma_match = max(np.sqrt(max(broad**2 - sharp**2, 0)) / 2.355, 0.5)
     variance = target_noise**2 + source_noise**2 * np.float32(ratio**2 / (4 * np.pi * sigma_match**2))
@@ -293,10 +301,12 @@ def alard_lupton(
             source,
             target,
             variance,
+            source_noise**2,
             bad,
             x,
             y,
             basis=basis,
+            smoothing=smoothing,
             half=half,
             order=order,
             background_order=min(background_order, order + 1),
@@ -306,7 +316,6 @@ def alard_lupton(
         raise ImageError(inputs.name, "subtract", f"no kernel could be fitted: {error}") from None
     if not np.isfinite(fit.scale) or fit.scale <= 0:
         raise ImageError(inputs.name, "subtract", f"the fitted flux ratio is {fit.scale:g}; a positive one is needed")
-    smoothing = None if convolve_science else inputs.smoothing
     difference = target - fit.apply(source) - fit.background_map()
     noise = np.sqrt(target_noise**2 + convolved_variance(source_noise**2, fit, smoothing))
     contaminated = contaminated_pixels(source_bad, fit)

@@ -257,7 +257,8 @@ def _cube_line(telescope: str, pipeline: str, quality: pd.DataFrame) -> str:
     )
     text = f"{telescope}/{pipeline}: {len(good)} images, {candidates} candidates: {n_true} True, {n_false} False"
     text += f", {left_out} left out"
-    return text + (f"; {len(rows) - len(good)} images failed" if len(rows) > len(good) else "")
+    failed = len(rows) - len(good)
+    return text + (f"; {failed} image{'s' if failed > 1 else ''} failed" if failed else "")
 
 
 def _legend(summary: pd.DataFrame) -> list[str]:

@@ -26,6 +26,7 @@ import numpy as np
 from otrain_core.io import digest, read_json, read_table
 from otrain_core.mlflow_store import EXPERIMENT, locked, open_store, write_model
 from otrain_core.report_figures import draw_training
+from otrain_core.report_text import count, interval, num
 from otrain_core.summary import number, read_record, run_keys
 
 log = logging.getLogger("otrain")
@@ -154,7 +155,21 @@ class _Training:
             "cube_digest": str(self.train.get("cube_digest", ""))[:16],
             "training": self.name,
             "digest": self.digest,
+            "mlflow.note.content": self.words(),
+            "mlflow.source.name": "O'TRAIN",
+            "mlflow.source.git.commit": str(self.train.get("commit", "")).rstrip("+"),
         }
+
+    def words(self) -> str:
+        """What the numbers are and on which data, in one sentence."""
+        grouped = self.keys["protocol"] == "grouped"
+        data = "images it never saw" if grouped else "images of a random split, tuned and scored on the same cutouts"
+        row = self.headline
+        return (
+            f"MCC {interval(row, 'mcc')}, recall {interval(row, 'recall', percent=True)}, FPR"
+            f" {interval(row, 'fpr', percent=True)} at threshold {num(number(row, 'threshold'))}, on"
+            f" {count(row.get('n_true'))} True and {count(row.get('n_false'))} False from {count(row.get('n_images'))} {data}."
+        )
 
     def params(self) -> dict[str, str]:
         options = self.train.get("options") or {}
@@ -279,7 +294,12 @@ def _ensure_version(client, run_id: str, training: _Training) -> int:
         tags = training.version_tags()
         mine = [
             client.create_model_version(
-                name, source=model.artifact_location, run_id=run_id, model_id=model.model_id, tags=tags
+                name,
+                source=model.artifact_location,
+                run_id=run_id,
+                model_id=model.model_id,
+                tags=tags,
+                description=training.words(),
             )
         ]
     number_ = int(mine[0].version)

@@ -45,6 +45,7 @@ def main(
         science_wcs=science_wcs,
         name=image,
         method=options.pop("align", "auto"),
+        seeing=seeing,
     )
     result = subtract_images(
         planes["sci"], planes["noise"], planes["mask"], aligned, name=image, seeing=seeing, **options

@@ -143,11 +143,18 @@ def test_without_keep_going_a_bad_image_stops_the_run(root, camera, tmp_path):
     """One sentence on the terminal and in the log of the job; no output is left behind."""
     target = "results/camera/builtin/images/allnan/psf.json"
     arguments = options(root, camera, tmp_path)
-    sheet = [line for line in (camera / "images.csv").read_text().splitlines() if "missing" not in line and "noref" not in line]
+    sheet = [
+        line
+        for line in (camera / "images.csv").read_text().splitlines()
+        if "missing" not in line and "noref" not in line
+    ]
     (tmp_path / "images.csv").write_text("\n".join(sheet) + "\n")
     arguments[arguments.index(f"images={camera / 'images.csv'}")] = f"images={tmp_path / 'images.csv'}"
     result = snakemake(root, *arguments, "--", target, check=False)
     assert result.returncode != 0
     assert "image allnan: data: all pixels are NaN" in result.stdout + result.stderr
-    assert "image allnan: data: all pixels are NaN" in (tmp_path / "results/logs/camera/builtin/allnan/psf.log").read_text()
+    assert (
+        "image allnan: data: all pixels are NaN"
+        in (tmp_path / "results/logs/camera/builtin/allnan/psf.log").read_text()
+    )
     assert not (tmp_path / target).exists()

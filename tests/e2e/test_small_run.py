@@ -110,7 +110,11 @@ def test_no_image_on_two_sides(small_run):
 def test_headline_numbers_come_from_test_images(small_run):
     """MCC recomputed by hand from the scores of the test images."""
     folder = small_run / CUBE / "otrain2/seed1"
-    summary = pd.read_csv(small_run / "results/summary.csv").query("experiment == 'otrain2' and protocol == 'grouped'").iloc[0]
+    summary = (
+        pd.read_csv(small_run / "results/summary.csv")
+        .query("experiment == 'otrain2' and protocol == 'grouped'")
+        .iloc[0]
+    )
     scores = pd.read_csv(folder / "scores.csv").query("set == 'test'")
     decided, label = scores.score >= summary.threshold, scores.label == 1
     tp, fp = (decided & label).sum(), (decided & ~label).sum()
@@ -151,7 +155,9 @@ def test_edited_module_reruns_what_uses_it_and_nothing_else(root, clone, small_r
         module.write_text(text)
     assert jobs["split"] == 1
     assert jobs["train"] == 2
-    assert not {"simulate", "psf", "inject", "prepare", "subtract", "detect", "crossmatch", "cutouts", "cube"} & set(jobs)
+    assert not {"simulate", "psf", "inject", "prepare", "subtract", "detect", "crossmatch", "cutouts", "cube"} & set(
+        jobs
+    )
 
 
 def test_same_seed_same_bytes(root, clone, small_run, tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from otrain_core import metrics
+from otrain_core import bootstrap, metrics
 from otrain_core.calibrate import Calibration, fit_calibration
 from otrain_core.errors import CubeError
 
@@ -115,7 +115,7 @@ def test_one_class_leaves_undefined_what_is_undefined():
 def test_bootstrap_covers_the_point_and_widens_with_image_effects():
     labels, scores, images = noisy()
     point = metrics.headline(labels, scores, 0.5, n_images=20)
-    found = metrics.bootstrap_intervals(labels, scores, images, 0.5, rng=np.random.default_rng(1))
+    found = bootstrap.bootstrap_intervals(labels, scores, images, 0.5, rng=np.random.default_rng(1))
     for name in ("accuracy", "precision", "recall", "fpr", "f1", "mcc", "auc", "fpr_at_5pct_missed"):
         low, high = found[name]
         assert low < point[name] < high, name
@@ -123,7 +123,7 @@ def test_bootstrap_covers_the_point_and_widens_with_image_effects():
     wrong = (scores >= 0.5) != (labels == 1)
     grouped = np.empty(len(labels), dtype=int)
     grouped[np.argsort(~wrong, kind="stable")] = np.arange(len(labels)) * 20 // len(labels)
-    wide = metrics.bootstrap_intervals(labels, scores, grouped, 0.5, rng=np.random.default_rng(1))
+    wide = bootstrap.bootstrap_intervals(labels, scores, grouped, 0.5, rng=np.random.default_rng(1))
     assert np.diff(wide["accuracy"]) > 3 * np.diff(found["accuracy"])
 
 
@@ -131,28 +131,28 @@ def test_one_bootstrap_draw_is_what_the_metrics_of_the_drawn_images_are():
     labels, scores, images = noisy(500, images=6)
     weights = np.array([[2, 0, 1, 1, 0, 2]])
     order = np.argsort(-scores, kind="stable")
-    drawn = metrics._weighted_metrics(labels[order] == 1, scores[order], images[order], weights, 0.5, 0.8)
+    drawn = bootstrap._weighted_metrics(labels[order] == 1, scores[order], images[order], weights, 0.5, 0.8)
     rows = np.concatenate([np.flatnonzero(images == k) for k in range(6) for _ in range(weights[0, k])])
     expected = metrics.headline(labels[rows], scores[rows], 0.5, n_images=6, stated_recall=0.8)
-    for name in metrics._BOOTSTRAPPED[:-1]:
+    for name in bootstrap.BOOTSTRAPPED[:-1]:
         assert drawn[name][0] == pytest.approx(expected[name], rel=1e-5), name
 
 
 def test_bootstrap_is_seeded_and_undefined_for_one_image():
     labels, scores, images = noisy(300)
     one, two = (
-        metrics.bootstrap_intervals(labels, scores, images, 0.5, rng=np.random.default_rng(3), draws=100)
+        bootstrap.bootstrap_intervals(labels, scores, images, 0.5, rng=np.random.default_rng(3), draws=100)
         for _ in range(2)
     )
     assert one == two
-    alone = metrics.bootstrap_intervals(labels, scores, np.zeros(300), 0.5, rng=np.random.default_rng(3))
+    alone = bootstrap.bootstrap_intervals(labels, scores, np.zeros(300), 0.5, rng=np.random.default_rng(3))
     assert all(np.isnan(value).all() for value in alone.values())
 
 
 def test_bootstrap_of_ten_thousand_is_quick():
     labels, scores, images = noisy(10_000, images=40)
     started = time.process_time()
-    metrics.bootstrap_intervals(labels, scores, images, 0.5, rng=np.random.default_rng(0), draws=1000)
+    bootstrap.bootstrap_intervals(labels, scores, images, 0.5, rng=np.random.default_rng(0), draws=1000)
     assert time.process_time() - started < 3
 
 

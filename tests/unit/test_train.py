@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core import train
+from otrain_core import loop, train
 from otrain_core.errors import ConfigError, CubeError
 from tests.unit.synthetic_cube import make_cube, make_split
 
@@ -41,7 +41,7 @@ def test_wrong_inputs_are_refused(data):
 
 def test_augmentation_draws_all_symmetries_and_loses_no_pixel():
     one = np.arange(9, dtype=np.float32).reshape(1, 3, 3, 1)
-    many = train.augment_batch(np.repeat(one, 400, axis=0), np.random.default_rng(0))
+    many = loop.augment_batch(np.repeat(one, 400, axis=0), np.random.default_rng(0))
     kinds = np.unique(many.reshape(400, 9), axis=0)
     assert len(kinds) == 8
     assert np.all(np.sort(kinds, axis=1) == np.arange(9)) and np.all(kinds[:, 4] == 4)
@@ -51,7 +51,7 @@ def test_training_learns_and_repeats_itself(data):
     cube, split = data
     options = {"seed": 3, "epochs": 6, "batch_size": 16, "size": 15}
     model, history, record = train.train_model(cube, split, **options)
-    assert list(history.columns) == list(train.HISTORY)
+    assert list(history.columns) == list(loop.HISTORY)
     assert history["epoch"].tolist() == list(range(1, len(history) + 1))
     assert history["tune_loss"].iloc[-1] < history["tune_loss"].iloc[0]
     assert history["learning_rate"].iloc[0] == pytest.approx(1e-3)
@@ -82,9 +82,7 @@ def test_test_and_unused_cutouts_do_not_touch_the_training(data):
     outside = split.loc[split["set"] == "test", "index"].to_numpy()
     changed["cube"][outside] = 1e6
     changed["labels"][outside] = 1 - changed["labels"][outside]
-    histories = [
-        train.train_model(one, split, seed=1, **TINY)[1].drop(columns="seconds") for one in (cube, changed)
-    ]
+    histories = [train.train_model(one, split, seed=1, **TINY)[1].drop(columns="seconds") for one in (cube, changed)]
     pd.testing.assert_frame_equal(*histories)
 
 
@@ -113,7 +111,7 @@ def test_a_killed_training_ends_as_it_would_have(data, tmp_path, monkeypatch, ne
     cube, split = data
     options = {"seed": 3, "network": network, **TINY, "epochs": 4}
     whole, history, _ = train.train_model(cube, split, **options)
-    save = train._Loop._save
+    save = train.Loop._save
 
     def killed(self, epoch):
         save(self, epoch)
@@ -122,7 +120,7 @@ def test_a_killed_training_ends_as_it_would_have(data, tmp_path, monkeypatch, ne
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train._Loop, "_save", killed)
+        patch.setattr(train.Loop, "_save", killed)
         train.train_model(cube, split, checkpoint=tmp_path / "checkpoint", **options)
     resumed, resumed_history, record = train.train_model(cube, split, checkpoint=tmp_path / "checkpoint", **options)
     assert record["resumed_at_epoch"] == 3

@@ -35,7 +35,17 @@ def test_default_run(root, tmp_path):
     assert n_images >= 10
     per_image = ("psf", "inject", "prepare", "subtract", "detect", "crossmatch", "cutouts")
     assert {jobs.pop(name) for name in per_image} == {n_images}
-    golden = {"cube": 1, "split": 1, "train": 2, "evaluate": 2, "explain": 2, "summary": 1, "track": 1, "report": 1, "all": 1}
+    golden = {
+        "cube": 1,
+        "split": 1,
+        "train": 2,
+        "evaluate": 2,
+        "explain": 2,
+        "summary": 1,
+        "track": 1,
+        "report": 1,
+        "all": 1,
+    }
     assert jobs == golden
 
 

@@ -5,7 +5,7 @@ import sys
 
 # The library of this clone, also when it is not installed.
 sys.path.insert(0, str(Path(workflow.basedir).parent))
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
+os.environ |= {"PYTHONPATH": os.pathsep.join([sys.path[0], *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 from otrain_core.config import NAME_PATTERN
 from otrain_core.errors import OtrainError
@@ -78,3 +78,23 @@ def stacks(wildcards):
 def trainings(*names):
     """Files of every training of the run."""
     return [f"{folder}/{name}" for folder in RUN.trainings() for name in names]
+
+
+def report_unfinished():
+    """Report of what there is, beside the real one, when a run ends early."""
+    import runpy
+
+    scripts = Path(workflow.basedir).parent / "scripts"
+    common = {"cubes": RUN.config.run.cubes, "runs": RUN.trainings()}
+    tables = {name: f"results/unfinished/{name}.csv" for name in ("summary", "quality")}
+    images = {telescope: RUN.images(telescope) for telescope in RUN.used_telescopes()}
+    page = {"report": "results/unfinished/report.html"}
+    runpy.run_path(str(scripts / "summary.py"))["main"](images=images, **common, **tables)
+    runpy.run_path(str(scripts / "report.py"))["main"](
+        **page,
+        config=RUN.config.model_dump(mode="json"),
+        telescopes={name: RUN.telescopes[name].model_dump() for name in RUN.used_telescopes()},
+        **common,
+        **tables,
+    )
+    print(f"The run ended early. What there is, and what failed and why: {page['report']}", file=sys.stderr)

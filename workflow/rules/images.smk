@@ -12,6 +12,8 @@ rule psf:
         "results/logs/{telescope}/{pipeline}/{image}/psf.log",
     benchmark:
         "results/benchmarks/{telescope}/{pipeline}/{image}/psf.tsv"
+    group:
+        "image"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 1500 * attempt,
@@ -24,7 +26,6 @@ rule psf:
         needs_wcs=lambda wildcards: RUN.needs_wcs(wildcards.pipeline),
         cutout_size=lambda wildcards: RUN.config.pipelines[wildcards.pipeline].cutouts.size,
         code=code_digest("psf"),
-    group: "image"
     script:
         "../../scripts/psf.py"
 
@@ -42,6 +43,8 @@ rule inject:
         "results/logs/{telescope}/{pipeline}/{image}/inject.log",
     benchmark:
         "results/benchmarks/{telescope}/{pipeline}/{image}/inject.tsv"
+    group:
+        "image"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 1500 * attempt,
@@ -53,7 +56,6 @@ rule inject:
         seed=RUN.config.seed,
         options=step("inject"),
         code=code_digest("inject"),
-    group: "image"
     script:
         "../../scripts/inject.py"
 
@@ -69,6 +71,8 @@ rule prepare:
         "results/logs/{telescope}/{pipeline}/{image}/prepare.log",
     benchmark:
         "results/benchmarks/{telescope}/{pipeline}/{image}/prepare.tsv"
+    group:
+        "image"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
@@ -78,7 +82,6 @@ rule prepare:
         wcs=wcs_path,
         options=step("prepare"),
         code=code_digest("prepare"),
-    group: "image"
     script:
         "../../scripts/prepare.py"
 
@@ -96,6 +99,8 @@ rule subtract:
         "results/logs/{telescope}/{pipeline}/{image}/subtract.log",
     benchmark:
         "results/benchmarks/{telescope}/{pipeline}/{image}/subtract.tsv"
+    group:
+        "image"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
@@ -106,7 +111,6 @@ rule subtract:
         wcs=wcs_path,
         options=step("subtract"),
         code=code_digest("subtract"),
-    group: "image"
     script:
         "../../scripts/subtract.py"
 
@@ -124,6 +128,8 @@ rule detect:
         "results/logs/{telescope}/{pipeline}/{image}/detect.log",
     benchmark:
         "results/benchmarks/{telescope}/{pipeline}/{image}/detect.tsv"
+    group:
+        "image"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 1500 * attempt,
@@ -133,7 +139,6 @@ rule detect:
         options=step("detect"),
         size=lambda wildcards: RUN.config.pipelines[wildcards.pipeline].cutouts.size,
         code=code_digest("detect"),
-    group: "image"
     script:
         "../../scripts/detect.py"
 
@@ -152,6 +157,8 @@ rule crossmatch:
         "results/logs/{telescope}/{pipeline}/{image}/crossmatch.log",
     benchmark:
         "results/benchmarks/{telescope}/{pipeline}/{image}/crossmatch.tsv"
+    group:
+        "image"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 1000 * attempt,
@@ -159,7 +166,6 @@ rule crossmatch:
     params:
         options=step("crossmatch"),
         code=code_digest("crossmatch"),
-    group: "image"
     script:
         "../../scripts/crossmatch.py"
 
@@ -176,6 +182,8 @@ rule cutouts:
         "results/logs/{telescope}/{pipeline}/{image}/cutouts.log",
     benchmark:
         "results/benchmarks/{telescope}/{pipeline}/{image}/cutouts.tsv"
+    group:
+        "image"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 1000 * attempt,
@@ -183,6 +191,5 @@ rule cutouts:
     params:
         options=step("cutouts"),
         code=code_digest("cutouts"),
-    group: "image"
     script:
         "../../scripts/cutouts.py"

@@ -8,6 +8,8 @@ rule simulate:
         "results/logs/{telescope}/sky/{image}/simulate.log",
     benchmark:
         "results/benchmarks/{telescope}/sky/{image}/simulate.tsv"
+    group:
+        "image"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 1500 * attempt,
@@ -17,7 +19,6 @@ rule simulate:
         index=lambda wildcards: RUN.images(wildcards.telescope).index(wildcards.image),
         seed=RUN.config.seed,
         code=code_digest("simulate"),
-    group: "image"
     script:
         "../../scripts/simulate.py"
 
@@ -25,7 +26,9 @@ rule simulate:
 rule reference:
     """Stack the reference frames of one field of a telescope."""
     input:
-        frames=lambda wildcards: RUN.reference_frames(wildcards.telescope, wildcards.field),
+        frames=lambda wildcards: [
+            path for path in RUN.reference_frames(wildcards.telescope, wildcards.field) if if_exists(path)
+        ],
     output:
         reference="results/{telescope}/sky/{field}.reference.fits",
         record="results/{telescope}/sky/{field}.reference.json",
@@ -38,6 +41,7 @@ rule reference:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
+        frames=lambda wildcards: RUN.reference_frames(wildcards.telescope, wildcards.field),
         telescope=telescope_row,
         wcs=lambda wildcards: RUN.reference_wcs(wildcards.telescope, wildcards.field),
         code=code_digest("reference"),

@@ -1,0 +1,280 @@
+"""Subtraction back ends that are not our own: HOTPANTS and ZOGY.
+
+Both take what `otrain_core.subtract` prepared and return its `Matched`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from scipy import fft, ndimage
+
+from otrain_core.errors import ImageError, MissingProgramError
+from otrain_core.subtract import Inputs, Matched, choose_stamps, kernel_sizes, stars_flux_scale
+
+PEDESTAL = 1000.0  # HOTPANTS takes pixels of exactly 0 for missing ones
+
+
+def hotpants_program() -> str:
+    """Path of the program.
+
+    Raises
+    ------
+    MissingProgramError
+    """
+    path = shutil.which("hotpants")
+    if path is None:
+        raise MissingProgramError(
+            "the program hotpants is not on the PATH; build it from https://github.com/acbecker/hotpants (a C compiler and "
+            "CFITSIO are needed), or choose subtract.method: alard-lupton, which needs no program"
+        )
+    return path
+
+
+def hotpants(
+    inputs: Inputs,
+    *,
+    kernel_order: int,
+    background_order: int,
+    kernel_half_width: int,
+    max_stamps: int,
+    sigma_clip: float,
+    workdir: str | Path | None = None,
+) -> Matched:
+    """HOTPANTS (Becker 2015, ascl:1504.004) as an external program.
+
+    Parameters
+    ----------
+    workdir : path-like, optional
+        Folder for the program's files, which are kept (default: a temporary one).
+
+    Raises
+    ------
+    MissingProgramError
+    ImageError
+        The program made no difference image.
+    """
+    from astropy.io import fits
+
+    program = hotpants_program()
+    convolve_science = inputs.seeing_reference > inputs.seeing
+    broad, sharp = sorted((inputs.seeing, inputs.seeing_reference), reverse=True)
+    sigmas, width, half = kernel_sizes(broad, sharp, kernel_half_width)
+    bad = inputs.bad_science | inputs.bad_reference
+    x, y = choose_stamps(inputs.stars, bad, half=half, margin=half + width + 1, max_stamps=max_stamps)
+    cells = max(1, int(np.sqrt(max_stamps)))
+    planes = {
+        "inim": inputs.science + np.float32(PEDESTAL),
+        "tmplim": inputs.reference + np.float32(PEDESTAL),
+        "ini": inputs.noise,
+        "tni": inputs.reference_noise,
+        "imi": inputs.bad_science.astype(np.int16),
+        "tmi": inputs.bad_reference.astype(np.int16),
+    }
+    with tempfile.TemporaryDirectory(prefix="hotpants") as temporary:
+        folder = Path(workdir or temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [program]
+        for key, plane in planes.items():
+            fits.writeto(folder / f"{key}.fits", plane, overwrite=True)
+            command += [f"-{key}", str(folder / f"{key}.fits")]
+        np.savetxt(folder / "stamps.txt", np.column_stack([x + 1, y + 1]), fmt="%d")
+        options = {
+            "outim": folder / "difference.fits",
+            "oni": folder / "noise.fits",
+            "omi": folder / "mask.fits",
+            "ssf": folder / "stamps.txt",
+            "n": "i",
+            "c": "i" if convolve_science else "t",
+            "ko": kernel_order,
+            "bgo": background_order,
+            "r": width,
+            "rss": half,
+            "nsx": cells,
+            "nsy": cells,
+            "ks": sigma_clip,
+            "il": -1e6,
+            "tl": -1e6,
+            "iu": 1e9,
+            "tu": 1e9,
+            "v": 1,
+        }
+        for key, value in options.items():
+            command += [f"-{key}", str(value)]
+        command += ["-ng", "3", "6", f"{sigmas[0]:.3f}", "4", f"{sigmas[1]:.3f}", "2", f"{sigmas[2]:.3f}"]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        if run.returncode != 0 or not (folder / "difference.fits").exists():
+            lines = (run.stderr or run.stdout).strip().splitlines()
+            raise ImageError(inputs.name, "subtract", f"hotpants failed: {lines[-1] if lines else 'no message'}")
+        diff = fits.getdata(folder / "difference.fits").astype(np.float32)
+        noise = fits.getdata(folder / "noise.fits").astype(np.float32)
+        header = fits.getheader(folder / "difference.fits")
+        unusable = (fits.getdata(folder / "mask.fits").astype(int) & 0x8000) > 0
+    nothing = np.zeros_like(unusable)
+    scale = float(header.get("KSUM00", np.nan))
+    if not np.isfinite(scale) or scale <= 0:
+        raise ImageError(inputs.name, "subtract", "hotpants fitted no kernel with a positive flux ratio")
+    record = {
+        "convolved": "science" if convolve_science else "reference",
+        "flux_scale": 1 / scale if convolve_science else scale,
+        "n_stamps": len(x),
+        "kernel_order": kernel_order,
+        "kernel_half_width": width,
+        "kernel_sigmas": [float(s) for s in sigmas],
+    }
+    if convolve_science:
+        return Matched(diff, noise, nothing, unusable, record)
+    return Matched(diff, noise, unusable, nothing, record)
+
+
+def star_psf(
+    image: np.ndarray, bad: np.ndarray, x: np.ndarray, y: np.ndarray, *, half: int, max_stars: int = 100
+) -> np.ndarray:
+    """Mean PSF of bright stars, (2 half + 1, 2 half + 1), sum 1, centred on its middle pixel.
+
+    Parameters
+    ----------
+    image : numpy.ndarray
+        Background subtracted, no NaN.
+    bad : numpy.ndarray
+        bool, pixels not to use.
+    x, y : numpy.ndarray
+        Positions, the brightest star first.
+    half : int
+    max_stars : int
+
+    Raises
+    ------
+    ValueError
+        No clean star.
+    """
+    stamps = []
+    for xi, yi in zip(x, y, strict=True):
+        column, row = round(xi), round(yi)
+        inside = half + 1 <= row < image.shape[0] - half - 1 and half + 1 <= column < image.shape[1] - half - 1
+        area = slice(row - half - 1, row + half + 2), slice(column - half - 1, column + half + 2)
+        if not inside or bad[area].any():
+            continue
+        stamp = ndimage.shift(image[area].astype(float), (row - yi, column - xi), order=3, mode="nearest")[1:-1, 1:-1]
+        if stamp.sum() > 0:
+            stamps.append(stamp / stamp.sum())
+        if len(stamps) == max_stars:
+            break
+    if not stamps:
+        raise ValueError("no star is free of masked pixels")
+    psf = np.median(stamps, axis=0)
+    offset = np.hypot(*np.mgrid[-half : half + 1, -half : half + 1])
+    psf = np.where(offset <= half, np.maximum(psf, 0), 0)
+    return psf / psf.sum()
+
+
+def zogy(
+    inputs: Inputs,
+    *,
+    kernel_order: int,
+    background_order: int,
+    kernel_half_width: int,
+    max_stamps: int,
+    sigma_clip: float,
+) -> Matched:
+    """Proper subtraction (Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27) as in STDPipe.
+
+    One PSF for the field: `kernel_order`, `background_order`, `kernel_half_width` and
+    `sigma_clip` do not apply. The PSF of the difference is neither of the two PSFs.
+
+    Raises
+    ------
+    ImageError
+        No star to measure a PSF on.
+    """
+    from stdpipe.subtraction import run_zogy
+
+    del kernel_order, background_order, kernel_half_width, sigma_clip
+    stars = inputs.stars.sort_values("flux", ascending=False, kind="stable")
+    bad = inputs.bad_science | inputs.bad_reference
+    half = int(np.ceil(4 * max(inputs.seeing, inputs.seeing_reference)))
+    try:
+        psf, psf_reference = [
+            star_psf(image, bad, stars["x"].to_numpy(), stars["y"].to_numpy(), half=half, max_stars=max_stamps)
+            for image in (inputs.science, inputs.reference)
+        ]
+    except ValueError as error:
+        raise ImageError(inputs.name, "subtract", f"no PSF for ZOGY: {error}") from None
+    ratio = stars_flux_scale(inputs.stars)
+    # Its shift to the corner is off by a pixel for odd sizes: the frame is padded to even ones.
+    height, width = inputs.science.shape
+    pad = ((0, height % 2), (0, width % 2))
+    science, noise, reference, noise_reference = [
+        np.pad(a, pad, mode="edge") for a in (inputs.science, inputs.noise, inputs.reference, inputs.reference_noise)
+    ]
+    masks = [np.pad(a, pad, constant_values=True) for a in (inputs.bad_science, inputs.bad_reference)]
+    result = run_zogy(
+        science,
+        reference,
+        mask=masks[0],
+        template_mask=masks[1],
+        err=noise.copy(),
+        template_err=noise_reference.copy(),
+        image_psf=_stdpipe_psf(psf, inputs.seeing),
+        template_psf=_stdpipe_psf(psf_reference, inputs.seeing_reference),
+        scale=1 / ratio,
+        fit_scale=False,
+        fit_shift=False,
+        nthreads=1,
+    )
+    sigma = _zogy_noise(noise, noise_reference, psf, psf_reference, 1 / ratio)
+    cut = slice(0, height), slice(0, width)
+    reach = np.ones((3, 3), dtype=bool)
+    record = {"convolved": "both", "flux_scale": ratio, "n_stamps": min(len(stars), max_stamps)}
+    return Matched(
+        result[0][cut].astype(np.float32),
+        sigma[cut].astype(np.float32),
+        ndimage.binary_dilation(inputs.bad_reference, reach),
+        ndimage.binary_dilation(inputs.bad_science, reach),
+        record,
+    )
+
+
+def _stdpipe_psf(psf: np.ndarray, fwhm: float) -> dict:
+    size = psf.shape[0]
+    return {
+        "data": psf[None],
+        "width": size,
+        "height": size,
+        "fwhm": fwhm,
+        "sampling": 1.0,
+        "degree": 0,
+        "ncoeffs": 1,
+        "x0": 0.0,
+        "y0": 0.0,
+        "sx": 1.0,
+        "sy": 1.0,
+    }
+
+
+def _zogy_noise(
+    noise: np.ndarray, noise_reference: np.ndarray, psf: np.ndarray, psf_reference: np.ndarray, scale: float
+) -> np.ndarray:
+    """Noise of the proper difference: each variance through the square of its filter (Eqs. 13-15)."""
+    shape = noise.shape
+    transforms = []
+    for kernel in (psf, psf_reference):
+        plane = np.zeros(shape, dtype=np.float32)
+        half = kernel.shape[0] // 2
+        plane[: kernel.shape[0], : kernel.shape[1]] = kernel
+        transforms.append(fft.rfft2(np.roll(plane, (-half, -half), axis=(0, 1))))
+    sky, sky_reference = np.median(noise), np.median(noise_reference)
+    weight = np.sqrt(
+        (sky * scale * np.abs(transforms[1])) ** 2 + (sky_reference * np.abs(transforms[0])) ** 2
+    ) / np.sqrt((sky * scale) ** 2 + sky_reference**2)
+    weight = np.maximum(weight, 1e-6 * weight.max())
+    total = np.zeros(shape, dtype=np.float32)
+    for sigma, transform in ((noise, scale * transforms[1]), (noise_reference, transforms[0])):
+        # D / F_D with F_D = scale / sqrt(...): the sqrt is in the weight, one scale is left.
+        response = fft.irfft2(transform / weight / scale, shape)
+        total += fft.irfft2(fft.rfft2(sigma**2) * fft.rfft2(response**2), shape)
+    return np.sqrt(np.maximum(total, 1e-12))

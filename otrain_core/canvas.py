@@ -1,0 +1,57 @@
+"""What every figure is drawn on: the house style, figures without pyplot, the base of the displays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+STYLE = Path(__file__).with_name("otrain.mplstyle")
+TRUE_COLOUR, FALSE_COLOUR, NEUTRAL = "#0072B2", "#D55E00", "#555555"
+
+
+def new_figure(width: float = 5.0, height: float = 3.8, *, rows: int = 1, columns: int = 1):
+    """Figure and axes in the house style, sizes in inches.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+    axes : Axes, or an array of them where there is more than one
+    """
+    from matplotlib import style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with style.context(STYLE):
+        figure = Figure(figsize=(width, height))
+        FigureCanvasAgg(figure)
+        return figure, figure.subplots(rows, columns)
+
+
+def save_figure(path: str | Path, figure, **options: Any) -> None:
+    """Write a figure as its suffix says (PNG, PDF); the file appears only when it is whole."""
+    from matplotlib import style
+
+    from otrain_core.io import atomic
+
+    # Without a date or a version in it, the same figure gives the same bytes.
+    blank = {".pdf": {"CreationDate": None}, ".png": {"Software": None}}
+    with atomic(path) as temporary, style.context(STYLE):
+        figure.savefig(temporary, metadata=blank.get(Path(path).suffix, {}), **options)
+
+
+class Display:
+    """Base of all displays: `plot` draws into given axes, or into a new figure."""
+
+    figure_: Any = None
+    ax_: Any = None
+
+    def plot(self, ax=None):
+        """Draw; returns self, with the axes as ``ax_`` and their figure as ``figure_``."""
+        from matplotlib import style
+
+        if ax is None:
+            _, ax = new_figure()
+        self.ax_, self.figure_ = ax, ax.figure
+        with style.context(STYLE):
+            self._draw(ax)
+        return self

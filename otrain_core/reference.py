@@ -1,0 +1,181 @@
+"""A reference stacked from frames of one field."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+
+from otrain_core.align import align_reference
+from otrain_core.errors import ImageError
+from otrain_core.io import MASK_SATURATED, Image
+from otrain_core.prepare import prepare_image
+
+log = logging.getLogger("otrain")
+
+MIN_FRAMES = 3  # fewer cannot tell a hot pixel or a cosmic ray from the sky
+CLIP = 4.0  # values off by more sigma than this are left out of the mean
+CORE = 0.25  # share of the signal by which undersampled star cores differ from frame to frame
+MIN_COVERAGE = 0.25  # share of the frames that must see a pixel
+
+
+@dataclass
+class Stack:
+    """A stacked reference.
+
+    Attributes
+    ----------
+    data : numpy.ndarray
+        float32 (height, width) [ADU of the anchor frame], background subtracted; NaN
+        where too few frames see the sky, the saturation level where they saturate.
+    header : astropy.io.fits.Header
+        WCS of the anchor (if it has one) on the grid of the union of all frames, and
+        GAIN, RDNOISE, SATURATE of the mean, NCOMBINE, FILTER.
+    record : dict
+        Frames used, their flux scale and alignment, and why others were left out.
+    """
+
+    data: np.ndarray
+    header: fits.Header
+    record: dict[str, Any]
+
+
+def _union(frames: list[Image], anchor: Image) -> tuple[int, int, tuple[int, int]]:
+    """Offset (x, y) and shape of the grid that holds all frames, in pixels of the anchor."""
+    corners = [np.array([[0, 0], [anchor.shape[1] - 1, anchor.shape[0] - 1]], dtype=float)]
+    for frame in frames:
+        if anchor.wcs is None or frame.wcs is None:
+            continue
+        height, width = frame.shape
+        x, y = np.array([[0, width - 1, 0, width - 1], [0, 0, height - 1, height - 1]], dtype=float)
+        sky = frame.wcs.all_pix2world(x, y, 0)
+        # Without the distortion terms: they are not made for places outside the anchor.
+        corners.append(np.column_stack(anchor.wcs.wcs_world2pix(*sky, 0)))
+    points = np.vstack(corners)
+    x0, y0 = np.floor(points.min(axis=0)).astype(int)
+    x1, y1 = np.ceil(points.max(axis=0)).astype(int)
+    limit = 2 * max(anchor.shape)  # frames of another field do not blow up the grid
+    x0, y0 = max(x0, -limit), max(y0, -limit)
+    return x0, y0, (min(y1, limit) - y0 + 1, min(x1, limit) - x0 + 1)
+
+
+def _clipped_mean(cube: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over frames without outliers, and how many values went into it."""
+    import warnings
+
+    mean = np.full(cube.shape[1:], np.nan, dtype=np.float32)
+    used = np.zeros(cube.shape[1:], dtype=np.int16)
+    for start in range(0, cube.shape[1], 128):  # by rows: memory stays small
+        part = cube[:, start : start + 128]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # columns of NaN only
+            middle = np.nanmedian(part, axis=0)
+            spread = np.maximum(1.4826 * np.nanmedian(np.abs(part - middle), axis=0), noise)
+            keep = np.abs(part - middle) <= CLIP * spread + CORE * np.maximum(middle, 0)
+            mean[start : start + 128] = np.nanmean(np.where(keep, part, np.nan), axis=0)
+        used[start : start + 128] = keep.sum(axis=0)
+    return mean, used
+
+
+def stack_reference(frames: list[Image], *, field: str, seeing: float = 2.5) -> Stack:
+    """Align the frames on their stars, bring them to one flux scale and average them.
+
+    The middle frame of the list is the anchor. Hot pixels and cosmic rays do not move
+    with the sky, so that the clipped mean leaves them out as soon as the pointing drifts.
+
+    Parameters
+    ----------
+    frames : list of Image
+    field : str
+        Name of the field, for errors.
+    seeing : float
+        About the FWHM of a star [px].
+
+    Raises
+    ------
+    ImageError
+        Fewer than three frames could be aligned.
+    """
+    if len(frames) < MIN_FRAMES:
+        raise ImageError(field, "reference", f"at least {MIN_FRAMES} reference frames are needed, found {len(frames)}")
+    anchor = frames[len(frames) // 2]
+    x0, y0, shape = _union(frames, anchor)
+    prepared = prepare_image(anchor, seeing=seeing, cosmics="none", saturation_grow=1)
+    here = (slice(-y0, -y0 + anchor.shape[0]), slice(-x0, -x0 + anchor.shape[1]))
+    data = np.full(shape, np.nan, dtype=np.float32)
+    noise = np.full(shape, np.nan, dtype=np.float32)
+    mask = np.ones(shape, dtype=np.uint8)
+    data[here], noise[here], mask[here] = prepared.sci, prepared.noise, prepared.mask
+    wcs = None
+    if anchor.wcs is not None:
+        wcs = anchor.wcs.deepcopy()
+        wcs.wcs.crpix -= (x0, y0)
+        if wcs.sip is not None:
+            from astropy.wcs import Sip
+
+            sip = wcs.sip
+            wcs.sip = Sip(sip.a, sip.b, sip.ap, sip.bp, sip.crpix - np.array([x0, y0]))
+        wcs.pixel_shape = shape[::-1]
+
+    planes, saturated, used, left_out = [], np.zeros(shape, dtype=np.int16), [], []
+    for frame in frames:
+        try:
+            if frame is anchor:
+                plane, mask_plane, scale = data, mask, 1.0
+            else:
+                aligned = align_reference(
+                    frame,
+                    science_data=data,
+                    science_noise=noise,
+                    science_mask=mask,
+                    science_wcs=wcs,
+                    name=frame.name,
+                    seeing=seeing,
+                )
+                if len(aligned.stars) < MIN_FRAMES:
+                    raise ImageError(frame.name, "align", "too few stars in common with the other frames")
+                bright = aligned.stars.nlargest(200, "flux")
+                scale = float(np.median(bright["flux"] / bright["flux_reference"]))
+                plane, mask_plane = aligned.data * scale, aligned.mask
+        except ImageError as error:
+            log.warning("reference of field %s: %s (frame left out)", field, error)
+            left_out.append({"frame": frame.name, "reason": error.message})
+            continue
+        hit = (mask_plane & MASK_SATURATED) > 0
+        saturated += hit
+        planes.append(np.where(hit, np.nan, plane).astype(np.float32))
+        used.append({"frame": frame.name, "flux_scale": scale})
+    if len(planes) < MIN_FRAMES:
+        raise ImageError(field, "reference", f"only {len(planes)} of {len(frames)} reference frames could be aligned")
+
+    stack, counts = _clipped_mean(np.stack(planes), float(np.nanmedian(noise)))
+    n = len(planes)
+    level = anchor.saturation - float(np.median(prepared.background))
+    stack[counts < max(2, MIN_COVERAGE * n)] = np.nan
+    if np.isfinite(level):
+        stack[saturated > np.maximum(counts, 1)] = level
+
+    header = wcs.to_header(relax=True) if wcs is not None else fits.Header()
+    depth = float(np.median(counts[counts > 0]))
+    header["GAIN"] = (anchor.gain * depth, "electron/ADU of the mean")
+    header["RDNOISE"] = (anchor.read_noise * np.sqrt(depth), "electron, of the mean")
+    if np.isfinite(level):
+        header["SATURATE"] = (level, "ADU above the background")
+    header["NCOMBINE"] = (n, "frames stacked")
+    header["FILTER"] = anchor.filter
+    header["OBJECT"] = field
+    if np.isfinite(anchor.zero_point):
+        header["MAGZP"] = anchor.zero_point
+    record = {
+        "field": field,
+        "anchor": anchor.name,
+        "n_frames": n,
+        "shape": list(shape),
+        "covered": float(np.isfinite(stack).mean()),
+        "frames": used,
+        "left_out": left_out,
+    }
+    return Stack(stack, header, record)

@@ -1,0 +1,239 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from otrain_core import evaluate, metrics
+from otrain_core.errors import CubeError
+from otrain_core.io import read_json, read_table, write_arrays, write_json, write_table
+from tests.unit.synthetic_cube import make_cube, make_split
+
+
+@pytest.fixture(scope="module")
+def data():
+    """A cube without pixels, and scores that are good on bright candidates and poor on faint ones."""
+    cube = make_cube(3000, size=3)
+    table = make_split(cube)[["index", "candid", "image", "label", "set"]]
+    rng = np.random.default_rng(0)
+    signal = np.where(cube["snr"] > 15, 3.0, 0.8) * (2.0 * table["label"] - 1)
+    table["score"] = 1 / (1 + np.exp(-signal - rng.normal(0, 1, len(table))))
+    return cube, table
+
+
+def run(data, seed=0, **options):
+    cube, table = data
+    return evaluate.evaluate_scores(table, cube, rng=np.random.default_rng(seed), bootstrap=200, **options)
+
+
+def test_the_headline_comes_from_test_and_the_threshold_from_tune(data):
+    record, _ = run(data)
+    tune, test = (data[1][data[1]["set"] == name] for name in ("tune", "test"))
+    headline = record["headline"]
+    assert headline["threshold"] == metrics.best_threshold(tune["label"], tune["score"], "f1-mcc")
+    assert headline["n_images"] == test["image"].nunique()
+    assert headline["n_true"] + headline["n_false"] == len(test) == sum(record["confusion"].values())
+    wrong = (test["score"] >= headline["threshold"]) != (test["label"] == 1)
+    assert headline["accuracy"] == pytest.approx(1 - wrong.mean())
+    assert headline["mcc_low"] < headline["mcc"] < headline["mcc_high"]
+    assert headline["fpr_at_stated_recall_low"] <= headline["fpr_at_stated_recall"]
+    assert record["scored_set"] == "test" and record["threshold_set"] == "tune"
+
+
+def test_labels_of_test_cannot_reach_threshold_or_calibration(data):
+    cube, table = data
+    flipped = table.copy()
+    flipped.loc[flipped["set"] == "test", "label"] ^= 1
+    one, other = run(data)[0], run((cube, flipped))[0]
+    assert one["headline"]["threshold"] == other["headline"]["threshold"]
+    assert one["calibration"]["slope"] == other["calibration"]["slope"]
+    assert one["headline"]["mcc"] > 0 > other["headline"]["mcc"]
+
+
+def test_the_paper_protocol_tunes_and_scores_on_one_set(data):
+    cube, table = data
+    paper = (cube, table.assign(set=table["set"].replace("tune", "train")))
+    with pytest.raises(CubeError, match="set tune is empty"):
+        run(paper)
+    record, _ = run(paper, protocol="paper")
+    test = paper[1][paper[1]["set"] == "test"]
+    assert record["threshold_set"] == record["scored_set"] == "test"
+    best = metrics.best_threshold(test["label"], test["score"], "f1-mcc")
+    assert record["headline"]["threshold"] == best
+    assert "tune" not in record["accuracy_gap"]
+
+
+def test_every_table_adds_up(data):
+    record, _ = run(data, bins=3)
+    test = data[1][data[1]["set"] == "test"]
+    for name in evaluate.PROPERTIES:
+        assert len(record["bins"][name]) == 3
+    assert sum(row["n_false"] for row in record["bins"]["snr"]) == record["headline"]["n_false"]
+    recall = [row["recall"] for row in record["bins"]["snr"]]
+    assert recall[0] < recall[-1], "faint candidates were made harder"
+    assert {row["group"] for row in record["artefacts"]} == {"dipole", "cosmic", "blob"}
+    assert sum(row["fp"] for row in record["artefacts"]) == record["confusion"]["fp"]
+    assert sum(row["n_true"] + row["n_false"] for row in record["reasons"]) == len(test)
+    assert set(record["thresholds"]) == set(metrics.RULES)
+    assert record["accuracy_gap"]["train_minus_tune"] == pytest.approx(
+        record["accuracy_gap"]["train"] - record["accuracy_gap"]["tune"]
+    )
+    json.dumps(record, default=float)
+
+
+def test_reasons_that_differ_by_a_number_are_one_group(data):
+    cube, table = data
+    reasons = np.where(cube["labels"] == 1, [f"injection {k} at 0.{k} FWHM" for k in range(3000)], "no injection")
+    record, _ = run(({**cube, "reasons": reasons}, table))
+    assert {row["group"] for row in record["reasons"]} == {"injection # at # FWHM", "no injection"}
+
+
+def test_false_alarms_undo_balancing_and_unused_parts(data):
+    cube, table = data
+    plain = run(data)[0]["headline"]
+    assert plain["false_alarms_per_image"] == pytest.approx(run(data)[0]["confusion"]["fp"] / plain["n_images"])
+    thinned = run(data, kept_false=0.25)[0]["headline"]
+    assert thinned["false_alarms_per_image"] == pytest.approx(4 * plain["false_alarms_per_image"])
+    assert thinned["false_alarms_per_image_high"] == pytest.approx(4 * plain["false_alarms_per_image_high"])
+    # Half of the cutouts of the test images lie on sky that belongs to no set.
+    unused = table.copy()
+    unused.loc[(unused["set"] == "test") & (unused["index"] % 2 == 0), "set"] = "unused"
+    share = evaluate.scored_false_share(unused)
+    assert share == pytest.approx(0.5, abs=0.06)
+    assert evaluate.kept_false_share({"n_false": 30, "n_labelled_false": 120}) == 0.25
+    assert evaluate.kept_false_share({}) == 1
+
+
+def test_the_baseline_finds_the_cut_that_made_the_classes():
+    rng = np.random.default_rng(1)
+    n = 4000
+    snr, fwhm = rng.uniform(4, 50, n), rng.uniform(1, 9, n)
+    labels = ((snr > 10) & (fwhm > 3) & (fwhm < 6)).astype(int)
+    table = pd.DataFrame({"index": np.arange(n), "set": np.array(["train", "tune", "test"])[rng.integers(0, 3, n)]})
+    found = evaluate.baseline_cut({"labels": labels, "snr": snr, "fwhms": fwhm}, table)
+    assert found["mcc"] > 0.93
+    assert found["snr_min"] == pytest.approx(10, abs=1) and found["fwhm_unit"] == "px"
+    assert found["fwhm_low"] == pytest.approx(3, abs=0.3) and found["fwhm_high"] == pytest.approx(6, abs=0.3)
+    # The cut it reports is the one it scored.
+    test = (table["set"] == "test").to_numpy()
+    accepted = (snr >= found["snr_min"]) & (fwhm >= found["fwhm_low"]) & (fwhm < found["fwhm_high"])
+    assert found["recall"] == pytest.approx(accepted[test & (labels == 1)].mean())
+    # In units of the seeing, where it is known.
+    assert evaluate.baseline_cut({"labels": labels, "snr": snr, "fwhms": fwhm * 2, "seeing": np.full(n, 2.0)}, table)[
+        "fwhm_low"
+    ] == pytest.approx(found["fwhm_low"])
+
+
+def test_the_baseline_takes_brute_force_no_better():
+    cube = make_cube(300, size=3)
+    table = make_split(cube)
+    found = evaluate.baseline_cut(cube, table)
+    ratio, fit = cube["fwhms"] / cube["seeing"], table["set"].isin(("train", "tune")).to_numpy()
+
+    def mcc(snr_min, low, high):
+        accepted = (cube["snr"] >= snr_min) & (ratio >= low) & (ratio < high)
+        return metrics.rates(**metrics.confusion(cube["labels"][fit], accepted[fit].astype(float), 0.5))["mcc"]
+
+    best = mcc(found["snr_min"], found["fwhm_low"], found["fwhm_high"])
+    rng = np.random.default_rng(0)
+    grid = np.quantile(ratio[fit], np.linspace(0, 1, 61))
+    for _ in range(2000):
+        low, high = np.sort(rng.choice(grid, 2, replace=False))
+        assert mcc(np.quantile(cube["snr"][fit], rng.integers(0, 61) / 60), low, high) <= best + 1e-9
+
+
+def test_a_cube_without_properties_is_evaluated_all_the_same(data):
+    cube, table = data
+    bare = {"cube": cube["cube"], "labels": cube["labels"]}
+    record, curves = run((bare, table))
+    assert np.isnan(record["baseline"]["mcc"]) and record["headline"]["mcc"] > 0.5
+    assert all(rows == [] for rows in record["bins"].values())
+    assert set(curves.loc[curves["curve"] == "roc", "bin"]) == {""}
+
+
+def test_one_class_in_tune_is_one_sentence(data):
+    cube, table = data
+    one = table[(table["set"] != "tune") | (table["label"] == 1)]
+    with pytest.raises(CubeError, match="no threshold can be set from .* True and 0 False"):
+        run((cube, one))
+
+
+def test_curves_hold_what_the_record_says(data):
+    record, curves = run(data)
+    assert list(curves.columns) == list(evaluate.CURVE_COLUMNS)
+    roc = curves[(curves["curve"] == "roc") & (curves["bin"] == "")]
+    assert np.trapezoid(roc["y"], roc["x"]) == pytest.approx(record["headline"]["auc"])
+    assert curves.loc[curves["curve"] == "roc", "bin"].nunique() == 5
+    mcc = curves[curves["curve"] == "mcc"]
+    near = mcc.iloc[(mcc["x"] - record["headline"]["threshold"]).abs().argsort()[:1]]
+    assert near["y"].item() == pytest.approx(record["headline"]["mcc"], abs=0.02)
+    assert len(curves) < 5000
+
+
+def test_the_bootstrap_is_seeded(data):
+    assert run(data, seed=4)[0]["headline"] == run(data, seed=4)[0]["headline"]
+    assert run(data, seed=4)[0]["headline"]["mcc_low"] != run(data, seed=5)[0]["headline"]["mcc_low"]
+
+
+@pytest.mark.xdist_group("tensorflow")
+def test_train_evaluate_and_explain_scripts(tmp_path):
+    """From a cube on disk to scores, metrics, curves and Grad-CAM, with a channel order of their own."""
+    from otrain_core.config import EvaluateOptions, Experiment, ExplainOptions
+    from scripts import evaluate as evaluate_script
+    from scripts import explain as explain_script
+    from scripts import train as train_script
+
+    path = {name: tmp_path / name for name in ("cube.npz", "cube.json", "split.csv", "model.keras", "train.json")}
+    cube = make_cube(240, size=20)
+    write_arrays(path["cube.npz"], cube)
+    write_json(path["cube.json"], {"n_false": 120, "n_labelled_false": 240})
+    write_table(path["split.csv"], make_split(cube)[lambda split: split["index"] > 3])
+    experiment = Experiment(epochs=3, size=15, batch_size=32, inputs=["mask", "difference"]).model_dump()
+    train_script.main(
+        cube=path["cube.npz"],
+        split=path["split.csv"],
+        model=path["model.keras"],
+        history=tmp_path / "history.csv",
+        record=path["train.json"],
+        experiment=experiment,
+        seed=1,
+        protocol="grouped",
+    )
+    record = read_json(path["train.json"])
+    assert record["options"]["inputs"] == ["mask", "difference"] and len(record["cube_digest"]) == 64
+    assert record["train_seconds"] > 0 and "versions" in record
+    assert sorted(p.name for p in tmp_path.iterdir() if "checkpoint" in p.name) == []
+
+    evaluate_script.main(
+        cube=path["cube.npz"],
+        cube_record=path["cube.json"],
+        split=path["split.csv"],
+        model=path["model.keras"],
+        train_record=path["train.json"],
+        scores=tmp_path / "scores.csv",
+        metrics=tmp_path / "metrics.json",
+        curves=tmp_path / "curves.csv",
+        options=EvaluateOptions(bootstrap=100).model_dump(),
+        threshold_rule="gmean",
+        seed=1,
+        protocol="grouped",
+        experiment_name="tiny",
+    )
+    scores, result = read_table(tmp_path / "scores.csv"), read_json(tmp_path / "metrics.json")
+    assert list(scores.columns) == ["index", "candid", "image", "label", "score", "set"]
+    assert scores["set"].iloc[:4].tolist() == ["unused"] * 4 and len(scores) == 240
+    assert result["experiment"] == "tiny" and result["headline"]["train_seconds"] == record["train_seconds"]
+    assert result["data"]["kept_false"] == 0.5
+
+    for output in ("logit", "softmax"):
+        explain_script.main(
+            model=path["model.keras"],
+            cube=path["cube.npz"],
+            scores=tmp_path / "scores.csv",
+            metrics=tmp_path / "metrics.json",
+            gradcam=tmp_path / f"{output}.npz",
+            figure=tmp_path / f"{output}.png",
+            options=ExplainOptions(output=output, n_cutouts=3).model_dump(),
+            seed=1,
+        )
+        assert (tmp_path / f"{output}.png").stat().st_size > 10_000

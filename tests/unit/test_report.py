@@ -1,0 +1,265 @@
+"""The report page: what it says, from complete and from broken results."""
+
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from otrain_core import io
+from otrain_core.config import Config
+from otrain_core.report import build_report
+from otrain_core.report_figures import accepted_injections, completeness_table, draw_training
+from otrain_core.report_text import config_lines, count, interval, num, passes, pct
+from scripts.report import main as report_main
+from scripts.summary import main as summary_main
+from tests.unit.synthetic_results import write_results
+
+CONFIG = Config().model_dump(mode="json")
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Text, links, ids and pictures of a page; complains about tags that do not nest."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.links, self.images, self.words = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+        self.text = re.sub(r"\s+", " ", " ".join(self.words))
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+        if "id" in attrs:
+            self.ids.append(attrs["id"])
+        self.links += [attrs["href"]] if tag == "a" else []
+        self.images += [attrs["src"]] if tag == "img" else []
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Figures are made but not drawn, which is what takes seconds."""
+    monkeypatch.setattr("otrain_core.report_figures.embed", lambda figure: "data:image/png;base64,")
+
+
+def write_page(root, made, *, source="simulated", cubes=("tiny/builtin",), mlflow=None):
+    tables = {"summary": root / "summary.csv", "quality": root / "quality.csv"}
+    summary_main(cubes=list(cubes), images={"tiny": made["images"]}, runs=made["runs"], root=root, **tables)
+    report_main(
+        **tables,
+        report=root / "report.html",
+        cubes=list(cubes),
+        runs=made["runs"],
+        config=CONFIG,
+        telescopes={"tiny": {"source": source}},
+        mlflow=mlflow,
+        root=root,
+    )
+    text = (root / "report.html").read_text()
+    return text, Page(text)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    root = tmp_path_factory.mktemp("results")
+    made = write_results(root, protocols=("grouped", "paper"), experiments=("otrain2",))
+    champion = {"model": "otrain-tiny", "version": 7, "pipeline": "builtin", "experiment": "otrain2", "seed": "1"}
+    io.write_json(root / "mlflow.json", {"champions": {"tiny": champion}})
+    return root, made
+
+
+@pytest.fixture(scope="module")
+def page(run):
+    return write_page(*run, mlflow=run[0] / "mlflow.json")
+
+
+def test_the_page_needs_nothing_but_itself(page):
+    text, parsed = page
+    assert parsed.images
+    assert all(source.startswith("data:image/png;base64,") for source in parsed.images)
+    assert all(link.startswith("#") for link in parsed.links)
+    assert {link[1:] for link in parsed.links} <= set(parsed.ids)
+    assert len(set(parsed.ids)) == len(parsed.ids)
+    assert not re.search(r"https?://|<script|@import|url\(", text)
+
+
+def test_it_shows_every_part(page):
+    _, parsed = page
+    for words in (
+        *("How far to trust it", "What True and False look like", "False by cause", "Injected and recovered"),
+        *("Quality of the images", "By magnitude, its error and S/N", "Failures", "Median CPU", "Configuration"),
+    ):
+        assert words in parsed.text, words
+    # gallery, two triplets, completeness, quality; panels, confusion, calibration of two trainings
+    assert len(parsed.images) == 5 + 2 * 3
+
+
+def test_numbers_stand_with_interval_protocol_and_data(run, page):
+    root, made = run
+    _, parsed = page
+    headline = io.read_json(f"{made['runs'][0]}/metrics.json")["headline"]
+    mcc = f"MCC {headline['mcc']:.3f} [{headline['mcc_low']:.3f}, {headline['mcc_high']:.3f}]"
+    assert mcc in parsed.text
+    assert f"Scored on {headline['n_images']} images it never saw" in parsed.text
+    assert f"A cut on S/N and FWHM alone reaches MCC {headline['baseline_mcc']:.3f}" in parsed.text
+    assert "its numbers flatter the model" in parsed.text
+    assert "scored on what it was tuned on" in parsed.text
+    assert "otrain-tiny, version 7, alias champion" in parsed.text
+
+
+def test_it_says_why_an_image_failed(page):
+    _, parsed = page
+    row = parsed.text[parsed.text.index("What happened") :]
+    assert re.search(r"I03 prepare SATURATE 61 % of the pixels are saturated", row)
+    assert "1 of 8 images failed" in parsed.text
+
+
+@pytest.mark.parametrize("source", ["simulated", "images"])
+def test_simulated_data_is_called_simulated(quick, run, source):
+    root, made = run
+    _, parsed = write_page(root, made, source=source)
+    assert ("simulated" in parsed.text.split("Configuration")[0]) == (source == "simulated")
+    assert ("real images" in parsed.text) == (source == "images")
+
+
+@pytest.mark.parametrize(
+    "removed",
+    [
+        "cube.npz",
+        "cube.json",
+        "split.csv",
+        "images",
+        "otrain2/seed1",
+        "otrain2/seed1/scores.csv",
+        "otrain2/seed1/curves.csv",
+    ],
+)
+def test_the_page_is_built_from_what_exists(quick, run, tmp_path, removed):
+    root, made = run
+    shutil.copytree(root, tmp_path / "results")
+    target = tmp_path / "results/tiny/builtin" / removed
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    moved = {**made, "runs": [folder.replace(str(root), str(tmp_path / "results")) for folder in made["runs"]]}
+    _, parsed = write_page(tmp_path / "results", moved)
+    assert "Failures" in parsed.text
+
+
+def test_nothing_at_all_still_gives_a_page(quick, tmp_path):
+    made = {"images": ["A"], "runs": [str(tmp_path / "tiny/builtin/otrain2/seed1")]}
+    _, parsed = write_page(tmp_path, made)
+    assert "The cube was not built" in parsed.text
+    assert "not trained" in parsed.text
+    assert "No training of this cube was evaluated" in parsed.text
+
+
+def test_a_message_cannot_inject_markup(quick, run, tmp_path):
+    root, made = run
+    quality = io.read_table(root / "quality.csv")
+    quality.loc[quality["status"] == "failed", "reason"] = "psf: key: <script>alert(1)</script>"
+    text = build_report(
+        summary=io.read_table(root / "summary.csv"),
+        quality=quality,
+        cubes={"tiny/builtin": tmp_path},
+        runs=[],
+        config=CONFIG,
+        telescopes={},
+    )
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_the_gate():
+    gate = {"min_mcc": 0.7, "max_fp": 0.05}
+    assert passes({"mcc": 0.71, "fp_share": 0.05}, gate)
+    assert not passes({"mcc": 0.7, "fp_share": 0.01}, gate)
+    assert not passes({"mcc": 0.9, "fp_share": 0.051}, gate)
+    assert not passes({"mcc": None, "fp_share": None}, gate)
+    assert not passes({"mcc": 0.9, "fp_share": 0.01}, {})
+
+
+def test_a_model_that_fails_the_gate_is_told_so(quick, tmp_path):
+    made = write_results(tmp_path, quality=0.5, experiments=("otrain2",))
+    _, parsed = write_page(tmp_path, made)
+    assert "does not pass the gate" in parsed.text
+    assert "alias champion" not in parsed.text
+
+
+def test_completeness_adds_up_over_images(run):
+    root, made = run
+    images = [root / "tiny/builtin/images" / name for name in made["images"] if name != "I03"]
+    table = completeness_table(images)
+    records = [io.read_json(folder / "crossmatch.json") for folder in images]
+    assert table["injected"].sum() == sum(record["n_injected"] for record in records)
+    assert table["found"].sum() == sum(record["n_recovered"] for record in records)
+    assert (table["found"] <= table["injected"]).all()
+    assert table["low"].is_monotonic_increasing
+
+
+def test_completeness_of_nothing_is_empty(tmp_path):
+    accepted = pd.DataFrame({"mag": np.full(10, 17.2), "called": [True] * 8 + [False] * 2})
+    assert completeness_table([tmp_path]).empty
+    assert completeness_table([], accepted).empty
+
+
+def test_called_true_uses_the_injected_magnitude(run):
+    root, made = run
+    folder = root / "tiny/builtin"
+    cube = io.read_arrays(folder / "cube.npz")
+    training = folder / "otrain2/seed1"
+    accepted = accepted_injections(cube, training, folder / "images")
+    scores = io.read_table(training / "scores.csv")
+    threshold = io.read_json(training / "metrics.json")["headline"]["threshold"]
+    part = scores[(scores["set"] == "test") & (scores["label"] == 1)]
+    assert len(accepted) == len(part)
+    assert accepted["called"].sum() == (part["score"] >= threshold).sum()
+    images = [folder / "images" / name for name in made["images"] if name != "I03"]
+    table = completeness_table(images, accepted)
+    known = table["accepted"].notna()
+    assert known.any()
+    for row in table[known].itertuples():
+        inside = (accepted["mag"] > row.low) & (accepted["mag"] < row.high)
+        assert row.accepted == pytest.approx(row.found * accepted.loc[inside, "called"].mean())
+
+
+def test_figures_of_a_training_show_its_scored_set(run):
+    drawn = draw_training(run[1]["runs"][0])
+    assert set(drawn) == {"panels", "confusion", "calibration"}
+    assert len(drawn["panels"].axes) >= 4
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (num(0.12345), "0.123"),
+        (num(None), "–"),
+        (num(np.nan), "–"),
+        (num("x"), "–"),
+        (pct(0.0512), "5.1 %"),
+        (pct(None), "–"),
+        (pct(np.inf), "–"),
+        (count(12345), "12\u2009345"),
+        (count(pd.NA), "–"),
+        (interval({"mcc": 0.9, "mcc_low": 0.85, "mcc_high": 0.95}, "mcc"), "0.900 [0.850, 0.950]"),
+        (interval({"fpr": 0.02, "fpr_low": None, "fpr_high": None}, "fpr", percent=True), "2.0 %"),
+        (interval({}, "mcc"), "–"),
+    ],
+)
+def test_numbers_for_people(made, expected):
+    assert made == expected
+
+
+def test_the_configuration_is_flattened():
+    assert config_lines({"a": {"b": [1, 2]}, "c": None}) == [("a.b", "1, 2"), ("c", "–")]

@@ -1,0 +1,260 @@
+import importlib.util
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from astropy.coordinates import SkyCoord
+from astropy.wcs import WCS
+
+from otrain_core import io
+from otrain_core.artefacts import KINDS
+from otrain_core.config import Telescope, read_telescopes
+from otrain_core.simulate import field_centre, simulate_pair
+
+ROOT = Path(__file__).parents[2]
+CLEAN = {key: 0 for key in ("cosmics", "hot_pixels", "bad_columns", "trails", "ghosts", "crosstalk")}
+
+
+def telescope(**changes):
+    row = {
+        "telescope": "test",
+        "source": "simulated",
+        "pixel_scale": 1.2,
+        "gain": 1.5,
+        "read_noise": 8.0,
+        "saturation": 60000.0,
+        "n_images": 1,
+        "width": 320,
+        "height": 256,
+        "seeing": 3.0,
+    }
+    return Telescope.model_validate(row | changes).model_dump()
+
+
+@pytest.fixture(scope="module")
+def pair():
+    damage = {"cosmics": 200, "hot_pixels": 300, "bad_columns": 3, "trails": 3, "ghosts": 3, "crosstalk": 1e-3}
+    row = telescope(star_density=3000, saturation=20000.0, **damage)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return simulate_pair(row, index=2, seed=5)
+
+
+def test_shapes_types_and_headers(pair):
+    assert pair.science.shape == (256, 320)
+    assert pair.science.dtype == pair.reference.dtype == np.float32
+    assert np.isfinite(pair.science).all() and np.isfinite(pair.reference).all()
+    for header in (pair.science_header, pair.reference_header):
+        for key in ("GAIN", "RDNOISE", "SATURATE", "EXPTIME", "FILTER", "DATE-OBS", "MAGZP", "SEEING"):
+            assert key in header
+    assert pair.reference_header["DATE-OBS"] < pair.science_header["DATE-OBS"]
+    assert pair.reference_header["SEEING"] < pair.science_header["SEEING"]
+    assert list(pair.truth.columns)[:8] == ["kind", "x", "y", "ra", "dec", "mag", "flux", "size"]
+    assert set(pair.truth.kind) <= {"star", "galaxy", *KINDS}
+    assert pair.truth[["x", "y", "ra", "dec", "size", "width", "angle"]].notna().all().all()
+
+
+def test_one_seed_gives_the_same_bytes(pair):
+    row = telescope(trails=2, ghosts=1, width=128, height=128)
+    first, again = (simulate_pair(row, index=4, seed=9) for _ in range(2))
+    assert first.science.tobytes() == again.science.tobytes()
+    assert first.reference.tobytes() == again.reference.tobytes()
+    assert first.science_header == again.science_header
+    pd.testing.assert_frame_equal(first.truth, again.truth)
+    for other in (simulate_pair(row, index=5, seed=9), simulate_pair(row, index=4, seed=10)):
+        assert not np.array_equal(first.science, other.science)
+        assert abs(first.truth.ra.median() - other.truth.ra.median()) > 0.1
+
+
+def test_noise_has_a_seed_of_its_own():
+    row = telescope(**CLEAN, saturation=1e9)
+    first = simulate_pair(row, index=1, seed=1)
+    second = simulate_pair(row, index=1, seed=1, noise_seed=2)
+    pd.testing.assert_frame_equal(first.truth, second.truth)
+    faint = first.science < np.median(first.science) + 3 * background_noise(first.science)
+    change = (first.science - second.science)[faint]
+    assert change.std() == pytest.approx(np.sqrt(2) * background_noise(first.science), rel=0.05)
+
+
+def background_noise(data):
+    """Pixel noise from differences of neighbours, which no gradient reaches."""
+    step = np.diff(data.astype(float), axis=1)
+    return 1.4826 * np.median(np.abs(step - np.median(step))) / np.sqrt(2)
+
+
+@pytest.mark.parametrize("gain, read_noise, sky_mag", [(1.5, 8.0, 20.5), (4.0, 15.0, 18.5)])
+def test_noise_is_that_of_sky_and_readout(gain, read_noise, sky_mag):
+    row = telescope(
+        **CLEAN, star_density=0, galaxy_density=0, gain=gain, read_noise=read_noise, sky_mag=sky_mag, width=512
+    )
+    pair = simulate_pair(row, index=0, seed=1)
+    for data, header in ((pair.science, pair.science_header), (pair.reference, pair.reference_header)):
+        sky, electrons = np.median(data), header["GAIN"]
+        expected = np.sqrt(sky * electrons + header["RDNOISE"] ** 2) / electrons
+        assert background_noise(data) == pytest.approx(expected, rel=0.025)
+        assert sky == pytest.approx(header["SKYLEVEL"], rel=0.05)
+    assert background_noise(pair.reference) < 0.7 * background_noise(pair.science)
+
+
+@pytest.mark.parametrize("pixel_scale, seeing, stars_per_mpx", [(1.2, 3.0, 200), (3.31, 4.3, 600), (0.58, 1.2, 200)])
+def test_photometry_recovers_the_true_flux(pixel_scale, seeing, stars_per_mpx):
+    """The second case has an FWHM of 1.3 px."""
+    row = telescope(
+        **CLEAN,
+        pixel_scale=pixel_scale,
+        seeing=seeing,
+        seeing_spread=0.0,
+        star_density=stars_per_mpx,
+        tracking=0.1,
+        galaxy_density=0,
+        sky_mag=22.0,
+        saturation=1e9,
+        width=640,
+        height=600,
+    )
+    pair = simulate_pair(row, index=3, seed=2)
+    assert pair.science_header["SEEING"] == pytest.approx(seeing, rel=0.15)
+    stars = pair.truth[pair.truth.kind == "star"]
+    apart = np.hypot(*(stars[["x", "y"]].to_numpy()[:, None] - stars[["x", "y"]].to_numpy()).T)
+    np.fill_diagonal(apart, np.inf)
+    brighter = stars.flux.to_numpy()[:, None] < 200 * stars.flux.to_numpy()[None, :]
+    radius = 4 * pair.science_header["SEEING"] / pixel_scale
+    lonely = ~((apart < 2.5 * radius) & brighter).any(axis=1)
+    inside = stars.x.between(40, 600) & stars.y.between(40, 560)
+    noise = background_noise(pair.science) * np.sqrt(np.pi * radius**2)
+    chosen = stars[lonely & inside & (stars.flux > 100 * noise)]
+    assert len(chosen) >= 5
+    y, x = np.indices(pair.science.shape)
+    ratios, offsets = [], []
+    for star in chosen.itertuples():
+        r = np.hypot(x - star.x, y - star.y)
+        aperture, ring = r < radius, (r > 1.2 * radius) & (r < 2 * radius)
+        signal = pair.science - np.median(pair.science[ring])
+        ratios.append(signal[aperture].sum() / star.flux)
+        core = r < radius / 3
+        offsets.append([((value * signal)[core].sum() / signal[core].sum()) for value in (x - star.x, y - star.y)])
+    assert np.median(ratios) == pytest.approx(1.0, abs=0.01)  # a flat-field error of a percent per star is simulated
+    assert np.abs(ratios - np.median(ratios)).max() < 0.04
+    assert np.abs(np.median(offsets, axis=0)).max() < 0.05
+
+
+@pytest.mark.parametrize("wcs_error", [0.0, 0.3])
+def test_wcs_is_off_by_its_error(wcs_error):
+    row = telescope(**CLEAN, wcs_error=wcs_error, star_density=100, galaxy_density=0, rotation=0.5)
+    shifts = []
+    for index in range(6):
+        pair = simulate_pair(row, index=index, seed=7)
+        x, y = WCS(pair.science_header).world_to_pixel_values(pair.truth.ra, pair.truth.dec)
+        offset = np.hypot(x - pair.truth.x, y - pair.truth.y)
+        assert offset.max() <= 2.5 * wcs_error * (np.sqrt(2) + 0.5) + 1e-3
+        shifts.append(np.median(offset))
+    assert np.mean(shifts) == pytest.approx(wcs_error * np.sqrt(np.pi / 2), rel=0.7, abs=1e-3)
+
+
+def test_pixels_hold_the_stars_where_the_reference_wcs_says():
+    row = telescope(**CLEAN, wcs_error=0.0, galaxy_density=0, saturation=1e9, pointing=12.0, rotation=0.6)
+    pair = simulate_pair(row, index=6, seed=3)
+    bright = pair.truth[pair.truth.kind == "star"].nlargest(8, "flux")
+    xs, ys = WCS(pair.reference_header).world_to_pixel_values(bright.ra, bright.dec)
+    found = 0
+    for x, y in zip(xs, ys, strict=True):
+        xi, yi = int(round(float(x))), int(round(float(y)))
+        if not (6 <= xi < pair.reference.shape[1] - 6 and 6 <= yi < pair.reference.shape[0] - 6):
+            continue
+        box = pair.reference[yi - 5 : yi + 6, xi - 5 : xi + 6]
+        peak = np.unravel_index(box.argmax(), box.shape)
+        found += np.hypot(peak[0] - 5 - (y - yi), peak[1] - 5 - (x - xi)) < 1.0
+    assert found >= 6
+
+
+def test_saturation_is_respected(pair):
+    for data, header in ((pair.science, pair.science_header), (pair.reference, pair.reference_header)):
+        assert data.max() <= header["SATURATE"]
+        assert (data >= 0.98 * header["SATURATE"]).sum() > 5
+    rows = pair.truth[pair.truth.kind == "saturated"]
+    assert len(rows)
+    for row in rows.itertuples():
+        y, x = int(round(row.y)), int(round(row.x))
+        assert pair.science[max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3].max() > 0.95 * 20000
+
+
+def test_artefacts_are_in_the_truth_and_in_the_pixels(pair):
+    counts = pair.truth.kind.value_counts()
+    for kind in KINDS:
+        assert counts.get(kind, 0) > 0, kind
+    noise = background_noise(pair.science)
+    hot = pair.truth[(pair.truth.kind == "hot_pixel") & (pair.truth.flux > 100 * noise)]
+    level = np.median(pair.science)
+    seen = [pair.science[int(row.y), int(row.x)] > level + 5 * noise for row in hot.itertuples()]
+    assert len(seen) > 3 and np.mean(seen) > 0.9
+
+
+def test_artefacts_are_on_the_science_frame_alone():
+    clean, dirty = (
+        simulate_pair(telescope(**(CLEAN | damage)), index=0, seed=1)
+        for damage in ({}, {"cosmics": 500, "hot_pixels": 500, "bad_columns": 3, "trails": 3, "ghosts": 2})
+    )
+    np.testing.assert_array_equal(clean.reference, dirty.reference)
+    assert not set(clean.truth.kind) & {"cosmic", "hot_pixel", "bad_column", "trail", "ghost"}
+    assert (dirty.science != clean.science).any()
+
+
+@pytest.mark.parametrize("scale", [0.4, 1.0, 1.7])
+def test_reference_covers_the_science_field(scale):
+    row = telescope(
+        **CLEAN, reference_scale=scale, width=200, pointing=8.0, rotation=1.0, star_density=50, galaxy_density=0
+    )
+    for index in range(2):
+        pair = simulate_pair(row, index=index, seed=4)
+        height, width = pair.science.shape
+        y, x = np.mgrid[0 : height - 1 : 9j, 0 : width - 1 : 9j]
+        sky = WCS(pair.science_header).pixel_to_world(x, y)
+        xr, yr = WCS(pair.reference_header).world_to_pixel(sky)
+        inside = (xr > -0.5) & (yr > -0.5) & (xr < pair.reference.shape[1] - 0.5) & (yr < pair.reference.shape[0] - 0.5)
+        assert inside.mean() > 0.95
+
+
+def test_stars_are_seen_at_both_epochs_and_scintillate():
+    row = telescope(**CLEAN, saturation=1e9, galaxy_density=0, pixel_scale=1.2)
+    pair = simulate_pair(row, index=0, seed=1)
+    stars = pair.truth[pair.truth.kind == "star"]
+    ideal = 10 ** (0.4 * (pair.science_header["MAGZP"] - stars.mag))
+    assert (stars.flux / ideal).std() == pytest.approx(0.007, rel=0.3)
+
+
+def test_fields_do_not_overlap():
+    centres = np.array([field_centre(index, np.random.default_rng(3)) for index in range(400)])
+    sky = SkyCoord(centres[:, 0], centres[:, 1], unit="deg")
+    separations = np.array([sky[i].separation(np.delete(sky, i)).deg.min() for i in range(0, 400, 7)])
+    assert separations.min() > 1.4  # the diagonal of the widest telescope is 1.3 deg
+
+
+def test_the_embedded_telescope_is_in_the_sheet():
+    row = read_telescopes(ROOT / "config" / "telescopes.csv")["demo"]
+    assert row.source == "simulated" and row.assumptions
+
+
+def test_script_writes_what_the_next_steps_read(tmp_path):
+    spec = importlib.util.spec_from_file_location("simulate_script", ROOT / "scripts" / "simulate.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    paths = {name: tmp_path / name for name in ("science.fits", "reference.fits", "truth.csv")}
+    script.main(
+        science=paths["science.fits"],
+        reference=paths["reference.fits"],
+        truth=paths["truth.csv"],
+        telescope=telescope(),
+        image="sim0001",
+        index=1,
+        seed=1,
+    )
+    image = io.read_image(paths["science.fits"], name="sim0001")
+    assert image.pixel_scale == pytest.approx(1.2, rel=1e-3)
+    assert (image.gain, image.read_noise, image.saturation) == (1.5, 8.0, 60000.0)
+    assert image.filter == "clear" and image.time and image.wcs is not None
+    assert image.header["OBJECT"] == "sim0001"
+    assert io.read_image(paths["reference.fits"], name="r").gain == pytest.approx(1.5 * 4)
+    truth = io.read_table(paths["truth.csv"])
+    assert (truth.kind == "star").sum() > 10
