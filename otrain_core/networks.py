@@ -209,8 +209,8 @@ def _otrain2(x):
     # The candidate is in the middle; what surrounds it enters as an average.
     centre = layers.Flatten(name="centre")(CentreWindow(5, name="window")(x))
     around = layers.GlobalAveragePooling2D(name="around")(x)
-    x = layers.Dropout(0.3)(layers.Concatenate(name="features")([centre, around]))
-    return layers.Dropout(0.3)(layers.Dense(64, activation="relu", name="dense1")(x))
+    x = layers.Dropout(0.5)(layers.Concatenate(name="features")([centre, around]))
+    return layers.Dropout(0.5)(layers.Dense(64, activation="relu", name="dense1")(x))
 
 
 def _odd_padding(side: int) -> str:

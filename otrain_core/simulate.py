@@ -289,7 +289,7 @@ def _expected(exposure: Exposure, sources: pd.DataFrame, which: str) -> np.ndarr
     cd = exposure.wcs.pixel_scale_matrix
     turn = np.degrees(np.arctan2(cd[1, 0], cd[1, 1]))  # rotation of the image against north
     faint = 0.03 * exposure.noise
-    quick = galsim.GSParams(folding_threshold=1e-2, maxk_threshold=5e-3, kvalue_accuracy=1e-4)
+    quick = galsim.GSParams(folding_threshold=1e-2, maxk_threshold=2e-2, kvalue_accuracy=1e-3)
     height, width = exposure.shape
     columns = [f"x{suffix}", f"y{suffix}", f"flux_{which}", "kind", "radius", "bulge", "axis_ratio", "angle"]
     for x, y, flux, kind, radius, bulge, ratio, angle in sources[columns].itertuples(index=False):

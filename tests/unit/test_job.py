@@ -1,0 +1,100 @@
+"""What every job shares: its log, its failures, the digest of its code."""
+
+import json
+import types
+
+import pytest
+
+from otrain_core import io, job
+from otrain_core.errors import CubeError, ImageError, UpstreamFailed
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """The few attributes of Snakemake's object that a job uses, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(job.KEEP_GOING, raising=False)
+    wildcards = {"telescope": "t", "pipeline": "p", "image": "i"}
+    return types.SimpleNamespace(
+        rule="psf", log=["logs/psf.log"], wildcards=wildcards, output=["out/psf.fits", "out/psf.json"]
+    )
+
+
+FAILURE = "results/failures/t/p/i/psf.json"
+
+
+def test_a_bad_image_stops_its_job_with_one_sentence(fake, tmp_path, capfd):
+    with pytest.raises(SystemExit) as stop, job.job_logging(fake):
+        raise ImageError("i", "GAIN", "no gain")
+    assert stop.value.code == 1
+    assert "ERROR image i: GAIN: no gain" in (tmp_path / "logs/psf.log").read_text()
+    error = capfd.readouterr().err
+    assert "image i: GAIN: no gain" in error
+    assert "Traceback" not in error
+    assert json.loads((tmp_path / FAILURE).read_text())["message"] == "no gain"
+    assert not (tmp_path / "out").exists()
+
+
+def test_under_keep_going_it_is_left_out_and_later_steps_know(fake, tmp_path, monkeypatch):
+    monkeypatch.setenv(job.KEEP_GOING, "1")
+    with job.job_logging(fake):
+        raise ImageError("i", "GAIN", "no gain")
+    with pytest.raises(UpstreamFailed, match="image i: GAIN: no gain"):
+        io.read_json("out/psf.json")
+    fake.rule, fake.output = "inject", ["out/injected.fits"]
+    with job.job_logging(fake):
+        io.read_json("out/psf.json")
+    with pytest.raises(UpstreamFailed, match="GAIN"):
+        io.read_fits("out/injected.fits", image="i")
+    assert [path.name for path in (tmp_path / "results/failures/t/p/i").iterdir()] == ["psf.json"]
+
+
+def test_a_success_takes_the_old_failure_away(fake, tmp_path):
+    with pytest.raises(SystemExit), job.job_logging(fake):
+        raise ImageError("i", "GAIN", "no gain")
+    with job.job_logging(fake):
+        pass
+    assert not (tmp_path / FAILURE).exists()
+
+
+def test_other_problems_of_the_user_are_one_sentence(fake, capfd):
+    with pytest.raises(SystemExit), job.job_logging(fake):
+        raise CubeError("cube t/p: one class only")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_bug_leaves_its_traceback_in_the_log(fake, tmp_path):
+    with pytest.raises(ZeroDivisionError), job.job_logging(fake):
+        1 / 0  # noqa: B018
+    assert "ZeroDivisionError" in (tmp_path / "logs/psf.log").read_text()
+
+
+def test_a_full_disk_is_one_sentence(fake, capfd):
+    with pytest.raises(SystemExit), job.job_logging(fake):
+        raise OSError(28, "No space left on device", "out/psf.fits")
+    error = capfd.readouterr().err
+    assert "No space left on device" in error
+    assert "out/psf.fits" in error
+
+
+def test_code_digest_follows_imports(tmp_path, monkeypatch):
+    for name, text in {"a": "from otrain_core.b import x\n", "b": "x = 1\n", "c": "y = 1\n"}.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.setattr(job, "__file__", str(tmp_path / "job.py"))
+
+    def digest():
+        job.code_digest.cache_clear()
+        return job.code_digest("a")
+
+    first = digest()
+    (tmp_path / "c.py").write_text("y = 2\n")
+    assert digest() == first
+    (tmp_path / "b.py").write_text("x = 2\n")
+    assert digest() != first
+    job.code_digest.cache_clear()
+
+
+def test_provenance_names_versions():
+    record = job.provenance()
+    assert {"commit", "time", "cpus", "versions"} <= set(record)
+    assert record["versions"]["numpy"]
