@@ -46,9 +46,10 @@ lock: setup ## renew the pinned versions in requirements.txt
 	@echo '# Versions proven together, made by `make lock` from pyproject.toml; used as constraints by every set-up.' > requirements.txt
 	@$(RUN) uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra cpu --extra dev --no-header --no-annotate pyproject.toml >> requirements.txt
 
-ui: setup ## open the MLflow store of results/ on http://127.0.0.1:5000
+ui: setup ## serve the MLflow store of results/ on http://127.0.0.1:5000
 	@test -f results/mlflow.db || { echo "results/mlflow.db: no store yet; run make demo first"; exit 1; }
-	@MLFLOW_DISABLE_TELEMETRY=true $(RUN) mlflow server --backend-store-uri sqlite:///results/mlflow.db --host 127.0.0.1 --port 5000
+	@echo "Runs of all telescopes: http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning (Ctrl-C ends)"
+	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(RUN) mlflow server --backend-store-uri sqlite:///results/mlflow.db --host 127.0.0.1 --port 5000
 
 clean: ## remove what runs wrote (results, but for the published tables)
 	@git clean -fdxq results .snakemake

@@ -43,7 +43,7 @@ class Aligned:
         uint8 (height, width), `MASK_MISSING` and `MASK_SATURATED` of the reference.
     stars : pandas.DataFrame
         Stars found in both images: x, y (science pixels), flux, flux_reference [ADU],
-        peak, fwhm, fwhm_reference [science px].
+        peak (science), fwhm, fwhm_reference [science px]; both fluxes are in one aperture on the sky.
     smoothing : numpy.ndarray
         Mean autocorrelation of the interpolation, (2k+1, 2k+1): how the noise of the
         resampled pixels is correlated; its centre is 1 where nothing was interpolated.
@@ -144,7 +144,7 @@ def find_stars(
     import sep
 
     bad = mask.astype(bool) | ~np.isfinite(data) | ~np.isfinite(noise)
-    filled = np.where(bad, np.float32(0), data)
+    filled = fill_bad(data, np.where(bad, np.uint8(MASK_MISSING), np.uint8(0)))
     error = np.where(bad, np.float32(np.nanmedian(noise)), noise)
     sep.set_extract_pixstack(max(1_000_000, data.size // 2))
     for factor in (1, 4, 16):
@@ -161,7 +161,9 @@ def find_stars(
     found = found[np.argsort(-found["flux"], kind="stable")][:max_stars]
     if len(found) == 0:
         return pd.DataFrame({key: np.zeros(0) for key in ("x", "y", "flux", "peak", "fwhm")})
-    radius, _ = sep.flux_radius(filled, found["x"], found["y"], 5 * found["a"] + 3, 0.5, normflux=None, subpix=5)
+    # One aperture for all: blends and structures of the background have no say in what a star is.
+    reach = np.full(len(found), 5 * np.median(np.sqrt(found["a"] * found["b"])) + 1)
+    radius, _ = sep.flux_radius(filled, found["x"], found["y"], reach, 0.5, normflux=None, subpix=5)
     good = np.isfinite(radius) & (radius > 0.4)
     found, radius = found[good], radius[good]
     typical = np.median(radius) if len(radius) else 1.0
@@ -178,6 +180,17 @@ def find_stars(
         }
     )
     return table[table["flux"] > 0].reset_index(drop=True)
+
+
+def aperture_flux(data: np.ndarray, mask: np.ndarray, x: Any, y: Any, radius: float) -> np.ndarray:
+    """Flux in a circle above the level of the ring around it [ADU]; `radius` in px."""
+    import sep
+
+    bad = (mask > 0) | ~np.isfinite(data)
+    filled = fill_bad(data, np.where(bad, np.uint8(MASK_MISSING), np.uint8(0)))
+    positions = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    flux, _, _ = sep.sum_circle(filled, *positions, radius, bkgann=(1.5 * radius + 1, 2 * radius + 3), subpix=5)
+    return flux
 
 
 def _vote(predicted: np.ndarray, target: np.ndarray, search: float) -> tuple[np.ndarray, int, float]:
@@ -525,8 +538,15 @@ def locate_reference(
     if problem:
         raise ImageError(name, "reference", problem)
     table = stars.iloc[ours].reset_index(drop=True)
-    table["flux_reference"] = stars_reference["flux"].to_numpy()[theirs]
-    table["fwhm_reference"] = stars_reference["fwhm"].to_numpy()[theirs] / np.sqrt(_area(mapping))
+    pixel = 1 / np.sqrt(_area(mapping))
+    table["fwhm_reference"] = stars_reference["fwhm"].to_numpy()[theirs] * pixel
+    # Both fluxes in one aperture on the sky: their ratio must not hang on the seeings.
+    radius = 1.5 * float(np.median(table[["fwhm", "fwhm_reference"]].max(axis=1))) if len(table) else 1.0
+    table["flux"] = aperture_flux(science_data, science_mask, table["x"], table["y"], radius)
+    x, y = stars_reference[["x", "y"]].to_numpy()[theirs].T
+    table["flux_reference"] = aperture_flux(prepared.sci, prepared.mask, x, y, radius / pixel)
+    positive = (table["flux"] > 0) & (table["flux_reference"] > 0)
+    table = table[positive].reset_index(drop=True)
     record = {"align": used, **{f"align_{key}": value for key, value in record.items()}}
     return Located(mapping, prepared, table, record)
 

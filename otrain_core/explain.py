@@ -192,7 +192,7 @@ def choose_cutouts(
             worst = (part["score"] - threshold).abs().sort_values(ascending=False, kind="stable")
             chosen[kind] = part.loc[worst.index[:n], "index"].to_numpy()
         else:
-            chosen[kind] = rng.permutation(part["index"].to_numpy())[:n]
+            chosen[kind] = rng.permutation(part["index"].to_numpy(copy=True))[:n]
     return chosen
 
 

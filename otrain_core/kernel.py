@@ -16,6 +16,7 @@ from scipy import fft, linalg
 
 from otrain_core.align import exponents
 
+PH, SO = 1.0, 0.0
 DEGREES = (6, 4, 2)  # of the polynomials that go with the three Gaussians
 
 
@@ -228,7 +229,7 @@ def fit_kernel(
     order: int,
     background_order: int,
     sigma_clip: float = 3.0,
-    softening: float = 0.01,
+    lowest: float = 0.005,
     iterations: int = 6,
 ) -> KernelField:
     """Fit ``target = kernel(x, y) * source + background`` on stamps.
@@ -254,9 +255,10 @@ def fit_kernel(
         Degree of the kernel's variation and of the background.
     sigma_clip : float
         Stamps whose reduced chi^2 is off by more standard deviations are left out.
-    softening : float
-        Error of the model as a fraction of the signal: keeps the few brightest stars
-        from ruling the fit.
+    lowest : float
+        Least error of the model as a fraction of the signal (found from the residuals of
+        the brighter stars): keeps the few brightest stars from ruling the fit, and from
+        being clipped for what no kernel can model, such as coarse sampling.
     iterations : int
         Of the clipping, at most.
 
@@ -290,26 +292,32 @@ def fit_kernel(
     photon, sky_variance = photon_noise(data, np.where(used, noise2, np.nan))
     keep = np.ones(len(x), dtype=bool)
     model = np.maximum(data, 0)
+    softening = max(lowest, 0.01)
     for iteration in range(iterations):
         # From the model, not the pixel's own value: weights that follow the noise would bias the flux ratio.
         signal = np.maximum(model, 0)
-        weight = used / (sky_variance[:, None] + photon * signal + (softening * signal) ** 2)
+        expected = sky_variance[:, None] + photon * signal
+        weight = used / (sky_variance[:, None] + PH * photon * signal + (SO * signal) ** 2)
+        tolerant = used / (expected + (softening * signal) ** 2)
         normal = np.matmul(columns * weight[:, None, :], columns.swapaxes(1, 2))
         right = np.matmul(columns, (weight * data)[:, :, None])[:, :, 0]
         noise_power = (weight * source2).sum(axis=1)[:, None, None] * noise_gram
         for _ in range(5):
             solution = system.solve(normal, right, keep, noise_power)
             model = np.matmul(system.local(solution)[:, None, :], columns)[:, 0]
-            chi2 = (weight * (data - model) ** 2).sum(axis=1) / np.maximum(used.sum(axis=1), 1)
+            chi2 = (tolerant * (data - model) ** 2).sum(axis=1) / np.maximum(used.sum(axis=1), 1)
             middle = np.median(chi2[keep])
             spread = 1.4826 * np.median(np.abs(chi2[keep] - middle))
             accepted = chi2 <= middle + max(sigma_clip * spread, 0.05 * middle) + 1e-12
             if accepted.sum() < 3 or np.array_equal(accepted, keep):
                 break
             keep = accepted
+        excess = (used * ((data - model) ** 2 - expected)).sum(axis=1) / (used * model**2).sum(axis=1)
+        bright = keep & (signal.sum(axis=1) >= np.median(signal[keep].sum(axis=1)))
+        softening = float(np.sqrt(np.clip(np.median(excess[bright]), lowest**2, 0.2**2)))
         previous = used
         # What no kernel explains: cosmic rays, variables and new sources near the star.
-        used = good & (weight * (data - model) ** 2 <= 25 * max(middle, 1e-12))
+        used = good & (tolerant * (data - model) ** 2 <= 25 * max(middle, 1e-12))
         if iteration > 1 and np.array_equal(previous, used):
             break
     kernels = np.tensordot(system.kernel_coefficients(solution), basis.kernels(), ([0], [0]))
@@ -318,6 +326,7 @@ def fit_kernel(
         "n_stamps": int(keep.sum()),
         "n_rejected": int((~keep).sum()),
         "stamp_chi2": float(middle),
+        "model_error": softening,
         "keep": keep,
     }
     return field

@@ -329,6 +329,7 @@ def alard_lupton(
         "n_stamps": fit.record["n_stamps"],
         "n_stamps_rejected": fit.record["n_rejected"],
         "stamp_chi2": fit.record["stamp_chi2"],
+        "model_error": fit.record["model_error"],
         "kernel_order": order,
         "kernel_half_width": width,
         "kernel_sigmas": [float(s) for s in sigmas],

@@ -7,6 +7,7 @@ import sqlite3
 import numpy as np
 import pandas as pd
 import pytest
+from astropy.io import fits
 
 from otrain_core.io import digest, read_arrays
 
@@ -174,3 +175,21 @@ def test_logs_and_benchmarks(small_run):
     assert (small_run / "results/logs/tiny/builtin/sim0001/psf.log").exists()
     benchmark = pd.read_csv(small_run / "results/benchmarks/tiny/builtin/sim0001/subtract.tsv", sep="\t")
     assert {"s", "max_rss", "cpu_time"} <= set(benchmark.columns)
+
+
+def test_ready_made_folders_enter_the_dag(root, small_run, tmp_path):
+    """True/ and False/ folders of FITS cutouts, as written for the original O'TRAIN, become a cube."""
+    cube = read_arrays(small_run / CUBE / "cube.npz")
+    for label, name in enumerate(("False", "True")):
+        (tmp_path / "boxes" / name).mkdir(parents=True)
+        for row in np.flatnonzero(cube["labels"] == label)[:20]:
+            header = fits.Header(
+                [("CANDID", str(cube["candids"][row])), ("EDGE", "False"), ("MAG", float(cube["mags"][row]))]
+            )
+            path = tmp_path / "boxes" / name / f"{row}.fits"
+            fits.PrimaryHDU(cube["cube"][row, ..., 0], header=header).writeto(path)
+    arguments = [*options(root, tmp_path), f"data_root={tmp_path}", "run={'cubes': ['boxes/builtin']}"]
+    snakemake(root, "--cores", "1", *arguments, "--", "results/boxes/builtin/cube.npz")
+    made = read_arrays(tmp_path / "results/boxes/builtin/cube.npz")
+    assert made["cube"].shape == (40, 32, 32, 1)
+    assert set(made["candids"]) <= set(cube["candids"])

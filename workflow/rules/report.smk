@@ -32,7 +32,7 @@ rule summary:
 rule track:
     """Import every training into the MLflow store and register the best model of each telescope."""
     input:
-        metrics=trainings("metrics.json", "history.csv", "train.json", "model.keras", "curves.csv"),
+        metrics=trainings("metrics.json", "history.csv", "train.json", "model.keras", "curves.csv", "scores.csv"),
         gradcam=[f"{folder}/gradcam.png" for folder in RUN.trainings(protocol="grouped")],
     output:
         record="results/mlflow.json",
@@ -59,8 +59,8 @@ rule report:
         summary="results/summary.csv",
         quality="results/quality.csv",
         cubes=expand("results/{cube}/cube.npz", cube=RUN.config.run.cubes),
-        splits=expand("results/{cube}/split.csv", cube=RUN.config.run.cubes),
-        metrics=trainings("metrics.json", "history.csv", "scores.csv"),
+        splits=expand("results/{cube}/{name}.csv", cube=RUN.config.run.cubes, name=["split", "split_paper"]),
+        metrics=trainings("metrics.json", "history.csv", "scores.csv", "curves.csv"),
         gradcam=[f"{folder}/gradcam.npz" for folder in RUN.trainings(protocol="grouped")],
         mlflow="results/mlflow.json",
     output:
