@@ -14,16 +14,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import ndimage
-from scipy.interpolate import RectBivariateSpline
 from scipy.spatial import cKDTree
 
 from otrain_core.errors import ImageError
-from otrain_core.io import MASK_MISSING, Image
+from otrain_core.io import Image
 from otrain_core.prepare import Prepared, prepare_image
+from otrain_core.resample import Mapping, identity, overlap_problem, pixel_area, resample
+from otrain_core.stars import aperture_flux, find_stars
 
-MESH = 32  # step of the mesh on which a WCS is evaluated exactly [px]
 MIN_STARS = 5  # matched stars below which nothing is said about an alignment
-MIN_OVERLAP = 0.1  # smallest common area, of the smaller image
 SEARCH = 30.0  # largest offset between WCS and stars that is looked for [px]
 
 
@@ -59,61 +58,6 @@ class Aligned:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass
-class Mapping:
-    """Science pixel to reference pixel: a first guess, then a polynomial correction.
-
-    ``x_reference = base_x(x, y) + sum_k cx_k u^i v^j`` with ``u, v`` the science
-    coordinates scaled to -1..1 over the frame.
-    """
-
-    base: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-    shape: tuple[int, int]
-    order: int = -1
-    cx: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    cy: np.ndarray = field(default_factory=lambda: np.zeros(0))
-
-    def terms(self, x: np.ndarray, y: np.ndarray, order: int) -> np.ndarray:
-        u = 2 * x / max(self.shape[1] - 1, 1) - 1
-        v = 2 * y / max(self.shape[0] - 1, 1) - 1
-        return np.array([u**i * v**j for i, j in exponents(order)])
-
-    def __call__(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        rx, ry = self.base(x, y)
-        if self.order >= 0:
-            terms = self.terms(x, y, self.order)
-            rx = rx + np.tensordot(self.cx, terms, 1)
-            ry = ry + np.tensordot(self.cy, terms, 1)
-        return rx, ry
-
-    def moved(self, x: int, y: int, shape: tuple[int, int]) -> Mapping:
-        """The same mapping for a science grid of another shape whose pixel (x, y) was (0, 0)."""
-        return Mapping(lambda px, py: self(px - x, py - y), shape)
-
-    def grid(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Reference x and y at every science pixel, and reference pixels per science pixel."""
-        height, width = self.shape
-        ys, xs = _nodes(height), _nodes(width)
-        mesh_x, mesh_y = np.meshgrid(xs, ys)
-        rx, ry = self(mesh_x, mesh_y)
-        if not (np.isfinite(rx).all() and np.isfinite(ry).all()):
-            raise ValueError("the mapping is not defined over the whole image")
-        splines = [RectBivariateSpline(ys, xs, r, kx=min(3, len(ys) - 1), ky=min(3, len(xs) - 1)) for r in (rx, ry)]
-        y, x = np.arange(height, dtype=float), np.arange(width, dtype=float)
-        (xx, xy), (yx, yy) = [(s(ys, xs, dy=1), s(ys, xs, dx=1)) for s in splines]
-        area = RectBivariateSpline(ys, xs, np.abs(xx * yy - xy * yx), kx=1, ky=1)(y, x).astype(np.float32)
-        return splines[0](y, x), splines[1](y, x), area
-
-
-def _nodes(size: int) -> np.ndarray:
-    return np.linspace(0, size - 1, max(4, int(np.ceil((size - 1) / MESH)) + 1))
-
-
-def exponents(order: int) -> list[tuple[int, int]]:
-    """Exponents (i, j) of x and y of all terms of a polynomial of this degree."""
-    return [(i, n - i) for n in range(order + 1) for i in range(n, -1, -1)]
-
-
 def prepare_reference(image: Image, *, seeing: float) -> Prepared:
     """Background, noise and mask of a reference on its own grid, found as those of a science image are.
 
@@ -121,76 +65,6 @@ def prepare_reference(image: Image, *, seeing: float) -> Prepared:
     bright star, which the subtraction takes away.
     """
     return prepare_image(image, seeing=seeing, cosmics="none", saturation_grow=1)
-
-
-def find_stars(
-    data: np.ndarray, noise: np.ndarray, mask: np.ndarray, *, threshold: float = 5.0, max_stars: int = 1500
-) -> pd.DataFrame:
-    """Sources that touch no masked pixel, brightest first.
-
-    Parameters
-    ----------
-    data, noise : numpy.ndarray
-        float32 [ADU], background subtracted.
-    mask : numpy.ndarray
-        Non-zero where a pixel must not be used.
-
-    Returns
-    -------
-    pandas.DataFrame
-        x, y (windowed centroid [px]), flux (within three half-light radii) and peak
-        [ADU], fwhm (twice the half-light radius [px]).
-    """
-    import sep
-
-    bad = mask.astype(bool) | ~np.isfinite(data) | ~np.isfinite(noise)
-    filled = fill_bad(data, np.where(bad, np.uint8(MASK_MISSING), np.uint8(0)))
-    error = np.where(bad, np.float32(np.nanmedian(noise)), noise)
-    sep.set_extract_pixstack(max(1_000_000, data.size // 2))
-    for factor in (1, 4, 16):
-        try:
-            found = sep.extract(filled, threshold * factor, err=error, mask=bad, minarea=4, deblend_cont=0.02)
-            break
-        except Exception as failure:  # sep raises bare exceptions for its full buffers
-            if factor == 16 or "full" not in str(failure) and "limit" not in str(failure):
-                raise
-    near_bad = ndimage.binary_dilation(bad, iterations=2) if bad.any() else bad
-    column, row = np.rint(found["x"]).astype(int), np.rint(found["y"]).astype(int)
-    inside = (column > 2) & (row > 2) & (column < data.shape[1] - 3) & (row < data.shape[0] - 3)
-    found = found[inside & ~near_bad[row.clip(0, data.shape[0] - 1), column.clip(0, data.shape[1] - 1)]]
-    found = found[np.argsort(-found["flux"], kind="stable")][:max_stars]
-    if len(found) == 0:
-        return pd.DataFrame({key: np.zeros(0) for key in ("x", "y", "flux", "peak", "fwhm")})
-    # One aperture for all: blends and structures of the background have no say in what a star is.
-    reach = np.full(len(found), 5 * np.median(np.sqrt(found["a"] * found["b"])) + 1)
-    radius, _ = sep.flux_radius(filled, found["x"], found["y"], reach, 0.5, normflux=None, subpix=5)
-    good = np.isfinite(radius) & (radius > 0.4)
-    found, radius = found[good], radius[good]
-    typical = np.median(radius) if len(radius) else 1.0
-    aperture, _, _ = sep.sum_circle(filled, found["x"], found["y"], 3 * typical, subpix=5)
-    x, y, flag = sep.winpos(filled, found["x"], found["y"], 2 * typical / 2.355)
-    moved = (flag > 0) | (np.hypot(x - found["x"], y - found["y"]) > 1.0)
-    table = pd.DataFrame(
-        {
-            "x": np.where(moved, found["x"], x),
-            "y": np.where(moved, found["y"], y),
-            "flux": aperture.astype(float),
-            "peak": found["peak"].astype(float),
-            "fwhm": 2 * radius,
-        }
-    )
-    return table[table["flux"] > 0].reset_index(drop=True)
-
-
-def aperture_flux(data: np.ndarray, mask: np.ndarray, x: Any, y: Any, radius: float) -> np.ndarray:
-    """Flux in a circle above the level of the ring around it [ADU]; `radius` in px."""
-    import sep
-
-    bad = (mask > 0) | ~np.isfinite(data)
-    filled = fill_bad(data, np.where(bad, np.uint8(MASK_MISSING), np.uint8(0)))
-    positions = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    flux, _, _ = sep.sum_circle(filled, *positions, radius, bkgann=(1.5 * radius + 1, 2 * radius + 3), subpix=5)
-    return flux
 
 
 def _vote(predicted: np.ndarray, target: np.ndarray, search: float) -> tuple[np.ndarray, int, float]:
@@ -364,114 +238,8 @@ def star_mapping(science: pd.DataFrame, reference: pd.DataFrame, shape: tuple[in
         if not record["agree"]:
             continue
         # The random choices of the pattern search must leave no trace: start again from the pairs themselves.
-        return _fit_correction(_identity(shape), *_positions(science, reference, ours, theirs), 1)[0]
+        return _fit_correction(identity(shape), *_positions(science, reference, ours, theirs), 1)[0]
     return None
-
-
-def resample(
-    data: np.ndarray, noise: np.ndarray, mask: np.ndarray, mapping: Mapping, *, order: int = 3
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Bring an image onto the science grid by one spline interpolation that conserves flux.
-
-    Parameters
-    ----------
-    data, noise, mask : numpy.ndarray
-        On the reference grid; `data` may hold NaN where `mask` is not zero.
-    mapping : Mapping
-        Science pixel to reference pixel.
-    order : int
-        Degree of the spline.
-
-    Returns
-    -------
-    data, noise, mask : numpy.ndarray
-        As in `Aligned`. A bad pixel of the reference masks the pixels it reaches
-        with more than a few per cent of its value, not the whole image.
-    smoothing : numpy.ndarray
-        As in `Aligned`.
-    """
-    rx, ry, area = mapping.grid()
-    height, width = data.shape
-    shift_x, shift_y = np.rint(rx[0, 0]), np.rint(ry[0, 0])
-    whole = (
-        max(
-            np.abs(rx - np.arange(rx.shape[1]) - shift_x).max(),
-            np.abs(ry - np.arange(ry.shape[0])[:, None] - shift_y).max(),
-        )
-        < 1e-3
-    )
-    filled = fill_bad(data, mask)
-    # Half a pixel of tolerance at the edge: the value there is still an interpolation, not an extrapolation.
-    outside = (rx < -1e-3) | (ry < -1e-3) | (rx > width - 1 + 1e-3) | (ry > height - 1 + 1e-3)
-    column = np.rint(rx).clip(0, width - 1).astype(np.intp)
-    row = np.rint(ry).clip(0, height - 1).astype(np.intp)
-    if whole:
-        out, smoothing, reach = filled[row, column], np.ones((1, 1)), mask
-    else:
-        blur = np.sqrt(max(float(np.median(area)) - 1, 0)) * 0.5
-        if blur > 0.25:  # many reference pixels a science pixel: average, do not pick
-            filled = ndimage.gaussian_filter(filled, blur)
-        coefficients = ndimage.spline_filter(filled, order=order, output=np.float32, mode="mirror")
-        out = ndimage.map_coordinates(
-            coefficients, [ry, rx], order=order, output=np.float32, prefilter=False, mode="mirror"
-        )
-        smoothing = _autocorrelation(rx, ry, order, blur)
-        reach = _grow(mask)
-    out *= area
-    noise_out = noise[row, column] * np.sqrt(area)  # independent pixels of this area
-    mask_out = reach[row, column]
-    mask_out[outside] = MASK_MISSING
-    missing = (mask_out & MASK_MISSING) > 0
-    out[missing], noise_out[missing] = np.nan, np.nan
-    return out, noise_out.astype(np.float32), mask_out, smoothing
-
-
-def _grow(mask: np.ndarray) -> np.ndarray:
-    """Bits of each pixel joined with those of its four neighbours."""
-    grown = mask.copy()
-    for axis in (0, 1):
-        for cut, paste in ((slice(1, None), slice(None, -1)), (slice(None, -1), slice(1, None))):
-            source, target = [slice(None)] * 2, [slice(None)] * 2
-            source[axis], target[axis] = cut, paste
-            grown[tuple(target)] |= mask[tuple(source)]
-    return grown
-
-
-def fill_bad(data: np.ndarray, bad: np.ndarray, *, sigma: float = 1.5) -> np.ndarray:
-    """Copy with missing pixels replaced by their neighbours' mean, or 0 (the background) far from any.
-
-    Saturated pixels have a value and keep it.
-    """
-    hole = ~np.isfinite(data) | ((bad & MASK_MISSING) > 0)
-    filled = np.where(hole, np.float32(0), data).astype(np.float32, copy=False)
-    if hole.any():
-        weight = ndimage.gaussian_filter((~hole).astype(np.float32), sigma)
-        near = hole & (weight > 0.05)
-        if near.any():
-            filled[near] = ndimage.gaussian_filter(filled, sigma)[near] / weight[near]
-    return filled
-
-
-def _autocorrelation(rx: np.ndarray, ry: np.ndarray, order: int, blur: float, reach: int = 5) -> np.ndarray:
-    """Mean autocorrelation of the interpolating kernel over the sub-pixel phases that occur."""
-    size = 4 * reach + 1
-    delta = np.zeros(size)
-    delta[size // 2] = 1
-    if blur > 0.25:
-        delta = ndimage.gaussian_filter1d(delta, blur)
-    coefficients = ndimage.spline_filter1d(delta, order=order, mode="mirror")
-    step = max(1, min(rx.shape) // 50)
-    total = np.zeros((2 * reach + 1, 2 * reach + 1))
-    phases = np.column_stack([(r[::step, ::step] % 1).ravel() for r in (ry, rx)])
-    cells, counts = np.unique(np.floor(phases * 8).astype(int) % 8, axis=0, return_counts=True)
-    lines = []
-    for phase in range(8):
-        at = np.arange(size) + (phase + 0.5) / 8
-        line = ndimage.map_coordinates(coefficients, [at], order=order, prefilter=False, mode="mirror")
-        lines.append(np.correlate(line, line, "same")[size // 2 - reach : size // 2 + reach + 1])
-    for (py, px), count in zip(cells, counts, strict=True):
-        total += count * np.outer(lines[py], lines[px])
-    return total / counts.sum()
 
 
 @dataclass
@@ -507,7 +275,7 @@ def locate_reference(
     mapping, problem = None, None
     if method != "stars" and science_wcs is not None and reference.wcs is not None:
         mapping = wcs_mapping(science_wcs, reference.wcs, shape)
-        problem = _overlap_problem(mapping, reference.shape)
+        problem = overlap_problem(mapping, reference.shape)
         if problem is None:
             mapping, ours, theirs, record = refine(mapping, stars, stars_reference)
             few = min(len(stars), len(stars_reference)) < 3 * MIN_STARS
@@ -529,16 +297,16 @@ def locate_reference(
         mapping, ours, theirs, record = refine(mapping, stars, stars_reference, search=5.0)
     elif method == "auto" and len(ours) >= 4 * MIN_STARS:
         # A WCS with a noisy distortion serves to match the stars; a plain map between them may fit better.
-        plain, _ = _fit_correction(_identity(shape), *_positions(stars, stars_reference, ours, theirs), 1)
+        plain, _ = _fit_correction(identity(shape), *_positions(stars, stars_reference, ours, theirs), 1)
         plain = refine(plain, stars, stars_reference, search=5.0)
         if plain[3]["agree"] and len(plain[1]) >= 0.9 * len(ours) and plain[3]["scatter"] < 0.7 * record["scatter"]:
             mapping, ours, theirs, record = plain
             used = "stars"
-    problem = _overlap_problem(mapping, reference.shape)
+    problem = overlap_problem(mapping, reference.shape)
     if problem:
         raise ImageError(name, "reference", problem)
     table = stars.iloc[ours].reset_index(drop=True)
-    pixel = 1 / np.sqrt(_area(mapping))
+    pixel = 1 / np.sqrt(pixel_area(mapping))
     table["fwhm_reference"] = stars_reference["fwhm"].to_numpy()[theirs] * pixel
     # Both fluxes in one aperture on the sky: their ratio must not hang on the seeings.
     radius = 1.5 * float(np.median(table[["fwhm", "fwhm_reference"]].max(axis=1))) if len(table) else 1.0
@@ -608,34 +376,7 @@ def align_reference(
     return Aligned(data, noise, mask, located.stars, smoothing, record)
 
 
-def _identity(shape: tuple[int, int]) -> Mapping:
-    return Mapping(lambda x, y: (x, y), shape)
-
-
 def _positions(
     science: pd.DataFrame, reference: pd.DataFrame, ours: np.ndarray, theirs: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     return science[["x", "y"]].to_numpy()[ours], reference[["x", "y"]].to_numpy()[theirs]
-
-
-def _area(mapping: Mapping) -> float:
-    """Reference pixels per science pixel at the centre."""
-    y, x = (np.array(mapping.shape) - 1) / 2
-    rx, ry = mapping(np.array([x - 0.5, x + 0.5, x, x]), np.array([y, y, y - 0.5, y + 0.5]))
-    return float(abs((rx[1] - rx[0]) * (ry[3] - ry[2]) - (rx[3] - rx[2]) * (ry[1] - ry[0])))
-
-
-def _overlap_problem(mapping: Mapping, shape: tuple[int, int]) -> str | None:
-    ys, xs = _nodes(mapping.shape[0]), _nodes(mapping.shape[1])
-    rx, ry = mapping(*np.meshgrid(xs, ys))
-    finite = np.isfinite(rx) & np.isfinite(ry)
-    with np.errstate(invalid="ignore"):
-        inside = finite & (rx >= -0.5) & (ry >= -0.5) & (rx <= shape[1] - 0.5) & (ry <= shape[0] - 0.5)
-    common = inside.mean()
-    area = _area(mapping)
-    if np.isfinite(area) and area > 0:
-        science = mapping.shape[0] * mapping.shape[1] * area  # in reference pixels
-        common *= max(1.0, science / (shape[0] * shape[1]))
-    if common >= MIN_OVERLAP:
-        return None
-    return f"the reference covers {100 * common:.0f} % of the field; {100 * MIN_OVERLAP:.0f} % are needed"

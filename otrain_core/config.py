@@ -196,6 +196,9 @@ class Experiment(Section):
     batch_size: int = Field(128, ge=1, description="cutouts per batch")
     learning_rate: float = Field(1e-3, gt=0, description="Adam's (first) learning rate")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="learning-rate schedule")
+    label_smoothing: float = Field(
+        0.1, ge=0, lt=1, description="share of the target spread over both classes (0.1: a True is to score 0.95)"
+    )
     keep: Literal["best", "last"] = Field("best", description="epoch that is kept, by the loss on tune")
     patience: int = Field(0, ge=0, description="stop after so many epochs without a better tune loss (0: never)")
     class_weights: bool = Field(True, description="weigh the classes by their inverse frequency")
@@ -210,6 +213,7 @@ PAPER_EXPERIMENT = Experiment(
     epochs=30,
     batch_size=1024,
     schedule="constant",
+    label_smoothing=0.0,
     keep="last",
     patience=0,
     class_weights=False,

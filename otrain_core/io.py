@@ -146,6 +146,27 @@ def celestial_wcs(header: fits.Header) -> Any:
     return wcs if wcs.has_celestial and np.linalg.det(wcs.pixel_scale_matrix) != 0 else None
 
 
+def image_wcs(header: fits.Header, wcs_path: str | Path | None, *, image: str) -> Any:
+    """The WCS of an image: from the header file that the sheet names, else from its own header.
+
+    Raises
+    ------
+    ImageError
+        The header file is missing, unreadable or without a celestial WCS.
+    """
+    if not wcs_path:
+        return celestial_wcs(header)
+    if not Path(wcs_path).is_file():
+        raise ImageError(image, "wcs", f"{wcs_path}: no such file")
+    try:
+        wcs = celestial_wcs(fits.Header.fromfile(wcs_path, padding=False, endcard=False))
+    except (OSError, ValueError) as error:
+        raise ImageError(image, "wcs", f"{wcs_path}: not a FITS header ({error})") from None
+    if wcs is None:
+        raise ImageError(image, "wcs", f"{wcs_path}: holds no celestial WCS")
+    return wcs
+
+
 def _number(header: fits.Header, keys: tuple[str, ...], fallback: float | None, image: str) -> float | None:
     for key in keys:
         if key in header and header[key] not in ("", None):
@@ -192,18 +213,7 @@ def read_image(
     """
     row = telescope or {}
     data, header = read_fits(path, image=name)
-    if wcs_path:
-        if not Path(wcs_path).is_file():
-            raise ImageError(name, "wcs", f"{wcs_path}: no such file")
-        try:
-            wcs_header = fits.Header.fromfile(wcs_path, padding=False, endcard=False)
-        except (OSError, ValueError) as error:
-            raise ImageError(name, "wcs", f"{wcs_path}: not a FITS header ({error})") from None
-        wcs = celestial_wcs(wcs_header)
-        if wcs is None:
-            raise ImageError(name, "wcs", f"{wcs_path}: holds no celestial WCS")
-    else:
-        wcs = celestial_wcs(header)
+    wcs = image_wcs(header, wcs_path, image=name)
     gain = _number(header, ("GAIN", "EGAIN"), row.get("gain"), name)
     if gain is None or gain == 0:
         raise ImageError(name, "GAIN", "no gain in the header and none in the telescope sheet (column gain)")

@@ -42,7 +42,7 @@ class Loop:
         Cutouts as the model takes them, and labels 0 or 1.
     seed : int
     options : dict
-        epochs, batch_size, learning_rate, schedule, keep, patience, augment; see
+        epochs, batch_size, learning_rate, schedule, label_smoothing, keep, patience, augment; see
         `otrain_core.train.train_model`.
     weights : dict or None
         Weight of each class.
@@ -54,14 +54,17 @@ class Loop:
         from otrain_core.networks import keras
 
         self.keras = keras
-        self.model, self.train, self.tune = model, train, tune
+        self.model = model
+        (self.train, self.tune) = ((cutouts, np.eye(2, dtype=np.float32)[labels]) for cutouts, labels in (train, tune))
         self.seed, self.options, self.weights = seed, options, weights
         rate = options["learning_rate"]
         if options["schedule"] == "cosine":
             rate = keras.optimizers.schedules.CosineDecay(rate, options["epochs"] * steps, alpha=0.01)
         self.rate = rate
         model.compile(
-            optimizer=keras.optimizers.Adam(rate), loss="sparse_categorical_crossentropy", metrics=["accuracy"]
+            optimizer=keras.optimizers.Adam(rate),
+            loss=keras.losses.CategoricalCrossentropy(label_smoothing=options["label_smoothing"]),
+            metrics=["accuracy"],
         )
         self.history: list[dict[str, float]] = []
         self.best_loss, self.kept_epoch, self.best_weights = np.inf, 0, None

@@ -38,6 +38,8 @@ class Run:
             A key, a column or a combination of them is wrong.
         ImageError
             With `check_files`: a file that the image sheet names is not there.
+        MissingProgramError
+            A pipeline of the run needs an external program that is not installed.
         """
         config = load_config(values)
         telescopes = read_telescopes(_find(config.telescopes, root))
@@ -54,6 +56,8 @@ class Run:
         run = cls(config, telescopes, sheet)
         for name in run.used_telescopes():
             run._check_telescope(name, check_files)
+        for name in {cube.split("/")[1] for cube in config.run.cubes}:
+            _require_programs(config, name)
         return run
 
     def used_telescopes(self) -> list[str]:
@@ -149,6 +153,13 @@ class Run:
             for name in self.config.run.protocols
             if protocol in (None, name)
         ]
+
+
+def _require_programs(config: Config, pipeline: str) -> None:
+    if config.pipelines[pipeline].subtract.method == "hotpants":
+        from otrain_core.backends import hotpants_program
+
+        hotpants_program()
 
 
 def _find(path: str, root: str | Path) -> Path:

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from otrain_core.align import Aligned, fill_bad, find_stars
+from otrain_core.align import Aligned
 from otrain_core.errors import ImageError
 from otrain_core.io import MASK_BAD, MASK_MISSING, MASK_REFERENCE, MASK_SATURATED
 from otrain_core.kernel import Convolver, KernelField, fit_kernel, make_basis
+from otrain_core.stars import fill_bad, find_stars
 
 UNUSABLE = MASK_MISSING | MASK_SATURATED | MASK_BAD  # a pixel with one of these has no difference
 CONTAMINATED = 0.02  # share of the kernel that may lie on bad pixels
@@ -317,7 +318,9 @@ def alard_lupton(
     if not np.isfinite(fit.scale) or fit.scale <= 0:
         raise ImageError(inputs.name, "subtract", f"the fitted flux ratio is {fit.scale:g}; a positive one is needed")
     difference = target - fit.apply(source) - fit.background_map()
-    noise = np.sqrt(target_noise**2 + convolved_variance(source_noise**2, fit, smoothing))
+    # A target that was interpolated has less noise in a pixel than before.
+    calm = np.float32(inputs.smoothing[tuple(n // 2 for n in inputs.smoothing.shape)] if convolve_science else 1)
+    noise = np.sqrt(calm * target_noise**2 + convolved_variance(source_noise**2, fit, smoothing))
     contaminated = contaminated_pixels(source_bad, fit)
     if convolve_science:
         difference *= np.float32(-1 / fit.scale)

@@ -70,6 +70,7 @@ def train_model(
     batch_size: int = 128,
     learning_rate: float = 1e-3,
     schedule: str = "cosine",
+    label_smoothing: float = 0.1,
     keep: str = "best",
     patience: int = 0,
     class_weights: bool = True,
@@ -99,6 +100,9 @@ def train_model(
         Adam's settings.
     schedule : {'constant', 'cosine'}
         Cosine falls to 1 % of the learning rate over all epochs.
+    label_smoothing : float
+        Share s of the target that is spread over both classes: 1 - s / 2 for the label,
+        s / 2 for the other. The losses in the history are against these targets.
     keep : {'best', 'last'}
         Keep the epoch with the lowest loss on tune, or the last one.
     patience : int
@@ -140,7 +144,8 @@ def train_model(
     options = {
         **{"network": network, "inputs": list(inputs), "size": cutouts.shape[1], "normalise": normalise},
         **{"augment": augment, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate},
-        **{"schedule": schedule, "keep": keep, "patience": patience, "class_weights": class_weights},
+        **{"schedule": schedule, "label_smoothing": label_smoothing, "keep": keep, "patience": patience},
+        "class_weights": class_weights,
     }
     device = prepare_device(require_gpu=require_gpu, threads=threads)
 

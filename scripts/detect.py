@@ -2,11 +2,9 @@
 
 from typing import Any
 
-from astropy.io import fits
-
 from otrain_core.detect import BroadenedPSF, detect_candidates
 from otrain_core.errors import ImageError
-from otrain_core.io import celestial_wcs, raise_if_failed, read_json, read_planes, write_table
+from otrain_core.io import image_wcs, raise_if_failed, read_json, read_planes, write_table
 from otrain_core.psf import PSFModel
 
 
@@ -29,8 +27,6 @@ def main(
     subtraction tells whether the science image was convolved to the seeing of the reference.
     """
     planes, header = read_planes(difference, image=image)
-    if wcs:
-        header = fits.Header.fromfile(wcs, padding=False, endcard=False)
     record = read_json(psf_record)
     raise_if_failed(psf)
     if record.get("zero_point") is None:
@@ -48,7 +44,7 @@ def main(
         telescope=telescope_name,
         seeing=seeing,
         zero_point=record["zero_point"],
-        wcs=celestial_wcs(header),
+        wcs=image_wcs(header, wcs, image=image),
         psf=model,
         time=record.get("time") or "",
         filter=record.get("filter") or "",

@@ -17,32 +17,29 @@ def main(
     options: dict[str, Any],
 ) -> None:
     """Write difference.fits and its quality record."""
-    from astropy.io import fits
-
     from otrain_core import io
     from otrain_core.align import align_reference
-    from otrain_core.errors import ImageError
+    from otrain_core.errors import ImageError, UpstreamFailed
     from otrain_core.subtract import require_programs, subtract_images
 
     require_programs(options)
     options = dict(options)
     planes, header = io.read_planes(prepared, image=image)
     seeing = io.read_json(psf_record).get("seeing_px")
-    if wcs:
-        try:
-            science_wcs = io.celestial_wcs(fits.Header.fromfile(wcs, padding=False, endcard=False))
-        except (OSError, ValueError) as error:
-            raise ImageError(image, "wcs", f"{wcs}: not a FITS header ({error})") from None
-    else:
-        science_wcs = io.celestial_wcs(header)
     # Gain and saturation of the telescope hold for a reference whose header does not say otherwise.
-    other = io.read_image(reference, name=image, telescope=telescope, wcs_path=reference_wcs)
+    try:
+        other = io.read_image(reference, name=image, telescope=telescope, wcs_path=reference_wcs)
+    except UpstreamFailed:
+        raise
+    except ImageError as error:
+        key = "reference" if error.key == "path" else f"reference {error.key}"
+        raise ImageError(image, key, error.message) from None
     aligned = align_reference(
         other,
         science_data=planes["sci"],
         science_noise=planes["noise"],
         science_mask=planes["mask"],
-        science_wcs=science_wcs,
+        science_wcs=io.image_wcs(header, wcs, image=image),
         name=image,
         method=options.pop("align", "auto"),
         seeing=seeing,
@@ -50,17 +47,9 @@ def main(
     result = subtract_images(
         planes["sci"], planes["noise"], planes["mask"], aligned, name=image, seeing=seeing, **options
     )
-    io.write_planes(
-        difference,
-        {
-            "diff": result.diff,
-            "noise": result.noise,
-            "mask": result.mask,
-            "science": planes["sci"],
-            "reference": result.reference,
-        },
-        header,
-    )
+    written = {"diff": result.diff, "noise": result.noise, "mask": result.mask}
+    written |= {"science": planes["sci"], "reference": result.reference}
+    io.write_planes(difference, written, header)
     io.write_json(record, {"image": image, **aligned.record, **result.record})
 
 

@@ -1,0 +1,185 @@
+"""Pixel mappings between images, and one interpolation from one grid to another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import ndimage
+from scipy.interpolate import RectBivariateSpline
+
+from otrain_core.io import MASK_MISSING
+from otrain_core.stars import fill_bad
+
+MESH = 32  # step of the mesh on which a mapping is evaluated exactly [px]
+MIN_OVERLAP = 0.1  # smallest common area, of the smaller image
+
+
+@dataclass
+class Mapping:
+    """Science pixel to reference pixel: a first guess, then a polynomial correction.
+
+    ``x_reference = base_x(x, y) + sum_k cx_k u^i v^j`` with ``u, v`` the science
+    coordinates scaled to -1..1 over the frame.
+    """
+
+    base: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    shape: tuple[int, int]
+    order: int = -1
+    cx: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    cy: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def terms(self, x: np.ndarray, y: np.ndarray, order: int) -> np.ndarray:
+        u = 2 * x / max(self.shape[1] - 1, 1) - 1
+        v = 2 * y / max(self.shape[0] - 1, 1) - 1
+        return np.array([u**i * v**j for i, j in exponents(order)])
+
+    def __call__(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rx, ry = self.base(x, y)
+        if self.order >= 0:
+            terms = self.terms(x, y, self.order)
+            rx = rx + np.tensordot(self.cx, terms, 1)
+            ry = ry + np.tensordot(self.cy, terms, 1)
+        return rx, ry
+
+    def grid(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Reference x and y at every science pixel, and reference pixels per science pixel."""
+        height, width = self.shape
+        ys, xs = nodes(height), nodes(width)
+        mesh_x, mesh_y = np.meshgrid(xs, ys)
+        rx, ry = self(mesh_x, mesh_y)
+        if not (np.isfinite(rx).all() and np.isfinite(ry).all()):
+            raise ValueError("the mapping is not defined over the whole image")
+        splines = [RectBivariateSpline(ys, xs, r, kx=min(3, len(ys) - 1), ky=min(3, len(xs) - 1)) for r in (rx, ry)]
+        y, x = np.arange(height, dtype=float), np.arange(width, dtype=float)
+        (xx, xy), (yx, yy) = [(s(ys, xs, dy=1), s(ys, xs, dx=1)) for s in splines]
+        area = RectBivariateSpline(ys, xs, np.abs(xx * yy - xy * yx), kx=1, ky=1)(y, x).astype(np.float32)
+        return splines[0](y, x), splines[1](y, x), area
+
+
+def nodes(size: int) -> np.ndarray:
+    return np.linspace(0, size - 1, max(4, int(np.ceil((size - 1) / MESH)) + 1))
+
+
+def exponents(order: int) -> list[tuple[int, int]]:
+    """Exponents (i, j) of x and y of all terms of a polynomial of this degree."""
+    return [(i, n - i) for n in range(order + 1) for i in range(n, -1, -1)]
+
+
+def identity(shape: tuple[int, int]) -> Mapping:
+    return Mapping(lambda x, y: (x, y), shape)
+
+
+def resample(
+    data: np.ndarray, noise: np.ndarray, mask: np.ndarray, mapping: Mapping, *, order: int = 3
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Bring an image onto the science grid by one spline interpolation that conserves flux.
+
+    Parameters
+    ----------
+    data, noise, mask : numpy.ndarray
+        On the reference grid; `data` may hold NaN where `mask` is not zero.
+    mapping : Mapping
+        Science pixel to reference pixel.
+    order : int
+        Degree of the spline.
+
+    Returns
+    -------
+    data, noise, mask : numpy.ndarray
+        As in `otrain_core.align.Aligned`. A bad pixel of the reference masks the pixels it reaches
+        with more than a few per cent of its value, not the whole image.
+    smoothing : numpy.ndarray
+        As in `otrain_core.align.Aligned`.
+    """
+    rx, ry, area = mapping.grid()
+    height, width = data.shape
+    shift_x, shift_y = np.rint(rx[0, 0]), np.rint(ry[0, 0])
+    whole = (
+        max(
+            np.abs(rx - np.arange(rx.shape[1]) - shift_x).max(),
+            np.abs(ry - np.arange(ry.shape[0])[:, None] - shift_y).max(),
+        )
+        < 1e-3
+    )
+    filled = fill_bad(data, mask)
+    # A hair of tolerance: rounding must not lose the edge of an image that is on the grid already.
+    outside = (rx < -1e-3) | (ry < -1e-3) | (rx > width - 1 + 1e-3) | (ry > height - 1 + 1e-3)
+    column = np.rint(rx).clip(0, width - 1).astype(np.intp)
+    row = np.rint(ry).clip(0, height - 1).astype(np.intp)
+    if whole:
+        out, smoothing, reach = filled[row, column], np.ones((1, 1)), mask
+    else:
+        blur = np.sqrt(max(float(np.median(area)) - 1, 0)) * 0.5
+        if blur > 0.25:  # many reference pixels a science pixel: average, do not pick
+            filled = ndimage.gaussian_filter(filled, blur)
+        coefficients = ndimage.spline_filter(filled, order=order, output=np.float32, mode="mirror")
+        out = ndimage.map_coordinates(
+            coefficients, [ry, rx], order=order, output=np.float32, prefilter=False, mode="mirror"
+        )
+        smoothing = _autocorrelation(rx, ry, order, blur)
+        reach = _grow(mask)
+    out *= area
+    noise_out = noise[row, column] * np.sqrt(area)  # independent pixels of this area
+    mask_out = reach[row, column]
+    mask_out[outside] = MASK_MISSING
+    missing = (mask_out & MASK_MISSING) > 0
+    out[missing], noise_out[missing] = np.nan, np.nan
+    return out, noise_out.astype(np.float32), mask_out, smoothing
+
+
+def _grow(mask: np.ndarray) -> np.ndarray:
+    """Bits of each pixel joined with those of its four neighbours."""
+    grown = mask.copy()
+    for axis in (0, 1):
+        for cut, paste in ((slice(1, None), slice(None, -1)), (slice(None, -1), slice(1, None))):
+            source, target = [slice(None)] * 2, [slice(None)] * 2
+            source[axis], target[axis] = cut, paste
+            grown[tuple(target)] |= mask[tuple(source)]
+    return grown
+
+
+def _autocorrelation(rx: np.ndarray, ry: np.ndarray, order: int, blur: float, reach: int = 5) -> np.ndarray:
+    """Mean autocorrelation of the interpolating kernel over the sub-pixel phases that occur."""
+    size = 4 * reach + 1
+    delta = np.zeros(size)
+    delta[size // 2] = 1
+    if blur > 0.25:
+        delta = ndimage.gaussian_filter1d(delta, blur)
+    coefficients = ndimage.spline_filter1d(delta, order=order, mode="mirror")
+    step = max(1, min(rx.shape) // 50)
+    total = np.zeros((2 * reach + 1, 2 * reach + 1))
+    phases = np.column_stack([(r[::step, ::step] % 1).ravel() for r in (ry, rx)])
+    cells, counts = np.unique(np.floor(phases * 8).astype(int) % 8, axis=0, return_counts=True)
+    lines = []
+    for phase in range(8):
+        at = np.arange(size) + (phase + 0.5) / 8
+        line = ndimage.map_coordinates(coefficients, [at], order=order, prefilter=False, mode="mirror")
+        lines.append(np.correlate(line, line, "same")[size // 2 - reach : size // 2 + reach + 1])
+    for (py, px), count in zip(cells, counts, strict=True):
+        total += count * np.outer(lines[py], lines[px])
+    return total / counts.sum()
+
+
+def pixel_area(mapping: Mapping) -> float:
+    """Reference pixels per science pixel at the centre."""
+    y, x = (np.array(mapping.shape) - 1) / 2
+    rx, ry = mapping(np.array([x - 0.5, x + 0.5, x, x]), np.array([y, y, y - 0.5, y + 0.5]))
+    return float(abs((rx[1] - rx[0]) * (ry[3] - ry[2]) - (rx[3] - rx[2]) * (ry[1] - ry[0])))
+
+
+def overlap_problem(mapping: Mapping, shape: tuple[int, int]) -> str | None:
+    ys, xs = nodes(mapping.shape[0]), nodes(mapping.shape[1])
+    rx, ry = mapping(*np.meshgrid(xs, ys))
+    finite = np.isfinite(rx) & np.isfinite(ry)
+    with np.errstate(invalid="ignore"):
+        inside = finite & (rx >= -0.5) & (ry >= -0.5) & (rx <= shape[1] - 0.5) & (ry <= shape[0] - 0.5)
+    common = inside.mean()
+    area = pixel_area(mapping)
+    if np.isfinite(area) and area > 0:
+        science = mapping.shape[0] * mapping.shape[1] * area  # in reference pixels
+        common *= max(1.0, science / (shape[0] * shape[1]))
+    if common >= MIN_OVERLAP:
+        return None
+    return f"the reference covers {100 * common:.0f} % of the field; {100 * MIN_OVERLAP:.0f} % are needed"

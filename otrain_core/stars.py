@@ -1,0 +1,96 @@
+"""Stars of an image for alignment and matching: positions, fluxes, sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from otrain_core.io import MASK_MISSING
+
+
+def find_stars(
+    data: np.ndarray, noise: np.ndarray, mask: np.ndarray, *, threshold: float = 5.0, max_stars: int = 1500
+) -> pd.DataFrame:
+    """Sources that touch no masked pixel, brightest first.
+
+    Parameters
+    ----------
+    data, noise : numpy.ndarray
+        float32 [ADU], background subtracted.
+    mask : numpy.ndarray
+        Non-zero where a pixel must not be used.
+
+    Returns
+    -------
+    pandas.DataFrame
+        x, y (windowed centroid [px]), flux (within three half-light radii) and peak
+        [ADU], fwhm (twice the half-light radius [px]).
+    """
+    import sep
+
+    bad = mask.astype(bool) | ~np.isfinite(data) | ~np.isfinite(noise)
+    filled = fill_bad(data, np.where(bad, np.uint8(MASK_MISSING), np.uint8(0)))
+    error = np.where(bad, np.float32(np.nanmedian(noise)), noise)
+    sep.set_extract_pixstack(max(1_000_000, data.size // 2))
+    for factor in (1, 4, 16):
+        try:
+            found = sep.extract(filled, threshold * factor, err=error, mask=bad, minarea=4, deblend_cont=0.02)
+            break
+        except Exception as failure:  # sep raises bare exceptions for its full buffers
+            if factor == 16 or "full" not in str(failure) and "limit" not in str(failure):
+                raise
+    near_bad = ndimage.binary_dilation(bad, iterations=2) if bad.any() else bad
+    column, row = np.rint(found["x"]).astype(int), np.rint(found["y"]).astype(int)
+    inside = (column > 2) & (row > 2) & (column < data.shape[1] - 3) & (row < data.shape[0] - 3)
+    found = found[inside & ~near_bad[row.clip(0, data.shape[0] - 1), column.clip(0, data.shape[1] - 1)]]
+    found = found[np.argsort(-found["flux"], kind="stable")][:max_stars]
+    if len(found) == 0:
+        return pd.DataFrame({key: np.zeros(0) for key in ("x", "y", "flux", "peak", "fwhm")})
+    # One aperture for all: blends and structures of the background have no say in what a star is.
+    reach = np.full(len(found), 5 * np.median(np.sqrt(found["a"] * found["b"])) + 1)
+    radius, _ = sep.flux_radius(filled, found["x"], found["y"], reach, 0.5, normflux=None, subpix=5)
+    good = np.isfinite(radius) & (radius > 0.4)
+    found, radius = found[good], radius[good]
+    typical = np.median(radius) if len(radius) else 1.0
+    aperture, _, _ = sep.sum_circle(filled, found["x"], found["y"], 3 * typical, subpix=5)
+    x, y, flag = sep.winpos(filled, found["x"], found["y"], 2 * typical / 2.355)
+    moved = (flag > 0) | (np.hypot(x - found["x"], y - found["y"]) > 1.0)
+    table = pd.DataFrame(
+        {
+            "x": np.where(moved, found["x"], x),
+            "y": np.where(moved, found["y"], y),
+            "flux": aperture.astype(float),
+            "peak": found["peak"].astype(float),
+            "fwhm": 2 * radius,
+        }
+    )
+    return table[table["flux"] > 0].reset_index(drop=True)
+
+
+def aperture_flux(data: np.ndarray, mask: np.ndarray, x: Any, y: Any, radius: float) -> np.ndarray:
+    """Flux in a circle above the level of the ring around it [ADU]; `radius` in px."""
+    import sep
+
+    bad = (mask > 0) | ~np.isfinite(data)
+    filled = fill_bad(data, np.where(bad, np.uint8(MASK_MISSING), np.uint8(0)))
+    positions = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    flux, _, _ = sep.sum_circle(filled, *positions, radius, bkgann=(1.5 * radius + 1, 2 * radius + 3), subpix=5)
+    return flux
+
+
+def fill_bad(data: np.ndarray, bad: np.ndarray, *, sigma: float = 1.5) -> np.ndarray:
+    """Copy with missing pixels replaced by their neighbours' mean, or 0 (the background) far from any.
+
+    Saturated pixels have a value and keep it.
+    """
+    hole = ~np.isfinite(data) | ((bad & MASK_MISSING) > 0)
+    filled = np.where(hole, np.float32(0), data).astype(np.float32, copy=False)
+    if hole.any():
+        weight = ndimage.gaussian_filter((~hole).astype(np.float32), sigma)
+        near = hole & (weight > 0.05)
+        if near.any():
+            filled[near] = ndimage.gaussian_filter(filled, sigma)[near] / weight[near]
+    return filled
