@@ -14,7 +14,7 @@ from otrain_core.errors import ConfigError
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_+.-]*"
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
-RESERVED_NAMES = ("benchmarks", "failures", "images", "logs", "mlartifacts", "paper", "sky", "unfinished")
+RESERVED_NAMES = ("benchmarks", "failures", "images", "logs", "mlartifacts", "paper", "published", "sky", "unfinished")
 Channel = Literal["difference", "science", "reference", "mask"]
 
 
@@ -197,7 +197,7 @@ class Experiment(Section):
     learning_rate: float = Field(1e-3, gt=0, description="Adam's (first) learning rate")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="learning-rate schedule")
     label_smoothing: float = Field(
-        0.1, ge=0, lt=1, description="share of the target spread over both classes (0.1: a True is to score 0.95)"
+        0.05, ge=0, lt=1, description="share of the target spread over both classes (0.1: a True is to score 0.95)"
     )
     keep: Literal["best", "last"] = Field("best", description="epoch that is kept, by the loss on tune")
     patience: int = Field(0, ge=0, description="stop after so many epochs without a better tune loss (0: never)")

@@ -137,9 +137,8 @@ class KernelField:
         return out
 
     def background_map(self) -> np.ndarray:
-        u, v = _axes(self.shape)
-        terms = zip(self.background, exponents(self.background_order), strict=True)
-        return sum((c * np.outer(v**j, u**i) for c, (i, j) in terms), np.zeros(self.shape, dtype=np.float32))
+        """Differential background, float32 [ADU of the target]."""
+        return polynomial_map(self.background, self.shape, self.background_order)
 
     def power(self) -> np.ndarray:
         """Sum of the squared kernel at each pixel (float32): variance of convolved white noise."""
@@ -182,6 +181,15 @@ def polynomial(x: Any, y: Any, shape: tuple[int, int], order: int) -> np.ndarray
     u = 2 * np.asarray(x, dtype=float) / max(shape[1] - 1, 1) - 1
     v = 2 * np.asarray(y, dtype=float) / max(shape[0] - 1, 1) - 1
     return np.array([u**i * v**j for i, j in exponents(order)])
+
+
+def polynomial_map(coefficients: np.ndarray, shape: tuple[int, int], order: int) -> np.ndarray:
+    """The polynomial of `polynomial` at every pixel, float32."""
+    u, v = _axes(shape)
+    out = np.zeros(shape, dtype=np.float32)
+    for coefficient, (i, j) in zip(coefficients, exponents(order), strict=True):
+        out += np.float32(coefficient) * np.outer(v**j, u**i)
+    return out
 
 
 def _cut(image: np.ndarray, x: np.ndarray, y: np.ndarray, half: int) -> np.ndarray:

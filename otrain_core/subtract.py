@@ -14,7 +14,7 @@ from scipy import ndimage
 from otrain_core.align import Aligned
 from otrain_core.errors import ImageError
 from otrain_core.io import MASK_BAD, MASK_MISSING, MASK_REFERENCE, MASK_SATURATED
-from otrain_core.kernel import Convolver, KernelField, fit_kernel, make_basis
+from otrain_core.kernel import Convolver, KernelField, fit_kernel, make_basis, polynomial, polynomial_map
 from otrain_core.stars import fill_bad, find_stars
 
 UNUSABLE = MASK_MISSING | MASK_SATURATED | MASK_BAD  # a pixel with one of these has no difference
@@ -318,6 +318,7 @@ def alard_lupton(
     if not np.isfinite(fit.scale) or fit.scale <= 0:
         raise ImageError(inputs.name, "subtract", f"the fitted flux ratio is {fit.scale:g}; a positive one is needed")
     difference = target - fit.apply(source) - fit.background_map()
+    difference -= sky_level(difference, target_noise, quiet_pixels(inputs) & ~bad, min(background_order, order + 1))
     # A target that was interpolated has less noise in a pixel than before.
     calm = np.float32(inputs.smoothing[tuple(n // 2 for n in inputs.smoothing.shape)] if convolve_science else 1)
     noise = np.sqrt(calm * target_noise**2 + convolved_variance(source_noise**2, fit, smoothing))
@@ -387,13 +388,43 @@ def contaminated_pixels(bad: np.ndarray, fit: KernelField) -> np.ndarray:
     return (1 - good > CONTAMINATED) | bad
 
 
-def noise_spread(diff: np.ndarray, noise: np.ndarray, inputs: Inputs) -> tuple[float, float]:
-    """Robust sigma and median of diff / noise in pixels away from sources of either image."""
-    source = np.zeros(diff.shape, dtype=bool)
+def quiet_pixels(inputs: Inputs) -> np.ndarray:
+    """Pixels away from sources of either image, bool."""
+    source = np.zeros(inputs.science.shape, dtype=bool)
     for image, sigma in ((inputs.science, inputs.noise), (inputs.reference, inputs.reference_noise)):
         source |= ndimage.uniform_filter(image / sigma, 3) > 1.0  # 3 sigma of the mean of nine pixels
-    source = ndimage.maximum_filter(source, 2 * max(1, round(inputs.seeing / 2)) + 1)
-    use = ~source & np.isfinite(diff)
+    return ~ndimage.maximum_filter(source, 2 * max(1, round(inputs.seeing / 2)) + 1)
+
+
+def sky_level(diff: np.ndarray, noise: np.ndarray, use: np.ndarray, order: int, *, cell: int = 32) -> np.ndarray:
+    """Polynomial through the clipped means of a difference in cells, without its sources.
+
+    The few pixels of sky in the stamps, in the wings of bright stars, say less about the
+    differential background than all the sky does. In a crowded field, where less than
+    half of the pixels are away from sources, those few are no fair sample and the level
+    of the fit stands.
+    """
+    if use.mean() < 0.5:
+        return np.zeros(diff.shape, dtype=np.float32)
+    good = use & (np.abs(diff) < 3 * noise)
+    height, width = (n - n % cell for n in diff.shape)
+    blocks = (height // cell, cell, width // cell, cell)
+    count = good[:height, :width].reshape(blocks).sum(axis=(1, 3))
+    total = np.where(good, diff, 0)[:height, :width].reshape(blocks).sum(axis=(1, 3))
+    filled = count >= cell**2 / 10
+    if filled.sum() < 3 * (order + 1) * (order + 2) / 2:
+        return np.zeros(diff.shape, dtype=np.float32)
+    row, column = np.nonzero(filled)
+    at = [(column + 0.5) * cell - 0.5, (row + 0.5) * cell - 0.5]
+    weight = np.sqrt(count[filled])
+    terms = polynomial(*at, diff.shape, order)
+    solution = np.linalg.lstsq((terms * weight).T, total[filled] / count[filled] * weight, rcond=None)[0]
+    return polynomial_map(solution, diff.shape, order)
+
+
+def noise_spread(diff: np.ndarray, noise: np.ndarray, inputs: Inputs) -> tuple[float, float]:
+    """Robust sigma and median of diff / noise in pixels away from sources of either image."""
+    use = quiet_pixels(inputs) & np.isfinite(diff)
     if use.sum() < 100:
         use = np.isfinite(diff)
     values = diff[use] / noise[use]

@@ -288,9 +288,35 @@ def _fit(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "~"
 
 
+def published_table(folder: str | Path) -> str:
+    """The closing table of a published run, as the README quotes it."""
+    tables = [read_table(Path(folder, f"{name}.csv")) for name in ("summary", "quality")]
+    return closing_table(*tables)
+
+
+def publish(root: str | Path, folder: str | Path, readme: str | Path) -> None:
+    """Keep the tables of a run in the repository and quote them in the README.
+
+    The README's block between ``<!-- NAME from here -->`` and ``<!-- to here -->`` is
+    replaced, where NAME is the name of `folder`.
+    """
+    from otrain_core.io import write_json, write_table
+    from otrain_core.job import provenance
+
+    for name in ("summary", "quality"):
+        write_table(Path(folder, f"{name}.csv"), read_table(Path(root, f"{name}.csv")))
+    write_json(Path(folder, "about.json"), provenance())
+    mark = f"<!-- {Path(folder).name} from here -->"
+    before, _, rest = Path(readme).read_text().partition(mark)
+    after = rest.partition("<!-- to here -->")[2]
+    Path(readme).write_text(f"{before}{mark}\n```text\n{published_table(folder)}\n```\n<!-- to here -->{after}")
+
+
 if __name__ == "__main__":
     root = Path(sys.argv[1] if len(sys.argv) > 1 else "results")
     if not (root / "summary.csv").is_file() or not (root / "quality.csv").is_file():
         sys.exit(f"{root}/summary.csv: no such file; the run has not come to its summary")
+    if sys.argv[2:]:
+        publish(root, sys.argv[2], "README.md")
     tables = [read_table(root / f"{name}.csv") for name in ("summary", "quality")]
     print("\n" + closing_table(*tables, report=f"{root}/report.html", store=f"{root}/mlflow.db"))

@@ -70,7 +70,7 @@ def train_model(
     batch_size: int = 128,
     learning_rate: float = 1e-3,
     schedule: str = "cosine",
-    label_smoothing: float = 0.1,
+    label_smoothing: float = 0.05,
     keep: str = "best",
     patience: int = 0,
     class_weights: bool = True,

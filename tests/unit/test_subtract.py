@@ -207,7 +207,7 @@ def test_missing_and_saturated_pixels_are_masked_and_nothing_else(sky):
     assert not (result.diff[good] == 0).any()
     # A hole grows by where the kernel has weight, not by the whole kernel.
     hole = np.isnan(result.diff[190:211, 140:161])
-    assert 1 <= hole.sum() <= 60
+    assert 5 <= hole.sum() <= 60
     assert not hole[0].any()
     # Every reference pixel above its saturation leaves a masked difference.
     assert np.isnan(result.diff[reference.data >= 9000]).all()

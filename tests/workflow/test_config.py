@@ -139,3 +139,10 @@ def test_requirements_pin_every_dependency(root):
     for requirement in project["dependencies"] + extras["cpu"] + extras["dev"]:
         assert re.match(r"[A-Za-z0-9_-]+", requirement).group().lower() in pinned
     assert "://" not in (root / "requirements.txt").read_text()
+
+
+@pytest.mark.parametrize("name", ["demo", "hatp32"])
+def test_readme_numbers_are_those_of_the_files(root, name):
+    from otrain_core.summary import published_table
+
+    assert published_table(root / "results/published" / name) in (root / "README.md").read_text()
