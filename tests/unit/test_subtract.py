@@ -69,13 +69,16 @@ def test_a_constant_kernel_is_recovered():
     source = ndimage.gaussian_filter(source, 1.2)
     truth = 0.7 * gaussian(1.5, 8)
     target = ndimage.convolve(source, truth, mode="constant") + np.float32(3.0)
-    nothing = np.zeros(source.shape, bool)
+    bad = np.zeros(source.shape, bool)
+    spoilt = target.copy()
+    for row, column in zip(y[:20] + 3, x[:20] + 4, strict=True):
+        bad[row, column], spoilt[row, column] = True, 1e5
     fit = kernel.fit_kernel(
         source,
-        target,
+        spoilt,
         np.full(source.shape, 1.0, np.float32),
         np.zeros(source.shape, np.float32),
-        nothing,
+        bad,
         x,
         y,
         basis=kernel.make_basis((0.9, 1.5, 3.0), 8),
@@ -88,6 +91,22 @@ def test_a_constant_kernel_is_recovered():
     assert fit.background[0] == pytest.approx(3.0, abs=0.5)
     error = target - fit.apply(source) - fit.background_map()
     assert np.abs(error[20:-20, 20:-20]).max() < 2e-3 * target.max()
+
+
+def test_the_variance_of_interpolated_and_convolved_noise():
+    from otrain_core.resample import Mapping, resample
+
+    rng = np.random.default_rng(1)
+    data = rng.normal(0, 3, (300, 300)).astype(np.float32)
+    mapping = Mapping(lambda x, y: (x + 0.01 * y + 5.3, y - 0.01 * x + 7.4), (280, 280))
+    planes = data, np.full_like(data, 3), np.zeros(data.shape, np.uint8)
+    out, sigma, _, smoothing = resample(*planes, mapping)
+    field = kernel.KernelField(gaussian(0.4, 5)[None] * 0.8, np.zeros(1), (280, 280), 0, 0)
+    convolved = field.apply(np.nan_to_num(out))[20:-20, 20:-20]
+    expected = subtract.convolved_variance(np.nan_to_num(sigma, nan=3.0) ** 2, field, smoothing)[20:-20, 20:-20]
+    assert convolved.var() == pytest.approx(expected.mean(), rel=0.03)
+    white = subtract.convolved_variance(np.nan_to_num(sigma, nan=3.0) ** 2, field, None)[20:-20, 20:-20]
+    assert expected.mean() < 0.9 * white.mean()
 
 
 def test_only_the_first_basis_has_a_sum():
@@ -189,6 +208,7 @@ def test_missing_and_saturated_pixels_are_masked_and_nothing_else(sky):
         prepared.sci[30, 40] = np.nan
         prepared.mask[33, 40] = MASK_BAD
         prepared.mask[36, 40] = MASK_COSMIC  # repaired
+        prepared.sci[39, 40], prepared.mask[39, 40] = np.nan, 0
 
     result = difference(science, reference, change=change)
     assert np.isnan(result.diff[100:103, 50]).all()
@@ -198,6 +218,8 @@ def test_missing_and_saturated_pixels_are_masked_and_nothing_else(sky):
     assert np.isnan(result.diff[33, 40])
     assert np.isfinite(result.diff[36, 40])
     assert result.mask[36, 40] == MASK_COSMIC
+    assert np.isnan(result.diff[39, 40])
+    assert result.mask[39, 40] == MASK_MISSING
     assert np.isnan(result.diff[200, 150])
     assert result.mask[200, 150] & MASK_REFERENCE
     assert (result.mask[250:260, 300:310] & MASK_REFERENCE).all()

@@ -120,7 +120,7 @@ def test_no_step_before_train_imports_tensorflow(root):
         "import sys\n"
         "from otrain_core import psf, inject, prepare, subtract, detect, crossmatch, cutouts, cube, split, simulate, reference\n"
         "heavy = [m for m in ('tensorflow', 'keras', 'mlflow', 'matplotlib', 'sklearn', 'galsim', 'stdpipe') if m in sys.modules]\n"
-        "sys.exit(','.join(heavy))\n"
+        "sys.exit(', '.join(heavy) or 0)\n"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

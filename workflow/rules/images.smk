@@ -1,4 +1,5 @@
-# The steps of one image. On a cluster they run as one job (group "image").
+# The steps of one image. On a cluster they run as one job (group "image"). Priorities
+# finish one image before the next begins, so that few large temporary files exist at a time.
 
 
 rule psf:
@@ -12,6 +13,7 @@ rule psf:
         "results/logs/{telescope}/{pipeline}/{image}/psf.log",
     benchmark:
         "results/benchmarks/{telescope}/{pipeline}/{image}/psf.tsv"
+    priority: 10
     group:
         "image"
     threads: 1
@@ -43,6 +45,7 @@ rule inject:
         "results/logs/{telescope}/{pipeline}/{image}/inject.log",
     benchmark:
         "results/benchmarks/{telescope}/{pipeline}/{image}/inject.tsv"
+    priority: 20
     group:
         "image"
     threads: 1
@@ -71,6 +74,7 @@ rule prepare:
         "results/logs/{telescope}/{pipeline}/{image}/prepare.log",
     benchmark:
         "results/benchmarks/{telescope}/{pipeline}/{image}/prepare.tsv"
+    priority: 30
     group:
         "image"
     threads: 1
@@ -99,6 +103,7 @@ rule subtract:
         "results/logs/{telescope}/{pipeline}/{image}/subtract.log",
     benchmark:
         "results/benchmarks/{telescope}/{pipeline}/{image}/subtract.tsv"
+    priority: 40
     group:
         "image"
     threads: 1
@@ -128,6 +133,7 @@ rule detect:
         "results/logs/{telescope}/{pipeline}/{image}/detect.log",
     benchmark:
         "results/benchmarks/{telescope}/{pipeline}/{image}/detect.tsv"
+    priority: 50
     group:
         "image"
     threads: 1
@@ -157,6 +163,7 @@ rule crossmatch:
         "results/logs/{telescope}/{pipeline}/{image}/crossmatch.log",
     benchmark:
         "results/benchmarks/{telescope}/{pipeline}/{image}/crossmatch.tsv"
+    priority: 60
     group:
         "image"
     threads: 1
@@ -182,6 +189,7 @@ rule cutouts:
         "results/logs/{telescope}/{pipeline}/{image}/cutouts.log",
     benchmark:
         "results/benchmarks/{telescope}/{pipeline}/{image}/cutouts.tsv"
+    priority: 70
     group:
         "image"
     threads: 1
