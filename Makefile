@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml requirements.txt
 	@touch $@
 
 demo: setup ## simulated telescope from raw sky to a registered classifier (12 minutes on 2 cores)
-	@$(RUN) snakemake --cores $(CORES) --scheduler greedy --configfile $(CONFIG) --rerun-incomplete --show-failed-logs --quiet rules
+	@$(RUN) snakemake --cores $(CORES) --scheduler greedy --scheduler-subsample 20 --configfile $(CONFIG) --rerun-incomplete --show-failed-logs --quiet rules
 	@$(RUN) python -m otrain_core.summary results
 
 test: setup ## all tests

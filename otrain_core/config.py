@@ -74,7 +74,7 @@ class SubtractOptions(Section):
     method: Literal["alard-lupton", "zogy", "hotpants"] = Field("alard-lupton", description="subtraction back end")
     align: Literal["auto", "wcs", "stars"] = Field(
         "auto",
-        description="wcs: reproject; stars: astroalign; auto: wcs where both images have one and the stars agree with it",
+        description="wcs: by the WCSs, corrected by matched stars; stars: by their pattern (astroalign); auto: wcs where both images have one and the stars agree with it",
     )
     kernel_order: int = Field(2, ge=0, le=4, description="degree of the spatial variation of the kernel")
     background_order: int = Field(1, ge=0, le=4, description="degree of the differential background")
