@@ -30,7 +30,7 @@ demo: setup ## simulated telescope from raw sky to a registered classifier (12 m
 	@$(RUN) python -m otrain_core.summary results
 
 test: setup ## all tests
-	@$(RUN) python -m pytest
+	@$(RUN) python -m pytest -n 2 --dist loadfile
 
 lint: setup ## ruff, snakefmt and snakemake --lint
 	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) snakefmt --check workflow && $(RUN) snakemake --lint

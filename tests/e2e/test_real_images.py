@@ -1,0 +1,90 @@
+"""Real frames of three telescopes go from the sheet to labelled cutouts (data beside the clone, never in it)."""
+
+import csv
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from otrain_core.io import read_arrays
+
+from ..workflow.test_dry_run import snakemake
+
+TELESCOPES = """telescope,source,pixel_scale,gain,read_noise,saturation,filter
+cecilia,images,5.16,10,10,4095,Clear
+toros,images,0.745,1.0,10,65000,Clear
+decam,images,0.262,4.0,7,60000,i
+"""
+
+CONFIG = """
+pipelines:
+  builtin:
+    psf: {min_stars: 4, min_snr: 15}
+    inject: {n_sources: 80}
+    subtract: {max_noise_spread: 3}
+cube: {min_per_class: 5}
+run: {cubes: [cecilia/builtin, toros/builtin, decam/builtin]}
+"""
+
+
+@pytest.fixture(scope="module")
+def real_run(root, shared_data, tmp_path_factory):
+    """Four hatp32 frames on a reference of five others, one pair of eso085, one of decam_mini."""
+    workdir = tmp_path_factory.mktemp("real")
+    with (root / "config/hatp32_images.csv").open() as file:
+        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    science = [row for row in rows if row["role"] == "science"][3:80:20]
+    reference = [row for row in rows if row["role"] == "reference"][::4]
+    lines = ["telescope,image,path,role,field,wcs,reference"]
+    for row in science + reference:
+        row = {**row, "path": f"hatp32/{row['path']}", "wcs": f"hatp32/{row['wcs']}"}
+        lines.append(",".join(row[key] for key in ("telescope", "image", "path", "role", "field", "wcs")) + ",")
+    lines.append("toros,eso085,eso085/aligned_eso085-030-004.fit,science,,,eso085/aligned_eso085-030-005.fit")
+    lines.append("decam,obs04,decam_mini/Stack-DEC-OBS04.fits,science,,,decam_mini/Stack-DEC-OBS18.fits")
+    (workdir / "images.csv").write_text("\n".join(lines) + "\n")
+    (workdir / "telescopes.csv").write_text(TELESCOPES)
+    (workdir / "config.yaml").write_text(CONFIG)
+    images = [f"cecilia/builtin/images/{row['image']}" for row in science]
+    images += ["toros/builtin/images/eso085", "decam/builtin/images/obs04"]
+    snakemake(
+        root,
+        *("--cores", "2", "--directory", str(workdir), "--configfile", str(workdir / "config.yaml")),
+        *("--config", "telescopes=telescopes.csv", "images=images.csv", f"data_root={shared_data}", "--"),
+        *(f"results/{image}/cutouts.npz" for image in images),
+        timeout=1200,
+    )
+    return workdir, images
+
+
+def test_every_frame_gives_labelled_cutouts(real_run):
+    workdir, images = real_run
+    for image in images:
+        stack = read_arrays(workdir / "results" / image / "cutouts.npz")
+        record = json.loads((workdir / "results" / image / "crossmatch.json").read_text())
+        assert stack["stack"].shape[1:] == (32, 32, 4), image
+        assert record["n_true"] >= 10, image
+        missing = np.isnan(stack["stack"][..., 0])
+        masked = stack["stack"][..., 3] > 0
+        assert (missing <= masked).all(), f"{image}: a pixel is missing and not masked"
+
+
+def test_hatp32_subtraction_is_sound(real_run):
+    workdir, images = real_run
+    reference = json.loads((workdir / "results/cecilia/sky/hatp32.reference.json").read_text())
+    assert reference["n_frames"] + len(reference["left_out"]) == 5
+    assert reference["n_frames"] >= 4
+    for image in images[:4]:
+        record = json.loads((workdir / "results" / image / "subtract.json").read_text())
+        assert 0.6 < record["noise_spread"] < 1.4, image
+        truth = pd.read_csv(workdir / "results" / image / "injected.csv")
+        psf = json.loads((workdir / "results" / image / "psf.json").read_text())
+        labelled = pd.read_csv(workdir / "results" / image / "labelled.csv")
+        bright = truth[truth.mag < psf["limit_mag"] - 1.5]
+        found = bright.id.isin(labelled.injection[labelled.label == 1])
+        assert found.mean() > 0.6, image
+
+
+def test_nothing_is_written_beside_the_data(real_run, shared_data):
+    assert not list(shared_data.rglob("*.tmp"))
+    assert not (shared_data / "results").exists()
