@@ -27,7 +27,7 @@ class Run:
         self._images = {name: self._science_images(name) for name in self.used_telescopes()}
 
     @classmethod
-    def from_config(cls, values: dict[str, Any], *, root: str | Path = ".", check_files: bool = False) -> Run:
+    def from_config(cls, values: dict[str, Any], *, root: str | Path = ".") -> Run:
         """Check a configuration, read its sheets and check that they fit together.
 
         Sheets are looked for in the working directory, then in `root`.
@@ -36,8 +36,6 @@ class Run:
         ------
         ConfigError
             A key, a column or a combination of them is wrong.
-        ImageError
-            With `check_files`: a file that the image sheet names is not there.
         MissingProgramError
             A pipeline of the run needs an external program that is not installed.
         """
@@ -55,7 +53,7 @@ class Run:
                 )
         run = cls(config, telescopes, sheet)
         for name in run.used_telescopes():
-            run._check_telescope(name, check_files)
+            run._check_telescope(name)
         for name in {cube.split("/")[1] for cube in config.run.cubes}:
             _require_programs(config, name)
         return run
@@ -71,7 +69,7 @@ class Run:
             return []
         return [name for name, image in self.sheet.get(telescope, {}).items() if image.role == "science"]
 
-    def _check_telescope(self, telescope: str, check_files: bool) -> None:
+    def _check_telescope(self, telescope: str) -> None:
         row = self.telescopes[telescope]
         images = self.sheet.get(telescope, {})
         if row.source != "images":
@@ -84,8 +82,17 @@ class Run:
                 raise ConfigError(
                     f"image {name}: field: {images[name].field!r} has no row with role reference in {self.config.images}"
                 )
-        if check_files:
-            for name, image in images.items():
+
+    def check_files(self) -> None:
+        """Look for every file that the image sheet names for the telescopes of the run.
+
+        Raises
+        ------
+        ImageError
+            The first file that is not there.
+        """
+        for telescope in self.used_telescopes():
+            for name, image in self.sheet.get(telescope, {}).items():
                 for key in ("path", "reference", "wcs"):
                     path = getattr(image, key)
                     if path and not Path(self._data(path)).is_file():

@@ -301,11 +301,11 @@ def publish(root: str | Path, folder: str | Path, readme: str | Path) -> None:
     replaced, where NAME is the name of `folder`.
     """
     from otrain_core.io import write_json, write_table
-    from otrain_core.job import provenance
 
     for name in ("summary", "quality"):
         write_table(Path(folder, f"{name}.csv"), read_table(Path(root, f"{name}.csv")))
-    write_json(Path(folder, "about.json"), provenance())
+    training = read_record(sorted(Path(root).glob("*/*/*/seed*/train.json"))[0])
+    write_json(Path(folder, "about.json"), {key: training.get(key) for key in ("commit", "time", "cpus", "versions")})
     mark = f"<!-- {Path(folder).name} from here -->"
     before, _, rest = Path(readme).read_text().partition(mark)
     after = rest.partition("<!-- to here -->")[2]

@@ -14,9 +14,10 @@ def main(*, science, psf, record, injected, truth, image, telescope, wcs, seed, 
 
     The random stream belongs to the image: adding or leaving out others changes nothing.
     """
+    values = read_json(record)  # first: it tells of an image that was left out
     frame = read_image(science, name=image, telescope=telescope, wcs_path=wcs)
     rng = np.random.default_rng([seed, crc32(f"{telescope['telescope']}/{image}".encode())])
-    data, table = inject_sources(frame, PSFModel.load(psf), record=read_json(record), rng=rng, **options)
+    data, table = inject_sources(frame, PSFModel.load(psf), record=values, rng=rng, **options)
     write_planes(injected, {"sci": data}, frame.header.copy(strip=True))
     write_table(truth, table)
 

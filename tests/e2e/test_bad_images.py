@@ -20,7 +20,7 @@ BAD = {
     "allnan": ("data", "all pixels are NaN"),
     "saturated": ("SATURATE", "saturated"),
     "nowcs": ("WCS", "wcs"),
-    "farref": ("reference", "overlap"),
+    "farref": ("reference", "covers 0 % of the field"),
     "small": ("cutouts.size", "cutout"),
     "badgain": ("GAIN", "number"),
     "noref": ("reference", "no such file"),

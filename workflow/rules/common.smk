@@ -13,14 +13,8 @@ from otrain_core.job import KEEP_GOING, code_digest
 from otrain_core.run import Run
 from snakemake.exceptions import WorkflowError
 
-# Under --keep-going a bad image is left out of its cube and listed in the report;
-# otherwise it stops the run. Jobs read this from their environment, so that the
-# choice does not count as a changed parameter.
-if workflow.execution_settings is not None and workflow.execution_settings.keep_going:
-    os.environ[KEEP_GOING] = "1"
-
 try:
-    RUN = Run.from_config(config, root=Path(workflow.basedir).parent, check_files=os.environ.get(KEEP_GOING) != "1")
+    RUN = Run.from_config(config, root=Path(workflow.basedir).parent)
 except OtrainError as error:
     raise WorkflowError(str(error)) from None
 
@@ -78,6 +72,20 @@ def stacks(wildcards):
 def trainings(*names):
     """Files of every training of the run."""
     return [f"{folder}/{name}" for folder in RUN.trainings() for name in names]
+
+
+def choose_what_a_bad_image_does():
+    """Under --keep-going a bad image is left out of its cube; otherwise it stops the run, if it can before any work.
+
+    Jobs read the choice from their environment, so that it does not count as a changed parameter.
+    """
+    if workflow.execution_settings.keep_going:
+        os.environ |= {KEEP_GOING: "1"}
+        return
+    try:
+        RUN.check_files()
+    except OtrainError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def report_unfinished():
