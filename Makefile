@@ -33,7 +33,7 @@ test: setup ## all tests
 	@$(RUN) python -m pytest -n 2 --dist loadfile
 
 lint: setup ## ruff, snakefmt and snakemake --lint
-	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) snakefmt --check workflow && $(RUN) snakemake --lint
+	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) snakefmt --check workflow && $(RUN) python -m pytest -q tests/workflow/test_dry_run.py -k lint
 
 format: setup ## format Python and Snakemake files
 	@$(RUN) ruff check --fix . ; $(RUN) ruff format . && $(RUN) snakefmt workflow
