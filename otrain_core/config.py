@@ -27,7 +27,19 @@ class Section(BaseModel):
 class PsfOptions(Section):
     """PSF measured on the science image as it came, varying over the field."""
 
-    method: Literal["empirical"] = Field("empirical", description="back end that measures the PSF")
+    method: Literal["empirical", "psfex"] = Field(
+        "empirical", description="back end that measures the PSF (psfex: PSFEx on a catalogue of Source Extractor)"
+    )
+    astrometry: Literal["none", "scamp", "astropy"] = Field(
+        "none",
+        description="the WCS as it came, or refined on the star catalogue by SCAMP or by STDPipe's fit with astropy",
+    )
+    astrometry_degree: int = Field(3, ge=1, le=6, description="degree of the distortion in a refined WCS")
+    photometry: Literal["header", "catalogue"] = Field(
+        "header",
+        description="zero point from the header, or from the star catalogue with a colour term (STDPipe's solution)",
+    )
+    match_radius: float = Field(5.0, gt=0, description="stars and catalogue are matched within this [px]")
     degree: int = Field(2, ge=0, le=4, description="degree of the polynomial in x and y that the PSF follows")
     min_snr: float = Field(20.0, gt=0, description="signal-to-noise ratio that a PSF star must exceed")
     max_ellipticity: float = Field(0.3, gt=0, lt=1, description="largest ellipticity 1-b/a of a PSF star")
@@ -42,11 +54,26 @@ class InjectOptions(Section):
     grid: int = Field(9, ge=1, description="the field is cut into grid x grid cells that get equal numbers of sources")
     bright_mag: float = Field(4.5, description="brightest source, in magnitudes brighter than the 5-sigma limit")
     faint_mag: float = Field(0.5, description="faintest source, in magnitudes fainter than the 5-sigma limit")
+    mix: dict[Literal["random", "galaxy", "star"], Annotated[float, Field(ge=0)]] = Field(
+        {"random": 1.0},
+        description="shares of the kinds of places: at random, near galaxies, on or beside stars",
+    )
+    psf_snapshots: int = Field(
+        0, ge=0, description="the PSF of the nearest of so many x so many places is injected (0: of its own place)"
+    )
+    removed_stars: int = Field(
+        0, ge=0, description="stars taken out of the reference as a check without simulation, per image"
+    )
+    transplanted_stars: int = Field(
+        0, ge=0, description="stars of the science image set down elsewhere in it as a check without simulation"
+    )
 
     @model_validator(mode="after")
     def _range_is_not_empty(self):
         if self.bright_mag + self.faint_mag < 0:
             raise ValueError("bright_mag + faint_mag must not be negative: the range of magnitudes is empty")
+        if not sum(self.mix.values()) > 0:
+            raise ValueError("mix needs a kind with a positive share")
         return self
 
 
@@ -58,6 +85,7 @@ class PrepareOptions(Section):
     cosmics_objlim: float = Field(5.0, gt=0, description="contrast limit between a cosmic ray and the object under it")
     cosmics_iterations: int = Field(2, ge=1, le=10, description="rounds of L.A.Cosmic at most")
     background_box: int = Field(64, ge=8, description="box of the background map [px]")
+    background_method: Literal["sep", "photutils"] = Field("sep", description="back end of the background map")
     background_filter: int = Field(3, ge=1, description="median filter of the background map [boxes]")
     saturation_fraction: float = Field(
         0.9, gt=0, le=1, description="pixels above this fraction of saturation are masked"
@@ -72,9 +100,17 @@ class SubtractOptions(Section):
     """Reference aligned to the science grid, matched and subtracted."""
 
     method: Literal["alard-lupton", "zogy", "hotpants"] = Field("alard-lupton", description="subtraction back end")
-    align: Literal["auto", "wcs", "stars"] = Field(
+    fallback: Literal["none", "alard-lupton", "zogy"] = Field(
+        "none", description="back end used where the program of the chosen one is not installed (none: an error)"
+    )
+    align: Literal["auto", "wcs", "stars", "swarp"] = Field(
         "auto",
-        description="wcs: by the WCSs, corrected by matched stars; stars: by their pattern (astroalign); auto: wcs where both images have one and the stars agree with it",
+        description="wcs: by the WCSs, corrected by matched stars; stars: by their pattern (astroalign); auto: wcs where both images have one and the stars agree with it; swarp: SWarp by the WCSs alone",
+    )
+    resampling: Literal["bilinear", "lanczos3"] = Field("bilinear", description="interpolation of align: swarp")
+    hotpants_program: str | None = Field(None, description="path of the program hotpants (null: looked for on PATH)")
+    hotpants_options: dict[str, int | float | str | list[int | float]] = Field(
+        {}, description="command-line options of hotpants by name, which replace those derived from the seeing"
     )
     kernel_order: int = Field(2, ge=0, le=4, description="degree of the spatial variation of the kernel")
     background_order: int = Field(1, ge=0, le=4, description="degree of the differential background")
@@ -87,8 +123,20 @@ class SubtractOptions(Section):
 
 
 class DetectOptions(Section):
-    """Candidates on the noise-weighted difference."""
+    """Candidates on the noise-weighted difference, and sources of the science image that no catalogue has."""
 
+    method: Literal["sep", "source-extractor", "stdpipe"] = Field(
+        "sep",
+        description="back end that finds sources (stdpipe: its noise-weighted detection and rejection of masked artefacts)",
+    )
+    search: list[Literal["difference", "catalogue"]] = Field(
+        ["difference"],
+        min_length=1,
+        description="search methods, whose lists are merged: difference imaging, catalogue cross-match of the science image",
+    )
+    catalogue_radius: float = Field(
+        3.0, gt=0, description="a source this near to a catalogue entry is known (search: catalogue) [px]"
+    )
     threshold: float = Field(4.5, gt=0, description="detection threshold after the matched filter [sigma]")
     min_area: int = Field(1, ge=1, description="smallest number of connected pixels above the threshold")
     edge: int = Field(0, ge=0, description="candidates closer to the edge are flagged EDGE [px] (0: half a cutout)")
@@ -107,9 +155,14 @@ class CrossmatchOptions(Section):
     exclusion: float = Field(
         2.0, gt=0, description="unmatched candidates this near to an injection are left out [seeing FWHM]"
     )
-    known_objects: str | None = Field(None, description="CSV file (ra, dec, deg) of known variables and moving objects")
     known_radius: float = Field(
         2.0, gt=0, description="candidates this near to a known object are left out [seeing FWHM]"
+    )
+    max_flux_bias: float = Field(
+        0.3, gt=0, description="an image whose injected sources come out wrong by more than this (median) is refused"
+    )
+    min_recovered: float = Field(
+        0.3, ge=0, le=1, description="an image that gives back fewer of its injected sources above S/N 10 is refused"
     )
     max_flux_ratio: float = Field(
         3.0,
@@ -133,6 +186,9 @@ class CutoutsOptions(Section):
     )
 
 
+STEP_OPTIONS = ("psf", "inject", "prepare", "subtract", "detect", "crossmatch", "cutouts")
+
+
 class Pipeline(Section):
     """A pipeline is data: a back end and parameters for each step."""
 
@@ -143,6 +199,67 @@ class Pipeline(Section):
     detect: DetectOptions = DetectOptions()
     crossmatch: CrossmatchOptions = CrossmatchOptions()
     cutouts: CutoutsOptions = CutoutsOptions()
+    telescopes: dict[Name, dict[str, dict[str, Any]]] = Field(
+        {}, description="what differs for single telescopes: telescope, step, key"
+    )
+
+    def options(self, telescope: str, step: str) -> Section:
+        """Options of one step for one telescope."""
+        section = getattr(self, step)
+        values = section.model_dump()
+        for key, value in self.telescopes.get(telescope, {}).get(step, {}).items():
+            values[key] = values[key] | value if isinstance(value, dict) and isinstance(values.get(key), dict) else value
+        return type(section).model_validate(values)
+
+    @model_validator(mode="after")
+    def _overrides_are_options(self):
+        for telescope, steps in self.telescopes.items():
+            for step in steps:
+                if step not in STEP_OPTIONS:
+                    raise ValueError(f"telescopes.{telescope}: {step!r} is no step; steps are {', '.join(STEP_OPTIONS)}")
+                try:
+                    self.options(telescope, step)
+                except ValidationError as error:
+                    raise ValueError(_explain_first(error, f"telescopes.{telescope}.{step}")) from None
+        return self
+
+
+GMADET = Pipeline(
+    psf=PsfOptions(method="psfex", astrometry="scamp"),
+    inject=InjectOptions(psf_snapshots=9),
+    prepare=PrepareOptions(background_method="photutils", background_box=20),
+    subtract=SubtractOptions(
+        method="hotpants",
+        align="swarp",
+        hotpants_options={
+            "ng": [3, 6, 0.7, 4, 1.5, 2, 3.0],
+            "r": 10,
+            "rss": 15,
+            "ft": 20,
+            "ssig": 3,
+            "kfm": 0.99,
+            "ks": 2,
+            "nsx": 20,
+            "nsy": 20,
+            "ko": 0,
+            "bgo": 0,
+        },
+    ),
+    detect=DetectOptions(
+        method="source-extractor",
+        search=["difference", "catalogue"],
+        threshold=4.0,
+        min_area=4,
+        fwhm_ratio=(0.5, 5.0),
+    ),
+    telescopes={"FRAM-CTA-N": {"subtract": {"hotpants_options": {"nsx": 10, "nsy": 10, "ko": 1, "bgo": 1}}}},
+)
+STDPIPE = Pipeline(
+    psf=PsfOptions(method="psfex", astrometry="astropy", photometry="catalogue"),
+    subtract=SubtractOptions(method="hotpants", align="swarp", resampling="lanczos3"),
+    detect=DetectOptions(method="stdpipe"),
+    cutouts=CutoutsOptions(size=63),
+)
 
 
 class CubeOptions(Section):
@@ -154,6 +271,9 @@ class CubeOptions(Section):
     max_cutouts: int | None = Field(None, ge=2, description="keep at most this many cutouts, drawn at random")
     channels: list[Channel] = Field(
         ["difference", "science", "reference", "mask"], min_length=1, description="channels kept in the cube"
+    )
+    real_stars: bool = Field(
+        False, description="real stars (removed, transplanted) join the cube and train; otherwise they only check"
     )
     min_per_class: int = Field(20, ge=1, description="with fewer cutouts of a class the cube is refused")
     max_failed_fraction: float = Field(
@@ -275,7 +395,9 @@ class Config(Section):
     data_root: str = Field(".", description="folder that paths in the sheets are relative to")
     seed: int = Field(1, ge=0, description="seed of everything before training")
     run: RunOptions = RunOptions()
-    pipelines: dict[Name, Pipeline] = Field({"builtin": Pipeline()}, description="named recipes")
+    pipelines: dict[Name, Pipeline] = Field(
+        {"builtin": Pipeline(), "gmadet": GMADET, "stdpipe": STDPIPE}, description="named recipes"
+    )
     cube: CubeOptions = CubeOptions()
     split: SplitOptions = SplitOptions()
     experiments: dict[Name, Experiment] = Field(
@@ -320,9 +442,18 @@ class Telescope(Section):
     read_noise: float | None = Field(None, ge=0, description="read noise [electron]")
     saturation: float | None = Field(None, gt=0, description="saturation level [ADU]")
     filter: str = Field("clear", description="filter when the header names none")
+    catalogue: str | None = Field(
+        None,
+        description="star catalogue: a CSV file (ra, dec [deg], mag; color), gaia or panstarrs (network); simulated telescopes have their own",
+    )
+    known: str | None = Field(
+        None,
+        description="known variables and moving objects, taken out of False: a CSV file (ra, dec [deg]), or vsx, skybot (network), joined by +; simulated telescopes know their own",
+    )
     n_images: int = Field(0, ge=0, description="science images to simulate, each of a field of its own")
     width: int = Field(1024, ge=64, description="detector width [px]")
     height: int = Field(1024, ge=64, description="detector height [px]")
+    detector: Literal["ccd", "cmos"] = Field("ccd", description="type of the detector (cmos: nothing bleeds)")
     exposure: float = Field(60.0, gt=0, description="exposure time [s]")
     zero_point: float = Field(25.0, description="magnitude that gives 1 ADU in the exposure")
     sky_mag: float = Field(20.5, description="sky brightness [mag/arcsec2]")
@@ -332,6 +463,11 @@ class Telescope(Section):
     psf_ellipticity: float = Field(0.05, ge=0, lt=0.6, description="ellipticity of the PSF at the field centre")
     psf_variation: float = Field(0.1, ge=0, lt=1, description="relative change of FWHM from the centre to the corner")
     star_density: float = Field(400.0, ge=0, description="stars per million pixels down to the 5-sigma limit")
+    variables: float = Field(0.0, ge=0, description="variable stars per image, half of them in lists of known ones")
+    asteroids: float = Field(0.0, ge=0, description="moving objects per image, half of them in lists of known ones")
+    color_term: float = Field(
+        0.0, description="colour term between the science image and the reference [mag per mag of g - r]"
+    )
     galaxy_density: float = Field(60.0, ge=0, description="galaxies per million pixels down to the 5-sigma limit")
     pointing: float = Field(10.0, ge=0, description="scatter of the pointing between science and reference [px]")
     rotation: float = Field(0.2, ge=0, description="scatter of the field rotation [deg]")
@@ -374,7 +510,10 @@ class ImageRow(Section):
         "science", description="reference: one of the frames from which the reference of its field is stacked"
     )
     field: Name | None = Field(None, description="field whose stacked reference is used (rows with role reference)")
-    reference: str | None = Field(None, description="FITS file of a ready reference, instead of field")
+    reference: str | None = Field(
+        None,
+        description="FITS file of a ready reference, instead of field; hips:NAME for a survey of hips2fits (network)",
+    )
     wcs: str | None = Field(None, description="FITS header file with the WCS, if the image has none")
 
     @model_validator(mode="after")

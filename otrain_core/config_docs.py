@@ -28,6 +28,9 @@ from otrain_core.config import (
 )
 
 
+SHORT = ("gmadet", "stdpipe")  # pipelines shown by what differs from builtin
+
+
 def default_yaml() -> str:
     """The commented default configuration, generated from the models."""
     lines = [
@@ -48,14 +51,26 @@ def _dump_section(section: Section, lines: list[str], indent: int) -> None:
             lines.append(f"{pad}# {(type(value).__doc__ or '').splitlines()[0]}")
             lines.append(f"{pad}{name}:")
             _dump_section(value, lines, indent + 1)
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and value and all(isinstance(item, Section) for item in value.values()):
             lines.append(f"{pad}# {field.description}")
             lines.append(f"{pad}{name}:")
             for key, item in value.items():
                 lines.append(f"{pad}  {key}:")
-                _dump_section(item, lines, indent + 2)
+                if key in SHORT:
+                    lines.append(f"{pad}    # what is not named here is as in builtin")
+                    lines += _dump_difference(item, indent + 2)
+                else:
+                    _dump_section(item, lines, indent + 2)
         else:
             lines.append(f"{pad}{name}: {json.dumps(value)}  # {field.description}{_allowed(field.annotation)}")
+
+
+def _dump_difference(section: Section, indent: int) -> list[str]:
+    """Keys of a section that are not at their default."""
+    import yaml
+
+    text = yaml.safe_dump(section.model_dump(mode="json", exclude_defaults=True), sort_keys=False, width=100)
+    return ["  " * indent + line for line in text.splitlines()]
 
 
 def _allowed(annotation: Any) -> str:
