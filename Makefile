@@ -11,7 +11,7 @@ RUN := PATH="$(BIN):$$PATH" PYTHONNOUSERSITE=1
 STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format config lock ui clean
+.PHONY: help setup programs demo test lint format config lock ui clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -25,11 +25,23 @@ $(STAMP): pyproject.toml requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable ".[$(EXTRAS)]"
 	@touch $@
 
+# Programs of the pipelines gmadet and stdpipe; without them their tests are skipped by name.
+ASTROMATIC := source-extractor psfex scamp SWarp
+
+programs: ## install Source Extractor, PSFEx, SCAMP and SWarp (Debian packages, as root)
+	@missing=$$(for p in $(ASTROMATIC); do command -v $$p >/dev/null || echo $$p; done); \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing the AstrOmatic programs"; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends source-extractor psfex scamp swarp; } >/dev/null \
+	    || { echo "the AstrOmatic programs could not be installed: $$missing"; test -z "$$CI"; }; \
+	else echo "not installed:" $$missing "(Debian: source-extractor psfex scamp swarp; conda-forge: astromatic-*); their tests are skipped"; fi
+
 demo: setup ## simulated telescope from raw sky to a registered classifier (12 minutes on 2 cores)
 	@$(RUN) snakemake --cores $(CORES) --scheduler greedy --scheduler-subsample 20 --configfile $(CONFIG) --rerun-incomplete --show-failed-logs --quiet rules
 	@$(RUN) python -m otrain_core.summary results
 
-test: setup ## all tests
+test: setup programs ## all tests
 	@$(RUN) python -m pytest -n 2 --dist loadfile
 
 lint: setup ## ruff, snakefmt and snakemake --lint

@@ -12,10 +12,12 @@ from otrain_core import metrics
 from otrain_core.bootstrap import bootstrap_intervals
 from otrain_core.calibrate import fit_calibration
 from otrain_core.errors import CubeError
+from otrain_core.reality import reality_gap
 from otrain_core.train import score_cutouts, select_inputs
 
 PROPERTIES = {"magnitude": "mags", "magnitude_error": "errmags", "snr": "snr"}
 CURVE_COLUMNS = ("curve", "x", "y", "threshold", "bin")
+REALITY = ("n_real", "recall_real", "recall_injected", "reality_gap", "reality_gap_low", "reality_gap_high")
 _GRID = np.linspace(0, 1, 201)
 
 
@@ -50,6 +52,36 @@ def score_cube(model, cube: dict[str, np.ndarray], split: pd.DataFrame) -> pd.Da
     )
 
 
+def score_real_stars(model, cube: dict[str, np.ndarray], table: pd.DataFrame) -> pd.DataFrame:
+    """Score the real stars of the test images, which no training, tuning or calibration has seen.
+
+    Parameters
+    ----------
+    model : keras.Model
+    cube : dict of arrays
+        ``real_stars.npz``, in the format of a cube.
+    table : pandas.DataFrame
+        As `score_cube` returns it; its images of the set test count.
+
+    Returns
+    -------
+    pandas.DataFrame
+        candid, image, mag, kind, score.
+    """
+    from otrain_core.networks import input_stage
+
+    tested = np.isin(column(cube, "images", ""), table.loc[table["set"] == "test", "image"].to_numpy(str))
+    part = {key: value[tested] for key, value in cube.items() if np.shape(value)[:1] == tested.shape}
+    part |= {"channels": cube["channels"]}
+    scores = np.empty(0)
+    if tested.any():
+        scores = score_cutouts(
+            model, select_inputs(part, inputs=input_stage(model).channels, size=model.input_shape[1])
+        )
+    names = {"candid": "candids", "image": "images", "mag": "mags", "kind": "kinds"}
+    return pd.DataFrame({name: part[key] for name, key in names.items()} | {"score": scores})
+
+
 def column(cube: dict[str, np.ndarray], name: str, missing: Any = np.nan) -> np.ndarray:
     """A column of the cube, or `missing` for every cutout where the cube does not have it."""
     return np.asarray(cube[name]) if name in cube else np.full(len(cube["labels"]), missing)
@@ -82,6 +114,7 @@ def evaluate_scores(
     stated_recall: float = 0.95,
     bins: int = 4,
     kept_false: float = 1.0,
+    real_stars: pd.DataFrame | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Metrics of a table of scores.
 
@@ -105,13 +138,16 @@ def evaluate_scores(
     kept_false : float
         Share of the False candidates that balancing kept, see `kept_false_share`; false
         alarms per image are scaled up by it, and by `scored_false_share`.
+    real_stars : pandas.DataFrame, optional
+        As `score_real_stars` returns it, for the gap between simulation and reality.
 
     Returns
     -------
     record : dict
         headline (numbers, each with _low and _high), confusion, thresholds (all rules,
         with what each gives), purity, calibration, accuracy_gap, bins, artefacts,
-        reasons, baseline, data.
+        reasons, reality (see `otrain_core.reality.reality_gap`), kinds (errors by kind of
+        place of the injection), baseline, data.
     curves : pandas.DataFrame
         curve, x, y, threshold, bin ('' for all; else the range of magnitudes).
 
@@ -141,6 +177,14 @@ def evaluate_scores(
         headline |= {f"{name}_low": low, f"{name}_high": high}
     baseline = baseline_cut(cube, table)
     headline |= {"stated_recall": stated_recall, "baseline_mcc": baseline["mcc"]}
+    reality: dict[str, Any] = {}
+    if real_stars is not None:
+        found = test[test["label"] == 1]
+        injected = found[["image", "score"]].assign(mag=column(cube, "mags")[found["index"].to_numpy()])
+        reality = reality_gap(
+            injected, real_stars, threshold=threshold, rng=rng, draws=bootstrap, confidence=confidence
+        )
+    headline |= {key: reality.get(key, np.nan) for key in REALITY}
     calibration = fit_calibration(tune["label"], tune["score"])
     calibrated = calibration.apply(scores)
     record = {
@@ -173,6 +217,8 @@ def evaluate_scores(
         },
         "artefacts": grouped_errors(labels, scores, column(cube, "artefacts", "")[rows], threshold, of=0),
         "reasons": grouped_errors(labels, scores, _without_numbers(column(cube, "reasons", "")[rows]), threshold),
+        "kinds": grouped_errors(labels, scores, column(cube, "kinds", "")[rows], threshold, of=1),
+        "reality": reality,
         "baseline": baseline,
         "data": {
             "kept_false": kept_false,

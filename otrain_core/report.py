@@ -30,6 +30,7 @@ def build_report(
     *,
     summary: pd.DataFrame,
     quality: pd.DataFrame,
+    comparison: Mapping[str, pd.DataFrame],
     cubes: Mapping[str, str | Path],
     runs: Iterable[str | Path],
     config: Mapping[str, Any],
@@ -44,6 +45,8 @@ def build_report(
     ----------
     summary, quality : pandas.DataFrame
         As from `otrain_core.summary`.
+    comparison : mapping
+        Tables pipelines, artefacts and telescopes of `otrain_core.comparison`.
     cubes : mapping
         Folder of every cube, by telescope/pipeline.
     runs : iterable of path
@@ -97,6 +100,9 @@ def build_report(
             for key, (title, percent) in RATES.items()
         },
         failures=_failures(quality, summary),
+        pipelines=comparison["pipelines"].to_dict("records"),
+        artefacts=_artefact_columns(comparison["artefacts"], list(cubes)),
+        telescope_rows=comparison["telescopes"].to_dict("records"),
         timing=_timing(benchmarks, list(cubes)),
         champions=champions,
         config=config_lines(config),
@@ -110,6 +116,16 @@ def build_report(
         },
         simulated=sorted(name for name, row in telescopes.items() if row.get("source") == "simulated"),
     )
+
+
+def _artefact_columns(artefacts: pd.DataFrame, cubes: list[str]) -> list[dict[str, Any]]:
+    """False per image of every kind of artefact (rows) under every cube, commonest first."""
+    if artefacts.empty:
+        return []
+    wide = artefacts.assign(cube=_names(artefacts)).pivot(index="artefact", columns="cube", values="per_image")
+    wide = wide.reindex(columns=cubes).fillna(0.0)
+    wide = wide.loc[wide.sum(axis=1).sort_values(ascending=False, kind="stable").index]
+    return [{"kind": kind, "cells": list(row)} for kind, row in zip(wide.index, wide.to_numpy(), strict=True)]
 
 
 def _cube_name(run: Path) -> str:

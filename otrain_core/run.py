@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from otrain_core.config import Config, ImageRow, Telescope, load_config, read_images, read_telescopes
+from otrain_core.config import STEP_OPTIONS, Config, ImageRow, Telescope, load_config, read_images, read_telescopes
 from otrain_core.errors import ConfigError, ImageError
+from otrain_core.programs import require_programs
+
+HIPS = "hips:"  # a reference that begins so is fetched from a survey
+NETWORK_CATALOGUES = ("gaia", "panstarrs")
+NETWORK_KNOWN = ("vsx", "skybot")
 
 
 class Run:
@@ -54,8 +59,8 @@ class Run:
         run = cls(config, telescopes, sheet)
         for name in run.used_telescopes():
             run._check_telescope(name)
-        for name in {cube.split("/")[1] for cube in config.run.cubes}:
-            _require_programs(config, name)
+        for cube in config.run.cubes:
+            run._check_cube(*cube.split("/"))
         return run
 
     def used_telescopes(self) -> list[str]:
@@ -83,6 +88,19 @@ class Run:
                     f"image {name}: field: {images[name].field!r} has no row with role reference in {self.config.images}"
                 )
 
+    def _check_cube(self, telescope: str, pipeline: str) -> None:
+        """Programs and catalogues that a pipeline needs, before any work."""
+        row = self.telescopes[telescope]
+        if row.source == "folders":
+            return
+        steps = {step: self.options(telescope, pipeline, step) for step in STEP_OPTIONS}
+        require_programs(steps, name=pipeline)
+        if self.needs_catalogue(telescope, pipeline) and row.source != "simulated" and not row.catalogue:
+            raise ConfigError(
+                f"pipelines.{pipeline} needs a star catalogue (psf.astrometry, psf.photometry or detect.search), and the "
+                f"column catalogue of telescope {telescope} in {self.config.telescopes} is empty; give a CSV file, gaia or panstarrs"
+            )
+
     def check_files(self) -> None:
         """Look for every file that the image sheet names for the telescopes of the run.
 
@@ -95,7 +113,7 @@ class Run:
             for name, image in self.sheet.get(telescope, {}).items():
                 for key in ("path", "reference", "wcs"):
                     path = getattr(image, key)
-                    if path and not Path(self._data(path)).is_file():
+                    if path and not path.startswith(HIPS) and not Path(self._data(path)).is_file():
                         raise ImageError(name, key, f"{self._data(path)}: no such file")
 
     def _data(self, path: str) -> str:
@@ -121,7 +139,13 @@ class Run:
         if self.telescopes[telescope].source == "simulated":
             return f"results/{telescope}/sky/{image}/reference.fits"
         row = self.sheet[telescope][image]
+        if row.reference and row.reference.startswith(HIPS):
+            return f"results/{telescope}/sky/{image}.survey.fits"
         return self._data(row.reference) if row.reference else f"results/{telescope}/sky/{row.field}.reference.fits"
+
+    def hips(self, telescope: str, image: str) -> str:
+        """Name of the survey (HiPS) from which the reference of a science image is fetched."""
+        return (self.sheet[telescope][image].reference or "").removeprefix(HIPS)
 
     def wcs(self, telescope: str, image: str) -> str | None:
         """Path of the WCS header of a science image, None where it has none of its own."""
@@ -145,9 +169,40 @@ class Run:
         row = self.telescopes[telescope]
         return self._data(row.folder) if row.source == "folders" else None
 
-    def needs_wcs(self, pipeline: str) -> bool:
+    def options(self, telescope: str, pipeline: str, step: str) -> dict[str, Any]:
+        """Options of one step of a pipeline for a telescope."""
+        return self.config.pipelines[pipeline].options(telescope, step).model_dump()
+
+    def needs_wcs(self, telescope: str, pipeline: str) -> bool:
         """Whether the pipeline cannot work without a WCS."""
-        return self.config.pipelines[pipeline].subtract.align == "wcs"
+        align = self.options(telescope, pipeline, "subtract")["align"]
+        return align in ("wcs", "swarp") or self.needs_catalogue(telescope, pipeline)
+
+    def _uses(self, telescope: str, pipeline: str) -> tuple[bool, bool]:
+        psf, detect = (self.options(telescope, pipeline, step) for step in ("psf", "detect"))
+        return psf["astrometry"] != "none" or psf["photometry"] == "catalogue", "catalogue" in detect["search"]
+
+    def needs_catalogue(self, telescope: str, pipeline: str, step: str | None = None) -> bool:
+        """Whether the pipeline, or its step psf or detect, needs a star catalogue."""
+        psf, detect = self._uses(telescope, pipeline)
+        return {None: psf or detect, "psf": psf, "detect": detect}[step]
+
+    def knows_objects(self, telescope: str) -> bool:
+        """Whether known variables and moving objects are taken out of the False of a telescope."""
+        row = self.telescopes[telescope]
+        if row.source == "simulated":
+            return row.variables + row.asteroids > 0
+        return bool(row.known)
+
+    def catalogue_file(self, telescope: str, column: str) -> str | None:
+        """Source of the star catalogue or of the known objects: a file, or the names of services.
+
+        `column` is catalogue or known of the telescope sheet; files are relative to data_root.
+        """
+        value, services = getattr(self.telescopes[telescope], column), (*NETWORK_CATALOGUES, *NETWORK_KNOWN)
+        if not value or set(value.split("+")) <= set(services):
+            return value
+        return self._data(value)
 
     def trainings(self, protocol: str | None = None) -> list[str]:
         """Folders of all trainings of the run, or of those under one protocol."""
@@ -160,13 +215,6 @@ class Run:
             for name in self.config.run.protocols
             if protocol in (None, name)
         ]
-
-
-def _require_programs(config: Config, pipeline: str) -> None:
-    if config.pipelines[pipeline].subtract.method == "hotpants":
-        from otrain_core.backends import hotpants_program
-
-        hotpants_program()
 
 
 def _find(path: str, root: str | Path) -> Path:

@@ -27,17 +27,23 @@ SUMMARY_COLUMNS = (
     *("threshold", "accuracy", "precision", "recall", "f1", "mcc", "mcc_low", "mcc_high"),
     *("fpr_at_1pct_missed", "fpr_at_5pct_missed", "ece", "false_alarms_per_image", "train_seconds"),
     *("stated_recall", "fpr_at_stated_recall", "fpr_at_stated_recall_low", "fpr_at_stated_recall_high"),
-    *("fpr", "fp_share", "auc", "baseline_mcc", "status"),
+    *("fpr", "fp_share", "auc", "baseline_mcc"),
+    *("n_real", "recall_real", "recall_injected", "reality_gap", "reality_gap_low", "reality_gap_high", "status"),
 )
 STEPS = ("simulate", "psf", "inject", "prepare", "subtract", "detect", "crossmatch", "cutouts")
 QUALITY_COLUMNS = (
     *("telescope", "pipeline", "image", "status", "reason"),
     *("noise_spread", "flux_bias", "completeness_50_mag", "limit_5sigma_mag", "seeing_arcsec"),
     *("candidates", "n_true", "n_false", "n_left_out", "n_edge", "n_injected", "n_recovered"),
+    *("bright_injected", "bright_recovered", "near_injection_false", "candidates_per_sq_deg"),
+    *("subtraction", "align_scatter_px", "star_residual", "stamp_chi2", "pixel_scale", "field_sq_deg"),
     *(f"{step}_{what}" for step in STEPS for what in ("cpu_seconds", "peak_mb")),
 )
 _WIDTH = 100  # columns of the closing table
-QUALITY_COUNTS = ("candidates", "n_true", "n_false", "n_left_out", "n_edge", "n_injected", "n_recovered")
+QUALITY_COUNTS = (
+    *("candidates", "n_true", "n_false", "n_left_out", "n_edge", "n_injected", "n_recovered"),
+    *("bright_injected", "bright_recovered", "near_injection_false"),
+)
 
 
 def run_keys(folder: str | Path) -> dict[str, Any]:
@@ -184,8 +190,14 @@ def quality_row(
     row["seeing_arcsec"] = number(psf, "seeing_arcsec")
     row["candidates"] = number(crossmatch, "n_candidates")
     row["n_edge"] = number(crossmatch.get("left_out") or {}, "edge")
-    for name in ("flux_bias", "completeness_50_mag", "n_true", "n_false", "n_left_out", "n_injected", "n_recovered"):
+    for name in (*QUALITY_COUNTS[1:4], *QUALITY_COUNTS[5:], "flux_bias", "completeness_50_mag"):
         row[name] = number(crossmatch, name)
+    row["subtraction"] = subtract.get("method", "")
+    row["align_scatter_px"] = number(subtract, "align_scatter")
+    row |= {name: number(subtract, name) for name in ("star_residual", "stamp_chi2")}
+    row["pixel_scale"] = number(psf, "pixel_scale")
+    row["field_sq_deg"] = number(psf, "width") * number(psf, "height") * (row["pixel_scale"] / 3600) ** 2
+    row["candidates_per_sq_deg"] = row["candidates"] / row["field_sq_deg"]
     for step in STEPS:
         times = [read_benchmark(Path(part) / f"{step}.tsv") for part in benchmarks]
         cpu, memory = next((pair for pair in times if np.isfinite(pair[0])), (np.nan, np.nan))

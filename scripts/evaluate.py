@@ -5,6 +5,7 @@ def main(
     *,
     cube,
     cube_record,
+    real_stars,
     split,
     model,
     train_record,
@@ -21,8 +22,8 @@ def main(
 
     Parameters
     ----------
-    cube, cube_record, split, model, train_record : path
-        ``cube.npz``, ``cube.json``, the split's CSV, ``model.keras``, ``train.json``.
+    cube, cube_record, real_stars, split, model, train_record : path
+        ``cube.npz``, ``cube.json``, ``real_stars.npz``, the split's CSV, ``model.keras``, ``train.json``.
     scores, metrics, curves : path
         Files written: CSV, JSON and CSV.
     options : dict
@@ -36,12 +37,13 @@ def main(
     """
     import numpy as np
 
-    from otrain_core.evaluate import evaluate_scores, kept_false_share, score_cube
+    from otrain_core.evaluate import evaluate_scores, kept_false_share, score_cube, score_real_stars
     from otrain_core.io import read_arrays, read_json, read_table, write_json, write_table
     from otrain_core.networks import load_model
 
-    arrays, trained = read_arrays(cube), read_json(train_record)
-    table = score_cube(load_model(model), arrays, read_table(split))
+    arrays, trained, network = read_arrays(cube), read_json(train_record), load_model(model)
+    table = score_cube(network, arrays, read_table(split))
+    check = score_real_stars(network, read_arrays(real_stars), table) if protocol == "grouped" else None
     result, points = evaluate_scores(
         table,
         arrays,
@@ -49,6 +51,7 @@ def main(
         threshold_rule=threshold_rule,
         protocol=protocol,
         kept_false=kept_false_share(read_json(cube_record)),
+        real_stars=check,
         **options,
     )
     result["headline"]["train_seconds"] = trained["train_seconds"]
@@ -65,6 +68,7 @@ if "snakemake" in globals():
         main(
             cube=snakemake.input.cube,  # noqa: F821
             cube_record=snakemake.input.cube_record,  # noqa: F821
+            real_stars=snakemake.input.real_stars,  # noqa: F821
             split=snakemake.input.split,  # noqa: F821
             model=snakemake.input.model,  # noqa: F821
             train_record=snakemake.input.train_record,  # noqa: F821

@@ -1,8 +1,9 @@
-"""Rule summary: gather one row for each training and one for each image of the run."""
+"""Rule summary: gather the tables of a run: trainings, images, pipelines, artefacts, telescopes."""
 
 from pathlib import Path
 
 from otrain_core import io
+from otrain_core.comparison import compare_pipelines, compare_telescopes, count_artefacts
 from otrain_core.summary import build_quality, build_summary, quality_row
 
 
@@ -13,9 +14,12 @@ def main(
     runs: list[str],
     summary: str,
     quality: str,
+    pipelines: str,
+    artefacts: str,
+    telescopes: str,
     root: str = "results",
 ) -> None:
-    """Write summary.csv and quality.csv from what exists under `root`.
+    """Write the tables from what exists under `root`.
 
     Parameters
     ----------
@@ -25,6 +29,8 @@ def main(
         Names of the science images of each telescope.
     runs : list of str
         Folders of the trainings.
+    summary, quality, pipelines, artefacts, telescopes : str
+        The tables.
     """
     io.write_table(summary, build_summary(runs))
     rows = []
@@ -41,7 +47,11 @@ def main(
                     benchmarks=[Path(root, "benchmarks", owner) for owner in owners],
                 )
             )
-    io.write_table(quality, build_quality(rows))
+    table = build_quality(rows)
+    io.write_table(quality, table)
+    io.write_table(pipelines, compare_pipelines(table))
+    io.write_table(artefacts, count_artefacts(table, {cube: Path(root, cube) for cube in cubes}))
+    io.write_table(telescopes, compare_telescopes(table))
 
 
 if "snakemake" in globals():
@@ -54,4 +64,7 @@ if "snakemake" in globals():
             runs=list(snakemake.params.runs),  # noqa: F821
             summary=snakemake.output.summary,  # noqa: F821
             quality=snakemake.output.quality,  # noqa: F821
+            pipelines=snakemake.output.pipelines,  # noqa: F821
+            artefacts=snakemake.output.artefacts,  # noqa: F821
+            telescopes=snakemake.output.telescopes,  # noqa: F821
         )

@@ -76,7 +76,8 @@ def write_image(root: Path, telescope: str, pipeline: str, name: str, rng, *, fa
         cpu, rss = rng.uniform(0.5, 4), rng.uniform(150, 400)
         path.write_text(f"{BENCHMARK}{cpu * 1.1:.4f}\t0:00:03\t{rss:.2f}\t900\t100\t100\t1\t2\t80.0\t{cpu:.2f}\n")
     limit = rng.normal(20.4, 0.1)
-    io.write_json(folder / "psf.json", {"limit_mag": limit, "seeing_arcsec": rng.normal(3, 0.2), "seeing_px": 2.5})
+    psf = {"limit_mag": limit, "seeing_arcsec": rng.normal(3, 0.2), "seeing_px": 2.5, "pixel_scale": 1.2}
+    io.write_json(folder / "psf.json", psf | {"width": 1024, "height": 1024})
     if failed:
         reason = {"image": name, "key": "SATURATE", "message": "61 % of the pixels are saturated", "step": "prepare"}
         io.write_json(root / "failures" / telescope / pipeline / name / "prepare.json", reason)
@@ -95,6 +96,7 @@ def write_image(root: Path, telescope: str, pipeline: str, name: str, rng, *, fa
     record = {"image": name, "n_candidates": 110, "n_true": 60, "n_false": 35, "n_left_out": 15}
     record |= {"left_out": {"edge": 5, "not_the_match": 10}, "artefacts": {"cosmic": 15, "dipole": 20}}
     record |= {"n_injected": int(injected.sum()), "n_recovered": int(recovered.sum()), "completeness": bins}
+    record |= {"bright_injected": 70, "bright_recovered": 66, "near_injection_false": 0}
     record |= {"completeness_50_mag": limit - 0.4, "flux_bias": rng.normal(-0.004, 0.004), "flux_scatter": 0.02}
     io.write_json(folder / "crossmatch.json", record)
     truth = pd.DataFrame({"id": np.arange(120), "mag": np.repeat(mags + 0.25, 12)})
@@ -108,7 +110,10 @@ def write_training(folder: Path, cube, split, *, protocol: str, seed: int, quali
     table = split.drop(columns=["field", "cell"])
     logit = rng.normal(quality * (2 * table["label"].astype(int) - 1), 1.7)
     table["score"] = 1 / (1 + np.exp(-logit))
-    metrics, curves = evaluate_scores(table, cube, rng=rng, protocol=protocol, bootstrap=200)
+    true = table[(table["set"] == "test") & (table["label"].astype(int) == 1)]
+    real = true[["image", "score"]].assign(kind="removed", mag=np.asarray(cube["mags"])[true["index"]])
+    options = {"protocol": protocol, "bootstrap": 200, "real_stars": real if protocol == "grouped" else None}
+    metrics, curves = evaluate_scores(table, cube, rng=rng, **options)
     metrics["headline"]["train_seconds"] = 12.5
     metrics |= {"telescope": str(cube["telescope"]), "pipeline": str(cube["pipeline"]), "seed": seed}
     io.write_json(folder / "metrics.json", metrics)

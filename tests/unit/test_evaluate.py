@@ -175,6 +175,13 @@ def test_the_bootstrap_is_seeded(data):
     assert run(data, seed=4)[0]["headline"]["mcc_low"] != run(data, seed=5)[0]["headline"]["mcc_low"]
 
 
+def _real_stars(cube):
+    """The True of a cube once more, as if they were real stars."""
+    true = cube["labels"] == 1
+    part = {key: value[true] if np.shape(value)[:1] == true.shape else value for key, value in cube.items()}
+    return part | {"kinds": np.full(true.sum(), "removed")}
+
+
 @pytest.mark.xdist_group("tensorflow")
 def test_train_evaluate_and_explain_scripts(tmp_path):
     """From a cube on disk to scores, metrics, curves and Grad-CAM, with a channel order of their own."""
@@ -187,6 +194,7 @@ def test_train_evaluate_and_explain_scripts(tmp_path):
     cube = make_cube(240, size=20)
     write_arrays(path["cube.npz"], cube)
     write_json(path["cube.json"], {"n_false": 120, "n_labelled_false": 240})
+    write_arrays(tmp_path / "real_stars.npz", _real_stars(cube))
     write_table(path["split.csv"], make_split(cube)[lambda split: split["index"] > 3])
     experiment = Experiment(epochs=3, size=15, batch_size=32, inputs=["mask", "difference"]).model_dump()
     train_script.main(
@@ -207,6 +215,7 @@ def test_train_evaluate_and_explain_scripts(tmp_path):
     evaluate_script.main(
         cube=path["cube.npz"],
         cube_record=path["cube.json"],
+        real_stars=tmp_path / "real_stars.npz",
         split=path["split.csv"],
         model=path["model.keras"],
         train_record=path["train.json"],
@@ -224,6 +233,11 @@ def test_train_evaluate_and_explain_scripts(tmp_path):
     assert scores["set"].iloc[:4].tolist() == ["unused"] * 4 and len(scores) == 240
     assert result["experiment"] == "tiny" and result["headline"]["train_seconds"] == record["train_seconds"]
     assert result["data"]["kept_false"] == 0.5
+    test_images = set(scores.loc[scores["set"] == "test", "image"])
+    injected = np.isin(cube["images"], list(test_images)) & (cube["labels"] == 1) & np.isfinite(cube["mags"])
+    assert result["headline"]["n_real"] == result["reality"]["n_real"] == injected.sum() > 0
+    # The same cutouts on both sides, but for the few that no set has: hardly a gap.
+    assert result["headline"]["reality_gap"] == pytest.approx(0, abs=0.05)
 
     for output in ("logit", "softmax"):
         explain_script.main(

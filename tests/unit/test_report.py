@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from otrain_core import io
+from otrain_core.comparison import compare_pipelines, compare_telescopes, count_artefacts
 from otrain_core.config import Config
 from otrain_core.report import build_report
 from otrain_core.report_figures import accepted_injections, completeness_table, draw_training
@@ -56,7 +57,8 @@ def quick(monkeypatch):
 
 
 def write_page(root, made, *, source="simulated", cubes=("tiny/builtin",), mlflow=None):
-    tables = {"summary": root / "summary.csv", "quality": root / "quality.csv"}
+    names = ("summary", "quality", "pipelines", "artefacts", "telescopes")
+    tables = {name: root / f"{name}.csv" for name in names}
     summary_main(cubes=list(cubes), images={"tiny": made["images"]}, runs=made["runs"], root=root, **tables)
     report_main(
         **tables,
@@ -64,7 +66,7 @@ def write_page(root, made, *, source="simulated", cubes=("tiny/builtin",), mlflo
         cubes=list(cubes),
         runs=made["runs"],
         config=CONFIG,
-        telescopes={"tiny": {"source": source}},
+        rows={"tiny": {"source": source}},
         mlflow=mlflow,
         root=root,
     )
@@ -172,6 +174,11 @@ def test_a_message_cannot_inject_markup(quick, run, tmp_path):
     text = build_report(
         summary=io.read_table(root / "summary.csv"),
         quality=quality,
+        comparison={
+            "pipelines": compare_pipelines(quality),
+            "artefacts": count_artefacts(quality, {}),
+            "telescopes": compare_telescopes(quality),
+        },
         cubes={"tiny/builtin": tmp_path},
         runs=[],
         config=CONFIG,
@@ -179,6 +186,19 @@ def test_a_message_cannot_inject_markup(quick, run, tmp_path):
     )
     assert "<script" not in text
     assert "&lt;script&gt;" in text
+
+
+def test_pipelines_artefacts_and_telescopes_stand_side_by_side(page):
+    parsed = page[1]
+    assert "compared" in parsed.ids
+    for words in ("Pipelines on the same images", "What makes the False, per image", "Telescopes", "alard-lupton"):
+        assert words in parsed.text
+    assert re.search(r"tiny/builtin alard-lupton 7 1 \d+ / 840", re.sub(r"\u2009", "", parsed.text))  # 7 x 120 injected
+    assert "cosmic 15.0" in parsed.text and "dipole 20.0" in parsed.text
+
+
+def test_the_gap_to_real_stars_is_told(page):
+    assert re.search(r"real stars in the test images, none of which ever trained", page[1].text)
 
 
 def test_the_gate():

@@ -18,6 +18,7 @@ from otrain_core.summary import (
 from scripts.summary import main
 from tests.unit.synthetic_results import BENCHMARK, write_results
 
+TABLES = ("summary", "quality", "pipelines", "artefacts", "telescopes")
 AGREED = (
     "telescope pipeline experiment seed protocol n_images n_true n_false threshold accuracy precision recall f1 mcc mcc_low"
     " mcc_high fpr_at_1pct_missed fpr_at_5pct_missed ece false_alarms_per_image train_seconds"
@@ -33,7 +34,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tables(run):
     root, made = run
-    paths = {"summary": root / "summary.csv", "quality": root / "quality.csv"}
+    paths = {name: root / f"{name}.csv" for name in TABLES}
     main(cubes=["tiny/builtin"], images={"tiny": made["images"]}, runs=made["runs"], root=root, **paths)
     return {name: io.read_table(path) for name, path in paths.items()}
 
@@ -82,9 +83,8 @@ def test_a_run_that_ended_early_leaves_empty_cells(tmp_path):
         cubes=["far/builtin"],
         images={"far": ["A", "B"]},
         runs=[str(tmp_path / "far/builtin/paper/seed1")],
-        summary=tmp_path / "summary.csv",
-        quality=tmp_path / "quality.csv",
         root=tmp_path,
+        **{name: tmp_path / f"{name}.csv" for name in TABLES},
     )
     summary, quality = io.read_table(tmp_path / "summary.csv"), io.read_table(tmp_path / "quality.csv")
     assert summary.loc[0, ["telescope", "experiment", "seed", "status"]].tolist() == ["far", "paper", 1, "not trained"]

@@ -30,7 +30,7 @@ wildcard_constraints:
 
 def step(name):
     """Options of one step of the pipeline, as a parameter of its rule."""
-    return lambda wildcards: getattr(RUN.config.pipelines[wildcards.pipeline], name).model_dump()
+    return lambda wildcards: RUN.options(wildcards.telescope, wildcards.pipeline, name)
 
 
 def telescope_row(wildcards):
@@ -60,6 +60,23 @@ def sky_truth(wildcards):
     if RUN.telescopes[wildcards.telescope].source != "simulated":
         return []
     return f"results/{wildcards.telescope}/sky/{wildcards.image}/truth.csv"
+
+
+def catalogue_for(step):
+    """The star catalogue, where a step of the pipeline needs one."""
+
+    def path(wildcards):
+        if not RUN.needs_catalogue(wildcards.telescope, wildcards.pipeline, step):
+            return []
+        return f"results/{wildcards.telescope}/sky/{wildcards.image}/catalogue.csv"
+
+    return path
+
+
+def known_objects(wildcards):
+    if not RUN.knows_objects(wildcards.telescope):
+        return []
+    return f"results/{wildcards.telescope}/sky/{wildcards.image}/known.csv"
 
 
 def stacks(wildcards):
@@ -94,14 +111,14 @@ def report_unfinished():
 
     scripts = Path(workflow.basedir).parent / "scripts"
     common = {"cubes": RUN.config.run.cubes, "runs": RUN.trainings()}
-    tables = {name: f"results/unfinished/{name}.csv" for name in ("summary", "quality")}
+    tables = {name: f"results/unfinished/{name}.csv" for name in ("summary", "quality", "pipelines", "artefacts", "telescopes")}
     images = {telescope: RUN.images(telescope) for telescope in RUN.used_telescopes()}
     page = {"report": "results/unfinished/report.html"}
     runpy.run_path(str(scripts / "summary.py"))["main"](images=images, **common, **tables)
     runpy.run_path(str(scripts / "report.py"))["main"](
         **page,
         config=RUN.config.model_dump(mode="json"),
-        telescopes={name: RUN.telescopes[name].model_dump() for name in RUN.used_telescopes()},
+        rows={name: RUN.telescopes[name].model_dump() for name in RUN.used_telescopes()},
         **common,
         **tables,
     )

@@ -6,6 +6,7 @@ rule psf:
     """Measure the PSF, the seeing and the depth of one science image as it came."""
     input:
         science=lambda wildcards: if_exists(science_path(wildcards)),
+        catalogue=catalogue_for("psf"),
     output:
         psf="results/{telescope}/{pipeline}/images/{image}/psf.fits",
         record="results/{telescope}/{pipeline}/images/{image}/psf.json",
@@ -25,7 +26,7 @@ rule psf:
         telescope=telescope_row,
         wcs=wcs_path,
         options=step("psf"),
-        needs_wcs=lambda wildcards: RUN.needs_wcs(wildcards.pipeline),
+        needs_wcs=lambda wildcards: RUN.needs_wcs(wildcards.telescope, wildcards.pipeline),
         cutout_size=lambda wildcards: RUN.config.pipelines[wildcards.pipeline].cutouts.size,
         code=code_digest("psf"),
     script:
@@ -96,6 +97,7 @@ rule subtract:
         prepared="results/{telescope}/{pipeline}/images/{image}/prepared.fits",
         psf_record="results/{telescope}/{pipeline}/images/{image}/psf.json",
         reference=lambda wildcards: if_exists(reference_path(wildcards)),
+        injected="results/{telescope}/{pipeline}/images/{image}/injected.csv",
     output:
         difference=temp("results/{telescope}/{pipeline}/images/{image}/difference.fits"),
         record="results/{telescope}/{pipeline}/images/{image}/subtract.json",
@@ -127,6 +129,7 @@ rule detect:
         psf="results/{telescope}/{pipeline}/images/{image}/psf.fits",
         psf_record="results/{telescope}/{pipeline}/images/{image}/psf.json",
         subtract_record="results/{telescope}/{pipeline}/images/{image}/subtract.json",
+        catalogue=catalogue_for("detect"),
     output:
         candidates="results/{telescope}/{pipeline}/images/{image}/candidates.csv",
     log:
@@ -155,7 +158,9 @@ rule crossmatch:
         candidates="results/{telescope}/{pipeline}/images/{image}/candidates.csv",
         injected="results/{telescope}/{pipeline}/images/{image}/injected.csv",
         psf_record="results/{telescope}/{pipeline}/images/{image}/psf.json",
+        subtract_record="results/{telescope}/{pipeline}/images/{image}/subtract.json",
         sky_truth=sky_truth,
+        known=known_objects,
     output:
         labelled="results/{telescope}/{pipeline}/images/{image}/labelled.csv",
         record="results/{telescope}/{pipeline}/images/{image}/crossmatch.json",

@@ -6,12 +6,15 @@ localrules:
 
 
 rule summary:
-    """Gather one row for each training and one for each image of the run."""
+    """Gather the tables of the run: trainings, images, pipelines, artefacts and telescopes."""
     input:
         metrics=trainings("metrics.json"),
     output:
         summary="results/summary.csv",
         quality="results/quality.csv",
+        pipelines="results/pipelines.csv",
+        artefacts="results/artefacts.csv",
+        telescopes="results/telescopes.csv",
     log:
         "results/logs/summary.log",
     benchmark:
@@ -58,6 +61,9 @@ rule report:
     input:
         summary="results/summary.csv",
         quality="results/quality.csv",
+        pipelines="results/pipelines.csv",
+        artefacts="results/artefacts.csv",
+        telescopes="results/telescopes.csv",
         cubes=expand("results/{cube}/cube.npz", cube=RUN.config.run.cubes),
         splits=expand("results/{cube}/{name}.csv", cube=RUN.config.run.cubes, name=["split", "split_paper"]),
         metrics=trainings("metrics.json", "history.csv", "scores.csv", "curves.csv"),
@@ -77,7 +83,7 @@ rule report:
         cubes=RUN.config.run.cubes,
         runs=RUN.trainings(),
         config=RUN.config.model_dump(mode="json"),
-        telescopes={name: RUN.telescopes[name].model_dump() for name in RUN.used_telescopes()},
+        rows={name: RUN.telescopes[name].model_dump() for name in RUN.used_telescopes()},
         code=code_digest("report"),
     script:
         "../../scripts/report.py"

@@ -29,6 +29,7 @@ rule evaluate:
     input:
         cube="results/{telescope}/{pipeline}/cube.npz",
         cube_record="results/{telescope}/{pipeline}/cube.json",
+        real_stars="results/{telescope}/{pipeline}/real_stars.npz",
         split="results/{telescope}/{pipeline}/split.csv",
         model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/model.keras",
         train_record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/train.json",
@@ -105,6 +106,7 @@ use rule evaluate as evaluate_random_split with:
     input:
         cube="results/{telescope}/{pipeline}/cube.npz",
         cube_record="results/{telescope}/{pipeline}/cube.json",
+        real_stars="results/{telescope}/{pipeline}/real_stars.npz",
         split="results/{telescope}/{pipeline}/split_paper.csv",
         model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/model.keras",
         train_record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/train.json",

@@ -1,0 +1,109 @@
+"""The gap between simulation and reality: recall on real stars against recall on injected sources."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+MAG_BIN = 0.5
+
+
+def reality_gap(
+    injected: pd.DataFrame,
+    real: pd.DataFrame,
+    *,
+    threshold: float,
+    rng: np.random.Generator,
+    draws: int = 1000,
+    confidence: float = 0.95,
+) -> dict[str, Any]:
+    """Recall on injected sources minus recall on real stars of the same magnitudes.
+
+    In bins of half a magnitude both recalls are taken, and the difference is averaged with
+    the number of real stars as weight, so that both sides have the magnitudes of the real
+    stars. Bins without injected sources do not count.
+
+    Parameters
+    ----------
+    injected, real : pandas.DataFrame
+        Scored candidates of the test images: image, mag, score; `real` also kind (removed:
+        taken out of the reference; transplanted: set down elsewhere in the science image).
+    threshold : float
+    rng : numpy.random.Generator
+        For the bootstrap over images.
+    draws, confidence
+        Bootstrap draws and confidence of the interval.
+
+    Returns
+    -------
+    dict
+        n_real, recall_real, recall_injected (of the same magnitudes), reality_gap with _low
+        and _high (positive: the classifier is better on what was injected), kinds (n, recall
+        by kind) and bins (mag_low, mag_high, n_real, recall_real, n_injected, recall_injected).
+        Empty where there are no real stars with a magnitude.
+    """
+    injected, real = (table[np.isfinite(table["mag"].to_numpy(float))] for table in (injected, real))
+    if real.empty or injected.empty:
+        return {}
+    low = np.floor(real["mag"].min() / MAG_BIN) * MAG_BIN
+    n_bins = int((real["mag"].max() - low) // MAG_BIN) + 1
+    images = sorted({*injected["image"], *real["image"]})
+    counts = [_counts(table, images, low, n_bins, threshold) for table in (injected, real)]
+
+    def estimate(weights: np.ndarray) -> tuple[float, float, float]:
+        (n_injected, found_injected), (n_real, found_real) = (
+            tuple(np.tensordot(weights, plane, axes=1) for plane in planes) for planes in counts
+        )
+        both = (n_injected > 0) & (n_real > 0)
+        total = n_real[both].sum()
+        if total == 0:
+            return np.nan, np.nan, np.nan
+        ours = float((n_real[both] * found_injected[both] / n_injected[both]).sum() / total)
+        theirs = float(found_real[both].sum() / total)
+        return ours, theirs, ours - theirs
+
+    recall_injected, recall_real, gap = estimate(np.ones(len(images)))
+    drawn = [
+        estimate(rng.multinomial(len(images), np.full(len(images), 1 / len(images))).astype(float))[2]
+        for _ in range(draws if len(images) > 1 else 0)
+    ]
+    drawn = [value for value in drawn if np.isfinite(value)]
+    tails = [50 * (1 - confidence), 50 * (1 + confidence)]
+    ends = np.percentile(drawn, tails) if 2 * len(drawn) >= draws and drawn else (np.nan, np.nan)
+    sums = [[plane.sum(axis=0) for plane in planes] for planes in counts]
+    bins = []
+    for index in range(n_bins):
+        row = {"mag_low": low + index * MAG_BIN, "mag_high": low + (index + 1) * MAG_BIN}
+        for name, (n, found) in zip(("injected", "real"), sums, strict=True):
+            row[f"n_{name}"] = int(n[index])
+            row[f"recall_{name}"] = float(found[index] / n[index]) if n[index] else np.nan
+        bins.append(row)
+    kinds = {
+        str(kind): {"n": len(part), "recall": float(np.mean(part["score"] >= threshold))}
+        for kind, part in real.groupby("kind")
+    }
+    return {
+        "n_real": len(real),
+        "recall_real": recall_real,
+        "recall_injected": recall_injected,
+        "reality_gap": gap,
+        "reality_gap_low": float(ends[0]),
+        "reality_gap_high": float(ends[1]),
+        "kinds": kinds,
+        "bins": bins,
+    }
+
+
+def _counts(
+    table: pd.DataFrame, images: list[str], low: float, n_bins: int, threshold: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Candidates, and accepted ones, by image and bin of magnitude: two arrays (images, bins)."""
+    place = np.floor((table["mag"].to_numpy(float) - low) / MAG_BIN).astype(int)
+    inside = (place >= 0) & (place < n_bins)
+    at = np.searchsorted(images, table["image"].to_numpy(str))[inside], place[inside]
+    total, found = np.zeros((len(images), n_bins)), np.zeros((len(images), n_bins))
+    np.add.at(total, at, 1)
+    np.add.at(found, at, (table["score"].to_numpy(float) >= threshold)[inside])
+    return total, found
