@@ -14,7 +14,18 @@ from otrain_core.errors import ConfigError
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_+.-]*"
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
-RESERVED_NAMES = ("benchmarks", "failures", "images", "logs", "mlartifacts", "paper", "published", "sky", "unfinished")
+RESERVED_NAMES = (
+    "benchmarks",
+    "cache",
+    "failures",
+    "images",
+    "logs",
+    "mlartifacts",
+    "paper",
+    "published",
+    "sky",
+    "unfinished",
+)
 Channel = Literal["difference", "science", "reference", "mask"]
 
 
@@ -55,17 +66,17 @@ class InjectOptions(Section):
     bright_mag: float = Field(4.5, description="brightest source, in magnitudes brighter than the 5-sigma limit")
     faint_mag: float = Field(0.5, description="faintest source, in magnitudes fainter than the 5-sigma limit")
     mix: dict[Literal["random", "galaxy", "star"], Annotated[float, Field(ge=0)]] = Field(
-        {"random": 1.0},
+        {"random": 0.7, "galaxy": 0.15, "star": 0.15},
         description="shares of the kinds of places: at random, near galaxies, on or beside stars",
     )
     psf_snapshots: int = Field(
         0, ge=0, description="the PSF of the nearest of so many x so many places is injected (0: of its own place)"
     )
     removed_stars: int = Field(
-        0, ge=0, description="stars taken out of the reference as a check without simulation, per image"
+        10, ge=0, description="stars taken out of the reference as a check without simulation, per image"
     )
     transplanted_stars: int = Field(
-        0, ge=0, description="stars of the science image set down elsewhere in it as a check without simulation"
+        10, ge=0, description="stars of the science image set down elsewhere in it as a check without simulation"
     )
 
     @model_validator(mode="after")
@@ -137,8 +148,16 @@ class DetectOptions(Section):
     catalogue_radius: float = Field(
         3.0, gt=0, description="a source this near to a catalogue entry is known (search: catalogue) [px]"
     )
-    threshold: float = Field(4.5, gt=0, description="detection threshold after the matched filter [sigma]")
-    min_area: int = Field(1, ge=1, description="smallest number of connected pixels above the threshold")
+    threshold: float = Field(
+        4.5,
+        gt=0,
+        description="detection threshold [sigma]: after the matched filter (sep), of single pixels (source-extractor), S/N in an aperture (stdpipe)",
+    )
+    min_area: int = Field(
+        1,
+        ge=1,
+        description="smallest number of connected pixels above the threshold (stdpipe: above 2 sigma, at least 3)",
+    )
     edge: int = Field(0, ge=0, description="candidates closer to the edge are flagged EDGE [px] (0: half a cutout)")
     fwhm_ratio: tuple[float, float] = Field((0.0, 20.0), description="accepted range of FWHM over seeing")
     max_candidates: int = Field(5000, ge=1, description="an image with more candidates than this is refused")
@@ -208,7 +227,9 @@ class Pipeline(Section):
         section = getattr(self, step)
         values = section.model_dump()
         for key, value in self.telescopes.get(telescope, {}).get(step, {}).items():
-            values[key] = values[key] | value if isinstance(value, dict) and isinstance(values.get(key), dict) else value
+            values[key] = (
+                values[key] | value if isinstance(value, dict) and isinstance(values.get(key), dict) else value
+            )
         return type(section).model_validate(values)
 
     @model_validator(mode="after")
@@ -216,7 +237,9 @@ class Pipeline(Section):
         for telescope, steps in self.telescopes.items():
             for step in steps:
                 if step not in STEP_OPTIONS:
-                    raise ValueError(f"telescopes.{telescope}: {step!r} is no step; steps are {', '.join(STEP_OPTIONS)}")
+                    raise ValueError(
+                        f"telescopes.{telescope}: {step!r} is no step; steps are {', '.join(STEP_OPTIONS)}"
+                    )
                 try:
                     self.options(telescope, step)
                 except ValidationError as error:
@@ -226,7 +249,8 @@ class Pipeline(Section):
 
 GMADET = Pipeline(
     psf=PsfOptions(method="psfex", astrometry="scamp"),
-    inject=InjectOptions(psf_snapshots=9),
+    # Source Extractor's threshold on single pixels finds little below S/N 15.
+    inject=InjectOptions(bright_mag=5.5, faint_mag=-0.5, mix={"random": 1.0}, psf_snapshots=9),
     prepare=PrepareOptions(background_method="photutils", background_box=20),
     subtract=SubtractOptions(
         method="hotpants",
@@ -448,7 +472,7 @@ class Telescope(Section):
     )
     known: str | None = Field(
         None,
-        description="known variables and moving objects, taken out of False: a CSV file (ra, dec [deg]), or vsx, skybot (network), joined by +; simulated telescopes know their own",
+        description="known variables and moving objects, taken out of False: a CSV file (ra, dec [deg]), or vsx, skybot or skybot:CODE with the IAU code of the observatory (network), joined by +; simulated telescopes know their own",
     )
     n_images: int = Field(0, ge=0, description="science images to simulate, each of a field of its own")
     width: int = Field(1024, ge=64, description="detector width [px]")

@@ -106,10 +106,14 @@ class Run:
 
         Raises
         ------
-        ImageError
+        ConfigError, ImageError
             The first file that is not there.
         """
         for telescope in self.used_telescopes():
+            for column in ("catalogue", "known"):
+                for name in self._sources(telescope, column):
+                    if not is_service(name) and not Path(self._data(name)).is_file():
+                        raise ConfigError(f"telescope {telescope}: {column}: {self._data(name)}: no such file")
             for name, image in self.sheet.get(telescope, {}).items():
                 for key in ("path", "reference", "wcs"):
                     path = getattr(image, key)
@@ -126,7 +130,11 @@ class Run:
     def simulated_row(self, wildcards: Any) -> dict[str, Any]:
         """Row of a simulated telescope, less what does not change the pixels of an image."""
         row = self.telescopes[wildcards.telescope].model_dump()
-        return {key: value for key, value in row.items() if key not in ("n_images", "assumptions", "folder")}
+        return {
+            key: value
+            for key, value in row.items()
+            if key not in ("n_images", "assumptions", "folder", "catalogue", "known")
+        }
 
     def science(self, telescope: str, image: str) -> str:
         """Path of a science image as it came."""
@@ -195,14 +203,20 @@ class Run:
         return bool(row.known)
 
     def catalogue_file(self, telescope: str, column: str) -> str | None:
-        """Source of the star catalogue or of the known objects: a file, or the names of services.
+        """Source of the star catalogue or of the known objects: files and names of services, joined by +.
 
         `column` is catalogue or known of the telescope sheet; files are relative to data_root.
         """
-        value, services = getattr(self.telescopes[telescope], column), (*NETWORK_CATALOGUES, *NETWORK_KNOWN)
-        if not value or set(value.split("+")) <= set(services):
-            return value
-        return self._data(value)
+        names = self._sources(telescope, column)
+        return "+".join(name if is_service(name) else self._data(name) for name in names) or None
+
+    def _sources(self, telescope: str, column: str) -> list[str]:
+        return [name.strip() for name in (getattr(self.telescopes[telescope], column) or "").split("+") if name.strip()]
+
+    def asks_network(self, telescope: str) -> bool:
+        """Whether the star catalogue or the known objects of a telescope come from network services."""
+        names = [name for column in ("catalogue", "known") for name in self._sources(telescope, column)]
+        return any(map(is_service, names))
 
     def trainings(self, protocol: str | None = None) -> list[str]:
         """Folders of all trainings of the run, or of those under one protocol."""
@@ -215,6 +229,11 @@ class Run:
             for name in self.config.run.protocols
             if protocol in (None, name)
         ]
+
+
+def is_service(name: str) -> bool:
+    """Whether a source of a catalogue is a network service, not a file."""
+    return name.split(":")[0] in (*NETWORK_CATALOGUES, *NETWORK_KNOWN)
 
 
 def _find(path: str, root: str | Path) -> Path:

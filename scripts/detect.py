@@ -4,7 +4,7 @@ from typing import Any
 
 from otrain_core.detect import BroadenedPSF, detect_candidates
 from otrain_core.errors import ImageError
-from otrain_core.io import image_wcs, raise_if_failed, read_json, read_planes, write_table
+from otrain_core.io import image_wcs, raise_if_failed, read_json, read_planes, read_table, write_table
 from otrain_core.psf import PSFModel
 
 
@@ -20,11 +20,13 @@ def main(
     options: dict[str, Any],
     wcs: str | None = None,
     subtract_record: str | None = None,
+    catalogue: str | None = None,
 ) -> None:
     """Read the difference and what is known of its PSF, write the table of candidates.
 
-    `wcs` is a FITS header file with the WCS, for images that have none. The record of the
-    subtraction tells whether the science image was convolved to the seeing of the reference.
+    `wcs` is a FITS header file with the WCS, for images that have none; one refined with the PSF
+    comes first. The record of the subtraction tells whether the science image was convolved to
+    the seeing of the reference. `catalogue` is a table of known sources (ra, dec).
     """
     planes, header = read_planes(difference, image=image)
     record = read_json(psf_record)
@@ -32,6 +34,7 @@ def main(
     if record.get("zero_point") is None:
         raise ImageError(image, "zero_point", f"{psf_record} holds no zero point")
     model, seeing = PSFModel.load(psf), record["seeing_px"]
+    science_psf = model
     subtraction = read_json(subtract_record) if subtract_record else {}
     if subtraction.get("convolved") == "science" and subtraction["seeing_reference_px"] > seeing:
         model = BroadenedPSF(model, fwhm=seeing, target=subtraction["seeing_reference_px"])
@@ -44,8 +47,12 @@ def main(
         telescope=telescope_name,
         seeing=seeing,
         zero_point=record["zero_point"],
-        wcs=image_wcs(header, wcs, image=image),
+        wcs=image_wcs(header, wcs, image=image, record=record),
         psf=model,
+        science=planes.get("science"),
+        science_psf=science_psf,
+        science_seeing=record["seeing_px"],
+        catalogue=read_table(catalogue) if catalogue else None,
         time=record.get("time") or "",
         filter=record.get("filter") or "",
         size=size,
@@ -68,5 +75,6 @@ if "snakemake" in globals():
             telescope_name=snakemake.wildcards.telescope,  # noqa: F821
             size=snakemake.params.size,  # noqa: F821
             wcs=snakemake.params.get("wcs"),  # noqa: F821
+            catalogue=snakemake.input.get("catalogue") or None,  # noqa: F821
             options=snakemake.params.options,  # noqa: F821
         )

@@ -1,68 +1,22 @@
 import importlib.util
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from astropy.wcs import WCS
+from scipy.spatial import cKDTree
 
-from otrain_core.detect import (
-    COLUMNS,
-    FLAG_MASKED,
-    BroadenedPSF,
-    detect_candidates,
-    filtered_spread,
-    gaussian_widths,
-    psf_fluxes,
-    window_ellipticities,
-)
+from otrain_core.detect import COLUMNS, FLAG_MASKED, detect_candidates
 from otrain_core.errors import ImageError
 from otrain_core.io import MASK_COSMIC, MASK_MISSING, MASK_SATURATED
+from otrain_core.measure import BroadenedPSF
+from tests.unit.synthetic_difference import NOISE, SEEING, ZERO_POINT, Moffat, add, blank, grid_of_sources, tangential
 
-SEEING, NOISE, ZERO_POINT = 2.5, 5.0, 25.0
-
-
-class Moffat:
-    """A PSF with wings, as a telescope has: beta 3."""
-
-    def __init__(self, fwhm=SEEING, beta=3.0, half=12):
-        self.alpha, self.beta, self.half = fwhm / 2 / np.sqrt(2 ** (1 / beta) - 1), beta, half
-
-    def stamp(self, x, y):
-        y0, x0 = int(np.floor(y + 0.5)) - self.half, int(np.floor(x + 0.5)) - self.half
-        rows, columns = np.mgrid[: 2 * self.half + 1, : 2 * self.half + 1]
-        profile = (1 + ((rows + y0 - y) ** 2 + (columns + x0 - x) ** 2) / self.alpha**2) ** -self.beta
-        return profile / profile.sum(), y0, x0
-
-    def flux_error(self):
-        return NOISE / np.sqrt((self.stamp(0, 0)[0] ** 2).sum())
-
-
-def add(image, psf, x, y, flux):
-    stamp, y0, x0 = psf.stamp(x, y)
-    padded = np.pad(image, 30)
-    padded[y0 + 30 : y0 + 30 + stamp.shape[0], x0 + 30 : x0 + 30 + stamp.shape[1]] += flux * stamp
-    image[:] = padded[30:-30, 30:-30]
-
-
-def blank(seed, size=300):
-    rng = np.random.default_rng(seed)
-    diff = rng.normal(0, NOISE, (size, size)).astype(np.float32)
-    return diff, np.full_like(diff, NOISE), np.zeros(diff.shape, np.uint8)
-
-
-def grid_of_sources(snr, seed=1, size=300, step=50):
-    diff, noise, mask = blank(seed, size)
-    psf = Moffat()
-    rng = np.random.default_rng(seed + 100)
-    y, x = (
-        axis.ravel() + rng.uniform(-3, 3, axis.size)
-        for axis in np.mgrid[step // 2 : size : step, step // 2 : size : step]
-    )
-    flux = snr * psf.flux_error() * np.ones(x.size)
-    for xi, yi, fi in zip(x, y, flux, strict=True):
-        add(diff, psf, xi, yi, fi)
-    return (diff, noise, mask), psf, pd.DataFrame({"x": x, "y": y, "flux": flux})
+needs_source_extractor = pytest.mark.skipif(
+    not any(map(shutil.which, ("source-extractor", "sex", "sextractor"))), reason="needs the program source-extractor"
+)
+METHODS = ["sep"] + [pytest.param(m, marks=needs_source_extractor) for m in ("source-extractor", "stdpipe")]
 
 
 def detect(planes, **options):
@@ -128,12 +82,8 @@ def test_noise_is_scaled_to_the_spread_of_the_filtered_difference():
     from scipy.ndimage import gaussian_filter
 
     diff, noise, mask = blank(8, 500)
-    clear = mask > 0
-    assert filtered_spread(diff, noise, clear, SEEING) == pytest.approx(1, abs=0.03)
-    assert filtered_spread(diff, 4 * noise, clear, SEEING) == pytest.approx(0.25, abs=0.01)
     correlated = gaussian_filter(diff, 0.7)
     correlated *= NOISE / correlated.std()
-    assert filtered_spread(correlated, noise, clear, SEEING) > 1.5
     # A wrong noise map changes neither what is found nor its significance.
     planes, psf, _ = grid_of_sources(snr=30)
     right, wrong = (detect((planes[0], factor * planes[1], planes[2]), psf=psf) for factor in (1, 3))
@@ -152,9 +102,7 @@ def test_columns_identifiers_and_order(bright):
 
 
 def test_sky_coordinates_follow_the_wcs(bright):
-    wcs = WCS(naxis=2)
-    wcs.wcs.ctype, wcs.wcs.crval, wcs.wcs.cdelt = ["RA---TAN", "DEC--TAN"], [30, 40], [-1 / 3600, 1 / 3600]
-    wcs.wcs.crpix = [151, 151]
+    wcs = tangential()
     table = detect(bright[0], psf=bright[1], wcs=wcs)
     x, y = wcs.all_world2pix(table["ra"], table["dec"], 0)
     np.testing.assert_allclose(x, table["x"], atol=1e-6)
@@ -217,26 +165,6 @@ def test_hot_pixel_is_narrow_and_fwhm_range_applies(bright):
     assert len(detect(bright[0], psf=bright[1], fwhm_ratio=(0.6, 5.0))) == len(bright[3])
 
 
-def test_elongated_source_has_its_ellipticity():
-    rows, columns = np.mgrid[:61, :61]
-    image = 1e4 * np.exp(-0.5 * (((columns - 30) / 2.0) ** 2 + ((rows - 30) / 1.0) ** 2))
-    clear = np.zeros(image.shape, bool)
-    at = np.array([30.0])
-    assert window_ellipticities(image, clear, at, at, seeing=3.0)[0] == pytest.approx(0.5, abs=0.06)
-    round_image = 1e4 * np.exp(-0.5 * ((columns - 30) ** 2 + (rows - 30) ** 2) / 1.5**2)
-    assert window_ellipticities(round_image, clear, at, at, seeing=3.0)[0] < 0.02
-    width = gaussian_widths(round_image, np.ones_like(image), clear, at, at, seeing=3.0)[0]
-    assert width == pytest.approx(1.5 * 2.3548, rel=0.02)
-
-
-def test_psf_flux_of_noiseless_source_is_exact():
-    image = np.zeros((60, 60))
-    add(image, Moffat(), 30.3, 29.6, 1000.0)
-    at = np.array([30.3]), np.array([29.6])
-    flux, error, cover = psf_fluxes(image, np.ones_like(image), image < -1, *at, seeing=SEEING, psf=Moffat())
-    assert flux[0] == pytest.approx(1000, rel=1e-6) and error[0] > 0 and cover[0] == 1
-
-
 @pytest.mark.parametrize(
     "change, match",
     [
@@ -277,6 +205,181 @@ def test_image_without_a_usable_pixel():
         detect((np.full_like(diff, np.nan), noise, mask))
 
 
+@pytest.mark.parametrize("fwhm", [1.6, 4.0])
+def test_completeness_where_the_psf_is_small_or_large(fwhm):
+    """Half of the sources 0.3 mag above S/N 5, and nine tenths of those above S/N 10, with one bad pixel in a hundred."""
+    rng = np.random.default_rng(11)
+    diff, noise, mask = blank(12, 700)
+    psf = Moffat(fwhm)
+    y, x = (axis.ravel() + rng.uniform(-3, 3, axis.size) for axis in np.mgrid[20:680:20, 20:680:20])
+    snr = rng.choice([5 * 10 ** (0.4 * 0.3), 10.5], x.size)
+    for xi, yi, si in zip(x, y, snr, strict=True):
+        add(diff, psf, xi, yi, si * psf.flux_error())
+    mask[rng.random(mask.shape) < 0.01] = MASK_COSMIC
+    diff[mask > 0] = noise[mask > 0] = np.nan
+    table = detect((diff, noise, mask), psf=psf, seeing=fwhm)
+    found = cKDTree(table[["x", "y"]]).query(np.column_stack([x, y]))[0] < 0.75 * fwhm
+    assert found[snr < 10].mean() > 0.6 and found[snr > 10].mean() > 0.97
+    assert len(table) - found.sum() < 10
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_columns_mean_the_same_whatever_finds_the_source(bright, method):
+    planes, psf, truth, sep_table = bright
+    table = detect(planes, psf=psf, method=method)
+    index, distance = pair(table, truth)
+    assert len(table) == len(truth) == len(set(index)) and distance.max() < 0.3
+    assert list(table.columns) == list(COLUMNS) and (np.diff(table["y"]) >= 0).all()
+    np.testing.assert_allclose(table["flux"], sep_table["flux"], rtol=0.02)
+    np.testing.assert_allclose(table["fluxerr"], sep_table["fluxerr"], rtol=0.02)
+    assert np.median(table["fwhm"]) == pytest.approx(SEEING, rel=0.2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_is_detected_on_masked_pixels(method):
+    diff, noise, mask = blank(4)
+    mask[100, :] = mask[:, 30] = MASK_SATURATED
+    mask[200:220, 200:220] = MASK_MISSING
+    diff[mask > 0] = 1e6
+    add(diff, Moffat(), 150, 250, 60 * Moffat().flux_error())
+    for fill in (1e6, np.nan):
+        diff[mask > 0] = fill
+        table = detect((diff, noise, mask), method=method, threshold=5.5)
+        assert len(table) == 1 and np.hypot(table["x"][0] - 150, table["y"][0] - 250) < 0.5
+
+
+@needs_source_extractor
+def test_width_of_source_extractor_is_cut_as_gmadet_does(monkeypatch, bright):
+    from otrain_core import search
+
+    planes, psf, truth, _ = bright
+    gmadet = {"method": "source-extractor", "threshold": 4.0, "min_area": 4, "fwhm_ratio": (0.5, 5.0)}
+    table = detect(planes, psf=psf, **gmadet)
+    assert len(table) == len(truth) and (table["fwhm"] != detect(planes, psf=psf)["fwhm"]).all()
+    run = search._run_source_extractor
+
+    def degenerate(*args, **options):
+        found = run(*args, **options)
+        found["fwhm"][:3] = [0, np.nan, 0.4 * SEEING]
+        return found
+
+    monkeypatch.setattr(search, "_run_source_extractor", degenerate)
+    assert len(detect(planes, psf=psf, **gmadet)) == len(truth) - 3
+    assert len(detect(planes, psf=psf, **gmadet | {"fwhm_ratio": (0.0, 20.0)})) == len(truth) - 2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_wrong_noise_map_changes_nothing_found(bright, method):
+    (diff, noise, mask), psf, truth, _ = bright
+    right, wrong = (detect((diff, factor * noise, mask), psf=psf, method=method) for factor in (1, 5))
+    assert len(right) == len(wrong) == len(truth)
+    np.testing.assert_allclose(right["snr"], wrong["snr"], rtol=0.01)
+    assert len(detect((diff, 20 * noise, mask), psf=psf, method=method, rescale_noise=False)) == 0
+
+
+@needs_source_extractor
+@pytest.mark.parametrize("method", ["source-extractor", "stdpipe"])
+def test_negative_sources_of_the_programs(method):
+    diff, noise, mask = blank(5)
+    add(diff, Moffat(), 100, 100, -60 * Moffat().flux_error())
+    assert len(detect((diff, noise, mask), method=method)) == 0
+    table = detect((diff, noise, mask), method=method, both_signs=True)
+    assert len(table) == 1 and table["flux"][0] < 0
+
+
+class Field:
+    """A science image with known stars, some of which changed, and its difference."""
+
+    def __init__(self):
+        self.psf, self.wcs = Moffat(), tangential()
+        self.diff, self.noise, self.mask = blank(21)
+        self.science = np.random.default_rng(22).normal(0, NOISE, self.diff.shape).astype(np.float32)
+        bright = 60 * self.psf.flux_error()
+        self.known = [(60.3, 50.1), (120.6, 80.4), (200.2, 220.9)]
+        self.new, self.faded_in, self.fresh = (80.2, 200.7), (240.4, 150.2), (150.5, 250.5)
+        for x, y in [*self.known, self.new, self.faded_in]:
+            add(self.science, self.psf, x, y, bright)
+        for x, y in [self.new, self.known[2], self.fresh]:  # a transient, a variable star, and a bogus
+            add(self.diff, self.psf, x, y, bright)
+        ra, dec = self.wcs.all_pix2world(*np.transpose(self.known), 0)
+        self.catalogue = pd.DataFrame({"ra": ra, "dec": dec, "mag": 20.0})
+
+    def detect(self, **options):
+        given = {
+            "science": self.science,
+            "catalogue": self.catalogue,
+            "wcs": self.wcs,
+            "psf": self.psf,
+            "threshold": 6.0,
+        }
+        return detect((self.diff, self.noise, self.mask), **given | options)
+
+
+@pytest.fixture(scope="module")
+def field():
+    return Field()
+
+
+def methods_at(table, *positions):
+    return [table["method"][int(i)] for i in cKDTree(table[["x", "y"]]).query(positions, distance_upper_bound=1.0)[1]]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_searches_are_merged_without_doubles(field, method):
+    table = field.detect(method=method, search=("difference", "catalogue"))
+    assert len(table) == 4 and (np.diff(table["y"]) >= 0).all()
+    assert methods_at(table, field.new, field.known[2], field.fresh, field.faded_in) == [
+        "both",
+        "difference",
+        "difference",
+        "catalogue",
+    ]
+    assert table["candid"].tolist() == [f"T-a-000{n}" for n in range(1, 5)]
+
+
+def test_difference_rows_win_and_are_untouched_by_the_second_search(field):
+    alone = field.detect()
+    both = field.detect(search=["catalogue", "difference"])
+    assert alone.to_csv() == field.detect(method="sep", search=("difference",), science=None, catalogue=None).to_csv()
+    kept = both[both["method"] != "catalogue"].reset_index(drop=True)
+    numbers = [name for name in COLUMNS if name not in ("candid", "method")]
+    pd.testing.assert_frame_equal(kept[numbers], alone[numbers])
+    row = both[both["method"] == "catalogue"].iloc[0]
+    assert row["snr"] == pytest.approx(60, rel=0.1) and np.isfinite(row["ra"])
+
+
+def test_catalogue_search_alone_and_its_radius(field):
+    table = field.detect(search=["catalogue"])
+    assert set(table["method"]) == {"catalogue"} and len(table) == 2
+    moved = field.catalogue.assign(dec=field.catalogue["dec"] + 4 / 3600)  # 4 px
+    assert len(field.detect(search=["catalogue"], catalogue=moved)) == 5
+    assert len(field.detect(search=["catalogue"], catalogue=moved, catalogue_radius=5.0)) == 2
+    assert len(field.detect(search=["catalogue"], catalogue=field.catalogue[:0])) == 5
+
+
+def test_science_image_is_measured_with_its_own_psf(field):
+    wide = Moffat(4.0)
+    table = field.detect(
+        search=["catalogue"], psf=wide, seeing=4.0, science_psf=field.psf, science_seeing=SEEING, catalogue_radius=2.0
+    )
+    np.testing.assert_allclose(table["flux"], 60 * field.psf.flux_error(), rtol=0.08)
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        ({"catalogue": None}, "detect.search: .*needs a star catalogue.*column catalogue of the telescope sheet"),
+        ({"wcs": None}, "detect.search: .*needs a celestial WCS.*column wcs of the image sheet"),
+        ({"catalogue": pd.DataFrame({"ra": [1.0]})}, "detect.search: .*no column 'dec'.*telescope sheet"),
+        ({"science": None}, "detect.search: .*needs the science image"),
+        ({"max_candidates": 1}, "detect.max_candidates: 2 candidates, more than 1: the star catalogue is not as deep"),
+    ],
+)
+def test_catalogue_search_says_what_it_lacks(field, change, match):
+    with pytest.raises(ImageError, match=match):
+        field.detect(search=["catalogue"], **change)
+
+
 def load_script(name):
     path = Path(__file__).parents[2] / "scripts" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"script_{name}", path)
@@ -308,6 +411,17 @@ def test_script_writes_a_table_that_reads_back(bright, tmp_path, monkeypatch):
     read = io.read_table(tmp_path / "c.csv")
     assert set(read["filter"]) == {"R"} and read["candid"].tolist() == table["candid"].tolist()
     np.testing.assert_allclose(read["flux"], table["flux"], rtol=1e-6)
+    header = tangential().to_header_string(relax=True)
+    io.write_json(tmp_path / "psf.json", record | {"wcs": header})
+    script.main(**arguments, options={"threshold": 4.5})
+    assert np.isfinite(io.read_table(tmp_path / "c.csv")["ra"]).all()
+    with pytest.raises(ImageError, match="needs a star catalogue"):
+        script.main(**arguments, options={"search": ["catalogue"]})
+    planes = dict(zip(("diff", "noise", "mask", "science"), (*planes, planes[0]), strict=True))
+    io.write_planes(tmp_path / "d.fits", planes)
+    io.write_table(tmp_path / "known.csv", io.read_table(tmp_path / "c.csv")[["ra", "dec"]][:10])
+    script.main(**arguments, options={"search": ["catalogue"]}, catalogue=tmp_path / "known.csv")
+    assert len(io.read_table(tmp_path / "c.csv")) == len(table) - 10
     io.write_json(tmp_path / "psf.json", record | {"zero_point": None})
     with pytest.raises(ImageError, match="zero_point"):
         script.main(**arguments, options={})

@@ -1,6 +1,7 @@
 """Configuration, sheets and the few functions that rules share."""
 
 import os
+import re
 import sys
 
 # The library of this clone, also when it is not installed.
@@ -42,6 +43,20 @@ def telescope_row(wildcards):
 def if_exists(path):
     """An input only where it exists: the job itself tells of a missing file, image by image."""
     return path if path and (path.startswith("results/") or Path(path).exists()) else []
+
+
+NETWORK_CACHE = "results/cache"  # answers of network services; kept when results of a run are made anew
+
+
+def telescopes_where(condition):
+    """Wildcard constraint: the telescopes of the run for which a condition holds."""
+    names = [re.escape(name) for name in RUN.used_telescopes() if condition(name)]
+    return "|".join(names) or "(?!)"
+
+
+def catalogue_of(column):
+    """Source of the star catalogue or of the known objects of a telescope, as a parameter."""
+    return lambda wildcards: RUN.catalogue_file(wildcards.telescope, column)
 
 
 def science_path(wildcards):
@@ -111,7 +126,10 @@ def report_unfinished():
 
     scripts = Path(workflow.basedir).parent / "scripts"
     common = {"cubes": RUN.config.run.cubes, "runs": RUN.trainings()}
-    tables = {name: f"results/unfinished/{name}.csv" for name in ("summary", "quality", "pipelines", "artefacts", "telescopes")}
+    tables = {
+        name: f"results/unfinished/{name}.csv"
+        for name in ("summary", "quality", "pipelines", "artefacts", "telescopes")
+    }
     images = {telescope: RUN.images(telescope) for telescope in RUN.used_telescopes()}
     page = {"report": "results/unfinished/report.html"}
     runpy.run_path(str(scripts / "summary.py"))["main"](images=images, **common, **tables)

@@ -4,6 +4,7 @@ rule cube:
         stacks=stacks,
     output:
         cube="results/{telescope}/{pipeline}/cube.npz",
+        real_stars="results/{telescope}/{pipeline}/real_stars.npz",
         record="results/{telescope}/{pipeline}/cube.json",
     log:
         "results/logs/{telescope}/{pipeline}/cube.log",
@@ -17,7 +18,7 @@ rule cube:
         folder=lambda wildcards: RUN.folder(wildcards.telescope),
         seed=RUN.config.seed,
         options=RUN.config.cube.model_dump(),
-        code=code_digest("cube"),
+        code=code_digest("cube", "cube_folders"),
     script:
         "../../scripts/cube.py"
 

@@ -47,3 +47,96 @@ rule reference:
         code=code_digest("reference"),
     script:
         "../../scripts/reference.py"
+
+
+rule catalogue:
+    """Star catalogue and known objects of one image, from the simulator or from local files."""
+    input:
+        science=lambda wildcards: if_exists(science_path(wildcards)),
+        truth=sky_truth,
+    output:
+        catalogue="results/{telescope}/sky/{image}/catalogue.csv",
+        known="results/{telescope}/sky/{image}/known.csv",
+    log:
+        "results/logs/{telescope}/sky/{image}/catalogue.log",
+    benchmark:
+        "results/benchmarks/{telescope}/sky/{image}/catalogue.tsv"
+    wildcard_constraints:
+        telescope=telescopes_where(lambda name: not RUN.asks_network(name)),
+    group:
+        "image"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 1000 * attempt,
+        runtime=lambda wildcards, attempt: 10 * attempt,
+    params:
+        science=science_path,
+        telescope=lambda wildcards: RUN.telescopes[wildcards.telescope].model_dump(include={"telescope", "psf_beta"}),
+        wcs=wcs_path,
+        source=catalogue_of("catalogue"),
+        known_source=catalogue_of("known"),
+        cache=NETWORK_CACHE,
+        seed=RUN.config.seed,
+        code=code_digest("catalogue"),
+    script:
+        "../../scripts/catalogue.py"
+
+
+# Compute nodes often have no network: these run where snakemake does.
+localrules:
+    fetch_catalogue,
+    survey_reference,
+
+
+rule fetch_catalogue:
+    """Star catalogue and known objects of one image, in part from network services."""
+    input:
+        science=lambda wildcards: if_exists(science_path(wildcards)),
+    output:
+        catalogue="results/{telescope}/sky/{image}/catalogue.csv",
+        known="results/{telescope}/sky/{image}/known.csv",
+    log:
+        "results/logs/{telescope}/sky/{image}/fetch_catalogue.log",
+    benchmark:
+        "results/benchmarks/{telescope}/sky/{image}/fetch_catalogue.tsv"
+    wildcard_constraints:
+        telescope=telescopes_where(RUN.asks_network),
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 1000 * attempt,
+        runtime=lambda wildcards, attempt: 20 * attempt,
+    params:
+        science=science_path,
+        telescope=telescope_row,
+        wcs=wcs_path,
+        source=catalogue_of("catalogue"),
+        known_source=catalogue_of("known"),
+        cache=NETWORK_CACHE,
+        seed=RUN.config.seed,
+        code=code_digest("catalogue"),
+    script:
+        "../../scripts/catalogue.py"
+
+
+rule survey_reference:
+    """Fetch the reference of one image from a survey of the sky (hips2fits)."""
+    input:
+        science=lambda wildcards: if_exists(science_path(wildcards)),
+    output:
+        reference="results/{telescope}/sky/{image}.survey.fits",
+    log:
+        "results/logs/{telescope}/sky/{image}/survey_reference.log",
+    benchmark:
+        "results/benchmarks/{telescope}/sky/{image}/survey_reference.tsv"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        science=science_path,
+        wcs=wcs_path,
+        hips=lambda wildcards: RUN.hips(wildcards.telescope, wildcards.image),
+        cache=NETWORK_CACHE,
+        code=code_digest("survey_reference"),
+    script:
+        "../../scripts/survey_reference.py"

@@ -1,0 +1,386 @@
+"""Finding sources on a plane (sep, Source Extractor, STDPipe), and telling which no catalogue has."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from otrain_core.errors import ImageError
+from otrain_core.measure import SIGMA, value_at
+
+PEAK_MOVED = 1.5  # a windowed centroid farther than this [seeing] from the start has run away
+FLAG_CENTROID = 1024  # the windowed centroid failed, the isophotal one is given
+
+# The filter of gmadet's `default.conv`: a pyramid of about 2 px FWHM.
+PYRAMID = ((1, 2, 1), (2, 4, 2), (1, 2, 1))
+# STDPipe detects at its default of 2 sigma per pixel and cuts at the S/N of aperture photometry.
+STDPIPE_PIXEL_THRESHOLD = 2.0
+STDPIPE_MIN_AREA = 3
+STDPIPE_ANNULUS = (5.0, 7.0)  # background annulus of its photometry [FWHM]
+
+
+def gaussian_kernel(fwhm: float) -> np.ndarray:
+    """Matched filter of a Gaussian PSF: odd-sided, normalised to 1, float32; `fwhm` in px."""
+    half = max(1, int(np.ceil(1.5 * fwhm)))
+    offset = np.arange(-half, half + 1)
+    profile = np.exp(-0.5 * (offset / (SIGMA * fwhm)) ** 2)
+    kernel = np.outer(profile, profile)
+    return (kernel / kernel.sum()).astype(np.float32)
+
+
+def find_sources(
+    method: str,
+    data: np.ndarray,
+    error: np.ndarray,
+    bad: np.ndarray,
+    *,
+    image: str,
+    seeing: float,
+    threshold: float,
+    min_area: int,
+    both_signs: bool = False,
+) -> pd.DataFrame:
+    """Positions of the sources of one plane.
+
+    Parameters
+    ----------
+    method : str
+        "sep", "source-extractor" or "stdpipe": see `find_sep`, `find_source_extractor`, `find_stdpipe`.
+    data, error : numpy.ndarray
+        float32 (height, width) [ADU], finite everywhere; `error` is 1 sigma.
+    bad : numpy.ndarray
+        bool (height, width), pixels on which nothing is detected.
+    image : str
+        Name, for errors.
+    seeing : float
+        FWHM of the PSF [px].
+    threshold, min_area : float, int
+        As the method understands them.
+    both_signs : bool
+        Also find negative sources.
+
+    Returns
+    -------
+    pandas.DataFrame
+        x, y [px], flags, and fwhm [px] where the method is one that measures it.
+
+    Raises
+    ------
+    ImageError
+        Far too many pixels are above the threshold, or the program failed.
+    MissingProgramError
+        The program of the method is not installed.
+    """
+    options = {"image": image, "seeing": seeing, "threshold": threshold, "min_area": min_area}
+    if method == "sep":
+        return find_sep(data, error, bad, **options, both_signs=both_signs)
+    find: Callable[..., pd.DataFrame] = {"source-extractor": find_source_extractor, "stdpipe": find_stdpipe}[method]
+    signs = (1, -1) if both_signs else (1,)
+    tables = [find(sign * data, error, bad, **options) for sign in signs]
+    return pd.concat(tables, ignore_index=True)
+
+
+def find_sep(
+    data: np.ndarray,
+    error: np.ndarray,
+    bad: np.ndarray,
+    *,
+    image: str,
+    seeing: float,
+    threshold: float,
+    min_area: int,
+    both_signs: bool = False,
+) -> pd.DataFrame:
+    """Pixels above the threshold after the matched filter of `sep` (Barbary 2016), windowed centroids."""
+    signs = (1, -1) if both_signs else (1,)
+    objects = np.concatenate([_extract(data, error, bad, image, seeing, threshold, min_area, sign) for sign in signs])
+    x, y, lost = _centres(data, bad, objects, seeing)
+    flags = objects["flag"].astype(int) | np.where(objects["centred"], 0, FLAG_CENTROID)
+    return pd.DataFrame({"x": x, "y": y, "flags": flags})[~lost].reset_index(drop=True)
+
+
+def _extract(
+    data: np.ndarray,
+    error: np.ndarray,
+    bad: np.ndarray,
+    image: str,
+    seeing: float,
+    threshold: float,
+    min_area: int,
+    sign: int,
+) -> np.ndarray:
+    import sep
+
+    sep.set_extract_pixstack(max(300_000, data.size // 4))
+    sep.set_sub_object_limit(4096)
+    try:
+        objects = sep.extract(
+            sign * data,
+            threshold,
+            err=error,
+            mask=bad,
+            minarea=min_area,
+            filter_kernel=gaussian_kernel(seeing),
+            filter_type="matched",
+            clean=False,  # with a matched filter sep's cleaning removes isolated sources too
+        )
+    except Exception as problem:  # sep raises bare Exceptions when a buffer overflows
+        raise ImageError(
+            image, "detect", f"far too many pixels above the threshold, the subtraction failed ({problem})"
+        ) from None
+    columns = {name: objects[name] for name in ("x", "y", "xcpeak", "ycpeak", "flag")}
+    result = np.zeros(
+        len(objects),
+        dtype=[("x", float), ("y", float), ("xcpeak", int), ("ycpeak", int), ("flag", int)]
+        + [("sign", int), ("centred", bool)],
+    )
+    for name, values in columns.items():
+        result[name] = values
+    result["sign"] = sign
+    return result
+
+
+def _centres(
+    data: np.ndarray, bad: np.ndarray, objects: np.ndarray, seeing: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Windowed centroids; where they run away or land on a masked pixel, the peak or nothing."""
+    import sep
+
+    x, y = objects["x"].copy(), objects["y"].copy()
+    for sign in (1, -1):
+        mine = objects["sign"] == sign
+        if not mine.any():
+            continue
+        # Starting from the filtered peak keeps a blend or a ring from starting in a hole.
+        x0, y0 = objects["xcpeak"][mine].astype(float), objects["ycpeak"][mine].astype(float)
+        xw, yw, _ = sep.winpos(sign * data, x0, y0, np.full(len(x0), SIGMA * seeing), mask=bad)
+        good = np.hypot(xw - x0, yw - y0) < PEAK_MOVED * seeing
+        good &= ~value_at(bad, xw, yw, outside=True)
+        x[mine], y[mine] = np.where(good, xw, x[mine]), np.where(good, yw, y[mine])
+        objects["centred"][mine] = good
+    masked = value_at(bad, x, y, outside=True)
+    x[masked], y[masked] = objects["xcpeak"][masked], objects["ycpeak"][masked]
+    return x, y, value_at(bad, x, y, outside=True)
+
+
+def find_source_extractor(
+    data: np.ndarray,
+    error: np.ndarray,
+    bad: np.ndarray,
+    *,
+    image: str,
+    seeing: float,
+    threshold: float,
+    min_area: int,
+) -> pd.DataFrame:
+    """Source Extractor as gmadet runs it, with our noise as MAP_RMS.
+
+    Filter ``default.conv``, background mesh of 64 px, deblending and cleaning by
+    default. The threshold is that of the filtered image in units of the noise of single
+    pixels. Masked pixels get an infinite noise and are not interpolated, so nothing is detected on
+    them. Positions are the isophotal barycentres and ``fwhm`` is FWHM_IMAGE, NaN where
+    Source Extractor gives 0.
+    """
+    found = _run_source_extractor(
+        np.where(bad, 0, data).astype(np.float32),
+        image=image,
+        mask=bad,
+        err=np.where(bad, np.inf, error),
+        thresh=threshold,
+        minarea=min_area,
+        sn=0,
+        reject_negative=False,
+        convolve=True,
+        extra={"INTERP_TYPE": "NONE"},
+    )
+    return _tidy(found, bad)
+
+
+def find_stdpipe(
+    data: np.ndarray,
+    error: np.ndarray,
+    bad: np.ndarray,
+    *,
+    image: str,
+    seeing: float,
+    threshold: float,
+    min_area: int,
+) -> pd.DataFrame:
+    """STDPipe's chain: noise-weighted detection, forced photometry, rejection of masked artefacts.
+
+    Source Extractor detects groups of at least `min_area` pixels (3, if that is more) above 2 sigma, the masks
+    of science image and reference marking footprints; `stdpipe.photometry.measure_objects`
+    measures within one FWHM; what is below the S/N of `threshold`, or has a masked pixel in
+    its footprint or aperture, is rejected (`stdpipe.pipeline.filter_transient_candidates`,
+    without any look-up on the network), as is what is centred on a masked pixel. Positions
+    are the isophotal barycentres; the recipe does not cut on the FWHM.
+    """
+    from astropy.utils.exceptions import AstropyWarning
+    from stdpipe.photometry import measure_objects
+    from stdpipe.pipeline import filter_transient_candidates
+
+    masked = np.where(bad, np.nan, data).astype(np.float32)
+    found = _run_source_extractor(
+        masked,
+        image=image,
+        mask=bad,
+        err=np.where(bad, np.inf, error),
+        thresh=STDPIPE_PIXEL_THRESHOLD,
+        minarea=max(min_area, STDPIPE_MIN_AREA),
+        aper=seeing,
+        sn=threshold,
+        convolve=False,
+    )
+    if len(found):
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore", AstropyWarning)
+            warnings.simplefilter("ignore", RuntimeWarning)
+            found = measure_objects(
+                found, masked, mask=bad, fwhm=seeing, aper=1.0, bkgann=STDPIPE_ANNULUS, sn=threshold, bg=0, err=error,
+                verbose=False,
+            )  # fmt: skip
+    if len(found):
+        found = filter_transient_candidates(
+            found, sr=1 / 3600, fwhm=seeing, vizier=[], skybot=False, ned=False, verbose=False
+        )
+    return _tidy(found, bad).drop(columns="fwhm")
+
+
+def _run_source_extractor(
+    data: np.ndarray, *, image: str, convolve: bool, extra: dict[str, Any] | None = None, **options: Any
+) -> Any:
+    """Table of `stdpipe.photometry.get_objects_sextractor`, 0-based.
+
+    Raises
+    ------
+    ImageError
+        Source Extractor failed.
+    MissingProgramError
+        It is not installed.
+    """
+    from otrain_core.programs import find_program
+
+    program = find_program("source-extractor")
+    from stdpipe.photometry import get_objects_sextractor
+
+    # Source Extractor drops objects silently when its pixel stack overflows.
+    extra = {"MEMORY_PIXSTACK": max(300_000, data.size // 2), "BACK_SIZE": 64, "NTHREADS": 1} | (extra or {})
+    with tempfile.TemporaryDirectory(prefix="otrain-detect-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # units of the catalogue that astropy does not know
+        if convolve:
+            kernel = Path(folder) / "default.conv"
+            rows = "\n".join(" ".join(str(value) for value in row) for row in PYRAMID)
+            kernel.write_text(f"CONV NORM\n{rows}\n")
+            extra |= {"FILTER": "Y", "FILTER_NAME": str(kernel)}
+        found = get_objects_sextractor(
+            data,
+            extra=extra,
+            extra_params=["XPEAK_IMAGE", "YPEAK_IMAGE"],
+            sort=False,
+            _exe=program,
+            _workdir=folder,
+            **options,
+        )
+    if found is None:
+        raise ImageError(image, "detect.method", f"{program} failed on this image")
+    return found
+
+
+def _tidy(found: Any, bad: np.ndarray) -> pd.DataFrame:
+    """x, y, flags and fwhm; what is centred on a masked pixel moves to its peak or goes."""
+    x, y = (np.array(found[name], dtype=float) for name in ("x", "y"))
+    masked = value_at(bad, x, y, outside=True)
+    x[masked], y[masked] = (np.asarray(found[name], dtype=float)[masked] - 1 for name in ("XPEAK_IMAGE", "YPEAK_IMAGE"))
+    fwhm = np.array(found["fwhm"], dtype=float)
+    fwhm[~(fwhm > 0)] = np.nan
+    table = pd.DataFrame({"x": x, "y": y, "flags": np.asarray(found["flags"]).astype(int), "fwhm": fwhm})
+    return table[~value_at(bad, x, y, outside=True)].reset_index(drop=True)
+
+
+def require_catalogue(image: str, *, wcs: Any, science: np.ndarray | None, catalogue: pd.DataFrame | None) -> None:
+    """Raise if the search by catalogue lacks what it needs.
+
+    Raises
+    ------
+    ImageError
+        Says what is missing and how to provide it.
+    """
+    key = "detect.search"
+    if catalogue is None:
+        raise ImageError(
+            image,
+            key,
+            "the search catalogue needs a star catalogue; give one in column catalogue of the telescope sheet",
+        )
+    if missing := [name for name in ("ra", "dec") if name not in catalogue]:
+        raise ImageError(
+            image,
+            key,
+            f"the star catalogue has no column {missing[0]!r}; the file named in column catalogue of the telescope "
+            "sheet needs the columns ra and dec [deg]",
+        )
+    if wcs is None:
+        raise ImageError(
+            image,
+            key,
+            "the search catalogue needs a celestial WCS to compare the image with the star catalogue (column catalogue "
+            "of the telescope sheet); give a header with one in column wcs of the image sheet",
+        )
+    if science is None:
+        raise ImageError(image, key, "the search catalogue needs the science image beside its difference")
+
+
+def catalogue_pixels(catalogue: pd.DataFrame, wcs: Any, shape: tuple[int, int]) -> np.ndarray:
+    """(N, 2) pixel positions x, y of the catalogue entries on and around an image of this shape."""
+    position = catalogue[["ra", "dec"]].to_numpy(float)
+    position = position[np.isfinite(position).all(axis=1)]
+    height, width = shape
+    size = np.array([width, height])
+    if not len(position):
+        return np.empty((0, 2))
+    # Distortions are polynomials that throw far entries anywhere: the linear part tells which ones are near.
+    linear = wcs.wcs_world2pix(position, 0)
+    with np.errstate(invalid="ignore"):
+        near = (np.abs(linear - size / 2) < size).all(axis=1)
+    return np.asarray(wcs.all_world2pix(position[near], 0, quiet=True)) if near.any() else np.empty((0, 2))
+
+
+def drop_catalogued(
+    sources: pd.DataFrame, catalogue: pd.DataFrame, wcs: Any, shape: tuple[int, int], *, radius: float
+) -> pd.DataFrame:
+    """The sources (columns x, y) that are farther than `radius` px from every entry of the catalogue."""
+    known = catalogue_pixels(catalogue, wcs, shape)
+    return sources[_unmatched(sources, {"x": known[:, 0], "y": known[:, 1]}, "x", "y", radius=radius)].reset_index(
+        drop=True
+    )
+
+
+def merge_searches(difference: pd.DataFrame, catalogue: pd.DataFrame, *, radius: float) -> pd.DataFrame:
+    """One list of the candidates of both searches.
+
+    A candidate of the catalogue search within `radius` px of one of the difference is the same
+    source: the row of the difference stays, its column ``method`` becomes "both".
+    """
+    if not len(difference) or not len(catalogue):
+        return difference if len(difference) else catalogue
+    difference = difference.copy()
+    difference.loc[~_unmatched(difference, catalogue, "x", "y", radius=radius), "method"] = "both"
+    rest = catalogue[_unmatched(catalogue, difference, "x", "y", radius=radius)]
+    return pd.concat([difference, rest], ignore_index=True)
+
+
+def _unmatched(one: Any, other: Any, x: str, y: str, *, radius: float) -> np.ndarray:
+    """Which rows of `one` have no row of `other` within `radius`; `x` and `y` name the columns."""
+    from scipy.spatial import cKDTree
+
+    ours, theirs = (np.column_stack([np.asarray(t[x], float), np.asarray(t[y], float)]) for t in (one, other))
+    theirs = theirs[np.isfinite(theirs).all(axis=1)]
+    if not len(ours) or not len(theirs):
+        return np.ones(len(ours), dtype=bool)
+    return cKDTree(theirs).query(ours)[0] > radius

@@ -1,0 +1,259 @@
+"""Surveys of the network as tables of a field: VizieR, SkyBoT and CDS XMatch, through astroquery."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from otrain_core import io, network
+from otrain_core.catalogue import COLUMNS, KNOWN_COLUMNS, Field, empty, read_sky_table
+
+VIZIER = {"gaia": "I/355/gaiadr3", "panstarrs": "II/349/ps1", "vsx": "B/vsx/vsx"}
+VIZIER_SERVERS = ("vizier.cds.unistra.fr", "vizier.cfa.harvard.edu")
+GAIA_EPOCH = 2016.0
+# G - g and G - r as polynomials of BP - RP (Gaia DR2 documentation, Sect. 5.3.7; STDPipe uses the same), good to 0.1 mag.
+GAIA_G = (-0.021349, 0.25171, 0.46245, -0.13518)
+GAIA_R = (0.049465, 0.027464, -0.24662, 0.12879)
+GAIA_COLORS = (0.2, 2.7)
+POINT_LIKE = 0.05  # i(PSF) - i(Kron) of stars is below this (Pan-STARRS archive documentation)
+
+
+def gaia_color(bp_rp: np.ndarray) -> np.ndarray:
+    """g - r [mag] of SDSS from BP - RP of Gaia; NaN outside the range of the relations."""
+    bp_rp = np.asarray(bp_rp, float)
+    color = np.polyval(GAIA_G, bp_rp) - np.polyval(GAIA_R, bp_rp)
+    return np.where((bp_rp >= GAIA_COLORS[0]) & (bp_rp <= GAIA_COLORS[1]), color, np.nan)
+
+
+def _asked(field: Field, **more: Any) -> dict[str, Any]:
+    """What is asked, rounded (outwards), so that the same field is the same question."""
+    radius = float(np.ceil(field.radius * 1000 + 0.1) / 1000)
+    return {"ra": round(field.ra, 5), "dec": round(field.dec, 5), "radius": radius, **more}
+
+
+def _vizier(name: str, field: Field, *, columns: list[str], cache: str | Path, shape: Callable[[Any], pd.DataFrame]):
+    """Table of one VizieR catalogue about a field, brought into shape by `shape`."""
+    parameters = _asked(field, catalogue=VIZIER[name], columns=columns)
+
+    def fetch(attempt: int, path: Path) -> None:
+        from astropy import units
+        from astropy.coordinates import SkyCoord
+        from astroquery.vizier import Vizier
+
+        server = VIZIER_SERVERS[attempt % len(VIZIER_SERVERS)]
+        vizier = Vizier(columns=columns, row_limit=-1, timeout=network.TIMEOUT, vizier_server=server)
+        response = vizier.query_region_async(
+            SkyCoord(parameters["ra"], parameters["dec"], unit="deg"),
+            radius=parameters["radius"] * units.deg,
+            catalog=VIZIER[name],
+            cache=False,
+        )
+        response.raise_for_status()
+        _refuse_errors(response.content)
+        tables = vizier._parse_result(response)  # what the synchronous query does, without a look at errors
+        if tables is None:
+            raise ValueError(f"not a table: {response.text[:60]!r}")
+        io.write_table(path, shape(tables[0]) if len(tables) else shape(None))
+
+    return read_sky_table(network.answer(fetch, service=name, parameters=parameters, cache=cache))
+
+
+def _refuse_errors(content: bytes) -> None:
+    """VizieR reports errors within a table that looks empty, under status 200; an answer cut short is one, too."""
+    found = re.search(
+        rb"<INFO\b[^>]*(?:name=\"(?:fatal)?Errors?\"|value=\"(?:ERROR|OVERFLOW)\")[^>]*>([^<]*)", content, re.I
+    )
+    if found:
+        raise ValueError(f"the service reports an error: {found.group(0)[:150].decode(errors='replace')!r}")
+    if b"VOTABLE>" not in content[-200:]:
+        raise ValueError(f"not a whole table: it begins with {content[:40].decode(errors='replace')!r}")
+
+
+def _numbers(table: Any, name: str) -> np.ndarray:
+    return np.ma.filled(np.ma.asarray(table[name], float), np.nan)
+
+
+def gaia(field: Field, *, cache: str | Path) -> pd.DataFrame:
+    """Gaia DR3 with the positions of the time of the image; mag is G, color g - r from BP - RP.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `otrain_core.catalogue.COLUMNS`; kind is ``star``.
+    """
+
+    def shape(table: Any) -> pd.DataFrame:
+        if table is None:
+            return empty([*COLUMNS, "pmra", "pmdec"])
+        names = {"ra": "RA_ICRS", "dec": "DE_ICRS", "mag": "Gmag", "magerr": "e_Gmag", "pmra": "pmRA", "pmdec": "pmDE"}
+        rows = pd.DataFrame({name: _numbers(table, column) for name, column in names.items()})
+        return rows.assign(color=gaia_color(_numbers(table, "BP-RP")), kind="star")
+
+    columns = ["RA_ICRS", "DE_ICRS", "Gmag", "e_Gmag", "BP-RP", "pmRA", "pmDE"]
+    table = _vizier("gaia", field, columns=columns, cache=cache, shape=shape)
+    if field.time:
+        from astropy.time import Time
+
+        moved = (Time(field.time).jyear - GAIA_EPOCH) / 3.6e6  # [mas/yr] to [deg]
+        turned = np.cos(np.deg2rad(table.dec))
+        table["ra"] = (table.ra + (moved * table.pmra / turned).fillna(0)) % 360
+        table["dec"] += (moved * table.pmdec).fillna(0)
+    return table[COLUMNS]
+
+
+def panstarrs(field: Field, *, cache: str | Path) -> pd.DataFrame:
+    """Pan-STARRS DR1; mag is r, color g - r; kind by the light outside the PSF in i.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `otrain_core.catalogue.COLUMNS`.
+    """
+
+    def shape(table: Any) -> pd.DataFrame:
+        if table is None:
+            return empty(COLUMNS)
+        names = {"ra": "RAJ2000", "dec": "DEJ2000", "mag": "rmag", "magerr": "e_rmag"}
+        rows = pd.DataFrame({name: _numbers(table, column) for name, column in names.items()})
+        rows["color"] = _numbers(table, "gmag") - rows.mag
+        outside = _numbers(table, "imag") - _numbers(table, "iKmag")
+        rows["kind"] = np.select([outside < POINT_LIKE, outside >= POINT_LIKE], ["star", "galaxy"], "")
+        return rows[COLUMNS]
+
+    columns = ["RAJ2000", "DEJ2000", "gmag", "rmag", "e_rmag", "imag", "iKmag"]
+    return _vizier("panstarrs", field, columns=columns, cache=cache, shape=shape)
+
+
+STAR_SURVEYS = {"gaia": gaia, "panstarrs": panstarrs}
+
+
+def variables(field: Field, *, cache: str | Path) -> pd.DataFrame:
+    """Variable stars of the AAVSO's index (VSX).
+
+    Returns
+    -------
+    pandas.DataFrame
+        `otrain_core.catalogue.KNOWN_COLUMNS`; kind is ``variable``.
+    """
+
+    def shape(table: Any) -> pd.DataFrame:
+        if table is None:
+            return empty(KNOWN_COLUMNS)
+        rows = pd.DataFrame({"name": [str(name) for name in table["Name"]]})
+        return rows.assign(ra=_numbers(table, "RAJ2000"), dec=_numbers(table, "DEJ2000"), kind="variable")
+
+    return _vizier("vsx", field, columns=["Name", "RAJ2000", "DEJ2000"], cache=cache, shape=shape)
+
+
+def moving_objects(field: Field, *, cache: str | Path, location: str = "500") -> pd.DataFrame:
+    """Asteroids, comets and planets in a field at the time of the image, by SkyBoT.
+
+    Parameters
+    ----------
+    field : Field
+    cache : path-like
+    location : str
+        IAU code of the observatory. From the centre of the Earth (500) positions are off by up to
+        8.8 arcsec over the distance of the object in au.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `otrain_core.catalogue.KNOWN_COLUMNS`; kind is ``moving``.
+
+    Raises
+    ------
+    ImageError
+        The image has no time.
+    """
+    from otrain_core.errors import ImageError
+
+    if not field.time:
+        raise ImageError(field.image, "DATE-OBS", "skybot needs the time of the image, and its header has none")
+    parameters = _asked(field, time=field.time[:19], location=location)
+
+    def fetch(attempt: int, path: Path) -> None:
+        from astropy import units
+        from astropy.coordinates import SkyCoord
+        from astropy.time import Time
+        from astroquery.imcce import Skybot, conf
+
+        skybot = Skybot()
+        with conf.set_temp("timeout", int(network.TIMEOUT)):
+            response = skybot.cone_search_async(
+                SkyCoord(parameters["ra"], parameters["dec"], unit="deg"),
+                parameters["radius"] * units.deg,
+                Time(parameters["time"], scale="utc"),
+                location=location,
+                cache=False,
+            )
+        _refuse_errors(response.content)
+        rows = empty(KNOWN_COLUMNS)
+        if b"TR>" in response.content:
+            table = skybot._parse_result(response)
+            rows = pd.DataFrame({"name": [str(name) for name in table["Name"]]})
+            rows["ra"], rows["dec"] = (np.asarray(table[name], float) for name in ("RA", "DEC"))
+            rows["kind"] = "moving"
+        io.write_table(path, rows)
+
+    return read_sky_table(network.answer(fetch, service="skybot", parameters=parameters, cache=cache))
+
+
+def crossmatch_remote(ra: np.ndarray, dec: np.ndarray, survey: str, *, radius: float, cache: str | Path) -> np.ndarray:
+    """Distance to the nearest entry of a survey, for a list of positions, by CDS XMatch.
+
+    For lists that cover more sky than a catalogue of it is worth fetching.
+
+    Parameters
+    ----------
+    ra, dec : numpy.ndarray
+        (n,) [deg].
+    survey : str
+        A name of `VIZIER`.
+    radius : float
+        Search radius, 180 at most [arcsec].
+    cache : path-like
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,) [arcsec], NaN where the survey has nothing within `radius`.
+    """
+    import hashlib
+
+    positions = pd.DataFrame({"row": np.arange(len(ra)), "ra": np.round(ra, 7), "dec": np.round(dec, 7)})
+    digest = hashlib.sha256(positions.to_csv(index=False).encode()).hexdigest()[:16]
+    parameters = {"catalogue": VIZIER[survey], "radius": radius, "positions": len(positions), "digest": digest}
+
+    def fetch(attempt: int, path: Path) -> None:
+        import tempfile
+
+        from astropy import units
+        from astropy.table import Table
+        from astroquery.xmatch import XMatch
+
+        xmatch = XMatch()
+        xmatch.TIMEOUT = network.TIMEOUT
+        with tempfile.TemporaryDirectory() as folder:
+            xmatch.cache_location = folder  # it keeps its list of tables, which would go to the user's home
+            table = xmatch.query(
+                Table.from_pandas(positions),
+                f"vizier:{VIZIER[survey]}",
+                radius * units.arcsec,
+                colRA1="ra",
+                colDec1="dec",
+                cache=False,
+            )
+        rows = pd.DataFrame({"row": _numbers(table, "row"), "distance": _numbers(table, "angDist")})
+        io.write_table(path, rows.groupby("row", as_index=False).min())
+
+    distance = np.full(len(positions), np.nan)
+    if len(positions):
+        found = read_sky_table(network.answer(fetch, service="xmatch", parameters=parameters, cache=cache))
+        distance[found.row.to_numpy(int)] = found.distance
+    return distance

@@ -1,0 +1,209 @@
+"""A reference for a science image from a survey of the sky, by the service hips2fits of the CDS."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+
+from otrain_core import network
+from otrain_core.errors import ImageError
+
+SERVERS = (
+    "https://alasky.cds.unistra.fr/hips-image-services/hips2fits",
+    "https://alaskybis.cds.unistra.fr/hips-image-services/hips2fits",
+)
+MAX_PIXELS = 50_000_000  # of one answer of the service
+TILE = 4096  # side of what is asked for at once [px]: 64 MiB, well below the limit, and resumed where it broke off
+MARGIN = 0.05  # the reference is larger than the image by this at every edge [side]
+FINE_SCALE = 1.0  # asinh-scaled pixels are fetched at this scale or finer, made linear, then averaged [arcsec]
+MAX_FACTOR = 8
+MIN_COVERED = 0.1
+BACKGROUND, NOISE = 100.0, 10.0  # of the result, as if of a gain of 1 (see `survey_reference`)
+
+log = logging.getLogger("otrain")
+
+
+def survey_reference(
+    hips: str, science_wcs: Any, shape: tuple[int, int], *, image: str, cache: str | Path
+) -> tuple[np.ndarray, fits.Header]:
+    """Image of a survey that covers a science image, north and scale as there, without distortion.
+
+    Parameters
+    ----------
+    hips : str
+        Identifier of the survey, such as ``CDS/P/PanSTARRS/DR1/r``.
+    science_wcs : astropy.wcs.WCS
+    shape : tuple of int
+        (height, width) of the science image.
+    image : str
+        Name, for errors.
+    cache : path-like
+        Folder where the answers of the service are kept.
+
+    Returns
+    -------
+    data : numpy.ndarray
+        float32 (height, width) [ADU]; NaN where the survey has nothing.
+    header : astropy.io.fits.Header
+        Tangential WCS, FILTER, and the assumptions below.
+
+    Notes
+    -----
+    A HiPS keeps neither gain nor noise nor saturation. As STDPipe does, the image is scaled to
+    a background of 100 ADU with a noise of 10 ADU, which is what a GAIN of 1 and no read noise give;
+    stars have less noise than that in truth. SATURATE is the highest value found: saturated cores of the
+    surveys are missing (NaN) or flat. The photometric scale is left to the subtraction, which fits it.
+
+    Pan-STARRS bands but g are stored in asinh magnitudes, which is undone before pixels are averaged.
+
+    Raises
+    ------
+    ImageError
+        The survey does not cover the field.
+    ConfigError
+        The service gives no answer.
+    """
+    wcs, (height, width), scale = reference_grid(science_wcs, shape, image=image)
+    factor = min(int(np.ceil(scale / FINE_SCALE)), MAX_FACTOR) if is_asinh(hips) else 1
+    data = np.full((height, width), np.nan, np.float32)
+    for rows, columns in tiles(height, width, factor=factor):
+        part = _fetch(hips, _part(wcs, rows, columns, factor), image=image, cache=cache)
+        if is_asinh(hips):
+            part = linear(part)
+        n = factor
+        part = part.reshape(part.shape[0] // n, n, part.shape[1] // n, n).mean(axis=(1, 3)) if n > 1 else part
+        data[rows, columns] = np.where(np.isfinite(part), part, np.nan)
+    return _normalise(data, wcs, hips=hips, image=image)
+
+
+def reference_grid(science_wcs: Any, shape: tuple[int, int], *, image: str) -> tuple[Any, tuple[int, int], float]:
+    """Undistorted grid at the scale of a science image that holds all of it, and a margin.
+
+    Returns
+    -------
+    wcs : astropy.wcs.WCS
+        Gnomonic, ICRS, turned as the science image.
+    shape : tuple of int
+        (height, width).
+    scale : float
+        [arcsec/px].
+    """
+    from astropy.coordinates import SkyCoord
+    from astropy.wcs import WCS
+
+    height, width = shape
+    along_x, along_y = np.linspace(-0.5, width - 0.5, 33), np.linspace(-0.5, height - 0.5, 33)
+    edges = [(along_x, np.full(33, y)) for y in along_y[[0, -1]]] + [
+        (np.full(33, x), along_y) for x in along_x[[0, -1]]
+    ]
+    x, y = (np.concatenate(part) for part in zip(*edges, strict=True))
+    middle = np.array([(width - 1) / 2, (height - 1) / 2])
+    steps = middle + np.array([[0, 0], [1, 0], [0, 1]])
+    outline, near = science_wcs.pixel_to_world(x, y), science_wcs.pixel_to_world(*steps.T)
+    if not isinstance(near, SkyCoord) or not np.isfinite(outline.data.lon.deg + outline.data.lat.deg).all():
+        raise ImageError(image, "WCS", "the edges of the image have no position on the sky")
+    outline, near = outline.icrs, near.icrs
+    # How one pixel along x and y moves on the sky, in the middle of the image.
+    east, north = near[0].spherical_offsets_to(near[1:])
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.cunit = ["deg", "deg"]
+    wcs.wcs.crval = [near[0].ra.deg, near[0].dec.deg]
+    wcs.wcs.crpix = [1, 1]
+    wcs.wcs.cd = np.array([east.deg, north.deg])
+    wcs.wcs.set()
+    px, py = wcs.wcs_world2pix(outline.ra.deg, outline.dec.deg, 0)
+    low = np.floor([px.min() - MARGIN * width, py.min() - MARGIN * height]).astype(int)
+    high = np.ceil([px.max() + MARGIN * width, py.max() + MARGIN * height]).astype(int)
+    wcs.wcs.crpix = 1.0 - low
+    wcs.wcs.set()
+    size = high - low + 1
+    scale = float(np.sqrt(abs(np.linalg.det(wcs.wcs.cd))) * 3600)
+    return wcs, (int(size[1]), int(size[0])), scale
+
+
+def tiles(height: int, width: int, *, factor: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of a grid in pieces that hold at most `TILE` px a side when refined by `factor`."""
+    side = min(TILE, int(np.sqrt(MAX_PIXELS))) // factor
+    for bottom in range(0, height, side):
+        for left in range(0, width, side):
+            yield slice(bottom, min(bottom + side, height)), slice(left, min(left + side, width))
+
+
+def _part(wcs: Any, rows: slice, columns: slice, factor: int) -> Any:
+    """WCS of a piece of a grid, refined `factor` times."""
+    part = wcs.deepcopy()
+    corner = np.array([columns.start, rows.start])
+    part.wcs.crpix = (wcs.wcs.crpix - corner - 0.5) * factor + 0.5
+    part.wcs.cd = wcs.wcs.cd / factor
+    part.wcs.set()
+    part.pixel_shape = ((columns.stop - columns.start) * factor, (rows.stop - rows.start) * factor)
+    return part
+
+
+def is_asinh(hips: str) -> bool:
+    """Whether a survey is stored in asinh magnitudes (Pan-STARRS but for g, as STDPipe found)."""
+    return "PanSTARRS" in hips and not hips.endswith("PanSTARRS/DR1/g")
+
+
+def linear(data: np.ndarray) -> np.ndarray:
+    """Flux from Pan-STARRS' asinh magnitudes: ``10**(0.4 x) - 10**(-0.4 x)`` (Waters et al. 2020, ApJS 251, 4)."""
+    x = data.astype(np.float64) * (0.4 * np.log(10))
+    return np.exp(x) - np.exp(-x)
+
+
+def _fetch(hips: str, wcs: Any, *, image: str, cache: str | Path) -> np.ndarray:
+    """One piece of a survey, float32, NaN where it has nothing."""
+    grid = {key: value for key, value in wcs.to_header().items() if key not in ("DATE-REF", "MJDREF")}
+    width, height = wcs.pixel_shape
+    parameters = {"hips": hips, "width": width, "height": height, "ra": round(grid["CRVAL1"], 6)}
+    parameters |= {"dec": round(grid["CRVAL2"], 6)}
+
+    def fetch(attempt: int, path: Path) -> None:
+        from astroquery.hips2fits import hips2fitsClass
+
+        service = hips2fitsClass()
+        service.server, service.timeout = SERVERS[attempt % len(SERVERS)], network.TIMEOUT
+        hdus = service.query_with_wcs(hips, wcs, format="fits")
+        data = hdus[0].data
+        if data is None or data.shape != (height, width):
+            raise ValueError(f"an image of {width} x {height} px was asked for, found {getattr(data, 'shape', None)}")
+        fits.PrimaryHDU(data.astype(np.float32)).writeto(path, overwrite=True)
+
+    path = network.answer(
+        fetch,
+        service="hips2fits",
+        parameters=parameters | {"grid": {key: str(value) for key, value in grid.items()}},
+        cache=cache,
+        suffix=".fits",
+    )
+    data = fits.getdata(path).astype(np.float32)
+    data[~np.isfinite(data)] = np.nan
+    return data
+
+
+def _normalise(data: np.ndarray, wcs: Any, *, hips: str, image: str) -> tuple[np.ndarray, fits.Header]:
+    from astropy.stats import mad_std
+
+    covered = np.isfinite(data)
+    if covered.mean() >= MIN_COVERED:
+        middle, spread = float(np.median(data[covered])), float(mad_std(data[covered]))
+    if covered.mean() < MIN_COVERED or data[covered].min() == data[covered].max():
+        raise ImageError(image, "reference", f"the survey {hips} covers {100 * covered.mean():.0f} % of the field only")
+    if spread == 0:
+        raise ImageError(image, "reference", f"the survey {hips} has no noise in the field: most pixels have one value")
+    data = ((data - middle) * (NOISE / spread) + BACKGROUND).astype(np.float32)
+    header = wcs.to_header()
+    header["FILTER"] = (hips.rsplit("/", 1)[-1], "last part of the survey's name")
+    header["HIPS"] = (hips, "survey, by hips2fits (CDS)")
+    header["ASINH"] = (is_asinh(hips), "asinh magnitudes were made linear")
+    header["NORMAL"] = (NOISE / spread, "values of the survey were multiplied by this")
+    header["GAIN"] = (BACKGROUND / NOISE**2, "[electron/ADU] assumed")
+    header["RDNOISE"] = (0.0, "[electron] assumed")
+    header["SATURATE"] = (float(np.nanmax(data)), "[ADU] assumed: the highest value")
+    return data, header

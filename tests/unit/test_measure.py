@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+from otrain_core.measure import (
+    any_near,
+    filtered_spread,
+    gaussian_widths,
+    psf_fluxes,
+    value_at,
+    window_ellipticities,
+)
+from tests.unit.synthetic_difference import NOISE, SEEING, Moffat, add, blank
+
+
+def test_spread_tells_wrong_and_correlated_noise():
+    from scipy.ndimage import gaussian_filter
+
+    diff, noise, mask = blank(8, 500)
+    clear = mask > 0
+    assert filtered_spread(diff, noise, clear, SEEING) == pytest.approx(1, abs=0.03)
+    assert filtered_spread(diff, 4 * noise, clear, SEEING) == pytest.approx(0.25, abs=0.01)
+    correlated = gaussian_filter(diff, 0.7)
+    correlated *= NOISE / correlated.std()
+    assert filtered_spread(correlated, noise, clear, SEEING) > 1.5
+
+
+def test_elongated_source_has_its_ellipticity():
+    rows, columns = np.mgrid[:61, :61]
+    image = 1e4 * np.exp(-0.5 * (((columns - 30) / 2.0) ** 2 + ((rows - 30) / 1.0) ** 2))
+    clear = np.zeros(image.shape, bool)
+    at = np.array([30.0])
+    assert window_ellipticities(image, clear, at, at, seeing=3.0)[0] == pytest.approx(0.5, abs=0.06)
+    round_image = 1e4 * np.exp(-0.5 * ((columns - 30) ** 2 + (rows - 30) ** 2) / 1.5**2)
+    assert window_ellipticities(round_image, clear, at, at, seeing=3.0)[0] < 0.02
+    width = gaussian_widths(round_image, np.ones_like(image), clear, at, at, seeing=3.0)[0]
+    assert width == pytest.approx(1.5 * 2.3548, rel=0.02)
+
+
+def test_psf_flux_of_noiseless_source_is_exact():
+    image = np.zeros((60, 60))
+    add(image, Moffat(), 30.3, 29.6, 1000.0)
+    at = np.array([30.3]), np.array([29.6])
+    flux, error, cover = psf_fluxes(image, np.ones_like(image), image < -1, *at, seeing=SEEING, psf=Moffat())
+    assert flux[0] == pytest.approx(1000, rel=1e-6) and error[0] > 0 and cover[0] == 1
+
+
+def test_pixels_under_and_about_positions():
+    plane = np.zeros((10, 20), bool)
+    plane[3, 7] = True
+    x, y = np.array([7.4, 7.6, -1.0, np.nan, 19.6]), np.array([2.6, 3.0, 3.0, 3.0, 3.0])
+    assert value_at(plane, x, y, outside=True).tolist() == [True, False, True, True, True]
+    assert any_near(plane, np.array([9.0, 10.1]), np.array([3.0, 3.0]), 2.0).tolist() == [True, False]
