@@ -27,7 +27,6 @@ from otrain_core.config import (
     Telescope,
 )
 
-
 SHORT = ("gmadet", "stdpipe")  # pipelines shown by what differs from builtin
 
 
