@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,10 @@ HALO_REACH = 6.0  # or, if the star has so much more flux, within its halo
 HALO_FLUX = 100.0
 FLUX_SNR = 20.0  # the flux scale is judged on matches above this S/N
 MAG_BIN = 0.5
+BRIGHT_SNR = 10.0  # injected sources above this S/N must come back
+MIN_BRIGHT = 10  # an image is judged on no fewer sources
+NEAR_FALSE = 1.0  # no False may stand this near to a true source [seeing]
+REAL_KINDS = ("removed", "transplanted")  # real stars; every other kind is injected
 
 
 def match_one_to_one(
@@ -60,21 +65,27 @@ def crossmatch_candidates(
     known_radius: float = 2.0,
     seeing_arcsec: float = np.nan,
     sky_truth: pd.DataFrame | None = None,
+    removed: Collection[int] = (),
+    limit_mag: float = np.nan,
+    max_flux_bias: float = np.inf,
+    min_recovered: float = 0.0,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Label every candidate and say why.
 
-    Label 1 (True): matched one to one with an injected source within `radius`. Label -1
-    (left out): flagged EDGE; matched, but with more than `max_flux_ratio` times the
-    injected flux, so that most of it is something else; not matched, but within
-    `exclusion` of an injection; within `known_radius` of a known object. Label 0
-    (False): all others.
+    Label 1 (True): matched one to one within `radius` with an injected source or a real star
+    that was set down or taken out of the reference. Label -1 (left out): flagged EDGE;
+    matched, but with more than `max_flux_ratio` times the flux of the source, so that most
+    of it is something else; not matched, but within `exclusion` of a source; so near to a
+    star that was to be taken out of the reference and was not; within `known_radius` of a
+    known object. Label 0 (False): all others.
 
     Parameters
     ----------
     candidates : pandas.DataFrame
         As from `otrain_core.detect.detect_candidates`.
     injected : pandas.DataFrame
-        Injected sources: id, x, y [px of the same image], mag, flux [ADU].
+        Injected sources and real stars: id, x, y [px of the same image], mag, flux [ADU], kind
+        (without this column: all injected) and usable (without: everywhere).
     image : str
         Name, for errors.
     seeing, seeing_arcsec : float
@@ -87,92 +98,177 @@ def crossmatch_candidates(
     sky_truth : pandas.DataFrame, optional
         Truth of a simulated image (kind, x, y, size, width, angle, flux); it names the cause
         of every False in the column ``artefact``.
+    removed : collection of int
+        Ids of the kind "removed" that were taken out of the reference; others do not count.
+    limit_mag : float
+        5-sigma limit of the science image, which gives the S/N of an injected source.
+    max_flux_bias : float
+        A larger median flux bias, on at least 10 bright matches, is refused.
+    min_recovered : float
+        A smaller recovered share of the usable sources injected above S/N 10, of at least
+        10, is refused.
 
     Returns
     -------
     labelled : pandas.DataFrame
-        The candidates with label (1, 0, -1), reason, injection (id, -1: none), artefact
-        ('': unknown, 'noise': a simulated image shows nothing there) and seeing [px].
+        The candidates with label (1, 0, -1), reason, injection (id, -1: none), kind (of the
+        matched source, '' for none), artefact ('': unknown, 'noise': a simulated image shows
+        nothing there) and seeing [px].
     record : dict
         Counts, completeness against magnitude and flux scale (see `_completeness`,
-        `_flux_scale`).
+        `_flux_scale`) of the injected sources; ``bright_injected`` and ``bright_recovered`` of
+        the usable ones above S/N 10; ``near_injection_false``, False within one FWHM of a source,
+        which is 0 by construction; ``kinds``: n, recovered and flux_bias of every kind.
 
     Raises
     ------
     ImageError
-        No usable seeing, a column is missing, or known objects without a WCS.
+        No usable seeing, a column is missing, known objects without a WCS, or a subtraction
+        that evidently failed.
     """
     if not (np.isfinite(seeing) and seeing > 0):
         raise ImageError(image, "crossmatch.seeing", f"a positive seeing [px] is needed, found {seeing}")
     for name, table, columns in (
         ("candidates", candidates, ("x", "y", "flux", "fluxerr", "edge")),
         ("injected", injected, ("id", "x", "y", "mag", "flux")),
+        ("known", pd.DataFrame(columns=["ra", "dec"]) if known is None else known, ("ra", "dec")),
     ):
         for column in columns:
             if column not in table:
                 raise ImageError(image, f"crossmatch.{name}", f"the table of {name} has no column {column!r}")
+    truth, kept_stars = _countable(injected, removed)
     table = candidates.copy()
     x, y = table["x"].to_numpy(float), table["y"].to_numpy(float)
-    xi, yi = injected["x"].to_numpy(float), injected["y"].to_numpy(float)
+    xi, yi = truth["x"].to_numpy(float), truth["y"].to_numpy(float)
     partner, distance = match_one_to_one(x, y, xi, yi, radius=radius * seeing)
     matched = partner >= 0
-    ids = injected["id"].to_numpy(int)
+    ids, kinds = truth["id"].to_numpy(int), truth["kind"].to_numpy(str)
     injection = np.where(matched, ids[partner] if len(ids) else -1, -1)
     ratio = np.full(len(table), np.nan)
-    ratio[matched] = table["flux"].to_numpy(float)[matched] / injected["flux"].to_numpy(float)[partner[matched]]
+    ratio[matched] = table["flux"].to_numpy(float)[matched] / truth["flux"].to_numpy(float)[partner[matched]]
 
     near, near_distance = _nearest(x, y, xi, yi, radius=exclusion * seeing)
     excluded = ~matched & (near >= 0)
     foreign = matched & (np.abs(ratio) > max_flux_ratio)
+    stay, _ = _nearest(x, y, kept_stars["x"], kept_stars["y"], radius=exclusion * seeing)
+    stays = ~matched & ~excluded & (stay >= 0)
     is_known = _near_known(table, known, image=image, radius=known_radius * seeing_arcsec)
     edge = table["edge"].to_numpy(bool)
 
-    label = np.select([edge, foreign, matched, excluded, is_known], [-1, -1, 1, -1, -1], default=0)
+    label = np.select([edge, foreign, matched, excluded, stays, is_known], [-1, -1, 1, -1, -1, -1], default=0)
     fwhm = distance / seeing
+    words = [f"{kind} star" if kind in REAL_KINDS else "injection" for kind in kinds]
+    sources = [f"{word} {number}" for word, number in zip(words, ids, strict=True)]
     reasons = np.full(len(table), f"no injection within {exclusion:.1f} FWHM", dtype=object)
     for index in np.flatnonzero(is_known):
         reasons[index] = f"known object within {known_radius:.1f} FWHM"
+    reasons[stays] = "star not removed from the reference"
     for index in np.flatnonzero(excluded):
-        reasons[index] = f"not the match of injection {ids[near[index]]} at {near_distance[index] / seeing:.2f} FWHM"
+        reasons[index] = f"not the match of {sources[near[index]]} at {near_distance[index] / seeing:.2f} FWHM"
     for index in np.flatnonzero(matched):
-        reasons[index] = f"injection {injection[index]} at {fwhm[index]:.2f} FWHM"
+        reasons[index] = f"{sources[partner[index]]} at {fwhm[index]:.2f} FWHM"
     for index in np.flatnonzero(foreign):
         reasons[index] += f", {abs(ratio[index]):.1f} times its flux"
     reasons[edge] = "EDGE"
     table["label"] = label.astype(int)
     table["reason"] = reasons.astype(str)
     table["injection"] = injection.astype(int)
+    table["kind"] = np.where(matched, kinds[partner] if len(kinds) else "", "").astype(object)
     table["artefact"] = ""
     if sky_truth is not None:
         false = label == 0
         table.loc[false, "artefact"] = name_causes(
-            sky_truth, x[false], y[false], table["flux"].to_numpy(float)[false], seeing=seeing
+            _without(sky_truth, truth[kinds == "removed"], seeing),
+            x[false],
+            y[false],
+            table["flux"].to_numpy(float)[false],
+            seeing=seeing,
         )
     table["seeing"] = float(seeing)
 
-    recovered = np.zeros(len(injected), dtype=bool)
+    recovered = np.zeros(len(truth), dtype=bool)
     recovered[partner[matched]] = True
+    real = np.isin(kinds, REAL_KINDS)
+    real_candidate = np.isin(table["kind"].to_numpy(str), REAL_KINDS)
+    flux, fluxerr = table["flux"].to_numpy(float), table["fluxerr"].to_numpy(float)
+    with np.errstate(over="ignore"):
+        snr = 5 * 10 ** (0.4 * (limit_mag - truth["mag"].to_numpy(float)))
+    bright = ~real & truth["usable"].to_numpy(bool) & (snr > BRIGHT_SNR)
+    beside, _ = _nearest(x, y, xi, yi, radius=NEAR_FALSE * seeing)
     record = {
         "image": image,
         "n_candidates": len(table),
-        "n_true": int((label == 1).sum()),
+        "n_true": int(((label == 1) & ~real_candidate).sum()),
+        "n_real_stars": int(((label == 1) & real_candidate).sum()),
         "n_false": int((label == 0).sum()),
         "n_left_out": int((label == -1).sum()),
         "left_out": {
             "edge": int(edge.sum()),
             "not_the_match": int((excluded & ~edge).sum()),
             "foreign_flux": int((foreign & ~edge).sum()),
-            "known_object": int((is_known & ~edge & ~matched & ~excluded).sum()),
+            "not_removed": int((stays & ~edge).sum()),
+            "known_object": int((is_known & ~edge & ~matched & ~excluded & ~stays).sum()),
         },
         "artefacts": {
             str(name): int(n) for name, n in table.loc[label == 0, "artefact"].value_counts().sort_index().items()
         },
-        "n_injected": len(injected),
-        "n_recovered": int(recovered.sum()),
-        **_completeness(injected["mag"].to_numpy(float), recovered),
-        **_flux_scale(table["flux"].to_numpy(float), table["fluxerr"].to_numpy(float), ratio, (label == 1)),
+        "near_injection_false": int(((label == 0) & (beside >= 0)).sum()),
+        "n_injected": int((~real).sum()),
+        "n_recovered": int((recovered & ~real).sum()),
+        "bright_injected": int(bright.sum()),
+        "bright_recovered": int((bright & recovered).sum()),
+        **_completeness(truth["mag"].to_numpy(float)[~real], recovered[~real]),
+        **_flux_scale(flux, fluxerr, ratio, (label == 1) & ~real_candidate),
+        "kinds": {},
     }
+    for kind in sorted(set(kinds.tolist())):
+        mine = (label == 1) & (table["kind"].to_numpy(str) == kind)
+        record["kinds"][kind] = {
+            "n": int((kinds == kind).sum()),
+            "recovered": int((recovered & (kinds == kind)).sum()),
+            "flux_bias": _flux_scale(flux, fluxerr, ratio, mine)["flux_bias"],
+        }
+    _check_subtraction(image, record, max_flux_bias=max_flux_bias, min_recovered=min_recovered)
     return table, record
+
+
+def _countable(injected: pd.DataFrame, removed: Collection[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Sources that are new in the difference, and stars that were to be taken out of the reference and were not."""
+    truth = injected.copy()
+    for column, value in (("kind", "random"), ("usable", True)):
+        if column not in truth:
+            truth[column] = value
+    truth["usable"] = truth["usable"].astype(bool)
+    stays = (truth["kind"] == "removed") & ~truth["id"].isin([int(number) for number in removed])
+    return truth[~stays].reset_index(drop=True), truth[stays].reset_index(drop=True)
+
+
+def _without(sky_truth: pd.DataFrame, removed: pd.DataFrame, seeing: float) -> pd.DataFrame:
+    """The simulator's truth without the stars that the reference no longer has."""
+    if len(removed) == 0 or len(sky_truth) == 0:
+        return sky_truth
+    near, _ = _nearest(sky_truth["x"], sky_truth["y"], removed["x"], removed["y"], radius=0.5 * seeing)
+    return sky_truth[~((near >= 0) & sky_truth["kind"].isin(["star", "galaxy"]))]
+
+
+def _check_subtraction(image: str, record: dict[str, Any], *, max_flux_bias: float, min_recovered: float) -> None:
+    """Refuse an image whose injected sources show that its subtraction failed."""
+    bias, n_flux = record["flux_bias"], record["n_flux"]
+    if n_flux >= MIN_BRIGHT and abs(bias) > max_flux_bias:
+        raise ImageError(
+            image,
+            "crossmatch",
+            f"the fluxes of {n_flux} bright injected sources are off by {100 * bias:+.0f} % (median; "
+            f"crossmatch.max_flux_bias is {max_flux_bias:g}): the subtraction failed",
+        )
+    bright, back = record["bright_injected"], record["bright_recovered"]
+    if bright >= MIN_BRIGHT and back < min_recovered * bright:
+        raise ImageError(
+            image,
+            "crossmatch",
+            f"only {back} of {bright} sources injected above S/N {BRIGHT_SNR:g} were found again "
+            f"(crossmatch.min_recovered is {min_recovered:g}): the subtraction failed",
+        )
 
 
 def _nearest(x, y, x_ref, y_ref, *, radius: float) -> tuple[np.ndarray, np.ndarray]:
@@ -195,7 +291,7 @@ def _near_known(table: pd.DataFrame, known: pd.DataFrame | None, *, image: str, 
         return np.zeros(len(table), dtype=bool)
     ra, dec = table["ra"].to_numpy(float), table["dec"].to_numpy(float)
     if not (np.isfinite(ra) & np.isfinite(dec)).all() or not np.isfinite(radius):
-        raise ImageError(image, "crossmatch.known_objects", "known objects need the WCS of the image, which has none")
+        raise ImageError(image, "crossmatch.known", "known objects need the WCS of the image, which has none")
     tree = cKDTree(unit_vectors(known["ra"].to_numpy(float), known["dec"].to_numpy(float)))
     chord = 2 * np.sin(np.deg2rad(radius / 3600) / 2)
     return np.isfinite(tree.query(unit_vectors(ra, dec), distance_upper_bound=chord)[0])
@@ -212,8 +308,8 @@ def name_causes(
 ) -> np.ndarray:
     """What the simulator put where each candidate stands.
 
-    Artefacts first (nearest whose extent reaches the position), then the nearest star or
-    galaxy within 1.5 FWHM, then a star within 6 FWHM with more than 100 times the flux
+    Artefacts first (nearest whose extent reaches the position), then the nearest variable or
+    asteroid within 1.5 FWHM, then the nearest star or galaxy within 1.5 FWHM, then one within 6 FWHM with more than 100 times the flux
     of the candidate; 'noise' where there is none of them.
 
     Parameters
@@ -235,7 +331,12 @@ def name_causes(
     from otrain_core.artefacts import name_artefacts
 
     names = name_artefacts(sky_truth, x, y, margin=0.5 * seeing).astype("U16")
-    sources = sky_truth[sky_truth["kind"].isin(["star", "galaxy"])]
+    moving = sky_truth[sky_truth["kind"].isin(["variable", "asteroid"])]
+    near, _ = _nearest(x, y, moving["x"], moving["y"], radius=STAR_REACH * seeing)
+    mine = (names == "") & (near >= 0)
+    names[mine] = moving["kind"].to_numpy(str)[near[mine]]
+    # A variable has the halo of a star.
+    sources = sky_truth[sky_truth["kind"].isin(["star", "galaxy", "variable"])]
     unknown = np.flatnonzero(names == "")
     if len(sources) and len(unknown):
         tree = cKDTree(sources[["x", "y"]].to_numpy(float))

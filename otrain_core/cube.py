@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,8 +30,10 @@ COLUMNS = {
     "reasons": "reason",
     "artefacts": "artefact",
     "injections": "injection",
+    "kinds": "kind",
     "times": "time",
 }
+REAL_KINDS = ("removed", "transplanted")  # real stars, as `otrain_core.real_stars` names them
 SENTINELS = (-99.0, 99.0, 0.0)  # "no magnitude" in the cutouts and cubes of the original O'TRAIN
 
 
@@ -46,14 +47,16 @@ def build_cube(
     min_per_class: int = 1,
     max_failed_fraction: float = 1.0,
     failed: Sequence[Mapping[str, str]] = (),
+    real_stars: bool = False,
     telescope: str = "",
     pipeline: str = "",
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Join the cutouts of all images, leave out what has no label, and balance the classes.
 
-    Candidates flagged EDGE and those with label -1 are left out. What is too much of a
-    class is dropped at random over all images. The order is that of image, then candid,
-    whatever the order of `stacks`.
+    Candidates flagged EDGE and those with label -1 are left out, and real stars too: they
+    stand in a cube of their own (see `real_star_cube`), unless `real_stars` has them join.
+    What is too much of a class is dropped at random over all images. The order is that of
+    image, then candid, whatever the order of `stacks`.
 
     Parameters
     ----------
@@ -71,6 +74,8 @@ def build_cube(
         A larger share of failed images is refused.
     failed : sequence of mapping
         image, step, key and message of every image that failed before.
+    real_stars : bool
+        Keep real stars (kinds "removed" and "transplanted") among the True.
     telescope, pipeline : str
 
     Returns
@@ -89,33 +94,16 @@ def build_cube(
         candid that stands twice, a channel that the cutouts lack, cutouts of different sizes.
     """
     _check_failed(failed, n_images=len(stacks) + len(failed), limit=max_failed_fraction)
-    stacks = sorted(stacks, key=lambda stack: str(stack["image_name"]))
-    names = [str(stack["image_name"]) for stack in stacks]
-    if len(set(names)) < len(names):
-        raise CubeError(f"image {next(name for name, n in Counter(names).items() if n > 1)} was given twice")
-    offsets = np.cumsum([0] + [len(stack["label"]) for stack in stacks])
-    column = {key: _join(stacks, key) for key in (*COLUMNS.values(), "label", "edge", "n_missing")}
-    _check_unique(column["candid"])
-
-    edge = column["edge"].astype(bool)
-    usable = np.flatnonzero(~edge & (column["label"] >= 0))
-    usable = usable[np.lexsort((column["candid"][usable], column["image"][usable]))]
+    stacks, column, offsets = _table(stacks)
+    edge, real = column["edge"].astype(bool), np.isin(column["kind"], REAL_KINDS)
+    usable = _in_order(column, ~edge & (column["label"] >= 0) & (real_stars | ~real))
     labels = column["label"][usable].astype(np.uint8)
     where = f"cube {telescope}/{pipeline}" if telescope else "cube"
     _check_classes(labels, min_per_class, where, "were labelled")
     keep = draw(labels, seed=seed, true_fraction=true_fraction, max_cutouts=max_cutouts)
     chosen, labels = usable[keep], labels[keep]
     _check_classes(labels, min_per_class, where, "are left after balancing")
-
-    arrays = {"cube": _gather(stacks, offsets, chosen, channels), "labels": labels}
-    for key, source in COLUMNS.items():
-        values = column[source][chosen]
-        # The narrowest width that holds the strings: the same bytes for the same content.
-        arrays[key] = (
-            values.astype(f"U{max(1, np.strings.str_len(values).max())}") if values.dtype.kind == "U" else values
-        )
-    arrays["n_missing"] = column["n_missing"][chosen].astype(np.int32)
-    arrays |= {"channels": np.array(list(channels)), "telescope": np.array(telescope), "pipeline": np.array(pipeline)}
+    arrays = _arrays(stacks, column, offsets, chosen, channels, telescope=telescope, pipeline=pipeline)
 
     kept_images, kept_counts = np.unique(arrays["images"], return_counts=True)
     record = {
@@ -132,15 +120,101 @@ def build_cube(
         "n_left_out": int((~edge & (column["label"] < 0)).sum()),
         "n_labelled_true": int((column["label"][usable] == 1).sum()),
         "n_labelled_false": int((column["label"][usable] == 0).sum()),
+        "n_labelled_real_stars": int((~edge & (column["label"] == 1) & real).sum()),
         "n_true": int((labels == 1).sum()),
         "n_false": int((labels == 0).sum()),
         "n_with_missing_pixels": int((arrays["n_missing"] > 0).sum()),
         "n_missing_pixels": int(arrays["n_missing"].sum()),
         "artefacts": dict(sorted(Counter(arrays["artefacts"][labels == 0].tolist()).items())),
+        "kinds": dict(sorted(Counter(arrays["kinds"][labels == 1].tolist()).items())),
         "cutouts_per_image": dict(zip(kept_images.tolist(), kept_counts.tolist(), strict=True)),
         "failed": [dict(item) for item in failed],
     }
     return arrays, record
+
+
+def real_star_cube(
+    stacks: Sequence[Mapping[str, np.ndarray]],
+    *,
+    channels: Sequence[str] = ("difference",),
+    telescope: str = "",
+    pipeline: str = "",
+) -> dict[str, np.ndarray]:
+    """The cutouts of real stars (kinds "removed" and "transplanted"), in the format of the cube.
+
+    Parameters
+    ----------
+    stacks : sequence of mapping
+        As from `otrain_core.cutouts.make_cutouts`.
+    channels : sequence of str
+    telescope, pipeline : str
+
+    Returns
+    -------
+    dict of numpy.ndarray
+        As from `build_cube`; all labels are 1, and there may be no rows.
+
+    Raises
+    ------
+    CubeError
+        Those of `build_cube` but for the number of cutouts.
+    """
+    if len(stacks) == 0:
+        raise CubeError("there are no images to build a cube from")
+    stacks, column, offsets = _table(stacks)
+    real = ~column["edge"].astype(bool) & (column["label"] == 1) & np.isin(column["kind"], REAL_KINDS)
+    return _arrays(stacks, column, offsets, _in_order(column, real), channels, telescope=telescope, pipeline=pipeline)
+
+
+def no_rows(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A cube of the same format without cutouts."""
+    n = len(arrays["labels"])
+    return {key: array[:0] if array.shape[:1] == (n,) and key != "channels" else array for key, array in arrays.items()}
+
+
+def _table(
+    stacks: Sequence[Mapping[str, np.ndarray]],
+) -> tuple[list[Mapping[str, np.ndarray]], dict[str, np.ndarray], np.ndarray]:
+    """Stacks in the order of their images, their columns joined, and the first row of each."""
+    stacks = sorted(stacks, key=lambda stack: str(stack["image_name"]))
+    names = [str(stack["image_name"]) for stack in stacks]
+    if len(set(names)) < len(names):
+        raise CubeError(f"image {next(name for name, n in Counter(names).items() if n > 1)} was given twice")
+    offsets = np.cumsum([0] + [len(stack["label"]) for stack in stacks])
+    column = {key: _join(stacks, key) for key in (*COLUMNS.values(), "label", "edge", "n_missing")}
+    _check_unique(column["candid"])
+    return stacks, column, offsets
+
+
+def _in_order(column: Mapping[str, np.ndarray], wanted: np.ndarray) -> np.ndarray:
+    """Rows that are wanted, by image, then candid."""
+    rows = np.flatnonzero(wanted)
+    return rows[np.lexsort((column["candid"][rows], column["image"][rows]))]
+
+
+def _arrays(
+    stacks: Sequence[Mapping[str, np.ndarray]],
+    column: Mapping[str, np.ndarray],
+    offsets: np.ndarray,
+    chosen: np.ndarray,
+    channels: Sequence[str],
+    *,
+    telescope: str,
+    pipeline: str,
+) -> dict[str, np.ndarray]:
+    """All arrays of a cube for the chosen rows."""
+    arrays = {"cube": _gather(stacks, offsets, chosen, channels), "labels": column["label"][chosen].astype(np.uint8)}
+    for key, source in COLUMNS.items():
+        values = column[source][chosen]
+        if values.dtype.kind == "U":  # the narrowest width that holds the strings: same bytes for the same content
+            values = values.astype(f"U{max(1, np.strings.str_len(values).max(initial=0))}")
+        arrays[key] = values
+    arrays["n_missing"] = column["n_missing"][chosen].astype(np.int32)
+    return arrays | {
+        "channels": np.array(list(channels)),
+        "telescope": np.array(telescope),
+        "pipeline": np.array(pipeline),
+    }
 
 
 def _check_failed(failed: Sequence[Mapping[str, str]], *, n_images: int, limit: float) -> None:
@@ -197,7 +271,7 @@ def _gather(
     stacks: Sequence[Mapping[str, np.ndarray]], offsets: np.ndarray, chosen: np.ndarray, channels: Sequence[str]
 ) -> np.ndarray:
     """The chosen cutouts as one array, copied image by image."""
-    sizes = {stack["stack"].shape[1:3] for stack in stacks if len(stack["label"])}
+    sizes = {stack["stack"].shape[1:3] for stack in stacks if len(stack["label"])} or {stacks[0]["stack"].shape[1:3]}
     if len(sizes) > 1:
         raise CubeError(f"cutouts of different sizes cannot be joined: {sorted(sizes)}")
     cube = np.empty((len(chosen), *sizes.pop(), len(channels)), dtype=np.float32)
@@ -212,115 +286,7 @@ def _gather(
     return cube
 
 
-def cube_from_folders(
-    true_dir: str | Path, false_dir: str | Path, *, telescope: str = "", pipeline: str = "", **options: Any
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Build a cube from ready-made cutouts in two folders of FITS files.
-
-    Header keys (Makhlouf et al. 2022, Sect. 2.3): CANDID and EDGE are mandatory, MAG,
-    MAGERR, FILTER and FWHM optional, as are IMAGE, RA, DEC, SNR, DATE-OBS, SEEING [px] and
-    PIXSCALE [arcsec/px]. Magnitudes of -99, 99 and 0 are read as missing. The image of a
-    cutout is its IMAGE or else its CANDID without the running number at its end.
-
-    Parameters
-    ----------
-    true_dir, false_dir : path-like
-    telescope, pipeline : str
-    **options
-        Those of `build_cube`; ``channels`` is ``difference``.
-
-    Raises
-    ------
-    CubeError
-        A folder is missing or empty, a file is no two-dimensional square FITS image or of
-        another size, a mandatory key is missing, a value is unusable; and those of `build_cube`.
-    """
-    rows: list[dict[str, Any]] = []
-    planes: list[np.ndarray] = []
-    for label, folder in ((1, Path(true_dir)), (0, Path(false_dir))):
-        if not folder.is_dir():
-            raise CubeError(f"{folder}: no such folder of cutouts")
-        paths = sorted(p for p in folder.iterdir() if re.search(r"\.(fits|fit|fts)(\.gz|\.fz)?$", p.name, re.I))
-        if not paths:
-            raise CubeError(f"{folder}: no FITS cutouts in this folder")
-        for path in paths:
-            plane, row = _read_cutout(path)
-            if planes and plane.shape != planes[0].shape:
-                raise CubeError(f"{path}: a cutout of {plane.shape} among cutouts of {planes[0].shape}")
-            planes.append(plane)
-            rows.append(row | {"label": label, "reason": "EDGE" if row["edge"] else f"folder {folder.name}"})
-    stack: dict[str, np.ndarray] = {key: np.array([row[key] for row in rows]) for key in rows[0]}
-    images = np.unique(stack["image"])
-    values = np.stack(planes)[..., None]
-    stack |= {"stack": values, "n_missing": np.isnan(values).sum(axis=(1, 2, 3)), "channels": np.array(["difference"])}
-    parts = []
-    for name in images:
-        mine = stack["image"] == name
-        parts.append({key: array if key == "channels" else array[mine] for key, array in stack.items()})
-        parts[-1]["image_name"] = np.array(name)
-    return build_cube(parts, telescope=telescope, pipeline=pipeline, **(options | {"channels": ["difference"]}))
-
-
-def _read_cutout(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    from otrain_core.errors import ImageError
-    from otrain_core.io import read_fits
-
-    try:
-        plane, header = read_fits(path, image=path.stem)
-    except ImageError as error:
-        raise CubeError(error.message) from None
-    if plane.shape[0] != plane.shape[1]:
-        raise CubeError(f"{path}: NAXIS: a square cutout is needed, found {plane.shape}")
-    for key in ("CANDID", "EDGE"):
-        if header.get(key) in (None, ""):
-            raise CubeError(f"{path}: {key}: this header key is mandatory")
-    candid = str(header["CANDID"]).strip()
-    mag, magerr = _number(path, header, "MAG"), _number(path, header, "MAGERR")
-    if mag in SENTINELS:
-        mag = magerr = np.nan
-    if magerr in (-99.0, 99.0):
-        magerr = np.nan
-    return np.where(np.isfinite(plane), plane, np.nan).astype(np.float32), {
-        "candid": candid,
-        "image": str(header.get("IMAGE") or re.sub(r"[-_. ]?\d+$", "", candid)).strip(),
-        "edge": _truth(path, "EDGE", header["EDGE"]),
-        "mag": mag,
-        "magerr": magerr,
-        "filter": str(header.get("FILTER", "")).strip(),
-        "fwhm": _number(path, header, "FWHM"),
-        "x": np.nan,
-        "y": np.nan,
-        "ra": _number(path, header, "RA"),
-        "dec": _number(path, header, "DEC"),
-        "snr": _number(path, header, "SNR"),
-        "seeing": _number(path, header, "SEEING"),
-        "pixel_scale": _number(path, header, "PIXSCALE"),
-        "artefact": "",
-        "injection": -1,
-        "time": str(header.get("DATE-OBS", "")).strip(),
-    }
-
-
-def _number(path: Path, header: Mapping[str, Any], key: str) -> float:
-    value = header.get(key)
-    if value is None or value == "":
-        return float("nan")
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise CubeError(f"{path}: {key}: a number is needed, found {value!r}") from None
-
-
-def _truth(path: Path, key: str, value: Any) -> bool:
-    text = str(value).strip().lower()
-    if text in ("true", "t", "1", "yes"):
-        return True
-    if text in ("false", "f", "0", "no"):
-        return False
-    raise CubeError(f"{path}: {key}: True or False is needed, found {value!r}")
-
-
-def read_cube(path: str | Path, *, mmap: bool = False) -> dict[str, np.ndarray]:
+def read_cube(path: str | Path, *, mmap: bool = False, both_classes: bool = True) -> dict[str, np.ndarray]:
     """Read and check a cube.
 
     Cubes of the original O'TRAIN, which have the keys of Table 1 only, are accepted:
@@ -332,6 +298,8 @@ def read_cube(path: str | Path, *, mmap: bool = False) -> dict[str, np.ndarray]:
     path : path-like
     mmap : bool
         Map ``cube`` into memory instead of reading it.
+    both_classes : bool
+        Refuse a cube of one class only; a cube of real stars has one, or no rows at all.
 
     Returns
     -------
@@ -364,7 +332,7 @@ def read_cube(path: str | Path, *, mmap: bool = False) -> dict[str, np.ndarray]:
     for key in (*TABLE1[1:], *COLUMNS):
         if key in arrays and len(arrays[key]) != len(cube):
             raise CubeError(f"{path}: {key} has {len(arrays[key])} entries for {len(cube)} cutouts")
-    if len(np.unique(arrays["labels"])) < 2:
+    if both_classes and len(np.unique(arrays["labels"])) < 2:
         raise CubeError(f"{path}: the cube has one class only")
     if "channels" not in arrays:
         for key in ("mags", "errmags"):

@@ -13,7 +13,14 @@ from otrain_core.errors import ImageError
 from otrain_core.io import MASK_MISSING
 
 CHANNELS = ("difference", "science", "reference", "mask")
-COLUMNS = CANDIDATE_COLUMNS | {"label": int, "reason": str, "injection": int, "artefact": str, "seeing": float}
+COLUMNS = CANDIDATE_COLUMNS | {
+    "label": int,
+    "reason": str,
+    "injection": int,
+    "kind": str,
+    "artefact": str,
+    "seeing": float,
+}
 
 
 def make_cutouts(

@@ -1,10 +1,8 @@
 """Label the candidates of one image by its injected sources."""
 
-from pathlib import Path
 from typing import Any
 
 from otrain_core.crossmatch import crossmatch_candidates
-from otrain_core.errors import ConfigError
 from otrain_core.io import read_json, read_table, write_json, write_table
 
 
@@ -18,35 +16,35 @@ def main(
     record: str,
     image: str,
     options: dict[str, Any],
+    subtract_record: str | None = None,
+    known: str | None = None,
 ) -> None:
-    """Read candidates, injected sources and known objects, write the labelled table and its record."""
-    options = dict(options)
+    """Read candidates, injected sources and known objects, write the labelled table and its record.
+
+    The record of the subtraction tells which stars were taken out of the reference.
+    """
     psf = read_json(psf_record)
+    limit = psf.get("limit_mag")
     table, counts = crossmatch_candidates(
         read_table(candidates),
         read_table(injected),
         image=image,
         seeing=psf["seeing_px"],
         seeing_arcsec=psf["seeing_arcsec"],
-        known=read_known(options.pop("known_objects", None)),
+        limit_mag=float("nan") if limit is None else limit,
+        known=read_table(known) if known else None,
         sky_truth=read_table(sky_truth) if sky_truth else None,
+        removed=removed_stars(read_json(subtract_record)) if subtract_record else (),
         **options,
     )
     write_table(labelled, table)
     write_json(record, counts)
 
 
-def read_known(path: str | None):
-    """Table of known objects, or None."""
-    if not path:
-        return None
-    if not Path(path).is_file():
-        raise ConfigError(f"crossmatch.known_objects: {path}: no such file")
-    table = read_table(path)
-    for column in ("ra", "dec"):
-        if column not in table or table[column].dtype.kind not in "fi":
-            raise ConfigError(f"crossmatch.known_objects: {path}: a column {column!r} of numbers (deg) is needed")
-    return table
+def removed_stars(record: dict[str, Any]) -> list[int]:
+    """Ids of the stars that the subtraction took out of the reference."""
+    removed = record.get("removed") or []
+    return removed.get("removed", []) if isinstance(removed, dict) else removed
 
 
 if "snakemake" in globals():
@@ -57,6 +55,8 @@ if "snakemake" in globals():
             candidates=snakemake.input.candidates,  # noqa: F821
             injected=snakemake.input.injected,  # noqa: F821
             psf_record=snakemake.input.psf_record,  # noqa: F821
+            subtract_record=snakemake.input.get("subtract_record"),  # noqa: F821
+            known=snakemake.input.get("known"),  # noqa: F821
             sky_truth=snakemake.input.get("sky_truth"),  # noqa: F821
             labelled=snakemake.output.labelled,  # noqa: F821
             record=snakemake.output.record,  # noqa: F821

@@ -2,10 +2,12 @@
 
 import json
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from otrain_core.cube import build_cube, cube_from_folders, read_stack
+from otrain_core.cube import build_cube, no_rows, read_stack, real_star_cube
+from otrain_core.cube_folders import cube_from_folders
 from otrain_core.errors import ImageError
 from otrain_core.io import write_arrays, write_json
 
@@ -14,6 +16,7 @@ def main(
     *,
     stacks: list[str],
     cube: str,
+    real_stars: str,
     record: str,
     telescope: str,
     pipeline: str,
@@ -21,19 +24,28 @@ def main(
     options: dict[str, Any],
     folder: str | None = None,
 ) -> None:
-    """Write the cube and its record, from the cutouts of every image that did not fail.
+    """Write the cube, that of the real stars, and the record, from the cutouts of every image that did not fail.
 
     A telescope of ready-made cutouts has a `folder` with True/ and False/ instead.
     """
     names = {"telescope": telescope, "pipeline": pipeline}
     if folder:
-        options = {key: value for key, value in options.items() if key != "channels"}
+        options = {key: value for key, value in options.items() if key not in ("channels", "real_stars")}
         arrays, counts = cube_from_folders(Path(folder, "True"), Path(folder, "False"), seed=seed, **names, **options)
+        real = no_rows(arrays)
     else:
         loaded, failed = read_stacks(stacks)
         arrays, counts = build_cube(loaded, seed=seed, failed=failed, **names, **options)
+        # Real stars check a classifier that never saw them: those that train are not here.
+        real = no_rows(arrays) if options.get("real_stars") else _real(loaded, options, names)
     write_arrays(cube, arrays)
-    write_json(record, counts)
+    write_arrays(real_stars, real)
+    write_json(record, counts | {"real_stars": dict(sorted(Counter(real["kinds"].tolist()).items()))})
+
+
+def _real(stacks: list[dict[str, Any]], options: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    chosen = {"channels": options["channels"]} if "channels" in options else {}
+    return real_star_cube(stacks, **chosen, **names)
 
 
 def read_stacks(paths: list[str]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
@@ -58,6 +70,7 @@ if "snakemake" in globals():
         main(
             stacks=list(snakemake.input.stacks),  # noqa: F821
             cube=snakemake.output.cube,  # noqa: F821
+            real_stars=snakemake.output.real_stars,  # noqa: F821
             record=snakemake.output.record,  # noqa: F821
             telescope=snakemake.wildcards.telescope,  # noqa: F821
             pipeline=snakemake.wildcards.pipeline,  # noqa: F821

@@ -7,17 +7,25 @@ import numpy as np
 from otrain_core.inject import inject_sources
 from otrain_core.io import read_image, read_json, write_planes, write_table
 from otrain_core.psf import PSFModel
+from otrain_core.real_stars import add_real_stars
 
 
 def main(*, science, psf, record, injected, truth, image, telescope, wcs, seed, options):
     """Read a science image, its PSF model and record; write the image with sources and their truth.
 
-    The random stream belongs to the image: adding or leaving out others changes nothing.
+    The random stream belongs to the image: adding or leaving out others changes nothing. Real
+    stars have a stream of their own, so that they do not change the injected sources.
     """
     values = read_json(record)  # first: it tells of an image that was left out
-    frame = read_image(science, name=image, telescope=telescope, wcs_path=wcs)
+    options = dict(options)
+    real = {key: options.pop(key, 0) for key in ("removed_stars", "transplanted_stars")}
+    real |= {key: options[key] for key in ("bright_mag", "faint_mag") if key in options}
+    frame = read_image(science, name=image, telescope=telescope, wcs_path=wcs, record=values)
     rng = np.random.default_rng([seed, crc32(f"{telescope['telescope']}/{image}".encode())])
-    data, table = inject_sources(frame, PSFModel.load(psf), record=values, rng=rng, **options)
+    (own,) = rng.spawn(1)
+    model = PSFModel.load(psf)
+    data, table = inject_sources(frame, model, record=values, rng=rng, **options)
+    data, table = add_real_stars(frame, data, table, model, record=values, rng=own, **real)
     write_planes(injected, {"sci": data}, frame.header.copy(strip=True))
     write_table(truth, table)
 

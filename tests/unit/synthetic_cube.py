@@ -54,6 +54,7 @@ def make_cube(n: int = 400, *, size: int = 32, n_images: int = 20, seed: int = 1
         "snr": snr,
         "seeing": seeing,
         "artefacts": artefacts,
+        "kinds": np.where(labels == 1, "random", ""),
         "channels": np.array(CHANNELS),
         "telescope": np.array("tiny"),
         "pipeline": np.array("builtin"),

@@ -7,7 +7,7 @@ import pytest
 
 from otrain_core import io
 from otrain_core.crossmatch import crossmatch_candidates, fifty_percent, match_one_to_one, name_causes
-from otrain_core.errors import ConfigError, ImageError
+from otrain_core.errors import ImageError
 
 SEEING = 2.0
 
@@ -108,6 +108,85 @@ def test_known_objects_are_left_out():
     assert record["left_out"]["known_object"] == 1
 
 
+def real_stars():
+    table = injections((100, 100), (150, 100), (200, 100))
+    return table.assign(kind=["random", "removed", "transplanted"], usable=True)
+
+
+def test_kinds_and_stars_that_stay_in_the_reference():
+    found = candidates((100, 100), (150.3, 100), (200, 100), (152, 100), (400, 400))
+    table, record = label(found, real_stars(), removed=[12])
+    assert table["label"].tolist() == [1, 1, 1, -1, 0]
+    assert table["kind"].tolist() == ["random", "removed", "transplanted", "", ""]
+    assert table["reason"].tolist()[1:4] == [
+        "removed star 12 at 0.15 FWHM",
+        "transplanted star 13 at 0.00 FWHM",
+        "not the match of removed star 12 at 1.00 FWHM",
+    ]
+    assert (record["n_true"], record["n_real_stars"], record["n_injected"], record["n_recovered"]) == (1, 2, 1, 1)
+    assert {kind: (row["n"], row["recovered"]) for kind, row in record["kinds"].items()} == dict.fromkeys(
+        ("random", "removed", "transplanted"), (1, 1)
+    )
+    assert sum(row["injected"] for row in record["completeness"]) == 1
+
+    table, record = label(found, real_stars())
+    assert table["label"].tolist() == [1, -1, 1, -1, 0]
+    assert table["reason"].tolist()[1] == table["reason"].tolist()[3] == "star not removed from the reference"
+    assert record["left_out"]["not_removed"] == 2 and "removed" not in record["kinds"]
+    assert record["near_injection_false"] == 0
+
+
+def test_flux_bias_of_every_kind():
+    found = candidates((100, 100), (150, 100), (200, 100))
+    found["flux"] = [1000.0, 1100.0, 900.0]
+    _, record = label(found, real_stars(), removed=[12])
+    biases = [record["kinds"][kind]["flux_bias"] for kind in ("random", "removed", "transplanted")]
+    np.testing.assert_allclose(biases, [0.0, 0.1, -0.1])
+    assert record["flux_bias"] == 0 and record["n_flux"] == 1
+
+
+def many(n=40, *, seen=40, ratio=1.0):
+    truth = injections(*((30.0 * k, 50.0) for k in range(n)))
+    found = candidates(*((30.0 * k, 50.0) for k in range(seen)), (5000, 5000))
+    found["flux"] = ratio * 1000.0
+    return found, truth
+
+
+@pytest.mark.parametrize("ratio", [0.6, 1.4])
+def test_subtraction_that_scales_the_flux_is_refused(ratio):
+    assert label(*many(ratio=ratio), max_flux_bias=0.45)[1]["flux_bias"] == pytest.approx(ratio - 1)
+    with pytest.raises(ImageError, match=r"crossmatch: the fluxes of 40 bright injected sources are off by .40 %"):
+        label(*many(ratio=ratio), max_flux_bias=0.3)
+    label(*many(n=9, seen=9, ratio=ratio), max_flux_bias=0.3)  # too few to tell
+
+
+def test_subtraction_that_loses_bright_sources_is_refused():
+    found, truth = many(seen=8)
+    options = {"limit_mag": 22.0, "min_recovered": 0.3}
+    with pytest.raises(ImageError, match="only 8 of 40 sources injected above S/N 10 were found again"):
+        label(found, truth, **options)
+    for change in ({"limit_mag": 20.5}, {"min_recovered": 0.1}, {"limit_mag": np.nan}):
+        label(found, truth, **(options | change))  # mag 20 is S/N 7.9 for a limit of 20.5
+    # Places that no pipeline could use do not count.
+    _, record = label(found, truth.assign(usable=np.arange(40) < 12), **options)
+    assert (record["bright_injected"], record["bright_recovered"]) == (12, 8)
+    # Nor do real stars.
+    _, record = label(found, truth.assign(kind="transplanted"), **options)
+    assert (record["bright_injected"], record["n_injected"]) == (0, 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_false_beside_an_injection(seed):
+    rng = np.random.default_rng(seed)
+    found = candidates(*rng.uniform(0, 100, (400, 2)))
+    truth = injections(*rng.uniform(0, 100, (40, 2)))
+    table, record = label(found, truth, radius=0.75, exclusion=1.0)
+    assert record["near_injection_false"] == 0 < record["n_false"]
+    # With too small an exclusion the check does find them.
+    _, record = label(found, truth, radius=0.3, exclusion=0.3)
+    assert record["near_injection_false"] > 0
+
+
 def test_nothing_found_and_nothing_injected():
     table, record = label(candidates((1, 1)).iloc[:0], injections((5, 5)))
     assert len(table) == 0 and record["n_recovered"] == 0 and record["n_injected"] == 1
@@ -160,6 +239,22 @@ def test_causes_of_false_candidates():
     assert record["artefacts"] == {"bad_column": 1, "cosmic": 2, "star": 2}
 
 
+def test_variables_and_asteroids_are_causes_and_removed_stars_are_not():
+    truth = pd.DataFrame(
+        {"kind": ["star", "variable", "asteroid", "star"], "x": [51.0, 50.0, 100.0, 150.0], "y": 100.0}
+    )
+    truth = truth.assign(flux=1e3, size=2.0, width=2.0, angle=0.0, known=[np.nan, 1, 0, np.nan])
+    x = np.array([51.0, 102.0, 104.0, 150.0])
+    causes = name_causes(truth, x, np.full(4, 100.0), np.full(4, 900.0), seeing=SEEING)
+    assert causes.tolist() == ["variable", "asteroid", "noise", "star"]
+    stars = injections((150, 100)).assign(kind="removed")
+    found = candidates((152.4, 100))
+    table, _ = label(found, stars, sky_truth=truth, exclusion=1.0, removed=[11])
+    assert table["label"].tolist() == [0] and table["artefact"].tolist() == ["noise"]
+    table, _ = label(found, stars.iloc[:0], sky_truth=truth, exclusion=1.0)
+    assert table["artefact"].tolist() == ["star"]
+
+
 @pytest.mark.parametrize(
     "found, truth, options, match",
     [
@@ -170,7 +265,13 @@ def test_causes_of_false_candidates():
             candidates((1, 1)).assign(ra=np.nan),
             injections((90, 90)),
             {"known": pd.DataFrame({"ra": [1.0], "dec": [1.0]}), "seeing_arcsec": 2.0},
-            "crossmatch.known_objects: .*WCS",
+            "crossmatch.known: .*WCS",
+        ),
+        (
+            candidates((1, 1)),
+            injections((90, 90)),
+            {"known": pd.DataFrame({"ra": [1.0], "decl": [1.0]}), "seeing_arcsec": 2.0},
+            "crossmatch.known: .*no column 'dec'",
         ),
     ],
 )
@@ -192,7 +293,7 @@ def test_script(tmp_path):
     io.write_table(tmp_path / "i.csv", injections((100, 100)))
     io.write_json(tmp_path / "psf.json", {"seeing_px": 2.0, "seeing_arcsec": 2.0})
     known = tmp_path / "known.csv"
-    known.write_text(f"ra,dec\n{30 + 200 / 3600},{200 / 3600}\n")
+    known.write_text(f"name,ra,dec,kind\nV1,{30 + 200 / 3600},{200 / 3600},variable\n")
     arguments = {
         "candidates": tmp_path / "c.csv",
         "injected": tmp_path / "i.csv",
@@ -202,13 +303,22 @@ def test_script(tmp_path):
         "record": tmp_path / "r.json",
         "image": "a",
     }
-    load_script("crossmatch").main(**arguments, options={"known_objects": None})
+    main = load_script("crossmatch").main
+    main(**arguments, options={})
     assert io.read_table(tmp_path / "l.csv")["label"].tolist() == [1, 0]
-    load_script("crossmatch").main(**arguments, options={"known_objects": str(known)})
+    main(**arguments, known=known, options={})
     assert io.read_table(tmp_path / "l.csv")["label"].tolist() == [1, -1]
     assert io.read_json(tmp_path / "r.json")["n_left_out"] == 1
-    with pytest.raises(ConfigError, match="known_objects.*no such file"):
-        load_script("crossmatch").main(**arguments, options={"known_objects": "nowhere.csv"})
-    known.write_text("ra,decl\n1,2\n")
-    with pytest.raises(ConfigError, match="a column 'dec'"):
-        load_script("crossmatch").main(**arguments, options={"known_objects": str(known)})
+    known.write_text("name,ra,dec,kind\n")
+    main(**arguments, known=known, options={})
+    assert io.read_table(tmp_path / "l.csv")["label"].tolist() == [1, 0]
+    table = real_stars().assign(x=[100.0, 200.0, 300.0], y=[100.0, 200.0, 300.0])
+    io.write_table(tmp_path / "i.csv", table)
+    for removed in ([12], {"removed": [12]}):
+        io.write_json(tmp_path / "subtract.json", {"removed": removed})
+        main(**arguments, subtract_record=tmp_path / "subtract.json", options={})
+        labelled = io.read_table(tmp_path / "l.csv")
+        assert labelled["label"].tolist() == [1, 1] and labelled["kind"].tolist() == ["random", "removed"]
+    io.write_json(tmp_path / "subtract.json", {"image": "a"})
+    main(**arguments, subtract_record=tmp_path / "subtract.json", options={})
+    assert io.read_table(tmp_path / "l.csv")["label"].tolist() == [1, -1]

@@ -7,7 +7,8 @@ import pytest
 from astropy.io import fits
 
 from otrain_core import io
-from otrain_core.cube import COLUMNS, TABLE1, build_cube, cube_from_folders, draw, read_cube, read_stack
+from otrain_core.cube import COLUMNS, TABLE1, build_cube, draw, read_cube, read_stack, real_star_cube
+from otrain_core.cube_folders import cube_from_folders
 from otrain_core.cutouts import CHANNELS
 from otrain_core.errors import CubeError, ImageError
 from otrain_core.job import _mark_outputs
@@ -26,6 +27,7 @@ def stack_of(image, labels, size=9, edge=(), first=1):
         "time": "2020-01-01",
         "image": image,
         "method": "difference",
+        "kind": "random",
     }
     arrays = {"stack": stack, "label": np.array(labels), "edge": np.isin(np.arange(n), edge)}
     arrays |= {key: np.full(n, word) for key, word in text.items()}
@@ -111,6 +113,60 @@ def test_missing_pixels_are_counted():
     arrays, record = build([stack])
     assert record["n_with_missing_pixels"] == 1 and record["n_missing_pixels"] == 2
     np.testing.assert_array_equal(arrays["n_missing"], np.isnan(arrays["cube"][..., 0]).sum(axis=(1, 2)))
+
+
+def with_real_stars():
+    stacks = three_images()
+    for stack in stacks:
+        true = np.flatnonzero(stack["label"] == 1)
+        kinds = np.full(len(stack["label"]), "", dtype="U12")
+        kinds[true] = "random"
+        kinds[true[:2]], kinds[true[2]] = "removed", "transplanted"
+        stack["kind"] = kinds
+        stack["edge"][true[0]] = True
+    return stacks
+
+
+def test_real_stars_stand_apart():
+    stacks = with_real_stars()
+    arrays, record = build(stacks, true_fraction=None)
+    assert not set(arrays["kinds"]) & {"removed", "transplanted"}
+    real = real_star_cube(stacks, telescope="T", pipeline="p")
+    assert sorted(real["kinds"].tolist()) == ["removed"] * 3 + ["transplanted"] * 3
+    assert (real["labels"] == 1).all() and real["cube"].shape == (6, 9, 9, 1)
+    np.testing.assert_array_equal(real["cube"][:, 4, 4, 0], real["mags"])
+    assert not set(real["candids"]) & set(arrays["candids"])
+    assert list(real) == list(arrays)
+    assert record["n_labelled_real_stars"] == 6 and set(record["kinds"]) == {"random"}
+    joined, record = build(stacks, true_fraction=None, real_stars=True)
+    assert len(joined["labels"]) == len(arrays["labels"]) + 6
+    assert record["kinds"]["removed"] == record["kinds"]["transplanted"] == 3
+
+
+def test_no_real_stars_make_an_empty_cube(tmp_path):
+    real = real_star_cube([*three_images(), stack_of("i9", [])], channels=CHANNELS)
+    assert real["cube"].shape == (0, 9, 9, 4) and real["cube"].dtype == np.float32
+    assert all(len(real[key]) == 0 for key in (*COLUMNS, "labels", "n_missing"))
+    io.write_arrays(tmp_path / "real.npz", real)
+    assert read_cube(tmp_path / "real.npz", both_classes=False)["candids"].dtype.kind == "U"
+    with pytest.raises(CubeError, match="one class only"):
+        read_cube(tmp_path / "real.npz")
+
+
+@pytest.mark.parametrize("join", [False, True])
+def test_script_writes_real_stars(tmp_path, join):
+    paths = []
+    for stack in with_real_stars():
+        paths.append(str(tmp_path / f"{stack['image_name']}.npz"))
+        io.write_arrays(paths[-1], stack)
+    names = {"telescope": "T", "pipeline": "p"}
+    out = {key: tmp_path / f"{key}.npz" for key in ("cube", "real_stars")}
+    options = {"channels": ["difference", "mask"], "true_fraction": None, "real_stars": join}
+    load_script("cube").main(stacks=paths, record=tmp_path / "r.json", seed=1, options=options, **out, **names)
+    cube, real = read_cube(out["cube"]), read_cube(out["real_stars"], both_classes=False)
+    assert real["cube"].shape == (0 if join else 6, 9, 9, 2)
+    assert np.isin(cube["kinds"], ["removed", "transplanted"]).sum() == (6 if join else 0)
+    assert io.read_json(tmp_path / "r.json")["real_stars"] == ({} if join else {"removed": 3, "transplanted": 3})
 
 
 def test_same_bytes_for_same_input_in_any_order(tmp_path):
@@ -311,6 +367,7 @@ def test_script_survives_a_failed_image(tmp_path, folders):
     error = ImageError("i4", "SATURATE", "all saturated")
     _mark_outputs(SimpleNamespace(output=[str(paths[-1])], rule="psf"), error)
     arguments = {"cube": tmp_path / "cube.npz", "record": tmp_path / "cube.json", "telescope": "T", "pipeline": "p"}
+    arguments["real_stars"] = tmp_path / "real_stars.npz"
     options = {"min_per_class": 5, "true_fraction": 0.5, "channels": ["difference"], "max_cutouts": None}
     main = load_script("cube").main
     main(stacks=[str(p) for p in paths], seed=1, options=options | {"max_failed_fraction": 0.5}, **arguments)
@@ -321,3 +378,6 @@ def test_script_survives_a_failed_image(tmp_path, folders):
         main(stacks=[str(p) for p in paths], seed=1, options=options | {"max_failed_fraction": 0.1}, **arguments)
     main(stacks=[], folder=str(folders), seed=1, options=options, **arguments)
     assert io.read_json(tmp_path / "cube.json")["n_true"] == 6
+    empty = read_cube(tmp_path / "real_stars.npz", both_classes=False)
+    assert empty["cube"].shape == (0, 9, 9, 1) and empty["channels"].tolist() == ["difference"]
+    assert set(read_cube(tmp_path / "cube.npz")["kinds"]) == {""}

@@ -99,6 +99,14 @@ def test_candidate_outside_the_image():
         make_cutouts(labelled([(60, 50), (130, 50)]), planes(), image="a")
 
 
+def test_kind_is_kept(tmp_path):
+    table = labelled([(60, 50), (61, 51)])
+    table["kind"] = ["removed", ""]
+    io.write_table(tmp_path / "t.csv", table)
+    arrays = make_cutouts(io.read_table(tmp_path / "t.csv"), planes(), image="a")
+    assert arrays["kind"].tolist() == ["removed", ""]
+
+
 def test_script(tmp_path):
     path = Path(__file__).parents[2] / "scripts" / "cutouts.py"
     spec = importlib.util.spec_from_file_location("script_cutouts", path)

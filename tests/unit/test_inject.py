@@ -4,8 +4,8 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from otrain_core.errors import ConfigError, ImageError
-from otrain_core.inject import TRUTH_COLUMNS, inject_sources
-from otrain_core.io import Image, read_image, read_table
+from otrain_core.inject import TRUTH_COLUMNS, find_anchors, inject_sources, usable_places
+from otrain_core.io import Image, read_image, read_json, read_table, write_json
 from otrain_core.psf import measure_psf
 from tests.unit.synthetic_field import field, script
 
@@ -147,16 +147,163 @@ def test_positions_on_the_sky(one):
     assert truth.ra.isna().all()
 
 
+def test_random_mix_is_the_plain_scheme(one):
+    """The stream of the plain scheme: positions, then magnitudes, then photons source by source."""
+    model, record = one
+    options = {"record": record, "n_sources": 30, "grid": 3}
+    data, truth = inject_sources(blank(), model, rng=np.random.default_rng(7), **options)
+    for mix in ({"random": 1.0}, {"random": 0.3, "star": 0.0}):
+        again, same = inject_sources(blank(), model, rng=np.random.default_rng(7), mix=mix, **options)
+        assert again.tobytes() == data.tobytes() and same.equals(truth)
+    rng = np.random.default_rng(7)
+    cells = np.concatenate([np.tile(np.arange(9), 3), rng.choice(9, 3, replace=False)])
+    rng.shuffle(cells)
+    x = (cells % 3 + rng.random(30)) * 384 / 3 - 0.5
+    y = (cells // 3 + rng.random(30)) * 384 / 3 - 0.5
+    mag = rng.uniform(record["limit_mag"] - 4.5, record["limit_mag"] + 0.5, 30)
+    np.testing.assert_array_equal(truth[["x", "y", "mag"]].to_numpy(), np.column_stack([x, y, mag]))
+    stamp, y0, x0 = model.stamp(x[0], y[0])
+    assert rng.poisson(truth.flux[0] * stamp * 1.5).shape == stamp.shape
+
+
+def galaxies(image, places, *, flux=2e4, scale=3.0):
+    """Exponential discs smeared by a Gaussian PSF of FWHM 1.8 px."""
+    from scipy import ndimage
+
+    y, x = np.mgrid[: image.shape[0], : image.shape[1]]
+    light = np.zeros(image.shape)
+    for xi, yi in places:
+        disc = np.exp(-np.hypot(x - xi, y - yi) / scale)
+        light += flux * disc / disc.sum()
+    image.data = image.data + ndimage.gaussian_filter(light, 1.8 / 2.3548).astype(np.float32)
+    return image
+
+
+@pytest.fixture(scope="module")
+def busy():
+    image, x, y, _ = field(fwhm=1.8, n=100)
+    places = [(60.0 + 65 * i, 50.0 + 70 * j) for i in range(5) for j in range(5)]
+    places = [(px, py) for px, py in places if np.hypot(x - px, y - py).min() > 14]
+    assert len(places) >= 8
+    return galaxies(image, places), np.column_stack([x, y]), np.array(places)
+
+
+def nearest(truth, points):
+    return np.hypot(truth.x.values[:, None] - points[:, 0], truth.y.values[:, None] - points[:, 1]).min(axis=1)
+
+
+def test_anchors_are_what_they_are_called(busy):
+    image, stars, places = busy
+    found, wide = find_anchors(image)
+    assert len(found) > 40 and (nearest(found, stars) < 1).all()
+    assert len(wide) >= 0.7 * len(places) and (nearest(wide, places) < 1).mean() > 0.8
+    # An exponential disc has half of its light within 1.68 scale lengths.
+    assert np.median(wide["size"]) == pytest.approx(1.68 * 3, rel=0.25)
+
+
+def test_mix_of_places(busy, one):
+    image, stars, places = busy
+    model, record = one
+    options = {"record": record, "n_sources": 60, "mix": {"random": 0.6, "galaxy": 0.1, "star": 0.3}}
+    rows = []
+    for seed in range(10):
+        _, truth = inject_sources(image, model, rng=np.random.default_rng(seed), **options)
+        assert truth.kind.value_counts().to_dict() == {"random": 36, "star": 18, "galaxy": 6}
+        rows.append(truth)
+    by = {kind: [table[table.kind == kind] for table in rows] for kind in ("random", "galaxy", "star")}
+    beside = np.concatenate([nearest(table, stars) for table in by["star"]]) / model.fwhm
+    assert beside.max() < 3.2 and np.mean(beside < 1) == pytest.approx(1 / 3, abs=0.12)
+    away = np.concatenate([nearest(table, places) for table in by["galaxy"]])
+    assert np.median(away) == pytest.approx(np.log(2) * 1.68 * 3, rel=0.5)
+    assert np.median(np.concatenate([nearest(table, places) for table in by["random"]])) > 20
+    assert not rows[0][["x", "y"]].equals(rows[1][["x", "y"]])
+
+
+def test_share_without_anchors_is_random(one):
+    model, record = one
+    options = {"record": record, "n_sources": 50, "mix": {"galaxy": 1, "star": 1}}
+    _, truth = inject_sources(blank(), model, rng=np.random.default_rng(1), **options)
+    assert (truth.kind == "random").all() and len(truth) == 50
+
+
+def test_snapshots_take_the_psf_of_the_nearest_cell():
+    image, *_ = field(fwhm=2.0, variation=0.5)
+    model, record = measure_psf(image)
+    flat = blank(rms=0.0)
+    common = {"record": record, "n_sources": 1, "grid": 1, "noise": False, "bright_mag": 5, "faint_mag": -5}
+    widths = set()
+    for seed in range(12):
+        own, truth = inject_sources(flat, model, rng=np.random.default_rng(seed), **common)
+        one, same = inject_sources(flat, model, rng=np.random.default_rng(seed), psf_snapshots=1, **common)
+        fine, _ = inject_sources(flat, model, rng=np.random.default_rng(seed), psf_snapshots=384, **common)
+        assert same.equals(truth)
+        np.testing.assert_allclose(fine, own, atol=2e-2 * (own.max() - 100))
+        if truth[["x", "y"]].stack().between(20, 360).all():
+            y, x = int(np.floor(truth.y[0] + 0.5)), int(np.floor(truth.x[0] + 0.5))
+            r = model.radius
+            box = (one[y - r : y + r + 1, x - r : x + r + 1].astype(float) - 100) / truth.flux[0]
+            centre = model.stamp(192 + truth.x[0] - x, 192 + truth.y[0] - y)[0]
+            np.testing.assert_allclose(box, centre, atol=2e-5)
+            widths.add(np.abs(box - (own[y - r : y + r + 1, x - r : x + r + 1] - 100) / truth.flux[0]).max() > 1e-3)
+    assert True in widths
+
+
+def test_usable_places():
+    image = blank(saturation=1000.0)
+    image.data[100, 100], image.data[200, 200], image.data[300, 300] = np.nan, 950.0, 850.0
+    x = np.array([100.0, 102.9, 103.2, 200.0, 300.0, 1.0, 50.0])
+    assert usable_places(image, x, x, fwhm=2.0).tolist() == [False, True, True, False, True, False, True]
+    assert usable_places(image, x, np.full(7, 100.0), fwhm=2.0).tolist()[:3] == [False, False, False]
+
+
 @pytest.mark.parametrize(
     ("record", "options", "error", "message"),
     [
         ({"limit_mag": None}, {}, ImageError, "image blank: limit_mag: .* no finite"),
+        ({}, {"mix": {"nebula": 1.0}}, ConfigError, "inject.mix: shares of random, galaxy, star"),
+        ({}, {"mix": {"star": 0.0}}, ConfigError, "inject.mix"),
         ({}, {"bright_mag": -2.0}, ConfigError, "bright_mag -2 and faint_mag 0.5 leave no magnitude"),
     ],
 )
 def test_bad_input(one, record, options, error, message):
     with pytest.raises(error, match=message):
         inject_sources(blank(), one[0], record={**one[1], **record}, rng=np.random.default_rng(1), **options)
+
+
+def test_script_keeps_injected_sources_whatever_the_real_stars(tmp_path):
+    image, *_ = field(fwhm=2.0, n=80, logflux=(3.0, 4.5))
+    header = fits.Header({"GAIN": 1.5, "SATURATE": 6e4, "MAGZP": 24.0, "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN"})
+    header.update({"CRVAL1": 10.0, "CRVAL2": 20.0, "CRPIX1": 192.0, "CRPIX2": 192.0, "CDELT1": -1e-3, "CDELT2": 1e-3})
+    fits.writeto(tmp_path / "science.fits", image.data, header)
+    row = {"telescope": "t"}
+    common = {"science": tmp_path / "science.fits", "psf": tmp_path / "psf.fits", "record": tmp_path / "psf.json"}
+    script("psf").main(**common, image="a", telescope=row, wcs=None, options={})
+    tables = []
+    for n in (0, 4):
+        paths = {"injected": tmp_path / f"{n}.fits", "truth": tmp_path / f"{n}.csv"}
+        options = {"n_sources": 20, "bright_mag": 8.0, "removed_stars": n, "transplanted_stars": n}
+        script("inject").main(**common, **paths, image="a", telescope=row, wcs=None, seed=1, options=options)
+        tables.append(read_table(paths["truth"]))
+    assert tables[1][:20].equals(tables[0])
+    assert tables[1]["kind"].value_counts().to_dict() == {"random": 20, "removed": 4, "transplanted": 4}
+    assert tables[1]["id"].tolist() == list(range(28))
+
+
+def test_script_takes_the_refined_wcs(tmp_path):
+    image, *_ = field(n=60)
+    header = fits.Header({"GAIN": 1.5, "SATURATE": 6e4, "MAGZP": 24.0, "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN"})
+    header.update({"CRVAL1": 10.0, "CRVAL2": 20.0, "CRPIX1": 192.0, "CRPIX2": 192.0, "CDELT1": -1e-3, "CDELT2": 1e-3})
+    fits.writeto(tmp_path / "science.fits", image.data, header)
+    common = {"science": tmp_path / "science.fits", "psf": tmp_path / "psf.fits", "record": tmp_path / "psf.json"}
+    script("psf").main(**common, image="a", telescope={"telescope": "t"}, wcs=None, options={})
+    refined = WCS(header)
+    refined.wcs.crval = [10.01, 20.0]
+    record = read_json(common["record"])
+    write_json(common["record"], record | {"wcs": refined.to_header_string(relax=True)})
+    paths = {"injected": tmp_path / "injected.fits", "truth": tmp_path / "injected.csv"}
+    script("inject").main(**common, **paths, image="a", telescope={"telescope": "t"}, wcs=None, seed=1, options={})
+    truth = read_table(paths["truth"])
+    np.testing.assert_allclose(refined.all_world2pix(truth.ra, truth.dec, 0), [truth.x, truth.y], atol=1e-3)
 
 
 def test_script_gives_every_image_its_own_stream(tmp_path):

@@ -59,7 +59,7 @@ rule inject:
         wcs=wcs_path,
         seed=RUN.config.seed,
         options=step("inject"),
-        code=code_digest("inject"),
+        code=code_digest("inject", "real_stars"),
     script:
         "../../scripts/inject.py"
 
@@ -117,7 +117,7 @@ rule subtract:
         telescope=telescope_row,
         wcs=wcs_path,
         options=step("subtract"),
-        code=code_digest("subtract"),
+        code=code_digest("subtract", "real_stars"),
     script:
         "../../scripts/subtract.py"
 

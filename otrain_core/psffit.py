@@ -1,0 +1,130 @@
+"""The fit of a PSF model to one star, as in crowded-field photometry (Stetson 1987, PASP 99, 191)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from otrain_core.inject import add_stamp
+from otrain_core.psf import PSFModel, Sky
+
+FIT_RADIUS = 2.0  # pixels used in the fit of a star [FWHM]
+CORE = 1.0  # pixels on which the fit is judged [FWHM]
+MODEL_ERROR = 0.03  # of the flux in a pixel that the PSF model may be wrong by
+
+
+@dataclass
+class StarFit:
+    """PSF fit of one star: flux and its error [ADU], position [px], local level [ADU], quality.
+
+    `chi2` is the mean over the core of the squared residual over its variance, in which the
+    PSF model is allowed `MODEL_ERROR`; `excess` is the same without that allowance; `covered`
+    is the usable share of the core.
+    """
+
+    flux: float
+    fluxerr: float
+    x: float
+    y: float
+    level: float
+    chi2: float
+    excess: float
+    covered: float
+
+
+def fit_star(
+    sky: Sky, segments: np.ndarray, label: int, psf: PSFModel, x: float, y: float, *, gain: float
+) -> StarFit | None:
+    """Fit flux, position and local level of a star with a PSF model; its neighbours are left out.
+
+    Parameters
+    ----------
+    sky : Sky
+        Background-subtracted image and its noise.
+    segments : numpy.ndarray
+        int (height, width), source that a pixel belongs to, 0 for none.
+    label : int
+        Number of the star in it.
+    psf : PSFModel
+    x, y : float
+        First guess [px].
+    gain : float
+        [electron/ADU].
+
+    Returns
+    -------
+    StarFit or None
+        None where the star stands at the edge, has too few pixels, or the fit runs away.
+    """
+    data, rms = sky.data, sky.rms
+    half = int(np.ceil(FIT_RADIUS * psf.fwhm)) + 1
+    cx, cy = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
+    if not (half <= cx < data.shape[1] - half and half <= cy < data.shape[0] - half):
+        return None
+    box = np.s_[cy - half : cy + half + 1, cx - half : cx + half + 1]
+    offset = np.arange(-half, half + 1.0)
+    away = np.hypot(offset[:, None], offset)
+    valid = ~sky.missing[box] & ~others(segments[box], label)
+    use = valid & (away <= FIT_RADIUS * psf.fwhm)
+    core = away <= CORE * psf.fwhm
+    covered = float(valid[core].mean())
+    if use.sum() < 9:
+        return None
+    values = data[box][use].astype(np.float64)
+
+    def profile(px: float, py: float) -> np.ndarray:
+        plane = np.zeros(away.shape)
+        stamp, y0, x0 = psf.stamp(px, py)
+        add_stamp(plane, stamp, y0 - cy + half, x0 - cx + half)
+        return plane
+
+    px, py, level, step = float(x), float(y), 0.0, 0.05
+    start = profile(px, py)
+    flux = float(max((values * start[use]).sum() / (start[use] ** 2).sum(), rms))
+    for _ in range(12):
+        star = profile(px, py)
+        design = np.stack(
+            [
+                star[use],
+                flux * (profile(px + step, py) - profile(px - step, py))[use] / (2 * step),
+                flux * (profile(px, py + step) - profile(px, py - step))[use] / (2 * step),
+                np.ones(values.size),
+            ]
+        ).T
+        signal = flux * star[use]
+        weight = 1 / (rms**2 + signal / gain + (0.01 * signal) ** 2)
+        matrix = design.T @ (weight[:, None] * design)
+        try:
+            change = np.linalg.solve(matrix, design.T @ (weight * (values - signal - level)))
+            errors = np.linalg.inv(matrix)
+        except np.linalg.LinAlgError:
+            return None
+        moved = np.clip(change[1:3], -0.5, 0.5)
+        flux, px, py, level = flux + change[0], px + moved[0], py + moved[1], level + change[3]
+        if not np.isfinite(flux) or flux <= 0 or np.hypot(px - x, py - y) > psf.fwhm:
+            return None
+        if np.abs(moved).max() < 1e-3 and abs(change[0]) < 1e-4 * flux:
+            break
+    signal = flux * profile(px, py)
+    judged = core & valid
+    if not judged.any():
+        return None
+    residual = (data[box] - signal - level)[judged]
+    variance = (rms**2 + signal / gain)[judged]
+    return StarFit(
+        flux,
+        float(np.sqrt(max(errors[0, 0], 0))),
+        px,
+        py,
+        level,
+        float(np.mean(residual**2 / (variance + (MODEL_ERROR * signal[judged]) ** 2))),
+        float(np.mean(residual**2 / variance)),
+        covered,
+    )
+
+
+def others(segments: np.ndarray, label: int) -> np.ndarray:
+    """Pixels of other sources, and those next to them."""
+    return ndimage.maximum_filter((segments > 0) & (segments != label), size=3)

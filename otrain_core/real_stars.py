@@ -1,0 +1,388 @@
+"""Real stars as new sources: a check of the classifier that needs no simulation.
+
+A star that is taken out of the reference, with the reference's own PSF, appears in the
+difference as a new source with the true PSF and the true noise of the science image. A
+star cut from one place of the science image and set down at another does too; its own
+sky noise comes along, so that the noise under it is higher by up to the square root of
+two.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from otrain_core.errors import ImageError
+from otrain_core.inject import TRUTH_COLUMNS, add_light, add_stamp, limits, sky_positions, usable_places
+from otrain_core.io import Image
+from otrain_core.psf import PSFModel, Sky, measure_psf, measure_sky, select_stars
+from otrain_core.psffit import StarFit, fit_star, others
+
+log = logging.getLogger("otrain.real_stars")
+
+MIN_SNR = 8.0
+MAX_CHI2 = 3.0  # per pixel of the core
+STAMP_RADIUS = 4.0  # of a transplanted star, with a soft edge over the last quarter [FWHM]
+FREE_RADIUS = 2.5  # of the place it is set down: nothing is detected this near [FWHM]
+APART = 4.0  # real stars keep this far from injected sources [FWHM]
+MAX_SHIFT = 0.25  # of the side of the image, so that the PSF is about that of the new place
+BLEND_RADIUS, BLEND_FLUX = 2.0, 0.1  # [FWHM], share of the star's flux
+SEARCH_RADIUS = 4.0  # a star is searched this far from where the WCS puts it [FWHM],
+FOUND_RADIUS = 1.5  # and must stand this near to it after the common shift [FWHM]
+MAX_FLUX_SCATTER = 0.25  # of the flux ratio of the two images about its median
+
+
+def choose_stars(
+    image: Image,
+    psf: PSFModel,
+    sky: Sky,
+    *,
+    record: Mapping[str, Any],
+    rng: np.random.Generator,
+    n: int,
+    bright_mag: float = 4.5,
+    faint_mag: float = 0.5,
+    avoid: pd.DataFrame | None = None,
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Isolated, unsaturated, round stars of an image with magnitudes in the range of the injection.
+
+    They are drawn at random, but so that the magnitudes are about evenly filled.
+
+    Parameters
+    ----------
+    image : Image
+        As it came.
+    psf : PSFModel
+    sky : Sky
+        Of this image.
+    record : mapping
+        Of `otrain_core.psf.measure_psf`.
+    rng : numpy.random.Generator
+    n : int
+        Stars wanted; fewer are returned where there are fewer.
+    bright_mag, faint_mag : float
+        As in `otrain_core.inject.inject_sources`; a star must have S/N 8 besides.
+    avoid : pandas.DataFrame, optional
+        x, y of what the stars must keep away from.
+
+    Returns
+    -------
+    stars : pandas.DataFrame
+        x, y [px], mag, flux [ADU] and label (number in `segments`).
+    segments : numpy.ndarray
+        Source that every pixel belongs to (0: none).
+    """
+    limit, zero_point = limits(image, record)
+    stars = select_stars(image, sky, min_snr=MIN_SNR, max_ellipticity=0.3, max_stars=100_000)
+    columns = {name: [] for name in ("x", "y", "mag", "flux", "label")}
+    if len(stars.x):
+        free = usable_places(image, stars.x, stars.y, fwhm=psf.fwhm)
+        free &= distance_to(avoid, stars.x, stars.y) > APART * psf.fwhm
+        height, width = image.shape
+        edge = np.minimum(np.minimum(stars.x, width - 1 - stars.x), np.minimum(stars.y, height - 1 - stars.y))
+        free &= edge > STAMP_RADIUS * psf.fwhm + 2
+        index = np.flatnonzero(free)
+        bins = np.floor(-2.5 * np.log10(stars.flux[index])).astype(int)
+        _, bins, counts = np.unique(bins, return_inverse=True, return_counts=True)
+        # Efraimidis & Spirakis (2006): random order with weights.
+        order = index[np.argsort(-np.log(rng.random(index.size)) * counts[bins], kind="stable")]
+        for star in order:
+            if len(columns["x"]) == n:
+                break
+            label = stars.labels[star]
+            fit = fit_star(sky, stars.segments, label, psf, stars.x[star], stars.y[star], gain=image.gain)
+            if fit is None or fit.covered < 1 or fit.chi2 > MAX_CHI2 or fit.flux < MIN_SNR * fit.fluxerr:
+                continue
+            mag = zero_point - 2.5 * np.log10(fit.flux)
+            if limit - bright_mag <= mag <= limit + faint_mag:
+                for name, value in zip(columns, (fit.x, fit.y, mag, fit.flux, label), strict=True):
+                    columns[name].append(value)
+    return pd.DataFrame(columns).astype({"label": int}), stars.segments
+
+
+def add_real_stars(
+    image: Image,
+    data: np.ndarray,
+    truth: pd.DataFrame,
+    psf: PSFModel,
+    *,
+    record: Mapping[str, Any],
+    rng: np.random.Generator,
+    removed_stars: int = 0,
+    transplanted_stars: int = 0,
+    bright_mag: float = 4.5,
+    faint_mag: float = 0.5,
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Name stars to be taken out of the reference, and set others down elsewhere in the image.
+
+    Parameters
+    ----------
+    image : Image
+        As it came, without injected sources.
+    data : numpy.ndarray
+        float32 (height, width), the same with injected sources [ADU].
+    truth : pandas.DataFrame
+        Of the injected sources, columns `otrain_core.inject.TRUTH_COLUMNS`.
+    psf : PSFModel
+    record : mapping
+        Of `otrain_core.psf.measure_psf`.
+    rng : numpy.random.Generator
+        A stream of its own, so that the injected sources do not depend on the numbers here.
+    removed_stars, transplanted_stars : int
+        How many; fewer where the image has fewer that fit, and none to remove without WCS.
+    bright_mag, faint_mag : float
+        As in `otrain_core.inject.inject_sources`.
+
+    Returns
+    -------
+    data : numpy.ndarray
+        float32 (height, width) [ADU].
+    truth : pandas.DataFrame
+        With rows of the kinds "removed" (place and flux of the star in the science image) and
+        "transplanted" (the new place) at the end.
+    """
+    if image.wcs is None and removed_stars:
+        log.warning("image %s: WCS: there is none, so no star is taken out of the reference", image.name)
+        removed_stars = 0
+    if removed_stars + transplanted_stars == 0:
+        return data, truth
+    sky = measure_sky(image)
+    stars, segments = choose_stars(
+        image,
+        psf,
+        sky,
+        record=record,
+        rng=rng,
+        n=removed_stars + transplanted_stars,
+        bright_mag=bright_mag,
+        faint_mag=faint_mag,
+        avoid=truth,
+    )
+    # Where there are too few, both kinds get their share.
+    n_removed = round(len(stars) * removed_stars / (removed_stars + transplanted_stars))
+    removed, copied = stars[:n_removed], stars[n_removed:]
+    added, moved = transplant(image, psf, sky, segments, copied, rng=rng, avoid=pd.concat([truth, stars]))
+    rows = pd.concat([removed.assign(kind="removed"), moved.assign(kind="transplanted")], ignore_index=True)
+    if len(rows) == 0:
+        return data, truth
+    first = int(truth["id"].max()) + 1 if len(truth) else 0
+    rows["id"] = first + np.arange(len(rows))
+    rows["ra"], rows["dec"] = sky_positions(image, rows["x"].to_numpy(), rows["y"].to_numpy())
+    rows["usable"] = usable_places(image, rows["x"], rows["y"], fwhm=psf.fwhm)
+    return add_light(image, added, data), pd.concat([truth, rows[TRUTH_COLUMNS]], ignore_index=True)
+
+
+def transplant(
+    image: Image,
+    psf: PSFModel,
+    sky: Sky,
+    segments: np.ndarray,
+    stars: pd.DataFrame,
+    *,
+    rng: np.random.Generator,
+    avoid: pd.DataFrame,
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Copies of stars at empty places, moved by whole pixels so that nothing is resampled.
+
+    What belongs to a neighbour is replaced by the PSF fit; the stamp ends softly. A star
+    without an empty place within a quarter of the image's side is left out.
+
+    Returns
+    -------
+    added : numpy.ndarray
+        float64 (height, width), light to be added [ADU].
+    moved : pandas.DataFrame
+        x, y (new), mag, flux.
+    """
+    height, width = image.shape
+    added = np.zeros(image.shape)
+    radius = int(np.ceil(STAMP_RADIUS * psf.fwhm))
+    reach = MAX_SHIFT * min(height, width)
+    with np.errstate(invalid="ignore"):
+        blocked = (segments > 0) | sky.missing | (image.data >= 0.9 * image.saturation)
+    empty = ndimage.distance_transform_edt(~blocked) > FREE_RADIUS * psf.fwhm
+    places = avoid[["x", "y"]]
+    offset = np.arange(-radius, radius + 1)
+    away = np.hypot(offset[:, None], offset) / (STAMP_RADIUS * psf.fwhm)
+    edge = np.clip((away - 0.75) / 0.25, 0, 1)
+    taper = 0.5 * (1 + np.cos(np.pi * edge))
+    rows = []
+    for star in stars.itertuples():
+        cx, cy = int(np.floor(star.x + 0.5)), int(np.floor(star.y + 0.5))
+        box = np.s_[cy - radius : cy + radius + 1, cx - radius : cx + radius + 1]
+        fit = fit_star(sky, segments, star.label, psf, star.x, star.y, gain=image.gain)
+        if fit is None:
+            continue
+        model = np.zeros(taper.shape)
+        stamp, y0, x0 = psf.stamp(star.x, star.y)
+        add_stamp(model, star.flux * stamp, y0 - cy + radius, x0 - cx + radius)
+        foreign = sky.missing[box] | others(segments[box], star.label)
+        light = np.where(foreign, model, sky.data[box] - fit.level) * taper
+        for _ in range(200):
+            dx, dy = (int(value) for value in np.round(rng.uniform(-reach, reach, 2)))
+            x, y = cx + dx, cy + dy
+            if not (radius <= x < width - radius and radius <= y < height - radius) or not empty[y, x]:
+                continue
+            if distance_to(places, np.array([x]), np.array([y]))[0] > APART * psf.fwhm:
+                add_stamp(added, light, y - radius, x - radius)
+                rows.append({"x": star.x + dx, "y": star.y + dy, "mag": star.mag, "flux": star.flux})
+                places = pd.concat([places, pd.DataFrame({"x": [x], "y": [y]})])
+                break
+    return added, pd.DataFrame(rows, columns=["x", "y", "mag", "flux"])
+
+
+def remove_stars(reference: Image, stars: pd.DataFrame, *, name: str) -> tuple[Image, dict[str, Any]]:
+    """Take stars out of a reference with the reference's own PSF.
+
+    Every star is found by its sky position, after a shift common to all; flux, position
+    and local level are fitted, and the star is subtracted. What the fit leaves is as
+    uncertain as the flux of the star in the reference.
+
+    Parameters
+    ----------
+    reference : Image
+        As read, background in.
+    stars : pandas.DataFrame
+        id, ra, dec [deg], flux [ADU of the science image].
+    name : str
+        Name of the science image, for the log.
+
+    Returns
+    -------
+    reference : Image
+        A copy without the stars; the same object where none was removed.
+    record : dict
+        ``removed`` (ids), ``failed`` (list of id and reason) and ``residual``: medians over the
+        removed stars of ``chi2`` (per pixel of the core, PSF error allowed), ``excess`` (not
+        allowed) and ``flux_error`` (of the fit, as a share of the flux).
+    """
+    record: dict[str, Any] = {"removed": [], "failed": [], "residual": {"n": 0}}
+    if len(stars) == 0:
+        return reference, record
+    ids = stars["id"].astype(int).tolist()
+    ra, dec = stars["ra"].to_numpy(float), stars["dec"].to_numpy(float)
+
+    def nothing(reason: str) -> tuple[Image, dict[str, Any]]:
+        log.warning("image %s: no star taken out of the reference: %s", name, reason)
+        return reference, record | {"failed": [{"id": number, "reason": reason} for number in ids]}
+
+    if reference.wcs is None:
+        return nothing("the reference has no WCS")
+    if not np.isfinite(ra + dec).any():
+        return nothing("the science image has no WCS")
+    try:
+        psf, _ = measure_psf(reference)
+        sky = measure_sky(reference)
+    except ImageError as error:
+        return nothing(f"no PSF of the reference: {error.message}")
+    x, y = (np.asarray(value) for value in reference.wcs.all_world2pix(ra, dec, 0, quiet=True))
+    found, segments = _extract(reference, sky)
+    index, reasons = _find(x, y, found, psf, reference)
+    fits: dict[int, StarFit] = {}
+    for k in np.flatnonzero(index >= 0):
+        fit, reason = _fit_reference_star(reference, sky, segments, found, int(index[k]), psf)
+        if fit is None:
+            reasons[k] = reason
+        else:
+            fits[int(k)] = fit
+    science = stars["flux"].to_numpy(float)
+    ratio = np.array([fits[k].flux / science[k] for k in fits])
+    if len(fits) >= 5:
+        allowed = MAX_FLUX_SCATTER * np.median(ratio) + 5 * np.array([fits[k].fluxerr / science[k] for k in fits])
+        for k, far in zip(list(fits), np.abs(ratio - np.median(ratio)) > allowed, strict=True):
+            if far:
+                del fits[k]
+                reasons[k] = "its flux in the reference does not fit that of the others"
+    record["failed"] = [{"id": ids[k], "reason": str(reasons[k])} for k in range(len(ids)) if k not in fits]
+    if not fits:
+        return reference, record
+    light = np.zeros(reference.shape)
+    for fit in fits.values():
+        stamp, y0, x0 = psf.stamp(fit.x, fit.y)
+        add_stamp(light, fit.flux * stamp, y0, x0)
+    cleaned = replace(reference, data=(reference.data - light).astype(np.float32))
+    record["removed"] = [ids[k] for k in fits]
+    record["residual"] = {
+        "n": len(fits),
+        "chi2": float(np.median([fit.chi2 for fit in fits.values()])),
+        "excess": float(np.median([fit.excess for fit in fits.values()])),
+        "flux_error": float(np.median([fit.fluxerr / fit.flux for fit in fits.values()])),
+    }
+    return cleaned, record
+
+
+def _extract(image: Image, sky: Sky) -> tuple[np.ndarray, np.ndarray]:
+    """Sources and segmentation map; empty where the buffers of sep overflow."""
+    import sep
+
+    sep.set_extract_pixstack(max(300_000, sky.data.size // 4))
+    sep.set_sub_object_limit(4096)
+    try:
+        return sep.extract(
+            sky.data, 4.0, err=sky.rms, mask=sky.missing, minarea=3, deblend_cont=0.01, segmentation_map=True
+        )
+    except Exception as error:  # sep raises bare Exceptions
+        log.warning("image %s: sources of the reference cannot be extracted (%s)", image.name, error)
+        return np.zeros(0, dtype=[(key, float) for key in ("x", "y", "flux")]), np.zeros(image.shape, dtype=int)
+
+
+def _find(
+    x: np.ndarray, y: np.ndarray, found: np.ndarray, psf: PSFModel, reference: Image
+) -> tuple[np.ndarray, np.ndarray]:
+    """Source at each position (-1: none), after the shift common to all, and why there is none."""
+    from scipy.spatial import cKDTree
+
+    height, width = reference.shape
+    inside = np.isfinite(x + y)
+    inside[inside] = (x[inside] > 0) & (y[inside] > 0) & (x[inside] < width - 1) & (y[inside] < height - 1)
+    reasons = np.where(inside, "not found in the reference", "outside the reference").astype(object)
+    index = np.full(len(x), -1)
+    if not inside.any() or len(found) == 0:
+        return index, reasons
+    points = np.column_stack([found["x"], found["y"]])
+    tree, wanted = cKDTree(points), np.column_stack([x, y])[inside]
+    away, nearest = tree.query(wanted, distance_upper_bound=max(SEARCH_RADIUS * psf.fwhm, 5.0))
+    near = np.isfinite(away)
+    if near.any():
+        shift = np.median(points[nearest[near]] - wanted[near], axis=0)
+        away, nearest = tree.query(wanted + shift, distance_upper_bound=FOUND_RADIUS * psf.fwhm)
+        index[inside] = np.where(np.isfinite(away), nearest, -1)
+    return index, reasons
+
+
+def _fit_reference_star(
+    reference: Image, sky: Sky, segments: np.ndarray, found: np.ndarray, index: int, psf: PSFModel
+) -> tuple[StarFit | None, str]:
+    """PSF fit of one source of the reference, or why it cannot be subtracted."""
+    x, y = float(found["x"][index]), float(found["y"][index])
+    if not usable_places(reference, np.array([x]), np.array([y]), fwhm=psf.fwhm)[0]:
+        return None, "saturated or missing pixels in the reference"
+    away = np.hypot(found["x"] - x, found["y"] - y)
+    away[index] = np.inf
+    if (found["flux"][away < BLEND_RADIUS * psf.fwhm] > BLEND_FLUX * found["flux"][index]).any():
+        return None, "blended in the reference"
+    fit = fit_star(sky, segments, index + 1, psf, x, y, gain=reference.gain)
+    if fit is None:
+        return None, "cannot be fitted in the reference"
+    if fit.covered < 0.9:
+        return None, "blended in the reference"
+    if fit.flux < MIN_SNR * fit.fluxerr:
+        return None, f"S/N below {MIN_SNR:g} in the reference"
+    if fit.chi2 > MAX_CHI2:
+        return None, "poorly fitted in the reference"
+    return fit, ""
+
+
+def distance_to(points: pd.DataFrame | None, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Distance of each position to the nearest of the points (columns x, y) [px]; infinite without any."""
+    from scipy.spatial import cKDTree
+
+    if points is None or len(points) == 0:
+        return np.full(len(x), np.inf)
+    return cKDTree(points[["x", "y"]].to_numpy(float)).query(np.column_stack([x, y]))[0]

@@ -1,0 +1,198 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from otrain_core.inject import TRUTH_COLUMNS, inject_sources
+from otrain_core.psf import measure_psf, measure_sky
+from otrain_core.psffit import fit_star
+from otrain_core.real_stars import add_real_stars, remove_stars
+from tests.unit.synthetic_pair import GAIN, make_sky, observe, turned
+
+SHAPE = (420, 440)
+
+
+@pytest.fixture(scope="module")
+def sky():
+    return make_sky(shape=SHAPE, n=130, seed=4, logflux=(3.0, 5.0))
+
+
+@pytest.fixture(scope="module")
+def science(sky):
+    image = observe(sky, seed=1, fwhm=2.6)
+    return image, *measure_psf(image)
+
+
+@pytest.fixture(scope="module")
+def sharp(sky):
+    """Deeper and sharper reference, turned and moved."""
+    return observe(sky, seed=2, fwhm=2.0, angle=3.0, shift=(8.0, -5.0), factor=3.0, level=300.0, name="reference")
+
+
+def choose(science, *, removed=8, transplanted=8, seed=1, n_sources=40):
+    image, psf, record = science
+    rng = np.random.default_rng(seed)
+    data, truth = inject_sources(image, psf, record=record, rng=rng, n_sources=n_sources)
+    options = {"removed_stars": removed, "transplanted_stars": transplanted, "bright_mag": 9.0}
+    both, table = add_real_stars(
+        image, data, truth, psf, record=record, rng=np.random.default_rng(seed + 100), **options
+    )
+    return data, truth, both, table
+
+
+def test_rows_of_real_stars(science, sky):
+    image, psf, record = science
+    data, truth, both, table = choose(science)
+    assert list(table.columns) == TRUTH_COLUMNS
+    pd.testing.assert_frame_equal(table[: len(truth)], truth)
+    assert table["kind"].value_counts().to_dict() == {"random": 40, "removed": 8, "transplanted": 8}
+    assert table["id"].tolist() == list(range(56))
+    removed = table[table.kind == "removed"]
+    away = np.hypot(removed.x.values[:, None] - sky.x, removed.y.values[:, None] - sky.y)
+    assert away.min(axis=1).max() < 0.3
+    np.testing.assert_allclose(removed.flux, sky.flux[away.argmin(axis=1)], rtol=0.1)
+    np.testing.assert_allclose(removed.mag, record["zero_point"] - 2.5 * np.log10(removed.flux))
+    x, y = image.wcs.all_world2pix(removed.ra, removed.dec, 0)
+    np.testing.assert_allclose(np.column_stack([x, y]), removed[["x", "y"]], atol=1e-5)
+    assert removed.usable.all()
+    real = table[table.kind != "random"]
+    apart = np.hypot(real.x.values[:, None] - truth.x.values, real.y.values[:, None] - truth.y.values)
+    assert apart.min() > 3.5 * psf.fwhm
+
+
+def test_transplanted_star_is_the_star_itself(science, sky):
+    image, psf, _ = science
+    data, _, both, table = choose(science)
+    moved = table[table.kind == "transplanted"]
+    added = both.astype(float) - data
+    half = int(np.ceil(4 * psf.fwhm))
+    for row in moved.itertuples():
+        x, y = int(np.floor(row.x + 0.5)), int(np.floor(row.y + 0.5))
+        box = added[y - half : y + half + 1, x - half : x + half + 1]
+        profile = psf.stamp(row.x, row.y)[0]
+        trim = psf.radius - half
+        profile = profile[trim:-trim, trim:-trim] if trim > 0 else np.pad(profile, -trim)
+        # Measured with the PSF of its new place, on the pixels it was measured on before.
+        assert (profile * box).sum() / (profile**2).sum() == pytest.approx(row.flux, rel=0.05)
+        # Moved by whole pixels: the core is that of some star, bit for bit but for the level.
+        whole = np.hypot(row.x % 1 - sky.x % 1, row.y % 1 - sky.y % 1)
+        candidates = np.flatnonzero((whole < 0.3) & (np.abs(sky.flux / row.flux - 1) < 0.2))
+        assert len(candidates)
+        core = box[half - 3 : half + 4, half - 3 : half + 4]
+        off = []
+        for k in candidates:
+            cx, cy = int(np.floor(sky.x[k] + 0.5)), int(np.floor(sky.y[k] + 0.5))
+            if 4 < cx < SHAPE[1] - 5 and 4 < cy < SHAPE[0] - 5:
+                source = image.data[cy - 3 : cy + 4, cx - 3 : cx + 4].astype(float)
+                off.append(np.ptp(source - core))
+        assert min(off) < 2  # ADU, of a noise of 8
+        # The place was empty.
+        assert np.hypot(sky.x - row.x, sky.y - row.y).min() > 2 * psf.fwhm
+    touched = np.zeros(SHAPE, bool)
+    for row in moved.itertuples():
+        x, y = int(np.floor(row.x + 0.5)), int(np.floor(row.y + 0.5))
+        touched[y - half : y + half + 1, x - half : x + half + 1] = True
+    assert (both[~touched] == data[~touched]).all()
+
+
+def test_nothing_asked_for_changes_nothing(science):
+    image, psf, record = science
+    data, truth, both, table = choose(science, removed=0, transplanted=0)
+    assert both is data and table is truth
+
+
+def test_few_stars_are_shared(science):
+    _, truth, _, table = choose(science, removed=500, transplanted=500)
+    counts = table["kind"].value_counts()
+    assert 5 < counts["removed"] < 100 and 5 < counts["transplanted"] <= counts["removed"] + 1
+
+
+def test_fit_is_unbiased(science, sky):
+    image, psf, _ = science
+    background = measure_sky(image)
+    pulls, ratio = [], []
+    segments = np.zeros(SHAPE, int)
+    for x, y, flux in zip(sky.x, sky.y, sky.flux, strict=True):
+        if np.sort(np.hypot(sky.x - x, sky.y - y))[1] > 18:
+            fit = fit_star(background, segments, 1, psf, x + 0.3, y - 0.3, gain=GAIN)
+            if fit is not None:
+                pulls.append((fit.flux - flux) / np.hypot(fit.fluxerr, 0.01 * flux))
+                ratio.append(fit.flux / flux)
+                assert np.hypot(fit.x - x, fit.y - y) < 0.3 and fit.chi2 < 3
+    assert len(pulls) > 20
+    assert np.median(ratio) == pytest.approx(1, abs=0.02) and np.std(pulls) < 2
+
+
+def test_removed_stars_leave_less_than_the_noise(science, sharp, sky):
+    _, _, _, table = choose(science, removed=16)
+    stars = table[table.kind == "removed"]
+    before = sharp.data.copy()
+    cleaned, record = remove_stars(sharp, stars, name="a")
+    np.testing.assert_array_equal(sharp.data, before)
+    assert len(record["removed"]) >= 0.7 * len(stars)
+    assert sorted(record["removed"] + [row["id"] for row in record["failed"]]) == stars["id"].tolist()
+    assert record["residual"]["n"] == len(record["removed"]) and record["residual"]["chi2"] < 2
+    gone = stars[stars["id"].isin(record["removed"])]
+    x, y = turned(sky, angle=3.0, shift=(8.0, -5.0))
+    index = np.hypot(gone.x.values[:, None] - sky.x, gone.y.values[:, None] - sky.y).argmin(axis=1)
+    light = before.astype(float) - cleaned.data
+    yy, xx = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    for k in index:
+        flux = 3 * sky.flux[k]
+        near = np.hypot(xx - x[k], yy - y[k]) < 5
+        noise = np.sqrt(near.sum() * 300 / GAIN + flux / GAIN)
+        assert light[near].sum() == pytest.approx(flux, abs=4 * noise + 0.02 * flux)
+    others = np.setdiff1d(np.arange(len(sky.x)), index)
+    for k in others[:40]:
+        column, row = int(round(x[k])), int(round(y[k]))
+        if 0 <= column < SHAPE[1] and 0 <= row < SHAPE[0] and np.hypot(x[index] - x[k], y[index] - y[k]).min() > 15:
+            assert light[row, column] == 0
+
+
+def test_stars_that_cannot_be_removed(science, sharp):
+    _, _, _, table = choose(science, removed=12)
+    stars = table[table.kind == "removed"].reset_index(drop=True)
+    first = stars.iloc[0]
+    x, y = sharp.wcs.all_world2pix(first.ra, first.dec, 0)
+    broken = type(sharp)(**{**sharp.__dict__, "data": sharp.data.copy()})
+    broken.data[int(y) - 1 : int(y) + 3, int(x) - 1 : int(x) + 3] = np.nan
+    stars.loc[1, ["ra", "dec"]] = 200.0, -20.0
+    stars.loc[2, "flux"] *= 5
+    stars.loc[3, "dec"] += 12 / 3600  # 12 px beside the star
+    _, record = remove_stars(broken, stars, name="a")
+    reasons = {row["id"]: row["reason"] for row in record["failed"]}
+    assert "missing" in reasons[stars.id[0]] or "not found" in reasons[stars.id[0]]
+    assert reasons[stars.id[1]] == "outside the reference"
+    assert reasons[stars.id[2]] == "its flux in the reference does not fit that of the others"
+    assert stars.id[3] in reasons and stars.id[3] not in record["removed"]
+    assert len(record["removed"]) >= 4
+
+
+def test_common_shift_of_the_wcs_is_found(science, sky):
+    stars = choose(science, removed=10)[3].query("kind == 'removed'")
+    off = observe(sky, seed=2, fwhm=2.0, factor=3.0, level=300.0, wcs_error=(3.0, -2.0))
+    _, record = remove_stars(off, stars, name="a")
+    assert len(record["removed"]) >= 7
+
+
+def test_without_wcs_nothing_is_removed(science, sharp, sky):
+    image, psf, record = science
+    stars = choose(science)[3].query("kind == 'removed'")
+    blind = observe(sky, seed=2, wcs=False)
+    for reference, table, reason in (
+        (blind, stars, "the reference has no WCS"),
+        (sharp, stars.assign(ra=np.nan, dec=np.nan), "the science image has no WCS"),
+    ):
+        same, found = remove_stars(reference, table, name="a")
+        assert same is reference and found["removed"] == []
+        assert [row["reason"] for row in found["failed"]] == [reason] * len(stars)
+    lost = type(image)(**{**image.__dict__, "wcs": None})
+    _, table = choose((lost, psf, record))[2:]
+    assert table["kind"].value_counts().to_dict() == {"random": 40, "transplanted": 8}
+    assert remove_stars(sharp, stars.iloc[:0], name="a")[1]["failed"] == []
+
+
+def test_reference_without_a_psf_is_no_crash(science, sharp):
+    stars = choose(science)[3].query("kind == 'removed'")
+    empty = np.random.default_rng(1).normal(300, 10, SHAPE).astype(np.float32)
+    same, record = remove_stars(type(sharp)(**{**sharp.__dict__, "data": empty}), stars, name="a")
+    assert record["removed"] == [] and "no PSF of the reference" in record["failed"][0]["reason"]
