@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from otrain_core.optics import FieldPSF, add_stamp
+
 KINDS = ("cosmic", "hot_pixel", "bad_column", "trail", "ghost", "bleed", "crosstalk", "saturated")
 ELECTRONS_PER_UM = 75.0  # most probable loss of a minimum-ionising particle in silicon
 PIXEL_UM = 9.0  # size of a pixel that the length of a cosmic-ray track is drawn for
@@ -263,6 +265,56 @@ def add_ghosts(
         signal = surface * disc
         image += signal
         rows.append(_row("ghost", xc, yc, 2 * radius, flux=signal.sum(dtype=float)))
+    return rows
+
+
+def add_asteroids(
+    image: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    n: int,
+    psf: FieldPSF,
+    zero_point: float,
+    brightest: float,
+    faintest: float,
+) -> Rows:
+    """Add `n` asteroids: point sources that moved during the exposure, most of them by less than a FWHM.
+
+    They are no artefacts, but candidates as real as any; every second one is `known`,
+    as an ephemeris service would list it.
+
+    Parameters
+    ----------
+    image : numpy.ndarray
+        (height, width) expected signal [ADU], changed in place.
+    psf : FieldPSF
+        PSF of the image.
+    zero_point : float
+        Magnitude of 1 ADU.
+    brightest, faintest : float
+        Range of magnitudes, in which their number grows as ``10**(0.35 m)``.
+
+    Returns
+    -------
+    list of dict
+        As everywhere, with mag and known (0 or 1).
+    """
+    height, width = image.shape
+    low, high = 10 ** (0.35 * min(brightest, faintest)), 10 ** (0.35 * faintest)
+    rows = []
+    for number in range(n):
+        x, y = rng.uniform(0, width - 1), rng.uniform(0, height - 1)
+        mag = float(np.log10(rng.uniform(low, high)) / 0.35)
+        length = min(0.3 * psf.fwhm * rng.lognormal(0, 0.7), 3 * psf.fwhm)
+        angle = rng.uniform(0, 180)
+        flux = 10 ** (0.4 * (zero_point - mag))
+        steps = (np.arange(max(int(4 * length), 1)) + 0.5) / max(int(4 * length), 1) - 0.5
+        for step in steps * length:
+            dx, dy = step * np.cos(np.deg2rad(angle)), step * np.sin(np.deg2rad(angle))
+            stamp, y0, x0 = psf.stamp(x + dx, y + dy, psf.half)
+            add_stamp(image, stamp * np.float32(flux / len(steps)), y0, x0)
+        row = _row("asteroid", x, y, length + psf.fwhm, width=psf.fwhm, angle=angle, flux=flux)
+        rows.append(row | {"mag": mag, "known": (number + 1) % 2})
     return rows
 
 

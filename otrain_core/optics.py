@@ -1,4 +1,6 @@
-"""The PSF of the simulated telescope: a Moffat profile that varies over the field.
+"""The optics of the simulated telescope: PSF, distortion, and the sources drawn through them.
+
+The PSF is a Moffat profile that varies over the field.
 
 Profiles and their integration over the pixel are GalSim's (Rowe et al. 2015, A&C 10,
 121); thousands of faint stars are drawn from oversampled effective PSFs (Anderson &
@@ -7,7 +9,11 @@ King 2000, PASP 112, 1360) on a few nodes of the field.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+import pandas as pd
+from astropy.wcs import WCS
 
 NODES = 5  # the PSF is computed on NODES x NODES positions and interpolated between
 OVERSAMPLING = 5
@@ -113,7 +119,8 @@ class FieldPSF:
         wy, iy = _between(y / max(self.shape[0] - 1, 1))
         corners = self.grid[iy : iy + 2, ix : ix + 2]
         weights = np.outer([1 - wy, wy], [1 - wx, wx]).astype(np.float32)
-        effective = np.tensordot(weights, self._crop(corners, inner), axes=2)
+        cropped = self._crop(corners, inner)
+        effective = np.dot(weights.reshape(1, 4), cropped.reshape(4, -1)).reshape(cropped.shape[2:])
         stamp = _shift(_shift(effective, y - yi, inner).T, x - xi, inner).T
         if half > self.half:
             wings = self.profile(x, y).drawImage(
@@ -129,12 +136,163 @@ class FieldPSF:
         margin = (self.half - half) * OVERSAMPLING
         return grid[..., margin : grid.shape[-2] - margin, margin : grid.shape[-1] - margin]
 
-    def half_size(self, surface: float) -> int:
-        """Radius at which the PSF drops below `surface` [flux fraction per px], at least five FWHM."""
+    def half_size(self, surface: float | np.ndarray) -> np.ndarray:
+        """Radius (int) at which the PSF drops below `surface` [flux fraction per px], at least five FWHM."""
         alpha = self.fwhm / (2 * np.sqrt(2 ** (1 / self.beta) - 1))
         central = (self.beta - 1) / (np.pi * alpha**2)
-        radius = alpha * np.sqrt(max((central / surface) ** (1 / self.beta) - 1, 0))
-        return int(np.ceil(np.clip(radius, 5 * self.fwhm, max(self.shape))))
+        radius = alpha * np.sqrt(np.maximum((central / np.asarray(surface)) ** (1 / self.beta) - 1, 0))
+        return np.ceil(np.clip(radius, 5 * self.fwhm, max(self.shape))).astype(int)
+
+
+class Distortion:
+    """Smooth shifts of the positions over the field, which no linear WCS describes.
+
+    Three parts: a radial one of third degree, as optics leave, a decentred one of
+    second degree, as tilted optics leave, and waves of 0.15 to 0.5 field widths, as
+    the atmosphere leaves in a short exposure (Han & Gatewood 1995, PASP 107, 399).
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (height, width) of the image.
+    amplitude : float
+        Scale of the shifts [px]: about three times as much in the corner, a third of
+        it in the waves.
+    rng : numpy.random.Generator
+    """
+
+    def __init__(self, shape: tuple[int, int], *, amplitude: float, rng: np.random.Generator):
+        self.centre = (np.array(shape[::-1]) - 1) / 2
+        self.radius = float(np.hypot(*shape) / 2)
+        self.radial = amplitude * rng.choice([-1, 1]) * rng.uniform(1.5, 3.0)
+        self.tilt = amplitude * rng.normal(0, 0.5, (2, 3))
+        length = rng.uniform(0.15, 0.5, 6) * max(shape)
+        direction = rng.uniform(0, 2 * np.pi, 6)
+        self.waves = 2 * np.pi / length * np.array([np.cos(direction), np.sin(direction)])
+        self.phases = rng.uniform(0, 2 * np.pi, (2, 6))
+        self.heights = amplitude / 3 * np.sqrt(2 / 6) * rng.normal(size=(2, 6))
+
+    def shift(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Shifts dx, dy [px] at positions (n,) [px]."""
+        x, y = np.asarray(x, float), np.asarray(y, float)
+        u, v = (x - self.centre[0]) / self.radius, (y - self.centre[1]) / self.radius
+        argument = np.multiply.outer(x, self.waves[0]) + np.multiply.outer(y, self.waves[1])
+        return tuple(
+            self.radial * along * (u**2 + v**2)
+            + tilt @ np.array([u**2, u * v, v**2])
+            + np.sin(argument + phases) @ heights
+            for along, tilt, phases, heights in zip((u, v), self.tilt, self.phases, self.heights, strict=True)
+        )
+
+
+@dataclass
+class Exposure:
+    """Circumstances of one image; lengths in its own pixels, flux in its own ADU."""
+
+    shape: tuple[int, int]
+    wcs: WCS
+    psf: FieldPSF
+    zero_point: float
+    sky: float
+    gain: float
+    read_noise: float
+    saturation: float
+    flat: float
+    bleed: bool
+    distortion: Distortion | None = None
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the background [ADU]."""
+        return float(np.sqrt(self.sky * self.gain + self.read_noise**2) / self.gain)
+
+    @property
+    def scale(self) -> float:
+        """Pixel scale [arcsec/px]."""
+        return float(np.sqrt(abs(np.linalg.det(self.wcs.pixel_scale_matrix))) * 3600)
+
+    @property
+    def limit(self) -> float:
+        """Magnitude of a point source of S/N 5."""
+        return limiting_magnitude(fwhm=self.psf.fwhm, beta=self.psf.beta, noise=self.noise, zero_point=self.zero_point)
+
+    @property
+    def saturated(self) -> float:
+        """Magnitude of a star whose brightest pixel is saturated."""
+        return float(self.zero_point - 2.5 * np.log10(self.saturation / self.psf.peak))
+
+    def sky_positions(self, x, y):
+        """True ra, dec [deg] of pixels; the distortion is unknown to the WCS of the header."""
+        if self.distortion is not None:
+            dx, dy = self.distortion.shift(x, y)
+            x, y = x + dx, y + dy
+        return self.wcs.pixel_to_world_values(x, y)
+
+    def expected(self, sources: pd.DataFrame, suffix: str) -> np.ndarray:
+        """Noise-free signal of all sources [ADU], float32; `suffix` of their columns x, y, flux."""
+        cd = self.wcs.pixel_scale_matrix
+        columns = {f"{name}{suffix}": name for name in ("x", "y", "flux")}
+        table = sources[[*columns, "kind", "radius", "bulge", "axis_ratio", "angle"]].rename(columns=columns)
+        turn = float(np.degrees(np.arctan2(cd[1, 0], cd[1, 1])))
+        return draw_sources(table, self.psf, scale=self.scale, turn=turn, faint=0.03 * self.noise)
+
+
+def draw_sources(sources: pd.DataFrame, psf: FieldPSF, *, scale: float, turn: float, faint: float) -> np.ndarray:
+    """Noise-free image of stars and galaxies.
+
+    Parameters
+    ----------
+    sources : pandas.DataFrame
+        kind (star or galaxy), x, y [px], flux [ADU]; of galaxies also radius (half light)
+        [arcsec], bulge (share of the flux), axis_ratio and angle [deg].
+    psf : FieldPSF
+        PSF; its shape is that of the image.
+    scale : float
+        Pixel scale [arcsec/px].
+    turn : float
+        Rotation of the image against north [deg].
+    faint : float
+        Surface brightness at which sources are cut off [ADU].
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 (height, width) [ADU].
+    """
+    import galsim
+
+    image = np.zeros(psf.shape, np.float32)
+    quick = galsim.GSParams(folding_threshold=1e-2, maxk_threshold=2e-2, kvalue_accuracy=1e-3)
+    height, width = psf.shape
+    half = psf.half_size(faint / sources.flux.to_numpy(float))
+    half = np.where(sources.kind == "galaxy", np.minimum(half + 4 * sources.radius / scale, 120), half).astype(int)
+    reached = sources.x.between(-half, width + half) & sources.y.between(-half, height + half)
+    columns = ["x", "y", "flux", "kind", "radius", "bulge", "axis_ratio", "angle", "half"]
+    table = sources.assign(half=half)[reached]
+    for x, y, flux, kind, radius, bulge, ratio, angle, half in table[columns].itertuples(index=False):
+        if kind == "star":
+            stamp, y0, x0 = psf.stamp(x, y, half)
+            add_stamp(image, stamp * np.float32(flux), y0, x0)
+            continue
+        galaxy = galsim.Exponential(half_light_radius=radius / scale, flux=1 - bulge)
+        if bulge > 0.1:
+            galaxy += galsim.Sersic(n=3.5, half_light_radius=0.5 * radius / scale, flux=bulge)
+        galaxy = galaxy.shear(q=ratio, beta=(angle + turn) * galsim.degrees)
+        profile = galsim.Convolve(psf.smeared(x, y, galaxy), galsim.Pixel(1.0), gsparams=quick)
+        xi, yi = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
+        side = 2 * half + 1
+        drawn = profile.drawImage(nx=side, ny=side, scale=1.0, method="no_pixel", offset=(x - xi, y - yi))
+        add_stamp(image, drawn.array * np.float32(flux), yi - half, xi - half)
+    return image
+
+
+def add_stamp(image: np.ndarray, stamp: np.ndarray, y0: int, x0: int) -> None:
+    """Add what of a stamp falls on the image, in place; (y0, x0) is the pixel of its first row and column."""
+    height, width = image.shape
+    bottom, left = max(y0, 0), max(x0, 0)
+    top, right = min(y0 + stamp.shape[0], height), min(x0 + stamp.shape[1], width)
+    if bottom < top and left < right:
+        image[bottom:top, left:right] += stamp[bottom - y0 : top - y0, left - x0 : right - x0]
 
 
 def _without_pixel(fwhm: float, beta: float) -> float:
@@ -149,7 +307,7 @@ def _without_pixel(fwhm: float, beta: float) -> float:
 
 
 def _between(position: float) -> tuple[float, int]:
-    scaled = np.clip(position, 0, 1) * (NODES - 1)
+    scaled = min(max(position, 0.0), 1.0) * (NODES - 1)
     index = min(int(scaled), NODES - 2)
     return float(scaled - index), index
 
@@ -167,7 +325,8 @@ def _shift(samples: np.ndarray, offset: float, half: int) -> np.ndarray:
         (0.5 * t - 0.5) * t * t,
     )
     count = 2 * half + 1
-    return sum(
+    a, b, c, d = (
         np.float32(weight) * samples[base + k : base + k + (count - 1) * OVERSAMPLING + 1 : OVERSAMPLING]
         for k, weight in zip((-1, 0, 1, 2), weights, strict=True)
     )
+    return a + b + c + d

@@ -18,7 +18,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from otrain_core import artefacts
-from otrain_core.optics import FieldPSF, limiting_magnitude
+from otrain_core.optics import Distortion, Exposure, FieldPSF
 
 STAR_SLOPE = 0.22  # d log10(N) / d mag of stars at intermediate galactic latitude
 GALAXY_SLOPE = 0.40  # d log10(N) / d mag of galaxies
@@ -28,7 +28,18 @@ BRIGHT_END = 3.0  # stars are drawn up to so many magnitudes above saturation
 SCINTILLATION = 0.007  # relative scatter of a star's flux between two exposures
 FAST_STARS = 0.01  # share of stars that moved visibly between reference and science image
 SMALLEST_FWHM = 1.15  # of a point source after integration over the pixel [px]
-STREAMS = {"sky": 0, "exposure": 1, "artefacts": 2, "science_noise": 3, "reference_noise": 4}
+PIVOT_COLOR = 0.6  # g - r of a star that has no colour term
+STREAMS = {
+    "sky": 0,
+    "exposure": 1,
+    "artefacts": 2,
+    "science_noise": 3,
+    "reference_noise": 4,
+    "color": 5,
+    "variables": 6,
+    "asteroids": 7,
+    "distortion": 8,
+}
 
 
 @dataclass
@@ -43,8 +54,12 @@ class Simulated:
         WCS (with its error), GAIN, RDNOISE, SATURATE, EXPTIME, FILTER, DATE-OBS,
         MAGZP (true), SEEING (true FWHM, pixel included [arcsec]).
     truth : pandas.DataFrame
-        One row for each star, galaxy and artefact of the science image: kind, x, y
-        [px], true ra, dec [deg], mag, flux [ADU], size, width [px], angle [deg].
+        One row for each source and artefact of the science image: kind (star, variable,
+        galaxy, asteroid, or one of `otrain_core.artefacts.KINDS`), x, y [px], true ra, dec
+        [deg], mag, flux [ADU], size, width [px], angle [deg], color (g - r of stars, else
+        NaN) and known (1: a variable or an asteroid of the lists that an observer has).
+        `flux` is what the science image holds; `mag` is in the system of the reference,
+        that of a variable at the epoch of the reference.
     """
 
     science: np.ndarray
@@ -52,27 +67,6 @@ class Simulated:
     reference: np.ndarray
     reference_header: fits.Header
     truth: pd.DataFrame
-
-
-@dataclass
-class Exposure:
-    """Circumstances of one image; lengths in its own pixels, flux in its own ADU."""
-
-    shape: tuple[int, int]
-    wcs: WCS
-    psf: FieldPSF
-    zero_point: float
-    sky: float
-    gain: float
-    read_noise: float
-    saturation: float
-    flat: float
-    bleed: bool
-
-    @property
-    def noise(self) -> float:
-        """Standard deviation of the background [ADU]."""
-        return float(np.sqrt(self.sky * self.gain + self.read_noise**2) / self.gain)
 
 
 def simulate_pair(telescope: dict[str, Any], *, index: int, seed: int, noise_seed: int | None = None) -> Simulated:
@@ -110,11 +104,21 @@ def simulate_pair(telescope: dict[str, Any], *, index: int, seed: int, noise_see
             rng[stream] = np.random.default_rng(np.random.SeedSequence([noise_seed, name, index, STREAMS[stream]]))
     centre = field_centre(index, np.random.default_rng(np.random.SeedSequence([seed, name])))
     science, reference = _exposures(telescope, centre, rng["exposure"])
-    sources = _draw_sky(telescope, science, reference, rng["sky"])
+    science.distortion = _differential_distortion(telescope, rng["distortion"])
+    sources = _draw_sky(telescope, science, reference, rng)
 
-    image = _expected(science, sources, "science")
+    image = science.expected(sources, "_science")
+    rows = artefacts.add_asteroids(
+        image,
+        rng["asteroids"],
+        n=rng["asteroids"].poisson(telescope["asteroids"]),
+        psf=science.psf,
+        zero_point=science.zero_point,
+        brightest=max(science.saturated + 0.5, science.limit - 5),
+        faintest=science.limit + 0.3,
+    )
     image += _background(science, rng["exposure"])
-    rows = artefacts.add_trails(
+    rows += artefacts.add_trails(
         image,
         rng["artefacts"],
         n=rng["artefacts"].poisson(telescope["trails"]),
@@ -126,14 +130,16 @@ def simulate_pair(telescope: dict[str, Any], *, index: int, seed: int, noise_see
         image,
         rng["artefacts"],
         n=rng["artefacts"].poisson(telescope["ghosts"]),
-        stars=sources[sources.kind == "star"].rename(columns={"flux_science": "flux"}),
+        stars=sources[sources.kind == "star"].rename(
+            columns={"x_science": "x", "y_science": "y", "flux_science": "flux"}
+        ),
         fwhm=science.psf.fwhm,
         noise=science.noise,
     )
     image *= _flat(science, rng["exposure"])
     science_data, more = _detect_photons(image, science, rng["science_noise"], telescope, rng["artefacts"])
 
-    image = _expected(reference, sources, "reference")
+    image = reference.expected(sources, "_reference")
     image += _background(reference, rng["exposure"])
     image *= _flat(reference, rng["exposure"])
     reference_data, _ = _detect_photons(image, reference, rng["reference_noise"])
@@ -214,10 +220,17 @@ def _exposures(telescope: dict[str, Any], centre: tuple[float, float], rng) -> t
                 read_noise=telescope["read_noise"] * np.sqrt(frames),
                 saturation=telescope["saturation"],
                 flat=0.006 / np.sqrt(frames),
-                bleed=telescope["bleed"],
+                bleed=telescope["bleed"] and telescope["detector"] == "ccd",
             )
         )
     return pairs[0], pairs[1]
+
+
+def _differential_distortion(telescope: dict[str, Any], rng) -> Distortion | None:
+    """Distortion of the science image against a reference that was taken with other optics."""
+    if telescope["reference_scale"] == 1 or telescope["wcs_error"] == 0:
+        return None
+    return Distortion((telescope["height"], telescope["width"]), amplitude=telescope["wcs_error"], rng=rng)
 
 
 def _tangent_wcs(centre, scale: float, shape: tuple[int, int], rotation: float) -> WCS:
@@ -238,18 +251,22 @@ def _magnitudes(rng, *, n: int, slope: float, bright: float, faint: float) -> np
     return np.log10(rng.uniform(low, high, n)) / slope
 
 
-def _draw_sky(telescope: dict[str, Any], science: Exposure, reference: Exposure, rng) -> pd.DataFrame:
+def _draw_sky(telescope: dict[str, Any], science: Exposure, reference: Exposure, streams) -> pd.DataFrame:
     """Stars and galaxies on both images, brightest first."""
+    rng = streams["sky"]
     height, width = science.shape
-    limit = limiting_magnitude(
-        fwhm=science.psf.fwhm, beta=telescope["psf_beta"], noise=science.noise, zero_point=science.zero_point
-    )
-    saturated = science.zero_point - 2.5 * np.log10(telescope["saturation"] / science.psf.peak)
+    limit = science.limit
     margin = 3 * telescope["pointing"] + 0.02 * max(width, height) + 20 * science.psf.fwhm
     area = (width + 2 * margin) * (height + 2 * margin) / 1e6
     tables = []
     for kind, density, slope, bright, below in (
-        ("star", telescope["star_density"], STAR_SLOPE, min(saturated - BRIGHT_END, limit - 3), STARS_BELOW_LIMIT),
+        (
+            "star",
+            telescope["star_density"],
+            STAR_SLOPE,
+            min(science.saturated - BRIGHT_END, limit - 3),
+            STARS_BELOW_LIMIT,
+        ),
         ("galaxy", telescope["galaxy_density"], GALAXY_SLOPE, limit - 6, GALAXIES_BELOW_LIMIT),
     ):
         crowding = 10 ** (0.15 * np.clip(rng.normal(), -2, 2))
@@ -271,55 +288,45 @@ def _draw_sky(telescope: dict[str, Any], science: Exposure, reference: Exposure,
         table["angle"] = rng.uniform(0, 180, n)
         tables.append(table)
     sources = pd.concat(tables, ignore_index=True).sort_values("mag", ignore_index=True)
-    sources["ra"], sources["dec"] = science.wcs.pixel_to_world_values(sources.x, sources.y)
-    then = science.wcs.pixel_to_world_values(sources.x + sources.moved_x, sources.y + sources.moved_y)
+    sources = sources.rename(columns={"x": "x_science", "y": "y_science"})
+    x, y = sources.x_science, sources.y_science
+    sources["ra"], sources["dec"] = science.sky_positions(x, y)
+    then = science.sky_positions(x + sources.moved_x, y + sources.moved_y)
     sources["x_reference"], sources["y_reference"] = reference.wcs.world_to_pixel_values(*then)
-    sources["flux_science"] = 10 ** (0.4 * (science.zero_point - sources.mag)) * sources.scintillation
+    sources["color"] = _colors(sources, streams["color"])
+    sources["change"], sources["known"] = _variability(telescope, science, sources, streams["variables"])
+    chromatic = telescope["color_term"] * (sources.color - PIVOT_COLOR).fillna(0)
+    now = sources.mag + sources.change + chromatic
+    sources["flux_science"] = 10 ** (0.4 * (science.zero_point - now)) * sources.scintillation
     sources["flux_reference"] = 10 ** (0.4 * (reference.zero_point - sources.mag))
     return sources
 
 
-def _expected(exposure: Exposure, sources: pd.DataFrame, which: str) -> np.ndarray:
-    """Noise-free signal of all sources [ADU], float32."""
-    import galsim
-
-    image = np.zeros(exposure.shape, np.float32)
-    suffix = "" if which == "science" else "_reference"
-    scale = np.sqrt(abs(np.linalg.det(exposure.wcs.pixel_scale_matrix))) * 3600
-    cd = exposure.wcs.pixel_scale_matrix
-    turn = np.degrees(np.arctan2(cd[1, 0], cd[1, 1]))  # rotation of the image against north
-    faint = 0.03 * exposure.noise
-    quick = galsim.GSParams(folding_threshold=1e-2, maxk_threshold=2e-2, kvalue_accuracy=1e-3)
-    height, width = exposure.shape
-    columns = [f"x{suffix}", f"y{suffix}", f"flux_{which}", "kind", "radius", "bulge", "axis_ratio", "angle"]
-    for x, y, flux, kind, radius, bulge, ratio, angle in sources[columns].itertuples(index=False):
-        half = exposure.psf.half_size(faint / flux)
-        if kind == "galaxy":
-            half = int(min(half + 4 * radius / scale, 120))
-        if not (-half <= x < width + half and -half <= y < height + half):
-            continue
-        if kind == "star":
-            stamp, y0, x0 = exposure.psf.stamp(x, y, half)
-            _add(image, stamp * np.float32(flux), y0, x0)
-            continue
-        galaxy = galsim.Exponential(half_light_radius=radius / scale, flux=1 - bulge)
-        if bulge > 0.1:
-            galaxy += galsim.Sersic(n=3.5, half_light_radius=0.5 * radius / scale, flux=bulge)
-        galaxy = galaxy.shear(q=ratio, beta=(angle + turn) * galsim.degrees)
-        profile = galsim.Convolve(exposure.psf.smeared(x, y, galaxy), galsim.Pixel(1.0), gsparams=quick)
-        xi, yi = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
-        side = 2 * half + 1
-        drawn = profile.drawImage(nx=side, ny=side, scale=1.0, method="no_pixel", offset=(x - xi, y - yi))
-        _add(image, drawn.array * np.float32(flux), yi - half, xi - half)
-    return image
+def _colors(sources: pd.DataFrame, rng) -> np.ndarray:
+    """g - r of the stars: F to K stars about 0.5, M dwarfs about 1.35, the more of them the fainter; NaN for galaxies."""
+    n = len(sources)
+    share = 0.2 + 0.3 * sources.mag.rank(pct=True).to_numpy()
+    red = rng.random(n) < share
+    color = np.where(red, rng.normal(1.35, 0.12, n), rng.normal(0.55, 0.2, n)).clip(-0.4, 1.7)
+    return np.where(sources.kind == "star", color, np.nan)
 
 
-def _add(image: np.ndarray, stamp: np.ndarray, y0: int, x0: int) -> None:
-    height, width = image.shape
-    bottom, left = max(y0, 0), max(x0, 0)
-    top, right = min(y0 + stamp.shape[0], height), min(x0 + stamp.shape[1], width)
-    if bottom < top and left < right:
-        image[bottom:top, left:right] += stamp[bottom - y0 : top - y0, left - x0 : right - x0]
+def _variability(telescope: dict[str, Any], science: Exposure, sources: pd.DataFrame, rng):
+    """Change of every source since the reference [mag], and whether a list names it (half of the variables)."""
+    height, width = science.shape
+    change, known = np.zeros(len(sources)), np.zeros(len(sources), int)
+    fit = (
+        (sources.kind == "star")
+        & sources.x_science.between(0, width - 1)
+        & sources.y_science.between(0, height - 1)
+        & sources.mag.between(science.saturated + 1, science.limit)
+    )
+    candidates = np.flatnonzero(fit)
+    chosen = rng.permutation(candidates)[: rng.poisson(telescope["variables"])]
+    size = rng.uniform(0.3, 2.0, len(chosen))
+    change[chosen] = np.where(rng.random(len(chosen)) < 0.5, size, -size)
+    known[chosen[::2]] = 1
+    return change, known
 
 
 def _background(exposure: Exposure, rng) -> np.ndarray:
@@ -380,7 +387,6 @@ def _header(exposure: Exposure, values: dict[str, Any], telescope: dict[str, Any
     wcs.wcs.cd = wcs.wcs.cd @ np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     wcs.wcs.set()
     header = wcs.to_header()
-    scale = np.sqrt(abs(np.linalg.det(exposure.wcs.pixel_scale_matrix))) * 3600
     header["TELESCOP"] = (telescope["telescope"], "simulated")
     header["FILTER"] = values["FILTER"]
     header["EXPTIME"] = (values["EXPTIME"], "[s] total")
@@ -389,22 +395,24 @@ def _header(exposure: Exposure, values: dict[str, Any], telescope: dict[str, Any
     header["RDNOISE"] = (exposure.read_noise, "[electron] effective")
     header["SATURATE"] = (exposure.saturation, "[ADU]")
     header["MAGZP"] = (exposure.zero_point, "magnitude of 1 ADU, true")
-    header["SEEING"] = (exposure.psf.fwhm * scale, "[arcsec] true FWHM, pixel included")
+    header["SEEING"] = (exposure.psf.fwhm * exposure.scale, "[arcsec] true FWHM, pixel included")
     header["SKYLEVEL"] = (exposure.sky, "[ADU] true")
     return header
 
 
 def _truth(sources: pd.DataFrame, rows: artefacts.Rows, science: Exposure) -> pd.DataFrame:
     height, width = science.shape
-    scale = np.sqrt(abs(np.linalg.det(science.wcs.pixel_scale_matrix))) * 3600
-    inside = sources.x.between(-0.5, width - 0.5) & sources.y.between(-0.5, height - 0.5)
-    table = sources[inside].rename(columns={"flux_science": "flux"})
-    table["size"] = np.where(table.kind == "galaxy", 2 * table.radius / scale, science.psf.fwhm)
-    table["width"] = np.where(table.kind == "galaxy", table["size"] * table.axis_ratio, science.psf.fwhm)
-    table["angle"] = np.where(table.kind == "galaxy", table.angle, 0.0)
-    numbers = ["x", "y", "size", "width", "angle", "flux"]
-    damage = pd.DataFrame(rows, columns=["kind", *numbers]).astype(dict.fromkeys(numbers, float))
-    damage["ra"], damage["dec"] = science.wcs.pixel_to_world_values(damage.x, damage.y)
-    damage["mag"] = np.nan
-    columns = ["kind", "x", "y", "ra", "dec", "mag", "flux", "size", "width", "angle"]
-    return pd.concat([table[columns], damage[columns]], ignore_index=True)
+    inside = sources.x_science.between(-0.5, width - 0.5) & sources.y_science.between(-0.5, height - 0.5)
+    table = sources[inside].rename(columns={"x_science": "x", "y_science": "y", "flux_science": "flux"})
+    galaxy = table.kind == "galaxy"
+    table["size"] = np.where(galaxy, 2 * table.radius / science.scale, science.psf.fwhm)
+    table["width"] = np.where(galaxy, table["size"] * table.axis_ratio, science.psf.fwhm)
+    table["angle"] = np.where(galaxy, table.angle, 0.0)
+    table["kind"] = np.where(table.change != 0, "variable", table.kind)
+    numbers = ["x", "y", "size", "width", "angle", "flux", "mag"]
+    more = pd.DataFrame(rows, columns=["kind", *numbers, "known"]).astype(dict.fromkeys(numbers, float))
+    more["ra"], more["dec"] = science.sky_positions(more.x, more.y)
+    more["color"] = np.nan
+    more["known"] = more.known.fillna(0).astype(int)
+    columns = ["kind", "x", "y", "ra", "dec", "mag", "flux", "size", "width", "angle", "color", "known"]
+    return pd.concat([table[columns], more[columns]], ignore_index=True)

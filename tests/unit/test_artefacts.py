@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from otrain_core import artefacts
+from otrain_core.optics import FieldPSF
 
 SHAPE = (120, 160)
 
@@ -170,3 +171,51 @@ def test_names_follow_the_geometry():
     x, y = np.array([70, 70, 101, 10, 95]), np.array([70, 60, 21, 90, 95])
     names = artefacts.name_artefacts(truth, x, y, margin=1.5)
     assert list(names) == ["trail", "", "hot_pixel", "", ""]
+
+
+def field_psf(fwhm=2.5):
+    return FieldPSF(
+        (200, 300), fwhm=fwhm, beta=3.0, ellipticity=0.0, variation=0.0, trail=0.0, rng=np.random.default_rng(1)
+    )
+
+
+def test_asteroids_are_trailed_point_sources(rng):
+    psf = field_psf()
+    angles = []
+    for _ in range(40):
+        image = np.zeros(psf.shape, np.float32)
+        (row,) = artefacts.add_asteroids(image, rng, n=1, psf=psf, zero_point=25.0, brightest=15.0, faintest=19.0)
+        assert row["kind"] == "asteroid" and 15 <= row["mag"] <= 19
+        assert row["flux"] == pytest.approx(10 ** (0.4 * (25 - row["mag"])))
+        assert psf.fwhm <= row["size"] <= 4 * psf.fwhm + 0.01
+        if not (40 < row["x"] < 260 and 40 < row["y"] < 160):
+            continue
+        assert image.sum() == pytest.approx(row["flux"], rel=0.01)
+        ys, xs = np.nonzero(image > 0.1 * image.max())
+        weights = image[ys, xs]
+        x, y = np.average(xs, weights=weights), np.average(ys, weights=weights)
+        assert (x, y) == pytest.approx((row["x"], row["y"]), abs=0.3)
+        xx, yy = np.average((xs - x) ** 2, weights=weights), np.average((ys - y) ** 2, weights=weights)
+        xy = np.average((xs - x) * (ys - y), weights=weights)
+        if row["size"] > 1.8 * psf.fwhm:
+            found = np.degrees(0.5 * np.arctan2(2 * xy, xx - yy)) % 180
+            angles.append((found - row["angle"] + 90) % 180 - 90)
+    assert len(angles) >= 3 and np.abs(angles).max() < 10
+
+
+def test_half_of_the_asteroids_are_known(rng):
+    psf = field_psf()
+    image = np.zeros(psf.shape, np.float32)
+    rows = artefacts.add_asteroids(image, rng, n=10, psf=psf, zero_point=25.0, brightest=15.0, faintest=19.0)
+    assert sum(row["known"] for row in rows) == 5
+    assert artefacts.add_asteroids(image, rng, n=0, psf=psf, zero_point=25.0, brightest=15.0, faintest=19.0) == []
+
+
+def test_asteroids_and_variables_are_no_artefacts():
+    truth = pd.DataFrame(
+        [
+            {"kind": kind, "x": x, "y": 20.0, "size": 3.0, "width": 3.0, "angle": 0.0}
+            for kind, x in (("asteroid", 20.0), ("variable", 60.0))
+        ]
+    )
+    assert list(artefacts.name_artefacts(truth, [20, 60], [20, 20], margin=1.0)) == ["", ""]

@@ -1,8 +1,9 @@
 import galsim
 import numpy as np
+import pandas as pd
 import pytest
 
-from otrain_core.optics import FieldPSF, limiting_magnitude
+from otrain_core.optics import Distortion, FieldPSF, draw_sources, limiting_magnitude
 
 
 def field_psf(fwhm, *, beta=3.0, variation=0.1, trail=0.2, ellipticity=0.05):
@@ -81,3 +82,53 @@ def test_limiting_magnitude_is_that_of_psf_photometry():
     flux = 5 * noise / np.sqrt((stamp.astype(float) ** 2).sum())
     limit = limiting_magnitude(fwhm=3.0, beta=3.0, noise=noise, zero_point=25.0)
     assert limit == pytest.approx(25 - 2.5 * np.log10(flux), abs=0.03)
+
+
+def distortion(seed=5, amplitude=0.2, shape=(300, 400)):
+    return Distortion(shape, amplitude=amplitude, rng=np.random.default_rng(seed))
+
+
+def test_distortion_is_smooth_and_scales_with_its_amplitude():
+    y, x = (axis.ravel().astype(float) for axis in np.mgrid[:300:20, :400:20])
+    dx, dy = distortion().shift(x, y)
+    twice = distortion(amplitude=0.4).shift(x, y)
+    np.testing.assert_allclose(twice[0], 2 * dx)
+    np.testing.assert_allclose(twice[1], 2 * dy)
+    assert 0.05 < np.hypot(dx, dy).max() < 5 * 0.2
+    near = distortion().shift(x + 1, y)
+    assert np.abs(near[0] - dx).max() < 0.03
+
+
+def test_no_cubic_polynomial_removes_the_distortion():
+    """What is left after alignment makes dipoles."""
+    y, x = (axis.ravel().astype(float) for axis in np.mgrid[:300:10, :400:10])
+    u, v = x / 200 - 1, y / 150 - 1
+    terms = np.array([u**i * v**j for i in range(4) for j in range(4 - i)]).T
+    left = []
+    for seed in range(8):
+        dx, _ = distortion(seed).shift(x, y)
+        assert dx.std() > 0.05
+        left.append((dx - terms @ np.linalg.lstsq(terms, dx, rcond=None)[0]).std())
+    assert 0.01 < np.mean(left) < 0.15
+
+
+def test_sources_are_drawn_with_their_flux_and_where_they_are():
+    psf = field_psf(2.5, variation=0.0, trail=0.0)
+    galaxy = {"radius": 2.0, "bulge": 0.3, "axis_ratio": 0.7, "angle": 20.0}
+    sources = pd.DataFrame(
+        [
+            {"kind": "star", "x": 100.3, "y": 80.6, "flux": 5000.0} | galaxy,
+            {"kind": "galaxy", "x": 290.1, "y": 200.2, "flux": 8000.0} | galaxy,
+            {"kind": "star", "x": -300.0, "y": 100.0, "flux": 10.0} | galaxy,
+            {"kind": "star", "x": 399.0, "y": 20.0, "flux": 3000.0} | galaxy,
+        ]
+    )
+    image = draw_sources(sources, psf, scale=1.0, turn=0.0, faint=0.01)
+    assert image.shape == (300, 400) and image.dtype == np.float32
+    y, x = np.indices(image.shape)
+    for source in sources.iloc[:2].itertuples():
+        part = np.hypot(x - source.x, y - source.y) < 45
+        assert image[part].sum() == pytest.approx(source.flux, rel=0.02)
+        assert np.average(x[part], weights=image[part]) == pytest.approx(source.x, abs=0.1)
+        assert np.average(y[part], weights=image[part]) == pytest.approx(source.y, abs=0.1)
+    assert image[20, 398] > 100  # a star on the edge is cut, not lost

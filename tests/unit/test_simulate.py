@@ -11,6 +11,7 @@ from astropy.wcs import WCS
 from otrain_core import io
 from otrain_core.artefacts import KINDS
 from otrain_core.config import Telescope, read_telescopes
+from otrain_core.optics import limiting_magnitude
 from otrain_core.simulate import field_centre, simulate_pair
 
 ROOT = Path(__file__).parents[2]
@@ -52,12 +53,14 @@ def test_shapes_types_and_headers(pair):
     assert pair.reference_header["DATE-OBS"] < pair.science_header["DATE-OBS"]
     assert pair.reference_header["SEEING"] < pair.science_header["SEEING"]
     assert list(pair.truth.columns)[:8] == ["kind", "x", "y", "ra", "dec", "mag", "flux", "size"]
+    assert list(pair.truth.columns)[8:] == ["width", "angle", "color", "known"]
     assert set(pair.truth.kind) <= {"star", "galaxy", *KINDS}
     assert pair.truth[["x", "y", "ra", "dec", "size", "width", "angle"]].notna().all().all()
 
 
 def test_one_seed_gives_the_same_bytes(pair):
-    row = telescope(trails=2, ghosts=1, width=128, height=128)
+    changing = {"variables": 3, "asteroids": 3, "color_term": 0.1, "reference_scale": 0.8}
+    row = telescope(trails=2, ghosts=1, width=128, height=128, **changing)
     first, again = (simulate_pair(row, index=4, seed=9) for _ in range(2))
     assert first.science.tobytes() == again.science.tobytes()
     assert first.reference.tobytes() == again.reference.tobytes()
@@ -234,6 +237,138 @@ def test_fields_do_not_overlap():
 def test_the_embedded_telescope_is_in_the_sheet():
     row = read_telescopes(ROOT / "config" / "telescopes.csv")["demo"]
     assert row.source == "simulated" and row.assumptions
+
+
+CHANGING = {"galaxy_density": 0, "saturation": 1e9, "seeing_spread": 0.0, "tracking": 0.0, "star_density": 300}
+
+
+def fluxes(data, x, y, radius=5.0):
+    """Aperture fluxes [ADU], a local sky taken off."""
+    values = []
+    ys, xs = np.indices(data.shape)
+    for xi, yi in zip(x, y, strict=True):
+        r = np.hypot(xs - xi, ys - yi)
+        values.append((data - np.median(data[(r > 2 * radius) & (r < 3 * radius)]))[r < radius].sum())
+    return np.array(values)
+
+
+def lonely(truth, *, distance=18.0):
+    apart = np.hypot(*(truth[["x", "y"]].to_numpy()[:, None] - truth[["x", "y"]].to_numpy()).T)
+    np.fill_diagonal(apart, np.inf)
+    brighter = truth.flux.to_numpy()[:, None] < 100 * truth.flux.to_numpy()[None, :]
+    return ~((apart < distance) & brighter).any(axis=1) & truth.x.between(20, 299) & truth.y.between(20, 235)
+
+
+def test_variables_changed_since_the_reference_was_taken():
+    changes, ratios = [], []
+    for index in range(4):
+        pair = simulate_pair(telescope(**CLEAN, **CHANGING, variables=12), index=index, seed=3)
+        variables = pair.truth[pair.truth.kind == "variable"]
+        change = variables.mag - (pair.science_header["MAGZP"] - 2.5 * np.log10(variables.flux))
+        assert np.abs(change).between(0.25, 2.05).all()
+        assert variables.color.notna().all()
+        assert variables.known.sum() == (len(variables) + 1) // 2
+        assert (pair.truth[pair.truth.kind == "star"].known == 0).all()
+        changes += list(change)
+        chosen = variables[lonely(pair.truth)[variables.index] & (variables.flux > 3000)]
+        xr, yr = WCS(pair.reference_header).world_to_pixel_values(chosen.ra, chosen.dec)
+        ratios += list(fluxes(pair.reference, xr, yr) / 10 ** (0.4 * (pair.reference_header["MAGZP"] - chosen.mag)))
+    assert len(ratios) > 3 and np.abs(np.array(ratios) - 1).max() < 0.15
+    assert len(changes) > 25 and min(changes) < 0 < max(changes)
+
+
+def test_asteroids_are_in_the_science_image_alone():
+    still, moving = (simulate_pair(telescope(**CLEAN, **CHANGING, asteroids=n), index=0, seed=3) for n in (0, 8))
+    np.testing.assert_array_equal(still.reference, moving.reference)
+    rows = moving.truth[moving.truth.kind == "asteroid"]
+    assert len(rows) >= 3 and not (still.truth.kind == "asteroid").any()
+    assert rows.mag.notna().all() and rows.color.isna().all()
+    assert rows.known.sum() == (len(rows) + 1) // 2
+    noise = background_noise(still.science)
+    for row in rows[rows.flux > 50 * noise].itertuples():
+        y, x = int(round(row.y)), int(round(row.x))
+        cut = np.s_[max(y - 3, 0) : y + 4, max(x - 3, 0) : x + 4]
+        assert (moving.science - still.science)[cut].sum() == pytest.approx(row.flux, rel=0.6)
+
+
+@pytest.mark.parametrize("color_term", [0.0, 0.2])
+def test_the_flux_of_a_star_follows_its_color(color_term):
+    pair = simulate_pair(telescope(**CLEAN, **CHANGING, color_term=color_term), index=1, seed=3)
+    stars = pair.truth[pair.truth.kind == "star"]
+    assert stars.color.between(-0.4, 1.7).all() and stars.color.std() > 0.3
+    change = (pair.science_header["MAGZP"] - 2.5 * np.log10(stars.flux)) - stars.mag
+    slope, offset = np.polyfit(stars.color - 0.6, change, 1)
+    assert slope == pytest.approx(color_term, abs=0.005)
+    assert offset == pytest.approx(0, abs=0.003)
+
+
+def test_new_effects_leave_the_rest_as_it_was():
+    plain = simulate_pair(telescope(), index=1, seed=3)
+    more = simulate_pair(telescope(variables=5, asteroids=5, color_term=0.1), index=1, seed=3)
+    pd.testing.assert_series_equal(plain.truth.x[:50], more.truth.x[:50])
+    np.testing.assert_array_equal(plain.reference, more.reference)
+
+
+@pytest.mark.parametrize("detector, bleeds", [("ccd", True), ("cmos", False)])
+def test_cmos_detectors_do_not_bleed(detector, bleeds):
+    row = telescope(detector=detector, saturation=8000.0, star_density=3000)
+    kinds = set(simulate_pair(row, index=2, seed=5).truth.kind)
+    assert "saturated" in kinds
+    assert ("bleed" in kinds) == bleeds
+
+
+@pytest.mark.parametrize("scale, distorted", [(1.0, False), (0.8, True)])
+def test_the_reference_of_another_telescope_is_distorted(scale, distorted):
+    """Pixels of stars on the science image against the WCS of the header, which describes no distortion."""
+    row = telescope(**CLEAN, wcs_error=0.4, reference_scale=scale, width=640, height=640, galaxy_density=0, rotation=0)
+    pair = simulate_pair(row, index=0, seed=7)
+    truth = pair.truth[pair.truth.kind == "star"]
+    x, y = WCS(pair.science_header).world_to_pixel_values(truth.ra, truth.dec)
+    terms = np.array([np.ones(len(truth)), truth.x, truth.y]).T
+    left = [shift - terms @ np.linalg.lstsq(terms, shift, rcond=None)[0] for shift in (x - truth.x, y - truth.y)]
+    assert (np.std(left) > 0.1) == distorted
+    if not distorted:
+        assert np.std(left) < 1e-3
+
+
+SHEET = read_telescopes(ROOT / "config" / "telescopes.csv")
+PAPER = {"JAST": 0.58, "FRAM-CTA-N": 1.52, "TACA": None, "TCA": 3.31}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_telescopes_of_the_paper_are_in_the_sheet(name):
+    row = SHEET[name]
+    assert row.source == "simulated"
+    assumed = {column.strip() for column in row.assumptions.split(";")}
+    assert assumed <= set(Telescope.model_fields)
+    assert ("pixel_scale" in assumed) == (PAPER[name] is None)
+    if PAPER[name] is not None:
+        assert row.pixel_scale == PAPER[name]
+    assert row.reference_scale != 1  # of another survey
+
+
+def test_sampling_of_the_telescopes_of_the_paper():
+    fwhm = {name: SHEET[name].seeing / SHEET[name].pixel_scale for name in PAPER}
+    assert fwhm["TCA"] < 1.7 < 2.2 < fwhm["JAST"]
+    assert min(fwhm, key=fwhm.get) == "TCA" and max(fwhm, key=fwhm.get) == "JAST"
+
+
+@pytest.mark.parametrize("name, limit", [("FRAM-CTA-N", 17.0), ("TCA", 18.0)])
+def test_known_limits_of_the_telescopes_of_the_paper(name, limit):
+    row = SHEET[name].model_dump() | CLEAN | {"star_density": 0, "galaxy_density": 0, "variables": 0, "asteroids": 0}
+    limits = []
+    for index in range(6):
+        pair = simulate_pair(row | {"width": 256, "height": 256}, index=index, seed=1)
+        header = pair.science_header
+        limits.append(
+            limiting_magnitude(
+                fwhm=header["SEEING"] / row["pixel_scale"],
+                beta=row["psf_beta"],
+                noise=background_noise(pair.science),
+                zero_point=header["MAGZP"],
+            )
+        )
+    assert np.median(limits) == pytest.approx(limit, abs=0.25)
 
 
 def test_script_writes_what_the_next_steps_read(tmp_path):
