@@ -2,7 +2,8 @@
 
 The first guess of the mapping comes from the two WCSs or from the pattern of the
 stars (astroalign; Beroiz et al. 2020, A&C 32, 100384). Stars found in both images
-then correct it, before the one and only interpolation.
+then correct it, before the one and only interpolation. With SWarp the two WCSs are
+all there is, and what they are off by stays: such are the dipoles of the paper.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from otrain_core.io import Image
 from otrain_core.prepare import Prepared, prepare_image
 from otrain_core.resample import Mapping, identity, overlap_problem, pixel_area, resample
 from otrain_core.stars import aperture_flux, find_stars
+from otrain_core.swarp import resample_by_swarp
 
 MIN_STARS = 5  # matched stars below which nothing is said about an alignment
 SEARCH = 30.0  # largest offset between WCS and stars that is looked for [px]
@@ -242,6 +244,18 @@ def star_mapping(science: pd.DataFrame, reference: pd.DataFrame, shape: tuple[in
     return None
 
 
+def _uncorrected(
+    mapping: Mapping, science: np.ndarray, target: np.ndarray, record: dict[str, Any]
+) -> tuple[Mapping, dict[str, Any]]:
+    """The first guess of a mapping that `refine` corrected, and how far off the stars are from it [science px]."""
+    plain = Mapping(mapping.base, mapping.shape)
+    if len(science) == 0:
+        return plain, record
+    error = (np.column_stack(plain(*science.T)) - target) / np.sqrt(pixel_area(plain))
+    offset = float(np.hypot(*np.median(error, axis=0)))
+    return plain, {**record, "offset": offset, "scatter": float(np.sqrt(np.mean(error**2))), "order": -1}
+
+
 @dataclass
 class Located:
     """A prepared reference and where its pixels are on the science grid (see `Aligned`)."""
@@ -266,9 +280,9 @@ def locate_reference(
     """Find the mapping from science to reference pixels; parameters as `align_reference`."""
     name = name or reference.name
     shape = science_data.shape
-    if method == "wcs" and (science_wcs is None or reference.wcs is None):
+    if method in ("wcs", "swarp") and (science_wcs is None or reference.wcs is None):
         missing = "science image" if science_wcs is None else "reference"
-        raise ImageError(name, "wcs", f"align: wcs is chosen but the {missing} has no celestial WCS")
+        raise ImageError(name, "wcs", f"align: {method} is chosen but the {missing} has no celestial WCS")
     prepared = prepare_reference(reference, seeing=seeing or 3.0)
     stars = find_stars(science_data, science_noise, science_mask)
     stars_reference = find_stars(prepared.sci, prepared.noise, prepared.mask)
@@ -281,12 +295,15 @@ def locate_reference(
             few = min(len(stars), len(stars_reference)) < 3 * MIN_STARS
             if method == "auto" and not record["agree"] and not few:
                 mapping = None
-        elif method == "wcs":
+        elif method in ("wcs", "swarp"):
             raise ImageError(name, "reference", problem)
         else:
             mapping = None
     used = "wcs"
-    if mapping is None:
+    if method == "swarp":
+        used = "swarp"
+        mapping, record = _uncorrected(mapping, *_positions(stars, stars_reference, ours, theirs), record)
+    elif mapping is None:
         used = "stars"
         mapping = star_mapping(stars, stars_reference, shape)
         if mapping is None:
@@ -328,6 +345,7 @@ def align_reference(
     science_wcs: Any = None,
     name: str | None = None,
     method: str = "auto",
+    resampling: str = "bilinear",
     seeing: float | None = None,
 ) -> Aligned:
     """Bring the reference onto the science grid.
@@ -343,11 +361,15 @@ def align_reference(
     science_wcs : astropy.wcs.WCS or None
     name : str, optional
         Name of the science image, for errors (default: the reference's).
-    method : {'auto', 'wcs', 'stars'}
+    method : {'auto', 'wcs', 'stars', 'swarp'}
         wcs: both WCSs, corrected by the stars where enough are matched. stars: the
         pattern of the stars. auto: wcs where both images have one and the stars
         agree with it (or are too few to tell), else stars; stars too where the stars
-        the WCS matched follow a plain polynomial better.
+        the WCS matched follow a plain polynomial better. swarp: SWarp by the WCSs
+        alone; the stars serve to measure what they are off by (align_scatter, along
+        one axis [px]).
+    resampling : {'bilinear', 'lanczos3'}
+        Interpolation of swarp.
     seeing : float, optional
         FWHM of the science image [px], about that of the reference too (default: 3).
 
@@ -358,7 +380,9 @@ def align_reference(
     Raises
     ------
     ImageError
-        No WCS where one is needed, no overlap, or too few matched stars.
+        No WCS where one is needed, no overlap, too few matched stars, or SWarp failed.
+    MissingProgramError
+        SWarp is chosen and not installed.
     """
     located = locate_reference(
         reference,
@@ -371,7 +395,19 @@ def align_reference(
         seeing=seeing,
     )
     prepared = located.prepared
-    data, noise, mask, smoothing = resample(prepared.sci, prepared.noise, prepared.mask, located.mapping)
+    if method == "swarp":
+        planes = resample_by_swarp(
+            prepared,
+            located.mapping,
+            wcs=reference.wcs,
+            target_wcs=science_wcs,
+            resampling=resampling,
+            name=name or reference.name,
+        )
+        located.record["resampling"] = resampling
+    else:
+        planes = resample(prepared.sci, prepared.noise, prepared.mask, located.mapping)
+    data, noise, mask, smoothing = planes
     record = {**located.record, "overlap": float(np.isfinite(data).mean())}
     return Aligned(data, noise, mask, located.stars, smoothing, record)
 

@@ -5,34 +5,25 @@ Both take what `otrain_core.subtract` prepared and return its `Matched`.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import fft, ndimage
 
-from otrain_core.errors import ImageError, MissingProgramError
-from otrain_core.subtract import Inputs, Matched, choose_stamps, kernel_sizes, stars_flux_scale
+from otrain_core.errors import ConfigError, ImageError
+from otrain_core.programs import find_program
+from otrain_core.stars import choose_stamps, stars_flux_scale
+from otrain_core.subtract import Inputs, Matched, kernel_sizes
 
 PEDESTAL = 1000.0  # HOTPANTS takes pixels of exactly 0 for missing ones
-
-
-def hotpants_program() -> str:
-    """Path of the program.
-
-    Raises
-    ------
-    MissingProgramError
-    """
-    path = shutil.which("hotpants")
-    if path is None:
-        raise MissingProgramError(
-            "the program hotpants is not on the PATH; build it from https://github.com/acbecker/hotpants (a C compiler and "
-            "CFITSIO are needed), or choose subtract.method: alard-lupton, which needs no program"
-        )
-    return path
+PLANES = ("inim", "tmplim", "ini", "tni", "imi", "tmi")  # files it reads, each KEY.fits for its option -KEY
+OUTPUTS = {"outim": "difference.fits", "oni": "noise.fits", "omi": "mask.fits"}
+OUTPUT_BAD = 0x8000  # bit of its mask: the pixel of the difference is not to be used
 
 
 def hotpants(
@@ -43,92 +34,231 @@ def hotpants(
     kernel_half_width: int,
     max_stamps: int,
     sigma_clip: float,
+    program: str | None = None,
+    options: Mapping[str, Any] | None = None,
     workdir: str | Path | None = None,
 ) -> Matched:
     """HOTPANTS (Becker 2015, ascl:1504.004) as an external program.
 
+    Its limits of valid counts are wide open: what exceeds 0.9 x saturation in either image
+    is in the masks that it reads.
+
     Parameters
     ----------
+    program : str, optional
+        Path of the program (default: looked for on PATH).
+    options : mapping, optional
+        Command-line options that replace or join the derived ones, see `hotpants_command`.
     workdir : path-like, optional
         Folder for the program's files, which are kept (default: a temporary one).
 
     Raises
     ------
     MissingProgramError
+    ConfigError
+        An option that is not to be set.
     ImageError
         The program made no difference image.
     """
     from astropy.io import fits
 
-    program = hotpants_program()
-    convolve_science = inputs.seeing_reference > inputs.seeing
+    options = dict(options or {})
+    program = find_program("hotpants", path=program)
+    convolve_science = str(options.get("c", "i" if inputs.seeing_reference > inputs.seeing else "t")) == "i"
     broad, sharp = sorted((inputs.seeing, inputs.seeing_reference), reverse=True)
     sigmas, width, half = kernel_sizes(broad, sharp, kernel_half_width)
+    width, half = int(options.get("r", width)), int(options.get("rss", half))
+    command = hotpants_command(
+        program,
+        convolve_science=convolve_science,
+        sigmas=sigmas,
+        width=width,
+        half=half,
+        kernel_order=kernel_order,
+        background_order=background_order,
+        max_stamps=max_stamps,
+        sigma_clip=sigma_clip,
+        options=options,
+    )
     bad = inputs.bad_science | inputs.bad_reference
     x, y = choose_stamps(inputs.stars, bad, half=half, margin=half + width + 1, max_stamps=max_stamps)
-    cells = max(1, int(np.sqrt(max_stamps)))
+    # The program writes the sum of its kernel with four decimals: images of like flux keep them significant.
+    ratio = np.float32(stars_flux_scale(inputs.stars))
     planes = {
         "inim": inputs.science + np.float32(PEDESTAL),
-        "tmplim": inputs.reference + np.float32(PEDESTAL),
+        "tmplim": inputs.reference * ratio + np.float32(PEDESTAL),
         "ini": inputs.noise,
-        "tni": inputs.reference_noise,
+        "tni": inputs.reference_noise * ratio,
         "imi": inputs.bad_science.astype(np.int16),
         "tmi": inputs.bad_reference.astype(np.int16),
     }
     with tempfile.TemporaryDirectory(prefix="hotpants") as temporary:
         folder = Path(workdir or temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        command = [program]
-        for key, plane in planes.items():
-            fits.writeto(folder / f"{key}.fits", plane, overwrite=True)
-            command += [f"-{key}", str(folder / f"{key}.fits")]
+        for key in PLANES:
+            fits.writeto(folder / f"{key}.fits", planes[key], overwrite=True)
         np.savetxt(folder / "stamps.txt", np.column_stack([x + 1, y + 1]), fmt="%d")
-        options = {
-            "outim": folder / "difference.fits",
-            "oni": folder / "noise.fits",
-            "omi": folder / "mask.fits",
-            "ssf": folder / "stamps.txt",
-            "n": "i",
-            "c": "i" if convolve_science else "t",
-            "ko": kernel_order,
-            "bgo": background_order,
-            "r": width,
-            "rss": half,
-            "nsx": cells,
-            "nsy": cells,
-            "ks": sigma_clip,
-            "il": -1e6,
-            "tl": -1e6,
-            "iu": 1e9,
-            "tu": 1e9,
-            "v": 1,
-        }
-        for key, value in options.items():
-            command += [f"-{key}", str(value)]
-        command += ["-ng", "3", "6", f"{sigmas[0]:.3f}", "4", f"{sigmas[1]:.3f}", "2", f"{sigmas[2]:.3f}"]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
-        if run.returncode != 0 or not (folder / "difference.fits").exists():
+        run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+        if run.returncode != 0 or not (folder / OUTPUTS["outim"]).exists():
             lines = (run.stderr or run.stdout).strip().splitlines()
             raise ImageError(inputs.name, "subtract", f"hotpants failed: {lines[-1] if lines else 'no message'}")
-        diff = fits.getdata(folder / "difference.fits").astype(np.float32)
-        noise = fits.getdata(folder / "noise.fits").astype(np.float32)
-        header = fits.getheader(folder / "difference.fits")
-        unusable = (fits.getdata(folder / "mask.fits").astype(int) & 0x8000) > 0
-    nothing = np.zeros_like(unusable)
-    scale = float(header.get("KSUM00", np.nan))
-    if not np.isfinite(scale) or scale <= 0:
+        result = read_hotpants(folder)
+    if not np.isfinite(result.flux_scale):
         raise ImageError(inputs.name, "subtract", "hotpants fitted no kernel with a positive flux ratio")
     record = {
-        "convolved": "science" if convolve_science else "reference",
-        "flux_scale": 1 / scale if convolve_science else scale,
+        "convolved": result.convolved,
+        "flux_scale": result.flux_scale * float(ratio),
         "n_stamps": len(x),
-        "kernel_order": kernel_order,
+        "kernel_order": int(options.get("ko", kernel_order)),
         "kernel_half_width": width,
-        "kernel_sigmas": [float(s) for s in sigmas],
+        "kernel_sigmas": _sigmas(command),
+        **result.record,
     }
-    if convolve_science:
-        return Matched(diff, noise, nothing, unusable, record)
-    return Matched(diff, noise, unusable, nothing, record)
+    nothing = np.zeros_like(result.unusable)
+    if result.convolved == "science":
+        return Matched(result.diff, result.noise, nothing, result.unusable, record)
+    return Matched(result.diff, result.noise, result.unusable, nothing, record)
+
+
+def hotpants_command(
+    program: str,
+    *,
+    convolve_science: bool,
+    sigmas: tuple[float, ...],
+    width: int,
+    half: int,
+    kernel_order: int,
+    background_order: int,
+    max_stamps: int,
+    sigma_clip: float,
+    options: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Command line of HOTPANTS; all files are in the folder that it runs in.
+
+    Parameters
+    ----------
+    program : str
+    convolve_science : bool
+        Else the reference.
+    sigmas : tuple of float
+        Widths of the three Gaussians of the kernel [px].
+    width, half : int
+        Half width of the kernel and of the stamps [px].
+    options : mapping, optional
+        Name without its dash: value, or list of values (an empty one: the option has none);
+        ``none`` leaves a derived option out. ``ng`` is replaced as a whole.
+
+    Raises
+    ------
+    ConfigError
+        An option that names a file which the workflow reads or writes.
+    """
+    cells = max(1, int(np.sqrt(max_stamps)))
+    derived: dict[str, Any] = {key: f"{key}.fits" for key in PLANES} | OUTPUTS
+    fixed = set(derived)
+    derived |= {
+        "ssf": "stamps.txt",
+        "n": "i",
+        "c": "i" if convolve_science else "t",
+        "ko": kernel_order,
+        "bgo": background_order,
+        "r": width,
+        "rss": half,
+        "nsx": cells,
+        "nsy": cells,
+        "ks": sigma_clip,
+        "il": -1e6,
+        "tl": -1e6,
+        "iu": 1e9,
+        "tu": 1e9,
+        "v": 1,
+        "ng": [3, 6, round(sigmas[0], 3), 4, round(sigmas[1], 3), 2, round(sigmas[2], 3)],
+    }
+    command = [program]
+    for key, value in (derived | {str(key).lstrip("-"): value for key, value in (options or {}).items()}).items():
+        if key in fixed and value != derived[key]:
+            raise ConfigError(f"subtract.hotpants_options: {key}: {value}: the workflow names this file itself")
+        if value == "none":
+            continue
+        values = value if isinstance(value, (list, tuple)) else [value]
+        command += [f"-{key}", *(str(v) for v in values)]
+    return command
+
+
+def _sigmas(command: list[str]) -> list[float]:
+    start = command.index("-ng") + 1
+    return [float(v) for v in command[start + 2 : start + 1 + 2 * int(command[start]) : 2]]
+
+
+@dataclass
+class HotpantsOutput:
+    """What HOTPANTS left in its folder.
+
+    Attributes
+    ----------
+    diff, noise : numpy.ndarray
+        float32 (height, width) in ADU of the science image.
+    unusable : numpy.ndarray
+        bool.
+    convolved : {'science', 'reference'}
+    flux_scale : float
+        Science over template; NaN where no kernel was fitted.
+    record : dict
+        Its own figures of merit.
+    """
+
+    diff: np.ndarray
+    noise: np.ndarray
+    unusable: np.ndarray
+    convolved: str
+    flux_scale: float
+    record: dict[str, Any]
+
+
+def read_hotpants(folder: str | Path) -> HotpantsOutput:
+    """Images and keywords that HOTPANTS wrote (as in version 5.1.11, where all numbers of a region are text).
+
+    KSUMnn is the sum of the kernel of region nn, CONVOLnn the image that it convolves,
+    PHOTNORM the image in whose units the difference is (t, i, or u: that of what was not convolved).
+    """
+    from astropy.io import fits
+
+    folder = Path(folder)
+    with fits.open(folder / OUTPUTS["outim"]) as hdus:
+        header, diff = hdus[0].header, hdus[0].data.astype(np.float32)
+    noise = fits.getdata(folder / OUTPUTS["oni"]).astype(np.float32)
+    unusable = (fits.getdata(folder / OUTPUTS["omi"]).astype(int) & OUTPUT_BAD) > 0
+    scales, kinds = [], []
+    for region in range(int(header.get("NREGION", 1))):
+        kind = "science" if str(header.get(f"CONVOL{region:02d}")).strip() == "IMAGE" else "reference"
+        total = _figure(header, f"KSUM{region:02d}")
+        scale = np.nan if not total > 0 else (1 / total if kind == "science" else total)
+        scales.append(scale)
+        kinds.append(kind)
+        unit = str(header.get("PHOTNORM", "i")).strip()
+        if unit == "t" or (unit == "u" and kind == "science"):
+            area = _region(header.get(f"REGION{region:02d}"))
+            diff[area] *= np.float32(scale)
+            noise[area] *= np.float32(scale)
+    fitted = np.array(scales)[np.isfinite(scales)]
+    flux_scale = float(np.median(fitted)) if len(fitted) else np.nan
+    record = {"stamp_chi2": _figure(header, "FSIG00"), "hotpants_chi2": _figure(header, "X2NRM00")}
+    return HotpantsOutput(diff, noise, unusable, max(set(kinds), key=kinds.count), flux_scale, record)
+
+
+def _figure(header: Any, key: str) -> float:
+    try:
+        return float(header.get(key, np.nan))
+    except (TypeError, ValueError):
+        return np.nan
+
+
+def _region(limits: str | None) -> tuple[slice, slice]:
+    """Slices of limits such as [1:360,1:320] (x first, from 1, both ends included)."""
+    if not limits:
+        return slice(None), slice(None)
+    x, y = ([int(n) for n in part.split(":")] for part in limits.strip(" []").split(","))
+    return slice(y[0] - 1, y[1]), slice(x[0] - 1, x[1])
 
 
 def star_psf(

@@ -131,6 +131,9 @@ class SubtractOptions(Section):
     max_noise_spread: float = Field(
         2.0, gt=1, description="a difference whose noise-normalised spread away from sources exceeds this is refused"
     )
+    max_star_residual: float = Field(
+        0.3, gt=0, description="a difference in which bright stars leave more than this share of their flux is refused"
+    )
 
 
 class DetectOptions(Section):
@@ -267,6 +270,7 @@ GMADET = Pipeline(
             "nsy": 20,
             "ko": 0,
             "bgo": 0,
+            "ssf": "none",
         },
     ),
     detect=DetectOptions(

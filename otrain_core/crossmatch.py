@@ -15,6 +15,7 @@ HALO_REACH = 6.0  # or, if the star has so much more flux, within its halo
 HALO_FLUX = 100.0
 FLUX_SNR = 20.0  # the flux scale is judged on matches above this S/N
 MAG_BIN = 0.5
+DIPOLE = 0.23  # a star residual with more of its signal negative is a dipole, of a misaligned star
 BRIGHT_SNR = 10.0  # injected sources above this S/N must come back
 MIN_BRIGHT = 10  # an image is judged on no fewer sources
 NEAR_FALSE = 1.0  # no False may stand this near to a true source [seeing]
@@ -97,7 +98,7 @@ def crossmatch_candidates(
         Known variables and moving objects: ra, dec [deg].
     sky_truth : pandas.DataFrame, optional
         Truth of a simulated image (kind, x, y, size, width, angle, flux); it names the cause
-        of every False in the column ``artefact``.
+        of every False in the column ``artefact`` (a star's residual with much negative signal is a dipole).
     removed : collection of int
         Ids of the kind "removed" that were taken out of the reference; others do not count.
     limit_mag : float
@@ -129,7 +130,7 @@ def crossmatch_candidates(
     if not (np.isfinite(seeing) and seeing > 0):
         raise ImageError(image, "crossmatch.seeing", f"a positive seeing [px] is needed, found {seeing}")
     for name, table, columns in (
-        ("candidates", candidates, ("x", "y", "flux", "fluxerr", "edge")),
+        ("candidates", candidates, ("x", "y", "flux", "fluxerr", "negative", "edge")),
         ("injected", injected, ("id", "x", "y", "mag", "flux")),
         ("known", pd.DataFrame(columns=["ra", "dec"]) if known is None else known, ("ra", "dec")),
     ):
@@ -184,6 +185,8 @@ def crossmatch_candidates(
             table["flux"].to_numpy(float)[false],
             seeing=seeing,
         )
+        dipole = (table["artefact"] == "star") & (table["negative"] > DIPOLE)
+        table.loc[dipole, "artefact"] = "dipole"
     table["seeing"] = float(seeing)
 
     recovered = np.zeros(len(truth), dtype=bool)
@@ -309,8 +312,8 @@ def name_causes(
     """What the simulator put where each candidate stands.
 
     Artefacts first (nearest whose extent reaches the position), then the nearest variable or
-    asteroid within 1.5 FWHM, then the nearest star or galaxy within 1.5 FWHM, then one within 6 FWHM with more than 100 times the flux
-    of the candidate; 'noise' where there is none of them.
+    asteroid within 1.5 FWHM, then the nearest star or galaxy within 1.5 FWHM, then one within
+    6 FWHM with more than 100 times the flux of the candidate; 'noise' where there is none of them.
 
     Parameters
     ----------

@@ -16,6 +16,7 @@ from otrain_core.measure import (
     any_near,
     filtered_spread,
     gaussian_widths,
+    negative_shares,
     nearest_pixel,
     point_source_scale,
     psf_fluxes,
@@ -65,6 +66,7 @@ COLUMNS = {
     "snr": float,
     "fwhm": float,
     "ellipticity": float,
+    "negative": float,
     "flags": int,
     "edge": bool,
     "time": str,
@@ -176,8 +178,8 @@ def detect_candidates(
     Returns
     -------
     pandas.DataFrame
-        Columns `COLUMNS`, sorted by y, then x. ``snr`` is |flux| / fluxerr; ``method`` is
-        "difference", "catalogue" or "both".
+        Columns `COLUMNS`, sorted by y, then x. ``snr`` is |flux| / fluxerr; ``negative``
+        is that of `otrain_core.measure.negative_shares`; ``method`` is "difference", "catalogue" or "both".
 
     Raises
     ------
@@ -226,6 +228,7 @@ def detect_candidates(
     x, y = table["x"].to_numpy(), table["y"].to_numpy()
     order = np.lexsort((x, y))
     table, x, y = table.iloc[order].reset_index(drop=True), x[order], y[order]
+    table["negative"] = negative_shares(data, error, bad, x, y, seeing=seeing)
     located = wcs is not None and len(x) > 0
     table["ra"], table["dec"] = wcs.all_pix2world(x, y, 0) if located else (np.full(len(x), np.nan),) * 2
     table["image"], table["time"], table["filter"] = image, time, filter

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,14 +146,31 @@ def celestial_wcs(header: fits.Header) -> Any:
     return wcs if wcs.has_celestial and np.linalg.det(wcs.pixel_scale_matrix) != 0 else None
 
 
-def image_wcs(header: fits.Header, wcs_path: str | Path | None, *, image: str) -> Any:
-    """The WCS of an image: from the header file that the sheet names, else from its own header.
+def image_wcs(
+    header: fits.Header, wcs_path: str | Path | None, *, image: str, record: Mapping[str, Any] | None = None
+) -> Any:
+    """The WCS of an image: the refined one of its record, else from the header file that the
+    sheet names, else from its own header.
+
+    Parameters
+    ----------
+    header : astropy.io.fits.Header
+    wcs_path : path-like or None
+    image : str
+    record : mapping, optional
+        Record of `otrain_core.psf.measure_psf`, with the refined WCS as a header string in ``wcs``.
 
     Raises
     ------
     ImageError
-        The header file is missing, unreadable or without a celestial WCS.
+        The header file is missing, unreadable or without a celestial WCS, or the record is.
     """
+    refined = (record or {}).get("wcs")
+    if refined:
+        wcs = celestial_wcs(fits.Header.fromstring(refined))
+        if wcs is None:
+            raise ImageError(image, "wcs", "the record of the PSF holds no celestial WCS")
+        return wcs
     if not wcs_path:
         return celestial_wcs(header)
     if not Path(wcs_path).is_file():
@@ -186,6 +203,7 @@ def read_image(
     name: str,
     telescope: dict[str, Any] | None = None,
     wcs_path: str | Path | None = None,
+    record: Mapping[str, Any] | None = None,
     check: bool = True,
 ) -> Image:
     """Read an image and settle gain, noise, saturation and scale.
@@ -202,6 +220,8 @@ def read_image(
         Row of the telescope sheet (keys as in `otrain_core.config.Telescope`).
     wcs_path : path-like, optional
         FITS header with the WCS, for images that have none.
+    record : mapping, optional
+        Record of `otrain_core.psf.measure_psf`, whose refined WCS wins.
     check : bool
         Refuse images without any usable signal.
 
@@ -213,7 +233,7 @@ def read_image(
     """
     row = telescope or {}
     data, header = read_fits(path, image=name)
-    wcs = image_wcs(header, wcs_path, image=name)
+    wcs = image_wcs(header, wcs_path, image=name, record=record)
     gain = _number(header, ("GAIN", "EGAIN"), row.get("gain"), name)
     if gain is None or gain == 0:
         raise ImageError(name, "GAIN", "no gain in the header and none in the telescope sheet (column gain)")

@@ -88,6 +88,23 @@ def stamps(
     return padded[rows, columns], dx, dy
 
 
+def negative_shares(
+    data: np.ndarray, error: np.ndarray, bad: np.ndarray, x: np.ndarray, y: np.ndarray, *, seeing: float
+) -> np.ndarray:
+    """Share of the significant signal (beyond 3 sigma) within 1.5 FWHM that is negative.
+
+    0 for a clean new source, near one half for the dipole of a misaligned star.
+    """
+    radius = FIT_RADIUS * seeing
+    values, dx, dy = stamps(data, x, y, int(np.ceil(radius)) + 1, fill=0)
+    significance = values / stamps(error, x, y, int(np.ceil(radius)) + 1, fill=1)[0]
+    use = (dx**2 + dy**2 <= radius**2) & ~stamps(bad, x, y, int(np.ceil(radius)) + 1, fill=True)[0]
+    use &= np.abs(significance) > 3
+    total = np.where(use, np.abs(significance), 0).sum(axis=(1, 2))
+    negative = np.where(use & (significance < 0), -significance, 0).sum(axis=(1, 2))
+    return np.divide(negative, total, out=np.zeros(len(x)), where=total > 0)
+
+
 def psf_fluxes(
     data: np.ndarray,
     error: np.ndarray,

@@ -50,6 +50,7 @@ def prepare_image(
     cosmics_iterations: int = 2,
     background_box: int = 64,
     background_filter: int = 3,
+    background_method: str = "sep",
     saturation_fraction: float = 0.9,
     saturation_grow: int = 2,
     bad_pixel_sigma: float = 0.0,
@@ -72,7 +73,11 @@ def prepare_image(
     cosmics_iterations : int
         Rounds of L.A.Cosmic at most; the second finds the edges of wide hits, more find little.
     background_box, background_filter : int
-        Boxes of the map [px] (at least eight times the seeing) and its median filter [boxes].
+        Boxes of the map [px] and its median filter [boxes]. A box is at least eight times the
+        seeing: a smaller one (gmadet's are 20 px) follows the wings of the stars and takes their flux.
+    background_method : {"sep", "photutils"}
+        sep's clipped mode in boxes, joined by splines; or `photutils.background.Background2D`
+        with a sigma clip and SExtractor's mode. Sources are masked for both.
     saturation_fraction : float
         Pixels above this fraction of the saturation are masked.
     saturation_grow : int
@@ -94,8 +99,13 @@ def prepare_image(
     saturated = _saturated(image, missing, saturation_fraction, saturation_grow)
     _check_usable(image, missing, saturated)
     data = np.where(missing, np.float32(0), image.data).astype(np.float32)
+    if background_method not in ("sep", "photutils"):
+        raise ValueError(f"background_method {background_method!r} is unknown")
     box = int(max(background_box, np.ceil(8 * seeing)))
-    background, rms, sources = _background(image, data, missing | saturated, box, background_filter, seeing)
+    excluded = missing | saturated
+    background, rms, sources = _background(image, data, excluded, box, background_filter, seeing)
+    if background_method == "photutils":
+        background, rms = _photutils_background(image, data, excluded, sources, box, background_filter)
     data[missing] = background[missing]
     hit = np.zeros(image.shape, bool)
     if cosmics == "astroscrappy":
@@ -182,6 +192,32 @@ def _background(
     crowded = (sources | excluded).mean()
     second = sep.Background(data, mask=excluded | sources, **options) if crowded < 0.7 else first
     return second.back(dtype=np.float32), second.rms(dtype=np.float32), sources
+
+
+def _photutils_background(
+    image: Image, data: np.ndarray, excluded: np.ndarray, sources: np.ndarray, box: int, filter_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Background and its rms by photutils, float32 [ADU]; an even `filter_size` counts as the next odd one."""
+    from astropy.stats import SigmaClip
+    from photutils.background import Background2D, SExtractorBackground
+
+    masked = excluded | sources
+    if masked.mean() >= 0.7:
+        masked = excluded
+    box = min(box, *image.shape)
+    try:
+        result = Background2D(
+            data,
+            box,
+            mask=masked,
+            filter_size=filter_size | 1,
+            exclude_percentile=80.0,  # boxes with less than a fifth of their pixels are filled from their neighbours
+            sigma_clip=SigmaClip(sigma=3.0, maxiters=10),
+            bkg_estimator=SExtractorBackground(),
+        )
+        return result.background.astype(np.float32), result.background_rms.astype(np.float32)
+    except ValueError as error:
+        raise ImageError(image.name, "data", f"photutils finds no background ({str(error).splitlines()[0]})") from None
 
 
 def _cosmics(image, data, background, rms, excluded, templates, *, sigclip, objlim, niter) -> np.ndarray:

@@ -16,16 +16,19 @@ equations, so they are fitted at the same time and not fixed beforehand.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import ndimage
 
 from otrain_core.errors import ImageError
 from otrain_core.io import Image, atomic, raise_if_failed
-from otrain_core.starfit import Stars, fit_stars, terms
+from otrain_core.starfit import Stars, fit_stars, misfit, terms
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger("otrain.psf")
 
@@ -64,7 +67,8 @@ class PSFModel:
         """Side of the stamps [px]."""
         return 2 * self.radius + 1
 
-    def _sample(self, x: float, y: float, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+    def profile(self, x: float, y: float, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+        """PSF of a place at offsets of pixel centres from the star [px]: (rows, columns), not normalised."""
         monomials = terms(np.array([x]), np.array([y]), self.degree, self.shape)[0]
         spline = np.tensordot(monomials, self._splines, axes=1)
         centre = (spline.shape[0] - 1) / 2
@@ -81,7 +85,7 @@ class PSFModel:
             float64 (size, size), pixel-integrated, with sum 1.
         """
         offset = np.arange(-self.radius, self.radius + 1.0)
-        stamp = self._sample(x, y, offset, offset)
+        stamp = self.profile(x, y, offset, offset)
         return stamp / stamp.sum()
 
     def stamp(self, x: float, y: float) -> tuple[np.ndarray, int, int]:
@@ -97,7 +101,7 @@ class PSFModel:
         """
         x0, y0 = (int(np.floor(value + 0.5)) - self.radius for value in (x, y))
         offset = np.arange(self.size)
-        stamp = self._sample(x, y, x0 + offset - x, y0 + offset - y)
+        stamp = self.profile(x, y, x0 + offset - x, y0 + offset - y)
         return stamp / stamp.sum(), y0, x0
 
     def noise_area(self, x: float, y: float) -> float:
@@ -122,7 +126,7 @@ class PSFModel:
             Of the major axis, from +x towards +y, -90 to 90 [deg].
         """
         fine = np.arange(-self.radius, self.radius + 0.05, 0.1)
-        profile = self._sample(x, y, fine, fine)
+        profile = self.profile(x, y, fine, fine)
         above = profile - profile.max() / 2
         slope = np.maximum(np.hypot(*np.gradient(profile)), 1e-9 * profile.max())
         fwhm = 2 * np.sqrt(np.clip(above / slope + 0.5, 0, 1).sum() * 0.01 / np.pi)  # cells on the line in part
@@ -168,7 +172,12 @@ class PSFModel:
 def measure_psf(
     image: Image,
     *,
+    catalogue: pd.DataFrame | None = None,
     method: str = "empirical",
+    astrometry: str = "none",
+    astrometry_degree: int = 3,
+    photometry: str = "header",
+    match_radius: float = 5.0,
     degree: int = 2,
     min_snr: float = 20.0,
     max_ellipticity: float = 0.3,
@@ -181,14 +190,26 @@ def measure_psf(
     ----------
     image : Image
         As it came: not cleaned, background in.
-    method : {"empirical"}
+    catalogue : pandas.DataFrame, optional
+        Stars of the field: ``ra``, ``dec`` [deg], ``mag``, ``magerr``, ``color``, ``kind``.
+    method : {"empirical", "psfex"}
+        The fit of this module, or `otrain_core.psfex`.
+    astrometry : {"none", "scamp", "astropy"}
+        How the WCS is refined on the catalogue, see `otrain_core.astrometry`.
+    astrometry_degree : int
+        Degree of the distortion.
+    photometry : {"header", "catalogue"}
+        Zero point of the header (30 where it has none), or see `otrain_core.photometry`.
+    match_radius : float
+        Of stars and catalogue [px].
     degree : int
         Degree of the polynomial in x and y; lowered where there are fewer than four
         stars for each of its terms.
     min_snr, max_ellipticity : float
         What a PSF star must reach, and keep below (1 - b/a).
     max_stars, min_stars : int
-        Stars used at most, brightest first; with fewer than `min_stars` the image is refused.
+        Stars used at most, brightest first (PSFEx takes all that it finds good); with
+        fewer than `min_stars` the image is refused.
 
     Returns
     -------
@@ -200,27 +221,51 @@ def measure_psf(
         ``residual`` (median over the stars of |data - model| summed over the core, as a
         share of the flux), ``background``, ``background_rms`` [ADU], ``zero_point``,
         ``limit_mag`` (5 sigma of a flux weighted by the PSF, King 1983), ``noise_area``
-        [px], ``pixel_scale``, ``gain``, ``saturation`` (infinite where unknown), ``filter``, ``time``.
+        [px], ``pixel_scale``, ``gain``, ``saturation`` (infinite where unknown), ``filter``, ``time``;
+        ``wcs`` (header string, None where the WCS is the one that came), ``astrometry``,
+        ``photometry`` (records of the two modules, None where they were not asked for).
 
     Raises
     ------
     ImageError
-        Too few stars (key ``psf``), or no measurable sky noise (key ``data``).
+        Too few stars (key ``psf``), no measurable sky noise (key ``data``), or what the
+        catalogue is needed for fails (keys ``WCS``, ``catalogue``, ``astrometry``, ``photometry``).
+    MissingProgramError
+        A program that the options call for is not installed.
     """
-    if method != "empirical":
+    if method not in ("empirical", "psfex"):
         raise ValueError(f"method {method!r} is unknown")
+    if photometry not in ("header", "catalogue"):
+        raise ValueError(f"photometry {photometry!r} is unknown")
+    if astrometry != "none" or photometry == "catalogue":
+        from otrain_core.astrometry import require_wcs
+
+        require_wcs(image)  # before any work
     sky = measure_sky(image)
     stars = select_stars(image, sky, min_snr=min_snr, max_ellipticity=max_ellipticity, max_stars=max_stars)
     if len(stars.x) < min_stars:
         raise _too_few(image, len(stars.x), min_stars, min_snr)
-    table, oversampling, used, degree, residual = fit_stars(stars, image, sky.rms, degree, min_stars)
+    if method == "empirical":
+        table, oversampling, used, degree, residual = fit_stars(stars, image, sky.rms, degree, min_stars)
+    else:
+        from otrain_core.psfex import fit_psfex
+
+        table, oversampling, used, degree = fit_psfex(
+            image, stars, level=sky.level, degree=degree, min_snr=min_snr, max_ellipticity=max_ellipticity
+        )
     if used < min_stars:
         raise _too_few(image, used, min_stars, min_snr)
     model = PSFModel(table, degree, oversampling, image.shape)
+    if method == "psfex":
+        residual = misfit(stars, image, sky.rms, model.profile, model.fwhm)
+    wcs, solution, calibration = _calibrate(
+        image, catalogue, model, astrometry, astrometry_degree, photometry, match_radius
+    )
     height, width = image.shape
     xc, yc = (width - 1) / 2, (height - 1) / 2
     field = [model.measure(x, y)[0] for x in (0, xc, width - 1) for y in (0, yc, height - 1)]
-    zero_point = image.zero_point if np.isfinite(image.zero_point) else 30.0
+    zero_point = calibration["zero_point"] if calibration else image.zero_point
+    zero_point = zero_point if np.isfinite(zero_point) else 30.0
     area = model.noise_area(xc, yc)
     if not np.isfinite(image.saturation):
         log.warning("image %s: SATURATE: unknown, no pixel is taken as saturated", image.name)
@@ -242,12 +287,45 @@ def measure_psf(
         "limit_mag": float(zero_point - 2.5 * np.log10(5 * sky.rms * np.sqrt(area))),
         "noise_area": area,
         "pixel_scale": image.pixel_scale,
+        "width": width,
+        "height": height,
         "gain": image.gain,
         "saturation": image.saturation,
         "filter": image.filter,
         "time": image.time,
+        "wcs": wcs,
+        "astrometry": solution,
+        "photometry": calibration,
     }
     return model, record
+
+
+def _calibrate(
+    image: Image,
+    catalogue: pd.DataFrame | None,
+    model: PSFModel,
+    astrometry: str,
+    degree: int,
+    photometry: str,
+    match_radius: float,
+) -> tuple[str | None, dict[str, Any] | None, dict[str, Any] | None]:
+    """Header string of the refined WCS, and the records of astrometry and photometry; None each where not asked for."""
+    if astrometry == "none" and photometry == "header":
+        return None, None, None
+    from otrain_core.astrometry import find_objects, refine_wcs
+    from otrain_core.photometry import photometric_solution
+
+    objects = find_objects(image, fwhm=model.fwhm)
+    wcs = solution = calibration = None
+    if astrometry != "none":
+        options = {"method": astrometry, "degree": degree, "match_radius": match_radius, "fwhm": model.fwhm}
+        refined, solution = refine_wcs(image, catalogue, objects=objects, **options)
+        if refined is not image.wcs:
+            wcs = refined.to_header_string(relax=True)
+            image = replace(image, wcs=refined)
+    if photometry == "catalogue":
+        calibration = photometric_solution(image, catalogue, model=model, objects=objects, match_radius=match_radius)
+    return wcs, solution, calibration
 
 
 def _too_few(image: Image, found: int, needed: int, min_snr: float) -> ImageError:

@@ -104,29 +104,58 @@ def resample(
         < 1e-3
     )
     filled = fill_bad(data, mask)
-    # A hair of tolerance: rounding must not lose the edge of an image that is on the grid already.
-    outside = (rx < -1e-3) | (ry < -1e-3) | (rx > width - 1 + 1e-3) | (ry > height - 1 + 1e-3)
-    column = np.rint(rx).clip(0, width - 1).astype(np.intp)
-    row = np.rint(ry).clip(0, height - 1).astype(np.intp)
     if whole:
-        out, smoothing, reach = filled[row, column], np.ones((1, 1)), mask
+        column = np.rint(rx).clip(0, width - 1).astype(np.intp)
+        row = np.rint(ry).clip(0, height - 1).astype(np.intp)
+        out, smoothing = filled[row, column], np.ones((1, 1))
     else:
         blur = np.sqrt(max(float(np.median(area)) - 1, 0)) * 0.5
-        if blur > 0.25:  # many reference pixels a science pixel: average, do not pick
+        blur = blur if blur > 0.25 else 0.0  # many reference pixels a science pixel: average, do not pick
+        if blur:
             filled = ndimage.gaussian_filter(filled, blur)
         coefficients = ndimage.spline_filter(filled, order=order, output=np.float32, mode="mirror")
         out = ndimage.map_coordinates(
             coefficients, [ry, rx], order=order, output=np.float32, prefilter=False, mode="mirror"
         )
-        smoothing = _autocorrelation(rx, ry, order, blur)
-        reach = _grow(mask)
+        smoothing = autocorrelation(rx, ry, area, _spline_impulse(order, blur))
     out *= area
-    noise_out = noise[row, column] * np.sqrt(area)  # independent pixels of this area
-    mask_out = reach[row, column]
-    mask_out[outside] = MASK_MISSING
+    noise_out, mask_out = pick(noise, mask, rx, ry, area, grow=not whole)
     missing = (mask_out & MASK_MISSING) > 0
-    out[missing], noise_out[missing] = np.nan, np.nan
-    return out, noise_out.astype(np.float32), mask_out, smoothing
+    out[missing] = np.nan
+    return out, noise_out, mask_out, smoothing
+
+
+def pick(
+    noise: np.ndarray, mask: np.ndarray, rx: np.ndarray, ry: np.ndarray, area: np.ndarray, *, grow: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Noise and mask of a resampled image, those of the nearest pixel.
+
+    Parameters
+    ----------
+    noise, mask : numpy.ndarray
+        On the grid of the reference.
+    rx, ry, area : numpy.ndarray
+        From `Mapping.grid`.
+    grow : bool
+        Whether a bad pixel also masks its four neighbours, which an interpolation mixes it with.
+
+    Returns
+    -------
+    noise : numpy.ndarray
+        float32, of independent pixels of the area of a science pixel; NaN where missing.
+    mask : numpy.ndarray
+        uint8; `MASK_MISSING` outside the reference too.
+    """
+    height, width = mask.shape
+    # A hair of tolerance: rounding must not lose the edge of an image that is on the grid already.
+    outside = (rx < -1e-3) | (ry < -1e-3) | (rx > width - 1 + 1e-3) | (ry > height - 1 + 1e-3)
+    column = np.rint(rx).clip(0, width - 1).astype(np.intp)
+    row = np.rint(ry).clip(0, height - 1).astype(np.intp)
+    noise_out = (noise[row, column] * np.sqrt(area)).astype(np.float32)
+    mask_out = (_grow(mask) if grow else mask)[row, column]
+    mask_out[outside] = MASK_MISSING
+    noise_out[(mask_out & MASK_MISSING) > 0] = np.nan
+    return noise_out, mask_out
 
 
 def _grow(mask: np.ndarray) -> np.ndarray:
@@ -140,26 +169,66 @@ def _grow(mask: np.ndarray) -> np.ndarray:
     return grown
 
 
-def _autocorrelation(rx: np.ndarray, ry: np.ndarray, order: int, blur: float, reach: int = 5) -> np.ndarray:
-    """Mean autocorrelation of the interpolating kernel over the sub-pixel phases that occur."""
-    size = 4 * reach + 1
-    delta = np.zeros(size)
-    delta[size // 2] = 1
-    if blur > 0.25:
-        delta = ndimage.gaussian_filter1d(delta, blur)
-    coefficients = ndimage.spline_filter1d(delta, order=order, mode="mirror")
-    step = max(1, min(rx.shape) // 50)
-    total = np.zeros((2 * reach + 1, 2 * reach + 1))
-    phases = np.column_stack([(r[::step, ::step] % 1).ravel() for r in (ry, rx)])
-    cells, counts = np.unique(np.floor(phases * 8).astype(int) % 8, axis=0, return_counts=True)
+def autocorrelation(
+    rx: np.ndarray,
+    ry: np.ndarray,
+    area: np.ndarray,
+    impulse: Callable[[np.ndarray], np.ndarray],
+    *,
+    reach: int = 5,
+    phases: int = 32,
+) -> np.ndarray:
+    """Mean autocorrelation of an interpolation over the sub-pixel phases that occur, see `Aligned`.
+
+    Parameters
+    ----------
+    rx, ry, area : numpy.ndarray
+        From `Mapping.grid`.
+    impulse : callable
+        Weight of a pixel at a distance [reference px], along one axis; scaled to a sum of 1.
+    reach : int
+        Largest lag [science px].
+    phases : int
+        Into how many the sub-pixel phase is divided.
+
+    Returns
+    -------
+    numpy.ndarray
+        (2 reach + 1, 2 reach + 1), in units of the variance of independent pixels of the
+        area of a science pixel.
+    """
+    scale = float(np.sqrt(np.median(area)))  # reference px per science px
+    half = int(np.ceil(reach * scale)) + 12
     lines = []
-    for phase in range(8):
-        at = np.arange(size) + (phase + 0.5) / 8
-        line = ndimage.map_coordinates(coefficients, [at], order=order, prefilter=False, mode="mirror")
-        lines.append(np.correlate(line, line, "same")[size // 2 - reach : size // 2 + reach + 1])
+    for phase in range(phases):
+        at = (phase + 0.5) / phases + scale * np.arange(-reach, reach + 1)
+        weights = impulse(at[:, None] - np.arange(-half, half + 1))
+        weights /= weights.sum(axis=1, keepdims=True)
+        line = scale * weights @ weights[reach]
+        lines.append((line + line[::-1]) / 2)
+    # Uneven steps: even ones would meet only some of the phases of a scale such as 1/2.
+    sample = np.ix_(*(np.linspace(0, size - 1, 67).astype(int) for size in rx.shape))
+    places = np.column_stack([(r[sample] % 1).ravel() for r in (ry, rx)])
+    cells, counts = np.unique(np.floor(places * phases).astype(int) % phases, axis=0, return_counts=True)
+    total = np.zeros((2 * reach + 1, 2 * reach + 1))
     for (py, px), count in zip(cells, counts, strict=True):
         total += count * np.outer(lines[py], lines[px])
     return total / counts.sum()
+
+
+def _spline_impulse(order: int, blur: float) -> Callable[[np.ndarray], np.ndarray]:
+    """Answer of the interpolating spline, after a Gaussian of width `blur`, to one pixel."""
+    middle = 40
+    delta = np.zeros(2 * middle + 1)
+    delta[middle] = 1
+    if blur:
+        delta = ndimage.gaussian_filter1d(delta, blur)
+    coefficients = ndimage.spline_filter1d(delta, order=order, mode="mirror")
+
+    def impulse(distance: np.ndarray) -> np.ndarray:
+        return ndimage.map_coordinates(coefficients, [distance + middle], order=order, prefilter=False)
+
+    return impulse
 
 
 def pixel_area(mapping: Mapping) -> float:

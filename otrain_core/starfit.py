@@ -346,11 +346,47 @@ def fit_stars(stars: Stars, image: Image, rms: float, degree: int, min_stars: in
             splines.terms = splines.terms[keep]
             if len(fit.x) < min_stars:
                 return np.zeros((1, 3, 3)), 1, len(fit.x), 0, np.nan
+    residual = _core_misfit(fit, whole(*fit.offsets()), fwhm)
+    oversampling = int(np.clip(np.ceil(8 / fwhm), 1, 6))
+    return _tabulate(base, splines, shape, oversampling), oversampling, len(fit.x), degree, residual
+
+
+def misfit(stars: Stars, image: Image, rms: float, profile_at, fwhm: float, *, max_stars: int = 100) -> float:
+    """How well a model of the PSF that was made elsewhere describes the stars.
+
+    Parameters
+    ----------
+    profile_at : callable
+        Of x, y [px] and the offsets dx, dy of columns and rows [px]: the PSF of that place (rows, columns).
+    fwhm : float
+        [px].
+    max_stars : int
+        About so many of them, evenly by rank of brightness.
+
+    Returns
+    -------
+    float
+        Median over the stars of the summed |data - model| in the core over the flux; flux, position and sky are fitted.
+    """
+    fit = _Fit(stars, image, rms, int(np.clip(np.ceil(3.0 * fwhm), 5, 25)))
+    fit = fit.take(np.arange(len(fit.x)) % max(1, len(fit.x) // max_stars) == 0)
+    if len(fit.x) == 0:
+        return np.nan
+
+    def whole(dx, dy):
+        return np.stack(
+            [profile_at(*star) for star in zip(fit.centre_x, fit.centre_y, dx, dy, strict=True)], dtype=np.float64
+        )
+
+    for _ in range(3):
+        _step(fit, whole)
+    return _core_misfit(fit, whole(*fit.offsets()), fwhm)
+
+
+def _core_misfit(fit: _Fit, profile: np.ndarray, fwhm: float) -> float:
     dx, dy = fit.offsets()
     core = (np.hypot(dx[:, None, :], dy[:, :, None]) < fwhm) & fit.valid
-    misfit = (np.abs(fit.data - fit.model(whole(dx, dy))) * core).sum(axis=(1, 2)) / fit.flux
-    oversampling = int(np.clip(np.ceil(8 / fwhm), 1, 6))
-    return _tabulate(base, splines, shape, oversampling), oversampling, len(fit.x), degree, float(np.median(misfit))
+    return float(np.median((np.abs(fit.data - fit.model(profile)) * core).sum(axis=(1, 2)) / fit.flux))
 
 
 def _step(fit: _Fit, evaluate) -> None:

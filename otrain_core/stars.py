@@ -10,6 +10,9 @@ from scipy import ndimage
 
 from otrain_core.io import MASK_MISSING
 
+MIN_RESIDUAL_STARS = 5
+RESIDUAL_SNR = 20  # of a star in the difference, to say something about the residual
+
 
 def find_stars(
     data: np.ndarray, noise: np.ndarray, mask: np.ndarray, *, threshold: float = 5.0, max_stars: int = 1500
@@ -94,3 +97,79 @@ def fill_bad(data: np.ndarray, bad: np.ndarray, *, sigma: float = 1.5) -> np.nda
         if near.any():
             filled[near] = ndimage.gaussian_filter(filled, sigma)[near] / weight[near]
     return filled
+
+
+def stars_flux_scale(stars: pd.DataFrame) -> float:
+    """Median flux ratio science / reference of the brighter half of the stars."""
+    bright = stars.nlargest(max(3, len(stars) // 2), "flux")
+    return float((bright["flux"] / bright["flux_reference"]).median())
+
+
+def choose_stamps(
+    stars: pd.DataFrame, bad: np.ndarray, *, half: int, margin: int, max_stamps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bright clean stars spread over the field: integer x, y.
+
+    The field is cut into square cells; each gives its brightest star, then its
+    second, until there are enough.
+    """
+    height, width = bad.shape
+    x, y = np.rint(stars["x"].to_numpy()).astype(int), np.rint(stars["y"].to_numpy()).astype(int)
+    inside = (x >= margin) & (y >= margin) & (x < width - margin) & (y < height - margin)
+    order = np.argsort(-stars["flux"].to_numpy(), kind="stable")
+    order = order[inside[order]]
+    total = np.pad(bad.astype(np.int32), ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+
+    def count(reach: int) -> np.ndarray:
+        x0, x1, y0, y1 = x[order] - reach, x[order] + reach + 1, y[order] - reach, y[order] + reach + 1
+        return total[y1, x1] - total[y0, x1] - total[y1, x0] + total[y0, x0]
+
+    order = order[(count(2) == 0) & (count(half) <= 0.1 * (2 * half + 1) ** 2)]
+    cells = max(1, int(np.sqrt(max_stamps)))
+    cell = (y[order] * cells // height) * cells + x[order] * cells // width
+    rank = pd.Series(cell).groupby(cell).cumcount().to_numpy()
+    chosen = order[np.argsort(rank, kind="stable")][:max_stamps]
+    chosen = np.sort(chosen)
+    return x[chosen], y[chosen]
+
+
+def star_residual(
+    diff: np.ndarray, noise: np.ndarray, stars: pd.DataFrame, *, radius: float, max_stars: int = 100
+) -> tuple[float, int]:
+    """How much of their flux the bright stars leave, and the number of stars it comes from.
+
+    The median over unsaturated stars, the brightest first, of the sum of |difference| within
+    one FWHM of the star, less what noise alone makes of it, over the flux of the star. About 0
+    where the kernel fits, about 1 where one image shows the star at another place.
+    NaN with fewer than `MIN_RESIDUAL_STARS` of them.
+
+    Parameters
+    ----------
+    diff, noise : numpy.ndarray
+        float32 (height, width) [ADU]; a star with a NaN near it does not count.
+    stars : pandas.DataFrame
+        x, y [px], flux [ADU].
+    radius : float
+        The FWHM [px].
+    max_stars : int
+    """
+    half = int(np.ceil(radius))
+    offset = np.arange(-half, half + 1)
+    stars = stars.sort_values("flux", ascending=False, kind="stable")
+    height, width = diff.shape
+    shares = []
+    for x, y, flux in stars[["x", "y", "flux"]].to_numpy():
+        column, row = round(x), round(y)
+        if not (half <= column < width - half and half <= row < height - half):
+            continue
+        area = slice(row - half, row + half + 1), slice(column - half, column + half + 1)
+        near = np.hypot(offset[None, :] + column - x, offset[:, None] + row - y) <= radius
+        pixels, sigma = diff[area][near], noise[area][near]
+        if not np.isfinite(pixels).all() or flux < RESIDUAL_SNR * np.sqrt((sigma**2).sum()):
+            continue
+        shares.append((np.abs(pixels).sum() - np.sqrt(2 / np.pi) * sigma.sum()) / flux)
+        if len(shares) == max_stars:
+            break
+    if len(shares) < MIN_RESIDUAL_STARS:
+        return np.nan, len(shares)
+    return float(np.median(shares)), len(shares)

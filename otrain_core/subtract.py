@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,13 +13,16 @@ import pandas as pd
 from scipy import ndimage
 
 from otrain_core.align import Aligned
-from otrain_core.errors import ImageError
+from otrain_core.errors import ImageError, MissingProgramError
 from otrain_core.io import MASK_BAD, MASK_MISSING, MASK_REFERENCE, MASK_SATURATED
 from otrain_core.kernel import Convolver, KernelField, fit_kernel, make_basis, polynomial, polynomial_map
-from otrain_core.stars import fill_bad, find_stars
+from otrain_core.programs import find_program
+from otrain_core.stars import choose_stamps, fill_bad, find_stars, star_residual, stars_flux_scale
 
+log = logging.getLogger(__name__)
 UNUSABLE = MASK_MISSING | MASK_SATURATED | MASK_BAD  # a pixel with one of these has no difference
 CONTAMINATED = 0.02  # share of the kernel that may lie on bad pixels
+MAX_STAR_RESIDUAL = 0.3  # default of max_star_residual
 STAMPS_PER_TERM = 3  # stars needed for each term of the kernel's spatial polynomial
 
 
@@ -48,19 +52,6 @@ class Difference:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-def require_programs(options: Mapping[str, Any]) -> None:
-    """Raise before any work if the chosen back end needs a program that is not installed.
-
-    Raises
-    ------
-    MissingProgramError
-    """
-    if options.get("method") == "hotpants":
-        from otrain_core.backends import hotpants_program
-
-        hotpants_program()
-
-
 def subtract_images(
     science: np.ndarray,
     noise: np.ndarray,
@@ -70,12 +61,16 @@ def subtract_images(
     name: str,
     seeing: float | None = None,
     method: str = "alard-lupton",
+    fallback: str = "none",
+    hotpants_program: str | None = None,
+    hotpants_options: Mapping[str, Any] | None = None,
     kernel_order: int = 2,
     background_order: int = 1,
     kernel_half_width: int = 0,
     max_stamps: int = 200,
     sigma_clip: float = 3.0,
     max_noise_spread: float = 2.0,
+    max_star_residual: float = MAX_STAR_RESIDUAL,
 ) -> Difference:
     """Difference of a science image and a reference on the same grid.
 
@@ -98,6 +93,13 @@ def subtract_images(
     seeing : float, optional
         FWHM of the science image [px] (default: from the stars).
     method : {'alard-lupton', 'zogy', 'hotpants'}
+    fallback : {'none', 'alard-lupton', 'zogy'}
+        Used where the program of `method` is not installed; the record then has
+        ``wanted_method``.
+    hotpants_program : str, optional
+        Path of the program (default: looked for on PATH).
+    hotpants_options : mapping, optional
+        Command-line options by name, see `otrain_core.backends.hotpants_command`.
     kernel_order, background_order : int
         Degree of the variation of the kernel (lowered where stars are few) and of the
         differential background.
@@ -107,6 +109,8 @@ def subtract_images(
     sigma_clip : float
     max_noise_spread : float
         Largest accepted robust spread of diff / noise away from sources.
+    max_star_residual : float
+        Largest accepted median residual of bright stars, see `star_residual`.
 
     Returns
     -------
@@ -117,9 +121,9 @@ def subtract_images(
     ImageError
         Too few stars, no common good pixels, or a difference that is not clean.
     MissingProgramError
-        The back end is not installed.
+        The back end is not installed and there is no fallback.
     """
-    require_programs({"method": method})
+    used = available_method(method, fallback=fallback, program=hotpants_program, name=name)
     start = time.process_time()
     bad_science = ((mask & UNUSABLE) > 0) | ~np.isfinite(science) | ~np.isfinite(noise)
     bad_reference = (aligned.mask > 0) | ~np.isfinite(aligned.data) | ~np.isfinite(aligned.noise)
@@ -151,12 +155,14 @@ def subtract_images(
         "max_stamps": max_stamps,
         "sigma_clip": sigma_clip,
     }
-    if method == "alard-lupton":
+    if used == "alard-lupton":
         matched = alard_lupton(inputs, **options)
     else:
         from otrain_core import backends
 
-        matched = {"zogy": backends.zogy, "hotpants": backends.hotpants}[method](inputs, **options)
+        if used == "hotpants":
+            options |= {"program": hotpants_program, "options": hotpants_options}
+        matched = {"zogy": backends.zogy, "hotpants": backends.hotpants}[used](inputs, **options)
     out_mask = mask.copy()
     out_mask[~np.isfinite(science) & (mask == 0)] |= MASK_MISSING
     out_mask[matched.contaminated_reference | bad_reference] |= MASK_REFERENCE
@@ -166,11 +172,18 @@ def subtract_images(
     diff, sigma = matched.diff.astype(np.float32), matched.noise.astype(np.float32)
     diff[unusable], sigma[unusable] = np.nan, np.nan
     spread, centre = noise_spread(diff, sigma, inputs)
+    residual, n_residual = star_residual(diff, sigma, stars, radius=max(seeing, seeing_reference))
+    rejected = matched.record.get("n_stamps_rejected", np.nan)
     record = {
-        "method": method,
+        "method": used,
+        **({"wanted_method": method} if used != method else {}),
         **matched.record,
+        "flux_scale_stars": stars_flux_scale(stars),
+        "rejected_fraction": rejected / (rejected + matched.record["n_stamps"]),
         "noise_spread": spread,
         "noise_centre": centre,
+        "star_residual": residual,
+        "star_residual_stars": n_residual,
         "seeing_px": seeing,
         "seeing_reference_px": seeing_reference,
         "masked_fraction": float(unusable.mean()),
@@ -183,8 +196,35 @@ def subtract_images(
             f"the difference spreads by {spread:.2f} times its noise away from sources (max_noise_spread is "
             f"{max_noise_spread:g}): misaligned reference, wrong gain or read noise, or structured background",
         )
+    if residual > max_star_residual:
+        raise ImageError(
+            name,
+            "subtract",
+            f"bright stars leave {100 * residual:.0f} % of their flux in the difference (at most "
+            f"{100 * max_star_residual:.0f} % are accepted): misaligned reference, or no kernel that fits",
+        )
     reference = (aligned.data * np.float32(matched.record["flux_scale"])).astype(np.float32)
     return Difference(diff, sigma, out_mask, reference, record)
+
+
+def available_method(method: str, *, fallback: str = "none", program: str | None = None, name: str = "") -> str:
+    """The back end to use: `method`, or `fallback` (with a warning) where its program is not installed.
+
+    Raises
+    ------
+    MissingProgramError
+        The program is missing and `fallback` is none.
+    """
+    if method != "hotpants":
+        return method
+    try:
+        find_program("hotpants", path=program)
+    except MissingProgramError as error:
+        if fallback == "none":
+            raise
+        log.warning("image %s: %s; subtract.fallback: %s is used", name, error, fallback)
+        return fallback
+    return method
 
 
 @dataclass
@@ -224,40 +264,6 @@ def kernel_sizes(seeing: float, sharper: float, half_width: int = 0) -> tuple[tu
     match = max(np.sqrt(max(seeing**2 - sharper**2, 0)) / 2.355, 0.9, 0.25 * seeing)
     half = half_width or int(np.clip(np.ceil(max(5 * match, 2 * seeing)), 6, 25))
     return (0.6 * match, 1.2 * match, 2.4 * match), half, int(np.clip(np.ceil(2.5 * seeing), 6, 25))
-
-
-def stars_flux_scale(stars: pd.DataFrame) -> float:
-    """Median flux ratio science / reference of the brighter half of the stars."""
-    bright = stars.nlargest(max(3, len(stars) // 2), "flux")
-    return float((bright["flux"] / bright["flux_reference"]).median())
-
-
-def choose_stamps(
-    stars: pd.DataFrame, bad: np.ndarray, *, half: int, margin: int, max_stamps: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Bright clean stars spread over the field: integer x, y.
-
-    The field is cut into square cells; each gives its brightest star, then its
-    second, until there are enough.
-    """
-    height, width = bad.shape
-    x, y = np.rint(stars["x"].to_numpy()).astype(int), np.rint(stars["y"].to_numpy()).astype(int)
-    inside = (x >= margin) & (y >= margin) & (x < width - margin) & (y < height - margin)
-    order = np.argsort(-stars["flux"].to_numpy(), kind="stable")
-    order = order[inside[order]]
-    total = np.pad(bad.astype(np.int32), ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
-
-    def count(reach: int) -> np.ndarray:
-        x0, x1, y0, y1 = x[order] - reach, x[order] + reach + 1, y[order] - reach, y[order] + reach + 1
-        return total[y1, x1] - total[y0, x1] - total[y1, x0] + total[y0, x0]
-
-    order = order[(count(2) == 0) & (count(half) <= 0.1 * (2 * half + 1) ** 2)]
-    cells = max(1, int(np.sqrt(max_stamps)))
-    cell = (y[order] * cells // height) * cells + x[order] * cells // width
-    rank = pd.Series(cell).groupby(cell).cumcount().to_numpy()
-    chosen = order[np.argsort(rank, kind="stable")][:max_stamps]
-    chosen = np.sort(chosen)
-    return x[chosen], y[chosen]
 
 
 def alard_lupton(

@@ -1,17 +1,18 @@
 """Measure the PSF of one science image."""
 
-from otrain_core.io import check_fit, read_image, write_json
+from otrain_core.io import check_fit, read_image, read_table, write_json
 from otrain_core.psf import measure_psf
 
 
-def main(*, science, psf, record, image, telescope, wcs, options, needs_wcs=False, cutout_size=1):
+def main(*, science, psf, record, image, telescope, wcs, options, catalogue=None, needs_wcs=False, cutout_size=1):
     """Read a science image as it came; write its PSF model (FITS) and record (JSON).
 
-    `telescope` is the row of the telescope sheet, `wcs` the path of a WCS header or None.
+    `telescope` is the row of the telescope sheet, `wcs` the path of a WCS header or None,
+    `catalogue` that of the star catalogue or None.
     """
     frame = read_image(science, name=image, telescope=telescope, wcs_path=wcs)
     check_fit(frame, needs_wcs=needs_wcs, cutout_size=cutout_size)
-    model, values = measure_psf(frame, **options)
+    model, values = measure_psf(frame, catalogue=read_table(catalogue) if catalogue else None, **options)
     model.save(psf)
     write_json(record, values)
 
@@ -24,6 +25,7 @@ if "snakemake" in globals():
             science=snakemake.params.science,  # noqa: F821
             psf=snakemake.output.psf,  # noqa: F821
             record=snakemake.output.record,  # noqa: F821
+            catalogue=snakemake.input.get("catalogue"),  # noqa: F821
             image=snakemake.wildcards.image,  # noqa: F821
             telescope=snakemake.params.telescope,  # noqa: F821
             wcs=snakemake.params.wcs,  # noqa: F821

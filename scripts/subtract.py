@@ -14,18 +14,24 @@ def main(
     telescope: dict[str, Any],
     wcs: str | None,
     reference_wcs: str | None = None,
+    injected: str | None = None,
     options: dict[str, Any],
 ) -> None:
     """Write difference.fits and its quality record."""
     from otrain_core import io
     from otrain_core.align import align_reference
     from otrain_core.errors import ImageError, UpstreamFailed
-    from otrain_core.subtract import require_programs, subtract_images
+    from otrain_core.programs import find_program
+    from otrain_core.subtract import available_method, subtract_images
 
-    require_programs(options)
+    if options.get("align") == "swarp":
+        find_program("swarp")
+    if options.get("fallback", "none") == "none":
+        available_method(options.get("method", "alard-lupton"), program=options.get("hotpants_program"))
     options = dict(options)
     planes, header = io.read_planes(prepared, image=image)
-    seeing = io.read_json(psf_record).get("seeing_px")
+    psf = io.read_json(psf_record)
+    seeing = psf.get("seeing_px")
     # Gain and saturation of the telescope hold for a reference whose header does not say otherwise.
     try:
         other = io.read_image(reference, name=image, telescope=telescope, wcs_path=reference_wcs)
@@ -34,14 +40,27 @@ def main(
     except ImageError as error:
         key = "reference" if error.key == "path" else f"reference {error.key}"
         raise ImageError(image, key, error.message) from None
+    removed = {}
+    if injected is not None:
+        import pandas as pd
+
+        truth = pd.read_csv(injected)
+        stars = truth[truth["kind"] == "removed"]
+        if len(stars):
+            from otrain_core.real_stars import remove_stars
+
+            other, stars_record = remove_stars(other, stars, name=image)
+            removed = {"removed": stars_record.pop("removed")}
+            removed |= {f"removed_{key}": value for key, value in stars_record.items()}
     aligned = align_reference(
         other,
         science_data=planes["sci"],
         science_noise=planes["noise"],
         science_mask=planes["mask"],
-        science_wcs=io.image_wcs(header, wcs, image=image),
+        science_wcs=io.image_wcs(header, wcs, image=image, record=psf),
         name=image,
         method=options.pop("align", "auto"),
+        resampling=options.pop("resampling", "bilinear"),
         seeing=seeing,
     )
     result = subtract_images(
@@ -50,7 +69,7 @@ def main(
     written = {"diff": result.diff, "noise": result.noise, "mask": result.mask}
     written |= {"science": planes["sci"], "reference": result.reference}
     io.write_planes(difference, written, header)
-    io.write_json(record, {"image": image, **aligned.record, **result.record})
+    io.write_json(record, {"image": image, **aligned.record, **result.record, **removed})
 
 
 if "snakemake" in globals():
@@ -67,5 +86,6 @@ if "snakemake" in globals():
             telescope=snakemake.params.telescope,  # noqa: F821
             wcs=snakemake.params.wcs,  # noqa: F821
             reference_wcs=snakemake.params.get("reference_wcs"),  # noqa: F821
+            injected=snakemake.input.get("injected"),  # noqa: F821
             options=snakemake.params.options,  # noqa: F821
         )

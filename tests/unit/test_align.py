@@ -142,15 +142,21 @@ def test_outside_the_reference_is_missing():
     np.testing.assert_array_equal(np.isfinite(out), inside)
 
 
-def test_the_smoothing_is_the_autocorrelation_of_resampled_noise():
-    data = np.random.default_rng(1).normal(0, 1, (300, 300)).astype(np.float32)
-    out, _, _, smoothing = resample.resample(
-        data, np.ones_like(data), np.zeros(data.shape, np.uint8), affine((280, 280), [[1, 0.01], [-0.01, 1]], (5, 9))
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.4, 2.0])
+def test_the_smoothing_is_the_autocorrelation_of_resampled_noise(scale):
+    data = np.random.default_rng(1).normal(0, 1, (400, 400)).astype(np.float32)
+    side = int(370 / scale)
+    out, noise, _, smoothing = resample.resample(
+        data,
+        np.ones_like(data),
+        np.zeros(data.shape, np.uint8),
+        affine((side, side), [[scale, 0.01 * scale], [-0.01 * scale, scale]], (5, 9)),
     )
-    good = np.nan_to_num(out)[15:-15, 15:-15]
+    good = (np.nan_to_num(out) / np.nan_to_num(noise, nan=1.0))[15:-15, 15:-15]
     middle = smoothing.shape[0] // 2
     assert good.var() == pytest.approx(smoothing[middle, middle], rel=0.03)
-    assert (good[:, 1:] * good[:, :-1]).mean() == pytest.approx(smoothing[middle, middle + 1], abs=0.02)
+    for lag in (1, 2):
+        assert (good[:, lag:] * good[:, :-lag]).mean() == pytest.approx(smoothing[middle, middle + lag], abs=0.02)
 
 
 def test_holes_are_filled_from_their_neighbours():

@@ -107,6 +107,23 @@ def test_check_fit(tmp_path):
         io.check_fit(image, needs_wcs=True, cutout_size=32)
 
 
+def test_refined_wcs_of_the_record_wins(tmp_path):
+    keys = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 10.0, "CRVAL2": 5.0, "CRPIX1": 1.0, "CRPIX2": 1.0}
+    path = write(tmp_path / "a.fits", sky(), **keys, CDELT1=-3e-4, CDELT2=3e-4)
+    came = io.read_image(path, name="a", telescope=ROW)
+    refined = came.wcs.deepcopy()
+    refined.wcs.crval = [20.0, 6.0]
+    io.write_json(tmp_path / "psf.json", {"wcs": refined.to_header_string(relax=True)})
+    record = io.read_json(tmp_path / "psf.json")
+    (tmp_path / "a.wcs").write_text(came.wcs.to_header_string())
+    image = io.read_image(path, name="a", telescope=ROW, wcs_path=tmp_path / "a.wcs", record=record)
+    assert list(image.wcs.wcs.crval) == [20.0, 6.0]
+    assert list(io.image_wcs(came.header, None, image="a", record=record).wcs.crval) == [20.0, 6.0]
+    assert list(io.image_wcs(came.header, None, image="a", record={"wcs": None}).wcs.crval) == [10.0, 5.0]
+    with pytest.raises(ImageError, match="image a: wcs: the record of the PSF holds no celestial WCS"):
+        io.image_wcs(came.header, None, image="a", record={"wcs": "END" + 77 * " "})
+
+
 def test_planes_round_trip(tmp_path):
     planes = {"sci": sky(), "mask": np.ones((4, 5), np.uint8)}
     io.write_planes(tmp_path / "p.fits", planes, fits.Header([("GAIN", 2.0)]))

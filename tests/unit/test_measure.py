@@ -5,6 +5,7 @@ from otrain_core.measure import (
     any_near,
     filtered_spread,
     gaussian_widths,
+    negative_shares,
     psf_fluxes,
     value_at,
     window_ellipticities,
@@ -50,3 +51,14 @@ def test_pixels_under_and_about_positions():
     x, y = np.array([7.4, 7.6, -1.0, np.nan, 19.6]), np.array([2.6, 3.0, 3.0, 3.0, 3.0])
     assert value_at(plane, x, y, outside=True).tolist() == [True, False, True, True, True]
     assert any_near(plane, np.array([9.0, 10.1]), np.array([3.0, 3.0]), 2.0).tolist() == [True, False]
+
+
+def test_a_dipole_is_half_negative_and_a_new_source_is_not():
+    data = np.zeros((40, 80), dtype=np.float32)
+    y, x = np.mgrid[:40, :80]
+    for x0, sign in ((20.0, 1), (58.5, 1), (61.5, -1)):
+        data += sign * 50 * np.exp(-0.5 * ((x - x0) ** 2 + (y - 20) ** 2) / 1.2**2)
+    error, clear = np.ones_like(data), np.zeros(data.shape, dtype=bool)
+    centres = np.array([20.0, 60.0, 5.0]), np.array([20.0, 20.0, 5.0])
+    shares = negative_shares(data, error, clear, *centres, seeing=2.8)
+    assert shares[0] == 0 and shares[1] == pytest.approx(0.5, abs=0.02) and shares[2] == 0

@@ -79,6 +79,40 @@ def test_background_does_not_swallow_stars():
     assert box.sum() == pytest.approx(stars[236:277, 236:277].sum(), rel=0.01)
 
 
+@pytest.mark.parametrize("box", [20, 64])
+def test_photutils_finds_the_same_background(box):
+    image, *_ = field(fwhm=3.0, n=60, logflux=(3, 4.5), shape=(512, 512))
+    rows, columns = np.mgrid[:512, :512]
+    image.data += (0.02 * columns + 10 * np.sin(rows / 200)).astype(np.float32)
+    image.data[200:260, 100:190] = np.nan
+    options = {"seeing": 3.0, "cosmics": "none", "background_box": box}
+    ours, theirs = (prepare_image(image, background_method=name, **options) for name in ("sep", "photutils"))
+    assert not np.array_equal(ours.background, theirs.background)
+    np.testing.assert_array_equal(ours.mask, theirs.mask)
+    inner = (slice(32, -32), slice(32, -32))  # photutils lets the map run out flat at the edges, sep with its slope
+    difference = (ours.background - theirs.background)[inner]
+    assert np.std(difference) < 1.0
+    assert np.abs(np.median(difference)) < 0.2
+    assert np.nanmedian(theirs.noise / ours.noise) == pytest.approx(1, abs=0.02)
+    assert theirs.background.dtype == theirs.noise.dtype == np.float32
+    assert np.isfinite(theirs.background).all()
+    with pytest.raises(ValueError, match="background_method 'median' is unknown"):
+        prepare_image(image, seeing=3.0, background_method="median")
+
+
+def test_small_boxes_leave_the_stars_their_flux():
+    image, x, y, flux = field(fwhm=3.0, n=40, logflux=(4.2, 4.8), shape=(512, 512), seed=7)
+    prepared = prepare_image(image, seeing=3.0, cosmics="none", background_box=20, background_method="photutils")
+    inside = (np.abs(x - 255) < 230) & (np.abs(y - 255) < 230)
+    alone = np.hypot(x[:, None] - x, y[:, None] - y) + 1e3 * np.eye(len(x)) > 25
+    shares = [
+        prepared.sci[round(v) - 7 : round(v) + 8, round(u) - 7 : round(u) + 8].sum() / f
+        for u, v, f in zip(*(a[inside & alone.all(axis=1)] for a in (x, y, flux)), strict=True)
+    ]
+    assert len(shares) > 10
+    assert np.median(shares) == pytest.approx(1, abs=0.015)
+
+
 def test_noise_is_that_of_the_pixels():
     image, *_ = field(fwhm=2.5, n=30, logflux=(4.5, 5.0), seed=3)
     clean, *_ = field(fwhm=2.5, n=30, logflux=(4.5, 5.0), seed=3, noise=False)

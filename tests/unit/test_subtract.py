@@ -1,10 +1,12 @@
 """Subtraction: what is the same vanishes, what is new keeps its flux, what is missing is masked."""
 
 import dataclasses
+import os
 import shutil
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import ndimage
 
@@ -13,6 +15,7 @@ from otrain_core.align import align_reference
 from otrain_core.errors import ImageError, MissingProgramError
 from otrain_core.io import MASK_BAD, MASK_COSMIC, MASK_MISSING, MASK_REFERENCE, MASK_SATURATED
 from otrain_core.prepare import prepare_image
+from otrain_core.stars import star_residual
 from otrain_core.subtract import aligned_from_arrays, subtract_images
 from tests.unit.synthetic_pair import make_sky, observe
 
@@ -296,13 +299,17 @@ def test_zogy_recovers_flux_and_noise(sky):
     assert result.diff[aperture].sum() == pytest.approx(6000, rel=0.1)
 
 
-@pytest.mark.skipif(shutil.which("hotpants") is None, reason="the program hotpants is not installed")
+HOTPANTS = shutil.which(os.environ.get("OTRAIN_HOTPANTS", "hotpants"))
+
+
+@pytest.mark.skipif(HOTPANTS is None, reason="the program hotpants is not on the PATH (or named by OTRAIN_HOTPANTS)")
 @pytest.mark.parametrize(("fwhm", "fwhm_reference"), [(3.2, 2.4), (2.4, 3.2)])
 def test_hotpants_and_ours_agree(sky, fwhm, fwhm_reference):
     new = [(180.3, 141.8, 6000.0)]
     science = observe(sky, seed=2, fwhm=fwhm, extra=new)
     reference = observe(sky, seed=3, fwhm=fwhm_reference, factor=2.0)
-    ours, theirs = (difference(science, reference, method=m) for m in ("alard-lupton", "hotpants"))
+    ours = difference(science, reference)
+    theirs = difference(science, reference, method="hotpants", hotpants_program=HOTPANTS)
     assert theirs.record["flux_scale"] == pytest.approx(ours.record["flux_scale"], rel=0.02)
     both = np.isfinite(ours.diff) & np.isfinite(theirs.diff)
     assert both.mean() > 0.8
@@ -314,9 +321,81 @@ def test_hotpants_and_ours_agree(sky, fwhm, fwhm_reference):
 
 def test_a_missing_program_is_named_before_any_work(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(MissingProgramError, match="hotpants is not on the PATH; build it from"):
-        subtract.require_programs({"method": "hotpants"})
-    subtract.require_programs({"method": "alard-lupton"})
+    with pytest.raises(MissingProgramError, match="hotpants is not on the PATH; it is to be had as built from"):
+        subtract.available_method("hotpants")
+    assert subtract.available_method("alard-lupton") == "alard-lupton"
+
+
+@pytest.mark.parametrize("program", [None, "/nowhere/hotpants"])
+def test_the_fallback_is_used_and_said(sky, monkeypatch, caplog, program):
+    science, reference = observe(sky, seed=2, fwhm=3.0), observe(sky, seed=3, fwhm=2.4)
+    wanted = difference(science, reference)
+    monkeypatch.setenv("PATH", "")
+    result = difference(science, reference, method="hotpants", fallback="alard-lupton", hotpants_program=program)
+    assert (result.record["method"], result.record["wanted_method"]) == ("alard-lupton", "hotpants")
+    assert "wanted_method" not in wanted.record
+    np.testing.assert_array_equal(result.diff, wanted.diff)
+    assert len(caplog.records) == 1
+    assert caplog.records[0].levelname == "WARNING"
+    assert "image science: " in caplog.text
+    assert "subtract.fallback: alard-lupton is used" in caplog.text
+
+
+def test_the_record_tells_how_well_the_stars_match(sky):
+    science, reference = observe(sky, seed=2, fwhm=3.0), observe(sky, seed=3, fwhm=2.4, factor=0.8)
+    record = difference(science, reference).record
+    assert abs(record["star_residual"]) < 0.02
+    assert record["star_residual_stars"] >= 30
+    assert 0 <= record["rejected_fraction"] < 0.3
+    assert record["flux_scale_stars"] == pytest.approx(1 / 0.8, rel=0.02)
+
+
+def lamp(*, share=0.0, moved=0.0):
+    """Eight stars of 1e5 ADU, FWHM 3 px (15/16 of the flux within one FWHM), that leave a share of it or a dipole."""
+    rows, columns = np.indices((120, 240))
+    rng = np.random.default_rng(1)
+    diff = rng.normal(0, 5, rows.shape)
+    stars = []
+    for number in range(8):
+        x, y = 20 + 27.3 * number, 40.2 + 5 * number
+        profiles = [np.exp(-0.5 * ((columns - x - d) ** 2 + (rows - y) ** 2) / (3 / 2.355) ** 2) for d in (0, moved)]
+        first, second = (1e5 * profile / profile.sum() for profile in profiles)
+        diff += first - (1 - share) * second
+        stars.append((x, y, 1e5))
+    return diff.astype(np.float32), np.full(diff.shape, 5, np.float32), pd.DataFrame(stars, columns=["x", "y", "flux"])
+
+
+@pytest.mark.parametrize(("options", "expected"), [({}, 0.0), ({"share": 0.2}, 0.1875), ({"moved": 9.0}, 0.9375)])
+def test_the_residual_is_the_share_of_the_flux_that_stays(options, expected):
+    value, n = star_residual(*lamp(**options), radius=3.0)
+    assert n == 8
+    assert value == pytest.approx(expected, abs=0.01)
+
+
+def test_masked_and_faint_stars_say_nothing_about_the_residual():
+    diff, noise, stars = lamp(share=0.2)
+    diff[40:42, 20] = np.nan
+    assert star_residual(diff, noise, stars, radius=3.0)[1] == 7
+    stars.loc[3:, "flux"] = 100
+    value, n = star_residual(diff, noise, stars, radius=3.0)
+    assert n == 2
+    assert np.isnan(value)
+
+
+def test_a_failed_kernel_is_refused_though_the_sky_is_clean(sky):
+    science, reference = observe(sky, seed=2, fwhm=3.0), observe(sky, seed=3, fwhm=2.4)
+    prepared = prepare_image(science, seeing=3.0, cosmics="none")
+    planes = {"science_data": prepared.sci, "science_noise": prepared.noise, "science_mask": prepared.mask}
+    aligned = align_reference(reference, **planes, science_wcs=science.wcs, name="science", seeing=3.0)
+    aligned.data = np.roll(aligned.data, 7, axis=1)  # as far as the kernel reaches
+    options = {"name": "science", "kernel_half_width": 7, "kernel_order": 0}
+    with pytest.raises(
+        ImageError, match=r"science: subtract: bright stars leave \d+ % of their flux in the difference"
+    ):
+        subtract_images(prepared.sci, prepared.noise, prepared.mask, aligned, **options)
+    result = subtract_images(prepared.sci, prepared.noise, prepared.mask, aligned, **options, max_star_residual=99)
+    assert result.record["star_residual"] > 0.4
+    assert result.record["noise_spread"] < 1.15
 
 
 def test_a_misaligned_reference_is_refused(sky):
@@ -389,3 +468,52 @@ def test_the_script_writes_planes_and_record(sky, tmp_path):
     assert record["kernel_order"] == 1
     assert record["align"] == "wcs"
     assert {"noise_spread", "flux_scale", "cpu_seconds", "n_stamps", "seeing_reference_px"} <= set(record)
+
+
+@pytest.mark.skipif(not (shutil.which("SWarp") or shutil.which("swarp")), reason="the program swarp is not installed")
+def test_the_script_takes_all_options_stars_out_and_the_refined_wcs(sky, tmp_path, monkeypatch):
+    from astropy.io import fits
+
+    from otrain_core import real_stars
+    from otrain_core.config import SubtractOptions
+    from scripts.subtract import main
+
+    science = observe(sky, seed=2, fwhm=3.0, wcs_error=(2.0, -1.0))
+    reference = observe(sky, seed=3, fwhm=2.4, shift=(2.0, 1.0))
+    prepared = prepare_image(science, seeing=3.0, cosmics="none")
+    planes = {"sci": prepared.sci, "noise": prepared.noise, "mask": prepared.mask, "background": prepared.background}
+    io.write_planes(tmp_path / "prepared.fits", planes, science.header)
+    fits.writeto(tmp_path / "reference.fits", reference.data, reference.header)
+    refined = observe(sky, seed=2, fwhm=3.0).wcs.to_header_string(relax=True)
+    asked = []
+
+    def remove_stars(image, stars, *, name):
+        asked.append((image.data.shape, list(stars["id"]), name))
+        return image, {"removed": [4], "failed": [{"id": 7, "reason": "blended"}]}
+
+    monkeypatch.setattr(real_stars, "remove_stars", remove_stars)
+    kinds = {"id": [3, 4, 7], "kind": ["random", "removed", "removed"]}
+    pd.DataFrame(kinds | {"ra": 150.0, "dec": 20.0, "flux": 1.0}).to_csv(tmp_path / "injected.csv", index=False)
+    options = SubtractOptions(align="swarp", resampling="lanczos3", kernel_order=1).model_dump()
+    records = {}
+    for name, wcs in (("refined", refined), ("own", None)):
+        io.write_json(tmp_path / "psf.json", {"seeing_px": 3.0, "wcs": wcs})
+        main(
+            prepared=tmp_path / "prepared.fits",
+            psf_record=tmp_path / "psf.json",
+            reference=tmp_path / "reference.fits",
+            difference=tmp_path / "difference.fits",
+            record=tmp_path / "subtract.json",
+            image="science",
+            telescope={"gain": 1.5, "read_noise": 4.0, "saturation": 60000.0},
+            wcs=None,
+            injected=tmp_path / "injected.csv",
+            options=options,
+        )
+        records[name] = io.read_json(tmp_path / "subtract.json")
+    assert asked == [(SHAPE, [4, 7], "science")] * 2
+    assert records["refined"]["removed"] == [4]
+    assert records["refined"]["removed_failed"][0]["id"] == 7
+    assert (records["refined"]["align"], records["refined"]["resampling"]) == ("swarp", "lanczos3")
+    assert records["refined"]["align_offset"] < 0.1
+    assert records["own"]["align_offset"] == pytest.approx(np.hypot(2, 1), abs=0.1)

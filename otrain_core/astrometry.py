@@ -1,0 +1,391 @@
+"""The WCS of an image, refined on a star catalogue by SCAMP or by astropy, through STDPipe.
+
+Whatever the method, what is handed on is a WCS that `astropy.wcs.WCS.to_header_string`
+writes and reads back as it is: TAN, or TAN-SIP with a distortion. SCAMP's own form (TPV)
+is turned into SIP for that, and SIP back into TPV for SWarp, see `swarp_header`.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from astropy.io import fits
+
+from otrain_core.errors import ImageError
+from otrain_core.io import Image
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from astropy.table import Table
+
+log = logging.getLogger("otrain.astrometry")
+
+MIN_SNR = 10.0
+MIN_MATCHES = 6  # a plane in x and in y
+MATCHES_PER_TERM = 3  # stars for each coefficient of the distortion, as STDPipe asks of SCAMP
+GOOD_RMS = 0.4  # of the radius; of chance matches, uniform in the circle, it is 0.7
+MAG_FLOOR = 0.05  # uncertainty of a magnitude at least, where SCAMP looks at brightness [mag]
+
+
+def find_objects(image: Image, *, fwhm: float) -> Table:
+    """Sources of an image by STDPipe's detection with sep.
+
+    Parameters
+    ----------
+    image : Image
+    fwhm : float
+        Of the stars [px].
+
+    Returns
+    -------
+    astropy.table.Table
+        ``x``, ``y`` (windowed), ``xerr``, ``yerr`` [px], ``flux``, ``fluxerr`` in a radius of
+        2 `fwhm` [ADU], ``mag``, ``magerr``, ``flags`` (0: nothing wrong) and more, brightest first.
+    """
+    from stdpipe.photometry import get_objects_sep
+
+    missing = ~np.isfinite(image.data)
+    spoilt = missing.copy()
+    if np.isfinite(image.saturation):
+        spoilt |= np.nan_to_num(image.data, nan=np.inf) >= 0.9 * image.saturation
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return get_objects_sep(
+            np.ascontiguousarray(image.data, np.float32),
+            mask=spoilt,
+            mask_detect=missing,
+            thresh=4.0,
+            fwhm=float(fwhm),
+            aper=2.0,
+            r0=0.5,
+            gain=image.gain,
+            edge=int(np.ceil(2 * fwhm)),
+            minarea=4,
+            sn=MIN_SNR,
+            centroid=True,
+            verbose=False,
+        )
+
+
+def star_table(image: Image, catalogue: pd.DataFrame | None) -> Table:
+    """Stars of a catalogue as STDPipe takes them: RAJ2000, DEJ2000, mag, magerr, g, r (g - r: its color).
+
+    Raises
+    ------
+    ImageError
+        No catalogue, or no star in it (key ``catalogue``).
+    """
+    from astropy.table import Table
+
+    if catalogue is None or len(catalogue) == 0:
+        raise ImageError(image.name, "catalogue", "the star catalogue of this field is missing or empty")
+    stars = catalogue[np.isfinite(catalogue["ra"]) & np.isfinite(catalogue["dec"])]
+    if "kind" in stars:
+        stars = stars[stars["kind"] != "galaxy"]
+    if len(stars) == 0:
+        raise ImageError(image.name, "catalogue", "the catalogue of this field holds no star")
+    unknown = np.full(len(stars), np.nan)
+    mag = np.asarray(stars["mag"], float)
+    color = np.asarray(stars["color"], float) if "color" in stars else unknown
+    magerr = np.asarray(stars["magerr"], float) if "magerr" in stars else unknown
+    return Table(
+        {
+            "RAJ2000": np.asarray(stars["ra"], float),
+            "DEJ2000": np.asarray(stars["dec"], float),
+            "mag": mag,
+            "magerr": np.nan_to_num(magerr, nan=0.0),
+            "g": mag + color,
+            "r": mag,
+        }
+    )
+
+
+def require_wcs(image: Image) -> None:
+    """Raise for an image without WCS.
+
+    Raises
+    ------
+    ImageError
+        Key ``WCS``.
+    """
+    if image.wcs is None:
+        raise ImageError(
+            image.name,
+            "WCS",
+            "no celestial WCS in the header, and this pipeline needs one to find its stars in the catalogue; "
+            "give one (column wcs)",
+        )
+
+
+def refine_wcs(
+    image: Image,
+    catalogue: pd.DataFrame,
+    *,
+    method: str,
+    fwhm: float,
+    degree: int = 3,
+    match_radius: float = 5.0,
+    objects: Table | None = None,
+) -> tuple[Any, dict[str, Any]]:
+    """Refine the WCS of an image on a catalogue.
+
+    The solution is taken if it is no worse than the WCS that came: as many stars
+    matched (but for a tenth) at no larger rms. Else that WCS is kept, if the stars agree with it.
+
+    Parameters
+    ----------
+    image : Image
+        With a WCS.
+    catalogue : pandas.DataFrame
+        ``ra``, ``dec`` [deg], ``mag``; ``kind``.
+    method : {"scamp", "astropy"}
+        SCAMP (Bertin 2006, ASPC 351, 112) finds its stars by their pattern, up to an arcminute
+        off; astropy's fit needs them within `match_radius`.
+    fwhm : float
+        Of the stars [px].
+    degree : int
+        Of the distortion; lowered where there are fewer than three stars for each coefficient.
+    match_radius : float
+        [px].
+    objects : astropy.table.Table, optional
+        As `find_objects` gives them.
+
+    Returns
+    -------
+    wcs : astropy.wcs.WCS
+        The WCS of `image` itself (the same object) where it is kept.
+    record : dict
+        ``method`` ("none" where the WCS that came is kept), ``n_stars`` (matched), ``rms_arcsec``
+        and ``rms_arcsec_before`` (of distances, clipped at three times their own), ``n_catalogue``, ``degree``, ``reason`` (why
+        the WCS that came is kept, else "").
+
+    Raises
+    ------
+    ImageError
+        No WCS (key ``WCS``), no catalogue (key ``catalogue``), or neither the solution nor the
+        WCS that came agrees with the stars (key ``astrometry``).
+    MissingProgramError
+        SCAMP is not installed.
+    """
+    if method not in ("scamp", "astropy"):
+        raise ValueError(f"method {method!r} is unknown")
+    require_wcs(image)
+    stars = star_table(image, catalogue)
+    objects = find_objects(image, fwhm=fwhm) if objects is None else objects
+    good = objects[objects["flags"] == 0]
+    radius = match_radius * image.pixel_scale
+    n_before, rms_before = _agreement(image.wcs, good, stars, radius)
+    wcs, used = None, 0
+    if len(good) >= MIN_MATCHES:
+        solve = _scamp if method == "scamp" else _astropy
+        wcs, used = solve(image, good, stars, degree=degree, radius=radius)
+    n_after, rms_after = _agreement(wcs, good, stars, radius)
+    # Half of the stars in common is little: the catalogue and the image differ in depth.
+    needed = max(MIN_MATCHES, 0.3 * min(len(good), _in_frame(image, stars)))
+    record = {
+        "method": method,
+        "n_stars": n_after,
+        "rms_arcsec": rms_after,
+        "rms_arcsec_before": rms_before,
+        "n_catalogue": len(stars),
+        "degree": used,
+        "reason": "",
+    }
+    agrees = n_after >= needed and rms_after < GOOD_RMS * radius
+    came_agrees = n_before >= needed and rms_before < GOOD_RMS * radius
+    if agrees and (not came_agrees or (rms_after <= rms_before and n_after >= 0.9 * n_before)):
+        return wcs, record
+    if wcs is None:
+        reason = f"{method} finds no solution with {len(good)} sources and {len(stars)} stars of the catalogue"
+    else:
+        reason = f"the solution of {method} is worse ({n_after} stars, rms {rms_after:.2f} arcsec)"
+    if not came_agrees:
+        raise ImageError(
+            image.name,
+            "astrometry",
+            f"{reason}, and the WCS that came does not agree with the catalogue "
+            f"({n_before} stars within {radius:.1f} arcsec)",
+        )
+    log.warning("image %s: astrometry: %s; the WCS that came is kept", image.name, reason)
+    record |= {"method": "none", "n_stars": n_before, "rms_arcsec": rms_before, "degree": 0, "reason": reason}
+    return image.wcs, record
+
+
+def _in_frame(image: Image, stars: Table) -> int:
+    """Stars of the catalogue that the image shows, by its WCS."""
+    height, width = image.shape
+    with np.errstate(invalid="ignore"):
+        x, y = image.wcs.wcs_world2pix(stars["RAJ2000"], stars["DEJ2000"], 0)
+        return int(np.count_nonzero((x > 0) & (x < width - 1) & (y > 0) & (y < height - 1)))
+
+
+def _match(wcs: Any, objects: Table, stars: Table, radius: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of objects and stars, each the other's nearest within a radius [arcsec], and their distances [arcsec]."""
+    from stdpipe.astrometry import spherical_match
+
+    ra, dec = wcs.all_pix2world(objects["x"], objects["y"], 0)
+    first, second, distance = spherical_match(ra, dec, stars["RAJ2000"], stars["DEJ2000"], radius / 3600)
+    order = np.argsort(distance, kind="stable")
+    first, second, distance = first[order], second[order], distance[order] * 3600
+    mutual = np.zeros(len(first), bool)
+    mutual[np.intersect1d(np.unique(first, return_index=True)[1], np.unique(second, return_index=True)[1])] = True
+    return first[mutual], second[mutual], distance[mutual]
+
+
+def _agreement(wcs: Any, objects: Table, stars: Table, radius: float) -> tuple[int, float]:
+    """Number of matched stars and rms of their distances [arcsec], clipped at three times itself."""
+    if wcs is None or len(objects) == 0:
+        return 0, np.nan
+    *_, distance = _match(wcs, objects, stars, radius)
+    if distance.size == 0:
+        return 0, np.nan
+    rms = 1.2 * np.median(distance)  # of a normal distribution in two dimensions
+    for _ in range(10):
+        kept = distance[distance <= 3 * rms]
+        if kept.size == 0 or np.isclose(np.sqrt(np.mean(kept**2)), rms):
+            break
+        rms = np.sqrt(np.mean(kept**2))
+    return int(kept.size), float(rms)
+
+
+def _affordable(degree: int, n_stars: int) -> int:
+    """Largest degree that so many stars determine in both axes; at least 1."""
+    while degree > 1 and n_stars < MATCHES_PER_TERM * (degree + 1) * (degree + 2):
+        degree -= 1
+    return degree
+
+
+def _scamp(image: Image, objects: Table, stars: Table, *, degree: int, radius: float) -> tuple[Any, int]:
+    from astropy.wcs import WCS
+    from stdpipe.astrometry import refine_wcs_scamp
+
+    from otrain_core.programs import find_program
+
+    program = find_program("scamp")
+    degree = _affordable(degree, min(len(objects), len(stars)))
+    objects = objects.copy()  # STDPipe writes positions into it
+    objects["magerr"] = np.hypot(objects["magerr"], MAG_FLOOR)
+    # STDPipe turns SIP into TPV for SCAMP, but not where the matrix has no turn in it.
+    came = image.wcs if image.wcs.sip is None else WCS(swarp_header(image.wcs, image.shape))
+    with tempfile.TemporaryDirectory(prefix="otrain-scamp-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        header = refine_wcs_scamp(
+            objects,
+            stars,
+            wcs=came,
+            header=_frame(image.shape),
+            sr=radius / 3600,
+            order=degree,
+            cat_col_mag="mag",
+            cat_col_mag_err="magerr",
+            get_header=True,
+            extra={"NTHREADS": 1},
+            _workdir=folder,
+            _exe=program,
+        )
+        if header is None:
+            return None, 0
+        return _reread(_as_sip(WCS(header), image.shape, degree)), degree
+
+
+def _astropy(image: Image, objects: Table, stars: Table, *, degree: int, radius: float) -> tuple[Any, int]:
+    from stdpipe.pipeline import refine_astrometry
+
+    wcs, used = image.wcs, 0
+    for _ in range(2):
+        pairs = _pairs(wcs, objects, stars, radius)
+        if len(pairs[0]) < MIN_MATCHES:
+            return None, 0
+        used = _affordable(degree, len(pairs[0]))
+        # The pairs are given, as the fit is not robust, and STDPipe's match by brightness fails with statsmodels 0.15.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                wcs = refine_astrometry(
+                    objects[pairs[0]],
+                    stars[pairs[1]],
+                    wcs=wcs,
+                    sr=radius / 3600,
+                    order=used if used > 1 else None,  # SIP begins with squares
+                    method="astropy",
+                    use_photometry=False,
+                    n_iter=1,
+                )
+            except (ValueError, RuntimeError, np.linalg.LinAlgError):
+                return None, 0
+        if wcs is None:
+            return None, 0
+        wcs = _reread(wcs)
+    return wcs, used
+
+
+def _pairs(wcs: Any, objects: Table, stars: Table, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Matched objects and stars whose offsets are those of the others (no chance match)."""
+    first, second, _ = _match(wcs, objects, stars, radius)
+    x, y = wcs.all_world2pix(stars["RAJ2000"][second], stars["DEJ2000"][second], 0, quiet=True)
+    dx, dy = x - objects["x"][first], y - objects["y"][first]
+    off = np.hypot(dx - np.median(dx), dy - np.median(dy)) if len(first) else dx
+    keep = off <= 3 * max(1.2 * np.median(off), 0.05) if len(first) else np.zeros(0, bool)
+    return first[keep], second[keep]
+
+
+def _as_sip(wcs: Any, shape: tuple[int, int], degree: int) -> Any:
+    """The same WCS as TAN-SIP, fitted on a grid: SIP holds no constant and linear terms as TPV does,
+    so that reference pixel and matrix have to take them up."""
+    from astropy.coordinates import SkyCoord
+    from astropy.wcs.utils import fit_wcs_from_points
+
+    x, y = (grid.ravel() for grid in np.meshgrid(np.linspace(0, shape[1] - 1, 25), np.linspace(0, shape[0] - 1, 25)))
+    sky = SkyCoord(*wcs.all_pix2world(x, y, 0), unit="deg")
+    return fit_wcs_from_points((x, y), sky, proj_point="center", sip_degree=degree if degree > 1 else None)
+
+
+def _frame(shape: tuple[int, int]) -> fits.Header:
+    return fits.Header(
+        {"SIMPLE": True, "BITPIX": -32, "NAXIS": 2, "NAXIS1": shape[1], "NAXIS2": shape[0], "EQUINOX": 2000.0}
+    )
+
+
+def _reread(wcs: Any) -> Any:
+    """The WCS as it will be read from its header string."""
+    from astropy.wcs import WCS
+
+    return WCS(fits.Header.fromstring(wcs.to_header_string(relax=True)))
+
+
+def swarp_header(wcs: Any, shape: tuple[int, int] | None = None) -> fits.Header:
+    """A WCS as SWarp reads it: TAN with a CD matrix, or TPV where it has a distortion.
+
+    SWarp (Bertin 2002, ASPC 281, 228) knows no SIP.
+
+    Parameters
+    ----------
+    wcs : astropy.wcs.WCS
+    shape : tuple of int, optional
+        (height, width) of the image, over which the distortion is converted [px]; left out,
+        the image that the WCS tells of, else one with the reference pixel in its middle.
+
+    Returns
+    -------
+    astropy.io.fits.Header
+        Celestial keys only, NAXIS1 and NAXIS2 of `shape` with them.
+    """
+    from stdpipe.astrometry import wcs_sip2pv
+
+    if shape is None:
+        width, height = wcs.pixel_shape or np.maximum(2 * wcs.wcs.crpix, 64)
+        shape = (int(height), int(width))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        header = _frame(shape)
+        header.update(wcs.to_header(relax=True))
+        for key in [key for key in header if key.startswith(("PC", "CD"))]:
+            del header[key]
+        for i, j in ((1, 1), (1, 2), (2, 1), (2, 2)):
+            header[f"CD{i}_{j}"] = float(wcs.pixel_scale_matrix[i - 1, j - 1])
+        projection = str(wcs.wcs.ctype[0])[5:]
+        return header if projection == "TAN" and wcs.sip is None else wcs_sip2pv(header)

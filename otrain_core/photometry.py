@@ -1,0 +1,134 @@
+"""The zero point of an image from a star catalogue, with a colour term, by STDPipe."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from otrain_core.astrometry import find_objects, require_wcs, star_table
+from otrain_core.errors import ImageError
+from otrain_core.io import Image
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from astropy.table import Table
+
+    from otrain_core.psf import PSFModel
+
+MIN_STARS = 5
+COLOR_STARS = 10  # with fewer stars of known colour there is no colour term
+MAX_SCATTER = 0.1  # what stars may differ by beyond their errors: variability, flat field [mag]
+
+
+def photometric_solution(
+    image: Image,
+    catalogue: pd.DataFrame,
+    *,
+    model: PSFModel,
+    match_radius: float = 5.0,
+    objects: Table | None = None,
+    min_stars: int = MIN_STARS,
+) -> dict[str, Any]:
+    """Zero point and colour term of an image.
+
+    Fluxes in apertures of 2 FWHM are brought to those of whole stars by the share of the
+    PSF that the aperture holds, so that the zero point is that of PSF photometry. The fit is
+    `stdpipe.pipeline.calibrate_photometry`: stars off by more than five times their
+    errors, with a scatter of their own of up to 0.1 mag in them, are left out.
+
+    Parameters
+    ----------
+    image : Image
+        With the WCS in use.
+    catalogue : pandas.DataFrame
+        ``ra``, ``dec`` [deg], ``mag``, ``magerr``, ``color`` (g - r), ``kind``.
+    model : PSFModel
+    match_radius : float
+        [px].
+    objects : astropy.table.Table, optional
+        As `otrain_core.astrometry.find_objects` gives them.
+    min_stars : int
+        With fewer the image is refused.
+
+    Returns
+    -------
+    dict
+        ``zero_point`` (magnitude of 1 ADU at g - r = 0), ``zero_point_err``, ``color_term``
+        (mag = -2.5 log10(flux) + zero_point + color_term (g - r); NaN where it was not fitted),
+        ``n_stars`` (used), ``scatter`` (about the fit, from the median [mag]), ``aperture_share``.
+
+    Raises
+    ------
+    ImageError
+        No WCS (key ``WCS``), no catalogue (key ``catalogue``), too few stars or no fit (key ``photometry``).
+    """
+    from astropy.table import Table
+    from stdpipe.pipeline import calibrate_photometry
+
+    require_wcs(image)
+    stars = star_table(image, catalogue)
+    objects = find_objects(image, fwhm=model.fwhm) if objects is None else objects
+    share = _aperture_shares(model, objects["x"], objects["y"], 2 * model.fwhm)
+    ra, dec = image.wcs.all_pix2world(objects["x"], objects["y"], 0)
+    table = Table({key: np.asarray(objects[key]) for key in ("x", "y", "magerr", "flags")})
+    table["ra"], table["dec"] = ra, dec
+    table["mag"] = -2.5 * np.log10(np.maximum(objects["flux"], 1e-9) / share)
+    radius = match_radius * image.pixel_scale / 3600
+    with_color = np.isfinite(stars["g"] - stars["r"])
+    for color in (True, False):
+        chosen = stars[with_color] if color else stars
+        if len(chosen) < (COLOR_STARS if color else min_stars) or len(table) == 0:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            solution = calibrate_photometry(
+                table,
+                chosen,
+                sr=radius,
+                cat_col_mag="mag",
+                cat_col_mag_err="magerr",
+                cat_col_mag1="g" if color else None,
+                cat_col_mag2="r" if color else None,
+                max_intrinsic_rms=MAX_SCATTER,
+                robust=False,  # STDPipe's robust fit fails with statsmodels 0.15; outliers are clipped all the same
+                update=False,
+            )
+        used = int(np.sum(solution["idx"])) if solution else 0
+        if used >= (COLOR_STARS if color else min_stars):
+            return _record(solution, used, color, share)
+    raise ImageError(
+        image.name,
+        "photometry",
+        f"too few stars for a zero point: {len(table)} sources, {len(stars)} stars in the catalogue, "
+        f"fewer than {min_stars} in common",
+    )
+
+
+def _record(solution: dict[str, Any], used: int, color: bool, share: np.ndarray) -> dict[str, Any]:
+    left = (solution["zero"] - solution["zero_model"])[solution["idx"]]
+    return {
+        "zero_point": float(solution["zero_fn"](None, None)[0]),
+        "zero_point_err": float(solution["zero_fn"](None, None, get_err=True)[0]),
+        "color_term": float(np.ravel(solution["color_term"])[0]) if color else np.nan,
+        "n_stars": used,
+        "scatter": float(1.4826 * np.median(np.abs(left - np.median(left)))),
+        "aperture_share": float(np.median(share)),
+    }
+
+
+def _aperture_shares(model: PSFModel, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+    """Share of a star's flux within an aperture, from a 5 x 5 grid of places interpolated between."""
+    import sep
+    from scipy.interpolate import RegularGridInterpolator
+
+    height, width = model.shape
+    nodes_y, nodes_x = np.linspace(0, height - 1, 5), np.linspace(0, width - 1, 5)
+    centre = np.array([float(model.radius)])
+    shares = [
+        [sep.sum_circle(np.ascontiguousarray(model.at(u, v)), centre, centre, radius)[0][0] for u in nodes_x]
+        for v in nodes_y
+    ]
+    at = np.column_stack([np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)])
+    return RegularGridInterpolator((nodes_y, nodes_x), np.array(shares))(at)

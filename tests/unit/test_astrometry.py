@@ -1,0 +1,146 @@
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from astropy.io import fits
+from astropy.wcs import WCS
+
+from otrain_core.astrometry import refine_wcs, swarp_header
+from otrain_core.errors import ImageError
+from otrain_core.io import image_wcs, read_json, write_json
+from otrain_core.psf import measure_psf
+from tests.unit.synthetic_field import field
+
+SCALE = 1.2
+needs_scamp = pytest.mark.skipif(shutil.which("scamp") is None, reason="needs the program scamp")
+METHODS = [pytest.param("scamp", marks=needs_scamp), "astropy"]
+
+
+def distorted_wcs(shape, ra=150.0, dec=20.0, bend=1.5e-6):
+    """TAN-SIP whose distortion reaches 0.15 px in the corners."""
+    header = fits.Header({"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "CRVAL1": ra, "CRVAL2": dec})
+    header.update({"CRPIX1": shape[1] / 2, "CRPIX2": shape[0] / 2, "CUNIT1": "deg", "CUNIT2": "deg"})
+    header.update({"CD1_1": -SCALE / 3600, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": SCALE / 3600})
+    header.update({"A_ORDER": 2, "B_ORDER": 2, "A_2_0": bend, "B_1_1": bend, "A_0_2": -bend / 2})
+    return WCS(header)
+
+
+def shifted(wcs, dx, dy):
+    """The same without distortion, off by some pixels."""
+    plain = WCS(naxis=2)
+    plain.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    plain.wcs.crval, plain.wcs.crpix, plain.wcs.cd = wcs.wcs.crval, wcs.wcs.crpix + [dx, dy], wcs.wcs.cd
+    plain.wcs.set()
+    return plain
+
+
+def scene(*, off=(2.0, -1.0), ra=150.0, n=260, shape=(640, 640), bend=1.5e-6):
+    image, x, y, flux = field(fwhm=2.2, n=n, shape=shape, seed=5)
+    image.pixel_scale = SCALE
+    truth = distorted_wcs(shape, ra=ra, bend=bend)
+    image.wcs = shifted(truth, *off)
+    sky = truth.all_pix2world(x, y, 0)
+    mag = 25 - 2.5 * np.log10(flux)
+    catalogue = pd.DataFrame({"ra": sky[0] % 360, "dec": sky[1], "mag": mag, "magerr": 0.01, "color": 0.6})
+    catalogue["kind"] = "star"
+    return image, catalogue, truth, x, y
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("ra", [150.0, 0.0])
+def test_wcs_is_refined(method, ra):
+    image, catalogue, truth, x, y = scene(ra=ra)
+    wcs, record = refine_wcs(image, catalogue, method=method, fwhm=2.4)
+    ra_true, dec_true = truth.all_pix2world(x, y, 0)
+    found_x, found_y = wcs.all_world2pix(ra_true, dec_true, 0)
+    off = np.hypot(found_x - x, found_y - y)
+    assert np.median(off) < 0.03
+    assert off.max() < 0.15
+    assert record["method"] == method
+    assert record["rms_arcsec"] < 0.2 * SCALE
+    assert record["rms_arcsec_before"] > 1.5 * SCALE
+    assert record["n_stars"] > 100
+    assert record["n_catalogue"] == len(catalogue)
+    again = WCS(fits.Header.fromstring(wcs.to_header_string(relax=True)))
+    np.testing.assert_allclose(again.all_world2pix(ra_true, dec_true, 0), (found_x, found_y), atol=1e-6)
+
+
+@needs_scamp
+def test_scamp_finds_a_field_far_off_and_astropy_says_that_it_does_not():
+    image, catalogue, *_ = scene(off=(14.0, 9.0))
+    _, record = refine_wcs(image, catalogue, method="scamp", fwhm=2.4)
+    assert record["n_stars"] > 100
+    with pytest.raises(ImageError, match="image field: astrometry: .*does not agree with the catalogue"):
+        refine_wcs(image, catalogue, method="astropy", fwhm=2.4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_wcs_that_nothing_improves_is_kept(method, caplog):
+    image, catalogue, truth, *_ = scene()
+    image.wcs = truth
+    sparse = catalogue.sort_values("mag").iloc[8:16].reset_index(drop=True)
+    # Eight stars that scatter: no fit to them is better than the truth on all the others.
+    wcs, record = refine_wcs(image, sparse, method=method, fwhm=2.4, match_radius=3.0)
+    if wcs is image.wcs:
+        assert record["method"] == "none"
+        assert "the WCS that came is kept" in caplog.text
+    else:
+        assert record["rms_arcsec"] <= record["rms_arcsec_before"]
+
+
+def test_a_worse_solution_is_not_taken(monkeypatch, caplog):
+    from otrain_core import astrometry
+
+    image, catalogue, truth, *_ = scene()
+    image.wcs = truth
+    monkeypatch.setattr(astrometry, "_astropy", lambda *_, **__: (shifted(truth, 0.6, 0), 3))
+    wcs, record = refine_wcs(image, catalogue, method="astropy", fwhm=2.4)
+    assert wcs is truth
+    assert record["method"] == "none"
+    assert "worse" in record["reason"]
+    assert "the WCS that came is kept" in caplog.text
+    monkeypatch.setattr(astrometry, "_astropy", lambda *_, **__: (None, 0))
+    assert "finds no solution" in refine_wcs(image, catalogue, method="astropy", fwhm=2.4)[1]["reason"]
+
+
+def test_what_is_missing_is_named():
+    image, catalogue, *_ = scene(n=60, shape=(384, 384))
+    with pytest.raises(ImageError, match="image field: catalogue: .* missing or empty"):
+        refine_wcs(image, catalogue[:0], method="astropy", fwhm=2.4)
+    with pytest.raises(ImageError, match="holds no star"):
+        refine_wcs(image, catalogue.assign(kind="galaxy"), method="astropy", fwhm=2.4)
+    image.wcs = None
+    with pytest.raises(ImageError, match="image field: WCS: no celestial WCS .* this pipeline needs one"):
+        refine_wcs(image, catalogue, method="astropy", fwhm=2.4)
+    with pytest.raises(ImageError, match="image field: WCS"):
+        measure_psf(image, catalogue=catalogue, photometry="catalogue")
+
+
+def test_swarp_reads_what_it_is_given():
+    shape = (640, 640)
+    truth = distorted_wcs(shape)
+    header = swarp_header(truth, shape)
+    assert header["CTYPE1"] == "RA---TPV"
+    assert not [key for key in header if key.startswith(("A_", "B_", "PC"))]
+    y, x = np.mgrid[0:640:40, 0:640:40]
+    np.testing.assert_allclose(WCS(header).all_pix2world(x, y, 0), truth.all_pix2world(x, y, 0), atol=1e-8)
+    plain = shifted(truth, 1, 2)
+    header = swarp_header(plain)
+    assert header["CTYPE1"] == "RA---TAN"
+    assert header["CD1_1"] == pytest.approx(-SCALE / 3600)
+    np.testing.assert_allclose(WCS(header).all_pix2world(x, y, 0), plain.all_pix2world(x, y, 0), atol=1e-10)
+
+
+def test_the_record_carries_the_refined_wcs(tmp_path):
+    image, catalogue, truth, x, y = scene()
+    _, record = measure_psf(image, catalogue=catalogue, astrometry="astropy")
+    write_json(tmp_path / "psf.json", record)
+    record = read_json(tmp_path / "psf.json")
+    wcs = image_wcs(image.wcs.to_header(), None, image="field", record=record)
+    places = (np.array([100, 500]), np.array([200, 30]))
+    np.testing.assert_allclose(wcs.all_pix2world(*places, 0), truth.all_pix2world(*places, 0), atol=0.15 / 3600)
+    assert record["astrometry"]["method"] == "astropy"
+    assert record["photometry"] is None
+    _, plain = measure_psf(image)
+    assert plain["wcs"] is plain["astrometry"] is None

@@ -1,0 +1,197 @@
+"""HOTPANTS: its command line, what it writes, and the units of its difference."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from otrain_core.align import align_reference
+from otrain_core.backends import hotpants_command, read_hotpants
+from otrain_core.config import GMADET
+from otrain_core.errors import ConfigError
+from otrain_core.prepare import prepare_image
+from otrain_core.subtract import subtract_images
+from tests.unit.synthetic_pair import make_sky, observe
+
+HOTPANTS = shutil.which(os.environ.get("OTRAIN_HOTPANTS", "hotpants"))
+needs_hotpants = pytest.mark.skipif(
+    HOTPANTS is None, reason="the program hotpants is not on the PATH (or named by OTRAIN_HOTPANTS)"
+)
+DERIVED = {
+    "convolve_science": False,
+    "sigmas": (0.6, 1.2, 2.4),
+    "width": 9,
+    "half": 8,
+    "kernel_order": 2,
+    "background_order": 1,
+    "max_stamps": 200,
+    "sigma_clip": 3.0,
+}
+
+
+def parsed(command):
+    """Options of a command line: name to list of values."""
+    options, name = {}, None
+    for word in command[1:]:
+        if word.startswith("-") and not word[1:2].isdigit():
+            name = word[1:]
+            assert name not in options
+            options[name] = []
+        else:
+            options[name].append(word)
+    return options
+
+
+def test_the_derived_command():
+    options = parsed(hotpants_command("hotpants", **DERIVED))
+    assert options["inim"] == ["inim.fits"]
+    assert options["outim"] == ["difference.fits"]
+    assert options["ng"] == ["3", "6", "0.6", "4", "1.2", "2", "2.4"]
+    assert {key: options[key] for key in ("c", "n", "r", "rss", "ko", "bgo", "nsx", "ks")} == {
+        "c": ["t"],
+        "n": ["i"],
+        "r": ["9"],
+        "rss": ["8"],
+        "ko": ["2"],
+        "bgo": ["1"],
+        "nsx": ["14"],
+        "ks": ["3.0"],
+    }
+    assert parsed(hotpants_command("hotpants", **(DERIVED | {"convolve_science": True})))["c"] == ["i"]
+
+
+def test_options_replace_and_join_the_derived_ones():
+    given = {"ng": [2, 4, 0.5, 2, 1.5], "c": "i", "-n": "u", "r": 12, "okn": [], "ssf": "none", "ft": 15}
+    plain, options = (parsed(hotpants_command("hotpants", **DERIVED, options=o)) for o in ({}, given))
+    assert options["ng"] == ["2", "4", "0.5", "2", "1.5"]
+    assert (options["c"], options["n"], options["r"], options["ft"], options["okn"]) == (
+        ["i"],
+        ["u"],
+        ["12"],
+        ["15"],
+        [],
+    )
+    assert "ssf" not in options
+    changed = {"ng", "c", "n", "r", "ssf", "okn", "ft"}
+    assert {k: v for k, v in options.items() if k not in changed} == {
+        k: v for k, v in plain.items() if k not in changed
+    }
+
+
+@pytest.mark.parametrize("key", ["inim", "outim", "-tmi"])
+def test_files_of_the_workflow_are_not_to_be_named(key):
+    with pytest.raises(ConfigError, match=f"subtract.hotpants_options: {key.lstrip('-')}: mine.fits"):
+        hotpants_command("hotpants", **DERIVED, options={key: "mine.fits"})
+
+
+@pytest.mark.parametrize(
+    ("telescope", "own"),
+    [
+        ("JAST", {"nsx": "20", "nsy": "20", "ko": "0", "bgo": "0"}),
+        ("FRAM-CTA-N", {"nsx": "10", "nsy": "10", "ko": "1", "bgo": "1"}),
+    ],
+)
+def test_the_recipe_of_gmadet(telescope, own):
+    wanted = GMADET.options(telescope, "subtract").hotpants_options
+    options = parsed(hotpants_command("hotpants", **DERIVED, options=wanted))
+    assert [float(v) for v in options["ng"]] == [3, 6, 0.7, 4, 1.5, 2, 3]
+    recipe = {"c": "t", "n": "i", "r": "10", "rss": "15", "ft": "20", "ssig": "3", "kfm": "0.99", "ks": "2"} | own
+    assert {key: " ".join(options[key]) for key in recipe} == recipe
+
+
+def region(number, *, kind, total, limits="[1:40,1:30]"):
+    """The cards of a region as version 5.1.11 writes them: numbers are text."""
+    return {
+        f"REGION{number:02d}": limits,
+        f"CONVOL{number:02d}": kind,
+        f"KSUM{number:02d}": total,
+        f"SSSIG{number:02d}": "0.3702",
+        f"FSIG{number:02d}": "0.7282",
+        f"X2NRM{number:02d}": "0.8588",
+    }
+
+
+def write(folder, cards, *, norm="i", regions=1):
+    header = fits.Header(cards | {"PHOTNORM": norm, "NREGION": regions, "MASKVAL": 1e-30})
+    fits.writeto(folder / "difference.fits", np.full((30, 40), 7, np.float32), header)
+    fits.writeto(folder / "noise.fits", np.full((30, 40), 2, np.float32))
+    mask = np.zeros((30, 40), np.int32)
+    mask[3, 4], mask[5, 6] = 0x8000 | 0x0400, 0x0400
+    fits.writeto(folder / "mask.fits", mask)
+    return read_hotpants(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "norm", "factor"),
+    [
+        ("TEMPLATE", "i", 1.0),
+        ("TEMPLATE", "u", 1.0),
+        ("TEMPLATE", "t", 0.5),
+        ("IMAGE", "i", 1.0),
+        ("IMAGE", "u", 0.5),
+        ("IMAGE", "t", 0.5),
+    ],
+)
+def test_its_difference_comes_in_units_of_the_science_image(tmp_path, kind, norm, factor):
+    total = "0.5000" if kind == "TEMPLATE" else "2.0000"
+    result = write(tmp_path, region(0, kind=kind, total=total), norm=norm)
+    assert result.flux_scale == pytest.approx(0.5)
+    assert result.convolved == ("reference" if kind == "TEMPLATE" else "science")
+    np.testing.assert_allclose(result.diff, 7 * factor)
+    np.testing.assert_allclose(result.noise, 2 * factor)
+    np.testing.assert_array_equal(np.argwhere(result.unusable), [[3, 4]])
+    assert result.record == {"stamp_chi2": 0.7282, "hotpants_chi2": 0.8588}
+
+
+def test_regions_are_scaled_one_by_one(tmp_path):
+    cards = region(0, kind="TEMPLATE", total="0.4000", limits="[1:10,1:30]")
+    cards |= region(1, kind="TEMPLATE", total="0.6000", limits="[11:40,1:30]")
+    result = write(tmp_path, cards, norm="t", regions=2)
+    assert result.flux_scale == pytest.approx(0.5)
+    np.testing.assert_allclose(result.diff[:, :10], 7 * 0.4, rtol=1e-6)
+    np.testing.assert_allclose(result.diff[:, 10:], 7 * 0.6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("total", ["0.0000", "-nan", "-1.0000", None])
+def test_no_kernel_is_no_flux_scale(tmp_path, total):
+    cards = {key: value for key, value in region(0, kind="TEMPLATE", total=total).items() if value is not None}
+    assert np.isnan(write(tmp_path, cards).flux_scale)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    sky = make_sky(n=200)
+    science = observe(sky, seed=2, fwhm=3.2, extra=[(180.3, 141.8, 6000.0)])
+    prepared = prepare_image(science, seeing=3.2, cosmics="none")
+    planes = {"science_data": prepared.sci, "science_noise": prepared.noise, "science_mask": prepared.mask}
+    reference = observe(sky, seed=3, fwhm=2.6, factor=2.0)
+    aligned = align_reference(reference, **planes, science_wcs=science.wcs, name="science", seeing=3.2)
+    return prepared, aligned
+
+
+@needs_hotpants
+@pytest.mark.parametrize("options", [{}, {"n": "t"}, {"c": "i"}, {"c": "i", "n": "t"}, {"ssf": "none", "ko": 1}])
+def test_the_real_program_keeps_flux_and_units(pair, options):
+    prepared, aligned = pair
+    result = subtract_images(
+        prepared.sci,
+        prepared.noise,
+        prepared.mask,
+        aligned,
+        name="science",
+        method="hotpants",
+        hotpants_program=HOTPANTS,
+        hotpants_options=options,
+        max_noise_spread=5,
+    )
+    assert result.record["method"] == "hotpants"
+    assert result.record["convolved"] == ("science" if options.get("c") == "i" else "reference")
+    assert result.record["kernel_order"] == options.get("ko", 2)
+    assert result.record["flux_scale"] == pytest.approx(0.5, rel=0.03)
+    rows, columns = np.indices(prepared.sci.shape)
+    aperture = np.hypot(columns - 180.3, rows - 141.8) < 9
+    assert result.diff[aperture].sum() == pytest.approx(6000, rel=0.06)
+    assert 0.8 < result.record["noise_spread"] < 1.2
+    assert result.record["star_residual"] < 0.1
