@@ -13,6 +13,7 @@ from otrain_core.programs import find_program
 from ..workflow.test_dry_run import snakemake
 
 PIPELINES = ("builtin", "gmadet", "stdpipe")
+LEAST_FOUND = {"builtin": 0.9, "gmadet": 0.7, "stdpipe": 0.85}  # gmadet's threshold is on single pixels
 IMAGES = ("sim0001", "sim0002")
 CONFIG = """
 pipelines:
@@ -61,7 +62,7 @@ def test_bright_injections_are_found_by_every_pipeline(workdir, pipeline):
     counts = [record(workdir, pipeline, image, "crossmatch") for image in IMAGES]
     found, bright = (sum(one[f"bright_{name}"] for one in counts) for name in ("recovered", "injected"))
     assert bright > 30
-    assert found >= 0.85 * bright
+    assert found >= LEAST_FOUND[pipeline] * bright
     assert all(one["near_injection_false"] == 0 for one in counts)
     assert sum(one["n_false"] for one in counts) > 10
 
