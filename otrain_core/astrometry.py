@@ -2,7 +2,7 @@
 
 Whatever the method, what is handed on is a WCS that `astropy.wcs.WCS.to_header_string`
 writes and reads back as it is: TAN, or TAN-SIP with a distortion. SCAMP's own form (TPV)
-is turned into SIP for that, and SIP back into TPV for SWarp, see `swarp_header`.
+is turned into SIP for that, and SIP back into TPV for SWarp, see `otrain_core.swarp`.
 """
 
 from __future__ import annotations
@@ -264,13 +264,14 @@ def _scamp(image: Image, objects: Table, stars: Table, *, degree: int, radius: f
     from stdpipe.astrometry import refine_wcs_scamp
 
     from otrain_core.programs import find_program
+    from otrain_core.swarp import swarp_header
 
     program = find_program("scamp")
     degree = _affordable(degree, min(len(objects), len(stars)))
     objects = objects.copy()  # STDPipe writes positions into it
     objects["magerr"] = np.hypot(objects["magerr"], MAG_FLOOR)
     # STDPipe turns SIP into TPV for SCAMP, but not where the matrix has no turn in it.
-    came = image.wcs if image.wcs.sip is None else WCS(swarp_header(image.wcs, image.shape))
+    came = image.wcs if image.wcs.sip is None else WCS(swarp_header(image.wcs, image.shape, name=image.name))
     with tempfile.TemporaryDirectory(prefix="otrain-scamp-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         header = refine_wcs_scamp(
@@ -355,37 +356,3 @@ def _reread(wcs: Any) -> Any:
     from astropy.wcs import WCS
 
     return WCS(fits.Header.fromstring(wcs.to_header_string(relax=True)))
-
-
-def swarp_header(wcs: Any, shape: tuple[int, int] | None = None) -> fits.Header:
-    """A WCS as SWarp reads it: TAN with a CD matrix, or TPV where it has a distortion.
-
-    SWarp (Bertin 2002, ASPC 281, 228) knows no SIP.
-
-    Parameters
-    ----------
-    wcs : astropy.wcs.WCS
-    shape : tuple of int, optional
-        (height, width) of the image, over which the distortion is converted [px]; left out,
-        the image that the WCS tells of, else one with the reference pixel in its middle.
-
-    Returns
-    -------
-    astropy.io.fits.Header
-        Celestial keys only, NAXIS1 and NAXIS2 of `shape` with them.
-    """
-    from stdpipe.astrometry import wcs_sip2pv
-
-    if shape is None:
-        width, height = wcs.pixel_shape or np.maximum(2 * wcs.wcs.crpix, 64)
-        shape = (int(height), int(width))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        header = _frame(shape)
-        header.update(wcs.to_header(relax=True))
-        for key in [key for key in header if key.startswith(("PC", "CD"))]:
-            del header[key]
-        for i, j in ((1, 1), (1, 2), (2, 1), (2, 2)):
-            header[f"CD{i}_{j}"] = float(wcs.pixel_scale_matrix[i - 1, j - 1])
-        projection = str(wcs.wcs.ctype[0])[5:]
-        return header if projection == "TAN" and wcs.sip is None else wcs_sip2pv(header)

@@ -87,4 +87,3 @@ def require_programs(pipeline: Mapping[str, Mapping[str, Any]], *, name: str) ->
             find_program(program, path=path)
         except MissingProgramError as error:
             raise MissingProgramError(f"pipelines.{name}: {key}: {error}") from None
-

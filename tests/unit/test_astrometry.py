@@ -6,7 +6,7 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from otrain_core.astrometry import refine_wcs, swarp_header
+from otrain_core.astrometry import refine_wcs
 from otrain_core.errors import ImageError
 from otrain_core.io import image_wcs, read_json, write_json
 from otrain_core.psf import measure_psf
@@ -76,17 +76,15 @@ def test_scamp_finds_a_field_far_off_and_astropy_says_that_it_does_not():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_wcs_that_nothing_improves_is_kept(method, caplog):
+def test_few_stars_do_no_harm_to_a_good_wcs(method):
     image, catalogue, truth, *_ = scene()
     image.wcs = truth
     sparse = catalogue.sort_values("mag").iloc[8:16].reset_index(drop=True)
-    # Eight stars that scatter: no fit to them is better than the truth on all the others.
     wcs, record = refine_wcs(image, sparse, method=method, fwhm=2.4, match_radius=3.0)
-    if wcs is image.wcs:
-        assert record["method"] == "none"
-        assert "the WCS that came is kept" in caplog.text
-    else:
-        assert record["rms_arcsec"] <= record["rms_arcsec_before"]
+    y, x = np.mgrid[0:640:40, 0:640:40]
+    moved = np.hypot(*(a - b for a, b in zip(truth.all_world2pix(*wcs.all_pix2world(x, y, 0), 0), (x, y), strict=True)))
+    assert moved.max() < 0.5
+    assert record["rms_arcsec"] <= record["rms_arcsec_before"]
 
 
 def test_a_worse_solution_is_not_taken(monkeypatch, caplog):
@@ -115,21 +113,6 @@ def test_what_is_missing_is_named():
         refine_wcs(image, catalogue, method="astropy", fwhm=2.4)
     with pytest.raises(ImageError, match="image field: WCS"):
         measure_psf(image, catalogue=catalogue, photometry="catalogue")
-
-
-def test_swarp_reads_what_it_is_given():
-    shape = (640, 640)
-    truth = distorted_wcs(shape)
-    header = swarp_header(truth, shape)
-    assert header["CTYPE1"] == "RA---TPV"
-    assert not [key for key in header if key.startswith(("A_", "B_", "PC"))]
-    y, x = np.mgrid[0:640:40, 0:640:40]
-    np.testing.assert_allclose(WCS(header).all_pix2world(x, y, 0), truth.all_pix2world(x, y, 0), atol=1e-8)
-    plain = shifted(truth, 1, 2)
-    header = swarp_header(plain)
-    assert header["CTYPE1"] == "RA---TAN"
-    assert header["CD1_1"] == pytest.approx(-SCALE / 3600)
-    np.testing.assert_allclose(WCS(header).all_pix2world(x, y, 0), plain.all_pix2world(x, y, 0), atol=1e-10)
 
 
 def test_the_record_carries_the_refined_wcs(tmp_path):

@@ -14,7 +14,7 @@ SEEING = 2.0
 
 def candidates(*rows, flux=1000.0):
     table = pd.DataFrame(rows, columns=["x", "y"], dtype=float)
-    table["flux"], table["fluxerr"], table["edge"] = flux, 10.0, False
+    table["flux"], table["fluxerr"], table["negative"], table["edge"] = flux, 10.0, 0.0, False
     table["ra"], table["dec"] = 30 + table["x"] / 3600, 0.0 + table["y"] / 3600
     return table
 
@@ -322,3 +322,13 @@ def test_script(tmp_path):
     io.write_json(tmp_path / "subtract.json", {"image": "a"})
     main(**arguments, subtract_record=tmp_path / "subtract.json", options={})
     assert io.read_table(tmp_path / "l.csv")["label"].tolist() == [1, -1]
+
+
+def test_star_residuals_with_negative_signal_are_dipoles():
+    truth = pd.DataFrame({"kind": ["star"] * 3 + ["galaxy"], "x": [50.0, 150, 250, 350], "y": 50.0, "flux": 1e4})
+    truth["size"], truth["width"], truth["angle"] = 0.0, 0.0, 0.0
+    found = candidates((50, 50), (150, 50), (250, 50), (350, 50))
+    found["negative"] = [0.45, 0.1, 0.0, 0.45]
+    table, record = label(found, injections()[:0], sky_truth=truth)
+    assert table["artefact"].tolist() == ["dipole", "star", "star", "galaxy"]
+    assert record["artefacts"] == {"dipole": 1, "galaxy": 1, "star": 2}
