@@ -108,7 +108,8 @@ def add_hot_pixels(image: np.ndarray, rng: np.random.Generator, *, n: int, noise
 
     Their amplitude is log-uniform between 4 and 300 times the `noise` of the
     background [ADU]; one in ten is over-subtracted, some trail along the column as
-    charge is released late, and defects deep in the silicon spread over a few pixels.
+    charge is released late, and defects deep in the silicon spread over a few pixels, each of
+    which has a dark current of its own.
     """
     height, width = image.shape
     shapes = [
@@ -128,7 +129,7 @@ def add_hot_pixels(image: np.ndarray, rng: np.random.Generator, *, n: int, noise
         total, pixels = 0.0, shapes[shape] or _blob(rng)
         for dx, dy, share in pixels:
             if 0 <= x + dx < width and 0 <= y + dy < height:
-                value = amplitude * share * rng.uniform(0.7, 1.3)
+                value = amplitude * share * np.exp(0.5 * np.clip(rng.normal(), -2, 2))
                 image[y + dy, x + dx] += value
                 total += value
         extent = max(max(abs(dx), abs(dy)) for dx, dy, _ in pixels)
