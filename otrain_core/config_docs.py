@@ -8,24 +8,25 @@ from typing import Any, Literal, get_args, get_origin
 
 from otrain_core.config import (
     Config,
-    CrossmatchOptions,
     CubeOptions,
-    CutoutsOptions,
-    DetectOptions,
     EvaluateOptions,
     Experiment,
     ExplainOptions,
     GateOptions,
-    ImageRow,
+    RunOptions,
+    SplitOptions,
+)
+from otrain_core.pipelines import (
+    CrossmatchOptions,
+    CutoutsOptions,
+    DetectOptions,
     InjectOptions,
     PrepareOptions,
     PsfOptions,
-    RunOptions,
     Section,
-    SplitOptions,
     SubtractOptions,
-    Telescope,
 )
+from otrain_core.sheets import ImageRow, Telescope
 
 SHORT = ("gmadet", "stdpipe")  # pipelines shown by what differs from builtin
 

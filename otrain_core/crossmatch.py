@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from otrain_core.causes import name_causes, nearest
 from otrain_core.errors import ImageError
 
-STAR_REACH = 1.5  # a residual this near to a star [seeing] belongs to it,
-HALO_REACH = 6.0  # or, if the star has so much more flux, within its halo
-HALO_FLUX = 100.0
 FLUX_SNR = 20.0  # the flux scale is judged on matches above this S/N
 MAG_BIN = 0.5
 DIPOLE = 0.23  # a star residual with more of its signal negative is a dipole, of a misaligned star
@@ -148,10 +146,10 @@ def crossmatch_candidates(
     ratio = np.full(len(table), np.nan)
     ratio[matched] = table["flux"].to_numpy(float)[matched] / truth["flux"].to_numpy(float)[partner[matched]]
 
-    near, near_distance = _nearest(x, y, xi, yi, radius=exclusion * seeing)
+    near, near_distance = nearest(x, y, xi, yi, radius=exclusion * seeing)
     excluded = ~matched & (near >= 0)
     foreign = matched & (np.abs(ratio) > max_flux_ratio)
-    stay, _ = _nearest(x, y, kept_stars["x"], kept_stars["y"], radius=exclusion * seeing)
+    stay, _ = nearest(x, y, kept_stars["x"], kept_stars["y"], radius=exclusion * seeing)
     stays = ~matched & ~excluded & (stay >= 0)
     is_known = _near_known(table, known, image=image, radius=known_radius * seeing_arcsec)
     edge = table["edge"].to_numpy(bool)
@@ -197,7 +195,7 @@ def crossmatch_candidates(
     with np.errstate(over="ignore"):
         snr = 5 * 10 ** (0.4 * (limit_mag - truth["mag"].to_numpy(float)))
     bright = ~real & truth["usable"].to_numpy(bool) & (snr > BRIGHT_SNR)
-    beside, _ = _nearest(x, y, xi, yi, radius=NEAR_FALSE * seeing)
+    beside, _ = nearest(x, y, xi, yi, radius=NEAR_FALSE * seeing)
     record = {
         "image": image,
         "n_candidates": len(table),
@@ -250,8 +248,8 @@ def _without(sky_truth: pd.DataFrame, removed: pd.DataFrame, seeing: float) -> p
     """The simulator's truth without the stars that the reference no longer has."""
     if len(removed) == 0 or len(sky_truth) == 0:
         return sky_truth
-    near, _ = _nearest(sky_truth["x"], sky_truth["y"], removed["x"], removed["y"], radius=0.5 * seeing)
-    return sky_truth[~((near >= 0) & sky_truth["kind"].isin(["star", "galaxy"]))]
+    near, _ = nearest(sky_truth["x"], sky_truth["y"], removed["x"], removed["y"], radius=0.5 * seeing)
+    return sky_truth[~((near >= 0) & sky_truth["kind"].isin(["star", "galaxy", "variable"]))]
 
 
 def _check_subtraction(image: str, record: dict[str, Any], *, max_flux_bias: float, min_recovered: float) -> None:
@@ -274,18 +272,6 @@ def _check_subtraction(image: str, record: dict[str, Any], *, max_flux_bias: flo
         )
 
 
-def _nearest(x, y, x_ref, y_ref, *, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest reference entry within `radius`: its index (-1: none) and its distance."""
-    from scipy.spatial import cKDTree
-
-    if len(x) == 0 or len(x_ref) == 0:
-        return np.full(len(x), -1), np.full(len(x), np.inf)
-    distance, index = cKDTree(np.column_stack([x_ref, y_ref])).query(
-        np.column_stack([x, y]), distance_upper_bound=radius
-    )
-    return np.where(np.isfinite(distance), index, -1), distance
-
-
 def _near_known(table: pd.DataFrame, known: pd.DataFrame | None, *, image: str, radius: float) -> np.ndarray:
     """Whether a known object lies within `radius` arcsec of each candidate."""
     from scipy.spatial import cKDTree
@@ -304,56 +290,6 @@ def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
     """Directions on the sky: ra, dec [deg] to unit vectors (n, 3)."""
     ra, dec = np.deg2rad(ra), np.deg2rad(dec)
     return np.column_stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
-
-
-def name_causes(
-    sky_truth: pd.DataFrame, x: np.ndarray, y: np.ndarray, flux: np.ndarray, *, seeing: float
-) -> np.ndarray:
-    """What the simulator put where each candidate stands.
-
-    Artefacts first (nearest whose extent reaches the position), then the nearest variable or
-    asteroid within 1.5 FWHM, then the nearest star or galaxy within 1.5 FWHM, then one within
-    6 FWHM with more than 100 times the flux of the candidate; 'noise' where there is none of them.
-
-    Parameters
-    ----------
-    sky_truth : pandas.DataFrame
-        kind, x, y, size, width, angle, flux.
-    x, y, flux : numpy.ndarray
-        (n,) position [px] and flux [ADU] of the candidates.
-    seeing : float
-        [px].
-
-    Returns
-    -------
-    numpy.ndarray
-        (n,) str.
-    """
-    from scipy.spatial import cKDTree
-
-    from otrain_core.artefacts import name_artefacts
-
-    names = name_artefacts(sky_truth, x, y, margin=0.5 * seeing).astype("U16")
-    moving = sky_truth[sky_truth["kind"].isin(["variable", "asteroid"])]
-    near, _ = _nearest(x, y, moving["x"], moving["y"], radius=STAR_REACH * seeing)
-    mine = (names == "") & (near >= 0)
-    names[mine] = moving["kind"].to_numpy(str)[near[mine]]
-    # A variable has the halo of a star.
-    sources = sky_truth[sky_truth["kind"].isin(["star", "galaxy", "variable"])]
-    unknown = np.flatnonzero(names == "")
-    if len(sources) and len(unknown):
-        tree = cKDTree(sources[["x", "y"]].to_numpy(float))
-        positions = np.column_stack([x[unknown], y[unknown]])
-        kinds, fluxes = sources["kind"].to_numpy(str), sources["flux"].to_numpy(float)
-        for index, reach in zip(unknown, tree.query_ball_point(positions, HALO_REACH * seeing), strict=True):
-            reach = np.array(sorted(reach), dtype=int)
-            away = np.hypot(*(tree.data[reach] - [x[index], y[index]]).T)
-            if len(reach) and away.min() <= STAR_REACH * seeing:
-                names[index] = kinds[reach[away.argmin()]]
-            elif len(reach) and fluxes[reach].max() > HALO_FLUX * abs(flux[index]):
-                names[index] = kinds[reach[fluxes[reach].argmax()]]
-    names[names == ""] = "noise"
-    return names
 
 
 def _completeness(mag: np.ndarray, recovered: np.ndarray) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.errors import ConfigError, ImageError
+from otrain_core.field_stars import Sky, measure_sky, select_stars
 from otrain_core.io import Image
-from otrain_core.psf import PSFModel, Sky, measure_sky, select_stars
+from otrain_core.psf import PSFModel
 
 TRUTH_COLUMNS = ["id", "x", "y", "ra", "dec", "mag", "flux", "kind", "usable"]
 INJECTED_KINDS = ("random", "galaxy", "star")

@@ -124,7 +124,7 @@ def _local_imports(path: Path) -> set[str]:
 
 
 # Modules whose text cannot change a result: errors, logging, the config's own digest is its values.
-_NEUTRAL = {"errors", "job", "config", "run", "__version__"}
+_NEUTRAL = {"errors", "job", "config", "pipelines", "sheets", "run", "__version__"}
 
 
 @functools.cache

@@ -19,9 +19,10 @@ import pandas as pd
 from scipy import ndimage
 
 from otrain_core.errors import ImageError
+from otrain_core.field_stars import Sky, measure_sky, select_stars
 from otrain_core.inject import TRUTH_COLUMNS, add_light, add_stamp, limits, sky_positions, usable_places
 from otrain_core.io import Image
-from otrain_core.psf import PSFModel, Sky, measure_psf, measure_sky, select_stars
+from otrain_core.psf import PSFModel, measure_psf
 from otrain_core.psffit import StarFit, fit_star, others
 
 log = logging.getLogger("otrain.real_stars")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from otrain_core.config import STEP_OPTIONS, Config, ImageRow, Telescope, load_config, read_images, read_telescopes
+from otrain_core.config import Config, load_config
 from otrain_core.errors import ConfigError, ImageError
+from otrain_core.pipelines import STEP_OPTIONS
 from otrain_core.programs import require_programs
+from otrain_core.sheets import ImageRow, Telescope, read_images, read_telescopes
 
 HIPS = "hips:"  # a reference that begins so is fetched from a survey
 NETWORK_CATALOGUES = ("gaia", "panstarrs")

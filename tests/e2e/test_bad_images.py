@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from astropy.io import fits
 
-from otrain_core.config import Telescope
+from otrain_core.sheets import Telescope
 from otrain_core.simulate import simulate_pair
 
 from ..workflow.test_dry_run import snakemake

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from otrain_core.config import Config, load_config, read_images, read_telescopes
+from otrain_core.config import Config, load_config
 from otrain_core.config_docs import generate
 from otrain_core.errors import ConfigError, ImageError
 from otrain_core.run import Run
+from otrain_core.sheets import read_images, read_telescopes
 
 
 def test_generated_files_are_in_step(root):

@@ -8,9 +8,9 @@ import sys
 sys.path.insert(0, str(Path(workflow.basedir).parent))
 os.environ |= {"PYTHONPATH": os.pathsep.join([sys.path[0], *filter(None, [os.environ.get("PYTHONPATH")])])}
 
-from otrain_core.config import NAME_PATTERN
 from otrain_core.errors import OtrainError
 from otrain_core.job import KEEP_GOING, code_digest
+from otrain_core.pipelines import NAME_PATTERN
 from otrain_core.run import Run
 from snakemake.exceptions import WorkflowError
 
