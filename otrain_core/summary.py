@@ -30,7 +30,8 @@ SUMMARY_COLUMNS = (
     *("fpr", "fp_share", "auc", "baseline_mcc"),
     *("n_real", "recall_real", "recall_injected", "reality_gap", "reality_gap_low", "reality_gap_high", "status"),
 )
-STEPS = ("simulate", "psf", "inject", "prepare", "subtract", "detect", "crossmatch", "cutouts")
+TABLES = ("summary", "quality", "pipelines", "artefacts", "telescopes")  # what a run closes with
+STEPS = ("simulate", "catalogue", "psf", "inject", "prepare", "subtract", "detect", "crossmatch", "cutouts")
 QUALITY_COLUMNS = (
     *("telescope", "pipeline", "image", "status", "reason"),
     *("noise_spread", "flux_bias", "completeness_50_mag", "limit_5sigma_mag", "seeing_arcsec"),
@@ -314,7 +315,7 @@ def publish(root: str | Path, folder: str | Path, readme: str | Path) -> None:
     """
     from otrain_core.io import write_json, write_table
 
-    for name in ("summary", "quality"):
+    for name in TABLES:
         write_table(Path(folder, f"{name}.csv"), read_table(Path(root, f"{name}.csv")))
     training = read_record(sorted(Path(root).glob("*/*/*/seed*/train.json"))[0])
     write_json(Path(folder, "about.json"), {key: training.get(key) for key in ("commit", "time", "cpus", "versions")})
