@@ -2,37 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from otrain_core.errors import CubeError
 from otrain_core.metrics import check_scores
 
-METHODS = ("platt", "temperature")
+METHODS = ("platt", "temperature", "isotonic")
 _EPSILON = 1e-7  # scores nearer to 0 and 1 have no finite float32 logit
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Probability = sigmoid(slope * logit(score) + offset); temperature scaling is 1 / slope.
+    """Probability = sigmoid(slope * logit(score) + offset), or a rising curve through knots.
 
     Attributes
     ----------
     slope, offset : float
-        1 and 0 leave the scores as they are. The slope is positive, so that no order of
-        two scores changes, and with it neither the ROC nor any metric at a threshold.
+        1 and 0 leave the scores as they are; temperature scaling is 1 / slope. The slope
+        is positive, so that no order of two scores changes, and with it neither the ROC
+        nor any metric at a threshold.
     method : str
+    knots, values : tuple of float
+        For ``isotonic``: logits of scores, rising, and the probabilities there. Between
+        knots the curve is straight against the logit, so that scores keep their order;
+        scores beyond the first and the last knot tie. Slope and offset play no part.
     """
 
     slope: float = 1.0
     offset: float = 0.0
     method: str = "none"
+    knots: tuple[float, ...] = ()
+    values: tuple[float, ...] = ()
 
     def apply(self, scores: np.ndarray) -> np.ndarray:
         """Calibrated probabilities, float64, of the same shape."""
+        if self.knots:
+            return np.interp(logit(scores), self.knots, self.values)
         if self.slope == 1.0 and self.offset == 0.0:
             return np.asarray(scores, dtype=float)
-        return _sigmoid(self.slope * _logit(scores) + self.offset)
+        return _sigmoid(self.slope * logit(scores) + self.offset)
+
+    def to_record(self) -> dict[str, Any]:
+        """Plain values for JSON, from which `from_record` makes the same calibration."""
+        record = {"method": self.method, "slope": self.slope, "offset": self.offset}
+        return record | ({"knots": list(self.knots), "values": list(self.values)} if self.knots else {})
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Calibration:
+        """The calibration of a record, whose other keys are ignored."""
+        curve = {key: tuple(float(value) for value in record.get(key) or ()) for key in ("knots", "values")}
+        return cls(float(record["slope"]), float(record["offset"]), str(record["method"]), **curve)
 
 
 def fit_calibration(labels: np.ndarray, scores: np.ndarray, *, method: str = "platt") -> Calibration:
@@ -40,7 +63,16 @@ def fit_calibration(labels: np.ndarray, scores: np.ndarray, *, method: str = "pl
 
     Platt 1999 fits slope and offset, with targets drawn in to (n+ + 1) / (n+ + 2) and
     1 / (n- + 2), so that separated classes leave the solution finite. Temperature
-    scaling (Guo et al. 2017) fits the slope alone, with the same targets.
+    scaling (Guo et al. 2017) fits the slope alone, with the same targets. ``isotonic``
+    (Zadrozny & Elkan 2002) fits any rising curve to them; each flat step becomes one knot
+    in its middle (Oron & Flournoy 2017), because a flat step would make ties of unequal
+    scores. It bends where the two others cannot, and needs some hundred of either class.
+
+    Parameters
+    ----------
+    labels, scores : array
+        (N,)
+    method : {'platt', 'temperature', 'isotonic'}
 
     Returns
     -------
@@ -52,8 +84,6 @@ def fit_calibration(labels: np.ndarray, scores: np.ndarray, *, method: str = "pl
     CubeError
         Labels or scores that `otrain_core.metrics.check_scores` refuses.
     """
-    from scipy.optimize import minimize
-
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
     labels, scores = check_scores(labels, scores)
@@ -61,14 +91,20 @@ def fit_calibration(labels: np.ndarray, scores: np.ndarray, *, method: str = "pl
     if n_true == 0 or n_false == 0:
         return Calibration(method=method)
     target = np.where(labels, (n_true + 1) / (n_true + 2), 1 / (n_false + 2))
-    logit = _logit(scores)
+    if method == "isotonic":
+        return _fit_isotonic(logit(scores), target)
+    return _fit_logistic(logit(scores), target, method)
+
+
+def _fit_logistic(z: np.ndarray, target: np.ndarray, method: str) -> Calibration:
+    from scipy.optimize import minimize
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         slope = np.exp(parameters[0])
-        z = slope * logit + (parameters[1] if method == "platt" else 0.0)
-        error = _sigmoid(z) - target
-        value = np.mean(np.logaddexp(0, z) - target * z)
-        return value, np.array([np.mean(error * logit) * slope, np.mean(error)])[: len(parameters)]
+        moved = slope * z + (parameters[1] if method == "platt" else 0.0)
+        error = _sigmoid(moved) - target
+        value = np.mean(np.logaddexp(0, moved) - target * moved)
+        return value, np.array([np.mean(error * z) * slope, np.mean(error)])[: len(parameters)]
 
     start = np.zeros(2 if method == "platt" else 1)
     bounds = [(-7.0, 7.0), (-20.0, 20.0)][: len(start)]
@@ -76,7 +112,88 @@ def fit_calibration(labels: np.ndarray, scores: np.ndarray, *, method: str = "pl
     return Calibration(float(np.exp(found[0])), float(found[1]) if method == "platt" else 0.0, method)
 
 
-def _logit(scores: np.ndarray) -> np.ndarray:
+def _fit_isotonic(z: np.ndarray, target: np.ndarray) -> Calibration:
+    from scipy.optimize import isotonic_regression
+
+    # Equal scores are one point, or their order in the table would decide.
+    places, point = np.unique(z, return_inverse=True)
+    weight = np.bincount(point).astype(float)
+    fitted = isotonic_regression(np.bincount(point, target) / weight, weights=weight)
+    # Blocks that rounding alone keeps apart are one step.
+    steps = np.concatenate([[0], np.cumsum(np.diff(fitted.x) > 1e-9)])
+    n = np.bincount(steps, weight)
+    knots, values = np.bincount(steps, weight * places) / n, np.bincount(steps, weight * fitted.x) / n
+    return Calibration(method="isotonic", knots=tuple(knots.tolist()), values=tuple(values.tolist()))
+
+
+def choose_calibration(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    images: np.ndarray,
+    *,
+    folds: int = 5,
+    methods: tuple[str, ...] = METHODS,
+) -> tuple[Calibration, dict[str, float]]:
+    """The calibration with the lowest log loss on images that it was not fitted to.
+
+    Images are dealt to folds by their count of candidates, largest first; every method is
+    fitted to all folds but one and scored on that one. The method that wins is fitted to all.
+    The margin by which a method must win over an earlier one of `methods` is one standard error of
+    the difference, over images: what is more flexible must earn it.
+
+    Parameters
+    ----------
+    labels, scores, images : array
+        (N,) of the set tune.
+    folds : int
+        Fewer where there are fewer images.
+    methods : tuple of str
+        In the order of preference.
+
+    Returns
+    -------
+    calibration : Calibration
+    losses : dict
+        Mean log loss out of fold [nat] of each method and of ``none``; all NaN with one
+        image only, where the first method is taken.
+
+    Raises
+    ------
+    CubeError
+        As `fit_calibration`, or columns of different lengths.
+    """
+    checked, values = check_scores(labels, scores)
+    names, image = np.unique(np.asarray(images).astype(str), return_inverse=True)
+    if image.shape != checked.shape:
+        raise CubeError(f"{len(checked)} labels and {len(image)} images do not fit together")
+    folds = min(folds, len(names))
+    if folds < 2:
+        return fit_calibration(labels, scores, method=methods[0]), dict.fromkeys(("none", *methods), np.nan)
+    fold = np.empty(len(names), dtype=int)
+    fold[np.argsort(-np.bincount(image), kind="stable")] = np.arange(len(names)) % folds
+    fold = fold[image]
+    losses = {"none": _log_loss(checked, values)} | {method: np.empty(len(checked)) for method in methods}
+    for number in range(folds):
+        out = fold == number
+        for method in methods:
+            fitted = fit_calibration(checked[~out], values[~out], method=method)
+            losses[method][out] = _log_loss(checked[out], fitted.apply(values[out]))
+    best = methods[0]
+    for method in methods[1:]:
+        gain = np.bincount(image, losses[best] - losses[method])
+        if gain.sum() > np.sqrt(len(names)) * gain.std(ddof=1):
+            best = method
+    means = {name: float(loss.mean()) for name, loss in losses.items()}
+    return fit_calibration(labels, scores, method=best), means
+
+
+def _log_loss(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    clipped = np.clip(probabilities, _EPSILON, 1 - _EPSILON)
+    return -np.log(np.where(labels, clipped, 1 - clipped))
+
+
+def logit(scores: np.ndarray) -> np.ndarray:
+    """Log odds of scores, drawn in to 1e-7 and 1 - 1e-7 so that they are finite."""
     clipped = np.clip(np.asarray(scores, dtype=float), _EPSILON, 1 - _EPSILON)
     return np.log(clipped) - np.log1p(-clipped)
 

@@ -4,12 +4,13 @@ the JSON schema and the table of keys are generated (``python -m otrain_core.con
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from otrain_core.errors import ConfigError
 from otrain_core.pipelines import GMADET, STDPIPE, Name, Pipeline, Section, explain_first
+from otrain_core.pool import is_pool
 
 Channel = Literal["difference", "science", "reference", "mask"]
 
@@ -99,6 +100,12 @@ class EvaluateOptions(Section):
     confidence: float = Field(0.95, gt=0, lt=1, description="confidence of the intervals")
     stated_recall: float = Field(0.95, gt=0, lt=1, description="recall at which the false-positive rate is quoted")
     bins: int = Field(4, ge=2, description="bins of magnitude, magnitude error and S/N")
+    coverage: float = Field(
+        0.95,
+        gt=0,
+        le=1,
+        description="share of the candidates that is decided; the least certain ones are left open (abstention)",
+    )
 
 
 class ExplainOptions(Section):
@@ -109,6 +116,21 @@ class ExplainOptions(Section):
         "logit", description="what is differentiated (softmax: as in the paper)"
     )
     n_cutouts: int = Field(8, ge=1, description="cutouts shown of each kind (right and wrong, True and False)")
+    neighbour_sigma: float = Field(5.0, gt=0, description="significance of a neighbour that is taken out as a test")
+
+
+class LabelNoiseOptions(Section):
+    """Suspected wrong labels (target `results/{telescope}/{pipeline}/{experiment}/label_noise/suspects.csv`)."""
+
+    folds: int = Field(4, ge=2, description="folds by image over train and tune; one training each")
+    ranking: Literal["margin", "self-confidence", "p-wrong"] = Field("margin", description="how suspects are ranked")
+    n_cutouts: int = Field(12, ge=1, description="suspects of each class in the gallery")
+    flip_fraction: float = Field(
+        0.0,
+        ge=0,
+        lt=0.5,
+        description="share of labels flipped on purpose to measure how many are found (0: no trial; else folds + 3 more trainings)",
+    )
 
 
 class GateOptions(Section):
@@ -116,6 +138,35 @@ class GateOptions(Section):
 
     min_mcc: float = Field(0.7, description="MCC must exceed this (Makhlouf et al. 2022, Sect. 6.1)")
     max_fp: float = Field(0.05, description="false positives as a share of the test set must not exceed this")
+
+
+class StudyOptions(Section):
+    """Studies that a run adds to its trainings (protocol grouped)."""
+
+    transfer: bool = Field(False, description="score every model on the test sets of all cubes of the run")
+    pool: bool = Field(
+        False, description="train one model on all telescopes of a pipeline (two or more), scored as under transfer"
+    )
+    leave_one_out: bool = Field(
+        False, description="train on all telescopes of a pipeline but one (three or more), scored as under transfer"
+    )
+    equal_weight: bool = Field(
+        False, description="pools are thinned to as many cutouts of every telescope as the smallest has"
+    )
+    finetune: list[Annotated[int, Field(ge=2)]] = Field(
+        [], description="numbers of labels with which a model that never saw a telescope is fine-tuned ([]: none)"
+    )
+
+
+class FinetuneOptions(Section):
+    """Fine-tuning of a model on few labels of another telescope."""
+
+    learning_rate: float = Field(3e-4, gt=0, description="Adam's first learning rate; it falls along a cosine")
+    epochs: int = Field(20, ge=1, description="epochs; the last is kept")
+    batch_size: int = Field(16, ge=1, description="cutouts per batch")
+    batch_norm: Literal["frozen", "trained"] = Field(
+        "frozen", description="batch normalisation as the source left it, or trained on with the rest"
+    )
 
 
 class RunOptions(Section):
@@ -157,12 +208,17 @@ class Config(Section):
     )
     evaluate: EvaluateOptions = EvaluateOptions()
     explain: ExplainOptions = ExplainOptions()
+    label_noise: LabelNoiseOptions = LabelNoiseOptions()
     gate: GateOptions = GateOptions()
+    studies: StudyOptions = StudyOptions()
+    finetune: FinetuneOptions = FinetuneOptions()
 
     @model_validator(mode="after")
     def _names_exist(self):
         for item in self.run.cubes:
-            pipeline = item.split("/")[1]
+            telescope, pipeline = item.split("/")
+            if is_pool(telescope):
+                raise ValueError(f"run.cubes: {telescope!r} is the name of a pool of telescopes (see studies)")
             if pipeline not in self.pipelines:
                 raise ValueError(f"run.cubes names pipeline {pipeline!r}; pipelines has {sorted(self.pipelines)}")
         for kind in ("pipelines", "experiments"):

@@ -12,9 +12,12 @@ from otrain_core.config import (
     EvaluateOptions,
     Experiment,
     ExplainOptions,
+    FinetuneOptions,
     GateOptions,
+    LabelNoiseOptions,
     RunOptions,
     SplitOptions,
+    StudyOptions,
 )
 from otrain_core.pipelines import (
     CrossmatchOptions,
@@ -108,7 +111,10 @@ def keys_markdown() -> str:
         ("experiments.{experiment}", Experiment),
         ("evaluate", EvaluateOptions),
         ("explain", ExplainOptions),
+        ("label_noise", LabelNoiseOptions),
         ("gate", GateOptions),
+        ("studies", StudyOptions),
+        ("finetune", FinetuneOptions),
         ("Telescope sheet (columns)", Telescope),
         ("Image sheet (columns)", ImageRow),
     ]

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from otrain_core import metrics
+from otrain_core.abstain import evaluate_abstention, fit_abstention
 from otrain_core.bootstrap import bootstrap_intervals
-from otrain_core.calibrate import fit_calibration
+from otrain_core.calibrate import choose_calibration
 from otrain_core.errors import CubeError
 from otrain_core.reality import reality_gap
 from otrain_core.train import score_cutouts, select_inputs
@@ -113,6 +114,7 @@ def evaluate_scores(
     confidence: float = 0.95,
     stated_recall: float = 0.95,
     bins: int = 4,
+    coverage: float = 0.95,
     kept_false: float = 1.0,
     real_stars: pd.DataFrame | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -135,6 +137,8 @@ def evaluate_scores(
     bootstrap, confidence, stated_recall, bins
         Draws, confidence of the intervals, recall at which an FPR is quoted, number of
         bins of magnitude, magnitude error and S/N.
+    coverage : float
+        Share of the candidates that the classifier decides, see `otrain_core.abstain`.
     kept_false : float
         Share of the False candidates that balancing kept, see `kept_false_share`; false
         alarms per image are scaled up by it, and by `scored_false_share`.
@@ -145,7 +149,7 @@ def evaluate_scores(
     -------
     record : dict
         headline (numbers, each with _low and _high), confusion, thresholds (all rules,
-        with what each gives), purity, calibration, accuracy_gap, bins, artefacts,
+        with what each gives), purity, calibration, abstention, accuracy_gap, bins, artefacts,
         reasons, reality (see `otrain_core.reality.reality_gap`), kinds (errors by kind of
         place of the injection), baseline, data.
     curves : pandas.DataFrame
@@ -185,8 +189,13 @@ def evaluate_scores(
             injected, real_stars, threshold=threshold, rng=rng, draws=bootstrap, confidence=confidence
         )
     headline |= {key: reality.get(key, np.nan) for key in REALITY}
-    calibration = fit_calibration(tune["label"], tune["score"])
+    calibration, losses = choose_calibration(tune["label"], tune["score"], tune["image"])
     calibrated = calibration.apply(scores)
+    decisive = float(calibration.apply([threshold])[0])
+    rule = fit_abstention(calibration.apply(tune["score"]), threshold=decisive, coverage=coverage)
+    abstention = evaluate_abstention(
+        labels, calibrated, test["image"], rule, rng=rng, draws=bootstrap, confidence=confidence
+    )
     record = {
         "protocol": protocol,
         "threshold_rule": threshold_rule,
@@ -205,9 +214,10 @@ def evaluate_scores(
             for share in metrics.REAL_FRACTIONS
         },
         "calibration": {
-            **{"method": calibration.method, "slope": calibration.slope, "offset": calibration.offset},
-            **{"ece_before": headline["ece"], "ece_after": metrics.ece(labels, calibrated)},
+            **calibration.to_record(),
+            **{"log_loss": losses, "ece_before": headline["ece"], "ece_after": metrics.ece(labels, calibrated)},
         },
+        "abstention": abstention,
         "accuracy_gap": _accuracy_gap(table, threshold, tune_set),
         "bins": {
             name: metrics.binned_metrics(labels, scores, column(cube, key)[rows], threshold, bins=bins).to_dict(

@@ -58,7 +58,7 @@ class CutoutGallery:
                 figure = Figure(figsize=(2 * 1.25 * columns + 0.4, 1.4 * lines + 0.4))
                 FigureCanvasAgg(figure)
             for part, (name, panel) in zip(figure.subfigures(1, 2, wspace=0.04), self.panels.items(), strict=True):
-                part.suptitle(name, fontweight="bold", color=TRUE_COLOUR if name == "True" else FALSE_COLOUR)
+                part.suptitle(name, fontweight="bold", color=TRUE_COLOUR if name.endswith("True") else FALSE_COLOUR)
                 axes = np.atleast_1d(part.subplots(lines, columns)).ravel()
                 for ax in axes:
                     ax.axis("off")

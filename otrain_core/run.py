@@ -8,6 +8,7 @@ from typing import Any
 from otrain_core.config import Config, load_config
 from otrain_core.errors import ConfigError, ImageError
 from otrain_core.pipelines import STEP_OPTIONS
+from otrain_core.pool import plan_pools, source_without
 from otrain_core.programs import require_programs
 from otrain_core.sheets import ImageRow, Telescope, read_images, read_telescopes
 
@@ -230,6 +231,49 @@ class Run:
             for seed in self.config.run.seeds
             for name in self.config.run.protocols
             if protocol in (None, name)
+        ]
+
+    def pools(self) -> dict[str, list[str]]:
+        """Pools that the studies train on, with the cubes that each is made of."""
+        studies, cubes = self.config.studies, self.config.run.cubes
+        planned = plan_pools(cubes, pooled=studies.pool, leave_one_out=studies.leave_one_out)
+        sources = {source_without(cube, cubes) for cube in cubes} if studies.finetune else set()
+        return planned | {name: members for name, members in plan_pools(cubes).items() if name in sources}
+
+    def pool_members(self, telescope: str, pipeline: str) -> list[str]:
+        """Cubes that a pool is made of."""
+        return plan_pools(self.config.run.cubes).get(f"{telescope}/{pipeline}", [])
+
+    def finetune_source(self, telescope: str, pipeline: str) -> str | None:
+        """Cube whose models have never seen a telescope, to start fine-tuning from."""
+        return source_without(f"{telescope}/{pipeline}", self.config.run.cubes)
+
+    def trained_channels(self) -> list[str]:
+        """Channels that the experiments of the run read, for pools that hold no others."""
+        read = {name for key in self.config.run.experiments for name in self.config.experiments[key].inputs}
+        return [name for name in self.config.cube.channels if name in read]
+
+    def study_options(self) -> dict[str, Any]:
+        """Intervals, and the guard distance by which a test cutout must be away from those of the training."""
+        evaluate = self.config.evaluate
+        return {
+            "bootstrap": evaluate.bootstrap,
+            "confidence": evaluate.confidence,
+            "guard": self.config.split.guard,
+        }
+
+    def study_tables(self, *names: str) -> list[str]:
+        """Tables of the studies, transfer.csv and finetune.csv, or those of the names given."""
+        run, studies = self.config.run, self.config.studies
+        transferred = (run.cubes if studies.transfer else []) + list(self.pools())
+        tuned = [cube for cube in run.cubes if studies.finetune and self.finetune_source(*cube.split("/"))]
+        return [
+            f"results/{cube}/{experiment}/seed{seed}/{name}.csv"
+            for name, cubes in (("transfer", transferred), ("finetune", tuned))
+            for cube in cubes
+            for experiment in run.experiments
+            for seed in run.seeds
+            if not names or name in names
         ]
 
 

@@ -1,7 +1,7 @@
-"""Draw Grad-CAM maps of right and wrong decisions of one network on its test set."""
+"""Draw Grad-CAM maps of one network's decisions on its test set, and try them without the neighbours."""
 
 
-def main(*, model, cube, scores, metrics, gradcam, figure, options, seed, split=None):
+def main(*, model, cube, scores, metrics, gradcam, figure, options, seed, split=None, neighbours=None, record=None):
     """Explain.
 
     Parameters
@@ -13,27 +13,32 @@ def main(*, model, cube, scores, metrics, gradcam, figure, options, seed, split=
     options : dict
         Keys of the config section ``explain``.
     seed : int
-        Draws the right decisions that are shown.
+        Draws the right decisions that are shown, and the noise where a neighbour was.
     split : path, optional
         Not read: the scores carry the sets.
+    neighbours, record : path, optional
+        Files written: CSV of the neighbour test, JSON of the summary numbers.
     """
     import numpy as np
 
     from otrain_core.displays import GradCamGallery, save_figure
-    from otrain_core.explain import explain_model
-    from otrain_core.io import read_arrays, read_json, read_table, write_arrays
+    from otrain_core.explain import explain_model, neighbour_test
+    from otrain_core.io import read_arrays, read_json, read_table, write_arrays, write_json, write_table
     from otrain_core.networks import load_model
 
-    arrays, _ = explain_model(
-        load_model(model),
-        read_arrays(cube),
-        read_table(scores),
-        threshold=read_json(metrics)["headline"]["threshold"],
-        rng=np.random.default_rng(seed),
-        **options,
-    )
+    options = dict(options)
+    n_sigma = options.pop("neighbour_sigma", 5.0)
+    inputs = load_model(model), read_arrays(cube), read_table(scores)
+    threshold = read_json(metrics)["headline"]["threshold"]
+    arrays, result = explain_model(*inputs, threshold=threshold, rng=np.random.default_rng(seed), **options)
     write_arrays(gradcam, arrays)
     save_figure(figure, GradCamGallery.from_arrays(arrays).plot().figure_)
+    if neighbours and record:
+        table, tried = neighbour_test(
+            *inputs, threshold=threshold, rng=np.random.default_rng([seed, 1]), n_sigma=n_sigma
+        )
+        write_table(neighbours, table)
+        write_json(record, {**result, "neighbours": tried})
 
 
 if "snakemake" in globals():
@@ -49,4 +54,6 @@ if "snakemake" in globals():
             figure=snakemake.output.figure,  # noqa: F821
             options=snakemake.params.options,  # noqa: F821
             seed=snakemake.params.seed,  # noqa: F821
+            neighbours=snakemake.output.get("neighbours"),  # noqa: F821
+            record=snakemake.output.get("record"),  # noqa: F821
         )

@@ -106,6 +106,14 @@ def trainings(*names):
     return [f"{folder}/{name}" for folder in RUN.trainings() for name in names]
 
 
+def pool_members(wildcards):
+    return RUN.pool_members(wildcards.telescope, wildcards.pipeline)
+
+
+def finetune_source(wildcards):
+    return RUN.finetune_source(wildcards.telescope, wildcards.pipeline)
+
+
 def choose_what_a_bad_image_does():
     """Under --keep-going a bad image is left out of its cube; otherwise it stops the run, if it can before any work.
 

@@ -10,6 +10,8 @@ rule cube:
         "results/logs/{telescope}/{pipeline}/cube.log",
     benchmark:
         "results/benchmarks/{telescope}/{pipeline}/cube.tsv"
+    wildcard_constraints:
+        telescope=telescopes_where(lambda name: True),
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
@@ -35,6 +37,8 @@ rule split:
         "results/logs/{telescope}/{pipeline}/split.log",
     benchmark:
         "results/benchmarks/{telescope}/{pipeline}/split.tsv"
+    wildcard_constraints:
+        telescope=telescopes_where(lambda name: True),
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,

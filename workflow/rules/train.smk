@@ -55,7 +55,7 @@ rule evaluate:
 
 
 rule explain:
-    """Draw Grad-CAM maps of right and wrong decisions of one model."""
+    """Draw Grad-CAM maps of one model's decisions, and score cutouts without their neighbours."""
     input:
         cube="results/{telescope}/{pipeline}/cube.npz",
         split="results/{telescope}/{pipeline}/split.csv",
@@ -65,6 +65,8 @@ rule explain:
     output:
         gradcam="results/{telescope}/{pipeline}/{experiment}/seed{seed}/gradcam.npz",
         figure="results/{telescope}/{pipeline}/{experiment}/seed{seed}/gradcam.png",
+        neighbours="results/{telescope}/{pipeline}/{experiment}/seed{seed}/neighbours.csv",
+        record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/explain.json",
     log:
         "results/logs/{telescope}/{pipeline}/{experiment}/seed{seed}/explain.log",
     benchmark:
@@ -81,7 +83,31 @@ rule explain:
         "../../scripts/explain.py"
 
 
-# The paper's own protocol: a random split by cutout, tuned and scored on the same set.
+rule label_noise:
+    """Rank the labels of train and tune that networks trained without their image contradict."""
+    input:
+        cube="results/{telescope}/{pipeline}/cube.npz",
+        split="results/{telescope}/{pipeline}/split.csv",
+    output:
+        suspects="results/{telescope}/{pipeline}/{experiment}/label_noise/suspects.csv",
+        figure="results/{telescope}/{pipeline}/{experiment}/label_noise/suspects.png",
+        record="results/{telescope}/{pipeline}/{experiment}/label_noise/label_noise.json",
+    log:
+        "results/logs/{telescope}/{pipeline}/{experiment}/label_noise.log",
+    benchmark:
+        "results/benchmarks/{telescope}/{pipeline}/{experiment}/label_noise.tsv"
+    threads: 2
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 360 * attempt,
+        gpu=1,
+    params:
+        experiment=lambda wildcards: RUN.config.experiments[wildcards.experiment].model_dump(),
+        options=RUN.config.label_noise.model_dump(),
+        seed=RUN.config.seed,
+        code=code_digest("label_noise"),
+    script:
+        "../../scripts/label_noise.py"
 
 
 use rule train as train_random_split with:

@@ -1,0 +1,281 @@
+"""Pools: the cutouts of several telescopes under one pipeline, as one cube and one split.
+
+A pool stands where a telescope would: ``pool`` holds all telescopes of the run under a pipeline,
+``pool-without-T`` the train and tune parts of all but T. So the rules that train on a
+telescope train on a pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from otrain_core.cube import COLUMNS, draw
+from otrain_core.errors import CubeError
+from otrain_core.split import SETS, UNUSED
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+POOL = "pool"
+WITHOUT = f"{POOL}-without-"
+TRAINED = ("train", "tune")  # sets that decide weights, kept epoch and threshold
+CHUNK = 4096  # cutouts copied at a time
+
+
+def is_pool(telescope: str) -> bool:
+    """Whether a name is that of a pool; no telescope may bear one."""
+    return telescope == POOL or telescope.startswith(WITHOUT)
+
+
+def left_out(telescope: str) -> str | None:
+    """The telescope that a pool is without, None for the pool of all and for a telescope."""
+    return telescope.removeprefix(WITHOUT) if telescope.startswith(WITHOUT) else None
+
+
+def plan_pools(cubes: Sequence[str], *, pooled: bool = True, leave_one_out: bool = True) -> dict[str, list[str]]:
+    """Pools that the cubes of a run allow, with the cubes that each is made of.
+
+    Parameters
+    ----------
+    cubes : sequence of str
+        As telescope/pipeline.
+    pooled : bool
+        The pool of all telescopes of a pipeline, where there are two or more.
+    leave_one_out : bool
+        For each telescope the pool of the others, where these are two or more.
+
+    Returns
+    -------
+    dict of str to list of str
+        ``pool/{pipeline}`` and ``pool-without-{telescope}/{pipeline}`` to sorted cubes.
+    """
+    members: dict[str, list[str]] = {}
+    for cube in sorted(set(cubes)):
+        members.setdefault(cube.split("/")[1], []).append(cube)
+    pools = {}
+    for pipeline, mine in members.items():
+        if pooled and len(mine) >= 2:
+            pools[f"{POOL}/{pipeline}"] = mine
+        if leave_one_out and len(mine) >= 3:
+            for cube in mine:
+                pools[f"{WITHOUT}{cube}"] = [other for other in mine if other != cube]
+    return pools
+
+
+def source_without(target: str, cubes: Sequence[str]) -> str | None:
+    """Cube whose models have never seen the telescope of `target`, to start fine-tuning from.
+
+    The pool without it under the same pipeline; else under another one; else the cube of one
+    other telescope; None where the run has one telescope only.
+    """
+    telescope, pipeline = target.split("/")
+    pools = plan_pools(cubes, pooled=False)
+    others = [cube for cube in sorted(set(cubes)) if cube.split("/")[0] != telescope]
+    found = [name for name in pools if left_out(name.split("/")[0]) == telescope] or others
+    return min(found, key=lambda name: (name.split("/")[1] != pipeline, name), default=None)
+
+
+def pool_cubes(
+    cubes: Mapping[str, Mapping[str, np.ndarray]],
+    splits: Mapping[str, pd.DataFrame],
+    *,
+    seed: int,
+    sets: Sequence[str] = SETS,
+    equal: bool = False,
+    channels: Sequence[str] | None = None,
+    file: str | Path | None = None,
+) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
+    """Join the cubes and splits of several telescopes.
+
+    Parameters
+    ----------
+    cubes : mapping of str to mapping
+        By telescope, as from `otrain_core.cube.read_cube`; memory-mapped pixels will do.
+    splits : mapping of str to pandas.DataFrame
+        By telescope, as from `otrain_core.split.split_cube`.
+    seed : int
+        Of the draws under `equal`.
+    sets : sequence of str
+        Sets that are taken over; the cutouts of other sets are not in the pool at all.
+    equal : bool
+        Thin train and tune at random to those of the smallest telescope, the share of True of each
+        telescope kept, so that all telescopes weigh the same. Test is not thinned.
+    channels : sequence of str, optional
+        Channels kept (default: those that all cubes have).
+    file : path, optional
+        Where the pixels are put while they are joined, mapped into memory; None: in memory.
+
+    Returns
+    -------
+    arrays : dict of numpy.ndarray
+        A cube as from `otrain_core.cube.build_cube`, cropped about the candidates to the smallest
+        side, telescopes in the order of their names, and ``telescopes`` (N,). Images and candids
+        are renamed telescope:name. A column that a telescope lacks is missing there (NaN, '', -1).
+    split : pandas.DataFrame
+        index, candid, image, label, field, cell, set, telescope.
+
+    Raises
+    ------
+    CubeError
+        Fewer than two telescopes, a channel that a cube lacks, a cube without images, nothing left.
+    """
+    import pandas as pd
+
+    names = sorted(cubes)
+    if len(names) < 2:
+        raise CubeError(f"a pool needs two telescopes or more, not {len(names)}")
+    for name in names:
+        if not np.array_equal(splits[name]["candid"].to_numpy(str), np.asarray(cubes[name]["candids"]).astype(str)):
+            raise CubeError(f"telescope {name}: the split and the cube do not list the same candidates")
+    rows = {name: np.flatnonzero(splits[name]["set"].isin(list(sets))) for name in names}
+    if equal:
+        rows = _thin(rows, splits, seed=seed)
+    arrays = join_rows(cubes, rows, channels=channels, file=file)
+    parts = []
+    for name in names:
+        part = splits[name].iloc[rows[name]].copy()
+        part["telescope"] = name
+        part["field"] = [f"{name}:{field}" for field in part["field"]] if "field" in part else part["image"]
+        part["cell"] = part.get("cell", 0)
+        parts.append(part)
+    split = pd.concat(parts, ignore_index=True)
+    split = split.assign(index=np.arange(len(split)), candid=arrays["candids"], image=arrays["images"])
+    return arrays, split[["index", "candid", "image", "label", "field", "cell", "set", "telescope"]]
+
+
+def _thin(rows: Mapping[str, np.ndarray], splits: Mapping[str, pd.DataFrame], *, seed: int) -> dict[str, np.ndarray]:
+    thinned = {name: [] for name in rows}
+    for number, chosen in enumerate(SETS):
+        mine = {name: index[splits[name]["set"].to_numpy(str)[index] == chosen] for name, index in rows.items()}
+        smallest = min(len(index) for index in mine.values())
+        for name, index in mine.items():
+            if chosen in TRAINED:
+                labels = splits[name]["label"].to_numpy(int)[index]
+                index = index[draw(labels, seed=seed + number, true_fraction=None, max_cutouts=smallest)]
+            thinned[name].append(index)
+    return {name: np.sort(np.concatenate(parts)) for name, parts in thinned.items()}
+
+
+def join_rows(
+    cubes: Mapping[str, Mapping[str, np.ndarray]],
+    rows: Mapping[str, np.ndarray] | None = None,
+    *,
+    channels: Sequence[str] | None = None,
+    file: str | Path | None = None,
+) -> dict[str, np.ndarray]:
+    """The chosen rows (default all) of several cubes as one; see `pool_cubes`."""
+    names = sorted(cubes)
+    if rows is None:
+        rows = {name: np.arange(len(cubes[name]["labels"])) for name in names}
+    if channels is None:
+        first = [str(channel) for channel in cubes[names[0]]["channels"]]
+        channels = [channel for channel in first if all(channel in cubes[name]["channels"] for name in names)]
+    arrays = {"cube": _pixels(cubes, rows, channels, file)}
+    counts = [len(rows[name]) for name in names]
+    arrays["labels"] = np.concatenate([np.asarray(cubes[name]["labels"])[rows[name]] for name in names])
+    arrays["telescopes"] = np.repeat(names, counts)
+    for key in COLUMNS:
+        having = [np.asarray(cubes[name][key]) for name in names if key in cubes[name]]
+        if having:
+            missing = {"U": "", "i": -1}.get(having[0].dtype.kind, np.nan)
+            arrays[key] = np.concatenate(
+                [
+                    np.asarray(cubes[name][key])[rows[name]] if key in cubes[name] else np.full(count, missing)
+                    for name, count in zip(names, counts, strict=True)
+                ]
+            )
+    for key in ("images", "candids"):
+        if key not in arrays or not all(key in cubes[name] for name in names):
+            raise CubeError(f"a pool needs the key {key} of every cube, to tell its images apart")
+        prefix = np.char.add(arrays["telescopes"], ":") if len(arrays["telescopes"]) else arrays["telescopes"]
+        arrays[key] = np.char.add(prefix.astype(str), arrays[key].astype(str))
+    if "difference" in channels:
+        difference = arrays["cube"][..., list(channels).index("difference")]
+        missing = [np.isnan(difference[start : start + CHUNK]).sum(axis=(1, 2)) for start in _starts(len(difference))]
+        arrays["n_missing"] = np.concatenate([*missing, np.empty(0)]).astype(np.int32)
+    return arrays | {"channels": np.array(list(channels))}
+
+
+def _starts(count: int) -> range:
+    return range(0, count, CHUNK)
+
+
+def _pixels(cubes, rows, channels, file) -> np.ndarray:
+    from otrain_core.train import select_inputs
+
+    if not channels:
+        raise CubeError("the cubes of the pool have no channel in common")
+    size = min(min(cubes[name]["cube"].shape[1:3]) for name in cubes)
+    shape = (sum(len(index) for index in rows.values()), size, size, len(channels))
+    if file is None or 0 in shape:
+        pixels = np.empty(shape, np.float32)
+    else:
+        pixels = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
+    at = 0
+    for name in sorted(cubes):
+        for start in _starts(len(rows[name])):
+            index = rows[name][start : start + CHUNK]
+            part = {"cube": cubes[name]["cube"][index], "channels": cubes[name]["channels"]}
+            pixels[at : at + len(index)] = select_inputs(part, inputs=channels, size=size)
+            at += len(index)
+    return pixels
+
+
+def check_pool(arrays: Mapping[str, np.ndarray], split: pd.DataFrame, *, without: str | None = None) -> None:
+    """Fail if a pool leaks or cannot be trained on.
+
+    Raises
+    ------
+    CubeError
+        A cutout of the telescope that was to be left out, an image in two sets, train or tune of one
+        class only, or a split that is not that of the cube.
+    """
+    if not np.array_equal(split["candid"].to_numpy(str), arrays["candids"]):
+        raise CubeError("the split and the pool do not list the same candidates")
+    if len(np.unique(arrays["candids"])) < len(split):
+        raise CubeError("a candid stands twice in the pool")
+    if without is not None:
+        owners = np.char.partition(arrays["images"].astype(str), ":")[:, 0]
+        if (arrays["telescopes"] == without).any() or (owners == without).any():
+            raise CubeError(f"the pool without {without} holds cutouts of {without}")
+    used = split[split["set"] != UNUSED]
+    n_sets = used.groupby("image")["set"].nunique()
+    if (n_sets > 1).any():
+        raise CubeError(f"image {n_sets.idxmax()} stands in two sets of the pool: the split leaks")
+    for name in TRAINED:
+        if used.loc[used["set"] == name, "label"].nunique() < 2:
+            raise CubeError(f"set {name} of the pool has one class only")
+
+
+def summarise_pool(
+    arrays: Mapping[str, np.ndarray], split: pd.DataFrame, records: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Counts of a pool by telescope and set, in the keys of a cube's record.
+
+    Parameters
+    ----------
+    records : mapping of str to mapping
+        ``cube.json`` of every telescope. ``n_labelled_false`` is what the False of the pool would
+        be without the balancing of their cubes.
+    """
+    from otrain_core.evaluate import kept_false_share
+
+    by_telescope, labelled_false = {}, 0.0
+    for name, part in split.groupby("telescope"):
+        counts = {kind: int((part["label"] == value).sum()) for value, kind in ((1, "n_true"), (0, "n_false"))}
+        sets = part["set"].value_counts().reindex([*SETS], fill_value=0)
+        by_telescope[name] = {**counts, "n_images": int(part["image"].nunique()), **sets.astype(int).to_dict()}
+        labelled_false += counts["n_false"] / kept_false_share(dict(records.get(name, {})))
+    return {
+        "size": int(arrays["cube"].shape[1]),
+        "channels": [str(name) for name in arrays["channels"]],
+        "n_images": int(split["image"].nunique()),
+        "n_true": int((split["label"] == 1).sum()),
+        "n_false": int((split["label"] == 0).sum()),
+        "n_labelled_false": round(labelled_false),
+        "telescopes": by_telescope,
+    }

@@ -1,0 +1,282 @@
+"""How a model does on the test sets of other cubes than the one it was trained on.
+
+No image that the model was trained or tuned on is scored: two pipelines of one telescope share
+images, and so do a pool and the telescopes in it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from otrain_core import metrics
+from otrain_core.bootstrap import bootstrap_intervals
+from otrain_core.crossmatch import unit_vectors
+from otrain_core.errors import CubeError
+from otrain_core.pool import TRAINED
+from otrain_core.split import guard_distances
+from otrain_core.train import score_cutouts, select_inputs
+
+RATES = ("mcc", "mcc_low", "mcc_high", "recall", "fpr", "accuracy")
+COLUMNS = (
+    *("source", "target", "experiment", "seed", "relation", "size", "n_images", "n_true", "n_false", "n_seen"),
+    *("threshold", *RATES, "auc", "fpr_at_5pct_missed"),
+    *("threshold_tune", *(f"{name}_tune" for name in RATES), "note"),
+)
+
+log = logging.getLogger("otrain")
+
+
+def rows_of(split: pd.DataFrame, *sets: str) -> np.ndarray:
+    """Rows of a cube that stand in the named sets of its split."""
+    return split.loc[split["set"].isin(sets), "index"].to_numpy(int)
+
+
+def image_names(cube: Mapping[str, np.ndarray], telescope: str) -> np.ndarray:
+    """telescope:image of every cutout; a pool has these names already."""
+    images = np.asarray(cube["images"]).astype(str) if "images" in cube else np.full(len(cube["labels"]), "")
+    return images if "telescopes" in cube else np.char.add(f"{telescope}:", images)
+
+
+def unseen(
+    target: Mapping[str, np.ndarray],
+    rows: np.ndarray,
+    source: Mapping[str, np.ndarray],
+    trained: np.ndarray,
+    *,
+    target_telescope: str,
+    source_telescope: str,
+    guard: float = 4.0,
+) -> np.ndarray:
+    """Which rows of the target show nothing that the source's training has shown.
+
+    Parameters
+    ----------
+    target, source : mapping
+        Cubes.
+    rows, trained : numpy.ndarray
+        Rows of the target that are asked about, and of the source that were trained or tuned on.
+    target_telescope, source_telescope : str
+        A pool (key ``telescopes``) says of every cutout where it comes from.
+    guard : float
+        As in `otrain_core.split.check_split` [seeing FWHM].
+
+    Returns
+    -------
+    numpy.ndarray
+        (len(rows),) bool: False where the image, or the place on the sky as seen by the same
+        telescope, is one of those of the training.
+    """
+    theirs = np.asarray(source["telescopes"])[trained] if "telescopes" in source else source_telescope
+    trained = trained[np.broadcast_to(np.asarray(theirs) == target_telescope, trained.shape)]
+    fresh = np.ones(len(rows), dtype=bool)
+    if len(trained) == 0 or len(rows) == 0:
+        return fresh
+    names = image_names(target, target_telescope)[rows]
+    fresh &= ~np.isin(names, image_names(source, source_telescope)[trained])
+    return fresh & ~_near(target, rows, source, trained, guard)
+
+
+def _near(target, rows, source, trained, guard) -> np.ndarray:
+    from scipy.spatial import cKDTree
+
+    near = np.zeros(len(rows), dtype=bool)
+    if not all(key in cube for cube in (target, source) for key in ("ra", "dec")):
+        return near
+    ours, theirs = (
+        unit_vectors(np.asarray(cube["ra"], float)[index], np.asarray(cube["dec"], float)[index])
+        for cube, index in ((target, rows), (source, trained))
+    )
+    i, j = (np.flatnonzero(np.isfinite(vectors[:, 0])) for vectors in (ours, theirs))
+    if len(i) == 0 or len(j) == 0:
+        return near
+    our_guard, their_guard = guard_distances(target, guard)[rows], guard_distances(source, guard)[trained]
+    tree, reach = cKDTree(theirs[j]), max(our_guard[i].max(), their_guard[j].max())
+    i = i[np.isfinite(tree.query(ours[i], distance_upper_bound=reach)[0])]
+    if len(i) == 0:
+        return near
+    pairs = cKDTree(ours[i]).sparse_distance_matrix(tree, reach, output_type="ndarray")
+    close = pairs["v"] < (our_guard[i][pairs["i"]] + their_guard[j][pairs["j"]]) / 2 * (1 - 1e-6)
+    near[i[pairs["i"][close]]] = True
+    return near
+
+
+def fit_to(model, side: int):
+    """The model itself, or for smaller cutouts the same weights in a network of their size.
+
+    Raises
+    ------
+    CubeError
+        The weights of the network depend on the size of the cutouts.
+    """
+    from otrain_core.networks import build_network, input_stage
+
+    if side >= model.input_shape[1]:
+        return model
+    stage = input_stage(model)
+    try:
+        smaller = build_network(model.name, size=side, channels=stage.channels, normalise=stage.normalise)
+        smaller.set_weights(model.get_weights())
+    except ValueError:
+        raise CubeError(
+            f"cutouts of {side} px are too small for a network {model.name} trained on {model.input_shape[1]} px"
+        ) from None
+    return smaller
+
+
+def model_inputs(model, cube: Mapping[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """Some rows of a cube as the model takes them; only their pixels are read."""
+    from otrain_core.networks import input_stage
+
+    n = len(cube["labels"])
+    part = {key: value[rows] for key, value in cube.items() if key != "channels" and np.shape(value)[:1] == (n,)}
+    part |= {"channels": cube["channels"]}
+    return select_inputs(part, inputs=input_stage(model).channels, size=model.input_shape[1])
+
+
+def score_rows(model, cube: Mapping[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """Probability of True of some rows of a cube; only their pixels are read.
+
+    Raises
+    ------
+    CubeError
+        The cube lacks a channel of the model, or its cutouts are too small for it.
+    """
+    model = fit_to(model, min(cube["cube"].shape[1:3]))
+    return score_cutouts(model, model_inputs(model, cube, rows))
+
+
+def tune_threshold(labels: np.ndarray, scores: np.ndarray, rule: str) -> float:
+    """Threshold by a rule of `otrain_core.metrics`; NaN without both classes."""
+    return metrics.best_threshold(labels, scores, rule) if len(np.unique(labels)) == 2 else np.nan
+
+
+def measure(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    images: np.ndarray,
+    threshold: float,
+    *,
+    rng: np.random.Generator,
+    draws: int = 1000,
+    confidence: float = 0.95,
+) -> dict[str, float]:
+    """`RATES` at a threshold, the interval of MCC by image; all NaN without threshold or cutouts."""
+    if len(labels) == 0 or not np.isfinite(threshold):
+        return dict.fromkeys(RATES, np.nan)
+    values = metrics.rates(**metrics.confusion(labels, scores, threshold))
+    interval = bootstrap_intervals(labels, scores, images, threshold, rng=rng, draws=draws, confidence=confidence)
+    values["mcc_low"], values["mcc_high"] = interval["mcc"]
+    return {name: values[name] for name in RATES}
+
+
+def relation(source: str, target: str, members: Iterable[str]) -> str:
+    """What the model knows of the target: own, pooled, pipeline, or nothing (telescope, left-out).
+
+    Parameters
+    ----------
+    source, target : str
+        As telescope/pipeline.
+    members : iterable of str
+        Telescopes of a pool; empty where the source is a telescope.
+    """
+    members = set(members)
+    if source == target:
+        return "own"
+    if members:
+        return "pooled" if target.split("/")[0] in members else "left-out"
+    return "pipeline" if source.split("/")[0] == target.split("/")[0] else "telescope"
+
+
+def transfer(
+    model,
+    source: tuple[str, Mapping[str, np.ndarray], pd.DataFrame],
+    targets: Iterable[tuple[str, Mapping[str, np.ndarray], pd.DataFrame]],
+    *,
+    rng: np.random.Generator,
+    threshold_rule: str = "f1-mcc",
+    bootstrap: int = 1000,
+    confidence: float = 0.95,
+    guard: float = 4.0,
+    experiment: str = "",
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Score a model on the test set of every target.
+
+    Parameters
+    ----------
+    model : keras.Model
+    source : tuple
+        telescope/pipeline (or a pool), cube and split that the model was trained on.
+    targets : iterable of tuple
+        The same of the cubes that are scored, one in memory at a time; the source may be among them.
+    rng : numpy.random.Generator
+        For the bootstrap by image.
+    threshold_rule, bootstrap, confidence, guard
+        Rule of the threshold, draws and confidence of the intervals, and see `unseen`.
+    experiment, seed : str, int
+        Of the training, for the table.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `COLUMNS`, one row a target. relation as from `relation`; size [px] of the cutouts scored;
+        n_seen test cutouts left out by `unseen`; the rates of `RATES` at the model's own threshold
+        (from the source's tune set) and, with ``_tune``, at one set on the target's tune set. A
+        target that the model cannot score has NaN and the reason in note.
+    """
+    name, cube, split = source
+    tune, trained = rows_of(split, "tune"), rows_of(split, *TRAINED)
+    own = tune_threshold(np.asarray(cube["labels"])[tune], score_rows(model, cube, tune), threshold_rule)
+    members = np.unique(cube["telescopes"]).tolist() if "telescopes" in cube else []
+    telescopes = {"source_telescope": name.split("/")[0]}
+    options = {"rng": rng, "draws": bootstrap, "confidence": confidence}
+    table = []
+    for target, other, other_split in targets:
+        row: dict[str, Any] = {"source": name, "target": target, "experiment": experiment, "seed": seed, "note": ""}
+        row |= {"relation": relation(name, target, members), "threshold": own}
+        telescopes["target_telescope"] = target.split("/")[0]
+        parts, n_seen = {}, 0
+        for chosen in ("tune", "test"):
+            rows = rows_of(other_split, chosen)
+            # The own split has been checked for leaks when it was made.
+            kept = rows if target == name else rows[unseen(other, rows, cube, trained, guard=guard, **telescopes)]
+            parts[chosen], n_seen = kept, len(rows) - len(kept)
+        labels = {chosen: np.asarray(other["labels"])[rows].astype(int) for chosen, rows in parts.items()}
+        images = image_names(other, telescopes["target_telescope"])[parts["test"]]
+        row |= {"n_images": len(np.unique(images)), "n_seen": n_seen}
+        row |= {"n_true": int(np.sum(labels["test"] == 1)), "n_false": int(np.sum(labels["test"] == 0))}
+        try:
+            scores = {chosen: score_rows(model, other, rows) for chosen, rows in parts.items()}
+        except CubeError as error:
+            row["note"] = str(error)
+            log.warning("%s on %s: %s", name, target, error)
+        else:
+            row["size"] = min(model.input_shape[1], *other["cube"].shape[1:3])
+            row |= _compare(labels, scores, images, own, threshold_rule, options)
+        table.append(row)
+    return pd.DataFrame(table, columns=list(COLUMNS))
+
+
+def _compare(labels, scores, images, own, rule, options) -> dict[str, Any]:
+    if len(labels["test"]) == 0:
+        return {"note": "every test cutout shows what the model was trained on"}
+    threshold = tune_threshold(labels["tune"], scores["tune"], rule)
+    at_tune = measure(labels["test"], scores["test"], images, threshold, **options)
+    return {
+        **measure(labels["test"], scores["test"], images, own, **options),
+        "auc": metrics.auc(labels["test"], scores["test"]),
+        "fpr_at_5pct_missed": metrics.fpr_at_recall(labels["test"], scores["test"], 0.95),
+        "threshold_tune": threshold,
+        **{f"{name}_tune": value for name, value in at_tune.items()},
+    }
+
+
+def transfer_matrix(table: pd.DataFrame, *, value: str = "mcc", experiment: str) -> pd.DataFrame:
+    """Mean over seeds of a column of `transfer`'s tables, sources down, targets across."""
+    part = table[table["experiment"] == experiment]
+    return part.pivot_table(index="source", columns="target", values=value, aggfunc="mean", dropna=False)

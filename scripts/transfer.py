@@ -1,0 +1,62 @@
+"""Score one model on the test sets of all cubes of the run."""
+
+
+def main(*, model, cube, split, target_cubes, target_splits, table, source, targets, experiment, seed, options, rule):
+    """Write the table of one training.
+
+    Parameters
+    ----------
+    model, cube, split : path
+        ``model.keras`` and the files that it was trained on.
+    target_cubes, target_splits : list of path
+        ``cube.npz`` and ``split.csv`` of each of `targets`.
+    table : path
+        CSV written, see `otrain_core.transfer.COLUMNS`.
+    source, targets : str, list of str
+        As telescope/pipeline; the source may be a pool.
+    experiment, seed : str, int
+        Of the training; the seed draws the bootstrap too.
+    options : dict
+        bootstrap, confidence, guard.
+    rule : {'gmean', 'f1', 'f1-mcc'}
+        Sets the thresholds.
+    """
+    import numpy as np
+
+    from otrain_core.cube import read_cube
+    from otrain_core.io import read_table, write_table
+    from otrain_core.networks import load_model
+    from otrain_core.transfer import transfer
+
+    cubes = zip(targets, target_cubes, target_splits, strict=True)
+    result = transfer(
+        load_model(model),
+        (source, read_cube(cube, mmap=True), read_table(split)),
+        ((name, read_cube(path, mmap=True), read_table(other)) for name, path, other in cubes),
+        rng=np.random.default_rng(seed),
+        threshold_rule=rule,
+        experiment=experiment,
+        seed=seed,
+        **options,
+    )
+    write_table(table, result)
+
+
+if "snakemake" in globals():
+    from otrain_core.job import job_logging
+
+    with job_logging(snakemake):  # noqa: F821
+        main(
+            model=snakemake.input.model,  # noqa: F821
+            cube=snakemake.input.cube,  # noqa: F821
+            split=snakemake.input.split,  # noqa: F821
+            target_cubes=list(snakemake.input.target_cubes),  # noqa: F821
+            target_splits=list(snakemake.input.target_splits),  # noqa: F821
+            table=snakemake.output.table,  # noqa: F821
+            source=f"{snakemake.wildcards.telescope}/{snakemake.wildcards.pipeline}",  # noqa: F821
+            targets=snakemake.params.targets,  # noqa: F821
+            experiment=snakemake.wildcards.experiment,  # noqa: F821
+            seed=int(snakemake.wildcards.seed),  # noqa: F821
+            options=snakemake.params.options,  # noqa: F821
+            rule=snakemake.params.threshold_rule,  # noqa: F821
+        )

@@ -1,0 +1,165 @@
+import importlib.util
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from otrain_core import pool
+from otrain_core.cube import no_rows, read_cube
+from otrain_core.errors import CubeError
+from otrain_core.io import read_json, read_table, write_arrays, write_json, write_table
+from tests.unit.synthetic_cube import make_cube, make_split
+
+FIVE = ["JAST/gmadet", "JAST/stdpipe", "TACA/gmadet", "FRAM-CTA-N/gmadet", "TCA/gmadet"]
+
+
+def telescope(number, n=120, size=12):
+    """A telescope whose pixels are all its number, but for the candidate's, which is the row."""
+    cube = make_cube(n, size=3, n_images=12, seed=number)
+    pixels = np.full((n, size, size, 4), float(number), np.float32)
+    pixels[:, size // 2, size // 2, 0] = np.arange(n)
+    pixels[:, 0, 0, 0] = np.nan  # lost by a crop
+    return {**cube, "cube": pixels, "pixel_scale": np.full(n, 0.5 * number)}
+
+
+@pytest.fixture
+def three():
+    cubes = {"A": telescope(1, size=12), "B": telescope(2, n=300, size=15), "C": telescope(3, n=200, size=10)}
+    return cubes, {name: make_split(cube) for name, cube in cubes.items()}
+
+
+def test_plan_of_the_papers_cubes():
+    pools = pool.plan_pools(FIVE)
+    assert sorted(pools) == sorted(
+        ["pool/gmadet", *(f"pool-without-{name}/gmadet" for name in ("JAST", "TACA", "FRAM-CTA-N", "TCA"))]
+    )
+    assert pools["pool-without-JAST/gmadet"] == ["FRAM-CTA-N/gmadet", "TACA/gmadet", "TCA/gmadet"]
+    for name, members in pools.items():
+        assert pool.is_pool(name.split("/")[0])
+        assert pool.left_out(name.split("/")[0]) not in [cube.split("/")[0] for cube in members]
+    assert pool.plan_pools(["A/p", "B/p"]) == {"pool/p": ["A/p", "B/p"]}  # one other telescope is no pool
+    assert pool.plan_pools(["A/p", "A/q"]) == {}
+
+
+def test_source_of_fine_tuning_has_never_seen_the_telescope():
+    assert pool.source_without("TCA/gmadet", FIVE) == "pool-without-TCA/gmadet"
+    assert pool.source_without("JAST/stdpipe", FIVE) == "pool-without-JAST/gmadet"
+    assert pool.source_without("A/p", ["A/p", "B/q", "C/p"]) == "C/p"
+    assert pool.source_without("A/p", ["A/p", "A/q"]) is None
+
+
+def test_rows_stay_together(three):
+    cubes, splits = three
+    arrays, split = pool.pool_cubes(cubes, splits, seed=1, channels=["difference", "mask"])
+    pool.check_pool(arrays, split)
+    assert arrays["cube"].shape == (620, 10, 10, 2) and split["index"].tolist() == list(range(620))
+    for name, number in (("A", 1), ("B", 2), ("C", 3)):
+        mine = np.flatnonzero(arrays["telescopes"] == name)
+        rows = arrays["cube"][mine, 5, 5, 0].astype(int)  # the candidate's pixel survives the crop
+        assert rows.tolist() == list(range(len(cubes[name]["labels"])))
+        assert (arrays["cube"][mine, 1, 1, 0] == number).all() and (arrays["pixel_scale"][mine] == number / 2).all()
+        for key in ("labels", "mags", "seeing", "artefacts"):
+            assert np.array_equal(arrays[key][mine], cubes[name][key][rows], equal_nan=key == "mags")
+        assert arrays["images"][mine].tolist() == [f"{name}:{image}" for image in cubes[name]["images"]]
+        assert split["set"].iloc[mine].tolist() == splits[name]["set"].tolist()
+    # Images of one name at two telescopes are two images; the corner is missing only where nothing was cut.
+    assert split["image"].nunique() == 36
+    assert arrays["n_missing"][arrays["telescopes"] == "C"].min() == 1
+    assert arrays["n_missing"][arrays["telescopes"] == "A"].max() == 0
+
+
+def test_a_missing_column_is_missing(three):
+    cubes, splits = three
+    del cubes["B"]["pixel_scale"], cubes["B"]["kinds"]
+    arrays, _ = pool.pool_cubes(cubes, splits, seed=1)
+    of_b = arrays["telescopes"] == "B"
+    assert np.isnan(arrays["pixel_scale"][of_b]).all() and np.isfinite(arrays["pixel_scale"][~of_b]).all()
+    assert (arrays["kinds"][of_b] == "").all()
+
+
+def test_equal_weight(three):
+    cubes, splits = three
+    _, split = pool.pool_cubes(cubes, splits, seed=1, equal=True)
+    counts = split.groupby(["set", "telescope"]).size().unstack()
+    for name in ("train", "tune"):
+        smallest = min((table["set"] == name).sum() for table in splits.values())
+        assert (counts.loc[name] == smallest).all()
+    assert counts.loc["test", "B"] == (splits["B"]["set"] == "test").sum()
+    again = pool.pool_cubes(cubes, splits, seed=1, equal=True)[1]
+    pd.testing.assert_frame_equal(split, again)
+    assert not split["candid"].equals(pool.pool_cubes(cubes, splits, seed=2, equal=True)[1]["candid"])
+
+
+def one_of(split, name):
+    return split.index[split["set"] == name][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda arrays, split: arrays["telescopes"].__setitem__(0, "T"), "without T holds cutouts of T"),
+        (lambda arrays, split: arrays["images"].__setitem__(0, "T:I00"), "without T holds cutouts of T"),
+        (lambda arrays, split: split.loc.__setitem__((one_of(split, "train"), "set"), "test"), "stands in two sets"),
+        (lambda arrays, split: split.loc.__setitem__((split["set"] == "tune", "label"), 1), "tune of the pool has one"),
+        (lambda arrays, split: arrays["candids"].__setitem__(0, "other"), "do not list the same"),
+    ],
+)
+def test_a_leaking_pool_is_refused(three, change, match):
+    arrays, split = pool.pool_cubes(*three, seed=1)
+    pool.check_pool(arrays, split, without="T")
+    change(arrays, split)
+    with pytest.raises(CubeError, match=match):
+        pool.check_pool(arrays, split, without="T")
+
+
+def test_what_cannot_be_pooled_is_refused(three):
+    cubes, splits = three
+    with pytest.raises(CubeError, match="two telescopes or more"):
+        pool.pool_cubes({"A": cubes["A"]}, {"A": splits["A"]}, seed=1)
+    with pytest.raises(CubeError, match="telescope A: the split and the cube"):
+        pool.pool_cubes(cubes, {**splits, "A": splits["B"]}, seed=1)
+    with pytest.raises(CubeError, match="channel 'template' is not in the cube"):
+        pool.pool_cubes(cubes, splits, seed=1, channels=["template"])
+
+
+@pytest.mark.parametrize("name", ["pool", "pool-without-T"])
+def test_the_script_writes_the_files_of_a_cube(three, name, root, tmp_path):
+    spec = importlib.util.spec_from_file_location("pool_script", root / "scripts/pool.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    files = {"cubes": [], "splits": [], "records": [], "real_stars": []}
+    for key in three[0]:
+        cube, split = three[0][key], three[1][key]
+        n_false = int((cube["labels"] == 0).sum())
+        write_arrays(tmp_path / f"{key}.npz", cube)
+        write_arrays(tmp_path / f"{key}-stars.npz", no_rows(cube) if key == "A" else cube)
+        write_table(tmp_path / f"{key}.csv", split)
+        write_json(tmp_path / f"{key}.json", {"n_false": n_false, "n_labelled_false": 2 * n_false})
+        for kind, ending in zip(files, (".npz", ".csv", ".json", "-stars.npz"), strict=True):
+            files[kind].append(str(tmp_path / f"{key}{ending}"))
+    out = tmp_path / "out"
+    script.main(
+        **files,
+        **{key: str(out / f"{key}.npz") for key in ("cube", "pooled_stars")},
+        **{key: str(out / f"{key}.json") for key in ("cube_record", "split_record")},
+        split=str(out / "split.csv"),
+        telescopes=["A", "B", "C"],
+        name=name,
+        pipeline="p",
+        seed=1,
+        channels=["difference"],
+    )
+    cube, split = read_cube(out / "cube.npz"), read_table(out / "split.csv")
+    sets = {"train", "tune", "test"} if name == "pool" else {"train", "tune"}
+    assert set(split["set"]) == sets and len(split) == len(cube["labels"]) and str(cube["telescope"]) == name
+    assert cube["cube"].shape[1:] == (10, 10, 1)
+    for key, other in three[1].items():  # an image of the test set is in the pool of all only, as test
+        tested = [f"{key}:{image}" for image in other.loc[other["set"] == "test", "image"]]
+        assert set(split.loc[split["image"].isin(tested), "set"]) <= {"test"} & sets
+    record = read_json(out / "cube_record.json")
+    assert record["n_labelled_false"] == pytest.approx(2 * record["n_false"], abs=1)
+    assert record["telescopes"]["B"]["train"] == (three[1]["B"]["set"] == "train").sum()
+    assert len(read_cube(out / "pooled_stars.npz", both_classes=False)["labels"]) == 500
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        ["cube.npz", "pooled_stars.npz", "cube_record.json", "split_record.json", "split.csv"]
+    )
