@@ -13,28 +13,25 @@ def main(
     image: str,
     telescope: dict[str, Any],
     wcs: str | None,
-    reference_wcs: str | None = None,
     injected: str | None = None,
     options: dict[str, Any],
 ) -> None:
-    """Write difference.fits and its quality record."""
+    """Write difference.fits and its quality record.
+
+    Stars that `injected` lists as removed are taken out of the reference first.
+    """
     from otrain_core import io
     from otrain_core.align import align_reference
     from otrain_core.errors import ImageError, UpstreamFailed
-    from otrain_core.programs import find_program
-    from otrain_core.subtract import available_method, subtract_images
+    from otrain_core.subtract import subtract_images
 
-    if options.get("align") == "swarp":
-        find_program("swarp")
-    if options.get("fallback", "none") == "none":
-        available_method(options.get("method", "alard-lupton"), program=options.get("hotpants_program"))
     options = dict(options)
     planes, header = io.read_planes(prepared, image=image)
     psf = io.read_json(psf_record)
     seeing = psf.get("seeing_px")
     # Gain and saturation of the telescope hold for a reference whose header does not say otherwise.
     try:
-        other = io.read_image(reference, name=image, telescope=telescope, wcs_path=reference_wcs)
+        other = io.read_image(reference, name=image, telescope=telescope)
     except UpstreamFailed:
         raise
     except ImageError as error:
@@ -42,9 +39,7 @@ def main(
         raise ImageError(image, key, error.message) from None
     removed = {}
     if injected is not None:
-        import pandas as pd
-
-        truth = pd.read_csv(injected)
+        truth = io.read_table(injected)
         stars = truth[truth["kind"] == "removed"]
         if len(stars):
             from otrain_core.real_stars import remove_stars
@@ -85,7 +80,6 @@ if "snakemake" in globals():
             image=snakemake.wildcards.image,  # noqa: F821
             telescope=snakemake.params.telescope,  # noqa: F821
             wcs=snakemake.params.wcs,  # noqa: F821
-            reference_wcs=snakemake.params.get("reference_wcs"),  # noqa: F821
             injected=snakemake.input.get("injected"),  # noqa: F821
             options=snakemake.params.options,  # noqa: F821
         )
