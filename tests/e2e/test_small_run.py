@@ -183,9 +183,9 @@ def test_ready_made_folders_enter_the_dag(root, small_run, tmp_path):
     for label, name in enumerate(("False", "True")):
         (tmp_path / "boxes" / name).mkdir(parents=True)
         for row in np.flatnonzero(cube["labels"] == label)[:20]:
-            header = fits.Header(
-                [("CANDID", str(cube["candids"][row])), ("EDGE", "False"), ("MAG", float(cube["mags"][row]))]
-            )
+            header = fits.Header([("CANDID", str(cube["candids"][row])), ("EDGE", "False")])
+            if np.isfinite(cube["mags"][row]):
+                header["MAG"] = float(cube["mags"][row])
             path = tmp_path / "boxes" / name / f"{row}.fits"
             fits.PrimaryHDU(cube["cube"][row, ..., 0], header=header).writeto(path)
     arguments = [*options(root, tmp_path), f"data_root={tmp_path}", "run={'cubes': ['boxes/builtin']}"]
