@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from otrain_core.artefacts import name_artefacts
-
 STAR_REACH = 1.5  # a residual this near to a star [seeing] belongs to it,
 HALO_REACH = 6.0  # or, if the star has so much more flux, within its halo
 HALO_FLUX = 100.0
@@ -48,6 +46,8 @@ def name_causes(
         (n,) str.
     """
     from scipy.spatial import cKDTree
+
+    from otrain_core.artefacts import name_artefacts
 
     names = name_artefacts(sky_truth, x, y, margin=0.5 * seeing).astype("U16")
     moving = sky_truth[sky_truth["kind"].isin(["variable", "asteroid"])]

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from otrain_core.errors import ConfigError
 from otrain_core.pipelines import GMADET, STDPIPE, Name, Pipeline, Section, explain_first
-from otrain_core.pool import is_pool
+from otrain_core.sheets import is_pool
 
 Channel = Literal["difference", "science", "reference", "mask"]
 

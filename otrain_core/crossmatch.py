@@ -11,13 +11,13 @@ import pandas as pd
 from otrain_core.causes import name_causes, nearest
 from otrain_core.errors import ImageError
 
+REAL_KINDS = ("removed", "transplanted")  # real stars; every other kind is injected
 FLUX_SNR = 20.0  # the flux scale is judged on matches above this S/N
 MAG_BIN = 0.5
 DIPOLE = 0.23  # a star residual with more of its signal negative is a dipole, of a misaligned star
 BRIGHT_SNR = 10.0  # injected sources above this S/N must come back
 MIN_BRIGHT = 10  # an image is judged on no fewer sources
 NEAR_FALSE = 1.0  # no False may stand this near to a true source [seeing]
-REAL_KINDS = ("removed", "transplanted")  # real stars; every other kind is injected
 
 
 def match_one_to_one(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from otrain_core.crossmatch import REAL_KINDS
 from otrain_core.errors import CubeError
 
 TABLE1 = ("cube", "labels", "mags", "errmags", "filters", "fwhms", "candids")
@@ -33,7 +34,6 @@ COLUMNS = {
     "kinds": "kind",
     "times": "time",
 }
-REAL_KINDS = ("removed", "transplanted")  # real stars, as `otrain_core.real_stars` names them
 SENTINELS = (-99.0, 99.0, 0.0)  # "no magnitude" in the cutouts and cubes of the original O'TRAIN
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -19,6 +20,20 @@ class Sky:
     missing: np.ndarray
     level: float
     rms: float
+
+    @cached_property
+    def sources(self) -> tuple[np.ndarray, np.ndarray]:
+        """Sources above 4 sigma (sep's table) and the map of what belongs to each, from 1; found once.
+
+        sep raises a bare Exception when its buffers overflow.
+        """
+        import sep
+
+        sep.set_extract_pixstack(max(300_000, self.data.size // 4))
+        sep.set_sub_object_limit(4096)
+        return sep.extract(
+            self.data, 4.0, err=self.rms, mask=self.missing, minarea=3, deblend_cont=0.01, segmentation_map=True
+        )
 
 
 def measure_sky(image: Image, *, box: int = 64) -> Sky:
@@ -51,13 +66,9 @@ def select_stars(image: Image, sky: Sky, *, min_snr: float, max_ellipticity: flo
     """
     import sep
 
-    sep.set_extract_pixstack(max(300_000, sky.data.size // 4))
-    sep.set_sub_object_limit(4096)
     try:
-        found, segments = sep.extract(
-            sky.data, 4.0, err=sky.rms, mask=sky.missing, minarea=3, deblend_cont=0.01, segmentation_map=True
-        )
-    except Exception as error:  # sep raises a bare Exception when its buffers overflow
+        found, segments = sky.sources
+    except Exception as error:
         raise ImageError(image.name, "psf", f"sources cannot be extracted ({error})") from None
     height, width = image.shape
     peak_x, peak_y = found["xpeak"].astype(int), found["ypeak"].astype(int)

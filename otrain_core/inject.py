@@ -11,11 +11,11 @@ import pandas as pd
 from otrain_core.errors import ConfigError, ImageError
 from otrain_core.field_stars import Sky, measure_sky, select_stars
 from otrain_core.io import Image
+from otrain_core.measure import add_stamp, any_near, nearest_pixel
 from otrain_core.psf import PSFModel
 
 TRUTH_COLUMNS = ["id", "x", "y", "ra", "dec", "mag", "flux", "kind", "usable"]
 INJECTED_KINDS = ("random", "galaxy", "star")
-REAL_KINDS = ("removed", "transplanted")
 
 BESIDE_STAR = 3.0  # sources beside a star stand within this of it [FWHM]
 GALAXY_SIZE = 1.35  # least half-light radius of a galaxy over that of the stars
@@ -39,6 +39,7 @@ def inject_sources(
     mix: Mapping[str, float] | None = None,
     psf_snapshots: int = 0,
     noise: bool = True,
+    sky: Sky | None = None,
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Add point sources with the PSF of their place.
 
@@ -67,6 +68,8 @@ def inject_sources(
         gmadet, which has 9 x 9 (0: the PSF of the source's own place).
     noise : bool
         Without it the expected counts are added, for tests of the flux.
+    sky : Sky, optional
+        Of the image, where it is measured already.
 
     Returns
     -------
@@ -94,7 +97,7 @@ def inject_sources(
     mag = rng.uniform(limit - bright_mag, limit + faint_mag, n_sources)
     kind = np.full(n_sources, "random", dtype=object)
     if wanted["galaxy"] or wanted["star"]:
-        _move_to_anchors(x, y, kind, image=image, psf=psf, wanted=wanted, rng=rng)
+        _move_to_anchors(x, y, kind, image=image, sky=sky, psf=psf, wanted=wanted, rng=rng)
     flux = 10 ** (0.4 * (zero_point - mag))
     added = np.zeros((height, width))
     for xi, yi, fi in zip(x, y, flux, strict=True):
@@ -124,14 +127,6 @@ def limits(image: Image, record: Mapping[str, Any]) -> tuple[float, float]:
     if limit is None or zero_point is None or not np.isfinite([limit, zero_point]).all():
         raise ImageError(image.name, "limit_mag", "the record of the PSF has no finite limit_mag and zero_point")
     return float(limit), float(zero_point)
-
-
-def add_stamp(plane: np.ndarray, stamp: np.ndarray, y0: int, x0: int) -> None:
-    """Add a stamp whose first pixel falls on (y0, x0) of a plane; what lies outside is lost."""
-    height, width = plane.shape
-    rows = slice(max(y0, 0), min(y0 + stamp.shape[0], height))
-    columns = slice(max(x0, 0), min(x0 + stamp.shape[1], width))
-    plane[rows, columns] += stamp[rows.start - y0 : rows.stop - y0, columns.start - x0 : columns.stop - x0]
 
 
 def add_light(image: Image, added: np.ndarray, data: np.ndarray | None = None) -> np.ndarray:
@@ -167,17 +162,14 @@ def usable_places(image: Image, x: np.ndarray, y: np.ndarray, *, fwhm: float) ->
     numpy.ndarray
         (n,) bool.
     """
-    from scipy import ndimage
-
     bad = ~np.isfinite(image.data) | (image.data >= NEAR_SATURATION * image.saturation)
+    column = np.clip(nearest_pixel(x), 0, bad.shape[1] - 1)
+    row = np.clip(nearest_pixel(y), 0, bad.shape[0] - 1)
     # What lies outside of the image is missing too.
-    away = ndimage.distance_transform_edt(~np.pad(bad, 1, constant_values=True))
-    column = np.clip(np.floor(np.asarray(x) + 0.5).astype(int), 0, bad.shape[1] - 1)
-    row = np.clip(np.floor(np.asarray(y) + 0.5).astype(int), 0, bad.shape[0] - 1)
-    return away[row + 1, column + 1] > USABLE_REACH * fwhm
+    return ~any_near(np.pad(bad, 1, constant_values=True), column + 1, row + 1, USABLE_REACH * fwhm)
 
 
-def find_anchors(image: Image) -> tuple[pd.DataFrame, pd.DataFrame]:
+def find_anchors(image: Image, sky: Sky | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Stars and galaxies of an image beside which sources can be injected.
 
     Stars are isolated, round and on the locus of the stars in half-light radius; galaxies
@@ -192,7 +184,7 @@ def find_anchors(image: Image) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     nothing = pd.DataFrame({"x": [], "y": [], "size": []}, dtype=float)
     try:
-        sky = measure_sky(image)
+        sky = sky or measure_sky(image)
         stars = select_stars(image, sky, min_snr=GALAXY_SNR, max_ellipticity=0.3, max_stars=100_000)
     except ImageError:
         return nothing, nothing
@@ -252,6 +244,7 @@ def _move_to_anchors(
     kind: np.ndarray,
     *,
     image: Image,
+    sky: Sky | None,
     psf: PSFModel,
     wanted: Mapping[str, int],
     rng: np.random.Generator,
@@ -262,7 +255,7 @@ def _move_to_anchors(
     radius; beside a star it is uniform up to three FWHM.
     """
     height, width = image.shape
-    stars, galaxies = find_anchors(image)
+    stars, galaxies = find_anchors(image, sky)
     order = rng.permutation(len(x))
     for name, anchors in (("galaxy", galaxies), ("star", stars)):
         n = min(wanted[name], len(anchors))

@@ -74,6 +74,15 @@ def any_near(plane: np.ndarray, x: np.ndarray, y: np.ndarray, radius: float) -> 
     return (near & (dx**2 + dy**2 <= radius**2)).any(axis=(1, 2))
 
 
+def add_stamp(image: np.ndarray, stamp: np.ndarray, y0: int, x0: int) -> None:
+    """Add what of a stamp falls on the image, in place; (y0, x0) is the pixel of its first row and column."""
+    height, width = image.shape
+    bottom, left = max(y0, 0), max(x0, 0)
+    top, right = min(y0 + stamp.shape[0], height), min(x0 + stamp.shape[1], width)
+    if bottom < top and left < right:
+        image[bottom:top, left:right] += stamp[bottom - y0 : top - y0, left - x0 : right - x0]
+
+
 def stamps(
     plane: np.ndarray, x: np.ndarray, y: np.ndarray, half: int, *, fill: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -137,21 +146,13 @@ def psf_fluxes(
         profile = np.zeros(values.shape)
         for index, (xi, yi) in enumerate(zip(x, y, strict=True)):
             stamp, y0, x0 = psf.stamp(xi, yi)
-            _paste(profile[index], stamp, y0 - (nearest_pixel(yi) - half), x0 - (nearest_pixel(xi) - half))
+            add_stamp(profile[index], stamp, y0 - (nearest_pixel(yi) - half), x0 - (nearest_pixel(xi) - half))
     profile = profile * inside
     whole = profile.sum(axis=(1, 2))
     norm = (profile**2 * weights).sum(axis=(1, 2))
     with np.errstate(divide="ignore", invalid="ignore"):
         flux = (profile * values * weights).sum(axis=(1, 2)) / norm
         return flux, 1 / np.sqrt(norm), (profile * (weights > 0)).sum(axis=(1, 2)) / whole
-
-
-def _paste(target: np.ndarray, stamp: np.ndarray, y0: int, x0: int) -> None:
-    """Add the part of `stamp`, whose corner is at (y0, x0), that overlaps `target`."""
-    top, left = max(y0, 0), max(x0, 0)
-    bottom, right = min(y0 + stamp.shape[0], target.shape[0]), min(x0 + stamp.shape[1], target.shape[1])
-    if bottom > top and right > left:
-        target[top:bottom, left:right] += stamp[top - y0 : bottom - y0, left - x0 : right - x0]
 
 
 def gaussian_widths(

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 from astropy.wcs import WCS
 
+from otrain_core.measure import add_stamp
+
 NODES = 5  # the PSF is computed on NODES x NODES positions and interpolated between
 OVERSAMPLING = 5
 
@@ -284,15 +286,6 @@ def draw_sources(sources: pd.DataFrame, psf: FieldPSF, *, scale: float, turn: fl
         drawn = profile.drawImage(nx=side, ny=side, scale=1.0, method="no_pixel", offset=(x - xi, y - yi))
         add_stamp(image, drawn.array * np.float32(flux), yi - half, xi - half)
     return image
-
-
-def add_stamp(image: np.ndarray, stamp: np.ndarray, y0: int, x0: int) -> None:
-    """Add what of a stamp falls on the image, in place; (y0, x0) is the pixel of its first row and column."""
-    height, width = image.shape
-    bottom, left = max(y0, 0), max(x0, 0)
-    top, right = min(y0 + stamp.shape[0], height), min(x0 + stamp.shape[1], width)
-    if bottom < top and left < right:
-        image[bottom:top, left:right] += stamp[bottom - y0 : top - y0, left - x0 : right - x0]
 
 
 def _without_pixel(fwhm: float, beta: float) -> float:

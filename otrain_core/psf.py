@@ -24,7 +24,7 @@ import numpy as np
 from scipy import ndimage
 
 from otrain_core.errors import ImageError
-from otrain_core.field_stars import measure_sky, select_stars
+from otrain_core.field_stars import Sky, measure_sky, select_stars
 from otrain_core.io import Image, atomic, raise_if_failed
 from otrain_core.starfit import fit_stars, misfit, terms
 
@@ -184,6 +184,7 @@ def measure_psf(
     max_ellipticity: float = 0.3,
     max_stars: int = 400,
     min_stars: int = 8,
+    sky: Sky | None = None,
 ) -> tuple[PSFModel, dict[str, Any]]:
     """Measure the PSF of an image, and what depends on it.
 
@@ -211,6 +212,8 @@ def measure_psf(
     max_stars, min_stars : int
         Stars used at most, brightest first (PSFEx takes all that it finds good); with
         fewer than `min_stars` the image is refused.
+    sky : Sky, optional
+        Of the image, where it is measured already.
 
     Returns
     -------
@@ -242,7 +245,7 @@ def measure_psf(
         from otrain_core.astrometry import require_wcs
 
         require_wcs(image)  # before any work
-    sky = measure_sky(image)
+    sky = sky or measure_sky(image)
     stars = select_stars(image, sky, min_snr=min_snr, max_ellipticity=max_ellipticity, max_stars=max_stars)
     if len(stars.x) < min_stars:
         raise _too_few(image, len(stars.x), min_stars, min_snr)

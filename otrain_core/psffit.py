@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from otrain_core.field_stars import Sky
-from otrain_core.inject import add_stamp
+from otrain_core.measure import add_stamp
 from otrain_core.psf import PSFModel
 
 FIT_RADIUS = 2.0  # pixels used in the fit of a star [FWHM]

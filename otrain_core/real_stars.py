@@ -20,8 +20,9 @@ from scipy import ndimage
 
 from otrain_core.errors import ImageError
 from otrain_core.field_stars import Sky, measure_sky, select_stars
-from otrain_core.inject import TRUTH_COLUMNS, add_light, add_stamp, limits, sky_positions, usable_places
+from otrain_core.inject import TRUTH_COLUMNS, add_light, limits, sky_positions, usable_places
 from otrain_core.io import Image
+from otrain_core.measure import add_stamp
 from otrain_core.psf import PSFModel, measure_psf
 from otrain_core.psffit import StarFit, fit_star, others
 
@@ -119,6 +120,7 @@ def add_real_stars(
     transplanted_stars: int = 0,
     bright_mag: float = 4.5,
     faint_mag: float = 0.5,
+    sky: Sky | None = None,
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Name stars to be taken out of the reference, and set others down elsewhere in the image.
 
@@ -139,6 +141,8 @@ def add_real_stars(
         How many; fewer where the image has fewer that fit, and none to remove without WCS.
     bright_mag, faint_mag : float
         As in `otrain_core.inject.inject_sources`.
+    sky : Sky, optional
+        Of the image, where it is measured already.
 
     Returns
     -------
@@ -153,7 +157,7 @@ def add_real_stars(
         removed_stars = 0
     if removed_stars + transplanted_stars == 0:
         return data, truth
-    sky = measure_sky(image)
+    sky = sky or measure_sky(image)
     stars, segments = choose_stars(
         image,
         psf,
@@ -278,16 +282,19 @@ def remove_stars(reference: Image, stars: pd.DataFrame, *, name: str) -> tuple[I
     if not np.isfinite(ra + dec).any():
         return nothing("the science image has no WCS")
     try:
-        psf, _ = measure_psf(reference)
         sky = measure_sky(reference)
+        psf, _ = measure_psf(reference, sky=sky)
     except ImageError as error:
         return nothing(f"no PSF of the reference: {error.message}")
     x, y = (np.asarray(value) for value in reference.wcs.all_world2pix(ra, dec, 0, quiet=True))
     found, segments = _extract(reference, sky)
     index, reasons = _find(x, y, found, psf, reference)
+    usable = usable_places(reference, found["x"], found["y"], fwhm=psf.fwhm)
     fits: dict[int, StarFit] = {}
     for k in np.flatnonzero(index >= 0):
-        fit, reason = _fit_reference_star(reference, sky, segments, found, int(index[k]), psf)
+        fit, reason = None, "saturated or missing pixels in the reference"
+        if usable[index[k]]:
+            fit, reason = _fit_reference_star(reference, sky, segments, found, int(index[k]), psf)
         if fit is None:
             reasons[k] = reason
         else:
@@ -320,15 +327,9 @@ def remove_stars(reference: Image, stars: pd.DataFrame, *, name: str) -> tuple[I
 
 def _extract(image: Image, sky: Sky) -> tuple[np.ndarray, np.ndarray]:
     """Sources and segmentation map; empty where the buffers of sep overflow."""
-    import sep
-
-    sep.set_extract_pixstack(max(300_000, sky.data.size // 4))
-    sep.set_sub_object_limit(4096)
     try:
-        return sep.extract(
-            sky.data, 4.0, err=sky.rms, mask=sky.missing, minarea=3, deblend_cont=0.01, segmentation_map=True
-        )
-    except Exception as error:  # sep raises bare Exceptions
+        return sky.sources
+    except Exception as error:
         log.warning("image %s: sources of the reference cannot be extracted (%s)", image.name, error)
         return np.zeros(0, dtype=[(key, float) for key in ("x", "y", "flux")]), np.zeros(image.shape, dtype=int)
 
@@ -362,8 +363,6 @@ def _fit_reference_star(
 ) -> tuple[StarFit | None, str]:
     """PSF fit of one source of the reference, or why it cannot be subtracted."""
     x, y = float(found["x"][index]), float(found["y"][index])
-    if not usable_places(reference, np.array([x]), np.array([y]), fwhm=psf.fwhm)[0]:
-        return None, "saturated or missing pixels in the reference"
     away = np.hypot(found["x"] - x, found["y"] - y)
     away[index] = np.inf
     if (found["flux"][away < BLEND_RADIUS * psf.fwhm] > BLEND_FLUX * found["flux"][index]).any():

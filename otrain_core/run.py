@@ -8,9 +8,15 @@ from typing import Any
 from otrain_core.config import Config, load_config
 from otrain_core.errors import ConfigError, ImageError
 from otrain_core.pipelines import STEP_OPTIONS
-from otrain_core.pool import plan_pools, source_without
 from otrain_core.programs import require_programs
-from otrain_core.sheets import ImageRow, Telescope, read_images, read_telescopes
+from otrain_core.sheets import (
+    ImageRow,
+    Telescope,
+    plan_pools,
+    read_images,
+    read_telescopes,
+    source_without,
+)
 
 HIPS = "hips:"  # a reference that begins so is fetched from a survey
 NETWORK_CATALOGUES = ("gaia", "panstarrs")

@@ -4,6 +4,7 @@ from zlib import crc32
 
 import numpy as np
 
+from otrain_core.field_stars import measure_sky
 from otrain_core.inject import inject_sources
 from otrain_core.io import read_image, read_json, write_planes, write_table
 from otrain_core.psf import PSFModel
@@ -23,9 +24,9 @@ def main(*, science, psf, record, injected, truth, image, telescope, wcs, seed, 
     frame = read_image(science, name=image, telescope=telescope, wcs_path=wcs, record=values)
     rng = np.random.default_rng([seed, crc32(f"{telescope['telescope']}/{image}".encode())])
     (own,) = rng.spawn(1)
-    model = PSFModel.load(psf)
-    data, table = inject_sources(frame, model, record=values, rng=rng, **options)
-    data, table = add_real_stars(frame, data, table, model, record=values, rng=own, **real)
+    model, sky = PSFModel.load(psf), measure_sky(frame)
+    data, table = inject_sources(frame, model, record=values, rng=rng, sky=sky, **options)
+    data, table = add_real_stars(frame, data, table, model, record=values, rng=own, sky=sky, **real)
     write_planes(injected, {"sci": data}, frame.header.copy(strip=True))
     write_table(truth, table)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core import pool
+from otrain_core import pool, sheets
 from otrain_core.cube import no_rows, read_cube
 from otrain_core.errors import CubeError
 from otrain_core.io import read_json, read_table, write_arrays, write_json, write_table
@@ -29,23 +29,23 @@ def three():
 
 
 def test_plan_of_the_papers_cubes():
-    pools = pool.plan_pools(FIVE)
+    pools = sheets.plan_pools(FIVE)
     assert sorted(pools) == sorted(
         ["pool/gmadet", *(f"pool-without-{name}/gmadet" for name in ("JAST", "TACA", "FRAM-CTA-N", "TCA"))]
     )
     assert pools["pool-without-JAST/gmadet"] == ["FRAM-CTA-N/gmadet", "TACA/gmadet", "TCA/gmadet"]
     for name, members in pools.items():
-        assert pool.is_pool(name.split("/")[0])
-        assert pool.left_out(name.split("/")[0]) not in [cube.split("/")[0] for cube in members]
-    assert pool.plan_pools(["A/p", "B/p"]) == {"pool/p": ["A/p", "B/p"]}  # one other telescope is no pool
-    assert pool.plan_pools(["A/p", "A/q"]) == {}
+        assert sheets.is_pool(name.split("/")[0])
+        assert sheets.left_out(name.split("/")[0]) not in [cube.split("/")[0] for cube in members]
+    assert sheets.plan_pools(["A/p", "B/p"]) == {"pool/p": ["A/p", "B/p"]}  # one other telescope is no pool
+    assert sheets.plan_pools(["A/p", "A/q"]) == {}
 
 
 def test_source_of_fine_tuning_has_never_seen_the_telescope():
-    assert pool.source_without("TCA/gmadet", FIVE) == "pool-without-TCA/gmadet"
-    assert pool.source_without("JAST/stdpipe", FIVE) == "pool-without-JAST/gmadet"
-    assert pool.source_without("A/p", ["A/p", "B/q", "C/p"]) == "C/p"
-    assert pool.source_without("A/p", ["A/p", "A/q"]) is None
+    assert sheets.source_without("TCA/gmadet", FIVE) == "pool-without-TCA/gmadet"
+    assert sheets.source_without("JAST/stdpipe", FIVE) == "pool-without-JAST/gmadet"
+    assert sheets.source_without("A/p", ["A/p", "B/q", "C/p"]) == "C/p"
+    assert sheets.source_without("A/p", ["A/p", "A/q"]) is None
 
 
 def test_rows_stay_together(three):
