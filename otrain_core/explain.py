@@ -14,11 +14,6 @@ from otrain_core.train import select_inputs
 KINDS = ("right True", "right False", "wrong True", "wrong False")
 OUTPUTS = ("logit", "softmax")
 _SUMMARY = ("n", "energy_within_fwhm", "energy_of_flat_map", "fallbacks")
-NEIGHBOUR_COLUMNS = (
-    *("index", "candid", "image", "label", "kind", "fwhm", "distance", "neighbour_flux", "neighbour_snr"),
-    *("score_before", "score_after", "score_control", "score_change", "logit_before", "logit_after"),
-    *("logit_control", "logit_change"),
-)
 _SAMPLE = 100  # cutouts behind the mean share of energy, of each kind
 
 
@@ -54,7 +49,7 @@ def find_layer(model, name: str | None = None) -> str:
     return name
 
 
-def _logits(model):
+def logits_of(model):
     """The logits of False and True, as a tensor of the model."""
     from keras import layers, ops
 
@@ -70,7 +65,7 @@ def _with_features(model, layer: str):
     """A model that gives the features of a layer, and the logits behind them."""
     from keras import Model
 
-    return Model(model.input, [model.get_layer(layer).output, _logits(model)])
+    return Model(model.input, [model.get_layer(layer).output, logits_of(model)])
 
 
 def grad_cam(
@@ -255,7 +250,7 @@ def explain_model(
     some = {"cube": cube["cube"][index], "channels": cube["channels"]}
     cutouts = select_inputs(some, inputs=input_stage(model).channels, size=model.input_shape[1])
     found = grad_cam(model, cutouts, layer=layer, output=output)
-    fwhm = _fwhm(cube, index)
+    fwhm = cutout_fwhm(cube, index)
     energy, area = central_energy(found["resized"], fwhm)
     record = {"layer": str(found["layer"]), "output": output, "threshold": threshold}
     for name in (*KINDS, "all"):
@@ -286,187 +281,7 @@ def explain_model(
     return arrays, record
 
 
-def _fwhm(cube: dict[str, np.ndarray], index: np.ndarray) -> np.ndarray:
+def cutout_fwhm(cube: dict[str, np.ndarray], index: np.ndarray) -> np.ndarray:
     """Seeing [px], or the candidate's own FWHM where it is not known."""
     seeing, own = (column(cube, name).astype(float)[index] for name in ("seeing", "fwhms"))
     return np.where(np.isfinite(seeing), seeing, own)
-
-
-def significance_map(cutout: np.ndarray, fwhm: float) -> np.ndarray:
-    """Height over the noise of a cutout smoothed by a Gaussian of a FWHM [px].
-
-    Median and MAD of what lies more than 2 FWHM from the candidate (pixel side // 2) give
-    background and noise; a missing pixel counts as background.
-
-    Returns
-    -------
-    numpy.ndarray
-        (S, S); NaN where the FWHM is not known, fewer than ten pixels lie beyond 2 FWHM, or
-        these have no noise.
-    """
-    from scipy.ndimage import gaussian_filter
-
-    blank, valid = np.full(cutout.shape, np.nan), np.isfinite(cutout)
-    far = valid & (_distance(cutout.shape) > 2 * fwhm)
-    if not fwhm > 0 or far.sum() < 10:
-        return blank
-    background = np.median(cutout[far])
-    # Padded with background: to repeat the outermost pixels would repeat their noise.
-    smooth = gaussian_filter(np.where(valid, cutout - background, 0.0).astype(float), fwhm / 2.3548, mode="constant")
-    smooth -= np.median(smooth[far])
-    sigma = 1.4826 * np.median(np.abs(smooth[far]))
-    return smooth / sigma if sigma > 0 else blank
-
-
-def find_neighbour(significance: np.ndarray, fwhm: float, *, n_sigma: float = 5.0) -> tuple[int, int] | None:
-    """Position (x, y) of the brightest peak of at least `n_sigma` more than 2 FWHM from the candidate, or None."""
-    from scipy.ndimage import maximum_filter
-
-    # The wing of the candidate is no peak, even where it is the brightest of all that is far.
-    peak = (significance == maximum_filter(significance, 3, mode="nearest")) & (significance >= n_sigma)
-    peak &= _distance(significance.shape) > 2 * fwhm
-    if not peak.any():
-        return None
-    y, x = np.unravel_index(np.argmax(np.where(peak, significance, -np.inf)), peak.shape)
-    return int(x), int(y)
-
-
-def remove_patch(
-    cutout: np.ndarray, x: float, y: float, fwhm: float, *, rng: np.random.Generator
-) -> tuple[np.ndarray, float]:
-    """Replace all within 1.5 FWHM of a position by its local background and noise.
-
-    Both are median and MAD in a ring of 1.5 to 3 FWHM, without what is within 1.5 FWHM of
-    the candidate; of the cutout but for the patch where the ring has under ten pixels. Missing pixels stay
-    missing.
-
-    Returns
-    -------
-    cutout : numpy.ndarray
-        A copy.
-    flux : float
-        Sum of what was taken away, in the unit of the pixels.
-    """
-    distance, valid = _distance(cutout.shape, x, y), np.isfinite(cutout)
-    patch = valid & (distance <= 1.5 * fwhm)
-    ring = valid & ~patch & (distance <= 3 * fwhm) & (_distance(cutout.shape) > 1.5 * fwhm)
-    pixels = cutout[ring if ring.sum() >= 10 else valid & ~patch].astype(float)
-    if pixels.size == 0:
-        return cutout.copy(), np.nan
-    background = np.median(pixels)
-    changed = cutout.copy()
-    changed[patch] = rng.normal(background, 1.4826 * np.median(np.abs(pixels - background)), int(patch.sum()))
-    return changed, float(np.sum(cutout[patch] - background))
-
-
-def _distance(shape: tuple[int, int], x: float | None = None, y: float | None = None) -> np.ndarray:
-    """Distance of every pixel from a position [px], from the candidate by default."""
-    rows, columns = np.mgrid[: shape[0], : shape[1]]
-    return np.hypot(rows - (shape[0] // 2 if y is None else y), columns - (shape[1] // 2 if x is None else x))
-
-
-def neighbour_test(
-    model,
-    cube: dict[str, np.ndarray],
-    scores: pd.DataFrame,
-    *,
-    threshold: float,
-    rng: np.random.Generator,
-    n_sigma: float = 5.0,
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """How a score changes when a neighbour is taken out of the cutout (Makhlouf et al. 2022, Fig. 13).
-
-    The neighbour is sought in the first channel of the model that is not the mask, and
-    its place is replaced in each such channel; the mask stays. As a control the
-    place opposite to it, seen from the candidate, is replaced instead, where nothing stands:
-    what that changes is the noise of the test.
-
-    Parameters
-    ----------
-    model : keras.Model
-    cube : dict of arrays
-    scores : pandas.DataFrame
-        index, candid, image, label, score, set; all of test is tried.
-    threshold : float
-        Tells right from wrong.
-    rng : numpy.random.Generator
-        Draws the noise of the replaced pixels.
-    n_sigma : float
-        Significance that a neighbour must have, see `significance_map`.
-
-    Returns
-    -------
-    table : pandas.DataFrame
-        `NEIGHBOUR_COLUMNS`, one row for each cutout of test: fwhm and distance [px], neighbour_flux (unit
-        of the pixels, in the channel where it was found), neighbour_snr (of its smoothed peak), scores and
-        log odds of True before and after, changes (after - before). Without a neighbour
-        all of these but fwhm are NaN, and the control's where something stands there.
-    record : dict
-        For each of `KINDS` and all: n, n_neighbours, mean_score_change, median_logit_change,
-        median_abs_logit_change, median_abs_logit_control, decisions_changed (share; NaN without any).
-    """
-    from otrain_core.networks import input_stage
-
-    test = scores[scores["set"] == "test"]
-    if test.empty:
-        raise CubeError("the set test is empty: there is nothing to explain")
-    index, channels = test["index"].to_numpy(int), list(input_stage(model).channels)
-    some = {"cube": cube["cube"][index], "channels": cube["channels"]}
-    before = select_inputs(some, inputs=channels, size=model.input_shape[1])
-    fwhm, pixels = _fwhm(cube, index), [k for k, name in enumerate(channels) if name != "mask"]
-    if not pixels:
-        raise CubeError("a model that reads the mask alone sees no neighbours")
-    accepted, true = test["score"].to_numpy() >= threshold, test["label"].to_numpy() == 1
-    kind = np.where(accepted == true, "right ", "wrong ").astype(object) + np.where(true, "True", "False")
-    table = test[["index", "candid", "image", "label"]].assign(kind=kind, fwhm=fwhm).reset_index(drop=True)
-    table = table.reindex(columns=list(NEIGHBOUR_COLUMNS))
-    rows, without, control, empty = [], [], [], []
-    for row, (cutout, width) in enumerate(zip(before, fwhm, strict=True)):
-        significance = significance_map(cutout[..., pixels[0]], width)
-        found = find_neighbour(significance, width, n_sigma=n_sigma)
-        if found is None:
-            continue
-        opposite = tuple(2 * (side // 2) - place for side, place in zip(cutout.shape[1::-1], found, strict=True))
-        empty.append(not np.any(significance[_distance(significance.shape, *opposite) <= 1.5 * width] >= n_sigma))
-        rows.append(row)
-        for changed, place in ((control, opposite), (without, found)):
-            changed.append(cutout.copy())
-            for k in reversed(pixels):  # the last flux is that of the channel searched
-                changed[-1][..., k], flux = remove_patch(cutout[..., k], *place, width, rng=rng)
-        x, y = found
-        about = {"distance": _distance(significance.shape)[y, x], "neighbour_snr": significance[y, x]}
-        table.loc[row, [*about, "neighbour_flux"]] = [*about.values(), flux]
-    if rows:
-        # In one call: Keras compiles anew for every model and every size of batch.
-        every = _log_odds(model, np.concatenate([before[rows], np.stack(without), np.stack(control)]))
-        for name, odds in zip(("before", "after", "control"), np.split(every, 3), strict=True):
-            table.loc[rows, f"logit_{name}"] = odds if name != "control" else np.where(empty, odds, np.nan)
-    for name in ("before", "after", "control"):
-        table[f"score_{name}"] = 0.5 * (1 + np.tanh(0.5 * table[f"logit_{name}"].astype(float)))
-    for name in ("score", "logit"):
-        table[f"{name}_change"] = table[f"{name}_after"] - table[f"{name}_before"]
-    record: dict[str, Any] = {"n_sigma": n_sigma, "threshold": threshold}
-    for name in (*KINDS, "all"):
-        record[name] = _neighbour_numbers(table[(table["kind"] == name) | (name == "all")], threshold)
-    return table, record
-
-
-def _log_odds(model, cutouts: np.ndarray) -> np.ndarray:
-    from keras import Model
-
-    logits = np.asarray(Model(model.input, _logits(model)).predict(cutouts, batch_size=256, verbose=0), dtype=float)
-    return logits[:, 1] - logits[:, 0]
-
-
-def _neighbour_numbers(table: pd.DataFrame, threshold: float) -> dict[str, float]:
-    part = table[table["distance"].notna()]
-    control = (part["logit_control"] - part["logit_before"]).abs()
-    turned = (part["score_after"] >= threshold) != (part["score_before"] >= threshold)
-    return {
-        **{"n": len(table), "n_neighbours": len(part)},
-        "mean_score_change": float(part["score_change"].mean()),
-        "median_logit_change": float(part["logit_change"].median()),
-        "median_abs_logit_change": float(part["logit_change"].abs().median()),
-        "median_abs_logit_control": float(control.median()),
-        "decisions_changed": float(turned.mean()) if len(part) else np.nan,
-    }

@@ -99,7 +99,7 @@ def subtract_images(
     hotpants_program : str, optional
         Path of the program (default: looked for on PATH).
     hotpants_options : mapping, optional
-        Command-line options by name, see `otrain_core.backends.hotpants_command`.
+        Command-line options by name, see `otrain_core.hotpants.hotpants_command`.
     kernel_order, background_order : int
         Degree of the variation of the kernel (lowered where stars are few) and of the
         differential background.
@@ -158,11 +158,12 @@ def subtract_images(
     if used == "alard-lupton":
         matched = alard_lupton(inputs, **options)
     else:
-        from otrain_core import backends
+        from otrain_core.hotpants import hotpants
+        from otrain_core.zogy import zogy
 
         if used == "hotpants":
             options |= {"program": hotpants_program, "options": hotpants_options}
-        matched = {"zogy": backends.zogy, "hotpants": backends.hotpants}[used](inputs, **options)
+        matched = {"zogy": zogy, "hotpants": hotpants}[used](inputs, **options)
     out_mask = mask.copy()
     out_mask[~np.isfinite(science) & (mask == 0)] |= MASK_MISSING
     out_mask[matched.contaminated_reference | bad_reference] |= MASK_REFERENCE

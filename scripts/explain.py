@@ -22,8 +22,9 @@ def main(*, model, cube, scores, metrics, gradcam, figure, options, seed, split=
     import numpy as np
 
     from otrain_core.displays import GradCamGallery, save_figure
-    from otrain_core.explain import explain_model, neighbour_test
+    from otrain_core.explain import explain_model
     from otrain_core.io import read_arrays, read_json, read_table, write_arrays, write_json, write_table
+    from otrain_core.neighbours import neighbour_test
     from otrain_core.networks import load_model
 
     options = dict(options)

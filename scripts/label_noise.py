@@ -26,7 +26,8 @@ def main(*, cube, split, suspects, figure, record, experiment, options, seed, th
     from otrain_core.displays import save_figure
     from otrain_core.io import read_arrays, read_table, write_json, write_table
     from otrain_core.job import provenance
-    from otrain_core.label_noise import find_suspects, flip_trial, out_of_fold_scores, suspect_gallery
+    from otrain_core.label_flips import flip_trial
+    from otrain_core.label_noise import find_suspects, out_of_fold_scores, suspect_gallery
 
     started = time.perf_counter()
     arrays, table = read_arrays(cube), read_table(split)

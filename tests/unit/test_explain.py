@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core import explain
+from otrain_core import explain, neighbours
 from otrain_core.errors import ConfigError, CubeError
 from tests.unit.synthetic_cube import make_cube, make_split
 
@@ -145,7 +145,7 @@ def source(size, x, y, fwhm, flux, *, noise=1.0, seed=0):
 
 
 def neighbour_of(cutout, fwhm=3.0, n_sigma=5.0):
-    return explain.find_neighbour(explain.significance_map(cutout, fwhm), fwhm, n_sigma=n_sigma)
+    return neighbours.find_neighbour(neighbours.significance_map(cutout, fwhm), fwhm, n_sigma=n_sigma)
 
 
 def test_a_neighbour_is_a_peak_beyond_two_fwhm():
@@ -171,13 +171,13 @@ def test_noise_alone_has_few_neighbours():
 def test_a_removed_patch_looks_like_its_surroundings():
     both = source(31, 24, 6, 3, 2000) + source(31, 15, 15, 3, 5000, noise=0) - 50
     both[5, 23] = np.nan
-    changed, flux = explain.remove_patch(both, 24, 6, 3, rng=np.random.default_rng(1))
+    changed, flux = neighbours.remove_patch(both, 24, 6, 3, rng=np.random.default_rng(1))
     rows, columns = np.mgrid[:31, :31]
     patch = np.hypot(columns - 24, rows - 6) <= 4.5
     assert np.array_equal(changed[~patch], both[~patch]) and np.isnan(changed[5, 23])
     assert flux == pytest.approx(2000, rel=0.1)
     assert np.nanmean(changed[patch]) == pytest.approx(50, abs=1) and 0.6 < np.nanstd(changed[patch]) < 1.6
-    assert np.isnan(explain.remove_patch(np.full((9, 9), np.nan), 4, 4, 2, rng=np.random.default_rng(0))[1])
+    assert np.isnan(neighbours.remove_patch(np.full((9, 9), np.nan), 4, 4, 2, rng=np.random.default_rng(0))[1])
 
 
 def test_scores_without_the_neighbour(networks):
@@ -198,10 +198,10 @@ def test_scores_without_the_neighbour(networks):
     cube["fwhms"][2] = 3  # where the seeing is not known, the candidate's own FWHM counts
     scores = pd.DataFrame({"index": range(4), "candid": list("abcd"), "image": "i", "label": cube["labels"]})
     scores["score"], scores["set"] = model.predict(cube["cube"], verbose=0)[:, 1], ["test"] * 3 + ["train"]
-    table, record = explain.neighbour_test(model, cube, scores, threshold=0.5, rng=np.random.default_rng(0))
-    assert tuple(table.columns) == explain.NEIGHBOUR_COLUMNS
+    table, record = neighbours.neighbour_test(model, cube, scores, threshold=0.5, rng=np.random.default_rng(0))
+    assert tuple(table.columns) == neighbours.NEIGHBOUR_COLUMNS
     assert table["candid"].tolist() == ["a", "b", "c"], "only test is tried"
-    nothing = list(explain.NEIGHBOUR_COLUMNS[6:])
+    nothing = list(neighbours.NEIGHBOUR_COLUMNS[6:])
     assert table.loc[0, nothing].isna().all() and table.loc[1, nothing].notna().all()
     assert table.loc[1, "distance"] == pytest.approx(np.hypot(7, 6)) and table.loc[1, "neighbour_snr"] > 20
     assert table.loc[1, "score_before"] == pytest.approx(scores.loc[1, "score"], abs=1e-5)
@@ -219,7 +219,7 @@ def test_neighbours_of_a_network_with_all_channels(networks):
     cube = make_cube(60, size=20)
     cube["cube"][:20, 2:6, 2:6, :3] += 1000
     scores = make_split(cube)[["index", "candid", "image", "label"]].assign(score=0.5, set="test")
-    table, _ = explain.neighbour_test(model, cube, scores, threshold=0.5, rng=np.random.default_rng(0))
+    table, _ = neighbours.neighbour_test(model, cube, scores, threshold=0.5, rng=np.random.default_rng(0))
     assert table["distance"].iloc[:20].notna().sum() > 5
     with pytest.raises(CubeError, match="set test is empty"):
-        explain.neighbour_test(model, cube, scores.assign(set="tune"), threshold=0.5, rng=np.random.default_rng(0))
+        neighbours.neighbour_test(model, cube, scores.assign(set="tune"), threshold=0.5, rng=np.random.default_rng(0))

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core import label_noise, train
+from otrain_core import label_flips, label_noise, train
 from otrain_core.config import Experiment
 from otrain_core.errors import CubeError
 from tests.unit.synthetic_cube import make_cube, make_split
@@ -15,7 +15,7 @@ def noisy_scores(n=4000, seed=0, *, strength=4.0, shift=0.0):
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(n) % 2)
     score = 0.9 / (1 + np.exp(-rng.normal(strength * (2 * labels - 1) + shift, 2))) + 0.05
-    return labels, *label_noise.flip_labels(labels, rng, 0.1), score
+    return labels, *label_flips.flip_labels(labels, rng, 0.1), score
 
 
 @pytest.fixture
@@ -41,7 +41,8 @@ def linear(monkeypatch):
         )
         return model, None, {}
 
-    monkeypatch.setattr(label_noise, "train_model", stand_in)
+    for module in (label_noise, label_flips):
+        monkeypatch.setattr(module, "train_model", stand_in)
     monkeypatch.setattr(
         label_noise, "score_cutouts", lambda model, cutouts: model.predict_proba(features(cutouts))[:, 1]
     )
@@ -123,7 +124,7 @@ def test_the_probability_of_a_wrong_label_can_be_taken_at_its_word():
 @pytest.mark.parametrize("ranking", label_noise.RANKINGS)
 def test_every_ranking_finds_flips(ranking):
     _, given, flipped, score = noisy_scores()
-    found = label_noise.measure_flips(flipped, label_noise.label_quality(given, score, ranking=ranking))
+    found = label_flips.measure_flips(flipped, label_noise.label_quality(given, score, ranking=ranking))
     assert found["recall_at_precision_80"] > 0.85 and found["average_precision"] > 0.9
     with pytest.raises(ValueError, match="ranking must be one of"):
         label_noise.label_quality(given, score, ranking="loss")
@@ -132,7 +133,7 @@ def test_every_ranking_finds_flips(ranking):
 def test_the_margin_allows_for_a_network_that_prefers_a_class():
     _, given, flipped, score = noisy_scores(strength=2.5, shift=1.5)
     recall = {
-        ranking: label_noise.measure_flips(flipped, label_noise.label_quality(given, score, ranking=ranking))[
+        ranking: label_flips.measure_flips(flipped, label_noise.label_quality(given, score, ranking=ranking))[
             "recall_at_precision_80"
         ]
         for ranking in label_noise.RANKINGS
@@ -142,23 +143,23 @@ def test_the_margin_allows_for_a_network_that_prefers_a_class():
 
 def test_flips_are_a_share_of_each_class():
     labels = np.r_[np.zeros(300), np.ones(100)].astype(np.uint8)
-    given, flipped = label_noise.flip_labels(labels, np.random.default_rng(0), 0.1)
+    given, flipped = label_flips.flip_labels(labels, np.random.default_rng(0), 0.1)
     assert flipped[:300].sum() == 30 and flipped[300:].sum() == 10 and given.dtype == np.uint8
     assert np.array_equal(given != labels, flipped) and labels.sum() == 100
-    assert not label_noise.flip_labels(labels, np.random.default_rng(0), 0)[1].any()
+    assert not label_flips.flip_labels(labels, np.random.default_rng(0), 0)[1].any()
     with pytest.raises(ValueError, match="below 0.5"):
-        label_noise.flip_labels(labels, np.random.default_rng(0), 0.5)
+        label_flips.flip_labels(labels, np.random.default_rng(0), 0.5)
 
 
 def test_flips_found_counted_by_hand():
     flipped = np.array([1, 1, 1, 0, 1, 0, 0, 0, 1, 0], dtype=bool)  # most suspect first
-    found = label_noise.measure_flips(flipped, np.arange(10.0), np.arange(10) < 4)
+    found = label_flips.measure_flips(flipped, np.arange(10.0), np.arange(10) < 4)
     assert found["recall_at_precision_80"] == 0.8  # five names, four flips
     assert (found["n_suspected"], found["precision"], found["recall"]) == (4, 0.75, 0.6)
     assert found["average_precision"] == pytest.approx((1 + 1 + 1 + 4 / 5 + 5 / 9) / 5)
-    tied = label_noise.measure_flips(flipped, np.zeros(10))
+    tied = label_flips.measure_flips(flipped, np.zeros(10))
     assert tied["recall_at_precision_80"] == 0, "a cut cannot part equal values"
-    none = label_noise.measure_flips(np.zeros(4, bool), np.arange(4), np.zeros(4, bool))
+    none = label_flips.measure_flips(np.zeros(4, bool), np.arange(4), np.zeros(4, bool))
     assert np.isnan(none["recall"]) and none["recall_at_precision_80"] == 0
 
 
@@ -190,7 +191,7 @@ def test_suspects_and_their_gallery(data):
 def test_a_trial_measures_flips_on_labels_that_training_never_saw(data, linear):
     cube, split = data
     before = cube["labels"].copy()
-    trial = label_noise.flip_trial(cube, split, rng=np.random.default_rng(0), seed=1, size=17, folds=4)
+    trial = label_flips.flip_trial(cube, split, rng=np.random.default_rng(0), seed=1, size=17, folds=4)
     assert np.array_equal(cube["labels"], before), "the labels of the cube were changed"
     assert len(linear) == 7
     n_used = (split["set"] != "test").sum()

@@ -117,7 +117,7 @@ rule subtract:
         telescope=telescope_row,
         wcs=wcs_path,
         options=step("subtract"),
-        code=code_digest("subtract", "backends", "real_stars"),
+        code=code_digest("subtract", "real_stars"),
     script:
         "../../scripts/subtract.py"
 

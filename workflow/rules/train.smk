@@ -78,7 +78,7 @@ rule explain:
     params:
         options=RUN.config.explain.model_dump(),
         seed=RUN.config.seed,
-        code=code_digest("explain"),
+        code=code_digest("explain", "neighbours"),
     script:
         "../../scripts/explain.py"
 
@@ -105,7 +105,7 @@ rule label_noise:
         experiment=lambda wildcards: RUN.config.experiments[wildcards.experiment].model_dump(),
         options=RUN.config.label_noise.model_dump(),
         seed=RUN.config.seed,
-        code=code_digest("label_noise"),
+        code=code_digest("label_noise", "label_flips"),
     script:
         "../../scripts/label_noise.py"
 
