@@ -11,7 +11,7 @@ RUN := PATH="$(BIN):$$PATH" PYTHONNOUSERSITE=1
 STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup programs demo test lint format config lock ui clean
+.PHONY: help setup programs demo test bench lint format config lock ui clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ demo: setup ## simulated telescope from raw sky to a registered classifier (12 m
 
 test: setup programs ## all tests
 	@$(RUN) python -m pytest -n 2 --dist loadfile
+
+bench: setup ## cost of otrain2 beside the paper's network, side by side (results/bench.json)
+	@$(RUN) python -m otrain_core.bench
 
 lint: setup ## ruff, snakefmt and snakemake --lint
 	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) snakefmt --check workflow && $(RUN) python -m pytest -q tests/workflow/test_dry_run.py -k lint

@@ -4,7 +4,7 @@ the JSON schema and the table of keys are generated (``python -m otrain_core.con
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -12,7 +12,8 @@ from otrain_core.errors import ConfigError
 from otrain_core.pipelines import GMADET, STDPIPE, Name, Pipeline, Section, explain_first
 from otrain_core.sheets import is_pool
 
-Channel = Literal["difference", "science", "reference", "mask"]
+Channel = Literal["difference", "science", "reference", "mask", "psf"]
+Input = Literal[Channel, "pixel_scale", "seeing"]  # the last two are planes of one number
 
 
 class CubeOptions(Section):
@@ -23,7 +24,7 @@ class CubeOptions(Section):
     )
     max_cutouts: int | None = Field(None, ge=2, description="keep at most this many cutouts, drawn at random")
     channels: list[Channel] = Field(
-        ["difference", "science", "reference", "mask"], min_length=1, description="channels kept in the cube"
+        ["difference", "science", "reference", "mask", "psf"], min_length=1, description="channels kept in the cube"
     )
     real_stars: bool = Field(
         False, description="real stars (removed, transplanted) join the cube and train; otherwise they only check"
@@ -56,7 +57,12 @@ class Experiment(Section):
     """A named training set-up."""
 
     network: Literal["paper", "otrain2"] = Field("otrain2", description="architecture")
-    inputs: list[Channel] = Field(["difference"], min_length=1, description="channels given to the network")
+    inputs: list[Input] = Field(
+        ["difference", "psf"],
+        min_length=1,
+        description="channels given to the network; psf enters as what the difference holds beyond a point source, "
+        "pixel_scale [arcsec/px] and seeing [px] as planes of one number",
+    )
     size: int | None = Field(
         None, ge=9, description="cutouts are cropped to this side about the candidate (null: as in the cube)"
     )
@@ -65,6 +71,9 @@ class Experiment(Section):
         description="input stage: raw values, or (x - median) / MAD compressed by asinh, per cutout and channel",
     )
     augment: bool = Field(True, description="random flips and quarter turns of the training cutouts")
+    n_train: int | None = Field(
+        None, ge=2, description="train on so many cutouts, drawn at random from the set train (null: on all)"
+    )
     epochs: int = Field(24, ge=1, description="epochs at most")
     batch_size: int = Field(128, ge=1, description="cutouts per batch")
     learning_rate: float = Field(1e-3, gt=0, description="Adam's (first) learning rate")
@@ -75,12 +84,40 @@ class Experiment(Section):
     keep: Literal["best", "last"] = Field("best", description="epoch that is kept, by the loss on tune")
     patience: int = Field(0, ge=0, description="stop after so many epochs without a better tune loss (0: never)")
     class_weights: bool = Field(True, description="weigh the classes by their inverse frequency")
-    require_gpu: bool = Field(False, description="refuse to train where no GPU is seen")
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
+        "float32", description="of the layers; the mixed ones are for GPUs, on a CPU they take longer"
+    )
+    jit_compile: Literal["auto"] | bool = Field(
+        "auto",
+        description="compile with XLA (true, false); for GPUs, on a CPU it takes longer. auto: under JAX only, as under "
+        "TensorFlow a training then need not repeat exactly",
+    )
+    require_gpu: bool = Field(False, description="refuse to train where no GPU, or fewer than gpus, are seen")
+    gpus: int | None = Field(
+        None,
+        ge=1,
+        description="GPUs of one node that share out every batch; so many are asked of the cluster (null: one is asked "
+        "for, all that are seen are used)",
+    )
     threshold: Literal["gmean", "f1", "f1-mcc"] = Field("f1-mcc", description="rule that sets the decision threshold")
+
+    @field_validator("inputs")
+    @classmethod
+    def _pixels_among_them(cls, value):
+        if not set(value) & set(get_args(Channel)):
+            raise ValueError(f"at least one of {', '.join(get_args(Channel))} is needed beside {', '.join(value)}")
+        return value
+
+    @model_validator(mode="after")
+    def _psf_with_difference(self):
+        if "psf" in self.inputs and ("difference" not in self.inputs or self.normalise != "mad-asinh"):
+            raise ValueError("inputs: psf needs difference beside it, and normalise: mad-asinh")
+        return self
 
 
 PAPER_EXPERIMENT = Experiment(
     network="paper",
+    inputs=["difference"],
     normalise="none",
     augment=False,
     epochs=30,
@@ -140,8 +177,28 @@ class GateOptions(Section):
     max_fp: float = Field(0.05, description="false positives as a share of the test set must not exceed this")
 
 
+class Sweep(Section):
+    """One option of the experiments run through a list of values, one training for each value, cube and seed."""
+
+    option: str = Field(description="option of an experiment that is varied (size, n_train, normalise, ...)")
+    values: list[int | float | str | list[Input]] = Field(min_length=1, description="what it is set to")
+    cubes: list[str] = Field([], description="cubes, as telescope/pipeline ([]: those of the run)")
+    experiments: list[Name] = Field([], description="experiments that are varied ([]: those of the run)")
+    seeds: list[int] = Field([], description="seeds ([]: those of the run)")
+    options: dict[str, Any] = Field({}, description="other options, set to the same value throughout")
+
+    def experiment(self, base: Experiment, value: Any) -> Experiment:
+        """The experiment `base` with the option set to `value`."""
+        return Experiment.model_validate(base.model_dump() | self.options | {self.option: value})
+
+
 class StudyOptions(Section):
     """Studies that a run adds to its trainings (protocol grouped)."""
+
+    sweeps: dict[Name, Sweep] = Field(
+        {},
+        description="named sweeps over an option of the experiments (table `results/studies/{sweep}.csv`)",
+    )
 
     transfer: bool = Field(False, description="score every model on the test sets of all cubes of the run")
     pool: bool = Field(
@@ -204,7 +261,13 @@ class Config(Section):
     cube: CubeOptions = CubeOptions()
     split: SplitOptions = SplitOptions()
     experiments: dict[Name, Experiment] = Field(
-        {"paper": PAPER_EXPERIMENT, "otrain2": Experiment()}, description="named training set-ups"
+        {
+            "paper": PAPER_EXPERIMENT,
+            "paper-normalised": PAPER_EXPERIMENT.model_copy(update={"normalise": "mad-asinh"}),
+            "otrain2": Experiment(),
+            "otrain2-difference": Experiment(inputs=["difference"]),
+        },
+        description="named training set-ups (those between paper and otrain2 show what each change gives)",
     )
     evaluate: EvaluateOptions = EvaluateOptions()
     explain: ExplainOptions = ExplainOptions()
@@ -225,9 +288,16 @@ class Config(Section):
             for name in getattr(self, kind):
                 if name in ("images", "sky"):
                     raise ValueError(f"{kind}: {name!r} is the name of a folder of results")
-        for name in self.run.experiments:
-            if name not in self.experiments:
-                raise ValueError(f"run.experiments names {name!r}; experiments has {sorted(self.experiments)}")
+        named = {"run.experiments": self.run.experiments}
+        named |= {f"studies.sweeps.{key}.experiments": sweep.experiments for key, sweep in self.studies.sweeps.items()}
+        for key, names in named.items():
+            for name in names:
+                if name not in self.experiments:
+                    raise ValueError(f"{key} names {name!r}; experiments has {sorted(self.experiments)}")
+        for key, sweep in self.studies.sweeps.items():
+            for cube in sweep.cubes:
+                if cube not in self.run.cubes:
+                    raise ValueError(f"studies.sweeps.{key}.cubes names {cube!r}, which is not in run.cubes")
         return self
 
 

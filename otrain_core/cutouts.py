@@ -1,4 +1,4 @@
-"""Cutouts of the difference, science and reference images and the mask around the candidates."""
+"""Cutouts of the difference, science and reference images, the mask and the PSF around the candidates."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.detect import COLUMNS as CANDIDATE_COLUMNS
-from otrain_core.detect import nearest_pixel
 from otrain_core.errors import ImageError
 from otrain_core.io import MASK_MISSING
+from otrain_core.measure import add_stamp, nearest_pixel
 
-CHANNELS = ("difference", "science", "reference", "mask")
+CHANNELS = ("difference", "science", "reference", "mask", "psf")
 COLUMNS = CANDIDATE_COLUMNS | {
     "label": int,
     "reason": str,
@@ -28,6 +28,7 @@ def make_cutouts(
     planes: dict[str, np.ndarray],
     *,
     image: str,
+    psf: Any = None,
     size: int = 32,
     max_missing: float = 0.25,
     pixel_scale: float = np.nan,
@@ -38,7 +39,8 @@ def make_cutouts(
 
     The pixel nearest to the candidate has index ``size // 2`` on both axes. A pixel
     that the mask names for any reason, that lies outside the image or that has no
-    value is NaN in the difference, never zero.
+    value is NaN in the difference, never zero. The channel psf is what a point source of flux 1 at the
+    measured position of the candidate would look like.
 
     Parameters
     ----------
@@ -47,6 +49,9 @@ def make_cutouts(
     planes : dict of numpy.ndarray
         ``diff``, ``science``, ``reference`` [ADU] and ``mask`` (uint8), all (height, width).
     image, telescope, pipeline : str
+    psf : optional
+        PSF of the difference, with the method ``stamp`` of `otrain_core.psf.PSFModel`; without it the channel
+        psf is NaN.
     size : int
         Side [px].
     max_missing : float
@@ -57,7 +62,7 @@ def make_cutouts(
     Returns
     -------
     dict of numpy.ndarray
-        ``stack`` float32 (N, size, size, 4) with channels `CHANNELS` (the mask as numbers, 1
+        ``stack`` float32 (N, size, size, 5) with channels `CHANNELS` (the mask as numbers, 1
         outside the image), one array (N,) for each of `COLUMNS`, ``n_missing`` (missing pixels
         of the difference), ``pixel_scale`` (N,), and ``channels``, ``image_name``, ``telescope``,
         ``pipeline``.
@@ -95,6 +100,7 @@ def make_cutouts(
         stack[..., index] = np.pad(plane, size, constant_values=np.nan)[rows, columns]
     stack[..., 3] = mask[rows, columns]
     stack[..., 0][stack[..., 3] != 0] = np.nan
+    stack[..., 4] = np.nan if psf is None else _point_sources(psf, table["x"], table["y"], size)
     n_missing = np.isnan(stack[..., 0]).sum(axis=(1, 2))
     lost = n_missing > max_missing * size**2
     table["edge"] = table["edge"] | lost
@@ -110,6 +116,15 @@ def make_cutouts(
         "telescope": np.array(telescope),
         "pipeline": np.array(pipeline),
     }
+
+
+def _point_sources(psf: Any, x: np.ndarray, y: np.ndarray, size: int) -> np.ndarray:
+    """(N, size, size): a star of flux 1 at every position, on the pixels of its cutout."""
+    planes = np.zeros((len(x), size, size))
+    for plane, xi, yi in zip(planes, x, y, strict=True):
+        stamp, y0, x0 = psf.stamp(xi, yi)
+        add_stamp(plane, stamp, y0 - nearest_pixel(yi) + size // 2, x0 - nearest_pixel(xi) + size // 2)
+    return planes
 
 
 def _typed(table: pd.DataFrame) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from otrain_core.abstain import evaluate_abstention, fit_abstention
 from otrain_core.bootstrap import bootstrap_intervals
 from otrain_core.calibrate import choose_calibration
 from otrain_core.errors import CubeError
+from otrain_core.inputs import select_inputs
 from otrain_core.reality import reality_gap
-from otrain_core.train import score_cutouts, select_inputs
+from otrain_core.train import score_cutouts
 
 PROPERTIES = {"magnitude": "mags", "magnitude_error": "errmags", "snr": "snr"}
 CURVE_COLUMNS = ("curve", "x", "y", "threshold", "bin")

@@ -9,7 +9,7 @@ import pandas as pd
 
 from otrain_core.errors import ConfigError, CubeError
 from otrain_core.evaluate import column
-from otrain_core.train import select_inputs
+from otrain_core.inputs import select_inputs
 
 KINDS = ("right True", "right False", "wrong True", "wrong False")
 OUTPUTS = ("logit", "softmax")
@@ -247,8 +247,7 @@ def explain_model(
     if index.size == 0:
         raise CubeError("the set test is empty: there is nothing to explain")
     kind = np.repeat(KINDS, [len(rows[name]) for name in KINDS])
-    some = {"cube": cube["cube"][index], "channels": cube["channels"]}
-    cutouts = select_inputs(some, inputs=input_stage(model).channels, size=model.input_shape[1])
+    cutouts = select_inputs(cube, inputs=input_stage(model).channels, size=model.input_shape[1], rows=index)
     found = grad_cam(model, cutouts, layer=layer, output=output)
     fwhm = cutout_fwhm(cube, index)
     energy, area = central_energy(found["resized"], fwhm)

@@ -85,7 +85,7 @@ def fine_tune(
     seed : int
         Of the order, augmentation and dropout.
     learning_rate, epochs, batch_size, label_smoothing, augment
-        As in `otrain_core.train.train_model`; the learning rate falls along a cosine.
+        As in `otrain_core.train.train_model`, on one device; the learning rate falls along a cosine.
     batch_norm : {'frozen', 'trained'}
         Trained: scale and statistics follow the batches of the target.
     """

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from otrain_core.canvas import FALSE_COLOUR, STYLE, TRUE_COLOUR
+from otrain_core.inputs import IMAGES
 
 
 class CutoutGallery:
@@ -110,7 +111,9 @@ class GradCamGallery:
         return self
 
     def _line(self, axes, row: int) -> None:
-        cutout, side = self.arrays["cutouts"][row, :, :, 0], self.arrays["cutouts"].shape[1]
+        channels = [str(name) for name in self.arrays.get("channels", ())]
+        image = next((k for k, name in enumerate(channels) if name in IMAGES), 0)
+        cutout, side = self.arrays["cutouts"][row, :, :, image], self.arrays["cutouts"].shape[1]
         size = {"extent": (-0.5, side - 0.5, -0.5, side - 0.5)}
         _show(axes[0], cutout)
         axes[1].imshow(self.arrays["maps"][row], cmap="inferno", vmin=0, vmax=1, **size)

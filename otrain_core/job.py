@@ -32,6 +32,8 @@ PACKAGES = (
     "reproject",
     "keras",
     "tensorflow",
+    "jax",
+    "torch",
 )
 
 log = logging.getLogger("otrain")
@@ -113,7 +115,9 @@ def _local_imports(path: Path) -> set[str]:
     tree = ast.parse(path.read_text())
     names: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "otrain_core":
+        if isinstance(node, ast.ImportFrom) and node.level:
+            names |= {node.module} if node.module else {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "otrain_core":
             if node.module == "otrain_core":
                 names |= {alias.name for alias in node.names}
             else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -12,12 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from otrain_core.checkpoint import Checkpoint
+from otrain_core.devices import Replicas
 from otrain_core.errors import CubeError
-from otrain_core.io import atomic
+from otrain_core.progress import Progress
 
 log = logging.getLogger("otrain")
 
 HISTORY = ("epoch", "loss", "accuracy", "tune_loss", "tune_accuracy", "seconds", "learning_rate")
+WORSE = 0.1  # a loss on tune above the lowest by more than this share of it: the model got worse
 
 
 def augment_batch(cutouts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -37,40 +39,49 @@ class Loop:
     Parameters
     ----------
     model : keras.Model
-        Behind the input stage.
+        Behind the input stage. It ends with the weights that are kept.
     train, tune : tuple of array
         Cutouts as the model takes them, and labels 0 or 1.
     seed : int
     options : dict
-        epochs, batch_size, learning_rate, schedule, label_smoothing, keep, patience, augment; see
-        `otrain_core.train.train_model`.
+        epochs, batch_size, learning_rate, schedule, label_smoothing, keep, patience, augment and,
+        where it is not 'auto', jit_compile; see `otrain_core.train.train_model`.
     weights : dict or None
         Weight of each class.
     steps : int
         Batches in an epoch.
+    replicas : Replicas, optional
+        Devices that train together; a copy of the model is trained on them.
     """
 
-    def __init__(self, model, train, tune, *, seed, options, weights, steps):
-        from otrain_core.networks import keras
+    def __init__(self, model, train, tune, *, seed, options, weights, steps, replicas=None):
+        from otrain_core.networks import keras, precision_of
 
         self.keras = keras
-        self.model = model
+        self.replicas = replicas or Replicas([])
+        self.model = self.trained = model
         (self.train, self.tune) = ((cutouts, np.eye(2, dtype=np.float32)[labels]) for cutouts, labels in (train, tune))
         self.seed, self.options, self.weights = seed, options, weights
         rate = options["learning_rate"]
         if options["schedule"] == "cosine":
             rate = keras.optimizers.schedules.CosineDecay(rate, options["epochs"] * steps, alpha=0.01)
-        self.rate = rate
-        model.compile(
-            optimizer=keras.optimizers.Adam(rate),
-            loss=keras.losses.CategoricalCrossentropy(label_smoothing=options["label_smoothing"]),
-            metrics=["accuracy"],
-        )
+        loss = {"loss": keras.losses.CategoricalCrossentropy(label_smoothing=options["label_smoothing"])}
+        loss |= {"metrics": ["accuracy"], "jit_compile": options.get("jit_compile", "auto")}
+        with self.replicas.scope():
+            if self.replicas.n > 1:
+                self.trained = keras.models.clone_model(model)
+                self.trained.set_weights(model.get_weights())
+            optimizer = keras.optimizers.Adam(rate)
+            if precision_of(model) == "mixed_float16":
+                optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+            self.trained.compile(optimizer=optimizer, **loss)
+        if self.trained is not model:
+            model.compile(**loss)
         self.history: list[dict[str, float]] = []
         self.best_loss, self.kept_epoch, self.best_weights = np.inf, 0, None
-        self.folder: Path | None = None
+        self.checkpoint: Checkpoint | None = None
         self.resumed_at = 0
-        self.interactive = sys.stderr.isatty()
+        self.progress = Progress(epochs=options["epochs"], steps=steps) if sys.stderr.isatty() else None
 
     def run(self) -> pd.DataFrame:
         """Train to the last epoch, or until patience ends; one row for each epoch.
@@ -85,7 +96,7 @@ class Loop:
                 log.info("no lower loss on tune for %d epochs: stopped", self.options["patience"])
                 break
             self._epoch(epoch)
-            if self.folder is not None:
+            if self.checkpoint is not None:
                 self._save(epoch)
         return pd.DataFrame(self.history, columns=HISTORY)
 
@@ -99,21 +110,26 @@ class Loop:
     def _epoch(self, epoch: int) -> None:
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(len(self.train[1]))
+        order = order[: len(order) - len(order) % self.replicas.n]
         cutouts, labels = self.train[0][order], self.train[1][order]
         if self.options["augment"]:
             cutouts = augment_batch(cutouts, rng)
-        rate = float(self.model.optimizer.learning_rate)
+        rate = float(self.trained.optimizer.learning_rate)
+        callbacks = self.progress.begin(epoch) if self.progress else None
         started = time.perf_counter()
-        fitted = self.model.fit(
-            cutouts,
-            labels,
-            batch_size=self.options["batch_size"],
-            epochs=1,
-            shuffle=False,
-            class_weight=self.weights,
-            verbose=0,
-        ).history
+        with self.replicas.scope():
+            fitted = self.trained.fit(
+                cutouts,
+                labels,
+                batch_size=self.options["batch_size"],
+                epochs=1,
+                shuffle=False,
+                class_weight=self.weights,
+                callbacks=callbacks,
+                verbose=0,
+            ).history
         seconds = time.perf_counter() - started
+        self._take_over()
         watched = self.model.evaluate(*self.tune, batch_size=256, verbose=0, return_dict=True)
         row = {
             "epoch": epoch,
@@ -137,16 +153,30 @@ class Loop:
                 self.kept_epoch, self.best_weights = epoch, self.model.get_weights()
         if self.options["keep"] == "last":
             self.kept_epoch = epoch
-        self._tell(row)
-
-    def _tell(self, row: dict[str, float]) -> None:
-        line = (
+        log.info(
             f"epoch {row['epoch']:3d}/{self.options['epochs']}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}"
             f"  tune loss {row['tune_loss']:.4f}  tune accuracy {row['tune_accuracy']:.4f}  {row['seconds']:.1f} s"
         )
-        log.info(line)
-        if self.interactive:
-            print(f"\r{line}", end="\n" if row["epoch"] == self.options["epochs"] else "", file=sys.stderr, flush=True)
+        if self.progress:
+            self.progress.end(row)
+
+    def _take_over(self) -> None:
+        """Give the model the weights of its copy on several devices."""
+        if self.trained is not self.model:
+            self.model.set_weights(self.trained.get_weights())
+
+    def got_worse(self) -> bool:
+        """Whether the loss on tune of the last epoch is above the lowest by more than `WORSE`; told in the log."""
+        losses = [row["tune_loss"] for row in self.history]
+        if losses[-1] <= (1 + WORSE) * min(losses):
+            return False
+        best = int(np.argmin(losses)) + 1
+        text = f"tune loss rose from {min(losses):.2f} (epoch {best}) to {losses[-1]:.2f}: "
+        if self.options["keep"] == "best":
+            log.info("%sthe kept epoch is %d", text, self.kept_epoch)
+        else:
+            log.warning("%sthe last epoch is kept all the same (keep: last)", text)
+        return True
 
     def restore_kept(self) -> None:
         """Give the model the weights of the epoch that is kept."""
@@ -154,19 +184,21 @@ class Loop:
             self.model.set_weights(self.best_weights)
 
     def resume(self, folder: Path, digest: str) -> None:
-        """Save every epoch in a folder, and go on from what it holds if that has the same digest."""
-        self.folder, self.digest = folder, digest
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            state = json.loads((folder / "state.json").read_text())
-            if state["digest"] != digest:
-                return
-            saved = _read_list(folder / state["file"])
-            best = _read_list(folder / state["best_file"]) if state["best_file"] else None
-        except (OSError, ValueError, KeyError):
+        """Save every epoch in a folder, and go on from what it holds if that has the same digest.
+
+        Raises
+        ------
+        ConfigError
+            Another training writes there.
+        """
+        self.checkpoint = Checkpoint(folder, digest)
+        found = self.checkpoint.read([tuple(variable.shape) for variable in self._variables()])
+        if found is None:
             return
+        state, saved, best = found
         for variable, value in zip(self._variables(), saved, strict=True):
             variable.assign(value)
+        self._take_over()
         self.history, self.best_weights = state["history"], best
         self.best_loss, self.kept_epoch = state["best_loss"], state["kept_epoch"]
         self.resumed_at = len(self.history) + 1
@@ -174,44 +206,24 @@ class Loop:
 
     def _variables(self) -> list[Any]:
         """All that one epoch hands to the next: weights, the optimizer's moments, the state of dropout."""
-        optimizer = self.model.optimizer
+        optimizer = self.trained.optimizer
         if not optimizer.built:
-            optimizer.build(self.model.trainable_variables)
-        dropout = [layer.seed_generator.state for layer in self.model.layers if hasattr(layer, "seed_generator")]
-        return [*self.model.weights, *optimizer.variables, *dropout]
+            with self.replicas.scope():
+                optimizer.build(self.trained.trainable_variables)
+        dropout = [layer.seed_generator.state for layer in self.trained.layers if hasattr(layer, "seed_generator")]
+        return [*self.trained.weights, *optimizer.variables, *dropout]
 
     def _save(self, epoch: int) -> None:
-        file = f"epoch{epoch}.npz"
-        best_file = f"best{self.kept_epoch}.npz" if self.best_weights is not None else ""
-        lists = {file: [self.keras.ops.convert_to_numpy(variable) for variable in self._variables()]}
-        if best_file and not (self.folder / best_file).exists():
-            lists[best_file] = self.best_weights
-        for name, arrays in lists.items():
-            with atomic(self.folder / name) as temporary:
-                np.savez(temporary, *arrays)
-        state = {
-            "digest": self.digest,
-            "file": file,
-            "best_file": best_file,
-            "history": self.history,
-            "best_loss": self.best_loss,
-            "kept_epoch": self.kept_epoch,
-        }
-        with atomic(self.folder / "state.json") as temporary:
-            temporary.write_text(json.dumps(state))
-        for old in self.folder.glob("*.npz"):
-            if old.name not in (file, best_file):
-                old.unlink()
+        arrays = [self.keras.ops.convert_to_numpy(variable) for variable in self._variables()]
+        state = {"history": self.history, "best_loss": self.best_loss, "kept_epoch": self.kept_epoch}
+        self.checkpoint.write(epoch, state, arrays, self.best_weights)
+
+    def release(self) -> None:
+        """Let another training write to the folder of `resume`."""
+        if self.checkpoint is not None:
+            self.checkpoint.release()
 
     def remove_checkpoint(self) -> None:
         """Delete the folder of `resume`."""
-        if self.folder is None:
-            return
-        for path in sorted(self.folder.iterdir()):
-            path.unlink()
-        self.folder.rmdir()
-
-
-def _read_list(path: Path) -> list[np.ndarray]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return [arrays[f"arr_{number}"] for number in range(len(arrays.files))]
+        if self.checkpoint is not None:
+            self.checkpoint.remove()

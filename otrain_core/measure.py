@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,17 @@ class BroadenedPSF:
         padded = np.pad(stamp, self.pad)
         # In Fourier space, as the Gaussian may be narrower than a pixel.
         return np.fft.ifft2(fourier_gaussian(np.fft.fft2(padded), self.sigma)).real, y0 - self.pad, x0 - self.pad
+
+
+def difference_psf(psf: Any, seeing: float, subtraction: Mapping[str, Any]) -> tuple[Any, float]:
+    """PSF and seeing [px] of the difference, from those of the science image and the record of the subtraction.
+
+    They differ where the science image was convolved to the seeing of the reference.
+    """
+    if subtraction.get("convolved") == "science" and subtraction["seeing_reference_px"] > seeing:
+        target = subtraction["seeing_reference_px"]
+        return BroadenedPSF(psf, fwhm=seeing, target=target), target
+    return psf, seeing
 
 
 def filtered_spread(data: np.ndarray, error: np.ndarray, bad: np.ndarray, seeing: float) -> float:

@@ -1,4 +1,4 @@
-"""How MLflow opens a registered classifier. A copy of this file and of networks.py travels
+"""How MLflow opens a registered classifier. A copy of this file, networks.py and psf_residual.py travels
 with every model, so that it opens where O'TRAIN is not installed."""
 
 from __future__ import annotations

@@ -143,7 +143,8 @@ def write_model(
         code.mkdir()
         library = Path(__file__).parent
         shutil.copy(library / "mlflow_model.py", code / "__init__.py")
-        shutil.copy(library / "networks.py", code / "networks.py")
+        for name in ("networks.py", "psf_residual.py"):  # all that loading a model imports
+            shutil.copy(library / name, code / name)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*input example", category=UserWarning)
             mlflow.pyfunc.save_model(

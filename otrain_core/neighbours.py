@@ -9,7 +9,7 @@ import pandas as pd
 
 from otrain_core.errors import CubeError
 from otrain_core.explain import KINDS, cutout_fwhm, logits_of
-from otrain_core.train import select_inputs
+from otrain_core.inputs import IMAGES, select_inputs
 
 NEIGHBOUR_COLUMNS = (
     *("index", "candid", "image", "label", "kind", "fwhm", "distance", "neighbour_flux", "neighbour_snr"),
@@ -137,11 +137,10 @@ def neighbour_test(
     if test.empty:
         raise CubeError("the set test is empty: there is nothing to explain")
     index, channels = test["index"].to_numpy(int), list(input_stage(model).channels)
-    some = {"cube": cube["cube"][index], "channels": cube["channels"]}
-    before = select_inputs(some, inputs=channels, size=model.input_shape[1])
-    fwhm, pixels = cutout_fwhm(cube, index), [k for k, name in enumerate(channels) if name != "mask"]
+    before = select_inputs(cube, inputs=channels, size=model.input_shape[1], rows=index)
+    fwhm, pixels = cutout_fwhm(cube, index), [k for k, name in enumerate(channels) if name in IMAGES]
     if not pixels:
-        raise CubeError("a model that reads the mask alone sees no neighbours")
+        raise CubeError("a model that reads none of the images sees no neighbours")
     accepted, true = test["score"].to_numpy() >= threshold, test["label"].to_numpy() == 1
     kind = np.where(accepted == true, "right ", "wrong ").astype(object) + np.where(true, "True", "False")
     table = test[["index", "candid", "image", "label"]].assign(kind=kind, fwhm=fwhm).reset_index(drop=True)

@@ -8,7 +8,7 @@ channels, so that training and use cannot differ.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is loaded: its C++ log is noise
@@ -31,8 +31,12 @@ with _banners_dropped():
     import keras
     from keras import layers, ops
 
+    from .psf_residual import psf_residual  # relative: both travel with a registered model
+
 NETWORKS = ("paper", "otrain2")
 NORMALISATIONS = ("none", "mad-asinh")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+MAD_OF_NOISE = 1.4826  # standard deviation of Gaussian noise over its MAD
 _HUGE = 3.0e38  # sorts behind every pixel, still finite in float32
 
 
@@ -42,7 +46,10 @@ class InputStage(layers.Layer):
 
     Missing pixels (NaN or infinite) become 0 after the normalisation, that is the
     median of the cutout under ``mad-asinh``. The channel ``mask`` becomes 1 where any
-    bit is set (or the value is missing) and 0 elsewhere.
+    bit is set (or the value is missing) and 0 elsewhere. A plane of one number, such as the
+    pixel scale, becomes the logarithm of its ratio to the usual value, from -3 to 3, and 0 where
+    it is unknown. The channel ``psf`` becomes what the difference holds beyond a point source, see
+    `otrain_core.psf_residual.psf_residual`, compressed by asinh too.
 
     Parameters
     ----------
@@ -55,33 +62,59 @@ class InputStage(layers.Layer):
     centre : bool
         Cut an even side to the odd one that has the candidate (pixel side // 2)
         exactly in its middle, so that flips and quarter turns leave it in place.
+    usual : mapping of str to float, optional
+        Usual value of every channel that is a plane of one number.
     """
 
-    def __init__(self, *, channels: Sequence[str], normalise: str, centre: bool = False, **kwargs):
+    def __init__(
+        self,
+        *,
+        channels: Sequence[str],
+        normalise: str,
+        centre: bool = False,
+        usual: Mapping[str, float] | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         if normalise not in NORMALISATIONS:
             raise ValueError(f"normalise must be one of {', '.join(NORMALISATIONS)}, not {normalise!r}")
+        if "psf" in channels and ("difference" not in channels or normalise != "mad-asinh"):
+            raise ValueError("the channel psf needs the channel difference and the normalisation mad-asinh")
         self.channels = [str(name) for name in channels]
         self.normalise = normalise
         self.centre = centre
+        self.usual = {str(name): float(value) for name, value in (usual or {}).items()}
 
     def call(self, inputs):
         x = ops.cast(inputs, "float32")
         valid = ops.isfinite(x)
         # Not where(valid, ...): ONNX converters turn that into a product, and NaN * 0 is NaN.
         x = ops.where(ops.isnan(x), 0.0, x)
-        x = ops.where(ops.isinf(x), 0.0, x)
+        raw = x = ops.where(ops.isinf(x), 0.0, x)
         if self.normalise == "mad-asinh":
-            x = self._mad_asinh(x, valid)
+            normal = self._in_mads(x, valid)
+            x = ops.arcsinh(normal)
+            if "psf" in self.channels:
+                index = self.channels.index("difference")
+                planes = normal[..., index] / MAD_OF_NOISE, valid[..., index], raw[..., self.channels.index("psf")]
+                x = self._put(x, ops.arcsinh(psf_residual(*planes))[..., None], "psf")
         if "mask" in self.channels:
             flag = ops.cast(ops.logical_or(inputs != 0, ops.logical_not(valid)), "float32")
-            is_mask = ops.convert_to_tensor([float(name == "mask") for name in self.channels])
-            x = x * (1.0 - is_mask) + flag * is_mask
+            x = self._put(x, flag, "mask")
+        for name, usual in self.usual.items():
+            known = ops.where(raw > 0, raw, usual)
+            x = self._put(x, ops.clip(ops.log(known / usual), -3.0, 3.0), name)
         if self.centre:
             x = x[:, 1 - x.shape[1] % 2 :, 1 - x.shape[2] % 2 :, :]
         return ops.cast(x, self.compute_dtype)
 
-    def _mad_asinh(self, x, valid):
+    def _put(self, x, values, name):
+        """`values` in place of the channel `name`."""
+        here = ops.convert_to_tensor([float(channel == name) for channel in self.channels])
+        return x * (1.0 - here) + values * here
+
+    def _in_mads(self, x, valid):
+        """Distance from the median of each cutout and channel in units of its MAD, 0 where missing."""
         n_pixels, n_channels = x.shape[1] * x.shape[2], x.shape[3]
         pixels = ops.transpose(ops.reshape(x, (-1, n_pixels, n_channels)), (0, 2, 1))
         valid = ops.transpose(ops.reshape(valid, (-1, n_pixels, n_channels)), (0, 2, 1))
@@ -93,7 +126,7 @@ class InputStage(layers.Layer):
         mean_deviation = ops.sum(deviation, axis=-1, keepdims=True) / ops.maximum(count, 1.0)
         scale = ops.where(mad > 0, mad, mean_deviation)
         scale = ops.where(scale > 0, scale, 1.0)
-        normal = ops.arcsinh(ops.clip((pixels - median) / scale, -1e30, 1e30)) * weight
+        normal = ops.clip((pixels - median) / scale, -1e30, 1e30) * weight
         return ops.reshape(ops.transpose(normal, (0, 2, 1)), (-1, x.shape[1], x.shape[2], n_channels))
 
     def compute_output_shape(self, input_shape):
@@ -104,7 +137,7 @@ class InputStage(layers.Layer):
 
     def get_config(self):
         config = super().get_config()
-        config.update(channels=self.channels, normalise=self.normalise, centre=self.centre)
+        config.update(channels=self.channels, normalise=self.normalise, centre=self.centre, usual=self.usual)
         return config
 
 
@@ -145,7 +178,12 @@ class CentreWindow(layers.Layer):
 
 
 def build_network(
-    network: str, *, size: int, channels: Sequence[str] = ("difference",), normalise: str = "none"
+    network: str,
+    *,
+    size: int,
+    channels: Sequence[str] = ("difference",),
+    normalise: str = "none",
+    precision: str = "float32",
 ) -> keras.Model:
     """Build an untrained network.
 
@@ -158,9 +196,13 @@ def build_network(
     size : int
         Side of the cutouts [px].
     channels : sequence of str
-        Channels in the order of the last axis.
+        Channels in the order of the last axis. Those of `otrain_core.inputs.SAMPLING` are planes
+        of one number; at least one must be of pixels.
     normalise : {'none', 'mad-asinh'}
         Input stage, see `InputStage`.
+    precision : {'float32', 'mixed_bfloat16', 'mixed_float16'}
+        Of the layers between the input stage and the logits, which are float32 always. Weights are
+        float32 always.
 
     Returns
     -------
@@ -171,19 +213,38 @@ def build_network(
     Raises
     ------
     ValueError
-        Unknown network or normalisation, no channels, or a size that is too small.
+        Unknown network, normalisation or precision, no channel of pixels, or a size that is too small.
     """
+    from otrain_core.inputs import SAMPLING
+
     builders = {"paper": _paper, "otrain2": _otrain2}
     if network not in builders:
         raise ValueError(f"network must be one of {', '.join(NETWORKS)}, not {network!r}")
-    if not channels:
-        raise ValueError("at least one channel is needed")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    usual = {name: SAMPLING[name] for name in channels if name in SAMPLING}
+    if len(usual) == len(channels):
+        raise ValueError("at least one channel of pixels is needed")
     if size < 9:
         raise ValueError(f"cutouts of at least 9 x 9 pixels are needed, not {size} x {size}")
     cutouts = keras.Input((size, size, len(channels)), name="cutouts")
-    stage = InputStage(channels=channels, normalise=normalise, centre=network == "otrain2", name="input_stage")
-    logits = layers.Dense(2, name="logits")(builders[network](stage(cutouts)))
-    return keras.Model(cutouts, layers.Softmax(name="probabilities")(logits), name=network)
+    about = {"normalise": normalise, "centre": network == "otrain2", "usual": usual}
+    pixels = InputStage(channels=channels, **about, dtype="float32", name="input_stage")(cutouts)
+    logits = layers.Dense(2, dtype="float32", name="logits")  # made first: the order of layers decides their seeds
+    with _precision(precision):
+        features = builders[network](pixels)
+    probabilities = layers.Softmax(dtype="float32", name="probabilities")(logits(features))
+    return keras.Model(cutouts, probabilities, name=network)
+
+
+@contextmanager
+def _precision(name: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _paper(x):
@@ -234,6 +295,12 @@ def input_stage(model: keras.Model) -> InputStage:
         if isinstance(layer, InputStage):
             return layer
     raise ValueError(f"model {model.name!r} has no input stage of O'TRAIN")
+
+
+def precision_of(model: keras.Model) -> str:
+    """One of `PRECISIONS`: that with which `build_network` made the model."""
+    mixed = {layer.dtype_policy.name for layer in model.layers} & set(PRECISIONS[1:])
+    return mixed.pop() if mixed else PRECISIONS[0]
 
 
 def without_input_stage(model: keras.Model) -> keras.Model:

@@ -15,6 +15,7 @@ import numpy as np
 
 from otrain_core.cube import COLUMNS, draw
 from otrain_core.errors import CubeError
+from otrain_core.inputs import select_inputs
 from otrain_core.split import SETS, UNUSED
 
 if TYPE_CHECKING:
@@ -150,8 +151,6 @@ def _starts(count: int) -> range:
 
 
 def _pixels(cubes, rows, channels, file) -> np.ndarray:
-    from otrain_core.train import select_inputs
-
     if not channels:
         raise CubeError("the cubes of the pool have no channel in common")
     size = min(min(cubes[name]["cube"].shape[1:3]) for name in cubes)
@@ -164,8 +163,7 @@ def _pixels(cubes, rows, channels, file) -> np.ndarray:
     for name in sorted(cubes):
         for start in _starts(len(rows[name])):
             index = rows[name][start : start + CHUNK]
-            part = {"cube": cubes[name]["cube"][index], "channels": cubes[name]["channels"]}
-            pixels[at : at + len(index)] = select_inputs(part, inputs=channels, size=size)
+            pixels[at : at + len(index)] = select_inputs(cubes[name], inputs=channels, size=size, rows=index)
             at += len(index)
     return pixels
 

@@ -13,6 +13,8 @@ import pandas as pd
 from otrain_core import report_figures as figures
 from otrain_core.errors import OtrainError
 from otrain_core.io import read_arrays, read_table
+from otrain_core.report_experiments import p_words, side_by_side
+from otrain_core.report_studies import finetune_part, label_noise_part, neighbour_sentence, read_studies, transfer_part
 from otrain_core.report_text import config_lines, count, interval, num, passes, pct, verdict, words
 from otrain_core.summary import STEPS, number, read_benchmark, read_record, run_keys
 
@@ -36,6 +38,7 @@ def build_report(
     config: Mapping[str, Any],
     telescopes: Mapping[str, Mapping[str, Any]],
     mlflow: Mapping[str, Any] | None = None,
+    root: str | Path | None = None,
     benchmarks: str | Path | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> str:
@@ -46,7 +49,8 @@ def build_report(
     summary, quality : pandas.DataFrame
         As from `otrain_core.summary`.
     comparison : mapping
-        Tables pipelines, artefacts and telescopes of `otrain_core.comparison`.
+        Tables pipelines, artefacts and telescopes of `otrain_core.comparison`, experiments and
+        mcnemar of `otrain_core.experiments`.
     cubes : mapping
         Folder of every cube, by telescope/pipeline.
     runs : iterable of path
@@ -57,6 +61,8 @@ def build_report(
         Rows of the telescope sheet by name (``source`` tells simulated from real data).
     mlflow : mapping, optional
         Record of the import (``champions``).
+    root : path, optional
+        Folder of all results, where tables of transfer and fine-tuning may lie.
     benchmarks : path, optional
         Folder of Snakemake's benchmark files.
     about : mapping, optional
@@ -79,7 +85,7 @@ def build_report(
             quality=quality[_names(quality) == name],
             telescope=telescopes.get(name.split("/")[0], {}),
             champion=champions.get(name.split("/")[0]),
-            gate=config.get("gate", {}),
+            config=config,
         )
         for name, folder in cubes.items()
     ]
@@ -91,7 +97,11 @@ def build_report(
         lstrip_blocks=True,
     )
     environment.filters |= {"num": num, "pct": pct, "count": count, "interval": interval, "words": words}
+    environment.filters["p_words"] = p_words
     recalls = sorted(set(summary["stated_recall"].dropna()))
+    plan = config.get("run") or {}
+    asked = {"cubes": list(cubes), "experiments": plan.get("experiments", []), "seeds": plan.get("seeds", [])}
+    studies = {name: read_studies(root, name, **asked) if root else pd.DataFrame() for name in ("transfer", "finetune")}
     return environment.get_template("report.html").render(
         parts=parts,
         summary=summary.to_dict("records"),
@@ -99,6 +109,9 @@ def build_report(
             key: (title.format(recall=" / ".join(pct(r, 0) for r in recalls)), percent)
             for key, (title, percent) in RATES.items()
         },
+        side=side_by_side(comparison["experiments"], comparison["mcnemar"]),
+        transfer=transfer_part(studies["transfer"], list(cubes)) if len(studies["transfer"]) else [],
+        finetune=finetune_part(studies["finetune"], summary),
         failures=_failures(quality, summary),
         pipelines=comparison["pipelines"].to_dict("records"),
         artefacts=_artefact_columns(comparison["artefacts"], list(cubes)),
@@ -138,10 +151,10 @@ def _names(table: pd.DataFrame) -> pd.Series:
 
 
 def _cube_part(
-    name: str, folder: Path, *, runs: list[Path], summary, quality, telescope, champion, gate
+    name: str, folder: Path, *, runs: list[Path], summary, quality, telescope, champion, config
 ) -> dict[str, Any]:
     """All that the page says about one cube and its trainings."""
-    simulated = telescope.get("source") == "simulated"
+    simulated, gate = telescope.get("source") == "simulated", config.get("gate", {})
     part: dict[str, Any] = {
         "name": name,
         "id": name.replace("/", "-"),
@@ -154,6 +167,7 @@ def _cube_part(
         "figures": {},
         "artefacts": [],
         "completeness": [],
+        "label_noise": label_noise_part(folder, (config.get("run") or {}).get("experiments", [])),
     }
     best = _best_run(runs, summary, champion if champion and name.endswith(f"/{champion.get('pipeline')}") else None)
     part["best"] = best
@@ -174,7 +188,7 @@ def _cube_part(
         part["figures"]["completeness"] = figures.completeness(table)
         part["completeness"] = table.to_dict("records")
     part["trainings"] = [_training_part(run, summary, best=run == best, gate=gate) for run in runs]
-    part["verdict"] = verdict(part, best, champion, gate)
+    part["verdict"] = verdict(part, best, champion, gate, tune=_tune_mcc(summary))
     return part
 
 
@@ -222,7 +236,7 @@ def _artefacts(cube: Mapping[str, np.ndarray], metrics: Mapping[str, Any]) -> li
 
 
 def _best_run(runs: list[Path], summary: pd.DataFrame, champion: Mapping[str, Any] | None) -> Path | None:
-    """The champion's training, or else the one of highest MCC on images that were never seen."""
+    """The champion's training, or else that of highest MCC on tune: what is read from test must not choose."""
     rated = []
     for run in runs:
         keys = run_keys(run)
@@ -230,8 +244,14 @@ def _best_run(runs: list[Path], summary: pd.DataFrame, champion: Mapping[str, An
         if keys["protocol"] != "grouped" or row is None or not np.isfinite(row["mcc"]):
             continue
         is_champion = champion and (keys["experiment"], str(keys["seed"])) == (champion["experiment"], champion["seed"])
-        rated.append((bool(is_champion), row["mcc"], run))
+        rated.append((bool(is_champion), float(np.nan_to_num(row["mcc_tune"], nan=-np.inf)), run))
     return max(rated, key=lambda item: item[:2])[2] if rated else None
+
+
+def _tune_mcc(summary: pd.DataFrame) -> dict[tuple[str, int], float]:
+    """MCC on tune of the trainings of a cube that can be the best, by experiment and seed."""
+    rated = summary[(summary["protocol"] == "grouped") & summary["mcc"].notna()]
+    return {(row.experiment, row.seed): row.mcc_tune for row in rated.itertuples()}
 
 
 def _row(summary: pd.DataFrame, keys: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -258,6 +278,8 @@ def _training_part(run: Path, summary: pd.DataFrame, *, best: bool, gate: Mappin
         "bins": {name: table for name, table in (metrics.get("bins") or {}).items() if table},
         "gap": number(metrics.get("accuracy_gap") or {}, "train_minus_tune"),
         "figures": figures.training_figures(run),
+        "explain": (explain := read_record(run / "explain.json")),
+        "neighbours": neighbour_sentence(explain),
     }
 
 
@@ -295,6 +317,7 @@ def _timing(folder: str | Path | None, cubes: list[str]) -> list[dict[str, Any]]
         "train",
         "evaluate",
         "explain",
+        *("label_noise", "pool", "transfer", "finetune", "sweep"),
         "track",
         "summary",
     ]

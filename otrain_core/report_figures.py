@@ -13,7 +13,7 @@ import pandas as pd
 
 from otrain_core.errors import OtrainError
 from otrain_core.io import read_arrays, read_table
-from otrain_core.summary import number, read_record
+from otrain_core.summary import number, read_record, read_scores
 
 FEW_SOURCES = 5
 RESOLUTION = 120  # dots per inch of the embedded pictures
@@ -29,14 +29,6 @@ def embed(figure) -> str:
     with style.context(STYLE):
         figure.savefig(buffer, format="png", dpi=RESOLUTION, metadata={"Software": None})
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def read_scores(folder: Path) -> pd.DataFrame | None:
-    """``scores.csv`` of a training, or None where it is not there."""
-    try:
-        return read_table(folder / "scores.csv")
-    except (OSError, OtrainError):
-        return None
 
 
 def draw_training(folder: str | Path) -> dict[str, Any]:

@@ -23,8 +23,17 @@ def passes(headline: Mapping[str, Any], gate: Mapping[str, Any]) -> bool:
     )
 
 
-def verdict(part: Mapping[str, Any], best: Path | None, champion, gate: Mapping[str, Any]) -> dict[str, Any]:
-    """What the numbers mean for someone who wants to use the classifier, and what they do not say."""
+def verdict(
+    part: Mapping[str, Any],
+    best: Path | None,
+    champion,
+    gate: Mapping[str, Any],
+    tune: Mapping[tuple[str, int], float],
+) -> dict[str, Any]:
+    """What the numbers mean for someone who wants to use the classifier, and what they do not say.
+
+    `tune` has MCC on tune of the trainings that `best` was chosen from, by experiment and seed.
+    """
     if best is None:
         return {"lines": [], "cautions": ["No training of this cube was evaluated on images it never saw."]}
     metrics = read_record(best / "metrics.json")
@@ -32,8 +41,13 @@ def verdict(part: Mapping[str, Any], best: Path | None, champion, gate: Mapping[
     keys = run_keys(best)
     where = f"{count(row['n_images'])} images it never saw ({count(row['n_true'])} True, {count(row['n_false'])} False)"
     seeds = [t["headline"]["mcc"] for t in part["trainings"] if t["headline"] and _same_but_seed(t, keys)]
+    is_champion = champion and (champion.get("experiment"), champion.get("seed")) == (
+        keys["experiment"],
+        str(keys["seed"]),
+    )
     lines = [
-        f"Best: {keys['experiment']}, seed {keys['seed']}, threshold {num(row['threshold'])} (set on tune). Scored on {where}.",
+        f"Best: {keys['experiment']}, seed {keys['seed']}, threshold {num(row['threshold'])} (set on tune)."
+        f"{_choice(tune, keys, is_champion)} Scored on {where}.",
         f"It keeps {interval(row, 'recall', percent=True)} of the True and lets {interval(row, 'fpr', percent=True)} of the"
         f" False through; MCC {interval(row, 'mcc')}.",
         f"To miss no more than 1 % (5 %) of the True, it must let {interval(row, 'fpr_at_1pct_missed', percent=True)}"
@@ -51,9 +65,18 @@ def verdict(part: Mapping[str, Any], best: Path | None, champion, gate: Mapping[
     if purity := metrics.get("purity"):
         shares = "; ".join(f"{name}: {pct(value)}" for name, value in purity.items() if value is not None)
         lines.append(f"Share of real sources among what it accepts, by how many of the candidates are real: {shares}.")
-    if champion and (champion.get("experiment"), champion.get("seed")) == (keys["experiment"], str(keys["seed"])):
+    if is_champion:
         lines.append(f"Registered as {champion['model']}, version {champion['version']}, alias champion.")
     return {"lines": lines, "cautions": _cautions(part, metrics, row, gate)}
+
+
+def _choice(tune: Mapping[tuple[str, int], float], keys: Mapping[str, Any], is_champion: bool) -> str:
+    """How the best training was chosen, in a sentence; nothing where there was no choice."""
+    if len(tune) < 2:
+        return ""
+    among = "those that pass the gate" if is_champion else f"{len(tune)} trainings"
+    mine = num(tune.get((keys["experiment"], keys["seed"])))
+    return f" Chosen by MCC on tune ({mine}), not on test, among {among}."
 
 
 def _same_but_seed(training: Mapping[str, Any], keys: Mapping[str, Any]) -> bool:

@@ -17,6 +17,7 @@ from otrain_core.sheets import (
     read_telescopes,
     source_without,
 )
+from otrain_core.sweep import plan_sweep
 
 HIPS = "hips:"  # a reference that begins so is fetched from a survey
 NETWORK_CATALOGUES = ("gaia", "panstarrs")
@@ -32,6 +33,11 @@ class Run:
     telescopes : dict of str to Telescope
     sheet : dict of str to dict of str to ImageRow
         Image sheet by telescope and image.
+
+    Attributes
+    ----------
+    experiments : dict of str to Experiment
+        Those of the configuration, and those that its sweeps make of them.
     """
 
     def __init__(self, config: Config, telescopes: dict[str, Telescope], sheet: dict[str, dict[str, ImageRow]]):
@@ -39,6 +45,10 @@ class Run:
         self.telescopes = telescopes
         self.sheet = sheet
         self._images = {name: self._science_images(name) for name in self.used_telescopes()}
+        self._sweeps = {name: plan_sweep(config, name) for name in config.studies.sweeps}
+        # The rules know the trainings of a study as experiments like all others.
+        varied = {row["trained"]: row["options"] for rows in self._sweeps.values() for row in rows}
+        self.experiments = config.experiments | varied
 
     @classmethod
     def from_config(cls, values: dict[str, Any], *, root: str | Path = ".") -> Run:
@@ -98,10 +108,20 @@ class Run:
                 )
 
     def _check_cube(self, telescope: str, pipeline: str) -> None:
-        """Programs and catalogues that a pipeline needs, before any work."""
+        """Programs and catalogues that a pipeline needs, and the size that is asked of its cutouts, before any work."""
         row = self.telescopes[telescope]
         if row.source == "folders":
             return
+        side = self.options(telescope, pipeline, "cutouts")["size"]
+        wanted = {
+            f"experiments.{name}.size": self.config.experiments[name].size for name in self.config.run.experiments
+        }
+        for name, rows in self._sweeps.items():
+            mine = [row for row in rows if row["folder"].startswith(f"{telescope}/{pipeline}/")]
+            wanted |= {f"studies.sweeps.{name} ({row['trained']})": row["options"].size for row in mine}
+        for key, size in wanted.items():
+            if size and size > side:
+                raise ConfigError(f"{key}: {size} px, but the cutouts of {telescope}/{pipeline} have {side} px")
         steps = {step: self.options(telescope, pipeline, step) for step in STEP_OPTIONS}
         require_programs(steps, name=pipeline)
         if self.needs_catalogue(telescope, pipeline) and row.source != "simulated" and not row.catalogue:
@@ -258,6 +278,10 @@ class Run:
         """Channels that the experiments of the run read, for pools that hold no others."""
         read = {name for key in self.config.run.experiments for name in self.config.experiments[key].inputs}
         return [name for name in self.config.cube.channels if name in read]
+
+    def sweep(self, name: str) -> list[dict[str, Any]]:
+        """Trainings of a study, see `otrain_core.sweep.plan_sweep`; the options left out."""
+        return [{key: row[key] for key in row if key != "options"} for row in self._sweeps[name]]
 
     def study_options(self) -> dict[str, Any]:
         """Intervals, and the guard distance by which a test cutout must be away from those of the training."""

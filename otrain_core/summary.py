@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.errors import UpstreamFailed
+from otrain_core import metrics
+from otrain_core.errors import OtrainError, UpstreamFailed
 from otrain_core.io import FAILED_MARK, read_json, read_table
 
 RUN_KEYS = ("telescope", "pipeline", "experiment", "seed", "protocol")
@@ -28,9 +29,13 @@ SUMMARY_COLUMNS = (
     *("fpr_at_1pct_missed", "fpr_at_5pct_missed", "ece", "false_alarms_per_image", "train_seconds"),
     *("stated_recall", "fpr_at_stated_recall", "fpr_at_stated_recall_low", "fpr_at_stated_recall_high"),
     *("fpr", "fp_share", "auc", "baseline_mcc"),
-    *("n_real", "recall_real", "recall_injected", "reality_gap", "reality_gap_low", "reality_gap_high", "status"),
+    *("n_real", "recall_real", "recall_injected", "reality_gap", "reality_gap_low", "reality_gap_high"),
+    *("mcc_tune", "status"),
 )
-TABLES = ("summary", "quality", "pipelines", "artefacts", "telescopes")  # what a run closes with
+TABLES = (  # what a run closes with
+    *("summary", "quality", "pipelines", "artefacts", "telescopes"),
+    *("experiments", "mcnemar"),
+)
 STEPS = ("simulate", "catalogue", "psf", "inject", "prepare", "subtract", "detect", "crossmatch", "cutouts")
 QUALITY_COLUMNS = (
     *("telescope", "pipeline", "image", "status", "reason"),
@@ -73,6 +78,30 @@ def read_record(path: str | Path) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
+def read_scores(folder: str | Path) -> pd.DataFrame | None:
+    """``scores.csv`` of a training, or None where it is not there."""
+    try:
+        return read_table(Path(folder) / "scores.csv")
+    except (OSError, OtrainError):
+        return None
+
+
+def tune_mcc(folder: str | Path) -> float:
+    """MCC of a training on tune at its own threshold, by which the best training is chosen; NaN where unknown.
+
+    A choice by test would flatter what is then read from test. Under the protocol ``paper`` nothing
+    is tune: NaN.
+    """
+    scores, record = read_scores(folder), read_record(Path(folder) / "metrics.json")
+    threshold = number(record.get("headline") or {}, "threshold")
+    if scores is None or not np.isfinite(threshold):
+        return np.nan
+    tune = scores[scores["set"] == "tune"]
+    if tune.empty:
+        return np.nan
+    return metrics.rates(**metrics.confusion(tune["label"], tune["score"], threshold))["mcc"]
+
+
 def number(record: Mapping[str, Any], key: str) -> float:
     """The number under `key` of `record`, or NaN."""
     value = record.get(key)
@@ -84,11 +113,10 @@ def summary_row(folder: str | Path) -> dict[str, Any]:
 
     ``status`` is ok, not evaluated (no metrics) or not trained (no record of a training).
     """
-    metrics = read_record(Path(folder) / "metrics.json")
     train = read_record(Path(folder) / "train.json")
-    headline = metrics.get("headline") or {}
+    headline = read_record(Path(folder) / "metrics.json").get("headline") or {}
     row = {name: number(headline, name) for name in SUMMARY_COLUMNS}
-    row |= run_keys(folder)
+    row |= {**run_keys(folder), "mcc_tune": tune_mcc(folder)}
     if np.isnan(row["train_seconds"]):
         row["train_seconds"] = number(train, "train_seconds")
     row["status"] = "ok" if headline else "not evaluated" if train else "not trained"

@@ -27,12 +27,12 @@ from otrain_core.io import digest, read_json, read_table
 from otrain_core.mlflow_store import EXPERIMENT, locked, open_store, write_model
 from otrain_core.report_figures import draw_training
 from otrain_core.report_text import count, interval, num
-from otrain_core.summary import number, read_record, run_keys
+from otrain_core.summary import number, read_record, run_keys, tune_mcc
 
 log = logging.getLogger("otrain")
 
 CHAMPION = "champion"
-FORMAT = "1"  # raise it when runs must be imported anew because this module writes them differently
+FORMAT = "2"  # raise it when runs must be imported anew because this module writes them differently
 REQUIRED = ("train.json", "metrics.json", "history.csv", "model.keras")
 RECORDS = (*REQUIRED[:3], "scores.csv", "curves.csv")
 # The same for every run, a dozen at most.
@@ -81,13 +81,15 @@ def import_runs(
         SQLite file and folder of the artifacts.
     min_mcc, max_fp : float
         Gate: the champion has MCC above, and false positives as a share of the test set
-        at most this. Without any model that passes, the alias is removed.
+        at most this. Of those that pass, the champion is the one of highest MCC on tune, so that
+        its numbers on test were not what it was chosen by. Without any model that passes, the
+        alias is removed.
 
     Returns
     -------
     dict
         experiment, runs (folder, run_id, digest, and model and version where registered),
-        champions (telescope: version, run_id, mcc, or None), skipped (folders that are
+        champions (telescope: version, run_id, mcc, mcc_tune, or None), skipped (folders that are
         not complete, with the reason).
 
     Raises
@@ -190,6 +192,7 @@ class _Training:
             "calibration": json.dumps(self.metrics.get("calibration") or {}, sort_keys=True),
             "cube_digest": str(self.train.get("cube_digest", "")),
             "mcc": f"{number(self.headline, 'mcc'):.6g}",
+            "mcc_tune": f"{tune_mcc(self.folder):.6g}",
             "fp_share": f"{number(self.headline, 'fp_share'):.6g}",
         }
 
@@ -311,16 +314,17 @@ def _ensure_version(client, run_id: str, training: _Training) -> int:
 
 
 def _name_champion(client, telescope: str, *, min_mcc: float, max_fp: float) -> dict[str, Any] | None:
-    """Give the alias to the version of highest MCC among those that pass the gate, or to none."""
+    """Give the alias to the version of highest MCC on tune among those that pass the gate on test, or to none."""
     from mlflow.exceptions import MlflowException
 
     name = f"otrain-{telescope}"
     passing = []
     for version in client.search_model_versions(f"name = '{name}'"):
         tags = version.tags
-        mcc, fp_share = _float(tags.get("mcc")), _float(tags.get("fp_share"))
+        mcc, mcc_tune, fp_share = (_float(tags.get(key)) for key in ("mcc", "mcc_tune", "fp_share"))
         if "superseded" not in tags and tags.get("protocol") == "grouped" and mcc > min_mcc and fp_share <= max_fp:
-            passing.append((mcc, -int(version.version), version))
+            rank = mcc_tune if np.isfinite(mcc_tune) else -np.inf  # versions of older imports lack it
+            passing.append((rank, -int(version.version), version))
     try:
         current = client.get_model_version_by_alias(name, CHAMPION).version
     except MlflowException:
@@ -330,10 +334,11 @@ def _name_champion(client, telescope: str, *, min_mcc: float, max_fp: float) -> 
             client.delete_registered_model_alias(name, CHAMPION)
         log.warning("%s: no model passes the gate (MCC above %g, false positives at most %g)", name, min_mcc, max_fp)
         return None
-    mcc, _, best = max(passing, key=lambda item: item[:2])
+    _, _, best = max(passing, key=lambda item: item[:2])
     if current is None or int(current) != int(best.version):
         client.set_registered_model_alias(name, CHAMPION, best.version)
-    return {"model": name, "version": int(best.version), "run_id": best.run_id, "mcc": mcc, **_named(best.tags)}
+    scores = {key: value for key in ("mcc", "mcc_tune") if np.isfinite(value := _float(best.tags.get(key)))}
+    return {"model": name, "version": int(best.version), "run_id": best.run_id, **scores, **_named(best.tags)}
 
 
 def _named(tags: Mapping[str, str]) -> dict[str, str]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,47 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from otrain_core.errors import ConfigError, CubeError
+from otrain_core.devices import choose_replicas, prepare_device
+from otrain_core.errors import CubeError
+from otrain_core.inputs import select_inputs
 from otrain_core.loop import Loop
-
-log = logging.getLogger("otrain")
-
-
-def select_inputs(cube: dict[str, np.ndarray], *, inputs: Sequence[str], size: int | None) -> np.ndarray:
-    """Channels of a cube, cropped about the candidate (pixel side // 2).
-
-    Parameters
-    ----------
-    cube : dict of arrays
-        ``cube`` (N, S, S, C) and ``channels`` (C names).
-    inputs : sequence of str
-        Names of the channels wanted, in this order.
-    size : int or None
-        Side of the cropped cutouts; None keeps S.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 (N, size, size, len(inputs)); missing pixels stay NaN.
-
-    Raises
-    ------
-    CubeError
-        A channel that the cube does not have, or a size larger than its cutouts.
-    """
-    stack, names = cube["cube"], [str(name) for name in np.atleast_1d(cube["channels"])]
-    if stack.ndim != 4 or stack.shape[3] != len(names):
-        raise CubeError(f"the cube of shape {stack.shape} does not fit its {len(names)} channels")
-    for name in inputs:
-        if name not in names:
-            raise CubeError(f"channel {name!r} is not in the cube (it has {', '.join(names)})")
-    side = min(stack.shape[1:3])
-    size = size or side
-    if size > side:
-        raise CubeError(f"cutouts of {size} px were asked for, those of the cube have {side} px")
-    top, left = (length // 2 - size // 2 for length in stack.shape[1:3])
-    index = [names.index(name) for name in inputs]
-    return np.ascontiguousarray(stack[:, top : top + size, left : left + size, index], dtype=np.float32)
 
 
 def train_model(
@@ -66,6 +27,7 @@ def train_model(
     size: int | None = None,
     normalise: str = "mad-asinh",
     augment: bool = True,
+    n_train: int | None = None,
     epochs: int = 24,
     batch_size: int = 128,
     learning_rate: float = 1e-3,
@@ -74,7 +36,10 @@ def train_model(
     keep: str = "best",
     patience: int = 0,
     class_weights: bool = True,
+    precision: str = "float32",
+    jit_compile: str | bool = "auto",
     require_gpu: bool = False,
+    gpus: int | None = None,
     protocol: str = "grouped",
     checkpoint: str | Path | None = None,
     threads: int | None = None,
@@ -82,7 +47,9 @@ def train_model(
     """Train a network.
 
     Two trainings with the same arguments give the same weights on the same CPU with
-    the same number of threads.
+    the same number of threads. Several GPUs share out every batch; batch normalisation then
+    takes its statistics within each share, and up to one cutout a GPU sits out an epoch, so that
+    the last batch is shared out evenly too.
 
     Parameters
     ----------
@@ -93,9 +60,12 @@ def train_model(
     seed : int
         Seed of the weights, the order of the cutouts, dropout and augmentation.
     network, inputs, size, normalise
-        See `otrain_core.networks.build_network` and `select_inputs`.
+        See `otrain_core.networks.build_network` and `otrain_core.inputs.select_inputs`.
     augment : bool
         Random flips and quarter turns of the training cutouts.
+    n_train : int, optional
+        Train on so many cutouts, drawn at random from the set train; a smaller draw with the same seed is part of
+        a larger one.
     epochs, batch_size, learning_rate : int, int, float
         Adam's settings.
     schedule : {'constant', 'cosine'}
@@ -109,15 +79,22 @@ def train_model(
         Stop after so many epochs without a lower loss on tune; 0 never stops.
     class_weights : bool
         Weigh the classes by their inverse frequency in train.
-    require_gpu : bool
-        Refuse to train without a GPU.
+    precision : {'float32', 'mixed_bfloat16', 'mixed_float16'}
+        See `otrain_core.networks.build_network`; under mixed_float16 the loss is scaled.
+    jit_compile : bool or 'auto'
+        Compile with XLA. Keras' 'auto' does under JAX, not under TensorFlow, whose deterministic
+        operations cannot be compiled, nor under PyTorch. With True TensorFlow no longer promises
+        that two trainings give the same weights.
+    require_gpu, gpus : bool, int or None
+        Refuse to train without a GPU, or with fewer than `gpus`; None takes all that are seen.
     protocol : {'grouped', 'paper'}
         Under ``paper`` the set test plays the part of tune, as in Makhlouf et al. 2022.
     checkpoint : path, optional
         Folder in which every epoch is saved. A training that was killed resumes from
-        it and ends as it would have. It is removed at the end.
+        it and ends as it would have; a file that cannot be read, or is of a training with other
+        arguments, is deleted. The folder is removed at the end.
     threads : int, optional
-        CPU threads (default: as TensorFlow chooses).
+        CPU threads (default: as the back end chooses).
 
     Returns
     -------
@@ -127,7 +104,8 @@ def train_model(
         One row for each epoch: epoch (from 1), loss, accuracy (train, with dropout and
         augmentation), tune_loss, tune_accuracy, seconds, learning_rate.
     record : dict
-        Options, parameters, operations, counts, time, device.
+        Options, parameters, operations, counts, time, device; got_worse, whether the loss on
+        tune of the last epoch is above the lowest by more than `otrain_core.loop.WORSE`.
 
     Raises
     ------
@@ -135,34 +113,47 @@ def train_model(
         A channel that is not in the cube, an empty or one-class train set, an empty
         tune set, or a loss that becomes NaN or infinite.
     ConfigError
-        A GPU was asked for and none is seen.
+        A GPU was asked for and none is seen, a batch that does not share out evenly among the GPUs,
+        inputs without a channel of pixels, or another training that writes to `checkpoint`.
     """
     tune_set = "test" if protocol == "paper" else "tune"
     rows = {name: split.loc[split["set"] == name, "index"].to_numpy(int) for name in ("train", tune_set)}
+    if n_train:
+        rows["train"] = _draw(rows["train"], n_train, np.random.default_rng(seed))
     labels = _check_sets(np.asarray(cube["labels"]), rows, tune_set)
     cutouts = select_inputs(cube, inputs=inputs, size=size)
     options = {
         **{"network": network, "inputs": list(inputs), "size": cutouts.shape[1], "normalise": normalise},
         **{"augment": augment, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate},
         **{"schedule": schedule, "label_smoothing": label_smoothing, "keep": keep, "patience": patience},
-        "class_weights": class_weights,
+        **{"class_weights": class_weights, "precision": precision, "jit_compile": jit_compile},
     }
-    device = prepare_device(require_gpu=require_gpu, threads=threads)
+    device = prepare_device(require_gpu=require_gpu, threads=threads, deterministic=jit_compile is not True)
+    replicas = choose_replicas(gpus, batch_size=batch_size, require_gpu=require_gpu)
 
     from otrain_core import networks
 
     networks.keras.utils.set_random_seed(seed)
-    model = networks.build_network(network, size=cutouts.shape[1], channels=inputs, normalise=normalise)
+    shape = {"size": cutouts.shape[1], "channels": inputs, "normalise": normalise, "precision": precision}
+    model = networks.build_network(network, **shape)
     body = networks.without_input_stage(model)
     stage = networks.keras.Model(model.input, networks.input_stage(model).output)
     data = {name: (_predict(stage, cutouts[index]), labels[index]) for name, index in rows.items()}
     weights = _class_weights(data["train"][1]) if class_weights else None
     steps = -(-len(rows["train"]) // batch_size)
-    loop = Loop(body, data["train"], data[tune_set], seed=seed, options=options, weights=weights, steps=steps)
+    loop = Loop(
+        *(body, data["train"], data[tune_set]),
+        **{"seed": seed, "options": options, "weights": weights, "steps": steps, "replicas": replicas},
+    )
     if checkpoint is not None:
-        loop.resume(Path(checkpoint), _digest(options, seed, protocol, cutouts, labels, rows))
+        about = [options, seed, protocol, networks.keras.backend.backend()]
+        loop.resume(Path(checkpoint), _digest(about, cutouts, labels, rows))
     started, cpu = time.perf_counter(), time.process_time()
-    history = loop.run()
+    try:
+        history = loop.run()
+    except BaseException:
+        loop.release()
+        raise
     loop.restore_kept()
     record = {
         "options": options,
@@ -178,16 +169,24 @@ def train_model(
         "epochs": len(history),
         "best_epoch": int(history["tune_loss"].idxmin()) + 1,
         "kept_epoch": loop.kept_epoch,
+        "got_worse": loop.got_worse(),
         "resumed_at_epoch": loop.resumed_at,
         "train_seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - cpu,
         # The first epoch compiles the network; it counts only where there is no other.
         "cutouts_per_second": len(rows["train"]) / float(history["seconds"].iloc[min(1, len(history) - 1) :].mean()),
         "device": device,
+        "n_devices": replicas.n,
         "backend": networks.keras.backend.backend(),
     }
     loop.remove_checkpoint()
     return model, history, record
+
+
+def _draw(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    if n > rows.size:
+        raise CubeError(f"n_train: {n} cutouts were asked for, the set train has {rows.size}")
+    return np.sort(rng.permutation(rows)[:n])
 
 
 def _check_sets(labels: np.ndarray, rows: dict[str, np.ndarray], tune_set: str) -> np.ndarray:
@@ -219,38 +218,8 @@ def score_cutouts(model, cutouts: np.ndarray) -> np.ndarray:
     return _predict(model, cutouts)[:, 1]
 
 
-def prepare_device(*, require_gpu: bool = False, threads: int | None = None) -> str:
-    """Make the back end deterministic and say what it runs on.
-
-    Raises
-    ------
-    ConfigError
-        A GPU is required and the back end sees none.
-    """
-    from otrain_core import networks
-
-    gpus: list[str] = []
-    if networks.keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        tf.config.experimental.enable_op_determinism()
-        if threads:
-            try:
-                tf.config.threading.set_intra_op_parallelism_threads(threads)
-                tf.config.threading.set_inter_op_parallelism_threads(threads)
-            except RuntimeError:
-                log.warning("threads: TensorFlow has started already; it keeps the threads it has")
-        for gpu in tf.config.list_physical_devices("GPU"):
-            gpus.append(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name))
-    else:
-        gpus = [str(name) for name in networks.keras.distribution.list_devices("gpu")]
-    if require_gpu and not gpus:
-        raise ConfigError("require_gpu is true, but no GPU is seen: check the driver, CUDA_VISIBLE_DEVICES and `[gpu]`")
-    return ", ".join(gpus) or f"CPU ({len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1} cores)"
-
-
-def _digest(options, seed, protocol, cutouts, labels, rows) -> str:
-    sha = hashlib.sha256(json.dumps([options, seed, protocol], sort_keys=True).encode())
+def _digest(about, cutouts, labels, rows) -> str:
+    sha = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for array in (cutouts, labels, *rows.values()):
         sha.update(np.ascontiguousarray(array).view(np.uint8).data)
     return sha.hexdigest()

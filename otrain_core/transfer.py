@@ -17,9 +17,10 @@ from otrain_core import metrics
 from otrain_core.bootstrap import bootstrap_intervals
 from otrain_core.crossmatch import unit_vectors
 from otrain_core.errors import CubeError
+from otrain_core.inputs import select_inputs
 from otrain_core.pool import TRAINED
 from otrain_core.split import guard_distances
-from otrain_core.train import score_cutouts, select_inputs
+from otrain_core.train import score_cutouts
 
 RATES = ("mcc", "mcc_low", "mcc_high", "recall", "fpr", "accuracy")
 COLUMNS = (
@@ -113,13 +114,14 @@ def fit_to(model, side: int):
     CubeError
         The weights of the network depend on the size of the cutouts.
     """
-    from otrain_core.networks import build_network, input_stage
+    from otrain_core.networks import build_network, input_stage, precision_of
 
     if side >= model.input_shape[1]:
         return model
     stage = input_stage(model)
+    about = {"channels": stage.channels, "normalise": stage.normalise, "precision": precision_of(model)}
     try:
-        smaller = build_network(model.name, size=side, channels=stage.channels, normalise=stage.normalise)
+        smaller = build_network(model.name, size=side, **about)
         smaller.set_weights(model.get_weights())
     except ValueError:
         raise CubeError(
@@ -132,10 +134,7 @@ def model_inputs(model, cube: Mapping[str, np.ndarray], rows: np.ndarray) -> np.
     """Some rows of a cube as the model takes them; only their pixels are read."""
     from otrain_core.networks import input_stage
 
-    n = len(cube["labels"])
-    part = {key: value[rows] for key, value in cube.items() if key != "channels" and np.shape(value)[:1] == (n,)}
-    part |= {"channels": cube["channels"]}
-    return select_inputs(part, inputs=input_stage(model).channels, size=model.input_shape[1])
+    return select_inputs(cube, inputs=input_stage(model).channels, size=model.input_shape[1], rows=rows)
 
 
 def score_rows(model, cube: Mapping[str, np.ndarray], rows: np.ndarray) -> np.ndarray:

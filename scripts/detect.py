@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from otrain_core.detect import BroadenedPSF, detect_candidates
+from otrain_core.detect import detect_candidates
 from otrain_core.errors import ImageError
 from otrain_core.io import image_wcs, raise_if_failed, read_json, read_planes, read_table, write_table
+from otrain_core.measure import difference_psf
 from otrain_core.psf import PSFModel
 
 
@@ -33,12 +34,9 @@ def main(
     raise_if_failed(psf)
     if record.get("zero_point") is None:
         raise ImageError(image, "zero_point", f"{psf_record} holds no zero point")
-    model, seeing = PSFModel.load(psf), record["seeing_px"]
-    science_psf = model
+    science_psf = PSFModel.load(psf)
     subtraction = read_json(subtract_record) if subtract_record else {}
-    if subtraction.get("convolved") == "science" and subtraction["seeing_reference_px"] > seeing:
-        model = BroadenedPSF(model, fwhm=seeing, target=subtraction["seeing_reference_px"])
-        seeing = subtraction["seeing_reference_px"]
+    model, seeing = difference_psf(science_psf, record["seeing_px"], subtraction)
     table = detect_candidates(
         planes["diff"],
         planes["noise"],

@@ -6,16 +6,11 @@ from typing import Any
 from otrain_core import io
 from otrain_core.job import provenance
 from otrain_core.report import build_report
-from otrain_core.summary import read_record
+from otrain_core.summary import TABLES, read_record
 
 
 def main(
     *,
-    summary: str,
-    quality: str,
-    pipelines: str,
-    artefacts: str,
-    telescopes: str,
     report: str,
     cubes: list[str],
     runs: list[str],
@@ -23,13 +18,12 @@ def main(
     rows: dict[str, dict[str, Any]],
     mlflow: str | None = None,
     root: str = "results",
+    **tables: str,
 ) -> None:
     """Write the page from what exists under `root`.
 
     Parameters
     ----------
-    summary, quality, pipelines, artefacts, telescopes : str
-        The tables of the rule summary.
     report : str
         The page, one HTML file.
     cubes : list of str
@@ -40,20 +34,20 @@ def main(
         The configuration and the rows of the telescope sheet.
     mlflow : str, optional
         Record of the rule track.
+    **tables : str
+        Files of all of `otrain_core.summary.TABLES`.
     """
+    read = {name: io.read_table(tables[name]) for name in TABLES}
     page = build_report(
-        summary=io.read_table(summary),
-        quality=io.read_table(quality),
-        comparison={
-            "pipelines": io.read_table(pipelines),
-            "artefacts": io.read_table(artefacts),
-            "telescopes": io.read_table(telescopes),
-        },
+        summary=read.pop("summary"),
+        quality=read.pop("quality"),
+        comparison=read,
         cubes={cube: Path(root, cube) for cube in cubes},
         runs=runs,
         config=config,
         telescopes=rows,
         mlflow=read_record(mlflow) if mlflow else None,
+        root=root,
         benchmarks=Path(root, "benchmarks"),
         about=provenance(),
     )
@@ -66,15 +60,11 @@ if "snakemake" in globals():
 
     with job_logging(snakemake):  # noqa: F821
         main(
-            summary=snakemake.input.summary,  # noqa: F821
-            quality=snakemake.input.quality,  # noqa: F821
-            pipelines=snakemake.input.pipelines,  # noqa: F821
-            artefacts=snakemake.input.artefacts,  # noqa: F821
-            telescopes=snakemake.input.telescopes,  # noqa: F821
             report=snakemake.output.report,  # noqa: F821
             cubes=list(snakemake.params.cubes),  # noqa: F821
             runs=list(snakemake.params.runs),  # noqa: F821
             config=dict(snakemake.params.config),  # noqa: F821
             rows=dict(snakemake.params.rows),  # noqa: F821
             mlflow=snakemake.input.mlflow,  # noqa: F821
+            **{name: snakemake.input[name] for name in TABLES},  # noqa: F821
         )

@@ -1,10 +1,13 @@
-"""Rule summary: gather the tables of a run: trainings, images, pipelines, artefacts, telescopes."""
+"""Rule summary: gather the tables of a run: trainings, images, pipelines, artefacts, telescopes, experiments."""
 
 from pathlib import Path
 
+import numpy as np
+
 from otrain_core import io
 from otrain_core.comparison import compare_pipelines, compare_telescopes, count_artefacts
-from otrain_core.summary import build_quality, build_summary, quality_row
+from otrain_core.experiments import compare_experiments, compare_pairs, read_trainings
+from otrain_core.summary import TABLES, build_quality, build_summary, quality_row
 
 
 def main(
@@ -12,12 +15,11 @@ def main(
     cubes: list[str],
     images: dict[str, list[str]],
     runs: list[str],
-    summary: str,
-    quality: str,
-    pipelines: str,
-    artefacts: str,
-    telescopes: str,
+    bootstrap: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
     root: str = "results",
+    **tables: str,
 ) -> None:
     """Write the tables from what exists under `root`.
 
@@ -29,10 +31,11 @@ def main(
         Names of the science images of each telescope.
     runs : list of str
         Folders of the trainings.
-    summary, quality, pipelines, artefacts, telescopes : str
-        The tables.
+    bootstrap, confidence, seed
+        Draws, confidence and seed of the intervals of experiments and pairs.
+    **tables : str
+        Files of all of `otrain_core.summary.TABLES`.
     """
-    io.write_table(summary, build_summary(runs))
     rows = []
     for cube in cubes:
         telescope, pipeline = cube.split("/")
@@ -47,11 +50,19 @@ def main(
                     benchmarks=[Path(root, "benchmarks", owner) for owner in owners],
                 )
             )
-    table = build_quality(rows)
-    io.write_table(quality, table)
-    io.write_table(pipelines, compare_pipelines(table))
-    io.write_table(artefacts, count_artefacts(table, {cube: Path(root, cube) for cube in cubes}))
-    io.write_table(telescopes, compare_telescopes(table))
+    quality = build_quality(rows)
+    trainings, options = read_trainings(runs), {"draws": bootstrap, "confidence": confidence}
+    made = {
+        "summary": build_summary(runs),
+        "quality": quality,
+        "pipelines": compare_pipelines(quality),
+        "artefacts": count_artefacts(quality, {cube: Path(root, cube) for cube in cubes}),
+        "telescopes": compare_telescopes(quality),
+        "experiments": compare_experiments(trainings, rng=np.random.default_rng(seed), **options),
+        "mcnemar": compare_pairs(trainings, rng=np.random.default_rng(seed), **options),
+    }
+    for name in TABLES:
+        io.write_table(tables[name], made[name])
 
 
 if "snakemake" in globals():
@@ -62,9 +73,8 @@ if "snakemake" in globals():
             cubes=list(snakemake.params.cubes),  # noqa: F821
             images=dict(snakemake.params.images),  # noqa: F821
             runs=list(snakemake.params.runs),  # noqa: F821
-            summary=snakemake.output.summary,  # noqa: F821
-            quality=snakemake.output.quality,  # noqa: F821
-            pipelines=snakemake.output.pipelines,  # noqa: F821
-            artefacts=snakemake.output.artefacts,  # noqa: F821
-            telescopes=snakemake.output.telescopes,  # noqa: F821
+            bootstrap=snakemake.params.bootstrap,  # noqa: F821
+            confidence=snakemake.params.confidence,  # noqa: F821
+            seed=snakemake.params.seed,  # noqa: F821
+            **dict(snakemake.output.items()),  # noqa: F821
         )

@@ -18,7 +18,7 @@ def stack_of(image, labels, size=9, edge=(), first=1):
     """Cutouts of one image; the difference of every candidate is filled with a number of its own."""
     n = len(labels)
     value = 1000 * int(image[1:]) + np.arange(first, first + n)
-    stack = np.zeros((n, size, size, 4), np.float32)
+    stack = np.zeros((n, size, size, len(CHANNELS)), np.float32)
     stack[..., 0], stack[..., 1] = value[:, None, None], -value[:, None, None]
     text = {
         "filter": "R",
@@ -53,7 +53,7 @@ def test_keys_order_and_content():
     assert list(arrays)[:7] == list(TABLE1)
     assert set(COLUMNS) <= set(arrays)
     n = sum((stack["label"] >= 0).sum() for stack in stacks)
-    assert arrays["cube"].shape == (n, 9, 9, 4) and arrays["cube"].dtype == np.float32
+    assert arrays["cube"].shape == (n, 9, 9, len(CHANNELS)) and arrays["cube"].dtype == np.float32
     assert arrays["labels"].dtype == np.uint8
     # Every cutout still belongs to its row.
     np.testing.assert_array_equal(arrays["cube"][:, 4, 4, 0], arrays["mags"])
@@ -145,7 +145,7 @@ def test_real_stars_stand_apart():
 
 def test_no_real_stars_make_an_empty_cube(tmp_path):
     real = real_star_cube([*three_images(), stack_of("i9", [])], channels=CHANNELS)
-    assert real["cube"].shape == (0, 9, 9, 4) and real["cube"].dtype == np.float32
+    assert real["cube"].shape == (0, 9, 9, len(CHANNELS)) and real["cube"].dtype == np.float32
     assert all(len(real[key]) == 0 for key in (*COLUMNS, "labels", "n_missing"))
     io.write_arrays(tmp_path / "real.npz", real)
     assert read_cube(tmp_path / "real.npz", both_classes=False)["candids"].dtype.kind == "U"

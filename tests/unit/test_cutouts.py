@@ -9,6 +9,7 @@ from otrain_core import io
 from otrain_core.cutouts import CHANNELS, COLUMNS, make_cutouts
 from otrain_core.errors import ImageError
 from otrain_core.io import MASK_COSMIC, MASK_MISSING
+from otrain_core.psf import PSFModel
 
 
 def planes(height=100, width=120, seed=1):
@@ -37,11 +38,35 @@ def labelled(positions, label=0):
 def test_nearest_pixel_is_at_half_the_size(size, x, y):
     images = planes()
     stack = make_cutouts(labelled([(x, y)]), images, image="a", size=size)["stack"]
-    assert stack.shape == (1, size, size, 4) and stack.dtype == np.float32
+    assert stack.shape == (1, size, size, 5) and stack.dtype == np.float32
     row, column = 50 - size // 2, 60 - size // 2
     for channel, name in enumerate(("diff", "science", "reference", "mask")):
         np.testing.assert_array_equal(stack[0, ..., channel], images[name][row : row + size, column : column + size])
     assert stack[0, size // 2, size // 2, 0] == images["diff"][50, 60]
+
+
+class RoundPSF:
+    """A Gaussian star on a stamp of 21 px."""
+
+    def stamp(self, x, y):
+        x0, y0 = int(np.floor(x + 0.5)) - 10, int(np.floor(y + 0.5)) - 10
+        yy, xx = np.mgrid[:21, :21]
+        stamp = np.exp(-((xx + x0 - x) ** 2 + (yy + y0 - y) ** 2) / 8)
+        return stamp / stamp.sum(), y0, x0
+
+
+@pytest.mark.parametrize("size", [9, 15, 32, 63])
+def test_the_channel_psf_is_a_point_source_at_the_place_of_the_candidate(size):
+    table = labelled([(60.3, 50.4), (25.0, 50.0), (59.6, 49.7)])
+    stack = make_cutouts(table, planes(), image="a", psf=RoundPSF(), size=size)["stack"][..., 4]
+    yy, xx = np.mgrid[:size, :size]
+    for plane, x, y in zip(stack, table["x"], table["y"], strict=True):
+        left, bottom = np.floor(x + 0.5) - size // 2, np.floor(y + 0.5) - size // 2
+        centre = [np.average(axis, weights=plane) for axis in (xx + left, yy + bottom)]
+        if size > 20:  # the whole star
+            assert plane.sum() == pytest.approx(1, abs=1e-6) and centre == pytest.approx([x, y], abs=0.01)
+        assert np.unravel_index(plane.argmax(), plane.shape) == (size // 2, size // 2)
+    assert np.isnan(make_cutouts(table, planes(), image="a", size=size)["stack"][..., 4]).all()
 
 
 def test_outside_of_the_image_is_missing_and_too_much_of_it_is_edge():
@@ -73,7 +98,7 @@ def test_arrays_have_fixed_types_also_for_no_candidates_and_void_columns(tmp_pat
     empty = make_cutouts(labelled([(60, 50)]).iloc[:0], planes(), image="a")
     io.write_table(tmp_path / "t.csv", labelled([(60, 50)]))
     read = make_cutouts(io.read_table(tmp_path / "t.csv"), planes(), image="a")
-    assert set(full) == set(empty) == set(read) and empty["stack"].shape == (0, 32, 32, 4)
+    assert set(full) == set(empty) == set(read) and empty["stack"].shape == (0, 32, 32, 5)
     for key, array in full.items():
         assert array.dtype.kind == empty[key].dtype.kind == read[key].dtype.kind and not array.dtype.hasobject, key
     assert set(COLUMNS) <= set(full) and read["artefact"].tolist() == [""]
@@ -114,12 +139,17 @@ def test_script(tmp_path):
     spec.loader.exec_module(script)
     io.write_table(tmp_path / "l.csv", labelled([(60, 50)]))
     io.write_planes(tmp_path / "d.fits", planes())
-    io.write_json(tmp_path / "psf.json", {"pixel_scale": 1.5})
+    io.write_json(tmp_path / "psf.json", {"pixel_scale": 1.5, "seeing_px": 3.0})
+    io.write_json(tmp_path / "subtract.json", {})
+    offset = np.hypot(*np.mgrid[-24:25, -24:25]) / 2  # two samples to the pixel
+    PSFModel(np.exp(-0.5 * (offset / 1.3) ** 2)[None], 0, 2, (100, 120)).save(tmp_path / "psf.fits")
     for name in ("one", "two"):
         script.main(
             labelled=tmp_path / "l.csv",
             difference=tmp_path / "d.fits",
+            psf=tmp_path / "psf.fits",
             psf_record=tmp_path / "psf.json",
+            subtract_record=tmp_path / "subtract.json",
             cutouts=tmp_path / f"{name}.npz",
             telescope_name="T",
             pipeline="builtin",
@@ -127,6 +157,7 @@ def test_script(tmp_path):
             options={"size": 33, "max_missing": 0.25},
         )
     arrays = io.read_arrays(tmp_path / "one.npz")
-    assert arrays["stack"].shape == (1, 33, 33, 4) and str(arrays["telescope"]) == "T"
+    assert arrays["stack"].shape == (1, 33, 33, 5) and str(arrays["telescope"]) == "T"
+    assert arrays["stack"][0, ..., 4].argmax() == 33 * 16 + 16 and arrays["stack"][..., 4].sum() == pytest.approx(1)
     assert arrays["pixel_scale"].tolist() == [1.5]
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()

@@ -137,6 +137,35 @@ def test_explaining_a_model_gathers_maps_and_numbers(model):
     assert arrays["summary_n"][-1] == record["all"]["n"]
 
 
+def test_planes_of_one_number_are_explained_and_stay(networks, monkeypatch):
+    """Read first, and in lower precision: the gallery shows pixels, and no neighbour is sought in the seeing."""
+    from otrain_core.displays import GradCamGallery
+
+    names = ["seeing", "difference"]
+    reads = networks.build_network(
+        "otrain2", size=20, channels=names, normalise="mad-asinh", precision="mixed_bfloat16"
+    )
+    cube = make_cube(80, size=20)
+    split = make_split(cube)
+    scores = split[["index", "candid", "image", "label", "set"]].assign(score=np.linspace(0, 1, 80))
+    arrays, record = explain.explain_model(
+        reads, cube, scores, threshold=0.5, rng=np.random.default_rng(0), n_cutouts=2
+    )
+    seeing = cube["seeing"][arrays["index"]].astype(np.float32)
+    assert np.array_equal(arrays["cutouts"][..., 0], np.broadcast_to(seeing[:, None, None], (len(seeing), 20, 20)))
+    assert 0 < record["all"]["energy_within_fwhm"] < 1
+    drawn = []
+    monkeypatch.setattr("otrain_core.galleries._show", lambda ax, cutout: drawn.append(np.nanstd(cutout)))
+    GradCamGallery.from_arrays(arrays).plot(per_kind=1)
+    assert drawn and min(drawn) > 0
+
+    removed, remove = [], neighbours.remove_patch
+    monkeypatch.setattr(neighbours, "remove_patch", lambda *a, **b: removed.append(a[0].std()) or remove(*a, **b))
+    rng = np.random.default_rng(0)
+    table, _ = neighbours.neighbour_test(reads, cube, scores, threshold=0.5, rng=rng, n_sigma=2.0)
+    assert table["distance"].notna().any() and np.nanmin(removed) > 0
+
+
 def source(size, x, y, fwhm, flux, *, noise=1.0, seed=0):
     rows, columns = np.mgrid[:size, :size]
     sigma = fwhm / 2.3548

@@ -105,6 +105,32 @@ def test_mask_becomes_a_flag_and_raw_stays_raw(networks):
     assert np.array_equal(raw[..., 0], np.nan_to_num(values[..., 0]))
 
 
+@pytest.mark.parametrize("normalise", ["none", "mad-asinh"])
+def test_planes_of_one_number(networks, normalise):
+    values = cutouts(n=5, size=10, channels=3)
+    values[..., 0] = np.array([3.0, 6.0, np.nan, -1.0, 1e9])[:, None, None]
+    usual = {"seeing": 3.0, "pixel_scale": 1.0}
+    values[..., 2] = 0.5
+    names = ("seeing", "difference", "pixel_scale")
+    got = np.asarray(networks.InputStage(channels=names, normalise=normalise, usual=usual)(values))
+    assert np.allclose(got[..., 0].reshape(5, -1).T, [0, np.log(2), 0, 0, 3], atol=1e-6)
+    assert np.allclose(got[..., 2], np.log(0.5))
+    assert np.array_equal(got[..., 1:2], stage(networks, values[..., 1:2], normalise=normalise))
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("network", ["paper", "otrain2"])
+def test_only_the_middle_of_a_network_is_of_lower_precision(networks, network, precision):
+    model = networks.build_network(network, size=15, normalise="mad-asinh", precision=precision)
+    types = {layer.name: layer.compute_dtype for layer in model.layers}
+    ends = [types.pop(name) for name in ("cutouts", "input_stage", "logits", "probabilities")]
+    assert ends == ["float32"] * 4 and set(types.values()) == {precision.removeprefix("mixed_")}
+    assert {str(weight.dtype) for weight in model.get_weights()} == {"float32"}
+    assert networks.keras.config.dtype_policy().name == "float32"  # of what is built next
+    assert networks.precision_of(model) == networks.precision_of(networks.without_input_stage(model)) == precision
+    assert networks.precision_of(networks.build_network(network, size=15)) == "float32"
+
+
 def test_the_centred_stage_keeps_the_candidate_in_the_middle(networks):
     for size in (14, 15):
         values = np.zeros((1, size, size, 1), np.float32)
@@ -132,7 +158,9 @@ def test_the_body_is_the_model_without_its_stage(networks):
     [
         ({"network": "resnet"}, "network must be one of paper, otrain2"),
         ({"network": "paper", "normalise": "zscore"}, "normalise must be one of"),
-        ({"network": "paper", "channels": ()}, "at least one channel"),
+        ({"network": "paper", "channels": ()}, "at least one channel of pixels"),
+        ({"network": "paper", "channels": ("seeing",)}, "at least one channel of pixels"),
+        ({"network": "paper", "precision": "float16"}, "precision must be one of"),
         ({"network": "paper", "size": 5}, "at least 9 x 9"),
     ],
 )

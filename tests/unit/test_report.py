@@ -3,6 +3,7 @@
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,9 +12,10 @@ import pytest
 from otrain_core import io
 from otrain_core.comparison import compare_pipelines, compare_telescopes, count_artefacts
 from otrain_core.config import Config
-from otrain_core.report import build_report
+from otrain_core.report import _best_run, build_report
 from otrain_core.report_figures import accepted_injections, completeness_table, draw_training
 from otrain_core.report_text import config_lines, count, interval, num, passes, pct
+from otrain_core.summary import TABLES, summary_row
 from scripts.report import main as report_main
 from scripts.summary import main as summary_main
 from tests.unit.synthetic_results import write_results
@@ -57,8 +59,7 @@ def quick(monkeypatch):
 
 
 def write_page(root, made, *, source="simulated", cubes=("tiny/builtin",), mlflow=None):
-    names = ("summary", "quality", "pipelines", "artefacts", "telescopes")
-    tables = {name: root / f"{name}.csv" for name in names}
+    tables = {name: root / f"{name}.csv" for name in TABLES}
     summary_main(cubes=list(cubes), images={"tiny": made["images"]}, runs=made["runs"], root=root, **tables)
     report_main(
         **tables,
@@ -178,6 +179,8 @@ def test_a_message_cannot_inject_markup(quick, run, tmp_path):
             "pipelines": compare_pipelines(quality),
             "artefacts": count_artefacts(quality, {}),
             "telescopes": compare_telescopes(quality),
+            "experiments": pd.DataFrame(),
+            "mcnemar": pd.DataFrame(),
         },
         cubes={"tiny/builtin": tmp_path},
         runs=[],
@@ -195,6 +198,62 @@ def test_pipelines_artefacts_and_telescopes_stand_side_by_side(page):
         assert words in parsed.text
     assert re.search(r"tiny/builtin alard-lupton 7 1 \d+ / 840", re.sub(r"\u2009", "", parsed.text))  # 7 x 120 injected
     assert "cosmic 15.0" in parsed.text and "dipole 20.0" in parsed.text
+
+
+def test_experiments_stand_side_by_side(page):
+    parsed = page[1]
+    assert "#experiments" in parsed.links and "#transfer" not in parsed.links  # no study was run
+    for words in ("images never seen", "paper's protocol", "What each step of honesty costs", "What each costs"):
+        assert words in parsed.text, words
+
+
+def test_one_experiment_alone_makes_no_panel(quick, tmp_path):
+    made = write_results(tmp_path, experiments=("otrain2",))
+    _, parsed = write_page(tmp_path, made)
+    assert "experiments" not in parsed.ids
+    assert "Suspected labels" not in parsed.text and "Between telescopes" not in parsed.text
+
+
+def test_studies_are_shown_where_they_were_run(quick, run, tmp_path):
+    root, made = run
+    shutil.copytree(root, tmp_path / "results")
+    folder = tmp_path / "results/tiny/builtin/otrain2"
+    row = {"source": "tiny/builtin", "target": "tiny/builtin", "experiment": "otrain2", "seed": 1, "mcc": 0.912}
+    io.write_table(folder / "seed1/transfer.csv", pd.DataFrame([row | {"relation": "own", "mcc_tune": 0.913}]))
+    tuned = row | {"n_labels": 50, "mcc": 0.777, "mcc_low": 0.7, "mcc_high": 0.8}
+    io.write_table(folder / "seed1/finetune.csv", pd.DataFrame([tuned]))
+    counts = {"n": 90, "n_suspected": 7, "n_suspected_false": 4, "n_suspected_true": 3}
+    io.write_json(folder / "label_noise/label_noise.json", counts)
+    tried = {"n": 60, "n_neighbours": 12, "decisions_changed": 0.25}
+    energy = {"n": 60, "energy_within_fwhm": 0.031, "energy_of_flat_map": 0.017}
+    io.write_json(folder / "seed1/explain.json", {"all": energy, "neighbours": {"all": tried}})
+    moved = {**made, "runs": [path.replace(str(root), str(tmp_path / "results")) for path in made["runs"]]}
+    _, parsed = write_page(tmp_path / "results", moved)
+    assert "#transfer" in parsed.links
+    for words in ("0.912", "0.777 [0.700, 0.800]", "7 of 90 labels", "25.0 % of them", "3.1 % of the map"):
+        assert words in parsed.text, words
+
+
+def test_the_best_is_chosen_on_tune(quick, run):
+    root, made = run
+    seeds = [folder for folder in made["runs"] if not folder.endswith("random_split")]
+    summary = pd.DataFrame([summary_row(folder) for folder in seeds])
+    other = {**summary.iloc[0].to_dict(), "seed": 2, "mcc": summary["mcc"].iloc[0] + 0.05, "mcc_tune": -0.5}
+    second = Path(seeds[0]).with_name("seed2")
+    table = pd.concat([summary, pd.DataFrame([other])], ignore_index=True)
+    assert _best_run([second, Path(seeds[0])], table, None) == Path(seeds[0])
+    table["mcc_tune"] = [-0.5, 0.9]
+    assert _best_run([second, Path(seeds[0])], table, None) == second
+    assert _best_run([second, Path(seeds[0])], table, {"experiment": "otrain2", "seed": "1"}) == Path(seeds[0])
+
+
+def test_it_says_how_the_best_was_chosen(quick, tmp_path):
+    made = write_results(tmp_path)
+    _, parsed = write_page(tmp_path, made)
+    rows = [summary_row(folder) for folder in made["runs"]]
+    best = max(rows, key=lambda row: row["mcc_tune"])
+    assert f"Best: {best['experiment']}, seed 1" in parsed.text
+    assert f"Chosen by MCC on tune ({best['mcc_tune']:.3f}), not on test, among 2 trainings." in parsed.text
 
 
 def test_the_gap_to_real_stars_is_told(page):

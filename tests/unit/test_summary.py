@@ -1,5 +1,7 @@
 """The two tables of a run, complete or not, and the closing table."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from otrain_core import io
 from otrain_core.summary import (
     QUALITY_COLUMNS,
     SUMMARY_COLUMNS,
+    TABLES,
     build_quality,
     build_summary,
     closing_table,
@@ -14,11 +17,11 @@ from otrain_core.summary import (
     read_benchmark,
     run_keys,
     summary_row,
+    tune_mcc,
 )
 from scripts.summary import main
 from tests.unit.synthetic_results import BENCHMARK, write_results
 
-TABLES = ("summary", "quality", "pipelines", "artefacts", "telescopes")
 AGREED = (
     "telescope pipeline experiment seed protocol n_images n_true n_false threshold accuracy precision recall f1 mcc mcc_low"
     " mcc_high fpr_at_1pct_missed fpr_at_5pct_missed ece false_alarms_per_image train_seconds"
@@ -57,6 +60,23 @@ def test_one_row_for_each_training_with_the_numbers_of_its_record(run, tables):
         assert row["mcc_low"] <= row["mcc"] <= row["mcc_high"]
         assert row["train_seconds"] == 12.5
         assert row["status"] == "ok"
+
+
+def test_the_mcc_on_tune_is_that_of_the_models_own_threshold(run, tables):
+    for folder, row in zip(run[1]["runs"], tables["summary"].to_dict("records"), strict=True):
+        assert row["mcc_tune"] == pytest.approx(tune_mcc(folder), nan_ok=True)
+    folder = run[1]["runs"][0]
+    scores, threshold = io.read_table(f"{folder}/scores.csv"), io.read_json(f"{folder}/metrics.json")["headline"]
+    tune = scores[scores["set"] == "tune"]
+    called = tune["score"] >= threshold["threshold"]
+    assert tune_mcc(folder) == pytest.approx(np.corrcoef(called, tune["label"])[0, 1])
+
+
+@pytest.mark.parametrize("removed", ["scores.csv", "metrics.json"])
+def test_the_mcc_on_tune_is_unknown_without_scores(run, tmp_path, removed):
+    shutil.copytree(run[1]["runs"][0], tmp_path / "seed1")
+    (tmp_path / "seed1" / removed).unlink()
+    assert np.isnan(tune_mcc(tmp_path / "seed1"))
 
 
 def test_one_row_for_each_image_and_why_one_failed(tables):

@@ -14,6 +14,7 @@ import pytest
 from otrain_core import io, track
 from otrain_core.errors import OtrainError
 from otrain_core.mlflow_store import EXPERIMENT, open_store
+from otrain_core.summary import tune_mcc
 from otrain_core.track import METRICS, import_runs, records_digest
 from scripts.track import main
 from tests.unit.synthetic_results import write_results
@@ -129,14 +130,15 @@ def test_the_champion_is_the_best_of_those_that_pass(place, runs):
     client, _ = client_of(place)
     grouped = {run: io.read_json(f"{run}/metrics.json")["headline"] for run in runs if "random_split" not in run}
     assert len(client.search_model_versions("name = 'otrain-tiny'")) == len(grouped) == 2
-    passing = {run: row["mcc"] for run, row in grouped.items() if row["mcc"] > 0.7 and row["fp_share"] <= 0.05}
-    best = max(passing, key=passing.get)
+    passing = [run for run, row in grouped.items() if row["mcc"] > 0.7 and row["fp_share"] <= 0.05]
+    best = max(passing, key=tune_mcc)
     champion = client.get_model_version_by_alias("otrain-tiny", "champion")
     assert champion.tags["training"] == "/".join(["tiny/builtin", Path(best).parent.name, "1", "grouped"])
     assert float(champion.tags["threshold"]) == pytest.approx(grouped[best]["threshold"], rel=1e-5)
     assert json.loads(champion.tags["calibration"])["method"] == "platt"
     assert champion.tags["cube_digest"] == "ab" * 32
     assert record["champions"]["tiny"]["version"] == int(champion.version)
+    assert record["champions"]["tiny"]["mcc_tune"] == pytest.approx(tune_mcc(best), rel=1e-5)
 
 
 @pytest.mark.parametrize("gate", [{"min_mcc": 0.999, "max_fp": 0.05}, {"min_mcc": 0.7, "max_fp": -0.001}])
@@ -150,29 +152,34 @@ def test_the_alias_goes_when_nothing_passes(place, runs, gate):
         client.get_model_version_by_alias("otrain-tiny", "champion")
 
 
+class Client:
+    """A registry without a champion."""
+
+    alias = None
+
+    def __init__(self, versions):
+        self.versions = versions
+
+    def search_model_versions(self, _):
+        return self.versions
+
+    def get_model_version_by_alias(self, *_):
+        from mlflow.exceptions import MlflowException
+
+        raise MlflowException("none")
+
+    def set_registered_model_alias(self, _name, _alias, version):
+        self.alias = version
+
+
+class Version:
+    def __init__(self, version, **tags):
+        self.version, self.run_id, self.tags = version, "", {"protocol": "grouped"} | tags
+
+
 def test_gate_bounds_are_as_in_the_paper():
     """MCC must exceed its bound, false positives may reach theirs."""
-
-    class Client:
-        alias = None
-
-        def search_model_versions(self, _):
-            return self.versions
-
-        def get_model_version_by_alias(self, *_):
-            from mlflow.exceptions import MlflowException
-
-            raise MlflowException("none")
-
-        def set_registered_model_alias(self, _name, _alias, version):
-            self.alias = version
-
-    class Version:
-        def __init__(self, version, **tags):
-            self.version, self.run_id, self.tags = version, "", {"protocol": "grouped"} | tags
-
-    client = Client()
-    client.versions = [
+    versions = [
         Version("1", mcc="0.7", fp_share="0.01"),
         Version("2", mcc="0.8", fp_share="0.05"),
         Version("3", mcc="0.9", fp_share="0.0501"),
@@ -180,8 +187,21 @@ def test_gate_bounds_are_as_in_the_paper():
         Version("5", mcc="0.99", fp_share="0.0", protocol="paper"),
         Version("6", mcc="nan", fp_share="nan"),
     ]
+    client = Client(versions)
     assert track._name_champion(client, "tiny", min_mcc=0.7, max_fp=0.05)["version"] == 2
     assert client.alias == "2"
+
+
+def test_tune_chooses_and_test_is_only_the_gate():
+    versions = [
+        Version("1", mcc="0.95", mcc_tune="0.90", fp_share="0.01"),
+        Version("2", mcc="0.90", mcc_tune="0.93", fp_share="0.01"),
+        Version("3", mcc="0.60", mcc_tune="0.99", fp_share="0.01"),
+        Version("4", mcc="0.97", fp_share="0.01"),  # of an import that did not know it
+    ]
+    champion = track._name_champion(Client(versions), "tiny", min_mcc=0.7, max_fp=0.05)
+    assert (champion["version"], champion["mcc"], champion["mcc_tune"]) == (2, 0.9, 0.93)
+    assert track._name_champion(Client(versions[3:]), "tiny", min_mcc=0.7, max_fp=0.05)["version"] == 4
 
 
 def test_a_retrained_run_takes_the_place_of_the_old_one(place, runs, tmp_path):

@@ -1,10 +1,14 @@
 import json
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core import loop, train
+from otrain_core import loop, networks, train
+from otrain_core.checkpoint import Checkpoint
 from otrain_core.errors import ConfigError, CubeError
 from tests.unit.synthetic_cube import make_cube, make_split
 
@@ -39,14 +43,6 @@ def test_wrong_inputs_are_refused(data):
         train.select_inputs(data[0], inputs=["difference"], size=33)
 
 
-def test_augmentation_draws_all_symmetries_and_loses_no_pixel():
-    one = np.arange(9, dtype=np.float32).reshape(1, 3, 3, 1)
-    many = loop.augment_batch(np.repeat(one, 400, axis=0), np.random.default_rng(0))
-    kinds = np.unique(many.reshape(400, 9), axis=0)
-    assert len(kinds) == 8
-    assert np.all(np.sort(kinds, axis=1) == np.arange(9)) and np.all(kinds[:, 4] == 4)
-
-
 def test_training_learns_and_repeats_itself(data):
     cube, split = data
     options = {"seed": 3, "epochs": 6, "batch_size": 16, "size": 15, "label_smoothing": 0.2}
@@ -59,6 +55,7 @@ def test_training_learns_and_repeats_itself(data):
     assert record["kept_epoch"] == record["best_epoch"] == history["tune_loss"].idxmin() + 1
     assert record["n_train"] == (split["set"] == "train").sum()
     assert record["n_parameters"] == model.count_params()
+    assert record["got_worse"] is False and record["n_devices"] == 1
     assert record["cutouts_per_second"] > 0 and "CPU" in record["device"]
     json.dumps(record)
 
@@ -107,10 +104,9 @@ def test_patience_stops(data):
     assert len(history) == record["best_epoch"] + 2
 
 
-@pytest.mark.parametrize("network", ["paper", "otrain2"])
-def test_a_killed_training_ends_as_it_would_have(data, tmp_path, monkeypatch, network):
+def test_an_interrupted_training_ends_as_it_would_have(data, tmp_path, monkeypatch):
     cube, split = data
-    options = {"seed": 3, "network": network, **TINY, "epochs": 4}
+    options = {"seed": 3, "network": "paper", **TINY, "epochs": 4}
     whole, history, _ = train.train_model(cube, split, **options)
     save = train.Loop._save
 
@@ -130,13 +126,111 @@ def test_a_killed_training_ends_as_it_would_have(data, tmp_path, monkeypatch, ne
     assert not (tmp_path / "checkpoint").exists()
 
 
-def test_a_checkpoint_of_another_training_is_ignored(data, tmp_path):
+DIES = """
+import json, os, signal, sys
+import keras
+from otrain_core import train
+from tests.unit.synthetic_cube import make_cube, make_split
+
+class Dies(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+fit, epochs = keras.Model.fit, []
+
+def fit_until_the_third_epoch(self, *args, **options):
+    epochs.append(1)
+    return fit(self, *args, **options | {"callbacks": [Dies()] if len(epochs) == 3 else None})
+
+keras.Model.fit = fit_until_the_third_epoch
+cube = make_cube(240, size=20)
+train.train_model(cube, make_split(cube), checkpoint=sys.argv[1], **json.loads(sys.argv[2]))
+"""
+
+
+def test_a_killed_training_ends_as_it_would_have(data, tmp_path, root):
+    """Killed without warning in the middle of an epoch; with dropout, batch normalisation, cosine and the best kept."""
     cube, split = data
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    (folder / "state.json").write_text(json.dumps({"digest": "of something else", "file": "x", "history": []}))
-    _, history, record = train.train_model(cube, split, seed=1, checkpoint=folder, **{**TINY, "epochs": 1})
-    assert record["resumed_at_epoch"] == 0 and len(history) == 1
+    options, folder = {"seed": 3, **TINY, "epochs": 4}, tmp_path / "checkpoint"
+    killed = subprocess.run(
+        [sys.executable, "-c", DIES, str(folder), json.dumps(options)], cwd=root, capture_output=True, text=True
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+    assert len(json.loads((folder / "state.json").read_text())["history"]) == 2
+    resumed, resumed_history, record = train.train_model(cube, split, checkpoint=folder, **options)
+    whole, history, _ = train.train_model(cube, split, **options)
+    assert record["resumed_at_epoch"] == 3 and not folder.exists()
+    pd.testing.assert_frame_equal(history.drop(columns="seconds"), resumed_history.drop(columns="seconds"))
+    assert all(map(np.array_equal, resumed.get_weights(), whole.get_weights()))
+
+
+def test_a_checkpoint_of_other_options_is_ignored(data, tmp_path, monkeypatch):
+    cube, split = data
+    folder, options = tmp_path / "checkpoint", {"seed": 1, **TINY, "epochs": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Loop, "remove_checkpoint", train.Loop.release)
+        train.train_model(cube, split, checkpoint=folder, **options)
+    assert (folder / "state.json").exists()
+    _, history, record = train.train_model(cube, split, checkpoint=folder, **options | {"learning_rate": 2e-3})
+    assert record["resumed_at_epoch"] == 0 and len(history) == 1 and not folder.exists()
+
+
+def test_two_trainings_on_one_checkpoint_are_refused(data, tmp_path):
+    other = Checkpoint(tmp_path / "checkpoint", "of another run")
+    with pytest.raises(ConfigError, match="checkpoint: another training writes its checkpoint here"):
+        train.train_model(*data, seed=1, checkpoint=tmp_path / "checkpoint", **TINY)
+    other.release()
+
+
+def test_a_network_reads_the_numbers_of_the_image(data, tmp_path):
+    """Nothing but the seeing tells the classes apart: flips leave it, and a model that is read again knows it."""
+    cube, split = data
+    rng = np.random.default_rng(0)
+    seeing = np.where(cube["labels"] == 1, 5.0, 2.0)
+    told = {**cube, "cube": rng.normal(size=cube["cube"].shape).astype(np.float32), "seeing": seeing}
+    options = {"seed": 1, "inputs": ["seeing", "difference"], "epochs": 8, "batch_size": 16, "size": 15}
+    model, _, record = train.train_model(told, split, **options)
+    networks.save_model(model, tmp_path / "model.keras")
+    loaded = networks.load_model(tmp_path / "model.keras")
+    scores = {}
+    for name, column in (("right", seeing), ("swapped", 7 - seeing), ("unknown", seeing * np.nan)):
+        inputs = train.select_inputs({**told, "seeing": column}, inputs=options["inputs"], size=15)
+        scores[name] = train.score_cutouts(loaded, inputs)
+    test = (split["set"] == "test").to_numpy()
+    assert np.mean((scores["right"] > 0.5) == (cube["labels"] == 1), where=test) > 0.95
+    assert np.mean((scores["swapped"] > 0.5) == (cube["labels"] == 1), where=test) < 0.05
+    assert np.isfinite(scores["unknown"]).all() and record["options"]["inputs"] == ["seeing", "difference"]
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_lower_precision(data, tmp_path, precision):
+    cube, split = data
+    options = {"seed": 1, "epochs": 2, "batch_size": 16, "size": 15, "precision": precision}
+    model, history, record = train.train_model(cube, split, **options)
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0] and record["options"]["precision"] == precision
+    networks.save_model(model, tmp_path / "model.keras")
+    loaded, scores = networks.load_model(tmp_path / "model.keras"), scores_of(model, cube)
+    assert scores.dtype == np.float32 and np.array_equal(scores_of(loaded, cube), scores)
+    assert all(weight.dtype == np.float32 for weight in loaded.get_weights())
+    assert networks.precision_of(loaded) == precision
+
+
+def test_compilation_is_asked_for(data, monkeypatch):
+    """Keras compiles no deterministic operations; it says so and goes on without."""
+    from tensorflow.python.framework import config
+
+    assert networks.keras.backend.backend() == "tensorflow"
+    enabled, compiled = config.is_op_determinism_enabled(), []
+    monkeypatch.setattr(train.Loop, "got_worse", lambda self: compiled.append(self.trained.jit_compile))
+    try:
+        for jit_compile in (True, "auto"):
+            config.disable_op_determinism()
+            train.train_model(*data, seed=1, jit_compile=jit_compile, **{**TINY, "epochs": 1})
+            compiled.append(config.is_op_determinism_enabled())
+    finally:
+        config.enable_op_determinism() if enabled else config.disable_op_determinism()
+    assert compiled == [True, False, False, True]
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,18 @@ def test_smaller_cutouts_take_the_same_weights(model, cubes):
         transfer.fit_to(paper, 15)
 
 
+def test_numbers_of_the_target_reach_the_model(cubes):
+    channels = ["difference", "seeing"]
+    reads = networks.build_network("otrain2", size=20, channels=channels, precision="mixed_bfloat16")
+    cube, rows = cubes["C/p"][0], np.array([7, 3, 11])
+    smaller = transfer.fit_to(reads, 13)
+    assert networks.input_stage(smaller).usual == {"seeing": 3.0} and networks.precision_of(smaller) == "mixed_bfloat16"
+    inputs = transfer.model_inputs(smaller, cube, rows)
+    assert np.allclose(inputs[:, 0, 0, 1], cube["seeing"][rows])
+    other = {**cube, "seeing": 2 * cube["seeing"]}
+    assert not np.array_equal(transfer.score_rows(reads, cube, rows), transfer.score_rows(reads, other, rows))
+
+
 def test_a_target_that_cannot_be_scored_is_told(model, cubes):
     cube, split = cubes["B/p"]
     other = {**cube, "cube": cube["cube"][..., 1:], "channels": cube["channels"][1:]}

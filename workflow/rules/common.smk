@@ -27,6 +27,7 @@ wildcard_constraints:
     field=NAME_PATTERN,
     experiment=NAME_PATTERN,
     seed=r"\d+",
+    sweep="|".join(map(re.escape, RUN.config.studies.sweeps)) or "(?!)",
 
 
 def step(name):
@@ -132,12 +133,11 @@ def report_unfinished():
     """Report of what there is, beside the real one, when a run ends early."""
     import runpy
 
+    from otrain_core.summary import TABLES
+
     scripts = Path(workflow.basedir).parent / "scripts"
     common = {"cubes": RUN.config.run.cubes, "runs": RUN.trainings()}
-    tables = {
-        name: f"results/unfinished/{name}.csv"
-        for name in ("summary", "quality", "pipelines", "artefacts", "telescopes")
-    }
+    tables = {name: f"results/unfinished/{name}.csv" for name in TABLES}
     images = {telescope: RUN.images(telescope) for telescope in RUN.used_telescopes()}
     page = {"report": "results/unfinished/report.html"}
     runpy.run_path(str(scripts / "summary.py"))["main"](images=images, **common, **tables)

@@ -183,11 +183,13 @@ rule crossmatch:
 
 
 rule cutouts:
-    """Cut difference, science, reference and mask around the candidates of one image."""
+    """Cut difference, science, reference, mask and PSF around the candidates of one image."""
     input:
         labelled="results/{telescope}/{pipeline}/images/{image}/labelled.csv",
         difference="results/{telescope}/{pipeline}/images/{image}/difference.fits",
+        psf="results/{telescope}/{pipeline}/images/{image}/psf.fits",
         psf_record="results/{telescope}/{pipeline}/images/{image}/psf.json",
+        subtract_record="results/{telescope}/{pipeline}/images/{image}/subtract.json",
     output:
         cutouts="results/{telescope}/{pipeline}/images/{image}/cutouts.npz",
     log:
@@ -203,6 +205,6 @@ rule cutouts:
         runtime=lambda wildcards, attempt: 15 * attempt,
     params:
         options=step("cutouts"),
-        code=code_digest("cutouts"),
+        code=code_digest("cutouts", "psf"),
     script:
         "../../scripts/cutouts.py"

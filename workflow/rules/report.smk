@@ -6,15 +6,17 @@ localrules:
 
 
 rule summary:
-    """Gather the tables of the run: trainings, images, pipelines, artefacts and telescopes."""
+    """Gather the tables of the run: trainings, images, pipelines, artefacts, telescopes and experiments."""
     input:
-        metrics=trainings("metrics.json"),
+        metrics=trainings("metrics.json", "scores.csv", "train.json"),
     output:
         summary="results/summary.csv",
         quality="results/quality.csv",
         pipelines="results/pipelines.csv",
         artefacts="results/artefacts.csv",
         telescopes="results/telescopes.csv",
+        experiments="results/experiments.csv",
+        mcnemar="results/mcnemar.csv",
     log:
         "results/logs/summary.log",
     benchmark:
@@ -27,7 +29,10 @@ rule summary:
         cubes=RUN.config.run.cubes,
         images={telescope: RUN.images(telescope) for telescope in RUN.used_telescopes()},
         runs=RUN.trainings(),
-        code=code_digest("summary"),
+        bootstrap=RUN.config.evaluate.bootstrap,
+        confidence=RUN.config.evaluate.confidence,
+        seed=RUN.config.seed,
+        code=code_digest("summary", "comparison", "experiments"),
     script:
         "../../scripts/summary.py"
 
@@ -64,10 +69,17 @@ rule report:
         pipelines="results/pipelines.csv",
         artefacts="results/artefacts.csv",
         telescopes="results/telescopes.csv",
+        experiments="results/experiments.csv",
+        mcnemar="results/mcnemar.csv",
         cubes=expand("results/{cube}/cube.npz", cube=RUN.config.run.cubes),
         splits=expand("results/{cube}/{name}.csv", cube=RUN.config.run.cubes, name=["split", "split_paper"]),
         metrics=trainings("metrics.json", "history.csv", "scores.csv", "curves.csv"),
-        gradcam=[f"{folder}/gradcam.npz" for folder in RUN.trainings(protocol="grouped")],
+        gradcam=[
+            f"{folder}/{name}"
+            for folder in RUN.trainings(protocol="grouped")
+            for name in ("gradcam.npz", "explain.json")
+        ],
+        studies=RUN.study_tables(),
         mlflow="results/mlflow.json",
     output:
         report="results/report.html",

@@ -55,7 +55,7 @@ rule transfer:
     params:
         targets=RUN.config.run.cubes,
         options=RUN.study_options(),
-        threshold_rule=lambda wildcards: RUN.config.experiments[wildcards.experiment].threshold,
+        threshold_rule=lambda wildcards: RUN.experiments[wildcards.experiment].threshold,
         code=code_digest("transfer"),
     script:
         "../../scripts/transfer.py"
@@ -85,9 +85,35 @@ rule finetune:
             **RUN.study_options(),
             **RUN.config.finetune.model_dump(),
             "sizes": RUN.config.studies.finetune,
-            "threshold_rule": RUN.config.experiments[wildcards.experiment].threshold,
+            "threshold_rule": RUN.experiments[wildcards.experiment].threshold,
         },
-        training=lambda wildcards: RUN.config.experiments[wildcards.experiment].model_dump(),
+        training=lambda wildcards: RUN.experiments[wildcards.experiment].model_dump(),
         code=code_digest("finetune"),
     script:
         "../../scripts/finetune.py"
+
+
+rule sweep:
+    """Gather the trainings of one study: an option of the experiments run through its values."""
+    input:
+        metrics=lambda wildcards: [
+            f"results/{row['folder']}/{name}.json"
+            for row in RUN.sweep(wildcards.sweep)
+            for name in ("metrics", "train")
+        ],
+    output:
+        table="results/studies/{sweep}.csv",
+        figure="results/studies/{sweep}.png",
+    log:
+        "results/logs/studies/{sweep}.log",
+    benchmark:
+        "results/benchmarks/studies/{sweep}.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=15,
+    params:
+        rows=lambda wildcards: RUN.sweep(wildcards.sweep),
+        code=code_digest("sweep"),
+    script:
+        "../../scripts/sweep.py"

@@ -15,9 +15,9 @@ rule train:
     resources:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
-        gpu=1,
+        gpu=lambda wildcards: RUN.experiments[wildcards.experiment].gpus or 1,
     params:
-        experiment=lambda wildcards: RUN.config.experiments[wildcards.experiment].model_dump(),
+        experiment=lambda wildcards: RUN.experiments[wildcards.experiment].model_dump(),
         protocol="grouped",
         code=code_digest("train"),
     script:
@@ -47,7 +47,7 @@ rule evaluate:
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         options=RUN.config.evaluate.model_dump(),
-        threshold_rule=lambda wildcards: RUN.config.experiments[wildcards.experiment].threshold,
+        threshold_rule=lambda wildcards: RUN.experiments[wildcards.experiment].threshold,
         protocol="grouped",
         code=code_digest("evaluate"),
     script:
@@ -100,9 +100,9 @@ rule label_noise:
     resources:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 360 * attempt,
-        gpu=1,
+        gpu=lambda wildcards: RUN.experiments[wildcards.experiment].gpus or 1,
     params:
-        experiment=lambda wildcards: RUN.config.experiments[wildcards.experiment].model_dump(),
+        experiment=lambda wildcards: RUN.experiments[wildcards.experiment].model_dump(),
         options=RUN.config.label_noise.model_dump(),
         seed=RUN.config.seed,
         code=code_digest("label_noise", "label_flips"),
@@ -123,7 +123,7 @@ use rule train as train_random_split with:
     benchmark:
         "results/benchmarks/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/train.tsv"
     params:
-        experiment=lambda wildcards: RUN.config.experiments[wildcards.experiment].model_dump(),
+        experiment=lambda wildcards: RUN.experiments[wildcards.experiment].model_dump(),
         protocol="paper",
         code=code_digest("train"),
 
@@ -146,6 +146,6 @@ use rule evaluate as evaluate_random_split with:
         "results/benchmarks/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/evaluate.tsv"
     params:
         options=RUN.config.evaluate.model_dump(),
-        threshold_rule=lambda wildcards: RUN.config.experiments[wildcards.experiment].threshold,
+        threshold_rule=lambda wildcards: RUN.experiments[wildcards.experiment].threshold,
         protocol="paper",
         code=code_digest("evaluate"),

@@ -1,0 +1,134 @@
+"""What `otrain2` costs beside the network of the paper, measured side by side: ``python -m otrain_core.bench``.
+
+Both networks run in one process and take turns, epoch by epoch, so that whatever else the machine does falls on
+both alike; times are CPU seconds of this process.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROUNDS = 5
+
+
+def bench_networks(
+    *, size: int = 32, n_cutouts: int = 2048, rounds: int = ROUNDS, seed: int = 1
+) -> list[dict[str, Any]]:
+    """Operations, parameters, training and scoring speed of `otrain2` and of the network of the paper.
+
+    Each is trained as its experiment says (raw pixels and batches of 1024 for ``paper``), on cutouts of noise with a
+    point source in every other one: the speed does not depend on the pixels.
+
+    Parameters
+    ----------
+    size : int
+        Side of the cutouts [px].
+    n_cutouts : int
+        Cutouts in an epoch.
+    rounds : int
+        Epochs timed of each network, after one that is not (it compiles).
+    seed : int
+
+    Returns
+    -------
+    list of dict
+        name, unit, ours, reference, ratio (ours / reference; of speeds the median over the rounds), note.
+    """
+    from otrain_core.config import PAPER_EXPERIMENT, Experiment
+    from otrain_core.networks import flops
+
+    cutouts, labels = _cutouts(size, n_cutouts, np.random.default_rng(seed))
+    runners = {
+        "ours": _Runner(Experiment(), cutouts, labels, seed=seed, epochs=rounds + 1),
+        "reference": _Runner(PAPER_EXPERIMENT, cutouts, labels, seed=seed, epochs=rounds + 1),
+    }
+    times = {(name, what): [] for name in runners for what in ("train", "score")}
+    for number in range(rounds + 1):
+        for name, runner in runners.items():
+            for what, work in (("train", runner.epoch), ("score", runner.score)):
+                started = time.process_time()
+                work(number + 1)
+                if number:
+                    times[name, what].append(time.process_time() - started)
+    note = f"{size} x {size} px, one channel"
+    rows = []
+    for label, unit, count in (
+        ("operations for one cutout", "MFLOP", lambda model: flops(model) / 1e6),
+        ("parameters", "", lambda model: model.count_params()),
+    ):
+        ours, reference = (float(count(runners[name].model)) for name in ("ours", "reference"))
+        rows.append(_row(label, unit, ours, reference, ours / reference, note))
+    for what, label in (("train", "cutouts trained"), ("score", "cutouts scored")):
+        ours, reference = (n_cutouts / np.array(times[name, what]) for name in ("ours", "reference"))
+        spread = f"{note}; median of {rounds} rounds, ratios {min(ours / reference):.2f} to {max(ours / reference):.2f}"
+        ratio = float(np.median(ours / reference))
+        rows.append(_row(label, "1/CPU s", float(np.median(ours)), float(np.median(reference)), ratio, spread))
+    return rows
+
+
+def _row(name: str, unit: str, ours: float, reference: float, ratio: float, note: str) -> dict[str, Any]:
+    return {"name": name, "unit": unit, "ours": ours, "reference": reference, "ratio": ratio, "note": note}
+
+
+def _cutouts(size: int, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    from astropy.modeling.models import Gaussian2D
+
+    cutouts = rng.normal(0.0, 1.0, (n, size, size, 1)).astype(np.float32)
+    y, x = np.mgrid[:size, :size]
+    cutouts[::2, :, :, 0] += Gaussian2D(10.0, size // 2, size // 2, 1.5, 1.5)(x, y).astype(np.float32)
+    return cutouts, (np.arange(n) % 2 == 0).astype(np.int32)
+
+
+class _Runner:
+    """One network in training, an epoch at a time."""
+
+    def __init__(self, experiment, cutouts: np.ndarray, labels: np.ndarray, *, seed: int, epochs: int):
+        from otrain_core import networks
+        from otrain_core.loop import Loop
+        from otrain_core.train import prepare_device, score_cutouts
+
+        prepare_device()
+        networks.keras.utils.set_random_seed(seed)
+        options = experiment.model_dump() | {"epochs": epochs}
+        self.model = networks.build_network(
+            experiment.network, size=cutouts.shape[1], channels=["difference"], normalise=experiment.normalise
+        )
+        stage = networks.keras.Model(self.model.input, networks.input_stage(self.model).output)
+        data = (np.asarray(stage.predict(cutouts, batch_size=256, verbose=0)), labels)
+        steps = -(-len(labels) // experiment.batch_size)
+        few = (data[0][:64], labels[:64])  # watched after every epoch; not what is timed
+        body = networks.without_input_stage(self.model)
+        self.loop = Loop(body, data, few, seed=seed, options=options, weights=None, steps=steps)
+        self.cutouts, self._score = cutouts, score_cutouts
+
+    def epoch(self, number: int) -> None:
+        self.loop._epoch(number)
+
+    def score(self, number: int) -> None:
+        self._score(self.model, self.cutouts)
+
+
+def main(path: str = "results/bench.json", *, n_cutouts: int = 2048) -> int:
+    """Measure, write the JSON file (with the versions and the machine's cores) and print it."""
+    from otrain_core.io import write_json
+    from otrain_core.job import provenance
+
+    rows = bench_networks(n_cutouts=n_cutouts)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, rows)
+    write_json(Path(path).with_suffix(".about.json"), provenance())
+    for row in rows:
+        print(
+            f"{row['name']:28s} {row['ours']:12.4g} {row['reference']:12.4g} {row['unit']:8s} ratio {row['ratio']:.3f}"
+        )
+    print(f"ours: otrain2; reference: the network of Makhlouf et al. 2022; written to {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:2]))

@@ -1,0 +1,170 @@
+"""What a network is trained on: the CPU, a GPU, or several GPUs of one node."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from otrain_core.errors import ConfigError
+
+log = logging.getLogger("otrain")
+
+
+def prepare_device(*, require_gpu: bool = False, threads: int | None = None, deterministic: bool = True) -> str:
+    """Make the back end repeat itself exactly, and say what it runs on.
+
+    Parameters
+    ----------
+    require_gpu : bool
+    threads : int, optional
+        CPU threads (default: as the back end chooses; JAX has no such setting).
+    deterministic : bool
+        False leaves TensorFlow's operations as they are: those that are made deterministic cannot
+        be compiled with XLA.
+
+    Returns
+    -------
+    str
+        Names of the GPUs that are seen, or CPU with its number of cores.
+
+    Raises
+    ------
+    ConfigError
+        A GPU is required and the back end sees none.
+    """
+    from otrain_core.networks import keras
+
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        gpus = _prepare_tensorflow(threads, deterministic)
+    elif backend == "jax":
+        flag = "--xla_gpu_deterministic_ops=true"  # read when JAX starts its devices
+        if flag not in os.environ.get("XLA_FLAGS", ""):
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+        import jax
+
+        gpus = [device.device_kind for device in jax.devices() if device.platform != "cpu"]
+    elif backend == "torch":
+        import torch
+
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        if threads:
+            torch.set_num_threads(threads)
+        gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    else:
+        raise ConfigError(f"KERAS_BACKEND: {backend!r} cannot train; tensorflow, jax and torch can")
+    if require_gpu and not gpus:
+        raise ConfigError("require_gpu is true, but no GPU is seen: check the driver, CUDA_VISIBLE_DEVICES and `[gpu]`")
+    return ", ".join(gpus) or f"CPU ({len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1} cores)"
+
+
+def _prepare_tensorflow(threads: int | None, deterministic: bool) -> list[str]:
+    import tensorflow as tf
+
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    if threads:
+        try:
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            tf.config.threading.set_inter_op_parallelism_threads(threads)
+        except RuntimeError:
+            log.warning("threads: TensorFlow has started already; it keeps the threads it has")
+    return [
+        tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+
+
+def seen_devices() -> list[str]:
+    """Names of the GPUs among which the back end can share out a batch; none under torch."""
+    from otrain_core.networks import keras
+
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return [device.name for device in tf.config.list_logical_devices("GPU")]
+    return list(keras.distribution.list_devices("gpu")) if backend == "jax" else []
+
+
+class Replicas:
+    """Devices that hold a copy of the network each, and share out every batch.
+
+    Parameters
+    ----------
+    devices : list of str
+        As `seen_devices` gives them. With fewer than two `scope` does nothing.
+    """
+
+    def __init__(self, devices: list[str]):
+        from otrain_core.networks import keras
+
+        self.n = max(len(devices), 1)
+        self._keras, self._strategy = keras, None
+        if self.n == 1:
+            return
+        self._strategy = _strategy(tuple(devices))
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """Where the shared network is made, compiled and fitted."""
+        if self._strategy is None:
+            yield
+        elif self._keras.backend.backend() == "tensorflow":
+            with self._strategy.scope():
+                yield
+        else:
+            before = self._keras.distribution.distribution()
+            self._keras.distribution.set_distribution(self._strategy)
+            try:
+                yield
+            finally:
+                self._keras.distribution.set_distribution(before)
+
+
+@functools.cache  # a second one in a process would clash with the first over its collective operations
+def _strategy(devices: tuple[str, ...]) -> Any:
+    from otrain_core.networks import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.distribute.MirroredStrategy(devices)
+    return keras.distribution.DataParallel(devices=list(devices))
+
+
+def choose_replicas(gpus: int | None, *, batch_size: int, require_gpu: bool = False) -> Replicas:
+    """The GPUs that train together.
+
+    Parameters
+    ----------
+    gpus : int or None
+        How many; None takes all that are seen.
+    batch_size : int
+        Shared out evenly among them.
+    require_gpu : bool
+        Refuse to train on fewer than `gpus`; otherwise that is a warning.
+
+    Raises
+    ------
+    ConfigError
+        Too few GPUs where they are required, or a batch that does not share out evenly.
+    """
+    from otrain_core.networks import keras
+
+    if gpus == 1:
+        return Replicas([])
+    devices = seen_devices()[:gpus]
+    if gpus is not None and len(devices) < gpus:
+        text = f"gpus: {gpus} were asked for, {keras.backend.backend()} can train together on {len(devices)}"
+        if require_gpu:
+            raise ConfigError(text)
+        log.warning("%s", text)
+    if len(devices) > 1 and batch_size % len(devices):
+        raise ConfigError(f"batch_size: {batch_size} cutouts cannot be shared out evenly among {len(devices)} GPUs")
+    return Replicas(devices)

@@ -1,0 +1,284 @@
+"""Experiments of a run side by side: what each gets right and costs, and every pair on the same cutouts.
+
+Only what the trainings left is read. The unit of every interval is the image, as in
+`otrain_core.bootstrap`, with the same images drawn for all seeds and for both of a pair. Pipelines of
+one telescope share its images: over several cubes, such an image is drawn for all of them at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from otrain_core import metrics
+from otrain_core.summary import number, read_record, read_scores, run_keys
+
+POOLED = "all"  # telescope and pipeline of the rows over all cubes
+GROUP = ("telescope", "pipeline", "protocol", "experiment")
+COSTS = ("n_parameters", "flops_per_cutout", "cpu_seconds", "cutouts_per_second")
+EXPERIMENT_COLUMNS = (
+    *GROUP,
+    *("cubes", "seeds", "n_test", "n_images", "errors", "error_rate", "error_rate_low", "error_rate_high"),
+    *("mcc", "mcc_low", "mcc_high", "mcc_sd", "recall", "fpr", "mcc_tuned_on_test"),
+    *COSTS,
+)
+PAIR_COLUMNS = (
+    *GROUP,
+    *("other", "cubes", "seeds", "n", "n_images", "errors", "errors_other"),
+    *("error_ratio", "error_ratio_low", "error_ratio_high"),
+    *("only_experiment_wrong", "only_other_wrong", "p_value"),
+)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one training makes of the cutouts that it is scored on.
+
+    Attributes
+    ----------
+    cube : tuple of str
+        telescope, pipeline.
+    protocol, experiment : str
+    seed : int
+    cutouts : pandas.DataFrame
+        image (with its telescope), label, called and called_tuned (bool); the index names the
+        cutout. called_tuned: had the threshold been set on these cutouts themselves.
+    costs : dict
+        `COSTS`, NaN where not recorded.
+    """
+
+    cube: tuple[str, str]
+    protocol: str
+    experiment: str
+    seed: int
+    cutouts: pd.DataFrame
+    costs: dict[str, float]
+
+    @property
+    def key(self) -> tuple:
+        return self.cube, self.protocol, self.experiment, self.seed
+
+
+def read_training(folder: str | Path) -> Training | None:
+    """One training from scores.csv, metrics.json (threshold) and train.json; None where it is not done."""
+    keys, record, table = run_keys(folder), read_record(Path(folder) / "metrics.json"), read_scores(folder)
+    threshold = number(record.get("headline") or {}, "threshold")
+    if table is None or not np.isfinite(threshold):
+        return None
+    table = table[table["set"] == record.get("scored_set", "test")]
+    if table.empty:
+        return None
+    label, score = table["label"].to_numpy() == 1, table["score"].to_numpy(float)
+    tuned = threshold
+    if label.any() and not label.all():
+        tuned = metrics.best_threshold(label, score, record.get("threshold_rule", "f1-mcc"))
+    cutouts = pd.DataFrame(
+        {
+            "image": f"{keys['telescope']}:" + table["image"].astype(str),
+            **{"label": label, "called": score >= threshold, "called_tuned": score >= tuned},
+        }
+    )
+    names = table["candid"] if table["candid"].is_unique else table["index"]
+    cutouts.index = f"{keys['telescope']}/{keys['pipeline']}:" + names.astype(str)
+    train = read_record(Path(folder) / "train.json")
+    return Training(
+        cube=(keys["telescope"], keys["pipeline"]),
+        **{name: keys[name] for name in ("protocol", "experiment", "seed")},
+        cutouts=cutouts,
+        costs={name: number(train, name) for name in COSTS},
+    )
+
+
+def read_trainings(folders: Iterable[str | Path]) -> list[Training]:
+    """All trainings that are done, in the order given."""
+    return [training for folder in folders if (training := read_training(folder)) is not None]
+
+
+def compare_experiments(
+    trainings: Sequence[Training], *, rng: np.random.Generator, draws: int = 1000, confidence: float = 0.95
+) -> pd.DataFrame:
+    """Experiments of every cube, and over all cubes, each with all its seeds.
+
+    Parameters
+    ----------
+    trainings : sequence of Training
+    rng, draws, confidence
+        Of the bootstrap by image.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `EXPERIMENT_COLUMNS`. cubes and seeds are how many went in: over all cubes, those seeds that
+        the experiment has on each cube where it has any. n_test is the number of scored cutouts;
+        errors, rates and costs are means over seeds (costs also over cubes), intervals are those of
+        the mean. mcc_sd is the standard deviation over seeds, NaN with one. mcc_tuned_on_test is MCC
+        had the threshold been set on the scored cutouts themselves. cpu_seconds [s] of one training.
+    """
+    rows = []
+    for protocol, experiment in dict.fromkeys((t.protocol, t.experiment) for t in trainings):
+        for cube, parts in _by_cube(trainings, protocol, experiment):
+            tables = [pd.concat([training.cutouts for (training,) in seed]) for seed in parts]
+            images = _images(tables)
+            counts = np.stack([_counts(table, images) for table in tables], axis=1)  # images, seeds, cells
+            drawn = np.tensordot(_weights(images, rng, draws), counts, axes=1)  # draws, seeds, cells
+            rates, sample = (metrics.rates(*np.moveaxis(cells, -1, 0)) for cells in (counts.sum(axis=0), drawn))
+            tuned = np.stack([_counts(table, images, "called_tuned").sum(axis=0) for table in tables])
+            row: dict[str, Any] = dict(zip(GROUP, (*cube, protocol, experiment), strict=True))
+            row |= {"cubes": len(parts[0]), "seeds": len(parts), "n_images": len(images)}
+            row |= {"n_test": len(tables[0]), "errors": counts[..., 1:3].sum() / len(parts)}
+            row["error_rate"] = 1 - rates["accuracy"].mean()
+            row |= _interval("error_rate", 1 - sample["accuracy"].mean(axis=-1), confidence)
+            row |= {name: rates[name].mean() for name in ("mcc", "recall", "fpr")}
+            row |= _interval("mcc", sample["mcc"].mean(axis=-1), confidence)
+            row["mcc_sd"] = np.std(rates["mcc"], ddof=1) if len(parts) > 1 else np.nan
+            row["mcc_tuned_on_test"] = metrics.rates(*tuned.T)["mcc"].mean()
+            for name in COSTS:
+                row[name] = np.mean([training.costs[name] for seed in parts for (training,) in seed])
+            rows.append(row)
+    return _in_order(pd.DataFrame(rows, columns=list(EXPERIMENT_COLUMNS)), trainings)
+
+
+def compare_pairs(
+    trainings: Sequence[Training], *, rng: np.random.Generator, draws: int = 1000, confidence: float = 0.95
+) -> pd.DataFrame:
+    """Every pair of experiments on the same cutouts, for every cube and over all cubes.
+
+    Trainings of equal seed are paired. p_value is that of McNemar's test, exact: whether of the
+    cutouts that one of the two gets wrong, as many are the one's as the other's (McNemar 1947). Seeds
+    share the cutouts, so that their counts must not be added up as if they were independent: the
+    largest p over seeds is given. The test takes cutouts for independent; error_ratio_low and _high
+    do not, as they come from draws of whole images.
+
+    Parameters
+    ----------
+    trainings : sequence of Training
+        An experiment without a partner of its seed is left out.
+    rng, draws, confidence
+        Of the bootstrap by image.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `PAIR_COLUMNS`. n cutouts that both were scored on; errors and counts are means over seeds;
+        error_ratio is errors over errors_other, NaN where the other makes none.
+    """
+    from scipy.stats import binomtest
+
+    rows = []
+    for protocol in dict.fromkeys(t.protocol for t in trainings):
+        names = list(dict.fromkeys(t.experiment for t in trainings if t.protocol == protocol))
+        for place, experiment in enumerate(names):
+            for other in names[:place]:
+                for cube, parts in _by_cube(trainings, protocol, experiment, other):
+                    tables = [table for seed in parts if len(table := _paired(seed))]
+                    if not tables:
+                        continue
+                    images = _images(tables)
+                    by_image = sum(_errors(table, images) for table in tables) / len(tables)
+                    errors, drawn = by_image.sum(axis=0), _weights(images, rng, draws) @ by_image
+                    only = np.array([_discordant(table) for table in tables])
+                    row: dict[str, Any] = dict(zip(GROUP, (*cube, protocol, experiment), strict=True))
+                    row |= {"other": other, "cubes": len(parts[0]), "seeds": len(tables)}
+                    row |= {"n": round(np.mean([len(table) for table in tables])), "n_images": len(images)}
+                    row |= {"errors": errors[0], "errors_other": errors[1], "error_ratio": _ratio(*errors)}
+                    row |= _interval("error_ratio", _ratio(*drawn.T), confidence)
+                    row |= dict(zip(("only_experiment_wrong", "only_other_wrong"), only.mean(axis=0), strict=True))
+                    row["p_value"] = max(
+                        binomtest(int(ours), int(ours + theirs)).pvalue if ours + theirs else 1.0
+                        for ours, theirs in only
+                    )
+                    rows.append(row)
+    return _in_order(pd.DataFrame(rows, columns=list(PAIR_COLUMNS)), trainings)
+
+
+def _by_cube(
+    trainings: Sequence[Training], protocol: str, *experiments: str
+) -> Iterator[tuple[tuple[str, str], list[list[tuple[Training, ...]]]]]:
+    """Trainings of some experiments: for each cube, and for all of them, by seed and cube.
+
+    Only seeds that all of the experiments have; over all cubes, only those that every cube has.
+    """
+    found = {training.key: training for training in trainings}
+    seeds = {}
+    for cube in dict.fromkeys(t.cube for t in trainings):
+        mine = [{key[3] for key in found if key[:3] == (cube, protocol, name)} for name in experiments]
+        if shared := set.intersection(*mine):
+            seeds[cube] = shared
+    groups = [(cube, [cube], shared) for cube, shared in seeds.items()]
+    if len(seeds) > 1:
+        groups.append(((POOLED, POOLED), list(seeds), set.intersection(*seeds.values())))
+    for name, cubes, shared in groups:
+        if shared:
+            yield (
+                name,
+                [
+                    [tuple(found[cube, protocol, experiment, seed] for experiment in experiments) for cube in cubes]
+                    for seed in sorted(shared)
+                ],
+            )
+
+
+def _paired(seed: list[tuple[Training, ...]]) -> pd.DataFrame:
+    """image, wrong and wrong_other of the cutouts that both trainings of a seed were scored on."""
+    ours, theirs = (pd.concat([pair[k].cutouts for pair in seed]) for k in (0, 1))
+    both = ours[["image"]].assign(wrong=ours["called"] != ours["label"])
+    return both.join((theirs["called"] != theirs["label"]).rename("wrong_other"), how="inner")
+
+
+def _errors(table: pd.DataFrame, images: np.ndarray) -> np.ndarray:
+    """Errors of the one and of the other in every image, (images, 2)."""
+    errors = np.zeros((len(images), 2))
+    places = np.searchsorted(images, table["image"].to_numpy(str))
+    np.add.at(errors, places, table[["wrong", "wrong_other"]].to_numpy(float))
+    return errors
+
+
+def _discordant(table: pd.DataFrame) -> tuple[int, int]:
+    """Cutouts that only the one gets wrong, and only the other."""
+    wrong, other = table["wrong"].to_numpy(bool), table["wrong_other"].to_numpy(bool)
+    return int(np.sum(wrong & ~other)), int(np.sum(other & ~wrong))
+
+
+def _images(tables: list[pd.DataFrame]) -> np.ndarray:
+    return np.unique(np.concatenate([table["image"].unique() for table in tables]))
+
+
+def _counts(table: pd.DataFrame, images: np.ndarray, called: str = "called") -> np.ndarray:
+    """Counts tp, fp, fn, tn of every image, (images, 4)."""
+    counts = np.zeros((len(images), 4))
+    cell = 2 * ~table[called].to_numpy() + ~table["label"].to_numpy()
+    np.add.at(counts, (np.searchsorted(images, table["image"].to_numpy(str)), cell.astype(int)), 1)
+    return counts
+
+
+def _weights(images: np.ndarray, rng: np.random.Generator, draws: int) -> np.ndarray:
+    """How often each image is in each draw, (draws, images); no draws of a single image."""
+    draws = draws if len(images) > 1 else 0
+    return rng.multinomial(len(images), np.full(len(images), 1 / len(images)), size=draws).astype(float)
+
+
+def _interval(name: str, sample: np.ndarray, confidence: float) -> dict[str, float]:
+    """Percentile interval; NaN without draws or where more than half of them are undefined."""
+    finite = sample[np.isfinite(sample)]
+    usable = 2 * finite.size >= sample.size and finite.size
+    tails = np.percentile(finite, [50 * (1 - confidence), 50 * (1 + confidence)]) if usable else (np.nan, np.nan)
+    return {f"{name}_low": float(tails[0]), f"{name}_high": float(tails[1])}
+
+
+def _ratio(part: Any, whole: Any) -> Any:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.where(np.asarray(whole) > 0, np.divide(part, whole), np.nan)
+    return float(ratio) if ratio.ndim == 0 else ratio
+
+
+def _in_order(table: pd.DataFrame, trainings: Sequence[Training]) -> pd.DataFrame:
+    """Rows cube by cube, all cubes last."""
+    rank = {cube: place for place, cube in enumerate(dict.fromkeys(t.cube for t in trainings))}
+    cubes = zip(table["telescope"], table["pipeline"], strict=True)
+    order = np.argsort([rank.get(cube, len(rank)) for cube in cubes], kind="stable")
+    return table.iloc[order].reset_index(drop=True)

@@ -1,0 +1,76 @@
+"""What a network reads of a cube: channels of pixels, and planes of one number for each cutout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from otrain_core.errors import ConfigError, CubeError
+
+IMAGES = ("difference", "science", "reference")  # channels in which a neighbour stands
+# Columns of a cube that a network can read as planes [arcsec/px; px], and what stands for them where unknown.
+SAMPLING = {"pixel_scale": 1.0, "seeing": 3.0}
+
+
+def select_inputs(
+    cube: Mapping[str, np.ndarray], *, inputs: Sequence[str], size: int | None, rows: np.ndarray | None = None
+) -> np.ndarray:
+    """Channels of a cube, cropped about the candidate (pixel side // 2).
+
+    Parameters
+    ----------
+    cube : mapping of arrays
+        ``cube`` (N, S, S, C), ``channels`` (C names), and ``pixel_scale`` and ``seeing`` (N,)
+        where they are asked for.
+    inputs : sequence of str
+        Names of the channels wanted, in this order. Those of `SAMPLING` become planes of the one
+        number that the cube has for the cutout.
+    size : int or None
+        Side of the cropped cutouts; None keeps S.
+    rows : numpy.ndarray, optional
+        Cutouts wanted, and the only ones read from a cube mapped into memory (default: all).
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 (n, size, size, len(inputs)); missing pixels, unknown numbers and the channel psf of a
+        cube that has none are NaN.
+
+    Raises
+    ------
+    CubeError
+        A channel or column that the cube does not have, or a size larger than its cutouts.
+    ConfigError
+        No channel of pixels among the inputs.
+    """
+    stack, names = cube["cube"], [str(name) for name in np.atleast_1d(cube["channels"])]
+    if stack.ndim != 4 or stack.shape[3] != len(names):
+        raise CubeError(f"the cube of shape {stack.shape} does not fit its {len(names)} channels")
+    pixels = [name for name in inputs if name not in SAMPLING and (name in names or name != "psf")]
+    if not pixels:
+        raise ConfigError(f"inputs: at least one channel of pixels is needed beside {', '.join(inputs) or 'nothing'}")
+    for name in inputs:
+        if name in SAMPLING and name not in cube:
+            raise CubeError(f"the cube does not have the column {name!r} that the network reads")
+        if name not in SAMPLING and name not in names and name != "psf":
+            raise CubeError(f"channel {name!r} is not in the cube (it has {', '.join(names)})")
+    side = min(stack.shape[1:3])
+    size = size or side
+    if size > side:
+        raise CubeError(f"cutouts of {size} px were asked for, those of the cube have {side} px")
+    top, left = (length // 2 - size // 2 for length in stack.shape[1:3])
+    if rows is not None:
+        stack = stack[rows]
+    index = [names.index(name) for name in pixels]
+    cutouts = np.ascontiguousarray(stack[:, top : top + size, left : left + size, index], dtype=np.float32)
+    if pixels == list(inputs):
+        return cutouts
+    joined = np.full((*cutouts.shape[:3], len(inputs)), np.nan, np.float32)
+    for k, name in enumerate(inputs):
+        if name in SAMPLING:
+            column = np.asarray(cube[name], np.float32)
+            joined[..., k] = (column if rows is None else column[rows])[:, None, None]
+        elif name in pixels:
+            joined[..., k] = cutouts[..., pixels.index(name)]
+    return joined

@@ -1,0 +1,60 @@
+"""A bar of the batches of an epoch, for a training that is watched on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from typing import Any, TextIO
+
+SHOWN = ("loss", "accuracy", "tune_loss", "tune_accuracy")
+
+
+class Progress:
+    """For each epoch a line with its number and the time left to the whole training, and Keras' bar below it.
+
+    Parameters
+    ----------
+    epochs, steps : int
+        Epochs of the training and batches in each.
+    stream : file, optional
+        Where it is drawn (default: stderr).
+    """
+
+    def __init__(self, *, epochs: int, steps: int, stream: TextIO | None = None):
+        self.epochs, self.steps, self.stream = epochs, steps, stream or sys.stderr
+        self.began: float | None = None
+        self.done = 0
+
+    def begin(self, epoch: int) -> list[Any]:
+        """Start the bar of an epoch (from 1); gives the callbacks that move it on."""
+        import keras
+
+        left = ""
+        if self.began is None:
+            self.began = time.perf_counter()
+        else:
+            mean = (time.perf_counter() - self.began) / self.done
+            left = f", {_duration(mean * (self.epochs - epoch + 1))} left"
+        print(f"epoch {epoch}/{self.epochs}{left}", file=self.stream, flush=True)
+        with redirect_stdout(self.stream):  # Keras draws on stdout only
+            self.bar = keras.utils.Progbar(self.steps, stateful_metrics=SHOWN)
+        return [keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: self._move(batch + 1))]
+
+    def _move(self, step: int) -> None:
+        with redirect_stdout(self.stream):
+            self.bar.update(step, finalize=False)
+
+    def end(self, row: Mapping[str, float]) -> None:
+        """End the bar of an epoch with what it reached."""
+        self.done += 1
+        with redirect_stdout(self.stream):
+            self.bar.update(self.steps, values=[(name, row[name]) for name in SHOWN], finalize=True)
+        self.stream.flush()
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -1,0 +1,148 @@
+"""What the report says of experiments side by side, from the tables experiments.csv and mcnemar.csv."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from otrain_core.experiments import POOLED
+from otrain_core.report_text import count, interval, num
+
+PROTOCOLS = {"grouped": "images never seen", "paper": "paper's protocol"}
+SMALL_P = 0.001
+
+
+def side_by_side(experiments: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Any] | None:
+    """The section on experiments, or None where there is nothing to compare.
+
+    Parameters
+    ----------
+    experiments, pairs : pandas.DataFrame
+        As from `otrain_core.experiments.compare_experiments` and `compare_pairs`.
+
+    Returns
+    -------
+    dict or None
+        columns (experiment, protocol), rows (cube by cube, with one cell a column), sentences (one
+        for each pair, over all cubes or on the only one), pair_columns and pair_rows (empty with one
+        cube), honesty (`honesty_steps`), costs (one row for each experiment). None with one experiment
+        under one protocol with one seed.
+    """
+    if experiments.empty:
+        return None
+    columns = experiments[["experiment", "protocol"]].drop_duplicates()
+    if len(columns) < 2 and experiments["seeds"].max() < 2:
+        return None
+    columns = columns.assign(rank=columns["protocol"].map(list(PROTOCOLS).index)).sort_values("rank", kind="stable")
+    wide = _cells(experiments, ["experiment", "protocol"])
+    names = list(columns[["experiment", "protocol"]].itertuples(index=False, name=None))
+    pair_wide = _cells(pairs, ["experiment", "other", "protocol"])
+    pair_names = list(dict.fromkeys(name for cells in pair_wide.values() for name in cells))
+    pair_names.sort(key=lambda name: list(PROTOCOLS).index(name[2]))
+    return {
+        "columns": [{"experiment": name, "protocol": PROTOCOLS[protocol]} for name, protocol in names],
+        "rows": [_row(cube, cells, names) for cube, cells in wide.items()],
+        "several_protocols": columns["protocol"].nunique() > 1,
+        "several_seeds": bool(experiments["seeds"].max() > 1),
+        "sentences": _sentences(pair_wide),
+        "pair_columns": [
+            {"experiment": ours, "other": other, "protocol": PROTOCOLS[protocol]}
+            for ours, other, protocol in pair_names
+        ],
+        "pair_rows": [_row(cube, cells, pair_names) for cube, cells in pair_wide.items()] if len(pair_wide) > 1 else [],
+        "honesty": honesty_steps(wide),
+        "costs": _costs(wide, names),
+    }
+
+
+def _cells(table: pd.DataFrame, names: list[str]) -> dict[str, dict[tuple, dict[str, Any]]]:
+    """Rows of a table by cube (the last may be `POOLED`) and by the columns `names`."""
+    cells: dict[str, dict[tuple, dict[str, Any]]] = {}
+    for row in table.to_dict("records"):
+        cube = POOLED if row["telescope"] == POOLED else f"{row['telescope']}/{row['pipeline']}"
+        cells.setdefault(cube, {})[tuple(row[name] for name in names)] = row
+    return cells
+
+
+def _row(cube: str, cells: Mapping[tuple, dict[str, Any]], names: list[tuple]) -> dict[str, Any]:
+    most = max(row["cubes"] for row in cells.values())
+    return {
+        "cube": f"all {most} cubes" if cube == POOLED else cube,
+        "pooled": cube == POOLED,
+        "cells": [cells.get(name) for name in names],
+        "cubes": most,
+        "scored": next((cells[name] for name in names if name in cells), {}),
+    }
+
+
+def _sentences(wide: Mapping[str, Mapping[tuple, dict[str, Any]]]) -> list[str]:
+    """One for each pair over all cubes, or on the only one; by the paper's protocol only where there is no other."""
+    cells = wide.get(POOLED, {}) if len(wide) > 1 else next(iter(wide.values()), {})
+    rows = list(cells.values())
+    honest = [row for row in rows if row["protocol"] != "paper"]
+    return [pair_sentence(row) for row in honest or rows]
+
+
+def p_words(p: float) -> str:
+    """A p value for people."""
+    text = f"p < {SMALL_P:g}" if p < SMALL_P else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+    return text.replace(" ", "\u00a0")
+
+
+def pair_sentence(row: Mapping[str, Any]) -> str:
+    """How many times the errors of the other an experiment makes, on which cutouts, and how sure that is."""
+    where = "pooled test images" if row["telescope"] == POOLED else "test images"
+    where += f" of {row['cubes']:.0f} cubes" if row["telescope"] == POOLED else ""
+    text = (
+        f"{row['experiment']} makes {interval(row, 'error_ratio', digits=2)} times the errors of {row['other']} on the"
+        f" {where} ({row['errors']:.0f} against {row['errors_other']:.0f} of {count(row['n'])} cutouts, {p_words(row['p_value'])})"
+    )
+    return f"{text}, both by the paper's own protocol." if row["protocol"] == "paper" else f"{text}."
+
+
+def honesty_steps(wide: Mapping[str, Mapping[tuple, dict[str, Any]]]) -> dict[str, Any]:
+    """What each step from the paper's protocol to the honest one costs.
+
+    Three values of MCC for each cube and experiment that was run under both protocols: by the
+    paper's protocol; on images never seen, with the threshold that is best for them; the same
+    with the threshold from tune.
+
+    Returns
+    -------
+    dict
+        experiments, rows (cube, and for each experiment its three values or None), sentences.
+    """
+    names = [name for cells in wide.values() for name, protocol in cells if protocol == "paper"]
+    both = [n for n in dict.fromkeys(names) if any((n, "grouped") in c and (n, "paper") in c for c in wide.values())]
+    rows, sentences = [], []
+    for cube, cells in wide.items():
+        steps = [_steps(cells.get((name, "paper")), cells.get((name, "grouped"))) for name in both]
+        if any(steps):
+            rows.append({"cube": cube, "pooled": cube == POOLED, "steps": steps})
+    if rows and (rows[-1]["pooled"] or len(rows) == 1):
+        for name, steps in zip(both, rows[-1]["steps"], strict=True):
+            if steps:
+                sentences.append(
+                    f"{name}: MCC {num(steps[0])} by the paper's protocol, {num(steps[1])} on images it never saw,"
+                    f" {num(steps[2])} with the threshold also set on other images."
+                )
+    return {"experiments": both, "rows": rows if len(rows) > 1 else [], "sentences": sentences}
+
+
+def _steps(paper: Mapping[str, Any] | None, grouped: Mapping[str, Any] | None) -> list[float] | None:
+    if paper is None or grouped is None or paper["cubes"] != grouped["cubes"]:
+        return None
+    return [paper["mcc"], grouped["mcc_tuned_on_test"], grouped["mcc"]]
+
+
+def _costs(wide: Mapping[str, Mapping[tuple, dict[str, Any]]], names: list[tuple]) -> list[dict[str, Any]]:
+    """Size and speed of the network of each experiment where known, over all cubes or from the first that has it."""
+    rows: dict[str, Mapping[str, Any]] = {}
+    for cells in (wide.get(POOLED, {}), *wide.values()):
+        for name in names:
+            if name in cells and np.isfinite(cells[name]["n_parameters"]):
+                rows.setdefault(name[0], cells[name])
+    return list(rows.values())

@@ -1,0 +1,171 @@
+"""What the report says of transfer, fine-tuning, suspected labels and neighbours, where these were run."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from otrain_core.errors import OtrainError
+from otrain_core.io import read_table
+from otrain_core.report_text import count, num, pct
+from otrain_core.sheets import is_pool, left_out
+from otrain_core.summary import number, read_record
+from otrain_core.transfer import transfer_matrix
+
+RELATIONS = {
+    "own": "its own cube",
+    "pipeline": "another pipeline of the same telescope",
+    "pooled": "all telescopes together",
+    "left-out": "all other telescopes",
+    "telescope": "one other telescope",
+}
+OF_TELESCOPE = ("own", "pipeline", "pooled")  # the training had images of the telescope
+
+
+def read_studies(
+    root: str | Path, name: str, *, cubes: Sequence[str], experiments: Iterable[str], seeds: Iterable[int]
+) -> pd.DataFrame:
+    """Tables ``{name}.csv`` (transfer or finetune) of all trainings of a run, as one; empty where there are none.
+
+    Rows are in the order of the run's cubes (targets) and experiments. What an earlier run left in
+    the same folder for other cubes, experiments or seeds is not read.
+    """
+    experiments = list(experiments)
+    tables = []
+    for path in sorted(Path(root).glob(f"*/*/*/seed*/{name}.csv")):
+        try:
+            tables.append(read_table(path))
+        except (OSError, OtrainError):
+            continue
+    if not tables:
+        return pd.DataFrame()
+    table = pd.concat(tables, ignore_index=True)
+    mine = table["target"].isin(cubes) & table["experiment"].isin(experiments) & table["seed"].isin(list(seeds))
+    known = table["source"].isin(cubes) | table["source"].map(lambda source: is_pool(source.split("/")[0]))
+    ranks = {"target": {cube: place for place, cube in enumerate(cubes)}}
+    ranks["experiment"] = {experiment: place for place, experiment in enumerate(experiments)}
+    return table[mine & known].sort_values(
+        list(ranks), key=lambda column: column.map(ranks[column.name]), kind="stable"
+    )
+
+
+def source_name(source: str) -> str:
+    """A cube or pool for people."""
+    telescope, pipeline = source.split("/")
+    if not is_pool(telescope):
+        return source
+    return f"all but {left_out(telescope)}, {pipeline}" if left_out(telescope) else f"all telescopes, {pipeline}"
+
+
+def transfer_part(table: pd.DataFrame, cubes: Sequence[str]) -> list[dict[str, Any]]:
+    """For each experiment the matrix of MCC, sources down and targets across, and means by what the model knew.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Rows of `otrain_core.transfer.transfer`.
+    cubes : sequence of str
+        Order of the targets, and of the sources that are no pools.
+    """
+    parts = []
+    for experiment, mine in table.groupby("experiment", sort=False):
+        matrix = transfer_matrix(mine, experiment=experiment)
+        place = {cube.split("/")[0]: number for number, cube in enumerate(cubes)}
+        pools = [name for name in matrix.index if is_pool(name.split("/")[0])]
+        pools.sort(key=lambda name: (place.get(left_out(name.split("/")[0]) or "", -1), name))
+        matrix = matrix.reindex(
+            index=[cube for cube in cubes if cube in matrix.index] + pools,
+            columns=[cube for cube in cubes if cube in matrix.columns],
+        )
+        known = {(row.source, row.target): row.relation for row in mine.itertuples()}
+        rows = [
+            {
+                "source": source_name(source),
+                "cells": [
+                    {"mcc": value, "shade": _shade(value), "seen": known.get((source, target)) in OF_TELESCOPE}
+                    for target, value in zip(matrix.columns, values, strict=True)
+                ],
+            }
+            for source, values in zip(matrix.index, matrix.to_numpy(float), strict=True)
+        ]
+        means = [
+            {"relation": words, "n": len(of), "mcc": of["mcc"].mean(), "mcc_tune": of["mcc_tune"].mean()}
+            for relation, words in RELATIONS.items()
+            if len(of := mine[(mine["relation"] == relation) & mine["mcc"].notna()])
+        ]
+        shared = {"experiment": experiment, "seeds": mine["seed"].nunique(), "targets": list(matrix.columns)}
+        parts.append({**shared, "rows": rows, "means": means})
+    return parts
+
+
+def _shade(mcc: float) -> float:
+    """Strength of the colour behind a number: none at MCC 0.5 and below."""
+    return round(float(np.clip(0.7 * (mcc - 0.5), 0, 0.35)), 3) if np.isfinite(mcc) else 0.0
+
+
+def finetune_part(table: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Any] | None:
+    """MCC against the number of labels, one row for each target and experiment; None without any.
+
+    Values and bounds are means over seeds; ``full`` is that of the trainings on the target's whole train set.
+    """
+    if table.empty:
+        return None
+    sizes, rows = sorted(int(n) for n in table["n_labels"].unique()), []
+    for (target, experiment), mine in table.groupby(["target", "experiment"], sort=False):
+        means = mine.groupby("n_labels")[["mcc", "mcc_low", "mcc_high"]].mean()
+        own = summary[
+            (summary["telescope"] + "/" + summary["pipeline"] == target)
+            & (summary["experiment"] == experiment)
+            & (summary["protocol"] == "grouped")
+        ]
+        row = {"target": target, "experiment": experiment, "source": source_name(mine["source"].iloc[0])}
+        row |= {"cells": [means.loc[n].to_dict() if n in means.index else None for n in sizes]}
+        rows.append(row | {"seeds": mine["seed"].nunique(), "full": own["mcc"].mean()})
+    return {"sizes": sizes, "rows": rows}
+
+
+def label_noise_part(folder: str | Path, experiments: Iterable[str]) -> list[dict[str, Any]]:
+    """Suspected labels of a cube by experiment, as far as they were looked for: sentences and the gallery."""
+    parts = []
+    for experiment in experiments:
+        place = Path(folder, experiment, "label_noise")
+        record = read_record(place / "label_noise.json")
+        if "n_suspected" not in record:
+            continue
+        lines = [
+            f"{count(record['n_suspected'])} of {count(record['n'])} labels of train and tune are more probably wrong than right"
+            f" ({count(record['n_suspected_false'])} labelled False, {count(record['n_suspected_true'])} labelled True),"
+            f" by networks that saw no cutout of the same image."
+        ]
+        if trial := record.get("trial"):
+            found = (trial.get("found") or {}).get(record.get("ranking"), {})
+            lines.append(
+                f"Trial with {pct(trial['fraction'], 0)} of the labels flipped on purpose: MCC on test goes from"
+                f" {num(number(trial, 'mcc_clean'))} to {num(number(trial, 'mcc_flipped'))}"
+                f" ({num(number(trial, 'mcc_cleaned'))} without the suspects);"
+                f" {pct(number(found, 'recall_at_precision_80'), 0)} of the flips are found at a precision of 80 %."
+            )
+        picture = place / "suspects.png"
+        uri = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode() if picture.is_file() else None
+        parts.append({"experiment": experiment, "lines": lines, "picture": uri})
+    return parts
+
+
+def neighbour_sentence(record: Mapping[str, Any]) -> str:
+    """What the neighbour test of ``explain.json`` found, in words; '' where it was not run."""
+    tried = (record.get("neighbours") or {}).get("all") or {}
+    if not tried.get("n"):
+        return ""
+    if not tried.get("n_neighbours"):
+        return f"None of the {count(tried['n'])} cutouts of test has a neighbour."
+    return (
+        f"{count(tried['n_neighbours'])} of {count(tried['n'])} cutouts of test have a neighbour. Without it the decision"
+        f" changes for {pct(tried.get('decisions_changed'))} of them, and the log odds by"
+        f" {num(number(tried, 'median_abs_logit_change'), 2)} (median; {num(number(tried, 'median_abs_logit_control'), 2)}"
+        f" where an empty place is replaced instead)."
+    )

@@ -1,0 +1,33 @@
+"""Rule sweep: gather the trainings of one study into a table and a figure."""
+
+
+def main(*, rows, table, figure, root="results"):
+    """Write the table and the figure of a sweep from the trainings that exist.
+
+    Parameters
+    ----------
+    rows : list of dict
+        Its trainings, see `otrain_core.sweep.plan_sweep`.
+    table, figure : path
+        CSV and picture written.
+    root : path
+        Folder of the results.
+    """
+    from otrain_core.canvas import save_figure
+    from otrain_core.io import write_table
+    from otrain_core.sweep import draw_sweep, gather_sweep
+
+    result = gather_sweep(rows, root=root)
+    write_table(table, result)
+    save_figure(figure, draw_sweep(result))
+
+
+if "snakemake" in globals():
+    from otrain_core.job import job_logging
+
+    with job_logging(snakemake):  # noqa: F821
+        main(
+            rows=snakemake.params.rows,  # noqa: F821
+            table=snakemake.output.table,  # noqa: F821
+            figure=snakemake.output.figure,  # noqa: F821
+        )

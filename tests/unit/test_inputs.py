@@ -1,0 +1,53 @@
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from otrain_core import config, cutouts
+from otrain_core.errors import ConfigError, CubeError
+from otrain_core.inputs import SAMPLING, select_inputs
+
+
+def cube(n=4, side=9):
+    rng = np.random.default_rng(0)
+    return {
+        "cube": rng.normal(size=(n, side, side, 2)).astype(np.float32),
+        "channels": np.array(["difference", "mask"]),
+        "pixel_scale": np.linspace(0.5, 2, n),
+        "seeing": np.array([2.0, np.nan, 4.0, 5.0]),
+    }
+
+
+def test_planes_stand_where_their_names_stand():
+    arrays = cube()
+    got = select_inputs(arrays, inputs=["seeing", "mask", "pixel_scale", "difference"], size=5)
+    assert got.shape == (4, 5, 5, 4) and got.dtype == np.float32
+    for k, name in ((0, "seeing"), (2, "pixel_scale")):
+        assert np.array_equal(got[..., k], np.broadcast_to(arrays[name].astype("f4")[:, None, None], (4, 5, 5)), True)
+    plain = select_inputs(arrays, inputs=["mask", "difference"], size=5)
+    assert np.array_equal(got[..., [1, 3]], plain)
+
+
+@pytest.mark.parametrize("inputs", [["difference"], ["pixel_scale", "difference", "seeing"]])
+def test_rows_take_their_numbers_with_them(inputs):
+    arrays, rows = cube(), np.array([3, 0])
+    whole = select_inputs(arrays, inputs=inputs, size=7)
+    assert np.array_equal(select_inputs(arrays, inputs=inputs, size=7, rows=rows), whole[rows], equal_nan=True)
+
+
+def test_what_a_cube_cannot_give_is_refused():
+    arrays = cube()
+    with pytest.raises(ConfigError, match="at least one channel of pixels is needed beside seeing, pixel_scale"):
+        select_inputs(arrays, inputs=["seeing", "pixel_scale"], size=None)
+    del arrays["seeing"]  # not the same as NaN: a network that reads it would be told nothing at all
+    with pytest.raises(CubeError, match="does not have the column 'seeing'"):
+        select_inputs(arrays, inputs=["difference", "seeing"], size=None)
+
+
+def test_the_configuration_allows_these_inputs_and_no_others():
+    assert get_args(config.Input) == (*cutouts.CHANNELS, *SAMPLING)
+    experiment = {"experiments": {"e": {"inputs": ["seeing"]}}, "run": {"experiments": ["e"]}}
+    with pytest.raises(ConfigError, match="inputs.*at least one of difference, science"):
+        config.load_config(experiment)
+    experiment["experiments"]["e"]["inputs"] = ["mask", "seeing"]
+    config.load_config(experiment)

@@ -1,0 +1,59 @@
+import io
+import logging
+import os
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from otrain_core import loop, networks, progress
+
+pytestmark = pytest.mark.xdist_group("tensorflow")
+
+ROW = {"loss": 0.5, "accuracy": 0.75, "tune_loss": 0.4, "tune_accuracy": 0.8}
+
+
+def test_durations():
+    assert [progress._duration(seconds) for seconds in (9.4, 75, 7500)] == ["9 s", "1 min 15 s", "2 h 5 min"]
+
+
+def test_the_time_left_counts_all_epochs_to_come(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+    stream = io.StringIO()
+    bar = progress.Progress(epochs=10, steps=4, stream=stream)
+    for epoch in (8, 9, 10):  # resumed: no epoch has been timed yet
+        bar.begin(epoch)
+        clock[0] += 60
+        bar.end(ROW)
+    headings = [line for line in stream.getvalue().splitlines() if line.startswith("epoch")]
+    assert headings == ["epoch 8/10", "epoch 9/10, 2 min 0 s left", "epoch 10/10, 1 min 0 s left"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_bar_on_a_terminal_and_a_log_line_elsewhere(monkeypatch, caplog, terminal):
+    leader, follower = os.openpty() if terminal else os.pipe()
+    stream = os.fdopen(follower, "w")
+    monkeypatch.setattr(sys, "stderr", stream)
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(20, 9, 9, 1)).astype(np.float32), np.arange(20) % 2
+    options = {"epochs": 2, "batch_size": 5, "learning_rate": 1e-3, "schedule": "constant", "label_smoothing": 0.0}
+    options |= {"keep": "last", "patience": 0, "augment": False}
+    body = networks.without_input_stage(networks.build_network("otrain2", size=9))
+    with caplog.at_level(logging.INFO, logger="otrain"):
+        loop.Loop(body, data, data, seed=1, options=options, weights=None, steps=4).run()
+    stream.flush()
+    os.set_blocking(leader, False)
+    try:
+        drawn = os.read(leader, 100_000).decode()
+    except BlockingIOError:
+        drawn = ""
+    stream.close()
+    os.close(leader)
+    assert len([text for text in caplog.messages if re.match(r"epoch +\d/2  loss", text)]) == 2
+    if terminal:
+        assert "epoch 1/2" in drawn and re.search(r"epoch 2/2, \d+ s left", drawn)
+        assert "1/4" in drawn and drawn.count("tune_loss") == 2
+    else:
+        assert drawn == ""

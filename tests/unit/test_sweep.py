@@ -1,0 +1,80 @@
+import json
+
+import numpy as np
+import pytest
+
+from otrain_core.config import load_config
+from otrain_core.errors import ConfigError
+from otrain_core.sweep import SWEEP_COLUMNS, draw_sweep, gather_sweep, plan_sweep
+
+
+def planned(**sweep):
+    study = {"option": "size", "values": [15, 31], "experiments": ["otrain2"], "seeds": [1, 2]} | sweep
+    return plan_sweep(load_config({"studies": {"sweeps": {"size": study}}}), "size")
+
+
+def test_a_training_for_each_cube_experiment_value_and_seed():
+    plan = planned(options={"epochs": 3})
+    assert [row["folder"] for row in plan] == [
+        f"demo/builtin/otrain2-size-{size}/seed{seed}" for size in (15, 31) for seed in (1, 2)
+    ]
+    assert [row["options"].size for row in plan] == [15, 15, 31, 31]
+    assert {row["options"].epochs for row in plan} == {3} and plan[0]["options"].network == "otrain2"
+
+
+def test_a_list_of_channels_is_a_value():
+    plan = planned(option="inputs", values=[["difference"], ["difference", "science"]])
+    assert {row["trained"] for row in plan} == {"otrain2-size-difference", "otrain2-size-difference+science"}
+    assert plan[-1]["options"].inputs == ["difference", "science"]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ({"values": [5]}, "studies.sweeps.size: size: .*greater than or equal to 9"),
+        ({"option": "sise"}, "studies.sweeps.size: sise: unknown key; did you mean 'size'"),
+        ({"option": "inputs", "values": ["a b"]}, "studies.sweeps.size"),
+        ({"experiments": ["mine"]}, "studies.sweeps.size.experiments names 'mine'"),
+        ({"cubes": ["JAST/gmadet"]}, "studies.sweeps.size.cubes names 'JAST/gmadet'"),
+    ],
+)
+def test_a_wrong_sweep_is_told(sweep, message):
+    with pytest.raises(ConfigError, match=message):
+        planned(**sweep)
+
+
+def test_a_sweep_must_not_take_the_name_of_an_experiment():
+    values = {
+        "experiments": {"otrain2-size-15": {}, "otrain2": {}, "paper": {}},
+        "studies": {"sweeps": {"size": {"option": "size", "values": [15], "experiments": ["otrain2"]}}},
+    }
+    with pytest.raises(ConfigError, match="'otrain2-size-15' of its own"):
+        plan_sweep(load_config(values), "size")
+
+
+def write_training(folder, *, mcc, n_train):
+    folder.mkdir(parents=True)
+    headline = {"mcc": mcc, "mcc_low": mcc - 0.1, "mcc_high": mcc + 0.1, "n_true": 40, "n_false": 60}
+    gap = {"train": 0.9, "tune": 0.8, "train_minus_tune": 0.1}
+    (folder / "metrics.json").write_text(json.dumps({"headline": headline, "accuracy_gap": gap}))
+    (folder / "train.json").write_text(json.dumps({"n_train": n_train, "flops_per_cutout": 7, "cpu_seconds": 1.5}))
+
+
+def test_a_half_finished_study_has_a_table_and_a_figure(tmp_path):
+    plan = planned()
+    for row, mcc in zip(plan[:3], (0.8, 0.9, 0.7), strict=True):
+        write_training(tmp_path / row["folder"], mcc=mcc, n_train=500)
+    table = gather_sweep(plan, root=tmp_path)
+    assert tuple(table.columns) == SWEEP_COLUMNS and len(table) == 4
+    assert list(table["status"]) == ["ok"] * 3 + ["not trained"]
+    assert list(table["value"]) == ["15", "15", "31", "31"] and set(table["experiment"]) == {"otrain2"}
+    assert list(table["mcc"][:3]) == [0.8, 0.9, 0.7] and np.isnan(table["mcc"][3])
+    assert table["n_train"][0] == 500 and table["n_test"][0] == 100 and table["train_minus_tune"][0] == 0.1
+
+    (line, *_), *_ = (container for container in draw_sweep(table).axes[0].containers)
+    assert np.allclose(line.get_xdata(), [15, 31]) and np.allclose(line.get_ydata(), [0.85, 0.7])
+
+
+def test_a_study_without_any_training_is_drawn_empty(tmp_path):
+    figure = draw_sweep(gather_sweep(planned(), root=tmp_path))
+    assert not figure.axes[0].containers and figure.axes[0].get_xlabel() == "Side of the cutouts [px]"
