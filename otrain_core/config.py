@@ -75,7 +75,10 @@ class Experiment(Section):
         None, ge=2, description="train on so many cutouts, drawn at random from the set train (null: on all)"
     )
     epochs: int = Field(24, ge=1, description="epochs at most")
-    batch_size: int = Field(128, ge=1, description="cutouts per batch")
+    batch_size: int = Field(128, ge=1, description="cutouts per batch at most")
+    min_batches: int = Field(
+        32, ge=1, description="batches in an epoch at least: of few cutouts the batches are smaller, down to 16 cutouts"
+    )
     learning_rate: float = Field(1e-3, gt=0, description="Adam's (first) learning rate")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="learning-rate schedule")
     label_smoothing: float = Field(
@@ -122,6 +125,7 @@ PAPER_EXPERIMENT = Experiment(
     augment=False,
     epochs=30,
     batch_size=1024,
+    min_batches=1,
     schedule="constant",
     label_smoothing=0.0,
     keep="last",

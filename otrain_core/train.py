@@ -16,6 +16,7 @@ from otrain_core.errors import CubeError
 from otrain_core.inputs import select_inputs
 from otrain_core.loop import Loop
 
+SMALL_BATCH = 16  # with fewer cutouts the statistics of a batch are too rough
 
 def train_model(
     cube: dict[str, np.ndarray],
@@ -30,6 +31,7 @@ def train_model(
     n_train: int | None = None,
     epochs: int = 24,
     batch_size: int = 128,
+    min_batches: int = 32,
     learning_rate: float = 1e-3,
     schedule: str = "cosine",
     label_smoothing: float = 0.05,
@@ -66,8 +68,9 @@ def train_model(
     n_train : int, optional
         Train on so many cutouts, drawn at random from the set train; a smaller draw with the same seed is part of
         a larger one.
-    epochs, batch_size, learning_rate : int, int, float
-        Adam's settings.
+    epochs, batch_size, min_batches, learning_rate : int, int, int, float
+        Adam's settings. Where an epoch would have fewer batches than `min_batches`, the batches are
+        smaller, down to 16 cutouts.
     schedule : {'constant', 'cosine'}
         Cosine falls to 1 % of the learning rate over all epochs.
     label_smoothing : float
@@ -129,6 +132,7 @@ def train_model(
         **{"class_weights": class_weights, "precision": precision, "jit_compile": jit_compile},
     }
     device = prepare_device(require_gpu=require_gpu, threads=threads, deterministic=jit_compile is not True)
+    batch_size = options["batch_size"] = _fewer(batch_size, len(rows["train"]), min_batches)
     replicas = choose_replicas(gpus, batch_size=batch_size, require_gpu=require_gpu)
 
     from otrain_core import networks
@@ -181,6 +185,12 @@ def train_model(
     }
     loop.remove_checkpoint()
     return model, history, record
+
+
+def _fewer(batch_size: int, n: int, min_batches: int) -> int:
+    """Cutouts in a batch so that an epoch of `n` has the batches it needs to get anywhere."""
+    few = n // min_batches // SMALL_BATCH * SMALL_BATCH  # a multiple, which GPUs can share out
+    return min(batch_size, max(SMALL_BATCH, few))
 
 
 def _draw(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:

@@ -259,3 +259,10 @@ def test_a_loss_that_is_not_a_number_stops_the_training(data):
 def test_a_missing_gpu_is_told(data):
     with pytest.raises(ConfigError, match="require_gpu is true, but no GPU is seen"):
         train.train_model(*data, seed=1, require_gpu=True, **TINY)
+
+
+@pytest.mark.parametrize(
+    ("n", "min_batches", "expected"), [(6000, 32, 128), (2000, 32, 48), (500, 32, 16), (20, 32, 16), (500, 1, 128)]
+)
+def test_few_cutouts_are_dealt_in_small_batches(n, min_batches, expected):
+    assert train._fewer(128, n, min_batches) == expected
