@@ -18,6 +18,7 @@ from otrain_core.config import (
     RunOptions,
     SplitOptions,
     StudyOptions,
+    Sweep,
 )
 from otrain_core.pipelines import (
     CrossmatchOptions,
@@ -31,7 +32,8 @@ from otrain_core.pipelines import (
 )
 from otrain_core.sheets import ImageRow, Telescope
 
-SHORT = ("gmadet", "stdpipe")  # pipelines shown by what differs from builtin
+# Shown by what differs from the default, which is named first.
+SHORT = {"gmadet": "builtin", "stdpipe": "builtin", "paper-normalised": "otrain2", "otrain2-difference": "otrain2"}
 
 
 def default_yaml() -> str:
@@ -60,7 +62,7 @@ def _dump_section(section: Section, lines: list[str], indent: int) -> None:
             for key, item in value.items():
                 lines.append(f"{pad}  {key}:")
                 if key in SHORT:
-                    lines.append(f"{pad}    # what is not named here is as in builtin")
+                    lines.append(f"{pad}    # what is not named here is as in {SHORT[key]}")
                     lines += _dump_difference(item, indent + 2)
                 else:
                     _dump_section(item, lines, indent + 2)
@@ -86,7 +88,7 @@ def _table(section: type[Section]) -> list[str]:
     lines = ["| key | default | meaning |", "|---|---|---|"]
     for name, field in section.model_fields.items():
         default = "(needed)" if field.is_required() else field.get_default(call_default_factory=True)
-        if isinstance(default, Section | dict):
+        if isinstance(default, Section) or (isinstance(default, dict) and default):
             continue
         shown = default if isinstance(default, str) and default == "(needed)" else f"`{json.dumps(default)}`"
         allowed = _allowed(field.annotation).replace("|", "\\|")
@@ -114,6 +116,7 @@ def keys_markdown() -> str:
         ("label_noise", LabelNoiseOptions),
         ("gate", GateOptions),
         ("studies", StudyOptions),
+        ("studies.sweeps.{sweep}", Sweep),
         ("finetune", FinetuneOptions),
         ("Telescope sheet (columns)", Telescope),
         ("Image sheet (columns)", ImageRow),

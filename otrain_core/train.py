@@ -18,6 +18,7 @@ from otrain_core.loop import Loop
 
 SMALL_BATCH = 16  # with fewer cutouts the statistics of a batch are too rough
 
+
 def train_model(
     cube: dict[str, np.ndarray],
     split: pd.DataFrame,
