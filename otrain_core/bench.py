@@ -21,8 +21,8 @@ def bench_networks(
 ) -> list[dict[str, Any]]:
     """Operations, parameters, training and scoring speed of `otrain2` and of the network of the paper.
 
-    Each is trained as its experiment says (raw pixels and batches of 1024 for ``paper``), on cutouts of noise with a
-    point source in every other one: the speed does not depend on the pixels.
+    Each is trained as its experiment says (of ``paper`` raw differences in batches of 1024), on cutouts of noise with
+    a point source in every other one: the speed does not depend on the pixels.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def bench_networks(
                 work(number + 1)
                 if number:
                     times[name, what].append(time.process_time() - started)
-    note = f"{size} x {size} px, one channel"
+    note = f"{size} x {size} px"
     rows = []
     for label, unit, count in (
         ("operations for one cutout", "MFLOP", lambda model: flops(model) / 1e6),
@@ -78,9 +78,12 @@ def _row(name: str, unit: str, ours: float, reference: float, ratio: float, note
 def _cutouts(size: int, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     from astropy.modeling.models import Gaussian2D
 
-    cutouts = rng.normal(0.0, 1.0, (n, size, size, 1)).astype(np.float32)
+    """Cutouts with the channels difference and psf, and their labels."""
     y, x = np.mgrid[:size, :size]
-    cutouts[::2, :, :, 0] += Gaussian2D(10.0, size // 2, size // 2, 1.5, 1.5)(x, y).astype(np.float32)
+    star = Gaussian2D(1.0, size // 2, size // 2, 1.5, 1.5)(x, y)
+    cutouts = np.stack([rng.normal(0.0, 1.0, (n, size, size)), np.broadcast_to(star, (n, size, size))], axis=-1)
+    cutouts[::2, :, :, 0] += 10 * star
+    cutouts = cutouts.astype(np.float32)
     return cutouts, (np.arange(n) % 2 == 0).astype(np.int32)
 
 
@@ -96,8 +99,9 @@ class _Runner:
         networks.keras.utils.set_random_seed(seed)
         options = experiment.model_dump() | {"epochs": epochs}
         self.model = networks.build_network(
-            experiment.network, size=cutouts.shape[1], channels=["difference"], normalise=experiment.normalise
+            experiment.network, size=cutouts.shape[1], channels=experiment.inputs, normalise=experiment.normalise
         )
+        cutouts = cutouts[..., : len(experiment.inputs)]
         stage = networks.keras.Model(self.model.input, networks.input_stage(self.model).output)
         data = (np.asarray(stage.predict(cutouts, batch_size=256, verbose=0)), labels)
         steps = -(-len(labels) // experiment.batch_size)

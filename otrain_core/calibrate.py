@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from otrain_core.errors import CubeError
-from otrain_core.metrics import check_scores
+from otrain_core.metrics import check_scores, cross_entropy
 
 METHODS = ("platt", "temperature", "isotonic")
 _EPSILON = 1e-7  # scores nearer to 0 and 1 have no finite float32 logit
@@ -172,12 +172,12 @@ def choose_calibration(
     fold = np.empty(len(names), dtype=int)
     fold[np.argsort(-np.bincount(image), kind="stable")] = np.arange(len(names)) % folds
     fold = fold[image]
-    losses = {"none": _log_loss(checked, values)} | {method: np.empty(len(checked)) for method in methods}
+    losses = {"none": cross_entropy(checked, values)} | {method: np.empty(len(checked)) for method in methods}
     for number in range(folds):
         out = fold == number
         for method in methods:
             fitted = fit_calibration(checked[~out], values[~out], method=method)
-            losses[method][out] = _log_loss(checked[out], fitted.apply(values[out]))
+            losses[method][out] = cross_entropy(checked[out], fitted.apply(values[out]))
     best = methods[0]
     for method in methods[1:]:
         gain = np.bincount(image, losses[best] - losses[method])
@@ -185,11 +185,6 @@ def choose_calibration(
             best = method
     means = {name: float(loss.mean()) for name, loss in losses.items()}
     return fit_calibration(labels, scores, method=best), means
-
-
-def _log_loss(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    clipped = np.clip(probabilities, _EPSILON, 1 - _EPSILON)
-    return -np.log(np.where(labels, clipped, 1 - clipped))
 
 
 def logit(scores: np.ndarray) -> np.ndarray:

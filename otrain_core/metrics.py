@@ -251,6 +251,12 @@ def false_alarms_per_image(n_false_positives: float, n_images: int, *, kept_fals
     return float(n_false_positives / kept_false / n_images)
 
 
+def cross_entropy(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Loss of each candidate, float64 (N,): minus the logarithm of the probability given to its label."""
+    labels, scores = np.asarray(labels), np.clip(np.asarray(scores, dtype=float), 1e-7, 1 - 1e-7)
+    return -np.log(np.where(labels == 1, scores, 1 - scores))
+
+
 def headline(
     labels: np.ndarray,
     scores: np.ndarray,
@@ -271,6 +277,7 @@ def headline(
         "threshold": float(threshold),
         **values,
         "auc": auc(labels, scores),
+        "loss": float(cross_entropy(labels, scores).mean()),
         "fpr_at_1pct_missed": fpr_at_recall(labels, scores, 1 - MISSED[0]),
         "fpr_at_5pct_missed": fpr_at_recall(labels, scores, 1 - MISSED[1]),
         "fpr_at_stated_recall": fpr_at_recall(labels, scores, stated_recall),
@@ -298,7 +305,7 @@ def binned_metrics(
     -------
     pandas.DataFrame
         bin, low, high (the last bin includes its upper edge), n_true, n_false, the
-        metrics of `rates` but the g-mean, and auc.
+        metrics of `rates` but the g-mean, auc and loss.
     """
     labels, scores = check_scores(labels, scores)
     edges, index = value_bins(values, bins)
@@ -309,7 +316,10 @@ def binned_metrics(
         row = {"bin": number, "low": edges[number], "high": edges[number + 1]}
         row |= {"n_true": counts["tp"] + counts["fn"], "n_false": counts["fp"] + counts["tn"]}
         row |= rates(**counts)
-        row["auc"] = auc(labels[inside], scores[inside])
+        row |= {
+            "auc": auc(labels[inside], scores[inside]),
+            "loss": float(cross_entropy(labels[inside], scores[inside]).mean()),
+        }
         rows.append(row)
     return pd.DataFrame(rows).drop(columns="gmean", errors="ignore")
 

@@ -90,28 +90,35 @@ class InputStage(layers.Layer):
         valid = ops.isfinite(x)
         # Not where(valid, ...): ONNX converters turn that into a product, and NaN * 0 is NaN.
         x = ops.where(ops.isnan(x), 0.0, x)
-        raw = x = ops.where(ops.isinf(x), 0.0, x)
+        x = ops.where(ops.isinf(x), 0.0, x)
+        planes = {name: x[..., k : k + 1] for k, name in enumerate(self.channels)}
         if self.normalise == "mad-asinh":
-            normal = self._in_mads(x, valid)
-            x = ops.arcsinh(normal)
-            if "psf" in self.channels:
-                index = self.channels.index("difference")
-                planes = normal[..., index] / MAD_OF_NOISE, valid[..., index], raw[..., self.channels.index("psf")]
-                x = self._put(x, ops.arcsinh(psf_residual(*planes))[..., None], "psf")
-        if "mask" in self.channels:
-            flag = ops.cast(ops.logical_or(inputs != 0, ops.logical_not(valid)), "float32")
-            x = self._put(x, flag, "mask")
+            planes |= self._normalised(x, valid, planes)
+        if "mask" in planes:
+            k = self.channels.index("mask")
+            flag = ops.logical_or(inputs != 0, ops.logical_not(valid))
+            planes["mask"] = ops.cast(flag[..., k : k + 1], "float32")
         for name, usual in self.usual.items():
-            known = ops.where(raw > 0, raw, usual)
-            x = self._put(x, ops.clip(ops.log(known / usual), -3.0, 3.0), name)
+            known = ops.where(planes[name] > 0, planes[name], usual)
+            planes[name] = ops.clip(ops.log(known / usual), -3.0, 3.0)
+        x = ops.concatenate(list(planes.values()), axis=-1) if len(planes) > 1 else planes[self.channels[0]]
         if self.centre:
             x = x[:, 1 - x.shape[1] % 2 :, 1 - x.shape[2] % 2 :, :]
         return ops.cast(x, self.compute_dtype)
 
-    def _put(self, x, values, name):
-        """`values` in place of the channel `name`."""
-        here = ops.convert_to_tensor([float(channel == name) for channel in self.channels])
-        return x * (1.0 - here) + values * here
+    def _normalised(self, x, valid, planes):
+        """The images in the compressed units of their noise, and the residual in place of the PSF."""
+        index = [k for k, name in enumerate(self.channels) if name not in ("mask", "psf", *self.usual)]
+        if not index:
+            return {}
+        x, valid = (ops.stack([array[..., k] for k in index], axis=-1) for array in (x, valid))
+        normal = self._in_mads(x, valid)
+        seen = {self.channels[k]: ops.arcsinh(normal[..., j : j + 1]) for j, k in enumerate(index)}
+        if "psf" in planes:
+            j = index.index(self.channels.index("difference"))
+            residual = psf_residual(normal[..., j] / MAD_OF_NOISE, valid[..., j], planes["psf"][..., 0])
+            seen["psf"] = ops.arcsinh(residual)[..., None]
+        return seen
 
     def _in_mads(self, x, valid):
         """Distance from the median of each cutout and channel in units of its MAD, 0 where missing."""

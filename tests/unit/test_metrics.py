@@ -44,6 +44,7 @@ def test_agrees_with_scikit_learn():
     assert ours["f1"] == pytest.approx(sk.f1_score(labels, accepted))
     assert ours["precision"] == pytest.approx(sk.precision_score(labels, accepted))
     assert ours["auc"] == pytest.approx(sk.roc_auc_score(labels, scores))
+    assert ours["loss"] == pytest.approx(sk.log_loss(labels, scores))
     fpr, tpr, _ = sk.roc_curve(labels, scores)
     for missed, name in ((0.01, "fpr_at_1pct_missed"), (0.05, "fpr_at_5pct_missed")):
         assert ours[name] == pytest.approx(fpr[np.argmax(tpr >= 1 - missed)])
