@@ -14,7 +14,14 @@ from otrain_core import report_figures as figures
 from otrain_core.errors import OtrainError
 from otrain_core.io import read_arrays, read_table
 from otrain_core.report_experiments import p_words, side_by_side
-from otrain_core.report_studies import finetune_part, label_noise_part, neighbour_sentence, read_studies, transfer_part
+from otrain_core.report_studies import (
+    finetune_part,
+    label_noise_part,
+    neighbour_sentence,
+    read_studies,
+    sweep_parts,
+    transfer_part,
+)
 from otrain_core.report_text import config_lines, count, interval, num, passes, pct, verdict, words
 from otrain_core.summary import STEPS, number, read_benchmark, read_record, run_keys
 
@@ -112,6 +119,7 @@ def build_report(
         side=side_by_side(comparison["experiments"], comparison["mcnemar"]),
         transfer=transfer_part(studies["transfer"], list(cubes)) if len(studies["transfer"]) else [],
         finetune=finetune_part(studies["finetune"], summary),
+        sweeps=sweep_parts(root, (config.get("studies") or {}).get("sweeps") or {}) if root else [],
         failures=_failures(quality, summary),
         pipelines=comparison["pipelines"].to_dict("records"),
         artefacts=_artefact_columns(comparison["artefacts"], list(cubes)),

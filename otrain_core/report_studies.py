@@ -12,9 +12,11 @@ import pandas as pd
 
 from otrain_core.errors import OtrainError
 from otrain_core.io import read_table
+from otrain_core.report_figures import embed
 from otrain_core.report_text import count, num, pct
 from otrain_core.sheets import is_pool, left_out
 from otrain_core.summary import number, read_record
+from otrain_core.sweep import draw_sweep
 from otrain_core.transfer import transfer_matrix
 
 RELATIONS = {
@@ -52,6 +54,28 @@ def read_studies(
     return table[mine & known].sort_values(
         list(ranks), key=lambda column: column.map(ranks[column.name]), kind="stable"
     )
+
+
+def sweep_parts(root: str | Path, sweeps: Iterable[str]) -> list[dict[str, Any]]:
+    """For each sweep of the run that was gathered: name, option, figure as a data URI, trainings done and planned."""
+    parts = []
+    for name in sweeps:
+        try:
+            table = read_table(Path(root) / "studies" / f"{name}.csv")
+        except (OSError, OtrainError):
+            continue
+        table["value"] = table["value"].astype(str)
+        parts.append(
+            {
+                "name": name,
+                "option": table["option"].iloc[0],
+                "figure": embed(draw_sweep(table)),
+                "n_done": int(table["mcc"].notna().sum()),
+                "n": len(table),
+                "seeds": table["seed"].nunique(),
+            }
+        )
+    return parts
 
 
 def source_name(source: str) -> str:

@@ -120,3 +120,18 @@ def test_the_neighbour_test_is_told():
 )
 def test_names_of_sources(source, name):
     assert source_name(source) == name
+
+
+def test_a_half_finished_sweep_is_shown_with_what_it_has(tmp_path):
+    from otrain_core.io import write_table
+    from otrain_core.report_studies import sweep_parts
+    from otrain_core.sweep import SWEEP_COLUMNS
+
+    table = pd.DataFrame(index=range(3), columns=list(SWEEP_COLUMNS))
+    table = table.assign(sweep="size", option="size", telescope="T", pipeline="p", experiment="otrain2", seed=1)
+    table["value"], table["mcc"] = [15, 23, 31], [0.8, 0.9, np.nan]
+    (tmp_path / "studies").mkdir()
+    write_table(tmp_path / "studies" / "size.csv", table)
+    (part,) = sweep_parts(tmp_path, ["size", "not_run"])
+    assert (part["n_done"], part["n"], part["option"]) == (2, 3, "size")
+    assert part["figure"].startswith("data:image/png;base64,")

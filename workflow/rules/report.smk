@@ -80,6 +80,7 @@ rule report:
             for name in ("gradcam.npz", "explain.json")
         ],
         studies=RUN.study_tables(),
+        sweeps=expand("results/studies/{sweep}.csv", sweep=RUN.config.studies.sweeps),
         mlflow="results/mlflow.json",
     output:
         report="results/report.html",
