@@ -74,7 +74,7 @@ def test_cube(small_run):
     cube = read_arrays(small_run / CUBE / "cube.npz")
     assert list(cube)[:7] == TABLE_1
     n = len(cube["labels"])
-    assert cube["cube"].shape == (n, 32, 32, 4)
+    assert cube["cube"].shape == (n, 32, 32, 5)
     assert cube["cube"].dtype == np.float32
     assert cube["labels"].mean() == pytest.approx(0.5, abs=0.02)
     assert len(set(cube["candids"])) == n
