@@ -111,8 +111,8 @@ def test_known_variables_and_moving_objects_are_not_false(workdir):
 
 
 def test_stdpipe_cuts_out_63_pixels(workdir):
-    assert read_arrays(workdir / "results/pair/stdpipe/images/sim0001/cutouts.npz")["stack"].shape[1:] == (63, 63, 4)
-    assert read_arrays(workdir / "results/pair/gmadet/images/sim0001/cutouts.npz")["stack"].shape[1:] == (32, 32, 4)
+    assert read_arrays(workdir / "results/pair/stdpipe/images/sim0001/cutouts.npz")["stack"].shape[1:] == (63, 63, 5)
+    assert read_arrays(workdir / "results/pair/gmadet/images/sim0001/cutouts.npz")["stack"].shape[1:] == (32, 32, 5)
 
 
 def test_real_stars_are_named_and_found(workdir):

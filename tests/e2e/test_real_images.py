@@ -62,7 +62,7 @@ def test_every_frame_gives_labelled_cutouts(real_run):
     for image in images:
         stack = read_arrays(workdir / "results" / image / "cutouts.npz")
         record = json.loads((workdir / "results" / image / "crossmatch.json").read_text())
-        assert stack["stack"].shape[1:] == (32, 32, 4), image
+        assert stack["stack"].shape[1:] == (32, 32, 5), image
         assert record["n_true"] >= 10, image
         missing = np.isnan(stack["stack"][..., 0])
         masked = stack["stack"][..., 3] > 0
