@@ -356,9 +356,7 @@ def drop_catalogued(
 ) -> pd.DataFrame:
     """The sources (columns x, y) that are farther than `radius` px from every entry of the catalogue."""
     known = catalogue_pixels(catalogue, wcs, shape)
-    return sources[_unmatched(sources, {"x": known[:, 0], "y": known[:, 1]}, "x", "y", radius=radius)].reset_index(
-        drop=True
-    )
+    return sources[_unmatched(sources, {"x": known[:, 0], "y": known[:, 1]}, radius=radius)].reset_index(drop=True)
 
 
 def merge_searches(difference: pd.DataFrame, catalogue: pd.DataFrame, *, radius: float) -> pd.DataFrame:
@@ -370,16 +368,16 @@ def merge_searches(difference: pd.DataFrame, catalogue: pd.DataFrame, *, radius:
     if not len(difference) or not len(catalogue):
         return difference if len(difference) else catalogue
     difference = difference.copy()
-    difference.loc[~_unmatched(difference, catalogue, "x", "y", radius=radius), "method"] = "both"
-    rest = catalogue[_unmatched(catalogue, difference, "x", "y", radius=radius)]
+    difference.loc[~_unmatched(difference, catalogue, radius=radius), "method"] = "both"
+    rest = catalogue[_unmatched(catalogue, difference, radius=radius)]
     return pd.concat([difference, rest], ignore_index=True)
 
 
-def _unmatched(one: Any, other: Any, x: str, y: str, *, radius: float) -> np.ndarray:
-    """Which rows of `one` have no row of `other` within `radius`; `x` and `y` name the columns."""
+def _unmatched(one: Any, other: Any, *, radius: float) -> np.ndarray:
+    """Which rows of `one` have no row of `other` within `radius`, by their columns x and y."""
     from scipy.spatial import cKDTree
 
-    ours, theirs = (np.column_stack([np.asarray(t[x], float), np.asarray(t[y], float)]) for t in (one, other))
+    ours, theirs = (np.column_stack([np.asarray(t[name], float) for name in "xy"]) for t in (one, other))
     theirs = theirs[np.isfinite(theirs).all(axis=1)]
     if not len(ours) or not len(theirs):
         return np.ones(len(ours), dtype=bool)
