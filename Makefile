@@ -11,10 +11,10 @@ RUN := PATH="$(BIN):$$PATH" PYTHONNOUSERSITE=1
 STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup programs demo test bench lint format config lock ui clean
+.PHONY: help setup programs demo test bench lint format config lock ui clean paper paper-draw paper-estimate
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## make the virtual environment .venv with pinned packages (EXTRAS=gpu,dev for CUDA)
 
@@ -43,6 +43,17 @@ demo: setup ## simulated telescope from raw sky to a registered classifier (12 m
 
 test: setup programs ## all tests
 	@$(RUN) python -m pytest -n 2 --dist loadfile
+
+PAPER_CONFIGS := config/paper.yaml $(if $(QUICK),config/paper_quick.yaml)
+
+paper: setup programs ## all figures and tables of the paper in results/paper (QUICK=1: reduced size)
+	@$(RUN) snakemake --cores $(CORES) --scheduler greedy --scheduler-subsample 20 --configfile $(PAPER_CONFIGS) --rerun-incomplete --show-failed-logs --quiet rules -- paper
+
+paper-draw: setup ## what there is of the paper so far, in results/unfinished/paper (QUICK=1)
+	@$(RUN) python -m otrain_core.paper $(PAPER_CONFIGS)
+
+paper-estimate: setup ## jobs and CPU and GPU hours of make paper; runs nothing (QUICK=1)
+	@$(RUN) python -m otrain_core.estimate $(PAPER_CONFIGS)
 
 bench: setup ## cost of otrain2 beside the paper's network, side by side (results/bench.json)
 	@$(RUN) python -m otrain_core.bench

@@ -236,6 +236,9 @@ class RunOptions(Section):
     cubes: list[str] = Field(["demo/builtin"], description="cubes to build, as telescope/pipeline")
     experiments: list[Name] = Field(["paper", "otrain2"], min_length=1, description="experiments run on every cube")
     seeds: list[int] = Field([1], min_length=1, description="one training for each seed")
+    max_images: int | None = Field(
+        None, ge=1, description="use at most so many science images of each telescope, the first ones (null: all)"
+    )
     protocols: list[Literal["grouped", "paper"]] = Field(
         ["grouped"],
         min_length=1,

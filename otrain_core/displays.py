@@ -29,6 +29,7 @@ __all__ = [
     "STYLE",
     "ScoreHistogramDisplay",
     "TRUE_COLOUR",
+    "draw_four_panels",
     "four_panels",
     "new_figure",
     "robust_limits",
@@ -97,7 +98,11 @@ class HistoryDisplay(Display):
             lines.append(ax.axvline(self.kept_epoch, color=NEUTRAL, linestyle=":", label="epoch kept"))
         ax.set(xlabel="Epoch", ylabel="Accuracy", ylim=(None, 1.005))
         ax.xaxis.get_major_locator().set_params(integer=True)
-        twin.set(ylabel="Cross-entropy loss", ylim=(0, None))
+        losses = self.history[["loss", "tune_loss"]]
+        if losses.min().min() > 0 and losses.max().max() > 20 * losses.min().min():
+            twin.set(ylabel="Cross-entropy loss", yscale="log")  # else a wild first epoch hides all others
+        else:
+            twin.set(ylabel="Cross-entropy loss", ylim=(0, None))
         ax.legend(handles=lines, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
 
@@ -140,7 +145,8 @@ class RocByMagnitudeDisplay(Display):
             ax.plot(part["fpr"].clip(lower=1e-4), part["recall"], color=colour, linewidth=width, label=text)
         ax.set(xlabel="False-positive rate", ylabel="Recall (true-positive rate)", xscale="log", xlim=(1e-4, 1))
         ax.set_ylim(min(0.9, float(self.curves.loc[self.curves["fpr"] > 0.002, "recall"].min())), 1.004)
-        ax.legend(loc="lower right", title="Magnitude", title_fontsize=8)
+        # Above the axes: inside there is no corner that no curve passes.
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
 
 class F1MccDisplay(Display):
@@ -326,10 +332,26 @@ def four_panels(
     -------
     matplotlib.figure.Figure
     """
+    return draw_four_panels(
+        F1MccDisplay.from_curves(curves, threshold=threshold),
+        ScoreHistogramDisplay.from_predictions(labels, scores, threshold=threshold),
+        HistoryDisplay.from_history(history, kept_epoch=kept_epoch),
+        RocByMagnitudeDisplay.from_curves(curves),
+        title=title,
+    )
+
+
+def draw_four_panels(
+    f1_mcc: F1MccDisplay,
+    scores: ScoreHistogramDisplay,
+    history: HistoryDisplay,
+    roc: RocByMagnitudeDisplay,
+    *,
+    title: str = "",
+):
+    """The same four panels from displays that hold their values; returns the figure."""
     figure, axes = new_figure(9.5, 7.0, rows=2, columns=2)
-    F1MccDisplay.from_curves(curves, threshold=threshold).plot(axes[0, 0])
-    ScoreHistogramDisplay.from_predictions(labels, scores, threshold=threshold).plot(axes[0, 1])
-    HistoryDisplay.from_history(history, kept_epoch=kept_epoch).plot(axes[1, 0])
-    RocByMagnitudeDisplay.from_curves(curves).plot(axes[1, 1])
+    for display, ax in zip((f1_mcc, scores, history, roc), axes.ravel(), strict=True):
+        display.plot(ax)
     figure.suptitle(title)
     return figure

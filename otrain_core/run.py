@@ -88,10 +88,12 @@ class Run:
     def _science_images(self, telescope: str) -> list[str]:
         row = self.telescopes[telescope]
         if row.source == "simulated":
-            return [f"sim{number:04d}" for number in range(1, row.n_images + 1)]
-        if row.source == "folders":
-            return []
-        return [name for name, image in self.sheet.get(telescope, {}).items() if image.role == "science"]
+            names = [f"sim{number:04d}" for number in range(1, row.n_images + 1)]
+        elif row.source == "folders":
+            names = []
+        else:
+            names = [name for name, image in self.sheet.get(telescope, {}).items() if image.role == "science"]
+        return names[: self.config.run.max_images]
 
     def _check_telescope(self, telescope: str) -> None:
         row = self.telescopes[telescope]

@@ -341,10 +341,12 @@ def publish(root: str | Path, folder: str | Path, readme: str | Path) -> None:
     The README's block between ``<!-- NAME from here -->`` and ``<!-- to here -->`` is
     replaced, where NAME is the name of `folder`.
     """
+    from otrain_core.estimate import publish_costs
     from otrain_core.io import write_json, write_table
 
     for name in TABLES:
         write_table(Path(folder, f"{name}.csv"), read_table(Path(root, f"{name}.csv")))
+    publish_costs(root, folder)
     training = read_record(sorted(Path(root).glob("*/*/*/seed*/train.json"))[0])
     write_json(Path(folder, "about.json"), {key: training.get(key) for key in ("commit", "time", "cpus", "versions")})
     mark = f"<!-- {Path(folder).name} from here -->"

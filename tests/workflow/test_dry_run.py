@@ -70,6 +70,51 @@ def test_hatp32_needs_only_its_sheet(root, shared_data):
     assert jobs["psf"] + 20 <= 102
 
 
+@pytest.fixture
+def pretend_programs(tmp_path):
+    """A PATH on which the programs of gmadet and stdpipe seem to be installed: a dry run only asks whether."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("source-extractor", "sex", "psfex", "scamp", "SWarp", "swarp", "hotpants"):
+        (folder / name).write_text("#!/bin/sh\n")
+        (folder / name).chmod(0o755)
+    return {"PATH": os.pathsep.join([os.environ["PATH"], str(folder)])}
+
+
+def test_the_paper(root, tmp_path, pretend_programs):
+    """`snakemake paper`: all figures and tables, the trainings of both protocols and of both of its studies."""
+    command = ["-n", "--directory", str(tmp_path / "run"), "--configfile", "config/paper.yaml"]
+    jobs = planned_jobs(snakemake(root, *command, "--", "paper", env=pretend_programs).stdout)
+    assert (jobs["paper_data"], jobs["paper_figures"], jobs["paper_tables"], jobs["paper"]) == (17, 17, 5, 1)
+    assert (jobs["cube"], jobs["sweep"], jobs["train_random_split"]) == (5, 2, 5 * 4 * 3)
+    assert jobs["train"] == jobs["evaluate"] == 5 * 4 * 3 + 7 * 3 * 3 + 6 * 2 * 5 * 3
+    assert not {"track", "report", "transfer", "pool", "finetune"} & set(jobs)
+
+
+def test_the_paper_at_reduced_size(root, tmp_path, pretend_programs):
+    """The quick switch: one seed, eight images of each telescope, and short studies."""
+    command = [
+        "-n",
+        "--directory",
+        str(tmp_path / "run"),
+        "--configfile",
+        "config/paper.yaml",
+        "config/paper_quick.yaml",
+    ]
+    jobs = planned_jobs(snakemake(root, *command, "--", "paper", env=pretend_programs).stdout)
+    assert (jobs["simulate"], jobs["psf"], jobs["paper_figures"]) == (4 * 8, 5 * 8, 17)
+    assert jobs["train"] == 5 * 2 + 4 * 2 + 3 * 2 * 5
+
+
+def test_the_estimate_runs_nothing(root, tmp_path, pretend_programs):
+    """`make paper-estimate` prints jobs and hours, with what is published of earlier runs."""
+    command = [sys.executable, "-m", "otrain_core.estimate", "config/paper.yaml", "config/paper_quick.yaml"]
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True, env={**os.environ, **pretend_programs})
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"^psf +40 +\d", result.stdout, flags=re.M)
+    assert re.search(r"^total +\d+ +\d", result.stdout, flags=re.M)
+
+
 def test_unknown_key_stops_before_any_work(root, tmp_path):
     result = snakemake(root, "-n", "--directory", str(tmp_path), "--config", "sed=3", check=False)
     assert result.returncode != 0

@@ -1,0 +1,223 @@
+"""The claims of the paper beside what the tables of a run say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from otrain_core.io import read_table
+
+PUBLISHED = Path(__file__).with_name("published.csv")
+CLAIM_COLUMNS = (
+    *("claim", "published", "source", "experiment", "protocol"),
+    *("ours", "ours_low", "ours_high", "cubes", "cubes_planned", "seeds", "reproduced", "why"),
+)
+RANDOM_MCC = 0.2  # a classifier below it is called random
+SHOWN = {"accuracy": (100, 1, " %"), "fp_share": (100, 1, " %"), "mcc": (1, 3, ""), "threshold": (1, 2, "")}
+
+
+def read_published() -> pd.DataFrame:
+    """Values that the text of Makhlouf et al. (2022) states: cube, quantity, low, high, unit, source."""
+    return read_table(PUBLISHED)
+
+
+def published_value(cube: str, quantity: str) -> dict[str, Any]:
+    """One published value (low, high, unit, source), or an empty record."""
+    table = read_published()
+    found = table[(table["cube"] == cube) & (table["quantity"] == quantity)]
+    return found.iloc[0].to_dict() if len(found) else {}
+
+
+def gap_knee(table: pd.DataFrame, *, limit: float) -> pd.DataFrame:
+    """From which size of the training set the accuracy gap stays under a limit.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        telescope, pipeline, experiment, n_train, train_minus_tune; one row for each training.
+    limit : float
+        Of the absolute value of the mean gap over seeds.
+
+    Returns
+    -------
+    pandas.DataFrame
+        telescope, pipeline, experiment; sizes, how many were tried; stays_under_from, the smallest size from which on
+        all are under the limit (NaN where the largest is not); last_over, the largest size that is not (NaN: none).
+    """
+    rows = []
+    for keys, mine in table.groupby(["telescope", "pipeline", "experiment"], sort=False):
+        gap = mine.groupby("n_train")["train_minus_tune"].mean().abs().dropna().sort_index()
+        over = gap.index[gap >= limit]
+        last_over = float(over.max()) if len(over) else np.nan
+        under = gap.index[gap.index > last_over] if len(over) else gap.index
+        row = dict(zip(("telescope", "pipeline", "experiment"), keys, strict=True)) | {"sizes": len(gap)}
+        rows.append(row | {"stays_under_from": float(under.min()) if len(under) else np.nan, "last_over": last_over})
+    return pd.DataFrame(rows, columns=["telescope", "pipeline", "experiment", "sizes", "stays_under_from", "last_over"])
+
+
+def list_claims(
+    summary: pd.DataFrame, plan: Mapping[str, Any], *, data_size: pd.DataFrame, size: pd.DataFrame
+) -> pd.DataFrame:
+    """Each claim of the paper, for both networks and protocols: reproduced or not, our number and why.
+
+    Parameters
+    ----------
+    summary : pandas.DataFrame
+        As from `otrain_core.summary.build_summary`.
+    plan : mapping
+        As from `otrain_core.paper_plan.plan_paper`.
+    data_size, size : pandas.DataFrame
+        Tables of Figs. 11 and 12, empty where there is none.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `CLAIM_COLUMNS`. Values are means over seeds, from the worst cube to the best; reproduced is yes, no, partly or
+        unknown (not all of the paper's cubes are done).
+    """
+    rows = []
+    for experiment in plan["experiments"]:
+        for protocol in plan["protocols"]:
+            mine = summary[(summary["experiment"] == experiment) & (summary["protocol"] == protocol)]
+            about = {"experiment": experiment, "protocol": protocol, "cubes_planned": len(plan["cubes"])}
+            rows += [_over_cubes(mine, name) | about for name in ("accuracy", "mcc", "fp_share", "threshold")]
+        about = {"experiment": experiment, "protocol": "grouped"}
+        rows.append(_knee_claim(_of(data_size, experiment), len(plan["cubes"])) | about)
+        rows.append(_size_claim(_of(size, experiment)) | about)
+    return pd.DataFrame(rows, columns=list(CLAIM_COLUMNS))
+
+
+def _of(table: pd.DataFrame, experiment: str) -> pd.DataFrame:
+    return table if table.empty else table[table["experiment"] == experiment]
+
+
+CLAIMS = {
+    "accuracy": "accuracy of 93 to 98 %",
+    "mcc": "MCC of 0.84 to 0.99",
+    "fp_share": "false positives under 2 % of the scored set",
+    "threshold": "best thresholds spread over 0.34 to 0.55",
+}
+
+
+def _over_cubes(mine: pd.DataFrame, name: str) -> dict[str, Any]:
+    """A claim on one number of every cube."""
+    table = read_published()
+    own = table[(table["quantity"] == name)]
+    low, high = own["low"].min(), own["high"].max()
+    scale, digits, unit = SHOWN[name]
+    shown = (
+        f"{scale * low:.{digits}f} to {scale * high:.{digits}f}{unit}"
+        if np.isfinite(low)
+        else f"under {scale * high:g}{unit}"
+    )
+    means = mine.groupby(["telescope", "pipeline"])[name].mean().dropna()
+    row = {"claim": CLAIMS[name], "published": shown, "source": _sources(own["source"])}
+    row |= {"cubes": len(means), "seeds": int(mine.loc[mine[name].notna(), "seed"].nunique())}
+    if means.empty:
+        return row | {"reproduced": "unknown", "why": "no training of it is evaluated yet"}
+    row |= {"ours_low": means.min(), "ours_high": means.max()}
+    row["ours"] = f"{scale * means.min():.{digits}f} to {scale * means.max():.{digits}f}{unit}"
+    outside = {
+        "fp_share": means[means >= high],
+        "threshold": means[(means < low) | (means > high)],
+    }.get(name, means[means < low])
+    row["reproduced"] = "no" if len(outside) == len(means) else "partly" if len(outside) else "yes"
+    names = ", ".join(f"{'/'.join(cube)} {scale * value:.{digits}f}{unit}" for cube, value in outside.items())
+    bound = {"fp_share": "not under", "threshold": "outside"}.get(name, "below")
+    row["why"] = (
+        f"{bound} it: {names}"
+        if len(outside)
+        else "every cube within it"
+        if name != "threshold"
+        else "all within the range"
+    )
+    return row
+
+
+def _sources(places: pd.Series) -> str:
+    """Places in the paper; figures under one word."""
+    places = list(dict.fromkeys(places))
+    if len(places) > 1 and all(place.startswith("Fig. ") for place in places):
+        return "Figs. " + ", ".join(place.removeprefix("Fig. ") for place in places)
+    return "; ".join(places)
+
+
+def _knee_claim(table: pd.DataFrame, planned: int) -> dict[str, Any]:
+    limit, knee = published_value("all", "accuracy_gap")["high"], published_value("all", "knee")
+    row = {
+        "claim": "accuracy gap over 2 % below 5,000 cutouts, under it above",
+        "published": f"{knee['low']:g} {knee['unit']}",
+    }
+    row |= {"source": knee["source"], "cubes_planned": planned, "cubes": 0, "seeds": 0}
+    if table.empty:
+        return row | {"reproduced": "unknown", "why": "the study of the size of the training set is not done"}
+    knees = gap_knee(table, limit=limit)
+    row |= {"cubes": len(knees), "seeds": int(table["seed"].nunique())}
+    starts, over = knees["stays_under_from"], knees["last_over"]
+    row |= {"ours_low": starts.min(), "ours_high": starts.max() if starts.notna().all() else np.nan}
+    never = int(starts.isna().sum())
+    row["ours"] = f"from {starts.min():g} to {starts.max():g} cutouts" if starts.notna().any() else "at no size tried"
+    row["ours"] += (
+        f"; still over at the largest in {never} of {len(knees)} cubes" if never and starts.notna().any() else ""
+    )
+    largest = table.groupby(["telescope", "pipeline"])["n_train"].max().min()
+    means = table.groupby(["telescope", "pipeline", "n_train"])["train_minus_tune"].mean().abs()
+    sizes = means.index.get_level_values("n_train")
+    above, below = means[sizes >= knee["low"]], means[sizes < knee["low"]]
+    if above.empty:
+        row["reproduced"], text = "unknown", f"the largest size tried is {largest:g}"
+        return row | {"why": text}
+    holds = (bool((above < limit).all()), bool((below >= limit).all()))
+    row["reproduced"] = {2: "yes", 1: "partly", 0: "no"}[sum(holds)]
+    row["why"] = (
+        f"{int((above < limit).sum())} of {len(above)} points at {knee['low']:g} cutouts or more are under {100 * limit:g} %,"
+        f" {int((below >= limit).sum())} of {len(below)} points below are over it"
+    )
+    if over.notna().any():
+        row["why"] += f"; the largest size over it is {over.max():g}"
+    return row
+
+
+def _size_claim(table: pd.DataFrame) -> dict[str, Any]:
+    published = published_value("all", "largest_cutout")
+    limit = published["high"]
+    row = {"claim": "collapse of the classifier for cutouts above 48 px", "published": f"{limit:g} {published['unit']}"}
+    row |= {"source": published["source"], "cubes_planned": 1, "cubes": 0, "seeds": 0}
+    if table.empty:
+        return row | {"reproduced": "unknown", "why": "the study of the size of the cutouts is not done"}
+    means = table.groupby("value")["mcc"].mean()
+    row |= {"cubes": 1, "seeds": int(table["seed"].nunique())}
+    above, below = means[means.index > limit], means[means.index <= limit]
+    if above.empty or below.empty:
+        return row | {"reproduced": "unknown", "why": f"no sizes on both sides of {limit:g} px are done"}
+    row |= {"ours_low": above.min(), "ours_high": above.max()}
+    row["ours"] = f"MCC above it {_spread(above)}, up to it {_spread(below)}"
+    row["reproduced"] = "yes" if (above < RANDOM_MCC).all() else "partly" if (above < RANDOM_MCC).any() else "no"
+    row["why"] = (
+        f"MCC falls under {RANDOM_MCC:g} (random) at {int((above < RANDOM_MCC).sum())} of {len(above)} sizes above it"
+    )
+    return row
+
+
+def _spread(values: Sequence[float] | pd.Series) -> str:
+    low, high = min(values), max(values)
+    return f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f}"
+
+
+def complete(claims: pd.DataFrame) -> pd.DataFrame:
+    """The same with a verdict of unknown where cubes are still missing, and why."""
+    claims = claims.copy()
+    short = (claims["cubes"] < claims["cubes_planned"]) & (claims["reproduced"] != "unknown")
+    so_far = claims.loc[short, "reproduced"] + " so far"
+    claims.loc[short, "why"] = [
+        f"{text}: {why} ({done} of {planned} cubes done)"
+        for text, why, done, planned in zip(
+            so_far, *(claims.loc[short, name] for name in ("why", "cubes", "cubes_planned")), strict=True
+        )
+    ]
+    claims.loc[short, "reproduced"] = "unknown"
+    return claims

@@ -1,0 +1,157 @@
+"""The regenerated paper as one page without network, and the same from a run that is not finished.
+
+``python -m otrain_core.paper config/paper.yaml`` draws what there is into ``results/unfinished/paper``.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from otrain_core.claims import CLAIM_COLUMNS
+from otrain_core.io import read_json, read_table
+from otrain_core.paper_captions import caption_text
+from otrain_core.paper_plan import FIGURES, TABLES
+from otrain_core.report_text import count, num
+
+TEMPLATES = Path(__file__).with_name("templates")
+TABLE_COLUMNS = {  # of the page, where a table is too wide for it
+    "table2": (
+        *("telescope", "source", "filter", "pixel_scale", "paper_pixel_scale", "width", "height", "n_images"),
+        *("seeing_arcsec", "limit_5sigma_mag", "field_sq_deg", "paper_aperture", "paper_field", "paper_filters"),
+    ),
+}
+
+
+def build_page(folder: str | Path, *, claims: pd.DataFrame, condensed: pd.DataFrame, about: Mapping[str, Any]) -> str:
+    """The page of the regenerated paper as HTML.
+
+    Parameters
+    ----------
+    folder : path-like
+        Holds figNN.png, figNN.json, tableN.csv and tableN.json, see `otrain_core.paper_captions.make_caption`.
+    claims : pandas.DataFrame
+        As from `otrain_core.claims.list_claims`.
+    condensed : pandas.DataFrame
+        Table 5 for people, see `otrain_core.paper_tables.condensed`.
+    about : mapping
+        commit, cpus and versions of this run.
+
+    Returns
+    -------
+    str
+        A page that needs no other file and no network.
+    """
+    import jinja2
+
+    folder = Path(folder)
+    figures = [_figure(folder, name) for name in FIGURES]
+    tables = [_table(folder, name, condensed) for name in TABLES]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("paper.html").render(
+        figures=figures,
+        tables=tables,
+        missing=[part["caption"] for part in [*figures, *tables] if not part["caption"]["made"]],
+        claims=claims.reindex(columns=list(CLAIM_COLUMNS)).astype(object).where(claims.notna(), "").to_dict("records"),
+        about={
+            "commit": "",
+            "cpus": "",
+            "versions": {},
+            **about,
+            "time": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        },
+    )
+
+
+def _figure(folder: Path, name: str) -> dict[str, Any]:
+    caption, picture = read_json(folder / f"{name}.json"), (folder / f"{name}.png").read_bytes()
+    uri = "data:image/png;base64," + base64.b64encode(picture).decode()
+    return {"id": name, "caption": caption, "uri": uri if caption["made"] else ""}
+
+
+def _table(folder: Path, name: str, condensed: pd.DataFrame) -> dict[str, Any]:
+    caption = read_json(folder / f"{name}.json")
+    part = {"id": name, "caption": caption, "columns": [], "rows": []}
+    if not caption["made"]:
+        return part
+    table = condensed if name == "table5" else read_table(folder / f"{name}.csv")
+    table = table[[column for column in TABLE_COLUMNS.get(name, table.columns) if column in table]]
+    part["columns"] = [str(column).replace("_", " ") for column in table.columns]
+    part["rows"] = [[_cell(value) for value in row] for row in table.astype(object).to_numpy()]
+    return part
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float):
+        return count(value) if value.is_integer() else num(value)
+    return count(value) if isinstance(value, int) else str(value)
+
+
+def captions_text(folder: str | Path, names: Sequence[str] = (*FIGURES, *TABLES)) -> str:
+    """All captions as text, one paragraph each."""
+    return "\n\n".join(caption_text(read_json(Path(folder, f"{name}.json"))) for name in names) + "\n"
+
+
+def draw_unfinished(config: Sequence[str], *, root: str | Path = "results") -> Path:
+    """Draw all of the paper that a run has the data for, beside the real one; returns the page.
+
+    Parameters
+    ----------
+    config : sequence of path-like
+        Configuration files, laid over each other and over the default.
+    root : path-like
+        Folder of the results.
+    """
+    import runpy
+
+    import yaml
+    from snakemake.utils import update_config
+
+    from otrain_core.paper_plan import plan_paper
+    from otrain_core.run import Run
+
+    clone = Path(__file__).parents[1]
+    values = yaml.safe_load((clone / "config/config.yaml").read_text())
+    for path in config:
+        update_config(values, yaml.safe_load(Path(path).read_text()) or {})
+    plan, folder = plan_paper(Run.from_config(values, root=clone)), Path(root, "unfinished", "paper")
+    scripts = {name: runpy.run_path(str(clone / f"scripts/{name}.py"))["main"] for name in _SCRIPTS}
+    for name in FIGURES:
+        data = {"table": folder / f"{name}.csv", "caption": folder / f"{name}.json"}
+        scripts["paper_data"](figure=name, plan=plan, root=root, **data)
+        scripts["paper_figures"](figure=name, pictures=[folder / f"{name}.{end}" for end in ("png", "pdf")], **data)
+    for name in TABLES:
+        files = {key: folder / f"{name}.{end}" for key, end in (("table", "csv"), ("tex", "tex"), ("caption", "json"))}
+        scripts["paper_tables"](name=name, plan=plan, root=root, **files)
+    page = folder / "index.html"
+    scripts["paper"](
+        folder=folder,
+        plan=plan,
+        root=root,
+        page=page,
+        claims=folder / "claims.csv",
+        captions=folder / "captions.txt",
+        about=folder / "about.json",
+    )
+    return page
+
+
+_SCRIPTS = ("paper_data", "paper_figures", "paper_tables", "paper")
+
+if __name__ == "__main__":
+    import sys
+
+    print(f"What there is of the paper: {draw_unfinished(sys.argv[1:] or ['config/paper.yaml'])}")

@@ -1,0 +1,250 @@
+"""The figures of the paper, drawn from their small tables alone (see `otrain_core.paper_data`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from otrain_core.canvas import NEUTRAL, STYLE, TRUE_COLOUR, new_figure
+from otrain_core.claims import published_value
+from otrain_core.io import read_table
+from otrain_core.paper_data import image_of
+from otrain_core.paper_diagrams import draw_architecture, draw_loop, draw_summary
+from otrain_core.paper_plan import GALLERIES, MAPS, PANELS
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+MARKS = "os^Dv"
+METRICS = {"accuracy": "Accuracy", "f1": "F1", "mcc": "MCC"}
+
+
+def draw_figure(figure: str, table: pd.DataFrame, caption: Mapping[str, Any]):
+    """Draw one figure.
+
+    Parameters
+    ----------
+    figure : str
+        One of `otrain_core.paper_plan.FIGURES`.
+    table : pandas.DataFrame
+        As from `otrain_core.paper_data.figure_data`; where it is empty the figure says what is missing.
+    caption : mapping
+        ``missing`` and ``heading`` are read.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    from matplotlib import style
+
+    with style.context(STYLE):
+        return _draw(figure, table, caption)
+
+
+def _draw(figure: str, table: pd.DataFrame, caption: Mapping[str, Any]):
+    if table.empty:
+        return draw_missing(f"Not made: {caption.get('missing') or 'there are no data yet'}.")
+    drawers = {"fig01": draw_architecture, "fig02": draw_loop, "fig03": draw_summary, "fig04": draw_magnitudes}
+    drawers |= {"fig11": draw_data_size, "fig12": draw_size}
+    drawers |= dict.fromkeys(GALLERIES, draw_galleries) | dict.fromkeys(MAPS, draw_maps)
+    if figure in PANELS:
+        return draw_panels(table, title=str(caption.get("heading", "")))
+    return drawers[figure](table)
+
+
+def read_data(path: str | Path) -> pd.DataFrame:
+    """Table of a figure; an empty one where nothing is in it."""
+    try:
+        return read_table(path)
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+
+
+def draw_missing(text: str):
+    """A figure that says why there is no picture."""
+    figure, ax = new_figure(6.0, 1.2)
+    ax.axis("off")
+    ax.text(0.5, 0.5, text, ha="center", va="center", wrap=True)
+    return figure
+
+
+def draw_magnitudes(table: pd.DataFrame):
+    """Injected sources and those found, by magnitude."""
+    figure, ax = new_figure(5.6, 3.6)
+    edges = np.append(table["low"], table["high"].iloc[-1])
+    for name, colour, text in (("injected", NEUTRAL, "injected"), ("found", TRUE_COLOUR, "found again")):
+        ax.stairs(table[name], edges, fill=True, alpha=0.3, color=colour)
+        ax.stairs(table[name], edges, color=colour, linewidth=1.4, label=f"{text}: {int(table[name].sum()):,}")
+    ax.set(xlabel="Injected magnitude [mag]", ylabel=f"Sources per {edges[1] - edges[0]:g} mag", ylim=(0, None))
+    ax.set_ylim(0, 1.22 * table["injected"].max())
+    ax.legend(loc="upper right", ncols=2)
+    return figure
+
+
+def draw_galleries(table: pd.DataFrame):
+    """False left, True right; a block for each cube."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from otrain_core.displays import CutoutGallery
+
+    cubes = list(dict.fromkeys(table["cube"]))
+    figure = Figure(figsize=(10.4, 3.3 * len(cubes)))
+    FigureCanvasAgg(figure)
+    for part, cube in zip(np.atleast_1d(figure.subfigures(len(cubes), 1)), cubes, strict=True):
+        mine = table[table["cube"] == cube]
+        named = f"{cube.replace('/', ', ')}, {mine['side'].iloc[0]} px"
+        groups = {f"{named}: {name}": mine[mine["label"] == label] for label, name in ((0, "False"), (1, "True"))}
+        panels = {name: [image_of(row) for row in rows.to_dict("records")] for name, rows in groups.items()}
+        captions = {name: [_words(row) for row in rows.to_dict("records")] for name, rows in groups.items()}
+        CutoutGallery(panels, captions).plot(part)
+    return figure
+
+
+def _words(row: Mapping[str, Any]) -> str:
+    """Magnitude of a cutout and, of a False, what it is."""
+    kind = "" if pd.isna(row["kind"]) else str(row["kind"]).replace("_", " ")
+    magnitude = f"{row['mag']:.1f} mag" if np.isfinite(row["mag"]) else ""
+    return ", ".join(filter(None, (kind, magnitude))) or "no magnitude"
+
+
+def draw_panels(table: pd.DataFrame, *, title: str = ""):
+    """The four panels of Figs. 10 and A.1 to A.4."""
+    from otrain_core.displays import (
+        F1MccDisplay,
+        HistoryDisplay,
+        RocByMagnitudeDisplay,
+        ScoreHistogramDisplay,
+        draw_four_panels,
+    )
+
+    def series(panel: str, name: str) -> pd.DataFrame:
+        return table[(table["panel"] == panel) & (table["series"] == name)]
+
+    marks = {name: float(series("marks", name)["x"].iloc[0]) for name in ("threshold", "kept_epoch")}
+    f1, mcc = series("f1-mcc", "f1"), series("f1-mcc", "mcc")
+    false, true = series("scores", "False"), series("scores", "True")
+    history = table[table["panel"] == "history"].pivot(index="x", columns="series", values="y")
+    history = history.reset_index().rename(columns={"x": "epoch"})
+    roc = table[table["panel"] == "roc"].rename(columns={"series": "bin", "x": "fpr", "y": "recall"})
+    roc = roc[["bin", "fpr", "recall"]].replace({"bin": {"all": ""}})
+    kept = int(marks["kept_epoch"]) if np.isfinite(marks["kept_epoch"]) else None
+    return draw_four_panels(
+        F1MccDisplay(f1["x"].to_numpy(), f1["y"].to_numpy(), mcc["y"].to_numpy(), marks["threshold"]),
+        ScoreHistogramDisplay(
+            np.append(false["x"], 1.0),
+            true=true["y"].to_numpy(),
+            false=false["y"].to_numpy(),
+            threshold=marks["threshold"],
+        ),
+        HistoryDisplay(history, kept),
+        RocByMagnitudeDisplay(roc.reset_index(drop=True)),
+        title=title,
+    )
+
+
+def draw_maps(table: pd.DataFrame):
+    """Cutout, Grad-CAM map and the map at the size of the cutout; a line for each network."""
+    from otrain_core.displays import robust_limits
+
+    names = list(dict.fromkeys(table["experiment"]))
+    figure, axes = new_figure(8.0, 2.75 * len(names), rows=len(names), columns=3)
+    for line, name in zip(np.atleast_2d(axes), names, strict=True):
+        rows = table[table["experiment"] == name].set_index("panel")
+        images = {panel: image_of(rows.loc[panel]) for panel in ("cutout", "map", "resized")}
+        about, (low, high) = rows.loc["cutout"], robust_limits(images["cutout"])
+        side = images["cutout"].shape[0]
+        line[0].imshow(images["cutout"], cmap="gray", vmin=low, vmax=high)
+        for ax, panel in zip(line[1:], ("map", "resized"), strict=True):
+            shown = ax.imshow(
+                images[panel], cmap="inferno", vmin=0, vmax=1, extent=(-0.5, side - 0.5, -0.5, side - 0.5)
+            )
+        bar = figure.colorbar(shown, ax=list(line[1:]), shrink=0.9, pad=0.02)
+        bar.set_label("Grad-CAM, peak = 1", fontsize=8)
+        score = f"score {about['score']:.3f}"
+        if about["label"] == 1 and np.isfinite(about["score_without"]):
+            score += f" ({about['score_without']:.3f} without neighbour)"
+        small = images["map"].shape[0]
+        titles = (f"{name}: {score}", f"{about['layer']}, {small}×{small}", f"at {side}×{side} px")
+        for ax, title in zip(line, titles, strict=True):
+            ax.set_title(title, fontsize=8)
+            ax.set(xlabel="x [px]")
+            ax.grid(False)
+        line[0].set_ylabel("y [px]")
+    return figure
+
+
+def draw_data_size(table: pd.DataFrame):
+    """Accuracy gap of all cubes, and scores of the first, against the number of training cutouts."""
+    from matplotlib.ticker import NullLocator, ScalarFormatter
+
+    names, limit = list(dict.fromkeys(table["experiment"])), published_value("all", "accuracy_gap")["high"]
+    cubes = list(dict.fromkeys(zip(table["telescope"], table["pipeline"], strict=True)))
+    figure, axes = new_figure(4.4 * len(names) + 1.2, 6.4, rows=2, columns=len(names))
+    axes = np.reshape(axes, (2, len(names)))
+    for (top, bottom), name in zip(axes.T, names, strict=True):
+        mine = table[table["experiment"] == name]
+        for number, cube in enumerate(cubes):
+            part = mine[(mine["telescope"] == cube[0]) & (mine["pipeline"] == cube[1])]
+            _line(top, part, "train_minus_tune", number, label=" ".join(cube), scale=100)
+        for sign in (-1, 1):
+            top.axhline(100 * sign * limit, color=NEUTRAL, linestyle="--", linewidth=1)
+        top.set_title(name)
+        part = mine[(mine["telescope"] == cubes[0][0]) & (mine["pipeline"] == cubes[0][1])]
+        for number, (metric, text) in enumerate(METRICS.items()):
+            _line(bottom, part, metric, number, label=text)
+        bottom.set(xlabel="Training cutouts (True and False)", title=f"{name}, {' '.join(cubes[0])}")
+        sizes = sorted(table["n_train"].unique())
+        for ax in (top, bottom):
+            ax.set_xscale("log")
+            ax.set_xticks(sizes)
+            ax.xaxis.set_major_formatter(ScalarFormatter())
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.tick_params(axis="x", rotation=30)
+    _share_y(axes)
+    axes[0, 0].set_ylabel("Accuracy, train minus tune [%]")
+    axes[1, 0].set_ylabel("Score on test images")
+    for line in axes:
+        line[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def draw_size(table: pd.DataFrame):
+    """Accuracy, F1 and MCC against the side of the cutouts."""
+    names, limit = list(dict.fromkeys(table["experiment"])), published_value("all", "largest_cutout")["high"]
+    figure, axes = new_figure(4.4 * len(names) + 1.2, 3.4, columns=len(names))
+    axes = np.reshape(axes, (1, len(names)))
+    for ax, name in zip(axes[0], names, strict=True):
+        mine = table[table["experiment"] == name].assign(n_train=lambda part: part["value"])
+        for number, (metric, text) in enumerate(METRICS.items()):
+            _line(ax, mine, metric, number, label=text)
+        text = f"{limit:g} px (paper)"
+        ax.axvline(limit, color=NEUTRAL, linestyle="--", linewidth=1, label=text)
+        ax.set(
+            title=f"{name}, {mine['telescope'].iloc[0]} {mine['pipeline'].iloc[0]}", xlabel="Side of the cutouts [px]"
+        )
+        ax.set_xticks(sorted(table["value"].unique()))
+    _share_y(axes)
+    axes[0, 0].set_ylabel("Score on test images")
+    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def _line(ax, part: pd.DataFrame, column: str, number: int, *, label: str, scale: float = 1.0) -> None:
+    """Means over seeds, bars from the lowest to the highest."""
+    values = scale * part.groupby("n_train")[column].agg(["mean", "min", "max"]).dropna()
+    if values.empty:
+        return
+    bars = [values["mean"] - values["min"], values["max"] - values["mean"]]
+    colour = COLOURS[number % len(COLOURS)]
+    ax.errorbar(values.index, values["mean"], bars, color=colour, marker=MARKS[number % 5], capsize=2, label=label)
+
+
+def _share_y(axes) -> None:
+    """The same limits for all panels of a line."""
+    for line in axes:
+        low, high = min(ax.get_ylim()[0] for ax in line), max(ax.get_ylim()[1] for ax in line)
+        for ax in line:
+            ax.set_ylim(low, high)

@@ -1,0 +1,91 @@
+"""The claims of the paper against tables of known content."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from otrain_core.claims import complete, gap_knee, list_claims, published_value, read_published
+
+PLAN = {"cubes": ["A/x", "B/x"], "experiments": {"paper": {}}, "protocols": ["grouped"]}
+EMPTY = {"data_size": pd.DataFrame(), "size": pd.DataFrame()}
+
+
+def summary(**values):
+    base = {"accuracy": [0.95, 0.97], "mcc": [0.9, 0.95], "fp_share": [0.01, 0.015], "threshold": [0.4, 0.5]} | values
+    table = pd.DataFrame(base)
+    table["telescope"], table["pipeline"], table["seed"] = ["A", "B"][: len(table)], "x", 1
+    return table.assign(experiment="paper", protocol="grouped")
+
+
+def verdicts(table, **studies):
+    return list_claims(table, PLAN, **(EMPTY | studies)).set_index("claim")["reproduced"].tolist()
+
+
+def gaps(points):
+    rows = [
+        {"telescope": "A", "pipeline": "x", "experiment": "paper", "seed": 1, "n_train": n, "train_minus_tune": gap}
+        for n, gap in points
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_every_published_value_has_its_place():
+    table = read_published()
+    assert (table["source"] != "").all() and not table.duplicated(["cube", "quantity"]).any()
+    assert published_value("TCA/gmadet", "threshold")["low"] == 0.34
+    assert published_value("TCA/gmadet", "mcc") == {}
+
+
+def test_claims_of_the_cubes():
+    assert verdicts(summary())[:4] == ["yes"] * 4
+    assert verdicts(summary(accuracy=[0.90, 0.97]))[0] == "partly"
+    assert verdicts(summary(mcc=[0.5, 0.6]))[1] == "no"
+    assert verdicts(summary(fp_share=[0.02, 0.01]))[2] == "partly"
+    assert verdicts(summary(threshold=[0.1, 0.9]))[3] == "no"
+    assert verdicts(summary().iloc[:0]) == ["unknown"] * 6
+
+
+def test_the_worst_cube_is_named():
+    claims = list_claims(summary(mcc=[0.5, 0.95]), PLAN, **EMPTY)
+    assert claims["why"].iloc[1] == "below it: A/x 0.500" and claims["ours"].iloc[1] == "0.500 to 0.950"
+
+
+def test_missing_cubes_leave_the_verdict_open():
+    claims = complete(list_claims(summary().iloc[:1], PLAN, **EMPTY))
+    assert set(claims["reproduced"]) == {"unknown"}
+    assert claims["why"].iloc[0].startswith("yes so far") and "1 of 2 cubes" in claims["why"].iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("points", "start", "last_over"),
+    [
+        ([(500, 0.05), (2000, 0.03), (5500, 0.01)], 5500, 2000),
+        ([(500, -0.05), (2000, 0.01), (5500, 0.01)], 2000, 500),
+        ([(500, 0.01), (2000, 0.03), (5500, 0.01)], 5500, 2000),  # it must stay under
+        ([(500, 0.01), (2000, 0.01)], 500, np.nan),
+        ([(500, 0.05), (2000, 0.02)], np.nan, 2000),
+        ([(500, 0.05), (500, -0.05), (2000, 0.0)], 500, np.nan),  # the mean over seeds counts
+    ],
+)
+def test_knee(points, start, last_over):
+    row = gap_knee(gaps(points), limit=0.02).iloc[0]
+    np.testing.assert_equal([row["stays_under_from"], row["last_over"]], [start, last_over])
+
+
+def test_claim_of_the_knee():
+    knee = lambda points: verdicts(summary(), data_size=gaps(points))[4]  # noqa: E731
+    assert knee([(1000, 0.05), (4000, 0.03), (5500, 0.01)]) == "yes"
+    assert knee([(1000, 0.05), (4000, 0.01), (5500, 0.01)]) == "partly"
+    assert knee([(1000, 0.01), (5500, 0.03)]) == "no"
+    assert knee([(1000, 0.05), (4000, 0.01)]) == "unknown"
+
+
+def test_claim_of_the_collapse():
+    def size(above):
+        rows = [{"experiment": "paper", "value": v, "mcc": m, "seed": 1} for v, m in ((32, 0.9), (48, 0.9), *above)]
+        return verdicts(summary(), size=pd.DataFrame(rows))[5]
+
+    assert size([(55, 0.1), (63, 0.0)]) == "yes"
+    assert size([(55, 0.9), (63, 0.0)]) == "partly"
+    assert size([(55, 0.9), (63, 0.88)]) == "no"
+    assert size([]) == "unknown"

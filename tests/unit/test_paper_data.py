@@ -1,0 +1,117 @@
+"""The small tables behind the figures of the paper, from whole and from half-finished results."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from otrain_core import io
+from otrain_core.paper_captions import caption_text, make_caption
+from otrain_core.paper_data import figure_data, image_of, pixels
+from otrain_core.paper_plan import CUBES, FIGURES, figure_sources
+from tests.unit.synthetic_paper import make_plan, write_paper
+
+
+@pytest.fixture(scope="module")
+def plan():
+    with pytest.MonkeyPatch.context() as patch:
+        return make_plan(patch)
+
+
+@pytest.fixture(scope="module")
+def root(plan, tmp_path_factory):
+    return write_paper(tmp_path_factory.mktemp("paper"), plan)
+
+
+def test_the_plan_is_that_of_the_paper(plan):
+    assert plan["cubes"] == list(CUBES) and list(plan["experiments"]) == ["paper", "otrain2"]
+    assert set(plan["protocols"]) == {"grouped", "paper"} and plan["seeds"] == [1, 2]
+    data_size = plan["sweeps"]["data-size"]
+    assert {row["experiment"] for row in data_size} == {"paper", "otrain2"}
+    assert {"/".join(row["folder"].split("/")[:2]) for row in data_size} == set(CUBES)
+    assert {row["folder"].rsplit("/", 2)[0] for row in plan["sweeps"]["size"]} == {"JAST/stdpipe"}
+
+
+@pytest.mark.parametrize("figure", [name for name in FIGURES if name not in ("fig01", "fig03")])
+def test_every_figure_has_its_table_and_caption(figure, plan, root):
+    table, facts = figure_data(figure, plan, root=root)
+    caption = make_caption(figure, plan, facts, table)
+    assert len(table) and caption["made"] and caption["same"] and caption["differs"]
+    assert "simulated" in caption["data"]
+    assert not [text for text in ("nan", "None", "{") if text in caption_text(caption)]
+
+
+@pytest.mark.parametrize("figure", [name for name in FIGURES if name not in ("fig01", "fig03")])
+def test_a_figure_without_data_says_what_is_missing(figure, plan, tmp_path):
+    table, facts = figure_data(figure, plan, root=tmp_path)
+    caption = make_caption(figure, plan, facts, table)
+    assert table.empty and not caption["made"] and caption["missing"]
+    assert "Not made" in caption_text(caption)
+
+
+def test_a_figure_of_no_cube_of_the_run(plan, tmp_path):
+    assert "none of its cubes" in figure_data("figA3", plan | {"cubes": []}, root=tmp_path)[1]["missing"]
+    assert figure_sources(plan | {"cubes": []}, "figA3") == []
+
+
+def test_what_a_figure_reads_is_an_input_of_its_rule(plan, root):
+    for figure in FIGURES:
+        for path in figure_sources(plan, figure):
+            assert (root / path).is_file() or path.startswith("studies/"), path
+
+
+def test_layers_are_those_of_the_model(plan):
+    table, facts = figure_data("fig03", plan, root="nowhere")
+    assert facts["parameters"]["paper"] == 2621826  # Makhlouf et al. 2022
+    paper = table[table["experiment"] == "paper"]
+    assert paper["parameters"].sum() == paper["trainable"].sum() == 2621826
+    shapes = paper[paper["type"] == "Conv2D"][["height", "width", "channels"]].to_numpy().tolist()
+    assert shapes == [[32, 32, 16], [32, 32, 32], [16, 16, 64], [8, 8, 128], [8, 8, 256]]
+    assert set(figure_data("fig01", plan, root="nowhere")[0]["experiment"]) == {"paper"}
+    assert make_caption("fig03", plan, facts)["data"].startswith("none")
+
+
+def test_pixels_come_back():
+    image = np.array([[1.5, np.nan], [-2e-5, 12345.6]], dtype=np.float32)
+    np.testing.assert_allclose(image_of({"side": 2, "pixels": pixels(image)}), image, rtol=1e-3)
+
+
+def test_panels_hold_what_the_evaluation_says(plan, root):
+    table, facts = figure_data("fig10", plan, root=root)
+    assert facts["protocol"] == "paper"  # the paper's own protocol first
+    scores = table[table["panel"] == "scores"]
+    means = {name: np.average(part["x"], weights=part["y"]) for name, part in scores.groupby("series")}
+    assert means["True"] > 0.5 > means["False"]
+    assert scores["y"].sum() == pytest.approx(1)
+    grouped = figure_data("fig10", plan | {"protocols": ["grouped"]}, root=root)[1]
+    assert grouped["protocol"] == "grouped"
+
+
+def test_a_missing_first_seed_gives_way_to_the_next(plan, root):
+    _, facts = figure_data("fig10", plan | {"seeds": [9, 2]}, root=root)
+    assert facts["seed"] == 2
+
+
+def test_a_right_decision_is_no_fallback_and_a_wrong_one_the_most_swayed(plan, root):
+    right, _ = figure_data("fig09", plan, root=root)
+    assert set(right["score"].round(3)) == {0.2}  # the first right False has a fallback map
+    wrong, facts = figure_data("fig13", plan, root=root)
+    assert set(wrong["score_without"].round(3)) == {0.7}
+    assert set(wrong["panel"]) == {"cutout", "map", "resized"} and set(facts["shown"]) == {"paper", "otrain2"}
+
+
+def test_a_study_half_done_leaves_out_points(plan, root, tmp_path):
+    full, facts = figure_data("fig11", plan, root=root)
+    assert facts["done"] == facts["planned"] == len(full)
+    row = plan["sweeps"]["data-size"][0]
+    for name in ("metrics.json", "train.json"):
+        io.write_json(tmp_path / row["folder"] / name, io.read_json(root / row["folder"] / name))
+    half, facts = figure_data("fig11", plan, root=tmp_path)
+    assert len(half) == facts["done"] == 1 and facts["planned"] == len(full)
+    text = caption_text(make_caption("fig11", plan, facts, half))
+    assert f"1 of {len(full)} trainings are done" in text
+
+
+def test_magnitudes_count_all_images(plan, root):
+    table, facts = figure_data("fig04", plan, root=root)
+    assert facts["injected"] == table["injected"].sum() == 8 * 120
+    assert (table["found"] <= table["injected"]).all() and isinstance(table, pd.DataFrame)
