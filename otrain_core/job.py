@@ -56,6 +56,7 @@ def job_logging(snakemake: Any) -> Iterator[None]:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", handlers=handlers, force=True
     )
     logging.getLogger("otrain").setLevel(logging.INFO)
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every glyph that a PDF embeds
     handlers[0].setLevel(logging.WARNING)
     wildcards = dict(snakemake.wildcards.items())
     try:

@@ -98,6 +98,8 @@ def _data(name: str, plan: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     cubes = cubes_of(plan, name) if name in FIGURE_CUBES else plan["cubes"]
     if name in SWEEPS:
         cubes = facts["cubes"]
+    elif name.startswith("table") and "cube" in facts:
+        cubes = [facts["cube"]]
     telescopes = list(dict.fromkeys(cube.split("/")[0] for cube in cubes))
     simulated = [name for name in telescopes if plan["telescopes"].get(name, {}).get("source") == "simulated"]
     real = [name for name in telescopes if name not in simulated]
@@ -181,7 +183,7 @@ def _right_map(plan, facts, table):
     same = (
         "residual cutout, map at the size of the last convolution and at that of the cutout, for a False called False."
     )
-    return same, f"drawn at random, for both networks; {_map(plan, facts, table)}"
+    return same, f"drawn at random, for both networks; tan: missing pixels; {_map(plan, facts, table)}"
 
 
 def _wrong_map(plan, facts, table):
@@ -203,7 +205,10 @@ def _wrong_map(plan, facts, table):
                 f" without it {pct(tried.get('decisions_changed'))} of these are called True"
             )
     same = "a True that is called False, and where the network looked."
-    return same, f"of the worst misses the one that its neighbour sways most; {'; '.join(lines)}."
+    return (
+        same,
+        f"of the worst misses the one whose score rises most (or falls least) without its neighbour; {'; '.join(lines)}.",
+    )
 
 
 def _heading(facts) -> str:
@@ -217,10 +222,11 @@ def _panels(plan, facts, table):
     row, published = facts["headline"], published_value(facts["cube"], "threshold")
     same = (
         "the four panels: F1 and MCC against the threshold, scores of both classes, accuracy and loss against the epoch,"
-        f" ROC by magnitude. Network of the paper; best threshold {num(row['threshold'], 2)}"
+        f" ROC by magnitude. Network {facts['experiment']}; best threshold {num(row['threshold'], 2)}"
         f" (paper: {num(published.get('low'), 2)})."
     )
-    differs = f"{PROTOCOLS[facts['protocol']]}; MCC {interval(row, 'mcc')}, accuracy {pct(row['accuracy'])},"
+    tune = ", here called tune" if facts["protocol"] == "paper" else ""
+    differs = f"{PROTOCOLS[facts['protocol']]}{tune}; MCC {interval(row, 'mcc')}, accuracy {pct(row['accuracy'])},"
     differs += f" false positives {pct(row['fp_share'])} of the scored set."
     if tenth := facts.get("tenth"):
         differs += (

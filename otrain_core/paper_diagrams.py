@@ -122,7 +122,7 @@ def draw_loop(table: pd.DataFrame):
     arrow((88, 39), (62, 39), text, (72, 45.3), TRUE_COLOUR, 0.22)
     arrow((46, 10), (78, 10), "scored with the weights of the epoch's end", (62, 12), FALSE_COLOUR)
     arrow((88, 29), (88, 15), colour=FALSE_COLOUR)
-    arrow((82, 15), (40, 29), f"next epoch, {whole('epochs')} in all", (57, 24.3), NEUTRAL, -0.08)
+    arrow((82, 15), (40, 29), f"next epoch, {whole('epochs')} in all", (46, 21.5), NEUTRAL, -0.08)
     kept = f"kept: the {values.get('kept')} epoch"
     ax.text(88, 2.2, kept, ha="center", fontsize=8)
     return figure

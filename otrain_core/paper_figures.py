@@ -147,8 +147,11 @@ def draw_panels(table: pd.DataFrame, *, title: str = ""):
 
 def draw_maps(table: pd.DataFrame):
     """Cutout, Grad-CAM map and the map at the size of the cutout; a line for each network."""
+    from matplotlib import colormaps
+
     from otrain_core.displays import robust_limits
 
+    grey = colormaps["gray"].with_extremes(bad="#d9c2a0")  # as in the galleries
     names = list(dict.fromkeys(table["experiment"]))
     figure, axes = new_figure(8.0, 2.75 * len(names), rows=len(names), columns=3)
     for line, name in zip(np.atleast_2d(axes), names, strict=True):
@@ -156,7 +159,7 @@ def draw_maps(table: pd.DataFrame):
         images = {panel: image_of(rows.loc[panel]) for panel in ("cutout", "map", "resized")}
         about, (low, high) = rows.loc["cutout"], robust_limits(images["cutout"])
         side = images["cutout"].shape[0]
-        line[0].imshow(images["cutout"], cmap="gray", vmin=low, vmax=high)
+        line[0].imshow(images["cutout"], cmap=grey, vmin=low, vmax=high)
         for ax, panel in zip(line[1:], ("map", "resized"), strict=True):
             shown = ax.imshow(
                 images[panel], cmap="inferno", vmin=0, vmax=1, extent=(-0.5, side - 0.5, -0.5, side - 0.5)

@@ -5,7 +5,6 @@ PAPER = plan_paper(RUN)
 
 
 localrules:
-    paper_data,
     paper_figures,
     paper_tables,
     paper,
@@ -75,7 +74,7 @@ rule paper_tables:
         table="|".join(TABLES),
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=4000,
         runtime=15,
     params:
         plan=PAPER,
