@@ -1,6 +1,7 @@
 """The regenerated paper as one page without network, and the same from a run that is not finished.
 
-``python -m otrain_core.paper config/paper.yaml`` draws what there is into ``results/unfinished/paper``.
+``python -m otrain_core.paper config/paper.yaml`` draws what there is into ``results/unfinished/paper``;
+``python -m otrain_core.paper --quote`` puts the numbers and two pictures of ``results/paper`` into the README.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import pandas as pd
 
 from otrain_core.claims import CLAIM_COLUMNS
 from otrain_core.io import read_json, read_table
-from otrain_core.paper_captions import caption_text
+from otrain_core.paper_captions import TITLES, caption_text
 from otrain_core.paper_plan import FIGURES, TABLES
 from otrain_core.report_text import count, num
 
+MARK = "<!-- paper from here -->"
 TEMPLATES = Path(__file__).with_name("templates")
 TABLE_COLUMNS = {  # of the page, where a table is too wide for it
     "table2": (
@@ -105,6 +107,41 @@ def captions_text(folder: str | Path, names: Sequence[str] = (*FIGURES, *TABLES)
     return "\n\n".join(caption_text(read_json(Path(folder, f"{name}.json"))) for name in names) + "\n"
 
 
+def readme_block(folder: str | Path) -> str:
+    """What the README quotes of a finished page: the paper beside ours, its claims, two pictures; '' without one."""
+    folder = Path(folder)
+    if not (folder / "comparison.csv").is_file() or (folder / "comparison.csv").stat().st_size < 2:
+        return ""
+    table, claims = (read_table(folder / f"{name}.csv") for name in ("comparison", "claims"))
+    about = read_json(folder / "about.json")
+    seeds = (
+        f"{table['Seeds'].min()}"
+        if table["Seeds"].nunique() == 1
+        else f"{table['Seeds'].min()} to {table['Seeds'].max()}"
+    )
+    shown = claims[["claim", "published", "experiment", "protocol", "ours", "reproduced"]]
+    lines = [
+        f"Simulated telescopes; means over {seeds} seeds; commit {about['commit']}, a machine of {about['cpus']} CPU cores.",
+        "",
+    ]
+    lines += [*_markdown(table.drop(columns="Seeds")), "", *_markdown(shown), ""]
+    lines += [f"![{TITLES[name]}](results/paper/{name}.png)" for name in ("fig10", "fig12")]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown(table: pd.DataFrame) -> list[str]:
+    rows = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
+    return ["| " + " | ".join("" if cell == "nan" else cell for cell in row) + " |" for row in rows]
+
+
+def quote(folder: str | Path, readme: str | Path) -> None:
+    """Replace the README's block between ``<!-- paper from here -->`` and ``<!-- to here -->``."""
+    before, _, rest = Path(readme).read_text(encoding="utf-8").partition(MARK)
+    after = rest.partition("<!-- to here -->")[2]
+    text = f"{before}{MARK}\n{readme_block(folder)}<!-- to here -->{after}"
+    Path(readme).write_text(text, encoding="utf-8")
+
+
 def draw_unfinished(config: Sequence[str], *, root: str | Path = "results") -> Path:
     """Draw all of the paper that a run has the data for, beside the real one; returns the page.
 
@@ -145,6 +182,7 @@ def draw_unfinished(config: Sequence[str], *, root: str | Path = "results") -> P
         claims=folder / "claims.csv",
         captions=folder / "captions.txt",
         about=folder / "about.json",
+        comparison=folder / "comparison.csv",
     )
     return page
 
@@ -154,4 +192,6 @@ _SCRIPTS = ("paper_data", "paper_figures", "paper_tables", "paper")
 if __name__ == "__main__":
     import sys
 
+    if sys.argv[1:] == ["--quote"]:
+        sys.exit(quote("results/paper", "README.md"))
     print(f"What there is of the paper: {draw_unfinished(sys.argv[1:] or ['config/paper.yaml'])}")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 
-def main(*, folder, plan, page, claims, captions, about, root="results"):
+def main(*, folder, plan, page, claims, captions, about, comparison, root="results"):
     """Write them.
 
     Parameters
@@ -12,8 +12,8 @@ def main(*, folder, plan, page, claims, captions, about, root="results"):
         Holds all figures and tables.
     plan : dict
         As from `otrain_core.paper_plan.plan_paper`.
-    page, claims, captions, about : path
-        HTML, CSV, text and JSON (commit, versions and machine) written.
+    page, claims, captions, about, comparison : path
+        HTML, CSV, text, JSON (commit, versions and machine) and CSV (table 5, means over seeds) written.
     root : path
         Folder of the results.
     """
@@ -32,6 +32,7 @@ def main(*, folder, plan, page, claims, captions, about, root="results"):
     shown = condensed(made, read_experiments(root)) if len(made) else made
     record = provenance() | {key: plan[key] for key in ("cubes", "experiments", "seeds", "protocols")}
     io.write_table(claims, said)
+    io.write_table(comparison, shown)
     io.write_json(about, record)
     for path, text in (
         (captions, captions_text(folder)),

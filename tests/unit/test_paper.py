@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from otrain_core.io import read_json, read_table
-from otrain_core.paper import captions_text, draw_unfinished
+from otrain_core.paper import MARK, captions_text, draw_unfinished, quote, readme_block
 from otrain_core.paper_plan import FIGURES, TABLES
 from tests.unit.synthetic_paper import ROOT, make_plan, paper_values, write_paper
 from tests.unit.test_report import Page
@@ -67,6 +67,26 @@ def test_captions_are_kept_as_text(made):
     text = (made.parent / "captions.txt").read_text()
     assert text == captions_text(made.parent)
     assert text.count("\n\n") == len(FIGURES) + len(TABLES) - 1
+
+
+def test_readme_quotes_the_files(root):
+    """No number of the paper in the README is typed by hand: `python -m otrain_core.paper --quote`."""
+    text = (root / "README.md").read_text(encoding="utf-8")
+    assert text.partition(MARK)[2].partition("<!-- to here -->")[0] == "\n" + readme_block(root / "results/paper")
+
+
+def test_quoted_numbers_are_those_of_the_tables(made, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{MARK}\nwhat was here\n<!-- to here -->\nafter\n")
+    quote(made.parent, readme)
+    text = readme.read_text(encoding="utf-8")
+    assert text.startswith("before\n") and text.endswith("after\n") and "what was here" not in text
+    table = read_table(made.parent / "comparison.csv")
+    assert len(table) == 4 * 2 * 2
+    for row in table.itertuples():
+        assert f"| {row.Cube} | {row.Network} |" in text and row.MCC in text
+    quote(tmp_path, readme)  # nothing is there
+    assert readme.read_text() == f"before\n{MARK}\n<!-- to here -->\nafter\n"
 
 
 def test_the_page_opens_in_a_browser(made, tmp_path):

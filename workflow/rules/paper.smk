@@ -95,6 +95,7 @@ rule paper:
         claims="results/paper/claims.csv",
         captions="results/paper/captions.txt",
         about="results/paper/about.json",
+        comparison="results/paper/comparison.csv",
     log:
         "results/logs/paper/paper.log",
     benchmark:
