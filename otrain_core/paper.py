@@ -112,7 +112,10 @@ def readme_block(folder: str | Path) -> str:
     folder = Path(folder)
     if not (folder / "comparison.csv").is_file() or (folder / "comparison.csv").stat().st_size < 2:
         return ""
-    table, claims = (read_table(folder / f"{name}.csv") for name in ("comparison", "claims"))
+    # As text: 0.950 is to stay 0.950.
+    table, claims = (
+        pd.read_csv(folder / f"{name}.csv", dtype=str, keep_default_na=False) for name in ("comparison", "claims")
+    )
     about = read_json(folder / "about.json")
     seeds = (
         f"{table['Seeds'].min()}"
@@ -131,7 +134,7 @@ def readme_block(folder: str | Path) -> str:
 
 def _markdown(table: pd.DataFrame) -> list[str]:
     rows = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
-    return ["| " + " | ".join("" if cell == "nan" else cell for cell in row) + " |" for row in rows]
+    return ["| " + " | ".join(row) + " |" for row in rows]
 
 
 def quote(folder: str | Path, readme: str | Path) -> None:

@@ -220,8 +220,8 @@ def condensed(table: pd.DataFrame, experiments: pd.DataFrame | None = None) -> p
     Returns
     -------
     pandas.DataFrame
-        Cube, Network, Protocol, Seeds, p_t, paper's p_t, Acc., Prec., Recall, F1, MCC with its interval, its spread
-        over seeds, and FP as a share of the scored set; as text.
+        Cube, Network, Split, Seeds, p_t and that of the paper, accuracy, precision, recall, F1, MCC with its interval
+        and its spread over seeds, and FP as a share of the scored set; as text.
     """
     rows = []
     done = table[table["status"] == "ok"]
@@ -240,11 +240,11 @@ def condensed(table: pd.DataFrame, experiments: pd.DataFrame | None = None) -> p
         }
         row |= {"Seeds": str(len(mine)), "p_t": f"{mine['threshold'].mean():.2f}"}
         row |= {"p_t, paper": f"{mine['paper_threshold'].iloc[0]:.2f}"}
-        shown = {"Accuracy": "accuracy", "Precision": "precision", "Recall": "recall"}
+        shown = {"Accuracy [%]": "accuracy", "Precision [%]": "precision", "Recall [%]": "recall"}
         row |= {title: f"{100 * mine[name].mean():.1f}" for title, name in shown.items()}
         row |= {"F1": f"{mine['f1'].mean():.3f}", "MCC": mcc + (f" [{low:.3f}, {high:.3f}]" if low == low else "")}
-        row |= {"Spread": f"{mine['mcc'].min():.3f} to {mine['mcc'].max():.3f}" if len(mine) > 1 else ""}
-        rows.append(row | {"FP": f"{100 * mine['fp_share'].mean():.1f}"})
+        row |= {"MCC by seed": f"{mine['mcc'].min():.3f} to {mine['mcc'].max():.3f}" if len(mine) > 1 else ""}
+        rows.append(row | {"FP [%]": f"{100 * mine['fp_share'].mean():.1f}"})
     return pd.DataFrame(rows)
 
 
