@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from otrain_core.crossmatch import REAL_KINDS
 from otrain_core.errors import CubeError
 
 TABLE1 = ("cube", "labels", "mags", "errmags", "filters", "fwhms", "candids")
@@ -34,6 +33,7 @@ COLUMNS = {
     "kinds": "kind",
     "times": "time",
 }
+REAL_KINDS = ("removed", "transplanted")  # real stars; every other kind is injected
 SENTINELS = (-99.0, 99.0, 0.0)  # "no magnitude" in the cutouts and cubes of the original O'TRAIN
 
 
