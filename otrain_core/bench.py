@@ -19,8 +19,9 @@ ROUNDS = 5
 def bench_networks(
     *, size: int = 32, n_cutouts: int = 2048, rounds: int = ROUNDS, seed: int = 1
 ) -> list[dict[str, Any]]:
-    """Operations, parameters, training and scoring speed of `otrain2` and of the network of the paper; the last row sets ONNX
-    Runtime beside Keras.
+    """Operations, parameters, training and scoring speed of `otrain2` and of the network of the paper.
+
+    The last row sets ONNX Runtime beside Keras.
 
     Each is trained as its experiment says (of ``paper`` raw differences in batches of 1024), on cutouts of noise with
     a point source in every other one: the speed does not depend on the pixels.
