@@ -10,6 +10,7 @@ import numpy as np
 # Name: (unit, whether it is compared as a ratio, how far beyond the training set counts as known in any case).
 DESCRIPTORS = {
     "seeing": ("px", True, 0.0),
+    "psf_width": ("px", True, 0.0),
     "noise": ("ADU", True, 0.0),
     "background": ("ADU", False, 0.0),
     "level": ("of the noise", False, 0.5),
@@ -33,13 +34,14 @@ def describe(
     channels : sequence of str
         Names of the C channels; ``difference`` (or the first), ``science`` and ``psf`` are looked at.
     seeing : array or float, optional
-        FWHM [px], where it is known otherwise; it wins over that of the channel ``psf``.
+        FWHM of the PSF [px], where it is known.
 
     Returns
     -------
     dict of numpy.ndarray
-        float64 (N,) for each of `DESCRIPTORS`, NaN where it cannot be known. ``seeing``: FWHM of the
-        Gaussian with the noise-equivalent area of the PSF (King 1983). ``noise``: 1.4826 MAD of the difference.
+        float64 (N,) for each of `DESCRIPTORS`, NaN where it cannot be known. ``psf_width``: of the
+        channel psf, FWHM of the Gaussian with its noise-equivalent area (King 1983), which wings make larger
+        than the seeing. ``noise``: 1.4826 MAD of the difference.
         ``background``: median of the science channel. ``level``: median of the difference in units of
         its noise. ``missing``: share of the pixels of the difference that have no value.
     """
@@ -48,15 +50,15 @@ def describe(
     unknown = np.full(n, np.nan)
     k = names.index("difference") if "difference" in names else 0
     median, noise, missing = _spread(cutouts[..., k])
-    described = {"seeing": unknown, "noise": noise, "background": unknown, "missing": missing}
+    described = {"seeing": unknown, "psf_width": unknown, "noise": noise, "background": unknown, "missing": missing}
     with np.errstate(divide="ignore", invalid="ignore"):
         described["level"] = np.where(noise > 0, median / noise, np.nan)
     if "science" in names:
         described["background"] = _spread(cutouts[..., names.index("science")])[0]
     if seeing is not None:
         described["seeing"] = np.broadcast_to(np.asarray(seeing, dtype=float), (n,))
-    elif "psf" in names:
-        described["seeing"] = _psf_width(cutouts[..., names.index("psf")])
+    if "psf" in names:
+        described["psf_width"] = _psf_width(cutouts[..., names.index("psf")])
     return {name: described[name] for name in DESCRIPTORS}
 
 

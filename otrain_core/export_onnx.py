@@ -140,9 +140,7 @@ def model_record(
     has_science = "science" in [str(name) for name in cube["channels"]]
     looked_at = wanted if "science" in wanted or not has_science else [*wanted, "science"]
     cutouts = select_inputs(cube, inputs=looked_at, size=options.get("size"), rows=rows)
-    described = describe(cutouts, looked_at)
-    if "seeing" in cube and not np.isfinite(described["seeing"]).any():
-        described["seeing"] = np.asarray(cube["seeing"], dtype=float)[rows]
+    described = describe(cutouts, looked_at, seeing=np.asarray(cube["seeing"])[rows] if "seeing" in cube else None)
     statistics = training_statistics(described, np.asarray(cube["images"])[rows] if "images" in cube else None)
     statistics["n_true"] = int(np.sum(scores.loc[scores["set"] == "train", "label"] == 1))
     seen = scores[scores["set"] == (metrics.get("scored_set") or "test")]

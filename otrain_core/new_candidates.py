@@ -82,6 +82,8 @@ def read_candidates(source: Any, *, wcs: Any = None) -> dict[str, np.ndarray]:
     if pixels:
         names, first = pixels
         found["x"], found["y"] = (_numbers(table, name, where) - first for name in names)
+        if wcs is not None and not sky and n:
+            found["ra"], found["dec"] = wcs.all_pix2world(found["x"], found["y"], 0)
     elif sky and wcs is not None:
         found["x"], found["y"] = wcs.all_world2pix(found["ra"], found["dec"], 0) if n else (np.empty(0), np.empty(0))
     elif sky:

@@ -19,8 +19,8 @@ def test_values():
     cutouts[0, :7, :, 0] = np.nan
     cutouts[1, :, :, 1] = np.nan
     found = describe(cutouts, ["difference", "psf"])
-    assert np.nanmedian(found["seeing"]) == pytest.approx(2.3548 * 1.5, rel=0.01)
-    assert np.isnan(found["seeing"][1])
+    assert np.nanmedian(found["psf_width"]) == pytest.approx(2.3548 * 1.5, rel=0.01)
+    assert np.isnan(found["psf_width"][1]) and np.isnan(found["seeing"]).all()
     assert np.median(found["noise"]) == pytest.approx(10, rel=0.03)
     assert np.median(found["level"]) == pytest.approx(0.5, abs=0.05)
     assert found["missing"][0] == pytest.approx(1 / 3)
@@ -37,7 +37,7 @@ def test_a_known_seeing_wins_and_nothing_is_no_error():
 
 @pytest.mark.parametrize(
     ("change", "word"),
-    [({"sigma": 1.5 * 1.3}, "seeing"), ({"noise": 40.0}, "noise"), ({"level": 30.0}, "level"), ({}, "")],
+    [({"sigma": 1.5 * 1.3}, "psf_width"), ({"noise": 40.0}, "noise"), ({"level": 30.0}, "level"), ({}, "")],
 )
 def test_what_is_unlike_the_training_set_says_why(change, word):
     rng = np.random.default_rng(2)
@@ -45,7 +45,7 @@ def test_what_is_unlike_the_training_set_says_why(change, word):
     train = np.concatenate([_cutouts(30, sigma=sigma, seed=k) for k, sigma in enumerate(sigmas)])
     statistics = training_statistics(describe(train, ["difference", "psf"]), np.repeat(np.arange(20), 30))
     reasons = unlike(describe(_cutouts(50, seed=99, **change), ["difference", "psf"]), statistics)
-    assert len(statistics["images"]["seeing"]) == 20
+    assert len(statistics["images"]["psf_width"]) == 20
     if word:
         assert all(reason.startswith(word) and "training" in reason for reason in reasons)
     else:
