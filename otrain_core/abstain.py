@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from otrain_core.calibrate import logit
 from otrain_core.errors import CubeError
 from otrain_core.metrics import check_scores, rates
+
+if TYPE_CHECKING:  # a classifier at work reads no table
+    import pandas as pd
 
 MEASURED = ("coverage", "coverage_true", "coverage_false", "accuracy", "precision", "recall", "fpr", "f1", "mcc")
 
@@ -199,6 +202,8 @@ def coverage_curve(
     pandas.DataFrame
         stated_coverage, low, high, coverage, accuracy, recall, fpr, mcc.
     """
+    import pandas as pd
+
     labels, probabilities = check_scores(labels, probabilities)
     rows = []
     for stated in coverages:

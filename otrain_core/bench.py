@@ -21,6 +21,8 @@ def bench_networks(
 ) -> list[dict[str, Any]]:
     """Operations, parameters, training and scoring speed of `otrain2` and of the network of the paper.
 
+    The last row sets ONNX Runtime beside Keras.
+
     Each is trained as its experiment says (of ``paper`` raw differences in batches of 1024), on cutouts of noise with
     a point source in every other one: the speed does not depend on the pixels.
 
@@ -68,7 +70,31 @@ def bench_networks(
         spread = f"{note}; median of {rounds} rounds, ratios {min(ours / reference):.2f} to {max(ours / reference):.2f}"
         ratio = float(np.median(ours / reference))
         rows.append(_row(label, "1/CPU s", float(np.median(ours)), float(np.median(reference)), ratio, spread))
-    return rows
+    return [*rows, _runtime(runners["ours"].model, cutouts, rounds)]
+
+
+def _runtime(model: Any, cutouts: np.ndarray, rounds: int) -> dict[str, Any]:
+    """Scoring by `otrain_core.classify` beside ``model.predict``, in turns, on one thread each."""
+    import tempfile
+
+    from otrain_core.classify import Classifier
+    from otrain_core.export_onnx import export_model
+    from otrain_core.train import score_cutouts
+
+    with tempfile.TemporaryDirectory() as folder:
+        export_model(model, Path(folder, "model.onnx"))
+        classifier = Classifier.load(Path(folder, "model.onnx"))
+    speeds: dict[str, list[float]] = {"ours": [], "reference": []}
+    for number in range(rounds + 1):
+        for name, work in (("ours", classifier.score), ("reference", lambda part: score_cutouts(model, part))):
+            started = time.process_time()
+            work(cutouts)
+            if number:
+                speeds[name].append(len(cutouts) / (time.process_time() - started))
+    ratios = np.array(speeds["ours"]) / speeds["reference"]
+    note = f"otrain2 in both; median of {rounds} rounds, ratios {ratios.min():.2f} to {ratios.max():.2f}"
+    ours, reference = (float(np.median(speeds[name])) for name in speeds)
+    return _row("scored by ONNX Runtime, Keras", "1/CPU s", ours, reference, float(np.median(ratios)), note)
 
 
 def _row(name: str, unit: str, ours: float, reference: float, ratio: float, note: str) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.causes import name_causes, nearest
+from otrain_core.cube import REAL_KINDS
 from otrain_core.errors import ImageError
 
-REAL_KINDS = ("removed", "transplanted")  # real stars; every other kind is injected
 FLUX_SNR = 20.0  # the flux scale is judged on matches above this S/N
 MAG_BIN = 0.5
 DIPOLE = 0.23  # a star residual with more of its signal negative is a dipole, of a misaligned star

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from otrain_core.crossmatch import REAL_KINDS
 from otrain_core.errors import CubeError
 
 TABLE1 = ("cube", "labels", "mags", "errmags", "filters", "fwhms", "candids")
@@ -34,6 +33,7 @@ COLUMNS = {
     "kinds": "kind",
     "times": "time",
 }
+REAL_KINDS = ("removed", "transplanted")  # real stars; every other kind is injected
 SENTINELS = (-99.0, 99.0, 0.0)  # "no magnitude" in the cutouts and cubes of the original O'TRAIN
 
 
@@ -350,17 +350,19 @@ def read_stack(path: str | Path, *, mmap: Sequence[str] = ()) -> dict[str, np.nd
     Raises
     ------
     CubeError
-        Not a readable ``.npz``.
+        Not a readable ``.npz``, pickles in it, or a decompression bomb.
     UpstreamFailed
         The file marks the failure of an earlier step of its image.
     """
     import zipfile
 
     from otrain_core.io import raise_if_failed
+    from otrain_core.safe import check_npz
 
     if not Path(path).is_file():
         raise CubeError(f"{path}: no such file")
     raise_if_failed(path)
+    check_npz(path)
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {}

@@ -16,6 +16,7 @@ import numpy as np
 from astropy.io import fits
 
 from otrain_core.errors import CubeError, ImageError, UpstreamFailed
+from otrain_core.safe import check_compressed, check_header, check_npz
 
 if TYPE_CHECKING:  # steps that read no table start without pandas
     import pandas as pd
@@ -99,16 +100,18 @@ def read_fits(path: str | Path, *, image: str) -> tuple[np.ndarray, fits.Header]
     Raises
     ------
     ImageError
-        No such file, not FITS, truncated, or no image in it.
+        No such file, not FITS, truncated, no image in it, or one that is larger than the file can hold.
     """
     path = Path(path)
     if not path.is_file():
         raise ImageError(image, "path", f"{path}: no such file")
     raise_if_failed(path)
+    check_compressed(path, image=image)
     try:
         with fits.open(path, memmap=False, ignore_missing_simple=False) as hdus:
             for hdu in hdus:
                 if hdu.header.get("NAXIS", 0) >= 2 and getattr(hdu, "is_image", False):
+                    check_header(hdu.header, path, image=image)
                     header = hdu.header.copy()
                     if hdu is not hdus[0]:  # what holds for the whole file stands in the primary header
                         header.extend(hdus[0].header, strip=True, unique=True, bottom=True)
@@ -124,7 +127,7 @@ def read_fits(path: str | Path, *, image: str) -> tuple[np.ndarray, fits.Header]
             return np.ascontiguousarray(data, dtype=np.float32), header
     except ImageError:
         raise
-    except (OSError, EOFError, TypeError, ValueError, IndexError) as error:
+    except (OSError, EOFError, TypeError, ValueError, LookupError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ImageError(image, "path", f"{path}: not a readable FITS image, or truncated ({reason})") from None
 
@@ -434,6 +437,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     import zipfile
 
     raise_if_failed(path)
+    check_npz(path)
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}

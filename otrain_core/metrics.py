@@ -9,12 +9,14 @@ is accepted, recall without any True, FPR without any False, MCC and F1 with one
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from otrain_core.errors import CubeError
+
+if TYPE_CHECKING:  # a classifier at work reads no table
+    import pandas as pd
 
 RULES = ("gmean", "f1", "f1-mcc")
 MISSED = (0.01, 0.05)
@@ -201,6 +203,8 @@ def calibration_curve(labels: np.ndarray, scores: np.ndarray, *, bins: int = ECE
     pandas.DataFrame
         low, high, n, mean_score, true_fraction; one row for each bin that is not empty.
     """
+    import pandas as pd
+
     labels, scores = check_scores(labels, scores)
     index = score_bin(scores, bins)
     n = np.bincount(index, minlength=bins)
@@ -307,6 +311,8 @@ def binned_metrics(
         bin, low, high (the last bin includes its upper edge), n_true, n_false, the
         metrics of `rates` but the g-mean, auc and loss.
     """
+    import pandas as pd
+
     labels, scores = check_scores(labels, scores)
     edges, index = value_bins(values, bins)
     rows = []

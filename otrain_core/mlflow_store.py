@@ -99,6 +99,28 @@ def open_store(store: str | Path, artifacts: str | Path):
     return client, experiment.experiment_id
 
 
+def read_store(store: str | Path):
+    """Client of a store that is there, which is left as it is.
+
+    Raises
+    ------
+    OtrainError
+        No store, or one that another MLflow version wrote.
+    """
+    store = Path(store)
+    if not store.is_file():
+        raise OtrainError(f"{store}: no store of models there; name the folder of a run (--results) or a model file")
+    _import_mlflow()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = _client(store.resolve())
+        client.search_registered_models(max_results=1)
+    except (MlflowException, sqlite3.DatabaseError) as error:
+        raise OtrainError(f"{store}: not a store that this MLflow can open ({str(error).splitlines()[0]})") from None
+    return client
+
+
 def _client(store: Path):
     from mlflow import MlflowClient
 

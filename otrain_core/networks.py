@@ -37,7 +37,7 @@ NETWORKS = ("paper", "otrain2")
 NORMALISATIONS = ("none", "mad-asinh")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 MAD_OF_NOISE = 1.4826  # standard deviation of Gaussian noise over its MAD
-_HUGE = 3.0e38  # sorts behind every pixel, still finite in float32
+_HUGE = 3.0e38  # beyond every pixel, still finite in float32
 
 
 @keras.saving.register_keras_serializable(package="otrain")
@@ -149,13 +149,19 @@ class InputStage(layers.Layer):
 
 
 def _median(values, valid, count):
-    """Median of the valid values along the last axis (0 where there are none)."""
-    ordered = ops.sort(ops.where(valid, values, _HUGE), axis=-1)
-    n = ops.cast(count, "int32")
-    last = values.shape[-1] - 1
-    low = ops.take_along_axis(ordered, ops.clip((n - 1) // 2, 0, last), axis=-1)
-    high = ops.take_along_axis(ordered, ops.clip(n // 2, 0, last), axis=-1)
-    return ops.where(count > 0, 0.5 * low + 0.5 * high, 0.0)
+    """Median of the valid values along the last axis (0 where there are none).
+
+    What is missing is put half below and half above all pixels, the odd one above: the middle then stands
+    at a place that is known beforehand, and no more than half of the pixels need be looked at.
+    """
+    n = values.shape[-1]
+    rank = ops.cumsum(ops.cast(ops.logical_not(valid), "int32"), axis=-1)
+    fill = ops.where(ops.equal(rank % 2, 0), -_HUGE, _HUGE)
+    lower = -ops.top_k(-ops.where(valid, values, fill), n // 2 + 1, sorted=False)[0]
+    largest = ops.top_k(lower, 2)[0]
+    high, low = largest[..., :1], largest[..., 1:]
+    even = ops.equal(ops.cast(count, "int32") % 2, 0)
+    return ops.where(count > 0, ops.where(even, 0.5 * low + 0.5 * high, high if n % 2 else low), 0.0)
 
 
 @keras.saving.register_keras_serializable(package="otrain")

@@ -25,13 +25,13 @@ import numpy as np
 
 from otrain_core.io import digest, read_json, read_table
 from otrain_core.mlflow_store import EXPERIMENT, locked, open_store, write_model
+from otrain_core.registry import BY_HAND, CHAMPION
 from otrain_core.report_figures import draw_training
 from otrain_core.report_text import count, interval, num
 from otrain_core.summary import number, read_record, run_keys, tune_mcc
 
 log = logging.getLogger("otrain")
 
-CHAMPION = "champion"
 FORMAT = "2"  # raise it when runs must be imported anew because this module writes them differently
 REQUIRED = ("train.json", "metrics.json", "history.csv", "model.keras")
 RECORDS = (*REQUIRED[:3], "scores.csv", "curves.csv")
@@ -314,7 +314,10 @@ def _ensure_version(client, run_id: str, training: _Training) -> int:
 
 
 def _name_champion(client, telescope: str, *, min_mcc: float, max_fp: float) -> dict[str, Any] | None:
-    """Give the alias to the version of highest MCC on tune among those that pass the gate on test, or to none."""
+    """Give the alias to the version of highest MCC on tune among those that pass the gate on test, or to none.
+
+    A champion chosen by hand stays.
+    """
     from mlflow.exceptions import MlflowException
 
     name = f"otrain-{telescope}"
@@ -329,6 +332,8 @@ def _name_champion(client, telescope: str, *, min_mcc: float, max_fp: float) -> 
         current = client.get_model_version_by_alias(name, CHAMPION).version
     except MlflowException:
         current = None
+    if current is not None and client.get_registered_model(name).tags.get(BY_HAND) == "true":
+        return _champion(name, client.get_model_version(name, current))
     if not passing:
         if current is not None:
             client.delete_registered_model_alias(name, CHAMPION)
@@ -337,6 +342,10 @@ def _name_champion(client, telescope: str, *, min_mcc: float, max_fp: float) -> 
     _, _, best = max(passing, key=lambda item: item[:2])
     if current is None or int(current) != int(best.version):
         client.set_registered_model_alias(name, CHAMPION, best.version)
+    return _champion(name, best)
+
+
+def _champion(name: str, best) -> dict[str, Any]:
     scores = {key: value for key in ("mcc", "mcc_tune") if np.isfinite(value := _float(best.tags.get(key)))}
     return {"model": name, "version": int(best.version), "run_id": best.run_id, **scores, **_named(best.tags)}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from otrain_core.cube import build_cube, no_rows, read_stack, real_star_cube
-from otrain_core.cube_folders import cube_from_folders
+from otrain_core.cube_folders import class_folders, cube_from_folders
 from otrain_core.errors import ImageError
 from otrain_core.io import write_arrays, write_json
 
@@ -31,7 +31,7 @@ def main(
     names = {"telescope": telescope, "pipeline": pipeline}
     if folder:
         options = {key: value for key, value in options.items() if key not in ("channels", "real_stars")}
-        arrays, counts = cube_from_folders(Path(folder, "True"), Path(folder, "False"), seed=seed, **names, **options)
+        arrays, counts = cube_from_folders(*class_folders(folder), seed=seed, **names, **options)
         real = no_rows(arrays)
     else:
         loaded, failed = read_stacks(stacks)

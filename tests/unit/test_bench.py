@@ -1,6 +1,10 @@
 import json
 
+import pytest
+
 from otrain_core import bench
+
+pytest.importorskip("tf2onnx")
 
 
 def test_the_better_network_is_cheaper_and_the_file_says_by_how_much(tmp_path, capsys):
@@ -12,4 +16,5 @@ def test_the_better_network_is_cheaper_and_the_file_says_by_how_much(tmp_path, c
     assert found["operations for one cutout"]["ratio"] < 0.2
     # The bar is 3; a loaded machine must not fail the test.
     assert found["cutouts trained"]["ratio"] > 1.5
+    assert found["scored by ONNX Runtime, Keras"]["ratio"] > 0.8
     assert "ratio" in capsys.readouterr().out

@@ -174,3 +174,17 @@ def test_an_unreadable_model_is_one_sentence(networks, tmp_path):
     for name in ("model.keras", "absent.keras"):
         with pytest.raises(CubeError, match="not a readable Keras model"):
             networks.load_model(tmp_path / name)
+
+
+@pytest.mark.parametrize("n", [9, 10, 441, 1024])
+def test_the_median_is_that_of_the_valid_pixels(networks, n):
+    rng = np.random.default_rng(n)
+    values = np.concatenate([rng.normal(size=(60, 2, n)), rng.integers(-2, 3, (60, 2, n))]).astype(np.float32)
+    valid = rng.random(values.shape) < rng.uniform(0.01, 1.2, (120, 2, 1))
+    valid[0] = False
+    tensors = (networks.ops.convert_to_tensor(array) for array in (np.where(valid, values, 0), valid))
+    count = networks.ops.convert_to_tensor(valid.sum(-1, keepdims=True).astype(np.float32))
+    found = np.asarray(networks._median(*tensors, count))[..., 0]
+    rows = valid.any(-1)
+    assert np.array_equal(found[rows], np.nanmedian(np.where(valid, values, np.nan)[rows], axis=-1))
+    assert (found[~rows] == 0).all()

@@ -41,6 +41,7 @@ def test_default_run(root, tmp_path):
         "train": 2,
         "evaluate": 2,
         "explain": 2,
+        "export_onnx": 2,
         "summary": 1,
         "track": 1,
         "report": 1,

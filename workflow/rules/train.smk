@@ -83,6 +83,31 @@ rule explain:
         "../../scripts/explain.py"
 
 
+rule export_onnx:
+    """Write one model as ONNX, with what its use needs, for pipelines that have no TensorFlow."""
+    input:
+        cube="results/{telescope}/{pipeline}/cube.npz",
+        model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/model.keras",
+        train_record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/train.json",
+        scores="results/{telescope}/{pipeline}/{experiment}/seed{seed}/scores.csv",
+        metrics="results/{telescope}/{pipeline}/{experiment}/seed{seed}/metrics.json",
+    output:
+        onnx="results/{telescope}/{pipeline}/{experiment}/seed{seed}/model.onnx",
+    log:
+        "results/logs/{telescope}/{pipeline}/{experiment}/seed{seed}/export_onnx.log",
+    benchmark:
+        "results/benchmarks/{telescope}/{pipeline}/{experiment}/seed{seed}/export_onnx.tsv"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        seed=RUN.config.seed,
+        code=code_digest("export_onnx"),
+    script:
+        "../../scripts/export_onnx.py"
+
+
 rule label_noise:
     """Rank the labels of train and tune that networks trained without their image contradict."""
     input:

@@ -1,0 +1,236 @@
+"""A trained classifier at work: cutouts in, probabilities and decisions out.
+
+Needs NumPy and ONNX Runtime only. The model is a file written by `otrain_core.export_onnx`, which carries the
+input stage, the threshold, the calibration and what the training set was like.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from otrain_core.abstain import Abstention
+from otrain_core.calibrate import Calibration
+from otrain_core.descriptors import describe, unlike
+from otrain_core.errors import CubeError
+from otrain_core.inputs import SAMPLING, select_inputs
+
+KEY = "otrain"
+FORMAT = 1
+MAX_BYTES = 2**30  # of a model file; ours have below 20 MB
+BATCH = 64  # cutouts that fit into the cache of a core
+
+Cutouts = np.ndarray | Mapping[str, Any] | Iterable[Any]
+
+
+class Classifier:
+    """A network with its threshold and calibration.
+
+    Attributes
+    ----------
+    channels : list of str
+        What the network reads, in the order of the last axis.
+    size : int
+        Side of its cutouts [px]; larger ones are cut about their pixel side // 2, which has the candidate.
+    threshold : float or None
+        A candidate is called True from this score on.
+    calibration : otrain_core.calibrate.Calibration
+    abstention : otrain_core.abstain.Abstention or None
+    about : dict
+        All that the file holds, see `otrain_core.export_onnx.model_record`.
+
+    Examples
+    --------
+    >>> classifier = Classifier.load("model.onnx")                        # doctest: +SKIP
+    >>> found = classifier.classify({"difference": cutouts, "psf": psfs})  # doctest: +SKIP
+    >>> found["probability"], found["real"], found["undecided"], found["reason"]  # doctest: +SKIP
+    """
+
+    def __init__(self, session: Any, about: Mapping[str, Any], *, threshold: float | None = None):
+        self._session = session
+        self._input = session.get_inputs()[0].name
+        self.about = dict(about)
+        self.channels = [str(name) for name in about["channels"]]
+        self.size = int(about["size"])
+        self.threshold = about.get("threshold") if threshold is None else float(threshold)
+        self.calibration = Calibration.from_record(about["calibration"]) if about.get("calibration") else Calibration()
+        rule = about.get("abstention") if threshold is None else None
+        self.abstention = Abstention(**rule) if rule and None not in rule.values() else None
+
+    @classmethod
+    def load(cls, path: str | Path, *, threads: int = 1, threshold: float | None = None) -> Classifier:
+        """Read a model.
+
+        Parameters
+        ----------
+        path : path-like
+            ``model.onnx``. The file holds no code: its operators are those of ONNX Runtime.
+        threads : int
+            CPU threads; one is best where images are worked on side by side.
+        threshold : float, optional
+            In place of the model's own; nothing is then left undecided.
+
+        Raises
+        ------
+        CubeError
+            No such file, not an ONNX model, too large, or not written by O'TRAIN.
+        """
+        data = _read(Path(path))
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = max(1, threads), 1
+        options.log_severity_level = 3
+        try:
+            session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            about = json.loads(session.get_modelmeta().custom_metadata_map.get(KEY, "null"))
+        except Exception as error:  # ONNX Runtime raises kinds of its own
+            raise CubeError(f"{path}: not a readable ONNX model ({str(error).splitlines()[0][:200]})") from None
+        if not isinstance(about, dict) or not {"channels", "size"} <= about.keys():
+            raise CubeError(
+                f"{path}: an ONNX model without the metadata of O'TRAIN; write it with `otrain models export`"
+            )
+        if about.get("format") != FORMAT:
+            raise CubeError(f"{path}: format {about.get('format')!r} of the metadata is not known to this version")
+        try:
+            return cls(session, about, threshold=threshold)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CubeError(f"{path}: its metadata cannot be used ({type(error).__name__}: {error})") from None
+
+    def score(self, cutouts: Cutouts, *, batch: int = BATCH) -> np.ndarray:
+        """Probability of True as the network gives it, not calibrated.
+
+        Parameters
+        ----------
+        cutouts
+            An array (N, S, S, C) with the channels of the model, or (N, S, S) of differences; a mapping of
+            channels to arrays (N, S, S); a cube as `otrain_core.cube.read_cube` gives it, mapped into
+            memory or not; or an iterable of any of these, which is read one by one. NaN where a pixel is
+            missing. The channel psf may be left out.
+        batch : int
+            Cutouts at a time, for which memory is needed.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 (N,)
+
+        Raises
+        ------
+        CubeError
+            A channel is missing, or the cutouts are smaller than those of the model.
+        """
+        scores = [self._run(block) for block, _ in self._blocks(cutouts, batch)]
+        return np.concatenate(scores) if scores else np.empty(0, np.float32)
+
+    def classify(
+        self, cutouts: Cutouts, *, seeing: np.ndarray | float | None = None, batch: int = BATCH
+    ) -> dict[str, np.ndarray]:
+        """Scores a person can act on.
+
+        Parameters
+        ----------
+        cutouts, batch
+            As for `score`.
+        seeing : array or float, optional
+            FWHM of the PSF of the image [px], where it is known: one number, or one for each cutout.
+
+        Returns
+        -------
+        dict of numpy.ndarray
+            (N,) ``score`` (of the network), ``probability`` (calibrated: of a hundred with 0.9, some ninety are True in
+            a set balanced as the training set was), ``real`` (bool: at the threshold of the model or above),
+            ``undecided`` (bool: too near to the threshold, see `otrain_core.abstain`), ``reason`` (text: why
+            the cutout is unlike the training set; empty where it is not).
+
+        Raises
+        ------
+        CubeError
+            As `score`, or a model without a threshold.
+        """
+        if self.threshold is None:
+            raise CubeError("the model has no threshold of its own; give one (threshold=, --threshold)")
+        statistics, parts = self.about.get("training") or {}, []
+        known = None if seeing is None else np.asarray(seeing, dtype=float)
+        done = 0
+        for block, raw in self._blocks(cutouts, batch):
+            score = self._run(block)
+            widths = known[done : done + len(score)] if known is not None and known.ndim else known
+            if widths is None and "seeing" in raw:
+                widths = raw["seeing"]
+            reason = unlike(describe(block, self.channels, seeing=widths), statistics).astype(object)
+            if "psf" in self.channels:
+                lacking = ~np.isfinite(block[..., self.channels.index("psf")]).any(axis=(1, 2))
+                for k in np.flatnonzero(lacking):
+                    reason[k] = "; ".join(filter(None, ["no PSF given, the model reads one", reason[k]]))
+            parts.append((score, reason))
+            done += len(score)
+        score = np.concatenate([part[0] for part in parts]) if parts else np.empty(0, np.float32)
+        reason = np.concatenate([part[1] for part in parts]).astype(str) if parts else np.empty(0, "U1")
+        probability = self.calibration.apply(score)
+        undecided = np.zeros(len(score), dtype=bool)
+        if self.abstention is not None:
+            undecided = (probability > self.abstention.low) & (probability < self.abstention.high)
+        return {
+            "score": score,
+            "probability": probability,
+            "real": score >= self.threshold,
+            "undecided": undecided,
+            "reason": reason,
+        }
+
+    def _run(self, block: np.ndarray) -> np.ndarray:
+        output = self._session.run(None, {self._input: block})[0]
+        return np.ascontiguousarray(output[:, -1])  # two probabilities, or that of True alone
+
+    def _blocks(self, cutouts: Cutouts, batch: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Blocks of at most `batch` cutouts as the network reads them, and the columns that came with them."""
+        if not isinstance(cutouts, np.ndarray | Mapping):
+            for part in cutouts:
+                yield from self._blocks(part, batch)
+            return
+        cube = self._as_cube(cutouts)
+        n = len(cube["cube"])
+        for start in range(0, n, batch):
+            rows = slice(start, min(start + batch, n))
+            # A slice of a cube in memory or mapped into it: nothing is copied beyond the block.
+            part = {key: value if key == "channels" else value[rows] for key, value in cube.items()}
+            yield select_inputs(part, inputs=self.channels, size=self.size), part
+
+    def _as_cube(self, cutouts: np.ndarray | Mapping[str, Any]) -> dict[str, np.ndarray]:
+        if isinstance(cutouts, np.ndarray):
+            if cutouts.ndim == 3:
+                return {"cube": cutouts[..., None], "channels": np.array(["difference"])}
+            channels = self.channels if cutouts.ndim == 4 and cutouts.shape[3] == len(self.channels) else ["difference"]
+            cutouts = {"cube": cutouts, "channels": channels}
+        if "cube" in cutouts:
+            cube = np.asanyarray(cutouts["cube"])
+            kept = {"cube": cube, "channels": np.atleast_1d(np.asarray(cutouts["channels"]))}
+            if cube.ndim != 4 or cube.shape[3] != len(kept["channels"]):
+                names = ", ".join(kept["channels"])
+                raise CubeError(
+                    f"cutouts of shape {cube.shape} do not fit the channels {names}; (N, S, S, C) is needed"
+                )
+        else:
+            planes = {name: np.asanyarray(values) for name, values in cutouts.items() if name not in SAMPLING}
+            shapes = {plane.shape for plane in planes.values()}
+            if len(shapes) != 1 or len(next(iter(shapes))) != 3:
+                raise CubeError(f"channels of one shape (N, S, S) are needed, found {sorted(shapes)}")
+            kept = {"cube": np.stack(list(planes.values()), axis=-1), "channels": np.array(list(planes))}
+        for name in SAMPLING:
+            if name in cutouts:
+                kept[name] = np.broadcast_to(np.asarray(cutouts[name], dtype=float), (len(kept["cube"]),))
+        return kept
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of a model: read as a whole, so that no reference to a file beside it can be followed."""
+    if not path.is_file():
+        raise CubeError(f"{path}: no such file")
+    if path.stat().st_size > MAX_BYTES:
+        raise CubeError(f"{path}: {path.stat().st_size / 2**30:.1f} GiB is too large for a model")
+    return path.read_bytes()

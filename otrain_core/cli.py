@@ -1,0 +1,210 @@
+"""The command ``otrain``: each verb calls what the workflow calls."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from otrain_core import __version__
+from otrain_core.errors import OtrainError
+
+EPILOG = """exit status: 0 done; 1 refused, or found unfit (the reason is on standard error); 2 wrong usage"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; its exit status."""
+    arguments = build_parser().parse_args(argv)
+    from otrain_core import cli_verbs  # after parsing: help and errors of usage come at once
+
+    try:
+        status, record, text = getattr(cli_verbs, arguments.function)(arguments)
+        print(json.dumps(_plain(record), indent=1) if arguments.json else text, flush=True)
+        return status
+    except OtrainError as error:
+        return _refuse(arguments, str(error))
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except OSError as error:
+        return _refuse(arguments, f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
+    except KeyboardInterrupt:
+        return 130
+
+
+def _refuse(arguments: argparse.Namespace, message: str) -> int:
+    if arguments.json:
+        print(json.dumps({"error": message}))
+    print(f"otrain {arguments.verb}: {message}", file=sys.stderr)
+    return 1
+
+
+def _plain(value: Any) -> Any:
+    from otrain_core.io import _plain as plain
+
+    return plain(value)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="otrain",
+        description="Real/bogus classification of the candidates of any optical telescope.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"otrain {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print the result as JSON")
+    common.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, summary: str, *, details: str = "", of=verbs, function: str = "") -> argparse.ArgumentParser:
+        made = of.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}. {details}".strip(),
+            parents=[common],
+            epilog=EPILOG,
+        )
+        made.set_defaults(function=function or name)
+        return made
+
+    _add_cutout_verbs(verb)
+    _add_training_verbs(verb)
+    _add_classify(verb)
+    _add_models(verb)
+    check = verb(
+        "check",
+        "say whether images, folders of cutouts or cubes are fit for use",
+        details="Headers, sizes, missing pixels, seeing, counts. Exit status 1 when one is not.",
+    )
+    check.add_argument("paths", nargs="+", metavar="PATH", help="FITS image, folder of cutouts, or cube (.npz)")
+    for name, unit in (("gain", "electron/ADU"), ("pixel-scale", "arcsec/px"), ("saturation", "ADU")):
+        check.add_argument(f"--{name}", type=float, help=f"of images whose header lacks it [{unit}]")
+    return parser
+
+
+def _add_cutout_verbs(verb) -> None:
+    convert = verb(
+        "convert",
+        "make a cube of True/ and False/ folders of FITS cutouts",
+        details="Single images and multi-extension files (DIFF, IMAGE, TEMPLATE, MASK, PSF) are read.",
+    )
+    convert.add_argument("folder", help="folder that holds True/ and False/ (or true/ and false/)")
+    convert.add_argument("-o", "--output", required=True, metavar="CUBE", help="cube to write (.npz)")
+    convert.add_argument("--size", type=int, metavar="PX", help="crop to this side about the candidate")
+    convert.add_argument(
+        "--true-fraction", type=_share, default=0.5, metavar="SHARE", help="share of True, or 'keep' (default 0.5)"
+    )
+    convert.add_argument(
+        "--channels", default="difference", help="comma-separated, or 'all' that every file has (default: difference)"
+    )
+    convert.add_argument("--telescope", default="", help="name of the telescope, for the cube")
+    convert.add_argument("--seed", type=int, default=1, help="of the random choice of cutouts (default 1)")
+    export = verb("export", "write a cube as True/ and False/ folders of FITS cutouts")
+    export.add_argument("cube", help="cube (.npz), of this version or of the original O'TRAIN")
+    export.add_argument("-o", "--output", required=True, metavar="FOLDER", help="folder to write to")
+
+
+def _add_training_verbs(verb) -> None:
+    train = verb(
+        "train",
+        "split a cube, train a network on it, evaluate it and write it as ONNX",
+        details="Needs TensorFlow and a clone of the repository; the same scripts as in the workflow are run.",
+    )
+    train.add_argument("cube", help="cube (.npz)")
+    train.add_argument("-o", "--output", required=True, metavar="FOLDER", help="folder of the training")
+    train.add_argument("--experiment", default="otrain2", help="named training set-up (default otrain2)")
+    train.add_argument("--epochs", type=int, help="epochs at most, in place of those of the experiment")
+    train.add_argument("--inputs", help="comma-separated channels, in place of those of the experiment")
+    train.add_argument("--seed", type=int, default=1)
+    train.add_argument("--threads", type=int, help="CPU threads")
+    diagnose = verb("diagnose", "tell how good a training is and draw its figures")
+    diagnose.add_argument("folder", help="folder of a training")
+    diagnose.add_argument(
+        "-o", "--output", metavar="FOLDER", help="folder for the figures (PNG; default: none are drawn)"
+    )
+    explain = verb("explain", "draw Grad-CAM maps of the decisions of a training")
+    explain.add_argument("folder", help="folder of a training")
+    explain.add_argument("--cube", required=True, help="cube (.npz) that it was trained on")
+    explain.add_argument(
+        "-o", "--output", metavar="FOLDER", help="where to write (default: the folder of the training)"
+    )
+    explain.add_argument("--seed", type=int, default=1)
+
+
+def _add_classify(verb) -> None:
+    classify = verb(
+        "classify",
+        "score candidates: cutouts, folders, a cube, or a difference image",
+        details="Writes a CSV table: probability, decision, undecided, and why a candidate is unlike the training set.",
+    )
+    classify.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="FITS cutouts, a folder of them, a cube (.npz), or a difference image",
+    )
+    classify.add_argument(
+        "-m",
+        "--model",
+        required=True,
+        help="model file (.onnx, .keras, .h5), folder of a training, or TELESCOPE[@VERSION]",
+    )
+    classify.add_argument("--results", default="results", help="run that registered the telescope (default: results)")
+    classify.add_argument("-o", "--output", metavar="CSV", help="table to write (default: standard output)")
+    classify.add_argument("--threshold", type=_probability, help="in place of the model's own, of the raw score")
+    classify.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    image = classify.add_argument_group("difference image")
+    what = image.add_mutually_exclusive_group()
+    what.add_argument("--candidates", metavar="TABLE", help="x, y [px, from 0] or ra, dec [deg]: CSV, ECSV, FITS, text")
+    what.add_argument("--detect", action="store_true", help="find candidates on the image")
+    image.add_argument("--science", help="science image on the same pixels; the PSF is measured on it")
+    image.add_argument("--reference", help="reference image on the same pixels")
+    image.add_argument("--mask", help="mask on the same pixels, not 0 where a pixel cannot be used")
+    image.add_argument("--psf", help="FWHM [px], a PSF file of the workflow, or an image whose stars have the PSF")
+    image.add_argument("--sigma", type=float, default=4.5, help="threshold of --detect (default 4.5)")
+
+
+def _add_models(verb) -> None:
+    models = verb("models", "list registered models, choose the champion, write ONNX files")
+    actions = models.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def action(name: str, summary: str) -> argparse.ArgumentParser:
+        made = verb(name, summary, of=actions, function=f"models_{name.replace('-', '_')}")
+        made.add_argument("--results", default="results", help="folder of the run (default: results)")
+        return made
+
+    action("list", "list all versions of all telescopes")
+    promote = action("promote", "make a version the champion; imports then leave the choice alone")
+    promote.add_argument("model", help="telescope")
+    promote.add_argument("version", type=int)
+    action("roll-back", "make the champion before this one the champion again").add_argument("model", help="telescope")
+    action("automatic", "let imports choose the champion again").add_argument("model", help="telescope")
+    export = action("export", "write a trained network as ONNX")
+    export.add_argument("model", help="folder of a training, or a .keras or .h5 file")
+    export.add_argument("-o", "--output", metavar="ONNX", help="file to write (default: model.onnx beside the model)")
+    export.add_argument("--cube", help="cube that it was trained on, for the statistics of the training set")
+    export.add_argument("--threshold", type=_probability, help="of a model that comes without records")
+
+
+def _share(text: str) -> float | None:
+    if text == "keep":
+        return None
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError("a share between 0 and 1, or 'keep', is needed")
+    return value
+
+
+def _probability(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("a number from 0 to 1 is needed")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

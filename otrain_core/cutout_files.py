@@ -1,0 +1,270 @@
+"""Cutouts as FITS files: those of the original O'TRAIN, of gmadet and of STDPipe, and back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+
+from otrain_core.errors import CubeError, ImageError
+from otrain_core.safe import check_compressed, check_header, safe_name
+
+SUFFIX = re.compile(r"\.(fits|fit|fts)(\.gz|\.fz)?$", re.I)
+SENTINELS = (-99.0, 99.0)  # "no value" in the files of the original O'TRAIN; magnitudes have 0 too
+EXTENSIONS = {
+    "difference": ("DIFF", "DIFFERENCE"),
+    "science": ("IMAGE", "SCIENCE", "SCI"),
+    "reference": ("TEMPLATE", "REFERENCE", "REF"),
+    "mask": ("MASK",),
+    "psf": ("PSF",),
+}
+MAX_SIDE = 2048  # [px] of a cutout
+MAX_BYTES = 2**26  # of a file of one cutout, unfolded
+
+
+def find_cutouts(folder: str | Path) -> list[Path]:
+    """FITS files of a folder, sorted.
+
+    Raises
+    ------
+    CubeError
+        No such folder, or none in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CubeError(f"{folder}: no such folder of cutouts")
+    paths = sorted(path for path in folder.iterdir() if SUFFIX.search(path.name))
+    if not paths:
+        raise CubeError(f"{folder}: no FITS cutouts in this folder")
+    return paths
+
+
+def read_cutout(
+    path: str | Path, *, size: int | None = None, strict: bool = True
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Planes and properties of one cutout.
+
+    The difference is the extension DIFF (original O'TRAIN, STDPipe), else the first image. Extensions
+    IMAGE, TEMPLATE, MASK and PSF become the other channels. Of the header are read CANDID (or NAME, ID,
+    else the name of the file), EDGE, MAG (or mag_calib), MAGERR, FILTER, FWHM, RA, DEC, SNR, DATE-OBS (or TIME),
+    SEEING (or FWHMPSF) [px], PIXSCALE [arcsec/px], IMAGE (or FILE). Magnitudes of -99, 99 and 0 and other
+    values of -99 and 99 are missing.
+
+    Parameters
+    ----------
+    path : path-like
+    size : int, optional
+        Crop to this side [px] about pixel side // 2.
+    strict : bool
+        Refuse a single-extension file without CANDID and EDGE, as the original does.
+
+    Returns
+    -------
+    planes : dict of numpy.ndarray
+        float32 (side, side), NaN where missing.
+    row : dict
+        candid, image, edge, mag, magerr, filter, fwhm, x, y, ra, dec, snr, seeing, pixel_scale, artefact,
+        injection, kind, time.
+
+    Raises
+    ------
+    CubeError
+        Not a FITS file of square cutouts, a mandatory key is missing, a value is unusable, or the
+        file promises more than a cutout has.
+    """
+    path = Path(path)
+    try:
+        check_compressed(path, image=path.stem, limit=MAX_BYTES)
+        found, header, extended = _read(path)
+    except ImageError as error:
+        raise CubeError(error.message) from None
+    except (OSError, EOFError, TypeError, ValueError, LookupError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CubeError(f"{path}: not a readable FITS image, or truncated ({reason})") from None
+    shape = found["difference"].shape
+    for name, plane in found.items():
+        if plane.shape != shape:
+            raise CubeError(f"{path}: channel {name} has shape {plane.shape}, the difference {shape}")
+    if size is not None:
+        if size > min(shape):
+            raise CubeError(f"{path}: cutouts of {size} px were asked for, this one has {shape[1]} x {shape[0]} px")
+        top, left = (length // 2 - size // 2 for length in shape)
+        found = {name: plane[top : top + size, left : left + size] for name, plane in found.items()}
+    elif shape[0] != shape[1]:
+        raise CubeError(f"{path}: NAXIS: a square cutout is needed, found {shape}")
+    for key in ("CANDID", "EDGE") if strict and not extended else ():
+        if header.get(key) in (None, ""):
+            raise CubeError(f"{path}: {key}: this header key is mandatory")
+    planes = {name: np.where(np.isfinite(plane), plane, np.nan).astype(np.float32) for name, plane in found.items()}
+    return planes, _row(path, header)
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], fits.Header, bool]:
+    """Planes by channel, the header that describes them, and whether a DIFF extension was found."""
+    channel = {extension: name for name, extensions in EXTENSIONS.items() for extension in extensions}
+    with fits.open(path, memmap=False, ignore_missing_simple=False) as hdus:
+        images: list[tuple[str, Any]] = []
+        for hdu in hdus:
+            if getattr(hdu, "is_image", False) and hdu.header.get("NAXIS", 0) >= 2:
+                check_header(hdu.header, path, image=path.stem, limit=8 * MAX_SIDE**2 * 8)
+                images.append((channel.get(str(hdu.name).strip().upper(), ""), hdu))
+        if not images:
+            raise ImageError(path.stem, "path", f"{path}: no two-dimensional image in this FITS file")
+        named = {name: hdu for name, hdu in reversed(images) if name}
+        extended = "difference" in named
+        if not extended:
+            named = {"difference": images[0][1]}
+        header = hdus[0].header.copy()
+        if named["difference"] is not hdus[0]:
+            header.extend(named["difference"].header, strip=True, unique=True, bottom=True)
+        planes = {}
+        for name in sorted(named, key=list(EXTENSIONS).index):
+            if named[name].data is None:
+                raise ImageError(path.stem, "path", f"{path}: truncated: the header promises data that are not there")
+            data = np.squeeze(np.asarray(named[name].data))
+            if data.ndim != 2 or max(data.shape) > MAX_SIDE:
+                raise ImageError(
+                    path.stem,
+                    "NAXIS",
+                    f"{path}: a two-dimensional image of at most {MAX_SIDE} px is needed, found {data.shape}",
+                )
+            planes[name] = data.astype(np.float32)
+        return planes, header, extended
+
+
+def _row(path: Path, header: Mapping[str, Any]) -> dict[str, Any]:
+    stem = SUFFIX.sub("", path.name)
+    candid = str(_first(header, ("CANDID", "NAME", "ID")) or stem).strip()
+    mag = _number(path, header, ("MAG", "MAG_CALIB"))
+    magerr = _number(path, header, ("MAGERR",))
+    if mag == 0 or np.isnan(mag):
+        mag = magerr = np.nan
+    image = _first(header, ("IMAGE", "FILE", "FILENAME"))
+    image = Path(str(image)).name if image else re.sub(r"[-_. ]?\d+$", "", candid)
+    return {
+        "candid": candid,
+        "image": image.strip(),
+        "edge": _truth(path, "EDGE", header.get("EDGE", False)),
+        "mag": mag,
+        "magerr": magerr,
+        "filter": str(header.get("FILTER", "")).strip(),
+        "fwhm": _number(path, header, ("FWHM",)),
+        "x": np.nan,
+        "y": np.nan,
+        "ra": _number(path, header, ("RA",)),
+        "dec": _number(path, header, ("DEC",), sentinels=()),
+        "snr": _number(path, header, ("SNR",)),
+        "seeing": _number(path, header, ("SEEING", "FWHMPSF")),
+        "pixel_scale": _number(path, header, ("PIXSCALE",)),
+        "artefact": "",
+        "injection": -1,
+        "kind": "",
+        "time": str(_first(header, ("DATE-OBS", "TIME")) or "").strip(),
+    }
+
+
+def _first(header: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    return next((header[key] for key in keys if header.get(key) not in (None, "")), None)
+
+
+def _number(
+    path: Path, header: Mapping[str, Any], keys: Sequence[str], *, sentinels: Sequence[float] = SENTINELS
+) -> float:
+    value = _first(header, keys)
+    if value is None:
+        return float("nan")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise CubeError(f"{path}: {keys[0]}: a number is needed, found {value!r}") from None
+    return float("nan") if number in sentinels and keys[0] != "RA" else number
+
+
+def _truth(path: Path, key: str, value: Any) -> bool:
+    text = str(value).strip().lower()
+    if text in ("true", "t", "1", "yes"):
+        return True
+    if text in ("false", "f", "0", "no"):
+        return False
+    raise CubeError(f"{path}: {key}: True or False is needed, found {value!r}")
+
+
+def read_blocks(
+    paths: Sequence[str | Path], *, size: int | None = None, block: int = 256
+) -> Iterator[tuple[dict[str, np.ndarray], list[dict[str, Any]]]]:
+    """Cutouts of many files, a block at a time, as `otrain_core.classify.Classifier` takes them.
+
+    Yields
+    ------
+    cutouts : dict
+        Channels that all files of the block have, (n, side, side), and ``seeing`` and ``pixel_scale`` (n,).
+    rows : list of dict
+        As from `read_cutout`.
+    """
+    for start in range(0, len(paths), block):
+        read = [read_cutout(path, size=size, strict=False) for path in paths[start : start + block]]
+        names = [name for name in EXTENSIONS if all(name in planes for planes, _ in read)]
+        shapes = {planes["difference"].shape for planes, _ in read}
+        if len(shapes) > 1:
+            raise CubeError(f"cutouts of different sizes: {sorted(shapes)}; name a size to which all are cropped")
+        cutouts = {name: np.stack([planes[name] for planes, _ in read]) for name in names}
+        rows = [row for _, row in read]
+        yield cutouts | {key: np.array([row[key] for row in rows]) for key in ("seeing", "pixel_scale")}, rows
+
+
+def write_cutouts(cube: Mapping[str, np.ndarray], folder: str | Path) -> dict[str, int]:
+    """Write a cube as FITS files in True/ and False/, which `otrain_core.cube_folders` reads again.
+
+    Cubes of one channel become single images, others extensions DIFF, IMAGE, TEMPLATE, MASK and PSF; channels without such
+    a name are left out. File names are made of candids and never lead out of the folder.
+
+    Parameters
+    ----------
+    cube : mapping of arrays
+        As from `otrain_core.cube.read_cube`.
+    folder : path-like
+
+    Returns
+    -------
+    dict
+        Number of files of each class.
+    """
+    channels = [str(name) for name in cube["channels"]]
+    keys = {"MAG": "mags", "MAGERR": "errmags", "FWHM": "fwhms", "RA": "ra", "DEC": "dec", "SNR": "snr"}
+    keys |= {"SEEING": "seeing", "PIXSCALE": "pixel_scale"}
+    texts = {"FILTER": "filters", "IMAGE": "images", "DATE-OBS": "times"}
+    taken: set[Path] = set()
+    counts = {"True": 0, "False": 0}
+    for k, label in enumerate(cube["labels"]):
+        kind = "True" if label else "False"
+        header = fits.Header()
+        header["CANDID"], header["EDGE"] = _card(cube["candids"][k]), "False"
+        for key, column in keys.items():
+            if column in cube and np.isfinite(float(cube[column][k])):
+                header[key] = float(cube[column][k])
+        for key, column in texts.items():
+            if column in cube and str(cube[column][k]):
+                header[key] = _card(cube[column][k])
+        name = safe_name(cube["candids"][k])
+        path, number = Path(folder, kind, f"{name}.fits"), 1
+        while path in taken:
+            number += 1
+            path = Path(folder, kind, f"{name}_{number}.fits")
+        taken.add(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        planes = {name: cube["cube"][k, :, :, c] for c, name in enumerate(channels) if name in EXTENSIONS}
+        hdus = [fits.PrimaryHDU(None if len(planes) > 1 else planes["difference"], header)]
+        if len(planes) > 1:
+            hdus += [fits.ImageHDU(plane, name=EXTENSIONS[name][0]) for name, plane in planes.items()]
+        fits.HDUList(hdus).writeto(path, overwrite=True, output_verify="silentfix")
+        counts[kind] += 1
+    return counts
+
+
+def _card(value: Any) -> str:
+    """A text as a FITS header can hold it."""
+    return re.sub(r"[^\x20-\x7e]", "?", str(value))[:60]

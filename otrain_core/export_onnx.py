@@ -1,0 +1,277 @@
+"""A trained network with all that its use needs, in one ONNX file.
+
+The graph is that of the Keras model, its input stage included: raw cutouts in, probabilities out. The metadata
+of the file hold, as JSON under the key `KEY`, the channels, the threshold, the calibration, the rule of
+abstention and what the training set was like.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from otrain_core.errors import CubeError, OtrainError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KEY = "otrain"  # of the metadata
+FORMAT = 1
+OPSET = 18
+TOLERANCE = 1e-5  # of a probability, between Keras and ONNX Runtime
+
+
+def export_model(
+    model,
+    path: str | Path,
+    *,
+    about: Mapping[str, Any] | None = None,
+    cutouts: np.ndarray | None = None,
+    rng: np.random.Generator | None = None,
+) -> dict[str, Any]:
+    """Write a network as ONNX and check the file against the network.
+
+    Parameters
+    ----------
+    model : keras.Model
+        From `otrain_core.networks.load_model`, or any with one input (N, S, S, C) and an output (N, 2) or (N, 1).
+    path : path-like
+        Appears only once the check has passed.
+    about : mapping, optional
+        As from `model_record`.
+    cutouts : numpy.ndarray, optional
+        (N, S, S, C) real cutouts for the check, beside random ones.
+    rng : numpy.random.Generator, optional
+        For the random cutouts.
+
+    Returns
+    -------
+    dict
+        What was written as metadata, with ``checked``: the number of cutouts and the largest difference.
+
+    Raises
+    ------
+    OtrainError
+        tf2onnx is not installed or cannot convert the model, or the file does not give the
+        probabilities of the model within `TOLERANCE`.
+    """
+    from otrain_core import networks
+    from otrain_core.io import atomic
+
+    _, height, width, n_channels = _shape(model)
+    stage = next((layer for layer in model.layers if isinstance(layer, networks.InputStage)), None)
+    channels = list(stage.channels) if stage else ["difference", *(f"channel{k}" for k in range(2, n_channels + 1))]
+    record = {
+        **{"format": FORMAT, "channels": channels, "size": height, "network": model.name},
+        **{"normalise": stage.normalise if stage else "none", "n_parameters": int(model.count_params())},
+        **dict(about or {}),
+    }
+    single = _in_float32(model) if stage else model
+    brightest = 5.0 if record["normalise"] != "none" else 2.0  # of raw values, float32 logits lose digits
+    probes = _probes(height, width, channels, cutouts, rng or np.random.default_rng(0), brightest)
+    with atomic(path) as temporary:
+        _convert(single, temporary)
+        expected = np.asarray(single.predict(probes, batch_size=256, verbose=0))
+        found = _run(temporary, probes)
+        undefined = np.isnan(found) & np.isnan(expected)
+        difference = float(np.max(np.where(undefined, 0.0, np.abs(found - expected))))
+        if not difference <= TOLERANCE:  # NaN of one of them too
+            raise OtrainError(f"{path}: ONNX Runtime gives probabilities that differ by {difference:.2g} from Keras'")
+        record["checked"] = {"n": len(probes), "max_difference": difference}
+        _write_metadata(temporary, record)
+    return record
+
+
+def model_record(
+    metrics: Mapping[str, Any],
+    train: Mapping[str, Any],
+    cube: Mapping[str, np.ndarray] | None = None,
+    scores: pd.DataFrame | None = None,
+) -> dict[str, Any]:
+    """What a user of the model needs, from the records of its training.
+
+    Parameters
+    ----------
+    metrics, train : mapping
+        ``metrics.json`` and ``train.json``.
+    cube : mapping of arrays, optional
+        The cube that the model was trained on.
+    scores : pandas.DataFrame, optional
+        ``scores.csv``: index, image, label, score, set.
+
+    Returns
+    -------
+    dict
+        Plain values: threshold, calibration, abstention, telescope, pipeline, experiment, seed, commit, headline,
+        training (statistics of `otrain_core.descriptors.training_statistics` over the set train, and
+        quantiles of the score by class over the set that is scored).
+    """
+    from otrain_core.calibrate import Calibration
+    from otrain_core.descriptors import PROBABILITIES, describe, training_statistics
+    from otrain_core.inputs import select_inputs
+
+    headline = metrics.get("headline") or {}
+    record: dict[str, Any] = {
+        **{key: metrics.get(key, "") for key in ("telescope", "pipeline", "experiment", "protocol", "threshold_rule")},
+        **{"seed": train.get("seed"), "commit": train.get("commit", ""), "trained": train.get("time", "")},
+        "threshold": headline.get("threshold"),
+        "headline": {
+            key: headline.get(key)
+            for key in ("mcc", "mcc_low", "mcc_high", "recall", "fpr", "n_images", "n_true", "n_false")
+        },
+    }
+    if metrics.get("calibration"):
+        record["calibration"] = Calibration.from_record(metrics["calibration"]).to_record()
+    abstention = metrics.get("abstention") or {}
+    if abstention:
+        names = {"low": "low", "high": "high", "threshold": "threshold", "coverage": "stated_coverage"}
+        record["abstention"] = {name: abstention.get(key) for name, key in names.items()}
+    options = train.get("options") or {}
+    if cube is None or scores is None or not options.get("inputs"):
+        return record
+    rows = scores.loc[scores["set"] == "train", "index"].to_numpy(int)
+    wanted = list(options["inputs"])
+    has_science = "science" in [str(name) for name in cube["channels"]]
+    looked_at = wanted if "science" in wanted or not has_science else [*wanted, "science"]
+    cutouts = select_inputs(cube, inputs=looked_at, size=options.get("size"), rows=rows)
+    described = describe(cutouts, looked_at, seeing=np.asarray(cube["seeing"])[rows] if "seeing" in cube else None)
+    statistics = training_statistics(described, np.asarray(cube["images"])[rows] if "images" in cube else None)
+    statistics["n_true"] = int(np.sum(scores.loc[scores["set"] == "train", "label"] == 1))
+    seen = scores[scores["set"] == (metrics.get("scored_set") or "test")]
+    statistics["scores"] = {
+        name: np.quantile(seen.loc[seen["label"] == label, "score"], PROBABILITIES).tolist()
+        for name, label in (("true", 1), ("false", 0))
+        if (seen["label"] == label).any()
+    }
+    return record | {"training": statistics}
+
+
+def _shape(model) -> tuple[int | None, int, int, int]:
+    try:
+        shape = tuple(model.input_shape)
+        outputs = tuple(model.output_shape)
+    except (AttributeError, ValueError):
+        shape = outputs = ()
+    if len(shape) != 4 or None in shape[1:] or shape[1] != shape[2]:
+        raise CubeError(f"model {model.name}: one input of square cutouts (N, S, S, C) is needed, found {shape}")
+    if len(outputs) != 2 or outputs[1] not in (1, 2):
+        raise CubeError(f"model {model.name}: one or two probabilities are needed as output, found shape {outputs}")
+    return shape
+
+
+def _in_float32(model):
+    """The same weights in single precision: half of it is for GPUs."""
+    from otrain_core import networks
+
+    stage = networks.input_stage(model)
+    if networks.precision_of(model) == "float32":
+        return model
+    single = networks.build_network(
+        model.name, size=model.input_shape[1], channels=stage.channels, normalise=stage.normalise
+    )
+    single.set_weights(model.get_weights())
+    return single
+
+
+def _convert(model, path: Path) -> None:
+    try:
+        import tf2onnx  # noqa: F401
+    except ImportError:
+        raise OtrainError("tf2onnx is not installed, which writes ONNX files: pip install tf2onnx") from None
+    from otrain_core.networks import keras
+
+    batch = keras.InputSpec(shape=(None, *model.input_shape[1:]), dtype="float32", name="cutouts")
+    try:
+        model.export(str(path), format="onnx", opset_version=OPSET, input_signature=[batch], verbose=False)
+    except (ValueError, RuntimeError, NotImplementedError, TypeError) as error:
+        raise OtrainError(f"model {model.name}: cannot be written as ONNX ({str(error).splitlines()[0]})") from None
+    _ease_arcsinh(path)
+
+
+def _ease_arcsinh(path: Path) -> None:
+    """Write arcsinh as a logarithm, which ONNX Runtime computes ten times as fast."""
+    import onnx
+
+    proto = onnx.load(str(path))
+    graph = proto.graph
+    nodes, number = [], 0
+    for node in graph.node:
+        if node.op_type != "Asinh":
+            nodes.append(node)
+            continue
+        number += 1
+        names = [f"arcsinh{number}_{k}" for k in range(8)]
+
+        def add(kind: str, *inputs: str, output: str) -> str:
+            nodes.append(onnx.helper.make_node(kind, inputs, [output], name=output))  # noqa: B023
+            return output
+
+        size = add("Abs", node.input[0], output=names[0])
+        # Of large values the square would be infinite; their root is not the larger of the two then.
+        small = add("Min", size, "arcsinh_large", output=names[1])
+        square = add("Mul", small, small, output=names[2])
+        root = add("Sqrt", add("Add", square, "arcsinh_one", output=names[3]), output=names[4])
+        total = add("Add", size, add("Max", size, root, output=names[5]), output=names[6])
+        value = add("Log", total, output=names[7])
+        add("Mul", value, add("Sign", node.input[0], output=f"{names[7]}_sign"), output=node.output[0])
+    if number:
+        del graph.node[:]
+        graph.node.extend(nodes)
+        for name, value in (("arcsinh_large", 1e15), ("arcsinh_one", 1.0)):
+            graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.float32), name))
+        onnx.save(proto, str(path))
+
+
+def _probes(height: int, width: int, channels, cutouts, rng: np.random.Generator, brightest: float) -> np.ndarray:
+    """Random cutouts of many scales, with missing, infinite, constant and huge pixels, and real ones after them."""
+    n, n_channels = 256, len(channels)
+    scale = 10.0 ** rng.uniform(-3, brightest, (n, 1, 1, 1))
+    probes = (scale * rng.normal(rng.uniform(-20, 20, (n, 1, 1, 1)), 1.0, (n, height, width, n_channels))).astype("f4")
+    if "psf" in channels:
+        y, x = np.mgrid[:height, :width]
+        distance = (y - height // 2) ** 2 + (x - width // 2) ** 2
+        probes[..., channels.index("psf")] = np.exp(-distance / (2 * rng.uniform(0.6, 4, (n, 1, 1)) ** 2))
+    for k, value in enumerate((np.nan, np.inf, -np.inf)):
+        chosen = rng.random(probes.shape) < rng.uniform(0, 0.6, (n, 1, 1, 1))
+        chosen[k % 4 :: 4] = False
+        probes[chosen] = value
+    probes[0], probes[1], probes[2, : height // 2] = np.nan, 0.0, np.inf
+    probes[3], probes[4], probes[5] = 7.0, rng.choice([-1e30, 1e30], probes.shape[1:]), np.round(probes[5])
+    return probes if cutouts is None else np.concatenate([probes, np.asarray(cutouts, dtype=np.float32)])
+
+
+def _run(path: Path, cutouts: np.ndarray) -> np.ndarray:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    parts = [session.run(None, {name: cutouts[k : k + 64]})[0] for k in range(0, len(cutouts), 64)]
+    return np.concatenate(parts)
+
+
+def _write_metadata(path: Path, record: Mapping[str, Any]) -> None:
+    import onnx
+
+    proto = onnx.load(str(path))
+    onnx.helper.set_model_props(proto, {KEY: json.dumps(_finite(record), sort_keys=True, allow_nan=False)})
+    proto.producer_name = "O'TRAIN"
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        onnx.save(proto, str(Path(folder, "model.onnx")))
+        Path(folder, "model.onnx").replace(path)
+
+
+def _finite(value: Any) -> Any:
+    """Plain values for JSON, NaN and infinities as null."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_finite(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,140 @@
+"""Whether images, cutouts or a cube are fit for use, and if not why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from otrain_core.errors import OtrainError
+
+MIN_PER_CLASS = 200  # cutouts below which a training is a gamble
+MIN_IMAGES = 3
+MAX_MISSING = 0.25
+
+
+def check_paths(paths: list[str | Path], *, telescope: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Look at cubes (.npz), folders of cutouts, and FITS images.
+
+    Parameters
+    ----------
+    paths : list
+    telescope : mapping, optional
+        gain, pixel_scale, saturation and read_noise where the headers of images lack them.
+
+    Returns
+    -------
+    list of dict
+        path, kind, fit (bool), problems (what stands against its use), notes (what to know), and numbers.
+    """
+    return [_check(Path(path), telescope or {}) for path in paths]
+
+
+def _check(path: Path, telescope: Mapping[str, Any]) -> dict[str, Any]:
+    kind = "cutouts" if path.is_dir() else "cube" if path.suffix == ".npz" else "image"
+    look = {"cutouts": _folder, "cube": _cube}.get(kind) or (lambda path: _image(path, telescope))
+    try:
+        found = look(path)
+    except OtrainError as error:
+        found = {"problems": [str(error)]}
+    found = {"problems": [], "notes": []} | found
+    return {"path": str(path), "kind": kind, "fit": not found["problems"], **found}
+
+
+def _cube(path: Path) -> dict[str, Any]:
+    from otrain_core.cube import read_cube
+
+    return describe_cube(read_cube(path, mmap=True, both_classes=False))
+
+
+def _folder(path: Path) -> dict[str, Any]:
+    from otrain_core.cube_folders import class_folders, cube_from_folders
+    from otrain_core.cutout_files import find_cutouts, read_cutout
+
+    names = {child.name.lower() for child in path.iterdir() if child.is_dir()}
+    if {"true", "false"} & names:
+        arrays, record = cube_from_folders(*class_folders(path), seed=1, true_fraction=None)
+        return describe_cube(arrays) | {"n_edge": record["n_edge"]}
+    sides, problems, edge = set(), [], 0
+    paths = find_cutouts(path)
+    for one in paths:
+        try:
+            planes, row = read_cutout(one, strict=False)
+        except OtrainError as error:
+            problems.append(str(error))
+            continue
+        edge += row["edge"]
+        sides.add(planes["difference"].shape[0])
+    if len(sides) > 1:
+        problems.append(f"cutouts of different sizes: {sorted(sides)} px; crop them to one (--size)")
+    return {"n": len(paths), "sizes": sorted(sides), "n_edge": edge, "problems": problems}
+
+
+def describe_cube(cube: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Counts and properties of a cube, with what stands against training on it."""
+    from otrain_core.descriptors import describe
+
+    labels, channels = np.asarray(cube["labels"]), [str(name) for name in cube["channels"]]
+    n_true, n_false = int((labels == 1).sum()), int((labels == 0).sum())
+    problems, notes = [], []
+    for name, number in (("True", n_true), ("False", n_false)):
+        if number == 0:
+            problems.append(f"no {name} cutouts: a training needs both classes")
+        elif number < MIN_PER_CLASS:
+            notes.append(f"only {number} {name} cutouts; some {MIN_PER_CLASS} of each class are the least")
+    images = len(np.unique(cube["images"])) if "images" in cube else 0
+    if images < MIN_IMAGES:
+        problems.append(f"cutouts of {images} images: train, tune and test need at least {MIN_IMAGES} (column images)")
+    rows = np.linspace(0, len(labels) - 1, min(len(labels), 2000)).astype(int) if len(labels) else []
+    sample = np.asarray(cube["cube"][rows])
+    described = describe(sample, channels)
+    seeing = np.asarray(cube["seeing"], float) if "seeing" in cube else described["psf_width"]
+    seeing = seeing[np.isfinite(seeing)]
+    n_lost = int((described["missing"] > MAX_MISSING).sum())
+    if n_lost:
+        notes.append(
+            f"{n_lost} of {len(rows)} cutouts looked at miss more than {100 * MAX_MISSING:g} % of their pixels"
+        )
+    flat = int((described["noise"] == 0).sum())
+    if flat:
+        notes.append(f"{flat} of {len(rows)} cutouts looked at have no noise (a constant or half-void difference)")
+    if not len(seeing):
+        notes.append("the seeing is not known: no column seeing, no channel psf")
+    candids = np.asarray(cube["candids"])
+    if len(np.unique(candids)) < len(candids):
+        notes.append("some candids stand twice")
+    return {
+        "n_true": n_true,
+        "n_false": n_false,
+        "n_images": images,
+        "size": int(cube["cube"].shape[1]),
+        "channels": channels,
+        "seeing_px": [float(value) for value in np.quantile(seeing, (0.05, 0.5, 0.95))] if len(seeing) else None,
+        "problems": problems,
+        "notes": notes,
+    }
+
+
+def _image(path: Path, telescope: Mapping[str, Any]) -> dict[str, Any]:
+    from otrain_core.io import read_image
+    from otrain_core.psf import measure_psf
+
+    name, notes = path.name.split(".")[0], []
+    image = read_image(path, name=name, telescope=dict(telescope))
+    if image.wcs is None:
+        notes.append(
+            "no celestial WCS in the header: subtract.align must be stars or auto, and catalogues cannot be used"
+        )
+    if not np.isfinite(image.saturation):
+        notes.append("SATURATE is unknown: no pixel will be taken as saturated")
+    if not image.time:
+        notes.append("no DATE-OBS in the header")
+    missing = float(1 - np.isfinite(image.data).mean())
+    found = {"shape": list(image.shape), "gain": image.gain, "pixel_scale": image.pixel_scale, "missing": missing}
+    _, record = measure_psf(image)
+    kept = ("seeing_px", "ellipticity", "n_stars", "background", "background_rms", "limit_mag")
+    if record["seeing_px"] < 1.5:
+        notes.append(f"the PSF is undersampled: its FWHM is {record['seeing_px']:.2f} px")
+    return found | {key: record[key] for key in kept} | {"notes": notes}

@@ -1,0 +1,290 @@
+"""From a difference image and a list of candidates to cutouts that a classifier reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from otrain_core.errors import ConfigError, ImageError
+
+# Columns that name a position, in order of preference. Those of Source Extractor and gmadet count from 1.
+PIXELS = ((("x", "y"), 0), (("XWIN_IMAGE", "YWIN_IMAGE"), 1), (("X_IMAGE", "Y_IMAGE"), 1), (("Xpos", "Ypos"), 1))
+SKY = (("ra", "dec"), ("ALPHA_J2000", "DELTA_J2000"), ("_RAJ2000", "_DEJ2000"))
+NAMES = ("candid", "id", "name", "cand_ID", "NUMBER")
+FORMATS = {".csv": "ascii.csv", ".ecsv": "ascii.ecsv", ".dat": "ascii", ".txt": "ascii"} | dict.fromkeys(
+    (".fits", ".fit", ".cat", ".ldac"), "fits"
+)
+MAX_CANDIDATES = 10**7
+
+
+@dataclass(frozen=True)
+class MoffatPSF:
+    """A round Moffat profile, for images whose PSF is known by its width only.
+
+    Attributes
+    ----------
+    fwhm : float
+        [px]
+    beta : float
+    """
+
+    fwhm: float
+    beta: float = 3.0
+
+    def stamp(self, x: float, y: float) -> tuple[np.ndarray, int, int]:
+        """A star of flux 1 at (x, y), integrated over pixels, and the pixel of its first corner (y0, x0)."""
+        radius = max(4, int(np.ceil(3 * self.fwhm)))
+        x0, y0 = (int(np.floor(value + 0.5)) - radius for value in (x, y))
+        fine = (np.arange(5 * (2 * radius + 1)) - 2) / 5
+        alpha = self.fwhm / (2 * np.sqrt(2 ** (1 / self.beta) - 1))
+        r2 = (fine[:, None] + y0 - y) ** 2 + (fine[None, :] + x0 - x) ** 2
+        stamp = ((1 + r2 / alpha**2) ** -self.beta).reshape(2 * radius + 1, 5, 2 * radius + 1, 5).sum(axis=(1, 3))
+        return stamp / stamp.sum(), y0, x0
+
+
+def read_candidates(source: Any, *, wcs: Any = None) -> dict[str, np.ndarray]:
+    """Positions of candidates, from a file or a table.
+
+    Parameters
+    ----------
+    source : path-like or table
+        CSV, ECSV, text or FITS table, or anything with columns: an astropy Table as STDPipe makes it, a pandas
+        DataFrame, a dict of arrays. Read are ``x`` and ``y`` [px, from 0]; or Source Extractor's
+        ``X_IMAGE`` and ``XWIN_IMAGE`` and gmadet's ``Xpos`` [px, from 1]; or ``ra`` and ``dec`` [deg].
+    wcs : astropy.wcs.WCS, optional
+        Of the image, for lists of ra and dec.
+
+    Returns
+    -------
+    dict
+        ``x``, ``y`` [px, from 0], ``ra``, ``dec`` [deg, NaN where unknown] and ``candid``, all (N,).
+
+    Raises
+    ------
+    ConfigError
+        No such file, an unknown format, no columns with positions, or positions that are no finite numbers.
+    """
+    where = f"{source}: " if isinstance(source, str | Path) else "candidates: "
+    table = _read_table(Path(source)) if isinstance(source, str | Path) else source
+    columns = list(getattr(table, "colnames", None) or table.keys())
+    n = len(table[columns[0]]) if columns else 0
+    if n > MAX_CANDIDATES:
+        raise ConfigError(f"{where}{n} candidates are more than {MAX_CANDIDATES}")
+    found = {name: np.full(n, np.nan) for name in ("x", "y", "ra", "dec")}
+    pixels = next((pair for pair in PIXELS if set(pair[0]) <= set(columns)), None)
+    sky = next((pair for pair in SKY if set(pair) <= set(columns)), None)
+    if sky:
+        found["ra"], found["dec"] = (_numbers(table, name, where) for name in sky)
+    if pixels:
+        names, first = pixels
+        found["x"], found["y"] = (_numbers(table, name, where) - first for name in names)
+        if wcs is not None and not sky and n:
+            found["ra"], found["dec"] = wcs.all_pix2world(found["x"], found["y"], 0)
+    elif sky and wcs is not None:
+        found["x"], found["y"] = wcs.all_world2pix(found["ra"], found["dec"], 0) if n else (np.empty(0), np.empty(0))
+    elif sky:
+        raise ConfigError(f"{where}columns ra and dec need an image with a WCS, and this one has none")
+    else:
+        raise ConfigError(
+            f"{where}columns x and y [px, from 0] or ra and dec [deg] are needed, found {', '.join(columns)}"
+        )
+    bad = ~(np.isfinite(found["x"]) & np.isfinite(found["y"]))
+    if bad.any():
+        raise ConfigError(f"{where}row {int(bad.argmax()) + 1}: its position is not a finite number")
+    name = next((name for name in NAMES if name in columns), None)
+    found["candid"] = np.asarray(table[name]).astype(str) if name else np.arange(1, n + 1).astype(str)
+    return found
+
+
+def _read_table(path: Path) -> Any:
+    from astropy.table import Table
+
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file")
+    form = FORMATS.get(path.suffix.lower())
+    if form is None:
+        raise ConfigError(f"{path}: a table of candidates is one of {', '.join(FORMATS)}, not {path.suffix or 'this'}")
+    try:
+        return Table.read(path, format=form)
+    except Exception as error:  # astropy's readers raise many kinds
+        raise ConfigError(f"{path}: not a readable table ({str(error).strip().splitlines()[0][:200]})") from None
+
+
+def _numbers(table: Any, name: str, where: str) -> np.ndarray:
+    try:
+        return np.ma.filled(np.ma.asarray(table[name]).astype(float), np.nan)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{where}column {name}: numbers are needed") from None
+
+
+def choose_psf(psf: Any, *, science: Any = None) -> tuple[Any, float | None]:
+    """PSF of a difference from what is known of it, and its FWHM [px].
+
+    Parameters
+    ----------
+    psf : None, float or path-like
+        FWHM [px]; a file written by `otrain_core.psf.PSFModel.save`; or an image with stars and that PSF.
+        None measures it on `science`.
+    science : otrain_core.io.Image, optional
+
+    Returns
+    -------
+    psf, fwhm
+        None twice where nothing is known.
+
+    Raises
+    ------
+    ImageError
+        A file that cannot be read, or too few stars.
+    ConfigError
+        A FWHM that is not positive.
+    """
+    from otrain_core.io import read_image
+
+    if psf is None and science is None:
+        return None, None
+    try:
+        fwhm = float(psf) if psf is not None else None
+    except ValueError:
+        fwhm = None
+    if fwhm is not None:
+        if not 0.5 <= fwhm <= 100:
+            raise ConfigError(f"psf: a FWHM of 0.5 to 100 px is needed, not {fwhm:g}")
+        return MoffatPSF(fwhm), fwhm
+    from otrain_core.psf import PSFModel, measure_psf
+
+    if psf is not None:
+        from astropy.io import fits
+
+        if not Path(psf).is_file():
+            raise ImageError(Path(psf).stem, "psf", f"{psf}: no such file, nor a number")
+        try:
+            if "OVERSAMP" in fits.getheader(psf):
+                model = PSFModel.load(psf)
+                return model, model.fwhm
+        except OSError as error:
+            raise ImageError(Path(psf).stem, "psf", f"{psf}: not a readable FITS file ({error})") from None
+        science = read_image(psf, name=Path(psf).stem, telescope={"gain": 1.0, "pixel_scale": 1.0})
+    model, record = measure_psf(science)
+    return model, record["seeing_px"]
+
+
+def cut_candidates(
+    difference: str | Path | np.ndarray,
+    candidates: Any = None,
+    *,
+    size: int = 32,
+    science: str | Path | None = None,
+    reference: str | Path | None = None,
+    mask: str | Path | None = None,
+    psf: Any = None,
+    threshold: float = 4.5,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Cutouts of candidates from a difference image, as a cube of the workflow has them.
+
+    Parameters
+    ----------
+    difference : path-like or numpy.ndarray
+    candidates : optional
+        As `read_candidates` takes them; without, they are detected on the difference, for which the FWHM
+        of the PSF must be known.
+    size : int
+        Side [px].
+    science, reference, mask : path-like, optional
+        On the pixels of the difference; a mask is not 0 where a pixel cannot be used.
+    psf : optional
+        See `choose_psf`.
+    threshold : float
+        Of the detection [sigma].
+
+    Returns
+    -------
+    cutouts : dict
+        ``cube`` (N, size, size, 5), ``channels``, ``seeing`` (N,) where it is known, ``pixel_scale``.
+    table : dict
+        ``candid``, ``x``, ``y``, ``ra``, ``dec``, ``edge``, each (N,): candidates in the image, in the order of the list.
+
+    Raises
+    ------
+    ImageError, ConfigError
+        A file that cannot be used, planes of different shapes, no FWHM where one is needed.
+    """
+    from otrain_core.cutouts import make_cutouts
+    from otrain_core.io import celestial_wcs, read_fits, read_image
+
+    name = "difference" if isinstance(difference, np.ndarray) else Path(difference).name.split(".")[0]
+    wcs = None
+    if isinstance(difference, np.ndarray):
+        plane = np.asarray(difference, dtype=np.float32)
+    else:
+        plane, header = read_fits(difference, image=name)
+        wcs = celestial_wcs(header)
+    planes = {"diff": plane, "mask": (~np.isfinite(plane)).astype(np.uint8)}
+    for key, path in (("science", science), ("reference", reference), ("mask", mask)):
+        if path is not None:
+            other = read_fits(path, image=name)[0]
+            if other.shape != plane.shape:
+                raise ImageError(
+                    name, key, f"{path}: its shape {other.shape} is not that of the difference, {plane.shape}"
+                )
+            planes[key] = other if key != "mask" else planes["mask"] | (~(other == 0)).astype(np.uint8)
+        elif key != "mask":
+            planes[key] = np.full_like(plane, np.nan)
+    row = {"gain": 1.0, "pixel_scale": 1.0}  # where the header has none; the PSF needs them roughly
+    image = read_image(science, name=name, telescope=row) if science is not None and psf is None else None
+    model, fwhm = choose_psf(psf, science=image)
+    if candidates is None:
+        found = _detect(plane, planes["mask"], name=name, wcs=wcs, psf=model, fwhm=fwhm, threshold=threshold)
+    else:
+        found = read_candidates(candidates, wcs=wcs)
+        inside = (found["x"] > -0.5) & (found["x"] < plane.shape[1] - 0.5)
+        inside &= (found["y"] > -0.5) & (found["y"] < plane.shape[0] - 0.5)
+        found = {key: values[inside] for key, values in found.items()}
+    scale = 3600 * np.sqrt(abs(np.linalg.det(wcs.pixel_scale_matrix))) if wcs is not None else np.nan
+    arrays = make_cutouts(_as_table(found, fwhm), planes, image=name, psf=model, size=size, pixel_scale=scale)
+    cutouts = {"cube": arrays["stack"], **{key: arrays[key] for key in ("channels", "pixel_scale")}}
+    if fwhm is not None:
+        cutouts["seeing"] = arrays["seeing"]
+    return cutouts, {key: arrays[key] for key in ("candid", "x", "y", "ra", "dec", "edge")}
+
+
+def _detect(
+    plane: np.ndarray, mask: np.ndarray, *, name: str, wcs: Any, psf: Any, fwhm: float | None, threshold: float
+) -> Mapping[str, np.ndarray]:
+    import sep
+
+    from otrain_core.detect import detect_candidates
+
+    if fwhm is None:
+        raise ConfigError("detection needs the FWHM of the PSF: give a science image, or psf as a number [px]")
+    background = sep.Background(np.where(mask != 0, 0, plane).astype(np.float32), mask=mask != 0)
+    table = detect_candidates(
+        plane - background.back(),
+        background.rms(),
+        mask,
+        image=name,
+        seeing=fwhm,
+        zero_point=30.0,
+        wcs=wcs,
+        psf=psf,
+        threshold=threshold,
+    )
+    return {key: table[key].to_numpy() for key in ("candid", "x", "y", "ra", "dec")}
+
+
+def _as_table(found: Mapping[str, Sequence[Any]], fwhm: float | None) -> Any:
+    """The columns that `make_cutouts` asks for; what is not known of a candidate is void."""
+    import pandas as pd
+
+    from otrain_core.cutouts import COLUMNS
+
+    void = {str: "", float: np.nan, int: 0, bool: False}
+    table = pd.DataFrame({key: void[kind] for key, kind in COLUMNS.items()}, index=range(len(found["x"])))
+    for key in ("candid", "x", "y", "ra", "dec"):
+        table[key] = found[key]
+    table["seeing"] = np.nan if fwhm is None else fwhm
+    return table

@@ -1,0 +1,134 @@
+"""The classifier at work: scores, decisions, reasons, streaming, and what is refused."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from otrain_core.classify import Classifier
+from otrain_core.descriptors import describe, training_statistics
+from otrain_core.errors import CubeError
+
+pytest.importorskip("onnx")
+from tests.unit.tiny_onnx import write_tiny  # noqa: E402
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    return Classifier.load(write_tiny(tmp_path / "model.onnx"))
+
+
+def _cutouts(logits, size=9):
+    cutouts = np.zeros((len(logits), size, size), np.float32)
+    cutouts[:, size // 2, size // 2] = logits
+    return cutouts
+
+
+def _sigmoid(z):
+    return 1 / (1 + np.exp(-np.asarray(z, dtype=float)))
+
+
+def test_probability_decision_and_abstention(classifier):
+    logits = np.array([-3.0, -0.1, 0.3, 0.5, 3.0])
+    found = classifier.classify(_cutouts(logits))
+    assert np.allclose(found["score"], _sigmoid(logits), atol=1e-6)
+    assert np.allclose(found["probability"], _sigmoid(2 * logits), atol=1e-5)
+    assert found["real"].tolist() == [False, False, False, True, True]
+    assert found["undecided"].tolist() == [False, True, True, True, False]
+    assert found["reason"].tolist() == [""] * 5
+
+
+@pytest.mark.parametrize("batch", [1, 3, 64])
+def test_all_ways_in_give_the_same(tmp_path, batch):
+    classifier = Classifier.load(write_tiny(tmp_path / "model.onnx", channels=("difference", "psf")))
+    rng = np.random.default_rng(1)
+    difference, psf = rng.normal(size=(2, 10, 9, 9)).astype(np.float32)
+    expected = _sigmoid(difference[:, 4, 4])
+    joined = np.stack([difference, psf], axis=-1)
+    wide = np.pad(joined, ((0, 0), (3, 2), (3, 2), (0, 0)))  # 14 px: the candidate stands in pixel 7
+    cube = {"cube": joined[..., ::-1], "channels": np.array(["psf", "difference"]), "labels": np.ones(10)}
+    ways = [joined, wide, {"difference": difference, "psf": psf}, {"difference": difference}, cube, difference]
+    ways += [iter([joined[:4], joined[4:]]), ({"difference": plane[None]} for plane in difference)]
+    for way in ways:
+        assert np.allclose(classifier.score(way, batch=batch), expected, atol=1e-6)
+    assert classifier.score(joined[:0]).shape == classifier.classify([])["real"].shape == (0,)
+
+
+def test_a_missing_psf_is_told(tmp_path):
+    classifier = Classifier.load(write_tiny(tmp_path / "model.onnx", channels=("difference", "psf")))
+    assert classifier.classify(_cutouts([1.0]))["reason"][0].startswith("no PSF given")
+
+
+def test_reason_where_the_cutouts_are_unlike_the_training_set(tmp_path):
+    rng = np.random.default_rng(1)
+    train = rng.normal(0, 5, (500, 9, 9, 1)).astype(np.float32)
+    statistics = training_statistics(describe(train, ["difference"], seeing=rng.uniform(2, 3, 500)))
+    classifier = Classifier.load(write_tiny(tmp_path / "model.onnx", about={"training": statistics}))
+    new = rng.normal(0, 5, (4, 9, 9, 1)).astype(np.float32)
+    new[1] *= 20
+    reasons = classifier.classify(new, seeing=[2.5, 2.5, 5.0, np.nan], batch=3)["reason"]
+    assert reasons[0] == reasons[3] == ""
+    assert reasons[1].startswith("noise") and reasons[2].startswith("seeing 5 px (training 2 to 3)")
+    assert classifier.classify(new, seeing=9.0)["reason"][0].startswith("seeing")
+
+
+def test_another_threshold(tmp_path):
+    path = write_tiny(tmp_path / "model.onnx", about={"threshold": None})
+    with pytest.raises(CubeError, match="no threshold of its own"):
+        Classifier.load(path).classify(_cutouts([0.0]))
+    found = Classifier.load(path, threshold=0.2).classify(_cutouts([-1.0, -2.0]))
+    assert found["real"].tolist() == [True, False] and not found["undecided"].any()
+
+
+def test_wrong_cutouts_are_refused(classifier):
+    with pytest.raises(CubeError, match="cutouts of 9 px were asked for, those of the cube have 5 px"):
+        classifier.score(np.zeros((2, 5, 5), np.float32))
+    with pytest.raises(CubeError, match="do not fit the channels"):
+        classifier.score(np.zeros((2, 9, 9, 3), np.float32))
+    with pytest.raises(CubeError, match="one shape"):
+        classifier.score({"difference": np.zeros((2, 9, 9)), "science": np.zeros((3, 9, 9))})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "no such file"),
+        (lambda path: path.write_bytes(b"\x80\x04not a model"), "not a readable ONNX model"),
+        (lambda path: write_tiny(path, metadata=False), "without the metadata of O'TRAIN"),
+        (lambda path: write_tiny(path, about={"format": 99}), "format 99"),
+        (lambda path: write_tiny(path, about={"calibration": {"slope": "steep"}}), "metadata cannot be used"),
+    ],
+)
+def test_bad_models_are_refused(tmp_path, make, message):
+    make(tmp_path / "model.onnx")
+    with pytest.raises(CubeError, match=message):
+        Classifier.load(tmp_path / "model.onnx")
+
+
+def test_a_model_that_names_a_file_beside_it_is_refused(tmp_path):
+    """Weights outside the model could be any file of the reader's machine."""
+    import onnx
+
+    path = write_tiny(tmp_path / "model.onnx")
+    proto = onnx.load(str(path))
+    weight = proto.graph.initializer[0]
+    (tmp_path / "secret").write_bytes(weight.raw_data)
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", str(tmp_path / "secret")), ("offset", "0"), ("length", "24")):
+        weight.external_data.add(key=key, value=value)
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(CubeError, match="not a readable ONNX model"):
+        Classifier.load(path)
+
+
+def test_nothing_heavy_is_imported(tmp_path):
+    path = write_tiny(tmp_path / "model.onnx")
+    code = (
+        "import sys\nfrom otrain_core.classify import Classifier\nimport numpy as np\n"
+        f"c = Classifier.load({str(path)!r})\nc.classify(np.zeros((3, 9, 9), np.float32))\n"
+        "heavy = {'pandas', 'scipy', 'tensorflow', 'keras', 'sklearn', 'matplotlib', 'mlflow', 'pydantic'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

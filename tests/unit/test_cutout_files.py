@@ -1,0 +1,128 @@
+"""FITS cutouts of the original O'TRAIN, gmadet and STDPipe; back to files; what is refused."""
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from otrain_core.cube_folders import class_folders, cube_from_folders
+from otrain_core.cutout_files import find_cutouts, read_blocks, read_cutout, write_cutouts
+from otrain_core.errors import CubeError
+from tests.unit.synthetic_cube import make_cube
+
+GMADET = {"CANDID": "im7_12", "EDGE": "False", "MAG": -99.0, "MAGERR": 99.0, "FILTER": "R", "FWHM": 3.1, "RA": 10.0}
+GMADET |= {"DEC": -99.0, "FILE": "/data/night/im7.fits", "XPOS": 3.0, "FWHMPSF": 2.7}
+
+
+def _single(path, header, shape=(33, 33), value=1.0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fits.PrimaryHDU(np.full(shape, value, np.float32), fits.Header(header)).writeto(path, overwrite=True)
+    return path
+
+
+def _stdpipe(path, *, name="c1", size=63, **header):
+    """As STDPipe's ``write_cutout`` does: an empty primary, one extension for each plane."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    planes = {"IMAGE": 1.0, "TEMPLATE": 2.0, "DIFF": 3.0, "MASK": 0}
+    hdus = [fits.PrimaryHDU(header=fits.Header({"NAME": name, "mag_calib": 18.2, "FWHM": 2.0} | header))]
+    hdus += [fits.ImageHDU(np.full((size, size), value, np.float32), name=key) for key, value in planes.items()]
+    fits.HDUList(hdus).writeto(path, overwrite=True)
+    return path
+
+
+def test_a_cutout_of_gmadet(tmp_path):
+    planes, row = read_cutout(_single(tmp_path / "a.fits", GMADET), size=32)
+    assert list(planes) == ["difference"] and planes["difference"].shape == (32, 32)
+    assert (row["candid"], row["image"], row["edge"], row["filter"]) == ("im7_12", "im7.fits", False, "R")
+    assert np.isnan(row["mag"]) and np.isnan(row["magerr"])
+    assert (row["seeing"], row["fwhm"], row["dec"]) == (2.7, 3.1, -99.0)
+
+
+def test_a_cutout_of_stdpipe(tmp_path):
+    planes, row = read_cutout(_stdpipe(tmp_path / "a.fits"))
+    assert {name: plane[0, 0] for name, plane in planes.items()} == {
+        **{"difference": 3.0, "science": 1.0},
+        **{"reference": 2.0, "mask": 0.0},
+    }
+    assert (row["candid"], row["mag"], row["edge"]) == ("c1", 18.2, False)
+
+
+def test_cropping_keeps_the_candidate_in_its_pixel(tmp_path):
+    for side, size in ((33, 32), (64, 32), (63, 21)):
+        data = np.zeros((side, side), np.float32)
+        data[side // 2, side // 2] = 1
+        fits.PrimaryHDU(data, fits.Header(GMADET)).writeto(tmp_path / "a.fits", overwrite=True)
+        plane = read_cutout(tmp_path / "a.fits", size=size)[0]["difference"]
+        assert plane[size // 2, size // 2] == 1
+
+
+def test_a_cube_of_multi_extension_folders(tmp_path):
+    for k in range(6):
+        _stdpipe(tmp_path / ("true" if k % 2 else "false") / f"{k}.fits", name=f"im_{k}")
+    arrays, _ = cube_from_folders(*class_folders(tmp_path), seed=1, channels=None, size=32)
+    assert arrays["channels"].tolist() == ["difference", "science", "reference", "mask"]
+    assert arrays["cube"].shape == (6, 32, 32, 4) and arrays["labels"].sum() == 3
+    arrays, _ = cube_from_folders(*class_folders(tmp_path), seed=1)
+    assert arrays["channels"].tolist() == ["difference"] and (arrays["cube"] == 3).all()
+
+
+def test_there_and_back(tmp_path):
+    cube = make_cube(40)
+    assert write_cutouts(cube, tmp_path) == {"True": 20, "False": 20}
+    arrays, _ = cube_from_folders(*class_folders(tmp_path), seed=1, channels=None)
+    order, back = np.argsort(cube["candids"]), np.argsort(arrays["candids"])
+    assert np.array_equal(arrays["cube"][back], cube["cube"][order], equal_nan=True)
+    for key in ("labels", "mags", "seeing", "images", "candids"):
+        assert np.array_equal(arrays[key][back], cube[key][order], equal_nan=key in ("mags", "seeing")), key
+
+
+def test_names_of_files_stay_in_the_folder(tmp_path):
+    cube = make_cube(6)
+    cube["candids"] = np.array(["../../out", "/tmp/out", "..", "a/b", "a b", "a\nb"])
+    write_cutouts(cube, tmp_path / "deep" / "folder")
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 6
+    assert {path.parent.parent for path in files} == {tmp_path / "deep" / "folder"}
+
+
+def test_blocks(tmp_path):
+    for k in range(5):
+        _stdpipe(tmp_path / f"{k}.fits")
+    _single(tmp_path / "5.fits", {"FWHMPSF": 2.0}, shape=(63, 63))
+    blocks = list(read_blocks(find_cutouts(tmp_path), size=32, block=3))
+    assert [len(rows) for _, rows in blocks] == [3, 3]
+    assert set(blocks[0][0]) == {"difference", "science", "reference", "mask", "seeing", "pixel_scale"}
+    assert set(blocks[1][0]) == {"difference", "seeing", "pixel_scale"}
+    assert blocks[1][1][2]["candid"] == "5"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: _single(path, {"CANDID": "a"}), "EDGE: this header key is mandatory"),
+        (lambda path: _single(path, GMADET | {"MAG": "bright"}), "MAG: a number is needed"),
+        (lambda path: _single(path, GMADET | {"EDGE": "perhaps"}), "EDGE: True or False"),
+        (lambda path: _single(path, GMADET, shape=(30, 32)), "square cutout"),
+        (lambda path: _single(path, GMADET, shape=(2, 3, 32, 32)), "two-dimensional image"),
+        (lambda path: _single(path, GMADET, shape=(3000, 3000)), "at most 2048 px"),
+        (lambda path: path.write_text("SIMPLE  ="), "not a readable FITS image"),
+    ],
+)
+def test_bad_cutouts_are_refused(tmp_path, make, message):
+    make(tmp_path / "a.fits")
+    with pytest.raises(CubeError, match=message):
+        read_cutout(tmp_path / "a.fits")
+
+
+def test_bad_folders_are_refused(tmp_path):
+    with pytest.raises(CubeError, match="no such folder"):
+        find_cutouts(tmp_path / "nowhere")
+    with pytest.raises(CubeError, match="no FITS cutouts"):
+        find_cutouts(tmp_path)
+    with pytest.raises(CubeError, match="True/"):
+        class_folders(tmp_path)
+    _single(tmp_path / "a.fits", GMADET)
+    with pytest.raises(CubeError, match="cutouts of 40 px were asked for"):
+        read_cutout(tmp_path / "a.fits", size=40)
+    _single(tmp_path / "b.fits", GMADET, shape=(21, 21))
+    with pytest.raises(CubeError, match="different sizes"):
+        list(read_blocks(find_cutouts(tmp_path)))

@@ -1,0 +1,99 @@
+"""The ONNX file gives what Keras gives, and carries what its use needs."""
+
+import json
+
+import numpy as np
+import pytest
+
+from otrain_core.errors import CubeError, OtrainError
+from tests.unit.synthetic_cube import make_cube, make_split
+
+pytest.importorskip("tf2onnx")
+
+
+@pytest.fixture(scope="module")
+def networks():
+    from otrain_core import networks
+
+    return networks
+
+
+def _metadata(path):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return json.loads(session.get_modelmeta().custom_metadata_map["otrain"])
+
+
+@pytest.mark.parametrize(
+    ("network", "channels", "normalise", "size"),
+    [
+        ("otrain2", ["difference", "psf"], "mad-asinh", 32),
+        ("otrain2", ["difference", "science", "mask", "pixel_scale", "psf"], "mad-asinh", 21),
+        ("paper", ["difference"], "none", 32),
+    ],
+)
+def test_same_as_keras(tmp_path, networks, network, channels, normalise, size):
+    """The check of `export_model` itself has NaN, infinite, constant and huge pixels among its cutouts."""
+    networks.keras.utils.set_random_seed(1)
+    model = networks.build_network(network, size=size, channels=channels, normalise=normalise)
+    path = tmp_path / "model.onnx"
+    record = export_model(model, path, about={"threshold": 0.4, "odd": np.nan})
+    assert record["checked"]["max_difference"] <= 1e-5
+    written = _metadata(path)
+    assert written["channels"] == channels and written["size"] == size and written["threshold"] == 0.4
+    assert written["odd"] is None
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def export_model(*arguments, **options):
+    from otrain_core.export_onnx import export_model
+
+    return export_model(*arguments, **options)
+
+
+def test_a_file_that_differs_is_not_written(tmp_path, networks, monkeypatch):
+    from otrain_core import export_onnx
+
+    monkeypatch.setattr(export_onnx, "_run", lambda path, cutouts: np.full((len(cutouts), 2), 0.5))
+    model = networks.build_network("otrain2", size=16, normalise="mad-asinh")
+    with pytest.raises(OtrainError, match="differ by"):
+        export_onnx.export_model(model, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_half_precision_is_written_in_single(tmp_path, networks):
+    model = networks.build_network("otrain2", size=16, normalise="mad-asinh", precision="mixed_bfloat16")
+    assert export_model(model, tmp_path / "model.onnx")["checked"]["max_difference"] <= 1e-5
+
+
+def test_other_models_are_refused(tmp_path, networks):
+    layers = networks.keras.layers
+    model = networks.keras.Sequential([layers.Input((16, 16, 1)), layers.Flatten(), layers.Dense(3)])
+    with pytest.raises(CubeError, match="one or two probabilities"):
+        export_model(model, tmp_path / "model.onnx")
+
+
+def test_record_of_a_training():
+    from otrain_core.export_onnx import model_record
+
+    cube = make_cube(200)
+    scores = make_split(cube).assign(score=0.5)
+    metrics = {
+        **{"telescope": "tiny", "experiment": "otrain2", "headline": {"threshold": 0.6, "mcc": 0.9}},
+        "calibration": {"method": "platt", "slope": 2.0, "offset": 0.1, "log_loss": {}},
+        "abstention": {"low": 0.3, "high": 0.7, "threshold": 0.5, "stated_coverage": 0.95},
+    }
+    train = {"seed": 3, "commit": "abc", "options": {"inputs": ["difference"], "size": 16}}
+    record = model_record(metrics, train, cube, scores)
+    assert (record["threshold"], record["seed"], record["telescope"]) == (0.6, 3, "tiny")
+    assert record["calibration"] == {"method": "platt", "slope": 2.0, "offset": 0.1}
+    assert record["abstention"]["coverage"] == 0.95
+    statistics = record["training"]
+    assert statistics["n"] == int((scores["set"] == "train").sum())
+    middle = statistics["probabilities"].index(0.5)
+    assert statistics["quantiles"]["seeing"][middle] == pytest.approx(
+        np.median(cube["seeing"][scores["set"] == "train"])
+    )
+    assert statistics["quantiles"]["background"][middle] == pytest.approx(200, abs=30)
+    assert statistics["scores"]["true"][middle] == 0.5

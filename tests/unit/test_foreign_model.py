@@ -1,0 +1,86 @@
+"""Models of other people: .h5 of the original network is read, code in a model is not."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+from otrain_core.errors import CubeError
+from otrain_core.foreign_model import check_layers, load_any_model
+
+
+@pytest.fixture(scope="module")
+def keras():
+    from otrain_core.networks import keras
+
+    return keras
+
+
+def test_h5_of_the_original_network(tmp_path, keras):
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            layers.Input((32, 32, 1)),
+            layers.Conv2D(4, 3, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Dropout(0.3),
+            layers.Flatten(),
+            layers.Dense(2, activation="softmax"),
+        ]
+    )
+    cutouts = np.random.default_rng(1).normal(size=(5, 32, 32, 1)).astype(np.float32)
+    for name in ("model.h5", "model.keras"):
+        model.save(tmp_path / name)
+        again = load_any_model(tmp_path / name)
+        assert np.allclose(again.predict(cutouts, verbose=0), model.predict(cutouts, verbose=0), atol=1e-6)
+
+
+def test_our_own(tmp_path):
+    from otrain_core.networks import build_network, save_model
+
+    save_model(
+        build_network("otrain2", size=16, channels=["difference", "psf"], normalise="mad-asinh"), tmp_path / "m.keras"
+    )
+    assert load_any_model(tmp_path / "m.keras").input_shape == (None, 16, 16, 2)
+
+
+@pytest.mark.parametrize("name", ["model.h5", "model.keras"])
+def test_code_in_a_model_is_refused(tmp_path, keras, name):
+    layers = keras.layers
+    model = keras.Sequential([layers.Input((8, 8, 1)), layers.Lambda(lambda x: x), layers.Flatten(), layers.Dense(2)])
+    model.save(tmp_path / name)
+    with pytest.raises(CubeError, match="layer Lambda is refused"):
+        load_any_model(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"class_name": "TFSMLayer", "config": {"name": "x", "filepath": "/tmp/x"}},
+        {"class_name": "Dense", "module": "os", "registered_name": None, "config": {"name": "system"}},
+        {"class_name": "Sequential", "config": {"layers": [{"class_name": "Lambda", "config": {"name": "l"}}]}},
+    ],
+)
+def test_layers_that_do_more_than_compute(entry):
+    with pytest.raises(CubeError, match="is refused"):
+        check_layers({"class_name": "Functional", "config": {"name": "m", "layers": [entry]}}, "m.keras")
+
+
+def test_unreadable_models(tmp_path):
+    import h5py
+
+    with pytest.raises(CubeError, match="no such file"):
+        load_any_model(tmp_path / "nowhere.h5")
+    for name, message in (("a.h5", "not a readable HDF5"), ("a.keras", "not a readable Keras"), ("a.pkl", "not .pkl")):
+        (tmp_path / name).write_bytes(b"\x80\x04.")
+        with pytest.raises(CubeError, match=message):
+            load_any_model(tmp_path / name)
+    with h5py.File(tmp_path / "weights.h5", "w") as file:
+        file["w"] = [1.0]
+    with pytest.raises(CubeError, match="weights without the network"):
+        load_any_model(tmp_path / "weights.h5")
+    with zipfile.ZipFile(tmp_path / "b.keras", "w") as archive:
+        archive.writestr("config.json", json.dumps({"class_name": "Nothing", "config": {"name": "x"}}))
+    with pytest.raises(CubeError, match="layer Nothing is refused"):
+        load_any_model(tmp_path / "b.keras")

@@ -1,0 +1,103 @@
+"""Candidate lists of other programs, and cutouts from a difference image."""
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+
+from otrain_core.errors import ConfigError, ImageError
+from otrain_core.new_candidates import MoffatPSF, choose_psf, cut_candidates, read_candidates
+from tests.unit.synthetic_difference import SEEING, grid_of_sources, tangential
+
+
+@pytest.fixture(scope="module")
+def field(tmp_path_factory):
+    (diff, _, _), _, sources = grid_of_sources(30)
+    path = tmp_path_factory.mktemp("field") / "diff.fits"
+    diff[:, 100] = np.nan
+    fits.PrimaryHDU(diff, tangential().to_header()).writeto(path)
+    return path, sources
+
+
+@pytest.mark.parametrize("suffix", ["csv", "ecsv", "fits", "dat"])
+def test_tables_of_stdpipe_and_others(tmp_path, suffix):
+    """STDPipe's candidates are an astropy Table with x and y from 0, ra, dec and more."""
+    path = tmp_path / f"candidates.{suffix}"
+    table = Table({"x": [10.2, 20.0], "y": [5.0, 6.0], "ra": [1.0, 2.0], "dec": [3.0, 4.0], "mag_calib": [18.0, 19.0]})
+    table.write(path, format={"dat": "ascii", "csv": "ascii.csv", "ecsv": "ascii.ecsv"}.get(suffix, suffix))
+    for source in (path, table, table.to_pandas(), dict(table)):
+        found = read_candidates(source)
+        assert found["x"].tolist() == [10.2, 20.0] and found["dec"].tolist() == [3.0, 4.0]
+        assert found["candid"].tolist() == ["1", "2"]
+
+
+def test_positions_from_one_and_from_the_sky():
+    assert read_candidates({"X_IMAGE": [1.0], "Y_IMAGE": [5.0], "NUMBER": [7]})["x"].tolist() == [0.0]
+    found = read_candidates({"Xpos": [3.0], "Ypos": [5.0], "cand_ID": ["a"]})
+    assert (found["x"][0], found["y"][0], found["candid"][0]) == (2.0, 4.0, "a")
+    wcs = tangential()
+    sky = wcs.all_pix2world([30.0], [40.0], 0)
+    found = read_candidates({"ra": sky[0], "dec": sky[1]}, wcs=wcs)
+    assert found["x"][0] == pytest.approx(30) and found["y"][0] == pytest.approx(40)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"ra": [1.0], "dec": [2.0]}, "need an image with a WCS"),
+        ({"flux": [1.0]}, "columns x and y .* are needed, found flux"),
+        ({"x": [1.0, np.inf], "y": [1.0, 1.0]}, "row 2: its position"),
+        ({"x": ["left"], "y": [1.0]}, "column x: numbers are needed"),
+        ("nowhere.csv", "no such file"),
+    ],
+)
+def test_bad_lists_are_refused(source, message):
+    with pytest.raises(ConfigError, match=message):
+        read_candidates(source)
+
+
+def test_unknown_formats_are_refused(tmp_path):
+    path = tmp_path / "candidates.pickle"
+    path.write_bytes(b"\x80\x04.")
+    with pytest.raises(ConfigError, match="one of .csv"):
+        read_candidates(path)
+    (tmp_path / "candidates.fits").write_bytes(b"nothing")
+    with pytest.raises(ConfigError, match="not a readable table"):
+        read_candidates(tmp_path / "candidates.fits")
+
+
+def test_cutouts_of_a_list(field):
+    path, sources = field
+    cutouts, table = cut_candidates(path, {"x": [*sources["x"], 1e6], "y": [*sources["y"], 3.0]}, size=21, psf=SEEING)
+    assert cutouts["cube"].shape == (len(sources), 21, 21, 5)
+    assert table["candid"].tolist() == [str(k + 1) for k in range(len(sources))]
+    difference, psf = cutouts["cube"][..., 0], cutouts["cube"][..., 4]
+    near_column = np.abs(np.floor(sources["x"].to_numpy() + 0.5) - 100) < 10
+    assert (np.isnan(difference).any(axis=(1, 2)) == near_column).all()
+    clear = ~near_column
+    flux = np.nansum(difference[clear] * psf[clear], axis=(1, 2)) / np.nansum(psf[clear] ** 2, axis=(1, 2))
+    assert np.median(flux / sources["flux"][clear]) == pytest.approx(1, abs=0.03)
+    assert (cutouts["seeing"] == SEEING).all() and cutouts["pixel_scale"][0] == pytest.approx(1.0)
+
+
+def test_detection_where_there_is_no_list(field):
+    path, sources = field
+    _, table = cut_candidates(path, size=21, psf=str(SEEING))
+    assert 0.85 * len(sources) <= len(table["x"]) <= 1.1 * len(sources)
+    with pytest.raises(ConfigError, match="needs the FWHM"):
+        cut_candidates(path, size=21)
+
+
+def test_psfs_and_planes_that_cannot_be_used(field, tmp_path):
+    with pytest.raises(ConfigError, match="FWHM of 0.5 to 100"):
+        choose_psf(0.0)
+    with pytest.raises(ImageError, match="no such file, nor a number"):
+        choose_psf("wide")
+    fits.PrimaryHDU(np.zeros((5, 5), np.float32)).writeto(tmp_path / "small.fits")
+    with pytest.raises(ImageError, match="not that of the difference"):
+        cut_candidates(field[0], {"x": [9.0], "y": [9.0]}, size=9, reference=tmp_path / "small.fits", psf=2.0)
+    stamp, y0, x0 = MoffatPSF(3.0).stamp(20.3, 10.0)
+    rows, columns = np.mgrid[: stamp.shape[0], : stamp.shape[1]]
+    assert stamp.sum() == pytest.approx(1)
+    assert (stamp * (columns + x0)).sum() == pytest.approx(20.3, abs=0.02)
+    assert (stamp * (rows + y0)).sum() == pytest.approx(10.0, abs=0.02)

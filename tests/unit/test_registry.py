@@ -1,0 +1,80 @@
+"""Registered models by name: found, promoted, rolled back, and left alone by imports."""
+
+import pytest
+
+from otrain_core import registry
+from otrain_core.errors import OtrainError
+from otrain_core.mlflow_store import open_store
+from otrain_core.track import _name_champion, records_digest
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Three versions of one telescope; the champion is version 2."""
+    root = tmp_path_factory.mktemp("results")
+    client, _ = open_store(root / "mlflow.db", root / "mlartifacts")
+    client.create_registered_model("otrain-tca")
+    for seed in (1, 2, 3):
+        folder = root / "tca" / "builtin" / "otrain2" / f"seed{seed}"
+        folder.mkdir(parents=True)
+        (folder / "model.keras").write_bytes(bytes([seed]))
+        (folder / "model.onnx").write_bytes(bytes([seed]))
+        tags = {"telescope": "tca", "pipeline": "builtin", "experiment": "otrain2", "seed": str(seed), "mcc": "0.9"}
+        tags |= {"digest": records_digest(folder), "protocol": "grouped", "fp_share": "0.01", "mcc_tune": f"0.{seed}"}
+        client.create_model_version("otrain-tca", source=str(folder), tags=tags)
+    client.set_registered_model_alias("otrain-tca", "champion", "2")
+    return root
+
+
+def test_found_by_name(results):
+    folder = results / "tca/builtin/otrain2"
+    assert registry.find_model("tca", results=results) == folder / "seed2/model.onnx"
+    assert registry.find_model("otrain-tca@3", results=results) == folder / "seed3/model.onnx"
+    assert registry.find_model(str(folder / "seed1"), results=results) == folder / "seed1/model.onnx"
+    assert [row["alias"] for row in registry.list_models(results=results)] == ["", "champion", ""]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("jast", "otrain-jast: no such registered model; there are otrain-tca"),
+        ("tca@9", "no version '9'; its aliases are champion"),
+        ("tca@previous", "no version 'previous'"),
+        ("nowhere/model.onnx", "no such file"),
+        ("../../etc", "no such file"),
+    ],
+)
+def test_what_is_not_there_is_told(results, name, message):
+    with pytest.raises(OtrainError, match=message):
+        registry.find_model(name, results=results)
+
+
+def test_promoted_and_rolled_back(results):
+    client, _ = open_store(results / "mlflow.db", results / "mlartifacts")
+    assert registry.promote("tca", 1, results=results) == {"model": "otrain-tca", "version": 1, "previous": 2}
+    assert registry.find_model("tca", results=results).parent.name == "seed1"
+    assert registry.find_model("tca@previous", results=results).parent.name == "seed2"
+    assert _name_champion(client, "tca", min_mcc=0.7, max_fp=0.05)["version"] == 1  # chosen by hand: it stays
+    assert registry.roll_back("tca", results=results)["version"] == 2
+    assert registry.roll_back("tca", results=results)["version"] == 1
+    registry.automatic("tca", results=results)
+    assert _name_champion(client, "tca", min_mcc=0.7, max_fp=0.05)["version"] == 3  # the best on tune
+    registry.promote("tca", 2, results=results)
+    with pytest.raises(OtrainError, match="no version '7'"):
+        registry.promote("tca", 7, results=results)
+
+
+def test_a_training_done_anew_is_not_passed_off(results):
+    path = results / "tca/builtin/otrain2/seed3/model.keras"
+    path.write_bytes(b"other")
+    with pytest.raises(OtrainError, match="trained anew"):
+        registry.find_model("tca@3", results=results)
+    path.with_name("model.onnx").unlink()
+    with pytest.raises(OtrainError, match="otrain models export"):
+        registry.find_model("tca@3", results=results)
+
+
+def test_no_store_is_made(tmp_path):
+    with pytest.raises(OtrainError, match="no store of models"):
+        registry.list_models(results=tmp_path)
+    assert not list(tmp_path.iterdir())
