@@ -21,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         status, record, text = getattr(cli_verbs, arguments.function)(arguments)
-        print(json.dumps(_plain(record), indent=1) if arguments.json else text, flush=True)
+        answer = json.dumps(_plain(record), indent=1) if arguments.json else text
+        if answer:
+            print(answer, flush=True)
         return status
     except OtrainError as error:
         return _refuse(arguments, str(error))

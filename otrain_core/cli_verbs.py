@@ -9,6 +9,7 @@ import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -157,38 +158,57 @@ def check(arguments: Namespace) -> Outcome:
 
 def classify(arguments: Namespace) -> Outcome:
     classifier = _classifier(arguments)
-    rows: list[dict[str, Any]] = []
-    for table, cutouts in _candidates(arguments, classifier.size):
-        found = classifier.classify(cutouts)
-        for k in range(len(found["score"])):
-            rows.append({key: values[k] for key, values in (table | found).items()})
-        if not arguments.quiet and sys.stderr.isatty():
-            print(f"\r{len(rows)} candidates", end="", file=sys.stderr, flush=True)
-    if not arguments.quiet and sys.stderr.isatty():
-        print(file=sys.stderr)
-    counts = {
-        "n": len(rows),
-        "real": sum(bool(row["real"]) and not row["undecided"] for row in rows),
-        "undecided": sum(bool(row["undecided"]) for row in rows),
-        "unlike_training": sum(bool(row["reason"]) for row in rows),
-    }
+    counts = dict.fromkeys(("n", "real", "undecided", "unlike_training"), 0)
+    rows: list[dict[str, Any]] | None = [] if arguments.json and not arguments.output else None
+    with _table(arguments) as write:
+        for columns, cutouts in _candidates(arguments, classifier.size):
+            found = classifier.classify(cutouts)
+            counts["n"] += len(found["score"])
+            counts["real"] += int(np.sum(found["real"] & ~found["undecided"]))
+            counts["undecided"] += int(np.sum(found["undecided"]))
+            counts["unlike_training"] += int(np.sum(found["reason"] != ""))
+            block = columns | found
+            table = [{key: values[k] for key, values in block.items()} for k in range(len(found["score"]))]
+            if rows is None:
+                write(table)
+            else:
+                rows += table
+            _progress(arguments, counts["n"])
     about = {key: classifier.about.get(key) for key in ("telescope", "pipeline", "experiment", "seed", "commit")}
-    about |= {"threshold": classifier.threshold}
-    text = _csv(rows)
-    if arguments.output:
-        from otrain_core.io import atomic
-
-        with atomic(arguments.output) as temporary:
-            temporary.write_text(text)
-        text = f"{arguments.output}: {_counts(counts)}"
-    else:
-        text = text.rstrip("\n")
-        if not arguments.quiet:
-            print(_counts(counts), file=sys.stderr)
-    return 0, {"model": about, **counts, **({} if arguments.output else {"candidates": rows})}, text
+    record = {"model": about | {"threshold": classifier.threshold}, **counts}
+    text = f"{arguments.output}: {_words(counts)}" if arguments.output else ""
+    if not arguments.output and not arguments.json and not arguments.quiet:
+        print(_words(counts), file=sys.stderr)
+    return 0, record | ({} if rows is None else {"candidates": rows}), text
 
 
-def _counts(counts: dict[str, int]) -> str:
+@contextmanager
+def _table(arguments: Namespace) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    """What writes rows as CSV, to the file or to standard output; the file appears when it is whole."""
+    from otrain_core.io import atomic
+
+    started: list[list[str]] = []
+    with ExitStack() as stack:
+        file = sys.stdout
+        if arguments.output:
+            file = stack.enter_context(open(stack.enter_context(atomic(arguments.output)), "w", newline=""))
+
+        def write(rows: list[dict[str, Any]]) -> None:
+            if rows and not started:
+                started.append(list(rows[0]))
+                file.write(_csv([dict(zip(started[0], started[0], strict=True))], started[0]))
+            if rows:
+                file.write(_csv(rows, started[0]))
+
+        yield write
+
+
+def _progress(arguments: Namespace, number: int) -> None:
+    if not arguments.quiet and sys.stderr.isatty() and (arguments.output or arguments.json):
+        print(f"\r{number} candidates ", end="", file=sys.stderr, flush=True)
+
+
+def _words(counts: dict[str, int]) -> str:
     return (
         f"{counts['n']} candidates: {counts['real']} real, {counts['undecided']} undecided, "
         f"{counts['n'] - counts['real'] - counts['undecided']} bogus; {counts['unlike_training']} unlike the training set"
@@ -264,14 +284,10 @@ def _of_cube(path: Path, block: int = 4096) -> Iterator[tuple[dict[str, Any], di
         yield {name: part[key] for name, key in names.items() if key in part}, part
 
 
-def _csv(rows: list[dict[str, Any]]) -> str:
-    if not rows:
-        return ""
+def _csv(rows: list[dict[str, Any]], columns: list[str]) -> str:
     file = text_io.StringIO()
-    writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: _cell(value) for key, value in row.items()})
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerows([_cell(row.get(key, "")) for key in columns] for row in rows)
     return file.getvalue()
 
 
@@ -282,7 +298,7 @@ def _cell(value: Any) -> Any:
         return "" if np.isnan(value) else f"{value:.9g}"
     text = str(value)
     # A spreadsheet would take these for formulas; a name from a header must not become one.
-    return f"'{text}" if text[:1] in ("=", "+", "@") else text
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
 def models_list(arguments: Namespace) -> Outcome:

@@ -31,8 +31,34 @@ def test_from_folders_to_scores(tmp_path, capsys):
         with open(tmp_path / "out.csv") as file:
             tables[name] = list(csv.DictReader(file))
     with open(f"{mine}/scores.csv") as file:
-        scores = np.array([float(row["score"]) for row in csv.DictReader(file)])
+        rows = list(csv.DictReader(file))
+        scores = np.array([float(row["score"]) for row in rows])
     for table in tables.values():
         assert np.allclose([float(row["score"]) for row in table], scores, atol=1e-5)
-    unlike = np.mean([row["reason"] != "" for row in tables["model.onnx"]])
-    assert unlike < 0.1
+    trained = [found["reason"] for found, row in zip(tables["model.onnx"], rows, strict=True) if row["set"] == "train"]
+    assert len(trained) > 200 and np.mean([reason != "" for reason in trained]) < 0.02
+
+
+def test_a_model_of_the_original(tmp_path, capsys):
+    """An .h5 file, which comes without a threshold."""
+    from otrain_core.networks import keras
+
+    layers = keras.layers
+    model = keras.Sequential(
+        [layers.Input((32, 32, 1)), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(2, "softmax")]
+    )
+    model.save(tmp_path / "old.h5")
+    cube = make_cube(40)
+    write_arrays(tmp_path / "cube.npz", cube)
+    assert main(["classify", str(tmp_path / "cube.npz"), "-m", str(tmp_path / "old.h5"), "--json"]) == 1
+    assert "no threshold of its own" in capsys.readouterr().err
+    assert main(["models", "export", str(tmp_path / "old.h5"), "--threshold", "0.53"]) == 0
+    assert (
+        main(
+            ["classify", str(tmp_path / "cube.npz"), "-m", str(tmp_path / "model.onnx"), "-o", str(tmp_path / "o.csv")]
+        )
+        == 0
+    )
+    with open(tmp_path / "o.csv") as file:
+        found = np.array([float(row["score"] or "nan") for row in csv.DictReader(file)])
+    assert np.allclose(found, model.predict(cube["cube"][..., :1], verbose=0)[:, 1], atol=1e-5, equal_nan=True)

@@ -116,8 +116,24 @@ def test_another_threshold(cube, model, capsys):
 def test_cells_are_no_formulas():
     from otrain_core.cli_verbs import _csv
 
-    text = _csv([{"candid": "=cmd()", "x": np.nan, "real": np.True_, "p": np.float32(0.5)}])
-    assert text.splitlines()[1] == "'=cmd(),,1,0.5"
+    text = _csv(
+        [{"candid": "=cmd()", "x": np.nan, "real": np.True_, "p": np.float32(-0.5)}], ["candid", "x", "real", "p"]
+    )
+    assert text == "'=cmd(),,1,-0.5\n"
+
+
+def test_a_cube_of_the_original(tmp_path, cube, model, capsys):
+    """Keys of Table 1 only, one-hot labels, no channel axis, sentinels."""
+    new = make_cube(60)
+    old = {key: new[key] for key in ("mags", "errmags", "filters", "fwhms", "candids")}
+    old |= {"cube": np.nan_to_num(new["cube"][..., 0]), "labels": np.eye(2)[new["labels"]]}
+    old["mags"][:3] = -99.0, 99.0, 0.0
+    np.savez(tmp_path / "old.npz", **old)
+    assert main(["classify", str(tmp_path / "old.npz"), "-m", model, "-o", str(tmp_path / "out.csv")]) == 0
+    assert [int(row["label"]) for row in _rows(tmp_path / "out.csv")] == new["labels"].tolist()
+    assert main(["export", str(tmp_path / "old.npz"), "-o", str(tmp_path / "folders")]) == 0
+    headers = [fits.getheader(path) for path in (tmp_path / "folders").rglob("*.fits")]
+    assert len(headers) == 60 and sum("MAG" not in header for header in headers) == 3
 
 
 def test_check(tmp_path, cube, capsys):
