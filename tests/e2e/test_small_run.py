@@ -53,6 +53,7 @@ def test_contract_files(small_run):
         for folder in ("seed1", "seed1/random_split"):
             for name in ("model.keras", "scores.csv", "metrics.json", "history.csv", "train.json"):
                 assert (small_run / CUBE / experiment / folder / name).stat().st_size > 0, (experiment, folder, name)
+        assert (small_run / CUBE / experiment / "seed1/model.onnx").stat().st_size > 0, experiment
 
 
 def test_summary_and_quality(small_run):
