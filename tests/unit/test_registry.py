@@ -41,7 +41,7 @@ def test_found_by_name(results):
         ("tca@9", "no version '9'; its aliases are champion"),
         ("tca@previous", "no version 'previous'"),
         ("nowhere/model.onnx", "no such file"),
-        ("../../etc", "no such file"),
+        ("../../nowhere", "no such file"),
     ],
 )
 def test_what_is_not_there_is_told(results, name, message):
