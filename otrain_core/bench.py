@@ -137,7 +137,7 @@ class _Runner:
         self.cutouts, self._score = cutouts, score_cutouts
 
     def epoch(self, number: int) -> None:
-        self.loop._epoch(number)
+        self.loop.epoch(number)
 
     def score(self, number: int) -> None:
         self._score(self.model, self.cutouts)

@@ -19,7 +19,7 @@ from otrain_core.descriptors import describe, unlike
 from otrain_core.errors import CubeError
 from otrain_core.inputs import SAMPLING, select_inputs
 
-KEY = "otrain"
+KEY = "otrain"  # of the metadata in a model file
 FORMAT = 1
 MAX_BYTES = 2**30  # of a model file; ours have below 20 MB
 BATCH = 64  # cutouts that fit into the cache of a core

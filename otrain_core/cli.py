@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from otrain_core import __version__
 from otrain_core.errors import OtrainError
@@ -21,7 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         status, record, text = getattr(cli_verbs, arguments.function)(arguments)
-        answer = json.dumps(_plain(record), indent=1) if arguments.json else text
+        from otrain_core.io import plain_values
+
+        answer = json.dumps(plain_values(record), indent=1) if arguments.json else text
         if answer:
             print(answer, flush=True)
         return status
@@ -41,12 +42,6 @@ def _refuse(arguments: argparse.Namespace, message: str) -> int:
         print(json.dumps({"error": message}))
     print(f"otrain {arguments.verb}: {message}", file=sys.stderr)
     return 1
-
-
-def _plain(value: Any) -> Any:
-    from otrain_core.io import _plain as plain
-
-    return plain(value)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io as text_io
 import runpy
-import sys
-import tempfile
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from otrain_core.errors import CubeError, OtrainError
+from otrain_core.cli_classify import classify as classify  # a verb too
+from otrain_core.errors import OtrainError
 
 Outcome = tuple[int, Any, str]
-LARGEST_CUTOUT = 256  # [px]; a single FITS file that is larger is meant as an image
 
 
 def convert(arguments: Namespace) -> Outcome:
@@ -156,151 +149,6 @@ def check(arguments: Namespace) -> Outcome:
     return int(not all(item["fit"] for item in found)), found, "\n".join(lines)
 
 
-def classify(arguments: Namespace) -> Outcome:
-    classifier = _classifier(arguments)
-    counts = dict.fromkeys(("n", "real", "undecided", "unlike_training"), 0)
-    rows: list[dict[str, Any]] | None = [] if arguments.json and not arguments.output else None
-    with _table(arguments) as write:
-        for columns, cutouts in _candidates(arguments, classifier.size):
-            found = classifier.classify(cutouts)
-            counts["n"] += len(found["score"])
-            counts["real"] += int(np.sum(found["real"] & ~found["undecided"]))
-            counts["undecided"] += int(np.sum(found["undecided"]))
-            counts["unlike_training"] += int(np.sum(found["reason"] != ""))
-            block = columns | found
-            table = [{key: values[k] for key, values in block.items()} for k in range(len(found["score"]))]
-            if rows is None:
-                write(table)
-            else:
-                rows += table
-            _progress(arguments, counts["n"])
-    about = {key: classifier.about.get(key) for key in ("telescope", "pipeline", "experiment", "seed", "commit")}
-    record = {"model": about | {"threshold": classifier.threshold}, **counts}
-    text = f"{arguments.output}: {_words(counts)}" if arguments.output else ""
-    if not arguments.output and not arguments.json and not arguments.quiet:
-        print(_words(counts), file=sys.stderr)
-    return 0, record | ({} if rows is None else {"candidates": rows}), text
-
-
-@contextmanager
-def _table(arguments: Namespace) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
-    """What writes rows as CSV, to the file or to standard output; the file appears when it is whole."""
-    from otrain_core.io import atomic
-
-    started: list[list[str]] = []
-    with ExitStack() as stack:
-        file = sys.stdout
-        if arguments.output:
-            file = stack.enter_context(open(stack.enter_context(atomic(arguments.output)), "w", newline=""))
-
-        def write(rows: list[dict[str, Any]]) -> None:
-            if rows and not started:
-                started.append(list(rows[0]))
-                file.write(_csv([dict(zip(started[0], started[0], strict=True))], started[0]))
-            if rows:
-                file.write(_csv(rows, started[0]))
-
-        yield write
-
-
-def _progress(arguments: Namespace, number: int) -> None:
-    if not arguments.quiet and sys.stderr.isatty() and (arguments.output or arguments.json):
-        print(f"\r{number} candidates ", end="", file=sys.stderr, flush=True)
-
-
-def _words(counts: dict[str, int]) -> str:
-    return (
-        f"{counts['n']} candidates: {counts['real']} real, {counts['undecided']} undecided, "
-        f"{counts['n'] - counts['real'] - counts['undecided']} bogus; {counts['unlike_training']} unlike the training set"
-    )
-
-
-def _classifier(arguments: Namespace):
-    from otrain_core.classify import Classifier
-    from otrain_core.registry import find_model
-
-    options = {"threads": arguments.threads, "threshold": arguments.threshold}
-    path = find_model(arguments.model, results=arguments.results)
-    if path.suffix == ".onnx":
-        return Classifier.load(path, **options)
-    with tempfile.TemporaryDirectory() as folder:
-        onnx = Path(folder, "model.onnx")
-        _export_file(path, onnx)
-        return Classifier.load(onnx, **options)
-
-
-def _candidates(arguments: Namespace, size: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Blocks of candidates: the columns that name them, and their cutouts."""
-    if arguments.candidates or arguments.detect:
-        from otrain_core.new_candidates import cut_candidates
-
-        for path in arguments.inputs:
-            cutouts, table = cut_candidates(
-                path,
-                arguments.candidates,
-                size=size,
-                science=arguments.science,
-                reference=arguments.reference,
-                mask=arguments.mask,
-                psf=arguments.psf,
-                threshold=arguments.sigma,
-            )
-            yield {"image": [Path(path).name] * len(table["x"]), **table}, cutouts
-        return
-    files: list[Path] = []
-    for path in map(Path, arguments.inputs):
-        if path.suffix == ".npz":
-            yield from _of_cube(path)
-        elif path.is_dir():
-            from otrain_core.cutout_files import find_cutouts
-
-            files += find_cutouts(path)
-        else:
-            files.append(path)
-    if files:
-        from otrain_core.cutout_files import read_blocks, read_cutout
-
-        if len(files) == 1 and max(read_cutout(files[0], strict=False)[0]["difference"].shape) > LARGEST_CUTOUT:
-            raise CubeError(f"{files[0]}: is this a difference image? Give its --candidates, or --detect them")
-        columns = ("candid", "image", "ra", "dec", "edge")
-        for start in range(0, len(files), 256):
-            for cutouts, rows in read_blocks(files[start : start + 256], size=size):
-                names = [str(path) for path in files[start : start + len(rows)]]
-                yield {"file": names, **{key: [row[key] for row in rows] for key in columns}}, cutouts
-
-
-def _of_cube(path: Path, block: int = 4096) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    from otrain_core.cube import read_cube
-
-    cube = read_cube(path, mmap=True, both_classes=False)
-    n = len(cube["labels"])
-    names = {"candid": "candids", "image": "images", "ra": "ra", "dec": "dec", "label": "labels"}
-    for start in range(0, n, block):
-        rows = slice(start, start + block)
-        part = {
-            key: value[rows] if np.shape(value)[:1] == (n,) and key != "channels" else value
-            for key, value in cube.items()
-        }
-        yield {name: part[key] for name, key in names.items() if key in part}, part
-
-
-def _csv(rows: list[dict[str, Any]], columns: list[str]) -> str:
-    file = text_io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerows([_cell(row.get(key, "")) for key in columns] for row in rows)
-    return file.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, bool | np.bool_):
-        return int(value)
-    if isinstance(value, float | np.floating):
-        return "" if np.isnan(value) else f"{value:.9g}"
-    text = str(value)
-    # A spreadsheet would take these for formulas; a name from a header must not become one.
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
-
-
 def models_list(arguments: Namespace) -> Outcome:
     from otrain_core.registry import list_models
 
@@ -344,7 +192,9 @@ def models_export(arguments: Namespace) -> Outcome:
     if model.is_dir() and arguments.cube:
         _export_onnx(model, Path(arguments.cube), output, seed=1)
     else:
-        _export_file(model / "model.keras" if model.is_dir() else model, output, threshold=arguments.threshold)
+        from otrain_core.export_onnx import export_file
+
+        export_file(model / "model.keras" if model.is_dir() else model, output, threshold=arguments.threshold)
     return 0, {"model": str(output)}, str(output)
 
 
@@ -352,16 +202,6 @@ def _export_onnx(folder: Path, cube: Path, output: Path, *, seed: int) -> None:
     names = {"model": "model.keras", "train_record": "train.json", "scores": "scores.csv", "metrics": "metrics.json"}
     paths = {key: str(_needed(folder, name)) for key, name in names.items()}
     _script("export_onnx")(cube=str(cube), onnx=str(output), seed=seed, **paths)
-
-
-def _export_file(model: Path, output: Path, *, threshold: float | None = None) -> None:
-    """A Keras model as ONNX, with the records that stand beside it."""
-    from otrain_core.export_onnx import export_model, model_record
-    from otrain_core.foreign_model import load_any_model
-    from otrain_core.summary import read_record
-
-    about = model_record(read_record(model.parent / "metrics.json"), read_record(model.parent / "train.json"))
-    export_model(load_any_model(model), output, about=about | ({} if threshold is None else {"threshold": threshold}))
 
 
 def _headline(folder: Path) -> tuple[dict[str, Any], str]:

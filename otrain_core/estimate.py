@@ -17,6 +17,7 @@ import pandas as pd
 
 from otrain_core.io import read_table, write_table
 from otrain_core.paper_plan import SWEEPS
+from otrain_core.split import PAPER_FRACTION
 from otrain_core.summary import STEPS, number, read_benchmark, read_record
 
 if TYPE_CHECKING:
@@ -124,7 +125,9 @@ def plan_trainings(run: Run) -> list[dict[str, Any]]:
     """Trainings of a run that the paper needs: rule, cube, share of the cube trained on, and options of the network."""
     rows = []
     for protocol in run.config.run.protocols:
-        rule, share = ("train_random_split", 0.85) if protocol == "paper" else ("train", run.config.split.fractions[0])
+        rule, share = (
+            ("train_random_split", PAPER_FRACTION) if protocol == "paper" else ("train", run.config.split.fractions[0])
+        )
         rows += [
             (rule, cube, share, run.experiments[name])
             for cube in run.config.run.cubes
@@ -241,18 +244,11 @@ def estimate_text(table: pd.DataFrame, *, cores: Sequence[int] = (2, 64)) -> str
 
 def main(config: Sequence[str], *, root: str | Path = "results") -> str:
     """Estimate of the paper for configuration files laid over each other."""
-    import yaml
-    from snakemake.utils import update_config
-
     from otrain_core.run import Run
 
-    clone = Path(__file__).parents[1]
-    values = yaml.safe_load((clone / "config/config.yaml").read_text())
-    for path in config:
-        update_config(values, yaml.safe_load(Path(path).read_text()) or {})
-    run = Run.from_config(values, root=clone)
+    run = Run.from_files(config)
     seconds = {key: training_seconds(run, root, speed=speed) for key, speed in training_speeds(root).items()}
-    jobs, costs = planned_jobs(config, root=clone), recorded_costs(root)
+    jobs, costs = planned_jobs(config, root=Path(__file__).parents[1]), recorded_costs(root)
     return estimate_text(estimate(jobs, costs, cpu=seconds.get("cpu", {}), gpu=seconds.get("gpu", {})))
 
 

@@ -8,7 +8,6 @@ abstention and what the training set was like.
 from __future__ import annotations
 
 import json
-import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from otrain_core.classify import FORMAT, KEY
 from otrain_core.errors import CubeError, OtrainError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-KEY = "otrain"  # of the metadata
-FORMAT = 1
 OPSET = 18
 TOLERANCE = 1e-5  # of a probability, between Keras and ONNX Runtime
 
@@ -86,6 +84,29 @@ def export_model(
         record["checked"] = {"n": len(probes), "max_difference": difference}
         _write_metadata(temporary, record)
     return record
+
+
+def export_file(model: str | Path, output: str | Path, *, threshold: float | None = None) -> None:
+    """Write a Keras model, ours or another's, as ONNX with the records of its training that stand beside it.
+
+    Parameters
+    ----------
+    model, output : path-like
+        ``.keras`` or ``.h5``, and the ``.onnx`` file written.
+    threshold : float, optional
+        In place of the one in the records.
+
+    Raises
+    ------
+    CubeError, OtrainError
+        As `otrain_core.foreign_model.load_any_model` and `export_model`.
+    """
+    from otrain_core.foreign_model import load_any_model
+    from otrain_core.summary import read_record
+
+    beside = Path(model).parent
+    about = model_record(read_record(beside / "metrics.json"), read_record(beside / "train.json"))
+    export_model(load_any_model(model), output, about=about | ({} if threshold is None else {"threshold": threshold}))
 
 
 def model_record(
@@ -258,20 +279,11 @@ def _run(path: Path, cutouts: np.ndarray) -> np.ndarray:
 def _write_metadata(path: Path, record: Mapping[str, Any]) -> None:
     import onnx
 
+    from otrain_core.io import plain_values
+
     proto = onnx.load(str(path))
-    onnx.helper.set_model_props(proto, {KEY: json.dumps(_finite(record), sort_keys=True, allow_nan=False)})
+    onnx.helper.set_model_props(proto, {KEY: json.dumps(plain_values(record), sort_keys=True, allow_nan=False)})
     proto.producer_name = "O'TRAIN"
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         onnx.save(proto, str(Path(folder, "model.onnx")))
         Path(folder, "model.onnx").replace(path)
-
-
-def _finite(value: Any) -> Any:
-    """Plain values for JSON, NaN and infinities as null."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_finite(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

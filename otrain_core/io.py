@@ -386,18 +386,19 @@ def read_table(path: str | Path) -> pd.DataFrame:
 def write_json(path: str | Path, record: dict[str, Any] | list[Any]) -> None:
     """Write a record as JSON; NaN and infinities become null."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(_plain(record), indent=1, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(plain_values(record), indent=1, allow_nan=False) + "\n")
 
 
-def _plain(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
+    """A record as JSON can hold it: NumPy values as Python's, NaN and infinities as None."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_values(item) for item in value]
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain_values(value.tolist())
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain_values(value.item())
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value

@@ -95,7 +95,7 @@ class Loop:
             if self._out_of_patience():
                 log.info("no lower loss on tune for %d epochs: stopped", self.options["patience"])
                 break
-            self._epoch(epoch)
+            self.epoch(epoch)
             if self.checkpoint is not None:
                 self._save(epoch)
         return pd.DataFrame(self.history, columns=HISTORY)
@@ -107,7 +107,8 @@ class Loop:
         losses = [row["tune_loss"] for row in self.history]
         return len(losses) - 1 - int(np.argmin(losses)) >= patience
 
-    def _epoch(self, epoch: int) -> None:
+    def epoch(self, epoch: int) -> None:
+        """Train one epoch (from 1) and watch it on tune."""
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(len(self.train[1]))
         order = order[: len(order) - len(order) % self.replicas.n]

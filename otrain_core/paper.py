@@ -157,17 +157,11 @@ def draw_unfinished(config: Sequence[str], *, root: str | Path = "results") -> P
     """
     import runpy
 
-    import yaml
-    from snakemake.utils import update_config
-
     from otrain_core.paper_plan import plan_paper
     from otrain_core.run import Run
 
     clone = Path(__file__).parents[1]
-    values = yaml.safe_load((clone / "config/config.yaml").read_text())
-    for path in config:
-        update_config(values, yaml.safe_load(Path(path).read_text()) or {})
-    plan, folder = plan_paper(Run.from_config(values, root=clone)), Path(root, "unfinished", "paper")
+    plan, folder = plan_paper(Run.from_files(config)), Path(root, "unfinished", "paper")
     scripts = {name: runpy.run_path(str(clone / f"scripts/{name}.py"))["main"] for name in _SCRIPTS}
     for name in FIGURES:
         data = {"table": folder / f"{name}.csv", "caption": folder / f"{name}.json"}

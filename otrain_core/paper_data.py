@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.errors import OtrainError
-from otrain_core.io import read_arrays, read_table
 from otrain_core.paper_plan import (
     GALLERIES,
     MAPS,
@@ -23,7 +21,7 @@ from otrain_core.paper_plan import (
     shown_protocol,
     training_folder,
 )
-from otrain_core.summary import number, read_record, read_scores
+from otrain_core.summary import arrays_if_there, number, read_record, read_scores, table_if_there
 
 N_CUTOUTS = 8  # of each class in a gallery
 SWEEP_KEYS = ("telescope", "pipeline", "experiment", "value", "seed", "n_train", "n_test")
@@ -149,7 +147,7 @@ def gallery_data(root: Path, cubes: Sequence[str], *, seed: int) -> tuple[pd.Dat
 
     rows, facts = [], {"counts": {}}
     for name in cubes:
-        cube = _arrays(root / name / "cube.npz")
+        cube = arrays_if_there(root / name / "cube.npz")
         if cube is None:
             continue
         shown = CutoutGallery.from_cube(cube, rng=np.random.default_rng(seed), n=N_CUTOUTS)
@@ -182,10 +180,10 @@ def map_data(root: Path, plan: Mapping[str, Any], cube: str, kind: str) -> tuple
     rows, facts = [], {"cube": cube, "kind": kind, "shown": {}}
     for experiment in plan["experiments"]:
         folder = find_training(root, plan, cube, experiment, file="gradcam.npz", protocols=("grouped",))
-        arrays = _arrays(folder / "gradcam.npz") if folder else None
+        arrays = arrays_if_there(folder / "gradcam.npz") if folder else None
         if arrays is None:
             continue
-        neighbours = _table(folder / "neighbours.csv")
+        neighbours = table_if_there(folder / "neighbours.csv")
         chosen = _choose_map(arrays, neighbours, kind)
         if chosen is None:
             continue
@@ -240,7 +238,7 @@ def panel_data(root: Path, plan: Mapping[str, Any], cube: str) -> tuple[pd.DataF
     name = next(iter(plan["experiments"]), None)
     folder = find_training(root, plan, cube, name, file="curves.csv") if name else None
     scores = read_scores(folder) if folder else None
-    history, curves = (_table(folder / f"{file}.csv") if folder else None for file in ("history", "curves"))
+    history, curves = (table_if_there(folder / f"{file}.csv") if folder else None for file in ("history", "curves"))
     if scores is None or history is None or curves is None:
         return pd.DataFrame(), {"missing": f"no evaluated training of {name or 'paper'} on {cube} yet"}
     metrics, train = read_record(folder / "metrics.json"), read_record(folder / "train.json")
@@ -322,17 +320,3 @@ def pixels(image: np.ndarray) -> str:
 def image_of(row: Mapping[str, Any]) -> np.ndarray:
     """The square image of a row with columns side and pixels."""
     return np.array(str(row["pixels"]).split(), dtype=np.float32).reshape(int(row["side"]), int(row["side"]))
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray] | None:
-    try:
-        return read_arrays(path)
-    except (OSError, OtrainError):
-        return None
-
-
-def _table(path: Path) -> pd.DataFrame | None:
-    try:
-        return read_table(path)
-    except (OSError, OtrainError):
-        return None

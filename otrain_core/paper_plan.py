@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from otrain_core.run import Run
+from otrain_core.run import TAILS, Run
 
 FIGURES = tuple([f"fig{number:02d}" for number in range(1, 14)] + [f"figA{number}" for number in range(1, 5)])
 TABLES = tuple(f"table{number}" for number in range(1, 6))
@@ -22,7 +21,6 @@ FIGURE_CUBES = {
 PANELS = ("fig10", "figA1", "figA2", "figA3", "figA4")
 GALLERIES = ("fig05", "fig06", "fig07", "fig08")
 MAPS = ("fig09", "fig13")
-TAILS = {"grouped": "", "paper": "/random_split"}
 
 
 def plan_paper(run: Run) -> dict[str, Any]:

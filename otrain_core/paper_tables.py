@@ -11,11 +11,9 @@ import pandas as pd
 
 from otrain_core.claims import read_published
 from otrain_core.cube import TABLE1
-from otrain_core.errors import OtrainError
-from otrain_core.io import read_arrays, read_table
 from otrain_core.paper_data import find_training
 from otrain_core.paper_plan import trainings
-from otrain_core.summary import SUMMARY_COLUMNS, build_summary, number, read_record
+from otrain_core.summary import SUMMARY_COLUMNS, arrays_if_there, build_summary, number, read_record, table_if_there
 
 ARRAYS = {
     "cube": "cutouts: number, y, x, channel",
@@ -82,9 +80,8 @@ def make_table(name: str, plan: Mapping[str, Any], *, root: str | Path) -> tuple
 def arrays_of_the_cube(plan: Mapping[str, Any], root: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Table 1: array, dtype, shape, in_paper, meaning."""
     for cube in plan["cubes"]:
-        try:
-            arrays = read_arrays(root / cube / "cube.npz")
-        except (OSError, OtrainError):
+        arrays = arrays_if_there(root / cube / "cube.npz")
+        if arrays is None:
             continue
         rows = [
             {
@@ -127,16 +124,14 @@ def _quality(plan: Mapping[str, Any], root: Path) -> pd.DataFrame:
     """quality.csv, or its rows anew where the run has not come to it."""
     from otrain_core.summary import build_quality, quality_row
 
-    try:
-        return read_table(root / "quality.csv")
-    except (OSError, OtrainError):
-        names = [
-            (*cube.split("/"), cube, image) for cube in plan["cubes"] for image in plan["images"][cube.split("/")[0]]
-        ]
-        return build_quality(
-            quality_row(root / cube / "images" / image, telescope=telescope, pipeline=pipeline)
-            for telescope, pipeline, cube, image in names
-        )
+    table = table_if_there(root / "quality.csv")
+    if table is not None:
+        return table
+    names = [(*cube.split("/"), cube, image) for cube in plan["cubes"] for image in plan["images"][cube.split("/")[0]]]
+    return build_quality(
+        quality_row(root / cube / "images" / image, telescope=telescope, pipeline=pipeline)
+        for telescope, pipeline, cube, image in names
+    )
 
 
 def cubes(plan: Mapping[str, Any], root: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -201,10 +196,7 @@ def summary_of(plan: Mapping[str, Any], root: str | Path) -> pd.DataFrame:
 
 def read_experiments(root: str | Path) -> pd.DataFrame | None:
     """experiments.csv of a run, None where it has not come to it."""
-    try:
-        return read_table(Path(root) / "experiments.csv")
-    except (OSError, OtrainError):
-        return None
+    return table_if_there(Path(root) / "experiments.csv")
 
 
 def condensed(table: pd.DataFrame, experiments: pd.DataFrame | None = None) -> pd.DataFrame:

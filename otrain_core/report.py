@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 from otrain_core import report_figures as figures
-from otrain_core.errors import OtrainError
-from otrain_core.io import read_arrays, read_table
+from otrain_core.io import read_table
 from otrain_core.report_experiments import p_words, side_by_side
 from otrain_core.report_studies import (
     finetune_part,
@@ -23,7 +22,7 @@ from otrain_core.report_studies import (
     transfer_part,
 )
 from otrain_core.report_text import config_lines, count, interval, num, passes, pct, verdict, words
-from otrain_core.summary import STEPS, number, read_benchmark, read_record, run_keys
+from otrain_core.summary import STEPS, arrays_if_there, number, read_benchmark, read_record, run_keys
 
 TEMPLATES = Path(__file__).with_name("templates")
 RATES = {  # columns of the table of all trainings: heading, percent?
@@ -179,7 +178,7 @@ def _cube_part(
     }
     best = _best_run(runs, summary, champion if champion and name.endswith(f"/{champion.get('pipeline')}") else None)
     part["best"] = best
-    cube = _read_cube(folder)
+    cube = arrays_if_there(folder / "cube.npz")
     table = pd.DataFrame()
     if cube is not None:
         part["figures"] = {
@@ -205,13 +204,6 @@ SPLITS = {"by image (grouped)": "split.csv", "random by cutout (paper)": "split_
 
 def _image_folders(folder: Path, quality: pd.DataFrame) -> list[Path]:
     return [folder / "images" / image for image in quality.loc[quality["status"] == "ok", "image"]]
-
-
-def _read_cube(folder: Path) -> dict[str, np.ndarray] | None:
-    try:
-        return read_arrays(folder / "cube.npz")
-    except (OSError, OtrainError):
-        return None
 
 
 def _split_counts(path: Path) -> list[dict[str, Any]]:

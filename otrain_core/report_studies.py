@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.errors import OtrainError
-from otrain_core.io import read_table
 from otrain_core.report_figures import embed
 from otrain_core.report_text import count, num, pct
 from otrain_core.sheets import is_pool, left_out
-from otrain_core.summary import number, read_record
+from otrain_core.summary import number, read_record, table_if_there
 from otrain_core.sweep import draw_sweep
 from otrain_core.transfer import transfer_matrix
 
@@ -38,12 +36,8 @@ def read_studies(
     the same folder for other cubes, experiments or seeds is not read.
     """
     experiments = list(experiments)
-    tables = []
-    for path in sorted(Path(root).glob(f"*/*/*/seed*/{name}.csv")):
-        try:
-            tables.append(read_table(path))
-        except (OSError, OtrainError):
-            continue
+    found = map(table_if_there, sorted(Path(root).glob(f"*/*/*/seed*/{name}.csv")))
+    tables = [table for table in found if table is not None]
     if not tables:
         return pd.DataFrame()
     table = pd.concat(tables, ignore_index=True)
@@ -60,9 +54,8 @@ def sweep_parts(root: str | Path, sweeps: Iterable[str]) -> list[dict[str, Any]]
     """For each sweep of the run that was gathered: name, option, figure as a data URI, trainings done and planned."""
     parts = []
     for name in sweeps:
-        try:
-            table = read_table(Path(root) / "studies" / f"{name}.csv")
-        except (OSError, OtrainError):
+        table = table_if_there(Path(root) / "studies" / f"{name}.csv")
+        if table is None:
             continue
         table["value"] = table["value"].astype(str)
         parts.append(

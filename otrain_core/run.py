@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from otrain_core.sweep import plan_sweep
 HIPS = "hips:"  # a reference that begins so is fetched from a survey
 NETWORK_CATALOGUES = ("gaia", "panstarrs")
 NETWORK_KNOWN = ("vsx", "skybot")
+TAILS = {"grouped": "", "paper": "/random_split"}  # of the folder of a training, by protocol
 
 
 class Run:
@@ -81,6 +83,24 @@ class Run:
         for cube in config.run.cubes:
             run._check_cube(*cube.split("/"))
         return run
+
+    @classmethod
+    def from_files(cls, paths: Sequence[str | Path]) -> Run:
+        """Check configuration files, laid over each other and over the default of this clone.
+
+        Raises
+        ------
+        ConfigError, MissingProgramError
+            As `from_config`.
+        """
+        import yaml
+        from snakemake.utils import update_config
+
+        clone = Path(__file__).parents[1]
+        values = yaml.safe_load((clone / "config/config.yaml").read_text())
+        for path in paths:
+            update_config(values, yaml.safe_load(Path(path).read_text()) or {})
+        return cls.from_config(values, root=clone)
 
     def used_telescopes(self) -> list[str]:
         return sorted({cube.split("/")[0] for cube in self.config.run.cubes})
@@ -251,9 +271,8 @@ class Run:
 
     def trainings(self, protocol: str | None = None) -> list[str]:
         """Folders of all trainings of the run, or of those under one protocol."""
-        tails = {"grouped": "", "paper": "/random_split"}
         return [
-            f"results/{cube}/{experiment}/seed{seed}{tails[name]}"
+            f"results/{cube}/{experiment}/seed{seed}{TAILS[name]}"
             for cube in self.config.run.cubes
             for experiment in self.config.run.experiments
             for seed in self.config.run.seeds

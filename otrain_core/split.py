@@ -26,6 +26,7 @@ from otrain_core.errors import CubeError
 
 SETS = ("train", "tune", "test")
 UNUSED = "unused"
+PAPER_FRACTION = 0.85  # of the cutouts train under the protocol of the paper
 SKY_POWER = 0.75  # the sky is dealt by shares to this power: a little more for the smaller sets
 TRIALS = 32  # deals tried; the best balanced is kept
 DIRECTIONS = 16  # directions along which two footprints are compared
@@ -121,7 +122,7 @@ def split_cube(
     )
 
 
-def split_random(cube: Mapping[str, np.ndarray], *, seed: int, train_fraction: float = 0.85) -> pd.DataFrame:
+def split_random(cube: Mapping[str, np.ndarray], *, seed: int, train_fraction: float = PAPER_FRACTION) -> pd.DataFrame:
     """The protocol of Makhlouf et al. (2022): cutouts dealt at random, 85 % train and 15 % test.
 
     Returns

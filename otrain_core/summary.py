@@ -17,7 +17,7 @@ import pandas as pd
 
 from otrain_core import metrics
 from otrain_core.errors import OtrainError, UpstreamFailed
-from otrain_core.io import FAILED_MARK, read_json, read_table
+from otrain_core.io import FAILED_MARK, read_arrays, read_json, read_table
 
 RUN_KEYS = ("telescope", "pipeline", "experiment", "seed", "protocol")
 COUNTS = ("n_images", "n_true", "n_false")
@@ -80,8 +80,21 @@ def read_record(path: str | Path) -> dict[str, Any]:
 
 def read_scores(folder: str | Path) -> pd.DataFrame | None:
     """``scores.csv`` of a training, or None where it is not there."""
+    return table_if_there(Path(folder) / "scores.csv")
+
+
+def table_if_there(path: str | Path) -> pd.DataFrame | None:
+    """A table, or None where it is missing, unreadable or a failure mark."""
     try:
-        return read_table(Path(folder) / "scores.csv")
+        return read_table(path)
+    except (OSError, OtrainError):
+        return None
+
+
+def arrays_if_there(path: str | Path) -> dict[str, np.ndarray] | None:
+    """Arrays of an ``.npz`` file, or None where it is missing, unreadable or a failure mark."""
+    try:
+        return read_arrays(path)
     except (OSError, OtrainError):
         return None
 

@@ -114,7 +114,7 @@ def test_another_threshold(cube, model, capsys):
 
 
 def test_cells_are_no_formulas():
-    from otrain_core.cli_verbs import _csv
+    from otrain_core.cli_classify import _csv
 
     text = _csv(
         [{"candid": "=cmd()", "x": np.nan, "real": np.True_, "p": np.float32(-0.5)}], ["candid", "x", "real", "p"]

@@ -1,0 +1,167 @@
+"""The verb ``classify`` of the command ``otrain``: candidates in, a table of scores out."""
+
+from __future__ import annotations
+
+import csv
+import io as text_io
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from otrain_core.errors import CubeError
+
+LARGEST_CUTOUT = 256  # [px]; a single FITS file that is larger is meant as an image
+
+
+def classify(arguments: Namespace) -> tuple[int, Any, str]:
+    """Score candidates: exit status, record for --json, and text; the table is written as they are scored."""
+    classifier = _classifier(arguments)
+    counts = dict.fromkeys(("n", "real", "undecided", "unlike_training"), 0)
+    rows: list[dict[str, Any]] | None = [] if arguments.json and not arguments.output else None
+    with _table(arguments) as write:
+        for columns, cutouts in _candidates(arguments, classifier.size):
+            found = classifier.classify(cutouts)
+            counts["n"] += len(found["score"])
+            counts["real"] += int(np.sum(found["real"] & ~found["undecided"]))
+            counts["undecided"] += int(np.sum(found["undecided"]))
+            counts["unlike_training"] += int(np.sum(found["reason"] != ""))
+            block = columns | found
+            table = [{key: values[k] for key, values in block.items()} for k in range(len(found["score"]))]
+            if rows is None:
+                write(table)
+            else:
+                rows += table
+            _progress(arguments, counts["n"])
+    about = {key: classifier.about.get(key) for key in ("telescope", "pipeline", "experiment", "seed", "commit")}
+    record = {"model": about | {"threshold": classifier.threshold}, **counts}
+    text = f"{arguments.output}: {_words(counts)}" if arguments.output else ""
+    if not arguments.output and not arguments.json and not arguments.quiet:
+        print(_words(counts), file=sys.stderr)
+    return 0, record | ({} if rows is None else {"candidates": rows}), text
+
+
+@contextmanager
+def _table(arguments: Namespace) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    """What writes rows as CSV, to the file or to standard output; the file appears when it is whole."""
+    from otrain_core.io import atomic
+
+    started: list[list[str]] = []
+    with ExitStack() as stack:
+        file = sys.stdout
+        if arguments.output:
+            file = stack.enter_context(open(stack.enter_context(atomic(arguments.output)), "w", newline=""))
+
+        def write(rows: list[dict[str, Any]]) -> None:
+            if rows and not started:
+                started.append(list(rows[0]))
+                file.write(_csv([dict(zip(started[0], started[0], strict=True))], started[0]))
+            if rows:
+                file.write(_csv(rows, started[0]))
+
+        yield write
+
+
+def _progress(arguments: Namespace, number: int) -> None:
+    if not arguments.quiet and sys.stderr.isatty() and (arguments.output or arguments.json):
+        print(f"\r{number} candidates ", end="", file=sys.stderr, flush=True)
+
+
+def _words(counts: dict[str, int]) -> str:
+    return (
+        f"{counts['n']} candidates: {counts['real']} real, {counts['undecided']} undecided, "
+        f"{counts['n'] - counts['real'] - counts['undecided']} bogus; {counts['unlike_training']} unlike the training set"
+    )
+
+
+def _classifier(arguments: Namespace):
+    from otrain_core.classify import Classifier
+    from otrain_core.registry import find_model
+
+    options = {"threads": arguments.threads, "threshold": arguments.threshold}
+    path = find_model(arguments.model, results=arguments.results)
+    if path.suffix == ".onnx":
+        return Classifier.load(path, **options)
+    from otrain_core.export_onnx import export_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        onnx = Path(folder, "model.onnx")
+        export_file(path, onnx)
+        return Classifier.load(onnx, **options)
+
+
+def _candidates(arguments: Namespace, size: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Blocks of candidates: the columns that name them, and their cutouts."""
+    if arguments.candidates or arguments.detect:
+        from otrain_core.new_candidates import cut_candidates
+
+        for path in arguments.inputs:
+            cutouts, table = cut_candidates(
+                path,
+                arguments.candidates,
+                size=size,
+                science=arguments.science,
+                reference=arguments.reference,
+                mask=arguments.mask,
+                psf=arguments.psf,
+                threshold=arguments.sigma,
+            )
+            yield {"image": [Path(path).name] * len(table["x"]), **table}, cutouts
+        return
+    files: list[Path] = []
+    for path in map(Path, arguments.inputs):
+        if path.suffix == ".npz":
+            yield from _of_cube(path)
+        elif path.is_dir():
+            from otrain_core.cutout_files import find_cutouts
+
+            files += find_cutouts(path)
+        else:
+            files.append(path)
+    if files:
+        from otrain_core.cutout_files import read_blocks, read_cutout
+
+        if len(files) == 1 and max(read_cutout(files[0], strict=False)[0]["difference"].shape) > LARGEST_CUTOUT:
+            raise CubeError(f"{files[0]}: is this a difference image? Give its --candidates, or --detect them")
+        columns = ("candid", "image", "ra", "dec", "edge")
+        for start in range(0, len(files), 256):
+            for cutouts, rows in read_blocks(files[start : start + 256], size=size):
+                names = [str(path) for path in files[start : start + len(rows)]]
+                yield {"file": names, **{key: [row[key] for row in rows] for key in columns}}, cutouts
+
+
+def _of_cube(path: Path, block: int = 4096) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    from otrain_core.cube import read_cube
+
+    cube = read_cube(path, mmap=True, both_classes=False)
+    n = len(cube["labels"])
+    names = {"candid": "candids", "image": "images", "ra": "ra", "dec": "dec", "label": "labels"}
+    for start in range(0, n, block):
+        rows = slice(start, start + block)
+        part = {
+            key: value[rows] if np.shape(value)[:1] == (n,) and key != "channels" else value
+            for key, value in cube.items()
+        }
+        yield {name: part[key] for name, key in names.items() if key in part}, part
+
+
+def _csv(rows: list[dict[str, Any]], columns: list[str]) -> str:
+    file = text_io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerows([_cell(row.get(key, "")) for key in columns] for row in rows)
+    return file.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, bool | np.bool_):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        return "" if np.isnan(value) else f"{value:.9g}"
+    text = str(value)
+    # A spreadsheet would take these for formulas; a name from a header must not become one.
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
