@@ -15,6 +15,7 @@ Outcome = tuple[int, Any, str]
 
 
 def convert(arguments: Namespace) -> Outcome:
+    """Make a cube of True/ and False/ folders."""
     from otrain_core.cube import no_rows
     from otrain_core.cube_folders import class_folders, cube_from_folders
     from otrain_core.io import write_arrays, write_json
@@ -37,6 +38,7 @@ def convert(arguments: Namespace) -> Outcome:
 
 
 def export(arguments: Namespace) -> Outcome:
+    """Write a cube as True/ and False/ folders."""
     from otrain_core.cube import read_cube
     from otrain_core.cutout_files import write_cutouts
 
@@ -46,6 +48,7 @@ def export(arguments: Namespace) -> Outcome:
 
 
 def train(arguments: Namespace) -> Outcome:
+    """Split a cube, train, evaluate and export, with the scripts of the workflow."""
     from otrain_core.config import Config
     from otrain_core.cube import no_rows, read_cube
     from otrain_core.io import read_json, write_arrays, write_json
@@ -104,6 +107,7 @@ def train(arguments: Namespace) -> Outcome:
 
 
 def diagnose(arguments: Namespace) -> Outcome:
+    """Tell the headline numbers of a training, and draw its figures where asked."""
     record, text = _headline(Path(arguments.folder))
     if arguments.output:
         from otrain_core.displays import save_figure
@@ -118,6 +122,7 @@ def diagnose(arguments: Namespace) -> Outcome:
 
 
 def explain(arguments: Namespace) -> Outcome:
+    """Draw the Grad-CAM maps of a training."""
     from otrain_core.config import Config
 
     folder, output = Path(arguments.folder), Path(arguments.output or arguments.folder)
@@ -135,6 +140,7 @@ def explain(arguments: Namespace) -> Outcome:
 
 
 def check(arguments: Namespace) -> Outcome:
+    """Say whether paths are fit for use; status 1 where one is not."""
     from otrain_core.fitness import check_paths
 
     row = {"gain": arguments.gain, "pixel_scale": arguments.pixel_scale, "saturation": arguments.saturation}
@@ -150,6 +156,7 @@ def check(arguments: Namespace) -> Outcome:
 
 
 def models_list(arguments: Namespace) -> Outcome:
+    """List all registered versions."""
     from otrain_core.registry import list_models
 
     rows = list_models(results=arguments.results)
@@ -163,18 +170,21 @@ def models_list(arguments: Namespace) -> Outcome:
 
 
 def models_promote(arguments: Namespace) -> Outcome:
+    """Make a version the champion."""
     from otrain_core.registry import promote
 
     return _chosen(promote(arguments.model, arguments.version, results=arguments.results))
 
 
 def models_roll_back(arguments: Namespace) -> Outcome:
+    """Make the champion before this one the champion again."""
     from otrain_core.registry import roll_back
 
     return _chosen(roll_back(arguments.model, results=arguments.results))
 
 
 def models_automatic(arguments: Namespace) -> Outcome:
+    """Leave the choice of the champion to imports again."""
     from otrain_core.registry import automatic
 
     record = automatic(arguments.model, results=arguments.results)
@@ -187,6 +197,7 @@ def _chosen(record: dict[str, Any]) -> Outcome:
 
 
 def models_export(arguments: Namespace) -> Outcome:
+    """Write a trained network as ONNX."""
     model = Path(arguments.model)
     output = Path(arguments.output) if arguments.output else (model if model.is_dir() else model.parent) / "model.onnx"
     if model.is_dir() and arguments.cube:
