@@ -4,13 +4,10 @@ import csv
 import json
 
 import numpy as np
-import pytest
 
 from otrain_core.cli import main
 from otrain_core.io import write_arrays
 from tests.unit.synthetic_cube import make_cube
-
-pytest.importorskip("tf2onnx")
 
 
 def test_from_folders_to_scores(tmp_path, capsys):

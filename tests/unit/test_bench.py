@@ -1,10 +1,6 @@
 import json
 
-import pytest
-
 from otrain_core import bench
-
-pytest.importorskip("tf2onnx")
 
 
 def test_the_better_network_is_cheaper_and_the_file_says_by_how_much(tmp_path, capsys):

@@ -9,8 +9,6 @@ import pytest
 from otrain_core.classify import Classifier
 from otrain_core.descriptors import describe, training_statistics
 from otrain_core.errors import CubeError
-
-pytest.importorskip("onnx")
 from tests.unit.tiny_onnx import write_tiny  # noqa: E402
 
 

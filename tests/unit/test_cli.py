@@ -14,8 +14,6 @@ from otrain_core.cli import build_parser, main
 from otrain_core.io import write_arrays
 from tests.unit.synthetic_cube import make_cube
 from tests.unit.synthetic_difference import SEEING, grid_of_sources, tangential
-
-pytest.importorskip("onnx")
 from tests.unit.tiny_onnx import write_tiny  # noqa: E402
 
 

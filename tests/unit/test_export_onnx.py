@@ -8,8 +8,6 @@ import pytest
 from otrain_core.errors import CubeError, OtrainError
 from tests.unit.synthetic_cube import make_cube, make_split
 
-pytest.importorskip("tf2onnx")
-
 
 @pytest.fixture(scope="module")
 def networks():
