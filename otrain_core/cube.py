@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from otrain_core.errors import CubeError
+from otrain_core.stacks import Gathered, read_stack
 
 TABLE1 = ("cube", "labels", "mags", "errmags", "filters", "fwhms", "candids")
 # Cube key: column of the cutouts. Table 1 of Makhlouf et al. (2022) first.
@@ -50,7 +51,8 @@ def build_cube(
     real_stars: bool = False,
     telescope: str = "",
     pipeline: str = "",
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    gather: bool = True,
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Join the cutouts of all images, leave out what has no label, and balance the classes.
 
     Candidates flagged EDGE and those with label -1 are left out, and real stars too: they
@@ -77,6 +79,9 @@ def build_cube(
     real_stars : bool
         Keep real stars (kinds "removed" and "transplanted") among the True.
     telescope, pipeline : str
+    gather : bool
+        False leaves the pixels where they are: ``cube`` is an `otrain_core.stacks.Gathered`, which
+        `otrain_core.io.write_arrays` writes without ever holding it in memory.
 
     Returns
     -------
@@ -103,7 +108,8 @@ def build_cube(
     keep = draw(labels, seed=seed, true_fraction=true_fraction, max_cutouts=max_cutouts)
     chosen, labels = usable[keep], labels[keep]
     _check_classes(labels, min_per_class, where, "are left after balancing")
-    arrays = _arrays(stacks, column, offsets, chosen, channels, telescope=telescope, pipeline=pipeline)
+    about = {"telescope": telescope, "pipeline": pipeline}
+    arrays = _arrays(stacks, column, offsets, chosen, channels, gather=gather, **about)
 
     kept_images, kept_counts = np.unique(arrays["images"], return_counts=True)
     record = {
@@ -139,7 +145,8 @@ def real_star_cube(
     channels: Sequence[str] = ("difference",),
     telescope: str = "",
     pipeline: str = "",
-) -> dict[str, np.ndarray]:
+    gather: bool = True,
+) -> dict[str, Any]:
     """The cutouts of real stars (kinds "removed" and "transplanted"), in the format of the cube.
 
     Parameters
@@ -148,6 +155,8 @@ def real_star_cube(
         As from `otrain_core.cutouts.make_cutouts`.
     channels : sequence of str
     telescope, pipeline : str
+    gather : bool
+        As in `build_cube`.
 
     Returns
     -------
@@ -163,13 +172,17 @@ def real_star_cube(
         raise CubeError("there are no images to build a cube from")
     stacks, column, offsets = _table(stacks)
     real = ~column["edge"].astype(bool) & (column["label"] == 1) & np.isin(column["kind"], REAL_KINDS)
-    return _arrays(stacks, column, offsets, _in_order(column, real), channels, telescope=telescope, pipeline=pipeline)
+    about = {"telescope": telescope, "pipeline": pipeline}
+    return _arrays(stacks, column, offsets, _in_order(column, real), channels, gather=gather, **about)
 
 
 def no_rows(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A cube of the same format without cutouts."""
-    n = len(arrays["labels"])
-    return {key: array[:0] if array.shape[:1] == (n,) and key != "channels" else array for key, array in arrays.items()}
+    n, cube = len(arrays["labels"]), arrays["cube"]
+    none = {
+        key: array[:0] for key, array in arrays.items() if key not in ("cube", "channels") and array.shape[:1] == (n,)
+    }
+    return dict(arrays) | none | {"cube": np.empty((0, *cube.shape[1:]), cube.dtype)}
 
 
 def _table(
@@ -201,9 +214,11 @@ def _arrays(
     *,
     telescope: str,
     pipeline: str,
-) -> dict[str, np.ndarray]:
+    gather: bool,
+) -> dict[str, Any]:
     """All arrays of a cube for the chosen rows."""
-    arrays = {"cube": _gather(stacks, offsets, chosen, channels), "labels": column["label"][chosen].astype(np.uint8)}
+    pixels = Gathered(stacks, offsets, chosen, channels)
+    arrays = {"cube": pixels.read() if gather else pixels, "labels": column["label"][chosen].astype(np.uint8)}
     for key, source in COLUMNS.items():
         values = column[source][chosen]
         if values.dtype.kind == "U":  # the narrowest width that holds the strings: same bytes for the same content
@@ -267,25 +282,6 @@ def draw(labels: np.ndarray, *, seed: int, true_fraction: float | None, max_cuto
     return np.sort(np.concatenate(chosen))
 
 
-def _gather(
-    stacks: Sequence[Mapping[str, np.ndarray]], offsets: np.ndarray, chosen: np.ndarray, channels: Sequence[str]
-) -> np.ndarray:
-    """The chosen cutouts as one array, copied image by image."""
-    sizes = {stack["stack"].shape[1:3] for stack in stacks if len(stack["label"])} or {stacks[0]["stack"].shape[1:3]}
-    if len(sizes) > 1:
-        raise CubeError(f"cutouts of different sizes cannot be joined: {sorted(sizes)}")
-    cube = np.empty((len(chosen), *sizes.pop(), len(channels)), dtype=np.float32)
-    for index, stack in enumerate(stacks):
-        known = [str(name) for name in stack["channels"]]
-        for name in channels:
-            if name not in known:
-                raise CubeError(f"image {stack['image_name']}: cube.channels asks for {name}, the cutouts have {known}")
-        mine = np.flatnonzero((chosen >= offsets[index]) & (chosen < offsets[index + 1]))
-        for position, name in enumerate(channels):
-            cube[mine, :, :, position] = stack["stack"][chosen[mine] - offsets[index], :, :, known.index(name)]
-    return cube
-
-
 def read_cube(path: str | Path, *, mmap: bool = False, both_classes: bool = True) -> dict[str, np.ndarray]:
     """Read and check a cube.
 
@@ -342,50 +338,3 @@ def read_cube(path: str | Path, *, mmap: bool = False, both_classes: bool = True
     if len(arrays["channels"]) != cube.shape[3]:
         raise CubeError(f"{path}: channels names {len(arrays['channels'])} channels, the cube has {cube.shape[3]}")
     return arrays
-
-
-def read_stack(path: str | Path, *, mmap: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Read a ``.npz``, with the members named in `mmap` mapped into memory (read-only).
-
-    Raises
-    ------
-    CubeError
-        Not a readable ``.npz``, pickles in it, or a decompression bomb.
-    UpstreamFailed
-        The file marks the failure of an earlier step of its image.
-    """
-    import zipfile
-
-    from otrain_core.io import raise_if_failed
-    from otrain_core.safe import check_npz
-
-    if not Path(path).is_file():
-        raise CubeError(f"{path}: no such file")
-    raise_if_failed(path)
-    check_npz(path)
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {}
-            for name in archive.files:
-                info = archive.zip.getinfo(f"{name}.npy")
-                mapped = name in mmap and info.compress_type == zipfile.ZIP_STORED
-                arrays[name] = _map_member(path, info.header_offset) if mapped else archive[name]
-            return arrays
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, AttributeError) as error:
-        raise CubeError(f"{path}: not a readable .npz file ({str(error).splitlines()[0]})") from None
-
-
-def _map_member(path: str | Path, header_offset: int) -> np.ndarray:
-    with open(path, "rb") as file:
-        # A zip member starts with 30 bytes, the last four of which are the lengths of name and extras.
-        file.seek(header_offset + 26)
-        name, extra = np.frombuffer(file.read(4), dtype="<u2")
-        file.seek(header_offset + 30 + int(name) + int(extra))
-        version = np.lib.format.read_magic(file)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read_header(file)
-        if dtype.hasobject:
-            raise ValueError("an array of Python objects")
-        if 0 in shape:
-            return np.empty(shape, dtype)
-        return np.memmap(path, dtype=dtype, mode="r", offset=file.tell(), shape=shape, order="F" if fortran else "C")

@@ -13,7 +13,7 @@ from otrain_core.abstain import evaluate_abstention, fit_abstention
 from otrain_core.bootstrap import bootstrap_intervals
 from otrain_core.calibrate import choose_calibration
 from otrain_core.errors import CubeError
-from otrain_core.inputs import select_inputs
+from otrain_core.inputs import input_blocks
 from otrain_core.reality import reality_gap
 from otrain_core.train import score_cutouts
 
@@ -39,16 +39,17 @@ def score_cube(model, cube: dict[str, np.ndarray], split: pd.DataFrame) -> pd.Da
     """
     from otrain_core.networks import input_stage
 
-    inputs = select_inputs(cube, inputs=input_stage(model).channels, size=model.input_shape[1])
-    sets = np.full(len(inputs), "unused", dtype=object)
+    n = len(cube["cube"])
+    blocks = input_blocks(cube, inputs=input_stage(model).channels, size=model.input_shape[1])
+    sets = np.full(n, "unused", dtype=object)
     sets[split["index"].to_numpy(int)] = split["set"].to_numpy()
     return pd.DataFrame(
         {
-            "index": np.arange(len(inputs)),
+            "index": np.arange(n),
             "candid": column(cube, "candids", ""),
             "image": column(cube, "images", ""),
             "label": np.asarray(cube["labels"], dtype=int),
-            "score": score_cutouts(model, inputs),
+            "score": score_cutouts(model, blocks),
             "set": sets,
         }
     )
@@ -72,16 +73,12 @@ def score_real_stars(model, cube: dict[str, np.ndarray], table: pd.DataFrame) ->
     """
     from otrain_core.networks import input_stage
 
-    tested = np.isin(column(cube, "images", ""), table.loc[table["set"] == "test", "image"].to_numpy(str))
-    part = {key: value[tested] for key, value in cube.items() if np.shape(value)[:1] == tested.shape}
-    part |= {"channels": cube["channels"]}
-    scores = np.empty(0)
-    if tested.any():
-        scores = score_cutouts(
-            model, select_inputs(part, inputs=input_stage(model).channels, size=model.input_shape[1])
-        )
+    tested = np.isin(column(cube, "images", ""), table.loc[table["set"] == "test", "image"].unique().astype(str))
+    rows = np.flatnonzero(tested)
+    blocks = input_blocks(cube, inputs=input_stage(model).channels, size=model.input_shape[1], rows=rows)
+    scores = score_cutouts(model, blocks) if len(rows) else np.empty(0)
     names = {"candid": "candids", "image": "images", "mag": "mags", "kind": "kinds"}
-    return pd.DataFrame({name: part[key] for name, key in names.items()} | {"score": scores})
+    return pd.DataFrame({name: cube[key][rows] for name, key in names.items()} | {"score": scores})
 
 
 def column(cube: dict[str, np.ndarray], name: str, missing: Any = np.nan) -> np.ndarray:

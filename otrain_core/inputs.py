@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from otrain_core.errors import ConfigError, CubeError
 IMAGES = ("difference", "science", "reference")  # channels in which a neighbour stands
 # Columns of a cube that a network can read as planes [arcsec/px; px], and what stands for them where unknown.
 SAMPLING = {"pixel_scale": 1.0, "seeing": 3.0}
+BLOCK = 4096  # cutouts read at a time from a cube that need not fit in memory
+FEW = 256  # cutouts of which all channels are in memory at a time
 
 
 def select_inputs(
@@ -60,10 +62,15 @@ def select_inputs(
     if size > side:
         raise CubeError(f"cutouts of {size} px were asked for, those of the cube have {side} px")
     top, left = (length // 2 - size // 2 for length in stack.shape[1:3])
-    if rows is not None:
-        stack = stack[rows]
     index = [names.index(name) for name in pixels]
-    cutouts = np.ascontiguousarray(stack[:, top : top + size, left : left + size, index], dtype=np.float32)
+    if rows is None:
+        cutouts = np.ascontiguousarray(stack[:, top : top + size, left : left + size, index], dtype=np.float32)
+    else:
+        rows = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else np.asarray(rows, dtype=np.intp)
+        cutouts = np.empty((len(rows), size, size, len(index)), np.float32)
+        for start in range(0, len(rows), FEW):
+            some = stack[rows[start : start + FEW]]
+            cutouts[start : start + FEW] = some[:, top : top + size, left : left + size, index]
     if pixels == list(inputs):
         return cutouts
     joined = np.full((*cutouts.shape[:3], len(inputs)), np.nan, np.float32)
@@ -74,3 +81,35 @@ def select_inputs(
         elif name in pixels:
             joined[..., k] = cutouts[..., pixels.index(name)]
     return joined
+
+
+def input_blocks(
+    cube: Mapping[str, np.ndarray],
+    *,
+    inputs: Sequence[str],
+    size: int | None,
+    rows: np.ndarray | None = None,
+    block: int = BLOCK,
+) -> Iterator[np.ndarray]:
+    """The same as `select_inputs`, some cutouts at a time: for cubes mapped into memory.
+
+    Parameters
+    ----------
+    cube, inputs, size, rows
+        As for `select_inputs`.
+    block : int
+        Cutouts at a time.
+
+    Yields
+    ------
+    numpy.ndarray
+        float32 (up to `block`, size, size, len(inputs)).
+
+    Raises
+    ------
+    CubeError, ConfigError
+        As `select_inputs`.
+    """
+    rows = np.arange(len(cube["cube"])) if rows is None else np.asarray(rows)
+    for start in range(0, len(rows), block):
+        yield select_inputs(cube, inputs=inputs, size=size, rows=rows[start : start + block])

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -416,13 +417,26 @@ def read_json(path: str | Path) -> Any:
     return json.loads(Path(path).read_text())
 
 
-def write_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays as an uncompressed ``.npz``, byte for byte the same for the same arrays."""
+def write_arrays(path: str | Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays as an uncompressed ``.npz``, byte for byte the same for the same arrays.
+
+    What has ``shape``, ``dtype`` and ``blocks()`` (its rows, some at a time) is never held in memory as a
+    whole; the file is the same as if it were.
+    """
     for name, array in arrays.items():
-        if np.asarray(array).dtype.hasobject:
+        if (array if hasattr(array, "blocks") else np.asarray(array)).dtype.hasobject:
             raise TypeError(f"array {name!r} holds Python objects")
-    with atomic(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+    with atomic(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:  # as numpy.savez does
+                if not hasattr(array, "blocks"):
+                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+                    continue
+                about = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False}
+                np.lib.format.write_array_header_1_0(member, about | {"shape": tuple(array.shape)})
+                for block in array.blocks():
+                    if block.size:
+                        member.write(np.ascontiguousarray(block, array.dtype).reshape(-1).view(np.uint8).data)
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
@@ -435,8 +449,6 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     UpstreamFailed
         The file marks the failure of an earlier step of its image.
     """
-    import zipfile
-
     raise_if_failed(path)
     check_npz(path)
     try:

@@ -112,7 +112,8 @@ def _mark_outputs(snakemake: Any, error: ImageError) -> None:
         write_json(path, {"otrain_failed": _failure(error, snakemake.rule)})
 
 
-def _local_imports(path: Path) -> set[str]:
+@functools.cache  # one module is used by many rules, and every job on a cluster reads all rules anew
+def _local_imports(path: Path) -> frozenset[str]:
     tree = ast.parse(path.read_text())
     names: set[str] = set()
     for node in ast.walk(tree):
@@ -125,7 +126,7 @@ def _local_imports(path: Path) -> set[str]:
                 names.add(node.module.split(".")[1])
         elif isinstance(node, ast.Import):
             names |= {a.name.split(".")[1] for a in node.names if a.name.startswith("otrain_core.")}
-    return names
+    return frozenset(names)
 
 
 # Modules whose text cannot change a result: errors, logging, the config's own digest is its values.

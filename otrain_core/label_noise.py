@@ -18,7 +18,7 @@ from otrain_core import metrics
 from otrain_core.errors import CubeError
 from otrain_core.evaluate import column
 from otrain_core.galleries import CutoutGallery
-from otrain_core.inputs import select_inputs
+from otrain_core.inputs import input_blocks
 from otrain_core.train import score_cutouts, train_model
 
 log = logging.getLogger("otrain")
@@ -124,7 +124,7 @@ def out_of_fold_scores(
 
 def score_rows(model, cube: Mapping[str, np.ndarray], rows: np.ndarray, training: Mapping[str, Any]) -> np.ndarray:
     inputs, size = training.get("inputs", ("difference",)), training.get("size")
-    return score_cutouts(model, select_inputs(cube, inputs=inputs, size=size, rows=rows))
+    return score_cutouts(model, input_blocks(cube, inputs=inputs, size=size, rows=rows))
 
 
 def confident_joint(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:

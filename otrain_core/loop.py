@@ -24,13 +24,32 @@ WORSE = 0.1  # a loss on tune above the lowest by more than this share of it: th
 
 def augment_batch(cutouts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Turn each cutout by a random one of the eight symmetries of the square."""
-    symmetry = rng.integers(0, 8, len(cutouts))
+    return _turn(cutouts, rng.integers(0, 8, len(cutouts)))
+
+
+def _turn(cutouts: np.ndarray, symmetry: np.ndarray) -> np.ndarray:
     turned = np.empty_like(cutouts)
     for number in range(8):
         chosen = symmetry == number
         some = np.rot90(cutouts[chosen], number % 4, axes=(1, 2))
         turned[chosen] = some[:, :, ::-1] if number >= 4 else some
     return turned
+
+
+def _batches(data, order: np.ndarray, symmetry: np.ndarray | None, batch_size: int):
+    """Cutouts and labels in some order and turned, read batch by batch: for cutouts mapped from a file."""
+    from otrain_core.networks import keras
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self) -> int:
+            return -(-len(order) // batch_size)
+
+        def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+            part = slice(number * batch_size, (number + 1) * batch_size)
+            cutouts = np.asarray(data[0][order[part]])
+            return cutouts if symmetry is None else _turn(cutouts, symmetry[part]), data[1][order[part]]
+
+    return Batches()
 
 
 class Loop:
@@ -41,7 +60,8 @@ class Loop:
     model : keras.Model
         Behind the input stage. It ends with the weights that are kept.
     train, tune : tuple of array
-        Cutouts as the model takes them, and labels 0 or 1.
+        Cutouts as the model takes them, and labels 0 or 1. Cutouts that are a `numpy.memmap` are read
+        batch by batch, to the same weights.
     seed : int
     options : dict
         epochs, batch_size, learning_rate, schedule, label_smoothing, keep, patience, augment and,
@@ -112,17 +132,14 @@ class Loop:
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(len(self.train[1]))
         order = order[: len(order) - len(order) % self.replicas.n]
-        cutouts, labels = self.train[0][order], self.train[1][order]
-        if self.options["augment"]:
-            cutouts = augment_batch(cutouts, rng)
+        symmetry = rng.integers(0, 8, len(order)) if self.options["augment"] else None
+        data = self._fed(self.train, order, symmetry, batch_size=self.options["batch_size"])
         rate = float(self.trained.optimizer.learning_rate)
         callbacks = self.progress.begin(epoch) if self.progress else None
         started = time.perf_counter()
         with self.replicas.scope():
             fitted = self.trained.fit(
-                cutouts,
-                labels,
-                batch_size=self.options["batch_size"],
+                **data,
                 epochs=1,
                 shuffle=False,
                 class_weight=self.weights,
@@ -131,7 +148,7 @@ class Loop:
             ).history
         seconds = time.perf_counter() - started
         self._take_over()
-        watched = self.model.evaluate(*self.tune, batch_size=256, verbose=0, return_dict=True)
+        watched = self.model.evaluate(**self._fed(self.tune, batch_size=256), verbose=0, return_dict=True)
         row = {
             "epoch": epoch,
             "loss": fitted["loss"][0],
@@ -160,6 +177,14 @@ class Loop:
         )
         if self.progress:
             self.progress.end(row)
+
+    @staticmethod
+    def _fed(data, order=None, symmetry=None, *, batch_size: int) -> dict[str, Any]:
+        """Arguments of Keras' fit and evaluate: arrays, or batches of what is mapped from a file."""
+        if isinstance(data[0], np.memmap):
+            return {"x": _batches(data, np.arange(len(data[1])) if order is None else order, symmetry, batch_size)}
+        cutouts, labels = data if order is None else (data[0][order], data[1][order])
+        return {"x": cutouts if symmetry is None else _turn(cutouts, symmetry), "y": labels, "batch_size": batch_size}
 
     def _take_over(self) -> None:
         """Give the model the weights of its copy on several devices."""

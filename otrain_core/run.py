@@ -47,6 +47,13 @@ class Run:
         self.telescopes = telescopes
         self.sheet = sheet
         self._images = {name: self._science_images(name) for name in self.used_telescopes()}
+        # Looked up for every image: a search through the sheet each time would cost the square of its length.
+        self._numbers = {name: {image: k for k, image in enumerate(images)} for name, images in self._images.items()}
+        self._reference_rows: dict[tuple[str, str], list[ImageRow]] = {}
+        for telescope, images in sheet.items():
+            for row in images.values():
+                if row.role == "reference":
+                    self._reference_rows.setdefault((telescope, row.field), []).append(row)
         self._sweeps = {name: plan_sweep(config, name) for name in config.studies.sweeps}
         # The rules know the trainings of a study as experiments like all others.
         varied = {row["trained"]: row["options"] for rows in self._sweeps.values() for row in rows}
@@ -178,6 +185,10 @@ class Run:
         """Names of the science images of a telescope, sorted."""
         return self._images[telescope]
 
+    def number(self, telescope: str, image: str) -> int:
+        """Place of a science image among those of its telescope, from 0."""
+        return self._numbers[telescope][image]
+
     def simulated_row(self, wildcards: Any) -> dict[str, Any]:
         """Row of a simulated telescope, less what does not change the pixels of an image."""
         row = self.telescopes[wildcards.telescope].model_dump()
@@ -211,17 +222,13 @@ class Run:
         row = self.sheet.get(telescope, {}).get(image)
         return self._data(row.wcs) if row is not None and row.wcs else None
 
-    def _reference_rows(self, telescope: str, field: str) -> list[ImageRow]:
-        rows = self.sheet.get(telescope, {}).values()
-        return [row for row in rows if row.role == "reference" and row.field == field]
-
     def reference_frames(self, telescope: str, field: str) -> list[str]:
         """Paths of the frames from which the reference of a field is stacked."""
-        return [self._data(row.path) for row in self._reference_rows(telescope, field)]
+        return [self._data(row.path) for row in self._reference_rows.get((telescope, field), [])]
 
     def reference_wcs(self, telescope: str, field: str) -> list[str | None]:
         """WCS headers of the same frames, None where a frame has none of its own."""
-        return [self._data(row.wcs) if row.wcs else None for row in self._reference_rows(telescope, field)]
+        return [self._data(row.wcs) if row.wcs else None for row in self._reference_rows.get((telescope, field), [])]
 
     def folder(self, telescope: str) -> str | None:
         """Folder that holds True/ and False/, for a telescope with source folders."""

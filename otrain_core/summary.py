@@ -17,7 +17,8 @@ import pandas as pd
 
 from otrain_core import metrics
 from otrain_core.errors import OtrainError, UpstreamFailed
-from otrain_core.io import FAILED_MARK, read_arrays, read_json, read_table
+from otrain_core.io import FAILED_MARK, read_json, read_table
+from otrain_core.stacks import read_stack
 
 RUN_KEYS = ("telescope", "pipeline", "experiment", "seed", "protocol")
 COUNTS = ("n_images", "n_true", "n_false")
@@ -92,9 +93,9 @@ def table_if_there(path: str | Path) -> pd.DataFrame | None:
 
 
 def arrays_if_there(path: str | Path) -> dict[str, np.ndarray] | None:
-    """Arrays of an ``.npz`` file, or None where it is missing, unreadable or a failure mark."""
+    """Arrays of an ``.npz`` file, the pixels of a cube mapped into memory, or None where it is missing, unreadable or a failure mark."""
     try:
-        return read_arrays(path)
+        return read_stack(path, mmap=("cube",))
     except (OSError, OtrainError):
         return None
 

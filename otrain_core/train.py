@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,11 @@ import pandas as pd
 
 from otrain_core.devices import choose_replicas, prepare_device
 from otrain_core.errors import CubeError
-from otrain_core.inputs import select_inputs
+from otrain_core.inputs import input_blocks, select_inputs
 from otrain_core.loop import Loop
 
 SMALL_BATCH = 16  # with fewer cutouts the statistics of a batch are too rough
+IN_MEMORY = 2**29  # bytes of cutouts trained on that are held in memory; more are read from a file batch by batch
 
 
 def train_model(
@@ -57,7 +60,9 @@ def train_model(
     Parameters
     ----------
     cube : dict of arrays
-        ``cube`` (N, S, S, C), ``labels`` (N,) 0 or 1, ``channels`` (C names).
+        ``cube`` (N, S, S, C), which may be mapped into memory, ``labels`` (N,) 0 or 1, ``channels`` (C
+        names). More cutouts than `IN_MEMORY` go, as the network takes them, to a file in the folder of
+        temporary files (TMPDIR), which is gone at the end; the weights are the same.
     split : pandas.DataFrame
         Columns index (row of the cube) and set (train, tune, test, unused).
     seed : int
@@ -125,9 +130,10 @@ def train_model(
     if n_train:
         rows["train"] = _draw(rows["train"], n_train, np.random.default_rng(seed))
     labels = _check_sets(np.asarray(cube["labels"]), rows, tune_set)
-    cutouts = select_inputs(cube, inputs=inputs, size=size)
+    size = select_inputs(cube, inputs=inputs, size=size, rows=np.empty(0, int)).shape[1]
+    read = {"inputs": inputs, "size": size}
     options = {
-        **{"network": network, "inputs": list(inputs), "size": cutouts.shape[1], "normalise": normalise},
+        **{"network": network, "inputs": list(inputs), "size": size, "normalise": normalise},
         **{"augment": augment, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate},
         **{"schedule": schedule, "label_smoothing": label_smoothing, "keep": keep, "patience": patience},
         **{"class_weights": class_weights, "precision": precision, "jit_compile": jit_compile},
@@ -139,11 +145,14 @@ def train_model(
     from otrain_core import networks
 
     networks.keras.utils.set_random_seed(seed)
-    shape = {"size": cutouts.shape[1], "channels": inputs, "normalise": normalise, "precision": precision}
+    shape = {"size": size, "channels": inputs, "normalise": normalise, "precision": precision}
     model = networks.build_network(network, **shape)
     body = networks.without_input_stage(model)
     stage = networks.keras.Model(model.input, networks.input_stage(model).output)
-    data = {name: (_predict(stage, cutouts[index]), labels[index]) for name, index in rows.items()}
+    data = {
+        name: (_staged(stage, input_blocks(cube, rows=index, **read), len(index)), labels[index])
+        for name, index in rows.items()
+    }
     weights = _class_weights(data["train"][1]) if class_weights else None
     steps = -(-len(rows["train"]) // batch_size)
     loop = Loop(
@@ -152,7 +161,7 @@ def train_model(
     )
     if checkpoint is not None:
         about = [options, seed, protocol, networks.keras.backend.backend()]
-        loop.resume(Path(checkpoint), _digest(about, cutouts, labels, rows))
+        loop.resume(Path(checkpoint), _digest(about, input_blocks(cube, **read), labels, rows))
     started, cpu = time.perf_counter(), time.process_time()
     try:
         history = loop.run()
@@ -222,15 +231,28 @@ def _predict(model, cutouts: np.ndarray) -> np.ndarray:
     return np.asarray(model.predict(cutouts, batch_size=256, verbose=0), dtype=np.float32)
 
 
-def score_cutouts(model, cutouts: np.ndarray) -> np.ndarray:
-    """Probability of True, float32 (N,), for cutouts as `select_inputs` gives them."""
-    if len(cutouts) == 0:
-        return np.empty(0, dtype=np.float32)
-    return _predict(model, cutouts)[:, 1]
+def _staged(stage, blocks: Iterable[np.ndarray], n: int) -> np.ndarray:
+    """What the input stage makes of n cutouts, in memory or, where it is too much, mapped from a file without name."""
+    shape = (n, *stage.output_shape[1:])
+    if 4 * np.prod(shape, dtype=np.int64) <= IN_MEMORY:
+        parts = [_predict(stage, block) for block in blocks]
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+    with tempfile.TemporaryFile(prefix="otrain.") as file:
+        for block in blocks:
+            file.write(_predict(stage, block).data)  # not through a mapping, which ends a job when a disk is full
+        file.flush()
+        return np.memmap(file, np.float32, "r", shape=shape)
 
 
-def _digest(about, cutouts, labels, rows) -> str:
+def score_cutouts(model, cutouts: np.ndarray | Iterable[np.ndarray]) -> np.ndarray:
+    """Probability of True, float32 (N,), for cutouts as `select_inputs` or `input_blocks` gives them."""
+    blocks = [cutouts] if isinstance(cutouts, np.ndarray) else cutouts
+    scores = [_predict(model, block)[:, 1] for block in blocks if len(block)]
+    return np.concatenate([*scores, np.empty(0, np.float32)])
+
+
+def _digest(about, blocks, labels, rows) -> str:
     sha = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for array in (cutouts, labels, *rows.values()):
+    for array in chain(blocks, (labels, *rows.values())):
         sha.update(np.ascontiguousarray(array).view(np.uint8).data)
     return sha.hexdigest()

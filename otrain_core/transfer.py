@@ -17,7 +17,7 @@ from otrain_core import metrics
 from otrain_core.bootstrap import bootstrap_intervals
 from otrain_core.crossmatch import unit_vectors
 from otrain_core.errors import CubeError
-from otrain_core.inputs import select_inputs
+from otrain_core.inputs import input_blocks, select_inputs
 from otrain_core.pool import TRAINED
 from otrain_core.split import guard_distances
 from otrain_core.train import score_cutouts
@@ -145,8 +145,11 @@ def score_rows(model, cube: Mapping[str, np.ndarray], rows: np.ndarray) -> np.nd
     CubeError
         The cube lacks a channel of the model, or its cutouts are too small for it.
     """
+    from otrain_core.networks import input_stage
+
     model = fit_to(model, min(cube["cube"].shape[1:3]))
-    return score_cutouts(model, model_inputs(model, cube, rows))
+    blocks = input_blocks(cube, inputs=input_stage(model).channels, size=model.input_shape[1], rows=rows)
+    return score_cutouts(model, blocks)
 
 
 def tune_threshold(labels: np.ndarray, scores: np.ndarray, rule: str) -> float:

@@ -6,10 +6,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from otrain_core.cube import build_cube, no_rows, read_stack, real_star_cube
+from otrain_core.cube import build_cube, no_rows, real_star_cube
 from otrain_core.cube_folders import class_folders, cube_from_folders
 from otrain_core.errors import ImageError
 from otrain_core.io import write_arrays, write_json
+from otrain_core.stacks import read_stack
 
 
 def main(
@@ -35,7 +36,7 @@ def main(
         real = no_rows(arrays)
     else:
         loaded, failed = read_stacks(stacks)
-        arrays, counts = build_cube(loaded, seed=seed, failed=failed, **names, **options)
+        arrays, counts = build_cube(loaded, seed=seed, failed=failed, gather=False, **names, **options)
         # Real stars check a classifier that never saw them: those that train are not here.
         real = no_rows(arrays) if options.get("real_stars") else _real(loaded, options, names)
     write_arrays(cube, arrays)
@@ -45,7 +46,7 @@ def main(
 
 def _real(stacks: list[dict[str, Any]], options: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     chosen = {"channels": options["channels"]} if "channels" in options else {}
-    return real_star_cube(stacks, **chosen, **names)
+    return real_star_cube(stacks, gather=False, **chosen, **names)
 
 
 def read_stacks(paths: list[str]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
@@ -53,7 +54,7 @@ def read_stacks(paths: list[str]) -> tuple[list[dict[str, Any]], list[dict[str, 
     loaded, failed = [], []
     for path in paths:
         try:
-            loaded.append(read_stack(path, mmap=("stack",)))
+            loaded.append(read_stack(path, later=("stack",)))
         except ImageError as error:
             mark = json.loads(Path(path).read_text())["otrain_failed"]
             failed.append(

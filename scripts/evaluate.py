@@ -38,12 +38,13 @@ def main(
     import numpy as np
 
     from otrain_core.evaluate import evaluate_scores, kept_false_share, score_cube, score_real_stars
-    from otrain_core.io import read_arrays, read_json, read_table, write_json, write_table
+    from otrain_core.io import read_json, read_table, write_json, write_table
     from otrain_core.networks import load_model
+    from otrain_core.stacks import read_stack
 
-    arrays, trained, network = read_arrays(cube), read_json(train_record), load_model(model)
+    arrays, trained, network = read_stack(cube, mmap=("cube",)), read_json(train_record), load_model(model)
     table = score_cube(network, arrays, read_table(split))
-    check = score_real_stars(network, read_arrays(real_stars), table) if protocol == "grouped" else None
+    check = score_real_stars(network, read_stack(real_stars, mmap=("cube",)), table) if protocol == "grouped" else None
     result, points = evaluate_scores(
         table,
         arrays,

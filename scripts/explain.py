@@ -23,13 +23,14 @@ def main(*, model, cube, scores, metrics, gradcam, figure, options, seed, split=
 
     from otrain_core.displays import GradCamGallery, save_figure
     from otrain_core.explain import explain_model
-    from otrain_core.io import read_arrays, read_json, read_table, write_arrays, write_json, write_table
+    from otrain_core.io import read_json, read_table, write_arrays, write_json, write_table
     from otrain_core.neighbours import neighbour_test
     from otrain_core.networks import load_model
+    from otrain_core.stacks import read_stack
 
     options = dict(options)
     n_sigma = options.pop("neighbour_sigma", 5.0)
-    inputs = load_model(model), read_arrays(cube), read_table(scores)
+    inputs = load_model(model), read_stack(cube, mmap=("cube",)), read_table(scores)
     threshold = read_json(metrics)["headline"]["threshold"]
     arrays, result = explain_model(*inputs, threshold=threshold, rng=np.random.default_rng(seed), **options)
     write_arrays(gradcam, arrays)

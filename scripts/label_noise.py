@@ -24,13 +24,14 @@ def main(*, cube, split, suspects, figure, record, experiment, options, seed, th
     import numpy as np
 
     from otrain_core.displays import save_figure
-    from otrain_core.io import read_arrays, read_table, write_json, write_table
+    from otrain_core.io import read_table, write_json, write_table
     from otrain_core.job import provenance
     from otrain_core.label_flips import flip_trial
     from otrain_core.label_noise import find_suspects, out_of_fold_scores, suspect_gallery
+    from otrain_core.stacks import read_stack
 
     started = time.perf_counter()
-    arrays, table = read_arrays(cube), read_table(split)
+    arrays, table = read_stack(cube, mmap=("cube",)), read_table(split)
     training = {key: value for key, value in experiment.items() if key != "threshold"} | {"threads": threads}
     shared = {"seed": seed, "folds": options["folds"], **training}
     scores = out_of_fold_scores(arrays, table, rng=np.random.default_rng(seed), **shared)

@@ -19,14 +19,15 @@ def main(*, cube, split, model, history, record, experiment, seed, protocol, thr
     threads : int, optional
         CPU threads.
     """
-    from otrain_core.io import digest, read_arrays, read_table, write_json, write_table
+    from otrain_core.io import digest, read_table, write_json, write_table
     from otrain_core.job import provenance
+    from otrain_core.stacks import read_stack
     from otrain_core.train import train_model
 
     options = {key: value for key, value in experiment.items() if key != "threshold"}
     checkpoint = Path(model).parent / f"{Path(model).stem}.checkpoint"
     trained, epochs, result = train_model(
-        read_arrays(cube),
+        read_stack(cube, mmap=("cube",)),
         read_table(split),
         seed=seed,
         protocol=protocol,

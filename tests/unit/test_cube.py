@@ -1,4 +1,6 @@
 import importlib.util
+import os
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,11 +9,12 @@ import pytest
 from astropy.io import fits
 
 from otrain_core import io
-from otrain_core.cube import COLUMNS, TABLE1, build_cube, draw, read_cube, read_stack, real_star_cube
+from otrain_core.cube import COLUMNS, TABLE1, build_cube, draw, read_cube, real_star_cube
 from otrain_core.cube_folders import cube_from_folders
 from otrain_core.cutouts import CHANNELS
 from otrain_core.errors import CubeError, ImageError
 from otrain_core.job import _mark_outputs
+from otrain_core.stacks import read_stack
 
 
 def stack_of(image, labels, size=9, edge=(), first=1):
@@ -220,6 +223,32 @@ def test_read_cube_and_memory_map(tmp_path):
     for key, array in arrays.items():
         np.testing.assert_array_equal(plain[key], array)
         np.testing.assert_array_equal(mapped[key], array)
+
+
+def test_a_cube_that_is_never_in_memory_is_the_same_file(tmp_path, monkeypatch):
+    """Written some cutouts at a time, with more images than a process may have files open."""
+    rng = np.random.default_rng(2)
+    stacks = [stack_of(f"i{k}", rng.choice([1, 0, 0, -1], 12)) for k in range(80)]
+    stacks[3]["kind"][:] = "removed"
+    for stack in stacks:
+        io.write_arrays(tmp_path / f"{stack['image_name']}.npz", stack)
+    arrays, _ = build(stacks, channels=("mask", "difference"), telescope="T", pipeline="p")
+    np.savez(tmp_path / "whole.npz", **arrays)
+    real = real_star_cube(stacks, channels=("mask", "difference"), telescope="T", pipeline="p")
+    assert len(real["labels"]) > 0
+    np.savez(tmp_path / "real.npz", **real)
+    monkeypatch.setattr("otrain_core.stacks.BLOCK", 7)
+    written = {name: str(tmp_path / f"{name}.out") for name in ("cube", "real_stars", "record")}
+    options = {"channels": ["mask", "difference"], "min_per_class": 2}
+    paths = [str(path) for path in sorted(tmp_path.glob("i*.npz"))]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 40, hard))
+    try:
+        load_script("cube").main(stacks=paths, **written, telescope="T", pipeline="p", seed=1, options=options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert Path(written["cube"]).read_bytes() == (tmp_path / "whole.npz").read_bytes()
+    assert Path(written["real_stars"]).read_bytes() == (tmp_path / "real.npz").read_bytes()
 
 
 @pytest.mark.parametrize("one_hot", [False, True])

@@ -5,7 +5,7 @@ import pytest
 
 from otrain_core import config, cutouts
 from otrain_core.errors import ConfigError, CubeError
-from otrain_core.inputs import SAMPLING, select_inputs
+from otrain_core.inputs import SAMPLING, input_blocks, select_inputs
 
 
 def cube(n=4, side=9):
@@ -26,6 +26,17 @@ def test_planes_stand_where_their_names_stand():
         assert np.array_equal(got[..., k], np.broadcast_to(arrays[name].astype("f4")[:, None, None], (4, 5, 5)), True)
     plain = select_inputs(arrays, inputs=["mask", "difference"], size=5)
     assert np.array_equal(got[..., [1, 3]], plain)
+
+
+def test_blocks_are_parts_of_the_whole():
+    arrays, wanted = cube(), {"inputs": ["seeing", "difference"], "size": 5}
+    rows = np.array([3, 0, 2])
+    blocks = list(input_blocks(arrays, rows=rows, block=2, **wanted))
+    assert [len(block) for block in blocks] == [2, 1]
+    whole = select_inputs(arrays, **wanted)
+    assert np.array_equal(np.concatenate(blocks), whole[rows], True)
+    assert np.array_equal(np.concatenate(list(input_blocks(arrays, block=3, **wanted))), whole, True)
+    assert np.array_equal(select_inputs(arrays, rows=np.array([True, False, True, False]), **wanted), whole[::2], True)
 
 
 @pytest.mark.parametrize("inputs", [["difference"], ["pixel_scale", "difference", "seeing"]])

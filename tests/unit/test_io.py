@@ -168,6 +168,8 @@ def test_arrays_are_bytewise_reproducible_and_hold_no_objects(tmp_path):
     io.write_arrays(tmp_path / "a.npz", arrays)
     io.write_arrays(tmp_path / "b.npz", arrays)
     assert io.digest(tmp_path / "a.npz") == io.digest(tmp_path / "b.npz")
+    np.savez(tmp_path / "numpy.npz", **arrays)
+    assert io.digest(tmp_path / "a.npz") == io.digest(tmp_path / "numpy.npz")
     with pytest.raises(TypeError, match="'x' holds Python objects"):
         io.write_arrays(tmp_path / "c.npz", {"x": np.array([{}])})
     assert not (tmp_path / "c.npz").exists()

@@ -44,7 +44,9 @@ def linear(monkeypatch):
     for module in (label_noise, label_flips):
         monkeypatch.setattr(module, "train_model", stand_in)
     monkeypatch.setattr(
-        label_noise, "score_cutouts", lambda model, cutouts: model.predict_proba(features(cutouts))[:, 1]
+        label_noise,
+        "score_cutouts",
+        lambda model, blocks: np.concatenate([model.predict_proba(features(block))[:, 1] for block in blocks]),
     )
     return seen
 

@@ -10,9 +10,10 @@ import pytest
 from astropy.io import fits
 
 from otrain_core import safe
-from otrain_core.cube import read_cube, read_stack
+from otrain_core.cube import read_cube
 from otrain_core.errors import CubeError, ImageError
 from otrain_core.io import read_arrays, read_fits
+from otrain_core.stacks import read_stack
 
 
 def _member(shape, data=b"", dtype="<f4"):

@@ -2,6 +2,7 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pandas as pd
@@ -58,6 +59,35 @@ def test_training_learns_and_repeats_itself(data):
     assert record["got_worse"] is False and record["n_devices"] == 1
     assert record["cutouts_per_second"] > 0 and "CPU" in record["device"]
     json.dumps(record)
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_cutouts_read_from_a_file_give_the_same_weights(data, tmp_path, monkeypatch, augment):
+    """More cutouts than fit in memory are read batch by batch, also when a training goes on from its checkpoint."""
+    cube, split = data
+    options = {"seed": 4, **TINY, "augment": augment, "inputs": ["difference", "mask"]}
+    model, history, _ = train.train_model(cube, split, **options)
+    monkeypatch.setattr(train, "IN_MEMORY", 0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    with pytest.raises(FileNotFoundError):  # it is that folder which is written to
+        train.train_model(cube, split, **options)
+    (tmp_path / "scratch").mkdir()
+    write = loop.Loop._save
+
+    def killed(self, epoch):
+        write(self, epoch)
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Loop, "_save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train.train_model(cube, split, checkpoint=tmp_path / "checkpoint", **options)
+    monkeypatch.setattr(loop.Loop, "_save", write)
+    again, history_again, record = train.train_model(cube, split, checkpoint=tmp_path / "checkpoint", **options)
+    assert record["resumed_at_epoch"] == 3
+    pd.testing.assert_frame_equal(history.drop(columns="seconds"), history_again.drop(columns="seconds"))
+    assert all(map(np.array_equal, model.get_weights(), again.get_weights()))
+    assert not list((tmp_path / "scratch").iterdir())
 
     first = scores_of(model, cube)
     # The model that is returned is the epoch that was kept: its loss on tune is the lowest.

@@ -16,7 +16,7 @@ rule simulate:
         runtime=lambda wildcards, attempt: 15 * attempt,
     params:
         telescope=RUN.simulated_row,
-        index=lambda wildcards: RUN.images(wildcards.telescope).index(wildcards.image),
+        index=lambda wildcards: RUN.number(wildcards.telescope, wildcards.image),
         seed=RUN.config.seed,
         code=code_digest("simulate"),
     script:
