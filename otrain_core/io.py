@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -365,8 +365,8 @@ def write_table(path: str | Path, table: pd.DataFrame) -> None:
         table.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
-    """Read a table written by `write_table`; text columns keep empty strings.
+def read_table(path: str | Path, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read a table written by `write_table`, or some of its columns; text columns keep empty strings.
 
     Raises
     ------
@@ -377,7 +377,9 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
     raise_if_failed(path)
     table = pd.read_csv(
-        path, dtype={"candid": str, "image": str, "filter": str, "time": str, "reason": str, "kind": str}
+        path,
+        usecols=columns,
+        dtype={"candid": str, "image": str, "filter": str, "time": str, "reason": str, "kind": str},
     )
     for column in table.columns[table.dtypes.map(pd.api.types.is_string_dtype)]:
         table[column] = table[column].fillna("")

@@ -126,10 +126,13 @@ class Gathered:
         return block
 
 
-def read_stack(path: str | Path, *, mmap: Sequence[str] = (), later: Sequence[str] = ()) -> dict[str, Any]:
+def read_stack(
+    path: str | Path, *, mmap: Sequence[str] = (), later: Sequence[str] = (), only: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Read a ``.npz``, with the members named in `mmap` mapped into memory (read-only).
 
-    Those named in `later` are not even opened: each is a `Member`. What is compressed is read in any case.
+    Those named in `later` are not even opened: each is a `Member`. What is compressed is read in any case. With
+    `only` the other members are left out.
 
     Raises
     ------
@@ -145,7 +148,7 @@ def read_stack(path: str | Path, *, mmap: Sequence[str] = (), later: Sequence[st
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays: dict[str, Any] = {}
-            for name in archive.files:
+            for name in archive.files if only is None else [name for name in archive.files if name in only]:
                 info = archive.zip.getinfo(f"{name}.npy")
                 if name not in (*mmap, *later) or info.compress_type != zipfile.ZIP_STORED:
                     arrays[name] = archive[name]

@@ -19,6 +19,7 @@ def main(*, cube, split, model, history, record, experiment, seed, protocol, thr
     threads : int, optional
         CPU threads.
     """
+    from otrain_core.inputs import SAMPLING
     from otrain_core.io import digest, read_table, write_json, write_table
     from otrain_core.job import provenance
     from otrain_core.stacks import read_stack
@@ -27,8 +28,8 @@ def main(*, cube, split, model, history, record, experiment, seed, protocol, thr
     options = {key: value for key, value in experiment.items() if key != "threshold"}
     checkpoint = Path(model).parent / f"{Path(model).stem}.checkpoint"
     trained, epochs, result = train_model(
-        read_stack(cube, mmap=("cube",)),
-        read_table(split),
+        read_stack(cube, mmap=("cube",), only=("cube", "labels", "channels", *SAMPLING)),
+        read_table(split, columns=("index", "set")),
         seed=seed,
         protocol=protocol,
         checkpoint=checkpoint,

@@ -1,0 +1,237 @@
+"""What a cutout costs as cubes grow: ``python -m otrain_core.scale [FOLDER [N ...]]`` (``make scale``).
+
+For each number of cutouts a cube of five channels at 32 px is assembled, split, trained on for one epoch and
+evaluated, by the functions that the jobs of a run call, each step in a process of its own. Measured are CPU seconds
+and the peak of anonymous memory: pages of a mapped file do not count, the kernel drops them when it needs the room.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+STEPS = ("assemble", "split", "train", "evaluate")
+SIZES = (1_000, 10_000, 100_000, 1_000_000)
+SIDE = 32
+PER_IMAGE = 400  # cutouts
+FILES = 25  # of pixels, which the images take in turn: cutouts and cube together would fill the disk twice
+# Bytes on the disk for one cutout: the cube, its columns, and what the network is trained on.
+DISK = 5 * 4 * SIDE**2 + 1_500 + 2 * 4 * (SIDE - 1) ** 2
+COLUMNS = ("step", "n", "images", "cpu_seconds", "cpu_us_per_cutout", "memory_mb", "memory_bytes_per_cutout")
+
+
+def measure(
+    sizes: Sequence[int] = SIZES,
+    *,
+    steps: Sequence[str] = STEPS,
+    folder: str | Path | None = None,
+    in_memory: int | None = None,
+) -> pd.DataFrame:
+    """Cost of the steps for cubes of several sizes.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Numbers of cutouts, from small to large; those for which the disk has no room are left out.
+    steps : sequence of str
+        The first ones of `STEPS`: each works on what those before it made.
+    folder : path-like, optional
+        Where the cubes are made and deleted again (default: the folder of temporary files).
+    in_memory : int, optional
+        In place of `otrain_core.train.IN_MEMORY`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `COLUMNS`. cpu_seconds [s] and memory_mb [MB] are those of the whole process; per cutout is what
+        each cutout beyond the smallest cube adds [us, bytes] (NaN in the rows of that cube), which leaves out
+        what it takes to start.
+    """
+    rows: list[dict[str, Any]] = []
+    for n in sizes:
+        with tempfile.TemporaryDirectory(dir=folder, prefix="otrain-scale.") as place:
+            if 1.1 * n * DISK > shutil.disk_usage(place).free:
+                print(f"{n} cutouts: {1.1 * n * DISK / 1e9:.0f} GB of disk are needed in {place}", file=sys.stderr)
+                break
+            _write_images(Path(place), n)
+            for step in steps:
+                cost = _in_a_process(step, place, in_memory)
+                first = next((row for row in rows if row["step"] == step), None)
+                row = {"step": step, "n": n, "images": _images(n), **cost}
+                if first:
+                    more = n - first["n"]
+                    row["cpu_us_per_cutout"] = 1e6 * (cost["cpu_seconds"] - first["cpu_seconds"]) / more
+                    row["memory_bytes_per_cutout"] = 1e6 * (cost["memory_mb"] - first["memory_mb"]) / more
+                rows.append(row)
+                print(json.dumps(row), file=sys.stderr)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _images(n: int) -> int:
+    return -(-n // PER_IMAGE)
+
+
+def _in_a_process(step: str, place: str, in_memory: int | None) -> dict[str, float]:
+    command = [
+        sys.executable,
+        "-m",
+        "otrain_core.scale",
+        "--step",
+        step,
+        place,
+        *([str(in_memory)] * (in_memory is not None)),
+    ]
+    one = {f"TF_NUM_{name}_THREADS": "1" for name in ("INTRAOP", "INTEROP")} | {"OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = os.environ | one | {"TMPDIR": place, "PYTHONPATH": path}
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=env)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def _write_images(place: Path, n: int) -> None:
+    """What the step cutouts leaves of every image; noise, with a point source in every other cutout."""
+    from otrain_core.bench import _cutouts
+    from otrain_core.cutouts import CHANNELS
+    from otrain_core.cutouts import COLUMNS as TABLE
+    from otrain_core.io import write_arrays
+
+    rng = np.random.default_rng(1)
+    for number in range(min(FILES, _images(n))):
+        pair, _ = _cutouts(SIDE, PER_IMAGE, rng)
+        difference, psf = np.moveaxis(pair, -1, 0)
+        sky = rng.normal(200, 1, difference.shape).astype(np.float32)
+        planes = {"difference": difference, "science": difference + sky, "reference": sky}
+        planes |= {"mask": np.zeros_like(sky), "psf": psf}
+        write_arrays(place / f"pixels{number}.npz", {"stack": np.stack([planes[c] for c in CHANNELS], axis=-1)})
+    words = {"filter": "R", "method": "difference", "reason": "injected source 123 at 0.4 px", "artefact": "dipole"}
+    words |= {"kind": "random", "time": "2020-01-01T00:00:00.000"}
+    for number in range(_images(n)):
+        size = min(PER_IMAGE, n - number * PER_IMAGE)
+        name = f"sim{number + 1:05d}"
+        table = {key: np.full(size, words.get(key, "")) for key, kind in TABLE.items() if kind is str}
+        table |= {key: rng.uniform(1, 100, size) for key, kind in TABLE.items() if kind is float}
+        table |= {key: np.zeros(size, int) for key, kind in TABLE.items() if kind is int}
+        ra, dec = rng.uniform(0, 360), rng.uniform(-60, 60)
+        table |= {"ra": ra + rng.uniform(0, 0.2, size), "dec": dec + rng.uniform(0, 0.2, size)}
+        table |= {"candid": np.array([f"telescope-{name}-{k:04d}" for k in range(size)]), "image": np.full(size, name)}
+        table |= {"edge": np.zeros(size, bool), "label": (np.arange(size) % 2 == 0).astype(int)}
+        table |= {"seeing": np.full(size, 3.0), "pixel_scale": np.full(size, 1.0), "n_missing": np.zeros(size, int)}
+        about = {"channels": np.array(CHANNELS), "image_name": np.array(name)}
+        write_arrays(place / f"{name}.npz", table | about)
+
+
+def _assemble(place: Path) -> None:
+    """As scripts/cube.py, but for where the pixels of the images are."""
+    from otrain_core.config import Config
+    from otrain_core.cube import build_cube, real_star_cube
+    from otrain_core.io import write_arrays, write_json
+    from otrain_core.stacks import read_stack
+
+    pixels = [read_stack(path, later=("stack",))["stack"] for path in sorted(place.glob("pixels*.npz"))]
+    stacks = [read_stack(path) for path in sorted(place.glob("sim*.npz"))]
+    stacks = [stack | {"stack": pixels[k % len(pixels)]} for k, stack in enumerate(stacks)]
+    names = {"telescope": "telescope", "pipeline": "pipeline", "gather": False}
+    options = Config().cube.model_dump()
+    arrays, counts = build_cube(stacks, seed=1, **names, **options)
+    real = real_star_cube(stacks, channels=options["channels"], **names)
+    write_arrays(place / "cube.npz", arrays)
+    write_arrays(place / "real_stars.npz", real)
+    write_json(place / "cube.json", counts)
+
+
+def _script(name: str, place: Path, **arguments: Any) -> None:
+    scripts = Path(__file__).parents[1] / "scripts"
+    files = {"cube": "cube.npz", "cube_record": "cube.json", "real_stars": "real_stars.npz", "split": "split.csv"}
+    files |= {"model": "model.keras", "train_record": "train.json"}
+    wanted = {"split": ("cube", "split"), "train": ("cube", "split", "model"), "evaluate": tuple(files)}
+    paths = {key: str(place / files[key]) for key in wanted[name]}
+    runpy.run_path(str(scripts / f"{name}.py"))["main"](**paths, **arguments)
+
+
+def _step(step: str, place: Path) -> None:
+    from otrain_core.config import Config, Experiment
+
+    config = Config()
+    if step == "assemble":
+        _assemble(place)
+    elif step == "split":
+        paths = {"split_paper": str(place / "split_paper.csv"), "record": str(place / "split.json")}
+        _script("split", place, **paths, seed=1, options=config.split.model_dump())
+    elif step == "train":
+        experiment = Experiment().model_dump() | {"epochs": 1}
+        paths = {"history": str(place / "history.csv"), "record": str(place / "train.json")}
+        _script("train", place, **paths, experiment=experiment, seed=1, protocol="grouped", threads=1)
+    else:
+        paths = {key: str(place / name) for key, name in (("scores", "scores.csv"), ("metrics", "metrics.json"))}
+        options = {"options": config.evaluate.model_dump(), "threshold_rule": Experiment().threshold}
+        _script("evaluate", place, **paths, curves=str(place / "curves.csv"), seed=1, protocol="grouped", **options)
+
+
+@contextmanager
+def _watched(cost: dict[str, float]) -> Iterator[None]:
+    """Note the CPU seconds of this process and the peak of its anonymous memory, looked at every 10 ms (Linux)."""
+    peak, done = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while True:
+            lines = Path("/proc/self/status").read_text().splitlines()
+            peak = max(peak, *(int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem"))))
+            if done.wait(0.01):
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        times = os.times()
+        cost |= {"cpu_seconds": times.user + times.system, "memory_mb": 1024 * peak / 1e6}
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores and memory [GB] of this machine (Linux)."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {"processor": model, "cores": os.cpu_count(), "memory_gb": round(memory / 1e9, 1)}
+
+
+def main(folder: str = "results/scale", sizes: Sequence[int] = SIZES) -> None:
+    """Measure, and write ``costs.csv`` and ``about.json`` (commit, versions, machine)."""
+    from otrain_core.io import write_json, write_table
+    from otrain_core.job import provenance
+
+    table, about = measure(sizes), provenance()
+    write_table(Path(folder, "costs.csv"), table)
+    write_json(Path(folder, "about.json"), about | {"machine": machine()})
+    print(table.round(2).to_string(index=False))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--step"]:
+        if sys.argv[4:]:
+            from otrain_core import train
+
+            train.IN_MEMORY = int(sys.argv[4])
+        cost: dict[str, float] = {}
+        with _watched(cost):
+            _step(sys.argv[2], Path(sys.argv[3]))
+        print(json.dumps(cost))
+    else:
+        main(*sys.argv[1:2], *([tuple(map(int, sys.argv[2:]))] if sys.argv[2:] else []))
