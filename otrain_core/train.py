@@ -19,7 +19,7 @@ from otrain_core.inputs import input_blocks, select_inputs
 from otrain_core.loop import Loop
 
 SMALL_BATCH = 16  # with fewer cutouts the statistics of a batch are too rough
-IN_MEMORY = 2**29  # bytes of cutouts trained on that are held in memory; more are read from a file batch by batch
+IN_MEMORY = 2**28  # bytes of cutouts trained on that are held in memory; more are read from a file batch by batch
 
 
 def train_model(
