@@ -178,6 +178,19 @@ def test_logs_and_benchmarks(small_run):
     assert {"s", "max_rss", "cpu_time"} <= set(benchmark.columns)
 
 
+def test_an_image_leaves_a_few_files_however_many_its_cutouts(small_run):
+    """8 results, 7 logs and 7 benchmarks under each pipeline, 3 of its sky, and what Snakemake notes of each output."""
+    images = sorted(path.name for path in (small_run / CUBE / "images").iterdir())
+    files = [path for path in (small_run / "results").rglob("*") if path.is_file()]
+    for image in images:
+        assert sum(image in path.parts for path in files) == 8 + 7 + 7 + 3
+    noted = sum(path.is_file() for path in (small_run / ".snakemake/metadata").rglob("*"))
+    others = sum(not set(images) & set(path.parts) for path in files)
+    assert noted <= 14 * len(images) + others
+    n_cutouts = len(pd.read_csv(small_run / CUBE / "split.csv"))
+    assert len(files) - others < n_cutouts
+
+
 def test_ready_made_folders_enter_the_dag(root, small_run, tmp_path):
     """True/ and False/ folders of FITS cutouts, as written for the original O'TRAIN, become a cube."""
     cube = read_arrays(small_run / CUBE / "cube.npz")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 BIN = Path(sys.executable).parent
@@ -105,6 +106,36 @@ def test_the_paper_at_reduced_size(root, tmp_path, pretend_programs):
     jobs = planned_jobs(snakemake(root, *command, "--", "paper", env=pretend_programs).stdout)
     assert (jobs["simulate"], jobs["psf"], jobs["paper_figures"]) == (4 * 8, 5 * 8, 17)
     assert jobs["train"] == 5 * 2 + 4 * 2 + 3 * 2 * 5
+
+
+def cost_of_planning(root, workdir, n_images, env):
+    """Jobs, CPU seconds and peak memory [MB] of a dry run by the command of `make paper`, with so many images a telescope."""
+    sheet = pd.read_csv(root / "config/telescopes.csv", dtype=str)
+    sheet.loc[sheet["source"] == "simulated", "n_images"] = str(n_images)
+    workdir.mkdir()
+    sheet.to_csv(workdir / "telescopes.csv", index=False)
+    (workdir / "more.yaml").write_text(f"telescopes: {workdir / 'telescopes.csv'}\n")
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "workflow/Snakefile"), "--cores", "2"]
+    command += ["--scheduler", "greedy", "--scheduler-subsample", "20", "--rerun-incomplete", "--quiet", "rules", "-n"]
+    command += ["--directory", str(workdir), "--configfile", "config/paper.yaml", str(workdir / "more.yaml")]
+    with open(workdir / "plan.txt", "w") as file:
+        process = subprocess.Popen(command, cwd=root, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **env})
+        _, status, usage = os.wait4(process.pid, 0)
+    text = (workdir / "plan.txt").read_text()
+    assert status == 0, text
+    return planned_jobs(text), usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6
+
+
+def test_planning_costs_by_the_job(root, tmp_path, pretend_programs):
+    """Five cubes of 300 images with all studies: planned in half a minute and half a gigabyte, nothing in it quadratic."""
+    few, cpu_few, _ = cost_of_planning(root, tmp_path / "few", 75, pretend_programs)
+    many, cpu_many, memory = cost_of_planning(root, tmp_path / "many", 300, pretend_programs)
+    assert (many["psf"], many["cube"], many["finetune"], many["sweep"]) == (5 * 300, 5, 5 * 4 * 3, 4)
+    assert sum(many.values()) > 14_000
+    # What does not depend on the images, such as trainings, is in both; a quadratic part would show in the ratio.
+    assert cpu_many / cpu_few < 1.5 * sum(many.values()) / sum(few.values())
+    assert cpu_many < 120  # 30 s on two cores that are busy with other things
+    assert memory < 1000
 
 
 def test_the_estimate_runs_nothing(root, tmp_path, pretend_programs):
