@@ -11,7 +11,7 @@ RUN := PATH="$(BIN):$$PATH" PYTHONNOUSERSITE=1
 STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup programs demo test bench lint format config lock ui clean paper paper-draw paper-estimate
+.PHONY: help setup programs demo test bench scale lint format config lock ui clean paper paper-draw paper-estimate
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ paper-estimate: setup ## jobs and CPU and GPU hours of make paper; runs nothing 
 
 bench: setup ## cost of otrain2 beside the paper's network, side by side (results/bench.json)
 	@$(RUN) python -m otrain_core.bench
+
+scale: setup ## cost of a cutout in cubes of 1000 to a million (results/scale; 30 GB of disk, half an hour)
+	@$(RUN) python -m otrain_core.scale
 
 lint: setup ## ruff, snakefmt and snakemake --lint
 	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) snakefmt --check workflow && $(RUN) python -m pytest -q tests/workflow/test_dry_run.py -k lint

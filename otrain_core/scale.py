@@ -30,7 +30,7 @@ PER_IMAGE = 400  # cutouts
 FILES = 25  # of pixels, which the images take in turn: cutouts and cube together would fill the disk twice
 # Bytes on the disk for one cutout: the cube, its columns, and what the network is trained on.
 DISK = 5 * 4 * SIDE**2 + 1_500 + 2 * 4 * (SIDE - 1) ** 2
-COLUMNS = ("step", "n", "images", "cpu_seconds", "cpu_us_per_cutout", "memory_mb", "memory_bytes_per_cutout")
+COLUMNS = ("step", "n", "images", "cpu_seconds", "memory_mb", "cpu_us_per_cutout", "memory_bytes_per_cutout", "commit")
 
 
 def measure(
@@ -40,12 +40,12 @@ def measure(
     folder: str | Path | None = None,
     in_memory: int | None = None,
 ) -> pd.DataFrame:
-    """Cost of the steps for cubes of several sizes.
+    """CPU time and memory of the steps for cubes of several sizes.
 
     Parameters
     ----------
     sizes : sequence of int
-        Numbers of cutouts, from small to large; those for which the disk has no room are left out.
+        Numbers of cutouts; those for which the disk has no room are left out.
     steps : sequence of str
         The first ones of `STEPS`: each works on what those before it made.
     folder : path-like, optional
@@ -56,28 +56,44 @@ def measure(
     Returns
     -------
     pandas.DataFrame
-        `COLUMNS`. cpu_seconds [s] and memory_mb [MB] are those of the whole process; per cutout is what
-        each cutout beyond the smallest cube adds [us, bytes] (NaN in the rows of that cube), which leaves out
-        what it takes to start.
+        step, n (cutouts), images, cpu_seconds [s] and memory_mb [MB] of the whole process, commit.
     """
+    from otrain_core.job import commit
+
     rows: list[dict[str, Any]] = []
     for n in sizes:
         with tempfile.TemporaryDirectory(dir=folder, prefix="otrain-scale.") as place:
             if 1.1 * n * DISK > shutil.disk_usage(place).free:
                 print(f"{n} cutouts: {1.1 * n * DISK / 1e9:.0f} GB of disk are needed in {place}", file=sys.stderr)
-                break
+                continue
             _write_images(Path(place), n)
             for step in steps:
                 cost = _in_a_process(step, place, in_memory)
-                first = next((row for row in rows if row["step"] == step), None)
-                row = {"step": step, "n": n, "images": _images(n), **cost}
-                if first:
-                    more = n - first["n"]
-                    row["cpu_us_per_cutout"] = 1e6 * (cost["cpu_seconds"] - first["cpu_seconds"]) / more
-                    row["memory_bytes_per_cutout"] = 1e6 * (cost["memory_mb"] - first["memory_mb"]) / more
-                rows.append(row)
-                print(json.dumps(row), file=sys.stderr)
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+                rows.append({"step": step, "n": n, "images": _images(n), **cost, "commit": commit()})
+                print(json.dumps(rows[-1]), file=sys.stderr)
+    return pd.DataFrame(rows)
+
+
+def per_cutout(table: pd.DataFrame) -> pd.DataFrame:
+    """What each cutout costs beyond the smallest cube, which leaves out what it takes to start.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        As from `measure`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `COLUMNS`, ordered by step and size; cpu_us_per_cutout [us] and memory_bytes_per_cutout are NaN in the rows
+        of the smallest cube.
+    """
+    table = table.sort_values("n").sort_values("step", key=lambda names: names.map(STEPS.index), kind="stable")
+    first = table.groupby("step")[["n", "cpu_seconds", "memory_mb"]].transform("first")
+    more = (table["n"] - first["n"]).where(table["n"] > first["n"])
+    table["cpu_us_per_cutout"] = 1e6 * (table["cpu_seconds"] - first["cpu_seconds"]) / more
+    table["memory_bytes_per_cutout"] = 1e6 * (table["memory_mb"] - first["memory_mb"]) / more
+    return table[list(COLUMNS)].reset_index(drop=True)
 
 
 def _images(n: int) -> int:
@@ -92,7 +108,7 @@ def _in_a_process(step: str, place: str, in_memory: int | None) -> dict[str, flo
         "--step",
         step,
         place,
-        *([str(in_memory)] * (in_memory is not None)),
+        *([] if in_memory is None else [str(in_memory)]),
     ]
     one = {f"TF_NUM_{name}_THREADS": "1" for name in ("INTRAOP", "INTEROP")} | {"OMP_NUM_THREADS": "1"}
     path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -213,13 +229,16 @@ def machine() -> dict[str, Any]:
 
 
 def main(folder: str = "results/scale", sizes: Sequence[int] = SIZES) -> None:
-    """Measure, and write ``costs.csv`` and ``about.json`` (commit, versions, machine)."""
-    from otrain_core.io import write_json, write_table
+    """Measure, and write ``costs.csv`` and ``about.json`` (versions, machine); other sizes in ``costs.csv`` stay."""
+    from otrain_core.io import read_table, write_json, write_table
     from otrain_core.job import provenance
 
-    table, about = measure(sizes), provenance()
-    write_table(Path(folder, "costs.csv"), table)
-    write_json(Path(folder, "about.json"), about | {"machine": machine()})
+    path, table = Path(folder, "costs.csv"), measure(sizes)
+    if path.is_file():
+        table = pd.concat([read_table(path), table]).drop_duplicates(["step", "n"], keep="last")
+    table = per_cutout(table)
+    write_table(path, table)
+    write_json(path.with_name("about.json"), provenance() | {"machine": machine()})
     print(table.round(2).to_string(index=False))
 
 

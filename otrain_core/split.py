@@ -15,7 +15,7 @@ than 1. With p = q = (0.6, 0.15, 0.25) 45 % are used, but only 2 % for tune.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ PAPER_FRACTION = 0.85  # of the cutouts train under the protocol of the paper
 SKY_POWER = 0.75  # the sky is dealt by shares to this power: a little more for the smaller sets
 TRIALS = 32  # deals tried; the best balanced is kept
 DIRECTIONS = 16  # directions along which two footprints are compared
+NEIGHBOURS = 9  # of an image, itself among them, that are compared with it first
+AT_ONCE = 256  # images whose other neighbours are then listed at a time
 
 
 def split_cube(
@@ -281,8 +283,6 @@ def find_fields(vectors: np.ndarray, image: np.ndarray, guards: np.ndarray, *, n
     numpy.ndarray
         (n_images,) int, numbered in order of their first image.
     """
-    from scipy.spatial import cKDTree
-
     order = np.argsort(image, kind="stable")
     bounds = np.searchsorted(image[order], np.arange(n_images + 1))
     points = [vectors[order[bounds[k] : bounds[k + 1]]] for k in range(n_images)]
@@ -302,14 +302,33 @@ def find_fields(vectors: np.ndarray, image: np.ndarray, guards: np.ndarray, *, n
         radii = np.array(
             [np.sqrt(((points[k] - c) ** 2).sum(axis=1)).max() for k, c in zip(placed, centres, strict=True)]
         )
-        tree = cKDTree(centres)
-        pairs = tree.query_pairs(2 * radii.max() + margin, output_type="ndarray")
-        apart = np.linalg.norm(centres[pairs[:, 0]] - centres[pairs[:, 1]], axis=1)
-        # The nearest pairs first: most of the others are then known to be connected.
-        for a, b in pairs[np.argsort(apart, kind="stable")]:
-            if root(placed[a]) != root(placed[b]) and _overlap(points[placed[a]], points[placed[b]], margin):
-                parent[max(root(placed[a]), root(placed[b]))] = min(root(placed[a]), root(placed[b]))
+        for pairs in _near_pairs(centres, 2 * radii.max() + margin, lambda: np.array([root(k) for k in placed])):
+            for a, b in pairs:
+                if root(placed[a]) != root(placed[b]) and _overlap(points[placed[a]], points[placed[b]], margin):
+                    parent[max(root(placed[a]), root(placed[b]))] = min(root(placed[a]), root(placed[b]))
     return np.unique([root(k) for k in range(n_images)], return_inverse=True)[1]
+
+
+def _near_pairs(centres: np.ndarray, reach: float, roots: Callable[[], np.ndarray]) -> Iterator[np.ndarray]:
+    """Pairs (n, 2) of images closer than `reach` that are not known to be connected yet.
+
+    The nearest neighbours come first: then all but a few of the others are known, and of thousands of images of
+    one field there are too many pairs to hold or to look at one by one.
+    """
+    from scipy.spatial import cKDTree
+
+    tree = cKDTree(centres)
+    _, near = tree.query(centres, k=np.arange(1, 1 + min(NEIGHBOURS, len(centres))), distance_upper_bound=reach)
+    a, b = np.repeat(np.arange(len(centres)), near.shape[1]), near.ravel()
+    yield np.stack([a, b], axis=1)[(b < len(centres)) & (a != b)]
+    for start in range(0, len(centres), AT_ONCE):
+        root = roots()
+        if len(np.unique(root)) == 1:
+            return
+        found = tree.query_ball_point(centres[start : start + AT_ONCE], reach)
+        a = np.repeat(np.arange(start, start + len(found)), [len(others) for others in found])
+        b = np.concatenate([np.asarray(others, int) for others in found])
+        yield np.stack([a, b], axis=1)[root[a] != root[b]]
 
 
 def _direction(points: np.ndarray) -> np.ndarray:

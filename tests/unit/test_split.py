@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core import io
+from otrain_core import io, split
 from otrain_core.crossmatch import unit_vectors
 from otrain_core.errors import CubeError
 from otrain_core.split import SETS, check_split, find_fields, guard_distances, split_cube, split_random, summarise_split
@@ -115,6 +115,26 @@ def test_fields_are_connected_groups(dec0):
     names, image = np.unique(cube["images"], return_inverse=True)
     fields = find_fields(unit_vectors(cube["ra"], cube["dec"]), image, guard_distances(cube, 4.0), n_images=len(names))
     assert dict(zip(names, fields, strict=True)) == {name: int(name.startswith("im")) for name in names}
+
+
+@pytest.mark.parametrize(("neighbours", "at_once"), [(9, 256), (2, 1)])
+def test_fields_are_those_of_all_pairs_compared(monkeypatch, neighbours, at_once):
+    """Most pairs of images are never looked at; the groups are as if they were."""
+    monkeypatch.setattr(split, "NEIGHBOURS", neighbours)
+    monkeypatch.setattr(split, "AT_ONCE", at_once)
+    rng = np.random.default_rng(3)
+    centre = rng.uniform(0, 3, (15, 2))[rng.integers(0, 15, 60)] + rng.normal(0, 0.05, (60, 2))
+    image = np.repeat(np.arange(60), 8)
+    vectors = unit_vectors(*(centre[image] + rng.uniform(0, 0.3, (480, 2))).T)
+    fields = find_fields(vectors, image, np.full(480, 1e-5), n_images=60)
+    group = np.arange(60)
+    for a in range(60):
+        for b in range(a):
+            if split._overlap(vectors[image == a], vectors[image == b], 1e-5):
+                group[group == group[a]] = group[b]
+    assert 1 < len(np.unique(group)) < 15
+    pairs = set(zip(fields, group, strict=True))
+    assert len(pairs) == len(np.unique(fields)) == len(np.unique(group))
 
 
 def test_right_ascension_zero_is_no_border():
