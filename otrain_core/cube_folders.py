@@ -60,14 +60,14 @@ def cube_from_folders(
             planes.append(plane)
             rows.append(row | {"label": label, "reason": "EDGE" if row["edge"] else f"folder {folder.name}"})
     stack: dict[str, np.ndarray] = {key: np.array([row[key] for row in rows]) for key in rows[0]}
-    images = np.unique(stack["image"])
     channels = list(channels or [name for name in EXTENSIONS if all(name in plane for plane in planes)])
     values = np.stack([np.stack([plane[name] for name in channels], axis=-1) for plane in planes])
     n_missing = np.isnan(values[..., channels.index("difference")]).sum(axis=(1, 2))
     stack |= {"stack": values, "n_missing": n_missing, "channels": np.array(channels)}
     parts = []
-    for name in images:
-        mine = stack["image"] == name
+    order = np.argsort(stack["image"], kind="stable")
+    names, first = np.unique(stack["image"][order], return_index=True)
+    for name, mine in zip(names, np.split(order, first[1:]), strict=True):
         parts.append({key: array if key == "channels" else array[mine] for key, array in stack.items()})
         parts[-1]["image_name"] = np.array(name)
     return build_cube(parts, telescope=telescope, pipeline=pipeline, channels=channels, **options)
