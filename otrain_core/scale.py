@@ -220,6 +220,16 @@ def _watched(cost: dict[str, float]) -> Iterator[None]:
         cost |= {"cpu_seconds": times.user + times.system, "memory_mb": 1024 * peak / 1e6}
 
 
+def costs_text(table: pd.DataFrame) -> str:
+    """The table for people, as the README quotes it."""
+    lines = [f"{'step':<10}{'cutouts':>9}{'CPU s':>9}{'memory MB':>11}{'CPU us/cutout':>15}{'bytes/cutout':>14}"]
+    for row in table.itertuples():
+        each = (f"{v:.0f}" if np.isfinite(v) else "-" for v in (row.cpu_us_per_cutout, row.memory_bytes_per_cutout))
+        cells = "{:>15}{:>14}".format(*each)
+        lines.append(f"{row.step:<10}{row.n:>9}{row.cpu_seconds:>9.1f}{row.memory_mb:>11.0f}{cells}")
+    return "\n".join(lines)
+
+
 def machine() -> dict[str, Any]:
     """Processor, cores and memory [GB] of this machine (Linux)."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -239,7 +249,7 @@ def main(folder: str = "results/scale", sizes: Sequence[int] = SIZES) -> None:
     table = per_cutout(table)
     write_table(path, table)
     write_json(path.with_name("about.json"), provenance() | {"machine": machine()})
-    print(table.round(2).to_string(index=False))
+    print(costs_text(table))
 
 
 if __name__ == "__main__":
