@@ -204,6 +204,7 @@ class StudyOptions(Section):
         description="named sweeps over an option of the experiments (table `results/studies/{sweep}.csv`)",
     )
 
+    experiments: list[Name] = Field([], description="experiments of transfer, pool and finetune ([]: those of the run)")
     transfer: bool = Field(False, description="score every model on the test sets of all cubes of the run")
     pool: bool = Field(
         False, description="train one model on all telescopes of a pipeline (two or more), scored as under transfer"
@@ -216,6 +217,9 @@ class StudyOptions(Section):
     )
     finetune: list[Annotated[int, Field(ge=2)]] = Field(
         [], description="numbers of labels with which a model that never saw a telescope is fine-tuned ([]: none)"
+    )
+    label_noise: list[Name] = Field(
+        [], description="experiments whose networks rank the suspected wrong labels of every cube ([]: none)"
     )
 
 
@@ -296,6 +300,7 @@ class Config(Section):
                 if name in ("images", "sky"):
                     raise ValueError(f"{kind}: {name!r} is the name of a folder of results")
         named = {"run.experiments": self.run.experiments}
+        named |= {f"studies.{key}": getattr(self.studies, key) for key in ("experiments", "label_noise")}
         named |= {f"studies.sweeps.{key}.experiments": sweep.experiments for key, sweep in self.studies.sweeps.items()}
         for key, names in named.items():
             for name in names:

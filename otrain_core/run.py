@@ -142,9 +142,8 @@ class Run:
         if row.source == "folders":
             return
         side = self.options(telescope, pipeline, "cutouts")["size"]
-        wanted = {
-            f"experiments.{name}.size": self.config.experiments[name].size for name in self.config.run.experiments
-        }
+        named = {*self.config.run.experiments, *self.config.studies.experiments, *self.config.studies.label_noise}
+        wanted = {f"experiments.{name}.size": self.config.experiments[name].size for name in sorted(named)}
         for name, rows in self._sweeps.items():
             mine = [row for row in rows if row["folder"].startswith(f"{telescope}/{pipeline}/")]
             wanted |= {f"studies.sweeps.{name} ({row['trained']})": row["options"].size for row in mine}
@@ -303,8 +302,8 @@ class Run:
         return source_without(f"{telescope}/{pipeline}", self.config.run.cubes)
 
     def trained_channels(self) -> list[str]:
-        """Channels that the experiments of the run read, for pools that hold no others."""
-        read = {name for key in self.config.run.experiments for name in self.config.experiments[key].inputs}
+        """Channels that the experiments of the studies read, for pools that hold no others."""
+        read = {name for key in self._moved_experiments() for name in self.config.experiments[key].inputs}
         return [name for name in self.config.cube.channels if name in read]
 
     def sweep(self, name: str) -> list[dict[str, Any]]:
@@ -320,19 +319,26 @@ class Run:
             "guard": self.config.split.guard,
         }
 
-    def study_tables(self, *names: str) -> list[str]:
-        """Tables of the studies, transfer.csv and finetune.csv, or those of the names given."""
+    def study_tables(self) -> list[str]:
+        """Tables of the studies: transfer.csv, finetune.csv and suspects.csv."""
         run, studies = self.config.run, self.config.studies
         transferred = (run.cubes if studies.transfer else []) + list(self.pools())
         tuned = [cube for cube in run.cubes if studies.finetune and self.finetune_source(*cube.split("/"))]
-        return [
+        moved = [
             f"results/{cube}/{experiment}/seed{seed}/{name}.csv"
             for name, cubes in (("transfer", transferred), ("finetune", tuned))
             for cube in cubes
-            for experiment in run.experiments
+            for experiment in self._moved_experiments()
             for seed in run.seeds
-            if not names or name in names
         ]
+        return moved + [
+            f"results/{cube}/{experiment}/label_noise/suspects.csv"
+            for cube in run.cubes
+            for experiment in studies.label_noise
+        ]
+
+    def _moved_experiments(self) -> list[str]:
+        return self.config.studies.experiments or self.config.run.experiments
 
 
 def is_service(name: str) -> bool:
