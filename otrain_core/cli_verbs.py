@@ -61,7 +61,7 @@ def train(arguments: Namespace) -> Outcome:
     experiment |= {key: value for key, value in changed.items() if value is not None}
     folder = Path(arguments.output)
     folder.mkdir(parents=True, exist_ok=True)
-    cube = read_cube(arguments.cube)
+    cube = read_cube(arguments.cube, mmap=True)
     # The rules read what read_cube makes of it: cubes of the original O'TRAIN lack what the scripts expect.
     paths = {"cube": folder / "cube.npz", "cube_record": folder / "cube.json", "real_stars": folder / "real_stars.npz"}
     write_arrays(paths["cube"], cube)

@@ -162,3 +162,10 @@ def test_studies_are_of_the_experiments_that_they_name(root):
     values["studies"]["label_noise"] = ["mine"]
     with pytest.raises(ConfigError, match="studies.label_noise names 'mine'"):
         load_config(values)
+
+
+def test_readme_quotes_what_a_cutout_costs(root):
+    from otrain_core.io import read_table
+    from otrain_core.scale import costs_text
+
+    assert costs_text(read_table(root / "results/published/scale/costs.csv")) in (root / "README.md").read_text()
