@@ -22,12 +22,8 @@ HISTORY = ("epoch", "loss", "accuracy", "tune_loss", "tune_accuracy", "seconds",
 WORSE = 0.1  # a loss on tune above the lowest by more than this share of it: the model got worse
 
 
-def augment_batch(cutouts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Turn each cutout by a random one of the eight symmetries of the square."""
-    return _turn(cutouts, rng.integers(0, 8, len(cutouts)))
-
-
-def _turn(cutouts: np.ndarray, symmetry: np.ndarray) -> np.ndarray:
+def turn_cutouts(cutouts: np.ndarray, symmetry: np.ndarray) -> np.ndarray:
+    """Turn each cutout (N, S, S, C) by one of the eight symmetries of the square, numbered 0 to 7 (N,)."""
     turned = np.empty_like(cutouts)
     for number in range(8):
         chosen = symmetry == number
@@ -47,7 +43,7 @@ def _batches(data, order: np.ndarray, symmetry: np.ndarray | None, batch_size: i
         def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
             part = slice(number * batch_size, (number + 1) * batch_size)
             cutouts = np.asarray(data[0][order[part]])
-            return cutouts if symmetry is None else _turn(cutouts, symmetry[part]), data[1][order[part]]
+            return cutouts if symmetry is None else turn_cutouts(cutouts, symmetry[part]), data[1][order[part]]
 
     return Batches()
 
@@ -184,7 +180,11 @@ class Loop:
         if isinstance(data[0], np.memmap):
             return {"x": _batches(data, np.arange(len(data[1])) if order is None else order, symmetry, batch_size)}
         cutouts, labels = data if order is None else (data[0][order], data[1][order])
-        return {"x": cutouts if symmetry is None else _turn(cutouts, symmetry), "y": labels, "batch_size": batch_size}
+        return {
+            "x": cutouts if symmetry is None else turn_cutouts(cutouts, symmetry),
+            "y": labels,
+            "batch_size": batch_size,
+        }
 
     def _take_over(self) -> None:
         """Give the model the weights of its copy on several devices."""

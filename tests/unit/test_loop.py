@@ -9,7 +9,7 @@ from otrain_core import loop
 
 def test_augmentation_draws_all_symmetries_and_loses_no_pixel():
     one = np.arange(9, dtype=np.float32).reshape(1, 3, 3, 1)
-    many = loop.augment_batch(np.repeat(one, 400, axis=0), np.random.default_rng(0))
+    many = loop.turn_cutouts(np.repeat(one, 400, axis=0), np.random.default_rng(0).integers(0, 8, 400))
     kinds = np.unique(many.reshape(400, 9), axis=0)
     assert len(kinds) == 8
     assert np.all(np.sort(kinds, axis=1) == np.arange(9)) and np.all(kinds[:, 4] == 4)
@@ -18,7 +18,7 @@ def test_augmentation_draws_all_symmetries_and_loses_no_pixel():
 def test_augmentation_leaves_a_plane_of_one_number_as_it_is():
     cutouts = np.random.default_rng(0).normal(size=(50, 5, 5, 2)).astype(np.float32)
     cutouts[..., 1] = np.arange(50)[:, None, None]
-    turned = loop.augment_batch(cutouts, np.random.default_rng(0))
+    turned = loop.turn_cutouts(cutouts, np.random.default_rng(0).integers(0, 8, 50))
     assert np.array_equal(turned[..., 1], cutouts[..., 1]) and not np.array_equal(turned, cutouts)
 
 
