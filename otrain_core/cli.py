@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from otrain_core import __version__
 from otrain_core.errors import OtrainError
 
-EPILOG = """exit status: 0 done; 1 refused, or found unfit (the reason is on standard error); 2 wrong usage"""
+EPILOG = """exit status: 0 done; 1 refused, or found unfit (the reason is on standard error); 2 wrong usage; 3 (monitor) unlike the training set"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -138,23 +138,43 @@ def _add_classify(verb) -> None:
         "score candidates: cutouts, folders, a cube, or a difference image",
         details="Writes a CSV table: probability, decision, undecided, and why a candidate is unlike the training set.",
     )
-    classify.add_argument(
+    _add_candidates(classify)
+    classify.add_argument("-o", "--output", metavar="CSV", help="table to write (default: standard output)")
+    monitor = verb(
+        "monitor",
+        "compare a night's candidates with the training set, and say when to train anew",
+        details="Seeing, PSF, noise, background, missing pixels and scores, image by image: all candidates of one image"
+        " share its seeing. Exit status 3 when the night is unlike the training set.",
+    )
+    _add_candidates(monitor, more=", or a table written by otrain classify (.csv)")
+    monitor.add_argument("-o", "--output", metavar="PNG", help="figure to write (PNG or PDF; needs matplotlib)")
+    monitor.add_argument(
+        "--false-alarms",
+        type=_chance,
+        default=0.01,
+        metavar="SHARE",
+        help="nights without a change that may raise an alarm (default 0.01)",
+    )
+
+
+def _add_candidates(made: argparse.ArgumentParser, more: str = "") -> None:
+    """Candidates and the model that scores them: arguments of classify and of monitor."""
+    made.add_argument(
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="FITS cutouts, a folder of them, a cube (.npz), or a difference image",
+        help=f"FITS cutouts, a folder of them, a cube (.npz), or a difference image{more}",
     )
-    classify.add_argument(
+    made.add_argument(
         "-m",
         "--model",
         required=True,
         help="model file (.onnx, .keras, .h5), folder of a training, or TELESCOPE[@VERSION]",
     )
-    classify.add_argument("--results", default="results", help="run that registered the telescope (default: results)")
-    classify.add_argument("-o", "--output", metavar="CSV", help="table to write (default: standard output)")
-    classify.add_argument("--threshold", type=_probability, help="in place of the model's own, of the raw score")
-    classify.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
-    image = classify.add_argument_group("difference image")
+    made.add_argument("--results", default="results", help="run that registered the telescope (default: results)")
+    made.add_argument("--threshold", type=_probability, help="in place of the model's own, of the raw score")
+    made.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    image = made.add_argument_group("difference image")
     what = image.add_mutually_exclusive_group()
     what.add_argument("--candidates", metavar="TABLE", help="x, y [px, from 0] or ra, dec [deg]: CSV, ECSV, FITS, text")
     what.add_argument("--detect", action="store_true", help="find candidates on the image")
@@ -193,6 +213,13 @@ def _share(text: str) -> float | None:
     value = float(text)
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError("a share between 0 and 1, or 'keep', is needed")
+    return value
+
+
+def _chance(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 0.5:
+        raise argparse.ArgumentTypeError("a number above 0, and 0.5 at most, is needed")
     return value
 
 

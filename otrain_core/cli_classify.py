@@ -21,11 +21,11 @@ LARGEST_CUTOUT = 256  # [px]; a single FITS file that is larger is meant as an i
 
 def classify(arguments: Namespace) -> tuple[int, Any, str]:
     """Score candidates: exit status, record for --json, and text; the table is written as they are scored."""
-    classifier = _classifier(arguments)
+    classifier = load_classifier(arguments)
     counts = dict.fromkeys(("n", "real", "undecided", "unlike_training"), 0)
     rows: list[dict[str, Any]] | None = [] if arguments.json and not arguments.output else None
     with _table(arguments) as write:
-        for columns, cutouts in _candidates(arguments, classifier.size):
+        for columns, cutouts in candidates(arguments, classifier.size):
             found = classifier.classify(cutouts)
             counts["n"] += len(found["score"])
             counts["real"] += int(np.sum(found["real"] & ~found["undecided"]))
@@ -79,7 +79,8 @@ def _words(counts: dict[str, int]) -> str:
     )
 
 
-def _classifier(arguments: Namespace):
+def load_classifier(arguments: Namespace):
+    """The model that --model names, of whatever kind."""
     from otrain_core.classify import Classifier
     from otrain_core.registry import find_model
 
@@ -95,7 +96,7 @@ def _classifier(arguments: Namespace):
         return Classifier.load(onnx, **options)
 
 
-def _candidates(arguments: Namespace, size: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def candidates(arguments: Namespace, size: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Blocks of candidates: the columns that name them, and their cutouts."""
     if arguments.candidates or arguments.detect:
         from otrain_core.new_candidates import cut_candidates

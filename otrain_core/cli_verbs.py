@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from otrain_core.cli_classify import classify as classify  # a verb too
+from otrain_core.cli_monitor import monitor as monitor
 from otrain_core.errors import OtrainError
 
 Outcome = tuple[int, Any, str]
