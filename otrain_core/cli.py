@@ -182,6 +182,13 @@ def _add_candidates(made: argparse.ArgumentParser, more: str = "") -> None:
     image.add_argument("--reference", help="reference image on the same pixels")
     image.add_argument("--mask", help="mask on the same pixels, not 0 where a pixel cannot be used")
     image.add_argument("--psf", help="FWHM [px], a PSF file of the workflow, or an image whose stars have the PSF")
+    image.add_argument(
+        "--bin",
+        type=int,
+        default=1,
+        metavar="N",
+        help="sum N x N pixels first, where the seeing is N times the training's",
+    )
     image.add_argument("--sigma", type=float, default=4.5, help="threshold of --detect (default 4.5)")
 
 

@@ -111,6 +111,7 @@ def candidates(arguments: Namespace, size: int) -> Iterator[tuple[dict[str, Any]
                 mask=arguments.mask,
                 psf=arguments.psf,
                 threshold=arguments.sigma,
+                bin=arguments.bin,
             )
             yield {"image": [Path(path).name] * len(table["x"]), **table}, cutouts
         return
@@ -137,11 +138,17 @@ def candidates(arguments: Namespace, size: int) -> Iterator[tuple[dict[str, Any]
 
 
 def _of_cube(path: Path, block: int = 4096) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    from otrain_core.cube import read_cube
+    from otrain_core.cube import read_cube, read_stack
 
-    cube = read_cube(path, mmap=True, both_classes=False)
-    n = len(cube["labels"])
+    cube = read_stack(path, mmap=("cube", "stack"))
     names = {"candid": "candids", "image": "images", "ra": "ra", "dec": "dec", "label": "labels"}
+    if "stack" in cube:  # cutouts.npz of one image, as the workflow makes it; a label of -1 is left out of cubes
+        cube["cube"] = cube.pop("stack")
+        names = {key: key for key in ("candid", "image", "x", "y", "ra", "dec", "edge", "label")}
+        n = len(cube["cube"])
+    else:
+        cube = read_cube(path, mmap=True, both_classes=False)
+        n = len(cube["labels"])
     for start in range(0, n, block):
         rows = slice(start, start + block)
         part = {
@@ -159,7 +166,7 @@ def _csv(rows: list[dict[str, Any]], columns: list[str]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, bool | np.bool_):
+    if isinstance(value, bool | np.bool_ | int | np.integer):
         return int(value)
     if isinstance(value, float | np.floating):
         return "" if np.isnan(value) else f"{value:.9g}"

@@ -11,7 +11,9 @@ import pytest
 from astropy.io import fits
 
 from otrain_core.cli import build_parser, main
+from otrain_core.cutouts import make_cutouts
 from otrain_core.io import write_arrays
+from otrain_core.new_candidates import _as_table
 from tests.unit.synthetic_cube import make_cube
 from tests.unit.synthetic_difference import SEEING, grid_of_sources, tangential
 from tests.unit.tiny_onnx import write_tiny  # noqa: E402
@@ -33,7 +35,9 @@ def _rows(path):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("verb", ["convert", "export", "train", "classify", "diagnose", "explain", "models", "check"])
+@pytest.mark.parametrize(
+    "verb", ["convert", "export", "train", "classify", "diagnose", "explain", "models", "check", "monitor"]
+)
 def test_help_of_every_verb(verb, capsys):
     with pytest.raises(SystemExit) as done:
         build_parser().parse_args([verb, "--help"])
@@ -115,9 +119,29 @@ def test_cells_are_no_formulas():
     from otrain_core.cli_classify import _csv
 
     text = _csv(
-        [{"candid": "=cmd()", "x": np.nan, "real": np.True_, "p": np.float32(-0.5)}], ["candid", "x", "real", "p"]
+        [{"candid": "=cmd()", "x": np.nan, "real": np.True_, "p": np.float32(-0.5), "label": np.int64(-1)}],
+        ["candid", "x", "real", "p", "label"],
     )
-    assert text == "'=cmd(),,1,-0.5\n"
+    assert text == "'=cmd(),,1,-0.5,-1\n"
+
+
+def test_classify_the_cutouts_of_an_image_of_the_workflow(tmp_path, model):
+    """cutouts.npz, which has candidates that no cube takes up."""
+    (diff, _, _), psf, sources = grid_of_sources(30)
+    planes = {"diff": diff, "science": diff + 3, "reference": diff * 0, "mask": np.zeros(diff.shape, np.uint8)}
+    table = _as_table(
+        {key: sources[key] for key in "xy"} | {"candid": sources.index.astype(str), "ra": 1.0, "dec": 2.0}, 2.5
+    )
+    table["label"], table["image"] = -1, "im7"
+    arrays = make_cutouts(table, planes, image="im7", psf=psf, size=32, pixel_scale=1.0)
+    write_arrays(tmp_path / "cutouts.npz", arrays)
+    assert main(["classify", str(tmp_path / "cutouts.npz"), "-m", model, "-o", str(tmp_path / "out.csv")]) == 0
+    rows = _rows(tmp_path / "out.csv")
+    assert len(rows) == len(sources) and {row["image"] for row in rows} == {"im7"}
+    assert {row["label"] for row in rows} == {"-1"} and rows[0]["seeing"] == "2.5"
+    assert float(rows[0]["x"]) == pytest.approx(sources.x[0]) and float(rows[0]["background"]) == pytest.approx(
+        3, abs=1
+    )
 
 
 def test_a_cube_of_the_original(tmp_path, cube, model, capsys):
