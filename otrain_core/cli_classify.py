@@ -130,11 +130,12 @@ def candidates(arguments: Namespace, size: int) -> Iterator[tuple[dict[str, Any]
 
         if len(files) == 1 and max(read_cutout(files[0], strict=False)[0]["difference"].shape) > LARGEST_CUTOUT:
             raise CubeError(f"{files[0]}: is this a difference image? Give its --candidates, or --detect them")
-        columns = ("candid", "image", "ra", "dec", "edge")
-        for start in range(0, len(files), 256):
-            for cutouts, rows in read_blocks(files[start : start + 256], size=size):
-                names = [str(path) for path in files[start : start + len(rows)]]
-                yield {"file": names, **{key: [row[key] for row in rows] for key in columns}}, cutouts
+        columns, n = ("file", "candid", "image", "ra", "dec", "edge"), 0
+        for cutouts, rows in read_blocks(files, size=size):
+            n += len(rows)
+            yield {key: [row[key] for row in rows] for key in columns}, cutouts
+        if n < len(files) and not arguments.quiet:
+            print(f"{len(files) - n} cutouts cut off by the edge of their image are left out", file=sys.stderr)
 
 
 def _of_cube(path: Path, block: int = 4096) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
