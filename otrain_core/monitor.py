@@ -30,6 +30,7 @@ UNITS = {name: unit for name, (unit, _, _) in DESCRIPTORS.items()} | {"doubt": "
 MIN_IMAGES = 5  # of the training set, to know how images differ
 POWER = 0.9
 OUTSIDE = 0.05  # share of candidates beyond the range of the training set that asks for a new training
+MOSTLY = 0.5  # share of candidates beyond that range that is told, alarm or not
 ONE_IMAGE = "(one image)"
 
 
@@ -247,6 +248,14 @@ def tail_of_t(angle: np.ndarray, freedom: int) -> np.ndarray:
 def advise(comparisons: Sequence[Comparison], *, n_images: int) -> str:
     """What to do, in a sentence or two."""
     alarms = [item for item in comparisons if item.alarm]
+    beyond = [item for item in comparisons if item.outside > MOSTLY]
+    of_images = [item for item in comparisons if item.quantity in DESCRIPTORS]
+    if not alarms and not any(np.isfinite(item.p) for item in of_images):
+        known = max(item.n_reference for item in of_images)
+        reason = f"only {known} images in the training set" if known < MIN_IMAGES else "nothing to compare is known"
+        return f"Whether the night has changed cannot be told: {reason}.{_beyond(beyond)}"
+    if not alarms and beyond:
+        return f"No alarm, which so few images could hardly raise, but look at the candidates.{_beyond(beyond)}"
     if not alarms:
         seeing = next((item for item in comparisons if item.quantity == "seeing"), None)
         if seeing is None or not seeing.detectable > 0.3:
@@ -263,6 +272,11 @@ def advise(comparisons: Sequence[Comparison], *, n_images: int) -> str:
     if any(item.quantity == "doubt" for item in alarms):
         return f"Label some candidates of this night and train anew: the scores are less certain ({told})."
     return f"The training set covers this night, but not by its bulk: {told}. Train anew if more nights are like it."
+
+
+def _beyond(items: Sequence[Comparison]) -> str:
+    told = ", ".join(f"{item.quantity} {item.night:.3g} {item.unit}" for item in items)
+    return f" Most candidates lie beyond the training set: {told}." if items else ""
 
 
 def describe_change(item: Comparison) -> str:

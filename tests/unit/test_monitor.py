@@ -107,6 +107,15 @@ def test_advice(changed, quantity, words):
     assert as_text(compared).count("ALARM") == (quantity is not None)
 
 
+def test_what_cannot_be_tested_is_not_called_unchanged():
+    rng = np.random.default_rng(1)
+    night, images, _ = _images(rng, 1, 200, factor=1.5)
+    few = advise(compare_night(night, _statistics(rng, 3), images=images), n_images=1)
+    assert few.startswith("Whether the night has changed cannot be told: only") and "seeing" in few
+    one = advise(compare_night(night, _statistics(rng), images=images), n_images=1)
+    assert "No alarm, which so few images could hardly raise" in one and "beyond the training set: seeing" in one
+
+
 def test_a_night_of_clear_cases_is_no_alarm():
     rng = np.random.default_rng(2)
     night, images, _ = _images(rng, 20, 2000)
