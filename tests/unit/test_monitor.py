@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from otrain_core.cli import main
-from otrain_core.descriptors import DESCRIPTORS, describe, training_statistics
+from otrain_core.descriptors import DESCRIPTORS, describe, limits, training_statistics
 from otrain_core.errors import CubeError, OtrainError
 from otrain_core.io import write_arrays
 from otrain_core.monitor import NightDisplay, advise, as_text, compare_night, image_names, tail_of_t
@@ -112,7 +112,10 @@ def test_what_cannot_be_tested_is_not_called_unchanged():
     night, images, _ = _images(rng, 1, 200, factor=1.5)
     few = advise(compare_night(night, _statistics(rng, 3), images=images), n_images=1)
     assert few.startswith("Whether the night has changed cannot be told: only") and "seeing" in few
-    one = advise(compare_night(night, _statistics(rng), images=images), n_images=1)
+    statistics = _statistics(rng)
+    night["seeing"][:] = 1.01 * limits("seeing", statistics["quantiles"]["seeing"])[1]
+    night["psf_width"] = 1.2 * night["seeing"]
+    one = advise(compare_night(night, statistics, images=images), n_images=1)
     assert "No alarm, which so few images could hardly raise" in one and "beyond the training set: seeing" in one
 
 
