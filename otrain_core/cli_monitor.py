@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from argparse import Namespace
+from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -78,22 +79,21 @@ def _read_scores(path: Path) -> dict[str, np.ndarray]:
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file")
+    needed = ("score", "probability", *DESCRIPTORS)
+    numbers = {name: array("d") for name in needed}
+    images: list[str] = []
     try:
         with open(path, newline="") as file:
             reader = csv.DictReader(file)
-            rows = list(reader)
+            names = reader.fieldnames or []
+            if lacking := [name for name in needed if name not in names]:
+                raise ConfigError(f"{path}: not a table of `otrain classify`: no column {', '.join(lacking)}")
+            for row in reader:
+                for name in needed:
+                    numbers[name].append(float(row[name] or "nan"))
+                images.append(row.get("image") or "")
     except (csv.Error, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a readable table ({error})") from None
-    names = reader.fieldnames or []
-    needed = ("score", "probability", *DESCRIPTORS)
-    if lacking := [name for name in needed if rows and name not in names]:
-        raise ConfigError(f"{path}: not a table of `otrain classify`: no column {', '.join(lacking)}")
-    columns: dict[str, np.ndarray] = {}
-    for name in needed:
-        try:
-            columns[name] = np.array([float(row[name] or "nan") for row in rows])
-        except (TypeError, ValueError):
-            raise ConfigError(f"{path}: column {name}: numbers are needed") from None
-    if "image" in names:
-        columns["image"] = np.array([row["image"] or "" for row in rows])
-    return columns
+    except (TypeError, ValueError):
+        raise ConfigError(f"{path}: column {name}: numbers are needed, row {len(images) + 1}") from None
+    return {name: np.array(values) for name, values in numbers.items()} | {"image": np.array(images, dtype=str)}

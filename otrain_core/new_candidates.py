@@ -135,13 +135,26 @@ def read_candidates(source: Any, *, wcs: Any = None) -> dict[str, np.ndarray]:
 
 
 def _read_table(path: Path) -> Any:
+    from astropy.io import fits
     from astropy.table import Table
+
+    from otrain_core.safe import check_compressed, check_header
 
     if not path.is_file():
         raise ConfigError(f"{path}: no such file")
     form = FORMATS.get(path.suffix.lower())
     if form is None:
         raise ConfigError(f"{path}: a table of candidates is one of {', '.join(FORMATS)}, not {path.suffix or 'this'}")
+    try:
+        check_compressed(path, image=path.stem)
+        if form == "fits":
+            with fits.open(path, memmap=False) as hdus:
+                for hdu in hdus:
+                    check_header(hdu.header, path, image=path.stem)
+    except ImageError as error:
+        raise ConfigError(error.message) from None
+    except Exception:  # the reader below tells it better
+        pass
     try:
         return Table.read(path, format=form)
     except Exception as error:  # astropy's readers raise many kinds
@@ -178,12 +191,13 @@ def choose_psf(psf: Any, *, science: Any = None) -> tuple[Any, float | None]:
         A FWHM that is not positive.
     """
     from otrain_core.io import read_image
+    from otrain_core.safe import check_compressed, check_header
 
     if psf is None and science is None:
         return None, None
     try:
         fwhm = float(psf) if psf is not None else None
-    except ValueError:
+    except (TypeError, ValueError):
         fwhm = None
     if fwhm is not None:
         if not 0.5 <= fwhm <= 100:
@@ -197,10 +211,13 @@ def choose_psf(psf: Any, *, science: Any = None) -> tuple[Any, float | None]:
         if not Path(psf).is_file():
             raise ImageError(Path(psf).stem, "psf", f"{psf}: no such file, nor a number")
         try:
-            if "OVERSAMP" in fits.getheader(psf):
+            check_compressed(psf, image=Path(psf).stem)
+            header = fits.getheader(psf)
+            if "OVERSAMP" in header:
+                check_header(header, psf, image=Path(psf).stem)
                 model = PSFModel.load(psf)
                 return model, model.fwhm
-        except OSError as error:
+        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise ImageError(Path(psf).stem, "psf", f"{psf}: not a readable FITS file ({error})") from None
         science = read_image(psf, name=Path(psf).stem, telescope={"gain": 1.0, "pixel_scale": 1.0})
     model, record = measure_psf(science)
