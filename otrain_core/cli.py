@@ -140,6 +140,7 @@ def _add_classify(verb) -> None:
     )
     _add_candidates(classify)
     classify.add_argument("-o", "--output", metavar="CSV", help="table to write (default: standard output)")
+    classify.add_argument("--gallery", metavar="PNG", help="draw the lowest and the highest (needs matplotlib)")
     monitor = verb(
         "monitor",
         "compare a night's candidates with the training set, and say when to train anew",

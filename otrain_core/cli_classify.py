@@ -24,6 +24,11 @@ def classify(arguments: Namespace) -> tuple[int, Any, str]:
     """Score candidates: exit status, record for --json, and text; the table is written as they are scored."""
     classifier = load_classifier(arguments)
     counts = dict.fromkeys(("n", "real", "undecided", "unlike_training"), 0)
+    extremes = None
+    if arguments.gallery:
+        from otrain_core.galleries import Extremes
+
+        extremes = Extremes()
     rows: list[dict[str, Any]] | None = [] if arguments.json and not arguments.output else None
     with _table(arguments) as write:
         for columns, cutouts in candidates(arguments, classifier.size):
@@ -33,6 +38,8 @@ def classify(arguments: Namespace) -> tuple[int, Any, str]:
             counts["undecided"] += int(np.sum(found["undecided"]))
             counts["unlike_training"] += int(np.sum(found["reason"] != ""))
             block = columns | found
+            if extremes is not None:
+                extremes.add(cutouts, found["probability"], columns.get("candid", found["reason"]))
             table = [{key: values[k] for key, values in block.items()} for k in range(len(found["score"]))]
             if rows is None:
                 write(table)
@@ -42,6 +49,10 @@ def classify(arguments: Namespace) -> tuple[int, Any, str]:
     about = {key: classifier.about.get(key) for key in ("telescope", "pipeline", "experiment", "seed", "commit")}
     record = {"model": about | {"threshold": classifier.threshold}, **counts}
     text = f"{arguments.output}: {_words(counts)}" if arguments.output else ""
+    if extremes is not None and extremes.kept:
+        from otrain_core.canvas import save_figure
+
+        save_figure(arguments.gallery, extremes.gallery().plot().figure_)
     if not arguments.output and not arguments.json and not arguments.quiet:
         print(_words(counts), file=sys.stderr)
     return 0, record | ({} if rows is None else {"candidates": rows}), text

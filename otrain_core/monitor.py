@@ -141,7 +141,7 @@ def compare_night(
             name,
             described.get(name, np.full(n, np.nan)),
             images,
-            {key: np.asarray(values[name], float) for key, values in reference.items() if values.get(name)},
+            {key: np.asarray(values[name], float) for key, values in reference.items() if name in values},
             (statistics.get("quantiles") or {}).get(name),
             alpha=share * false_alarms,
             smallest=smallest,

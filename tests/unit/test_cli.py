@@ -12,6 +12,7 @@ from astropy.io import fits
 
 from otrain_core.cli import build_parser, main
 from otrain_core.cutouts import make_cutouts
+from otrain_core.galleries import Extremes
 from otrain_core.io import write_arrays
 from otrain_core.new_candidates import _as_table
 from tests.unit.synthetic_cube import make_cube
@@ -107,6 +108,24 @@ def test_classify_a_difference_image(tmp_path, model, capsys):
     capsys.readouterr()
     assert main(arguments) == 1
     assert "is this a difference image?" in capsys.readouterr().err
+
+
+def test_the_lowest_and_the_highest_of_many_blocks(tmp_path, cube, model):
+    rng = np.random.default_rng(1)
+    probability, extremes = rng.random(500), Extremes(4)
+    planes = np.arange(500, dtype=np.float32)[:, None, None] * np.ones((1, 3, 3), np.float32)
+    for start in range(0, 500, 90):
+        rows = slice(start, start + 90)
+        extremes.add({"difference": planes[rows]}, probability[rows], np.arange(500)[rows].astype(str))
+    panels, order = extremes.gallery().panels, np.argsort(probability)
+    assert [int(plane[0, 0]) for plane in panels["Lowest"]] == order[:4].tolist()
+    assert [int(plane[0, 0]) for plane in panels["Highest"]] == order[:-5:-1].tolist()
+    few = Extremes(4)
+    few.add({"difference": planes[:3]}, probability[:3], ["a", "b", "c"])
+    assert [len(panel) for panel in few.gallery().panels.values()] == [1, 2]
+    gallery = tmp_path / "gallery.png"
+    assert main(["classify", cube, "-m", model, "-o", str(tmp_path / "a.csv"), "--gallery", str(gallery)]) == 0
+    assert gallery.stat().st_size > 10_000
 
 
 def test_another_threshold(cube, model, capsys):
