@@ -152,6 +152,8 @@ def image_values(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Names of the images of the members, and one number for each: their values combined."""
     names, of = np.unique(np.asarray(images)[members].astype(str), return_inverse=True)
+    if not len(names):
+        return names, np.empty(0)
     order = np.argsort(of, kind="stable")
     parts = np.split(values[members][order], np.cumsum(np.bincount(of))[:-1])
     return names, np.array([combine(part) for part in parts], dtype=float)
