@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,17 +133,21 @@ def _compute(pipe) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the pipe
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
-    os.nice(5)
     models: dict[Path, Any] = {}
     while True:
         try:
             wanted = pipe.recv()
         except EOFError:
             return
-        pipe.send([_one_map(models, path, cutout) for path, cutout in wanted])
+        found: list[dict[str, Any]] = [{}] * len(wanted)
+        for path in {path for path, _ in wanted}:  # of one network and so of one cube: all at once
+            mine = [k for k, (of, _) in enumerate(wanted) if of == path]
+            for k, result in zip(mine, _maps_of(models, path, [wanted[k][1] for k in mine]), strict=True):
+                found[k] = result
+        pipe.send(found)
 
 
-def _one_map(models: dict[Path, Any], path: Path, cutout: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _maps_of(models: dict[Path, Any], path: Path, cutouts: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, Any]]:
     try:
         from otrain_core.explain import grad_cam
         from otrain_core.inputs import select_inputs
@@ -152,12 +156,17 @@ def _one_map(models: dict[Path, Any], path: Path, cutout: Mapping[str, np.ndarra
         if path not in models:
             models[path] = load_model(path)
         model = models[path]
-        read = select_inputs(cutout, inputs=input_stage(model).channels, size=model.input_shape[1])
+        inputs, size = input_stage(model).channels, model.input_shape[1]
+        read = np.concatenate([select_inputs(cutout, inputs=inputs, size=size) for cutout in cutouts])
         found = grad_cam(model, read)
-        side, size = cutout["cube"].shape[1], read.shape[1]
-        heat = np.zeros((side, side), np.float32)
+        side, size = cutouts[0]["cube"].shape[1], read.shape[1]
+        heat = np.zeros((len(read), side, side), np.float32)
         first = side // 2 - size // 2  # a network may see less than the cutout that is shown
-        heat[first : first + size, first : first + size] = found["resized"][0]
-        return {"map": heat, "called": int(found["called"][0]), "fallback": bool(found["fallback"][0])}
-    except Exception as error:  # whatever it is, the page goes on without this map
-        return {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]}
+        heat[:, first : first + size, first : first + size] = found["resized"]
+        return [
+            {"map": heat[k], "called": int(found["called"][k]), "fallback": bool(found["fallback"][k])}
+            for k in range(len(read))
+        ]
+    except Exception as error:  # whatever it is, the page goes on without these maps
+        text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
+        return [{"error": text}] * len(cutouts)
