@@ -207,6 +207,9 @@ def _add_label(verb) -> None:
     )
     serve.add_argument("--results", default="results", help="folder of the run (default: results)")
     serve.add_argument(
+        "--experiments", help="comma-separated, whose trainings are asked (default: those of summary.csv, else all)"
+    )
+    serve.add_argument(
         "-m", "--model", help="scores new candidates: model.onnx, folder of a training, TELESCOPE[@VERSION]"
     )
     serve.add_argument("--telescope", default="", help="of new candidates that do not name theirs")

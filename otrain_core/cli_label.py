@@ -20,7 +20,7 @@ def label_serve(arguments: Namespace) -> tuple[int, Any, str]:
     from waitress import create_server
 
     from otrain_core.label_page import Labelling, create_app, is_loopback
-    from otrain_core.label_queue import open_cubes, open_new
+    from otrain_core.label_sources import open_cubes, open_new
     from otrain_core.label_store import LabelStore
 
     if arguments.most < 1:
@@ -28,7 +28,8 @@ def label_serve(arguments: Namespace) -> tuple[int, Any, str]:
     if arguments.model:
         sources = open_new(arguments.cubes, arguments.model, results=arguments.results, telescope=arguments.telescope)
     else:
-        sources = open_cubes(arguments.results, arguments.cubes)
+        experiments = arguments.experiments.split(",") if arguments.experiments else []
+        sources = open_cubes(arguments.results, arguments.cubes, experiments=experiments)
     store = LabelStore(arguments.database)
     work = Labelling(sources, store, most=arguments.most)
     token = None

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 from otrain_core.errors import OtrainError
 from otrain_core.label_maps import GradCamMaps, cutout_png, map_png
-from otrain_core.label_queue import REASONS, Source, describe, identity, worth_a_look
+from otrain_core.label_queue import REASONS, describe, identity, worth_a_look
+from otrain_core.label_sources import Source
 from otrain_core.label_store import LabelStore, StoreError, check_person
 from otrain_core.labels import agreed, word
 

@@ -194,7 +194,9 @@ function ticks(side) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("viewBox", `0 0 ${side} ${side}`);
   const x = Math.floor(side / 2) + 0.5, y = side - x, path = document.createElementNS(svg.namespaceURI, "path");
-  path.setAttribute("d", `M${x} ${y - 7}v3.5M${x + 3.5} ${y}h3.5`);
+  const length = Math.max(3, side / 9);
+  path.setAttribute("d", `M${x} ${y - 2 * length}v${length}M${x + length} ${y}h${length}`);
+  path.setAttribute("stroke-width", side / 90);
   svg.append(path);
   return svg;
 }

@@ -10,7 +10,7 @@ from PIL import Image
 
 from otrain_core.galleries import robust_limits
 from otrain_core.label_page import Labelling, create_app, is_loopback
-from otrain_core.label_queue import Source, Training
+from otrain_core.label_sources import Source, Training
 from otrain_core.label_store import LabelStore
 from tests.unit.synthetic_cube import make_cube
 
