@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status, record, text = getattr(cli_verbs, arguments.function)(arguments)
         from otrain_core.io import plain_values
 
-        answer = json.dumps(plain_values(record), indent=1) if arguments.json else text
+        answer = json.dumps(plain_values(record), indent=1) if arguments.json and record is not None else text
         if answer:
             print(answer, flush=True)
         return status

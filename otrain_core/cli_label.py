@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import socket
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -39,8 +40,11 @@ def label_serve(arguments: Namespace) -> tuple[int, Any, str]:
         server = create_server(create_app(work, token=token), host=arguments.host, port=arguments.port, threads=8)
     except (OSError, ValueError) as error:
         raise OtrainError(f"--host {arguments.host} --port {arguments.port}: {error}") from None
-    name = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-    address = f"http://{name}:{server.effective_port}/" + (f"?token={token}" if token else "")
+    # A name may stand for several addresses, each with a socket of its own.
+    port = server.effective_port if hasattr(server, "effective_port") else server.effective_listen[0][1]
+    name = socket.gethostname() if arguments.host in ("0.0.0.0", "::") else arguments.host
+    name = f"[{name}]" if ":" in name else name
+    address = f"http://{name}:{port}/" + (f"?token={token}" if token else "")
     record = {"url": address, "candidates": len(work.why), "database": str(store.path)}
     if arguments.json:
         print(json.dumps(record), flush=True)

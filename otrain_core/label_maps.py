@@ -56,7 +56,7 @@ def _png(picture: np.ndarray) -> bytes:
 class GradCamMaps:
     """Grad-CAM maps on request, computed one after the other in a process that imports TensorFlow.
 
-    The process starts with the first request, and ends with this one however this one ends: its pipe is closed then.
+    The process starts with the first request, and ends with this one however this one ends.
     What fails there says so in place of a map, and no answer is lost with it.
     """
 
@@ -129,6 +129,13 @@ class GradCamMaps:
 def _compute(pipe) -> None:
     """Loop of the process: maps for every list of models and cutouts that comes through the pipe."""
     import signal
+    from multiprocessing.connection import wait
+
+    def end_with_parent() -> None:
+        wait([multiprocessing.parent_process().sentinel])
+        os._exit(0)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()  # at once, also while TensorFlow is imported
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the pipe
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}

@@ -12,6 +12,9 @@ let reasons = null; // those that are ticked
 let fetching = null;
 let sending = false;
 let moving = false;
+let away = false; // the server did not answer when candidates were asked for
+let wish = 0; // counts changes of what is to be shown
+let later = 0; // timer of the next try to go forward
 let shown = 0; // counts candidates shown, so that what comes late is not drawn over another
 const clicks = []; // ids in the order in which they were answered, for undo
 
@@ -64,7 +67,11 @@ async function send() {
       }
       keep(outbox().filter((one) => one.key !== entry.key));
       if (found) update(found);
-      if (!outbox().length) { refresh(); if (found) trouble(""); }
+      if (!outbox().length) {
+        refresh();
+        fill();
+        if (found) trouble("");
+      }
     }
   } catch (error) {
     const n = outbox().length;
@@ -84,10 +91,13 @@ function update(candidate) {
 }
 
 async function load() {
+  if (ahead.length > 6) return;
+  const asked = wish;
   const have = [...seen.filter((one) => !mine(one)), ...ahead].map((one) => one.id);
   const settled = seen.filter((one) => mine(one)).map((one) => one.id);
   const waiting = outbox().map((one) => one.id);
   const found = await call("api/next", { who, have: [...have, ...settled, ...waiting], reasons: reasons ?? [], cube: $("cube").value });
+  if (asked !== wish) return;
   const known = new Set([...seen, ...ahead].map((one) => one.id));
   for (const candidate of found.candidates.filter((one) => !known.has(one.id))) {
     ahead.push(candidate);
@@ -97,21 +107,36 @@ async function load() {
 }
 
 function fill() {
-  fetching ??= load().catch((error) => { if (error.status) trouble(error.message); }).finally(() => { fetching = null; });
+  if (fetching) return fetching;
+  const job = load().then(() => { away = false; }).catch((error) => {
+    away = !error.status;
+    if (error.status) trouble(error.message);
+  }).finally(() => { if (fetching === job) fetching = null; });
+  fetching = job;
   return fetching;
 }
 
 async function forward() {
   if (moving) return;
+  clearTimeout(later);
   moving = true; // a second key before the next candidate is there is not meant for this one
   if (at >= seen.length - 1 && !ahead.length) await fill();
   moving = false;
   if (at >= seen.length - 1 && ahead.length) seen.push(ahead.shift());
-  if (at < seen.length - 1) { at += 1; draw(); } else { draw(true); }
-  if (ahead.length < 3) fill();
+  if (at < seen.length - 1) {
+    at += 1;
+    draw();
+  } else if (away) {
+    if (!outbox().length) trouble("The server does not answer.");
+    later = setTimeout(forward, 1500);
+  } else {
+    draw(true);
+  }
+  if (ahead.length < 4) fill();
 }
 
 function back() {
+  clearTimeout(later);
   if (at > 0 || (at === 0 && $("main").hidden)) { at -= $("main").hidden ? 0 : 1; draw(); }
 }
 
@@ -120,6 +145,7 @@ function undo() {
   id ??= seen.filter((one) => mine(one)).pop()?.id; // after a reload: the last of those that were answered before
   const index = seen.findIndex((one) => one.id === id);
   if (index < 0) return;
+  clearTimeout(later);
   at = index;
   say("withdrawn");
   draw();
@@ -266,6 +292,8 @@ async function refresh() {
 function choose() {
   reasons = [...document.querySelectorAll("#reasons input:checked")].map((box) => box.value);
   ahead = [];
+  wish += 1;
+  fetching = null;
   document.activeElement.blur(); // so that keys are answers again
   forward();
 }
