@@ -30,9 +30,7 @@ def main(
 
     A telescope of ready-made cutouts has a `folder` with True/ and False/ instead. `labels` is a label sheet.
     """
-    names: dict[str, Any] = {"telescope": telescope, "pipeline": pipeline}
-    if labels:
-        names["labels"] = read_labels(labels)
+    names = {"telescope": telescope, "pipeline": pipeline, "labels": read_labels(labels) if labels else None}
     if folder:
         options = {key: value for key, value in options.items() if key not in ("channels", "real_stars")}
         arrays, counts = cube_from_folders(*class_folders(folder), seed=seed, **names, **options)
@@ -44,15 +42,11 @@ def main(
         real = no_rows(arrays) if options.get("real_stars") else _real(loaded, options, names)
     write_arrays(cube, arrays)
     write_arrays(real_stars, real)
-    if labels:
-        said = {key: value for key, value in counts["labels"].items() if key != "people"}
-        logging.getLogger("otrain").info("label sheet %s: %s", labels, said)
     write_json(record, counts | {"real_stars": dict(sorted(Counter(real["kinds"].tolist()).items()))})
 
 
 def _real(stacks: list[dict[str, Any]], options: dict[str, Any], names: dict[str, Any]) -> dict[str, Any]:
-    chosen = {"channels": options["channels"]} if "channels" in options else {}
-    return real_star_cube(stacks, **chosen, **names)
+    return real_star_cube(stacks, **{key: options[key] for key in ("channels",) if key in options}, **names)
 
 
 def read_stacks(paths: list[str]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
