@@ -25,17 +25,17 @@ $(STAMP): pyproject.toml requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable ".[$(EXTRAS)]"
 	@touch $@
 
-# Programs of the pipelines gmadet and stdpipe; without them their tests are skipped by name.
-ASTROMATIC := source-extractor psfex scamp SWarp
+# Programs of the pipelines gmadet and stdpipe, and the browser of the tests; without them tests are skipped by name.
+PROGRAMS := source-extractor psfex scamp SWarp chromium
 
-programs: ## install Source Extractor, PSFEx, SCAMP and SWarp (Debian packages, as root)
-	@missing=$$(for p in $(ASTROMATIC); do command -v $$p >/dev/null || echo $$p; done); \
+programs: ## install Source Extractor, PSFEx, SCAMP, SWarp and Chromium (Debian packages, as root)
+	@missing=$$(for p in $(PROGRAMS); do command -v $$p >/dev/null || echo $$p; done); \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  echo "Installing the AstrOmatic programs"; \
-	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends source-extractor psfex scamp swarp; } >/dev/null \
-	    || { echo "the AstrOmatic programs could not be installed: $$missing"; test -z "$$CI"; }; \
-	else echo "not installed:" $$missing "(Debian: source-extractor psfex scamp swarp; conda-forge: astromatic-*); their tests are skipped"; fi
+	  echo "Installing the AstrOmatic programs and Chromium"; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends source-extractor psfex scamp swarp chromium; } >/dev/null \
+	    || { echo "could not be installed: $$missing"; test -z "$$CI"; }; \
+	else echo "not installed:" $$missing "(Debian: source-extractor psfex scamp swarp chromium; conda-forge: astromatic-*); their tests are skipped"; fi
 
 demo: setup ## simulated telescope from raw sky to a registered classifier (12 minutes on 2 cores)
 	@$(RUN) snakemake --cores $(CORES) --scheduler greedy --scheduler-subsample 20 --configfile $(CONFIG) --rerun-incomplete --show-failed-logs --quiet rules

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from otrain_core import __version__
 from otrain_core.errors import OtrainError
 
+LABELS = "labels.sqlite"  # beside the results: what people said is not to be deleted with them
 EPILOG = """exit status: 0 done; 1 refused, or found unfit (the reason is on standard error); 2 wrong usage; 3 (monitor) unlike the training set"""
 
 
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status, record, text = getattr(cli_verbs, arguments.function)(arguments)
         from otrain_core.io import plain_values
 
-        answer = json.dumps(plain_values(record), indent=1) if arguments.json else text
+        answer = json.dumps(plain_values(record), indent=1) if arguments.json and record is not None else text
         if answer:
             print(answer, flush=True)
         return status
@@ -72,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_training_verbs(verb)
     _add_classify(verb)
     _add_models(verb)
+    _add_label(verb)
     check = verb(
         "check",
         "say whether images, folders of cutouts or cubes are fit for use",
@@ -213,6 +215,44 @@ def _add_models(verb) -> None:
     export.add_argument("-o", "--output", metavar="ONNX", help="file to write (default: model.onnx beside the model)")
     export.add_argument("--cube", help="cube that it was trained on, for the statistics of the training set")
     export.add_argument("--threshold", type=_probability, help="of a model that comes without records")
+
+
+def _add_label(verb) -> None:
+    label = verb("label", "look at candidates in a browser and label them by hand")
+    actions = label.add_subparsers(dest="action", required=True, metavar="ACTION")
+    serve = verb(
+        "serve",
+        "open a page that shows the candidates worth a look and keeps what people say of them",
+        details="Uncertain, disagreeing, suspected and new ones. The page needs no network; end it with Ctrl-C.",
+        of=actions,
+        function="label_serve",
+    )
+    serve.add_argument(
+        "cubes",
+        nargs="*",
+        metavar="CUBE",
+        help="TELESCOPE/PIPELINE of the run (default: all); with --model: new candidates, as cubes (.npz), folders or FITS cutouts",
+    )
+    serve.add_argument("--results", default="results", help="folder of the run (default: results)")
+    serve.add_argument(
+        "--experiments", help="comma-separated, whose trainings are asked (default: those of summary.csv, else all)"
+    )
+    serve.add_argument(
+        "-m", "--model", help="scores new candidates: model.onnx, folder of a training, TELESCOPE[@VERSION]"
+    )
+    serve.add_argument("--telescope", default="", help="of new candidates that do not name theirs")
+    serve.add_argument("--most", type=int, default=200, help="candidates for one reason from one cube (default 200)")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on; all but loopback ask for a token")
+    serve.add_argument("--port", type=int, default=8765, help="port (default 8765; 0: any that is free)")
+    serve.add_argument(
+        "--token", action="store_true", help="ask for a token on loopback too (a machine of many people)"
+    )
+    sheet = verb(
+        "sheet", "write the label sheet that the workflow reads (key labels)", of=actions, function="label_sheet"
+    )
+    sheet.add_argument("-o", "--output", metavar="CSV", help="sheet to write (default: standard output)")
+    for made in (serve, sheet):
+        made.add_argument("--database", default=LABELS, metavar="FILE", help=f"answers (default: {LABELS})")
 
 
 def _share(text: str) -> float | None:

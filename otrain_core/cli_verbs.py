@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from otrain_core.cli_classify import classify as classify  # a verb too
+from otrain_core.cli_label import label_serve as label_serve
+from otrain_core.cli_label import label_sheet as label_sheet
 from otrain_core.cli_monitor import monitor as monitor
 from otrain_core.errors import OtrainError
 

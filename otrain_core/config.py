@@ -204,6 +204,7 @@ class StudyOptions(Section):
         description="named sweeps over an option of the experiments (table `results/studies/{sweep}.csv`)",
     )
 
+    experiments: list[Name] = Field([], description="experiments of transfer, pool and finetune ([]: those of the run)")
     transfer: bool = Field(False, description="score every model on the test sets of all cubes of the run")
     pool: bool = Field(
         False, description="train one model on all telescopes of a pipeline (two or more), scored as under transfer"
@@ -216,6 +217,9 @@ class StudyOptions(Section):
     )
     finetune: list[Annotated[int, Field(ge=2)]] = Field(
         [], description="numbers of labels with which a model that never saw a telescope is fine-tuned ([]: none)"
+    )
+    label_noise: list[Name] = Field(
+        [], description="experiments whose networks rank the suspected wrong labels of every cube ([]: none)"
     )
 
 
@@ -259,6 +263,9 @@ class Config(Section):
 
     telescopes: str = Field("config/telescopes.csv", description="sheet of telescopes, one row each")
     images: str | None = Field(None, description="sheet of real images (telescopes with source images)")
+    labels: str | None = Field(
+        None, description="sheet of labels given by hand (otrain label), which override those of crossmatch in the cube"
+    )
     data_root: str = Field(".", description="folder that paths in the sheets are relative to")
     seed: int = Field(1, ge=0, description="seed of everything before training")
     run: RunOptions = RunOptions()
@@ -296,6 +303,7 @@ class Config(Section):
                 if name in ("images", "sky"):
                     raise ValueError(f"{kind}: {name!r} is the name of a folder of results")
         named = {"run.experiments": self.run.experiments}
+        named |= {f"studies.{key}": getattr(self.studies, key) for key in ("experiments", "label_noise")}
         named |= {f"studies.sweeps.{key}.experiments": sweep.experiments for key, sweep in self.studies.sweeps.items()}
         for key, names in named.items():
             for name in names:

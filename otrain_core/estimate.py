@@ -144,6 +144,7 @@ def plan_trainings(run: Run) -> list[dict[str, Any]]:
                     run.experiments[row["trained"]],
                 )
                 for row in run.sweep(name)
+                if row["trained"] not in run.config.run.experiments
             ]
     kept = ("network", "size", "inputs", "epochs", "n_train", "normalise")
     return [

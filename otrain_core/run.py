@@ -15,6 +15,7 @@ from otrain_core.sheets import (
     Telescope,
     plan_pools,
     read_images,
+    read_labels,
     read_telescopes,
     source_without,
 )
@@ -40,6 +41,8 @@ class Run:
     ----------
     experiments : dict of str to Experiment
         Those of the configuration, and those that its sweeps make of them.
+    labels : str or None
+        Path of the label sheet.
     """
 
     def __init__(self, config: Config, telescopes: dict[str, Telescope], sheet: dict[str, dict[str, ImageRow]]):
@@ -47,6 +50,7 @@ class Run:
         self.telescopes = telescopes
         self.sheet = sheet
         self._images = {name: self._science_images(name) for name in self.used_telescopes()}
+        self.labels: str | None = None
         self._sweeps = {name: plan_sweep(config, name) for name in config.studies.sweeps}
         # The rules know the trainings of a study as experiments like all others.
         varied = {row["trained"]: row["options"] for rows in self._sweeps.values() for row in rows}
@@ -78,6 +82,13 @@ class Run:
                     f"run.cubes: telescope {name!r} is not in {config.telescopes}; it has {sorted(telescopes)}"
                 )
         run = cls(config, telescopes, sheet)
+        if config.labels:
+            run.labels = str(_find(config.labels, root))
+            for row in read_labels(run.labels):
+                if row["telescope"] not in telescopes:
+                    raise ConfigError(
+                        f"sheet {config.labels}: telescope: {row['telescope']!r} is not in {config.telescopes}"
+                    )
         for name in run.used_telescopes():
             run._check_telescope(name)
         for cube in config.run.cubes:
@@ -135,9 +146,8 @@ class Run:
         if row.source == "folders":
             return
         side = self.options(telescope, pipeline, "cutouts")["size"]
-        wanted = {
-            f"experiments.{name}.size": self.config.experiments[name].size for name in self.config.run.experiments
-        }
+        named = {*self.config.run.experiments, *self.config.studies.experiments, *self.config.studies.label_noise}
+        wanted = {f"experiments.{name}.size": self.config.experiments[name].size for name in sorted(named)}
         for name, rows in self._sweeps.items():
             mine = [row for row in rows if row["folder"].startswith(f"{telescope}/{pipeline}/")]
             wanted |= {f"studies.sweeps.{name} ({row['trained']})": row["options"].size for row in mine}
@@ -296,8 +306,8 @@ class Run:
         return source_without(f"{telescope}/{pipeline}", self.config.run.cubes)
 
     def trained_channels(self) -> list[str]:
-        """Channels that the experiments of the run read, for pools that hold no others."""
-        read = {name for key in self.config.run.experiments for name in self.config.experiments[key].inputs}
+        """Channels that the experiments of the studies read, for pools that hold no others."""
+        read = {name for key in self._moved_experiments() for name in self.config.experiments[key].inputs}
         return [name for name in self.config.cube.channels if name in read]
 
     def sweep(self, name: str) -> list[dict[str, Any]]:
@@ -313,19 +323,26 @@ class Run:
             "guard": self.config.split.guard,
         }
 
-    def study_tables(self, *names: str) -> list[str]:
-        """Tables of the studies, transfer.csv and finetune.csv, or those of the names given."""
+    def study_tables(self) -> list[str]:
+        """Tables of the studies: transfer.csv, finetune.csv and suspects.csv."""
         run, studies = self.config.run, self.config.studies
         transferred = (run.cubes if studies.transfer else []) + list(self.pools())
         tuned = [cube for cube in run.cubes if studies.finetune and self.finetune_source(*cube.split("/"))]
-        return [
+        moved = [
             f"results/{cube}/{experiment}/seed{seed}/{name}.csv"
             for name, cubes in (("transfer", transferred), ("finetune", tuned))
             for cube in cubes
-            for experiment in run.experiments
+            for experiment in self._moved_experiments()
             for seed in run.seeds
-            if not names or name in names
         ]
+        return moved + [
+            f"results/{cube}/{experiment}/label_noise/suspects.csv"
+            for cube in run.cubes
+            for experiment in studies.label_noise
+        ]
+
+    def _moved_experiments(self) -> list[str]:
+        return self.config.studies.experiments or self.config.run.experiments
 
 
 def is_service(name: str) -> bool:

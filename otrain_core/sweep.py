@@ -37,7 +37,7 @@ def plan_sweep(config: Config, sweep: str) -> list[dict[str, Any]]:
     -------
     list of dict
         folder (of the training, telescope/pipeline/experiment/seedN), trained (name of the experiment it is
-        trained under) and its options as an `Experiment` under options; and sweep, option, value, experiment.
+        trained under: one of its own, or the experiment of the run that has the same options) and its options as an `Experiment` under options; and sweep, option, value, experiment.
 
     Raises
     ------
@@ -50,6 +50,8 @@ def plan_sweep(config: Config, sweep: str) -> list[dict[str, Any]]:
             for value in study.values:
                 name = f"{experiment}-{sweep}-{value_name(value)}"
                 options = _varied(config, sweep, experiment, value, name)
+                # what is an experiment of the run already is not trained twice
+                name = next((key for key in config.run.experiments if config.experiments[key] == options), name)
                 for seed in study.seeds or config.run.seeds:
                     row = {"sweep": sweep, "option": study.option, "value": value_name(value), "experiment": experiment}
                     plan.append({**row, "trained": name, "options": options, "folder": f"{cube}/{name}/seed{seed}"})

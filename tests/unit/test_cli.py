@@ -37,7 +37,7 @@ def _rows(path):
 
 
 @pytest.mark.parametrize(
-    "verb", ["convert", "export", "train", "classify", "diagnose", "explain", "models", "check", "monitor"]
+    "verb", ["convert", "export", "train", "classify", "diagnose", "explain", "models", "label", "check", "monitor"]
 )
 def test_help_of_every_verb(verb, capsys):
     with pytest.raises(SystemExit) as done:
@@ -175,6 +175,39 @@ def test_a_cube_of_the_original(tmp_path, cube, model, capsys):
     assert main(["export", str(tmp_path / "old.npz"), "-o", str(tmp_path / "folders")]) == 0
     headers = [fits.getheader(path) for path in (tmp_path / "folders").rglob("*.fits")]
     assert len(headers) == 60 and sum("MAG" not in header for header in headers) == 3
+
+
+def test_label_sheet(tmp_path, capsys):
+    from otrain_core.label_store import LabelStore
+
+    database = str(tmp_path / "labels.sqlite")
+    assert main(["label", "sheet", "--database", database]) == 1
+    assert "otrain label serve" in capsys.readouterr().err
+    one = {
+        "id": "c",
+        "telescope": "T",
+        "pipeline": "p",
+        "image": "a",
+        "candid": "c",
+        "x": 1.0,
+        "y": 2.0,
+        "before": "True",
+    }
+    LabelStore(database).add(one, label="False", who="anna", key="key-00001")
+    assert main(["label", "sheet", "--database", database, "-o", str(tmp_path / "labels.csv")]) == 0
+    assert "1 answers of 1 people about 1 candidates" in capsys.readouterr().out
+    (row,) = _rows(tmp_path / "labels.csv")
+    assert (row["candid"], row["label"], row["who"]) == ("c", "False", "anna")
+    assert main(["label", "sheet", "--database", database, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["label"] == "False"
+    assert main(["label", "sheet", "--database", database]) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith("telescope,pipeline,image,candid,x,y,label")
+
+
+def test_label_serve_refuses(tmp_path, capsys):
+    assert main(["label", "serve", "--results", str(tmp_path)]) == 1
+    assert "no cube" in capsys.readouterr().err
+    assert main(["label", "serve", "--most", "0"]) == 1
 
 
 def test_check(tmp_path, cube, capsys):

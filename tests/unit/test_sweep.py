@@ -28,6 +28,12 @@ def test_a_list_of_channels_is_a_value():
     assert plan[-1]["options"].inputs == ["difference", "science"]
 
 
+def test_what_is_an_experiment_of_the_run_is_not_trained_twice():
+    plan = planned(option="batch_size", values=[64, 128], seeds=[1])
+    assert [row["folder"] for row in plan] == ["demo/builtin/otrain2-size-64/seed1", "demo/builtin/otrain2/seed1"]
+    assert [row["value"] for row in plan] == ["64", "128"] and plan[1]["experiment"] == "otrain2"
+
+
 @pytest.mark.parametrize(
     ("sweep", "message"),
     [

@@ -148,3 +148,17 @@ def test_readme_numbers_are_those_of_the_files(root, name):
     from otrain_core.summary import published_table
 
     assert published_table(root / "results/published" / name) in (root / "README.md").read_text()
+
+
+def test_studies_are_of_the_experiments_that_they_name(root):
+    values = {
+        "run": {"cubes": ["TCA/builtin", "TACA/builtin", "JAST/builtin"], "experiments": ["paper", "otrain2"]},
+        "studies": {"experiments": ["otrain2"], "label_noise": ["otrain2"], "transfer": True, "leave_one_out": True},
+    }
+    tables = Run.from_config(load_config(values).model_dump(), root=root).study_tables()
+    assert "results/pool-without-TCA/builtin/otrain2/seed1/transfer.csv" in tables
+    assert "results/JAST/builtin/otrain2/label_noise/suspects.csv" in tables
+    assert len(tables) == 9 and not any("/paper/" in table for table in tables)
+    values["studies"]["label_noise"] = ["mine"]
+    with pytest.raises(ConfigError, match="studies.label_noise names 'mine'"):
+        load_config(values)
