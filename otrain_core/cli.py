@@ -196,7 +196,11 @@ def _add_candidates(made: argparse.ArgumentParser, more: str = "") -> None:
 
 
 def _add_models(verb) -> None:
-    models = verb("models", "list registered models, choose the champion, write ONNX files")
+    models = verb(
+        "models",
+        "list registered models, choose the champion, import trainings, write ONNX files",
+        details="They are those of the server that MLFLOW_TRACKING_URI names, or of mlflow.db in the folder of the run.",
+    )
     actions = models.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     def action(name: str, summary: str) -> argparse.ArgumentParser:
@@ -210,6 +214,9 @@ def _add_models(verb) -> None:
     promote.add_argument("version", type=int)
     action("roll-back", "make the champion before this one the champion again").add_argument("model", help="telescope")
     action("automatic", "let imports choose the champion again").add_argument("model", help="telescope")
+    imports = action("import", "import all trainings of a run, as the run does at its end; what is there already stays")
+    imports.add_argument("--min-mcc", type=float, metavar="MCC", help="a champion has an MCC above this")
+    imports.add_argument("--max-fp", type=float, metavar="SHARE", help="and at most this share of false positives")
     export = action("export", "write a trained network as ONNX")
     export.add_argument("model", help="folder of a training, or a .keras or .h5 file")
     export.add_argument("-o", "--output", metavar="ONNX", help="file to write (default: model.onnx beside the model)")

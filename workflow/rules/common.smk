@@ -107,6 +107,12 @@ def trainings(*names):
     return [f"{folder}/{name}" for folder in RUN.trainings() for name in names]
 
 
+def with_studies(folders):
+    """Folders of trainings, and those of the sweeps, each once."""
+    swept = [f"results/{row['folder']}" for sweep in RUN.config.studies.sweeps for row in RUN.sweep(sweep)]
+    return list(dict.fromkeys(folders + swept))
+
+
 def pool_members(wildcards):
     return RUN.pool_members(wildcards.telescope, wildcards.pipeline)
 
