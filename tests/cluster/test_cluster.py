@@ -1,0 +1,221 @@
+"""The profile on a real Slurm: the workflow itself with its head killed midway, and what else can go wrong with a job."""
+
+import csv
+import re
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from otrain_core import slurm
+from otrain_core.errors import ClusterError
+
+IMAGES = ["sim0001", "sim0002", "sim0003"]
+CUBE = "results/tiny/builtin"
+# A cluster without accounting, as the comment in the profile says.
+NO_ACCOUNTING = ("# slurm-status-command: squeue", "slurm-status-command: squeue")
+GRES = ("    # gpu: 0\n    # gres:", "    gpu: 0\n    gres:")
+
+
+def site_profile(root, folder, *edits):
+    """The project's profile as a site edits it: comments become settings."""
+    text = (root / "slurm/config.yaml").read_text()
+    for before, after in edits:
+        assert text.count(before) == 1, before
+        text = text.replace(before, after)
+    folder.mkdir()
+    (folder / "config.yaml").write_text(text)
+    return ["--profile", str(folder)]
+
+
+def wait_for(condition, log, *, limit=300):
+    end = time.monotonic() + limit
+    while not (found := condition()):
+        assert time.monotonic() < end, log.read_text()[-4000:]
+        time.sleep(0.3)
+    return found
+
+
+def finish(head, log, *, limit=400):
+    try:
+        return head.wait(timeout=limit)
+    except subprocess.TimeoutExpired:
+        head.kill()
+        raise AssertionError(log.read_text()[-4000:]) from None
+
+
+@pytest.fixture(scope="module")
+def killed(cluster, root, tmp_path_factory):
+    """A small run of the workflow whose head was killed with SIGKILL after its first image, and `make resume`."""
+    folder = tmp_path_factory.mktemp("killed")
+    config = folder / "small.yaml"
+    config.write_text(
+        "run: {experiments: [otrain2], protocols: [grouped], max_images: 3}\nexperiments: {otrain2: {epochs: 1}}\n"
+    )
+    arguments = [
+        *site_profile(root, folder / "profile", NO_ACCOUNTING),
+        *("--directory", str(folder), "--configfile", "tests/e2e/tiny.yaml", str(config)),
+        *("--config", f"telescopes={root / 'tests/e2e/telescopes.csv'}", "--", "results/summary.csv"),
+    ]
+
+    def stacks():
+        return {image: path for image in IMAGES if (path := folder / CUBE / f"images/{image}/cutouts.npz").exists()}
+
+    first = folder / "first.log"
+    head = cluster.head(*arguments, log=first)
+    wait_for(lambda: " steps (" in first.read_text() or head.poll() is not None, first)
+    head.send_signal(signal.SIGKILL)
+    head.wait()
+    at_work = [job["number"] for job in cluster.jobs() if job["state"] == "RUNNING"]
+    for number in at_work:  # they stand still, so that the cluster is not faster than the test
+        cluster.ask("scontrol", "suspend", number)
+    done = {path: path.stat().st_mtime_ns for path in stacks().values()}
+
+    # What many would try: unlock, and start the same command again.
+    snakemake = [sys.executable, "-m", "snakemake"]
+    again = [
+        subprocess.run([*snakemake, *more, *arguments], cwd=root, env=cluster.env, capture_output=True, text=True)
+        for more in ([], ["--unlock"], [])
+    ]
+    orphans = [job["number"] for job in cluster.jobs() if job["state"] in ("SUSPENDED", "PENDING", "RUNNING")]
+
+    log = folder / "resumed.log"
+    status = finish(cluster.head("--directory", str(folder), log=log, resume=True), log)
+    return SimpleNamespace(
+        folder=folder, first=first, done=done, again=again, orphans=orphans, log=log, status=status, jobs=cluster.jobs()
+    )
+
+
+def test_resumed_run_finishes(killed):
+    assert killed.status == 0, killed.log.read_text()[-4000:]
+    rows = list(csv.DictReader((killed.folder / "results/summary.csv").read_text().splitlines()))
+    assert [row["status"] for row in rows] == ["ok"]
+
+
+def test_finished_work_is_not_done_again(killed):
+    assert 1 <= len(killed.done) < len(IMAGES)
+    assert {path: path.stat().st_mtime_ns for path in killed.done} == killed.done
+
+
+def test_no_two_writers(killed):
+    """No job of the second head began before the last one of the first had ended, as Slurm tells it."""
+    runs = {}
+    for job in killed.jobs:
+        if job["run"] in killed.first.read_text() + killed.log.read_text():
+            runs.setdefault(job["run"], []).append(job)
+    first, second = (runs[re.search("SLURM run ID: (.*)", log.read_text())[1]] for log in (killed.first, killed.log))
+    assert {job["number"] for job in first if job["state"] == "CANCELLED"} == set(killed.orphans)
+    assert max(job["end"] for job in first) <= min(job["start"] for job in second)
+
+
+def test_a_second_start_is_refused_while_jobs_of_the_first_live(killed):
+    locked, unlocked, refused = killed.again
+    assert locked.returncode != 0 and "locked" in locked.stdout + locked.stderr
+    assert unlocked.returncode == 0, unlocked.stderr
+    assert refused.returncode != 0
+    command = f"python -m otrain_core.resume --directory {killed.folder}"
+    assert f"{len(killed.orphans)} jobs of an earlier run are in the queue" in refused.stderr
+    assert command in refused.stderr and command in killed.first.read_text()
+
+
+def test_the_steps_of_an_image_are_one_job_and_cheap_steps_none(killed):
+    first = [job["rule"] for job in killed.jobs if "image" in job["rule"]]
+    assert len(first) <= len(IMAGES) + len(killed.orphans)
+    assert not any("summary" in job["rule"] for job in killed.jobs)
+    assert {job["partition"] for job in killed.jobs if job["rule"].startswith("rule_train")} == {"gpu"}
+
+
+def test_nothing_is_left_to_resume(killed, cluster, root):
+    """A finished run takes its note with it."""
+    command = [sys.executable, "-m", "otrain_core.resume", "--directory", str(killed.folder)]
+    result = subprocess.run(command, cwd=root, env=cluster.env, capture_output=True, text=True)
+    assert result.returncode == 1 and "no run to go on with" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def faults(cluster, root, tmp_path_factory):
+    """One run in which jobs fail, run out of memory, are cancelled from outside, and ask for a GPU by --gres."""
+    folder = tmp_path_factory.mktemp("faults")
+    log = folder / "head.log"
+    profile = site_profile(root, folder / "profile", NO_ACCOUNTING, GRES)
+    head = cluster.head(*profile, "--snakefile", "tests/cluster/faults.smk", "--directory", str(folder), log=log)
+
+    def victim():
+        began = (folder / "results/began").exists()
+        return began and [job["number"] for job in cluster.jobs() if job["rule"] == "rule_cancelled"]
+
+    (number,) = wait_for(victim, log)
+    cluster.ask("scancel", number)
+    status = finish(head, log)
+    of_rule = {}
+    for job in cluster.jobs():
+        details = cluster.job(job["number"])
+        if details["WorkDir"] == str(folder):
+            of_rule.setdefault(job["rule"], []).append(details)
+    for jobs in of_rule.values():
+        jobs.sort(key=lambda job: int(job["JobId"]))
+    return SimpleNamespace(folder=folder, text=log.read_text(), status=status, jobs=of_rule)
+
+
+def results(faults, name):
+    return (faults.folder / "results" / f"{name}.txt").read_text().split()
+
+
+def test_the_others_end_all_the_same(faults):
+    assert faults.status == 1
+    assert results(faults, "good") == ["good"]
+
+
+@pytest.mark.parametrize(
+    "name, rule", [("fails", "fails"), ("image", "second_of_image")], ids=["job", "job of a group"]
+)
+def test_a_traceback_is_in_the_log_and_on_the_terminal(faults, name, rule):
+    message = f"ValueError: no way through {rule}"
+    log = f"results/logs/{name}.log"
+    assert "Traceback" in (faults.folder / log).read_text() and message in (faults.folder / log).read_text()
+    assert message in faults.text and log in faults.text
+
+
+def test_a_job_that_fails_has_three_tries(faults):
+    assert [job["JobState"] for job in faults.jobs["rule_fails"]] == ["FAILED"] * 3
+
+
+def test_a_cancelled_job_is_tried_again_with_more_time(faults):
+    assert [job["JobState"] for job in faults.jobs["rule_cancelled"]] == ["CANCELLED", "COMPLETED"]
+    assert [job["TimeLimit"] for job in faults.jobs["rule_cancelled"]] == ["00:07:00", "00:14:00"]
+    assert results(faults, "cancelled") == ["2"]
+
+
+def test_a_job_out_of_memory_is_tried_again_with_more(faults):
+    first, second = faults.jobs["rule_hungry"]
+    assert (first["MinMemoryNode"], second["MinMemoryNode"]) == ("600M", "1200M")
+    assert first["JobState"] != "COMPLETED" and second["JobState"] == "COMPLETED"
+    assert results(faults, "hungry") == ["2"]
+
+
+def test_a_gpu_asked_for_by_gres(faults):
+    (job,) = faults.jobs["rule_train"]
+    assert job["Partition"] == "gpu" and "gpu" in job["TresPerNode"]
+    assert results(faults, "training") == ["2", "0"]
+
+
+def test_a_gpu_asked_for_by_gpus(killed, cluster):
+    (number,) = [job["number"] for job in killed.jobs if job["rule"].startswith("rule_train")]
+    assert "gpu:1" in cluster.job(number)["TresPerJob"]
+
+
+def test_slurm_never_starts_a_job_again(faults):
+    assert {job["Requeue"] for jobs in faults.jobs.values() for job in jobs} == {"0"}
+
+
+def test_a_profile_that_does_not_fit_stops_before_any_job(cluster, monkeypatch):
+    for name in ("PATH", "SLURM_CONF"):
+        monkeypatch.setenv(name, cluster.env[name])
+    with pytest.raises(ClusterError, match="no partition long; it has cpu, gpu"):
+        slurm.check_profile(["cpu", "long"], status_command="squeue")
+    with pytest.raises(ClusterError, match="slurm-status-command: set it to squeue"):
+        slurm.check_profile(["cpu"], status_command="sacct")
+    slurm.check_profile(["cpu", "gpu,cpu"], status_command="squeue")
