@@ -46,8 +46,8 @@ JobAcctGatherParams=OverMemoryKill
 MinJobAge=3600
 KillWait=2
 GresTypes=gpu
-NodeName=cpu1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4 RealMemory=32000
-NodeName=gpu1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4 RealMemory=32000 Gres=gpu:1
+NodeName=cpu1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=32000
+NodeName=gpu1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=32000 Gres=gpu:1
 PartitionName=cpu Nodes=cpu1 Default=YES MaxTime=1440 State=UP
 PartitionName=gpu Nodes=gpu1 MaxTime=1440 State=UP
 """
@@ -134,7 +134,9 @@ class Cluster:
         )
 
     def run(self, *command):
-        with open(self.folder / f"{command[0]}.out", "a") as file:
+        """Start a daemon that ends with the tests, however these end."""
+        command = ("setpriv", "--pdeathsig", "TERM", *command)
+        with open(self.folder / f"{command[3]}.out", "a") as file:
             self.daemons.append(subprocess.Popen(command, env=self.env, stdout=file, stderr=subprocess.STDOUT))
 
     def until(self, condition, what, limit):

@@ -31,6 +31,10 @@ rule fails:
         "results/fails.txt",
     log:
         "results/logs/fails.log",
+    resources:
+        attempt=lambda wildcards, attempt: attempt,
+    params:
+        fails_at=[1, 2, 3],
     script:
         "fails.py"
 
@@ -53,6 +57,10 @@ rule second_of_image:
         "results/logs/image.log",
     group:
         "image"
+    resources:
+        attempt=lambda wildcards, attempt: attempt,
+    params:
+        fails_at=[1],
     script:
         "fails.py"
 

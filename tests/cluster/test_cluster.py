@@ -1,6 +1,6 @@
 """The profile on a real Slurm: the workflow itself with its head killed midway, and what else can go wrong with a job."""
 
-import csv
+import json
 import re
 import signal
 import subprocess
@@ -31,7 +31,7 @@ def site_profile(root, folder, *edits):
     return ["--profile", str(folder)]
 
 
-def wait_for(condition, log, *, limit=300):
+def wait_for(condition, log, *, limit=900):
     end = time.monotonic() + limit
     while not (found := condition()):
         assert time.monotonic() < end, log.read_text()[-4000:]
@@ -39,7 +39,7 @@ def wait_for(condition, log, *, limit=300):
     return found
 
 
-def finish(head, log, *, limit=400):
+def finish(head, log, *, limit=900):
     try:
         return head.wait(timeout=limit)
     except subprocess.TimeoutExpired:
@@ -58,7 +58,7 @@ def killed(cluster, root, tmp_path_factory):
     arguments = [
         *site_profile(root, folder / "profile", NO_ACCOUNTING),
         *("--directory", str(folder), "--configfile", "tests/e2e/tiny.yaml", str(config)),
-        *("--config", f"telescopes={root / 'tests/e2e/telescopes.csv'}", "--", "results/summary.csv"),
+        *("--config", f"telescopes={root / 'tests/e2e/telescopes.csv'}", "--", f"{CUBE}/otrain2/seed1/train.json"),
     ]
 
     def stacks():
@@ -78,7 +78,7 @@ def killed(cluster, root, tmp_path_factory):
     snakemake = [sys.executable, "-m", "snakemake"]
     again = [
         subprocess.run([*snakemake, *more, *arguments], cwd=root, env=cluster.env, capture_output=True, text=True)
-        for more in ([], ["--unlock"], [])
+        for more in (["--unlock"], [])
     ]
     orphans = [job["number"] for job in cluster.jobs() if job["state"] in ("SUSPENDED", "PENDING", "RUNNING")]
 
@@ -91,8 +91,8 @@ def killed(cluster, root, tmp_path_factory):
 
 def test_resumed_run_finishes(killed):
     assert killed.status == 0, killed.log.read_text()[-4000:]
-    rows = list(csv.DictReader((killed.folder / "results/summary.csv").read_text().splitlines()))
-    assert [row["status"] for row in rows] == ["ok"]
+    training = json.loads((killed.folder / CUBE / "otrain2/seed1/train.json").read_text())
+    assert training["train_seconds"] > 0
 
 
 def test_finished_work_is_not_done_again(killed):
@@ -112,8 +112,7 @@ def test_no_two_writers(killed):
 
 
 def test_a_second_start_is_refused_while_jobs_of_the_first_live(killed):
-    locked, unlocked, refused = killed.again
-    assert locked.returncode != 0 and "locked" in locked.stdout + locked.stderr
+    unlocked, refused = killed.again
     assert unlocked.returncode == 0, unlocked.stderr
     assert refused.returncode != 0
     command = f"python -m otrain_core.resume --directory {killed.folder}"
@@ -121,10 +120,10 @@ def test_a_second_start_is_refused_while_jobs_of_the_first_live(killed):
     assert command in refused.stderr and command in killed.first.read_text()
 
 
-def test_the_steps_of_an_image_are_one_job_and_cheap_steps_none(killed):
-    first = [job["rule"] for job in killed.jobs if "image" in job["rule"]]
-    assert len(first) <= len(IMAGES) + len(killed.orphans)
-    assert not any("summary" in job["rule"] for job in killed.jobs)
+def test_the_steps_of_an_image_are_one_job(killed):
+    rules = [job["rule"] for job in killed.jobs if job["state"] == "COMPLETED"]
+    assert sum("image" in rule for rule in rules) == len(IMAGES)
+    assert len(rules) == len(IMAGES) + len(["cube", "split", "train"])
     assert {job["partition"] for job in killed.jobs if job["rule"].startswith("rule_train")} == {"gpu"}
 
 
