@@ -35,7 +35,7 @@ def wait_for(condition, log, *, limit=900):
     end = time.monotonic() + limit
     while not (found := condition()):
         assert time.monotonic() < end, log.read_text()[-4000:]
-        time.sleep(0.3)
+        time.sleep(0.7)
     return found
 
 
