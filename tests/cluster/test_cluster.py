@@ -1,5 +1,7 @@
 """The profile on a real Slurm: the workflow itself with its head killed midway, and what else can go wrong with a job."""
 
+import base64
+import contextlib
 import json
 import re
 import signal
@@ -8,6 +10,7 @@ import sys
 import time
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from otrain_core import slurm
@@ -47,6 +50,22 @@ def finish(head, log, *, limit=900):
         raise AssertionError(log.read_text()[-4000:]) from None
 
 
+def job_of(process):
+    """Number of the job in Slurm that a process belongs to."""
+    with contextlib.suppress(psutil.Error):
+        return process.environ().get("SLURM_JOB_ID")
+
+
+def stop_the_clock(cluster):
+    """Suspend all jobs, so that none ends before the test has looked; what they leave free goes to those that wait."""
+    while jobs := [job for job in cluster.jobs() if job["state"] in ("PENDING", "RUNNING", "COMPLETING")]:
+        for job in jobs:
+            if job["state"] == "RUNNING":
+                with contextlib.suppress(subprocess.CalledProcessError):  # it has ended meanwhile
+                    cluster.ask("scontrol", "suspend", job["number"])
+        time.sleep(0.3)
+
+
 @pytest.fixture(scope="module")
 def killed(cluster, root, tmp_path_factory):
     """A small run of the workflow whose head was killed with SIGKILL after its first image, and `make resume`."""
@@ -61,18 +80,17 @@ def killed(cluster, root, tmp_path_factory):
         *("--config", f"telescopes={root / 'tests/e2e/telescopes.csv'}", "--", f"{CUBE}/otrain2/seed1/train.json"),
     ]
 
-    def stacks():
-        return {image: path for image in IMAGES if (path := folder / CUBE / f"images/{image}/cutouts.npz").exists()}
-
     first = folder / "first.log"
     head = cluster.head(*arguments, log=first)
     wait_for(lambda: " steps (" in first.read_text() or head.poll() is not None, first)
     head.send_signal(signal.SIGKILL)
     head.wait()
-    at_work = [job["number"] for job in cluster.jobs() if job["state"] == "RUNNING"]
-    for number in at_work:  # they stand still, so that the cluster is not faster than the test
-        cluster.ask("scontrol", "suspend", number)
-    done = {path: path.stat().st_mtime_ns for path in stacks().values()}
+    stop_the_clock(cluster)
+    unsure = {base64.b64decode(path.name).decode() for path in (folder / ".snakemake/incomplete").iterdir()}
+    stacks = [f"{CUBE}/images/{image}/cutouts.npz" for image in IMAGES]
+    done = {
+        path: (folder / path).stat().st_mtime_ns for path in stacks if (folder / path).exists() and path not in unsure
+    }
 
     # What many would try: unlock, and start the same command again.
     snakemake = [sys.executable, "-m", "snakemake"]
@@ -80,12 +98,23 @@ def killed(cluster, root, tmp_path_factory):
         subprocess.run([*snakemake, *more, *arguments], cwd=root, env=cluster.env, capture_output=True, text=True)
         for more in (["--unlock"], [])
     ]
-    orphans = [job["number"] for job in cluster.jobs() if job["state"] in ("SUSPENDED", "PENDING", "RUNNING")]
+    orphans = [job["number"] for job in cluster.jobs() if job["state"] == "SUSPENDED"]
 
     log = folder / "resumed.log"
-    status = finish(cluster.head("--directory", str(folder), log=log, resume=True), log)
+    head = cluster.head("--directory", str(folder), log=log, resume=True)
+    wait_for(lambda: "going on" in log.read_text() or head.poll() is not None, log)
+    survivors = [process.pid for process in psutil.process_iter() if job_of(process) in orphans]
+    status = finish(head, log)
     return SimpleNamespace(
-        folder=folder, first=first, done=done, again=again, orphans=orphans, log=log, status=status, jobs=cluster.jobs()
+        survivors=survivors,
+        folder=folder,
+        first=first,
+        done=done,
+        again=again,
+        orphans=orphans,
+        log=log,
+        status=status,
+        jobs=cluster.jobs(),
     )
 
 
@@ -97,17 +126,21 @@ def test_resumed_run_finishes(killed):
 
 def test_finished_work_is_not_done_again(killed):
     assert 1 <= len(killed.done) < len(IMAGES)
-    assert {path: path.stat().st_mtime_ns for path in killed.done} == killed.done
+    assert {path: (killed.folder / path).stat().st_mtime_ns for path in killed.done} == killed.done
+
+
+def runs(killed):
+    """Jobs of the first and of the second head, in their order."""
+    names = [re.search("SLURM run ID: (.*)", log.read_text())[1] for log in (killed.first, killed.log)]
+    jobs = sorted(killed.jobs, key=lambda job: int(job["number"]))
+    return [[job for job in jobs if job["run"] == name] for name in names]
 
 
 def test_no_two_writers(killed):
-    """No job of the second head began before the last one of the first had ended, as Slurm tells it."""
-    runs = {}
-    for job in killed.jobs:
-        if job["run"] in killed.first.read_text() + killed.log.read_text():
-            runs.setdefault(job["run"], []).append(job)
-    first, second = (runs[re.search("SLURM run ID: (.*)", log.read_text())[1]] for log in (killed.first, killed.log))
+    """Nothing of the first head's jobs was alive when the second head began, and none of its jobs earlier than that."""
+    first, second = runs(killed)
     assert {job["number"] for job in first if job["state"] == "CANCELLED"} == set(killed.orphans)
+    assert killed.survivors == []
     assert max(job["end"] for job in first) <= min(job["start"] for job in second)
 
 
@@ -121,9 +154,10 @@ def test_a_second_start_is_refused_while_jobs_of_the_first_live(killed):
 
 
 def test_the_steps_of_an_image_are_one_job(killed):
-    rules = [job["rule"] for job in killed.jobs if job["state"] == "COMPLETED"]
-    assert sum("image" in rule for rule in rules) == len(IMAGES)
-    assert len(rules) == len(IMAGES) + len(["cube", "split", "train"])
+    first, second = ([job["rule"].split("_")[1] for job in jobs] for jobs in runs(killed))
+    assert first == ["image"] * len(IMAGES)
+    assert second.count("image") <= len(killed.orphans)
+    assert [name for name in second if name != "image"] == ["cube", "split", "train"]
     assert {job["partition"] for job in killed.jobs if job["rule"].startswith("rule_train")} == {"gpu"}
 
 
