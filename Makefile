@@ -12,7 +12,7 @@ MLFLOW := MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
 STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup programs demo test bench lint format config lock ui server clean paper paper-draw paper-estimate
+.PHONY: help setup programs slurm-programs demo resume test test-cluster bench lint format config lock ui server clean paper paper-draw paper-estimate
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -43,7 +43,23 @@ demo: setup ## simulated telescope from raw sky to a registered classifier (12 m
 	@$(RUN) snakemake --cores $(CORES) --scheduler greedy --scheduler-subsample 20 --configfile $(CONFIG) --rerun-incomplete --show-failed-logs --quiet rules
 	@$(RUN) python -m otrain_core.summary results
 
-test: setup programs ## all tests
+resume: setup ## go on with a run whose process has died, on a cluster or not (WAIT=1: its jobs may end first)
+	@$(RUN) python -m otrain_core.resume $(if $(WAIT),--wait) $(if $(GONE),--gone)
+
+# A Slurm for tests/cluster, which start daemons of their own; without it they are skipped by name.
+slurm-programs: ## install Slurm and munge (Debian packages, as root)
+	@missing=$$(for p in slurmctld slurmd munged; do command -v $$p >/dev/null || echo $$p; done); \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing Slurm"; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge; } >/dev/null \
+	    || { echo "Slurm could not be installed"; test -z "$$CI"; }; \
+	else echo "not installed:" $$missing "(Debian: slurm-wlm munge); the cluster tests are skipped"; fi
+
+test-cluster: setup slurm-programs ## the Slurm profile on a real Slurm of its own (as root on Debian)
+	@$(RUN) python -m pytest tests/cluster
+
+test: setup programs slurm-programs ## all tests
 	@$(RUN) python -m pytest -n 2 --dist loadfile
 
 PAPER_CONFIGS := config/paper.yaml $(if $(QUICK),config/paper_quick.yaml)

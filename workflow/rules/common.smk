@@ -121,6 +121,16 @@ def finetune_source(wildcards):
     return RUN.finetune_source(wildcards.telescope, wildcards.pipeline)
 
 
+def check_and_remember():
+    """Refuse to start where files could get a second writer or the cluster does not fit; leave a note for `make resume`."""
+    from otrain_core.resume import start
+
+    try:
+        start(workflow)
+    except OtrainError as error:
+        raise WorkflowError(str(error)) from None
+
+
 def choose_what_a_bad_image_does():
     """Under --keep-going a bad image is left out of its cube; otherwise it stops the run, if it can before any work.
 
@@ -155,3 +165,4 @@ def report_unfinished():
         **tables,
     )
     print(f"The run ended early. What there is, and what failed and why: {page['report']}", file=sys.stderr)
+    print("`make resume` tries again what is missing.", file=sys.stderr)
