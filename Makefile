@@ -8,10 +8,11 @@ CONFIG ?= config/demo.yaml
 comma := ,
 BIN := $(abspath $(VENV))/bin
 RUN := PATH="$(BIN):$$PATH" PYTHONNOUSERSITE=1
+MLFLOW := MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(RUN) python -m mlflow
 STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup programs demo test bench scale lint format config lock ui clean paper paper-draw paper-estimate
+.PHONY: help setup programs slurm-programs demo resume test test-cluster bench scale lint format config lock ui server clean paper paper-draw paper-estimate
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -25,23 +26,40 @@ $(STAMP): pyproject.toml requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable ".[$(EXTRAS)]"
 	@touch $@
 
-# Programs of the pipelines gmadet and stdpipe; without them their tests are skipped by name.
-ASTROMATIC := source-extractor psfex scamp SWarp
+# Programs of the pipelines gmadet and stdpipe, and browser and database of the tests; without them tests are skipped by name.
+PROGRAMS := source-extractor psfex scamp SWarp chromium
 
-programs: ## install Source Extractor, PSFEx, SCAMP and SWarp (Debian packages, as root)
-	@missing=$$(for p in $(ASTROMATIC); do command -v $$p >/dev/null || echo $$p; done); \
+programs: ## install Source Extractor, PSFEx, SCAMP, SWarp, Chromium and PostgreSQL (Debian packages, as root)
+	@missing=$$(for p in $(PROGRAMS); do command -v $$p >/dev/null || echo $$p; done; \
+	  ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null || echo postgresql); \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  echo "Installing the AstrOmatic programs"; \
-	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends source-extractor psfex scamp swarp; } >/dev/null \
-	    || { echo "the AstrOmatic programs could not be installed: $$missing"; test -z "$$CI"; }; \
-	else echo "not installed:" $$missing "(Debian: source-extractor psfex scamp swarp; conda-forge: astromatic-*); their tests are skipped"; fi
+	  echo "Installing" $$missing; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends source-extractor psfex scamp swarp chromium postgresql; } >/dev/null \
+	    || { echo "could not be installed:" $$missing; test -z "$$CI"; }; \
+	else echo "not installed:" $$missing "(Debian: source-extractor psfex scamp swarp chromium postgresql; conda-forge: astromatic-*, postgresql); their tests are skipped"; fi
 
 demo: setup ## simulated telescope from raw sky to a registered classifier (12 minutes on 2 cores)
 	@$(RUN) snakemake --cores $(CORES) --scheduler greedy --scheduler-subsample 20 --configfile $(CONFIG) --rerun-incomplete --show-failed-logs --quiet rules
 	@$(RUN) python -m otrain_core.summary results
 
-test: setup programs ## all tests
+resume: setup ## go on with a run whose process has died, on a cluster or not (WAIT=1: its jobs may end first)
+	@$(RUN) python -m otrain_core.resume $(if $(WAIT),--wait) $(if $(GONE),--gone)
+
+# A Slurm for tests/cluster, which start daemons of their own; without it they are skipped by name.
+slurm-programs: ## install Slurm and munge (Debian packages, as root)
+	@missing=$$(for p in slurmctld slurmd munged; do command -v $$p >/dev/null || echo $$p; done); \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing Slurm"; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge; } >/dev/null \
+	    || { echo "Slurm could not be installed"; test -z "$$CI"; }; \
+	else echo "not installed:" $$missing "(Debian: slurm-wlm munge); the cluster tests are skipped"; fi
+
+test-cluster: setup slurm-programs ## the Slurm profile on a real Slurm of its own (as root on Debian)
+	@$(RUN) python -m pytest tests/cluster
+
+test: setup programs slurm-programs ## all tests
 	@$(RUN) python -m pytest -n 2 --dist loadfile
 
 PAPER_CONFIGS := config/paper.yaml $(if $(QUICK),config/paper_quick.yaml)
@@ -77,8 +95,25 @@ lock: setup ## renew the pinned versions in requirements.txt
 
 ui: setup ## serve the MLflow store of results/ on http://127.0.0.1:5000
 	@test -f results/mlflow.db || { echo "results/mlflow.db: no store yet; run make demo first"; exit 1; }
-	@echo "Runs of all telescopes: http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning (Ctrl-C ends)"
-	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(RUN) mlflow server --backend-store-uri sqlite:///results/mlflow.db --host 127.0.0.1 --port 5000
+	@echo "Runs of all telescopes: http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=telescopes (Ctrl-C ends)"
+	@$(MLFLOW) server --backend-store-uri sqlite:///results/mlflow.db --host 127.0.0.1 --port 5000
+
+# MLFLOW_DB=postgresql://USER:PASSWORD@HOST/NAME (in the environment: a command line is seen by everybody)
+# MLFLOW_NAME: name by which the group reaches the machine; MLflow refuses browsers and clients that use another.
+MLFLOW_ARTIFACTS ?= mlartifacts
+MLFLOW_HOST ?= 127.0.0.1
+MLFLOW_PORT ?= 5000
+MLFLOW_WORKERS ?= 4
+export MLFLOW_DB
+
+server: setup ## serve MLflow to a group, from PostgreSQL (settings: see README)
+	@case "$$MLFLOW_DB" in postgresql*) ;; *) echo "MLFLOW_DB: name the database, as postgresql://USER:PASSWORD@HOST/NAME"; exit 1;; esac
+	@$(RUN) python -c 'import psycopg2' 2>/dev/null || { echo "psycopg2 is missing: make setup EXTRAS=$(EXTRAS),server"; exit 1; }
+	@echo "MLflow for the group: http://$(or $(MLFLOW_NAME),$(MLFLOW_HOST)):$(MLFLOW_PORT)/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=telescopes (Ctrl-C ends)"
+	@MLFLOW_BACKEND_STORE_URI="$$MLFLOW_DB" $(MLFLOW) server --artifacts-destination "$(MLFLOW_ARTIFACTS)" \
+	  --host $(MLFLOW_HOST) --port $(MLFLOW_PORT) --workers $(MLFLOW_WORKERS) $(if $(MLFLOW_NAME),\
+	  --allowed-hosts "$(MLFLOW_NAME)$(comma)$(MLFLOW_NAME):*$(comma)localhost:*$(comma)127.0.0.1:*" \
+	  --cors-allowed-origins "http://$(MLFLOW_NAME):$(MLFLOW_PORT)$(comma)https://$(MLFLOW_NAME)")
 
 clean: ## remove what runs wrote (results, but for the published tables)
 	@git clean -fdxq results .snakemake

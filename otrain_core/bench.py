@@ -102,9 +102,9 @@ def _row(name: str, unit: str, ours: float, reference: float, ratio: float, note
 
 
 def _cutouts(size: int, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Cutouts with the channels difference and psf, and their labels."""
     from astropy.modeling.models import Gaussian2D
 
-    """Cutouts with the channels difference and psf, and their labels."""
     y, x = np.mgrid[:size, :size]
     star = Gaussian2D(1.0, size // 2, size // 2, 1.5, 1.5)(x, y)
     cutouts = np.stack([rng.normal(0.0, 1.0, (n, size, size)), np.broadcast_to(star, (n, size, size))], axis=-1)

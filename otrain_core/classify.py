@@ -15,7 +15,7 @@ import numpy as np
 
 from otrain_core.abstain import Abstention
 from otrain_core.calibrate import Calibration
-from otrain_core.descriptors import describe, unlike
+from otrain_core.descriptors import DESCRIPTORS, describe, unlike
 from otrain_core.errors import CubeError
 from otrain_core.inputs import SAMPLING, select_inputs
 
@@ -23,6 +23,8 @@ KEY = "otrain"  # of the metadata in a model file
 FORMAT = 1
 MAX_BYTES = 2**30  # of a model file; ours have below 20 MB
 BATCH = 64  # cutouts that fit into the cache of a core
+
+_NOTHING = {name: np.empty(0) for name in DESCRIPTORS} | {"score": np.empty(0, np.float32), "reason": np.empty(0, "U1")}
 
 Cutouts = np.ndarray | Mapping[str, Any] | Iterable[Any]
 
@@ -145,7 +147,8 @@ class Classifier:
             (N,) ``score`` (of the network), ``probability`` (calibrated: of a hundred with 0.9, some ninety are True in
             a set balanced as the training set was), ``real`` (bool: at the threshold of the model or above),
             ``undecided`` (bool: too near to the threshold, see `otrain_core.abstain`), ``reason`` (text: why
-            the cutout is unlike the training set; empty where it is not).
+            the cutout is unlike the training set; empty where it is not), and what describes each cutout
+            (`otrain_core.descriptors.DESCRIPTORS`, NaN where it is not known).
 
         Raises
         ------
@@ -162,15 +165,18 @@ class Classifier:
             widths = known[done : done + len(score)] if known is not None and known.ndim else known
             if widths is None and "seeing" in raw:
                 widths = raw["seeing"]
-            reason = unlike(describe(block, self.channels, seeing=widths), statistics).astype(object)
+            described = describe(block, self.channels, seeing=widths, science=self._science(raw))
+            # What the network does not read does not make a cutout unlike.
+            read = described if "science" in self.channels else described | {"background": np.full(len(score), np.nan)}
+            reason = unlike(read, statistics).astype(object)
             if "psf" in self.channels:
                 lacking = ~np.isfinite(block[..., self.channels.index("psf")]).any(axis=(1, 2))
                 for k in np.flatnonzero(lacking):
                     reason[k] = "; ".join(filter(None, ["no PSF given, the model reads one", reason[k]]))
-            parts.append((score, reason))
+            parts.append({"score": score, "reason": reason, **described})
             done += len(score)
-        score = np.concatenate([part[0] for part in parts]) if parts else np.empty(0, np.float32)
-        reason = np.concatenate([part[1] for part in parts]).astype(str) if parts else np.empty(0, "U1")
+        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else _NOTHING
+        score = found["score"]
         probability = self.calibration.apply(score)
         undecided = np.zeros(len(score), dtype=bool)
         if self.abstention is not None:
@@ -180,8 +186,15 @@ class Classifier:
             "probability": probability,
             "real": score >= self.threshold,
             "undecided": undecided,
-            "reason": reason,
+            "reason": found["reason"].astype(str),
+            **{name: found[name] for name in DESCRIPTORS},
         }
+
+    def _science(self, raw: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """The science plane (n, S, S) that came with cutouts whose network does not read it."""
+        if "science" in self.channels or "science" not in raw["channels"]:
+            return None
+        return select_inputs(raw, inputs=["science"], size=self.size)[..., 0]
 
     def _run(self, block: np.ndarray) -> np.ndarray:
         output = self._session.run(None, {self._input: block})[0]

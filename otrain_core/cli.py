@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from otrain_core import __version__
 from otrain_core.errors import OtrainError
 
-EPILOG = """exit status: 0 done; 1 refused, or found unfit (the reason is on standard error); 2 wrong usage"""
+LABELS = "labels.sqlite"  # beside the results: what people said is not to be deleted with them
+EPILOG = """exit status: 0 done; 1 refused, or found unfit (the reason is on standard error); 2 wrong usage; 3 (monitor) unlike the training set"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status, record, text = getattr(cli_verbs, arguments.function)(arguments)
         from otrain_core.io import plain_values
 
-        answer = json.dumps(plain_values(record), indent=1) if arguments.json else text
+        answer = json.dumps(plain_values(record), indent=1) if arguments.json and record is not None else text
         if answer:
             print(answer, flush=True)
         return status
@@ -72,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_training_verbs(verb)
     _add_classify(verb)
     _add_models(verb)
+    _add_label(verb)
     check = verb(
         "check",
         "say whether images, folders of cutouts or cubes are fit for use",
@@ -138,23 +140,44 @@ def _add_classify(verb) -> None:
         "score candidates: cutouts, folders, a cube, or a difference image",
         details="Writes a CSV table: probability, decision, undecided, and why a candidate is unlike the training set.",
     )
-    classify.add_argument(
+    _add_candidates(classify)
+    classify.add_argument("-o", "--output", metavar="CSV", help="table to write (default: standard output)")
+    classify.add_argument("--gallery", metavar="PNG", help="draw the lowest and the highest (needs matplotlib)")
+    monitor = verb(
+        "monitor",
+        "compare a night's candidates with the training set, and say when to train anew",
+        details="Seeing, PSF, noise, background, missing pixels and scores, image by image: all candidates of one image"
+        " share its seeing. Exit status 3 when the night is unlike the training set.",
+    )
+    _add_candidates(monitor, more=", or a table written by otrain classify (.csv)")
+    monitor.add_argument("-o", "--output", metavar="PNG", help="figure to write (PNG or PDF; needs matplotlib)")
+    monitor.add_argument(
+        "--false-alarms",
+        type=_chance,
+        default=0.01,
+        metavar="SHARE",
+        help="nights without a change that may raise an alarm (default 0.01)",
+    )
+
+
+def _add_candidates(made: argparse.ArgumentParser, more: str = "") -> None:
+    """Candidates and the model that scores them: arguments of classify and of monitor."""
+    made.add_argument(
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="FITS cutouts, a folder of them, a cube (.npz), or a difference image",
+        help=f"FITS cutouts, a folder of them, a cube (.npz), or a difference image{more}",
     )
-    classify.add_argument(
+    made.add_argument(
         "-m",
         "--model",
         required=True,
         help="model file (.onnx, .keras, .h5), folder of a training, or TELESCOPE[@VERSION]",
     )
-    classify.add_argument("--results", default="results", help="run that registered the telescope (default: results)")
-    classify.add_argument("-o", "--output", metavar="CSV", help="table to write (default: standard output)")
-    classify.add_argument("--threshold", type=_probability, help="in place of the model's own, of the raw score")
-    classify.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
-    image = classify.add_argument_group("difference image")
+    made.add_argument("--results", default="results", help="run that registered the telescope (default: results)")
+    made.add_argument("--threshold", type=_probability, help="in place of the model's own, of the raw score")
+    made.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    image = made.add_argument_group("difference image")
     what = image.add_mutually_exclusive_group()
     what.add_argument("--candidates", metavar="TABLE", help="x, y [px, from 0] or ra, dec [deg]: CSV, ECSV, FITS, text")
     what.add_argument("--detect", action="store_true", help="find candidates on the image")
@@ -162,11 +185,22 @@ def _add_classify(verb) -> None:
     image.add_argument("--reference", help="reference image on the same pixels")
     image.add_argument("--mask", help="mask on the same pixels, not 0 where a pixel cannot be used")
     image.add_argument("--psf", help="FWHM [px], a PSF file of the workflow, or an image whose stars have the PSF")
+    image.add_argument(
+        "--bin",
+        type=int,
+        default=1,
+        metavar="N",
+        help="sum N x N pixels first, where the seeing is N times the training's",
+    )
     image.add_argument("--sigma", type=float, default=4.5, help="threshold of --detect (default 4.5)")
 
 
 def _add_models(verb) -> None:
-    models = verb("models", "list registered models, choose the champion, write ONNX files")
+    models = verb(
+        "models",
+        "list registered models, choose the champion, import trainings, write ONNX files",
+        details="They are those of the server that MLFLOW_TRACKING_URI names, or of mlflow.db in the folder of the run.",
+    )
     actions = models.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     def action(name: str, summary: str) -> argparse.ArgumentParser:
@@ -180,11 +214,52 @@ def _add_models(verb) -> None:
     promote.add_argument("version", type=int)
     action("roll-back", "make the champion before this one the champion again").add_argument("model", help="telescope")
     action("automatic", "let imports choose the champion again").add_argument("model", help="telescope")
+    imports = action("import", "import all trainings of a run, as the run does at its end; what is there already stays")
+    imports.add_argument("--min-mcc", type=float, metavar="MCC", help="a champion has an MCC above this")
+    imports.add_argument("--max-fp", type=float, metavar="SHARE", help="and at most this share of false positives")
     export = action("export", "write a trained network as ONNX")
     export.add_argument("model", help="folder of a training, or a .keras or .h5 file")
     export.add_argument("-o", "--output", metavar="ONNX", help="file to write (default: model.onnx beside the model)")
     export.add_argument("--cube", help="cube that it was trained on, for the statistics of the training set")
     export.add_argument("--threshold", type=_probability, help="of a model that comes without records")
+
+
+def _add_label(verb) -> None:
+    label = verb("label", "look at candidates in a browser and label them by hand")
+    actions = label.add_subparsers(dest="action", required=True, metavar="ACTION")
+    serve = verb(
+        "serve",
+        "open a page that shows the candidates worth a look and keeps what people say of them",
+        details="Uncertain, disagreeing, suspected and new ones. The page needs no network; end it with Ctrl-C.",
+        of=actions,
+        function="label_serve",
+    )
+    serve.add_argument(
+        "cubes",
+        nargs="*",
+        metavar="CUBE",
+        help="TELESCOPE/PIPELINE of the run (default: all); with --model: new candidates, as cubes (.npz), folders or FITS cutouts",
+    )
+    serve.add_argument("--results", default="results", help="folder of the run (default: results)")
+    serve.add_argument(
+        "--experiments", help="comma-separated, whose trainings are asked (default: those of summary.csv, else all)"
+    )
+    serve.add_argument(
+        "-m", "--model", help="scores new candidates: model.onnx, folder of a training, TELESCOPE[@VERSION]"
+    )
+    serve.add_argument("--telescope", default="", help="of new candidates that do not name theirs")
+    serve.add_argument("--most", type=int, default=200, help="candidates for one reason from one cube (default 200)")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on; all but loopback ask for a token")
+    serve.add_argument("--port", type=int, default=8765, help="port (default 8765; 0: any that is free)")
+    serve.add_argument(
+        "--token", action="store_true", help="ask for a token on loopback too (a machine of many people)"
+    )
+    sheet = verb(
+        "sheet", "write the label sheet that the workflow reads (key labels)", of=actions, function="label_sheet"
+    )
+    sheet.add_argument("-o", "--output", metavar="CSV", help="sheet to write (default: standard output)")
+    for made in (serve, sheet):
+        made.add_argument("--database", default=LABELS, metavar="FILE", help=f"answers (default: {LABELS})")
 
 
 def _share(text: str) -> float | None:
@@ -193,6 +268,13 @@ def _share(text: str) -> float | None:
     value = float(text)
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError("a share between 0 and 1, or 'keep', is needed")
+    return value
+
+
+def _chance(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 0.5:
+        raise argparse.ArgumentTypeError("a number above 0, and 0.5 at most, is needed")
     return value
 
 

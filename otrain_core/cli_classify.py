@@ -15,23 +15,31 @@ from typing import Any
 import numpy as np
 
 from otrain_core.errors import CubeError
+from otrain_core.safe import plain
 
 LARGEST_CUTOUT = 256  # [px]; a single FITS file that is larger is meant as an image
 
 
 def classify(arguments: Namespace) -> tuple[int, Any, str]:
     """Score candidates: exit status, record for --json, and text; the table is written as they are scored."""
-    classifier = _classifier(arguments)
+    classifier = load_classifier(arguments)
     counts = dict.fromkeys(("n", "real", "undecided", "unlike_training"), 0)
+    extremes = None
+    if arguments.gallery:
+        from otrain_core.galleries import Extremes
+
+        extremes = Extremes()
     rows: list[dict[str, Any]] | None = [] if arguments.json and not arguments.output else None
     with _table(arguments) as write:
-        for columns, cutouts in _candidates(arguments, classifier.size):
+        for columns, cutouts in candidates(arguments, classifier.size):
             found = classifier.classify(cutouts)
             counts["n"] += len(found["score"])
             counts["real"] += int(np.sum(found["real"] & ~found["undecided"]))
             counts["undecided"] += int(np.sum(found["undecided"]))
             counts["unlike_training"] += int(np.sum(found["reason"] != ""))
             block = columns | found
+            if extremes is not None:
+                extremes.add(cutouts, found["probability"], columns.get("candid", found["reason"]))
             table = [{key: values[k] for key, values in block.items()} for k in range(len(found["score"]))]
             if rows is None:
                 write(table)
@@ -41,6 +49,10 @@ def classify(arguments: Namespace) -> tuple[int, Any, str]:
     about = {key: classifier.about.get(key) for key in ("telescope", "pipeline", "experiment", "seed", "commit")}
     record = {"model": about | {"threshold": classifier.threshold}, **counts}
     text = f"{arguments.output}: {_words(counts)}" if arguments.output else ""
+    if extremes is not None and extremes.kept:
+        from otrain_core.canvas import save_figure
+
+        save_figure(arguments.gallery, extremes.gallery().plot().figure_)
     if not arguments.output and not arguments.json and not arguments.quiet:
         print(_words(counts), file=sys.stderr)
     return 0, record | ({} if rows is None else {"candidates": rows}), text
@@ -79,7 +91,8 @@ def _words(counts: dict[str, int]) -> str:
     )
 
 
-def _classifier(arguments: Namespace):
+def load_classifier(arguments: Namespace):
+    """The model that --model names, of whatever kind."""
     from otrain_core.classify import Classifier
     from otrain_core.registry import find_model
 
@@ -95,7 +108,7 @@ def _classifier(arguments: Namespace):
         return Classifier.load(onnx, **options)
 
 
-def _candidates(arguments: Namespace, size: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def candidates(arguments: Namespace, size: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Blocks of candidates: the columns that name them, and their cutouts."""
     if arguments.candidates or arguments.detect:
         from otrain_core.new_candidates import cut_candidates
@@ -110,6 +123,7 @@ def _candidates(arguments: Namespace, size: int) -> Iterator[tuple[dict[str, Any
                 mask=arguments.mask,
                 psf=arguments.psf,
                 threshold=arguments.sigma,
+                bin=arguments.bin,
             )
             yield {"image": [Path(path).name] * len(table["x"]), **table}, cutouts
         return
@@ -128,19 +142,26 @@ def _candidates(arguments: Namespace, size: int) -> Iterator[tuple[dict[str, Any
 
         if len(files) == 1 and max(read_cutout(files[0], strict=False)[0]["difference"].shape) > LARGEST_CUTOUT:
             raise CubeError(f"{files[0]}: is this a difference image? Give its --candidates, or --detect them")
-        columns = ("candid", "image", "ra", "dec", "edge")
-        for start in range(0, len(files), 256):
-            for cutouts, rows in read_blocks(files[start : start + 256], size=size):
-                names = [str(path) for path in files[start : start + len(rows)]]
-                yield {"file": names, **{key: [row[key] for row in rows] for key in columns}}, cutouts
+        columns, n = ("file", "candid", "image", "ra", "dec", "edge"), 0
+        for cutouts, rows in read_blocks(files, size=size):
+            n += len(rows)
+            yield {key: [row[key] for row in rows] for key in columns}, cutouts
+        if n < len(files) and not arguments.quiet:
+            print(f"{len(files) - n} cutouts cut off by the edge of their image are left out", file=sys.stderr)
 
 
 def _of_cube(path: Path, block: int = 4096) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    from otrain_core.cube import read_cube
+    from otrain_core.cube import read_cube, read_stack
 
-    cube = read_cube(path, mmap=True, both_classes=False)
-    n = len(cube["labels"])
+    cube = read_stack(path, mmap=("cube", "stack"))
     names = {"candid": "candids", "image": "images", "ra": "ra", "dec": "dec", "label": "labels"}
+    if "stack" in cube:  # cutouts.npz of one image, as the workflow makes it; a label of -1 is left out of cubes
+        cube["cube"] = cube.pop("stack")
+        names = {key: key for key in ("candid", "image", "x", "y", "ra", "dec", "edge", "label")}
+        n = len(cube["cube"])
+    else:
+        cube = read_cube(path, mmap=True, both_classes=False)
+        n = len(cube["labels"])
     for start in range(0, n, block):
         rows = slice(start, start + block)
         part = {
@@ -158,10 +179,10 @@ def _csv(rows: list[dict[str, Any]], columns: list[str]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, bool | np.bool_):
+    if isinstance(value, bool | np.bool_ | int | np.integer):
         return int(value)
     if isinstance(value, float | np.floating):
         return "" if np.isnan(value) else f"{value:.9g}"
-    text = str(value)
+    text = plain(value)
     # A spreadsheet would take these for formulas; a name from a header must not become one.
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from otrain_core.cli_classify import classify as classify  # a verb too
+from otrain_core.cli_label import label_serve as label_serve
+from otrain_core.cli_label import label_sheet as label_sheet
+from otrain_core.cli_monitor import monitor as monitor
 from otrain_core.errors import OtrainError
 
 Outcome = tuple[int, Any, str]
@@ -169,6 +172,31 @@ def models_list(arguments: Namespace) -> Outcome:
     return 0, rows, "\n".join(lines) or "no registered models"
 
 
+def models_import(arguments: Namespace) -> Outcome:
+    """Import all trainings of a results folder into the server, or into its own store."""
+    import logging
+
+    from otrain_core.config import GateOptions
+    from otrain_core.mlflow_store import server_address, shown
+    from otrain_core.track import find_trainings, import_runs
+
+    if not arguments.quiet:
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        logging.getLogger("otrain").setLevel(logging.INFO)
+    wanted = {"min_mcc": arguments.min_mcc, "max_fp": arguments.max_fp}
+    gate = GateOptions().model_dump() | {key: value for key, value in wanted.items() if value is not None}
+    store = server_address() or Path(arguments.results, "mlflow.db")
+    folders, studies = find_trainings(arguments.results)
+    record = {"store": shown(store), **import_runs(folders, store=store, studies=studies, **gate)}
+    lines = [f"{record['store']}: {len(record['runs'])} runs, {len(record['studies'])} studies"]
+    for telescope, champion in record["champions"].items():
+        named = f"version {champion['version']}, MCC {champion.get('mcc', float('nan')):.3f}" if champion else "none"
+        lines.append(f"champion of {telescope}: {named}")
+    lines += [f"left out: {entry['folder']}: {entry['reason']}" for entry in record["skipped"]]
+    lines += [f"broken: {entry['reason']}" for entry in record["broken"]]
+    return int(bool(record["broken"])), record, "\n".join(lines)
+
+
 def models_promote(arguments: Namespace) -> Outcome:
     """Make a version the champion."""
     from otrain_core.registry import promote
@@ -193,7 +221,8 @@ def models_automatic(arguments: Namespace) -> Outcome:
 
 def _chosen(record: dict[str, Any]) -> Outcome:
     before = f" (before: version {record['previous']})" if record["previous"] else ""
-    return 0, record, f"{record['model']}: version {record['version']} is the champion{before}"
+    text = f"{record['model']}: version {record['version']} is the champion{before}"
+    return 0, record, text + (f"; gate {record['gate']}" if record["gate"].startswith("failed") else "")
 
 
 def models_export(arguments: Namespace) -> Outcome:

@@ -263,6 +263,9 @@ class Config(Section):
 
     telescopes: str = Field("config/telescopes.csv", description="sheet of telescopes, one row each")
     images: str | None = Field(None, description="sheet of real images (telescopes with source images)")
+    labels: str | None = Field(
+        None, description="sheet of labels given by hand (otrain label), which override those of crossmatch in the cube"
+    )
     data_root: str = Field(".", description="folder that paths in the sheets are relative to")
     seed: int = Field(1, ge=0, description="seed of everything before training")
     run: RunOptions = RunOptions()

@@ -30,7 +30,7 @@ from otrain_core.pipelines import (
     Section,
     SubtractOptions,
 )
-from otrain_core.sheets import ImageRow, Telescope
+from otrain_core.sheets import ImageRow, LabelRow, Telescope
 
 # Shown by what differs from the default, which is named first.
 SHORT = {"gmadet": "builtin", "stdpipe": "builtin", "paper-normalised": "otrain2", "otrain2-difference": "otrain2"}
@@ -120,6 +120,7 @@ def keys_markdown() -> str:
         ("finetune", FinetuneOptions),
         ("Telescope sheet (columns)", Telescope),
         ("Image sheet (columns)", ImageRow),
+        ("Label sheet (columns)", LabelRow),
     ]
     lines: list[str] = []
     for title, section in parts:

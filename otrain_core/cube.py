@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from otrain_core.errors import CubeError
+from otrain_core.labels import override_labels
 from otrain_core.stacks import Gathered, read_stack
 
 TABLE1 = ("cube", "labels", "mags", "errmags", "filters", "fwhms", "candids")
@@ -49,6 +50,7 @@ def build_cube(
     max_failed_fraction: float = 1.0,
     failed: Sequence[Mapping[str, str]] = (),
     real_stars: bool = False,
+    labels: Sequence[Mapping[str, Any]] | None = None,
     telescope: str = "",
     pipeline: str = "",
     gather: bool = True,
@@ -78,6 +80,8 @@ def build_cube(
         image, step, key and message of every image that failed before.
     real_stars : bool
         Keep real stars (kinds "removed" and "transplanted") among the True.
+    labels : sequence of mapping, optional
+        Rows of a label sheet, whose labels override those of the cutouts (see `otrain_core.labels`).
     telescope, pipeline : str
     gather : bool
         False leaves the pixels where they are: ``cube`` is an `otrain_core.stacks.Gathered`, which
@@ -87,10 +91,10 @@ def build_cube(
     -------
     arrays : dict of numpy.ndarray
         ``cube`` float32 (N, H, W, C), ``labels`` uint8 (1 True, 0 False), the other keys of
-        Table 1, then `COLUMNS`, ``n_missing`` (NaN pixels of the difference), ``channels``,
-        ``telescope``, ``pipeline``.
+        Table 1, then `COLUMNS`, ``n_missing`` (NaN pixels of the difference), ``labels_before`` where there is
+        a label sheet (int8: 1, 0, -1 for none), ``channels``, ``telescope``, ``pipeline``.
     record : dict
-        Counts, and the failed images with their reasons.
+        Counts, what the label sheet changed (``labels``), and the failed images with their reasons.
 
     Raises
     ------
@@ -100,14 +104,17 @@ def build_cube(
     """
     _check_failed(failed, n_images=len(stacks) + len(failed), limit=max_failed_fraction)
     stacks, column, offsets = _table(stacks)
+    by_hand = {}
+    if labels is not None:
+        column, by_hand = override_labels(column, labels, telescope=telescope, pipeline=pipeline)
     edge, real = column["edge"].astype(bool), np.isin(column["kind"], REAL_KINDS)
     usable = _in_order(column, ~edge & (column["label"] >= 0) & (real_stars | ~real))
-    labels = column["label"][usable].astype(np.uint8)
+    given = column["label"][usable].astype(np.uint8)
     where = f"cube {telescope}/{pipeline}" if telescope else "cube"
-    _check_classes(labels, min_per_class, where, "were labelled")
-    keep = draw(labels, seed=seed, true_fraction=true_fraction, max_cutouts=max_cutouts)
-    chosen, labels = usable[keep], labels[keep]
-    _check_classes(labels, min_per_class, where, "are left after balancing")
+    _check_classes(given, min_per_class, where, "were labelled")
+    keep = draw(given, seed=seed, true_fraction=true_fraction, max_cutouts=max_cutouts)
+    chosen, given = usable[keep], given[keep]
+    _check_classes(given, min_per_class, where, "are left after balancing")
     about = {"telescope": telescope, "pipeline": pipeline}
     arrays = _arrays(stacks, column, offsets, chosen, channels, gather=gather, **about)
 
@@ -127,13 +134,14 @@ def build_cube(
         "n_labelled_true": int((column["label"][usable] == 1).sum()),
         "n_labelled_false": int((column["label"][usable] == 0).sum()),
         "n_labelled_real_stars": int((~edge & (column["label"] == 1) & real).sum()),
-        "n_true": int((labels == 1).sum()),
-        "n_false": int((labels == 0).sum()),
+        "n_true": int((given == 1).sum()),
+        "n_false": int((given == 0).sum()),
         "n_with_missing_pixels": int((arrays["n_missing"] > 0).sum()),
         "n_missing_pixels": int(arrays["n_missing"].sum()),
-        "artefacts": dict(sorted(Counter(arrays["artefacts"][labels == 0].tolist()).items())),
-        "kinds": dict(sorted(Counter(arrays["kinds"][labels == 1].tolist()).items())),
+        "artefacts": dict(sorted(Counter(arrays["artefacts"][given == 0].tolist()).items())),
+        "kinds": dict(sorted(Counter(arrays["kinds"][given == 1].tolist()).items())),
         "cutouts_per_image": dict(zip(kept_images.tolist(), kept_counts.tolist(), strict=True)),
+        **({"labels": by_hand} if by_hand else {}),
         "failed": [dict(item) for item in failed],
     }
     return arrays, record
@@ -143,6 +151,7 @@ def real_star_cube(
     stacks: Sequence[Mapping[str, np.ndarray]],
     *,
     channels: Sequence[str] = ("difference",),
+    labels: Sequence[Mapping[str, Any]] | None = None,
     telescope: str = "",
     pipeline: str = "",
     gather: bool = True,
@@ -154,6 +163,8 @@ def real_star_cube(
     stacks : sequence of mapping
         As from `otrain_core.cutouts.make_cutouts`.
     channels : sequence of str
+    labels : sequence of mapping, optional
+        Rows of a label sheet: a star that people do not see as True is left out.
     telescope, pipeline : str
     gather : bool
         As in `build_cube`.
@@ -171,6 +182,8 @@ def real_star_cube(
     if len(stacks) == 0:
         raise CubeError("there are no images to build a cube from")
     stacks, column, offsets = _table(stacks)
+    if labels is not None:
+        column, _ = override_labels(column, labels, telescope=telescope, pipeline=pipeline)
     real = ~column["edge"].astype(bool) & (column["label"] == 1) & np.isin(column["kind"], REAL_KINDS)
     about = {"telescope": telescope, "pipeline": pipeline}
     return _arrays(stacks, column, offsets, _in_order(column, real), channels, gather=gather, **about)
@@ -225,6 +238,8 @@ def _arrays(
             values = values.astype(f"U{max(1, np.strings.str_len(values).max(initial=0))}")
         arrays[key] = values
     arrays["n_missing"] = column["n_missing"][chosen].astype(np.int32)
+    if "label_before" in column:
+        arrays["labels_before"] = column["label_before"][chosen]
     return arrays | {
         "channels": np.array(list(channels)),
         "telescope": np.array(telescope),

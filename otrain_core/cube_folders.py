@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from otrain_core.cube import build_cube
-from otrain_core.cutout_files import EXTENSIONS, find_cutouts, read_cutout
+from otrain_core.cutout_files import EXTENSIONS, EdgeCutoutError, find_cutouts, read_cutout
 from otrain_core.errors import CubeError
 
 
@@ -48,9 +48,14 @@ def cube_from_folders(
     """
     rows: list[dict[str, Any]] = []
     planes: list[dict[str, np.ndarray]] = []
+    n_cut_off = 0
     for label, folder in ((1, Path(true_dir)), (0, Path(false_dir))):
         for path in find_cutouts(folder):
-            plane, row = read_cutout(path, size=size)
+            try:
+                plane, row = read_cutout(path, size=size)
+            except EdgeCutoutError:
+                n_cut_off += 1
+                continue
             if planes and plane["difference"].shape != planes[0]["difference"].shape:
                 shapes = plane["difference"].shape, planes[0]["difference"].shape
                 raise CubeError(f"{path}: a cutout of {shapes[0]} among cutouts of {shapes[1]}")
@@ -59,6 +64,8 @@ def cube_from_folders(
                     raise CubeError(f"{path}: it has no channel {name} (but {', '.join(plane)})")
             planes.append(plane)
             rows.append(row | {"label": label, "reason": "EDGE" if row["edge"] else f"folder {folder.name}"})
+    if not rows:
+        raise CubeError(f"{true_dir}, {false_dir}: all cutouts are cut off by the edge of their image")
     stack: dict[str, np.ndarray] = {key: np.array([row[key] for row in rows]) for key in rows[0]}
     channels = list(channels or [name for name in EXTENSIONS if all(name in plane for plane in planes)])
     values = np.stack([np.stack([plane[name] for name in channels], axis=-1) for plane in planes])
@@ -70,7 +77,8 @@ def cube_from_folders(
     for name, mine in zip(names, np.split(order, first[1:]), strict=True):
         parts.append({key: array if key == "channels" else array[mine] for key, array in stack.items()})
         parts[-1]["image_name"] = np.array(name)
-    return build_cube(parts, telescope=telescope, pipeline=pipeline, channels=channels, **options)
+    arrays, record = build_cube(parts, telescope=telescope, pipeline=pipeline, channels=channels, **options)
+    return arrays, record | {"n_edge": record["n_edge"] + n_cut_off, "n_candidates": record["n_candidates"] + n_cut_off}
 
 
 def class_folders(folder: str | Path) -> tuple[Path, Path]:

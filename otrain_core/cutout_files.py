@@ -22,8 +22,13 @@ EXTENSIONS = {
     "mask": ("MASK",),
     "psf": ("PSF",),
 }
+TRUE = ("true", "t", "1", "yes")
 MAX_SIDE = 2048  # [px] of a cutout
 MAX_BYTES = 2**26  # of a file of one cutout, unfolded
+
+
+class EdgeCutoutError(CubeError):
+    """A cutout that its header says is cut off by the edge of the image, and which is smaller for it."""
 
 
 def find_cutouts(folder: str | Path) -> list[Path]:
@@ -75,6 +80,8 @@ def read_cutout(
     CubeError
         Not a FITS file of square cutouts, a mandatory key is missing, a value is unusable, or the
         file promises more than a cutout has.
+    EdgeCutoutError
+        Smaller than the others by the edge of the image, as gmadet writes them.
     """
     path = Path(path)
     try:
@@ -89,6 +96,9 @@ def read_cutout(
     for name, plane in found.items():
         if plane.shape != shape:
             raise CubeError(f"{path}: channel {name} has shape {plane.shape}, the difference {shape}")
+    edge = str(header.get("EDGE", "")).strip().lower() in TRUE
+    if edge and (shape[0] != shape[1] or (size is not None and size > min(shape))):
+        raise EdgeCutoutError(f"{path}: EDGE: cut off by the edge of the image, {shape[1]} x {shape[0]} px")
     if size is not None:
         if size > min(shape):
             raise CubeError(f"{path}: cutouts of {size} px were asked for, this one has {shape[1]} x {shape[0]} px")
@@ -186,7 +196,7 @@ def _number(
 
 def _truth(path: Path, key: str, value: Any) -> bool:
     text = str(value).strip().lower()
-    if text in ("true", "t", "1", "yes"):
+    if text in TRUE:
         return True
     if text in ("false", "f", "0", "no"):
         return False
@@ -198,15 +208,25 @@ def read_blocks(
 ) -> Iterator[tuple[dict[str, np.ndarray], list[dict[str, Any]]]]:
     """Cutouts of many files, a block at a time, as `otrain_core.classify.Classifier` takes them.
 
+    Those that the edge of their image has made smaller are left out.
+
     Yields
     ------
     cutouts : dict
         Channels that all files of the block have, (n, side, side), and ``seeing`` and ``pixel_scale`` (n,).
     rows : list of dict
-        As from `read_cutout`.
+        As from `read_cutout`, and ``file``.
     """
     for start in range(0, len(paths), block):
-        read = [read_cutout(path, size=size, strict=False) for path in paths[start : start + block]]
+        read = []
+        for path in paths[start : start + block]:
+            try:
+                planes, row = read_cutout(path, size=size, strict=False)
+            except EdgeCutoutError:
+                continue
+            read.append((planes, row | {"file": str(path)}))
+        if not read:
+            continue
         names = [name for name in EXTENSIONS if all(name in planes for planes, _ in read)]
         shapes = {planes["difference"].shape for planes, _ in read}
         if len(shapes) > 1:

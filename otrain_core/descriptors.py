@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,11 @@ _MAX_IMAGES = 400  # medians of images kept at most
 
 
 def describe(
-    cutouts: np.ndarray, channels: Sequence[str], *, seeing: np.ndarray | float | None = None
+    cutouts: np.ndarray,
+    channels: Sequence[str],
+    *,
+    seeing: np.ndarray | float | None = None,
+    science: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Numbers that describe each cutout.
 
@@ -35,6 +39,8 @@ def describe(
         Names of the C channels; ``difference`` (or the first), ``science`` and ``psf`` are looked at.
     seeing : array or float, optional
         FWHM of the PSF [px], where it is known.
+    science : numpy.ndarray, optional
+        (N, S, S), where it is not among the channels.
 
     Returns
     -------
@@ -54,7 +60,9 @@ def describe(
     with np.errstate(divide="ignore", invalid="ignore"):
         described["level"] = np.where(noise > 0, median / noise, np.nan)
     if "science" in names:
-        described["background"] = _spread(cutouts[..., names.index("science")])[0]
+        science = cutouts[..., names.index("science")]
+    if science is not None:
+        described["background"] = _spread(science)[0]
     if seeing is not None:
         described["seeing"] = np.broadcast_to(np.asarray(seeing, dtype=float), (n,))
     if "psf" in names:
@@ -96,7 +104,9 @@ def _psf_width(plane: np.ndarray) -> np.ndarray:
     return np.where((total > 0) & (square > 0), width, np.nan)
 
 
-def training_statistics(described: Mapping[str, np.ndarray], images: np.ndarray | None = None) -> dict[str, Any]:
+def training_statistics(
+    described: Mapping[str, np.ndarray], images: np.ndarray | None = None, labels: np.ndarray | None = None
+) -> dict[str, Any]:
     """Quantiles of every descriptor over the cutouts, and its medians over the images.
 
     Parameters
@@ -105,26 +115,57 @@ def training_statistics(described: Mapping[str, np.ndarray], images: np.ndarray 
         As from `describe`, of the training set.
     images : array, optional
         (N,) names.
+    labels : array, optional
+        (N,) 1 for True, 0 for False.
 
     Returns
     -------
     dict
-        n, probabilities, quantiles (by descriptor; only those that are known), images (by descriptor: sorted
-        medians of the images, some 400 at most).
+        n, probabilities, quantiles (by descriptor; only those that are known), images (by class, "true" and "false",
+        or "all" without labels, and by descriptor: sorted medians of the images, some 400 at most).
     """
-    names = None if images is None else np.unique(np.asarray(images).astype(str), return_inverse=True)[1]
-    quantiles, medians = {}, {}
+    classes = {"all": np.ones(_length(described), bool)}
+    if labels is not None:
+        classes = {"true": np.asarray(labels) == 1, "false": np.asarray(labels) == 0}
+    quantiles = {}
+    medians: dict[str, dict[str, list[float]]] = {}
     for name, values in described.items():
         known = np.isfinite(values)
         if not known.any():
             continue
         quantiles[name] = [float(value) for value in np.quantile(values[known], PROBABILITIES)]
-        if names is not None:
-            groups = np.sort([np.median(values[known & (names == k)]) for k in np.unique(names[known])])
-            step = -(-len(groups) // _MAX_IMAGES)
-            medians[name] = [float(value) for value in groups[::step]]
-    n = len(next(iter(described.values()))) if described else 0
-    return {"n": int(n), "probabilities": list(PROBABILITIES), "quantiles": quantiles, "images": medians}
+        for key, members in classes.items() if images is not None else ():
+            if (known & members).any():
+                by_image = image_values(values, images, np.median, known & members)[1]
+                medians.setdefault(key, {})[name] = thin(by_image)
+    n = _length(described)
+    return {"n": n, "probabilities": list(PROBABILITIES), "quantiles": quantiles, "images": medians}
+
+
+def doubt(probability: np.ndarray) -> np.ndarray:
+    """Chance that the likelier of the two classes is the wrong one: 0 to 0.5 for each candidate."""
+    return np.minimum(probability, 1 - np.asarray(probability))
+
+
+def image_values(
+    values: np.ndarray, images: np.ndarray, combine: Callable[..., Any], members: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Names of the images of the members, and one number for each: their values combined."""
+    names, of = np.unique(np.asarray(images)[members].astype(str), return_inverse=True)
+    if not len(names):
+        return names, np.empty(0)
+    order = np.argsort(of, kind="stable")
+    parts = np.split(values[members][order], np.cumsum(np.bincount(of))[:-1])
+    return names, np.array([combine(part) for part in parts], dtype=float)
+
+
+def thin(values: np.ndarray) -> list[float]:
+    """Sorted, every so-manieth of them where there are too many to keep."""
+    return [float(value) for value in np.sort(values)[:: -(-len(values) // _MAX_IMAGES)]]
+
+
+def _length(described: Mapping[str, np.ndarray]) -> int:
+    return len(next(iter(described.values()))) if described else 0
 
 
 def unlike(described: Mapping[str, np.ndarray], statistics: Mapping[str, Any]) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""What a network is trained on: the CPU, a GPU, or several GPUs of one node."""
+"""What a network is trained on: the CPU, a GPU, or several GPUs of one node.
+
+``python -m otrain_core.devices`` names the GPUs that a training would see here.
+"""
 
 from __future__ import annotations
 
@@ -168,3 +171,12 @@ def choose_replicas(gpus: int | None, *, batch_size: int, require_gpu: bool = Fa
     if len(devices) > 1 and batch_size % len(devices):
         raise ConfigError(f"batch_size: {batch_size} cutouts cannot be shared out evenly among {len(devices)} GPUs")
     return Replicas(devices)
+
+
+if __name__ == "__main__":
+    from otrain_core.networks import keras
+
+    try:
+        print(f"{keras.backend.backend()} sees: {prepare_device(require_gpu=True)}")
+    except ConfigError as error:
+        raise SystemExit(str(error)) from None

@@ -15,6 +15,10 @@ class MissingProgramError(OtrainError):
     """An external program that the chosen pipeline needs is not installed."""
 
 
+class ClusterError(OtrainError):
+    """Slurm cannot be asked, or does not fit the profile; or an earlier run is not over."""
+
+
 class CubeError(OtrainError):
     """A cube, a split or a set of labels cannot be used."""
 

@@ -131,10 +131,11 @@ def model_record(
     dict
         Plain values: threshold, calibration, abstention, telescope, pipeline, experiment, seed, commit, headline,
         training (statistics of `otrain_core.descriptors.training_statistics` over the set train, and
-        quantiles of the score by class over the set that is scored).
+        quantiles of the score by class over the set that is scored; by image, the share of wrong decisions
+        that the probabilities promise, over all that was not trained on).
     """
     from otrain_core.calibrate import Calibration
-    from otrain_core.descriptors import PROBABILITIES, describe, training_statistics
+    from otrain_core.descriptors import PROBABILITIES, describe, doubt, image_values, thin, training_statistics
     from otrain_core.inputs import select_inputs
 
     headline = metrics.get("headline") or {}
@@ -162,7 +163,9 @@ def model_record(
     looked_at = wanted if "science" in wanted or not has_science else [*wanted, "science"]
     cutouts = select_inputs(cube, inputs=looked_at, size=options.get("size"), rows=rows)
     described = describe(cutouts, looked_at, seeing=np.asarray(cube["seeing"])[rows] if "seeing" in cube else None)
-    statistics = training_statistics(described, np.asarray(cube["images"])[rows] if "images" in cube else None)
+    labels = scores.loc[scores["set"] == "train", "label"].to_numpy(int)
+    images = np.asarray(cube["images"])[rows] if "images" in cube else None
+    statistics = training_statistics(described, images, labels)
     statistics["n_true"] = int(np.sum(scores.loc[scores["set"] == "train", "label"] == 1))
     seen = scores[scores["set"] == (metrics.get("scored_set") or "test")]
     statistics["scores"] = {
@@ -170,6 +173,15 @@ def model_record(
         for name, label in (("true", 1), ("false", 0))
         if (seen["label"] == label).any()
     }
+    if images is not None:
+        calibration = Calibration.from_record(record["calibration"]) if "calibration" in record else Calibration()
+        held_out = scores[scores["set"] != "train"]
+        promised = doubt(calibration.apply(held_out["score"].to_numpy(float)))
+        for name, label in (("true", 1), ("false", 0)):
+            members = (held_out["label"] == label).to_numpy()
+            if members.any():
+                by_image = image_values(promised, held_out["image"].to_numpy(), np.mean, members)[1]
+                statistics["images"].setdefault(name, {})["doubt"] = thin(by_image)
     return record | {"training": statistics}
 
 

@@ -51,7 +51,7 @@ def _cube(path: Path) -> dict[str, Any]:
 
 def _folder(path: Path) -> dict[str, Any]:
     from otrain_core.cube_folders import class_folders, cube_from_folders
-    from otrain_core.cutout_files import find_cutouts, read_cutout
+    from otrain_core.cutout_files import EdgeCutoutError, find_cutouts, read_cutout
 
     names = {child.name.lower() for child in path.iterdir() if child.is_dir()}
     if {"true", "false"} & names:
@@ -62,6 +62,9 @@ def _folder(path: Path) -> dict[str, Any]:
     for one in paths:
         try:
             planes, row = read_cutout(one, strict=False)
+        except EdgeCutoutError:
+            edge += 1
+            continue
         except OtrainError as error:
             problems.append(str(error))
             continue

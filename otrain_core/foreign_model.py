@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from otrain_core.errors import CubeError
+from otrain_core.safe import limit_of
 
 # Layers that only compute. Not here: Lambda (carries code), and layers that read files or run other programs.
 LAYERS = {
@@ -27,6 +28,8 @@ LAYERS = {
     *("Functional", "Model", "Sequential", "InputStage", "CentreWindow", "DTypePolicy"),
 }
 MAX_CONFIG = 2**24  # bytes of the description of a model
+SIZES = ("units", "filters", "kernel_size", "batch_shape", "target_shape", "padding", "size", "pool_size", "shape")
+MAX_LENGTH = 2**14  # of any of them: memory is taken as the description says
 
 
 def load_any_model(path: str | Path):
@@ -42,7 +45,8 @@ def load_any_model(path: str | Path):
     Raises
     ------
     CubeError
-        Another kind of file, layers that carry code, or a file that this Keras cannot read.
+        Another kind of file, layers that carry code, layers or an archive too large, or a file that this Keras
+        cannot read.
     """
     path = Path(path)
     if not path.is_file():
@@ -63,11 +67,26 @@ def check_layers(config: Any, path: str | Path) -> None:
     ------
     CubeError
     """
+    for key, length in _lengths(config):
+        if length > MAX_LENGTH:
+            raise CubeError(f"{path}: {key}: {length} is more than the {MAX_LENGTH} that are read from a file")
     for name in _layers(config):
         if name not in LAYERS:
             raise CubeError(
                 f"{path}: layer {name} is refused: only layers that compute are read from a file, as others can run code"
             )
+
+
+def _lengths(config: Any, key: str = "") -> Iterator[tuple[str, int]]:
+    """Every whole number under one of `SIZES`."""
+    if isinstance(config, dict):
+        for name, value in config.items():
+            yield from _lengths(value, name if name in SIZES else "")
+    elif isinstance(config, list):
+        for value in config:
+            yield from _lengths(value, key)
+    elif key and isinstance(config, int | float):
+        yield key, config
 
 
 def _layers(config: Any) -> Iterator[str]:
@@ -91,6 +110,9 @@ def _layers(config: Any) -> Iterator[str]:
 def _keras_config(path: Path) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
+            total = sum(member.file_size for member in archive.infolist())
+            if total > limit_of(path):
+                raise CubeError(f"{path}: unfolds to {total / 2**30:.1f} GiB; refused as a decompression bomb")
             if archive.getinfo("config.json").file_size > MAX_CONFIG:
                 raise CubeError(f"{path}: its description is too large for a model")
             return json.loads(archive.read("config.json"))

@@ -59,7 +59,9 @@ class CutoutGallery:
                 figure = Figure(figsize=(2 * 1.25 * columns + 0.4, 1.4 * lines + 0.4))
                 FigureCanvasAgg(figure)
             for part, (name, panel) in zip(figure.subfigures(1, 2, wspace=0.04), self.panels.items(), strict=True):
-                part.suptitle(name, fontweight="bold", color=TRUE_COLOUR if name.endswith("True") else FALSE_COLOUR)
+                part.suptitle(
+                    name, fontweight="bold", color=TRUE_COLOUR if name.endswith(("True", "Highest")) else FALSE_COLOUR
+                )
                 axes = np.atleast_1d(part.subplots(lines, columns)).ravel()
                 for ax in axes:
                     ax.axis("off")
@@ -68,6 +70,43 @@ class CutoutGallery:
                     ax.set_title(caption, fontsize=6.5, pad=2)
         self.figure_ = figure
         return self
+
+
+class Extremes:
+    """Cutouts with the lowest and the highest probability of many that pass by, for a `CutoutGallery`.
+
+    Parameters
+    ----------
+    n : int
+        Of either end.
+    """
+
+    def __init__(self, n: int = 16):
+        self.n = n
+        self.kept: list[tuple[float, str, np.ndarray]] = []
+
+    def add(self, cutouts: Mapping[str, np.ndarray], probability: np.ndarray, names) -> None:
+        """Look at a block as `otrain_core.classify.Classifier.classify` takes it; nothing else of it is kept."""
+        order = np.argsort(probability, kind="stable")
+        ends = np.unique(np.concatenate([order[: self.n], order[-self.n :]]))
+        if "cube" in cutouts:
+            channels = [str(name) for name in np.atleast_1d(cutouts["channels"])]
+            planes = np.asarray(cutouts["cube"][ends][..., channels.index("difference")], dtype=np.float32)
+        else:
+            planes = np.asarray(cutouts["difference"][ends], dtype=np.float32)
+        pairs = zip(ends, planes, strict=True)
+        self.kept += [(float(probability[k]), str(names[k]), plane) for k, plane in pairs if probability[k] >= 0]
+        self.kept.sort(key=lambda item: item[0])
+        if len(self.kept) > 2 * self.n:
+            self.kept = self.kept[: self.n] + self.kept[-self.n :]
+
+    def gallery(self) -> CutoutGallery:
+        """Lowest and highest, both from the outermost on; none stands in both."""
+        half = min(self.n, len(self.kept) // 2)
+        ends = {"Lowest": self.kept[:half], "Highest": self.kept[::-1][: min(self.n, len(self.kept) - half)]}
+        panels = {name: [plane for _, _, plane in items] for name, items in ends.items()}
+        captions = {name: [f"{p:.3f}  {text[-14:]}" for p, text, _ in items] for name, items in ends.items()}
+        return CutoutGallery(panels, captions)
 
 
 class GradCamGallery:

@@ -29,6 +29,8 @@ MASK_COSMIC = 4
 MASK_BAD = 8  # hot pixel, bad column
 MASK_REFERENCE = 16  # missing, saturated or bad in the aligned reference
 
+MAX_SIP_ORDER = 9  # of the convention (Shupe et al. 2005, ASPC 347, 491)
+
 FAILED_MARK = b'{\n "otrain_failed"'  # as `write_json` begins the file
 
 
@@ -141,6 +143,9 @@ def celestial_wcs(header: fits.Header) -> Any:
 
     if "CTYPE1" not in header or "CRVAL1" not in header:
         return None
+    orders = [header.get(f"{name}_ORDER", 0) for name in ("A", "B", "AP", "BP")]
+    if not all(isinstance(order, int) and order <= MAX_SIP_ORDER for order in orders):
+        return None  # memory is taken for the square of the order
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FITSFixedWarning)
         try:

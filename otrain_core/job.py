@@ -112,7 +112,7 @@ def _mark_outputs(snakemake: Any, error: ImageError) -> None:
         write_json(path, {"otrain_failed": _failure(error, snakemake.rule)})
 
 
-@functools.cache  # one module is used by many rules, and every job on a cluster reads all rules anew
+@functools.cache  # every job of a cluster starts Snakemake twice, and that asks for dozens of digests
 def _local_imports(path: Path) -> frozenset[str]:
     tree = ast.parse(path.read_text())
     names: set[str] = set()

@@ -68,9 +68,11 @@ class Loop:
         Batches in an epoch.
     replicas : Replicas, optional
         Devices that train together; a copy of the model is trained on them.
+    watch : LiveRun, optional
+        Hears of every epoch, see `otrain_core.mlflow_live`.
     """
 
-    def __init__(self, model, train, tune, *, seed, options, weights, steps, replicas=None):
+    def __init__(self, model, train, tune, *, seed, options, weights, steps, replicas=None, watch=None):
         from otrain_core.networks import keras, precision_of
 
         self.keras = keras
@@ -97,6 +99,7 @@ class Loop:
         self.best_loss, self.kept_epoch, self.best_weights = np.inf, 0, None
         self.checkpoint: Checkpoint | None = None
         self.resumed_at = 0
+        self.watch = watch
         self.progress = Progress(epochs=options["epochs"], steps=steps) if sys.stderr.isatty() else None
 
     def run(self) -> pd.DataFrame:
@@ -107,6 +110,8 @@ class Loop:
         CubeError
             The loss became NaN or infinite.
         """
+        if self.watch:
+            self.watch.begin(self.history)
         for epoch in range(len(self.history) + 1, self.options["epochs"] + 1):
             if self._out_of_patience():
                 log.info("no lower loss on tune for %d epochs: stopped", self.options["patience"])
@@ -173,6 +178,8 @@ class Loop:
         )
         if self.progress:
             self.progress.end(row)
+        if self.watch:
+            self.watch.epoch(row)
 
     @staticmethod
     def _fed(data, order=None, symmetry=None, *, batch_size: int) -> dict[str, Any]:

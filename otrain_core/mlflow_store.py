@@ -1,31 +1,64 @@
-"""The MLflow side of the rule track: a SQLite store, and models in MLflow's format."""
+"""Where MLflow keeps runs and models: the SQLite store of a results folder, or the server of a group."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import shutil
+import re
 import sqlite3
-import tempfile
-import warnings
-import zipfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import numpy as np
+from urllib.parse import urlsplit
 
 from otrain_core.errors import OtrainError
 
 log = logging.getLogger("otrain")
 
+ADDRESS = "MLFLOW_TRACKING_URI"  # names the server of a group
+PLACE = "mlflow.id"  # in a results folder: what tells its runs from those of other folders on a server
 EXPERIMENT = "otrain"
+# A view of the page that is there from the start: scores of the main runs, by cube and experiment, over the seeds.
+_METRICS = [f"metrics.`{name}`" for name in ("mcc", "recall", "fp_share", "ece", "false_alarms_per_image")]
+_TAGS = [f"tags.`{name}`" for name in ("telescope", "pipeline", "experiment", "seed", "commit")]
+_WIDTHS = {"attributes.`Run Name`": 430, **dict.fromkeys(_METRICS, 120), **dict.fromkeys(_TAGS, 110)}
+VIEW = {
+    "searchFilter": "tags.study = 'none' and tags.protocol = 'grouped'",
+    "orderByKey": "metrics.`mcc`",
+    "orderByAsc": False,
+    "startTime": "ALL",
+    "lifecycleFilter": "Active",
+    "datasetsFilter": [],
+    "modelVersionFilter": "All Runs",
+    "selectedColumns": [*_METRICS, *_TAGS],
+    "columnOrder": [*_WIDTHS, "runDateAndNestInfo", "duration"],
+    "columnWidths": _WIDTHS,
+    "runsExpanded": {},
+    "runsPinned": [],
+    "runsHidden": [],
+    "runsVisibilityMap": {},
+    "runsHiddenMode": "FIRST_20_RUNS",
+    "viewMaximized": False,
+    "runListHidden": False,
+    "isAccordionReordered": False,
+    "useGroupedValuesInCharts": True,
+    "hideEmptyCharts": True,
+    "groupBy": {
+        "aggregateFunction": "average",
+        "groupByKeys": [{"mode": "tag", "groupByData": "cube"}, {"mode": "tag", "groupByData": "experiment"}],
+    },
+    "groupsExpanded": {},
+    "autoRefreshEnabled": True,
+    "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+}
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",  # the page opens on training runs, not on language models
-    "mlflow.note.content": "Every training of O'TRAIN. Group or filter by the tags telescope, cube, experiment, protocol;"
-    " sort by mcc. Protocol grouped: scored on images the model never saw. Protocol paper: random split, scored on the"
-    " set it was tuned on.",
+    "mlflow.note.content": "Every training of O'TRAIN. Group or filter by the tags telescope, cube, experiment, protocol,"
+    " study; sort by mcc. Protocol grouped: scored on images the model never saw. Protocol paper: random split, scored on"
+    " the set it was tuned on.",
+    "mlflow.sharedViewState.telescopes": json.dumps(VIEW),  # page experiments/ID/runs?viewStateShareKey=telescopes
 }
 
 
@@ -44,11 +77,14 @@ def locked(store: Path) -> Iterator[None]:
         yield
 
 
-def _import_mlflow() -> None:
-    """Import MLflow quietly, without its telemetry."""
+def import_mlflow() -> None:
+    """Import MLflow quietly, without its telemetry and without its patience of minutes with a server that is away."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["DO_NOT_TRACK"] = "true"
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     import mlflow  # noqa: F401
 
     for name in ("mlflow", "alembic"):
@@ -71,7 +107,7 @@ def open_store(store: str | Path, artifacts: str | Path):
     OtrainError
         The store cannot be opened, or another MLflow version wrote it.
     """
-    _import_mlflow()
+    import_mlflow()
     from mlflow.exceptions import MlflowException
 
     store, location = Path(store).resolve(), Path(artifacts).resolve().as_uri()
@@ -94,8 +130,7 @@ def open_store(store: str | Path, artifacts: str | Path):
         ) from None
     if experiment is None:
         return client, client.create_experiment(EXPERIMENT, artifact_location=location, tags=EXPERIMENT_TAGS)
-    if experiment.lifecycle_stage == "deleted":
-        client.restore_experiment(experiment.experiment_id)
+    _refresh(client, experiment)
     return client, experiment.experiment_id
 
 
@@ -110,7 +145,7 @@ def read_store(store: str | Path):
     store = Path(store)
     if not store.is_file():
         raise OtrainError(f"{store}: no store of models there; name the folder of a run (--results) or a model file")
-    _import_mlflow()
+    import_mlflow()
     from mlflow.exceptions import MlflowException
 
     try:
@@ -139,76 +174,133 @@ def _artifact_location(store: Path) -> str | None:
     return rows[0][0] if rows else None
 
 
-def write_model(
-    model: str | Path, target: str | Path, *, run_id: str | None = None, model_id: str | None = None
-) -> None:
-    """Write a ``.keras`` file as an MLflow model, without importing Keras.
-
-    It opens with ``mlflow.pyfunc.load_model`` anywhere (the network's own layers travel
-    with it) and with ``mlflow.keras.load_model`` after ``import otrain_core.networks``.
-    The Python packages are named here: letting MLflow infer them costs 15 s.
-    """
-    import mlflow.pyfunc
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    target = Path(target)
-    shape = _input_shape(model)
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *shape))]),
-        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 2))]),
-    )
-    description = Model(run_id=run_id, model_id=model_id, model_uuid=model_id)
-    with tempfile.TemporaryDirectory() as folder:
-        data, code = Path(folder, "model.keras"), Path(folder, "otrain_model")
-        shutil.copy(model, data)
-        code.mkdir()
-        library = Path(__file__).parent
-        shutil.copy(library / "mlflow_model.py", code / "__init__.py")
-        for name in ("networks.py", "psf_residual.py"):  # all that loading a model imports
-            shutil.copy(library / name, code / name)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*input example", category=UserWarning)
-            mlflow.pyfunc.save_model(
-                path=str(target),
-                loader_module="otrain_model",
-                data_path=str(data),
-                code_paths=[str(code)],
-                mlflow_model=description,
-                pip_requirements=_requirements(),
-                signature=signature,
-            )
-    description.add_flavor("keras", data="data", keras_version=_version("keras"), keras_backend="tensorflow")
-    description.save(str(target / "MLmodel"))
-
-
-def _requirements() -> list[str]:
-    packages = ("keras", "tensorflow-cpu", "tensorflow", "numpy")
-    return [f"{name}=={version}" for name in packages if (version := _version(name))]
-
-
-def _version(package: str) -> str:
-    import importlib.metadata
-
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
-def _input_shape(model: str | Path) -> tuple[int, ...]:
-    """Shape of one input, from the description inside a ``.keras`` file.
+def server_address() -> str | None:
+    """Address of the group's server, from ``MLFLOW_TRACKING_URI``; None where none is named.
 
     Raises
     ------
     OtrainError
-        Not a ``.keras`` file, or a model with an input of no fixed shape.
+        What it names is not an address of the form http://HOST:PORT.
     """
+    address = os.environ.get(ADDRESS, "").strip().rstrip("/")
+    if not address:
+        return None
     try:
-        with zipfile.ZipFile(model) as archive:
-            config = json.loads(archive.read("config.json"))
-        layers = config["config"]["layers"]
-        shape = next(item["config"]["batch_shape"] for item in layers if item["class_name"] == "InputLayer")
-        return tuple(int(length) for length in shape[1:])
-    except (zipfile.BadZipFile, KeyError, StopIteration, TypeError, ValueError) as error:
-        raise OtrainError(f"{model}: not a Keras model with one input of fixed shape ({error})") from None
+        parts = urlsplit(address)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise OtrainError(f"{ADDRESS}: {shown(address)!r} is not the address of a server (http://HOST:PORT)")
+    return address
+
+
+def shown(address: str | Path) -> str:
+    """An address as it may stand in logs and records: without a password."""
+    return re.sub(r"//[^/@]*@", "//", str(address))
+
+
+def is_address(store: str | Path) -> bool:
+    """Whether a store is a server and not a file."""
+    return str(store).startswith(("http://", "https://"))
+
+
+def read_server(address: str, *, timeout: float = 10):
+    """Client of a server that answers.
+
+    Raises
+    ------
+    OtrainError
+        Nothing answers there within `timeout` seconds, or something that is no MLflow server.
+    """
+    import_mlflow()
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+    from requests import RequestException
+
+    try:
+        answer = http_request(
+            get_default_host_creds(address), "/health", "GET", timeout=timeout, max_retries=0, raise_on_status=False
+        )
+    except (MlflowException, RequestException, OSError) as error:
+        raise OtrainError(f"{shown(address)}: no MLflow server answers there ({why(error)})") from None
+    if answer.status_code != 200 or answer.text.strip() != "OK":
+        raise OtrainError(f"{shown(address)}: what answers there is no MLflow server (status {answer.status_code})")
+    return MlflowClient(tracking_uri=address, registry_uri=address)
+
+
+def open_server(address: str):
+    """Client of a server, and the id of the experiment, which is made first if need be.
+
+    Returns
+    -------
+    client : mlflow.MlflowClient
+    experiment_id : str
+
+    Raises
+    ------
+    OtrainError
+        As in `read_server`, or the server refuses.
+    """
+    client = read_server(address)
+    from mlflow.exceptions import MlflowException
+
+    with told(address):
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            try:
+                return client, client.create_experiment(EXPERIMENT, tags=EXPERIMENT_TAGS)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # somebody else was faster
+                    raise
+            experiment = client.get_experiment_by_name(EXPERIMENT)
+        _refresh(client, experiment)
+    return client, experiment.experiment_id
+
+
+def _refresh(client, experiment) -> None:
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    for key, value in EXPERIMENT_TAGS.items():  # a store of an earlier version lacks some
+        if experiment.tags.get(key) is None:
+            client.set_experiment_tag(experiment.experiment_id, key, value)
+
+
+@contextmanager
+def told(store: str | Path) -> Iterator[None]:
+    """Tell what MLflow or its server refuses in one sentence."""
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+
+    try:
+        yield
+    except (MlflowException, RequestException) as error:
+        raise OtrainError(f"{shown(store)}: {why(error)}; nothing is lost, do it again when that is mended") from None
+
+
+def why(error: BaseException) -> str:
+    """The cause at the end of a long message of the network layers."""
+    text = str(error)
+    if "timed out" in text:
+        return "no answer in time"
+    found = re.findall(r"\[Errno -?\d+\] ([^'\"()<>\[\]]+)", text)
+    return found[-1].strip() if found else shown((text.splitlines() or [type(error).__name__])[0][:200])
+
+
+def place_of(root: str | Path) -> str:
+    """What tells the runs of one results folder from those of others; made once, it travels with the folder."""
+    path = Path(root, PLACE)
+    if not path.is_file():
+        fresh = path.with_name(f".{PLACE}.{uuid.uuid4().hex}")
+        fresh.write_text(uuid.uuid4().hex[:12] + "\n")
+        try:
+            os.link(fresh, path)  # of many jobs that start at once, the first one wins
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            os.replace(fresh, path)
+        finally:
+            fresh.unlink(missing_ok=True)
+    return path.read_text().strip()

@@ -46,6 +46,40 @@ class MoffatPSF:
         return stamp / stamp.sum(), y0, x0
 
 
+@dataclass(frozen=True)
+class BinnedPSF:
+    """A PSF on pixels of `bin` x `bin` pixels of its own.
+
+    Attributes
+    ----------
+    model
+        With a method ``stamp``, as `MoffatPSF`.
+    bin : int
+    """
+
+    model: Any
+    bin: int
+
+    def stamp(self, x: float, y: float) -> tuple[np.ndarray, int, int]:
+        """As `MoffatPSF.stamp`, all in binned pixels."""
+        stamp, y0, x0 = self.model.stamp(*(_unbinned(value, self.bin) for value in (x, y)))
+        before = y0 % self.bin, x0 % self.bin
+        after = [-(start + length) % self.bin for start, length in zip(before, stamp.shape, strict=True)]
+        stamp = np.pad(stamp, list(zip(before, after, strict=True)))
+        return bin_plane(stamp, self.bin), y0 // self.bin, x0 // self.bin
+
+
+def bin_plane(plane: np.ndarray, bin: int) -> np.ndarray:
+    """Sums over blocks of `bin` x `bin` pixels, NaN where one is; what is left over at the far edges is cut off."""
+    height, width = (length // bin for length in plane.shape)
+    return plane[: height * bin, : width * bin].reshape(height, bin, width, bin).sum(axis=(1, 3))
+
+
+def _unbinned(value: Any, bin: int) -> Any:
+    """A position in pixels of the image from one in binned pixels."""
+    return value * bin + (bin - 1) / 2
+
+
 def read_candidates(source: Any, *, wcs: Any = None) -> dict[str, np.ndarray]:
     """Positions of candidates, from a file or a table.
 
@@ -101,13 +135,26 @@ def read_candidates(source: Any, *, wcs: Any = None) -> dict[str, np.ndarray]:
 
 
 def _read_table(path: Path) -> Any:
+    from astropy.io import fits
     from astropy.table import Table
+
+    from otrain_core.safe import check_compressed, check_header
 
     if not path.is_file():
         raise ConfigError(f"{path}: no such file")
     form = FORMATS.get(path.suffix.lower())
     if form is None:
         raise ConfigError(f"{path}: a table of candidates is one of {', '.join(FORMATS)}, not {path.suffix or 'this'}")
+    try:
+        check_compressed(path, image=path.stem)
+        if form == "fits":
+            with fits.open(path, memmap=False) as hdus:
+                for hdu in hdus:
+                    check_header(hdu.header, path, image=path.stem)
+    except ImageError as error:
+        raise ConfigError(error.message) from None
+    except Exception:  # the reader below tells it better
+        pass
     try:
         return Table.read(path, format=form)
     except Exception as error:  # astropy's readers raise many kinds
@@ -144,12 +191,13 @@ def choose_psf(psf: Any, *, science: Any = None) -> tuple[Any, float | None]:
         A FWHM that is not positive.
     """
     from otrain_core.io import read_image
+    from otrain_core.safe import check_compressed, check_header
 
     if psf is None and science is None:
         return None, None
     try:
         fwhm = float(psf) if psf is not None else None
-    except ValueError:
+    except (TypeError, ValueError):
         fwhm = None
     if fwhm is not None:
         if not 0.5 <= fwhm <= 100:
@@ -163,10 +211,13 @@ def choose_psf(psf: Any, *, science: Any = None) -> tuple[Any, float | None]:
         if not Path(psf).is_file():
             raise ImageError(Path(psf).stem, "psf", f"{psf}: no such file, nor a number")
         try:
-            if "OVERSAMP" in fits.getheader(psf):
+            check_compressed(psf, image=Path(psf).stem)
+            header = fits.getheader(psf)
+            if "OVERSAMP" in header:
+                check_header(header, psf, image=Path(psf).stem)
                 model = PSFModel.load(psf)
                 return model, model.fwhm
-        except OSError as error:
+        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise ImageError(Path(psf).stem, "psf", f"{psf}: not a readable FITS file ({error})") from None
         science = read_image(psf, name=Path(psf).stem, telescope={"gain": 1.0, "pixel_scale": 1.0})
     model, record = measure_psf(science)
@@ -183,6 +234,7 @@ def cut_candidates(
     mask: str | Path | None = None,
     psf: Any = None,
     threshold: float = 4.5,
+    bin: int = 1,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Cutouts of candidates from a difference image, as a cube of the workflow has them.
 
@@ -195,11 +247,15 @@ def cut_candidates(
     size : int
         Side [px].
     science, reference, mask : path-like, optional
-        On the pixels of the difference; a mask is not 0 where a pixel cannot be used.
+        On the pixels of the difference; a mask is not 0 where a pixel cannot be used. The sky of science and
+        reference is subtracted, as in the cubes of the workflow.
     psf : optional
         See `choose_psf`.
     threshold : float
         Of the detection [sigma].
+    bin : int
+        Sum so many pixels each way before anything is cut out, for images much finer sampled than those of the training
+        set. Candidates and table stay in pixels of the image.
 
     Returns
     -------
@@ -223,6 +279,8 @@ def cut_candidates(
     else:
         plane, header = read_fits(difference, image=name)
         wcs = celestial_wcs(header)
+    if not 1 <= bin <= min(plane.shape) // size:
+        raise ConfigError(f"bin: 1 to {min(plane.shape) // size} is possible here, not {bin}")
     planes = {"diff": plane, "mask": (~np.isfinite(plane)).astype(np.uint8)}
     for key, path in (("science", science), ("reference", reference), ("mask", mask)):
         if path is not None:
@@ -231,29 +289,48 @@ def cut_candidates(
                 raise ImageError(
                     name, key, f"{path}: its shape {other.shape} is not that of the difference, {plane.shape}"
                 )
-            planes[key] = other if key != "mask" else planes["mask"] | (~(other == 0)).astype(np.uint8)
+            planes[key] = _without_sky(other) if key != "mask" else planes["mask"] | (~(other == 0)).astype(np.uint8)
         elif key != "mask":
             planes[key] = np.full_like(plane, np.nan)
     row = {"gain": 1.0, "pixel_scale": 1.0}  # where the header has none; the PSF needs them roughly
     image = read_image(science, name=name, telescope=row) if science is not None and psf is None else None
     model, fwhm = choose_psf(psf, science=image)
+    if bin > 1:
+        planes = {key: bin_plane(values, bin) for key, values in planes.items()}
+        planes["mask"] = (planes["mask"] > 0).astype(np.uint8)
+        model = BinnedPSF(model, bin) if model is not None else None
+        fwhm = fwhm / bin if fwhm is not None else None
     if candidates is None:
-        found = _detect(plane, planes["mask"], name=name, wcs=wcs, psf=model, fwhm=fwhm, threshold=threshold)
+        found = _detect(planes["diff"], planes["mask"], name=name, psf=model, fwhm=fwhm, threshold=threshold)
+        if wcs is not None and len(found["x"]):
+            found["ra"], found["dec"] = wcs.all_pix2world(*(_unbinned(found[key], bin) for key in "xy"), 0)
     else:
         found = read_candidates(candidates, wcs=wcs)
-        inside = (found["x"] > -0.5) & (found["x"] < plane.shape[1] - 0.5)
-        inside &= (found["y"] > -0.5) & (found["y"] < plane.shape[0] - 0.5)
+        found |= {key: (found[key] - (bin - 1) / 2) / bin for key in "xy"}
+        height, width = planes["diff"].shape
+        inside = (found["x"] > -0.5) & (found["x"] < width - 0.5) & (found["y"] > -0.5) & (found["y"] < height - 0.5)
         found = {key: values[inside] for key, values in found.items()}
-    scale = 3600 * np.sqrt(abs(np.linalg.det(wcs.pixel_scale_matrix))) if wcs is not None else np.nan
+    scale = 3600 * bin * np.sqrt(abs(np.linalg.det(wcs.pixel_scale_matrix))) if wcs is not None else np.nan
     arrays = make_cutouts(_as_table(found, fwhm), planes, image=name, psf=model, size=size, pixel_scale=scale)
     cutouts = {"cube": arrays["stack"], **{key: arrays[key] for key in ("channels", "pixel_scale")}}
     if fwhm is not None:
         cutouts["seeing"] = arrays["seeing"]
-    return cutouts, {key: arrays[key] for key in ("candid", "x", "y", "ra", "dec", "edge")}
+    table = {key: arrays[key] for key in ("candid", "x", "y", "ra", "dec", "edge")}
+    return cutouts, table | {key: _unbinned(table[key], bin) for key in "xy"}
+
+
+def _without_sky(plane: np.ndarray) -> np.ndarray:
+    """An image with its background subtracted, in boxes of 64 px as `otrain_core.prepare` does."""
+    import sep
+
+    void = ~np.isfinite(plane)
+    if void.all():
+        return plane
+    return plane - sep.Background(np.where(void, 0, plane).astype(np.float32), mask=void).back()
 
 
 def _detect(
-    plane: np.ndarray, mask: np.ndarray, *, name: str, wcs: Any, psf: Any, fwhm: float | None, threshold: float
+    plane: np.ndarray, mask: np.ndarray, *, name: str, psf: Any, fwhm: float | None, threshold: float
 ) -> Mapping[str, np.ndarray]:
     import sep
 
@@ -269,7 +346,7 @@ def _detect(
         image=name,
         seeing=fwhm,
         zero_point=30.0,
-        wcs=wcs,
+        wcs=None,
         psf=psf,
         threshold=threshold,
     )

@@ -1,11 +1,24 @@
-"""Registered models of telescopes: listed, found by name, promoted and rolled back."""
+"""Registered models of telescopes: listed, found by name, promoted and rolled back.
+
+They are those of the server that ``MLFLOW_TRACKING_URI`` names, or else of ``mlflow.db`` in a results folder.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from otrain_core.errors import OtrainError
+from otrain_core.io import digest
+from otrain_core.mlflow_store import read_server, read_store, server_address, shown, told
+
+log = logging.getLogger("otrain")
 
 CHAMPION, PREVIOUS = "champion", "previous"
 BY_HAND = "champion_by_hand"  # tag of a registered model whose champion an import must not change
@@ -21,7 +34,8 @@ def find_model(name: str, *, results: str | Path = "results") -> Path:
         A file, a folder with ``model.onnx``, or a registered telescope: ``TCA`` or ``otrain-TCA`` (its champion),
         ``TCA@previous`` (an alias), ``TCA@3`` (a version).
     results : path-like
-        Folder of the run that registered it.
+        Folder of the run that registered it. Where ``MLFLOW_TRACKING_URI`` names a server, the model comes from
+        there, once: it is kept in ``~/.cache/otrain``.
 
     Raises
     ------
@@ -38,37 +52,41 @@ def find_model(name: str, *, results: str | Path = "results") -> Path:
     if "/" in name or path.suffix in (".onnx", ".keras", ".h5"):
         raise OtrainError(f"{name}: no such file")
     telescope, _, which = name.partition("@")
-    version = _version(_client(results), _full(telescope), which or CHAMPION)
-    return _training(version, results)
+    with _registry(results) as client:
+        version = _version(client, _full(telescope), which or CHAMPION)
+        address = server_address()
+        return _fetched(version, address) if address else _training(version, results)
 
 
 def list_models(*, results: str | Path = "results") -> list[dict[str, Any]]:
-    """Registered models, by name and version: model, version, alias, experiment, seed, mcc, mcc_tune, threshold.
+    """Registered models, by name and version: model, version, alias, experiment, seed, mcc, mcc_tune, threshold,
+    gate ('passed', or what it failed at).
 
     Raises
     ------
     OtrainError
         No store, or one that cannot be opened.
     """
-    client, rows = _client(results), []
-    for model in sorted(client.search_registered_models(), key=lambda model: model.name):
-        aliases: dict[str, list[str]] = {}
-        for alias, number in model.aliases.items():
-            aliases.setdefault(str(number), []).append(alias)
-        versions = client.search_model_versions(f"name = '{model.name}'")
-        for version in sorted(versions, key=lambda version: int(version.version)):
-            tags = version.tags
-            kept = ("pipeline", "experiment", "seed", "mcc", "mcc_tune", "threshold")
-            rows.append(
-                {
-                    "model": model.name,
-                    "version": int(version.version),
-                    "alias": ", ".join(sorted(aliases.get(str(version.version), []))),
-                    **{key: tags.get(key, "") for key in kept},
-                    "superseded": "superseded" in tags,
-                    "by_hand": model.tags.get(BY_HAND) == "true",
-                }
-            )
+    rows = []
+    with _registry(results) as client:
+        for model in sorted(client.search_registered_models(), key=lambda model: model.name):
+            aliases: dict[str, list[str]] = {}
+            for alias, number in model.aliases.items():
+                aliases.setdefault(str(number), []).append(alias)
+            versions = client.search_model_versions(f"name = '{model.name}'")
+            for version in sorted(versions, key=lambda version: int(version.version)):
+                tags = version.tags
+                kept = ("pipeline", "experiment", "seed", "mcc", "mcc_tune", "threshold", "gate")
+                rows.append(
+                    {
+                        "model": model.name,
+                        "version": int(version.version),
+                        "alias": ", ".join(sorted(aliases.get(str(version.version), []))),
+                        **{key: tags.get(key, "") for key in kept},
+                        "superseded": "superseded" in tags,
+                        "by_hand": model.tags.get(BY_HAND) == "true",
+                    }
+                )
     return rows
 
 
@@ -80,21 +98,23 @@ def promote(name: str, version: int, *, results: str | Path = "results") -> dict
     Returns
     -------
     dict
-        model, version, previous (None where there was no champion).
+        model, version, previous (None where there was no champion), gate (what the version's tag says).
 
     Raises
     ------
     OtrainError
         No such model or version.
     """
-    client, full = _client(results), _full(name)
-    wanted = _version(client, full, str(version))
-    current = client.get_registered_model(full).aliases.get(CHAMPION)
-    if current is not None and int(current) != int(wanted.version):
-        client.set_registered_model_alias(full, PREVIOUS, str(current))
-    client.set_registered_model_alias(full, CHAMPION, wanted.version)
-    client.set_registered_model_tag(full, BY_HAND, "true")
-    return {"model": full, "version": int(wanted.version), "previous": None if current is None else int(current)}
+    full = _full(name)
+    with _registry(results) as client:
+        wanted = _version(client, full, str(version))
+        current = client.get_registered_model(full).aliases.get(CHAMPION)
+        if current is not None and int(current) != int(wanted.version):
+            client.set_registered_model_alias(full, PREVIOUS, str(current))
+        _crown(client, full, wanted)
+        client.set_registered_model_tag(full, BY_HAND, "true")
+    previous = None if current is None else int(current)
+    return {"model": full, "version": int(wanted.version), "previous": previous, "gate": wanted.tags.get("gate", "")}
 
 
 def roll_back(name: str, *, results: str | Path = "results") -> dict[str, Any]:
@@ -105,16 +125,17 @@ def roll_back(name: str, *, results: str | Path = "results") -> dict[str, Any]:
     OtrainError
         No such model, or nothing to roll back to.
     """
-    client, full = _client(results), _full(name)
-    before = _version(client, full, PREVIOUS)
+    with _registry(results) as client:
+        before = _version(client, _full(name), PREVIOUS)
     return promote(name, int(before.version), results=results)
 
 
 def automatic(name: str, *, results: str | Path = "results") -> dict[str, Any]:
     """Leave the choice of the champion to the import of trainings again (rule track)."""
-    client, full = _client(results), _full(name)
-    _model(client, full)
-    client.set_registered_model_tag(full, BY_HAND, "false")
+    full = _full(name)
+    with _registry(results) as client:
+        _model(client, full)
+        client.set_registered_model_tag(full, BY_HAND, "false")
     return {"model": full, "by_hand": False}
 
 
@@ -122,10 +143,13 @@ def _full(name: str) -> str:
     return name if name.startswith("otrain-") else f"otrain-{name}"
 
 
-def _client(results: str | Path):
-    from otrain_core.mlflow_store import read_store
-
-    return read_store(Path(results, "mlflow.db"))
+@contextmanager
+def _registry(results: str | Path) -> Iterator[Any]:
+    """Client of the registry; what it refuses is told in one sentence."""
+    address = server_address()
+    client = read_server(address) if address else read_store(Path(results, "mlflow.db"))
+    with told(address or Path(results, "mlflow.db")):
+        yield client
 
 
 def _model(client, full: str):
@@ -133,7 +157,8 @@ def _model(client, full: str):
 
     try:
         return client.get_registered_model(full)
-    except MlflowException:
+    except MlflowException as error:
+        _unless_missing(error)
         known = sorted(model.name for model in client.search_registered_models())
         raise OtrainError(f"{full}: no such registered model; there are {', '.join(known) or 'none'}") from None
 
@@ -146,9 +171,15 @@ def _version(client, full: str, which: str):
         if which.isdigit():
             return client.get_model_version(full, which)
         return client.get_model_version_by_alias(full, which)
-    except MlflowException:
+    except MlflowException as error:
+        _unless_missing(error)
         aliases = ", ".join(sorted(model.aliases)) or "none"
         raise OtrainError(f"{full}: no version {which!r}; its aliases are {aliases}") from None
+
+
+def _unless_missing(error) -> None:
+    if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        raise error
 
 
 def _training(version, results: str | Path) -> Path:
@@ -164,3 +195,170 @@ def _training(version, results: str | Path) -> Path:
     if tags.get("digest") != records_digest(folder):
         raise OtrainError(f"{named}: {folder} has been trained anew since; run the rule track again, or name a file")
     return folder / ONNX
+
+
+def _fetched(version, address: str) -> Path:
+    """The ONNX file of a version on a server, from the cache or from the server."""
+    import mlflow
+
+    named, wanted = f"{version.name} version {version.version}", version.tags.get("onnx")
+    if not wanted:
+        raise OtrainError(
+            f"{named}: {shown(address)} has no {ONNX} of it; write it (otrain models export) and import again"
+        )
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(home, "otrain", "models", wanted)
+    if not (folder / ONNX).is_file() or digest(folder / ONNX) != wanted:
+        folder.mkdir(parents=True, exist_ok=True)
+        source = f"{version.source}/{ONNX}"
+        mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder), tracking_uri=address)
+        if digest(folder / ONNX) != wanted:
+            raise OtrainError(f"{named}: {shown(address)} has another {ONNX} than was imported; import it again")
+    return folder / ONNX
+
+
+def _set(function, *arguments: Any) -> None:
+    """Set a tag or an alias; of two who set a new one at once, PostgreSQL refuses one, who then finds it there."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        function(*arguments)
+    except MlflowException:
+        function(*arguments)
+
+
+def ensure_version(client, run_id: str, *, name: str, tags: Mapping[str, str], description: str) -> int:
+    """Register the model of a run, once; older versions of the same training become superseded.
+
+    Parameters
+    ----------
+    client : mlflow.MlflowClient
+    run_id : str
+        Run with the tag model_id.
+    name : str
+        Registered model, made if need be.
+    tags : mapping
+        Of the version, with training, place and telescope.
+    description : str
+
+    Returns
+    -------
+    int
+        Number of the version.
+    """
+    _ensure_model(client, name, tags["telescope"])
+    versions = client.search_model_versions(f"name = '{name}'")
+    mine = [version for version in versions if version.run_id == run_id]
+    if not mine:
+        model = client.get_logged_model(client.get_run(run_id).data.tags["model_id"])
+        mine = [
+            client.create_model_version(
+                name,
+                source=model.artifact_location,
+                run_id=run_id,
+                model_id=model.model_id,
+                tags=dict(tags),
+                description=description,
+            )
+        ]
+    first = min(mine, key=lambda version: int(version.version))
+    number = int(first.version)
+    if first.tags.get("onnx") != tags.get("onnx") and "onnx" in tags:  # exported after the import
+        _set(client.set_model_version_tag, name, first.version, "onnx", tags["onnx"])
+    for version in versions:
+        same = all(version.tags.get(key, tags[key]) == tags[key] for key in ("training", "place"))
+        if same and int(version.version) != number and "superseded" not in version.tags:
+            _set(client.set_model_version_tag, name, version.version, "superseded", str(number))
+    return number
+
+
+def _ensure_model(client, name: str, telescope: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_registered_model(name)
+    except MlflowException as error:
+        _unless_missing(error)
+        try:
+            client.create_registered_model(
+                name, description=f"Real/bogus classifier of telescope {telescope} (probability of True)."
+            )
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+
+def name_champion(client, telescope: str, *, min_mcc: float, max_fp: float) -> dict[str, Any] | None:
+    """Give the alias to the version of highest MCC on tune among those that pass the gate on test, or to none.
+
+    A champion chosen by hand stays. Where others import at the same time, it is chosen again until no version has
+    come meanwhile. The tag ``gate`` of every version tells whether it passes.
+
+    Returns
+    -------
+    dict or None
+        model, version, run_id, mcc, mcc_tune, pipeline, experiment, seed and threshold of the champion.
+    """
+    name = f"otrain-{telescope}"
+    versions, seen = client.search_model_versions(f"name = '{name}'"), None
+    while seen != (numbers := {version.version for version in versions}):
+        champion, seen = _choose(client, name, versions, min_mcc=min_mcc, max_fp=max_fp), numbers
+        versions = client.search_model_versions(f"name = '{name}'")
+    return champion
+
+
+def _choose(client, name: str, versions, *, min_mcc: float, max_fp: float) -> dict[str, Any] | None:
+    passing = []
+    for version in versions:
+        gate = _gate(version.tags, min_mcc=min_mcc, max_fp=max_fp)
+        if version.tags.get("gate") != gate:
+            _set(client.set_model_version_tag, name, version.version, "gate", gate)
+        if gate == "passed" and "superseded" not in version.tags:
+            mcc_tune = _float(version.tags.get("mcc_tune"))
+            rank = mcc_tune if np.isfinite(mcc_tune) else -np.inf  # versions of older imports lack it
+            passing.append((rank, -int(version.version), version))
+    model = client.get_registered_model(name)
+    current = model.aliases.get(CHAMPION)
+    if current is not None and model.tags.get(BY_HAND) == "true":
+        return _champion(name, client.get_model_version(name, str(current)))
+    if not passing:
+        if current is not None:
+            client.delete_registered_model_alias(name, CHAMPION)
+            _set(client.set_registered_model_tag, name, CHAMPION, "none passes the gate")
+        log.warning("%s: no model passes the gate (MCC above %g, false positives at most %g)", name, min_mcc, max_fp)
+        return None
+    _, _, best = max(passing, key=lambda item: item[:2])
+    if current is None or int(current) != int(best.version):
+        _crown(client, name, best)
+    return _champion(name, best)
+
+
+def _crown(client, name: str, version) -> None:
+    """Make a version the champion; the list of models says which it is."""
+    tags = version.tags
+    named = "/".join(tags.get(key, "") for key in ("pipeline", "experiment", "seed"))
+    words = f"MCC {_float(tags.get('mcc')):.3f}, {named}"
+    _set(client.set_registered_model_alias, name, CHAMPION, version.version)
+    _set(client.set_registered_model_tag, name, CHAMPION, words)
+
+
+def _gate(tags: Mapping[str, str], *, min_mcc: float, max_fp: float) -> str:
+    """``passed``, or what a version fails at: MCC must exceed its bound, false positives may reach theirs."""
+    mcc, fp_share = _float(tags.get("mcc")), _float(tags.get("fp_share"))
+    if tags.get("protocol") != "grouped":
+        return "failed: not scored on images it never saw"
+    if not mcc > min_mcc:
+        return f"failed: MCC {mcc:.3f} is not above {min_mcc:g}"
+    if not fp_share <= max_fp:
+        return f"failed: false positives {fp_share:.3f} of the test set, more than {max_fp:g}"
+    return "passed"
+
+
+def _champion(name: str, best) -> dict[str, Any]:
+    scores = {key: value for key in ("mcc", "mcc_tune") if np.isfinite(value := _float(best.tags.get(key)))}
+    named = {key: best.tags[key] for key in ("pipeline", "experiment", "seed", "threshold") if key in best.tags}
+    return {"model": name, "version": int(best.version), "run_id": best.run_id, **scores, **named}
+
+
+def _float(text: str | None) -> float:
+    return float(text) if text else np.nan

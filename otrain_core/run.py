@@ -15,6 +15,7 @@ from otrain_core.sheets import (
     Telescope,
     plan_pools,
     read_images,
+    read_labels,
     read_telescopes,
     source_without,
 )
@@ -40,6 +41,8 @@ class Run:
     ----------
     experiments : dict of str to Experiment
         Those of the configuration, and those that its sweeps make of them.
+    labels : str or None
+        Path of the label sheet.
     """
 
     def __init__(self, config: Config, telescopes: dict[str, Telescope], sheet: dict[str, dict[str, ImageRow]]):
@@ -54,6 +57,7 @@ class Run:
             for row in images.values():
                 if row.role == "reference":
                     self._reference_rows.setdefault((telescope, row.field), []).append(row)
+        self.labels: str | None = None
         self._sweeps = {name: plan_sweep(config, name) for name in config.studies.sweeps}
         # The rules know the trainings of a study as experiments like all others.
         varied = {row["trained"]: row["options"] for rows in self._sweeps.values() for row in rows}
@@ -85,6 +89,13 @@ class Run:
                     f"run.cubes: telescope {name!r} is not in {config.telescopes}; it has {sorted(telescopes)}"
                 )
         run = cls(config, telescopes, sheet)
+        if config.labels:
+            run.labels = str(_find(config.labels, root))
+            for row in read_labels(run.labels):
+                if row["telescope"] not in telescopes:
+                    raise ConfigError(
+                        f"sheet {config.labels}: telescope: {row['telescope']!r} is not in {config.telescopes}"
+                    )
         for name in run.used_telescopes():
             run._check_telescope(name)
         for cube in config.run.cubes:

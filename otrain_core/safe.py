@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import re
 import zipfile
 from collections.abc import Mapping
@@ -16,7 +18,9 @@ from otrain_core.errors import CubeError, ImageError
 SMALL = 2**28  # bytes that any file may unfold to
 MOST_UNFOLDED = 200  # beyond that: times the size of the file; noise does not compress so well
 MAX_AXES = 4
-GZIP_MAGIC = b"\x1f\x8b"
+# First bytes of compressed files that readers of FITS and of tables unfold by themselves.
+UNFOLD = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+NOT_READ = {b"PK\x03\x04": "zip", b"\x1f\x9d": "compress (.Z)"}
 
 
 def limit_of(path: str | Path) -> int:
@@ -73,20 +77,25 @@ def _promised(file: Any, path: str | Path, name: str) -> int:
 
 
 def check_compressed(path: str | Path, *, image: str, limit: int | None = None) -> None:
-    """Refuse a gzipped file that unfolds to more than `limit` bytes (default `limit_of`); others pass.
+    """Refuse a gzip, bzip2 or xz file that unfolds to more than `limit` bytes (default `limit_of`); others pass.
 
     Raises
     ------
     ImageError
-        A decompression bomb.
+        A decompression bomb, or an archive.
     """
     limit = limit or limit_of(path)
     with open(path, "rb") as file:
-        if file.read(2) != GZIP_MAGIC:
-            return
+        start = file.read(8)
+    for magic, name in NOT_READ.items():
+        if start.startswith(magic):
+            raise ImageError(image, "path", f"{path}: a {name} file is not read; unpack it first")
+    unfold = next((unfold for magic, unfold in UNFOLD.items() if start.startswith(magic)), None)
+    if unfold is None:
+        return
     total = 0
     try:
-        with gzip.open(path) as file:
+        with unfold(path) as file:
             while block := file.read(1 << 20):
                 total += len(block)
                 if total > limit:
@@ -95,7 +104,7 @@ def check_compressed(path: str | Path, *, image: str, limit: int | None = None) 
                         "path",
                         f"{path}: unfolds to more than {_size(limit)} from {_size(Path(path).stat().st_size)}; refused as a decompression bomb",
                     )
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, lzma.LZMAError) as error:
         raise ImageError(image, "path", f"{path}: not a readable FITS image, or truncated ({error})") from None
 
 
@@ -138,3 +147,8 @@ def _size(n: int) -> str:
         if n >= size:
             return f"{n / size:.3g} {unit}"
     return f"{n} bytes"
+
+
+def plain(text: Any) -> str:
+    """A text without control characters, which a terminal would obey and which break lines of a table."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", str(text))

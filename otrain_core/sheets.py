@@ -1,4 +1,4 @@
-"""The sheets of telescopes and images: their columns, reading them, and the pools that telescopes make."""
+"""The sheets of telescopes, images and labels: their columns, reading them, and the pools that telescopes make."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from otrain_core.errors import ConfigError
 from otrain_core.pipelines import Name, Section, explain_first, near_name
@@ -130,6 +130,44 @@ class ImageRow(Section):
         return self
 
 
+class LabelRow(Section):
+    """One row of the label sheet: one person's answer about one candidate.
+
+    `otrain label sheet` writes it, and it can be written by hand. A candidate is named by its place (image, x, y), by
+    its candid, or by both, and then the place decides. A label needs two thirds of all who answered
+    ("unsure" is an answer); without, the candidate is left out.
+    """
+
+    telescope: Name = Field(description="telescope of the telescope sheet")
+    pipeline: Name | None = Field(None, description="pipeline of the candidate (empty: all)")
+    image: str | None = Field(None, description="image of the candidate")
+    candid: str | None = Field(None, description="name of the candidate, as in the cube (candids)")
+    x: float | None = Field(None, description="column [px from 0]")
+    y: float | None = Field(None, description="row [px from 0]")
+    label: Literal["True", "False", "unsure"] = Field(description="what it is; unsure leaves it out")
+    before: Literal["True", "False", "left out"] | None = Field(
+        None,
+        description="its label when it was shown; the row is void where a source has been injected there since, or no longer is",
+    )
+    who: str = Field("", description="name of the person")
+    when: str | None = Field(
+        None, description="time of the answer (ISO, UTC); of two of one person the later one counts"
+    )
+
+    @field_validator("label", "before", mode="before")
+    @classmethod
+    def _any_case(cls, value):  # spreadsheets write TRUE
+        return value.capitalize() if str(value).lower() in ("true", "false") else value
+
+    @model_validator(mode="after")
+    def _names_a_candidate(self):
+        if self.candid is None and None in (self.image, self.x, self.y):
+            raise ValueError("candid, or image, x and y, are needed")
+        if (self.x is None) != (self.y is None):
+            raise ValueError("x and y are needed together")
+        return self
+
+
 def _read_sheet(path: str | Path, model: type[Section]) -> list[Any]:
     path = Path(path)
     try:
@@ -183,6 +221,17 @@ def read_images(path: str | Path) -> dict[str, dict[str, ImageRow]]:
             raise ConfigError(f"sheet {path}: image: {row.image!r} stands twice for telescope {row.telescope!r}")
         images[row.image] = row
     return {telescope: dict(sorted(images.items())) for telescope, images in sorted(sheet.items())}
+
+
+def read_labels(path: str | Path) -> list[dict[str, Any]]:
+    """Label sheet as a list of rows.
+
+    Raises
+    ------
+    ConfigError
+        Missing file, unknown column or bad value.
+    """
+    return [row.model_dump() for row in _read_sheet(path, LabelRow)]
 
 
 def is_pool(telescope: str) -> bool:

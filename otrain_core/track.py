@@ -1,8 +1,8 @@
-"""Import of finished trainings into an MLflow store.
+"""Import of finished trainings into an MLflow store: the file of a results folder, or the server of a group.
 
 The store is a view of the records in the results folder and can be rebuilt from them
 at any time. One process imports everything, one run after the other: many processes
-that open a fresh SQLite store at once corrupt it.
+that open a fresh SQLite store at once corrupt it. A server takes many imports at once.
 
 All runs go to one MLflow experiment, with telescope, pipeline, experiment, seed and
 protocol as tags: MLflow sorts, filters, groups and plots the runs of one experiment in
@@ -23,42 +23,63 @@ from typing import Any
 
 import numpy as np
 
+from otrain_core.errors import OtrainError
 from otrain_core.io import digest, read_json, read_table
-from otrain_core.mlflow_store import EXPERIMENT, locked, open_store, write_model
-from otrain_core.registry import BY_HAND, CHAMPION
+from otrain_core.mlflow_format import write_model
+from otrain_core.mlflow_live import LIVE, history_metrics, results_root, run_name, run_tags
+from otrain_core.mlflow_store import EXPERIMENT, is_address, locked, open_server, open_store, place_of, told
+from otrain_core.registry import ONNX, ensure_version, name_champion
 from otrain_core.report_figures import draw_training
 from otrain_core.report_text import count, interval, num
-from otrain_core.summary import number, read_record, run_keys, tune_mcc
+from otrain_core.sheets import is_pool
+from otrain_core.summary import number, run_keys, tune_mcc
 
 log = logging.getLogger("otrain")
 
-FORMAT = "2"  # raise it when runs must be imported anew because this module writes them differently
+FORMAT = "3"  # raise it when runs must be imported anew because this module writes them differently
 REQUIRED = ("train.json", "metrics.json", "history.csv", "model.keras")
 RECORDS = (*REQUIRED[:3], "scores.csv", "curves.csv")
+LATER = ("transfer.csv", "finetune.csv", "gradcam.png")  # of steps that come after; sent when they are there
 # The same for every run, a dozen at most.
 METRICS = (
     *("mcc", "mcc_low", "mcc_high", "accuracy", "f1", "recall", "fpr_at_1pct_missed", "fpr_at_5pct_missed"),
     *("fp_share", "ece", "false_alarms_per_image"),
 )
-HISTORY = ("loss", "accuracy", "tune_loss", "tune_accuracy")
 OPTIONS = ("network", "inputs", "size", "normalise", "augment", "batch_size", "keep")
 
 
 def records_digest(folder: str | Path) -> str:
-    """Digest of everything that is imported from the folder of a training."""
+    """Digest of the records and the model of a training: what makes it this one and no other."""
     folder = Path(folder)
     sha = hashlib.sha256(FORMAT.encode())
-    for path in sorted([folder / name for name in (*RECORDS, "model.keras")] + sorted(folder.glob("*.png"))):
+    for path in sorted(folder / name for name in (*RECORDS, "model.keras")):
         if path.is_file():
             sha.update(f"{path.name} {digest(path)}\n".encode())
     return sha.hexdigest()[:32]
+
+
+def find_trainings(root: str | Path) -> tuple[list[str], list[str]]:
+    """Folders of all trainings under a results folder, and the tables of its studies.
+
+    Raises
+    ------
+    OtrainError
+        No training there.
+    """
+    root = Path(root)
+    places = [path.parent for depth in ("", "/random_split") for path in root.glob(f"*/*/*/seed*{depth}/train.json")]
+    found = [str(folder) for folder in sorted(places) if not is_pool(run_keys(folder)["telescope"])]  # never evaluated
+    if not found:
+        raise OtrainError(f"{root}: no training there (telescope/pipeline/experiment/seedN/train.json)")
+    return found, sorted(map(str, root.glob("studies/*.csv")))
 
 
 def import_runs(
     folders: Iterable[str | Path],
     *,
     store: str | Path,
-    artifacts: str | Path,
+    artifacts: str | Path | None = None,
+    studies: Iterable[str | Path] = (),
     min_mcc: float = 0.7,
     max_fp: float = 0.05,
 ) -> dict[str, Any]:
@@ -67,18 +88,23 @@ def import_runs(
     A run is known by the digest of its records: importing it again changes nothing. A
     training that was done anew takes the place of its older run, which MLflow then lists
     as deleted (its registered version stays, tagged ``superseded``). Runs whose folder is
-    gone are left alone. What an import that was cut short has left is completed.
+    gone are left alone, and so are those of other results folders. What an import that was cut short has
+    left is completed, and so is a run that the training itself has begun on a server.
 
     Parameters
     ----------
     folders : iterable of path-like
         telescope/pipeline/experiment/seedN[/random_split], each with train.json,
-        metrics.json, history.csv and model.keras; scores.csv, curves.csv and PNG figures if
-        there are any.
+        metrics.json, history.csv and model.keras; scores.csv, curves.csv, model.onnx, transfer.csv, finetune.csv and
+        gradcam.png if there are any.
         Only trainings under the protocol ``grouped`` are registered: the others have no
         score on images they never saw.
-    store, artifacts : path-like
-        SQLite file and folder of the artifacts.
+    store : path-like
+        SQLite file, or address of a server.
+    artifacts : path-like, optional
+        Folder of the artifacts (default: mlartifacts beside the SQLite file); a server has its own.
+    studies : iterable of path-like
+        Tables of sweeps. Each is a run, and its trainings, which are not registered, are listed under it.
     min_mcc, max_fp : float
         Gate: the champion has MCC above, and false positives as a share of the test set
         at most this. Of those that pass, the champion is the one of highest MCC on tune, so that
@@ -89,50 +115,119 @@ def import_runs(
     -------
     dict
         experiment, runs (folder, run_id, digest, and model and version where registered),
-        champions (telescope: version, run_id, mcc, mcc_tune, or None), skipped (folders that are
-        not complete, with the reason).
+        studies (name: run_id), champions (telescope: version, run_id, mcc, mcc_tune, or None), skipped (folders that
+        are not complete, with the reason), broken (folders with a file that cannot be read, with the reason).
 
     Raises
     ------
     OtrainError
-        The store cannot be opened.
+        The store cannot be opened, or the server stops answering.
     """
-    record: dict[str, Any] = {"experiment": EXPERIMENT, "runs": [], "champions": {}, "skipped": []}
-    store = Path(store)
-    with locked(store):
-        client, experiment = open_store(store, artifacts)
-        telescopes = set()
-        for folder in map(Path, folders):
-            missing = [name for name in REQUIRED if not (folder / name).is_file()]
-            if missing:
-                record["skipped"].append({"folder": str(folder), "reason": f"{', '.join(missing)}: no such file"})
-                continue
-            training = _Training(folder)
-            started = time.perf_counter()
-            entry, changed = _ensure_run(client, experiment, training)
-            if changed:
-                log.info("imported %s in %.1f s", folder, time.perf_counter() - started)
-            record["runs"].append(entry)
-            telescopes.add(training.keys["telescope"])
-        for telescope in sorted(telescopes):
-            record["champions"][telescope] = _name_champion(client, telescope, min_mcc=min_mcc, max_fp=max_fp)
+    record: dict[str, Any] = {"experiment": EXPERIMENT, "runs": [], "studies": {}, "champions": {}}
+    record |= {"skipped": [], "broken": []}
+    folders = list(map(Path, folders))
+    remote = is_address(store)
+    root = results_root(folders[0]) if folders else Path(".")
+    with locked(root / "mlflow.db" if remote else Path(store)):
+        if remote:
+            client, experiment = open_server(str(store))
+        else:
+            client, experiment = open_store(store, artifacts or Path(store).parent / "mlartifacts")
+        with told(store):
+            children = {}
+            for table in map(Path, studies):
+                study = _Study(table, place_of(root))
+                record["studies"][study.name] = _ensure_study(client, experiment, study)
+                children |= dict.fromkeys(study.members, (study.name, record["studies"][study.name]))
+            telescopes = set()
+            for folder in folders:
+                missing = [name for name in REQUIRED if not (folder / name).is_file()]
+                if missing:
+                    reason = f"{', '.join(missing)}: no such file"
+                    record["skipped"].append({"folder": str(folder), "reason": reason})
+                    continue
+                started = time.perf_counter()
+                try:
+                    training = _Training(folder, children)
+                    entry, changed = _ensure_run(client, experiment, training)
+                except (OtrainError, ValueError, KeyError) as error:
+                    reason = str(error) if isinstance(error, OtrainError) else f"{folder}: not a record ({error})"
+                    record["broken"].append({"folder": str(folder), "reason": reason})
+                    log.warning("%s", reason)
+                    continue
+                if changed:
+                    log.info("imported %s in %.1f s", folder, time.perf_counter() - started)
+                record["runs"].append(entry)
+                if "version" in entry:
+                    telescopes.add(training.keys["telescope"])
+            for telescope in sorted(telescopes):
+                record["champions"][telescope] = name_champion(client, telescope, min_mcc=min_mcc, max_fp=max_fp)
     return record
+
+
+class _Study:
+    """The table of a sweep."""
+
+    def __init__(self, path: Path, place: str):
+        import pandas as pd
+
+        self.path, self.name, self.place = path, path.stem, place
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        self.option = table["option"].iloc[0] if len(table) else ""
+        self.values = list(dict.fromkeys(table["value"]))
+        names = table["experiment"] + "-" + table["sweep"] + "-" + table["value"]
+        self.members = [
+            f"{telescope}/{pipeline}/{name}/{seed}"
+            for telescope, pipeline, name, seed in zip(
+                table["telescope"], table["pipeline"], names, table["seed"], strict=True
+            )
+        ]
+
+
+def _ensure_study(client, experiment: str, study: _Study) -> str:
+    """The run under which the trainings of a study are listed."""
+    found = [
+        run
+        for run in client.search_runs([experiment], f"tags.kind = 'study' and tags.study = '{study.name}'")
+        if run.data.tags.get("place") == study.place
+    ]
+    if found:
+        run = min(found, key=lambda run: (run.info.start_time, run.info.run_id))
+    else:
+        words = f"Trainings with {study.option} = {', '.join(study.values)}, listed below this run."
+        tags = {"kind": "study", "study": study.name, "option": study.option, "place": study.place}
+        tags |= {"mlflow.note.content": words, "mlflow.source.name": "O'TRAIN"}
+        start = int(1000 * study.path.stat().st_mtime)
+        run = client.create_run(experiment, run_name=f"study {study.name}", tags=tags, start_time=start)
+        client.set_terminated(run.info.run_id, "FINISHED", end_time=start)
+    paths = [study.path, study.path.with_suffix(".png")]
+    _send_files(client, run, {path: "figures" if path.suffix == ".png" else "records" for path in paths})
+    return run.info.run_id
+
+
+def _send_files(client, run, files: Mapping[Path, str]) -> None:
+    """Send the files that are there and that the run does not have yet, each to a folder of its artifacts."""
+    sent = json.loads(run.data.tags.get("files") or "{}")
+    there = {path: digest(path)[:16] for path in files if path.is_file()}
+    for path, mark in there.items():
+        if sent.get(path.name) != mark:
+            client.log_artifact(run.info.run_id, str(path), files[path])
+    if new := {path.name: mark for path, mark in there.items() if sent.get(path.name) != mark}:
+        client.set_tag(run.info.run_id, "files", json.dumps(sent | new, sort_keys=True))
 
 
 class _Training:
     """The records of one training."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, children: Mapping[str, tuple[str, str]]):
         self.folder = folder
         self.keys = run_keys(folder)
         self.name = "/".join(str(value) for value in self.keys.values())
-        self.train, self.metrics = read_json(folder / "train.json"), read_record(folder / "metrics.json")
+        self.train, self.metrics = _read(folder / "train.json"), _read(folder / "metrics.json")
         self.headline = self.metrics.get("headline") or {}
         self.digest = records_digest(folder)
-
-    @property
-    def model_name(self) -> str:
-        return f"otrain-{self.keys['telescope']}"
+        self.place = place_of(results_root(folder))
+        self.study, self.parent = children.get(self.name.rpartition("/")[0], ("", ""))
 
     @property
     def started(self) -> int:
@@ -151,14 +246,13 @@ class _Training:
 
     def tags(self) -> dict[str, str]:
         return {
-            **{key: str(value) for key, value in self.keys.items()},
-            "cube": f"{self.keys['telescope']}/{self.keys['pipeline']}",
+            **run_tags(self.keys, self.place),
+            "study": self.study or "none",
+            **({"mlflow.parentRunId": self.parent} if self.parent else {}),
             "commit": str(self.train.get("commit", "")),
             "cube_digest": str(self.train.get("cube_digest", ""))[:16],
-            "training": self.name,
             "digest": self.digest,
             "mlflow.note.content": self.words(),
-            "mlflow.source.name": "O'TRAIN",
             "mlflow.source.git.commit": str(self.train.get("commit", "")).rstrip("+"),
         }
 
@@ -182,8 +276,8 @@ class _Training:
         values["n_train"] = self.train.get("n_train", "")
         return {name: str(value) for name, value in values.items()}
 
-    def version_tags(self) -> dict[str, str]:
-        """What someone needs who uses the model, and what the gate looks at."""
+    def use(self) -> dict[str, str]:
+        """What someone needs who uses the model: stored with it, and with its version."""
         return {
             **{key: str(value) for key, value in self.keys.items()},
             "training": self.name,
@@ -191,25 +285,64 @@ class _Training:
             "threshold": f"{number(self.headline, 'threshold'):.6g}",
             "calibration": json.dumps(self.metrics.get("calibration") or {}, sort_keys=True),
             "cube_digest": str(self.train.get("cube_digest", "")),
+            "commit": str(self.train.get("commit", "")),
+        }
+
+    def version_tags(self) -> dict[str, str]:
+        """The same, and what the gate looks at."""
+        calibration = self.metrics.get("calibration") or {}
+        use = {key: calibration[key] for key in ("method", "slope", "offset", "knots", "values") if key in calibration}
+        return {
+            **self.use(),
+            "calibration": json.dumps(use, sort_keys=True),
+            "place": self.place,
             "mcc": f"{number(self.headline, 'mcc'):.6g}",
             "mcc_tune": f"{tune_mcc(self.folder):.6g}",
             "fp_share": f"{number(self.headline, 'fp_share'):.6g}",
         }
 
 
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record = read_json(path)
+    except ValueError as error:
+        raise OtrainError(f"{path}: not a whole record ({error}); let the run write it anew") from None
+    if not isinstance(record, dict):
+        raise OtrainError(f"{path}: not a record")
+    return record
+
+
 def _ensure_run(client, experiment: str, training: _Training) -> tuple[dict[str, Any], bool]:
     """The run of this training and, under the protocol grouped, its registered version."""
-    found = client.search_runs(
-        [experiment], filter_string=f"tags.training = '{training.name}'", order_by=["attributes.start_time DESC"]
-    )
+    found = [
+        run
+        for run in client.search_runs([experiment], f"tags.training = '{training.name}'")
+        if run.data.tags.get("place", training.place) == training.place
+    ]
     good = [run for run in found if run.data.tags.get("digest") == training.digest and _is_whole(client, run)]
-    run_id = good[0].info.run_id if good else _write_run(client, experiment, training)
-    for run in found:
-        if run.info.run_id != run_id:
-            client.delete_run(run.info.run_id)
-    entry = {"folder": str(training.folder), "run_id": run_id, "digest": training.digest}
-    if training.keys["protocol"] == "grouped":
-        entry |= {"model": training.model_name, "version": _ensure_version(client, run_id, training)}
+    if good:  # two, where two imports did not know of each other
+        run = min(good, key=lambda run: (run.info.start_time, run.info.run_id))
+        if run.data.tags.get("mlflow.parentRunId", "") != training.parent and training.parent:
+            client.set_tag(run.info.run_id, "study", training.study)
+            client.set_tag(run.info.run_id, "mlflow.parentRunId", training.parent)
+    else:
+        live = [run for run in found if run.info.run_id == training.train.get("mlflow_run")]
+        live = [run for run in live if LIVE in run.data.tags and "digest" not in run.data.tags]
+        run = client.get_run(_write_run(client, experiment, training, live=live[0] if live else None))
+    for other in found:
+        goes_on = "digest" not in other.data.tags and other.info.start_time > run.info.start_time
+        if other.info.run_id != run.info.run_id and not goes_on:
+            client.delete_run(other.info.run_id)
+    _send_files(
+        client, run, {training.folder / name: "figures" if name.endswith("png") else "records" for name in LATER}
+    )
+    entry = {"folder": str(training.folder), "run_id": run.info.run_id, "digest": training.digest}
+    onnx = _send_onnx(client, run, training.folder / ONNX)
+    if training.keys["protocol"] == "grouped" and not training.study:
+        tags = {**training.version_tags(), **({"onnx": onnx} if onnx else {})}
+        name = f"otrain-{training.keys['telescope']}"
+        version = ensure_version(client, run.info.run_id, name=name, tags=tags, description=training.words())
+        entry |= {"model": name, "version": version}
     return entry, not good
 
 
@@ -221,41 +354,61 @@ def _is_whole(client, run) -> bool:
     if run.info.status != "FINISHED" or not model_id:
         return False
     try:
-        location = client.get_logged_model(model_id).artifact_location
-    except MlflowException:
+        return any(file.path == "MLmodel" for file in client.list_logged_model_artifacts(model_id))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
         return False
-    return Path(location.removeprefix("file://"), "MLmodel").is_file()
 
 
-def _write_run(client, experiment: str, training: _Training) -> str:
+def _send_onnx(client, run, path: Path) -> str:
+    """Store the ONNX file, where there is one, with the model of the run; its digest."""
+    if not path.is_file():
+        return ""
+    mark = digest(path)
+    if run.data.tags.get("onnx") != mark:
+        client.log_model_artifact(run.data.tags["model_id"], str(path))
+        client.set_tag(run.info.run_id, "onnx", mark)
+    return mark
+
+
+def _write_run(client, experiment: str, training: _Training, *, live=None) -> str:
+    """Write the run of a training, or complete the one that it has begun itself."""
     from mlflow.entities import Dataset, DatasetInput, LoggedModelOutput, Metric, Param, RunTag
 
-    start = training.started
-    name = "/".join(str(training.keys[key]) for key in ("telescope", "pipeline", "experiment", "seed"))
-    name += " (random split)" if training.keys["protocol"] == "paper" else ""
-    run_id = client.create_run(experiment, start_time=start, run_name=name).info.run_id
-    end = start + int(1000 * training.seconds)
+    start, tags, name = training.started, training.tags(), run_name(training.keys)
+    if live is None:
+        run_id = client.create_run(experiment, start_time=start, run_name=name, tags=tags).info.run_id
+    else:
+        run_id, start = live.info.run_id, live.info.start_time
+    end = max(start, training.started) + int(1000 * training.seconds)
     metrics = [Metric(key, value, end, 0) for key in METRICS if np.isfinite(value := number(training.headline, key))]
     metrics.append(Metric("train_seconds", training.seconds, end, 0))
+    there = {
+        (key, point.step)
+        for key in (live.data.metrics if live else ())
+        for point in client.get_metric_history(run_id, key)
+    }
+    metrics += [point for point in _history(training, start) if (point.key, point.step) not in there]
     client.log_batch(
         run_id,
-        metrics=metrics + _history(training, start),
+        metrics=metrics,
         params=[Param(key, value) for key, value in training.params().items()],
-        tags=[RunTag(key, value) for key, value in training.tags().items()],
+        tags=[RunTag(key, value) for key, value in tags.items()],
     )
     cube_digest = str(training.train.get("cube_digest", "unknown"))
-    cube = Dataset(name=training.tags()["cube"], digest=cube_digest[:16], source_type="local", source="cube.npz")
+    cube = Dataset(name=tags["cube"], digest=cube_digest[:16], source_type="local", source="cube.npz")
     client.log_inputs(run_id, datasets=[DatasetInput(cube)])
     for record in RECORDS:
         if (training.folder / record).is_file():
             client.log_artifact(run_id, str(training.folder / record), "records")
-    for path in sorted(training.folder.glob("*.png")):
-        client.log_artifact(run_id, str(path), "figures")
-    for figure_name, figure in draw_training(training.folder).items():
+    figures = {} if training.study else draw_training(training.folder)
+    for figure_name, figure in figures.items():
         client.log_figure(run_id, figure, f"figures/{figure_name}.png")
     model = client.create_logged_model(experiment, name=name.replace("/", "-"), source_run_id=run_id)
+    about = {"run_id": run_id, "model_id": model.model_id, "metadata": training.use()}
     with tempfile.TemporaryDirectory() as folder:
-        write_model(training.folder / "model.keras", Path(folder, "model"), run_id=run_id, model_id=model.model_id)
+        write_model(training.folder / "model.keras", Path(folder, "model"), **about)
         client.log_model_artifacts(model.model_id, str(Path(folder, "model")))
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
@@ -265,94 +418,6 @@ def _write_run(client, experiment: str, training: _Training) -> str:
 
 
 def _history(training: _Training, start: int) -> list:
-    from mlflow.entities import Metric
-
     table = read_table(training.folder / "history.csv")
     stamps = start + 1000 * table["seconds"].cumsum() if "seconds" in table else [start] * len(table)
-    return [
-        Metric(f"epoch/{name}", float(value), int(stamp), int(epoch))
-        for name in HISTORY
-        if name in table
-        for value, stamp, epoch in zip(table[name], stamps, table["epoch"], strict=True)
-        if np.isfinite(value)
-    ]
-
-
-def _ensure_version(client, run_id: str, training: _Training) -> int:
-    """Register the run's model, once; older versions of the same training become superseded."""
-    from mlflow.exceptions import MlflowException
-
-    name = training.model_name
-    try:
-        client.create_registered_model(
-            name, description=f"Real/bogus classifier of telescope {training.keys['telescope']} (probability of True)."
-        )
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    versions = client.search_model_versions(f"name = '{name}'")
-    mine = [version for version in versions if version.run_id == run_id]
-    if not mine:
-        model = client.get_logged_model(client.get_run(run_id).data.tags["model_id"])
-        tags = training.version_tags()
-        mine = [
-            client.create_model_version(
-                name,
-                source=model.artifact_location,
-                run_id=run_id,
-                model_id=model.model_id,
-                tags=tags,
-                description=training.words(),
-            )
-        ]
-    number_ = int(mine[0].version)
-    for version in versions:
-        same = version.tags.get("training") == training.name and int(version.version) != number_
-        if same and "superseded" not in version.tags:
-            client.set_model_version_tag(name, version.version, "superseded", str(number_))
-    return number_
-
-
-def _name_champion(client, telescope: str, *, min_mcc: float, max_fp: float) -> dict[str, Any] | None:
-    """Give the alias to the version of highest MCC on tune among those that pass the gate on test, or to none.
-
-    A champion chosen by hand stays.
-    """
-    from mlflow.exceptions import MlflowException
-
-    name = f"otrain-{telescope}"
-    passing = []
-    for version in client.search_model_versions(f"name = '{name}'"):
-        tags = version.tags
-        mcc, mcc_tune, fp_share = (_float(tags.get(key)) for key in ("mcc", "mcc_tune", "fp_share"))
-        if "superseded" not in tags and tags.get("protocol") == "grouped" and mcc > min_mcc and fp_share <= max_fp:
-            rank = mcc_tune if np.isfinite(mcc_tune) else -np.inf  # versions of older imports lack it
-            passing.append((rank, -int(version.version), version))
-    try:
-        current = client.get_model_version_by_alias(name, CHAMPION).version
-    except MlflowException:
-        current = None
-    if current is not None and client.get_registered_model(name).tags.get(BY_HAND) == "true":
-        return _champion(name, client.get_model_version(name, current))
-    if not passing:
-        if current is not None:
-            client.delete_registered_model_alias(name, CHAMPION)
-        log.warning("%s: no model passes the gate (MCC above %g, false positives at most %g)", name, min_mcc, max_fp)
-        return None
-    _, _, best = max(passing, key=lambda item: item[:2])
-    if current is None or int(current) != int(best.version):
-        client.set_registered_model_alias(name, CHAMPION, best.version)
-    return _champion(name, best)
-
-
-def _champion(name: str, best) -> dict[str, Any]:
-    scores = {key: value for key in ("mcc", "mcc_tune") if np.isfinite(value := _float(best.tags.get(key)))}
-    return {"model": name, "version": int(best.version), "run_id": best.run_id, **scores, **_named(best.tags)}
-
-
-def _named(tags: Mapping[str, str]) -> dict[str, str]:
-    return {key: tags[key] for key in ("pipeline", "experiment", "seed", "threshold") if key in tags}
-
-
-def _float(text: str | None) -> float:
-    return float(text) if text else np.nan
+    return history_metrics(table.to_dict("records"), list(stamps))

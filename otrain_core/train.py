@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,6 +50,7 @@ def train_model(
     protocol: str = "grouped",
     checkpoint: str | Path | None = None,
     threads: int | None = None,
+    watch: Any = None,
 ):
     """Train a network.
 
@@ -104,6 +106,8 @@ def train_model(
         arguments, is deleted. The folder is removed at the end.
     threads : int, optional
         CPU threads (default: as the back end chooses).
+    watch : LiveRun, optional
+        Hears of every epoch, see `otrain_core.mlflow_live`.
 
     Returns
     -------
@@ -158,6 +162,7 @@ def train_model(
     loop = Loop(
         *(body, data["train"], data[tune_set]),
         **{"seed": seed, "options": options, "weights": weights, "steps": steps, "replicas": replicas},
+        watch=watch,
     )
     if checkpoint is not None:
         about = [options, seed, protocol, networks.keras.backend.backend()]

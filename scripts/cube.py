@@ -10,6 +10,7 @@ from otrain_core.cube import build_cube, no_rows, real_star_cube
 from otrain_core.cube_folders import class_folders, cube_from_folders
 from otrain_core.errors import ImageError
 from otrain_core.io import write_arrays, write_json
+from otrain_core.sheets import read_labels
 from otrain_core.stacks import read_stack
 
 
@@ -24,12 +25,13 @@ def main(
     seed: int,
     options: dict[str, Any],
     folder: str | None = None,
+    labels: str | None = None,
 ) -> None:
     """Write the cube, that of the real stars, and the record, from the cutouts of every image that did not fail.
 
-    A telescope of ready-made cutouts has a `folder` with True/ and False/ instead.
+    A telescope of ready-made cutouts has a `folder` with True/ and False/ instead. `labels` is a label sheet.
     """
-    names = {"telescope": telescope, "pipeline": pipeline}
+    names = {"telescope": telescope, "pipeline": pipeline, "labels": read_labels(labels) if labels else None}
     if folder:
         options = {key: value for key, value in options.items() if key not in ("channels", "real_stars")}
         arrays, counts = cube_from_folders(*class_folders(folder), seed=seed, **names, **options)
@@ -44,9 +46,10 @@ def main(
     write_json(record, counts | {"real_stars": dict(sorted(Counter(real["kinds"].tolist()).items()))})
 
 
-def _real(stacks: list[dict[str, Any]], options: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    chosen = {"channels": options["channels"]} if "channels" in options else {}
-    return real_star_cube(stacks, gather=False, **chosen, **names)
+def _real(stacks: list[dict[str, Any]], options: dict[str, Any], names: dict[str, Any]) -> dict[str, Any]:
+    return real_star_cube(
+        stacks, gather=False, **{key: options[key] for key in ("channels",) if key in options}, **names
+    )
 
 
 def read_stacks(paths: list[str]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
@@ -76,6 +79,7 @@ if "snakemake" in globals():
             telescope=snakemake.wildcards.telescope,  # noqa: F821
             pipeline=snakemake.wildcards.pipeline,  # noqa: F821
             folder=snakemake.params.folder,  # noqa: F821
+            labels=snakemake.input.get("labels"),  # noqa: F821
             seed=snakemake.params.seed,  # noqa: F821
             options=snakemake.params.options,  # noqa: F821
         )

@@ -22,26 +22,30 @@ def main(*, cube, split, model, history, record, experiment, seed, protocol, thr
     from otrain_core.inputs import SAMPLING
     from otrain_core.io import digest, read_table, write_json, write_table
     from otrain_core.job import provenance
+    from otrain_core.mlflow_live import live_run
     from otrain_core.stacks import read_stack
     from otrain_core.train import train_model
 
     options = {key: value for key, value in experiment.items() if key != "threshold"}
     checkpoint = Path(model).parent / f"{Path(model).stem}.checkpoint"
-    trained, epochs, result = train_model(
-        read_stack(cube, mmap=("cube",), only=("cube", "labels", "channels", *SAMPLING)),
-        read_table(split, columns=("index", "set")),
-        seed=seed,
-        protocol=protocol,
-        checkpoint=checkpoint,
-        threads=threads,
-        **options,
-    )
+    with live_run(Path(model).parent) as watch:
+        trained, epochs, result = train_model(
+            read_stack(cube, mmap=("cube",), only=("cube", "labels", "channels", *SAMPLING)),
+            read_table(split, columns=("index", "set")),
+            seed=seed,
+            protocol=protocol,
+            checkpoint=checkpoint,
+            threads=threads,
+            watch=watch,
+            **options,
+        )
 
     from otrain_core.networks import save_model
 
     save_model(trained, model)
     write_table(history, epochs)
-    write_json(record, {**result, "cube_digest": digest(cube), "split_digest": digest(split), **provenance()})
+    run = {"mlflow_run": watch.run_id} if watch and watch.run_id else {}
+    write_json(record, {**result, **run, "cube_digest": digest(cube), "split_digest": digest(split), **provenance()})
 
 
 if "snakemake" in globals():

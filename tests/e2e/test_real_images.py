@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from otrain_core.cli import main
 from otrain_core.io import read_arrays
 
 from ..workflow.test_dry_run import snakemake
@@ -52,6 +53,7 @@ def real_run(root, shared_data, tmp_path_factory):
         *("--cores", "2", "--directory", str(workdir), "--configfile", str(workdir / "config.yaml")),
         *("--config", "telescopes=telescopes.csv", "images=images.csv", f"data_root={shared_data}", "--"),
         *(f"results/{image}/cutouts.npz" for image in images),
+        "results/cecilia/builtin/cube.npz",
         timeout=1200,
     )
     return workdir, images
@@ -83,6 +85,39 @@ def test_hatp32_subtraction_is_sound(real_run):
         bright = truth[truth.mag < psf["limit_mag"] - 1.5]
         found = bright.id.isin(labelled.injection[labelled.label == 1])
         assert found.mean() > 0.6, image
+
+
+def _rows(path):
+    return pd.read_csv(path, dtype={"image": str}, keep_default_na=False)
+
+
+def test_a_classifier_of_these_frames_in_use(real_run, shared_data, capsys):
+    """As the README has it: trained on frames of one telescope, used on its others and on another's differences."""
+    workdir, images = real_run
+    mine, table = workdir / "mine", workdir / "scores.csv"
+    cube = workdir / "results/cecilia/builtin/cube.npz"
+    assert main(["train", str(cube), "-o", str(mine), "--epochs", "8", "--threads", "1"]) == 0
+    sets = _rows(mine / "split.csv").drop_duplicates("image").set_index("image")["set"]
+    unseen = [image for image in images[:4] if sets.get(image.split("/")[-1]) != "train"]
+    assert unseen
+    cutouts = [str(workdir / "results" / image / "cutouts.npz") for image in unseen]
+    assert main(["classify", *cutouts, "-m", str(mine), "-o", str(table)]) == 0
+    found = _rows(table)
+    real = [found.real[found.label == label].mean() for label in (0, 1)]
+    assert (found.label == -1).any() and real[1] > real[0] + 0.5, real
+
+    lco = shared_data / "lco_difference"
+    options = ["-m", str(mine), "--detect", "--psf", "5.4", "--bin", "2"]
+    assert main(["classify", str(lco / "diff_pydia_1.fits.fz"), *options, "-o", str(table)]) == 0
+    found = _rows(table)
+    assert 100 < len(found) < 250 and found.seeing.unique().tolist() == [2.7]
+    assert found.x.max() > 2000 and found.ra.between(17.2, 17.6).all()  # in pixels of the image, not binned
+    assert (found.reason.str.contains("noise")).mean() > 0.9
+    assert found.real.mean() < 0.5  # nearly all are residuals of stars, cosmic rays and hot pixels
+    capsys.readouterr()
+    assert main(["monitor", str(table), "-m", str(mine), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert "cannot be told: only 2 images" in told["advice"] and "Most candidates lie beyond" in told["advice"]
 
 
 def test_nothing_is_written_beside_the_data(real_run, shared_data):

@@ -11,7 +11,10 @@ import pytest
 from astropy.io import fits
 
 from otrain_core.cli import build_parser, main
+from otrain_core.cutouts import make_cutouts
+from otrain_core.galleries import Extremes
 from otrain_core.io import write_arrays
+from otrain_core.new_candidates import _as_table
 from tests.unit.synthetic_cube import make_cube
 from tests.unit.synthetic_difference import SEEING, grid_of_sources, tangential
 from tests.unit.tiny_onnx import write_tiny  # noqa: E402
@@ -33,7 +36,9 @@ def _rows(path):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("verb", ["convert", "export", "train", "classify", "diagnose", "explain", "models", "check"])
+@pytest.mark.parametrize(
+    "verb", ["convert", "export", "train", "classify", "diagnose", "explain", "models", "label", "check", "monitor"]
+)
 def test_help_of_every_verb(verb, capsys):
     with pytest.raises(SystemExit) as done:
         build_parser().parse_args([verb, "--help"])
@@ -105,6 +110,24 @@ def test_classify_a_difference_image(tmp_path, model, capsys):
     assert "is this a difference image?" in capsys.readouterr().err
 
 
+def test_the_lowest_and_the_highest_of_many_blocks(tmp_path, cube, model):
+    rng = np.random.default_rng(1)
+    probability, extremes = rng.random(500), Extremes(4)
+    planes = np.arange(500, dtype=np.float32)[:, None, None] * np.ones((1, 3, 3), np.float32)
+    for start in range(0, 500, 90):
+        rows = slice(start, start + 90)
+        extremes.add({"difference": planes[rows]}, probability[rows], np.arange(500)[rows].astype(str))
+    panels, order = extremes.gallery().panels, np.argsort(probability)
+    assert [int(plane[0, 0]) for plane in panels["Lowest"]] == order[:4].tolist()
+    assert [int(plane[0, 0]) for plane in panels["Highest"]] == order[:-5:-1].tolist()
+    few = Extremes(4)
+    few.add({"difference": planes[:3]}, probability[:3], ["a", "b", "c"])
+    assert [len(panel) for panel in few.gallery().panels.values()] == [1, 2]
+    gallery = tmp_path / "gallery.png"
+    assert main(["classify", cube, "-m", model, "-o", str(tmp_path / "a.csv"), "--gallery", str(gallery)]) == 0
+    assert gallery.stat().st_size > 10_000
+
+
 def test_another_threshold(cube, model, capsys):
     assert main(["classify", cube, "-m", model, "--threshold", "0", "--json", "--quiet"]) == 0
     record = json.loads(capsys.readouterr().out)
@@ -115,9 +138,29 @@ def test_cells_are_no_formulas():
     from otrain_core.cli_classify import _csv
 
     text = _csv(
-        [{"candid": "=cmd()", "x": np.nan, "real": np.True_, "p": np.float32(-0.5)}], ["candid", "x", "real", "p"]
+        [{"candid": "=cmd()", "x": np.nan, "real": np.True_, "p": np.float32(-0.5), "label": np.int64(-1)}],
+        ["candid", "x", "real", "p", "label"],
     )
-    assert text == "'=cmd(),,1,-0.5\n"
+    assert text == "'=cmd(),,1,-0.5,-1\n"
+
+
+def test_classify_the_cutouts_of_an_image_of_the_workflow(tmp_path, model):
+    """cutouts.npz, which has candidates that no cube takes up."""
+    (diff, _, _), psf, sources = grid_of_sources(30)
+    planes = {"diff": diff, "science": diff + 3, "reference": diff * 0, "mask": np.zeros(diff.shape, np.uint8)}
+    table = _as_table(
+        {key: sources[key] for key in "xy"} | {"candid": sources.index.astype(str), "ra": 1.0, "dec": 2.0}, 2.5
+    )
+    table["label"], table["image"] = -1, "im7"
+    arrays = make_cutouts(table, planes, image="im7", psf=psf, size=32, pixel_scale=1.0)
+    write_arrays(tmp_path / "cutouts.npz", arrays)
+    assert main(["classify", str(tmp_path / "cutouts.npz"), "-m", model, "-o", str(tmp_path / "out.csv")]) == 0
+    rows = _rows(tmp_path / "out.csv")
+    assert len(rows) == len(sources) and {row["image"] for row in rows} == {"im7"}
+    assert {row["label"] for row in rows} == {"-1"} and rows[0]["seeing"] == "2.5"
+    assert float(rows[0]["x"]) == pytest.approx(sources.x[0]) and float(rows[0]["background"]) == pytest.approx(
+        3, abs=1
+    )
 
 
 def test_a_cube_of_the_original(tmp_path, cube, model, capsys):
@@ -132,6 +175,39 @@ def test_a_cube_of_the_original(tmp_path, cube, model, capsys):
     assert main(["export", str(tmp_path / "old.npz"), "-o", str(tmp_path / "folders")]) == 0
     headers = [fits.getheader(path) for path in (tmp_path / "folders").rglob("*.fits")]
     assert len(headers) == 60 and sum("MAG" not in header for header in headers) == 3
+
+
+def test_label_sheet(tmp_path, capsys):
+    from otrain_core.label_store import LabelStore
+
+    database = str(tmp_path / "labels.sqlite")
+    assert main(["label", "sheet", "--database", database]) == 1
+    assert "otrain label serve" in capsys.readouterr().err
+    one = {
+        "id": "c",
+        "telescope": "T",
+        "pipeline": "p",
+        "image": "a",
+        "candid": "c",
+        "x": 1.0,
+        "y": 2.0,
+        "before": "True",
+    }
+    LabelStore(database).add(one, label="False", who="anna", key="key-00001")
+    assert main(["label", "sheet", "--database", database, "-o", str(tmp_path / "labels.csv")]) == 0
+    assert "1 answers of 1 people about 1 candidates" in capsys.readouterr().out
+    (row,) = _rows(tmp_path / "labels.csv")
+    assert (row["candid"], row["label"], row["who"]) == ("c", "False", "anna")
+    assert main(["label", "sheet", "--database", database, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["label"] == "False"
+    assert main(["label", "sheet", "--database", database]) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith("telescope,pipeline,image,candid,x,y,label")
+
+
+def test_label_serve_refuses(tmp_path, capsys):
+    assert main(["label", "serve", "--results", str(tmp_path)]) == 1
+    assert "no cube" in capsys.readouterr().err
+    assert main(["label", "serve", "--most", "0"]) == 1
 
 
 def test_check(tmp_path, cube, capsys):

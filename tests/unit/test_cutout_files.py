@@ -95,6 +95,21 @@ def test_blocks(tmp_path):
     assert blocks[1][1][2]["candid"] == "5"
 
 
+def test_what_the_edge_has_cut_off_is_left_out(tmp_path):
+    """gmadet writes smaller cutouts at the edge and marks them."""
+    for k in range(6):
+        edge = {"EDGE": "True"} if k == 3 else {}
+        shape = (20, 33) if edge else (33, 33)
+        _single(tmp_path / ("true" if k % 2 else "false") / f"{k}.fits", GMADET | {"CANDID": k} | edge, shape=shape)
+    blocks = list(read_blocks(find_cutouts(tmp_path / "true"), size=32, block=2))
+    assert [row["candid"] for _, rows in blocks for row in rows] == ["1", "5"]
+    assert blocks[0][1][0]["file"] == str(tmp_path / "true" / "1.fits")
+    arrays, record = cube_from_folders(*class_folders(tmp_path), seed=1, true_fraction=None)
+    assert (len(arrays["labels"]), record["n_edge"], record["n_candidates"]) == (5, 1, 6)
+    with pytest.raises(CubeError, match="EDGE: cut off by the edge of the image, 33 x 20 px"):
+        read_cutout(tmp_path / "true" / "3.fits")
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -45,7 +45,7 @@ def test_what_is_unlike_the_training_set_says_why(change, word):
     train = np.concatenate([_cutouts(30, sigma=sigma, seed=k) for k, sigma in enumerate(sigmas)])
     statistics = training_statistics(describe(train, ["difference", "psf"]), np.repeat(np.arange(20), 30))
     reasons = unlike(describe(_cutouts(50, seed=99, **change), ["difference", "psf"]), statistics)
-    assert len(statistics["images"]["psf_width"]) == 20
+    assert len(statistics["images"]["all"]["psf_width"]) == 20
     if word:
         assert all(reason.startswith(word) and "training" in reason for reason in reasons)
     else:

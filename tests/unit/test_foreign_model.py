@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from otrain_core import safe
 from otrain_core.errors import CubeError
 from otrain_core.foreign_model import check_layers, load_any_model
 
@@ -65,6 +66,36 @@ def test_code_in_a_model_is_refused(tmp_path, keras, name):
 def test_layers_that_do_more_than_compute(entry):
     with pytest.raises(CubeError, match="is refused"):
         check_layers({"class_name": "Functional", "config": {"name": "m", "layers": [entry]}}, "m.keras")
+
+
+def test_models_that_take_all_memory(tmp_path, monkeypatch):
+    with pytest.raises(CubeError, match="units: 1000000000 is more than"):
+        check_layers({"class_name": "Sequential", "config": {"layers": [{"config": {"units": 10**9}}]}}, "m.keras")
+    with pytest.raises(CubeError, match="batch_shape: 100000 is more than"):
+        check_layers({"config": {"batch_shape": [None, 32, 100_000, 1]}}, "m.keras")
+    monkeypatch.setattr(safe, "SMALL", 2**20)
+    with zipfile.ZipFile(tmp_path / "m.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", bytes(2**22))
+    with pytest.raises(CubeError, match="decompression bomb"):
+        load_any_model(tmp_path / "m.keras")
+
+
+def test_weights_outside_the_file_are_refused(tmp_path, keras):
+    """They could be any file of the reader's machine."""
+    import h5py
+
+    layers = keras.layers
+    keras.Sequential([layers.Input((4, 4, 1)), layers.Flatten(), layers.Dense(2)]).save(tmp_path / "model.h5")
+    (tmp_path / "secret").write_bytes(bytes(1000))
+    with h5py.File(tmp_path / "model.h5", "r+") as file:
+        names: list[str] = []
+        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        shape, kind = file[names[0]].shape, file[names[0]].dtype
+        del file[names[0]]
+        file.create_dataset(names[0], shape, kind, external=[(str(tmp_path / "secret"), 0, h5py.h5f.UNLIMITED)])
+    with pytest.raises(CubeError, match="refused|not a readable"):
+        load_any_model(tmp_path / "model.h5")
 
 
 def test_unreadable_models(tmp_path):

@@ -88,6 +88,42 @@ def test_detection_where_there_is_no_list(field):
         cut_candidates(path, size=21)
 
 
+def test_binned_images(field, tmp_path):
+    """Positions stay those of the image; flux and PSF are summed over the same pixels."""
+    path, sources = field
+    whole, _ = cut_candidates(path, sources, size=64, psf=SEEING)
+    cutouts, table = cut_candidates(path, sources, size=32, psf=SEEING, bin=2)
+    assert np.allclose(table["x"], sources.x) and np.allclose(table["y"], sources.y)
+    assert (cutouts["seeing"] == SEEING / 2).all() and cutouts["pixel_scale"][0] == pytest.approx(2.0)
+    difference, psf = cutouts["cube"][..., 0], cutouts["cube"][..., 4]
+    of_column = np.isnan(difference).all(axis=1).sum(axis=1)  # binned, a missing column is one of twice the width
+    near_column = np.abs(sources["x"].to_numpy() - 100) < 30
+    assert (of_column[near_column] == 1).all()
+    flux = np.nansum(difference * psf, axis=(1, 2)) / np.nansum(psf**2, axis=(1, 2))
+    assert np.median(flux / sources.flux) == pytest.approx(1, abs=0.05)
+    assert psf.sum(axis=(1, 2)) == pytest.approx(whole["cube"][..., 4].sum(axis=(1, 2)), abs=0.03)
+    _, found = cut_candidates(path, size=16, psf=SEEING, bin=2)
+    distance = np.hypot(found["x"][:, None] - sources.x.to_numpy(), found["y"][:, None] - sources.y.to_numpy())
+    assert np.median(distance.min(axis=1)) < 0.5
+    sky = tangential().all_pix2world(found["x"], found["y"], 0)
+    assert np.allclose(found["ra"], sky[0]) and np.allclose(found["dec"], sky[1])
+    for wrong in (0, 1000):
+        with pytest.raises(ConfigError, match="bin: 1 to"):
+            cut_candidates(path, sources, size=16, psf=SEEING, bin=wrong)
+
+
+def test_the_sky_of_science_and_reference_is_subtracted(field, tmp_path):
+    path, sources = field
+    data = fits.getdata(path)
+    for name, sky in (("science", 500.0), ("reference", 80.0)):
+        fits.PrimaryHDU(data + np.float32(sky)).writeto(tmp_path / f"{name}.fits")
+    planes = {name: tmp_path / f"{name}.fits" for name in ("science", "reference")}
+    cube = cut_candidates(path, sources, size=16, psf=SEEING, **planes)[0]["cube"]
+    for channel in (1, 2):
+        assert abs(np.nanmedian(cube[..., channel])) < 3
+        assert np.nanmax(np.abs(cube[..., channel] - cube[..., 0])) < 10
+
+
 def test_psfs_and_planes_that_cannot_be_used(field, tmp_path):
     with pytest.raises(ConfigError, match="FWHM of 0.5 to 100"):
         choose_psf(0.0)

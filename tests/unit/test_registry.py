@@ -5,7 +5,8 @@ import pytest
 from otrain_core import registry
 from otrain_core.errors import OtrainError
 from otrain_core.mlflow_store import open_store
-from otrain_core.track import _name_champion, records_digest
+from otrain_core.registry import name_champion
+from otrain_core.track import records_digest
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +52,15 @@ def test_what_is_not_there_is_told(results, name, message):
 
 def test_promoted_and_rolled_back(results):
     client, _ = open_store(results / "mlflow.db", results / "mlartifacts")
-    assert registry.promote("tca", 1, results=results) == {"model": "otrain-tca", "version": 1, "previous": 2}
+    done = registry.promote("tca", 1, results=results)
+    assert done == {"model": "otrain-tca", "version": 1, "previous": 2, "gate": ""}
     assert registry.find_model("tca", results=results).parent.name == "seed1"
     assert registry.find_model("tca@previous", results=results).parent.name == "seed2"
-    assert _name_champion(client, "tca", min_mcc=0.7, max_fp=0.05)["version"] == 1  # chosen by hand: it stays
+    assert name_champion(client, "tca", min_mcc=0.7, max_fp=0.05)["version"] == 1  # chosen by hand: it stays
     assert registry.roll_back("tca", results=results)["version"] == 2
     assert registry.roll_back("tca", results=results)["version"] == 1
     registry.automatic("tca", results=results)
-    assert _name_champion(client, "tca", min_mcc=0.7, max_fp=0.05)["version"] == 3  # the best on tune
+    assert name_champion(client, "tca", min_mcc=0.7, max_fp=0.05)["version"] == 3  # the best on tune
     registry.promote("tca", 2, results=results)
     with pytest.raises(OtrainError, match="no version '7'"):
         registry.promote("tca", 7, results=results)

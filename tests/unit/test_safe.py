@@ -1,18 +1,22 @@
 """Files from strangers: each refusal is told in a sentence, before memory is taken."""
 
+import bz2
 import gzip
 import io
+import lzma
 import pickle
 import zipfile
 
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.table import Table
+from astropy.wcs import WCS
 
-from otrain_core import safe
+from otrain_core import cutout_files, new_candidates, safe
 from otrain_core.cube import read_cube
-from otrain_core.errors import CubeError, ImageError
-from otrain_core.io import read_arrays, read_fits
+from otrain_core.errors import ConfigError, CubeError, ImageError, OtrainError
+from otrain_core.io import celestial_wcs, read_arrays, read_fits
 from otrain_core.stacks import read_stack
 
 
@@ -91,12 +95,66 @@ def test_hostile_headers_are_refused(tmp_path, cards, message):
         read_fits(_fits(tmp_path / "image.fits", **cards), image="a")
 
 
-def test_gzip_bombs_are_refused(tmp_path, monkeypatch):
-    path = tmp_path / "image.fits.gz"
-    path.write_bytes(gzip.compress(bytes(2**22)))
+@pytest.mark.parametrize("fold", [gzip.compress, bz2.compress, lzma.compress])
+def test_bombs_are_refused_by_every_reader_of_files_from_elsewhere(tmp_path, monkeypatch, fold):
+    """astropy unfolds by the first bytes, whatever the name."""
     monkeypatch.setattr(safe, "SMALL", 2**20)
-    with pytest.raises(ImageError, match="decompression bomb"):
+    monkeypatch.setattr(cutout_files, "MAX_BYTES", 2**20)
+    readers = {
+        "image.fits": lambda path: read_fits(path, image="a"),
+        "cutout.fits": lambda path: cutout_files.read_cutout(path),
+        "list.fits": new_candidates.read_candidates,
+        "list.csv": new_candidates.read_candidates,
+        "psf.fits": new_candidates.choose_psf,
+    }
+    for name, read in readers.items():
+        path = tmp_path / name
+        path.write_bytes(fold(bytes(2**22)))
+        with pytest.raises(OtrainError, match="decompression bomb"):
+            read(path)
+
+
+def test_an_honest_compressed_image_passes_and_an_archive_does_not(tmp_path):
+    path = _fits(tmp_path / "image.fits")
+    data = path.read_bytes()
+    for fold in (gzip.compress, bz2.compress, lzma.compress):
+        path.write_bytes(fold(data))
+        assert read_fits(path, image="a")[0].shape == (4, 4)
+    _archive(path, {"image.fits": data})
+    with pytest.raises(ImageError, match="a zip file is not read"):
         read_fits(path, image="a")
+
+
+def test_hostile_tables_of_candidates(tmp_path):
+    path = tmp_path / "list.fits"
+    Table({"x": [1.0], "y": [2.0]}).write(path)
+    data = path.read_bytes()
+    place = data.index(b"NAXIS2  =")
+    path.write_bytes(data[:place] + f"NAXIS2  = {10**12:>20}".ljust(80).encode() + data[place + 80 :])
+    with pytest.raises(ConfigError, match="header promises"):
+        new_candidates.read_candidates(path)
+    path = tmp_path / "list.ecsv"
+    Table({"x": [1.0], "y": [2.0]}).write(path)
+    for tag in ("!!python/object/apply:pytest.fail ['code was run']", "!!python/name:os.system"):
+        path.write_text(path.read_text().replace("# schema:", f"# meta: {tag}\n# schema:"))
+        with pytest.raises(ConfigError, match="not a readable table"):
+            new_candidates.read_candidates(path)
+
+
+def test_distortions_of_a_hostile_order_are_no_wcs():
+    """Memory is taken for the square of the order."""
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.cdelt = ["RA---TAN-SIP", "DEC--TAN-SIP"], [1e-4, 1e-4]
+    header = wcs.to_header()
+    header["CRVAL1"], header["A_ORDER"], header["B_ORDER"] = 1.0, 2, 2
+    assert celestial_wcs(header) is not None
+    for order in (10**9, "2"):
+        header["A_ORDER"] = header["B_ORDER"] = order
+        assert celestial_wcs(header) is None
+
+
+def test_a_text_on_a_terminal_is_plain():
+    assert safe.plain("a\x1b[2J\nb") == "a?[2J?b" and safe.plain("TCA é") == "TCA é"
 
 
 def test_compressed_images_that_promise_too_much(tmp_path):

@@ -9,13 +9,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import yaml
 
 from otrain_core import io, track
 from otrain_core.errors import OtrainError
 from otrain_core.mlflow_store import EXPERIMENT, open_store
+from otrain_core.registry import name_champion
 from otrain_core.summary import tune_mcc
-from otrain_core.track import METRICS, import_runs, records_digest
+from otrain_core.sweep import SWEEP_KEYS
+from otrain_core.track import METRICS, find_trainings, import_runs, records_digest
 from scripts.track import main
 from tests.unit.synthetic_results import write_results
 
@@ -136,6 +140,11 @@ def test_the_champion_is_the_best_of_those_that_pass(place, runs):
     assert champion.tags["training"] == "/".join(["tiny/builtin", Path(best).parent.name, "1", "grouped"])
     assert float(champion.tags["threshold"]) == pytest.approx(grouped[best]["threshold"], rel=1e-5)
     assert json.loads(champion.tags["calibration"])["method"] == "platt"
+    described = yaml.safe_load(Path(champion.source.removeprefix("file://"), "MLmodel").read_text())
+    stored = {key: described["metadata"][key] for key in ("threshold", "cube_digest", "commit", "telescope")}
+    assert stored == {key: champion.tags[key] for key in stored}
+    assert json.loads(champion.tags["calibration"]).items() <= json.loads(described["metadata"]["calibration"]).items()
+    assert "tensor" in described["signature"]["inputs"]
     assert champion.tags["cube_digest"] == "ab" * 32
     assert record["champions"]["tiny"]["version"] == int(champion.version)
     assert record["champions"]["tiny"]["mcc_tune"] == pytest.approx(tune_mcc(best), rel=1e-5)
@@ -153,23 +162,25 @@ def test_the_alias_goes_when_nothing_passes(place, runs, gate):
 
 
 class Client:
-    """A registry without a champion."""
+    """A registry without a champion, of a model of which versions may come meanwhile."""
 
-    alias = None
-
-    def __init__(self, versions):
-        self.versions = versions
+    def __init__(self, *answers):
+        self.answers, self.aliases, self.tags = list(answers), {}, {}
 
     def search_model_versions(self, _):
-        return self.versions
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
-    def get_model_version_by_alias(self, *_):
-        from mlflow.exceptions import MlflowException
+    def get_registered_model(self, _):
+        return self
 
-        raise MlflowException("none")
+    def set_model_version_tag(self, _name, version, key, value):
+        next(item for item in self.answers[-1] if item.version == version).tags[key] = value
 
-    def set_registered_model_alias(self, _name, _alias, version):
-        self.alias = version
+    def set_registered_model_alias(self, _name, alias, version):
+        self.aliases[alias] = version
+
+    def set_registered_model_tag(self, _name, key, value):
+        self.tags[key] = value
 
 
 class Version:
@@ -188,8 +199,21 @@ def test_gate_bounds_are_as_in_the_paper():
         Version("6", mcc="nan", fp_share="nan"),
     ]
     client = Client(versions)
-    assert track._name_champion(client, "tiny", min_mcc=0.7, max_fp=0.05)["version"] == 2
-    assert client.alias == "2"
+    assert name_champion(client, "tiny", min_mcc=0.7, max_fp=0.05)["version"] == 2
+    assert client.aliases == {"champion": "2"} and "MCC 0.800" in client.tags["champion"]
+    gates = [version.tags["gate"] for version in versions]
+    assert [gate == "passed" for gate in gates] == [False, True, False, True, False, False]
+    assert gates[0] == "failed: MCC 0.700 is not above 0.7"
+    assert gates[2].startswith("failed: false positives 0.050 of the test set")
+
+
+def test_a_better_version_that_comes_meanwhile_is_the_champion():
+    """Two imports at once: the one that looked first looks again."""
+    first = Version("1", mcc="0.9", mcc_tune="0.8", fp_share="0.01")
+    second = Version("2", mcc="0.9", mcc_tune="0.9", fp_share="0.01")
+    client = Client([first], [first, second])
+    assert name_champion(client, "tiny", min_mcc=0.7, max_fp=0.05)["version"] == 2
+    assert client.aliases == {"champion": "2"}
 
 
 def test_tune_chooses_and_test_is_only_the_gate():
@@ -199,9 +223,9 @@ def test_tune_chooses_and_test_is_only_the_gate():
         Version("3", mcc="0.60", mcc_tune="0.99", fp_share="0.01"),
         Version("4", mcc="0.97", fp_share="0.01"),  # of an import that did not know it
     ]
-    champion = track._name_champion(Client(versions), "tiny", min_mcc=0.7, max_fp=0.05)
+    champion = name_champion(Client(versions), "tiny", min_mcc=0.7, max_fp=0.05)
     assert (champion["version"], champion["mcc"], champion["mcc_tune"]) == (2, 0.9, 0.93)
-    assert track._name_champion(Client(versions[3:]), "tiny", min_mcc=0.7, max_fp=0.05)["version"] == 4
+    assert name_champion(Client(versions[3:]), "tiny", min_mcc=0.7, max_fp=0.05)["version"] == 4
 
 
 def test_a_retrained_run_takes_the_place_of_the_old_one(place, runs, tmp_path):
@@ -290,10 +314,86 @@ def test_a_file_that_is_no_store_is_refused(tmp_path, runs):
         import_runs(runs, store=tmp_path / "m.db", artifacts=tmp_path / "art", **GATE)
 
 
-def test_a_file_that_is_no_model_is_refused(place, runs):
-    (Path(runs[0]) / "model.keras").write_bytes(b"PK not really")
-    with pytest.raises(OtrainError, match="model.keras: not a Keras model"):
-        import_runs(runs[:1], **place, **GATE)
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model.keras", "PK not really", "model.keras: not a Keras model"),
+        ("train.json", '{"options": {"netwo', "train.json: not a whole record"),
+        ("metrics.json", "[]", "metrics.json: not a record"),
+    ],
+)
+def test_a_broken_record_is_told_and_keeps_nothing_from_the_others(place, runs, tmp_path, name, content, message):
+    kept = (Path(runs[0]) / name).read_bytes()
+    (Path(runs[0]) / name).write_text(content)
+    record = import_runs(runs, **place, **GATE)
+    assert [entry["folder"] for entry in record["runs"]] == runs[1:]
+    assert message in record["broken"][0]["reason"]
+    with pytest.raises(OtrainError, match=message):
+        main(runs=runs, store=str(place["store"]), record=str(tmp_path / "record.json"), gate=GATE)
+    (Path(runs[0]) / name).write_bytes(kept)
+    assert not import_runs(runs, **place, **GATE)["broken"]
+    assert len(live_runs(place)) == len(runs)
+    assert all(run.info.status == "FINISHED" for run in live_runs(place))
+
+
+def test_a_study_lists_its_trainings_under_it(place, tmp_path, model_file):
+    root = tmp_path / "results"
+    main_runs = write_results(root, model=model_file, experiments=("otrain2",))["runs"]
+    names = ("otrain2-data-size-50", "otrain2-data-size-100")
+    swept = write_results(root, model=model_file, experiments=names)["runs"]
+    rows = [("data-size", "n_train", value, "tiny", "builtin", "otrain2", 1) for value in (50, 100)]
+    table = root / "studies" / "data-size.csv"
+    io.write_table(table, pd.DataFrame(rows, columns=list(SWEEP_KEYS)))
+    table.with_suffix(".png").write_bytes(b"a picture")
+    assert find_trainings(root) == (sorted(main_runs + swept, key=Path), [str(table)])
+    for _ in range(2):  # the second time changes nothing
+        record = import_runs(main_runs + swept, **place, studies=[table], **GATE)
+        client, _ = client_of(place)
+        (parent,) = record["studies"].values()
+        assert client.get_run(parent).info.run_name == "study data-size"
+        assert {file.path for file in client.list_artifacts(parent, "figures")} == {"figures/data-size.png"}
+        found = {run.info.run_id: run.data.tags.get("mlflow.parentRunId") for run in live_runs(place)}
+        assert len(found) == 4
+        for entry in record["runs"]:
+            assert found[entry["run_id"]] == (None if entry["folder"] in main_runs else parent)
+            assert ("version" in entry) == (entry["folder"] in main_runs)
+
+
+def test_what_comes_later_is_added_to_the_run(place, runs):
+    folder = Path(runs[0])
+    first = import_runs(runs[:1], **place, **GATE)
+    (folder / "model.onnx").write_bytes(b"an exported model")
+    (folder / "transfer.csv").write_text("source,target\n")
+    second = import_runs(runs[:1], **place, **GATE)
+    assert first["runs"] == second["runs"]
+    client, _ = client_of(place)
+    run = client.get_run(second["runs"][0]["run_id"])
+    assert "records/transfer.csv" in {file.path for file in client.list_artifacts(run.info.run_id, "records")}
+    files = {file.path for file in client.list_logged_model_artifacts(run.data.tags["model_id"])}
+    assert {"MLmodel", "model.onnx"} <= files
+    version = client.get_model_version("otrain-tiny", "1")
+    assert version.tags["onnx"] == io.digest(folder / "model.onnx")
+
+
+def test_runs_of_another_results_folder_are_left_alone(place, runs, tmp_path, model_file):
+    """Two people with the same names on one server."""
+    import_runs(runs[:1], **place, **GATE)
+    other = write_results(tmp_path / "other/results", model=model_file, quality=2.5)["runs"]
+    import_runs(other[:1], **place, **GATE)
+    assert len(live_runs(place)) == 2
+    client, _ = client_of(place)
+    versions = client.search_model_versions("name = 'otrain-tiny'")
+    assert len(versions) == 2 and not any("superseded" in version.tags for version in versions)
+
+
+def test_a_server_that_is_away_does_not_stop_the_rule(place, runs, tmp_path, monkeypatch, caplog):
+    for address, reason in (("http://127.0.0.1:9", "no MLflow server answers"), ("htp:/x", "not the address")):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        main(runs=runs[:1], store=str(place["store"]), record=str(tmp_path / "record.json"), gate=GATE)
+        assert reason in caplog.text and "otrain models import" in caplog.text
+        record = io.read_json(tmp_path / "record.json")
+        assert len(record["runs"]) == 1 and reason in record["server"]["error"]
+        caplog.clear()
 
 
 def test_the_digest_follows_every_record(runs):

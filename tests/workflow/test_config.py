@@ -117,6 +117,7 @@ def test_environment_yml_has_what_pyproject_has(root):
     """conda users get the same packages, and the AstrOmatic programs besides."""
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     conda_names = {"matplotlib": "matplotlib-base", "snakemake": "snakemake-minimal", "tensorflow-cpu": "tensorflow"}
+    conda_names["psycopg2-binary"] = "psycopg2"
     extras = project["optional-dependencies"]
     wanted = {}
     for requirement in project["dependencies"] + extras["cpu"] + extras["dev"]:

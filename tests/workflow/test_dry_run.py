@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 BIN = Path(sys.executable).parent
 
@@ -63,6 +64,23 @@ def test_slurm_profile(root):
     result = snakemake(root, "--profile", "slurm", "-n", "--forceall")
     assert "group image" in result.stdout or "image" in result.stdout
     assert planned_jobs(result.stdout)["train"] == 2
+    rules = re.split(r"\n(?=rule )", result.stdout)
+    trainings = [text for text in rules if text.startswith("rule train:")]
+    assert all("slurm_partition=gpu" in text and "gpu=1" in text for text in trainings) and len(trainings) == 2
+    others = [text for text in rules if text.startswith("rule") and not text.startswith("rule train:")]
+    assert all("slurm_partition=cpu" in text and "gpu=" not in text for text in others)
+
+
+def test_every_training_has_the_partition_of_gpus(root):
+    """What asks for a GPU in its rule stands under set-resources of the Slurm profile, and nothing else does."""
+    asks = set()
+    for path in (root / "workflow/rules").glob("*.smk"):
+        for text in re.split(r"\n(?=rule |use rule )", path.read_text()):
+            if re.search(r"^        gpu=", text, flags=re.M):
+                asks.add(re.match(r"rule (\w+)", text)[1])
+    profile = yaml.safe_load((root / "slurm/config.yaml").read_text())
+    assert set(profile["set-resources"]) == asks | {"train_random_split"}
+    assert {settings["slurm_partition"] for settings in profile["set-resources"].values()} == {"gpu"}
 
 
 def test_hatp32_needs_only_its_sheet(root, shared_data):

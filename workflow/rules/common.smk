@@ -107,12 +107,28 @@ def trainings(*names):
     return [f"{folder}/{name}" for folder in RUN.trainings() for name in names]
 
 
+def with_studies(folders):
+    """Folders of trainings, and those of the sweeps, each once."""
+    swept = [f"results/{row['folder']}" for sweep in RUN.config.studies.sweeps for row in RUN.sweep(sweep)]
+    return list(dict.fromkeys(folders + swept))
+
+
 def pool_members(wildcards):
     return RUN.pool_members(wildcards.telescope, wildcards.pipeline)
 
 
 def finetune_source(wildcards):
     return RUN.finetune_source(wildcards.telescope, wildcards.pipeline)
+
+
+def check_and_remember():
+    """Refuse to start where files could get a second writer or the cluster does not fit; leave a note for `make resume`."""
+    from otrain_core.resume import start
+
+    try:
+        start(workflow)
+    except OtrainError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def choose_what_a_bad_image_does():
@@ -149,3 +165,4 @@ def report_unfinished():
         **tables,
     )
     print(f"The run ended early. What there is, and what failed and why: {page['report']}", file=sys.stderr)
+    print("`make resume` tries again what is missing.", file=sys.stderr)

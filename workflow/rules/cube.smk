@@ -2,6 +2,7 @@ rule cube:
     """Assemble the cube of one telescope under one pipeline from the cutouts of all its images."""
     input:
         stacks=stacks,
+        labels=RUN.labels or [],
     output:
         cube="results/{telescope}/{pipeline}/cube.npz",
         real_stars="results/{telescope}/{pipeline}/real_stars.npz",

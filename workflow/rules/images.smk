@@ -20,7 +20,7 @@ rule psf:
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 1500 * attempt,
-        runtime=lambda wildcards, attempt: 15 * attempt,
+        runtime=lambda wildcards, attempt: 10 * attempt,
     params:
         science=science_path,
         telescope=telescope_row,
@@ -52,7 +52,7 @@ rule inject:
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 1500 * attempt,
-        runtime=lambda wildcards, attempt: 15 * attempt,
+        runtime=lambda wildcards, attempt: 5 * attempt,
     params:
         science=science_path,
         telescope=telescope_row,
@@ -81,7 +81,7 @@ rule prepare:
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
-        runtime=lambda wildcards, attempt: 15 * attempt,
+        runtime=lambda wildcards, attempt: 10 * attempt,
     params:
         telescope=telescope_row,
         wcs=wcs_path,
@@ -111,7 +111,7 @@ rule subtract:
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
-        runtime=lambda wildcards, attempt: 30 * attempt,
+        runtime=lambda wildcards, attempt: 15 * attempt,
     params:
         reference=reference_path,
         telescope=telescope_row,
@@ -142,7 +142,7 @@ rule detect:
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 1500 * attempt,
-        runtime=lambda wildcards, attempt: 15 * attempt,
+        runtime=lambda wildcards, attempt: 10 * attempt,
     params:
         wcs=wcs_path,
         options=step("detect"),
@@ -174,7 +174,7 @@ rule crossmatch:
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 1000 * attempt,
-        runtime=lambda wildcards, attempt: 15 * attempt,
+        runtime=lambda wildcards, attempt: 5 * attempt,
     params:
         options=step("crossmatch"),
         code=code_digest("crossmatch"),
@@ -202,7 +202,7 @@ rule cutouts:
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 1000 * attempt,
-        runtime=lambda wildcards, attempt: 15 * attempt,
+        runtime=lambda wildcards, attempt: 5 * attempt,
     params:
         options=step("cutouts"),
         code=code_digest("cutouts", "psf"),

@@ -25,8 +25,8 @@ rule paper_data:
         figure="|".join(FIGURES),
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=15,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 15 * attempt,
     params:
         plan=PAPER,
         code=code_digest("paper_data", "paper_captions"),

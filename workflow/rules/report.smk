@@ -41,7 +41,13 @@ rule track:
     """Import every training into the MLflow store and register the best model of each telescope."""
     input:
         metrics=trainings("metrics.json", "history.csv", "train.json", "model.keras", "curves.csv", "scores.csv"),
-        gradcam=[f"{folder}/gradcam.png" for folder in RUN.trainings(protocol="grouped")],
+        later=[
+            f"{folder}/{name}"
+            for folder in RUN.trainings(protocol="grouped")
+            for name in ("gradcam.png", "model.onnx")
+        ],
+        tables=RUN.study_tables(),
+        studies=expand("results/studies/{sweep}.csv", sweep=RUN.config.studies.sweeps),
     output:
         record="results/mlflow.json",
     log:
@@ -54,7 +60,7 @@ rule track:
         runtime=60,
     params:
         store="results/mlflow.db",
-        runs=RUN.trainings(),
+        runs=with_studies(RUN.trainings()),
         gate=RUN.config.gate.model_dump(),
         code=code_digest("track"),
     script:

@@ -13,7 +13,7 @@ rule simulate:
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 1500 * attempt,
-        runtime=lambda wildcards, attempt: 15 * attempt,
+        runtime=lambda wildcards, attempt: 10 * attempt,
     params:
         telescope=RUN.simulated_row,
         index=lambda wildcards: RUN.number(wildcards.telescope, wildcards.image),
@@ -68,7 +68,7 @@ rule catalogue:
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 1000 * attempt,
-        runtime=lambda wildcards, attempt: 10 * attempt,
+        runtime=lambda wildcards, attempt: 5 * attempt,
     params:
         science=science_path,
         telescope=lambda wildcards: RUN.telescopes[wildcards.telescope].model_dump(include={"telescope", "psf_beta"}),

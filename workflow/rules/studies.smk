@@ -1,6 +1,10 @@
 # Studies of transfer between telescopes; a pool stands where a telescope would.
 
 
+localrules:
+    sweep,
+
+
 rule pool:
     """Join the cubes and splits of several telescopes under one pipeline (pool, pool-without-T)."""
     input:
@@ -79,6 +83,7 @@ rule finetune:
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
+        gpu=1,
     params:
         source=finetune_source,
         options=lambda wildcards: {

@@ -1,0 +1,257 @@
+"""The candidates of the labelling page: cubes of a run with the scores of their trainings, and new candidates."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from otrain_core.errors import OtrainError
+
+log = logging.getLogger("otrain")
+
+
+@dataclass
+class Training:
+    """Scores of one training for the rows of a cube, NaN where it has none.
+
+    Attributes
+    ----------
+    name : str
+    score : numpy.ndarray
+    threshold : float
+    undecided : numpy.ndarray
+        bool: too near to the threshold, see `otrain_core.abstain`.
+    model : Path or None
+        ``model.keras``, for Grad-CAM.
+    tune_mcc : float
+        By which the best one is chosen.
+    """
+
+    name: str
+    score: np.ndarray
+    threshold: float
+    undecided: np.ndarray
+    model: Path | None = None
+    tune_mcc: float = np.nan
+
+
+@dataclass
+class Source:
+    """Candidates of one cube, with what trainings say of them.
+
+    Attributes
+    ----------
+    telescope, pipeline : str
+    cube : mapping of arrays
+        As from `otrain_core.cube.read_cube`; with ``labels_before``, -1 for no label.
+    trainings : list of Training
+        The best one first.
+    suspects : dict of int to float
+        Probability that the label is wrong, by row, for suspected ones.
+    sets : numpy.ndarray or None
+        train, tune or test, by row.
+    new : bool
+        New candidates, that are in no cube of a run.
+    notes : mapping of int to str
+        What else is to be said of a row (unlike the training set).
+    """
+
+    telescope: str
+    pipeline: str
+    cube: Mapping[str, np.ndarray]
+    trainings: list[Training] = field(default_factory=list)
+    suspects: dict[int, float] = field(default_factory=dict)
+    sets: np.ndarray | None = None
+    new: bool = False
+    notes: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return "/".join(filter(None, (self.telescope, self.pipeline)))
+
+    def __len__(self) -> int:
+        return len(self.cube["candids"])
+
+    def before(self) -> np.ndarray:
+        """Labels without the sheet: 1, 0, or -1 for none."""
+        return np.asarray(self.cube.get("labels_before", self.cube["labels"])).astype(int)
+
+
+def open_cubes(results: str | Path, cubes: Sequence[str] = (), *, experiments: Sequence[str] = ()) -> list[Source]:
+    """The cubes of a run with their trainings under the protocol grouped.
+
+    Parameters
+    ----------
+    results : path-like
+        Folder of the run.
+    cubes : sequence of str
+        As telescope/pipeline (default: all, but for pools).
+    experiments : sequence of str
+        Whose trainings are asked (default: those of ``summary.csv``, which has none of the studies; all where there
+        is no such file).
+
+    Raises
+    ------
+    OtrainError
+        A cube is not there, or there is none at all.
+    """
+    from otrain_core.cube import read_cube
+    from otrain_core.sheets import is_pool
+
+    root = Path(results)
+    if not cubes:
+        found = [path.parent.relative_to(root) for path in sorted(root.glob("*/*/cube.npz"))]
+        cubes = [str(name) for name in found if not is_pool(name.parts[0])]
+    if not cubes:
+        raise OtrainError(f"{root}: no cube (telescope/pipeline/cube.npz) in this folder; has the run come so far?")
+    sources = []
+    experiments = experiments or _summarised(root)
+    for name in cubes:
+        folder = root / name
+        cube = read_cube(folder / "cube.npz", mmap=True)
+        telescope, pipeline = name.split("/")
+        source = Source(telescope, pipeline, cube)
+        _add_trainings(source, folder, experiments)
+        _add_suspects(source, folder)
+        sources.append(source)
+    return sources
+
+
+def _summarised(root: Path) -> list[str]:
+    import pandas as pd
+
+    path = root / "summary.csv"
+    return pd.read_csv(path)["experiment"].astype(str).unique().tolist() if path.is_file() else []
+
+
+def _add_trainings(source: Source, folder: Path, experiments: Sequence[str]) -> None:
+    from otrain_core.metrics import confusion, rates
+    from otrain_core.summary import number, read_record
+
+    for path in sorted(folder.glob("*/seed*/scores.csv")):
+        if experiments and path.parent.parent.name not in experiments:
+            continue
+        record, table = read_record(path.parent / "metrics.json"), _table(path, source)
+        threshold = number(record.get("headline") or {}, "threshold")
+        if table is None or not np.isfinite(threshold):
+            continue
+        score = np.full(len(source), np.nan)
+        score[table["index"]] = table["score"]
+        model = path.parent / "model.keras"
+        tune = table[table["set"] == "tune"]
+        mcc = rates(**confusion(tune["label"], tune["score"], threshold))["mcc"] if len(tune) else np.nan
+        name = f"{path.parent.parent.name}/{path.parent.name}"
+        undecided = _undecided(score, record)
+        source.trainings.append(Training(name, score, threshold, undecided, model if model.is_file() else None, mcc))
+        if source.sets is None:
+            source.sets = np.full(len(source), "", dtype="U8")
+            source.sets[table["index"]] = table["set"].astype(str)
+    source.trainings.sort(key=lambda training: -np.nan_to_num(training.tune_mcc, nan=-2))
+
+
+def _undecided(score: np.ndarray, record: Mapping[str, Any]) -> np.ndarray:
+    """Whether the rule of abstention of a training, on its calibrated scores, leaves a candidate open."""
+    from otrain_core.calibrate import Calibration
+    from otrain_core.summary import number
+
+    rule = record.get("abstention") or {}
+    low, high = number(rule, "low"), number(rule, "high")
+    if not np.isfinite([low, high]).all() or not record.get("calibration"):
+        return np.zeros(len(score), bool)
+    probability = np.full(len(score), np.nan)
+    known = np.isfinite(score)
+    probability[known] = Calibration.from_record(record["calibration"]).apply(score[known])
+    return (probability > low) & (probability < high)
+
+
+def _add_suspects(source: Source, folder: Path) -> None:
+    for path in sorted(folder.glob("*/label_noise/suspects.csv")):
+        table = _table(path, source)
+        if table is None:
+            continue
+        for row in table[table["suspected"].astype(str) == "True"].itertuples():
+            source.suspects[row.index_] = max(float(row.p_wrong), source.suspects.get(row.index_, 0))
+
+
+def _table(path: Path, source: Source):
+    """A table about the rows of a cube, None where it was made for another one."""
+    from otrain_core.io import read_table
+
+    table = read_table(path)
+    rows = table["index"].to_numpy(int)
+    if len(rows) and (rows.max() >= len(source) or (source.cube["candids"][rows] != table["candid"]).any()):
+        log.warning("%s: made for an earlier cube, left aside", path)
+        return None
+    return table.assign(index_=rows)
+
+
+def open_new(paths: Sequence[str], model: str, *, results: str | Path = "results", telescope: str = "") -> list[Source]:
+    """New candidates, that are in no cube of a run, scored by a model.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        Cubes (``.npz``), folders of FITS cutouts, or such files.
+    model : str
+        ``model.onnx``, folder of a training, or a registered telescope, see `otrain_core.registry.find_model`.
+    results : path-like
+        Run that registered the telescope.
+    telescope : str
+        Of candidates that do not name theirs; default that of the model.
+
+    Raises
+    ------
+    OtrainError
+        No paths, no such model, or what cannot be read.
+    """
+    from otrain_core.classify import Classifier
+    from otrain_core.cube import read_cube
+    from otrain_core.registry import find_model
+
+    if not paths:
+        raise OtrainError("--model: new candidates are needed too: cubes, folders or FITS cutouts")
+    path = find_model(model, results=results)
+    classifier = Classifier.load(path)
+    telescope = telescope or str(classifier.about.get("telescope") or "")
+    cubes = [read_cube(one, mmap=True, both_classes=False) for one in paths if one.endswith(".npz")]
+    files = [one for one in paths if not one.endswith(".npz")]
+    cubes += [_read_files(files, classifier.size)] if files else []
+    sources = []
+    for cube in cubes:
+        found = classifier.classify(cube)
+        mine = str(cube["telescope"]) if "telescope" in cube and str(cube["telescope"]) else telescope
+        if not mine:
+            raise OtrainError("--telescope: neither the candidates nor the model name theirs")
+        network = path.parent / "model.keras"
+        training = Training(
+            "/".join(str(classifier.about[key]) for key in ("experiment", "seed") if classifier.about.get(key))
+            or path.name,
+            found["score"].astype(float),
+            float(classifier.threshold),
+            found["undecided"],
+            network if network.is_file() else None,
+        )
+        notes = {int(k): str(found["reason"][k]) for k in np.flatnonzero(found["reason"] != "")}
+        sources.append(Source(mine, str(cube.get("pipeline", "")), cube, [training], new=True, notes=notes))
+    return sources
+
+
+def _read_files(paths: Sequence[str], size: int) -> dict[str, np.ndarray]:
+    """FITS cutouts as a cube without labels."""
+    from otrain_core.cube import COLUMNS
+    from otrain_core.cutout_files import find_cutouts, read_blocks
+
+    files = [file for path in paths for file in (find_cutouts(Path(path)) if Path(path).is_dir() else [Path(path)])]
+    blocks = list(read_blocks(files, size=size))
+    channels = [
+        name for name in blocks[0][0] if all(name in planes for planes, _ in blocks) and blocks[0][0][name].ndim == 3
+    ]
+    rows = [row for _, part in blocks for row in part]
+    cube = {"cube": np.concatenate([np.stack([planes[name] for name in channels], axis=-1) for planes, _ in blocks])}
+    cube |= {key: np.array([row[name] for row in rows]) for key, name in COLUMNS.items() if name in rows[0]}
+    return cube | {"labels": np.zeros(len(rows), np.uint8), "channels": np.array(channels)}

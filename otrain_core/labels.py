@@ -1,0 +1,136 @@
+"""Labels given by hand: how people's answers become one label, and how these override those of the cross-match."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+ANSWERS = ("True", "False", "unsure")
+LEFT_OUT = "left out"  # what a candidate was labelled that has no label
+AGREEMENT = 2 / 3  # share of all who answered that must give the same label
+SAME_PLACE = 2.0  # a row of the sheet belongs to a candidate this near [px]
+BY_HAND = "by hand"  # kind of a True that nobody injected
+
+
+def agreed(answers: Sequence[str]) -> int:
+    """One label from the answers of several people: 1 (True), 0 (False) or -1 (left out).
+
+    A label needs at least two thirds of all who answered, "unsure" counted as an answer. So one person's
+    word is enough, two must agree, and of three two must.
+    """
+    counts = Counter(answers)
+    for value, name in ((1, "True"), (0, "False")):
+        if counts[name] and counts[name] >= AGREEMENT * len(answers):
+            return value
+    return -1
+
+
+def word(label: int) -> str:
+    """A label in the words of the sheet's column ``before``."""
+    return {1: "True", 0: "False"}.get(int(label), LEFT_OUT)
+
+
+def override_labels(
+    column: Mapping[str, np.ndarray], rows: Iterable[Mapping[str, Any]], *, telescope: str, pipeline: str
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Labels of candidates with those of the sheet in their place.
+
+    A row belongs to the candidate that it names, where this still lies within `SAME_PLACE` of the row's
+    position, or else to the nearest one that does: a run with another threshold numbers its candidates anew.
+    A row without a position belongs to the candidate that it names. A row is void where the candidate was True
+    when it was shown and is not now, or the reverse: a source was injected there, or is no longer, and
+    what was seen is not what is there.
+
+    Parameters
+    ----------
+    column : mapping of arrays
+        image, candid, x, y [px], label, edge, reason, kind, artefact, injection; all (N,).
+    rows : iterable of mapping
+        Rows of the label sheet, see `otrain_core.sheets.LabelRow`. Of two rows of one person for one
+        candidate the later one counts.
+    telescope, pipeline : str
+        Rows of others are left aside; a row without pipeline holds for all.
+
+    Returns
+    -------
+    column : dict
+        With label, reason, kind, artefact and injection changed where the sheet says so, and
+        ``label_before``, the label before.
+    record : dict
+        n_rows and, of them, n_not_found, n_void and n_edge; n_candidates, of which n_true, n_false and
+        n_left_out; n_changed; people (rows of each that counted).
+    """
+    mine = [row for row in rows if row["telescope"] == telescope and row.get("pipeline") in (None, pipeline)]
+    label = np.asarray(column["label"]).astype(int)
+    answers, lost = _answers(column, mine)
+    new = {key: np.asarray(column[key]).astype(object) for key in ("reason", "kind", "artefact")}
+    new |= {"label": label.copy(), "injection": np.array(column["injection"])}
+    people: Counter[str] = Counter()
+    for index, by_person in answers.items():
+        given = list(by_person.values())
+        decided = agreed(given)
+        people.update(by_person.keys())
+        shown = f", {given.count(word(decided))} of {len(given)}" if decided >= 0 else ": unsure"
+        new["reason"][index] = f"labelled by hand{shown}"
+        if decided == label[index]:
+            continue
+        new["label"][index] = decided
+        new["artefact"][index] = ""
+        new["kind"][index] = BY_HAND if decided == 1 else ""
+        new["injection"][index] = -1
+    decided = new["label"][list(answers)] if answers else np.empty(0, int)
+    changed = {key: values.astype(str) if values.dtype == object else values for key, values in new.items()}
+    return dict(column) | changed | {"label_before": label.astype(np.int8)}, {
+        "n_rows": len(mine),
+        **lost,
+        "n_candidates": len(answers),
+        "n_true": int((decided == 1).sum()),
+        "n_false": int((decided == 0).sum()),
+        "n_left_out": int((decided < 0).sum()),
+        "n_changed": int((new["label"] != label).sum()),
+        "people": dict(sorted(people.items())),
+    }
+
+
+def _answers(
+    column: Mapping[str, np.ndarray], rows: Sequence[Mapping[str, Any]]
+) -> tuple[dict[int, dict[str, str]], dict[str, int]]:
+    """Answers by candidate and person, and how many rows hold for none."""
+    images, candids = (np.asarray(column[key]).astype(str) for key in ("image", "candid"))
+    x, y = (np.asarray(column[key], float) for key in ("x", "y"))
+    edge, before = np.asarray(column["edge"], bool), np.asarray(column["label"]).astype(int)
+    by_name = {name: index for index, name in enumerate(candids)}
+    of_image = {str(name): np.flatnonzero(images == name) for name in np.unique(images)}
+    lost = dict.fromkeys(("n_not_found", "n_void", "n_edge"), 0)
+    answers: dict[int, dict[str, str]] = {}
+    # Stable: rows without a time keep their order in the sheet, before those with one.
+    for row in sorted(rows, key=lambda row: row.get("when") or ""):
+        index = by_name.get(row.get("candid"), -1)
+        if index >= 0 and row.get("image") not in (None, images[index]):
+            index = -1
+        if row.get("x") is not None and row.get("y") is not None:
+            near = of_image.get(str(row.get("image")), np.flatnonzero(images == images[index]) if index >= 0 else [])
+            index = _at(x, y, np.asarray(near, int), row["x"], row["y"], named=index)
+        if index < 0:
+            lost["n_not_found"] += 1
+        elif edge[index]:
+            lost["n_edge"] += 1
+        elif row.get("before") is not None and (row["before"] == "True") != (before[index] == 1):
+            lost["n_void"] += 1
+        else:
+            answers.setdefault(index, {})[row.get("who") or ""] = row["label"]
+    return answers, lost
+
+
+def _at(x: np.ndarray, y: np.ndarray, near: np.ndarray, x0: float, y0: float, *, named: int) -> int:
+    """The candidate of that name if it is at the place, or else the nearest one there, -1 for none."""
+    if named >= 0 and not np.isfinite(x[named]):
+        return named  # cutouts without positions
+    distance = np.hypot(x[near] - x0, y[near] - y0)
+    inside = distance <= SAME_PLACE
+    if named in near[inside]:
+        return named
+    return int(near[inside][distance[inside].argmin()]) if inside.any() else -1

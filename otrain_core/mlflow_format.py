@@ -1,0 +1,97 @@
+"""A trained network in MLflow's format of models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from otrain_core.errors import OtrainError
+
+
+def write_model(
+    model: str | Path,
+    target: str | Path,
+    *,
+    run_id: str | None = None,
+    model_id: str | None = None,
+    metadata: dict[str, Any] | None = None,
+) -> None:
+    """Write a ``.keras`` file as an MLflow model, without importing Keras.
+
+    It opens with ``mlflow.pyfunc.load_model`` anywhere (the network's own layers travel
+    with it) and with ``mlflow.keras.load_model`` after ``import otrain_core.networks``.
+    The Python packages are named here: letting MLflow infer them costs 15 s. What `metadata` holds (threshold,
+    calibration) stands in the file MLmodel.
+    """
+    import mlflow.pyfunc
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    target = Path(target)
+    shape = _input_shape(model)
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *shape))]),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 2))]),
+    )
+    description = Model(run_id=run_id, model_id=model_id, model_uuid=model_id)
+    with tempfile.TemporaryDirectory() as folder:
+        data, code = Path(folder, "model.keras"), Path(folder, "otrain_model")
+        shutil.copy(model, data)
+        code.mkdir()
+        library = Path(__file__).parent
+        shutil.copy(library / "mlflow_model.py", code / "__init__.py")
+        for name in ("networks.py", "psf_residual.py"):  # all that loading a model imports
+            shutil.copy(library / name, code / name)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*input example", category=UserWarning)
+            mlflow.pyfunc.save_model(
+                path=str(target),
+                loader_module="otrain_model",
+                data_path=str(data),
+                code_paths=[str(code)],
+                mlflow_model=description,
+                pip_requirements=_requirements(),
+                signature=signature,
+                metadata=metadata,
+            )
+    description.add_flavor("keras", data="data", keras_version=_version("keras"), keras_backend="tensorflow")
+    description.save(str(target / "MLmodel"))
+
+
+def _requirements() -> list[str]:
+    packages = ("keras", "tensorflow-cpu", "tensorflow", "numpy")
+    return [f"{name}=={version}" for name in packages if (version := _version(name))]
+
+
+def _version(package: str) -> str:
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _input_shape(model: str | Path) -> tuple[int, ...]:
+    """Shape of one input, from the description inside a ``.keras`` file.
+
+    Raises
+    ------
+    OtrainError
+        Not a ``.keras`` file, or a model with an input of no fixed shape.
+    """
+    try:
+        with zipfile.ZipFile(model) as archive:
+            config = json.loads(archive.read("config.json"))
+        layers = config["config"]["layers"]
+        shape = next(item["config"]["batch_shape"] for item in layers if item["class_name"] == "InputLayer")
+        return tuple(int(length) for length in shape[1:])
+    except (zipfile.BadZipFile, KeyError, StopIteration, TypeError, ValueError) as error:
+        raise OtrainError(f"{model}: not a Keras model with one input of fixed shape ({error})") from None

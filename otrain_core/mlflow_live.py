@@ -1,0 +1,223 @@
+"""A training that is watched on the group's MLflow server while it runs.
+
+What is sent is a preview: the files that the training writes are its record, and their import
+(`otrain_core.track`) completes the run. So nothing here may stop or slow a training: a thread of its own
+sends, a server that is away is told of once, and what it missed is sent when it answers again.
+"""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from otrain_core.errors import OtrainError
+from otrain_core.mlflow_store import open_server, place_of, server_address, shown
+from otrain_core.summary import run_keys
+
+log = logging.getLogger("otrain")
+
+HISTORY = ("loss", "accuracy", "tune_loss", "tune_accuracy")  # as epoch/loss and so on
+LIVE = "live"  # tag of a run that a training writes itself: running, finished, failed or killed
+RETRY = 30.0  # seconds after which a server that was away is asked again
+LATER = "the training goes on; import its record later with `otrain models import`"
+
+
+@contextmanager
+def live_run(folder: str | Path) -> Iterator[LiveRun | None]:
+    """A run on the server that ``MLFLOW_TRACKING_URI`` names, for the training that writes to `folder`.
+
+    None where no server is named, or the folder is not one of a run (telescope/pipeline/experiment/seedN).
+    """
+    live = _begin(Path(folder))
+    try:
+        yield live
+    except BaseException as error:
+        if live is not None:
+            live.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    if live is not None:
+        live.close("FINISHED")
+
+
+def _begin(folder: Path) -> LiveRun | None:
+    try:
+        address = server_address()
+        keys = run_keys(folder)
+    except ValueError:
+        return None
+    except OtrainError as error:
+        log.warning("%s; %s", error, LATER)
+        return None
+    return LiveRun(address, keys, place=place_of(results_root(folder))) if address else None
+
+
+def results_root(folder: str | Path) -> Path:
+    """Results folder of the training in `folder`."""
+    folder = Path(folder)
+    return (folder.parent if folder.name == "random_split" else folder).parents[3]
+
+
+def run_name(keys: Mapping[str, Any]) -> str:
+    """Name of a run in the list."""
+    name = "/".join(str(keys[key]) for key in ("telescope", "pipeline", "experiment", "seed"))
+    return name + (" (random split)" if keys["protocol"] == "paper" else "")
+
+
+def run_tags(keys: Mapping[str, Any], place: str) -> dict[str, str]:
+    """Tags that a run has from its beginning."""
+    return {
+        **{key: str(value) for key, value in keys.items()},
+        "kind": "training",
+        "cube": f"{keys['telescope']}/{keys['pipeline']}",
+        "training": "/".join(str(value) for value in keys.values()),
+        "place": place,
+        "mlflow.user": _user(),
+        "mlflow.source.name": "O'TRAIN",
+    }
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a number without a name, as in some containers
+        return "unknown"
+
+
+def history_metrics(rows: Sequence[Mapping[str, float]], stamps: Sequence[float]) -> list:
+    """Rows of a history as MLflow's metrics; `stamps` are milliseconds since 1970."""
+    from mlflow.entities import Metric
+
+    return [
+        Metric(f"epoch/{name}", float(row[name]), int(stamp), int(row["epoch"]))
+        for name in HISTORY
+        for row, stamp in zip(rows, stamps, strict=True)
+        if np.isfinite(row.get(name, np.nan))
+    ]
+
+
+class LiveRun:
+    """One run on a server, written epoch by epoch by a thread of its own.
+
+    Parameters
+    ----------
+    address : str
+        Of the server.
+    keys : mapping
+        As from `otrain_core.summary.run_keys`.
+    place : str
+        Of the results folder, see `otrain_core.mlflow_store.place_of`.
+    wait : float
+        Seconds that the end of a training waits for the server at most.
+
+    Attributes
+    ----------
+    run_id : str or None
+        The run, once the server has made it.
+    """
+
+    def __init__(self, address: str, keys: Mapping[str, Any], *, place: str, wait: float = 20.0):
+        self.address, self.keys, self.place, self.wait = address, dict(keys), place, wait
+        self.run_id: str | None = None
+        self._client: Any = None
+        self._rows: list[tuple[float, Mapping[str, float]]] = []
+        self._sent = 0
+        self._status: str | None = None
+        self._missing = False  # the last attempt failed
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Start; `rows` are the epochs of a training that is resumed, whose run is gone on with."""
+        self._resumed = bool(rows)
+        self._rows = [(time.time(), row) for row in rows]
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def epoch(self, row: Mapping[str, float]) -> None:
+        """Send one row of the history; returns at once."""
+        with self._changed:
+            self._rows.append((time.time(), row))
+            self._changed.notify()
+
+    def close(self, status: str) -> None:
+        """End the run with one of MLflow's statuses; what the server does not take in time is left to the import."""
+        if self._thread is None:
+            return
+        with self._changed:
+            self._status = status
+            self._changed.notify()
+        self._thread.join(self.wait)
+        if self._thread.is_alive() and not self._missing:
+            log.warning("%s: no answer in time; %s", shown(self.address), LATER)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                status, seen = self._status, len(self._rows)
+            try:
+                self._send(status, seen)
+                if self._missing:
+                    log.info("%s: the MLflow server answers again", shown(self.address))
+                self._missing = False
+            except Exception as error:  # whatever it is, the training goes on
+                if not self._missing:
+                    log.warning("%s; %s", self._sentence(error), LATER)
+                self._missing = True
+            if status:
+                return
+            with self._changed:
+                self._changed.wait_for(
+                    lambda seen=seen: self._status or len(self._rows) > seen, timeout=RETRY if self._missing else None
+                )
+
+    def _sentence(self, error: Exception) -> str:
+        from otrain_core.mlflow_store import why
+
+        return str(error) if isinstance(error, OtrainError) else f"{shown(self.address)}: {why(error)}"
+
+    def _send(self, status: str | None, seen: int) -> None:
+        if self.run_id is None:
+            self._open()
+        rows = self._rows[self._sent : seen]
+        if rows:
+            metrics = history_metrics([row for _, row in rows], [1000 * stamp for stamp, _ in rows])
+            self._client.log_batch(self.run_id, metrics=metrics)
+            self._sent = seen
+        if status:
+            self._client.set_tag(self.run_id, LIVE, status.lower())
+            self._client.set_terminated(self.run_id, status)
+
+    def _open(self) -> None:
+        """Make the run, or find that of the training that is resumed; older ones that never ended are closed."""
+        self._client, experiment = open_server(self.address)
+        tags = run_tags(self.keys, self.place)
+        found = self._client.search_runs(
+            [experiment],
+            filter_string=f"tags.training = '{tags['training']}' and tags.place = '{self.place}'",
+            order_by=["attributes.start_time DESC"],
+        )
+        open_ = [run for run in found if LIVE in run.data.tags and "digest" not in run.data.tags]
+        if self._resumed and open_:
+            run_id = open_.pop(0).info.run_id
+            there = {point.step for point in self._client.get_metric_history(run_id, f"epoch/{HISTORY[0]}")}
+            with self._changed:  # only resumed rows can be there
+                while self._sent < len(self._rows) and self._rows[self._sent][1]["epoch"] in there:
+                    self._sent += 1
+            self._client.update_run(run_id, status="RUNNING")
+            self._client.set_tag(run_id, LIVE, "running")
+        else:
+            note = "Scores come with the import of the record of this training."
+            tags |= {LIVE: "running", "mlflow.note.content": note}
+            run_id = self._client.create_run(experiment, run_name=run_name(self.keys), tags=tags).info.run_id
+        for run in open_:
+            if run.info.status == "RUNNING":
+                self._client.set_terminated(run.info.run_id, "KILLED")
+        self.run_id = run_id

@@ -1,0 +1,381 @@
+"""Whether the candidates of a night are like those a classifier was trained on, and when to train it anew.
+
+What is compared are images, not candidates: all candidates of an image share its seeing, so a night of two images
+tells two values of it, however many candidates they have. Needs NumPy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from otrain_core.descriptors import DESCRIPTORS, MAD_OF_NOISE, doubt, image_values, limits
+from otrain_core.errors import CubeError, OtrainError
+
+FALSE_ALARMS = 0.01  # nights without a change that raise any alarm
+# Name: share of the false alarms that it may raise, and the smallest change that matters.
+QUANTITIES = {
+    "seeing": (0.4, 0.1),
+    "psf_width": (0.1, 0.1),
+    "noise": (0.1, 0.1),
+    "background": (0.1, 0.0),
+    "level": (0.1, 0.05),
+    "missing": (0.1, 0.05),
+    "doubt": (0.1, 0.02),
+}
+UNITS = {name: unit for name, (unit, _, _) in DESCRIPTORS.items()} | {"doubt": "of the decisions"}
+MIN_IMAGES = 5  # of the training set, to know how images differ
+POWER = 0.9
+OUTSIDE = 0.05  # share of candidates beyond the range of the training set that asks for a new training
+MOSTLY = 0.5  # share of candidates beyond that range that is told, alarm or not
+ONE_IMAGE = "(one image)"
+
+
+@dataclass
+class Comparison:
+    """One quantity of a night beside the training set.
+
+    Attributes
+    ----------
+    quantity, unit : str
+    reference, night : float
+        Median over images; of the training set that of both classes together.
+    change : float
+        Night over training set minus 1 where ``ratio``, else their difference.
+    ratio : bool
+    p : float
+        Chance of a difference as large or larger between images alike; NaN where it was not tested.
+    alarm : bool
+    detectable : float
+        Change that `POWER` of all nights with as many images and candidates would flag.
+    outside : float
+        Share of the candidates beyond what the training set knows; NaN where that has no limits.
+    n_images, n_reference : int
+        With a value.
+    note : str
+        Why it was not tested.
+    by_image : numpy.ndarray
+        Value of each image of the night.
+    by_image_reference : dict
+        Class: values of the images of the training set.
+    """
+
+    quantity: str
+    unit: str
+    reference: float = np.nan
+    night: float = np.nan
+    change: float = np.nan
+    ratio: bool = False
+    p: float = np.nan
+    alarm: bool = False
+    detectable: float = np.nan
+    outside: float = np.nan
+    n_images: int = 0
+    n_reference: int = 0
+    note: str = ""
+    by_image: np.ndarray = field(default_factory=lambda: np.empty(0))
+    by_image_reference: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """All but the values of images."""
+        return {key: value for key, value in asdict(self).items() if not key.startswith("by_image")}
+
+
+def compare_night(
+    found: Mapping[str, np.ndarray],
+    statistics: Mapping[str, Any],
+    *,
+    images: np.ndarray | None = None,
+    false_alarms: float = FALSE_ALARMS,
+) -> list[Comparison]:
+    """Compare the candidates of a night with the training set of the model that scored them.
+
+    Every quantity has one value an image (the median of its candidates; of ``doubt`` the mean). A t test with
+    pooled variance compares those of the night with those of the training set, the scatter of a
+    median of few candidates added. The classes are mixed in a night as nobody knows, so an alarm needs a
+    difference from the True and from the False candidates of the training set, to the same side.
+    `QUANTITIES` shares the false alarms among the quantities (Bonferroni). That holds where the images of
+    the night are as independent as those of the training set; images of one night share its weather, so a
+    training set of few nights makes more alarms.
+
+    Parameters
+    ----------
+    found : mapping of arrays
+        As from `otrain_core.classify.Classifier.classify`.
+    statistics : mapping
+        ``training`` of the model.
+    images : array, optional
+        (N,) name of the image of each candidate; without, candidates of the same seeing are taken for one image.
+    false_alarms : float
+        Share of nights without a change that raise an alarm.
+
+    Returns
+    -------
+    list of Comparison
+        One for each of `QUANTITIES`.
+
+    Raises
+    ------
+    OtrainError
+        No candidates, or a model without values of the images of its training set.
+    CubeError
+        As many names of images as there are candidates are needed.
+    """
+    n = len(found["score"])
+    if n == 0:
+        raise OtrainError("there are no candidates to compare")
+    reference = statistics.get("images") or {}
+    if not any(isinstance(values, Mapping) and values for values in reference.values()):
+        raise OtrainError(
+            "the model does not say what the images of its training set were like; write it again with "
+            "`otrain models export FOLDER --cube CUBE`, from a cube that names its images"
+        )
+    images = image_names(images, found.get("seeing"), n)
+    described = {name: np.asarray(found[name], dtype=float) for name in DESCRIPTORS if name in found}
+    described["doubt"] = doubt(np.asarray(found["probability"], dtype=float))
+    return [
+        _compare(
+            name,
+            described.get(name, np.full(n, np.nan)),
+            images,
+            {key: np.asarray(values[name], float) for key, values in reference.items() if name in values},
+            (statistics.get("quantiles") or {}).get(name),
+            alpha=share * false_alarms,
+            smallest=smallest,
+        )
+        for name, (share, smallest) in QUANTITIES.items()
+    ]
+
+
+def image_names(images: Any, seeing: np.ndarray | None, n: int) -> np.ndarray:
+    """Names of the images of `n` candidates: as given, else one for each value of the seeing, else one for all."""
+    if images is not None:
+        images = np.asarray(images).astype(str)
+        if images.shape != (n,):
+            raise CubeError(f"images: {n} names are needed, found {images.shape}")
+        if (images != "").all():
+            return images
+    widths = np.full(n, np.nan) if seeing is None else np.asarray(seeing, dtype=float)
+    return np.where(np.isfinite(widths), np.char.mod("seeing %.9g px", widths), ONE_IMAGE)
+
+
+def _compare(
+    name: str,
+    values: np.ndarray,
+    images: np.ndarray,
+    reference: dict[str, np.ndarray],
+    quantiles: Sequence[float] | None,
+    *,
+    alpha: float,
+    smallest: float,
+) -> Comparison:
+    ratio = DESCRIPTORS[name][1] if name in DESCRIPTORS else False
+    result = Comparison(name, UNITS[name], ratio=ratio, by_image_reference=reference)
+    known = np.isfinite(values) & ((values > 0) | (not ratio))
+    if reference:
+        result.reference = float(np.mean([np.median(part) for part in reference.values()]))
+        result.n_reference = max(len(part) for part in reference.values())
+    if known.any():
+        _, result.by_image = image_values(values, images, np.mean if name == "doubt" else np.median, known)
+        result.night, result.n_images = float(np.median(result.by_image)), len(result.by_image)
+        if quantiles is not None:
+            low, high = limits(name, quantiles)
+            result.outside = float(np.mean((values[known] < low) | (values[known] > high)))
+    if not known.any() or not reference:
+        result.note = "not known of the night" if reference else "not known of the training set"
+        return result
+    if result.n_reference < MIN_IMAGES:
+        result.note = f"only {result.n_reference} images in the training set"
+        return result
+    scale = np.log if ratio else np.asarray
+    night = scale(result.by_image)
+    noise = _variance_of_means(name, scale(np.where(known, values, 1.0)), images, known)
+    tests = [_t_test(night, scale(part[part > 0] if ratio else part), noise, alpha) for part in reference.values()]
+    differences = np.array([test[0] for test in tests])
+    same_side = (np.sign(differences) == np.sign(differences[0])).all()
+    nearest = differences[np.argmin(np.abs(differences))] if same_side else 0.0
+    result.p = max(test[1] for test in tests) if same_side else 1.0
+    back = np.expm1 if ratio else float
+    result.change = float(back(nearest))
+    result.detectable = float(back(max(max(test[2] for test in tests), np.log1p(smallest) if ratio else smallest)))
+    wanted = np.log1p(smallest) if ratio else smallest
+    worse = nearest > 0 or name != "doubt"  # a night of clear cases is no reason for alarm
+    result.alarm = bool(result.p < alpha and abs(nearest) > wanted and worse)
+    return result
+
+
+def _variance_of_means(name: str, values: np.ndarray, images: np.ndarray, known: np.ndarray) -> float:
+    """Variance of the mean over images that comes from the number of candidates in each."""
+    _, number = np.unique(images[known], return_counts=True)
+    _, centre = image_values(values, images, np.median, known)
+    names = np.unique(images[known].astype(str))
+    residual = values[known] - centre[np.searchsorted(names, images[known].astype(str))]
+    if name == "doubt":
+        return float(np.mean(residual**2) * np.mean(1 / number) / len(number))
+    scatter = MAD_OF_NOISE * np.median(np.abs(residual))
+    return float(np.pi / 2 * scatter**2 * np.mean(1 / number) / len(number))  # of a median of normal values
+
+
+def _t_test(night: np.ndarray, reference: np.ndarray, noise: float, alpha: float) -> tuple[float, float, float]:
+    """Difference of the means, its two-sided p, and the difference found with `POWER`."""
+    n, m = len(reference), len(night)
+    freedom = n + m - 2
+    squares = np.sum((reference - reference.mean()) ** 2) + np.sum((night - night.mean()) ** 2)
+    error = np.sqrt(squares / freedom * (1 / n + 1 / m) + noise)
+    difference = float(night.mean() - reference.mean())
+    if error == 0:
+        return difference, float(difference == 0), 0.0
+    angle = np.linspace(0, np.pi / 2, 5001)
+    tail = tail_of_t(angle, freedom)
+    p = float(np.interp(np.arctan(abs(difference) / error / np.sqrt(freedom)), angle, tail))
+    needed = sum(np.sqrt(freedom) * np.tan(np.interp(-level, -tail, angle)) for level in (alpha, 2 * (1 - POWER)))
+    return difference, p, float(needed * error)
+
+
+def tail_of_t(angle: np.ndarray, freedom: int) -> np.ndarray:
+    """Two-sided tail of Student's t beyond tan(angle) sqrt(freedom), for a grid of angles from 0 to pi/2.
+
+    In the angle its density is cos(angle)**(freedom - 1), which needs no special function.
+    """
+    density = np.cos(angle) ** (freedom - 1)
+    area = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return 1 - area / area[-1]
+
+
+def advise(comparisons: Sequence[Comparison], *, n_images: int) -> str:
+    """What to do, in a sentence or two."""
+    alarms = [item for item in comparisons if item.alarm]
+    beyond = [item for item in comparisons if item.outside > MOSTLY]
+    of_images = [item for item in comparisons if item.quantity in DESCRIPTORS]
+    if not alarms and not any(np.isfinite(item.p) for item in of_images):
+        known = max(item.n_reference for item in of_images)
+        reason = f"only {known} images in the training set" if known < MIN_IMAGES else "nothing to compare is known"
+        return f"Whether the night has changed cannot be told: {reason}.{_beyond(beyond)}"
+    if not alarms and beyond:
+        return f"No alarm, which so few images could hardly raise, but look at the candidates.{_beyond(beyond)}"
+    if not alarms:
+        seeing = next((item for item in comparisons if item.quantity == "seeing"), None)
+        if seeing is None or not seeing.detectable > 0.3:
+            return "Nothing speaks for a new training."
+        few = f"{n_images} image{'s' if n_images > 1 else ''}"
+        return (
+            f"Nothing speaks for a new training, but {few} would show a change of the seeing above "
+            f"{100 * seeing.detectable:.0f} % only; add more images."
+        )
+    told = ", ".join(describe_change(item) for item in alarms)
+    new = [item.quantity for item in alarms if item.outside > OUTSIDE]
+    if new:
+        return f"Train anew with images of such nights: {told}; {_share(alarms)} lie beyond the training set."
+    if any(item.quantity == "doubt" for item in alarms):
+        return f"Label some candidates of this night and train anew: the scores are less certain ({told})."
+    return f"The training set covers this night, but not by its bulk: {told}. Train anew if more nights are like it."
+
+
+def _beyond(items: Sequence[Comparison]) -> str:
+    told = ", ".join(f"{item.quantity} {item.night:.3g} {item.unit}" for item in items)
+    return f" Most candidates lie beyond the training set: {told}." if items else ""
+
+
+def describe_change(item: Comparison) -> str:
+    """``seeing 3.2 px, 30 % above``"""
+    if item.ratio:
+        return f"{item.quantity} {item.night:.3g} {item.unit} ({100 * item.change:+.0f} %)"
+    return f"{item.quantity} {item.night:.3g} {item.unit} ({item.change:+.2g})"
+
+
+def _share(alarms: Sequence[Comparison]) -> str:
+    return f"{100 * max(item.outside for item in alarms if np.isfinite(item.outside)):.0f} % of the candidates"
+
+
+def as_text(comparisons: Sequence[Comparison]) -> str:
+    """The table that the command prints."""
+    columns = ("quantity", "unit", "training", "night", "change", "p", "detectable", "outside", "alarm")
+    rows = [columns, *(_cells(item) for item in comparisons)]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(columns))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines)
+
+
+def _cells(item: Comparison) -> tuple[str, ...]:
+    def number(value: float, *, change: bool = False) -> str:
+        if not np.isfinite(value):
+            return "-"
+        text = f"{100 * value:+.0f} %" if change and item.ratio else f"{value:{'+' if change else ''}.3g}"
+        return "+0 %" if text == "-0 %" else text
+
+    p = "-" if not np.isfinite(item.p) else f"{item.p:.3f}" if item.p >= 0.001 else f"{item.p:.0e}"
+    return (
+        *(item.quantity, item.unit, number(item.reference), number(item.night), number(item.change, change=True), p),
+        number(item.detectable, change=True).replace("+", "\u00b1" if item.quantity != "doubt" else "+"),
+        "-" if not np.isfinite(item.outside) else f"{100 * item.outside:.0f} %",
+        "ALARM" if item.alarm else item.note,
+    )
+
+
+class NightDisplay:
+    """Images of a night among those of the training set, a strip for each quantity.
+
+    Attributes
+    ----------
+    comparisons : list of Comparison
+        Those with values on either side.
+    quantiles : mapping
+        Of the training set, for the range that it knows.
+    """
+
+    def __init__(self, comparisons: Sequence[Comparison], quantiles: Mapping[str, Sequence[float]]):
+        self.comparisons = [item for item in comparisons if item.n_images or item.n_reference]
+        self.quantiles = quantiles
+
+    def plot(self, title: str = ""):
+        """Draw; the figure."""
+        from matplotlib import style
+
+        from otrain_core.canvas import FALSE_COLOUR, NEUTRAL, STYLE, TRUE_COLOUR, new_figure
+
+        number = len(self.comparisons)
+        figure, axes = new_figure(6.5, 0.9 + 0.75 * number, rows=number)
+        with style.context(STYLE):
+            for ax, item in zip(np.atleast_1d(axes), self.comparisons, strict=True):
+                if item.quantity in self.quantiles:
+                    ax.axvspan(*limits(item.quantity, self.quantiles[item.quantity]), color="0.93", zorder=0)
+                for key, values in item.by_image_reference.items():
+                    colour = {"true": TRUE_COLOUR, "false": FALSE_COLOUR}.get(key, NEUTRAL)
+                    height = {"true": 2.0, "false": 1.0}.get(key, 1.5)
+                    ax.plot(values, np.full(len(values), height), "|", color=colour, markersize=8)
+                colour = "#CC0000" if item.alarm else "black"
+                ax.plot(item.by_image, np.zeros(item.n_images), "|", color=colour, markersize=8)
+                _scale(ax, np.concatenate([item.by_image, *item.by_image_reference.values()]), log=item.ratio)
+                classes = [("night", 0.0, colour), ("False", 1.0, FALSE_COLOUR), ("True", 2.0, TRUE_COLOUR)]
+                if "all" in item.by_image_reference:
+                    classes = [("night", 0.0, colour), ("training", 1.5, NEUTRAL)]
+                ax.set(ylim=(-0.7, 2.7), yticks=[place for _, place, _ in classes])
+                ax.set_yticklabels([name for name, _, _ in classes], fontsize=7)
+                for label, (_, _, tick) in zip(ax.get_yticklabels(), classes, strict=True):
+                    label.set_color(tick)
+                ax.grid(False, axis="y")
+                ax.tick_params(axis="x", labelsize=7)
+                told = "  ALARM" if item.alarm else f"  {item.note}" if item.note else ""
+                ax.set_title(f"{item.quantity} [{item.unit}]{told}", loc="left", fontsize=8, color=colour)
+            told = "one stroke an image; grey: what the training set knows"
+            figure.suptitle(f"{title}\n{told}" if title else told, fontsize=8)
+            figure.set_layout_engine("tight", h_pad=0.3)
+        return figure
+
+
+def _scale(ax: Any, values: np.ndarray, *, log: bool) -> None:
+    """An axis about the values; ratios on a logarithmic one with plain numbers."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+    low, high = float(values.min()), float(values.max())
+    if not (log and low > 0):
+        reach = 0.08 * (high - low) or 0.05
+        ax.set(xlim=(low - reach, high + reach))
+        return
+    ax.set(xscale="log", xlim=(low / 1.05, high * 1.05))
+    ax.xaxis.set_major_locator(MaxNLocator(6))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

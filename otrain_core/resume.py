@@ -1,0 +1,274 @@
+"""Go on with a run whose process has died, without a second writer on any file.
+
+Snakemake's own process, the head, leaves a note of its command in ``.snakemake`` when it starts. When it
+is killed, what it started lives on: jobs in Slurm's queue, and processes of this machine. Unlocking and
+starting again at once would then write the same files twice. ``make resume`` (``python -m
+otrain_core.resume``) stops what lives on, waits until it is gone, unlocks, and starts the same command
+with ``--rerun-incomplete``; what had finished is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from otrain_core import slurm
+from otrain_core.errors import ClusterError, OtrainError
+
+RECORD = Path(".snakemake", "otrain_run.json")
+MARK = "OTRAIN_RUN"  # in the environment of all that a run starts
+PATIENCE = 120.0  # seconds for jobs and processes to end once they were told to
+
+
+def read_note() -> dict[str, Any] | None:
+    """The note of the last run in this folder that has not finished, or None."""
+    from otrain_core.io import read_json
+
+    return dict(read_json(RECORD)) if RECORD.is_file() else None
+
+
+def head_lives(note: Mapping[str, Any]) -> bool | None:
+    """Whether the process that left the note is still there; None where it ran on another machine."""
+    if note["host"] != platform.node():
+        return None
+    try:
+        process = psutil.Process(note["pid"])
+        same = abs(process.create_time() - note["started"]) < 5  # else the number was given to another process
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def left_processes(note: Mapping[str, Any]) -> list[psutil.Process]:
+    """Processes of this machine that the run started and that outlived it; Slurm looks after those of its jobs."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            environment = process.environ()
+        except psutil.Error:  # gone, or another user's
+            continue
+        if environment.get(MARK) == note["mark"] and "SLURM_JOB_ID" not in environment and process.pid != os.getpid():
+            found.append(process)
+    return found
+
+
+def start(workflow: Any) -> None:
+    """What a run does before its first job: `check_before_start`, `otrain_core.slurm.check_profile`, `remember`.
+
+    Parameters
+    ----------
+    workflow : snakemake.workflow.Workflow
+
+    Raises
+    ------
+    ClusterError
+    """
+    executor = workflow.executor_plugin.name
+    check_before_start(executor=executor)
+    if executor == "slurm":
+        jobs = {job.rule.name: job for job in workflow.dag.needrun_jobs() if not job.is_local}  # one of each rule
+        partitions = {job.resources.get("slurm_partition") for job in jobs.values()} - {None}
+        slurm.check_profile(partitions, status_command=workflow.executor_settings.status_command)
+    remember(executor=executor)
+
+
+def check_before_start(*, executor: str) -> None:
+    """Refuse to start beside a living run on Slurm, or beside what a dead one left at work.
+
+    Raises
+    ------
+    ClusterError
+        With the command that helps.
+    """
+    note = read_note()
+    alive = note is not None and head_lives(note)
+    on_slurm = executor == "slurm" or (note is not None and note["executor"] == "slurm" and slurm.is_here())
+    if on_slurm and alive:
+        raise ClusterError(f"process {note['pid']} is at work in this folder: {_command(note)}")
+    if on_slurm and (jobs := slurm.jobs_of(".")):
+        raise ClusterError(f"{len(jobs)} jobs of an earlier run are in the queue and write here; {_advice()}")
+    if note and not alive and (left := left_processes(note)):
+        raise ClusterError(f"{len(left)} processes of an earlier run still write here; {_advice()}")
+
+
+def remember(*, executor: str) -> None:
+    """Leave the note of this run, unless that of a living one is there, and mark all that it will start."""
+    from otrain_core.io import write_json
+
+    mark = str(uuid.uuid4())
+    os.environ |= {MARK: mark}
+    before = read_note()
+    if before and head_lives(before) and before["pid"] != os.getpid():
+        return
+    arguments = [text for text in sys.argv[1:] if text != "--rerun-incomplete"]
+    # Where the command was typed: with --directory, Snakemake has changed to another folder meanwhile.
+    moved = any(text == "-d" or text.startswith("--dir") for text in arguments)
+    note = {
+        "arguments": arguments,
+        "typed_in": os.environ.get("PWD", os.getcwd()) if moved else os.getcwd(),
+        "executor": executor,
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "started": psutil.Process().create_time(),
+        "mark": mark,
+    }
+    write_json(RECORD, note)
+    if executor == "slurm":
+        print(f"If this process dies, its jobs live on: {_advice()}", file=sys.stderr)
+
+
+def forget() -> None:
+    """The run has finished: there is nothing to go on with."""
+    RECORD.unlink(missing_ok=True)
+
+
+def _command(note: Mapping[str, Any]) -> str:
+    return shlex.join(["snakemake", *note["arguments"]])
+
+
+def _advice() -> str:
+    here = Path.cwd()
+    clone = here == Path(__file__).resolve().parents[1]
+    command = "make resume" if clone else f"python -m otrain_core.resume --directory {shlex.quote(str(here))}"
+    return f"`{command}` stops what is left of it and goes on"
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    with open(RECORD.with_suffix(".lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process, however that ends
+        except BlockingIOError:
+            raise ClusterError("another `make resume` is at work in this folder") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+def stop_what_is_left(note: Mapping[str, Any], *, wait: bool = False) -> None:
+    """Stop the processes and cancel the jobs that outlived their run, and see them gone.
+
+    Parameters
+    ----------
+    note : mapping
+    wait : bool
+        Let jobs end by themselves, however long they take.
+
+    Raises
+    ------
+    ClusterError
+        Some are still there, or Slurm does not answer.
+    """
+    if left := left_processes(note):  # first, so that none of them submits a job any more
+        print(f"stopping {len(left)} processes that it left on this machine")
+        for process in left:
+            _signal(process, "terminate")
+        _, left = psutil.wait_procs(left, timeout=10)
+        for process in left:
+            _signal(process, "kill")
+        if psutil.wait_procs(left, timeout=PATIENCE)[1]:
+            raise ClusterError("processes of the run do not end: " + ", ".join(str(process.pid) for process in left))
+    if note["executor"] != "slurm":
+        return
+    if jobs := slurm.jobs_of("."):
+        print(f"{'waiting for' if wait else 'cancelling'} {len(jobs)} jobs that it left in the queue")
+        if not wait:
+            slurm.cancel(jobs)
+        slurm.wait_until_gone(".", limit=None if wait else PATIENCE)
+
+
+def _signal(process: psutil.Process, name: str) -> None:
+    with suppress(psutil.NoSuchProcess):
+        getattr(process, name)()
+
+
+def resume(*, wait: bool = False, gone: bool = False) -> int:
+    """Go on with the last run of this folder.
+
+    Parameters
+    ----------
+    wait : bool
+        Let the jobs that are in the queue end by themselves instead of cancelling them.
+    gone : bool
+        The user's word that a process on another machine, which cannot be seen from here, has died.
+
+    Returns
+    -------
+    int
+        Exit status of Snakemake.
+
+    Raises
+    ------
+    ClusterError
+        There is nothing to go on with, or it is not sure that nothing else writes here.
+    """
+    note = read_note()
+    if note is None:
+        raise ClusterError(f"{Path.cwd()}: no run to go on with: the last one finished, or none was started here")
+    with _alone():
+        alive = head_lives(note)
+        if alive:
+            raise ClusterError(f"the run still goes on, as process {note['pid']}: {_command(note)}")
+        if alive is None and not gone:
+            raise ClusterError(
+                f"the run was started on {note['host']} (process {note['pid']}) and cannot be seen from here: run "
+                "make resume there; if that process is gone for good, make resume GONE=1"
+            )
+        stop_what_is_left(note, wait=wait)
+        folder = Path.cwd()
+        os.chdir(note["typed_in"])
+        unlock = [sys.executable, "-m", "snakemake", "--unlock", *note["arguments"]]
+        unlocked = subprocess.run(unlock, capture_output=True, text=True)
+        if unlocked.returncode != 0:
+            raise ClusterError(
+                f"the folder could not be unlocked: {unlocked.stderr.strip() or unlocked.stdout.strip()}"
+            )
+        print(f"going on: {_command(note)}", flush=True)
+        status = _snakemake(["--rerun-incomplete", *note["arguments"]])
+        os.chdir(folder)
+        if status == 0:  # also where nothing was left to do
+            forget()
+        return status
+
+
+def _snakemake(arguments: list[str]) -> int:
+    """Run Snakemake in this process, which keeps the lock of `_alone` as long as it lives."""
+    from snakemake.cli import main
+
+    sys.argv = ["snakemake", *arguments]
+    os.environ |= {"PWD": os.getcwd()}
+    try:
+        main()
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make resume", description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--directory", default=".", help="working directory of the run (default: this one)")
+    parser.add_argument("--wait", action="store_true", help="let its jobs end instead of cancelling them")
+    parser.add_argument("--gone", action="store_true", help="the process that ran on another machine has died")
+    arguments = parser.parse_args()
+    try:
+        os.chdir(arguments.directory)
+        return resume(wait=arguments.wait, gone=arguments.gone)
+    except (OtrainError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

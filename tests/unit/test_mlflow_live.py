@@ -1,0 +1,132 @@
+"""A training that is watched on a server: whatever the server does, the training goes on."""
+
+import logging
+import time
+from pathlib import Path
+
+import pytest
+
+from otrain_core import mlflow_live
+from otrain_core.errors import OtrainError
+from otrain_core.mlflow_live import LiveRun, live_run, results_root, run_name, run_tags
+from tests.unit.loopback import loopback
+
+KEYS = {"telescope": "TCA", "pipeline": "gmadet", "experiment": "otrain2", "seed": 1, "protocol": "grouped"}
+ROW = {"loss": 0.5, "accuracy": 0.9, "tune_loss": float("nan"), "tune_accuracy": 0.8, "seconds": 1.0}
+
+
+class Server:
+    """Keeps what a client is told; away as often as `away` says."""
+
+    def __init__(self, away=0):
+        self.away, self.calls, self.points, self.ended = away, [], [], None
+
+    def open(self, _address):
+        self.calls.append("open")
+        if self.away:
+            self.away -= 1
+            raise OtrainError("http://server: no MLflow server answers there (Connection refused)")
+        return self, "1"
+
+    def search_runs(self, *_args, **_kwargs):
+        return []
+
+    def create_run(self, *_args, tags, **_kwargs):
+        self.tags, self.info, self.run_id = tags, self, "abc"
+        return self
+
+    def log_batch(self, _run, *, metrics):
+        if self.away:
+            self.away -= 1
+            raise ConnectionResetError("[Errno 104] Connection reset by peer")
+        self.points += [(point.key, point.step) for point in metrics]
+
+    def set_tag(self, _run, key, value):
+        self.tags[key] = value
+
+    def set_terminated(self, _run, status):
+        self.ended = status
+
+
+def train(live, epochs=4):
+    live.begin([])
+    for epoch in range(1, epochs + 1):
+        live.epoch(ROW | {"epoch": epoch})
+        deadline = time.monotonic() + 5
+        while live._sent < epoch and not live._missing and time.monotonic() < deadline:
+            time.sleep(0.01)
+    live.close("FINISHED")
+
+
+@pytest.mark.parametrize("away", [0, 1, 2])
+def test_every_epoch_arrives_when_the_server_comes_back(monkeypatch, caplog, away):
+    caplog.set_level(logging.INFO, "otrain")
+    server = Server(away)
+    monkeypatch.setattr(mlflow_live, "open_server", server.open)
+    live = LiveRun("http://server", KEYS, place="here")
+    train(live)
+    names = {"epoch/loss", "epoch/accuracy", "epoch/tune_accuracy"}  # what is NaN is left out
+    assert sorted(server.points) == sorted((name, epoch) for name in names for epoch in range(1, 5))
+    assert (server.ended, server.tags["live"], live.run_id) == ("FINISHED", "finished", "abc")
+    assert server.tags["training"] == "TCA/gmadet/otrain2/1/grouped"
+    assert caplog.text.count("import its record later with `otrain models import`") == min(away, 1)
+    assert caplog.text.count("answers again") == min(away, 1)
+
+
+def test_a_server_that_never_comes_is_told_of_once(monkeypatch, caplog):
+    monkeypatch.setattr(mlflow_live, "open_server", Server(away=99).open)
+    live = LiveRun("http://server", KEYS, place="here")
+    train(live)
+    assert live.run_id is None
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told == (
+        "http://server: no MLflow server answers there (Connection refused); the training goes on;"
+        " import its record later with `otrain models import`"
+    )
+
+
+def test_a_server_that_hangs_is_not_waited_for(caplog):
+    with loopback() as web:
+        web.answers = [(20, b"OK")]
+        live = LiveRun(web.url, KEYS, place="here", wait=0.5)
+        live.begin([])
+        started = time.monotonic()
+        live.epoch(ROW | {"epoch": 1})
+        assert time.monotonic() - started < 0.3
+        live.close("FINISHED")
+        assert 0.3 < time.monotonic() - started < 3
+    assert "no answer in time; the training goes on" in caplog.text
+
+
+def test_what_the_training_meets_is_passed_on(tmp_path, monkeypatch):
+    folder = tmp_path / "TCA" / "gmadet" / "otrain2" / "seed1"
+    folder.mkdir(parents=True)
+    server = Server()
+    monkeypatch.setattr(mlflow_live, "open_server", server.open)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+    with pytest.raises(ZeroDivisionError), live_run(folder) as live:
+        live.begin([])
+        raise ZeroDivisionError
+    assert server.ended == "FAILED"
+    assert server.tags["place"] == (tmp_path / "mlflow.id").read_text().strip()
+
+
+def test_no_server_and_a_wrong_one(tmp_path, monkeypatch, caplog):
+    folder = tmp_path / "TCA" / "gmadet" / "otrain2" / "seed1"
+    with live_run(folder) as live:
+        assert live is None and not caplog.records
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    with live_run(tmp_path / "mine") as live:  # the verb train writes anywhere
+        assert live is None and not caplog.records
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "server:5000")
+    with live_run(folder) as live:
+        assert live is None
+    assert "'server:5000' is not the address of a server (http://HOST:PORT); the training goes on" in caplog.text
+
+
+def test_names_and_tags():
+    assert results_root("results/TCA/gmadet/otrain2/seed1") == Path("results")
+    assert results_root("results/TCA/gmadet/otrain2/seed1/random_split") == Path("results")
+    assert run_name(KEYS | {"protocol": "paper"}) == "TCA/gmadet/otrain2/1 (random split)"
+    tags = run_tags(KEYS, "here")
+    assert tags["cube"] == "TCA/gmadet" and tags["seed"] == "1" and tags["place"] == "here"

@@ -1,0 +1,217 @@
+"""A night beside the training set: false alarms and power by image, mixed classes, advice, the verb."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from otrain_core.cli import main
+from otrain_core.descriptors import DESCRIPTORS, describe, limits, training_statistics
+from otrain_core.errors import CubeError, OtrainError
+from otrain_core.io import write_arrays
+from otrain_core.monitor import NightDisplay, advise, as_text, compare_night, image_names, tail_of_t
+from tests.unit.synthetic_cube import make_cube
+from tests.unit.tiny_onnx import write_tiny
+
+
+def _images(rng, n_images, n_candidates, *, factor=1.0, share_true=0.5, shift=0.0):
+    """Descriptors of candidates: the seeing is that of the image, the rest scatters; False ones miss more pixels."""
+    image = np.sort(rng.permutation(n_candidates) % n_images)
+    label = (rng.random(n_candidates) < share_true).astype(int)
+    seeing = factor * np.exp(rng.normal(1.0, 0.1, n_images))[image]
+    background = rng.normal(2, 0.5, n_images)[image] + rng.normal(0, 2, n_candidates) + 4 * (label == 0)
+    found = {
+        "seeing": seeing,
+        "psf_width": 1.2 * seeing * rng.normal(1, 0.01, n_candidates),
+        "noise": np.exp(rng.normal(2, 0.05, n_images)[image] + rng.normal(0, 0.1, n_candidates)),
+        "background": background,
+        "level": rng.normal(0.1, 0.1, n_candidates) + shift,
+        "missing": rng.uniform(0, 0.05, n_candidates) * (label == 0),
+        "probability": np.where(rng.random(n_candidates) < 0.1, 0.6, np.where(label == 1, 0.97, 0.02)),
+    }
+    return found | {"score": found["probability"]}, np.char.mod("im%d", image), label
+
+
+def _statistics(rng, n_images=20):
+    found, images, labels = _images(rng, n_images, 100 * n_images)
+    statistics = training_statistics({name: found[name] for name in DESCRIPTORS}, images, labels)
+    for key in statistics["images"]:
+        statistics["images"][key]["doubt"] = list(rng.normal(0.05, 0.01, 10))
+    return statistics
+
+
+def _of(comparisons, name):
+    return next(item for item in comparisons if item.quantity == name)
+
+
+def test_the_tail_is_that_of_students_t():
+    from scipy.stats import t
+
+    angle = np.linspace(0, np.pi / 2, 5001)
+    for freedom, value in ((3, 1.5), (3, 12.0), (18, 2.9), (60, 3.5)):
+        tail = np.interp(np.arctan(value / np.sqrt(freedom)), angle, tail_of_t(angle, freedom))
+        assert tail == pytest.approx(2 * t.sf(value, freedom), rel=0.02)
+
+
+@pytest.mark.parametrize(("n_images", "least_power"), [(1, 0.0), (5, 0.85), (20, 0.99)])
+def test_false_alarms_and_power_of_200_candidates(n_images, least_power):
+    """Nights are dealt by image, and half of them hold False candidates alone."""
+    rng = np.random.default_rng(n_images)
+    alarms, flagged, promised, trials = 0, 0, [], 150
+    for k in range(trials):
+        statistics = _statistics(rng)
+        night, images, _ = _images(rng, n_images, 200, share_true=0.5 * (k % 2))
+        compared = compare_night(night, statistics, images=images)
+        alarms += any(item.alarm for item in compared)
+        promised.append(_of(compared, "seeing").detectable)
+        wide = night | {"seeing": 1.3 * night["seeing"]}
+        flagged += _of(compare_night(wide, statistics, images=images), "seeing").alarm
+    assert alarms <= 0.01 * trials + 4  # three standard deviations above
+    assert flagged >= least_power * trials
+    assert (np.median(promised) < 0.3) == (least_power > 0.8)  # what cannot be seen is told
+
+
+def test_a_change_of_one_class_only_is_the_mix():
+    """Candidates of a night are mostly False: they lie between the classes, or like one of them."""
+    rng = np.random.default_rng(3)
+    statistics = _statistics(rng)
+    night, images, _ = _images(rng, 20, 2000, share_true=0.02)
+    background = _of(compare_night(night, statistics, images=images), "background")
+    assert not background.alarm and background.night > np.median(statistics["images"]["true"]["background"]) + 2
+    shifted = _of(
+        compare_night(night | {"background": night["background"] + 6}, statistics, images=images), "background"
+    )
+    assert shifted.alarm and shifted.change > 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "quantity", "words"),
+    [
+        (lambda night: {"seeing": 1.6 * night["seeing"]}, "seeing", "Train anew with images of such nights: seeing"),
+        (lambda night: {"seeing": 1.18 * night["seeing"]}, "seeing", "covers this night, but not by its bulk"),
+        (lambda night: {"probability": 0 * night["score"] + 0.6}, "doubt", "Label some candidates"),
+        (lambda night: {"missing": night["missing"] + 0.3}, "missing", "Train anew"),
+        (lambda night: {}, None, "Nothing speaks for a new training."),
+    ],
+)
+def test_advice(changed, quantity, words):
+    rng = np.random.default_rng(8)
+    statistics = _statistics(rng, 40)
+    night, images, _ = _images(rng, 40, 2000)
+    compared = compare_night(night | changed(night), statistics, images=images)
+    assert [item.quantity for item in compared if item.alarm] == ([quantity] if quantity else [])
+    advice = advise(compared, n_images=40)
+    assert words in advice and "nan" not in advice
+    assert as_text(compared).count("ALARM") == (quantity is not None)
+
+
+def test_what_cannot_be_tested_is_not_called_unchanged():
+    rng = np.random.default_rng(1)
+    night, images, _ = _images(rng, 1, 200, factor=1.5)
+    few = advise(compare_night(night, _statistics(rng, 3), images=images), n_images=1)
+    assert few.startswith("Whether the night has changed cannot be told: only") and "seeing" in few
+    statistics = _statistics(rng)
+    night["seeing"][:] = 1.01 * limits("seeing", statistics["quantiles"]["seeing"])[1]
+    night["psf_width"] = 1.2 * night["seeing"]
+    one = advise(compare_night(night, statistics, images=images), n_images=1)
+    assert "No alarm, which so few images could hardly raise" in one and "beyond the training set: seeing" in one
+
+
+def test_a_night_of_clear_cases_is_no_alarm():
+    rng = np.random.default_rng(2)
+    night, images, _ = _images(rng, 20, 2000)
+    doubt = _of(compare_night(night | {"probability": night["score"] * 0}, _statistics(rng), images=images), "doubt")
+    assert doubt.p < 1e-4 and not doubt.alarm
+
+
+def test_images_without_names():
+    seeing = np.array([2.0, 2.0, 3.0, np.nan])
+    assert len(np.unique(image_names(None, seeing, 4))) == 3
+    assert len(np.unique(image_names(["", "", "", ""], None, 4))) == 1
+    assert image_names(["a", "b", "b", "c"], seeing, 4).tolist() == ["a", "b", "b", "c"]
+    with pytest.raises(CubeError, match="4 names are needed"):
+        image_names(["a"], seeing, 4)
+
+
+def test_what_is_not_known_is_told():
+    rng = np.random.default_rng(1)
+    night, images, _ = _images(rng, 3, 200)
+    night["seeing"] = np.full(200, np.nan)
+    seeing = _of(compare_night(night, _statistics(rng), images=images), "seeing")
+    assert seeing.note == "not known of the night" and not seeing.alarm and np.isnan(seeing.p)
+    few = compare_night(night, _statistics(rng, 4), images=images)
+    assert _of(few, "noise").note == "only 4 images in the training set" and not any(item.alarm for item in few)
+    with pytest.raises(OtrainError, match="no candidates"):
+        compare_night({"score": np.empty(0)}, {})
+    with pytest.raises(OtrainError, match="otrain models export"):
+        compare_night(night, {"quantiles": {}}, images=images)
+
+
+@pytest.fixture
+def night(tmp_path):
+    """A model with the statistics of one cube, and another cube with the same images."""
+    train = make_cube(400, seed=1)
+    described = describe(train["cube"], list(train["channels"]), seeing=train["seeing"])
+    statistics = training_statistics(described, train["images"], train["labels"])
+    about = {"telescope": "tiny", "training": statistics}
+    model = write_tiny(tmp_path / "model.onnx", size=21, about=about)
+    return str(model), make_cube(200, seed=1), tmp_path
+
+
+def test_the_verb(night, capsys):
+    model, cube, folder = night
+    write_arrays(folder / "cube.npz", cube)
+    arguments = ["-m", model, "--json", "--quiet"]
+    assert main(["monitor", str(folder / "cube.npz"), *arguments, "-o", str(folder / "night.png")]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["n"] == 200 and record["n_images"] == 20 and not record["alarm"]
+    assert (folder / "night.png").stat().st_size > 10_000
+    assert main(["classify", str(folder / "cube.npz"), "-m", model, "-o", str(folder / "a.csv"), "--quiet"]) == 0
+    capsys.readouterr()
+    assert main(["monitor", str(folder / "a.csv"), *arguments]) == 0
+    again = json.loads(capsys.readouterr().out)
+    for one, other in zip(record["quantities"], again["quantities"], strict=True):
+        assert one["quantity"] == other["quantity"] and one["note"] == other["note"]
+        assert one["p"] == other["p"] or one["p"] == pytest.approx(other["p"], rel=1e-3)
+    write_arrays(folder / "wide.npz", cube | {"seeing": 1.5 * cube["seeing"]})
+    assert main(["monitor", str(folder / "wide.npz"), "-m", model]) == 3
+    told = capsys.readouterr().out
+    assert "seeing" in told and "ALARM" in told and "Train anew" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("score,probability\n0.1,0.1\n", "no column seeing"),
+        ("score,probability,seeing,psf_width,noise,background,level,missing\nhigh,1,1,1,1,1,1,1\n", "column score"),
+        ("score,probability,seeing,psf_width,noise,background,level,missing\n", "no candidates"),
+    ],
+)
+def test_other_tables_are_refused(night, text, message, capsys):
+    model, _, folder = night
+    (folder / "a.csv").write_text(text)
+    assert main(["monitor", str(folder / "a.csv"), "-m", model]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_the_figure_shows_what_was_compared():
+    rng = np.random.default_rng(1)
+    found, images, _ = _images(rng, 3, 200)
+    found["seeing"] = 2 * found["seeing"]
+    statistics = _statistics(rng)
+    figure = NightDisplay(compare_night(found, statistics, images=images), statistics["quantiles"]).plot()
+    seeing = figure.axes[0]
+    assert "ALARM" in seeing.get_title(loc="left")
+    low, high = seeing.get_xlim()
+    assert low < np.median(statistics["images"]["true"]["seeing"]) and high > found["seeing"].max()
+
+
+def test_nothing_heavy_is_imported():
+    code = (
+        "import sys, otrain_core.monitor, otrain_core.cli_monitor\n"
+        "heavy = {'pandas', 'scipy', 'tensorflow', 'keras', 'matplotlib', 'mlflow', 'pydantic', 'stdpipe'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
