@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 ROUNDS = 5
+FILES = 100  # FITS files that are read and scored
 
 
 def bench_networks(
@@ -21,7 +22,7 @@ def bench_networks(
 ) -> list[dict[str, Any]]:
     """Operations, parameters, training and scoring speed of `otrain2` and of the network of the paper.
 
-    The last row sets ONNX Runtime beside Keras.
+    The last rows set ONNX Runtime beside Keras, from memory and from FITS files.
 
     Each is trained as its experiment says (of ``paper`` raw differences in batches of 1024), on cutouts of noise with
     a point source in every other one: the speed does not depend on the pixels.
@@ -70,31 +71,56 @@ def bench_networks(
         spread = f"{note}; median of {rounds} rounds, ratios {min(ours / reference):.2f} to {max(ours / reference):.2f}"
         ratio = float(np.median(ours / reference))
         rows.append(_row(label, "1/CPU s", float(np.median(ours)), float(np.median(reference)), ratio, spread))
-    return [*rows, _runtime(runners["ours"].model, cutouts, rounds)]
+    return [*rows, *_runtime(runners["ours"].model, cutouts, rounds)]
 
 
-def _runtime(model: Any, cutouts: np.ndarray, rounds: int) -> dict[str, Any]:
-    """Scoring by `otrain_core.classify` beside ``model.predict``, in turns, on one thread each."""
+def _runtime(model: Any, cutouts: np.ndarray, rounds: int) -> list[dict[str, Any]]:
+    """Scoring by `otrain_core.classify` beside ``model.predict``, in turns, on one thread each.
+
+    From memory, then from FITS files: in blocks beside one file read and scored at a time, as the original O'TRAIN does.
+    """
     import tempfile
 
     from otrain_core.classify import Classifier
+    from otrain_core.cutout_files import find_cutouts, read_blocks, read_cutout, write_cutouts
     from otrain_core.export_onnx import export_model
     from otrain_core.train import score_cutouts
 
+    def in_blocks(paths: list[Path]) -> None:
+        for planes, _ in read_blocks(paths):
+            classifier.classify(planes)
+
+    def one_by_one(paths: list[Path]) -> None:
+        for path in paths:
+            planes, _ = read_cutout(path, strict=False)
+            score_cutouts(model, np.stack([planes["difference"], planes["psf"]], axis=-1)[None])
+
     with tempfile.TemporaryDirectory() as folder:
         export_model(model, Path(folder, "model.onnx"))
-        classifier = Classifier.load(Path(folder, "model.onnx"))
-    speeds: dict[str, list[float]] = {"ours": [], "reference": []}
+        classifier = Classifier.load(Path(folder, "model.onnx"), threshold=0.5)
+        some = cutouts[:FILES]
+        cube = {"cube": some, "channels": ["difference", "psf"], "labels": np.ones(len(some), int)}
+        write_cutouts(cube | {"candids": np.arange(len(some)).astype(str)}, folder)
+        paths = find_cutouts(Path(folder, "True"))
+        keras = ("reference", lambda part: score_cutouts(model, part))
+        return [
+            _in_turns("scored by ONNX Runtime, Keras", (("ours", classifier.score), keras), cutouts, rounds),
+            _in_turns("FITS files classified", (("ours", in_blocks), ("reference", one_by_one)), paths, rounds),
+        ]
+
+
+def _in_turns(label: str, ways: Any, work: Any, rounds: int) -> dict[str, Any]:
+    speeds: dict[str, list[float]] = {name: [] for name, _ in ways}
     for number in range(rounds + 1):
-        for name, work in (("ours", classifier.score), ("reference", lambda part: score_cutouts(model, part))):
+        for name, way in ways:
             started = time.process_time()
-            work(cutouts)
+            way(work)
             if number:
-                speeds[name].append(len(cutouts) / (time.process_time() - started))
+                speeds[name].append(len(work) / (time.process_time() - started))
     ratios = np.array(speeds["ours"]) / speeds["reference"]
     note = f"otrain2 in both; median of {rounds} rounds, ratios {ratios.min():.2f} to {ratios.max():.2f}"
     ours, reference = (float(np.median(speeds[name])) for name in speeds)
-    return _row("scored by ONNX Runtime, Keras", "1/CPU s", ours, reference, float(np.median(ratios)), note)
+    return _row(label, "1/CPU s", ours, reference, float(np.median(ratios)), note)
 
 
 def _row(name: str, unit: str, ours: float, reference: float, ratio: float, note: str) -> dict[str, Any]:

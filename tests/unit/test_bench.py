@@ -13,4 +13,5 @@ def test_the_better_network_is_cheaper_and_the_file_says_by_how_much(tmp_path, c
     # The bar is 3; a loaded machine must not fail the test.
     assert found["cutouts trained"]["ratio"] > 1.5
     assert found["scored by ONNX Runtime, Keras"]["ratio"] > 0.8
+    assert found["FITS files classified"]["ratio"] > 2
     assert "ratio" in capsys.readouterr().out
