@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from otrain_core.errors import OtrainError
@@ -265,7 +266,20 @@ def _refresh(client, experiment) -> None:
         client.restore_experiment(experiment.experiment_id)
     for key, value in EXPERIMENT_TAGS.items():  # a store of an earlier version lacks some
         if experiment.tags.get(key) is None:
-            client.set_experiment_tag(experiment.experiment_id, key, value)
+            insist(client.set_experiment_tag, experiment.experiment_id, key, value)
+
+
+def insist(function, *arguments: Any, **named: Any) -> None:
+    """Write what others may be writing too (a tag, an alias, a data set).
+
+    Of two who add the same new row at once, PostgreSQL refuses one, who then finds it there.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        function(*arguments, **named)
+    except MlflowException:
+        function(*arguments, **named)
 
 
 @contextmanager

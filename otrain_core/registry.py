@@ -16,7 +16,7 @@ import numpy as np
 
 from otrain_core.errors import OtrainError
 from otrain_core.io import digest
-from otrain_core.mlflow_store import read_server, read_store, server_address, shown, told
+from otrain_core.mlflow_store import insist, read_server, read_store, server_address, shown, told
 
 log = logging.getLogger("otrain")
 
@@ -217,16 +217,6 @@ def _fetched(version, address: str) -> Path:
     return folder / ONNX
 
 
-def _set(function, *arguments: Any) -> None:
-    """Set a tag or an alias; of two who set a new one at once, PostgreSQL refuses one, who then finds it there."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        function(*arguments)
-    except MlflowException:
-        function(*arguments)
-
-
 def ensure_version(client, run_id: str, *, name: str, tags: Mapping[str, str], description: str) -> int:
     """Register the model of a run, once; older versions of the same training become superseded.
 
@@ -264,11 +254,11 @@ def ensure_version(client, run_id: str, *, name: str, tags: Mapping[str, str], d
     first = min(mine, key=lambda version: int(version.version))
     number = int(first.version)
     if first.tags.get("onnx") != tags.get("onnx") and "onnx" in tags:  # exported after the import
-        _set(client.set_model_version_tag, name, first.version, "onnx", tags["onnx"])
+        insist(client.set_model_version_tag, name, first.version, "onnx", tags["onnx"])
     for version in versions:
         same = all(version.tags.get(key, tags[key]) == tags[key] for key in ("training", "place"))
         if same and int(version.version) != number and "superseded" not in version.tags:
-            _set(client.set_model_version_tag, name, version.version, "superseded", str(number))
+            insist(client.set_model_version_tag, name, version.version, "superseded", str(number))
     return number
 
 
@@ -312,7 +302,7 @@ def _choose(client, name: str, versions, *, min_mcc: float, max_fp: float) -> di
     for version in versions:
         gate = _gate(version.tags, min_mcc=min_mcc, max_fp=max_fp)
         if version.tags.get("gate") != gate:
-            _set(client.set_model_version_tag, name, version.version, "gate", gate)
+            insist(client.set_model_version_tag, name, version.version, "gate", gate)
         if gate == "passed" and "superseded" not in version.tags:
             mcc_tune = _float(version.tags.get("mcc_tune"))
             rank = mcc_tune if np.isfinite(mcc_tune) else -np.inf  # versions of older imports lack it
@@ -324,7 +314,7 @@ def _choose(client, name: str, versions, *, min_mcc: float, max_fp: float) -> di
     if not passing:
         if current is not None:
             client.delete_registered_model_alias(name, CHAMPION)
-            _set(client.set_registered_model_tag, name, CHAMPION, "none passes the gate")
+            insist(client.set_registered_model_tag, name, CHAMPION, "none passes the gate")
         log.warning("%s: no model passes the gate (MCC above %g, false positives at most %g)", name, min_mcc, max_fp)
         return None
     _, _, best = max(passing, key=lambda item: item[:2])
@@ -338,8 +328,8 @@ def _crown(client, name: str, version) -> None:
     tags = version.tags
     named = "/".join(tags.get(key, "") for key in ("pipeline", "experiment", "seed"))
     words = f"MCC {_float(tags.get('mcc')):.3f}, {named}"
-    _set(client.set_registered_model_alias, name, CHAMPION, version.version)
-    _set(client.set_registered_model_tag, name, CHAMPION, words)
+    insist(client.set_registered_model_alias, name, CHAMPION, version.version)
+    insist(client.set_registered_model_tag, name, CHAMPION, words)
 
 
 def _gate(tags: Mapping[str, str], *, min_mcc: float, max_fp: float) -> str:

@@ -27,7 +27,7 @@ from otrain_core.errors import OtrainError
 from otrain_core.io import digest, read_json, read_table
 from otrain_core.mlflow_format import write_model
 from otrain_core.mlflow_live import LIVE, history_metrics, results_root, run_name, run_tags
-from otrain_core.mlflow_store import EXPERIMENT, is_address, locked, open_server, open_store, place_of, told
+from otrain_core.mlflow_store import EXPERIMENT, insist, is_address, locked, open_server, open_store, place_of, told
 from otrain_core.registry import ONNX, ensure_version, name_champion
 from otrain_core.report_figures import draw_training
 from otrain_core.report_text import count, interval, num
@@ -398,7 +398,7 @@ def _write_run(client, experiment: str, training: _Training, *, live=None) -> st
     )
     cube_digest = str(training.train.get("cube_digest", "unknown"))
     cube = Dataset(name=tags["cube"], digest=cube_digest[:16], source_type="local", source="cube.npz")
-    client.log_inputs(run_id, datasets=[DatasetInput(cube)])
+    insist(client.log_inputs, run_id, datasets=[DatasetInput(cube)])
     for record in RECORDS:
         if (training.folder / record).is_file():
             client.log_artifact(run_id, str(training.folder / record), "records")

@@ -3,6 +3,7 @@ import logging
 import os
 import re
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -31,11 +32,22 @@ def test_the_time_left_counts_all_epochs_to_come(monkeypatch):
     assert headings == ["epoch 8/10", "epoch 9/10, 2 min 0 s left", "epoch 10/10, 1 min 0 s left"]
 
 
+def read_all(leader: int, into: list[bytes]) -> None:
+    try:
+        while part := os.read(leader, 4096):
+            into.append(part)
+    except OSError:  # how the end of a terminal looks
+        pass
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_bar_on_a_terminal_and_a_log_line_elsewhere(monkeypatch, caplog, terminal):
     leader, follower = os.openpty() if terminal else os.pipe()
     stream = os.fdopen(follower, "w")
     monkeypatch.setattr(sys, "stderr", stream)
+    drawn: list[bytes] = []
+    reader = threading.Thread(target=read_all, args=(leader, drawn), daemon=True)  # a terminal holds 4 kB only
+    reader.start()
     rng = np.random.default_rng(0)
     data = rng.normal(size=(20, 9, 9, 1)).astype(np.float32), np.arange(20) % 2
     options = {"epochs": 2, "batch_size": 5, "learning_rate": 1e-3, "schedule": "constant", "label_smoothing": 0.0}
@@ -43,17 +55,12 @@ def test_a_bar_on_a_terminal_and_a_log_line_elsewhere(monkeypatch, caplog, termi
     body = networks.without_input_stage(networks.build_network("otrain2", size=9))
     with caplog.at_level(logging.INFO, logger="otrain"):
         loop.Loop(body, data, data, seed=1, options=options, weights=None, steps=4).run()
-    stream.flush()
-    os.set_blocking(leader, False)
-    try:
-        drawn = os.read(leader, 100_000).decode()
-    except BlockingIOError:
-        drawn = ""
     stream.close()
-    os.close(leader)
-    assert len([text for text in caplog.messages if re.match(r"epoch +\d/2  loss", text)]) == 2
+    reader.join(30)
+    text = b"".join(drawn).decode()
+    assert len([line for line in caplog.messages if re.match(r"epoch +\d/2  loss", line)]) == 2
     if terminal:
-        assert "epoch 1/2" in drawn and re.search(r"epoch 2/2, \d+ s left", drawn)
-        assert "1/4" in drawn and drawn.count("tune_loss") == 2
+        assert "epoch 1/2" in text and re.search(r"epoch 2/2, \d+ s left", text)
+        assert "1/4" in text and text.count("tune_loss") == 2
     else:
-        assert drawn == ""
+        assert text == ""

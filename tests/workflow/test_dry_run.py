@@ -126,6 +126,14 @@ def test_the_paper_at_reduced_size(root, tmp_path, pretend_programs):
     assert jobs["train"] == 5 * 2 + 4 * 2 + 3 * 2 * 5
 
 
+MEASURE = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print("cost", used.ru_utime + used.ru_stime, used.ru_maxrss)
+"""
+
+
 def cost_of_planning(root, workdir, n_images, env):
     """Jobs, CPU seconds and peak memory [MB] of a dry run by the command of `make paper`, with so many images a telescope."""
     sheet = pd.read_csv(root / "config/telescopes.csv", dtype=str)
@@ -136,12 +144,14 @@ def cost_of_planning(root, workdir, n_images, env):
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "workflow/Snakefile"), "--cores", "2"]
     command += ["--scheduler", "greedy", "--scheduler-subsample", "20", "--rerun-incomplete", "--quiet", "rules", "-n"]
     command += ["--directory", str(workdir), "--configfile", "config/paper.yaml", str(workdir / "more.yaml")]
-    with open(workdir / "plan.txt", "w") as file:
-        process = subprocess.Popen(command, cwd=root, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **env})
-        _, status, usage = os.wait4(process.pid, 0)
-    text = (workdir / "plan.txt").read_text()
-    assert status == 0, text
-    return planned_jobs(text), usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6
+    # A process begins with the peak of the one that starts it: a small one stands between it and the tests.
+    result = subprocess.run(
+        [sys.executable, "-c", MEASURE, *command], cwd=root, capture_output=True, text=True, env={**os.environ, **env}
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    plan, _, usage = result.stdout.rpartition("cost ")
+    cpu, memory = map(float, usage.split())
+    return planned_jobs(plan), cpu, memory * 1024 / 1e6
 
 
 def test_planning_costs_by_the_job(root, tmp_path, pretend_programs):
