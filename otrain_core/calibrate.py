@@ -46,6 +46,11 @@ class Calibration:
             return np.asarray(scores, dtype=float)
         return _sigmoid(self.slope * logit(scores) + self.offset)
 
+    def score_at(self, probability: float) -> float:
+        """The score to which the logistic curve gives a probability."""
+        odds = np.log(probability / (1 - probability))
+        return float(_sigmoid(np.float64((odds - self.offset) / self.slope)))
+
     def to_record(self) -> dict[str, Any]:
         """Plain values for JSON, from which `from_record` makes the same calibration."""
         record = {"method": self.method, "slope": self.slope, "offset": self.offset}

@@ -102,7 +102,11 @@ class Experiment(Section):
         description="GPUs of one node that share out every batch; so many are asked of the cluster (null: one is asked "
         "for, all that are seen are used)",
     )
-    threshold: Literal["gmean", "f1", "f1-mcc"] = Field("f1-mcc", description="rule that sets the decision threshold")
+    threshold: Literal["gmean", "f1", "f1-mcc", "platt"] = Field(
+        "platt",
+        description="rule that sets the decision threshold: the highest g-mean, F1 or F1 + MCC on tune, or even odds on a "
+        "logistic curve fitted to tune (platt), which depends less on which images are in tune",
+    )
 
     @field_validator("inputs")
     @classmethod
@@ -131,6 +135,7 @@ PAPER_EXPERIMENT = Experiment(
     keep="last",
     patience=0,
     class_weights=False,
+    threshold="f1-mcc",
 )
 
 

@@ -130,7 +130,7 @@ def evaluate_scores(
         mags, errmags, snr, fwhms, seeing, artefacts, reasons as far as it has them.
     rng : numpy.random.Generator
         For the bootstrap by image.
-    threshold_rule : {'gmean', 'f1', 'f1-mcc'}
+    threshold_rule : {'gmean', 'f1', 'f1-mcc', 'platt'}
     protocol : {'grouped', 'paper'}
     bootstrap, confidence, stated_recall, bins
         Draws, confidence of the intervals, recall at which an FPR is quoted, number of

@@ -18,7 +18,7 @@ from otrain_core.errors import CubeError
 if TYPE_CHECKING:  # a classifier at work reads no table
     import pandas as pd
 
-RULES = ("gmean", "f1", "f1-mcc")
+RULES = ("gmean", "f1", "f1-mcc", "platt")
 MISSED = (0.01, 0.05)
 REAL_FRACTIONS = (0.01, 0.001)
 ECE_BINS = 15
@@ -149,7 +149,11 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def best_threshold(labels: np.ndarray, scores: np.ndarray, rule: str) -> float:
-    """Threshold that maximises the g-mean, F1, or F1 + MCC (Makhlouf et al. 2022, Sect. 6.2).
+    """Threshold that maximises the g-mean, F1, or F1 + MCC (Makhlouf et al. 2022, Sect. 6.2), or that of Platt.
+
+    ``platt`` is the score to which a logistic curve fitted to all scores (Platt 1999) gives even odds. The maxima
+    of the other rules hang on the few cutouts near them: where these are few, they wander from one draw of
+    images to the next, within a plateau that need not be one on other images.
 
     All thresholds between two neighbouring scores give the same counts; the middle of
     that interval is taken. Where neighbouring intervals tie, they count as one, and of
@@ -165,6 +169,10 @@ def best_threshold(labels: np.ndarray, scores: np.ndarray, rule: str) -> float:
     curve = threshold_curve(labels, scores)
     if curve.n_true == 0 or curve.n_false == 0:
         raise CubeError(f"no threshold can be set from {curve.n_true} True and {curve.n_false} False")
+    if rule == "platt":
+        from otrain_core.calibrate import fit_calibration  # which builds on this module
+
+        return fit_calibration(labels, scores, method="platt").score_at(0.5)
     values = curve.rates()
     target = values["f1"] + values["mcc"] if rule == "f1-mcc" else values[rule]
     best = target >= np.max(target) - 1e-12

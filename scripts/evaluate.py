@@ -28,7 +28,7 @@ def main(
         Files written: CSV, JSON and CSV.
     options : dict
         Keys of the config section ``evaluate``.
-    threshold_rule : {'gmean', 'f1', 'f1-mcc'}
+    threshold_rule : {'gmean', 'f1', 'f1-mcc', 'platt'}
     seed : int
         Seed of the bootstrap.
     protocol : {'grouped', 'paper'}

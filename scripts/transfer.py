@@ -18,7 +18,7 @@ def main(*, model, cube, split, target_cubes, target_splits, table, source, targ
         Of the training; the seed draws the bootstrap too.
     options : dict
         bootstrap, confidence, guard.
-    rule : {'gmean', 'f1', 'f1-mcc'}
+    rule : {'gmean', 'f1', 'f1-mcc', 'platt'}
         Sets the thresholds.
     """
     import numpy as np
