@@ -18,10 +18,9 @@ from otrain_core.claims import CLAIM_COLUMNS
 from otrain_core.io import read_json, read_table
 from otrain_core.paper_captions import TITLES, caption_text
 from otrain_core.paper_plan import FIGURES, TABLES
-from otrain_core.report_text import count, num
+from otrain_core.report_text import count, num, page_templates
 
 MARK = "<!-- paper from here -->"
-TEMPLATES = Path(__file__).with_name("templates")
 TABLE_COLUMNS = {  # of the page, where a table is too wide for it
     "table2": (
         *("telescope", "source", "filter", "pixel_scale", "paper_pixel_scale", "width", "height", "n_images"),
@@ -49,18 +48,10 @@ def build_page(folder: str | Path, *, claims: pd.DataFrame, condensed: pd.DataFr
     str
         A page that needs no other file and no network.
     """
-    import jinja2
-
     folder = Path(folder)
     figures = [_figure(folder, name) for name in FIGURES]
     tables = [_table(folder, name, condensed) for name in TABLES]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_templates()
     return environment.get_template("paper.html").render(
         figures=figures,
         tables=tables,

@@ -21,10 +21,9 @@ from otrain_core.report_studies import (
     sweep_parts,
     transfer_part,
 )
-from otrain_core.report_text import config_lines, count, interval, num, passes, pct, verdict, words
+from otrain_core.report_text import config_lines, count, interval, num, page_templates, passes, pct, verdict, words
 from otrain_core.summary import STEPS, arrays_if_there, number, read_benchmark, read_record, run_keys
 
-TEMPLATES = Path(__file__).with_name("templates")
 RATES = {  # columns of the table of all trainings: heading, percent?
     "mcc": ("MCC", False),
     "accuracy": ("Accuracy", True),
@@ -79,8 +78,6 @@ def build_report(
     str
         A page that needs no other file and no network.
     """
-    import jinja2
-
     runs, champions = list(map(Path, runs)), (mlflow or {}).get("champions") or {}
     parts = [
         _cube_part(
@@ -95,13 +92,7 @@ def build_report(
         )
         for name, folder in cubes.items()
     ]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_templates()
     environment.filters |= {"num": num, "pct": pct, "count": count, "interval": interval, "words": words}
     environment.filters["p_words"] = p_words
     recalls = sorted(set(summary["stated_recall"].dropna()))

@@ -15,6 +15,19 @@ FEW_IMAGES = 10  # with fewer test images the bootstrap by image is itself uncer
 WIDE_GAP = 0.02  # |accuracy(train) - accuracy(tune)|, Makhlouf et al. 2022, Fig. 11
 
 
+def page_templates():
+    """The templates of the pages, as a jinja2.Environment: texts are escaped, and a name that is not given is an error."""
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
 def passes(headline: Mapping[str, Any], gate: Mapping[str, Any]) -> bool:
     """Whether a training passes the gate (see `otrain_core.track.import_runs`)."""
     return bool(

@@ -20,10 +20,23 @@ class Member:
     """An array that stays in its file: opened for as long as it is looked at.
 
     A mapped array keeps its file open, and thousands of images are more than a process may open.
+
+    Parameters
+    ----------
+    path : path-like
+        The ``.npz``, in which the array is stored uncompressed.
+    header_offset : int
+        Place of its member in the file [bytes].
+
     Attributes
     ----------
     shape : tuple of int
     dtype : numpy.dtype
+
+    Raises
+    ------
+    ValueError
+        Not an array, or one of Python objects.
     """
 
     def __init__(self, path: str | Path, header_offset: int):

@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
@@ -70,8 +69,6 @@ def test_the_number_of_gpus(monkeypatch, caplog):
 @pytest.mark.parametrize("name", ["tensorflow", "jax"])
 def test_two_devices_train_as_one(name, root, tmp_path):
     """The weights are those of one device where nothing depends on the share of the batch; else it learns and resumes."""
-    if find_spec(name) is None:
-        pytest.skip(f"{name} is not installed")
     environment = os.environ | {"KERAS_BACKEND": name, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     command = [sys.executable, "-m", "tests.unit.distributed", str(tmp_path)]
     run = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=280)

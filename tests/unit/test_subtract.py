@@ -288,7 +288,6 @@ def test_stamps_are_spread_and_clean():
 
 
 def test_zogy_recovers_flux_and_noise(sky):
-    pytest.importorskip("stdpipe.subtraction")
     new = [(180.3, 141.8, 6000.0)]
     science = observe(sky, seed=2, fwhm=3.0, extra=new)
     result = difference(science, observe(sky, seed=3, fwhm=2.4), method="zogy")
