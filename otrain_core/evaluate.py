@@ -106,7 +106,7 @@ def evaluate_scores(
     cube: dict[str, np.ndarray],
     *,
     rng: np.random.Generator,
-    threshold_rule: str = "f1-mcc",
+    threshold_rule: str = "platt",
     protocol: str = "grouped",
     bootstrap: int = 1000,
     confidence: float = 0.95,

@@ -76,7 +76,7 @@ def read_training(folder: str | Path) -> Training | None:
     label, score = table["label"].to_numpy() == 1, table["score"].to_numpy(float)
     tuned = threshold
     if label.any() and not label.all():
-        tuned = metrics.best_threshold(label, score, record.get("threshold_rule", "f1-mcc"))
+        tuned = metrics.best_threshold(label, score, record["threshold_rule"])
     cutouts = pd.DataFrame(
         {
             "image": f"{keys['telescope']}:" + table["image"].astype(str),

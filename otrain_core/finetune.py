@@ -123,7 +123,7 @@ def finetune_curve(
     sizes: Sequence[int],
     seed: int,
     rng: np.random.Generator,
-    threshold_rule: str = "f1-mcc",
+    threshold_rule: str = "platt",
     bootstrap: int = 1000,
     confidence: float = 0.95,
     guard: float = 4.0,

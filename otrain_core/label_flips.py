@@ -96,7 +96,7 @@ def flip_trial(
     seed: int,
     fraction: float = 0.1,
     folds: int = 4,
-    threshold_rule: str = "f1-mcc",
+    threshold_rule: str = "platt",
     **training: Any,
 ) -> dict[str, Any]:
     """What flipped labels of train and tune cost, and how many of them are found.

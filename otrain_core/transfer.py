@@ -200,7 +200,7 @@ def transfer(
     targets: Iterable[tuple[str, Mapping[str, np.ndarray], pd.DataFrame]],
     *,
     rng: np.random.Generator,
-    threshold_rule: str = "f1-mcc",
+    threshold_rule: str = "platt",
     bootstrap: int = 1000,
     confidence: float = 0.95,
     guard: float = 4.0,

@@ -30,7 +30,7 @@ def test_the_headline_comes_from_test_and_the_threshold_from_tune(data):
     record, _ = run(data)
     tune, test = (data[1][data[1]["set"] == name] for name in ("tune", "test"))
     headline = record["headline"]
-    assert headline["threshold"] == metrics.best_threshold(tune["label"], tune["score"], "f1-mcc")
+    assert headline["threshold"] == metrics.best_threshold(tune["label"], tune["score"], "platt")
     assert headline["n_images"] == test["image"].nunique()
     assert headline["n_true"] + headline["n_false"] == len(test) == sum(record["confusion"].values())
     wrong = (test["score"] >= headline["threshold"]) != (test["label"] == 1)
@@ -58,7 +58,7 @@ def test_the_paper_protocol_tunes_and_scores_on_one_set(data):
     record, _ = run(paper, protocol="paper")
     test = paper[1][paper[1]["set"] == "test"]
     assert record["threshold_set"] == record["scored_set"] == "test"
-    best = metrics.best_threshold(test["label"], test["score"], "f1-mcc")
+    best = metrics.best_threshold(test["label"], test["score"], "platt")
     assert record["headline"]["threshold"] == best
     assert "tune" not in record["accuracy_gap"]
 
