@@ -267,9 +267,10 @@ def _data_size(plan, facts, table):
 
 def _size(plan, facts, table):
     same = "accuracy, F1 and MCC against the side of the cutouts, candidate kept at the centre, 63 px cutouts cropped."
-    return same, _STUDY.split(";")[0] + f"; points are means over {facts['seeds']} seeds, for both networks." + _done(
-        facts
-    )
+    differs = _STUDY.split(";")[0] + f"; points are means over {facts['seeds']} seeds, for both networks"
+    if "paper-normalised" in set(table["experiment"]):
+        differs += " and for the paper's with normalised inputs"
+    return same, differs + "." + _done(facts)
 
 
 def _table1(plan, facts, table):

@@ -274,13 +274,15 @@ def sweep_data(root: Path, plan: Mapping[str, Any], sweep: str) -> tuple[pd.Data
         return pd.DataFrame(), {"missing": f"the run has no study {sweep} (studies.sweeps.{sweep})"}
     table = gather_sweep(rows, root=root)
     done = table[table["mcc"].notna()].reset_index(drop=True)
-    facts = {"planned": len(table), "done": len(done), "seeds": int(done["seed"].nunique()), "epochs": {}}
+    facts = {"planned": len(table), "done": len(done), "epochs": {}}
     if done.empty:
         return pd.DataFrame(), {"missing": f"none of the {len(table)} trainings of the study {sweep} is done yet"}
     for row in rows:
         record = read_record(root / row["folder"] / "train.json")
         if record:
             facts["epochs"].setdefault(row["experiment"], record["options"].get("epochs", record.get("epochs")))
+    seeds = done.groupby([key for key in SWEEP_KEYS if key != "seed"])["seed"].nunique()
+    facts["seeds"] = " to ".join(map(str, sorted({seeds.min(), seeds.max()})))
     done["value"] = pd.to_numeric(done["value"])
     facts["cubes"] = list(dict.fromkeys(done["telescope"] + "/" + done["pipeline"]))
     return done[[*SWEEP_KEYS, *SCORES, "train_minus_tune"]], facts
