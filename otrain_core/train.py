@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,8 @@ from otrain_core.loop import Loop
 
 SMALL_BATCH = 16  # with fewer cutouts the statistics of a batch are too rough
 IN_MEMORY = 2**28  # bytes of cutouts trained on that are held in memory; more are read from a file batch by batch
+
+log = logging.getLogger("otrain")
 
 
 def train_model(
@@ -74,8 +77,8 @@ def train_model(
     augment : bool
         Random flips and quarter turns of the training cutouts.
     n_train : int, optional
-        Train on so many cutouts, drawn at random from the set train; a smaller draw with the same seed is part of
-        a larger one.
+        Train on so many cutouts, drawn at random from the set train (on all where it has fewer, with a warning); a
+        smaller draw with the same seed is part of a larger one.
     epochs, batch_size, min_batches, learning_rate : int, int, int, float
         Adam's settings. Where an epoch would have fewer batches than `min_batches`, the batches are
         smaller, down to 16 cutouts.
@@ -209,8 +212,8 @@ def _fewer(batch_size: int, n: int, min_batches: int) -> int:
 
 
 def _draw(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    if n > rows.size:
-        raise CubeError(f"n_train: {n} cutouts were asked for, the set train has {rows.size}")
+    if n > rows.size:  # a study of many cubes need not end at the smallest
+        log.warning("n_train: %d cutouts were asked for, the set train has %d: all are used", n, rows.size)
     return np.sort(rng.permutation(rows)[:n])
 
 

@@ -127,6 +127,14 @@ def test_the_paper_protocol_watches_the_test_set(data):
     assert history["learning_rate"].nunique() == 1
 
 
+def test_a_smaller_training_set_is_drawn_and_ends_at_all_there_is(data, caplog):
+    cube, split = data
+    there = int((split["set"] == "train").sum())
+    for asked, used in ((there // 2, there // 2), (there + 1, there)):
+        assert train.train_model(cube, split, seed=1, n_train=asked, **TINY)[2]["n_train"] == used
+    assert f"n_train: {there + 1} cutouts were asked for, the set train has {there}: all are used" in caplog.text
+
+
 def test_patience_stops(data):
     cube, split = data
     _, history, record = train.train_model(cube, split, seed=1, learning_rate=0.5, patience=2, epochs=30, size=15)
