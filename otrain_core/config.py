@@ -72,7 +72,9 @@ class Experiment(Section):
     )
     augment: bool = Field(True, description="random flips and quarter turns of the training cutouts")
     n_train: int | None = Field(
-        None, ge=2, description="train on so many cutouts, drawn at random from the set train (null: on all; at most all)"
+        None,
+        ge=2,
+        description="train on so many cutouts, drawn at random from the set train (null: on all; at most all)",
     )
     epochs: int = Field(24, ge=1, description="epochs at most")
     batch_size: int = Field(128, ge=1, description="cutouts per batch at most")
