@@ -153,7 +153,8 @@ def _knee_claim(table: pd.DataFrame, planned: int) -> dict[str, Any]:
     starts, over = knees["stays_under_from"], knees["last_over"]
     row |= {"ours_low": starts.min(), "ours_high": starts.max() if starts.notna().all() else np.nan}
     never = int(starts.isna().sum())
-    row["ours"] = f"from {starts.min():g} to {starts.max():g} cutouts" if starts.notna().any() else "at no size tried"
+    spread = " to ".join(f"{size:g}" for size in dict.fromkeys((starts.min(), starts.max())))
+    row["ours"] = f"from {spread} cutouts" if starts.notna().any() else "at no size tried"
     row["ours"] += (
         f"; still over at the largest in {never} of {len(knees)} cubes" if never and starts.notna().any() else ""
     )
