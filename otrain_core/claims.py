@@ -158,12 +158,11 @@ def _knee_claim(table: pd.DataFrame, planned: int) -> dict[str, Any]:
     row["ours"] += (
         f"; still over at the largest in {never} of {len(knees)} cubes" if never and starts.notna().any() else ""
     )
-    largest = table.groupby(["telescope", "pipeline"])["n_train"].max().min()
     means = table.groupby(["telescope", "pipeline", "n_train"])["train_minus_tune"].mean().abs()
     sizes = means.index.get_level_values("n_train")
     above, below = means[sizes >= knee["low"]], means[sizes < knee["low"]]
     if above.empty:
-        row["reproduced"], text = "unknown", f"the largest size tried is {largest:g}"
+        row["reproduced"], text = "unknown", f"the largest size tried is {table['n_train'].max():g}"
         return row | {"why": text}
     holds = (bool((above < limit).all()), bool((below >= limit).all()))
     row["reproduced"] = {2: "yes", 1: "partly", 0: "no"}[sum(holds)]
