@@ -47,7 +47,7 @@ class Calibration:
         return _sigmoid(self.slope * logit(scores) + self.offset)
 
     def score_at(self, probability: float) -> float:
-        """The score to which the logistic curve gives a probability."""
+        """The score in [0, 1] to which the logistic curve gives a probability strictly between 0 and 1."""
         odds = np.log(probability / (1 - probability))
         return float(_sigmoid(np.float64((odds - self.offset) / self.slope)))
 

@@ -153,8 +153,7 @@ def _knee_claim(table: pd.DataFrame, planned: int) -> dict[str, Any]:
     starts, over = knees["stays_under_from"], knees["last_over"]
     row |= {"ours_low": starts.min(), "ours_high": starts.max() if starts.notna().all() else np.nan}
     never = int(starts.isna().sum())
-    spread = " to ".join(f"{size:g}" for size in dict.fromkeys((starts.min(), starts.max())))
-    row["ours"] = f"from {spread} cutouts" if starts.notna().any() else "at no size tried"
+    row["ours"] = f"from {_spread(starts.dropna(), 'g')} cutouts" if starts.notna().any() else "at no size tried"
     row["ours"] += (
         f"; still over at the largest in {never} of {len(knees)} cubes" if never and starts.notna().any() else ""
     )
@@ -196,9 +195,9 @@ def _size_claim(table: pd.DataFrame) -> dict[str, Any]:
     return row
 
 
-def _spread(values: Sequence[float] | pd.Series) -> str:
+def _spread(values: Sequence[float] | pd.Series, shown: str = ".3f") -> str:
     low, high = min(values), max(values)
-    return f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f}"
+    return f"{low:{shown}}" if low == high else f"{low:{shown}} to {high:{shown}}"
 
 
 def complete(claims: pd.DataFrame) -> pd.DataFrame:

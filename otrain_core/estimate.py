@@ -174,7 +174,7 @@ def training_seconds(run: Run, root: str | Path, *, speed: float) -> dict[str, f
         if key not in known:
             model = build_network(row["network"], size=size, channels=row["inputs"], normalise=row["normalise"])
             known[key] = flops(model)
-        n = row["n_train"] or row["share"] * _cutouts(run, row["cube"], Path(root))
+        n = min(row["n_train"] or np.inf, row["share"] * _cutouts(run, row["cube"], Path(root)))
         seconds.setdefault(row["rule"], []).append(START + PASSES * known[key] * n * row["epochs"] / speed)
     return {rule: float(np.mean(values)) for rule, values in seconds.items()}
 

@@ -13,7 +13,6 @@ TABLES = tuple(f"table{number}" for number in range(1, 6))
 CUBES = ("JAST/gmadet", "JAST/stdpipe", "TACA/gmadet", "FRAM-CTA-N/gmadet", "TCA/gmadet")  # as in table 5
 EXPERIMENTS = ("paper", "otrain2")
 SWEEPS = {"fig11": "data-size", "fig12": "size"}
-SWEPT = {"data-size": EXPERIMENTS, "size": (*EXPERIMENTS, "paper-normalised")}  # the last tells what raw inputs do
 FIGURE_CUBES = {
     **dict.fromkeys(("fig02", "fig04", "fig09", "fig10", "fig13"), CUBES[:1]),
     **{"fig05": CUBES[:2], "fig06": CUBES[3:4], "fig07": CUBES[2:3], "fig08": CUBES[4:5]},
@@ -45,11 +44,7 @@ def plan_paper(run: Run) -> dict[str, Any]:
         "protocols": list(config.run.protocols),
         "images": {name: run.images(name) for name in telescopes},
         "telescopes": {name: run.telescopes[name].model_dump() for name in telescopes},
-        "sweeps": {
-            name: [row for row in run.sweep(name) if row["experiment"] in SWEPT[name]]
-            for name in SWEEPS.values()
-            if name in config.studies.sweeps
-        },
+        "sweeps": {name: run.sweep(name) for name in SWEEPS.values() if name in config.studies.sweeps},
         "bootstrap": config.evaluate.bootstrap,
         "confidence": config.evaluate.confidence,
         "seed": config.seed,

@@ -197,4 +197,4 @@ def test_the_script_writes_both_tables(run, tmp_path):
     mean = summary.groupby(["protocol", "experiment"])["mcc"].mean()
     for row in table.itertuples():
         assert row.mcc == pytest.approx(mean[row.protocol, row.experiment])
-        assert row.mcc_low <= row.mcc <= row.mcc_high
+        assert row.mcc_low <= row.mcc <= row.mcc_high and row.mcc_low < row.mcc_high
