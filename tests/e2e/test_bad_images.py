@@ -10,7 +10,7 @@ from astropy.io import fits
 from otrain_core.sheets import Telescope
 from otrain_core.simulate import simulate_pair
 
-from ..workflow.test_dry_run import snakemake
+from tests.workflow.test_dry_run import snakemake
 
 N_GOOD = 4
 BAD = {

@@ -2,7 +2,7 @@
 
 import json
 
-from ..workflow.test_dry_run import planned_jobs, snakemake
+from tests.workflow.test_dry_run import planned_jobs, snakemake
 
 
 def test_figures_are_made_as_jobs(root, tmp_path):

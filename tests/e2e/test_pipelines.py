@@ -10,7 +10,7 @@ from otrain_core.errors import MissingProgramError
 from otrain_core.io import read_arrays
 from otrain_core.programs import find_program
 
-from ..workflow.test_dry_run import snakemake
+from tests.workflow.test_dry_run import snakemake
 
 PIPELINES = ("builtin", "gmadet", "stdpipe")
 LEAST_FOUND = {"builtin": 0.9, "gmadet": 0.7, "stdpipe": 0.85}  # gmadet's threshold is on single pixels

@@ -10,7 +10,7 @@ import pytest
 from otrain_core.cli import main
 from otrain_core.io import read_arrays
 
-from ..workflow.test_dry_run import snakemake
+from tests.workflow.test_dry_run import snakemake
 
 TELESCOPES = """telescope,source,pixel_scale,gain,read_noise,saturation,filter
 cecilia,images,5.16,10,10,4095,Clear

@@ -11,7 +11,7 @@ from astropy.io import fits
 
 from otrain_core.io import digest, read_arrays
 
-from ..workflow.test_dry_run import planned_jobs, snakemake
+from tests.workflow.test_dry_run import planned_jobs, snakemake
 
 CUBE = "results/tiny/builtin"
 TABLE_1 = ["cube", "labels", "mags", "errmags", "filters", "fwhms", "candids"]
