@@ -42,8 +42,8 @@ def bench_networks(
     list of dict
         name, unit, ours, reference, ratio (ours / reference; of speeds the median over the rounds), note.
     """
-    from otrain_core.config import PAPER_EXPERIMENT, Experiment
     from otrain_core.networks import flops
+    from otrain_core.plan.config import PAPER_EXPERIMENT, Experiment
 
     cutouts, labels = _cutouts(size, n_cutouts, np.random.default_rng(seed))
     runners = {

@@ -52,9 +52,9 @@ def export(arguments: Namespace) -> Outcome:
 
 def train(arguments: Namespace) -> Outcome:
     """Split a cube, train, evaluate and export, with the scripts of the workflow."""
-    from otrain_core.config import Config
     from otrain_core.cube import no_rows, read_cube
     from otrain_core.io import read_json, write_arrays, write_json
+    from otrain_core.plan.config import Config
 
     config = Config()
     if arguments.experiment not in config.experiments:
@@ -126,7 +126,7 @@ def diagnose(arguments: Namespace) -> Outcome:
 
 def explain(arguments: Namespace) -> Outcome:
     """Draw the Grad-CAM maps of a training."""
-    from otrain_core.config import Config
+    from otrain_core.plan.config import Config
 
     folder, output = Path(arguments.folder), Path(arguments.output or arguments.folder)
     _script("explain")(
@@ -176,8 +176,8 @@ def models_import(arguments: Namespace) -> Outcome:
     """Import all trainings of a results folder into the server, or into its own store."""
     import logging
 
-    from otrain_core.config import GateOptions
     from otrain_core.mlflow_store import server_address, shown
+    from otrain_core.plan.config import GateOptions
     from otrain_core.track import find_trainings, import_runs
 
     if not arguments.quiet:

@@ -21,7 +21,7 @@ from otrain_core.split import PAPER_FRACTION
 from otrain_core.summary import STEPS, number, read_benchmark, read_record
 
 if TYPE_CHECKING:
-    from otrain_core.run import Run
+    from otrain_core.plan.run import Run
 
 SAME_COST = {"train_random_split": "train", "evaluate_random_split": "evaluate"}
 START = 15.0  # of a training before its first epoch [s CPU]: libraries, reading the cube
@@ -245,7 +245,7 @@ def estimate_text(table: pd.DataFrame, *, cores: Sequence[int] = (2, 64)) -> str
 
 def main(config: Sequence[str], *, root: str | Path = "results") -> str:
     """Estimate of the paper for configuration files laid over each other."""
-    from otrain_core.run import Run
+    from otrain_core.plan.run import Run
 
     run = Run.from_files(config)
     seconds = {key: training_seconds(run, root, speed=speed) for key, speed in training_speeds(root).items()}

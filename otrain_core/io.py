@@ -226,7 +226,7 @@ def read_image(
     name : str
         Name of the image in the sheet.
     telescope : dict, optional
-        Row of the telescope sheet (keys as in `otrain_core.config.Telescope`).
+        Row of the telescope sheet (keys as in `otrain_core.plan.config.Telescope`).
     wcs_path : path-like, optional
         FITS header with the WCS, for images that have none.
     record : mapping, optional

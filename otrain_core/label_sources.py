@@ -101,7 +101,7 @@ def open_cubes(results: str | Path, cubes: Sequence[str] = (), *, experiments: S
         A cube is not there, or there is none at all.
     """
     from otrain_core.cube import read_cube
-    from otrain_core.sheets import is_pool
+    from otrain_core.plan.sheets import is_pool
 
     root = Path(results)
     if not cubes:

@@ -159,7 +159,7 @@ class LabelStore:
             return [dict(row) for row in database.execute("SELECT * FROM answers ORDER BY number")]
 
     def sheet_rows(self) -> list[dict[str, Any]]:
-        """Rows of the label sheet, see `otrain_core.sheets.LabelRow`: every answer that holds now."""
+        """Rows of the label sheet, see `otrain_core.plan.sheets.LabelRow`: every answer that holds now."""
         order = ("telescope", "pipeline", "image", "candid", "who")
         rows = sorted(self.answers(), key=lambda row: [row[name] for name in order])
         return [{name: "" if row[name] is None else row[name] for name in SHEET} for row in rows]

@@ -49,7 +49,7 @@ def override_labels(
     column : mapping of arrays
         image, candid, x, y [px], label, edge, reason, kind, artefact, injection; all (N,).
     rows : iterable of mapping
-        Rows of the label sheet, see `otrain_core.sheets.LabelRow`. Of two rows of one person for one
+        Rows of the label sheet, see `otrain_core.plan.sheets.LabelRow`. Of two rows of one person for one
         candidate the later one counts.
     telescope, pipeline : str
         Rows of others are left aside; a row without pipeline holds for all.

@@ -149,7 +149,7 @@ def draw_unfinished(config: Sequence[str], *, root: str | Path = "results") -> P
     import runpy
 
     from otrain_core.paper_plan import plan_paper
-    from otrain_core.run import Run
+    from otrain_core.plan.run import Run
 
     clone = Path(__file__).parents[1]
     plan, folder = plan_paper(Run.from_files(config)), Path(root, "unfinished", "paper")

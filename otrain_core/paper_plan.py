@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from otrain_core.run import TAILS, Run
+from otrain_core.plan.run import TAILS, Run
 
 FIGURES = tuple([f"fig{number:02d}" for number in range(1, 14)] + [f"figA{number}" for number in range(1, 5)])
 TABLES = tuple(f"table{number}" for number in range(1, 6))

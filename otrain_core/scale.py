@@ -151,9 +151,9 @@ def _write_images(place: Path, n: int) -> None:
 
 def _assemble(place: Path) -> None:
     """As scripts/cube.py, but for where the pixels of the images are."""
-    from otrain_core.config import Config
     from otrain_core.cube import build_cube, real_star_cube
     from otrain_core.io import write_arrays, write_json
+    from otrain_core.plan.config import Config
     from otrain_core.stacks import read_stack
 
     pixels = [read_stack(path, later=("stack",))["stack"] for path in sorted(place.glob("pixels*.npz"))]
@@ -178,7 +178,7 @@ def _script(name: str, place: Path, **arguments: Any) -> None:
 
 
 def _step(step: str, place: Path) -> None:
-    from otrain_core.config import Config, Experiment
+    from otrain_core.plan.config import Config, Experiment
 
     config = Config()
     if step == "assemble":

@@ -75,7 +75,7 @@ def simulate_pair(telescope: dict[str, Any], *, index: int, seed: int, noise_see
     Parameters
     ----------
     telescope : dict
-        Row of the telescope sheet (keys as in `otrain_core.config.Telescope`), with
+        Row of the telescope sheet (keys as in `otrain_core.plan.config.Telescope`), with
         source ``simulated``.
     index : int
         Number of the image; every image shows a field of its own.

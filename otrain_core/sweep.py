@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from otrain_core.errors import ConfigError
-from otrain_core.pipelines import NAME_PATTERN, explain_first
+from otrain_core.plan.pipelines import NAME_PATTERN, explain_first
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from otrain_core.config import Config, Experiment
+    from otrain_core.plan.config import Config, Experiment
 
 SWEEP_KEYS = ("sweep", "option", "value", "telescope", "pipeline", "experiment", "seed")
 SCORES = (

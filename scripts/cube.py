@@ -10,7 +10,7 @@ from otrain_core.cube import build_cube, no_rows, real_star_cube
 from otrain_core.cube_folders import class_folders, cube_from_folders
 from otrain_core.errors import ImageError
 from otrain_core.io import write_arrays, write_json
-from otrain_core.sheets import read_labels
+from otrain_core.plan.sheets import read_labels
 from otrain_core.stacks import read_stack
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from otrain_core.cube import read_cube
 from otrain_core.io import read_json, read_table, write_arrays, write_json, write_table
+from otrain_core.plan.sheets import left_out
 from otrain_core.pool import check_pool, join_rows, pool_cubes, summarise_pool
-from otrain_core.sheets import left_out
 from otrain_core.split import SETS, summarise_split
 
 

@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 from astropy.io import fits
 
-from otrain_core.sheets import Telescope
+from otrain_core.plan.sheets import Telescope
 from otrain_core.simulate import simulate_pair
-
 from tests.workflow.test_dry_run import snakemake
 
 N_GOOD = 4

@@ -13,7 +13,7 @@ import pytest
 
 from otrain_core.io import digest
 from otrain_core.label_store import LabelStore
-from otrain_core.sheets import read_labels
+from otrain_core.plan.sheets import read_labels
 from tests.unit.synthetic_results import write_results
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

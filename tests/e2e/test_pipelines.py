@@ -9,7 +9,6 @@ import pytest
 from otrain_core.errors import MissingProgramError
 from otrain_core.io import read_arrays
 from otrain_core.programs import find_program
-
 from tests.workflow.test_dry_run import snakemake
 
 PIPELINES = ("builtin", "gmadet", "stdpipe")

@@ -9,7 +9,6 @@ import pytest
 
 from otrain_core.cli import main
 from otrain_core.io import read_arrays
-
 from tests.workflow.test_dry_run import snakemake
 
 TELESCOPES = """telescope,source,pixel_scale,gain,read_noise,saturation,filter

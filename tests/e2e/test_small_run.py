@@ -10,7 +10,6 @@ import pytest
 from astropy.io import fits
 
 from otrain_core.io import digest, read_arrays
-
 from tests.workflow.test_dry_run import planned_jobs, snakemake
 
 CUBE = "results/tiny/builtin"

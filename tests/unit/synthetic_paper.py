@@ -13,7 +13,7 @@ from snakemake.utils import update_config
 from otrain_core import io
 from otrain_core.explain import KINDS
 from otrain_core.paper_plan import plan_paper
-from otrain_core.run import Run
+from otrain_core.plan.run import Run
 from tests.unit.synthetic_results import write_results
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ def paper_values() -> dict:
 def make_plan(monkeypatch=None) -> dict:
     """The plan of config/paper.yaml with two seeds and the images of the made-up results."""
     if monkeypatch is not None:
-        monkeypatch.setattr("otrain_core.run.require_programs", lambda *args, **options: None)
+        monkeypatch.setattr("otrain_core.plan.run.require_programs", lambda *args, **options: None)
     plan = plan_paper(Run.from_config(paper_values(), root=ROOT))
     plan["images"] = {name: [f"I{k:02d}" for k in range(8)] for name in plan["telescopes"]}
     return plan

@@ -10,7 +10,7 @@ from astropy.wcs import WCS
 
 from otrain_core import catalogue, io, network, services
 from otrain_core.errors import ConfigError, ImageError
-from otrain_core.sheets import Telescope
+from otrain_core.plan.sheets import Telescope
 from otrain_core.simulate import simulate_pair
 from scripts.catalogue import main
 from tests.unit.loopback import loopback, recorded

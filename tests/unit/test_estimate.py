@@ -16,7 +16,7 @@ from otrain_core.estimate import (
     training_speeds,
 )
 from otrain_core.networks import build_network, flops
-from otrain_core.run import Run
+from otrain_core.plan.run import Run
 from tests.unit.synthetic_paper import ROOT, paper_values
 from tests.unit.synthetic_results import BENCHMARK
 
@@ -86,7 +86,7 @@ def test_without_a_recorded_training_nothing_is_invented(tmp_path):
 
 
 def test_trainings_of_the_paper(monkeypatch, root):
-    monkeypatch.setattr("otrain_core.run.require_programs", lambda *args, **options: None)
+    monkeypatch.setattr("otrain_core.plan.run.require_programs", lambda *args, **options: None)
     values = paper_values()
     values["run"] |= {
         "experiments": ["paper"],

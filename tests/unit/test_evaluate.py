@@ -185,7 +185,7 @@ def _real_stars(cube):
 @pytest.mark.xdist_group("tensorflow")
 def test_train_evaluate_and_explain_scripts(tmp_path):
     """From a cube on disk to scores, metrics, curves and Grad-CAM, with a channel order of their own."""
-    from otrain_core.config import EvaluateOptions, Experiment, ExplainOptions
+    from otrain_core.plan.config import EvaluateOptions, Experiment, ExplainOptions
     from scripts import evaluate as evaluate_script
     from scripts import explain as explain_script
     from scripts import train as train_script

@@ -10,7 +10,7 @@ from astropy.io import fits
 from otrain_core.align import align_reference
 from otrain_core.errors import ConfigError
 from otrain_core.hotpants import hotpants_command, read_hotpants
-from otrain_core.pipelines import GMADET
+from otrain_core.plan.pipelines import GMADET
 from otrain_core.prepare import prepare_image
 from otrain_core.subtract import subtract_images
 from tests.unit.synthetic_pair import make_sky, observe

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from otrain_core import label_flips, label_noise, train
-from otrain_core.config import Experiment
 from otrain_core.errors import CubeError
+from otrain_core.plan.config import Experiment
 from tests.unit.synthetic_cube import make_cube, make_split
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from otrain_core.errors import OtrainError
 from otrain_core.label_store import LabelStore, StoreError, check_person
-from otrain_core.sheets import read_labels
+from otrain_core.plan.sheets import read_labels
 
 
 def candidate(name="c1", **changed):

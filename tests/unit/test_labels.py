@@ -9,7 +9,7 @@ from otrain_core import io
 from otrain_core.cube import build_cube, real_star_cube
 from otrain_core.errors import ConfigError, CubeError
 from otrain_core.labels import agreed, override_labels
-from otrain_core.sheets import read_labels
+from otrain_core.plan.sheets import read_labels
 
 T, F, U = "True", "False", "unsure"
 

@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core import pool, sheets
+from otrain_core import pool
 from otrain_core.cube import no_rows, read_cube
 from otrain_core.errors import CubeError
 from otrain_core.io import read_json, read_table, write_arrays, write_json, write_table
+from otrain_core.plan import sheets
 from tests.unit.synthetic_cube import make_cube, make_split
 
 FIVE = ["JAST/gmadet", "JAST/stdpipe", "TACA/gmadet", "FRAM-CTA-N/gmadet", "TCA/gmadet"]

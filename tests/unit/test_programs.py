@@ -2,8 +2,8 @@
 
 import pytest
 
-from otrain_core.config import Config
 from otrain_core.errors import MissingProgramError
+from otrain_core.plan.config import Config
 from otrain_core.programs import PROGRAMS, find_program, needed_programs, require_programs
 
 

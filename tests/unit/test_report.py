@@ -11,7 +11,7 @@ import pytest
 
 from otrain_core import io
 from otrain_core.comparison import compare_pipelines, compare_telescopes, count_artefacts
-from otrain_core.config import Config
+from otrain_core.plan.config import Config
 from otrain_core.report import _best_run, build_report
 from otrain_core.report_figures import accepted_injections, completeness_table, draw_training
 from otrain_core.report_text import config_lines, count, interval, num, passes, pct

@@ -11,7 +11,7 @@ from astropy.wcs import WCS
 from otrain_core import io
 from otrain_core.artefacts import KINDS
 from otrain_core.optics import limiting_magnitude
-from otrain_core.sheets import Telescope, read_telescopes
+from otrain_core.plan.sheets import Telescope, read_telescopes
 from otrain_core.simulate import field_centre, simulate_pair
 
 ROOT = Path(__file__).parents[2]

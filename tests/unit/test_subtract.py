@@ -474,7 +474,7 @@ def test_the_script_takes_all_options_stars_out_and_the_refined_wcs(sky, tmp_pat
     from astropy.io import fits
 
     from otrain_core import real_stars
-    from otrain_core.pipelines import SubtractOptions
+    from otrain_core.plan.pipelines import SubtractOptions
     from scripts.subtract import main
 
     science = observe(sky, seed=2, fwhm=3.0, wcs_error=(2.0, -1.0))

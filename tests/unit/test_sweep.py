@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from otrain_core.config import load_config
 from otrain_core.errors import ConfigError
+from otrain_core.plan.config import load_config
 from otrain_core.sweep import SWEEP_COLUMNS, draw_sweep, gather_sweep, plan_sweep
 
 

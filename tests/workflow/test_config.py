@@ -7,16 +7,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from otrain_core.config import Config, load_config
-from otrain_core.config_docs import generate
 from otrain_core.errors import ConfigError, ImageError
-from otrain_core.run import Run
-from otrain_core.sheets import read_images, read_telescopes
+from otrain_core.plan.config import Config, load_config
+from otrain_core.plan.config_docs import generate
+from otrain_core.plan.run import Run
+from otrain_core.plan.sheets import read_images, read_telescopes
 
 
 def test_generated_files_are_in_step(root):
     for path, text in generate(root / "config").items():
-        assert path.read_text() == text, f"{path.name} is out of step with otrain_core/config.py: run `make config`"
+        assert path.read_text() == text, (
+            f"{path.name} is out of step with otrain_core/plan/config.py: run `make config`"
+        )
 
 
 def test_default_yaml_is_the_default(root):

@@ -10,8 +10,8 @@ os.environ |= {"PYTHONPATH": os.pathsep.join([sys.path[0], *filter(None, [os.env
 
 from otrain_core.errors import OtrainError
 from otrain_core.job import KEEP_GOING, code_digest
-from otrain_core.pipelines import NAME_PATTERN
-from otrain_core.run import Run
+from otrain_core.plan.pipelines import NAME_PATTERN
+from otrain_core.plan.run import Run
 from snakemake.exceptions import WorkflowError
 
 try:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from otrain_core.errors import ConfigError
-from otrain_core.pipelines import Name, Section, explain_first, near_name
+from otrain_core.plan.pipelines import Name, Section, explain_first, near_name
 
 RESERVED_NAMES = (
     "benchmarks",

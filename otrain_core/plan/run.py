@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from otrain_core.config import Config, load_config
 from otrain_core.errors import ConfigError, ImageError
-from otrain_core.pipelines import STEP_OPTIONS
-from otrain_core.programs import require_programs
-from otrain_core.sheets import (
+from otrain_core.plan.config import Config, load_config
+from otrain_core.plan.pipelines import STEP_OPTIONS
+from otrain_core.plan.sheets import (
     ImageRow,
     Telescope,
     plan_pools,
@@ -19,6 +18,7 @@ from otrain_core.sheets import (
     read_telescopes,
     source_without,
 )
+from otrain_core.programs import require_programs
 from otrain_core.sweep import plan_sweep
 
 HIPS = "hips:"  # a reference that begins so is fetched from a survey

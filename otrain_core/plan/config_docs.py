@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from otrain_core.config import (
+from otrain_core.plan.config import (
     Config,
     CubeOptions,
     EvaluateOptions,
@@ -20,7 +20,7 @@ from otrain_core.config import (
     StudyOptions,
     Sweep,
 )
-from otrain_core.pipelines import (
+from otrain_core.plan.pipelines import (
     CrossmatchOptions,
     CutoutsOptions,
     DetectOptions,
@@ -30,7 +30,7 @@ from otrain_core.pipelines import (
     Section,
     SubtractOptions,
 )
-from otrain_core.sheets import ImageRow, LabelRow, Telescope
+from otrain_core.plan.sheets import ImageRow, LabelRow, Telescope
 
 # Shown by what differs from the default, which is named first.
 SHORT = {"gmadet": "builtin", "stdpipe": "builtin", "paper-normalised": "otrain2", "otrain2-difference": "otrain2"}

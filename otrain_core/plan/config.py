@@ -1,5 +1,5 @@
 """The configuration: one typed model per section, from which the default YAML,
-the JSON schema and the table of keys are generated (``python -m otrain_core.config``).
+the JSON schema and the table of keys are generated (``python -m otrain_core.plan.config``).
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from otrain_core.errors import ConfigError
-from otrain_core.pipelines import GMADET, STDPIPE, Name, Pipeline, Section, explain_first
-from otrain_core.sheets import is_pool
+from otrain_core.plan.pipelines import GMADET, STDPIPE, Name, Pipeline, Section, explain_first
+from otrain_core.plan.sheets import is_pool
 
 Channel = Literal["difference", "science", "reference", "mask", "psf"]
 Input = Literal[Channel, "pixel_scale", "seeing"]  # the last two are planes of one number
@@ -338,7 +338,7 @@ def load_config(values: dict[str, Any], *, where: str = "config") -> Config:
 
 
 if __name__ == "__main__":
-    from otrain_core.config_docs import generate
+    from otrain_core.plan.config_docs import generate
 
     for target, text in generate().items():
         target.write_text(text)

@@ -1,0 +1,1 @@
+"""What a run is to make: configuration, sheets, pipelines, sweeps. Imports the ground floor only."""
