@@ -2,7 +2,7 @@
 
 Whatever the method, what is handed on is a WCS that `astropy.wcs.WCS.to_header_string`
 writes and reads back as it is: TAN, or TAN-SIP with a distortion. SCAMP's own form (TPV)
-is turned into SIP for that, and SIP back into TPV for SWarp, see `otrain_core.swarp`.
+is turned into SIP for that, and SIP back into TPV for SWarp, see `otrain_core.images.swarp`.
 """
 
 from __future__ import annotations
@@ -263,8 +263,8 @@ def _scamp(image: Image, objects: Table, stars: Table, *, degree: int, radius: f
     from astropy.wcs import WCS
     from stdpipe.astrometry import refine_wcs_scamp
 
+    from otrain_core.images.swarp import swarp_header
     from otrain_core.programs import find_program
-    from otrain_core.swarp import swarp_header
 
     program = find_program("scamp")
     degree = _affordable(degree, min(len(objects), len(stars)))

@@ -320,7 +320,7 @@ def cut_candidates(
 
 
 def _without_sky(plane: np.ndarray) -> np.ndarray:
-    """An image with its background subtracted, in boxes of 64 px as `otrain_core.prepare` does."""
+    """An image with its background subtracted, in boxes of 64 px as `otrain_core.images.prepare` does."""
     import sep
 
     void = ~np.isfinite(plane)

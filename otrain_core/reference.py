@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
-from otrain_core.align import align_reference
 from otrain_core.errors import ImageError
+from otrain_core.images.align import align_reference
+from otrain_core.images.prepare import prepare_image
 from otrain_core.io import MASK_SATURATED, Image
-from otrain_core.prepare import prepare_image
 
 log = logging.getLogger("otrain")
 

@@ -7,9 +7,9 @@ from astropy.wcs import WCS
 
 from otrain_core import io
 from otrain_core.errors import ImageError
-from otrain_core.prepare import prepare_image
+from otrain_core.images.common_stars import find_stars
+from otrain_core.images.prepare import prepare_image
 from otrain_core.reference import stack_reference
-from otrain_core.stars import find_stars
 from tests.unit.synthetic_pair import GAIN, READ_NOISE, camera, make_sky, observe, turned
 
 SHAPE = (240, 260)

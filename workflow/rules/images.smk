@@ -88,7 +88,7 @@ rule prepare:
         options=step("prepare"),
         code=code_digest("prepare"),
     script:
-        "../../scripts/prepare.py"
+        "../../scripts/images/prepare.py"
 
 
 rule subtract:
@@ -119,7 +119,7 @@ rule subtract:
         options=step("subtract"),
         code=code_digest("subtract", "real_stars"),
     script:
-        "../../scripts/subtract.py"
+        "../../scripts/images/subtract.py"
 
 
 rule detect:

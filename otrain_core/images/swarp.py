@@ -13,11 +13,11 @@ import numpy as np
 from astropy.io import fits
 
 from otrain_core.errors import ImageError
+from otrain_core.images.common_stars import fill_bad
+from otrain_core.images.prepare import Prepared
+from otrain_core.images.resample import Mapping, autocorrelation, nodes, pick
 from otrain_core.io import MASK_MISSING
-from otrain_core.prepare import Prepared
 from otrain_core.programs import find_program
-from otrain_core.resample import Mapping, autocorrelation, nodes, pick
-from otrain_core.stars import fill_bad
 
 RESAMPLING = {"bilinear": "BILINEAR", "lanczos3": "LANCZOS3"}
 LARGEST_ERROR = 0.05  # of a WCS that is rewritten for SWarp [px]
@@ -185,7 +185,7 @@ def swarp_command(program: str, *, resampling: str) -> list[str]:
 def resample_by_swarp(
     prepared: Prepared, mapping: Mapping, *, wcs: Any, target_wcs: Any, resampling: str, name: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """As `otrain_core.resample.resample`; `mapping` is that of the two WCSs.
+    """As `otrain_core.images.resample.resample`; `mapping` is that of the two WCSs.
 
     Holes are filled before: SWarp would lose every pixel whose interpolation touches one, 36 of
     them with lanczos3. The mask is that of the pixels themselves and of their neighbours.

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from otrain_core.align import align_reference
 from otrain_core.errors import ConfigError
-from otrain_core.hotpants import hotpants_command, read_hotpants
+from otrain_core.images.align import align_reference
+from otrain_core.images.hotpants import hotpants_command, read_hotpants
+from otrain_core.images.prepare import prepare_image
+from otrain_core.images.subtract import subtract_images
 from otrain_core.plan.pipelines import GMADET
-from otrain_core.prepare import prepare_image
-from otrain_core.subtract import subtract_images
 from tests.unit.synthetic_pair import make_sky, observe
 
 HOTPANTS = shutil.which(os.environ.get("OTRAIN_HOTPANTS", "hotpants"))

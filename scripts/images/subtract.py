@@ -21,9 +21,9 @@ def main(
     Stars that `injected` lists as removed are taken out of the reference first.
     """
     from otrain_core import io
-    from otrain_core.align import align_reference
     from otrain_core.errors import ImageError, UpstreamFailed
-    from otrain_core.subtract import subtract_images
+    from otrain_core.images.align import align_reference
+    from otrain_core.images.subtract import subtract_images
 
     options = dict(options)
     planes, header = io.read_planes(prepared, image=image)

@@ -9,8 +9,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.interpolate import RectBivariateSpline
 
+from otrain_core.images.common_stars import fill_bad
 from otrain_core.io import MASK_MISSING
-from otrain_core.stars import fill_bad
 
 MESH = 32  # step of the mesh on which a mapping is evaluated exactly [px]
 MIN_OVERLAP = 0.1  # smallest common area, of the smaller image
@@ -88,10 +88,10 @@ def resample(
     Returns
     -------
     data, noise, mask : numpy.ndarray
-        As in `otrain_core.align.Aligned`. A bad pixel of the reference masks the pixels it reaches
+        As in `otrain_core.images.align.Aligned`. A bad pixel of the reference masks the pixels it reaches
         with more than a few per cent of its value, not the whole image.
     smoothing : numpy.ndarray
-        As in `otrain_core.align.Aligned`.
+        As in `otrain_core.images.align.Aligned`.
     """
     rx, ry, area = mapping.grid()
     height, width = data.shape

@@ -7,13 +7,13 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from otrain_core.align import align_reference, wcs_mapping
 from otrain_core.errors import ImageError, MissingProgramError
+from otrain_core.images.align import align_reference, wcs_mapping
+from otrain_core.images.common_stars import find_stars
+from otrain_core.images.prepare import Prepared, prepare_image
+from otrain_core.images.resample import autocorrelation
+from otrain_core.images.swarp import resample_by_swarp, run_swarp, swarp_command, swarp_header, swarp_impulse
 from otrain_core.io import MASK_MISSING, MASK_SATURATED
-from otrain_core.prepare import Prepared, prepare_image
-from otrain_core.resample import autocorrelation
-from otrain_core.stars import find_stars
-from otrain_core.swarp import resample_by_swarp, run_swarp, swarp_command, swarp_header, swarp_impulse
 from tests.unit.synthetic_pair import make_sky, observe
 
 needs_swarp = pytest.mark.skipif(
@@ -235,7 +235,7 @@ def test_a_failure_is_told_in_its_own_words(tmp_path, monkeypatch, script, match
     program = tmp_path / "SWarp"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    monkeypatch.setattr("otrain_core.swarp.find_program", lambda name: str(program))
+    monkeypatch.setattr("otrain_core.images.swarp.find_program", lambda name: str(program))
     wcs = frame((30, 30))
     with pytest.raises(ImageError, match=match):
         run_swarp(np.zeros((30, 30), np.float32), wcs=wcs, target_wcs=wcs, shape=(30, 30), name="a")

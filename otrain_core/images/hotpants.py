@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from otrain_core.errors import ConfigError, ImageError
+from otrain_core.images.common_stars import choose_stamps, stars_flux_scale
+from otrain_core.images.subtract import Inputs, Matched, kernel_sizes
 from otrain_core.programs import find_program
-from otrain_core.stars import choose_stamps, stars_flux_scale
-from otrain_core.subtract import Inputs, Matched, kernel_sizes
 
 PEDESTAL = 1000.0  # HOTPANTS takes pixels of exactly 0 for missing ones
 PLANES = ("inim", "tmplim", "ini", "tni", "imi", "tmi")  # files it reads, each KEY.fits for its option -KEY

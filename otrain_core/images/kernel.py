@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import fft, linalg
 
-from otrain_core.resample import exponents
+from otrain_core.images.resample import exponents
 
 # Of the photon noise in the weights of the fit. With all of it faint stars say as much as bright ones and their
 # noise blurs the kernel; with none of it the brightest few rule. On simulated, crowded and undersampled images
@@ -261,7 +261,7 @@ def fit_kernel(
         int, centres of the stamps, at least ``half + basis.half_width`` from the edge.
     basis : Basis
     smoothing : numpy.ndarray, optional
-        Autocorrelation of the noise of the source, see `otrain_core.align.Aligned`.
+        Autocorrelation of the noise of the source, see `otrain_core.images.align.Aligned`.
     half : int
         Half width of the fitted square of each stamp [px].
     order, background_order : int

@@ -10,13 +10,14 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
-from otrain_core import io, kernel, subtract
-from otrain_core.align import align_reference
+from otrain_core import io
 from otrain_core.errors import ImageError, MissingProgramError
+from otrain_core.images import kernel, subtract
+from otrain_core.images.align import align_reference
+from otrain_core.images.common_stars import star_residual
+from otrain_core.images.prepare import prepare_image
+from otrain_core.images.subtract import aligned_from_arrays, subtract_images
 from otrain_core.io import MASK_BAD, MASK_COSMIC, MASK_MISSING, MASK_REFERENCE, MASK_SATURATED
-from otrain_core.prepare import prepare_image
-from otrain_core.stars import star_residual
-from otrain_core.subtract import aligned_from_arrays, subtract_images
 from tests.unit.synthetic_pair import make_sky, observe
 
 SHAPE = (320, 360)
@@ -97,7 +98,7 @@ def test_a_constant_kernel_is_recovered():
 
 
 def test_the_variance_of_interpolated_and_convolved_noise():
-    from otrain_core.resample import Mapping, resample
+    from otrain_core.images.resample import Mapping, resample
 
     rng = np.random.default_rng(1)
     data = rng.normal(0, 3, (300, 300)).astype(np.float32)
@@ -435,7 +436,7 @@ def test_no_common_pixels_is_told():
 
 
 def test_the_script_writes_planes_and_record(sky, tmp_path):
-    from scripts.subtract import main
+    from scripts.images.subtract import main
 
     science, reference = observe(sky, seed=2, fwhm=3.0), observe(sky, seed=3, fwhm=2.4, shift=(2.0, 1.0))
     prepared = prepare_image(science, seeing=3.0, cosmics="none")
@@ -475,7 +476,7 @@ def test_the_script_takes_all_options_stars_out_and_the_refined_wcs(sky, tmp_pat
 
     from otrain_core import real_stars
     from otrain_core.plan.pipelines import SubtractOptions
-    from scripts.subtract import main
+    from scripts.images.subtract import main
 
     science = observe(sky, seed=2, fwhm=3.0, wcs_error=(2.0, -1.0))
     reference = observe(sky, seed=3, fwhm=2.4, shift=(2.0, 1.0))

@@ -1,7 +1,7 @@
 """Clean one injected image: mask, background, noise."""
 
+from otrain_core.images.prepare import prepare_image
 from otrain_core.io import read_image, read_json, write_planes
-from otrain_core.prepare import prepare_image
 
 
 def main(*, injected, psf_record, prepared, image, telescope, wcs, options):

@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from otrain_core.align import Aligned
 from otrain_core.errors import ImageError, MissingProgramError
+from otrain_core.images.align import Aligned
+from otrain_core.images.common_stars import choose_stamps, fill_bad, find_stars, star_residual, stars_flux_scale
+from otrain_core.images.kernel import Convolver, KernelField, fit_kernel, make_basis, polynomial, polynomial_map
 from otrain_core.io import MASK_BAD, MASK_MISSING, MASK_REFERENCE, MASK_SATURATED
-from otrain_core.kernel import Convolver, KernelField, fit_kernel, make_basis, polynomial, polynomial_map
 from otrain_core.programs import find_program
-from otrain_core.stars import choose_stamps, fill_bad, find_stars, star_residual, stars_flux_scale
 
 log = logging.getLogger(__name__)
 UNUSABLE = MASK_MISSING | MASK_SATURATED | MASK_BAD  # a pixel with one of these has no difference
@@ -87,7 +87,7 @@ def subtract_images(
         uint8, bits of `otrain_core.io`. A pixel with `MASK_COSMIC` alone counts as good
         if it has a value.
     aligned : Aligned
-        From `otrain_core.align.align_reference`.
+        From `otrain_core.images.align.align_reference`.
     name : str
         Of the science image, for errors.
     seeing : float, optional
@@ -99,7 +99,7 @@ def subtract_images(
     hotpants_program : str, optional
         Path of the program (default: looked for on PATH).
     hotpants_options : mapping, optional
-        Command-line options by name, see `otrain_core.hotpants.hotpants_command`.
+        Command-line options by name, see `otrain_core.images.hotpants.hotpants_command`.
     kernel_order, background_order : int
         Degree of the variation of the kernel (lowered where stars are few) and of the
         differential background.
@@ -158,8 +158,8 @@ def subtract_images(
     if used == "alard-lupton":
         matched = alard_lupton(inputs, **options)
     else:
-        from otrain_core.hotpants import hotpants
-        from otrain_core.zogy import zogy
+        from otrain_core.images.hotpants import hotpants
+        from otrain_core.images.zogy import zogy
 
         if used == "hotpants":
             options |= {"program": hotpants_program, "options": hotpants_options}
@@ -276,7 +276,7 @@ def alard_lupton(
     max_stamps: int,
     sigma_clip: float,
 ) -> Matched:
-    """Alard-Lupton subtraction; see `otrain_core.kernel`.
+    """Alard-Lupton subtraction; see `otrain_core.images.kernel`.
 
     Raises
     ------
