@@ -50,7 +50,7 @@ def make_cutouts(
         ``diff``, ``science``, ``reference`` [ADU] and ``mask`` (uint8), all (height, width).
     image, telescope, pipeline : str
     psf : optional
-        PSF of the difference, with the method ``stamp`` of `otrain_core.psf.PSFModel`; without it the channel
+        PSF of the difference, with the method ``stamp`` of `otrain_core.stars.psf.PSFModel`; without it the channel
         psf is NaN.
     size : int
         Side [px].

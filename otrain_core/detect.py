@@ -136,7 +136,7 @@ def detect_candidates(
         Magnitude of 1 ADU.
     wcs : astropy.wcs.WCS, optional
         Without it ``ra`` and ``dec`` are NaN.
-    psf : otrain_core.psf.PSFModel, optional
+    psf : otrain_core.stars.psf.PSFModel, optional
         Its ``stamp(x, y) -> (array, y0, x0)`` gives the PSF; without it a Gaussian of the
         seeing is taken, which misses the wings of a real PSF.
     time, filter : str

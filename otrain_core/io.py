@@ -167,7 +167,7 @@ def image_wcs(
     wcs_path : path-like or None
     image : str
     record : mapping, optional
-        Record of `otrain_core.psf.measure_psf`, with the refined WCS as a header string in ``wcs``.
+        Record of `otrain_core.stars.psf.measure_psf`, with the refined WCS as a header string in ``wcs``.
 
     Raises
     ------
@@ -230,7 +230,7 @@ def read_image(
     wcs_path : path-like, optional
         FITS header with the WCS, for images that have none.
     record : mapping, optional
-        Record of `otrain_core.psf.measure_psf`, whose refined WCS wins.
+        Record of `otrain_core.stars.psf.measure_psf`, whose refined WCS wins.
     check : bool
         Refuse images without any usable signal.
 

@@ -16,7 +16,7 @@ class BroadenedPSF:
 
     Parameters
     ----------
-    psf : otrain_core.psf.PSFModel
+    psf : otrain_core.stars.psf.PSFModel
     fwhm, target : float
         FWHM [px] of the PSF and of the PSF wanted; the Gaussian makes up for the difference.
     """
@@ -26,7 +26,7 @@ class BroadenedPSF:
         self.pad = int(np.ceil(3 * self.sigma))
 
     def stamp(self, x: float, y: float) -> tuple[np.ndarray, int, int]:
-        """As `otrain_core.psf.PSFModel.stamp`, on a stamp larger by three sigma on every side."""
+        """As `otrain_core.stars.psf.PSFModel.stamp`, on a stamp larger by three sigma on every side."""
         from scipy.ndimage import fourier_gaussian
 
         stamp, y0, x0 = self.psf.stamp(x, y)

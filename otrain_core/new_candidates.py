@@ -174,7 +174,7 @@ def choose_psf(psf: Any, *, science: Any = None) -> tuple[Any, float | None]:
     Parameters
     ----------
     psf : None, float or path-like
-        FWHM [px]; a file written by `otrain_core.psf.PSFModel.save`; or an image with stars and that PSF.
+        FWHM [px]; a file written by `otrain_core.stars.psf.PSFModel.save`; or an image with stars and that PSF.
         None measures it on `science`.
     science : otrain_core.io.Image, optional
 
@@ -203,7 +203,7 @@ def choose_psf(psf: Any, *, science: Any = None) -> tuple[Any, float | None]:
         if not 0.5 <= fwhm <= 100:
             raise ConfigError(f"psf: a FWHM of 0.5 to 100 px is needed, not {fwhm:g}")
         return MoffatPSF(fwhm), fwhm
-    from otrain_core.psf import PSFModel, measure_psf
+    from otrain_core.stars.psf import PSFModel, measure_psf
 
     if psf is not None:
         from astropy.io import fits

@@ -5,7 +5,7 @@ from typing import Any
 from otrain_core.cutouts import make_cutouts
 from otrain_core.io import raise_if_failed, read_json, read_planes, read_table, write_arrays
 from otrain_core.measure import difference_psf
-from otrain_core.psf import PSFModel
+from otrain_core.stars.psf import PSFModel
 
 
 def main(

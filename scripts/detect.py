@@ -6,7 +6,7 @@ from otrain_core.detect import detect_candidates
 from otrain_core.errors import ImageError
 from otrain_core.io import image_wcs, raise_if_failed, read_json, read_planes, read_table, write_table
 from otrain_core.measure import difference_psf
-from otrain_core.psf import PSFModel
+from otrain_core.stars.psf import PSFModel
 
 
 def main(

@@ -42,7 +42,7 @@ def main(
         truth = io.read_table(injected)
         stars = truth[truth["kind"] == "removed"]
         if len(stars):
-            from otrain_core.real_stars import remove_stars
+            from otrain_core.stars.real_stars import remove_stars
 
             other, stars_record = remove_stars(other, stars, name=image)
             removed = {"removed": stars_record.pop("removed")}

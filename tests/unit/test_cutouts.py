@@ -9,7 +9,7 @@ from otrain_core import io
 from otrain_core.cutouts import CHANNELS, COLUMNS, make_cutouts
 from otrain_core.errors import ImageError
 from otrain_core.io import MASK_COSMIC, MASK_MISSING
-from otrain_core.psf import PSFModel
+from otrain_core.stars.psf import PSFModel
 
 
 def planes(height=100, width=120, seed=1):

@@ -30,7 +30,7 @@ rule psf:
         cutout_size=lambda wildcards: RUN.config.pipelines[wildcards.pipeline].cutouts.size,
         code=code_digest("psf"),
     script:
-        "../../scripts/psf.py"
+        "../../scripts/stars/psf.py"
 
 
 rule inject:
@@ -61,7 +61,7 @@ rule inject:
         options=step("inject"),
         code=code_digest("inject", "real_stars"),
     script:
-        "../../scripts/inject.py"
+        "../../scripts/stars/inject.py"
 
 
 rule prepare:

@@ -474,8 +474,8 @@ def test_the_script_writes_planes_and_record(sky, tmp_path):
 def test_the_script_takes_all_options_stars_out_and_the_refined_wcs(sky, tmp_path, monkeypatch):
     from astropy.io import fits
 
-    from otrain_core import real_stars
     from otrain_core.plan.pipelines import SubtractOptions
+    from otrain_core.stars import real_stars
     from scripts.images.subtract import main
 
     science = observe(sky, seed=2, fwhm=3.0, wcs_error=(2.0, -1.0))

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from otrain_core.astrometry import find_objects, require_wcs, star_table
 from otrain_core.errors import ImageError
 from otrain_core.io import Image
+from otrain_core.stars.astrometry import find_objects, require_wcs, star_table
 
 if TYPE_CHECKING:
     import pandas as pd
     from astropy.table import Table
 
-    from otrain_core.psf import PSFModel
+    from otrain_core.stars.psf import PSFModel
 
 MIN_STARS = 5
 COLOR_STARS = 10  # with fewer stars of known colour there is no colour term
@@ -48,7 +48,7 @@ def photometric_solution(
     match_radius : float
         [px].
     objects : astropy.table.Table, optional
-        As `otrain_core.astrometry.find_objects` gives them.
+        As `otrain_core.stars.astrometry.find_objects` gives them.
     min_stars : int
         With fewer the image is refused.
 

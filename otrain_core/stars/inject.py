@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.errors import ConfigError, ImageError
-from otrain_core.field_stars import Sky, measure_sky, select_stars
 from otrain_core.io import Image
 from otrain_core.measure import add_stamp, any_near, nearest_pixel
-from otrain_core.psf import PSFModel
+from otrain_core.stars.psf import PSFModel
+from otrain_core.stars.psf_stars import Sky, measure_sky, select_stars
 
 TRUTH_COLUMNS = ["id", "x", "y", "ra", "dec", "mag", "flux", "kind", "usable"]
 INJECTED_KINDS = ("random", "galaxy", "star")
@@ -56,7 +56,7 @@ def inject_sources(
     image : Image
     psf : PSFModel
     record : mapping
-        Record of `otrain_core.psf.measure_psf`; ``limit_mag`` and ``zero_point`` are used.
+        Record of `otrain_core.stars.psf.measure_psf`; ``limit_mag`` and ``zero_point`` are used.
     rng : numpy.random.Generator
     n_sources, grid : int
     bright_mag, faint_mag : float

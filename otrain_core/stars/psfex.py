@@ -1,6 +1,6 @@
 """The PSF by PSFEx (Bertin 2011, ASPC 442, 435) on a catalogue of Source Extractor, through STDPipe's wrappers.
 
-A model of PSFEx is what `otrain_core.psf.PSFModel` is: the share of a star's flux in a
+A model of PSFEx is what `otrain_core.stars.psf.PSFModel` is: the share of a star's flux in a
 pixel, tabulated in steps finer than a pixel, every sample a polynomial of the position.
 So it is taken over as it is: the polynomials are written in the coordinates of the
 image, and the table is read off at a whole number of samples per pixel with the
@@ -18,7 +18,7 @@ import numpy as np
 
 from otrain_core.errors import ImageError
 from otrain_core.io import Image
-from otrain_core.starfit import Stars, n_terms, terms
+from otrain_core.stars.psf_fit import Stars, n_terms, terms
 
 THRESHOLD, MIN_AREA = 4.0, 4  # of the catalogue, as gmadet sets them [sigma], [px]
 SAMPLES = 3.0  # of the table over the FWHM at least; with 4.7, PSFEx's own choice, narrow stars come out too wide
@@ -35,7 +35,7 @@ def fit_psfex(
     ----------
     image : Image
     stars : Stars
-        The stars of `otrain_core.psf.select_stars`: their size and number only.
+        The stars of `otrain_core.stars.psf.select_stars`: their size and number only.
     level : float
         Of the sky [ADU].
     degree, min_snr, max_ellipticity
@@ -44,7 +44,7 @@ def fit_psfex(
     Returns
     -------
     table : numpy.ndarray
-        float64 (terms, side, side), see `otrain_core.psf.PSFModel`.
+        float64 (terms, side, side), see `otrain_core.stars.psf.PSFModel`.
     oversampling : int
     n_stars : int
         Stars that PSFEx accepted.
@@ -154,7 +154,7 @@ def run_psfex(
 
 
 def table_of(psf: dict[str, Any], shape: tuple[int, int]) -> tuple[np.ndarray, int]:
-    """The table of a `otrain_core.psf.PSFModel` from a model of PSFEx.
+    """The table of a `otrain_core.stars.psf.PSFModel` from a model of PSFEx.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def table_of(psf: dict[str, Any], shape: tuple[int, int]) -> tuple[np.ndarray, i
     Returns
     -------
     table : numpy.ndarray
-        float64 (terms, side, side), see `otrain_core.psf.PSFModel`.
+        float64 (terms, side, side), see `otrain_core.stars.psf.PSFModel`.
     oversampling : int
         At least twice that of PSFEx's table, where cubic splines follow Lanczos-4.
     """

@@ -2,11 +2,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core.field_stars import measure_sky
-from otrain_core.inject import TRUTH_COLUMNS, inject_sources
-from otrain_core.psf import measure_psf
-from otrain_core.psffit import fit_star
-from otrain_core.real_stars import add_real_stars, remove_stars
+from otrain_core.stars.inject import TRUTH_COLUMNS, inject_sources
+from otrain_core.stars.one_star import fit_star
+from otrain_core.stars.psf import measure_psf
+from otrain_core.stars.psf_stars import measure_sky
+from otrain_core.stars.real_stars import add_real_stars, remove_stars
 from tests.unit.synthetic_pair import GAIN, make_sky, observe, turned
 
 SHAPE = (420, 440)

@@ -24,9 +24,9 @@ import numpy as np
 from scipy import ndimage
 
 from otrain_core.errors import ImageError
-from otrain_core.field_stars import Sky, measure_sky, select_stars
 from otrain_core.io import Image, atomic, raise_if_failed
-from otrain_core.starfit import fit_stars, misfit, terms
+from otrain_core.stars.psf_fit import fit_stars, misfit, terms
+from otrain_core.stars.psf_stars import Sky, measure_sky, select_stars
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -195,13 +195,13 @@ def measure_psf(
     catalogue : pandas.DataFrame, optional
         Stars of the field: ``ra``, ``dec`` [deg], ``mag``, ``magerr``, ``color``, ``kind``.
     method : {"empirical", "psfex"}
-        The fit of this module, or `otrain_core.psfex`.
+        The fit of this module, or `otrain_core.stars.psfex`.
     astrometry : {"none", "scamp", "astropy"}
-        How the WCS is refined on the catalogue, see `otrain_core.astrometry`.
+        How the WCS is refined on the catalogue, see `otrain_core.stars.astrometry`.
     astrometry_degree : int
         Degree of the distortion.
     photometry : {"header", "catalogue"}
-        Zero point of the header (30 where it has none), or see `otrain_core.photometry`.
+        Zero point of the header (30 where it has none), or see `otrain_core.stars.photometry`.
     match_radius : float
         Of stars and catalogue [px].
     degree : int
@@ -242,7 +242,7 @@ def measure_psf(
     if photometry not in ("header", "catalogue"):
         raise ValueError(f"photometry {photometry!r} is unknown")
     if astrometry != "none" or photometry == "catalogue":
-        from otrain_core.astrometry import require_wcs
+        from otrain_core.stars.astrometry import require_wcs
 
         require_wcs(image)  # before any work
     sky = sky or measure_sky(image)
@@ -252,7 +252,7 @@ def measure_psf(
     if method == "empirical":
         table, oversampling, used, degree, residual = fit_stars(stars, image, sky.rms, degree, min_stars)
     else:
-        from otrain_core.psfex import fit_psfex
+        from otrain_core.stars.psfex import fit_psfex
 
         table, oversampling, used, degree = fit_psfex(
             image, stars, level=sky.level, degree=degree, min_snr=min_snr, max_ellipticity=max_ellipticity
@@ -316,8 +316,8 @@ def _calibrate(
     """Header string of the refined WCS, and the records of astrometry and photometry; None each where not asked for."""
     if astrometry == "none" and photometry == "header":
         return None, None, None
-    from otrain_core.astrometry import find_objects, refine_wcs
-    from otrain_core.photometry import photometric_solution
+    from otrain_core.stars.astrometry import find_objects, refine_wcs
+    from otrain_core.stars.photometry import photometric_solution
 
     objects = find_objects(image, fwhm=model.fwhm)
     wcs = solution = calibration = None

@@ -9,7 +9,7 @@ import numpy as np
 
 from otrain_core.errors import ImageError
 from otrain_core.io import Image
-from otrain_core.starfit import Stars, terms
+from otrain_core.stars.psf_fit import Stars, terms
 
 
 @dataclass

@@ -4,8 +4,8 @@ import pytest
 
 from otrain_core.errors import ImageError
 from otrain_core.io import write_table
-from otrain_core.photometry import photometric_solution
-from otrain_core.psf import measure_psf
+from otrain_core.stars.photometry import photometric_solution
+from otrain_core.stars.psf import measure_psf
 from tests.unit.synthetic_field import field, script
 from tests.unit.test_astrometry import SCALE, distorted_wcs
 

@@ -1,6 +1,6 @@
 """The fit of an effective PSF that varies over the field to the stars of an image.
 
-The idea stands in `otrain_core.psf`, which finds the stars and uses the result.
+The idea stands in `otrain_core.stars.psf`, which finds the stars and uses the result.
 """
 
 from __future__ import annotations
@@ -289,7 +289,7 @@ def fit_stars(stars: Stars, image: Image, rms: float, degree: int, min_stars: in
     Returns
     -------
     table : numpy.ndarray
-        float64 (terms, side, side), see `otrain_core.psf.PSFModel`.
+        float64 (terms, side, side), see `otrain_core.stars.psf.PSFModel`.
     oversampling : int
     n_stars : int
         Stars that stood the test of the residuals; with fewer than `min_stars` the table is void.

@@ -4,11 +4,11 @@ from zlib import crc32
 
 import numpy as np
 
-from otrain_core.field_stars import measure_sky
-from otrain_core.inject import inject_sources
 from otrain_core.io import read_image, read_json, write_planes, write_table
-from otrain_core.psf import PSFModel
-from otrain_core.real_stars import add_real_stars
+from otrain_core.stars.inject import inject_sources
+from otrain_core.stars.psf import PSFModel
+from otrain_core.stars.psf_stars import measure_sky
+from otrain_core.stars.real_stars import add_real_stars
 
 
 def main(*, science, psf, record, injected, truth, image, telescope, wcs, seed, options):

@@ -1,7 +1,7 @@
 """Measure the PSF of one science image."""
 
 from otrain_core.io import check_fit, read_image, read_table, write_json
-from otrain_core.psf import measure_psf
+from otrain_core.stars.psf import measure_psf
 
 
 def main(*, science, psf, record, image, telescope, wcs, options, catalogue=None, needs_wcs=False, cutout_size=1):

@@ -6,10 +6,10 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from otrain_core.astrometry import refine_wcs
 from otrain_core.errors import ImageError
 from otrain_core.io import image_wcs, read_json, write_json
-from otrain_core.psf import measure_psf
+from otrain_core.stars.astrometry import refine_wcs
+from otrain_core.stars.psf import measure_psf
 from tests.unit.synthetic_field import field
 
 SCALE = 1.2
@@ -88,7 +88,7 @@ def test_few_stars_do_no_harm_to_a_good_wcs(method):
 
 
 def test_a_worse_solution_is_not_taken(monkeypatch, caplog):
-    from otrain_core import astrometry
+    from otrain_core.stars import astrometry
 
     image, catalogue, truth, *_ = scene()
     image.wcs = truth

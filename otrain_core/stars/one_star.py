@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from otrain_core.field_stars import Sky
 from otrain_core.measure import add_stamp
-from otrain_core.psf import PSFModel
+from otrain_core.stars.psf import PSFModel
+from otrain_core.stars.psf_stars import Sky
 
 FIT_RADIUS = 2.0  # pixels used in the fit of a star [FWHM]
 CORE = 1.0  # pixels on which the fit is judged [FWHM]

@@ -19,12 +19,12 @@ import pandas as pd
 from scipy import ndimage
 
 from otrain_core.errors import ImageError
-from otrain_core.field_stars import Sky, measure_sky, select_stars
-from otrain_core.inject import TRUTH_COLUMNS, add_light, limits, sky_positions, usable_places
 from otrain_core.io import Image
 from otrain_core.measure import add_stamp
-from otrain_core.psf import PSFModel, measure_psf
-from otrain_core.psffit import StarFit, fit_star, others
+from otrain_core.stars.inject import TRUTH_COLUMNS, add_light, limits, sky_positions, usable_places
+from otrain_core.stars.one_star import StarFit, fit_star, others
+from otrain_core.stars.psf import PSFModel, measure_psf
+from otrain_core.stars.psf_stars import Sky, measure_sky, select_stars
 
 log = logging.getLogger("otrain.real_stars")
 
@@ -64,12 +64,12 @@ def choose_stars(
     sky : Sky
         Of this image.
     record : mapping
-        Of `otrain_core.psf.measure_psf`.
+        Of `otrain_core.stars.psf.measure_psf`.
     rng : numpy.random.Generator
     n : int
         Stars wanted; fewer are returned where there are fewer.
     bright_mag, faint_mag : float
-        As in `otrain_core.inject.inject_sources`; a star must have S/N 8 besides.
+        As in `otrain_core.stars.inject.inject_sources`; a star must have S/N 8 besides.
     avoid : pandas.DataFrame, optional
         x, y of what the stars must keep away from.
 
@@ -131,16 +131,16 @@ def add_real_stars(
     data : numpy.ndarray
         float32 (height, width), the same with injected sources [ADU].
     truth : pandas.DataFrame
-        Of the injected sources, columns `otrain_core.inject.TRUTH_COLUMNS`.
+        Of the injected sources, columns `otrain_core.stars.inject.TRUTH_COLUMNS`.
     psf : PSFModel
     record : mapping
-        Of `otrain_core.psf.measure_psf`.
+        Of `otrain_core.stars.psf.measure_psf`.
     rng : numpy.random.Generator
         A stream of its own, so that the injected sources do not depend on the numbers here.
     removed_stars, transplanted_stars : int
         How many; fewer where the image has fewer that fit, and none to remove without WCS.
     bright_mag, faint_mag : float
-        As in `otrain_core.inject.inject_sources`.
+        As in `otrain_core.stars.inject.inject_sources`.
     sky : Sky, optional
         Of the image, where it is measured already.
 

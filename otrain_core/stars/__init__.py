@@ -1,0 +1,1 @@
+"""Point sources and the PSF. Imports the ground floor, plan and images."""
