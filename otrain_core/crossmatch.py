@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.causes import name_causes, nearest
 from otrain_core.cube import REAL_KINDS
 from otrain_core.errors import ImageError
+from otrain_core.sky.causes import name_causes, nearest
 
 FLUX_SNR = 20.0  # the flux scale is judged on matches above this S/N
 MAG_BIN = 0.5

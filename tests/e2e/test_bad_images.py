@@ -8,7 +8,7 @@ import pytest
 from astropy.io import fits
 
 from otrain_core.plan.sheets import Telescope
-from otrain_core.simulate import simulate_pair
+from otrain_core.sky.simulate import simulate_pair
 from tests.workflow.test_dry_run import snakemake
 
 N_GOOD = 4

@@ -20,7 +20,7 @@ rule simulate:
         seed=RUN.config.seed,
         code=code_digest("simulate"),
     script:
-        "../../scripts/simulate.py"
+        "../../scripts/sky/simulate.py"
 
 
 rule reference:
@@ -46,7 +46,7 @@ rule reference:
         wcs=lambda wildcards: RUN.reference_wcs(wildcards.telescope, wildcards.field),
         code=code_digest("reference"),
     script:
-        "../../scripts/reference.py"
+        "../../scripts/sky/reference.py"
 
 
 rule catalogue:
@@ -79,7 +79,7 @@ rule catalogue:
         seed=RUN.config.seed,
         code=code_digest("catalogue"),
     script:
-        "../../scripts/catalogue.py"
+        "../../scripts/sky/catalogue.py"
 
 
 # Compute nodes often have no network: these run where snakemake does.
@@ -115,7 +115,7 @@ rule fetch_catalogue:
         seed=RUN.config.seed,
         code=code_digest("catalogue"),
     script:
-        "../../scripts/catalogue.py"
+        "../../scripts/sky/catalogue.py"
 
 
 rule survey_reference:
@@ -139,4 +139,4 @@ rule survey_reference:
         cache=NETWORK_CACHE,
         code=code_digest("survey_reference"),
     script:
-        "../../scripts/survey_reference.py"
+        "../../scripts/sky/survey_reference.py"

@@ -6,7 +6,7 @@ from astropy.io import fits
 
 from otrain_core import io
 from otrain_core.errors import ImageError
-from otrain_core.survey_reference import survey_reference
+from otrain_core.sky.survey_reference import survey_reference
 
 
 def main(

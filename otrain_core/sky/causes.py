@@ -47,7 +47,7 @@ def name_causes(
     """
     from scipy.spatial import cKDTree
 
-    from otrain_core.artefacts import name_artefacts
+    from otrain_core.sky.artefacts import name_artefacts
 
     names = name_artefacts(sky_truth, x, y, margin=0.5 * seeing).astype("U16")
     moving = sky_truth[sky_truth["kind"].isin(["variable", "asteroid"])]

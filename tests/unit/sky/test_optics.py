@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core.optics import Distortion, FieldPSF, draw_sources, limiting_magnitude
+from otrain_core.sky.optics import Distortion, FieldPSF, draw_sources, limiting_magnitude
 
 
 def field_psf(fwhm, *, beta=3.0, variation=0.1, trail=0.2, ellipticity=0.05):

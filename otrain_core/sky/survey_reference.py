@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
-from otrain_core import network
 from otrain_core.errors import ImageError
+from otrain_core.sky import answers
 
 SERVERS = (
     "https://alasky.cds.unistra.fr/hips-image-services/hips2fits",
@@ -168,14 +168,14 @@ def _fetch(hips: str, wcs: Any, *, image: str, cache: str | Path) -> np.ndarray:
         from astroquery.hips2fits import hips2fitsClass
 
         service = hips2fitsClass()
-        service.server, service.timeout = SERVERS[attempt % len(SERVERS)], network.TIMEOUT
+        service.server, service.timeout = SERVERS[attempt % len(SERVERS)], answers.TIMEOUT
         hdus = service.query_with_wcs(hips, wcs, format="fits")
         data = hdus[0].data
         if data is None or data.shape != (height, width):
             raise ValueError(f"an image of {width} x {height} px was asked for, found {getattr(data, 'shape', None)}")
         fits.PrimaryHDU(data.astype(np.float32)).writeto(path, overwrite=True)
 
-    path = network.answer(
+    path = answers.answer(
         fetch,
         service="hips2fits",
         parameters=parameters | {"grid": {key: str(value) for key, value in grid.items()}},

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from otrain_core import io
 from otrain_core.errors import ImageError
-from otrain_core.reference import stack_reference
+from otrain_core.sky.reference import stack_reference
 
 
 def main(*, frames, wcs, reference, record, telescope, field):

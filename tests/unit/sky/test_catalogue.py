@@ -8,11 +8,12 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from otrain_core import catalogue, io, network, services
+from otrain_core import io
 from otrain_core.errors import ConfigError, ImageError
 from otrain_core.plan.sheets import Telescope
-from otrain_core.simulate import simulate_pair
-from scripts.catalogue import main
+from otrain_core.sky import answers, catalogue, services
+from otrain_core.sky.simulate import simulate_pair
+from scripts.sky.catalogue import main
 from tests.unit.loopback import loopback, recorded
 
 
@@ -42,8 +43,8 @@ def server(monkeypatch):
     from astroquery.xmatch import XMatchClass
 
     with loopback() as state:
-        monkeypatch.setattr(network, "WAIT", 0.01)
-        monkeypatch.setattr(network, "TIMEOUT", 5)
+        monkeypatch.setattr(answers, "WAIT", 0.01)
+        monkeypatch.setattr(answers, "TIMEOUT", 5)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         monkeypatch.setattr(
             VizierClass, "_server_to_url", lambda self, return_type: f"{state.url}/{self.VIZIER_SERVER}"
@@ -306,7 +307,7 @@ GARBAGE = b"<html><body>Please come back later</body></html>"
     ],
 )
 def test_failures_are_tried_again_elsewhere(server, tmp_path, field, failures, monkeypatch):
-    monkeypatch.setattr(network, "TIMEOUT", 0.2)
+    monkeypatch.setattr(answers, "TIMEOUT", 0.2)
     server.answers = [*failures, recorded("vizier_gaia.vot")]
     assert len(catalogue.star_catalogue("gaia", field, cache=tmp_path)) == 9
     mirrors = [path for path, _ in server.requests]
@@ -323,7 +324,7 @@ def test_no_answer_is_told_in_one_sentence_and_nothing_is_kept(server, tmp_path,
     text = str(caught.value)
     assert text.startswith(f"{source} (ra 83.6, dec 22.0, radius 0.044")
     assert str(tmp_path) in text and "compute nodes often have no network" in text
-    assert "\n" not in text and len(server.requests) == network.ATTEMPTS
+    assert "\n" not in text and len(server.requests) == answers.ATTEMPTS
     assert list(tmp_path.iterdir()) == []
 
 
@@ -337,14 +338,14 @@ def test_no_network_at_all(server, tmp_path, field, monkeypatch):
 
 def test_pauses_between_attempts_double(tmp_path, monkeypatch):
     pauses = []
-    monkeypatch.setattr(network.time, "sleep", pauses.append)
+    monkeypatch.setattr(answers.time, "sleep", pauses.append)
 
     def fetch(attempt, path):
         raise OSError("no route to host")
 
     with pytest.raises(ConfigError, match="OSError: no route to host"):
-        network.answer(fetch, service="gaia", parameters={"ra": 1}, cache=tmp_path)
-    assert pauses == [network.WAIT, 2 * network.WAIT, 4 * network.WAIT]
+        answers.answer(fetch, service="gaia", parameters={"ra": 1}, cache=tmp_path)
+    assert pauses == [answers.WAIT, 2 * answers.WAIT, 4 * answers.WAIT]
 
 
 def test_remote_cross_match(server, tmp_path):

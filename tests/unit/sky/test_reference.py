@@ -9,7 +9,7 @@ from otrain_core import io
 from otrain_core.errors import ImageError
 from otrain_core.images.common_stars import find_stars
 from otrain_core.images.prepare import prepare_image
-from otrain_core.reference import stack_reference
+from otrain_core.sky.reference import stack_reference
 from tests.unit.synthetic_pair import GAIN, READ_NOISE, camera, make_sky, observe, turned
 
 SHAPE = (240, 260)
@@ -137,7 +137,7 @@ def test_frames_that_do_not_match_are_refused(sky, images):
 
 
 def test_the_script_leaves_out_a_frame_it_cannot_read(images, tmp_path):
-    from scripts.reference import main
+    from scripts.sky.reference import main
 
     paths = []
     for image in images[:4]:

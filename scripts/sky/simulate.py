@@ -7,7 +7,7 @@ import numpy as np
 from astropy.io import fits
 
 from otrain_core import io
-from otrain_core.simulate import simulate_pair
+from otrain_core.sky.simulate import simulate_pair
 
 
 def main(

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core import io, network
-from otrain_core.catalogue import COLUMNS, KNOWN_COLUMNS, Field, empty, read_sky_table
+from otrain_core import io
+from otrain_core.sky import answers
+from otrain_core.sky.catalogue import COLUMNS, KNOWN_COLUMNS, Field, empty, read_sky_table
 
 VIZIER = {"gaia": "I/355/gaiadr3", "panstarrs": "II/349/ps1", "vsx": "B/vsx/vsx"}
 VIZIER_SERVERS = ("vizier.cds.unistra.fr", "vizier.cfa.harvard.edu")
@@ -46,7 +47,7 @@ def _vizier(name: str, field: Field, *, columns: list[str], cache: str | Path, s
         from astroquery.vizier import Vizier
 
         server = VIZIER_SERVERS[attempt % len(VIZIER_SERVERS)]
-        vizier = Vizier(columns=columns, row_limit=-1, timeout=network.TIMEOUT, vizier_server=server)
+        vizier = Vizier(columns=columns, row_limit=-1, timeout=answers.TIMEOUT, vizier_server=server)
         response = vizier.query_region_async(
             SkyCoord(parameters["ra"], parameters["dec"], unit="deg"),
             radius=parameters["radius"] * units.deg,
@@ -60,7 +61,7 @@ def _vizier(name: str, field: Field, *, columns: list[str], cache: str | Path, s
             raise ValueError(f"not a table: {response.text[:60]!r}")
         io.write_table(path, shape(tables[0]) if len(tables) else shape(None))
 
-    return read_sky_table(network.answer(fetch, service=name, parameters=parameters, cache=cache))
+    return read_sky_table(answers.answer(fetch, service=name, parameters=parameters, cache=cache))
 
 
 def _refuse_errors(content: bytes) -> None:
@@ -84,7 +85,7 @@ def gaia(field: Field, *, cache: str | Path) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        `otrain_core.catalogue.COLUMNS`; kind is ``star``.
+        `otrain_core.sky.catalogue.COLUMNS`; kind is ``star``.
     """
 
     def shape(table: Any) -> pd.DataFrame:
@@ -112,7 +113,7 @@ def panstarrs(field: Field, *, cache: str | Path) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        `otrain_core.catalogue.COLUMNS`.
+        `otrain_core.sky.catalogue.COLUMNS`.
     """
 
     def shape(table: Any) -> pd.DataFrame:
@@ -138,7 +139,7 @@ def variables(field: Field, *, cache: str | Path) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        `otrain_core.catalogue.KNOWN_COLUMNS`; kind is ``variable``.
+        `otrain_core.sky.catalogue.KNOWN_COLUMNS`; kind is ``variable``.
     """
 
     def shape(table: Any) -> pd.DataFrame:
@@ -164,7 +165,7 @@ def moving_objects(field: Field, *, cache: str | Path, location: str = "500") ->
     Returns
     -------
     pandas.DataFrame
-        `otrain_core.catalogue.KNOWN_COLUMNS`; kind is ``moving``.
+        `otrain_core.sky.catalogue.KNOWN_COLUMNS`; kind is ``moving``.
 
     Raises
     ------
@@ -184,7 +185,7 @@ def moving_objects(field: Field, *, cache: str | Path, location: str = "500") ->
         from astroquery.imcce import Skybot, conf
 
         skybot = Skybot()
-        with conf.set_temp("timeout", int(network.TIMEOUT)):
+        with conf.set_temp("timeout", int(answers.TIMEOUT)):
             response = skybot.cone_search_async(
                 SkyCoord(parameters["ra"], parameters["dec"], unit="deg"),
                 parameters["radius"] * units.deg,
@@ -201,7 +202,7 @@ def moving_objects(field: Field, *, cache: str | Path, location: str = "500") ->
             rows["kind"] = "moving"
         io.write_table(path, rows)
 
-    return read_sky_table(network.answer(fetch, service="skybot", parameters=parameters, cache=cache))
+    return read_sky_table(answers.answer(fetch, service="skybot", parameters=parameters, cache=cache))
 
 
 def crossmatch_remote(ra: np.ndarray, dec: np.ndarray, survey: str, *, radius: float, cache: str | Path) -> np.ndarray:
@@ -238,7 +239,7 @@ def crossmatch_remote(ra: np.ndarray, dec: np.ndarray, survey: str, *, radius: f
         from astroquery.xmatch import XMatch
 
         xmatch = XMatch()
-        xmatch.TIMEOUT = network.TIMEOUT
+        xmatch.TIMEOUT = answers.TIMEOUT
         with tempfile.TemporaryDirectory() as folder:
             xmatch.cache_location = folder  # it keeps its list of tables, which would go to the user's home
             table = xmatch.query(
@@ -254,6 +255,6 @@ def crossmatch_remote(ra: np.ndarray, dec: np.ndarray, survey: str, *, radius: f
 
     distance = np.full(len(positions), np.nan)
     if len(positions):
-        found = read_sky_table(network.answer(fetch, service="xmatch", parameters=parameters, cache=cache))
+        found = read_sky_table(answers.answer(fetch, service="xmatch", parameters=parameters, cache=cache))
         distance[found.row.to_numpy(int)] = found.distance
     return distance

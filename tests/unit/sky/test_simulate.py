@@ -9,10 +9,10 @@ from astropy.coordinates import SkyCoord
 from astropy.wcs import WCS
 
 from otrain_core import io
-from otrain_core.artefacts import KINDS
-from otrain_core.optics import limiting_magnitude
 from otrain_core.plan.sheets import Telescope, read_telescopes
-from otrain_core.simulate import field_centre, simulate_pair
+from otrain_core.sky.artefacts import KINDS
+from otrain_core.sky.optics import limiting_magnitude
+from otrain_core.sky.simulate import field_centre, simulate_pair
 
 ROOT = Path(__file__).parents[2]
 CLEAN = {key: 0 for key in ("cosmics", "hot_pixels", "bad_columns", "trails", "ghosts", "crosstalk")}
@@ -372,7 +372,7 @@ def test_known_limits_of_the_telescopes_of_the_paper(name, limit):
 
 
 def test_script_writes_what_the_next_steps_read(tmp_path):
-    spec = importlib.util.spec_from_file_location("simulate_script", ROOT / "scripts" / "simulate.py")
+    spec = importlib.util.spec_from_file_location("simulate_script", ROOT / "scripts" / "sky" / "simulate.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     paths = {name: tmp_path / name for name in ("science.fits", "reference.fits", "truth.csv")}

@@ -17,8 +17,8 @@ import pandas as pd
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from otrain_core import artefacts
-from otrain_core.optics import Distortion, Exposure, FieldPSF
+from otrain_core.sky import artefacts
+from otrain_core.sky.optics import Distortion, Exposure, FieldPSF
 
 STAR_SLOPE = 0.22  # d log10(N) / d mag of stars at intermediate galactic latitude
 GALAXY_SLOPE = 0.40  # d log10(N) / d mag of galaxies
@@ -55,7 +55,7 @@ class Simulated:
         MAGZP (true), SEEING (true FWHM, pixel included [arcsec]).
     truth : pandas.DataFrame
         One row for each source and artefact of the science image: kind (star, variable,
-        galaxy, asteroid, or one of `otrain_core.artefacts.KINDS`), x, y [px], true ra, dec
+        galaxy, asteroid, or one of `otrain_core.sky.artefacts.KINDS`), x, y [px], true ra, dec
         [deg], mag, flux [ADU], size, width [px], angle [deg], color (g - r of stars, else
         NaN) and known (1: a variable or an asteroid of the lists that an observer has).
         `flux` is what the science image holds; `mag` is in the system of the reference,

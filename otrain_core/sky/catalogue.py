@@ -236,7 +236,7 @@ def known_of(truth: pd.DataFrame) -> pd.DataFrame:
 def simulated_limit(header: fits.Header, *, beta: float = 3.0) -> float:
     """5-sigma limit [mag] of a simulated image, from the truth in its header."""
     from otrain_core.io import celestial_wcs
-    from otrain_core.optics import limiting_magnitude
+    from otrain_core.sky.optics import limiting_magnitude
 
     scale = np.sqrt(abs(np.linalg.det(celestial_wcs(header).pixel_scale_matrix))) * 3600
     noise = np.sqrt(header["SKYLEVEL"] * header["GAIN"] + header["RDNOISE"] ** 2) / header["GAIN"]
@@ -266,7 +266,7 @@ def star_catalogue(source: str, field: Field, *, cache: str | Path) -> pd.DataFr
     ImageError
         Nothing is listed in the field.
     """
-    from otrain_core.services import STAR_SURVEYS
+    from otrain_core.sky.services import STAR_SURVEYS
 
     if source in STAR_SURVEYS:
         table = STAR_SURVEYS[source](field, cache=cache)
@@ -305,7 +305,7 @@ def known_objects(source: str, field: Field, *, cache: str | Path) -> pd.DataFra
     ImageError
         SkyBoT is asked and the image has no time.
     """
-    from otrain_core import services
+    from otrain_core.sky import services
 
     tables = [empty(KNOWN_COLUMNS)]
     for name in source.split("+"):

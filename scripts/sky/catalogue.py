@@ -6,9 +6,9 @@ from zlib import crc32
 
 import numpy as np
 
-from otrain_core import catalogue as sky
 from otrain_core import io
 from otrain_core.errors import ImageError
+from otrain_core.sky import catalogue as sky
 
 
 def main(

@@ -8,9 +8,10 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS, Sip
 
-from otrain_core import io, network, survey_reference
+from otrain_core import io
 from otrain_core.errors import ConfigError, ImageError
-from scripts.survey_reference import main
+from otrain_core.sky import answers, survey_reference
+from scripts.sky.survey_reference import main
 from tests.unit.loopback import loopback
 
 HIPS = "CDS/P/PanSTARRS/DR1/r"
@@ -55,8 +56,8 @@ def sky(query, *, asinh=True, missing=None, noise=1.0):
 @pytest.fixture
 def server(monkeypatch):
     with loopback() as state:
-        monkeypatch.setattr(network, "WAIT", 0.01)
-        monkeypatch.setattr(network, "TIMEOUT", 5)
+        monkeypatch.setattr(answers, "WAIT", 0.01)
+        monkeypatch.setattr(answers, "TIMEOUT", 5)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         monkeypatch.setattr(survey_reference, "SERVERS", (f"{state.url}/first", f"{state.url}/mirror"))
         state.answers = [sky]
@@ -210,7 +211,7 @@ def wrong_size(query):
     ],
 )
 def test_failures_are_tried_again_at_the_mirror(server, tmp_path, failures, monkeypatch):
-    monkeypatch.setattr(network, "TIMEOUT", 0.3)
+    monkeypatch.setattr(answers, "TIMEOUT", 0.3)
     server.answers = [*failures, sky]
     data, _ = fetch(tmp_path)
     assert np.isfinite(data).all()

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.measure import add_stamp
-from otrain_core.optics import FieldPSF
+from otrain_core.sky.optics import FieldPSF
 
 KINDS = ("cosmic", "hot_pixel", "bad_column", "trail", "ghost", "bleed", "crosstalk", "saturated")
 ELECTRONS_PER_UM = 75.0  # most probable loss of a minimum-ionising particle in silicon

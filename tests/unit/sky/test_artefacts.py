@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core import artefacts
-from otrain_core.optics import FieldPSF
+from otrain_core.sky import artefacts
+from otrain_core.sky.optics import FieldPSF
 
 SHAPE = (120, 160)
 

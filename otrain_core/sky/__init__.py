@@ -1,0 +1,1 @@
+"""Simulated sky, catalogues and references. Imports the ground floor, plan, images and stars."""
