@@ -65,7 +65,7 @@ def build_cube(
     Parameters
     ----------
     stacks : sequence of mapping
-        As from `otrain_core.cutouts.make_cutouts`; memory-mapped arrays will do.
+        As from `otrain_core.candidates.cutouts.make_cutouts`; memory-mapped arrays will do.
     seed : int
     true_fraction : float or None
         Share of True; None keeps what there is.
@@ -161,7 +161,7 @@ def real_star_cube(
     Parameters
     ----------
     stacks : sequence of mapping
-        As from `otrain_core.cutouts.make_cutouts`.
+        As from `otrain_core.candidates.cutouts.make_cutouts`.
     channels : sequence of str
     labels : sequence of mapping, optional
         Rows of a label sheet: a star that people do not see as True is left out.

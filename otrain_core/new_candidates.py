@@ -269,7 +269,7 @@ def cut_candidates(
     ImageError, ConfigError
         A file that cannot be used, planes of different shapes, no FWHM where one is needed.
     """
-    from otrain_core.cutouts import make_cutouts
+    from otrain_core.candidates.cutouts import make_cutouts
     from otrain_core.io import celestial_wcs, read_fits, read_image
 
     name = "difference" if isinstance(difference, np.ndarray) else Path(difference).name.split(".")[0]
@@ -334,7 +334,7 @@ def _detect(
 ) -> Mapping[str, np.ndarray]:
     import sep
 
-    from otrain_core.detect import detect_candidates
+    from otrain_core.candidates.detect import detect_candidates
 
     if fwhm is None:
         raise ConfigError("detection needs the FWHM of the PSF: give a science image, or psf as a number [px]")
@@ -357,7 +357,7 @@ def _as_table(found: Mapping[str, Sequence[Any]], fwhm: float | None) -> Any:
     """The columns that `make_cutouts` asks for; what is not known of a candidate is void."""
     import pandas as pd
 
-    from otrain_core.cutouts import COLUMNS
+    from otrain_core.candidates.cutouts import COLUMNS
 
     void = {str: "", float: np.nan, int: 0, bool: False}
     table = pd.DataFrame({key: void[kind] for key, kind in COLUMNS.items()}, index=range(len(found["x"])))

@@ -120,8 +120,8 @@ def _in_a_process(step: str, place: str, in_memory: int | None) -> dict[str, flo
 def _write_images(place: Path, n: int) -> None:
     """What the step cutouts leaves of every image; noise, with a point source in every other cutout."""
     from otrain_core.bench import _cutouts
-    from otrain_core.cutouts import CHANNELS
-    from otrain_core.cutouts import COLUMNS as TABLE
+    from otrain_core.candidates.cutouts import CHANNELS
+    from otrain_core.candidates.cutouts import COLUMNS as TABLE
     from otrain_core.io import write_arrays
 
     rng = np.random.default_rng(1)

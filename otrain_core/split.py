@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.crossmatch import unit_vectors
+from otrain_core.candidates.crossmatch import unit_vectors
 from otrain_core.errors import CubeError
 
 SETS = ("train", "tune", "test")

@@ -15,7 +15,7 @@ import pandas as pd
 
 from otrain_core import metrics
 from otrain_core.bootstrap import bootstrap_intervals
-from otrain_core.crossmatch import unit_vectors
+from otrain_core.candidates.crossmatch import unit_vectors
 from otrain_core.errors import CubeError
 from otrain_core.inputs import input_blocks, select_inputs
 from otrain_core.pool import TRAINED

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.measure import add_stamp
+from otrain_core.candidates.measure import add_stamp
 from otrain_core.sky.optics import FieldPSF
 
 KINDS = ("cosmic", "hot_pixel", "bad_column", "trail", "ghost", "bleed", "crosstalk", "saturated")

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from otrain_core.candidates.measure import add_stamp, any_near, nearest_pixel
 from otrain_core.errors import ConfigError, ImageError
 from otrain_core.io import Image
-from otrain_core.measure import add_stamp, any_near, nearest_pixel
 from otrain_core.stars.psf import PSFModel
 from otrain_core.stars.psf_stars import Sky, measure_sky, select_stars
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from otrain_core.measure import add_stamp
+from otrain_core.candidates.measure import add_stamp
 from otrain_core.stars.psf import PSFModel
 from otrain_core.stars.psf_stars import Sky
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from otrain_core.candidates.cutouts import make_cutouts
 from otrain_core.cli import build_parser, main
-from otrain_core.cutouts import make_cutouts
 from otrain_core.galleries import Extremes
 from otrain_core.io import write_arrays
 from otrain_core.new_candidates import _as_table

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from otrain_core import io, split
-from otrain_core.crossmatch import unit_vectors
+from otrain_core.candidates.crossmatch import unit_vectors
 from otrain_core.errors import CubeError
 from otrain_core.split import SETS, check_split, find_fields, guard_distances, split_cube, split_random, summarise_split
 

@@ -149,7 +149,7 @@ rule detect:
         size=lambda wildcards: RUN.config.pipelines[wildcards.pipeline].cutouts.size,
         code=code_digest("detect"),
     script:
-        "../../scripts/detect.py"
+        "../../scripts/candidates/detect.py"
 
 
 rule crossmatch:
@@ -179,7 +179,7 @@ rule crossmatch:
         options=step("crossmatch"),
         code=code_digest("crossmatch"),
     script:
-        "../../scripts/crossmatch.py"
+        "../../scripts/candidates/crossmatch.py"
 
 
 rule cutouts:
@@ -207,4 +207,4 @@ rule cutouts:
         options=step("cutouts"),
         code=code_digest("cutouts", "psf"),
     script:
-        "../../scripts/cutouts.py"
+        "../../scripts/candidates/cutouts.py"

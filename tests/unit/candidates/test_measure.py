@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from otrain_core.measure import (
+from otrain_core.candidates.measure import (
     any_near,
     filtered_spread,
     gaussian_widths,

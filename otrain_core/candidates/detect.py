@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.errors import ImageError
-from otrain_core.io import MASK_MISSING
-from otrain_core.measure import (
+from otrain_core.candidates.measure import (
     FIT_RADIUS,
     BroadenedPSF,
     any_near,
@@ -22,7 +20,7 @@ from otrain_core.measure import (
     psf_fluxes,
     window_ellipticities,
 )
-from otrain_core.search import (
+from otrain_core.candidates.search import (
     FLAG_CENTROID,
     drop_catalogued,
     find_sources,
@@ -30,6 +28,8 @@ from otrain_core.search import (
     merge_searches,
     require_catalogue,
 )
+from otrain_core.errors import ImageError
+from otrain_core.io import MASK_MISSING
 
 __all__ = [
     "COLUMNS",
@@ -110,7 +110,7 @@ def detect_candidates(
     the seeing and weighted by the noise of every pixel, exceeds `threshold` (the matched
     filter of `sep`, Barbary 2016, after SExtractor, Bertin & Arnouts 1996), and positions are
     windowed centroids. "source-extractor" and "stdpipe" run Source Extractor itself as gmadet
-    and STDPipe do (`otrain_core.search`), and positions and the lower flags are its own.
+    and STDPipe do (`otrain_core.candidates.search`), and positions and the lower flags are its own.
 
     Whatever found a candidate, its columns mean the same: fluxes, S/N and magnitudes are
     those of the PSF that fit best (weighted least squares within 1.5 FWHM), so a point source
@@ -179,7 +179,7 @@ def detect_candidates(
     -------
     pandas.DataFrame
         Columns `COLUMNS`, sorted by y, then x. ``snr`` is |flux| / fluxerr; ``negative``
-        is that of `otrain_core.measure.negative_shares`; ``method`` is "difference", "catalogue" or "both".
+        is that of `otrain_core.candidates.measure.negative_shares`; ``method`` is "difference", "catalogue" or "both".
 
     Raises
     ------

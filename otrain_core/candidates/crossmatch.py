@@ -81,7 +81,7 @@ def crossmatch_candidates(
     Parameters
     ----------
     candidates : pandas.DataFrame
-        As from `otrain_core.detect.detect_candidates`.
+        As from `otrain_core.candidates.detect.detect_candidates`.
     injected : pandas.DataFrame
         Injected sources and real stars: id, x, y [px of the same image], mag, flux [ADU], kind
         (without this column: all injected) and usable (without: everywhere).

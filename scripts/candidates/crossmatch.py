@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from otrain_core.crossmatch import crossmatch_candidates
+from otrain_core.candidates.crossmatch import crossmatch_candidates
 from otrain_core.io import read_json, read_table, write_json, write_table
 
 

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from scipy.spatial import cKDTree
 
-from otrain_core.detect import COLUMNS, FLAG_MASKED, detect_candidates
+from otrain_core.candidates.detect import COLUMNS, FLAG_MASKED, detect_candidates
+from otrain_core.candidates.measure import BroadenedPSF
 from otrain_core.errors import ImageError
 from otrain_core.io import MASK_COSMIC, MASK_MISSING, MASK_SATURATED
-from otrain_core.measure import BroadenedPSF
 from tests.unit.synthetic_difference import NOISE, SEEING, ZERO_POINT, Moffat, add, blank, grid_of_sources, tangential
 
 needs_source_extractor = pytest.mark.skipif(
@@ -250,7 +250,7 @@ def test_nothing_is_detected_on_masked_pixels(method):
 
 @needs_source_extractor
 def test_width_of_source_extractor_is_cut_as_gmadet_does(monkeypatch, bright):
-    from otrain_core import search
+    from otrain_core.candidates import search
 
     planes, psf, truth, _ = bright
     gmadet = {"method": "source-extractor", "threshold": 4.0, "min_area": 4, "fwhm_ratio": (0.5, 5.0)}

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from otrain_core import io
-from otrain_core.cutouts import CHANNELS, COLUMNS, make_cutouts
+from otrain_core.candidates.cutouts import CHANNELS, COLUMNS, make_cutouts
 from otrain_core.errors import ImageError
 from otrain_core.io import MASK_COSMIC, MASK_MISSING
 from otrain_core.stars.psf import PSFModel
@@ -133,7 +133,7 @@ def test_kind_is_kept(tmp_path):
 
 
 def test_script(tmp_path):
-    path = Path(__file__).parents[2] / "scripts" / "cutouts.py"
+    path = Path(__file__).parents[2] / "scripts" / "candidates" / "cutouts.py"
     spec = importlib.util.spec_from_file_location("script_cutouts", path)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)

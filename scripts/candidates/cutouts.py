@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from otrain_core.cutouts import make_cutouts
+from otrain_core.candidates.cutouts import make_cutouts
+from otrain_core.candidates.measure import difference_psf
 from otrain_core.io import raise_if_failed, read_json, read_planes, read_table, write_arrays
-from otrain_core.measure import difference_psf
 from otrain_core.stars.psf import PSFModel
 
 

@@ -2,9 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core import search
-from otrain_core.errors import ImageError, MissingProgramError
-from otrain_core.search import (
+from otrain_core.candidates import search
+from otrain_core.candidates.search import (
     catalogue_pixels,
     drop_catalogued,
     find_sep,
@@ -13,6 +12,7 @@ from otrain_core.search import (
     find_stdpipe,
     merge_searches,
 )
+from otrain_core.errors import ImageError, MissingProgramError
 from tests.unit.synthetic_difference import NOISE, SEEING, Moffat, add, blank, tangential
 from tests.unit.test_detect import needs_source_extractor
 

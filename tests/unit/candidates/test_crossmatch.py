@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from otrain_core import io
-from otrain_core.crossmatch import crossmatch_candidates, fifty_percent, match_one_to_one, name_causes
+from otrain_core.candidates.crossmatch import crossmatch_candidates, fifty_percent, match_one_to_one, name_causes
 from otrain_core.errors import ImageError
 
 SEEING = 2.0

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from otrain_core.detect import detect_candidates
+from otrain_core.candidates.detect import detect_candidates
+from otrain_core.candidates.measure import difference_psf
 from otrain_core.errors import ImageError
 from otrain_core.io import image_wcs, raise_if_failed, read_json, read_planes, read_table, write_table
-from otrain_core.measure import difference_psf
 from otrain_core.stars.psf import PSFModel
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.detect import COLUMNS as CANDIDATE_COLUMNS
+from otrain_core.candidates.detect import COLUMNS as CANDIDATE_COLUMNS
+from otrain_core.candidates.measure import add_stamp, nearest_pixel
 from otrain_core.errors import ImageError
 from otrain_core.io import MASK_MISSING
-from otrain_core.measure import add_stamp, nearest_pixel
 
 CHANNELS = ("difference", "science", "reference", "mask", "psf")
 COLUMNS = CANDIDATE_COLUMNS | {
