@@ -82,7 +82,7 @@ def _runtime(model: Any, cutouts: np.ndarray, rounds: int) -> list[dict[str, Any
     import tempfile
 
     from otrain_core.classify import Classifier
-    from otrain_core.cutout_files import find_cutouts, read_blocks, read_cutout, write_cutouts
+    from otrain_core.cubes.cutout_files import find_cutouts, read_blocks, read_cutout, write_cutouts
     from otrain_core.export_onnx import export_model
     from otrain_core.train import score_cutouts
 

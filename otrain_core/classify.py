@@ -15,9 +15,9 @@ import numpy as np
 
 from otrain_core.abstain import Abstention
 from otrain_core.calibrate import Calibration
+from otrain_core.cubes.inputs import SAMPLING, select_inputs
 from otrain_core.descriptors import DESCRIPTORS, describe, unlike
 from otrain_core.errors import CubeError
-from otrain_core.inputs import SAMPLING, select_inputs
 
 KEY = "otrain"  # of the metadata in a model file
 FORMAT = 1
@@ -110,7 +110,7 @@ class Classifier:
         ----------
         cutouts
             An array (N, S, S, C) with the channels of the model, or (N, S, S) of differences; a mapping of
-            channels to arrays (N, S, S); a cube as `otrain_core.cube.read_cube` gives it, mapped into
+            channels to arrays (N, S, S); a cube as `otrain_core.cubes.cube.read_cube` gives it, mapped into
             memory or not; or an iterable of any of these, which is read one by one. NaN where a pixel is
             missing. The channel psf may be left out.
         batch : int

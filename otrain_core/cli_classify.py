@@ -132,13 +132,13 @@ def candidates(arguments: Namespace, size: int) -> Iterator[tuple[dict[str, Any]
         if path.suffix == ".npz":
             yield from _of_cube(path)
         elif path.is_dir():
-            from otrain_core.cutout_files import find_cutouts
+            from otrain_core.cubes.cutout_files import find_cutouts
 
             files += find_cutouts(path)
         else:
             files.append(path)
     if files:
-        from otrain_core.cutout_files import read_blocks, read_cutout
+        from otrain_core.cubes.cutout_files import read_blocks, read_cutout
 
         if len(files) == 1 and max(read_cutout(files[0], strict=False)[0]["difference"].shape) > LARGEST_CUTOUT:
             raise CubeError(f"{files[0]}: is this a difference image? Give its --candidates, or --detect them")
@@ -151,7 +151,7 @@ def candidates(arguments: Namespace, size: int) -> Iterator[tuple[dict[str, Any]
 
 
 def _of_cube(path: Path, block: int = 4096) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    from otrain_core.cube import read_cube, read_stack
+    from otrain_core.cubes.cube import read_cube, read_stack
 
     cube = read_stack(path, mmap=("cube", "stack"))
     names = {"candid": "candids", "image": "images", "ra": "ra", "dec": "dec", "label": "labels"}

@@ -19,8 +19,8 @@ Outcome = tuple[int, Any, str]
 
 def convert(arguments: Namespace) -> Outcome:
     """Make a cube of True/ and False/ folders."""
-    from otrain_core.cube import no_rows
-    from otrain_core.cube_folders import class_folders, cube_from_folders
+    from otrain_core.cubes.cube import no_rows
+    from otrain_core.cubes.cube_folders import class_folders, cube_from_folders
     from otrain_core.io import write_arrays, write_json
 
     channels = None if arguments.channels == "all" else arguments.channels.split(",")
@@ -42,8 +42,8 @@ def convert(arguments: Namespace) -> Outcome:
 
 def export(arguments: Namespace) -> Outcome:
     """Write a cube as True/ and False/ folders."""
-    from otrain_core.cube import read_cube
-    from otrain_core.cutout_files import write_cutouts
+    from otrain_core.cubes.cube import read_cube
+    from otrain_core.cubes.cutout_files import write_cutouts
 
     counts = write_cutouts(read_cube(arguments.cube, mmap=True, both_classes=False), arguments.output)
     text = f"{arguments.output}: {counts['True']} files in True/, {counts['False']} in False/"
@@ -52,7 +52,7 @@ def export(arguments: Namespace) -> Outcome:
 
 def train(arguments: Namespace) -> Outcome:
     """Split a cube, train, evaluate and export, with the scripts of the workflow."""
-    from otrain_core.cube import no_rows, read_cube
+    from otrain_core.cubes.cube import no_rows, read_cube
     from otrain_core.io import read_json, write_arrays, write_json
     from otrain_core.plan.config import Config
 

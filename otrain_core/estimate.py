@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from otrain_core.cubes.split import PAPER_FRACTION
 from otrain_core.io import read_table, write_table
 from otrain_core.paper_plan import SWEEPS
-from otrain_core.split import PAPER_FRACTION
 from otrain_core.summary import STEPS, number, read_benchmark, read_record
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from otrain_core import metrics
 from otrain_core.abstain import evaluate_abstention, fit_abstention
 from otrain_core.bootstrap import bootstrap_intervals
 from otrain_core.calibrate import choose_calibration
+from otrain_core.cubes.inputs import input_blocks
 from otrain_core.errors import CubeError
-from otrain_core.inputs import input_blocks
 from otrain_core.reality import reality_gap
 from otrain_core.train import score_cutouts
 

@@ -135,8 +135,8 @@ def model_record(
         that the probabilities promise, over all that was not trained on).
     """
     from otrain_core.calibrate import Calibration
+    from otrain_core.cubes.inputs import select_inputs
     from otrain_core.descriptors import PROBABILITIES, describe, doubt, image_values, thin, training_statistics
-    from otrain_core.inputs import select_inputs
 
     headline = metrics.get("headline") or {}
     record: dict[str, Any] = {

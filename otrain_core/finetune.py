@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from otrain_core import metrics
+from otrain_core.cubes.pool import TRAINED
 from otrain_core.errors import CubeError
 from otrain_core.loop import Loop
-from otrain_core.pool import TRAINED
 from otrain_core.transfer import (
     RATES,
     fit_to,

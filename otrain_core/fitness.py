@@ -44,14 +44,14 @@ def _check(path: Path, telescope: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cube(path: Path) -> dict[str, Any]:
-    from otrain_core.cube import read_cube
+    from otrain_core.cubes.cube import read_cube
 
     return describe_cube(read_cube(path, mmap=True, both_classes=False))
 
 
 def _folder(path: Path) -> dict[str, Any]:
-    from otrain_core.cube_folders import class_folders, cube_from_folders
-    from otrain_core.cutout_files import EdgeCutoutError, find_cutouts, read_cutout
+    from otrain_core.cubes.cube_folders import class_folders, cube_from_folders
+    from otrain_core.cubes.cutout_files import EdgeCutoutError, find_cutouts, read_cutout
 
     names = {child.name.lower() for child in path.iterdir() if child.is_dir()}
     if {"true", "false"} & names:

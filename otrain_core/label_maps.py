@@ -156,8 +156,8 @@ def _compute(pipe) -> None:
 
 def _maps_of(models: dict[Path, Any], path: Path, cutouts: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, Any]]:
     try:
+        from otrain_core.cubes.inputs import select_inputs
         from otrain_core.explain import grad_cam
-        from otrain_core.inputs import select_inputs
         from otrain_core.networks import input_stage, load_model
 
         if path not in models:

@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 
 from otrain_core import metrics
+from otrain_core.cubes.inputs import input_blocks
 from otrain_core.errors import CubeError
 from otrain_core.evaluate import column
 from otrain_core.galleries import CutoutGallery
-from otrain_core.inputs import input_blocks
 from otrain_core.train import score_cutouts, train_model
 
 log = logging.getLogger("otrain")

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from otrain_core.cubes.labels import word
 from otrain_core.evaluate import column
 from otrain_core.label_sources import Source
-from otrain_core.labels import word
 
 REASONS = {
     "uncertain": "the best training leaves it undecided",

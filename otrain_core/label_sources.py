@@ -48,7 +48,7 @@ class Source:
     ----------
     telescope, pipeline : str
     cube : mapping of arrays
-        As from `otrain_core.cube.read_cube`; with ``labels_before``, -1 for no label.
+        As from `otrain_core.cubes.cube.read_cube`; with ``labels_before``, -1 for no label.
     trainings : list of Training
         The best one first.
     suspects : dict of int to float
@@ -100,7 +100,7 @@ def open_cubes(results: str | Path, cubes: Sequence[str] = (), *, experiments: S
     OtrainError
         A cube is not there, or there is none at all.
     """
-    from otrain_core.cube import read_cube
+    from otrain_core.cubes.cube import read_cube
     from otrain_core.plan.sheets import is_pool
 
     root = Path(results)
@@ -210,7 +210,7 @@ def open_new(paths: Sequence[str], model: str, *, results: str | Path = "results
         No paths, no such model, or what cannot be read.
     """
     from otrain_core.classify import Classifier
-    from otrain_core.cube import read_cube
+    from otrain_core.cubes.cube import read_cube
     from otrain_core.registry import find_model
 
     if not paths:
@@ -243,8 +243,8 @@ def open_new(paths: Sequence[str], model: str, *, results: str | Path = "results
 
 def _read_files(paths: Sequence[str], size: int) -> dict[str, np.ndarray]:
     """FITS cutouts as a cube without labels."""
-    from otrain_core.cube import COLUMNS
-    from otrain_core.cutout_files import find_cutouts, read_blocks
+    from otrain_core.cubes.cube import COLUMNS
+    from otrain_core.cubes.cutout_files import find_cutouts, read_blocks
 
     files = [file for path in paths for file in (find_cutouts(Path(path)) if Path(path).is_dir() else [Path(path)])]
     blocks = list(read_blocks(files, size=size))

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from otrain_core.cubes.labels import ANSWERS
 from otrain_core.errors import OtrainError
-from otrain_core.labels import ANSWERS
 
 WITHDRAWN = "withdrawn"
 PERSON = re.compile(r"\w[\w .'@-]{0,39}")

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from otrain_core.cubes.inputs import IMAGES, select_inputs
 from otrain_core.errors import CubeError
 from otrain_core.explain import KINDS, cutout_fwhm, logits_of
-from otrain_core.inputs import IMAGES, select_inputs
 
 NEIGHBOUR_COLUMNS = (
     *("index", "candid", "image", "label", "kind", "fwhm", "distance", "neighbour_flux", "neighbour_snr"),

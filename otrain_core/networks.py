@@ -209,7 +209,7 @@ def build_network(
     size : int
         Side of the cutouts [px].
     channels : sequence of str
-        Channels in the order of the last axis. Those of `otrain_core.inputs.SAMPLING` are planes
+        Channels in the order of the last axis. Those of `otrain_core.cubes.inputs.SAMPLING` are planes
         of one number; at least one must be of pixels.
     normalise : {'none', 'mad-asinh'}
         Input stage, see `InputStage`.
@@ -228,7 +228,7 @@ def build_network(
     ValueError
         Unknown network, normalisation or precision, no channel of pixels, or a size that is too small.
     """
-    from otrain_core.inputs import SAMPLING
+    from otrain_core.cubes.inputs import SAMPLING
 
     builders = {"paper": _paper, "otrain2": _otrain2}
     if network not in builders:

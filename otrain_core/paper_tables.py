@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.claims import read_published
-from otrain_core.cube import TABLE1
+from otrain_core.cubes.cube import TABLE1
 from otrain_core.paper_data import find_training
 from otrain_core.paper_plan import trainings
 from otrain_core.summary import SUMMARY_COLUMNS, arrays_if_there, build_summary, number, read_record, table_if_there

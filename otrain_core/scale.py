@@ -151,7 +151,7 @@ def _write_images(place: Path, n: int) -> None:
 
 def _assemble(place: Path) -> None:
     """As scripts/cube.py, but for where the pixels of the images are."""
-    from otrain_core.cube import build_cube, real_star_cube
+    from otrain_core.cubes.cube import build_cube, real_star_cube
     from otrain_core.io import write_arrays, write_json
     from otrain_core.plan.config import Config
     from otrain_core.stacks import read_stack

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from otrain_core.cubes.inputs import input_blocks, select_inputs
 from otrain_core.devices import choose_replicas, prepare_device
 from otrain_core.errors import CubeError
-from otrain_core.inputs import input_blocks, select_inputs
 from otrain_core.loop import Loop
 
 SMALL_BATCH = 16  # with fewer cutouts the statistics of a batch are too rough
@@ -73,7 +73,7 @@ def train_model(
     seed : int
         Seed of the weights, the order of the cutouts, dropout and augmentation.
     network, inputs, size, normalise
-        See `otrain_core.networks.build_network` and `otrain_core.inputs.select_inputs`.
+        See `otrain_core.networks.build_network` and `otrain_core.cubes.inputs.select_inputs`.
     augment : bool
         Random flips and quarter turns of the training cutouts.
     n_train : int, optional

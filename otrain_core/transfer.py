@@ -16,10 +16,10 @@ import pandas as pd
 from otrain_core import metrics
 from otrain_core.bootstrap import bootstrap_intervals
 from otrain_core.candidates.crossmatch import unit_vectors
+from otrain_core.cubes.inputs import input_blocks, select_inputs
+from otrain_core.cubes.pool import TRAINED
+from otrain_core.cubes.split import guard_distances
 from otrain_core.errors import CubeError
-from otrain_core.inputs import input_blocks, select_inputs
-from otrain_core.pool import TRAINED
-from otrain_core.split import guard_distances
 from otrain_core.train import score_cutouts
 
 RATES = ("mcc", "mcc_low", "mcc_high", "recall", "fpr", "accuracy")
@@ -64,7 +64,7 @@ def unseen(
     target_telescope, source_telescope : str
         A pool (key ``telescopes``) says of every cutout where it comes from.
     guard : float
-        As in `otrain_core.split.check_split` [seeing FWHM].
+        As in `otrain_core.cubes.split.check_split` [seeing FWHM].
 
     Returns
     -------

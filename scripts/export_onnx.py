@@ -17,9 +17,9 @@ def main(*, cube, model, train_record, scores, metrics, onnx, seed):
     """
     import numpy as np
 
-    from otrain_core.cube import read_cube
+    from otrain_core.cubes.cube import read_cube
+    from otrain_core.cubes.inputs import select_inputs
     from otrain_core.export_onnx import export_model, model_record
-    from otrain_core.inputs import select_inputs
     from otrain_core.io import read_json, read_table
     from otrain_core.networks import input_stage, load_model
 

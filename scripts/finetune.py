@@ -40,7 +40,7 @@ def main(
     """
     import numpy as np
 
-    from otrain_core.cube import read_cube
+    from otrain_core.cubes.cube import read_cube
     from otrain_core.devices import prepare_device
     from otrain_core.finetune import finetune_curve
     from otrain_core.io import read_table, write_table

@@ -19,7 +19,7 @@ def main(*, cube, split, model, history, record, experiment, seed, protocol, thr
     threads : int, optional
         CPU threads.
     """
-    from otrain_core.inputs import SAMPLING
+    from otrain_core.cubes.inputs import SAMPLING
     from otrain_core.io import digest, read_table, write_json, write_table
     from otrain_core.job import provenance
     from otrain_core.mlflow_live import live_run

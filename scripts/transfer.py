@@ -23,7 +23,7 @@ def main(*, model, cube, split, target_cubes, target_splits, table, source, targ
     """
     import numpy as np
 
-    from otrain_core.cube import read_cube
+    from otrain_core.cubes.cube import read_cube
     from otrain_core.io import read_table, write_table
     from otrain_core.networks import load_model
     from otrain_core.transfer import transfer

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.cube import REAL_KINDS
+from otrain_core.cubes.cube import REAL_KINDS
 from otrain_core.errors import ImageError
 from otrain_core.sky.causes import name_causes, nearest
 

@@ -147,7 +147,7 @@ def test_rerun_has_nothing_to_do(root, clone, small_run):
 
 
 def test_edited_module_reruns_what_uses_it_and_nothing_else(root, clone, small_run):
-    module = clone / "otrain_core/split.py"
+    module = clone / "otrain_core/cubes/split.py"
     text = module.read_text()
     try:
         module.write_text(text + "\n# edited\n")

@@ -72,7 +72,7 @@ def test_nothing_to_open(tmp_path):
 
 
 def test_new_candidates_as_a_cube_and_as_files(tmp_path):
-    from otrain_core.cutout_files import write_cutouts
+    from otrain_core.cubes.cutout_files import write_cutouts
 
     cube = make_cube(12, size=9)
     cube["times"] = np.full(12, "2026-01-01T01:00:00")

@@ -13,8 +13,9 @@ from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
 
-from otrain_core import cutout_files, new_candidates, safe
-from otrain_core.cube import read_cube
+from otrain_core import new_candidates, safe
+from otrain_core.cubes import cutout_files
+from otrain_core.cubes.cube import read_cube
 from otrain_core.errors import ConfigError, CubeError, ImageError, OtrainError
 from otrain_core.io import celestial_wcs, read_arrays, read_fits
 from otrain_core.stacks import read_stack

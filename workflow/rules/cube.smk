@@ -23,7 +23,7 @@ rule cube:
         options=RUN.config.cube.model_dump(),
         code=code_digest("cube", "cube_folders"),
     script:
-        "../../scripts/cube.py"
+        "../../scripts/cubes/cube.py"
 
 
 rule split:
@@ -49,4 +49,4 @@ rule split:
         options=RUN.config.split.model_dump(),
         code=code_digest("split"),
     script:
-        "../../scripts/split.py"
+        "../../scripts/cubes/split.py"

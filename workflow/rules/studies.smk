@@ -35,7 +35,7 @@ rule pool:
         channels=RUN.trained_channels(),
         code=code_digest("pool"),
     script:
-        "../../scripts/pool.py"
+        "../../scripts/cubes/pool.py"
 
 
 rule transfer:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from otrain_core.cube_folders import class_folders, cube_from_folders
-from otrain_core.cutout_files import find_cutouts, read_blocks, read_cutout, write_cutouts
+from otrain_core.cubes.cube_folders import class_folders, cube_from_folders
+from otrain_core.cubes.cutout_files import find_cutouts, read_blocks, read_cutout, write_cutouts
 from otrain_core.errors import CubeError
 from tests.unit.synthetic_cube import make_cube
 

@@ -52,7 +52,7 @@ def split_cube(
     Parameters
     ----------
     cube : mapping
-        As from `otrain_core.cube.read_cube`: candids, labels, images, and for the sky ra, dec
+        As from `otrain_core.cubes.cube.read_cube`: candids, labels, images, and for the sky ra, dec
         [deg] (NaN without WCS), seeing [px], pixel_scale [arcsec/px] and the shape of cube.
     seed : int
     fractions : sequence of float

@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from otrain_core.cube import build_cube, no_rows, real_star_cube
-from otrain_core.cube_folders import class_folders, cube_from_folders
+from otrain_core.cubes.cube import build_cube, no_rows, real_star_cube
+from otrain_core.cubes.cube_folders import class_folders, cube_from_folders
 from otrain_core.errors import ImageError
 from otrain_core.io import write_arrays, write_json
 from otrain_core.plan.sheets import read_labels

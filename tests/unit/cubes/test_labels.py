@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from otrain_core import io
-from otrain_core.cube import build_cube, real_star_cube
+from otrain_core.cubes.cube import build_cube, real_star_cube
+from otrain_core.cubes.labels import agreed, override_labels
 from otrain_core.errors import ConfigError, CubeError
-from otrain_core.labels import agreed, override_labels
 from otrain_core.plan.sheets import read_labels
 
 T, F, U = "True", "False", "unsure"
@@ -157,7 +157,7 @@ def test_sheet_as_people_write_it(tmp_path):
         ("T-a-3", "True", "Zoë"),
         ("T-a-1", "unsure", ""),
     ]
-    main = runpy.run_path("scripts/cube.py")["main"]
+    main = runpy.run_path("scripts/cubes/cube.py")["main"]
     io.write_arrays(tmp_path / "a.npz", stack_of("a", [1, 1, 1, 0, 0, 0]))
     made = {key: str(tmp_path / key) for key in ("cube.npz", "real.npz", "cube.json")}
     main(

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core import pool
-from otrain_core.cube import no_rows, read_cube
+from otrain_core.cubes import pool
+from otrain_core.cubes.cube import no_rows, read_cube
 from otrain_core.errors import CubeError
 from otrain_core.io import read_json, read_table, write_arrays, write_json, write_table
 from otrain_core.plan import sheets
@@ -125,7 +125,7 @@ def test_what_cannot_be_pooled_is_refused(three):
 
 @pytest.mark.parametrize("name", ["pool", "pool-without-T"])
 def test_the_script_writes_the_files_of_a_cube(three, name, root, tmp_path):
-    spec = importlib.util.spec_from_file_location("pool_script", root / "scripts/pool.py")
+    spec = importlib.util.spec_from_file_location("pool_script", root / "scripts/cubes/pool.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     files = {"cubes": [], "splits": [], "records": [], "real_stars": []}

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from otrain_core.cubes.labels import override_labels
 from otrain_core.errors import CubeError
-from otrain_core.labels import override_labels
 from otrain_core.stacks import Gathered, read_stack
 
 TABLE1 = ("cube", "labels", "mags", "errmags", "filters", "fwhms", "candids")
@@ -81,7 +81,7 @@ def build_cube(
     real_stars : bool
         Keep real stars (kinds "removed" and "transplanted") among the True.
     labels : sequence of mapping, optional
-        Rows of a label sheet, whose labels override those of the cutouts (see `otrain_core.labels`).
+        Rows of a label sheet, whose labels override those of the cutouts (see `otrain_core.cubes.labels`).
     telescope, pipeline : str
     gather : bool
         False leaves the pixels where they are: ``cube`` is an `otrain_core.stacks.Gathered`, which

@@ -4,11 +4,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from otrain_core.cube import read_cube
+from otrain_core.cubes.cube import read_cube
+from otrain_core.cubes.pool import check_pool, join_rows, pool_cubes, summarise_pool
+from otrain_core.cubes.split import SETS, summarise_split
 from otrain_core.io import read_json, read_table, write_arrays, write_json, write_table
 from otrain_core.plan.sheets import left_out
-from otrain_core.pool import check_pool, join_rows, pool_cubes, summarise_pool
-from otrain_core.split import SETS, summarise_split
 
 
 def main(
@@ -41,7 +41,7 @@ def main(
         pool, or pool-without-{telescope}: train and tune only, as the target brings its own test.
     pipeline : str
     seed, equal, channels
-        See `otrain_core.pool.pool_cubes`.
+        See `otrain_core.cubes.pool.pool_cubes`.
     """
     without = left_out(name)
     sets = SETS if without is None else ("train", "tune")

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from otrain_core.cube import read_cube
+from otrain_core.cubes.cube import read_cube
+from otrain_core.cubes.split import check_split, split_cube, split_random, summarise_split
 from otrain_core.io import write_json, write_table
-from otrain_core.split import check_split, split_cube, split_random, summarise_split
 
 
 def main(*, cube: str, split: str, split_paper: str, record: str, seed: int, options: dict[str, Any]) -> None:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from otrain_core.cube import COLUMNS, draw
+from otrain_core.cubes.cube import COLUMNS, draw
+from otrain_core.cubes.inputs import select_inputs
+from otrain_core.cubes.split import SETS, UNUSED
 from otrain_core.errors import CubeError
-from otrain_core.inputs import select_inputs
-from otrain_core.split import SETS, UNUSED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,9 +40,9 @@ def pool_cubes(
     Parameters
     ----------
     cubes : mapping of str to mapping
-        By telescope, as from `otrain_core.cube.read_cube`; memory-mapped pixels will do.
+        By telescope, as from `otrain_core.cubes.cube.read_cube`; memory-mapped pixels will do.
     splits : mapping of str to pandas.DataFrame
-        By telescope, as from `otrain_core.split.split_cube`.
+        By telescope, as from `otrain_core.cubes.split.split_cube`.
     seed : int
         Of the draws under `equal`.
     sets : sequence of str
@@ -58,7 +58,7 @@ def pool_cubes(
     Returns
     -------
     arrays : dict of numpy.ndarray
-        A cube as from `otrain_core.cube.build_cube`, cropped about the candidates to the smallest
+        A cube as from `otrain_core.cubes.cube.build_cube`, cropped about the candidates to the smallest
         side, telescopes in the order of their names, and ``telescopes`` (N,). Images and candids
         are renamed telescope:name. A column that a telescope lacks is missing there (NaN, '', -1).
     split : pandas.DataFrame

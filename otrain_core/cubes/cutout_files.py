@@ -237,7 +237,7 @@ def read_blocks(
 
 
 def write_cutouts(cube: Mapping[str, np.ndarray], folder: str | Path) -> dict[str, int]:
-    """Write a cube as FITS files in True/ and False/, which `otrain_core.cube_folders` reads again.
+    """Write a cube as FITS files in True/ and False/, which `otrain_core.cubes.cube_folders` reads again.
 
     Cubes of one channel become single images, others extensions DIFF, IMAGE, TEMPLATE, MASK and PSF; channels without such
     a name are left out. File names are made of candids and never lead out of the folder.
@@ -245,7 +245,7 @@ def write_cutouts(cube: Mapping[str, np.ndarray], folder: str | Path) -> dict[st
     Parameters
     ----------
     cube : mapping of arrays
-        As from `otrain_core.cube.read_cube`.
+        As from `otrain_core.cubes.cube.read_cube`.
     folder : path-like
 
     Returns

@@ -5,10 +5,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core import io, split
+from otrain_core import io
 from otrain_core.candidates.crossmatch import unit_vectors
+from otrain_core.cubes import split
+from otrain_core.cubes.split import (
+    SETS,
+    check_split,
+    find_fields,
+    guard_distances,
+    split_cube,
+    split_random,
+    summarise_split,
+)
 from otrain_core.errors import CubeError
-from otrain_core.split import SETS, check_split, find_fields, guard_distances, split_cube, split_random, summarise_split
 
 SCALE, SEEING, SIZE = 5.0, 2.0, 16  # arcsec/px, px, px
 
@@ -235,7 +244,7 @@ def test_script_and_summary(tmp_path):
     n = len(cube["labels"])
     extra = {"mags": np.ones(n), "errmags": np.ones(n), "filters": np.full(n, "R"), "fwhms": np.ones(n)}
     io.write_arrays(tmp_path / "cube.npz", cube | extra | {"channels": np.array(["difference"])})
-    path = Path(__file__).parents[2] / "scripts" / "split.py"
+    path = Path(__file__).parents[2] / "scripts" / "cubes" / "split.py"
     spec = importlib.util.spec_from_file_location("script_split", path)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)

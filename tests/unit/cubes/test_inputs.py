@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from otrain_core.candidates import cutouts
+from otrain_core.cubes.inputs import SAMPLING, input_blocks, select_inputs
 from otrain_core.errors import ConfigError, CubeError
-from otrain_core.inputs import SAMPLING, input_blocks, select_inputs
 from otrain_core.plan import config
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from otrain_core.cube import build_cube
-from otrain_core.cutout_files import EXTENSIONS, EdgeCutoutError, find_cutouts, read_cutout
+from otrain_core.cubes.cube import build_cube
+from otrain_core.cubes.cutout_files import EXTENSIONS, EdgeCutoutError, find_cutouts, read_cutout
 from otrain_core.errors import CubeError
 
 
@@ -26,7 +26,7 @@ def cube_from_folders(
     """Build a cube from ready-made cutouts in two folders of FITS files.
 
     Header keys (Makhlouf et al. 2022, Sect. 2.3) and extensions are those of
-    `otrain_core.cutout_files.read_cutout`: CANDID and EDGE are mandatory in a file without extension DIFF. The
+    `otrain_core.cubes.cutout_files.read_cutout`: CANDID and EDGE are mandatory in a file without extension DIFF. The
     image of a cutout is its IMAGE or else its CANDID without the running number at its end.
 
     Parameters
