@@ -67,7 +67,7 @@ def list_claims(
     Parameters
     ----------
     summary : pandas.DataFrame
-        As from `otrain_core.summary.build_summary`.
+        As from `otrain_core.evaluation.summary.build_summary`.
     plan : mapping
         As from `otrain_core.paper_plan.plan_paper`.
     data_size, size : pandas.DataFrame

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from otrain_core.abstain import Abstention
-from otrain_core.calibrate import Calibration
 from otrain_core.cubes.inputs import SAMPLING, select_inputs
 from otrain_core.descriptors import DESCRIPTORS, describe, unlike
 from otrain_core.errors import CubeError
+from otrain_core.evaluation.abstain import Abstention
+from otrain_core.evaluation.calibrate import Calibration
 
 KEY = "otrain"  # of the metadata in a model file
 FORMAT = 1
@@ -40,8 +40,8 @@ class Classifier:
         Side of its cutouts [px]; larger ones are cut about their pixel side // 2, which has the candidate.
     threshold : float or None
         A candidate is called True from this score on.
-    calibration : otrain_core.calibrate.Calibration
-    abstention : otrain_core.abstain.Abstention or None
+    calibration : otrain_core.evaluation.calibrate.Calibration
+    abstention : otrain_core.evaluation.abstain.Abstention or None
     about : dict
         All that the file holds, see `otrain_core.export_onnx.model_record`.
 
@@ -146,7 +146,7 @@ class Classifier:
         dict of numpy.ndarray
             (N,) ``score`` (of the network), ``probability`` (calibrated: of a hundred with 0.9, some ninety are True in
             a set balanced as the training set was), ``real`` (bool: at the threshold of the model or above),
-            ``undecided`` (bool: too near to the threshold, see `otrain_core.abstain`), ``reason`` (text: why
+            ``undecided`` (bool: too near to the threshold, see `otrain_core.evaluation.abstain`), ``reason`` (text: why
             the cutout is unlike the training set; empty where it is not), and what describes each cutout
             (`otrain_core.descriptors.DESCRIPTORS`, NaN where it is not known).
 

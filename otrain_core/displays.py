@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from otrain_core import metrics
 from otrain_core.canvas import FALSE_COLOUR, NEUTRAL, STYLE, TRUE_COLOUR, Display, new_figure, save_figure
+from otrain_core.evaluation import metrics
 from otrain_core.galleries import CutoutGallery, GradCamGallery, robust_limits
 
 __all__ = [
@@ -125,13 +125,13 @@ class RocByMagnitudeDisplay(Display):
 
     @classmethod
     def from_curves(cls, curves: pd.DataFrame):
-        """From the table that `otrain_core.evaluate.curves` gives."""
+        """From the table that `otrain_core.evaluation.evaluate.curves` gives."""
         roc = curves[curves["curve"] == "roc"].rename(columns={"x": "fpr", "y": "recall"})
         return cls(roc[["bin", "fpr", "recall"]].assign(bin=roc["bin"].fillna("")).reset_index(drop=True))
 
     @classmethod
     def from_predictions(cls, labels, scores, mags, *, bins: int = 4):
-        from otrain_core.evaluate import curves
+        from otrain_core.evaluation.evaluate import curves
 
         labels, scores = np.asarray(labels), np.asarray(scores, dtype=float)
         return cls.from_curves(curves(labels, scores, scores, np.asarray(mags, dtype=float), bins=bins))
@@ -170,7 +170,7 @@ class F1MccDisplay(Display):
 
     @classmethod
     def from_curves(cls, curves: pd.DataFrame, *, threshold: float | None = None):
-        """From the table that `otrain_core.evaluate.curves` gives."""
+        """From the table that `otrain_core.evaluation.evaluate.curves` gives."""
         f1, mcc = (curves[curves["curve"] == name] for name in ("f1", "mcc"))
         return cls(f1["x"].to_numpy(), f1["y"].to_numpy(), mcc["y"].to_numpy(), threshold)
 
@@ -238,7 +238,7 @@ class CalibrationDisplay(Display):
 
     @classmethod
     def from_curves(cls, curves: pd.DataFrame):
-        """From the table that `otrain_core.evaluate.curves` gives."""
+        """From the table that `otrain_core.evaluation.evaluate.curves` gives."""
         names = {"x": "mean_score", "y": "true_fraction"}
         tables = [
             curves.loc[curves["curve"] == name, ["x", "y"]].rename(columns=names)

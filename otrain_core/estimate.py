@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.cubes.split import PAPER_FRACTION
+from otrain_core.evaluation.summary import STEPS, number, read_benchmark, read_record
 from otrain_core.io import read_table, write_table
 from otrain_core.paper_plan import SWEEPS
-from otrain_core.summary import STEPS, number, read_benchmark, read_record
 
 if TYPE_CHECKING:
     from otrain_core.plan.run import Run

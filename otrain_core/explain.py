@@ -9,7 +9,7 @@ import pandas as pd
 
 from otrain_core.cubes.inputs import select_inputs
 from otrain_core.errors import ConfigError, CubeError
-from otrain_core.evaluate import column
+from otrain_core.evaluation.evaluate import column
 
 KINDS = ("right True", "right False", "wrong True", "wrong False")
 OUTPUTS = ("logit", "softmax")

@@ -101,8 +101,8 @@ def export_file(model: str | Path, output: str | Path, *, threshold: float | Non
     CubeError, OtrainError
         As `otrain_core.foreign_model.load_any_model` and `export_model`.
     """
+    from otrain_core.evaluation.summary import read_record
     from otrain_core.foreign_model import load_any_model
-    from otrain_core.summary import read_record
 
     beside = Path(model).parent
     about = model_record(read_record(beside / "metrics.json"), read_record(beside / "train.json"))
@@ -134,9 +134,9 @@ def model_record(
         quantiles of the score by class over the set that is scored; by image, the share of wrong decisions
         that the probabilities promise, over all that was not trained on).
     """
-    from otrain_core.calibrate import Calibration
     from otrain_core.cubes.inputs import select_inputs
     from otrain_core.descriptors import PROBABILITIES, describe, doubt, image_values, thin, training_statistics
+    from otrain_core.evaluation.calibrate import Calibration
 
     headline = metrics.get("headline") or {}
     record: dict[str, Any] = {

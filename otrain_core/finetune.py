@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core import metrics
 from otrain_core.cubes.pool import TRAINED
 from otrain_core.errors import CubeError
+from otrain_core.evaluation import metrics
 from otrain_core.loop import Loop
 from otrain_core.transfer import (
     RATES,

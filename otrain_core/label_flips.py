@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core import metrics
+from otrain_core.evaluation import metrics
 from otrain_core.label_noise import (
     RANKINGS,
     USED_SETS,
@@ -113,7 +113,7 @@ def flip_trial(
     fraction : float
         Share of the labels of train and tune flipped.
     threshold_rule : str
-        See `otrain_core.metrics.best_threshold`.
+        See `otrain_core.evaluation.metrics.best_threshold`.
 
     Returns
     -------

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core import metrics
 from otrain_core.cubes.inputs import input_blocks
 from otrain_core.errors import CubeError
-from otrain_core.evaluate import column
+from otrain_core.evaluation import metrics
+from otrain_core.evaluation.evaluate import column
 from otrain_core.galleries import CutoutGallery
 from otrain_core.train import score_cutouts, train_model
 
@@ -147,7 +147,7 @@ def confident_joint(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     Raises
     ------
     CubeError
-        One class only, or what `otrain_core.metrics.check_scores` refuses.
+        One class only, or what `otrain_core.evaluation.metrics.check_scores` refuses.
     """
     given, scores = metrics.check_scores(labels, scores)
     if given.all() or not given.any():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from otrain_core.cubes.labels import word
-from otrain_core.evaluate import column
+from otrain_core.evaluation.evaluate import column
 from otrain_core.label_sources import Source
 
 REASONS = {

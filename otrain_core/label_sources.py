@@ -25,7 +25,7 @@ class Training:
     score : numpy.ndarray
     threshold : float
     undecided : numpy.ndarray
-        bool: too near to the threshold, see `otrain_core.abstain`.
+        bool: too near to the threshold, see `otrain_core.evaluation.abstain`.
     model : Path or None
         ``model.keras``, for Grad-CAM.
     tune_mcc : float
@@ -130,8 +130,8 @@ def _summarised(root: Path) -> list[str]:
 
 
 def _add_trainings(source: Source, folder: Path, experiments: Sequence[str]) -> None:
-    from otrain_core.metrics import confusion, rates
-    from otrain_core.summary import number, read_record
+    from otrain_core.evaluation.metrics import confusion, rates
+    from otrain_core.evaluation.summary import number, read_record
 
     for path in sorted(folder.glob("*/seed*/scores.csv")):
         if experiments and path.parent.parent.name not in experiments:
@@ -156,8 +156,8 @@ def _add_trainings(source: Source, folder: Path, experiments: Sequence[str]) -> 
 
 def _undecided(score: np.ndarray, record: Mapping[str, Any]) -> np.ndarray:
     """Whether the rule of abstention of a training, on its calibrated scores, leaves a candidate open."""
-    from otrain_core.calibrate import Calibration
-    from otrain_core.summary import number
+    from otrain_core.evaluation.calibrate import Calibration
+    from otrain_core.evaluation.summary import number
 
     rule = record.get("abstention") or {}
     low, high = number(rule, "low"), number(rule, "high")

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from otrain_core.errors import OtrainError
+from otrain_core.evaluation.summary import run_keys
 from otrain_core.mlflow_store import open_server, place_of, server_address, shown
-from otrain_core.summary import run_keys
 
 log = logging.getLogger("otrain")
 
@@ -111,7 +111,7 @@ class LiveRun:
     address : str
         Of the server.
     keys : mapping
-        As from `otrain_core.summary.run_keys`.
+        As from `otrain_core.evaluation.summary.run_keys`.
     place : str
         Of the results folder, see `otrain_core.mlflow_store.place_of`.
     wait : float

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from otrain_core.evaluation.summary import arrays_if_there, number, read_record, read_scores, table_if_there
 from otrain_core.paper_plan import (
     GALLERIES,
     MAPS,
@@ -21,7 +22,6 @@ from otrain_core.paper_plan import (
     shown_protocol,
     training_folder,
 )
-from otrain_core.summary import arrays_if_there, number, read_record, read_scores, table_if_there
 
 N_CUTOUTS = 8  # of each class in a gallery
 SWEEP_KEYS = ("telescope", "pipeline", "experiment", "value", "seed", "n_train", "n_test")

@@ -11,9 +11,16 @@ import pandas as pd
 
 from otrain_core.claims import read_published
 from otrain_core.cubes.cube import TABLE1
+from otrain_core.evaluation.summary import (
+    SUMMARY_COLUMNS,
+    arrays_if_there,
+    build_summary,
+    number,
+    read_record,
+    table_if_there,
+)
 from otrain_core.paper_data import find_training
 from otrain_core.paper_plan import trainings
-from otrain_core.summary import SUMMARY_COLUMNS, arrays_if_there, build_summary, number, read_record, table_if_there
 
 ARRAYS = {
     "cube": "cutouts: number, y, x, channel",
@@ -122,7 +129,7 @@ def telescopes(plan: Mapping[str, Any], root: Path) -> tuple[pd.DataFrame, dict[
 
 def _quality(plan: Mapping[str, Any], root: Path) -> pd.DataFrame:
     """quality.csv, or its rows anew where the run has not come to it."""
-    from otrain_core.summary import build_quality, quality_row
+    from otrain_core.evaluation.summary import build_quality, quality_row
 
     table = table_if_there(root / "quality.csv")
     if table is not None:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from otrain_core import report_figures as figures
+from otrain_core.evaluation.summary import STEPS, arrays_if_there, number, read_benchmark, read_record, run_keys
 from otrain_core.io import read_table
 from otrain_core.report_experiments import p_words, side_by_side
 from otrain_core.report_studies import (
@@ -22,7 +23,6 @@ from otrain_core.report_studies import (
     transfer_part,
 )
 from otrain_core.report_text import config_lines, count, interval, num, page_templates, passes, pct, verdict, words
-from otrain_core.summary import STEPS, arrays_if_there, number, read_benchmark, read_record, run_keys
 
 RATES = {  # columns of the table of all trainings: heading, percent?
     "mcc": ("MCC", False),
@@ -52,10 +52,10 @@ def build_report(
     Parameters
     ----------
     summary, quality : pandas.DataFrame
-        As from `otrain_core.summary`.
+        As from `otrain_core.evaluation.summary`.
     comparison : mapping
-        Tables pipelines, artefacts and telescopes of `otrain_core.comparison`, experiments and
-        mcnemar of `otrain_core.experiments`.
+        Tables pipelines, artefacts and telescopes of `otrain_core.evaluation.comparison`, experiments and
+        mcnemar of `otrain_core.evaluation.experiments`.
     cubes : mapping
         Folder of every cube, by telescope/pipeline.
     runs : iterable of path

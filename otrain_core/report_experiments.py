@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.experiments import POOLED
+from otrain_core.evaluation.experiments import POOLED
 from otrain_core.report_text import count, interval, num
 
 PROTOCOLS = {"grouped": "images never seen", "paper": "paper's protocol"}
@@ -21,7 +21,7 @@ def side_by_side(experiments: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, An
     Parameters
     ----------
     experiments, pairs : pandas.DataFrame
-        As from `otrain_core.experiments.compare_experiments` and `compare_pairs`.
+        As from `otrain_core.evaluation.experiments.compare_experiments` and `compare_pairs`.
 
     Returns
     -------

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.errors import OtrainError
+from otrain_core.evaluation.summary import number, read_record, read_scores
 from otrain_core.io import read_arrays, read_table
-from otrain_core.summary import number, read_record, read_scores
 
 FEW_SOURCES = 5
 RESOLUTION = 120  # dots per inch of the embedded pictures

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.summary import number, read_record, run_keys
+from otrain_core.evaluation.summary import number, read_record, run_keys
 
 FEW_IMAGES = 10  # with fewer test images the bootstrap by image is itself uncertain
 WIDE_GAP = 0.02  # |accuracy(train) - accuracy(tune)|, Makhlouf et al. 2022, Fig. 11

@@ -94,7 +94,7 @@ def gather_sweep(rows: Iterable[Mapping[str, Any]], *, root: str | Path = "resul
     """
     import pandas as pd
 
-    from otrain_core.summary import number, read_record, summary_row
+    from otrain_core.evaluation.summary import number, read_record, summary_row
 
     table = []
     for row in rows:

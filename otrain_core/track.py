@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from otrain_core.errors import OtrainError
+from otrain_core.evaluation.summary import number, run_keys, tune_mcc
 from otrain_core.io import digest, read_json, read_table
 from otrain_core.mlflow_format import write_model
 from otrain_core.mlflow_live import LIVE, history_metrics, results_root, run_name, run_tags
@@ -32,7 +33,6 @@ from otrain_core.plan.sheets import is_pool
 from otrain_core.registry import ONNX, ensure_version, name_champion
 from otrain_core.report_figures import draw_training
 from otrain_core.report_text import count, interval, num
-from otrain_core.summary import number, run_keys, tune_mcc
 
 log = logging.getLogger("otrain")
 

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from otrain_core import io
+from otrain_core.evaluation.summary import TABLES, read_record
 from otrain_core.job import provenance
 from otrain_core.report import build_report
-from otrain_core.summary import TABLES, read_record
 
 
 def main(
@@ -35,7 +35,7 @@ def main(
     mlflow : str, optional
         Record of the rule track.
     **tables : str
-        Files of all of `otrain_core.summary.TABLES`.
+        Files of all of `otrain_core.evaluation.summary.TABLES`.
     """
     read = {name: io.read_table(tables[name]) for name in TABLES}
     page = build_report(

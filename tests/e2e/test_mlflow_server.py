@@ -22,9 +22,9 @@ import requests
 from otrain_core import io, track
 from otrain_core.cli import main
 from otrain_core.errors import OtrainError
+from otrain_core.evaluation.summary import run_keys, tune_mcc
 from otrain_core.mlflow_live import HISTORY, LiveRun
 from otrain_core.mlflow_store import EXPERIMENT, place_of, read_server
-from otrain_core.summary import run_keys, tune_mcc
 from otrain_core.track import METRICS, import_runs
 from tests.unit.synthetic_results import write_results
 from tests.unit.tiny_onnx import write_tiny

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from otrain_core import io
-from otrain_core.evaluate import evaluate_scores
+from otrain_core.evaluation.evaluate import evaluate_scores
 from tests.unit.synthetic_cube import make_cube, make_split
 
 STEPS = ("psf", "inject", "prepare", "subtract", "detect", "crossmatch", "cutouts")

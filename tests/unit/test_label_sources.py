@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from otrain_core import io
-from otrain_core.calibrate import Calibration
 from otrain_core.errors import OtrainError
+from otrain_core.evaluation.calibrate import Calibration
 from otrain_core.label_queue import describe, worth_a_look
 from otrain_core.label_sources import open_cubes, open_new
 from tests.unit.synthetic_cube import make_cube

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
+from otrain_core.evaluation.summary import SUMMARY_COLUMNS, summary_row
 from otrain_core.io import read_json, read_table
 from otrain_core.paper_plan import CUBES, TABLES, table_sources
 from otrain_core.paper_tables import condensed, make_table, to_tex
-from otrain_core.summary import SUMMARY_COLUMNS, summary_row
 from scripts.paper_tables import main
 from tests.unit.synthetic_paper import make_plan, write_paper
 

@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 
 from otrain_core import io
-from otrain_core.comparison import compare_pipelines, compare_telescopes, count_artefacts
+from otrain_core.evaluation.comparison import compare_pipelines, compare_telescopes, count_artefacts
+from otrain_core.evaluation.summary import TABLES, summary_row
 from otrain_core.plan.config import Config
 from otrain_core.report import _best_run, build_report
 from otrain_core.report_figures import accepted_injections, completeness_table, draw_training
 from otrain_core.report_text import config_lines, count, interval, num, passes, pct
-from otrain_core.summary import TABLES, summary_row
+from scripts.evaluation.summary import main as summary_main
 from scripts.report import main as report_main
-from scripts.summary import main as summary_main
 from tests.unit.synthetic_results import write_results
 
 CONFIG = Config().model_dump(mode="json")

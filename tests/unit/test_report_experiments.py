@@ -5,7 +5,7 @@ import re
 import pandas as pd
 import pytest
 
-from otrain_core.experiments import EXPERIMENT_COLUMNS, PAIR_COLUMNS
+from otrain_core.evaluation.experiments import EXPERIMENT_COLUMNS, PAIR_COLUMNS
 from otrain_core.report_experiments import p_words, pair_sentence, side_by_side
 
 

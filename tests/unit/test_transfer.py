@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core import metrics, networks, transfer
+from otrain_core import networks, transfer
 from otrain_core.cubes import pool
 from otrain_core.errors import CubeError
+from otrain_core.evaluation import metrics
 from otrain_core.io import read_table, write_arrays, write_table
 from otrain_core.train import score_cutouts, select_inputs
 from tests.unit.synthetic_cube import make_cube, make_split

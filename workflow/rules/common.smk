@@ -149,7 +149,7 @@ def report_unfinished():
     """Report of what there is, beside the real one, when a run ends early."""
     import runpy
 
-    from otrain_core.summary import TABLES
+    from otrain_core.evaluation.summary import TABLES
 
     scripts = Path(workflow.basedir).parent / "scripts"
     common = {"cubes": RUN.config.run.cubes, "runs": RUN.trainings()}

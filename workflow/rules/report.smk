@@ -34,7 +34,7 @@ rule summary:
         seed=RUN.config.seed,
         code=code_digest("summary", "comparison", "experiments"),
     script:
-        "../../scripts/summary.py"
+        "../../scripts/evaluation/summary.py"
 
 
 rule track:

@@ -51,7 +51,7 @@ rule evaluate:
         protocol="grouped",
         code=code_digest("evaluate"),
     script:
-        "../../scripts/evaluate.py"
+        "../../scripts/evaluation/evaluate.py"
 
 
 rule explain:

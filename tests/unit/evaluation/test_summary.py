@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from otrain_core import io
-from otrain_core.summary import (
+from otrain_core.evaluation.summary import (
     QUALITY_COLUMNS,
     SUMMARY_COLUMNS,
     TABLES,
@@ -19,7 +19,7 @@ from otrain_core.summary import (
     summary_row,
     tune_mcc,
 )
-from scripts.summary import main
+from scripts.evaluation.summary import main
 from tests.unit.synthetic_results import BENCHMARK, write_results
 
 AGREED = (

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core import metrics
-from otrain_core.abstain import evaluate_abstention, fit_abstention
-from otrain_core.bootstrap import bootstrap_intervals
-from otrain_core.calibrate import choose_calibration
 from otrain_core.cubes.inputs import input_blocks
 from otrain_core.errors import CubeError
-from otrain_core.reality import reality_gap
+from otrain_core.evaluation import metrics
+from otrain_core.evaluation.abstain import evaluate_abstention, fit_abstention
+from otrain_core.evaluation.bootstrap import bootstrap_intervals
+from otrain_core.evaluation.calibrate import choose_calibration
+from otrain_core.evaluation.reality import reality_gap
 from otrain_core.train import score_cutouts
 
 PROPERTIES = {"magnitude": "mags", "magnitude_error": "errmags", "snr": "snr"}
@@ -136,7 +136,7 @@ def evaluate_scores(
         Draws, confidence of the intervals, recall at which an FPR is quoted, number of
         bins of magnitude, magnitude error and S/N.
     coverage : float
-        Share of the candidates that the classifier decides, see `otrain_core.abstain`.
+        Share of the candidates that the classifier decides, see `otrain_core.evaluation.abstain`.
     kept_false : float
         Share of the False candidates that balancing kept, see `kept_false_share`; false
         alarms per image are scaled up by it, and by `scored_false_share`.
@@ -148,7 +148,7 @@ def evaluate_scores(
     record : dict
         headline (numbers, each with _low and _high), confusion, thresholds (all rules,
         with what each gives), purity, calibration, abstention, accuracy_gap, bins, artefacts,
-        reasons, reality (see `otrain_core.reality.reality_gap`), kinds (errors by kind of
+        reasons, reality (see `otrain_core.evaluation.reality.reality_gap`), kinds (errors by kind of
         place of the injection), baseline, data.
     curves : pandas.DataFrame
         curve, x, y, threshold, bin ('' for all; else the range of magnitudes).
@@ -288,7 +288,7 @@ def baseline_cut(cube: dict[str, np.ndarray], table: pd.DataFrame) -> dict[str, 
     Returns
     -------
     dict
-        The cut, the unit of FWHM, and the metrics of `otrain_core.metrics.rates` on
+        The cut, the unit of FWHM, and the metrics of `otrain_core.evaluation.metrics.rates` on
         test; metrics are NaN where the cube has no S/N and FWHM.
     """
     snr, fwhm, seeing = (column(cube, name).astype(float) for name in ("snr", "fwhms", "seeing"))

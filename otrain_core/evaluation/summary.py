@@ -1,7 +1,7 @@
 """The two tables of a run: one row for each training, one row for each image.
 
 Both are built from whatever exists: a file that a run never wrote leaves empty cells.
-``python -m otrain_core.summary results`` prints the closing table of a run.
+``python -m otrain_core.evaluation.summary results`` prints the closing table of a run.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core import metrics
 from otrain_core.errors import OtrainError, UpstreamFailed
+from otrain_core.evaluation import metrics
 from otrain_core.io import FAILED_MARK, read_json, read_table
 from otrain_core.stacks import read_stack
 

@@ -170,7 +170,7 @@ def best_threshold(labels: np.ndarray, scores: np.ndarray, rule: str) -> float:
     if curve.n_true == 0 or curve.n_false == 0:
         raise CubeError(f"no threshold can be set from {curve.n_true} True and {curve.n_false} False")
     if rule == "platt":
-        from otrain_core.calibrate import fit_calibration  # which builds on this module
+        from otrain_core.evaluation.calibrate import fit_calibration  # which builds on this module
 
         return fit_calibration(labels, scores, method="platt").score_at(0.5)
     values = curve.rates()

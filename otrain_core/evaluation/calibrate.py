@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from otrain_core.errors import CubeError
-from otrain_core.metrics import check_scores, cross_entropy
+from otrain_core.evaluation.metrics import check_scores, cross_entropy
 
 METHODS = ("platt", "temperature", "isotonic")
 _EPSILON = 1e-7  # scores nearer to 0 and 1 have no finite float32 logit
@@ -87,7 +87,7 @@ def fit_calibration(labels: np.ndarray, scores: np.ndarray, *, method: str = "pl
     Raises
     ------
     CubeError
-        Labels or scores that `otrain_core.metrics.check_scores` refuses.
+        Labels or scores that `otrain_core.evaluation.metrics.check_scores` refuses.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")

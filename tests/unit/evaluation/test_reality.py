@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core.reality import reality_gap
+from otrain_core.evaluation.reality import reality_gap
 
 
 def table(mags, scores, *, kind="random", n_images=6):

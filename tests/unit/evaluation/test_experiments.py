@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from otrain_core import io
-from otrain_core.bootstrap import bootstrap_intervals
-from otrain_core.experiments import (
+from otrain_core.evaluation.bootstrap import bootstrap_intervals
+from otrain_core.evaluation.experiments import (
     EXPERIMENT_COLUMNS,
     PAIR_COLUMNS,
     Training,
@@ -17,8 +17,8 @@ from otrain_core.experiments import (
     read_training,
     read_trainings,
 )
-from otrain_core.summary import TABLES
-from scripts.summary import main as summary_main
+from otrain_core.evaluation.summary import TABLES
+from scripts.evaluation.summary import main as summary_main
 from tests.unit.synthetic_results import write_results
 
 

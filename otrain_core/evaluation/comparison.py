@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.summary import STEPS, read_record
+from otrain_core.evaluation.summary import STEPS, read_record
 
 PIPELINE_COLUMNS = (
     *("telescope", "pipeline", "subtraction", "images", "images_failed"),
@@ -32,7 +32,7 @@ def compare_pipelines(quality: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     quality : pandas.DataFrame
-        As from `otrain_core.summary.build_quality`.
+        As from `otrain_core.evaluation.summary.build_quality`.
 
     Returns
     -------

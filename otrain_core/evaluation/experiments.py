@@ -1,7 +1,7 @@
 """Experiments of a run side by side: what each gets right and costs, and every pair on the same cutouts.
 
 Only what the trainings left is read. The unit of every interval is the image, as in
-`otrain_core.bootstrap`, with the same images drawn for all seeds and for both of a pair. Pipelines of
+`otrain_core.evaluation.bootstrap`, with the same images drawn for all seeds and for both of a pair. Pipelines of
 one telescope share its images: over several cubes, such an image is drawn for all of them at once.
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core import metrics
-from otrain_core.summary import number, read_record, read_scores, run_keys
+from otrain_core.evaluation import metrics
+from otrain_core.evaluation.summary import number, read_record, read_scores, run_keys
 
 POOLED = "all"  # telescope and pipeline of the rows over all cubes
 GROUP = ("telescope", "pipeline", "protocol", "experiment")

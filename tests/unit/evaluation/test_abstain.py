@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from otrain_core import abstain, calibrate, metrics
 from otrain_core.errors import CubeError
+from otrain_core.evaluation import abstain, calibrate, metrics
 
 
 def draw(n, seed, *, n_images=40, strength=4.0):

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from otrain_core import io
-from otrain_core.comparison import compare_pipelines, compare_telescopes, count_artefacts
-from otrain_core.experiments import compare_experiments, compare_pairs, read_trainings
-from otrain_core.summary import TABLES, build_quality, build_summary, quality_row
+from otrain_core.evaluation.comparison import compare_pipelines, compare_telescopes, count_artefacts
+from otrain_core.evaluation.experiments import compare_experiments, compare_pairs, read_trainings
+from otrain_core.evaluation.summary import TABLES, build_quality, build_summary, quality_row
 
 
 def main(
@@ -34,7 +34,7 @@ def main(
     bootstrap, confidence, seed
         Draws, confidence and seed of the intervals of experiments and pairs.
     **tables : str
-        Files of all of `otrain_core.summary.TABLES`.
+        Files of all of `otrain_core.evaluation.summary.TABLES`.
     """
     rows = []
     for cube in cubes:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from otrain_core.calibrate import logit
 from otrain_core.errors import CubeError
-from otrain_core.metrics import check_scores, rates
+from otrain_core.evaluation.calibrate import logit
+from otrain_core.evaluation.metrics import check_scores, rates
 
 if TYPE_CHECKING:  # a classifier at work reads no table
     import pandas as pd
@@ -126,7 +126,7 @@ def evaluate_abstention(
     Raises
     ------
     CubeError
-        As `otrain_core.metrics.check_scores`, or columns of different lengths.
+        As `otrain_core.evaluation.metrics.check_scores`, or columns of different lengths.
     """
     labels, probabilities = check_scores(labels, probabilities)
     names, image = np.unique(np.asarray(images).astype(str), return_inverse=True)

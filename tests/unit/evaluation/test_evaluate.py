@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core import evaluate, metrics
 from otrain_core.errors import CubeError
+from otrain_core.evaluation import evaluate, metrics
 from otrain_core.io import read_json, read_table, write_arrays, write_json, write_table
 from tests.unit.synthetic_cube import make_cube, make_split
 
@@ -186,9 +186,9 @@ def _real_stars(cube):
 def test_train_evaluate_and_explain_scripts(tmp_path):
     """From a cube on disk to scores, metrics, curves and Grad-CAM, with a channel order of their own."""
     from otrain_core.plan.config import EvaluateOptions, Experiment, ExplainOptions
-    from scripts import evaluate as evaluate_script
     from scripts import explain as explain_script
     from scripts import train as train_script
+    from scripts.evaluation import evaluate as evaluate_script
 
     path = {name: tmp_path / name for name in ("cube.npz", "cube.json", "split.csv", "model.keras", "train.json")}
     cube = make_cube(240, size=20)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from otrain_core.metrics import ECE_BINS, MISSED, check_scores, rates, score_bin
+from otrain_core.evaluation.metrics import ECE_BINS, MISSED, check_scores, rates, score_bin
 
 BOOTSTRAPPED = (
     *("accuracy", "precision", "recall", "fpr", "f1", "mcc", "fp_share", "auc"),
@@ -39,7 +39,7 @@ def bootstrap_intervals(
     rng : numpy.random.Generator
     draws, confidence, stated_recall, kept_false
         Number of draws, confidence of the intervals, and as in
-        `otrain_core.metrics.headline`.
+        `otrain_core.evaluation.metrics.headline`.
 
     Returns
     -------

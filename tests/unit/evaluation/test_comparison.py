@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from otrain_core import io
-from otrain_core.comparison import compare_pipelines, compare_telescopes, count_artefacts
-from otrain_core.summary import QUALITY_COLUMNS, build_quality
+from otrain_core.evaluation.comparison import compare_pipelines, compare_telescopes, count_artefacts
+from otrain_core.evaluation.summary import QUALITY_COLUMNS, build_quality
 
 
 def row(telescope, pipeline, image, **values):

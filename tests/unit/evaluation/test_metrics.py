@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from otrain_core import bootstrap, metrics
-from otrain_core.calibrate import Calibration, fit_calibration
 from otrain_core.errors import CubeError
+from otrain_core.evaluation import bootstrap, metrics
+from otrain_core.evaluation.calibrate import Calibration, fit_calibration
 
 HAND = json.loads((Path(__file__).parents[1] / "golden" / "metrics_by_hand.json").read_text())
 LABELS, SCORES = np.array(HAND["labels"]), np.array(HAND["scores"])
