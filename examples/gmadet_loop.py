@@ -11,7 +11,7 @@ import numpy as np
 from astropy.table import Table
 
 from otrain_core.classify import Classifier
-from otrain_core.new_candidates import cut_candidates
+from otrain_core.classify.new_candidates import cut_candidates
 
 
 def main(results, model_path):

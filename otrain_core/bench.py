@@ -75,13 +75,13 @@ def bench_networks(
 
 
 def _runtime(model: Any, cutouts: np.ndarray, rounds: int) -> list[dict[str, Any]]:
-    """Scoring by `otrain_core.classify` beside ``model.predict``, in turns, on one thread each.
+    """Scoring by `otrain_core.classify.classifier` beside ``model.predict``, in turns, on one thread each.
 
     From memory, then from FITS files: in blocks beside one file read and scored at a time, as the original O'TRAIN does.
     """
     import tempfile
 
-    from otrain_core.classify import Classifier
+    from otrain_core.classify.classifier import Classifier
     from otrain_core.cubes.cutout_files import find_cutouts, read_blocks, read_cutout, write_cutouts
     from otrain_core.export_onnx import export_model
     from otrain_core.train import score_cutouts

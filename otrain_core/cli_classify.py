@@ -93,7 +93,7 @@ def _words(counts: dict[str, int]) -> str:
 
 def load_classifier(arguments: Namespace):
     """The model that --model names, of whatever kind."""
-    from otrain_core.classify import Classifier
+    from otrain_core.classify.classifier import Classifier
     from otrain_core.registry import find_model
 
     options = {"threads": arguments.threads, "threshold": arguments.threshold}
@@ -111,7 +111,7 @@ def load_classifier(arguments: Namespace):
 def candidates(arguments: Namespace, size: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Blocks of candidates: the columns that name them, and their cutouts."""
     if arguments.candidates or arguments.detect:
-        from otrain_core.new_candidates import cut_candidates
+        from otrain_core.classify.new_candidates import cut_candidates
 
         for path in arguments.inputs:
             cutouts, table = cut_candidates(

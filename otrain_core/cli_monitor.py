@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from otrain_core.classify.descriptors import DESCRIPTORS
 from otrain_core.cli_classify import candidates, load_classifier
-from otrain_core.descriptors import DESCRIPTORS
 from otrain_core.errors import ConfigError
 
 ALARM = 3  # exit status
@@ -21,7 +21,7 @@ ALARM = 3  # exit status
 
 def monitor(arguments: Namespace) -> tuple[int, Any, str]:
     """Compare candidates with the training set: exit status, record for --json, and text."""
-    from otrain_core.monitor import NightDisplay, advise, as_text, compare_night
+    from otrain_core.classify.monitor import NightDisplay, advise, as_text, compare_night
 
     classifier = load_classifier(arguments)
     statistics = classifier.about.get("training") or {}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from otrain_core.classify import FORMAT, KEY
+from otrain_core.classify.classifier import FORMAT, KEY
 from otrain_core.errors import CubeError, OtrainError
 
 if TYPE_CHECKING:
@@ -130,12 +130,12 @@ def model_record(
     -------
     dict
         Plain values: threshold, calibration, abstention, telescope, pipeline, experiment, seed, commit, headline,
-        training (statistics of `otrain_core.descriptors.training_statistics` over the set train, and
+        training (statistics of `otrain_core.classify.descriptors.training_statistics` over the set train, and
         quantiles of the score by class over the set that is scored; by image, the share of wrong decisions
         that the probabilities promise, over all that was not trained on).
     """
+    from otrain_core.classify.descriptors import PROBABILITIES, describe, doubt, image_values, thin, training_statistics
     from otrain_core.cubes.inputs import select_inputs
-    from otrain_core.descriptors import PROBABILITIES, describe, doubt, image_values, thin, training_statistics
     from otrain_core.evaluation.calibrate import Calibration
 
     headline = metrics.get("headline") or {}

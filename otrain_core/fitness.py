@@ -77,7 +77,7 @@ def _folder(path: Path) -> dict[str, Any]:
 
 def describe_cube(cube: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Counts and properties of a cube, with what stands against training on it."""
-    from otrain_core.descriptors import describe
+    from otrain_core.classify.descriptors import describe
 
     labels, channels = np.asarray(cube["labels"]), [str(name) for name in cube["channels"]]
     n_true, n_false = int((labels == 1).sum()), int((labels == 0).sum())

@@ -86,7 +86,7 @@ class Extremes:
         self.kept: list[tuple[float, str, np.ndarray]] = []
 
     def add(self, cutouts: Mapping[str, np.ndarray], probability: np.ndarray, names) -> None:
-        """Look at a block as `otrain_core.classify.Classifier.classify` takes it; nothing else of it is kept."""
+        """Look at a block as `otrain_core.classify.classifier.Classifier.classify` takes it; nothing else of it is kept."""
         order = np.argsort(probability, kind="stable")
         ends = np.unique(np.concatenate([order[: self.n], order[-self.n :]]))
         if "cube" in cutouts:

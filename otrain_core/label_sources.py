@@ -209,7 +209,7 @@ def open_new(paths: Sequence[str], model: str, *, results: str | Path = "results
     OtrainError
         No paths, no such model, or what cannot be read.
     """
-    from otrain_core.classify import Classifier
+    from otrain_core.classify.classifier import Classifier
     from otrain_core.cubes.cube import read_cube
     from otrain_core.registry import find_model
 

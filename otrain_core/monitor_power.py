@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from otrain_core.descriptors import DESCRIPTORS, describe, image_values
-from otrain_core.monitor import FALSE_ALARMS, compare_night
+from otrain_core.classify.descriptors import DESCRIPTORS, describe, image_values
+from otrain_core.classify.monitor import FALSE_ALARMS, compare_night
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,7 @@ def measure(
     Parameters
     ----------
     described : mapping of arrays
-        As from `otrain_core.descriptors.describe`, of a cube.
+        As from `otrain_core.classify.descriptors.describe`, of a cube.
     images, labels : numpy.ndarray
         (N,)
     n_images : int

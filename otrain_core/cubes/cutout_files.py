@@ -206,7 +206,7 @@ def _truth(path: Path, key: str, value: Any) -> bool:
 def read_blocks(
     paths: Sequence[str | Path], *, size: int | None = None, block: int = 256
 ) -> Iterator[tuple[dict[str, np.ndarray], list[dict[str, Any]]]]:
-    """Cutouts of many files, a block at a time, as `otrain_core.classify.Classifier` takes them.
+    """Cutouts of many files, a block at a time, as `otrain_core.classify.classifier.Classifier` takes them.
 
     Those that the edge of their image has made smaller are left out.
 

@@ -13,7 +13,8 @@ from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
 
-from otrain_core import new_candidates, safe
+from otrain_core import safe
+from otrain_core.classify.classifier import new_candidates
 from otrain_core.cubes import cutout_files
 from otrain_core.cubes.cube import read_cube
 from otrain_core.errors import ConfigError, CubeError, ImageError, OtrainError

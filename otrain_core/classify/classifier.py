@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from otrain_core.classify.descriptors import DESCRIPTORS, describe, unlike
 from otrain_core.cubes.inputs import SAMPLING, select_inputs
-from otrain_core.descriptors import DESCRIPTORS, describe, unlike
 from otrain_core.errors import CubeError
 from otrain_core.evaluation.abstain import Abstention
 from otrain_core.evaluation.calibrate import Calibration
@@ -148,7 +148,7 @@ class Classifier:
             a set balanced as the training set was), ``real`` (bool: at the threshold of the model or above),
             ``undecided`` (bool: too near to the threshold, see `otrain_core.evaluation.abstain`), ``reason`` (text: why
             the cutout is unlike the training set; empty where it is not), and what describes each cutout
-            (`otrain_core.descriptors.DESCRIPTORS`, NaN where it is not known).
+            (`otrain_core.classify.descriptors.DESCRIPTORS`, NaN where it is not known).
 
         Raises
         ------

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from otrain_core.descriptors import describe, training_statistics, unlike
+from otrain_core.classify.descriptors import describe, training_statistics, unlike
 
 
 def _cutouts(n=200, *, size=21, sigma=1.5, noise=10.0, level=0.0, seed=1):

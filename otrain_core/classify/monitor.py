@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from otrain_core.descriptors import DESCRIPTORS, MAD_OF_NOISE, doubt, image_values, limits
+from otrain_core.classify.descriptors import DESCRIPTORS, MAD_OF_NOISE, doubt, image_values, limits
 from otrain_core.errors import CubeError, OtrainError
 
 FALSE_ALARMS = 0.01  # nights without a change that raise any alarm
@@ -104,7 +104,7 @@ def compare_night(
     Parameters
     ----------
     found : mapping of arrays
-        As from `otrain_core.classify.Classifier.classify`.
+        As from `otrain_core.classify.classifier.Classifier.classify`.
     statistics : mapping
         ``training`` of the model.
     images : array, optional

@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from otrain_core.classify import Classifier
-from otrain_core.descriptors import describe, training_statistics
+from otrain_core.classify.classifier import Classifier
+from otrain_core.classify.descriptors import describe, training_statistics
 from otrain_core.errors import CubeError
 from tests.unit.tiny_onnx import write_tiny  # noqa: E402
 
@@ -124,7 +124,7 @@ def test_a_model_that_names_a_file_beside_it_is_refused(tmp_path):
 def test_nothing_heavy_is_imported(tmp_path):
     path = write_tiny(tmp_path / "model.onnx")
     code = (
-        "import sys\nfrom otrain_core.classify import Classifier\nimport numpy as np\n"
+        "import sys\nfrom otrain_core.classify.classifier import Classifier\nimport numpy as np\n"
         f"c = Classifier.load({str(path)!r})\nc.classify(np.zeros((3, 9, 9), np.float32))\n"
         "heavy = {'pandas', 'scipy', 'tensorflow', 'keras', 'sklearn', 'matplotlib', 'mlflow', 'pydantic'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"

@@ -5,8 +5,8 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
+from otrain_core.classify.new_candidates import MoffatPSF, choose_psf, cut_candidates, read_candidates
 from otrain_core.errors import ConfigError, ImageError
-from otrain_core.new_candidates import MoffatPSF, choose_psf, cut_candidates, read_candidates
 from tests.unit.synthetic_difference import SEEING, grid_of_sources, tangential
 
 
