@@ -42,7 +42,7 @@ def bench_networks(
     list of dict
         name, unit, ours, reference, ratio (ours / reference; of speeds the median over the rounds), note.
     """
-    from otrain_core.networks import flops
+    from otrain_core.networks.architecture import flops
     from otrain_core.plan.config import PAPER_EXPERIMENT, Experiment
 
     cutouts, labels = _cutouts(size, n_cutouts, np.random.default_rng(seed))
@@ -83,8 +83,8 @@ def _runtime(model: Any, cutouts: np.ndarray, rounds: int) -> list[dict[str, Any
 
     from otrain_core.classify.classifier import Classifier
     from otrain_core.cubes.cutout_files import find_cutouts, read_blocks, read_cutout, write_cutouts
-    from otrain_core.export_onnx import export_model
-    from otrain_core.train import score_cutouts
+    from otrain_core.networks.export_onnx import export_model
+    from otrain_core.networks.train import score_cutouts
 
     def in_blocks(paths: list[Path]) -> None:
         for planes, _ in read_blocks(paths):
@@ -143,22 +143,22 @@ class _Runner:
     """One network in training, an epoch at a time."""
 
     def __init__(self, experiment, cutouts: np.ndarray, labels: np.ndarray, *, seed: int, epochs: int):
-        from otrain_core import networks
-        from otrain_core.loop import Loop
-        from otrain_core.train import prepare_device, score_cutouts
+        from otrain_core.networks import architecture
+        from otrain_core.networks.loop import Loop
+        from otrain_core.networks.train import prepare_device, score_cutouts
 
         prepare_device()
-        networks.keras.utils.set_random_seed(seed)
+        architecture.keras.utils.set_random_seed(seed)
         options = experiment.model_dump() | {"epochs": epochs}
-        self.model = networks.build_network(
+        self.model = architecture.build_network(
             experiment.network, size=cutouts.shape[1], channels=experiment.inputs, normalise=experiment.normalise
         )
         cutouts = cutouts[..., : len(experiment.inputs)]
-        stage = networks.keras.Model(self.model.input, networks.input_stage(self.model).output)
+        stage = architecture.keras.Model(self.model.input, architecture.input_stage(self.model).output)
         data = (np.asarray(stage.predict(cutouts, batch_size=256, verbose=0)), labels)
         steps = -(-len(labels) // experiment.batch_size)
         few = (data[0][:64], labels[:64])  # watched after every epoch; not what is timed
-        body = networks.without_input_stage(self.model)
+        body = architecture.without_input_stage(self.model)
         self.loop = Loop(body, data, few, seed=seed, options=options, weights=None, steps=steps)
         self.cutouts, self._score = cutouts, score_cutouts
 

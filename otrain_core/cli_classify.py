@@ -100,7 +100,7 @@ def load_classifier(arguments: Namespace):
     path = find_model(arguments.model, results=arguments.results)
     if path.suffix == ".onnx":
         return Classifier.load(path, **options)
-    from otrain_core.export_onnx import export_file
+    from otrain_core.networks.export_onnx import export_file
 
     with tempfile.TemporaryDirectory() as folder:
         onnx = Path(folder, "model.onnx")

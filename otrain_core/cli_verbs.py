@@ -232,7 +232,7 @@ def models_export(arguments: Namespace) -> Outcome:
     if model.is_dir() and arguments.cube:
         _export_onnx(model, Path(arguments.cube), output, seed=1)
     else:
-        from otrain_core.export_onnx import export_file
+        from otrain_core.networks.export_onnx import export_file
 
         export_file(model / "model.keras" if model.is_dir() else model, output, threshold=arguments.threshold)
     return 0, {"model": str(output)}, str(output)

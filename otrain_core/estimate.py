@@ -164,7 +164,7 @@ def training_seconds(run: Run, root: str | Path, *, speed: float) -> dict[str, f
     speed : float
         Operations per second.
     """
-    from otrain_core.networks import build_network, flops
+    from otrain_core.networks.architecture import build_network, flops
 
     known: dict[tuple, int] = {}
     seconds: dict[str, list[float]] = {}

@@ -12,7 +12,7 @@ import pandas as pd
 from otrain_core.cubes.pool import TRAINED
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import metrics
-from otrain_core.loop import Loop
+from otrain_core.networks.loop import Loop
 from otrain_core.transfer import (
     RATES,
     fit_to,
@@ -77,34 +77,34 @@ def fine_tune(
     Parameters
     ----------
     model : keras.Model
-        Of `otrain_core.networks.build_network`.
+        Of `otrain_core.networks.architecture.build_network`.
     cutouts : numpy.ndarray
-        (n, size, size, channels) as from `otrain_core.train.select_inputs`.
+        (n, size, size, channels) as from `otrain_core.networks.train.select_inputs`.
     labels : numpy.ndarray
         (n,) 0 or 1, weighed by their inverse frequency.
     seed : int
         Of the order, augmentation and dropout.
     learning_rate, epochs, batch_size, label_smoothing, augment
-        As in `otrain_core.train.train_model`, on one device; the learning rate falls along a cosine.
+        As in `otrain_core.networks.train.train_model`, on one device; the learning rate falls along a cosine.
     batch_norm : {'frozen', 'trained'}
         Trained: scale and statistics follow the batches of the target.
     """
-    from otrain_core import networks
+    from otrain_core.networks import architecture
 
     labels = np.asarray(labels).astype(np.int32)
     for layer in model.layers:
-        if isinstance(layer, networks.keras.layers.BatchNormalization):
+        if isinstance(layer, architecture.keras.layers.BatchNormalization):
             layer.trainable = batch_norm != "frozen"
         if hasattr(layer, "seed_generator"):  # dropout: its state would depend on what ran before
             layer.seed_generator.state.assign([seed, 0])
-    networks.keras.utils.set_random_seed(seed)
-    stage = networks.keras.Model(model.input, networks.input_stage(model).output)
+    architecture.keras.utils.set_random_seed(seed)
+    stage = architecture.keras.Model(model.input, architecture.input_stage(model).output)
     data = (np.asarray(stage.predict(cutouts, batch_size=256, verbose=0), np.float32), labels)
     options = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "augment": augment}
     options |= {"schedule": "cosine", "label_smoothing": label_smoothing, "keep": "last", "patience": 0}
     counts = np.bincount(labels, minlength=2)
     loop = Loop(
-        networks.without_input_stage(model),
+        architecture.without_input_stage(model),
         data,
         data,
         seed=seed,

@@ -115,7 +115,7 @@ class GradCamGallery:
     Attributes
     ----------
     arrays : dict
-        As `otrain_core.explain.explain_model` gives them.
+        As `otrain_core.networks.explain.explain_model` gives them.
     """
 
     def __init__(self, arrays):
@@ -131,7 +131,7 @@ class GradCamGallery:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        from otrain_core.explain import KINDS
+        from otrain_core.networks.explain import KINDS
 
         kinds = np.asarray(self.arrays["kind"]).astype(str)
         shown = {name: np.flatnonzero(kinds == name)[:per_kind] for name in KINDS}

@@ -16,7 +16,7 @@ from otrain_core.label_noise import (
     out_of_fold_scores,
     score_rows,
 )
-from otrain_core.train import train_model
+from otrain_core.networks.train import train_model
 
 
 def flip_labels(labels: np.ndarray, rng: np.random.Generator, fraction: float) -> tuple[np.ndarray, np.ndarray]:

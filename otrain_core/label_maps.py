@@ -82,7 +82,7 @@ class GradCamMaps:
         -------
         dict or None
             ``map`` float32 (S, S), ``called`` (0 or 1, what it speaks for) and ``fallback``, see
-            `otrain_core.explain.grad_cam`; or ``error``, why there is none.
+            `otrain_core.networks.explain.grad_cam`; or ``error``, why there is none.
         """
         with self._change:
             if key in self._maps:
@@ -157,8 +157,8 @@ def _compute(pipe) -> None:
 def _maps_of(models: dict[Path, Any], path: Path, cutouts: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, Any]]:
     try:
         from otrain_core.cubes.inputs import select_inputs
-        from otrain_core.explain import grad_cam
-        from otrain_core.networks import input_stage, load_model
+        from otrain_core.networks.architecture import input_stage, load_model
+        from otrain_core.networks.explain import grad_cam
 
         if path not in models:
             models[path] = load_model(path)

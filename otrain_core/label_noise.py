@@ -19,7 +19,7 @@ from otrain_core.errors import CubeError
 from otrain_core.evaluation import metrics
 from otrain_core.evaluation.evaluate import column
 from otrain_core.galleries import CutoutGallery
-from otrain_core.train import score_cutouts, train_model
+from otrain_core.networks.train import score_cutouts, train_model
 
 log = logging.getLogger("otrain")
 
@@ -94,7 +94,7 @@ def out_of_fold_scores(
         Of every training.
     folds : int
     **training
-        Options of `otrain_core.train.train_model`.
+        Options of `otrain_core.networks.train.train_model`.
 
     Returns
     -------
@@ -104,7 +104,7 @@ def out_of_fold_scores(
     Raises
     ------
     CubeError
-        As `deal_folds` and `otrain_core.train.train_model`.
+        As `deal_folds` and `otrain_core.networks.train.train_model`.
     """
     labels = np.asarray(cube["labels"]).astype(int)
     split = split.assign(label=labels[split["index"].to_numpy(int)])

@@ -26,7 +26,7 @@ def write_model(
     """Write a ``.keras`` file as an MLflow model, without importing Keras.
 
     It opens with ``mlflow.pyfunc.load_model`` anywhere (the network's own layers travel
-    with it) and with ``mlflow.keras.load_model`` after ``import otrain_core.networks``.
+    with it) and with ``mlflow.keras.load_model`` after ``import otrain_core.networks.architecture``.
     The Python packages are named here: letting MLflow infer them costs 15 s. What `metadata` holds (threshold,
     calibration) stands in the file MLmodel.
     """
@@ -45,10 +45,10 @@ def write_model(
         data, code = Path(folder, "model.keras"), Path(folder, "otrain_model")
         shutil.copy(model, data)
         code.mkdir()
-        library = Path(__file__).parent
-        shutil.copy(library / "mlflow_model.py", code / "__init__.py")
-        for name in ("networks.py", "psf_residual.py"):  # all that loading a model imports
-            shutil.copy(library / name, code / name)
+        shutil.copy(Path(__file__).with_name("pyfunc.py"), code / "__init__.py")
+        networks = Path(__file__).parents[1] / "networks"
+        for name in ("architecture.py", "psf_residual.py"):  # all that loading a model imports
+            shutil.copy(networks / name, code / name)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*input example", category=UserWarning)
             mlflow.pyfunc.save_model(

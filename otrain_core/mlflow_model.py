@@ -1,4 +1,4 @@
-"""How MLflow opens a registered classifier. A copy of this file, networks.py and psf_residual.py travels
+"""How MLflow opens a registered classifier. A copy of this file, architecture.py and psf_residual.py travels
 with every model, so that it opens where O'TRAIN is not installed."""
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Classifier:
 
 def _load_pyfunc(path: str) -> Classifier:
     try:
-        from otrain_core import networks
+        from otrain_core.networks import architecture
     except ImportError:  # not installed: the copy beside this file
-        from . import networks
-    return Classifier(networks.keras.saving.load_model(path, compile=False, safe_mode=True))
+        from . import architecture
+    return Classifier(architecture.keras.saving.load_model(path, compile=False, safe_mode=True))

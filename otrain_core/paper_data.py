@@ -78,7 +78,7 @@ def layers_of(experiments: Mapping[str, Mapping[str, Any]]) -> tuple[pd.DataFram
     """
     import math
 
-    from otrain_core.networks import build_network
+    from otrain_core.networks.architecture import build_network
 
     rows, totals = [], {}
     for name, options in experiments.items():

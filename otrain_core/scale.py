@@ -51,7 +51,7 @@ def measure(
     folder : path-like, optional
         Where the cubes are made and deleted again (default: the folder of temporary files).
     in_memory : int, optional
-        In place of `otrain_core.train.IN_MEMORY`.
+        In place of `otrain_core.networks.train.IN_MEMORY`.
 
     Returns
     -------
@@ -255,7 +255,7 @@ def main(folder: str = "results/scale", sizes: Sequence[int] = SIZES) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--step"]:
         if sys.argv[4:]:
-            from otrain_core import train
+            from otrain_core.networks import train
 
             train.IN_MEMORY = int(sys.argv[4])
         cost: dict[str, float] = {}

@@ -20,7 +20,7 @@ from otrain_core.cubes.split import guard_distances
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import metrics
 from otrain_core.evaluation.bootstrap import bootstrap_intervals
-from otrain_core.train import score_cutouts
+from otrain_core.networks.train import score_cutouts
 
 RATES = ("mcc", "mcc_low", "mcc_high", "recall", "fpr", "accuracy")
 COLUMNS = (
@@ -114,7 +114,7 @@ def fit_to(model, side: int):
     CubeError
         The weights of the network depend on the size of the cutouts.
     """
-    from otrain_core.networks import build_network, input_stage, precision_of
+    from otrain_core.networks.architecture import build_network, input_stage, precision_of
 
     if side >= model.input_shape[1]:
         return model
@@ -132,7 +132,7 @@ def fit_to(model, side: int):
 
 def model_inputs(model, cube: Mapping[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
     """Some rows of a cube as the model takes them; only their pixels are read."""
-    from otrain_core.networks import input_stage
+    from otrain_core.networks.architecture import input_stage
 
     return select_inputs(cube, inputs=input_stage(model).channels, size=model.input_shape[1], rows=rows)
 
@@ -145,7 +145,7 @@ def score_rows(model, cube: Mapping[str, np.ndarray], rows: np.ndarray) -> np.nd
     CubeError
         The cube lacks a channel of the model, or its cutouts are too small for it.
     """
-    from otrain_core.networks import input_stage
+    from otrain_core.networks.architecture import input_stage
 
     model = fit_to(model, min(cube["cube"].shape[1:3]))
     blocks = input_blocks(cube, inputs=input_stage(model).channels, size=model.input_shape[1], rows=rows)

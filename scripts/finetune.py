@@ -41,10 +41,10 @@ def main(
     import numpy as np
 
     from otrain_core.cubes.cube import read_cube
-    from otrain_core.devices import prepare_device
     from otrain_core.finetune import finetune_curve
     from otrain_core.io import read_table, write_table
-    from otrain_core.networks import load_model
+    from otrain_core.networks.architecture import load_model
+    from otrain_core.networks.devices import prepare_device
 
     prepare_device(threads=threads)  # before anything starts TensorFlow
     result = finetune_curve(

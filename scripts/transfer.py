@@ -25,7 +25,7 @@ def main(*, model, cube, split, target_cubes, target_splits, table, source, targ
 
     from otrain_core.cubes.cube import read_cube
     from otrain_core.io import read_table, write_table
-    from otrain_core.networks import load_model
+    from otrain_core.networks.architecture import load_model
     from otrain_core.transfer import transfer
 
     cubes = zip(targets, target_cubes, target_splits, strict=True)

@@ -1,6 +1,6 @@
 """A trained classifier at work: cutouts in, probabilities and decisions out.
 
-Needs NumPy and ONNX Runtime only. The model is a file written by `otrain_core.export_onnx`, which carries the
+Needs NumPy and ONNX Runtime only. The model is a file written by `otrain_core.networks.export_onnx`, which carries the
 input stage, the threshold, the calibration and what the training set was like.
 """
 
@@ -43,7 +43,7 @@ class Classifier:
     calibration : otrain_core.evaluation.calibrate.Calibration
     abstention : otrain_core.evaluation.abstain.Abstention or None
     about : dict
-        All that the file holds, see `otrain_core.export_onnx.model_record`.
+        All that the file holds, see `otrain_core.networks.export_onnx.model_record`.
 
     Examples
     --------

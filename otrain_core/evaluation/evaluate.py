@@ -15,7 +15,7 @@ from otrain_core.evaluation.abstain import evaluate_abstention, fit_abstention
 from otrain_core.evaluation.bootstrap import bootstrap_intervals
 from otrain_core.evaluation.calibrate import choose_calibration
 from otrain_core.evaluation.reality import reality_gap
-from otrain_core.train import score_cutouts
+from otrain_core.networks.train import score_cutouts
 
 PROPERTIES = {"magnitude": "mags", "magnitude_error": "errmags", "snr": "snr"}
 CURVE_COLUMNS = ("curve", "x", "y", "threshold", "bin")
@@ -37,7 +37,7 @@ def score_cube(model, cube: dict[str, np.ndarray], split: pd.DataFrame) -> pd.Da
     CubeError
         The cube lacks a channel of the model, or its cutouts are too small.
     """
-    from otrain_core.networks import input_stage
+    from otrain_core.networks.architecture import input_stage
 
     n = len(cube["cube"])
     blocks = input_blocks(cube, inputs=input_stage(model).channels, size=model.input_shape[1])
@@ -71,7 +71,7 @@ def score_real_stars(model, cube: dict[str, np.ndarray], table: pd.DataFrame) ->
     pandas.DataFrame
         candid, image, mag, kind, score.
     """
-    from otrain_core.networks import input_stage
+    from otrain_core.networks.architecture import input_stage
 
     tested = np.isin(column(cube, "images", ""), table.loc[table["set"] == "test", "image"].unique().astype(str))
     rows = np.flatnonzero(tested)

@@ -39,7 +39,7 @@ def main(
 
     from otrain_core.evaluation.evaluate import evaluate_scores, kept_false_share, score_cube, score_real_stars
     from otrain_core.io import read_json, read_table, write_json, write_table
-    from otrain_core.networks import load_model
+    from otrain_core.networks.architecture import load_model
     from otrain_core.stacks import read_stack
 
     arrays, trained, network = read_stack(cube, mmap=("cube",)), read_json(train_record), load_model(model)

@@ -38,7 +38,7 @@ def test_from_folders_to_scores(tmp_path, capsys):
 
 def test_a_model_of_the_original(tmp_path, capsys):
     """An .h5 file, which comes without a threshold."""
-    from otrain_core.networks import keras
+    from otrain_core.networks.architecture import keras
 
     layers = keras.layers
     model = keras.Sequential(

@@ -44,7 +44,7 @@ def results(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results_with_network(tmp_path_factory):
     """A run with a network, not trained."""
-    from otrain_core.networks import build_network
+    from otrain_core.networks.architecture import build_network
 
     root = tmp_path_factory.mktemp("with_network")
     model = root / "network.keras"

@@ -107,7 +107,7 @@ def server(root, database, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory):
-    from otrain_core.networks import build_network, save_model
+    from otrain_core.networks.architecture import build_network, save_model
 
     path = tmp_path_factory.mktemp("model") / "model.keras"
     save_model(build_network("otrain2", size=17, normalise="mad-asinh"), path)
@@ -255,7 +255,7 @@ def test_models_by_command(server, folders, tmp_path, monkeypatch, capsys):
 
 def test_a_training_outlives_the_server(server, tmp_path, model_file, monkeypatch, caplog, capsys):
     """The server is killed after the second of five epochs; the record is imported when it is back."""
-    from scripts.train import main as train
+    from scripts.networks.train import main as train
 
     folder = Path(write_results(tmp_path / "results", telescope="away", experiments=("paper",))["runs"][0])
     write_tiny(folder / "model.onnx")

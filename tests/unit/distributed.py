@@ -10,8 +10,8 @@ import numpy as np
 
 def two_devices() -> None:
     """Have the back end see two devices, as if they were GPUs."""
-    from otrain_core import devices
-    from otrain_core.networks import keras
+    from otrain_core.networks import devices
+    from otrain_core.networks.architecture import keras
 
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -26,21 +26,21 @@ def two_devices() -> None:
 def compare(folder: str) -> dict:
     """Trainings with one and with two devices, and one that goes on from its checkpoint."""
     two_devices()
-    from otrain_core import networks, train
+    from otrain_core.networks import architecture, train
     from tests.unit.synthetic_cube import make_cube, make_split
 
     cube = make_cube(161, size=11)
     split = make_split(cube)
     # Neither dropout nor batch normalisation: what is left must not depend on the number of devices.
-    dropout = networks.layers.Dropout
-    networks.layers.Dropout = lambda rate: dropout(0.0)
+    dropout = architecture.layers.Dropout
+    architecture.layers.Dropout = lambda rate: dropout(0.0)
     options = {"seed": 1, "network": "paper", "size": 9, "epochs": 2, "batch_size": 32, "keep": "last"}
     split = split.drop(split.index[split["set"] == "train"][: (split["set"] == "train").sum() % 2])
     one, first, _ = train.train_model(cube, split, gpus=1, **options)
     two, second, record = train.train_model(cube, split, gpus=2, **options)
-    networks.layers.Dropout = dropout
-    networks.save_model(two, f"{folder}/two.keras")
-    loaded = networks.load_model(f"{folder}/two.keras")
+    architecture.layers.Dropout = dropout
+    architecture.save_model(two, f"{folder}/two.keras")
+    loaded = architecture.load_model(f"{folder}/two.keras")
     cutouts = train.select_inputs(cube, inputs=["difference"], size=9)
     scores = [train.score_cutouts(model, cutouts) for model in (one, two, loaded)]
 

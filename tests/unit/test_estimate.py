@@ -15,7 +15,7 @@ from otrain_core.estimate import (
     training_seconds,
     training_speeds,
 )
-from otrain_core.networks import build_network, flops
+from otrain_core.networks.architecture import build_network, flops
 from otrain_core.plan.run import Run
 from tests.unit.synthetic_paper import ROOT, paper_values
 from tests.unit.synthetic_results import BENCHMARK

@@ -3,10 +3,11 @@ import importlib.util
 import numpy as np
 import pytest
 
-from otrain_core import finetune, networks
+from otrain_core import finetune
 from otrain_core.errors import CubeError
 from otrain_core.io import read_table, write_arrays, write_table
-from otrain_core.train import train_model
+from otrain_core.networks import architecture
+from otrain_core.networks.train import train_model
 from tests.unit.synthetic_cube import make_cube, make_split
 
 pytestmark = pytest.mark.xdist_group("tensorflow")
@@ -32,14 +33,14 @@ def target():
 def saved(source, tmp_path_factory):
     model = train_model(*source[1:], seed=1, epochs=4, batch_size=16)[0]
     path = tmp_path_factory.mktemp("model") / "model.keras"
-    networks.save_model(model, path)
+    architecture.save_model(model, path)
     return path
 
 
 @pytest.fixture(scope="module")
 def tuned(saved, source, target):
     """The curve, and the model as its last row left it."""
-    model = networks.load_model(saved)
+    model = architecture.load_model(saved)
     return run(model, source, target, sizes=[120, 40, 100000]), model
 
 
@@ -64,7 +65,7 @@ def test_draws_come_from_train_only_and_are_nested(target):
 
 
 def test_batch_normalisation_is_frozen_and_all_else_trained(tuned, saved):
-    before = networks.load_model(saved)
+    before = architecture.load_model(saved)
     for layer, old in zip(tuned[1].layers, before.layers, strict=True):
         same = all(map(np.array_equal, layer.get_weights(), old.get_weights()))
         assert same == (layer.name.startswith("norm") or not layer.get_weights()), layer.name
@@ -94,7 +95,7 @@ def test_test_and_undrawn_labels_do_not_touch_the_model(tuned, saved, source, ta
     changed["cube"][others] *= -1
     changed["labels"][others] = 1 - changed["labels"][others]
     changed_target = (name, changed, split.assign(label=changed["labels"]))
-    one, other = tuned[0].iloc[2], run(networks.load_model(saved), source, changed_target, sizes=[120]).iloc[1]
+    one, other = tuned[0].iloc[2], run(architecture.load_model(saved), source, changed_target, sizes=[120]).iloc[1]
     for key in ("threshold", "threshold_tune", "n_labels", "n_labelled_true"):
         assert one[key] == other[key], key
     assert one["auc"] != other["auc"]

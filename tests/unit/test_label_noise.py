@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core import label_flips, label_noise, train
+from otrain_core import label_flips, label_noise
 from otrain_core.errors import CubeError
+from otrain_core.networks import train
 from otrain_core.plan.config import Experiment
 from tests.unit.synthetic_cube import make_cube, make_split
 

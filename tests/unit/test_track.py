@@ -29,7 +29,7 @@ GATE = {"min_mcc": 0.7, "max_fp": 0.05}
 @pytest.fixture(scope="session")
 def model_file(tmp_path_factory):
     """A network of the library, untrained and small."""
-    from otrain_core.networks import build_network, save_model
+    from otrain_core.networks.architecture import build_network, save_model
 
     path = tmp_path_factory.mktemp("model") / "model.keras"
     save_model(build_network("otrain2", size=17, normalise="mad-asinh"), path)
@@ -418,7 +418,7 @@ np.save(sys.argv[3], model.predict(cutouts))
 
 
 def test_the_champion_opens_where_otrain_is_not_installed(place, runs, tmp_path, model_file):
-    from otrain_core.networks import load_model
+    from otrain_core.networks.architecture import load_model
 
     import_runs(runs, **place, **GATE)
     cutouts = np.random.default_rng(1).normal(0, 5, (4, 17, 17, 1)).astype(np.float32)

@@ -4,12 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core import networks, transfer
+from otrain_core import transfer
 from otrain_core.cubes import pool
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import metrics
 from otrain_core.io import read_table, write_arrays, write_table
-from otrain_core.train import score_cutouts, select_inputs
+from otrain_core.networks import architecture
+from otrain_core.networks.train import score_cutouts, select_inputs
 from tests.unit.synthetic_cube import make_cube, make_split
 
 pytestmark = pytest.mark.xdist_group("tensorflow")
@@ -19,8 +20,8 @@ FAST = {"bootstrap": 100}
 
 @pytest.fixture(scope="module")
 def model():
-    networks.keras.utils.set_random_seed(1)
-    return networks.build_network("otrain2", size=15, normalise="mad-asinh")
+    architecture.keras.utils.set_random_seed(1)
+    return architecture.build_network("otrain2", size=15, normalise="mad-asinh")
 
 
 @pytest.fixture(scope="module")
@@ -74,17 +75,17 @@ def test_smaller_cutouts_take_the_same_weights(model, cubes):
     smaller = transfer.fit_to(model, 13)
     assert smaller.input_shape[1] == 13 and transfer.fit_to(model, 20) is model
     assert all(map(np.array_equal, smaller.get_weights(), model.get_weights()))
-    paper = networks.build_network("paper", size=24)
+    paper = architecture.build_network("paper", size=24)
     with pytest.raises(CubeError, match="15 px are too small for a network paper trained on 24 px"):
         transfer.fit_to(paper, 15)
 
 
 def test_numbers_of_the_target_reach_the_model(cubes):
     channels = ["difference", "seeing"]
-    reads = networks.build_network("otrain2", size=20, channels=channels, precision="mixed_bfloat16")
+    reads = architecture.build_network("otrain2", size=20, channels=channels, precision="mixed_bfloat16")
     cube, rows = cubes["C/p"][0], np.array([7, 3, 11])
     smaller = transfer.fit_to(reads, 13)
-    assert networks.input_stage(smaller).usual == {"seeing": 3.0} and networks.precision_of(smaller) == "mixed_bfloat16"
+    assert architecture.input_stage(smaller).usual == {"seeing": 3.0} and architecture.precision_of(smaller) == "mixed_bfloat16"
     inputs = transfer.model_inputs(smaller, cube, rows)
     assert np.allclose(inputs[:, 0, 0, 1], cube["seeing"][rows])
     other = {**cube, "seeing": 2 * cube["seeing"]}
@@ -153,7 +154,7 @@ def test_the_script_writes_the_table(model, cubes, root, tmp_path):
     spec = importlib.util.spec_from_file_location("transfer_script", root / "scripts/transfer.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    networks.save_model(model, tmp_path / "model.keras")
+    architecture.save_model(model, tmp_path / "model.keras")
     for name, (cube, split) in cubes.items():
         write_arrays(tmp_path / f"{name[0]}.npz", cube)
         write_table(tmp_path / f"{name[0]}.csv", split)

@@ -1,4 +1,4 @@
-"""A model file of the format of `otrain_core.export_onnx` without a network: P(True) = sigmoid(centre of channel 0)."""
+"""A model file of the format of `otrain_core.networks.export_onnx` without a network: P(True) = sigmoid(centre of channel 0)."""
 
 import json
 

@@ -21,7 +21,7 @@ rule train:
         protocol="grouped",
         code=code_digest("train"),
     script:
-        "../../scripts/train.py"
+        "../../scripts/networks/train.py"
 
 
 rule evaluate:
@@ -80,7 +80,7 @@ rule explain:
         seed=RUN.config.seed,
         code=code_digest("explain", "neighbours"),
     script:
-        "../../scripts/explain.py"
+        "../../scripts/networks/explain.py"
 
 
 rule export_onnx:
@@ -105,7 +105,7 @@ rule export_onnx:
         seed=RUN.config.seed,
         code=code_digest("export_onnx"),
     script:
-        "../../scripts/export_onnx.py"
+        "../../scripts/networks/export_onnx.py"
 
 
 rule label_noise:

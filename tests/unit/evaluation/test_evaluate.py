@@ -186,9 +186,9 @@ def _real_stars(cube):
 def test_train_evaluate_and_explain_scripts(tmp_path):
     """From a cube on disk to scores, metrics, curves and Grad-CAM, with a channel order of their own."""
     from otrain_core.plan.config import EvaluateOptions, Experiment, ExplainOptions
-    from scripts import explain as explain_script
-    from scripts import train as train_script
     from scripts.evaluation import evaluate as evaluate_script
+    from scripts.networks import explain as explain_script
+    from scripts.networks import train as train_script
 
     path = {name: tmp_path / name for name in ("cube.npz", "cube.json", "split.csv", "model.keras", "train.json")}
     cube = make_cube(240, size=20)

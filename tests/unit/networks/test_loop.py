@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from otrain_core import loop
+from otrain_core.networks import loop
 
 
 def test_augmentation_draws_all_symmetries_and_loses_no_pixel():

@@ -49,7 +49,7 @@ class InputStage(layers.Layer):
     bit is set (or the value is missing) and 0 elsewhere. A plane of one number, such as the
     pixel scale, becomes the logarithm of its ratio to the usual value, from -3 to 3, and 0 where
     it is unknown. The channel ``psf`` becomes what the difference holds beyond a point source, see
-    `otrain_core.psf_residual.psf_residual`, compressed by asinh too.
+    `otrain_core.networks.psf_residual.psf_residual`, compressed by asinh too.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from otrain_core import networks
-from otrain_core.psf_residual import MODEL_ERROR, psf_residual
+from otrain_core.networks import architecture
+from otrain_core.networks.psf_residual import MODEL_ERROR, psf_residual
 
 SIDE = 21
 
@@ -57,8 +57,8 @@ def test_missing_pixels_and_an_unknown_psf():
 
 
 def stage(size=20, channels=("difference", "psf")):
-    model = networks.build_network("otrain2", size=size, channels=channels, normalise="mad-asinh")
-    return networks.keras.Model(model.input, networks.input_stage(model).output)
+    model = architecture.build_network("otrain2", size=size, channels=channels, normalise="mad-asinh")
+    return architecture.keras.Model(model.input, architecture.input_stage(model).output)
 
 
 def test_the_input_stage_gives_the_residual_in_place_of_the_psf():
@@ -81,4 +81,4 @@ def test_the_input_stage_bears_anything():
 def test_the_psf_needs_the_difference():
     for channels, normalise in ((("psf",), "mad-asinh"), (("difference", "psf"), "none")):
         with pytest.raises(ValueError, match="the channel psf needs"):
-            networks.build_network("otrain2", size=20, channels=channels, normalise=normalise)
+            architecture.build_network("otrain2", size=20, channels=channels, normalise=normalise)

@@ -19,9 +19,9 @@ def main(*, cube, model, train_record, scores, metrics, onnx, seed):
 
     from otrain_core.cubes.cube import read_cube
     from otrain_core.cubes.inputs import select_inputs
-    from otrain_core.export_onnx import export_model, model_record
     from otrain_core.io import read_json, read_table
-    from otrain_core.networks import input_stage, load_model
+    from otrain_core.networks.architecture import input_stage, load_model
+    from otrain_core.networks.export_onnx import export_model, model_record
 
     arrays, network, rng = read_cube(cube, mmap=True), load_model(model), np.random.default_rng(seed)
     rows = np.sort(rng.permutation(len(arrays["labels"]))[:N_CHECKED])

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.checkpoint import Checkpoint
-from otrain_core.devices import Replicas
 from otrain_core.errors import CubeError
-from otrain_core.progress import Progress
+from otrain_core.networks.checkpoint import Checkpoint
+from otrain_core.networks.devices import Replicas
+from otrain_core.networks.progress import Progress
 
 log = logging.getLogger("otrain")
 
@@ -34,7 +34,7 @@ def turn_cutouts(cutouts: np.ndarray, symmetry: np.ndarray) -> np.ndarray:
 
 def _batches(data, order: np.ndarray, symmetry: np.ndarray | None, batch_size: int):
     """Cutouts and labels in some order and turned, read batch by batch: for cutouts mapped from a file."""
-    from otrain_core.networks import keras
+    from otrain_core.networks.architecture import keras
 
     class Batches(keras.utils.PyDataset):
         def __len__(self) -> int:
@@ -61,7 +61,7 @@ class Loop:
     seed : int
     options : dict
         epochs, batch_size, learning_rate, schedule, label_smoothing, keep, patience, augment and,
-        where it is not 'auto', jit_compile; see `otrain_core.train.train_model`.
+        where it is not 'auto', jit_compile; see `otrain_core.networks.train.train_model`.
     weights : dict or None
         Weight of each class.
     steps : int
@@ -73,7 +73,7 @@ class Loop:
     """
 
     def __init__(self, model, train, tune, *, seed, options, weights, steps, replicas=None, watch=None):
-        from otrain_core.networks import keras, precision_of
+        from otrain_core.networks.architecture import keras, precision_of
 
         self.keras = keras
         self.replicas = replicas or Replicas([])

@@ -38,7 +38,7 @@ def export_model(
     Parameters
     ----------
     model : keras.Model
-        From `otrain_core.networks.load_model`, or any with one input (N, S, S, C) and an output (N, 2) or (N, 1).
+        From `otrain_core.networks.architecture.load_model`, or any with one input (N, S, S, C) and an output (N, 2) or (N, 1).
     path : path-like
         Appears only once the check has passed.
     about : mapping, optional
@@ -59,11 +59,11 @@ def export_model(
         tf2onnx is not installed or cannot convert the model, or the file does not give the
         probabilities of the model within `TOLERANCE`.
     """
-    from otrain_core import networks
     from otrain_core.io import atomic
+    from otrain_core.networks import architecture
 
     _, height, width, n_channels = _shape(model)
-    stage = next((layer for layer in model.layers if isinstance(layer, networks.InputStage)), None)
+    stage = next((layer for layer in model.layers if isinstance(layer, architecture.InputStage)), None)
     channels = list(stage.channels) if stage else ["difference", *(f"channel{k}" for k in range(2, n_channels + 1))]
     record = {
         **{"format": FORMAT, "channels": channels, "size": height, "network": model.name},
@@ -99,10 +99,10 @@ def export_file(model: str | Path, output: str | Path, *, threshold: float | Non
     Raises
     ------
     CubeError, OtrainError
-        As `otrain_core.foreign_model.load_any_model` and `export_model`.
+        As `otrain_core.networks.foreign_model.load_any_model` and `export_model`.
     """
     from otrain_core.evaluation.summary import read_record
-    from otrain_core.foreign_model import load_any_model
+    from otrain_core.networks.foreign_model import load_any_model
 
     beside = Path(model).parent
     about = model_record(read_record(beside / "metrics.json"), read_record(beside / "train.json"))
@@ -200,12 +200,12 @@ def _shape(model) -> tuple[int | None, int, int, int]:
 
 def _in_float32(model):
     """The same weights in single precision: half of it is for GPUs."""
-    from otrain_core import networks
+    from otrain_core.networks import architecture
 
-    stage = networks.input_stage(model)
-    if networks.precision_of(model) == "float32":
+    stage = architecture.input_stage(model)
+    if architecture.precision_of(model) == "float32":
         return model
-    single = networks.build_network(
+    single = architecture.build_network(
         model.name, size=model.input_shape[1], channels=stage.channels, normalise=stage.normalise
     )
     single.set_weights(model.get_weights())
@@ -217,7 +217,7 @@ def _convert(model, path: Path) -> None:
         import tf2onnx  # noqa: F401
     except ImportError:
         raise OtrainError("tf2onnx is not installed, which writes ONNX files: pip install tf2onnx") from None
-    from otrain_core.networks import keras
+    from otrain_core.networks.architecture import keras
 
     batch = keras.InputSpec(shape=(None, *model.input_shape[1:]), dtype="float32", name="cutouts")
     try:

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.cubes.inputs import input_blocks, select_inputs
-from otrain_core.devices import choose_replicas, prepare_device
 from otrain_core.errors import CubeError
-from otrain_core.loop import Loop
+from otrain_core.networks.devices import choose_replicas, prepare_device
+from otrain_core.networks.loop import Loop
 
 SMALL_BATCH = 16  # with fewer cutouts the statistics of a batch are too rough
 IN_MEMORY = 2**28  # bytes of cutouts trained on that are held in memory; more are read from a file batch by batch
@@ -73,7 +73,7 @@ def train_model(
     seed : int
         Seed of the weights, the order of the cutouts, dropout and augmentation.
     network, inputs, size, normalise
-        See `otrain_core.networks.build_network` and `otrain_core.cubes.inputs.select_inputs`.
+        See `otrain_core.networks.architecture.build_network` and `otrain_core.cubes.inputs.select_inputs`.
     augment : bool
         Random flips and quarter turns of the training cutouts.
     n_train : int, optional
@@ -94,7 +94,7 @@ def train_model(
     class_weights : bool
         Weigh the classes by their inverse frequency in train.
     precision : {'float32', 'mixed_bfloat16', 'mixed_float16'}
-        See `otrain_core.networks.build_network`; under mixed_float16 the loss is scaled.
+        See `otrain_core.networks.architecture.build_network`; under mixed_float16 the loss is scaled.
     jit_compile : bool or 'auto'
         Compile with XLA. Keras' 'auto' does under JAX, not under TensorFlow, whose deterministic
         operations cannot be compiled, nor under PyTorch. With True TensorFlow no longer promises
@@ -121,7 +121,7 @@ def train_model(
         augmentation), tune_loss, tune_accuracy, seconds, learning_rate.
     record : dict
         Options, parameters, operations, counts, time, device; got_worse, whether the loss on
-        tune of the last epoch is above the lowest by more than `otrain_core.loop.WORSE`.
+        tune of the last epoch is above the lowest by more than `otrain_core.networks.loop.WORSE`.
 
     Raises
     ------
@@ -149,13 +149,13 @@ def train_model(
     batch_size = options["batch_size"] = _fewer(batch_size, len(rows["train"]), min_batches)
     replicas = choose_replicas(gpus, batch_size=batch_size, require_gpu=require_gpu)
 
-    from otrain_core import networks
+    from otrain_core.networks import architecture
 
-    networks.keras.utils.set_random_seed(seed)
+    architecture.keras.utils.set_random_seed(seed)
     shape = {"size": size, "channels": inputs, "normalise": normalise, "precision": precision}
-    model = networks.build_network(network, **shape)
-    body = networks.without_input_stage(model)
-    stage = networks.keras.Model(model.input, networks.input_stage(model).output)
+    model = architecture.build_network(network, **shape)
+    body = architecture.without_input_stage(model)
+    stage = architecture.keras.Model(model.input, architecture.input_stage(model).output)
     data = {
         name: (_staged(stage, input_blocks(cube, rows=index, **read), len(index)), labels[index])
         for name, index in rows.items()
@@ -168,7 +168,7 @@ def train_model(
         watch=watch,
     )
     if checkpoint is not None:
-        about = [options, seed, protocol, networks.keras.backend.backend()]
+        about = [options, seed, protocol, architecture.keras.backend.backend()]
         loop.resume(Path(checkpoint), _digest(about, input_blocks(cube, **read), labels, rows))
     started, cpu = time.perf_counter(), time.process_time()
     try:
@@ -182,7 +182,7 @@ def train_model(
         "seed": seed,
         "protocol": protocol,
         "n_parameters": int(model.count_params()),
-        "flops_per_cutout": networks.flops(model),
+        "flops_per_cutout": architecture.flops(model),
         "n_train": len(rows["train"]),
         "n_train_true": int(labels[rows["train"]].sum()),
         "n_tune": len(rows[tune_set]),
@@ -199,7 +199,7 @@ def train_model(
         "cutouts_per_second": len(rows["train"]) / float(history["seconds"].iloc[min(1, len(history) - 1) :].mean()),
         "device": device,
         "n_devices": replicas.n,
-        "backend": networks.keras.backend.backend(),
+        "backend": architecture.keras.backend.backend(),
     }
     loop.remove_checkpoint()
     return model, history, record

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core import loop, networks, train
-from otrain_core.checkpoint import Checkpoint
 from otrain_core.errors import ConfigError, CubeError
+from otrain_core.networks import architecture, loop, train
+from otrain_core.networks.checkpoint import Checkpoint
 from tests.unit.synthetic_cube import make_cube, make_split
 
 pytestmark = pytest.mark.xdist_group("tensorflow")
@@ -229,8 +229,8 @@ def test_a_network_reads_the_numbers_of_the_image(data, tmp_path):
     told = {**cube, "cube": rng.normal(size=cube["cube"].shape).astype(np.float32), "seeing": seeing}
     options = {"seed": 1, "inputs": ["seeing", "difference"], "epochs": 8, "batch_size": 16, "size": 15}
     model, _, record = train.train_model(told, split, **options)
-    networks.save_model(model, tmp_path / "model.keras")
-    loaded = networks.load_model(tmp_path / "model.keras")
+    architecture.save_model(model, tmp_path / "model.keras")
+    loaded = architecture.load_model(tmp_path / "model.keras")
     scores = {}
     for name, column in (("right", seeing), ("swapped", 7 - seeing), ("unknown", seeing * np.nan)):
         inputs = train.select_inputs({**told, "seeing": column}, inputs=options["inputs"], size=15)
@@ -247,18 +247,18 @@ def test_lower_precision(data, tmp_path, precision):
     options = {"seed": 1, "epochs": 2, "batch_size": 16, "size": 15, "precision": precision}
     model, history, record = train.train_model(cube, split, **options)
     assert history["loss"].iloc[-1] < history["loss"].iloc[0] and record["options"]["precision"] == precision
-    networks.save_model(model, tmp_path / "model.keras")
-    loaded, scores = networks.load_model(tmp_path / "model.keras"), scores_of(model, cube)
+    architecture.save_model(model, tmp_path / "model.keras")
+    loaded, scores = architecture.load_model(tmp_path / "model.keras"), scores_of(model, cube)
     assert scores.dtype == np.float32 and np.array_equal(scores_of(loaded, cube), scores)
     assert all(weight.dtype == np.float32 for weight in loaded.get_weights())
-    assert networks.precision_of(loaded) == precision
+    assert architecture.precision_of(loaded) == precision
 
 
 def test_compilation_is_asked_for(data, monkeypatch):
     """Keras compiles no deterministic operations; it says so and goes on without."""
     from tensorflow.python.framework import config
 
-    assert networks.keras.backend.backend() == "tensorflow"
+    assert architecture.keras.backend.backend() == "tensorflow"
     enabled, compiled = config.is_op_determinism_enabled(), []
     monkeypatch.setattr(train.Loop, "got_worse", lambda self: compiled.append(self.trained.jit_compile))
     try:

@@ -1,6 +1,6 @@
 """What a network is trained on: the CPU, a GPU, or several GPUs of one node.
 
-``python -m otrain_core.devices`` names the GPUs that a training would see here.
+``python -m otrain_core.networks.devices`` names the GPUs that a training would see here.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def prepare_device(*, require_gpu: bool = False, threads: int | None = None, det
     ConfigError
         A GPU is required and the back end sees none.
     """
-    from otrain_core.networks import keras
+    from otrain_core.networks.architecture import keras
 
     backend = keras.backend.backend()
     if backend == "tensorflow":
@@ -85,7 +85,7 @@ def _prepare_tensorflow(threads: int | None, deterministic: bool) -> list[str]:
 
 def seen_devices() -> list[str]:
     """Names of the GPUs among which the back end can share out a batch; none under torch."""
-    from otrain_core.networks import keras
+    from otrain_core.networks.architecture import keras
 
     backend = keras.backend.backend()
     if backend == "tensorflow":
@@ -105,7 +105,7 @@ class Replicas:
     """
 
     def __init__(self, devices: list[str]):
-        from otrain_core.networks import keras
+        from otrain_core.networks.architecture import keras
 
         self.n = max(len(devices), 1)
         self._keras, self._strategy = keras, None
@@ -132,7 +132,7 @@ class Replicas:
 
 @functools.cache  # a second one in a process would clash with the first over its collective operations
 def _strategy(devices: tuple[str, ...]) -> Any:
-    from otrain_core.networks import keras
+    from otrain_core.networks.architecture import keras
 
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -158,7 +158,7 @@ def choose_replicas(gpus: int | None, *, batch_size: int, require_gpu: bool = Fa
     ConfigError
         Too few GPUs where they are required, or a batch that does not share out evenly.
     """
-    from otrain_core.networks import keras
+    from otrain_core.networks.architecture import keras
 
     if gpus == 1:
         return Replicas([])
@@ -174,7 +174,7 @@ def choose_replicas(gpus: int | None, *, batch_size: int, require_gpu: bool = Fa
 
 
 if __name__ == "__main__":
-    from otrain_core.networks import keras
+    from otrain_core.networks.architecture import keras
 
     try:
         print(f"{keras.backend.backend()} sees: {prepare_device(require_gpu=True)}")

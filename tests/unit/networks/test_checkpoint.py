@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from otrain_core.checkpoint import Checkpoint
 from otrain_core.errors import ConfigError
+from otrain_core.networks.checkpoint import Checkpoint
 
 SHAPES = [(3,), (2, 2)]
 ARRAYS = [np.arange(3.0), np.eye(2)]

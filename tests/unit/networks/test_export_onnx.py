@@ -11,7 +11,7 @@ from tests.unit.synthetic_cube import make_cube, make_split
 
 @pytest.fixture(scope="module")
 def networks():
-    from otrain_core import networks
+    from otrain_core.networks import architecture as networks
 
     return networks
 
@@ -45,13 +45,13 @@ def test_same_as_keras(tmp_path, networks, network, channels, normalise, size):
 
 
 def export_model(*arguments, **options):
-    from otrain_core.export_onnx import export_model
+    from otrain_core.networks.export_onnx import export_model
 
     return export_model(*arguments, **options)
 
 
 def test_a_file_that_differs_is_not_written(tmp_path, networks, monkeypatch):
-    from otrain_core import export_onnx
+    from otrain_core.networks import export_onnx
 
     monkeypatch.setattr(export_onnx, "_run", lambda path, cutouts: np.full((len(cutouts), 2), 0.5))
     model = networks.build_network("otrain2", size=16, normalise="mad-asinh")
@@ -73,7 +73,7 @@ def test_other_models_are_refused(tmp_path, networks):
 
 
 def test_record_of_a_training():
-    from otrain_core.export_onnx import model_record
+    from otrain_core.networks.export_onnx import model_record
 
     cube = make_cube(200)
     scores = make_split(cube).assign(score=0.5)

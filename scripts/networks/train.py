@@ -23,8 +23,8 @@ def main(*, cube, split, model, history, record, experiment, seed, protocol, thr
     from otrain_core.io import digest, read_table, write_json, write_table
     from otrain_core.job import provenance
     from otrain_core.mlflow_live import live_run
+    from otrain_core.networks.train import train_model
     from otrain_core.stacks import read_stack
-    from otrain_core.train import train_model
 
     options = {key: value for key, value in experiment.items() if key != "threshold"}
     checkpoint = Path(model).parent / f"{Path(model).stem}.checkpoint"
@@ -40,7 +40,7 @@ def main(*, cube, split, model, history, record, experiment, seed, protocol, thr
             **options,
         )
 
-    from otrain_core.networks import save_model
+    from otrain_core.networks.architecture import save_model
 
     save_model(trained, model)
     write_table(history, epochs)

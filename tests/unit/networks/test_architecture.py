@@ -10,7 +10,7 @@ CHANNELS = ("difference", "science", "reference", "mask")
 
 @pytest.fixture(scope="module")
 def networks():
-    from otrain_core import networks
+    from otrain_core.networks import architecture as networks
 
     networks.keras.utils.set_random_seed(1)
     return networks

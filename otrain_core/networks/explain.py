@@ -83,7 +83,7 @@ def grad_cam(
     Parameters
     ----------
     model : keras.Model
-        From `otrain_core.networks`.
+        From `otrain_core.networks.architecture`.
     cutouts : numpy.ndarray
         float32 (N, S, S, C) as the model takes them.
     layer : str, optional
@@ -104,7 +104,7 @@ def grad_cam(
     """
     import keras
 
-    from otrain_core.networks import input_stage
+    from otrain_core.networks.architecture import input_stage
 
     if output not in OUTPUTS:
         raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, not {output!r}")
@@ -240,7 +240,7 @@ def explain_model(
         energy within one FWHM of the candidate, the share of a flat map, the number of
         fallbacks. Up to 100 cutouts of each kind enter these means.
     """
-    from otrain_core.networks import input_stage
+    from otrain_core.networks.architecture import input_stage
 
     rows = choose_cutouts(scores, threshold, n=max(n_cutouts, _SAMPLE), rng=rng)
     index = np.concatenate([rows[kind] for kind in KINDS]).astype(int)

@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core import explain, neighbours
 from otrain_core.errors import ConfigError, CubeError
+from otrain_core.networks import explain, neighbours
 from tests.unit.synthetic_cube import make_cube, make_split
 
 pytestmark = pytest.mark.xdist_group("tensorflow")
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.xdist_group("tensorflow")
 
 @pytest.fixture(scope="module")
 def networks():
-    from otrain_core import networks
+    from otrain_core.networks import architecture as networks
 
     networks.keras.utils.set_random_seed(2)
     return networks

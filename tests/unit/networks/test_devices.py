@@ -6,15 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from otrain_core import devices
 from otrain_core.errors import ConfigError
+from otrain_core.networks import devices
 
 pytestmark = pytest.mark.xdist_group("tensorflow")
 
 
 @pytest.fixture
 def backend(monkeypatch):
-    from otrain_core.networks import keras
+    from otrain_core.networks.architecture import keras
 
     return lambda name: monkeypatch.setattr(keras.backend, "backend", lambda: name)
 

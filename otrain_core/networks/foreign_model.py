@@ -55,7 +55,7 @@ def load_any_model(path: str | Path):
     if path.suffix.lower() not in readers:
         raise CubeError(f"{path}: a model is a .onnx, .keras or .h5 file, not {path.suffix or 'this'}")
     check_layers(readers[path.suffix.lower()](path), path)
-    from otrain_core.networks import load_model
+    from otrain_core.networks.architecture import load_model
 
     return load_model(path)
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from otrain_core.cubes.inputs import IMAGES, select_inputs
 from otrain_core.errors import CubeError
-from otrain_core.explain import KINDS, cutout_fwhm, logits_of
+from otrain_core.networks.explain import KINDS, cutout_fwhm, logits_of
 
 NEIGHBOUR_COLUMNS = (
     *("index", "candid", "image", "label", "kind", "fwhm", "distance", "neighbour_flux", "neighbour_snr"),
@@ -131,7 +131,7 @@ def neighbour_test(
         For each of `KINDS` and all: n, n_neighbours, mean_score_change, median_logit_change,
         median_abs_logit_change, median_abs_logit_control, decisions_changed (share; NaN without any).
     """
-    from otrain_core.networks import input_stage
+    from otrain_core.networks.architecture import input_stage
 
     test = scores[scores["set"] == "test"]
     if test.empty:

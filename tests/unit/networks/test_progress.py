@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from otrain_core import loop, networks, progress
+from otrain_core.networks import architecture, loop, progress
 
 pytestmark = pytest.mark.xdist_group("tensorflow")
 
@@ -52,7 +52,7 @@ def test_a_bar_on_a_terminal_and_a_log_line_elsewhere(monkeypatch, caplog, termi
     data = rng.normal(size=(20, 9, 9, 1)).astype(np.float32), np.arange(20) % 2
     options = {"epochs": 2, "batch_size": 5, "learning_rate": 1e-3, "schedule": "constant", "label_smoothing": 0.0}
     options |= {"keep": "last", "patience": 0, "augment": False}
-    body = networks.without_input_stage(networks.build_network("otrain2", size=9))
+    body = architecture.without_input_stage(architecture.build_network("otrain2", size=9))
     with caplog.at_level(logging.INFO, logger="otrain"):
         loop.Loop(body, data, data, seed=1, options=options, weights=None, steps=4).run()
     stream.close()

@@ -8,12 +8,12 @@ import pytest
 
 from otrain_core import safe
 from otrain_core.errors import CubeError
-from otrain_core.foreign_model import check_layers, load_any_model
+from otrain_core.networks.foreign_model import check_layers, load_any_model
 
 
 @pytest.fixture(scope="module")
 def keras():
-    from otrain_core.networks import keras
+    from otrain_core.networks.architecture import keras
 
     return keras
 
@@ -38,7 +38,7 @@ def test_h5_of_the_original_network(tmp_path, keras):
 
 
 def test_our_own(tmp_path):
-    from otrain_core.networks import build_network, save_model
+    from otrain_core.networks.architecture import build_network, save_model
 
     save_model(
         build_network("otrain2", size=16, channels=["difference", "psf"], normalise="mad-asinh"), tmp_path / "m.keras"
