@@ -26,7 +26,7 @@ def classify(arguments: Namespace) -> tuple[int, Any, str]:
     counts = dict.fromkeys(("n", "real", "undecided", "unlike_training"), 0)
     extremes = None
     if arguments.gallery:
-        from otrain_core.galleries import Extremes
+        from otrain_core.figures.galleries import Extremes
 
         extremes = Extremes()
     rows: list[dict[str, Any]] | None = [] if arguments.json and not arguments.output else None
@@ -50,7 +50,7 @@ def classify(arguments: Namespace) -> tuple[int, Any, str]:
     record = {"model": about | {"threshold": classifier.threshold}, **counts}
     text = f"{arguments.output}: {_words(counts)}" if arguments.output else ""
     if extremes is not None and extremes.kept:
-        from otrain_core.canvas import save_figure
+        from otrain_core.figures.canvas import save_figure
 
         save_figure(arguments.gallery, extremes.gallery().plot().figure_)
     if not arguments.output and not arguments.json and not arguments.quiet:

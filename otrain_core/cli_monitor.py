@@ -43,7 +43,7 @@ def monitor(arguments: Namespace) -> tuple[int, Any, str]:
     }
     counted = f"{n} candidates of {n_images} image{'' if n_images == 1 else 's'}"
     if arguments.output:
-        from otrain_core.canvas import save_figure
+        from otrain_core.figures.canvas import save_figure
 
         title = f"{about['telescope'] or 'training set'}: {counted}"
         save_figure(arguments.output, NightDisplay(comparisons, statistics.get("quantiles") or {}).plot(title))

@@ -113,7 +113,7 @@ def diagnose(arguments: Namespace) -> Outcome:
     """Tell the headline numbers of a training, and draw its figures where asked."""
     record, text = _headline(Path(arguments.folder))
     if arguments.output:
-        from otrain_core.displays import save_figure
+        from otrain_core.figures.displays import save_figure
         from otrain_core.report_figures import draw_training
 
         drawn = draw_training(arguments.folder)

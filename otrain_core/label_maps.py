@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from otrain_core.galleries import robust_limits
+from otrain_core.figures.galleries import robust_limits
 
 MISSING = (0xD9, 0xC2, 0xA0)  # pixels without a value, as in the galleries
 _KEPT = 4000  # maps in memory, 4 MB of 32 px cutouts

@@ -18,7 +18,7 @@ from otrain_core.cubes.inputs import input_blocks
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import metrics
 from otrain_core.evaluation.evaluate import column
-from otrain_core.galleries import CutoutGallery
+from otrain_core.figures.galleries import CutoutGallery
 from otrain_core.networks.train import score_cutouts, train_model
 
 log = logging.getLogger("otrain")

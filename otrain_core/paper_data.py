@@ -143,7 +143,7 @@ def injected_magnitudes(root: Path, plan: Mapping[str, Any], cube: str) -> tuple
 
 def gallery_data(root: Path, cubes: Sequence[str], *, seed: int) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Random cutouts of the difference of each class: cube, label, candid, mag, kind (of a False), side, pixels."""
-    from otrain_core.displays import CutoutGallery
+    from otrain_core.figures.displays import CutoutGallery
 
     rows, facts = [], {"counts": {}}
     for name in cubes:
@@ -233,7 +233,7 @@ def panel_data(root: Path, plan: Mapping[str, Any], cube: str) -> tuple[pd.DataF
     Panels: f1-mcc (x the threshold), scores (x the lower edge of a bin, y its share of all candidates), history (x the
     epoch), roc (series: bin of magnitude, x the false-positive rate, y the recall) and marks (threshold, kept epoch).
     """
-    from otrain_core.displays import ScoreHistogramDisplay
+    from otrain_core.figures.displays import ScoreHistogramDisplay
 
     name = next(iter(plan["experiments"]), None)
     folder = find_training(root, plan, cube, name, file="curves.csv") if name else None

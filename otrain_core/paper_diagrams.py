@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from otrain_core.canvas import FALSE_COLOUR, NEUTRAL, TRUE_COLOUR, new_figure
+from otrain_core.figures.canvas import FALSE_COLOUR, NEUTRAL, TRUE_COLOUR, new_figure
 
 KINDS = {  # of layers: colour and what they are called
     "Conv2D": ("#56B4E9", "convolution"),

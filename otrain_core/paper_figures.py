@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.canvas import NEUTRAL, STYLE, TRUE_COLOUR, new_figure
 from otrain_core.claims import published_value
+from otrain_core.figures.canvas import NEUTRAL, STYLE, TRUE_COLOUR, new_figure
 from otrain_core.io import read_table
 from otrain_core.paper_data import image_of
 from otrain_core.paper_diagrams import draw_architecture, draw_loop, draw_summary
@@ -88,7 +88,7 @@ def draw_galleries(table: pd.DataFrame):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from otrain_core.displays import CutoutGallery
+    from otrain_core.figures.displays import CutoutGallery
 
     cubes = list(dict.fromkeys(table["cube"]))
     figure = Figure(figsize=(10.4, 3.3 * len(cubes)))
@@ -112,7 +112,7 @@ def _words(row: Mapping[str, Any]) -> str:
 
 def draw_panels(table: pd.DataFrame, *, title: str = ""):
     """The four panels of Figs. 10 and A.1 to A.4."""
-    from otrain_core.displays import (
+    from otrain_core.figures.displays import (
         F1MccDisplay,
         HistoryDisplay,
         RocByMagnitudeDisplay,
@@ -149,7 +149,7 @@ def draw_maps(table: pd.DataFrame):
     """Cutout, Grad-CAM map and the map at the size of the cutout; a line for each network."""
     from matplotlib import colormaps
 
-    from otrain_core.displays import robust_limits
+    from otrain_core.figures.displays import robust_limits
 
     grey = colormaps["gray"].with_extremes(bad="#d9c2a0")  # as in the galleries
     names = list(dict.fromkeys(table["experiment"]))

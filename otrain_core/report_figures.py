@@ -23,7 +23,7 @@ def embed(figure) -> str:
     """A figure as a PNG data URI."""
     from matplotlib import style
 
-    from otrain_core.displays import STYLE
+    from otrain_core.figures.displays import STYLE
 
     buffer = bytes_io.BytesIO()
     with style.context(STYLE):
@@ -39,7 +39,7 @@ def draw_training(folder: str | Path) -> dict[str, Any]:
     dict
         matplotlib.figure.Figure under panels, confusion, calibration.
     """
-    from otrain_core.displays import CalibrationDisplay, ConfusionDisplay, four_panels, new_figure
+    from otrain_core.figures.displays import CalibrationDisplay, ConfusionDisplay, four_panels, new_figure
 
     folder = Path(folder)
     metrics, train, scores = (
@@ -72,7 +72,7 @@ def draw_training(folder: str | Path) -> dict[str, Any]:
 
 def training_figures(folder: str | Path) -> dict[str, str]:
     """Data URIs of `draw_training`, and of the Grad-CAM gallery under ``gradcam``."""
-    from otrain_core.displays import GradCamGallery
+    from otrain_core.figures.displays import GradCamGallery
 
     drawn = draw_training(folder)
     if (Path(folder) / "gradcam.npz").is_file():
@@ -83,7 +83,7 @@ def training_figures(folder: str | Path) -> dict[str, str]:
 
 def gallery(cube: Mapping[str, np.ndarray], *, scores: np.ndarray | None = None, seed: int = 0) -> str:
     """Random True and False cutouts of the difference, captions with magnitude and score."""
-    from otrain_core.displays import CutoutGallery
+    from otrain_core.figures.displays import CutoutGallery
 
     shown = CutoutGallery.from_cube(cube, rng=np.random.default_rng(seed), n=20, scores=scores)
     return embed(shown.plot(columns=5).figure_)
@@ -96,7 +96,7 @@ def triplets(cube: Mapping[str, np.ndarray], *, label: int, seed: int = 0, n: in
     """
     from matplotlib import colormaps
 
-    from otrain_core.displays import new_figure, robust_limits
+    from otrain_core.figures.displays import new_figure, robust_limits
 
     channels = [str(name) for name in np.atleast_1d(cube["channels"])]
     rows = [name for name in ("science", "reference", "difference") if name in channels]
@@ -147,7 +147,7 @@ def _even_draw(cube: Mapping[str, np.ndarray], label: int, rng: np.random.Genera
 
 def completeness(table: pd.DataFrame) -> str:
     """Injected sources found, and called True, against magnitude (see `completeness_table`)."""
-    from otrain_core.displays import CompletenessDisplay, new_figure
+    from otrain_core.figures.displays import CompletenessDisplay, new_figure
 
     _, ax = new_figure(5.2, 3.6)
     return embed(CompletenessDisplay.from_counts(table).plot(ax).figure_)
@@ -211,7 +211,7 @@ def quality_plots(quality: pd.DataFrame) -> str:
     """Noise spread, depth, seeing and flux bias of all images of a cube, in the order of the sheet."""
     from matplotlib import style
 
-    from otrain_core.displays import FALSE_COLOUR, NEUTRAL, STYLE, TRUE_COLOUR, new_figure
+    from otrain_core.figures.displays import FALSE_COLOUR, NEUTRAL, STYLE, TRUE_COLOUR, new_figure
 
     figure, axes = new_figure(10.0, 4.6, rows=2, columns=2)
     number_ = np.arange(1, len(quality) + 1)

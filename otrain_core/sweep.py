@@ -123,7 +123,7 @@ def draw_sweep(table: pd.DataFrame):
     """
     import pandas as pd
 
-    from otrain_core.canvas import new_figure
+    from otrain_core.figures.canvas import new_figure
 
     done = table[table["mcc"].notna()]
     cubes = list(dict.fromkeys(zip(table["telescope"], table["pipeline"], strict=True)))

@@ -23,7 +23,7 @@ def main(*, cube, split, suspects, figure, record, experiment, options, seed, th
 
     import numpy as np
 
-    from otrain_core.displays import save_figure
+    from otrain_core.figures.displays import save_figure
     from otrain_core.io import read_table, write_json, write_table
     from otrain_core.job import provenance
     from otrain_core.label_flips import flip_trial

@@ -13,7 +13,7 @@ def main(*, figure, table, caption, pictures):
     pictures : list of path
         PNG and PDF written.
     """
-    from otrain_core.canvas import save_figure
+    from otrain_core.figures.canvas import save_figure
     from otrain_core.io import read_json
     from otrain_core.paper_figures import draw_figure, read_data
 

@@ -13,7 +13,7 @@ def main(*, rows, table, figure, root="results"):
     root : path
         Folder of the results.
     """
-    from otrain_core.canvas import save_figure
+    from otrain_core.figures.canvas import save_figure
     from otrain_core.io import write_table
     from otrain_core.sweep import draw_sweep, gather_sweep
 

@@ -334,7 +334,7 @@ class NightDisplay:
         """Draw; the figure."""
         from matplotlib import style
 
-        from otrain_core.canvas import FALSE_COLOUR, NEUTRAL, STYLE, TRUE_COLOUR, new_figure
+        from otrain_core.figures.canvas import FALSE_COLOUR, NEUTRAL, STYLE, TRUE_COLOUR, new_figure
 
         number = len(self.comparisons)
         figure, axes = new_figure(6.5, 0.9 + 0.75 * number, rows=number)

@@ -13,7 +13,7 @@ from astropy.io import fits
 from otrain_core.candidates.cutouts import make_cutouts
 from otrain_core.classify.new_candidates import _as_table
 from otrain_core.cli import build_parser, main
-from otrain_core.galleries import Extremes
+from otrain_core.figures.galleries import Extremes
 from otrain_core.io import write_arrays
 from tests.unit.synthetic_cube import make_cube
 from tests.unit.synthetic_difference import SEEING, grid_of_sources, tangential

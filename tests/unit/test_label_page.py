@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from otrain_core.galleries import robust_limits
+from otrain_core.figures.galleries import robust_limits
 from otrain_core.label_page import Labelling, create_app, is_loopback
 from otrain_core.label_sources import Source, Training
 from otrain_core.label_store import LabelStore

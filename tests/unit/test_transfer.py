@@ -85,7 +85,10 @@ def test_numbers_of_the_target_reach_the_model(cubes):
     reads = architecture.build_network("otrain2", size=20, channels=channels, precision="mixed_bfloat16")
     cube, rows = cubes["C/p"][0], np.array([7, 3, 11])
     smaller = transfer.fit_to(reads, 13)
-    assert architecture.input_stage(smaller).usual == {"seeing": 3.0} and architecture.precision_of(smaller) == "mixed_bfloat16"
+    assert (
+        architecture.input_stage(smaller).usual == {"seeing": 3.0}
+        and architecture.precision_of(smaller) == "mixed_bfloat16"
+    )
     inputs = transfer.model_inputs(smaller, cube, rows)
     assert np.allclose(inputs[:, 0, 0, 1], cube["seeing"][rows])
     other = {**cube, "seeing": 2 * cube["seeing"]}

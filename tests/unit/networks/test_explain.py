@@ -139,7 +139,7 @@ def test_explaining_a_model_gathers_maps_and_numbers(model):
 
 def test_planes_of_one_number_are_explained_and_stay(networks, monkeypatch):
     """Read first, and in lower precision: the gallery shows pixels, and no neighbour is sought in the seeing."""
-    from otrain_core.displays import GradCamGallery
+    from otrain_core.figures.displays import GradCamGallery
 
     names = ["seeing", "difference"]
     reads = networks.build_network(
@@ -155,7 +155,7 @@ def test_planes_of_one_number_are_explained_and_stay(networks, monkeypatch):
     assert np.array_equal(arrays["cutouts"][..., 0], np.broadcast_to(seeing[:, None, None], (len(seeing), 20, 20)))
     assert 0 < record["all"]["energy_within_fwhm"] < 1
     drawn = []
-    monkeypatch.setattr("otrain_core.galleries._show", lambda ax, cutout: drawn.append(np.nanstd(cutout)))
+    monkeypatch.setattr("otrain_core.figures.galleries._show", lambda ax, cutout: drawn.append(np.nanstd(cutout)))
     GradCamGallery.from_arrays(arrays).plot(per_kind=1)
     assert drawn and min(drawn) > 0
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from otrain_core.canvas import FALSE_COLOUR, NEUTRAL, STYLE, TRUE_COLOUR, Display, new_figure, save_figure
 from otrain_core.evaluation import metrics
-from otrain_core.galleries import CutoutGallery, GradCamGallery, robust_limits
+from otrain_core.figures.canvas import FALSE_COLOUR, NEUTRAL, STYLE, TRUE_COLOUR, Display, new_figure, save_figure
+from otrain_core.figures.galleries import CutoutGallery, GradCamGallery, robust_limits
 
 __all__ = [
     "CalibrationDisplay",

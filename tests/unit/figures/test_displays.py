@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core import displays
 from otrain_core.evaluation import evaluate, metrics
+from otrain_core.figures import displays
 from tests.unit.synthetic_cube import make_cube
 
 LABELS = np.array([1, 1, 0, 1, 1, 0, 1, 0, 0, 0])

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from otrain_core.canvas import FALSE_COLOUR, STYLE, TRUE_COLOUR
 from otrain_core.cubes.inputs import IMAGES
+from otrain_core.figures.canvas import FALSE_COLOUR, STYLE, TRUE_COLOUR
 
 
 class CutoutGallery:
