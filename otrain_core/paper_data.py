@@ -267,7 +267,7 @@ def sweep_data(root: Path, plan: Mapping[str, Any], sweep: str) -> tuple[pd.Data
 
     Read from the trainings themselves, so that a study half done can be drawn.
     """
-    from otrain_core.sweep import gather_sweep
+    from otrain_core.studies.sweep import gather_sweep
 
     rows = plan["sweeps"].get(sweep, [])
     if not rows:

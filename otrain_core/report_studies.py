@@ -14,8 +14,8 @@ from otrain_core.evaluation.summary import number, read_record, table_if_there
 from otrain_core.plan.sheets import is_pool, left_out
 from otrain_core.report_figures import embed
 from otrain_core.report_text import count, num, pct
-from otrain_core.sweep import draw_sweep
-from otrain_core.transfer import transfer_matrix
+from otrain_core.studies.sweep import draw_sweep
+from otrain_core.studies.transfer import transfer_matrix
 
 RELATIONS = {
     "own": "its own cube",
@@ -85,7 +85,7 @@ def transfer_part(table: pd.DataFrame, cubes: Sequence[str]) -> list[dict[str, A
     Parameters
     ----------
     table : pandas.DataFrame
-        Rows of `otrain_core.transfer.transfer`.
+        Rows of `otrain_core.studies.transfer.transfer`.
     cubes : sequence of str
         Order of the targets, and of the sources that are no pools.
     """

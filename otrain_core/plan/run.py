@@ -19,7 +19,7 @@ from otrain_core.plan.sheets import (
     source_without,
 )
 from otrain_core.programs import require_programs
-from otrain_core.sweep import plan_sweep
+from otrain_core.studies.sweep import plan_sweep
 
 HIPS = "hips:"  # a reference that begins so is fetched from a survey
 NETWORK_CATALOGUES = ("gaia", "panstarrs")
@@ -318,7 +318,7 @@ class Run:
         return [name for name in self.config.cube.channels if name in read]
 
     def sweep(self, name: str) -> list[dict[str, Any]]:
-        """Trainings of a study, see `otrain_core.sweep.plan_sweep`; the options left out."""
+        """Trainings of a study, see `otrain_core.studies.sweep.plan_sweep`; the options left out."""
         return [{key: row[key] for key in row if key != "options"} for row in self._sweeps[name]]
 
     def study_options(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core import finetune, io, transfer
+from otrain_core import io
 from otrain_core.report_studies import (
     finetune_part,
     label_noise_part,
@@ -13,6 +13,7 @@ from otrain_core.report_studies import (
     source_name,
     transfer_part,
 )
+from otrain_core.studies import finetune, transfer
 
 CUBES = ["B/one", "A/one"]
 ASKED = {"cubes": CUBES, "experiments": ["paper", "otrain2"], "seeds": [1, 2]}
@@ -125,7 +126,7 @@ def test_names_of_sources(source, name):
 def test_a_half_finished_sweep_is_shown_with_what_it_has(tmp_path):
     from otrain_core.io import write_table
     from otrain_core.report_studies import sweep_parts
-    from otrain_core.sweep import SWEEP_COLUMNS
+    from otrain_core.studies.sweep import SWEEP_COLUMNS
 
     table = pd.DataFrame(index=range(3), columns=list(SWEEP_COLUMNS))
     table = table.assign(sweep="size", option="size", telescope="T", pipeline="p", experiment="otrain2", seed=1)

@@ -18,7 +18,7 @@ from otrain_core.errors import OtrainError
 from otrain_core.evaluation.summary import tune_mcc
 from otrain_core.mlflow_store import EXPERIMENT, open_store
 from otrain_core.registry import name_champion
-from otrain_core.sweep import SWEEP_KEYS
+from otrain_core.studies.sweep import SWEEP_KEYS
 from otrain_core.track import METRICS, find_trainings, import_runs, records_digest
 from scripts.track import main
 from tests.unit.synthetic_results import write_results

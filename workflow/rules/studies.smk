@@ -62,7 +62,7 @@ rule transfer:
         threshold_rule=lambda wildcards: RUN.experiments[wildcards.experiment].threshold,
         code=code_digest("transfer"),
     script:
-        "../../scripts/transfer.py"
+        "../../scripts/studies/transfer.py"
 
 
 rule finetune:
@@ -95,7 +95,7 @@ rule finetune:
         training=lambda wildcards: RUN.experiments[wildcards.experiment].model_dump(),
         code=code_digest("finetune"),
     script:
-        "../../scripts/finetune.py"
+        "../../scripts/studies/finetune.py"
 
 
 rule sweep:
@@ -121,4 +121,4 @@ rule sweep:
         rows=lambda wildcards: RUN.sweep(wildcards.sweep),
         code=code_digest("sweep"),
     script:
-        "../../scripts/sweep.py"
+        "../../scripts/studies/sweep.py"

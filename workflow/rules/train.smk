@@ -132,7 +132,7 @@ rule label_noise:
         seed=RUN.config.seed,
         code=code_digest("label_noise", "label_flips"),
     script:
-        "../../scripts/label_noise.py"
+        "../../scripts/studies/label_noise.py"
 
 
 use rule train as train_random_split with:

@@ -26,7 +26,7 @@ def main(
     cube, split : path
         ``cube.npz`` and ``split.csv`` of the target.
     table : path
-        CSV written, see `otrain_core.finetune.COLUMNS`.
+        CSV written, see `otrain_core.studies.finetune.COLUMNS`.
     source, target : str
         As telescope/pipeline; the source is a pool or another telescope.
     experiment, seed : str, int
@@ -41,10 +41,10 @@ def main(
     import numpy as np
 
     from otrain_core.cubes.cube import read_cube
-    from otrain_core.finetune import finetune_curve
     from otrain_core.io import read_table, write_table
     from otrain_core.networks.architecture import load_model
     from otrain_core.networks.devices import prepare_device
+    from otrain_core.studies.finetune import finetune_curve
 
     prepare_device(threads=threads)  # before anything starts TensorFlow
     result = finetune_curve(

@@ -26,9 +26,9 @@ def main(*, cube, split, suspects, figure, record, experiment, options, seed, th
     from otrain_core.figures.displays import save_figure
     from otrain_core.io import read_table, write_json, write_table
     from otrain_core.job import provenance
-    from otrain_core.label_flips import flip_trial
-    from otrain_core.label_noise import find_suspects, out_of_fold_scores, suspect_gallery
     from otrain_core.stacks import read_stack
+    from otrain_core.studies.label_flips import flip_trial
+    from otrain_core.studies.label_noise import find_suspects, out_of_fold_scores, suspect_gallery
 
     started = time.perf_counter()
     arrays, table = read_stack(cube, mmap=("cube",)), read_table(split)

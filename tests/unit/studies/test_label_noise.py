@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core import label_flips, label_noise
 from otrain_core.errors import CubeError
 from otrain_core.networks import train
 from otrain_core.plan.config import Experiment
+from otrain_core.studies import label_flips, label_noise
 from tests.unit.synthetic_cube import make_cube, make_split
 
 
@@ -208,7 +208,7 @@ def test_a_trial_measures_flips_on_labels_that_training_never_saw(data, linear):
 
 def test_the_script_writes_what_the_rule_promises(data, linear, tmp_path):
     from otrain_core.io import read_json, read_table, write_arrays, write_table
-    from scripts import label_noise as script
+    from scripts.studies import label_noise as script
 
     cube, split = data
     write_arrays(tmp_path / "cube.npz", cube)

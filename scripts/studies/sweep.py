@@ -7,7 +7,7 @@ def main(*, rows, table, figure, root="results"):
     Parameters
     ----------
     rows : list of dict
-        Its trainings, see `otrain_core.sweep.plan_sweep`.
+        Its trainings, see `otrain_core.studies.sweep.plan_sweep`.
     table, figure : path
         CSV and picture written.
     root : path
@@ -15,7 +15,7 @@ def main(*, rows, table, figure, root="results"):
     """
     from otrain_core.figures.canvas import save_figure
     from otrain_core.io import write_table
-    from otrain_core.sweep import draw_sweep, gather_sweep
+    from otrain_core.studies.sweep import draw_sweep, gather_sweep
 
     result = gather_sweep(rows, root=root)
     write_table(table, result)

@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core import transfer
 from otrain_core.cubes import pool
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import metrics
 from otrain_core.io import read_table, write_arrays, write_table
 from otrain_core.networks import architecture
 from otrain_core.networks.train import score_cutouts, select_inputs
+from otrain_core.studies import transfer
 from tests.unit.synthetic_cube import make_cube, make_split
 
 pytestmark = pytest.mark.xdist_group("tensorflow")
@@ -154,7 +154,7 @@ def test_matrix():
 
 
 def test_the_script_writes_the_table(model, cubes, root, tmp_path):
-    spec = importlib.util.spec_from_file_location("transfer_script", root / "scripts/transfer.py")
+    spec = importlib.util.spec_from_file_location("transfer_script", root / "scripts/studies/transfer.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     architecture.save_model(model, tmp_path / "model.keras")

@@ -3,11 +3,11 @@ import importlib.util
 import numpy as np
 import pytest
 
-from otrain_core import finetune
 from otrain_core.errors import CubeError
 from otrain_core.io import read_table, write_arrays, write_table
 from otrain_core.networks import architecture
 from otrain_core.networks.train import train_model
+from otrain_core.studies import finetune
 from tests.unit.synthetic_cube import make_cube, make_split
 
 pytestmark = pytest.mark.xdist_group("tensorflow")
@@ -108,7 +108,7 @@ def test_a_model_that_has_seen_the_test_images_is_refused(source):
 
 
 def test_the_script_writes_the_table(saved, source, target, root, tmp_path):
-    spec = importlib.util.spec_from_file_location("finetune_script", root / "scripts/finetune.py")
+    spec = importlib.util.spec_from_file_location("finetune_script", root / "scripts/studies/finetune.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     for name, cube, split in (source, target):

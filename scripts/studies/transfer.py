@@ -11,7 +11,7 @@ def main(*, model, cube, split, target_cubes, target_splits, table, source, targ
     target_cubes, target_splits : list of path
         ``cube.npz`` and ``split.csv`` of each of `targets`.
     table : path
-        CSV written, see `otrain_core.transfer.COLUMNS`.
+        CSV written, see `otrain_core.studies.transfer.COLUMNS`.
     source, targets : str, list of str
         As telescope/pipeline; the source may be a pool.
     experiment, seed : str, int
@@ -26,7 +26,7 @@ def main(*, model, cube, split, target_cubes, target_splits, table, source, targ
     from otrain_core.cubes.cube import read_cube
     from otrain_core.io import read_table, write_table
     from otrain_core.networks.architecture import load_model
-    from otrain_core.transfer import transfer
+    from otrain_core.studies.transfer import transfer
 
     cubes = zip(targets, target_cubes, target_splits, strict=True)
     result = transfer(

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.evaluation import metrics
-from otrain_core.label_noise import (
+from otrain_core.networks.train import train_model
+from otrain_core.studies.label_noise import (
     RANKINGS,
     USED_SETS,
     find_suspects,
@@ -16,7 +17,6 @@ from otrain_core.label_noise import (
     out_of_fold_scores,
     score_rows,
 )
-from otrain_core.networks.train import train_model
 
 
 def flip_labels(labels: np.ndarray, rng: np.random.Generator, fraction: float) -> tuple[np.ndarray, np.ndarray]:

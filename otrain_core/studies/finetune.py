@@ -13,7 +13,7 @@ from otrain_core.cubes.pool import TRAINED
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import metrics
 from otrain_core.networks.loop import Loop
-from otrain_core.transfer import (
+from otrain_core.studies.transfer import (
     RATES,
     fit_to,
     image_names,
@@ -144,7 +144,7 @@ def finetune_curve(
     rng : numpy.random.Generator
         For the bootstrap by image.
     threshold_rule, bootstrap, confidence, guard
-        As in `otrain_core.transfer.transfer`.
+        As in `otrain_core.studies.transfer.transfer`.
     experiment : str
         For the table.
     **options

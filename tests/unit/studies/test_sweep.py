@@ -5,7 +5,7 @@ import pytest
 
 from otrain_core.errors import ConfigError
 from otrain_core.plan.config import load_config
-from otrain_core.sweep import SWEEP_COLUMNS, draw_sweep, gather_sweep, plan_sweep
+from otrain_core.studies.sweep import SWEEP_COLUMNS, draw_sweep, gather_sweep, plan_sweep
 
 
 def planned(**sweep):

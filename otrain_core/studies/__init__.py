@@ -1,0 +1,1 @@
+"""Questions about trainings: transfer, fine-tuning, label noise, sweeps."""
