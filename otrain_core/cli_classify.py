@@ -94,7 +94,7 @@ def _words(counts: dict[str, int]) -> str:
 def load_classifier(arguments: Namespace):
     """The model that --model names, of whatever kind."""
     from otrain_core.classify.classifier import Classifier
-    from otrain_core.registry import find_model
+    from otrain_core.registry.models import find_model
 
     options = {"threads": arguments.threads, "threshold": arguments.threshold}
     path = find_model(arguments.model, results=arguments.results)

@@ -160,7 +160,7 @@ def check(arguments: Namespace) -> Outcome:
 
 def models_list(arguments: Namespace) -> Outcome:
     """List all registered versions."""
-    from otrain_core.registry import list_models
+    from otrain_core.registry.models import list_models
 
     rows = list_models(results=arguments.results)
     lines = [
@@ -176,9 +176,9 @@ def models_import(arguments: Namespace) -> Outcome:
     """Import all trainings of a results folder into the server, or into its own store."""
     import logging
 
-    from otrain_core.mlflow_store import server_address, shown
     from otrain_core.plan.config import GateOptions
-    from otrain_core.track import find_trainings, import_runs
+    from otrain_core.registry.store import server_address, shown
+    from otrain_core.registry.track import find_trainings, import_runs
 
     if not arguments.quiet:
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -199,21 +199,21 @@ def models_import(arguments: Namespace) -> Outcome:
 
 def models_promote(arguments: Namespace) -> Outcome:
     """Make a version the champion."""
-    from otrain_core.registry import promote
+    from otrain_core.registry.models import promote
 
     return _chosen(promote(arguments.model, arguments.version, results=arguments.results))
 
 
 def models_roll_back(arguments: Namespace) -> Outcome:
     """Make the champion before this one the champion again."""
-    from otrain_core.registry import roll_back
+    from otrain_core.registry.models import roll_back
 
     return _chosen(roll_back(arguments.model, results=arguments.results))
 
 
 def models_automatic(arguments: Namespace) -> Outcome:
     """Leave the choice of the champion to imports again."""
-    from otrain_core.registry import automatic
+    from otrain_core.registry.models import automatic
 
     record = automatic(arguments.model, results=arguments.results)
     return 0, record, f"{record['model']}: the next import chooses the champion"

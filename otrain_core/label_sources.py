@@ -198,7 +198,7 @@ def open_new(paths: Sequence[str], model: str, *, results: str | Path = "results
     paths : sequence of str
         Cubes (``.npz``), folders of FITS cutouts, or such files.
     model : str
-        ``model.onnx``, folder of a training, or a registered telescope, see `otrain_core.registry.find_model`.
+        ``model.onnx``, folder of a training, or a registered telescope, see `otrain_core.registry.models.find_model`.
     results : path-like
         Run that registered the telescope.
     telescope : str
@@ -211,7 +211,7 @@ def open_new(paths: Sequence[str], model: str, *, results: str | Path = "results
     """
     from otrain_core.classify.classifier import Classifier
     from otrain_core.cubes.cube import read_cube
-    from otrain_core.registry import find_model
+    from otrain_core.registry.models import find_model
 
     if not paths:
         raise OtrainError("--model: new candidates are needed too: cubes, folders or FITS cutouts")

@@ -29,7 +29,7 @@ def page_templates():
 
 
 def passes(headline: Mapping[str, Any], gate: Mapping[str, Any]) -> bool:
-    """Whether a training passes the gate (see `otrain_core.track.import_runs`)."""
+    """Whether a training passes the gate (see `otrain_core.registry.track.import_runs`)."""
     return bool(
         number(headline, "mcc") > gate.get("min_mcc", np.inf)
         and number(headline, "fp_share") <= gate.get("max_fp", -np.inf)

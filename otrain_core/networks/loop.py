@@ -69,7 +69,7 @@ class Loop:
     replicas : Replicas, optional
         Devices that train together; a copy of the model is trained on them.
     watch : LiveRun, optional
-        Hears of every epoch, see `otrain_core.mlflow_live`.
+        Hears of every epoch, see `otrain_core.registry.live`.
     """
 
     def __init__(self, model, train, tune, *, seed, options, weights, steps, replicas=None, watch=None):

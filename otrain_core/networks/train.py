@@ -110,7 +110,7 @@ def train_model(
     threads : int, optional
         CPU threads (default: as the back end chooses).
     watch : LiveRun, optional
-        Hears of every epoch, see `otrain_core.mlflow_live`.
+        Hears of every epoch, see `otrain_core.registry.live`.
 
     Returns
     -------

@@ -22,8 +22,8 @@ def main(*, cube, split, model, history, record, experiment, seed, protocol, thr
     from otrain_core.cubes.inputs import SAMPLING
     from otrain_core.io import digest, read_table, write_json, write_table
     from otrain_core.job import provenance
-    from otrain_core.mlflow_live import live_run
     from otrain_core.networks.train import train_model
+    from otrain_core.registry.live import live_run
     from otrain_core.stacks import read_stack
 
     options = {key: value for key, value in experiment.items() if key != "threshold"}

@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 import requests
 
-from otrain_core import io, track
+from otrain_core import io
 from otrain_core.cli import main
 from otrain_core.errors import OtrainError
 from otrain_core.evaluation.summary import run_keys, tune_mcc
-from otrain_core.mlflow_live import HISTORY, LiveRun
-from otrain_core.mlflow_store import EXPERIMENT, place_of, read_server
-from otrain_core.track import METRICS, import_runs
+from otrain_core.registry import track
+from otrain_core.registry.live import HISTORY, LiveRun
+from otrain_core.registry.store import EXPERIMENT, place_of, read_server
+from otrain_core.registry.track import METRICS, import_runs
 from tests.unit.synthetic_results import write_results
 from tests.unit.tiny_onnx import write_tiny
 
@@ -144,7 +145,7 @@ def write_live_and_import(folder, address, barrier):
 
 def at_once(function, arguments):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["otrain_core.track", "mlflow", __name__])
+    context.set_forkserver_preload(["otrain_core.registry.track", "mlflow", __name__])
     barrier = context.Barrier(len(arguments))
     jobs = [context.Process(target=function, args=(*values, barrier)) for values in arguments]
     for job in jobs:
@@ -229,7 +230,7 @@ def test_browsers_reach_it_by_its_name_only(server, host, origin, status):
 
 def test_models_by_command(server, folders, tmp_path, monkeypatch, capsys):
     """List, promote, roll back and use models of the server, from a folder without results."""
-    from otrain_core.registry import find_model
+    from otrain_core.registry.models import find_model
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)

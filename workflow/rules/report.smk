@@ -64,7 +64,7 @@ rule track:
         gate=RUN.config.gate.model_dump(),
         code=code_digest("track"),
     script:
-        "../../scripts/track.py"
+        "../../scripts/registry/track.py"
 
 
 rule report:

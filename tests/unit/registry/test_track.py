@@ -13,14 +13,15 @@ import pandas as pd
 import pytest
 import yaml
 
-from otrain_core import io, track
+from otrain_core import io
 from otrain_core.errors import OtrainError
 from otrain_core.evaluation.summary import tune_mcc
-from otrain_core.mlflow_store import EXPERIMENT, open_store
-from otrain_core.registry import name_champion
+from otrain_core.registry import track
+from otrain_core.registry.models import name_champion
+from otrain_core.registry.store import EXPERIMENT, open_store
+from otrain_core.registry.track import METRICS, find_trainings, import_runs, records_digest
 from otrain_core.studies.sweep import SWEEP_KEYS
-from otrain_core.track import METRICS, find_trainings, import_runs, records_digest
-from scripts.track import main
+from scripts.registry.track import main
 from tests.unit.synthetic_results import write_results
 
 GATE = {"min_mcc": 0.7, "max_fp": 0.05}

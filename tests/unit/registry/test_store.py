@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from otrain_core.errors import OtrainError
-from otrain_core.mlflow_store import place_of, read_server, server_address, shown, why
+from otrain_core.registry.store import place_of, read_server, server_address, shown, why
 from tests.unit.loopback import loopback
 
 

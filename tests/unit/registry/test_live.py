@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from otrain_core import mlflow_live
 from otrain_core.errors import OtrainError
-from otrain_core.mlflow_live import LiveRun, live_run, results_root, run_name, run_tags
+from otrain_core.registry import live as mlflow_live
+from otrain_core.registry.live import LiveRun, live_run, results_root, run_name, run_tags
 from tests.unit.loopback import loopback
 
 KEYS = {"telescope": "TCA", "pipeline": "gmadet", "experiment": "otrain2", "seed": 1, "protocol": "grouped"}

@@ -26,11 +26,11 @@ import numpy as np
 from otrain_core.errors import OtrainError
 from otrain_core.evaluation.summary import number, run_keys, tune_mcc
 from otrain_core.io import digest, read_json, read_table
-from otrain_core.mlflow_format import write_model
-from otrain_core.mlflow_live import LIVE, history_metrics, results_root, run_name, run_tags
-from otrain_core.mlflow_store import EXPERIMENT, insist, is_address, locked, open_server, open_store, place_of, told
 from otrain_core.plan.sheets import is_pool
-from otrain_core.registry import ONNX, ensure_version, name_champion
+from otrain_core.registry.format import write_model
+from otrain_core.registry.live import LIVE, history_metrics, results_root, run_name, run_tags
+from otrain_core.registry.models import ONNX, ensure_version, name_champion
+from otrain_core.registry.store import EXPERIMENT, insist, is_address, locked, open_server, open_store, place_of, told
 from otrain_core.report_figures import draw_training
 from otrain_core.report_text import count, interval, num
 

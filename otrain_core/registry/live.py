@@ -1,7 +1,7 @@
 """A training that is watched on the group's MLflow server while it runs.
 
 What is sent is a preview: the files that the training writes are its record, and their import
-(`otrain_core.track`) completes the run. So nothing here may stop or slow a training: a thread of its own
+(`otrain_core.registry.track`) completes the run. So nothing here may stop or slow a training: a thread of its own
 sends, a server that is away is told of once, and what it missed is sent when it answers again.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from otrain_core.errors import OtrainError
 from otrain_core.evaluation.summary import run_keys
-from otrain_core.mlflow_store import open_server, place_of, server_address, shown
+from otrain_core.registry.store import open_server, place_of, server_address, shown
 
 log = logging.getLogger("otrain")
 
@@ -113,7 +113,7 @@ class LiveRun:
     keys : mapping
         As from `otrain_core.evaluation.summary.run_keys`.
     place : str
-        Of the results folder, see `otrain_core.mlflow_store.place_of`.
+        Of the results folder, see `otrain_core.registry.store.place_of`.
     wait : float
         Seconds that the end of a training waits for the server at most.
 
@@ -179,7 +179,7 @@ class LiveRun:
                 )
 
     def _sentence(self, error: Exception) -> str:
-        from otrain_core.mlflow_store import why
+        from otrain_core.registry.store import why
 
         return str(error) if isinstance(error, OtrainError) else f"{shown(self.address)}: {why(error)}"
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from otrain_core.errors import OtrainError
 from otrain_core.io import write_json
-from otrain_core.mlflow_store import server_address, shown
-from otrain_core.track import import_runs
+from otrain_core.registry.store import server_address, shown
+from otrain_core.registry.track import import_runs
 
 log = logging.getLogger("otrain")
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from otrain_core.errors import OtrainError
 from otrain_core.io import digest
-from otrain_core.mlflow_store import insist, read_server, read_store, server_address, shown, told
+from otrain_core.registry.store import insist, read_server, read_store, server_address, shown, told
 
 log = logging.getLogger("otrain")
 
@@ -184,7 +184,7 @@ def _unless_missing(error) -> None:
 
 def _training(version, results: str | Path) -> Path:
     """The ONNX file of the training that a version is of."""
-    from otrain_core.track import records_digest
+    from otrain_core.registry.track import records_digest
 
     tags = version.tags
     parts = [tags.get(key, "") for key in ("telescope", "pipeline", "experiment")]

@@ -2,11 +2,11 @@
 
 import pytest
 
-from otrain_core import registry
 from otrain_core.errors import OtrainError
-from otrain_core.mlflow_store import open_store
-from otrain_core.registry import name_champion
-from otrain_core.track import records_digest
+from otrain_core.registry import models
+from otrain_core.registry.models import name_champion
+from otrain_core.registry.store import open_store
+from otrain_core.registry.track import records_digest
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +29,10 @@ def results(tmp_path_factory):
 
 def test_found_by_name(results):
     folder = results / "tca/builtin/otrain2"
-    assert registry.find_model("tca", results=results) == folder / "seed2/model.onnx"
-    assert registry.find_model("otrain-tca@3", results=results) == folder / "seed3/model.onnx"
-    assert registry.find_model(str(folder / "seed1"), results=results) == folder / "seed1/model.onnx"
-    assert [row["alias"] for row in registry.list_models(results=results)] == ["", "champion", ""]
+    assert models.find_model("tca", results=results) == folder / "seed2/model.onnx"
+    assert models.find_model("otrain-tca@3", results=results) == folder / "seed3/model.onnx"
+    assert models.find_model(str(folder / "seed1"), results=results) == folder / "seed1/model.onnx"
+    assert [row["alias"] for row in models.list_models(results=results)] == ["", "champion", ""]
 
 
 @pytest.mark.parametrize(
@@ -47,36 +47,36 @@ def test_found_by_name(results):
 )
 def test_what_is_not_there_is_told(results, name, message):
     with pytest.raises(OtrainError, match=message):
-        registry.find_model(name, results=results)
+        models.find_model(name, results=results)
 
 
 def test_promoted_and_rolled_back(results):
     client, _ = open_store(results / "mlflow.db", results / "mlartifacts")
-    done = registry.promote("tca", 1, results=results)
+    done = models.promote("tca", 1, results=results)
     assert done == {"model": "otrain-tca", "version": 1, "previous": 2, "gate": ""}
-    assert registry.find_model("tca", results=results).parent.name == "seed1"
-    assert registry.find_model("tca@previous", results=results).parent.name == "seed2"
+    assert models.find_model("tca", results=results).parent.name == "seed1"
+    assert models.find_model("tca@previous", results=results).parent.name == "seed2"
     assert name_champion(client, "tca", min_mcc=0.7, max_fp=0.05)["version"] == 1  # chosen by hand: it stays
-    assert registry.roll_back("tca", results=results)["version"] == 2
-    assert registry.roll_back("tca", results=results)["version"] == 1
-    registry.automatic("tca", results=results)
+    assert models.roll_back("tca", results=results)["version"] == 2
+    assert models.roll_back("tca", results=results)["version"] == 1
+    models.automatic("tca", results=results)
     assert name_champion(client, "tca", min_mcc=0.7, max_fp=0.05)["version"] == 3  # the best on tune
-    registry.promote("tca", 2, results=results)
+    models.promote("tca", 2, results=results)
     with pytest.raises(OtrainError, match="no version '7'"):
-        registry.promote("tca", 7, results=results)
+        models.promote("tca", 7, results=results)
 
 
 def test_a_training_done_anew_is_not_passed_off(results):
     path = results / "tca/builtin/otrain2/seed3/model.keras"
     path.write_bytes(b"other")
     with pytest.raises(OtrainError, match="trained anew"):
-        registry.find_model("tca@3", results=results)
+        models.find_model("tca@3", results=results)
     path.with_name("model.onnx").unlink()
     with pytest.raises(OtrainError, match="otrain models export"):
-        registry.find_model("tca@3", results=results)
+        models.find_model("tca@3", results=results)
 
 
 def test_no_store_is_made(tmp_path):
     with pytest.raises(OtrainError, match="no store of models"):
-        registry.list_models(results=tmp_path)
+        models.list_models(results=tmp_path)
     assert not list(tmp_path.iterdir())

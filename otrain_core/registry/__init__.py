@@ -1,0 +1,1 @@
+"""The only wing that imports MLflow: runs and registered models."""
