@@ -114,7 +114,7 @@ def diagnose(arguments: Namespace) -> Outcome:
     record, text = _headline(Path(arguments.folder))
     if arguments.output:
         from otrain_core.figures.displays import save_figure
-        from otrain_core.report_figures import draw_training
+        from otrain_core.report.pictures import draw_training
 
         drawn = draw_training(arguments.folder)
         for name, figure in drawn.items():

@@ -18,7 +18,7 @@ from otrain_core.claims import CLAIM_COLUMNS
 from otrain_core.io import read_json, read_table
 from otrain_core.paper_captions import TITLES, caption_text
 from otrain_core.paper_plan import FIGURES, TABLES
-from otrain_core.report_text import count, num, page_templates
+from otrain_core.report.text import count, num, page_templates
 
 MARK = "<!-- paper from here -->"
 TABLE_COLUMNS = {  # of the page, where a table is too wide for it

@@ -7,7 +7,7 @@ from typing import Any
 
 from otrain_core.claims import gap_knee, published_value
 from otrain_core.paper_plan import FIGURE_CUBES, GALLERIES, PANELS, SWEEPS, cubes_of
-from otrain_core.report_text import count, interval, num, pct
+from otrain_core.report.text import count, interval, num, pct
 
 TITLES = {
     "fig01": "Architecture of the network",

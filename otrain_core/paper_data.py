@@ -131,7 +131,7 @@ def training_loop(root: Path, plan: Mapping[str, Any], cube: str) -> tuple[pd.Da
 
 def injected_magnitudes(root: Path, plan: Mapping[str, Any], cube: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Injected sources and those found again in bins of magnitude: low, high [mag], injected, found."""
-    from otrain_core.report_figures import completeness_table
+    from otrain_core.report.pictures import completeness_table
 
     images = plan["images"][cube.split("/")[0]]
     table = completeness_table([root / cube / "images" / image for image in images])

@@ -31,8 +31,8 @@ from otrain_core.registry.format import write_model
 from otrain_core.registry.live import LIVE, history_metrics, results_root, run_name, run_tags
 from otrain_core.registry.models import ONNX, ensure_version, name_champion
 from otrain_core.registry.store import EXPERIMENT, insist, is_address, locked, open_server, open_store, place_of, told
-from otrain_core.report_figures import draw_training
-from otrain_core.report_text import count, interval, num
+from otrain_core.report.pictures import draw_training
+from otrain_core.report.text import count, interval, num
 
 log = logging.getLogger("otrain")
 

@@ -105,4 +105,4 @@ rule report:
         rows={name: RUN.telescopes[name].model_dump() for name in RUN.used_telescopes()},
         code=code_digest("report"),
     script:
-        "../../scripts/report.py"
+        "../../scripts/report/report.py"

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core import report_figures as figures
 from otrain_core.evaluation.summary import STEPS, arrays_if_there, number, read_benchmark, read_record, run_keys
 from otrain_core.io import read_table
-from otrain_core.report_experiments import p_words, side_by_side
-from otrain_core.report_studies import (
+from otrain_core.report import pictures as figures
+from otrain_core.report.experiments import p_words, side_by_side
+from otrain_core.report.studies import (
     finetune_part,
     label_noise_part,
     neighbour_sentence,
@@ -22,7 +22,7 @@ from otrain_core.report_studies import (
     sweep_parts,
     transfer_part,
 )
-from otrain_core.report_text import config_lines, count, interval, num, page_templates, passes, pct, verdict, words
+from otrain_core.report.text import config_lines, count, interval, num, page_templates, passes, pct, verdict, words
 
 RATES = {  # columns of the table of all trainings: heading, percent?
     "mcc": ("MCC", False),

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from otrain_core.evaluation.experiments import EXPERIMENT_COLUMNS, PAIR_COLUMNS
-from otrain_core.report_experiments import p_words, pair_sentence, side_by_side
+from otrain_core.report.experiments import p_words, pair_sentence, side_by_side
 
 
 def experiment(cube="A/one", name="paper", protocol="grouped", **values):

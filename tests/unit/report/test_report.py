@@ -13,11 +13,11 @@ from otrain_core import io
 from otrain_core.evaluation.comparison import compare_pipelines, compare_telescopes, count_artefacts
 from otrain_core.evaluation.summary import TABLES, summary_row
 from otrain_core.plan.config import Config
-from otrain_core.report import _best_run, build_report
-from otrain_core.report_figures import accepted_injections, completeness_table, draw_training
-from otrain_core.report_text import config_lines, count, interval, num, passes, pct
+from otrain_core.report.pictures import accepted_injections, completeness_table, draw_training
+from otrain_core.report.report import _best_run, build_report
+from otrain_core.report.text import config_lines, count, interval, num, passes, pct
 from scripts.evaluation.summary import main as summary_main
-from scripts.report import main as report_main
+from scripts.report.report import main as report_main
 from tests.unit.synthetic_results import write_results
 
 CONFIG = Config().model_dump(mode="json")
@@ -55,7 +55,7 @@ class Page(HTMLParser):
 @pytest.fixture
 def quick(monkeypatch):
     """Figures are made but not drawn, which is what takes seconds."""
-    monkeypatch.setattr("otrain_core.report_figures.embed", lambda figure: "data:image/png;base64,")
+    monkeypatch.setattr("otrain_core.report.pictures.embed", lambda figure: "data:image/png;base64,")
 
 
 def write_page(root, made, *, source="simulated", cubes=("tiny/builtin",), mlflow=None):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from otrain_core import io
-from otrain_core.report_studies import (
+from otrain_core.report.studies import (
     finetune_part,
     label_noise_part,
     neighbour_sentence,
@@ -125,7 +125,7 @@ def test_names_of_sources(source, name):
 
 def test_a_half_finished_sweep_is_shown_with_what_it_has(tmp_path):
     from otrain_core.io import write_table
-    from otrain_core.report_studies import sweep_parts
+    from otrain_core.report.studies import sweep_parts
     from otrain_core.studies.sweep import SWEEP_COLUMNS
 
     table = pd.DataFrame(index=range(3), columns=list(SWEEP_COLUMNS))

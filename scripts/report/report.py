@@ -6,7 +6,7 @@ from typing import Any
 from otrain_core import io
 from otrain_core.evaluation.summary import TABLES, read_record
 from otrain_core.job import provenance
-from otrain_core.report import build_report
+from otrain_core.report.report import build_report
 
 
 def main(
