@@ -20,9 +20,9 @@ def label_serve(arguments: Namespace) -> tuple[int, Any, str]:
     """Serve the labelling page until Ctrl-C."""
     from waitress import create_server
 
-    from otrain_core.label_page import Labelling, create_app, is_loopback
-    from otrain_core.label_sources import open_cubes, open_new
-    from otrain_core.label_store import LabelStore
+    from otrain_core.labelling.page import Labelling, create_app, is_loopback
+    from otrain_core.labelling.sources import open_cubes, open_new
+    from otrain_core.labelling.store import LabelStore
 
     if arguments.most < 1:
         raise OtrainError("--most: a number from 1 is needed")
@@ -66,7 +66,7 @@ def _advice(arguments: Namespace, token: str | None) -> str:
 def label_sheet(arguments: Namespace) -> tuple[int, Any, str]:
     """Write the label sheet."""
     from otrain_core.io import atomic
-    from otrain_core.label_store import LabelStore
+    from otrain_core.labelling.store import LabelStore
 
     if not Path(arguments.database).is_file():
         raise OtrainError(f"{arguments.database}: no such file; `otrain label serve` makes it")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from otrain_core.io import digest
-from otrain_core.label_store import LabelStore
+from otrain_core.labelling.store import LabelStore
 from otrain_core.plan.sheets import read_labels
 from tests.unit.synthetic_results import write_results
 

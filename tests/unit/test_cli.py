@@ -178,7 +178,7 @@ def test_a_cube_of_the_original(tmp_path, cube, model, capsys):
 
 
 def test_label_sheet(tmp_path, capsys):
-    from otrain_core.label_store import LabelStore
+    from otrain_core.labelling.store import LabelStore
 
     database = str(tmp_path / "labels.sqlite")
     assert main(["label", "sheet", "--database", database]) == 1

@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 
 from otrain_core.cubes.labels import agreed, word
 from otrain_core.errors import OtrainError
-from otrain_core.label_maps import GradCamMaps, cutout_png, map_png
-from otrain_core.label_queue import REASONS, describe, identity, worth_a_look
-from otrain_core.label_sources import Source
-from otrain_core.label_store import LabelStore, StoreError, check_person
+from otrain_core.labelling.maps import GradCamMaps, cutout_png, map_png
+from otrain_core.labelling.reasons import REASONS, describe, identity, worth_a_look
+from otrain_core.labelling.sources import Source
+from otrain_core.labelling.store import LabelStore, StoreError, check_person
 
 FILES = Path(__file__).with_name("templates")
 PEOPLE_DISAGREE = "people disagree"

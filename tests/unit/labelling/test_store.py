@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from otrain_core.errors import OtrainError
-from otrain_core.label_store import LabelStore, StoreError, check_person
+from otrain_core.labelling.store import LabelStore, StoreError, check_person
 from otrain_core.plan.sheets import read_labels
 
 

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from otrain_core.figures.galleries import robust_limits
-from otrain_core.label_page import Labelling, create_app, is_loopback
-from otrain_core.label_sources import Source, Training
-from otrain_core.label_store import LabelStore
+from otrain_core.labelling.page import Labelling, create_app, is_loopback
+from otrain_core.labelling.sources import Source, Training
+from otrain_core.labelling.store import LabelStore
 from tests.unit.synthetic_cube import make_cube
 
 N = 24
@@ -224,5 +224,5 @@ def test_loopback():
 
 
 def test_the_server_does_not_import_tensorflow():
-    code = "import sys, otrain_core.label_page, otrain_core.label_queue, otrain_core.cli_label; sys.exit('tensorflow' in sys.modules or 'matplotlib' in sys.modules)"
+    code = "import sys, otrain_core.labelling.page, otrain_core.labelling.reasons, otrain_core.cli_label; sys.exit('tensorflow' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

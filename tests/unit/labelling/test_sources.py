@@ -7,8 +7,8 @@ import pytest
 from otrain_core import io
 from otrain_core.errors import OtrainError
 from otrain_core.evaluation.calibrate import Calibration
-from otrain_core.label_queue import describe, worth_a_look
-from otrain_core.label_sources import open_cubes, open_new
+from otrain_core.labelling.reasons import describe, worth_a_look
+from otrain_core.labelling.sources import open_cubes, open_new
 from tests.unit.synthetic_cube import make_cube
 from tests.unit.synthetic_results import write_results
 from tests.unit.tiny_onnx import write_tiny

@@ -9,7 +9,7 @@ import numpy as np
 
 from otrain_core.cubes.labels import word
 from otrain_core.evaluation.evaluate import column
-from otrain_core.label_sources import Source
+from otrain_core.labelling.sources import Source
 
 REASONS = {
     "uncertain": "the best training leaves it undecided",

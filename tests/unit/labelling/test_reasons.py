@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from otrain_core.label_queue import describe, identity, worth_a_look
-from otrain_core.label_sources import Source, Training
+from otrain_core.labelling.reasons import describe, identity, worth_a_look
+from otrain_core.labelling.sources import Source, Training
 
 LABELS = [1, 1, 0, 0, 0, 1]
 
