@@ -68,10 +68,10 @@ paper: setup programs ## all figures and tables of the paper in results/paper (Q
 	@$(RUN) snakemake --cores $(CORES) --scheduler greedy --scheduler-subsample 20 --configfile $(PAPER_CONFIGS) --rerun-incomplete --show-failed-logs --quiet rules -- paper
 
 paper-draw: setup ## what there is of the paper so far, in results/unfinished/paper (QUICK=1)
-	@$(RUN) python -m otrain_core.paper $(PAPER_CONFIGS)
+	@$(RUN) python -m otrain_core.paper.paper $(PAPER_CONFIGS)
 
 paper-estimate: setup ## jobs and CPU and GPU hours of make paper; runs nothing (QUICK=1)
-	@$(RUN) python -m otrain_core.estimate $(PAPER_CONFIGS)
+	@$(RUN) python -m otrain_core.paper.estimate $(PAPER_CONFIGS)
 
 bench: setup ## cost of otrain2 beside the paper's network, side by side (results/bench.json)
 	@$(RUN) python -m otrain_core.bench

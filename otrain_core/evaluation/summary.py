@@ -355,8 +355,8 @@ def publish(root: str | Path, folder: str | Path, readme: str | Path) -> None:
     The README's block between ``<!-- NAME from here -->`` and ``<!-- to here -->`` is
     replaced, where NAME is the name of `folder`.
     """
-    from otrain_core.estimate import publish_costs
     from otrain_core.io import write_json, write_table
+    from otrain_core.paper.estimate import publish_costs
 
     for name in TABLES:
         write_table(Path(folder, f"{name}.csv"), read_table(Path(root, f"{name}.csv")))

@@ -12,7 +12,7 @@ from snakemake.utils import update_config
 
 from otrain_core import io
 from otrain_core.networks.explain import KINDS
-from otrain_core.paper_plan import plan_paper
+from otrain_core.paper.plan import plan_paper
 from otrain_core.plan.run import Run
 from tests.unit.synthetic_results import write_results
 

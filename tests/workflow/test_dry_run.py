@@ -168,7 +168,7 @@ def test_planning_costs_by_the_job(root, tmp_path, pretend_programs):
 
 def test_the_estimate_runs_nothing(root, tmp_path, pretend_programs):
     """`make paper-estimate` prints jobs and hours, with what is published of earlier runs."""
-    command = [sys.executable, "-m", "otrain_core.estimate", "config/paper.yaml", "config/paper_quick.yaml"]
+    command = [sys.executable, "-m", "otrain_core.paper.estimate", "config/paper.yaml", "config/paper_quick.yaml"]
     result = subprocess.run(command, cwd=root, capture_output=True, text=True, env={**os.environ, **pretend_programs})
     assert result.returncode == 0, result.stderr
     assert re.search(r"^psf +40 +\d", result.stdout, flags=re.M)

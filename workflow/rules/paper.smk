@@ -1,5 +1,5 @@
 # The paper, regenerated: `snakemake paper --configfile config/paper.yaml`.
-from otrain_core.paper_plan import FIGURES, TABLES, figure_sources, plan_paper, table_sources, trainings, under
+from otrain_core.paper.plan import FIGURES, TABLES, figure_sources, plan_paper, table_sources, trainings, under
 
 PAPER = plan_paper(RUN)
 
@@ -31,7 +31,7 @@ rule paper_data:
         plan=PAPER,
         code=code_digest("paper_data", "paper_captions"),
     script:
-        "../../scripts/paper_data.py"
+        "../../scripts/paper/data.py"
 
 
 rule paper_figures:
@@ -55,7 +55,7 @@ rule paper_figures:
     params:
         code=code_digest("paper_figures"),
     script:
-        "../../scripts/paper_figures.py"
+        "../../scripts/paper/figures.py"
 
 
 rule paper_tables:
@@ -80,7 +80,7 @@ rule paper_tables:
         plan=PAPER,
         code=code_digest("paper_tables", "paper_captions"),
     script:
-        "../../scripts/paper_tables.py"
+        "../../scripts/paper/tables.py"
 
 
 rule paper:
@@ -108,4 +108,4 @@ rule paper:
         plan=PAPER,
         code=code_digest("paper", "claims"),
     script:
-        "../../scripts/paper.py"
+        "../../scripts/paper/paper.py"

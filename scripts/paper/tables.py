@@ -9,15 +9,15 @@ def main(*, name, plan, table, tex, caption, root="results"):
     name : str
         table1 to table5.
     plan : dict
-        As from `otrain_core.paper_plan.plan_paper`.
+        As from `otrain_core.paper.plan.plan_paper`.
     table, tex, caption : path
         CSV, TeX and JSON written.
     root : path
         Folder of the results.
     """
     from otrain_core.io import atomic, write_json, write_table
-    from otrain_core.paper_captions import caption_text, make_caption
-    from otrain_core.paper_tables import condensed, make_table, read_experiments, to_tex
+    from otrain_core.paper.captions import caption_text, make_caption
+    from otrain_core.paper.tables import condensed, make_table, read_experiments, to_tex
 
     data, facts = make_table(name, plan, root=root)
     words = make_caption(name, plan, facts, data)

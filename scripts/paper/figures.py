@@ -9,13 +9,13 @@ def main(*, figure, table, caption, pictures):
     figure : str
         fig01 to fig13, figA1 to figA4.
     table, caption : path
-        CSV and JSON of `scripts/paper_data.py`.
+        CSV and JSON of `scripts/paper/data.py`.
     pictures : list of path
         PNG and PDF written.
     """
     from otrain_core.figures.canvas import save_figure
     from otrain_core.io import read_json
-    from otrain_core.paper_figures import draw_figure, read_data
+    from otrain_core.paper.figures import draw_figure, read_data
 
     drawn = draw_figure(figure, read_data(table), read_json(caption))
     for picture in pictures:

@@ -1,6 +1,6 @@
 """What a run costs before it is started: jobs, CPU and GPU hours of every rule, from what earlier runs recorded.
 
-``python -m otrain_core.estimate config/paper.yaml [more.yaml ...]`` prints the table; nothing is run.
+``python -m otrain_core.paper.estimate config/paper.yaml [more.yaml ...]`` prints the table; nothing is run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pandas as pd
 from otrain_core.cubes.split import PAPER_FRACTION
 from otrain_core.evaluation.summary import STEPS, number, read_benchmark, read_record
 from otrain_core.io import read_table, write_table
-from otrain_core.paper_plan import SWEEPS
+from otrain_core.paper.plan import SWEEPS
 
 if TYPE_CHECKING:
     from otrain_core.plan.run import Run

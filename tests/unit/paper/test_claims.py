@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core.claims import complete, gap_knee, list_claims, published_value, read_published
+from otrain_core.paper.claims import complete, gap_knee, list_claims, published_value, read_published
 
 PLAN = {"cubes": ["A/x", "B/x"], "experiments": {"paper": {}}, "protocols": ["grouped"]}
 EMPTY = {"data_size": pd.DataFrame(), "size": pd.DataFrame()}

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from otrain_core.io import read_json, read_table
-from otrain_core.paper import MARK, captions_text, draw_unfinished, quote, readme_block
-from otrain_core.paper_plan import FIGURES, TABLES
+from otrain_core.paper.paper import MARK, captions_text, draw_unfinished, quote, readme_block
+from otrain_core.paper.plan import FIGURES, TABLES
 from tests.unit.synthetic_paper import ROOT, make_plan, paper_values, write_paper
 from tests.unit.test_report import Page
 
@@ -71,7 +71,7 @@ def test_captions_are_kept_as_text(made):
 
 
 def test_readme_quotes_the_files(root):
-    """No number of the paper in the README is typed by hand: `python -m otrain_core.paper --quote`."""
+    """No number of the paper in the README is typed by hand: `python -m otrain_core.paper.paper --quote`."""
     text = (root / "README.md").read_text(encoding="utf-8")
     assert text.partition(MARK)[2].partition("<!-- to here -->")[0] == "\n" + readme_block(root / "results/paper")
 

@@ -1,4 +1,4 @@
-"""The figures of the paper, drawn from their small tables alone (see `otrain_core.paper_data`)."""
+"""The figures of the paper, drawn from their small tables alone (see `otrain_core.paper.data`)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.claims import published_value
 from otrain_core.figures.canvas import NEUTRAL, STYLE, TRUE_COLOUR, new_figure
 from otrain_core.io import read_table
-from otrain_core.paper_data import image_of
-from otrain_core.paper_diagrams import draw_architecture, draw_loop, draw_summary
-from otrain_core.paper_plan import GALLERIES, MAPS, PANELS
+from otrain_core.paper.claims import published_value
+from otrain_core.paper.data import image_of
+from otrain_core.paper.diagrams import draw_architecture, draw_loop, draw_summary
+from otrain_core.paper.plan import GALLERIES, MAPS, PANELS
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 MARKS = "os^Dv"
@@ -27,9 +27,9 @@ def draw_figure(figure: str, table: pd.DataFrame, caption: Mapping[str, Any]):
     Parameters
     ----------
     figure : str
-        One of `otrain_core.paper_plan.FIGURES`.
+        One of `otrain_core.paper.plan.FIGURES`.
     table : pandas.DataFrame
-        As from `otrain_core.paper_data.figure_data`; where it is empty the figure says what is missing.
+        As from `otrain_core.paper.data.figure_data`; where it is empty the figure says what is missing.
     caption : mapping
         ``missing`` and ``heading`` are read.
 

@@ -11,18 +11,18 @@ def main(*, folder, plan, page, claims, captions, about, comparison, root="resul
     folder : path
         Holds all figures and tables.
     plan : dict
-        As from `otrain_core.paper_plan.plan_paper`.
+        As from `otrain_core.paper.plan.plan_paper`.
     page, claims, captions, about, comparison : path
         HTML, CSV, text, JSON (commit, versions and machine) and CSV (table 5, means over seeds) written.
     root : path
         Folder of the results.
     """
     from otrain_core import io
-    from otrain_core.claims import complete, list_claims
     from otrain_core.job import provenance
-    from otrain_core.paper import build_page, captions_text
-    from otrain_core.paper_figures import read_data
-    from otrain_core.paper_tables import condensed, read_experiments, summary_of
+    from otrain_core.paper.claims import complete, list_claims
+    from otrain_core.paper.figures import read_data
+    from otrain_core.paper.paper import build_page, captions_text
+    from otrain_core.paper.tables import condensed, read_experiments, summary_of
 
     studies = {
         name: read_data(Path(folder, f"{figure}.csv")) for name, figure in (("data_size", "fig11"), ("size", "fig12"))

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.evaluation.summary import arrays_if_there, number, read_record, read_scores, table_if_there
-from otrain_core.paper_plan import (
+from otrain_core.paper.plan import (
     GALLERIES,
     MAPS,
     PANELS,
@@ -35,9 +35,9 @@ def figure_data(figure: str, plan: Mapping[str, Any], *, root: str | Path) -> tu
     Parameters
     ----------
     figure : str
-        One of `otrain_core.paper_plan.FIGURES`.
+        One of `otrain_core.paper.plan.FIGURES`.
     plan : mapping
-        As from `otrain_core.paper_plan.plan_paper`.
+        As from `otrain_core.paper.plan.plan_paper`.
     root : path-like
         Folder of the results.
 

@@ -9,15 +9,15 @@ def main(*, figure, plan, table, caption, root="results"):
     figure : str
         fig01 to fig13, figA1 to figA4.
     plan : dict
-        As from `otrain_core.paper_plan.plan_paper`.
+        As from `otrain_core.paper.plan.plan_paper`.
     table, caption : path
         CSV and JSON written.
     root : path
         Folder of the results.
     """
     from otrain_core.io import write_json, write_table
-    from otrain_core.paper_captions import make_caption
-    from otrain_core.paper_data import figure_data
+    from otrain_core.paper.captions import make_caption
+    from otrain_core.paper.data import figure_data
 
     data, facts = figure_data(figure, plan, root=root)
     write_table(table, data)

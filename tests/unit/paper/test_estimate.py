@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from otrain_core import io
-from otrain_core.estimate import (
+from otrain_core.networks.architecture import build_network, flops
+from otrain_core.paper.estimate import (
     START,
     estimate,
     estimate_text,
@@ -15,7 +16,6 @@ from otrain_core.estimate import (
     training_seconds,
     training_speeds,
 )
-from otrain_core.networks.architecture import build_network, flops
 from otrain_core.plan.run import Run
 from tests.unit.synthetic_paper import ROOT, paper_values
 from tests.unit.synthetic_results import BENCHMARK

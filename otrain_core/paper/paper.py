@@ -1,7 +1,7 @@
 """The regenerated paper as one page without network, and the same from a run that is not finished.
 
-``python -m otrain_core.paper config/paper.yaml`` draws what there is into ``results/unfinished/paper``;
-``python -m otrain_core.paper --quote`` puts the numbers and two pictures of ``results/paper`` into the README.
+``python -m otrain_core.paper.paper config/paper.yaml`` draws what there is into ``results/unfinished/paper``;
+``python -m otrain_core.paper.paper --quote`` puts the numbers and two pictures of ``results/paper`` into the README.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 
 import pandas as pd
 
-from otrain_core.claims import CLAIM_COLUMNS
 from otrain_core.io import read_json, read_table
-from otrain_core.paper_captions import TITLES, caption_text
-from otrain_core.paper_plan import FIGURES, TABLES
+from otrain_core.paper.captions import TITLES, caption_text
+from otrain_core.paper.claims import CLAIM_COLUMNS
+from otrain_core.paper.plan import FIGURES, TABLES
 from otrain_core.report.text import count, num, page_templates
 
 MARK = "<!-- paper from here -->"
@@ -35,11 +35,11 @@ def build_page(folder: str | Path, *, claims: pd.DataFrame, condensed: pd.DataFr
     Parameters
     ----------
     folder : path-like
-        Holds figNN.png, figNN.json, tableN.csv and tableN.json, see `otrain_core.paper_captions.make_caption`.
+        Holds figNN.png, figNN.json, tableN.csv and tableN.json, see `otrain_core.paper.captions.make_caption`.
     claims : pandas.DataFrame
-        As from `otrain_core.claims.list_claims`.
+        As from `otrain_core.paper.claims.list_claims`.
     condensed : pandas.DataFrame
-        Table 5 for people, see `otrain_core.paper_tables.condensed`.
+        Table 5 for people, see `otrain_core.paper.tables.condensed`.
     about : mapping
         commit, cpus and versions of this run.
 
@@ -148,7 +148,7 @@ def draw_unfinished(config: Sequence[str], *, root: str | Path = "results") -> P
     """
     import runpy
 
-    from otrain_core.paper_plan import plan_paper
+    from otrain_core.paper.plan import plan_paper
     from otrain_core.plan.run import Run
 
     clone = Path(__file__).parents[1]

@@ -69,7 +69,7 @@ def list_claims(
     summary : pandas.DataFrame
         As from `otrain_core.evaluation.summary.build_summary`.
     plan : mapping
-        As from `otrain_core.paper_plan.plan_paper`.
+        As from `otrain_core.paper.plan.plan_paper`.
     data_size, size : pandas.DataFrame
         Tables of Figs. 11 and 12, empty where there is none.
 

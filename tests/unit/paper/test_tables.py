@@ -6,9 +6,9 @@ import pytest
 
 from otrain_core.evaluation.summary import SUMMARY_COLUMNS, summary_row
 from otrain_core.io import read_json, read_table
-from otrain_core.paper_plan import CUBES, TABLES, table_sources
-from otrain_core.paper_tables import condensed, make_table, to_tex
-from scripts.paper_tables import main
+from otrain_core.paper.plan import CUBES, TABLES, table_sources
+from otrain_core.paper.tables import condensed, make_table, to_tex
+from scripts.paper.tables import main
 from tests.unit.synthetic_paper import make_plan, write_paper
 
 

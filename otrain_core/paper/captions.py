@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from otrain_core.claims import gap_knee, published_value
-from otrain_core.paper_plan import FIGURE_CUBES, GALLERIES, PANELS, SWEEPS, cubes_of
+from otrain_core.paper.claims import gap_knee, published_value
+from otrain_core.paper.plan import FIGURE_CUBES, GALLERIES, PANELS, SWEEPS, cubes_of
 from otrain_core.report.text import count, interval, num, pct
 
 TITLES = {
@@ -49,9 +49,9 @@ def make_caption(name: str, plan: Mapping[str, Any], facts: Mapping[str, Any], t
     Parameters
     ----------
     name : str
-        One of `otrain_core.paper_plan.FIGURES` or TABLES.
+        One of `otrain_core.paper.plan.FIGURES` or TABLES.
     plan, facts : mapping
-        As from `otrain_core.paper_plan.plan_paper` and `otrain_core.paper_data.figure_data`.
+        As from `otrain_core.paper.plan.plan_paper` and `otrain_core.paper.data.figure_data`.
     table : pandas.DataFrame, optional
         Of the figure; read for Fig. 11.
 

@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 
 from otrain_core.io import write_table
-from otrain_core.paper_captions import make_caption
-from otrain_core.paper_data import figure_data
-from otrain_core.paper_figures import draw_figure, read_data
-from otrain_core.paper_plan import FIGURES, PANELS
-from scripts.paper_data import main as data_main
-from scripts.paper_figures import main as figures_main
+from otrain_core.paper.captions import make_caption
+from otrain_core.paper.data import figure_data
+from otrain_core.paper.figures import draw_figure, read_data
+from otrain_core.paper.plan import FIGURES, PANELS
+from scripts.paper.data import main as data_main
+from scripts.paper.figures import main as figures_main
 from tests.unit.synthetic_paper import make_plan, write_paper
 
 

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from otrain_core import io
-from otrain_core.paper_captions import caption_text, make_caption
-from otrain_core.paper_data import figure_data, image_of, pixels
-from otrain_core.paper_plan import CUBES, FIGURES, figure_sources
+from otrain_core.paper.captions import caption_text, make_caption
+from otrain_core.paper.data import figure_data, image_of, pixels
+from otrain_core.paper.plan import CUBES, FIGURES, figure_sources
 from tests.unit.synthetic_paper import make_plan, write_paper
 
 

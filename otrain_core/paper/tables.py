@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.claims import read_published
 from otrain_core.cubes.cube import TABLE1
 from otrain_core.evaluation.summary import (
     SUMMARY_COLUMNS,
@@ -19,8 +18,9 @@ from otrain_core.evaluation.summary import (
     read_record,
     table_if_there,
 )
-from otrain_core.paper_data import find_training
-from otrain_core.paper_plan import trainings
+from otrain_core.paper.claims import read_published
+from otrain_core.paper.data import find_training
+from otrain_core.paper.plan import trainings
 
 ARRAYS = {
     "cube": "cutouts: number, y, x, channel",
@@ -62,9 +62,9 @@ def make_table(name: str, plan: Mapping[str, Any], *, root: str | Path) -> tuple
     Parameters
     ----------
     name : str
-        One of `otrain_core.paper_plan.TABLES`.
+        One of `otrain_core.paper.plan.TABLES`.
     plan : mapping
-        As from `otrain_core.paper_plan.plan_paper`.
+        As from `otrain_core.paper.plan.plan_paper`.
     root : path-like
         Folder of the results.
 

@@ -1,0 +1,1 @@
+"""The article's figures, tables and claims."""
