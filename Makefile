@@ -44,7 +44,7 @@ demo: setup ## simulated telescope from raw sky to a registered classifier (12 m
 	@$(RUN) python -m otrain_core.evaluation.summary results
 
 resume: setup ## go on with a run whose process has died, on a cluster or not (WAIT=1: its jobs may end first)
-	@$(RUN) python -m otrain_core.resume $(if $(WAIT),--wait) $(if $(GONE),--gone)
+	@$(RUN) python -m otrain_core.jobs.resume $(if $(WAIT),--wait) $(if $(GONE),--gone)
 
 # A Slurm for tests/cluster, which start daemons of their own; without it they are skipped by name.
 slurm-programs: ## install Slurm and munge (Debian packages, as root)

@@ -172,7 +172,7 @@ class _Runner:
 def main(path: str = "results/bench.json", *, n_cutouts: int = 2048) -> int:
     """Measure, write the JSON file (with the versions and the machine's cores) and print it."""
     from otrain_core.io import write_json
-    from otrain_core.job import provenance
+    from otrain_core.jobs.job import provenance
 
     rows = bench_networks(n_cutouts=n_cutouts)
     Path(path).parent.mkdir(parents=True, exist_ok=True)

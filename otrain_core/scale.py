@@ -58,7 +58,7 @@ def measure(
     pandas.DataFrame
         step, n (cutouts), images, cpu_seconds [s] and memory_mb [MB] of the whole process, commit.
     """
-    from otrain_core.job import commit
+    from otrain_core.jobs.job import commit
 
     rows: list[dict[str, Any]] = []
     for n in sizes:
@@ -241,7 +241,7 @@ def machine() -> dict[str, Any]:
 def main(folder: str = "results/scale", sizes: Sequence[int] = SIZES) -> None:
     """Measure, and write ``costs.csv`` and ``about.json`` (versions, machine); other sizes in ``costs.csv`` stay."""
     from otrain_core.io import read_table, write_json, write_table
-    from otrain_core.job import provenance
+    from otrain_core.jobs.job import provenance
 
     path, table = Path(folder, "costs.csv"), measure(sizes)
     if path.is_file():

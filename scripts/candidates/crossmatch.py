@@ -48,7 +48,7 @@ def removed_stars(record: dict[str, Any]) -> list[int]:
 
 
 if "snakemake" in globals():
-    from otrain_core.job import job_logging
+    from otrain_core.jobs.job import job_logging
 
     with job_logging(snakemake):  # noqa: F821
         main(

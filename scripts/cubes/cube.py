@@ -68,7 +68,7 @@ def read_stacks(paths: list[str]) -> tuple[list[dict[str, Any]], list[dict[str, 
 
 
 if "snakemake" in globals():
-    from otrain_core.job import job_logging
+    from otrain_core.jobs.job import job_logging
 
     with job_logging(snakemake):  # noqa: F821
         main(

@@ -19,7 +19,7 @@ def main(*, cube: str, split: str, split_paper: str, record: str, seed: int, opt
 
 
 if "snakemake" in globals():
-    from otrain_core.job import job_logging
+    from otrain_core.jobs.job import job_logging
 
     with job_logging(snakemake):  # noqa: F821
         main(

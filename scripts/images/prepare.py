@@ -15,7 +15,7 @@ def main(*, injected, psf_record, prepared, image, telescope, wcs, options):
 
 
 if "snakemake" in globals():
-    from otrain_core.job import job_logging
+    from otrain_core.jobs.job import job_logging
 
     with job_logging(snakemake):  # noqa: F821
         main(

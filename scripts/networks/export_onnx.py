@@ -31,7 +31,7 @@ def main(*, cube, model, train_record, scores, metrics, onnx, seed):
 
 
 if "snakemake" in globals():
-    from otrain_core.job import job_logging
+    from otrain_core.jobs.job import job_logging
 
     with job_logging(snakemake):  # noqa: F821
         main(

@@ -21,7 +21,7 @@ def main(*, cube, split, model, history, record, experiment, seed, protocol, thr
     """
     from otrain_core.cubes.inputs import SAMPLING
     from otrain_core.io import digest, read_table, write_json, write_table
-    from otrain_core.job import provenance
+    from otrain_core.jobs.job import provenance
     from otrain_core.networks.train import train_model
     from otrain_core.registry.live import live_run
     from otrain_core.stacks import read_stack
@@ -49,7 +49,7 @@ def main(*, cube, split, model, history, record, experiment, seed, protocol, thr
 
 
 if "snakemake" in globals():
-    from otrain_core.job import job_logging
+    from otrain_core.jobs.job import job_logging
 
     with job_logging(snakemake):  # noqa: F821
         main(

@@ -18,7 +18,7 @@ def main(*, folder, plan, page, claims, captions, about, comparison, root="resul
         Folder of the results.
     """
     from otrain_core import io
-    from otrain_core.job import provenance
+    from otrain_core.jobs.job import provenance
     from otrain_core.paper.claims import complete, list_claims
     from otrain_core.paper.figures import read_data
     from otrain_core.paper.paper import build_page, captions_text
@@ -43,7 +43,7 @@ def main(*, folder, plan, page, claims, captions, about, comparison, root="resul
 
 
 if "snakemake" in globals():
-    from otrain_core.job import job_logging
+    from otrain_core.jobs.job import job_logging
 
     with job_logging(snakemake):  # noqa: F821
         main(

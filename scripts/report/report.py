@@ -5,7 +5,7 @@ from typing import Any
 
 from otrain_core import io
 from otrain_core.evaluation.summary import TABLES, read_record
-from otrain_core.job import provenance
+from otrain_core.jobs.job import provenance
 from otrain_core.report.report import build_report
 
 
@@ -56,7 +56,7 @@ def main(
 
 
 if "snakemake" in globals():
-    from otrain_core.job import job_logging
+    from otrain_core.jobs.job import job_logging
 
     with job_logging(snakemake):  # noqa: F821
         main(

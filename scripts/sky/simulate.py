@@ -35,7 +35,7 @@ def _write(path: str | Path, data: np.ndarray, header: fits.Header) -> None:
 
 
 if "snakemake" in globals():
-    from otrain_core.job import job_logging
+    from otrain_core.jobs.job import job_logging
 
     with job_logging(snakemake):  # noqa: F821
         main(

@@ -25,7 +25,7 @@ def main(*, cube, split, suspects, figure, record, experiment, options, seed, th
 
     from otrain_core.figures.displays import save_figure
     from otrain_core.io import read_table, write_json, write_table
-    from otrain_core.job import provenance
+    from otrain_core.jobs.job import provenance
     from otrain_core.stacks import read_stack
     from otrain_core.studies.label_flips import flip_trial
     from otrain_core.studies.label_noise import find_suspects, out_of_fold_scores, suspect_gallery
@@ -54,7 +54,7 @@ def main(*, cube, split, suspects, figure, record, experiment, options, seed, th
 
 
 if "snakemake" in globals():
-    from otrain_core.job import job_logging
+    from otrain_core.jobs.job import job_logging
 
     with job_logging(snakemake):  # noqa: F821
         main(

@@ -43,7 +43,7 @@ def main(*, model, cube, split, target_cubes, target_splits, table, source, targ
 
 
 if "snakemake" in globals():
-    from otrain_core.job import job_logging
+    from otrain_core.jobs.job import job_logging
 
     with job_logging(snakemake):  # noqa: F821
         main(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from otrain_core.job import job_logging
+from otrain_core.jobs.job import job_logging
 
 with job_logging(snakemake):  # noqa: F821
     if snakemake.resources.attempt in snakemake.params.fails_at:  # noqa: F821

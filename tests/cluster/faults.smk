@@ -3,7 +3,7 @@ import sys
 
 sys.path.insert(0, str(Path(workflow.basedir).parents[1]))
 
-from otrain_core.resume import start
+from otrain_core.jobs.resume import start
 
 
 onstart:

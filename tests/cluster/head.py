@@ -8,7 +8,7 @@ Executor.next_seconds_between_status_checks = property(lambda self: 1, lambda se
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["resume"]:
-        from otrain_core.resume import main
+        from otrain_core.jobs.resume import main
 
         del sys.argv[1]
         sys.exit(main())

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from otrain_core import slurm
 from otrain_core.errors import ClusterError
+from otrain_core.jobs import slurm
 
 IMAGES = ["sim0001", "sim0002", "sim0003"]
 CUBE = "results/tiny/builtin"
@@ -146,7 +146,7 @@ def test_a_second_start_is_refused_while_jobs_of_the_first_live(killed):
     unlocked, refused = killed.again
     assert unlocked.returncode == 0, unlocked.stderr
     assert refused.returncode != 0
-    command = f"python -m otrain_core.resume --directory {killed.folder}"
+    command = f"python -m otrain_core.jobs.resume --directory {killed.folder}"
     assert f"{len(killed.orphans)} jobs of an earlier run are in the queue" in refused.stderr
     assert command in refused.stderr and command in killed.first.read_text()
 
@@ -161,7 +161,7 @@ def test_the_steps_of_an_image_are_one_job(killed):
 
 def test_nothing_is_left_to_resume(killed, cluster, root):
     """A finished run takes its note with it."""
-    command = [sys.executable, "-m", "otrain_core.resume", "--directory", str(killed.folder)]
+    command = [sys.executable, "-m", "otrain_core.jobs.resume", "--directory", str(killed.folder)]
     result = subprocess.run(command, cwd=root, env=cluster.env, capture_output=True, text=True)
     assert result.returncode == 1 and "no run to go on with" in result.stderr
 

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(workflow.basedir).parent))
 os.environ |= {"PYTHONPATH": os.pathsep.join([sys.path[0], *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 from otrain_core.errors import OtrainError
-from otrain_core.job import KEEP_GOING, code_digest
+from otrain_core.jobs.job import KEEP_GOING, code_digest
 from otrain_core.plan.pipelines import NAME_PATTERN
 from otrain_core.plan.run import Run
 from snakemake.exceptions import WorkflowError
@@ -123,7 +123,7 @@ def finetune_source(wildcards):
 
 def check_and_remember():
     """Refuse to start where files could get a second writer or the cluster does not fit; leave a note for `make resume`."""
-    from otrain_core.resume import start
+    from otrain_core.jobs.resume import start
 
     try:
         start(workflow)

@@ -13,7 +13,7 @@ from otrain_core.candidates.cutouts import CHANNELS
 from otrain_core.cubes.cube import COLUMNS, TABLE1, build_cube, draw, read_cube, real_star_cube
 from otrain_core.cubes.cube_folders import cube_from_folders
 from otrain_core.errors import CubeError, ImageError
-from otrain_core.job import _mark_outputs
+from otrain_core.jobs.job import _mark_outputs
 from otrain_core.stacks import read_stack
 
 

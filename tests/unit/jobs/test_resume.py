@@ -8,8 +8,8 @@ import sys
 import psutil
 import pytest
 
-from otrain_core import resume, slurm
 from otrain_core.errors import ClusterError
+from otrain_core.jobs import resume, slurm
 
 
 @pytest.fixture
@@ -94,7 +94,9 @@ def test_processes_that_outlived_their_run_are_stopped_first(folder, commands):
     try:
         for process in (left, other):
             process.stdout.readline()
-        with pytest.raises(ClusterError, match="1 processes of an earlier run still write here; .*otrain_core.resume"):
+        with pytest.raises(
+            ClusterError, match="1 processes of an earlier run still write here; .*otrain_core.jobs.resume"
+        ):
             resume.check_before_start(executor="local")
         assert not commands
         assert resume.resume() == 0

@@ -3,7 +3,7 @@
 Snakemake's own process, the head, leaves a note of its command in ``.snakemake`` when it starts. When it
 is killed, what it started lives on: jobs in Slurm's queue, and processes of this machine. Unlocking and
 starting again at once would then write the same files twice. ``make resume`` (``python -m
-otrain_core.resume``) stops what lives on, waits until it is gone, unlocks, and starts the same command
+otrain_core.jobs.resume``) stops what lives on, waits until it is gone, unlocks, and starts the same command
 with ``--rerun-incomplete``; what had finished is not done again.
 """
 
@@ -24,8 +24,8 @@ from typing import Any
 
 import psutil
 
-from otrain_core import slurm
 from otrain_core.errors import ClusterError, OtrainError
+from otrain_core.jobs import slurm
 
 RECORD = Path(".snakemake", "otrain_run.json")
 MARK = "OTRAIN_RUN"  # in the environment of all that a run starts
@@ -65,7 +65,7 @@ def left_processes(note: Mapping[str, Any]) -> list[psutil.Process]:
 
 
 def start(workflow: Any) -> None:
-    """What a run does before its first job: `check_before_start`, `otrain_core.slurm.check_profile`, `remember`.
+    """What a run does before its first job: `check_before_start`, `otrain_core.jobs.slurm.check_profile`, `remember`.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def _command(note: Mapping[str, Any]) -> str:
 def _advice() -> str:
     here = Path.cwd()
     clone = here == Path(__file__).resolve().parents[1]
-    command = "make resume" if clone else f"python -m otrain_core.resume --directory {shlex.quote(str(here))}"
+    command = "make resume" if clone else f"python -m otrain_core.jobs.resume --directory {shlex.quote(str(here))}"
     return f"`{command}` stops what is left of it and goes on"
 
 

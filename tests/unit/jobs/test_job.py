@@ -5,8 +5,9 @@ import types
 
 import pytest
 
-from otrain_core import io, job
+from otrain_core import io
 from otrain_core.errors import CubeError, ImageError, UpstreamFailed
+from otrain_core.jobs import job
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import pytest
 
-from otrain_core import slurm
 from otrain_core.errors import ClusterError
+from otrain_core.jobs import slurm
 
 RUN = "0f8fad5b-d9cb-469f-a165-70867728950e"
 
