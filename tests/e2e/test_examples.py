@@ -9,7 +9,7 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
-from otrain_core.cli import main
+from otrain_core.cli.main import main
 from tests.unit.synthetic_pair import make_sky, observe
 from tests.unit.tiny_onnx import write_tiny
 

@@ -56,7 +56,7 @@ def results_with_network(tmp_path_factory):
 @contextmanager
 def serving(results, database, *, port=0, **environment):
     """A server of its own; its address, process, and how long it took to answer."""
-    command = [sys.executable, "-m", "otrain_core.cli", "label", "serve", "--json", "--port", str(port)]
+    command = [sys.executable, "-m", "otrain_core.cli.main", "label", "serve", "--json", "--port", str(port)]
     command += ["--results", str(results), "--database", str(database)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
     try:
@@ -256,7 +256,18 @@ def alive(process):
 
 
 def test_a_token_is_asked_for_where_others_can_come(results, browser, tmp_path):
-    command = [sys.executable, "-m", "otrain_core.cli", "label", "serve", "--json", "--port", "0", "--host", "0.0.0.0"]
+    command = [
+        sys.executable,
+        "-m",
+        "otrain_core.cli.main",
+        "label",
+        "serve",
+        "--json",
+        "--port",
+        "0",
+        "--host",
+        "0.0.0.0",
+    ]
     command += ["--results", str(results), "--database", str(tmp_path / "labels.sqlite")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:

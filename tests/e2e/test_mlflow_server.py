@@ -20,7 +20,7 @@ import pytest
 import requests
 
 from otrain_core import io
-from otrain_core.cli import main
+from otrain_core.cli.main import main
 from otrain_core.errors import OtrainError
 from otrain_core.evaluation.summary import run_keys, tune_mcc
 from otrain_core.registry import track

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core.cli import main
+from otrain_core.cli.main import main
 from otrain_core.io import read_arrays
 from tests.workflow.test_dry_run import snakemake
 

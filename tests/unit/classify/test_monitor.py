@@ -9,7 +9,7 @@ import pytest
 
 from otrain_core.classify.descriptors import DESCRIPTORS, describe, limits, training_statistics
 from otrain_core.classify.monitor import NightDisplay, advise, as_text, compare_night, image_names, tail_of_t
-from otrain_core.cli import main
+from otrain_core.cli.main import main
 from otrain_core.errors import CubeError, OtrainError
 from otrain_core.io import write_arrays
 from tests.unit.synthetic_cube import make_cube
@@ -210,7 +210,7 @@ def test_the_figure_shows_what_was_compared():
 
 def test_nothing_heavy_is_imported():
     code = (
-        "import sys, otrain_core.classify.monitor, otrain_core.cli_monitor\n"
+        "import sys, otrain_core.classify.monitor, otrain_core.cli.monitor\n"
         "heavy = {'pandas', 'scipy', 'tensorflow', 'keras', 'matplotlib', 'mlflow', 'pydantic', 'stdpipe'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )

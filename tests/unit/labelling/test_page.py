@@ -224,5 +224,5 @@ def test_loopback():
 
 
 def test_the_server_does_not_import_tensorflow():
-    code = "import sys, otrain_core.labelling.page, otrain_core.labelling.reasons, otrain_core.cli_label; sys.exit('tensorflow' in sys.modules or 'matplotlib' in sys.modules)"
+    code = "import sys, otrain_core.labelling.page, otrain_core.labelling.reasons, otrain_core.cli.label; sys.exit('tensorflow' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

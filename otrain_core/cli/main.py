@@ -17,7 +17,7 @@ EPILOG = """exit status: 0 done; 1 refused, or found unfit (the reason is on sta
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; its exit status."""
     arguments = build_parser().parse_args(argv)
-    from otrain_core import cli_verbs  # after parsing: help and errors of usage come at once
+    from otrain_core.cli import verbs as cli_verbs
 
     try:
         status, record, text = getattr(cli_verbs, arguments.function)(arguments)

@@ -12,7 +12,7 @@ from astropy.io import fits
 
 from otrain_core.candidates.cutouts import make_cutouts
 from otrain_core.classify.new_candidates import _as_table
-from otrain_core.cli import build_parser, main
+from otrain_core.cli.main import build_parser, main
 from otrain_core.figures.galleries import Extremes
 from otrain_core.io import write_arrays
 from tests.unit.synthetic_cube import make_cube
@@ -58,9 +58,7 @@ def test_wrong_usage_is_2_and_a_refusal_1(capsys, tmp_path):
 
 
 def test_starting_imports_nothing_heavy():
-    code = (
-        "import sys, otrain_core.cli as c; c.build_parser(); assert not {'numpy', 'keras', 'pandas'} & set(sys.modules)"
-    )
+    code = "import sys, otrain_core.cli.main as c; c.build_parser(); assert not {'numpy', 'keras', 'pandas'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -135,7 +133,7 @@ def test_another_threshold(cube, model, capsys):
 
 
 def test_cells_are_no_formulas():
-    from otrain_core.cli_classify import _csv
+    from otrain_core.cli.classify import _csv
 
     text = _csv(
         [{"candid": "=cmd()", "x": np.nan, "real": np.True_, "p": np.float32(-0.5), "label": np.int64(-1)}],

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from otrain_core.cli_classify import classify as classify  # a verb too
-from otrain_core.cli_label import label_serve as label_serve
-from otrain_core.cli_label import label_sheet as label_sheet
-from otrain_core.cli_monitor import monitor as monitor
+from otrain_core.cli.classify import classify as classify  # a verb too
+from otrain_core.cli.label import label_serve as label_serve
+from otrain_core.cli.label import label_sheet as label_sheet
+from otrain_core.cli.monitor import monitor as monitor
 from otrain_core.errors import OtrainError
 
 Outcome = tuple[int, Any, str]
@@ -144,7 +144,7 @@ def explain(arguments: Namespace) -> Outcome:
 
 def check(arguments: Namespace) -> Outcome:
     """Say whether paths are fit for use; status 1 where one is not."""
-    from otrain_core.fitness import check_paths
+    from otrain_core.cli.check import check_paths
 
     row = {"gain": arguments.gain, "pixel_scale": arguments.pixel_scale, "saturation": arguments.saturation}
     found = check_paths(arguments.paths, telescope={key: value for key, value in row.items() if value is not None})

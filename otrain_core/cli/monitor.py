@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from otrain_core.classify.descriptors import DESCRIPTORS
-from otrain_core.cli_classify import candidates, load_classifier
+from otrain_core.cli.classify import candidates, load_classifier
 from otrain_core.errors import ConfigError
 
 ALARM = 3  # exit status
