@@ -74,10 +74,10 @@ paper-estimate: setup ## jobs and CPU and GPU hours of make paper; runs nothing 
 	@$(RUN) python -m otrain_core.paper.estimate $(PAPER_CONFIGS)
 
 bench: setup ## cost of otrain2 beside the paper's network, side by side (results/bench.json)
-	@$(RUN) python -m otrain_core.bench
+	@$(RUN) python -m tools.bench
 
 scale: setup ## cost of a cutout in cubes of 1000 to a million (results/scale; 30 GB of disk, half an hour)
-	@$(RUN) python -m otrain_core.scale
+	@$(RUN) python -m tools.scale
 
 lint: setup ## ruff, snakefmt and snakemake --lint
 	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) snakefmt --check workflow && $(RUN) python -m pytest -q tests/workflow/test_dry_run.py -k lint

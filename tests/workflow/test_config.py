@@ -169,6 +169,6 @@ def test_studies_are_of_the_experiments_that_they_name(root):
 
 def test_readme_quotes_what_a_cutout_costs(root):
     from otrain_core.io import read_table
-    from otrain_core.scale import costs_text
+    from tools.scale import costs_text
 
     assert costs_text(read_table(root / "results/published/scale/costs.csv")) in (root / "README.md").read_text()

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from otrain_core import scale
+from tools import scale
 
 
 def test_per_cutout_leaves_out_the_start():

@@ -1,4 +1,4 @@
-"""What `otrain2` costs beside the network of the paper, measured side by side: ``python -m otrain_core.bench``.
+"""What `otrain2` costs beside the network of the paper, measured side by side: ``python -m tools.bench``.
 
 Both networks run in one process and take turns, epoch by epoch, so that whatever else the machine does falls on
 both alike; times are CPU seconds of this process.

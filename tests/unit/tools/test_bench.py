@@ -1,6 +1,6 @@
 import json
 
-from otrain_core import bench
+from tools import bench
 
 
 def test_the_better_network_is_cheaper_and_the_file_says_by_how_much(tmp_path, capsys):

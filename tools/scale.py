@@ -1,4 +1,4 @@
-"""What a cutout costs as cubes grow: ``python -m otrain_core.scale [FOLDER [N ...]]`` (``make scale``).
+"""What a cutout costs as cubes grow: ``python -m tools.scale [FOLDER [N ...]]`` (``make scale``).
 
 For each number of cutouts a cube of five channels at 32 px is assembled, split, trained on for one epoch and
 evaluated, by the functions that the jobs of a run call, each step in a process of its own. Measured are CPU seconds
@@ -104,7 +104,7 @@ def _in_a_process(step: str, place: str, in_memory: int | None) -> dict[str, flo
     command = [
         sys.executable,
         "-m",
-        "otrain_core.scale",
+        "tools.scale",
         "--step",
         step,
         place,
@@ -119,10 +119,10 @@ def _in_a_process(step: str, place: str, in_memory: int | None) -> dict[str, flo
 
 def _write_images(place: Path, n: int) -> None:
     """What the step cutouts leaves of every image; noise, with a point source in every other cutout."""
-    from otrain_core.bench import _cutouts
     from otrain_core.candidates.cutouts import CHANNELS
     from otrain_core.candidates.cutouts import COLUMNS as TABLE
     from otrain_core.io import write_arrays
+    from tools.bench import _cutouts
 
     rng = np.random.default_rng(1)
     for number in range(min(FILES, _images(n))):

@@ -1,4 +1,4 @@
-"""How often `otrain monitor` raises an alarm, with and without a change: ``python -m otrain_core.monitor_power CUBE...``
+"""How often `otrain monitor` raises an alarm, with and without a change: ``python -m tools.monitor_power CUBE...``
 
 The images of a cube are dealt at random to a training set and a night, again and again. A night has 200 candidates of so
 many images; in every other one they are False alone. Then the same night with its seeing scaled.

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pandas as pd
 
-from otrain_core import monitor_power
 from otrain_core.io import write_arrays
 from tests.unit.synthetic_cube import make_cube
+from tools import monitor_power
 
 
 def test_a_cube_is_measured(tmp_path, monkeypatch):
@@ -28,5 +28,5 @@ def test_a_cube_is_measured(tmp_path, monkeypatch):
 def test_the_readme_quotes_what_was_measured(root):
     table = pd.read_csv(root / "results/published/monitor/monitor.csv")
     block = (root / "README.md").read_text().split("<!-- monitor from here -->\n")[1].split("\n<!-- to here -->")[0]
-    assert block == monitor_power.as_markdown(table), "python -m otrain_core.monitor_power CUBE... and quote it again"
+    assert block == monitor_power.as_markdown(table), "python -m tools.monitor_power CUBE... and quote it again"
     assert (table.false_alarms < 0.03).all()
