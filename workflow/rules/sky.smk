@@ -1,3 +1,9 @@
+# Compute nodes often have no network: these run where snakemake does.
+localrules:
+    fetch_catalogue,
+    survey_reference,
+
+
 rule simulate:
     """Simulate a science image, its reference and the truth, for one image of a simulated telescope."""
     output:
@@ -80,12 +86,6 @@ rule catalogue:
         code=code_digest("catalogue"),
     script:
         "../../scripts/sky/catalogue.py"
-
-
-# Compute nodes often have no network: these run where snakemake does.
-localrules:
-    fetch_catalogue,
-    survey_reference,
 
 
 rule fetch_catalogue:

@@ -1,41 +1,6 @@
-# Studies of transfer between telescopes; a pool stands where a telescope would.
-
-
+# Studies of trainings; a pool stands where a telescope would.
 localrules:
     sweep,
-
-
-rule pool:
-    """Join the cubes and splits of several telescopes under one pipeline (pool, pool-without-T)."""
-    input:
-        cubes=lambda wildcards: [f"results/{cube}/cube.npz" for cube in pool_members(wildcards)],
-        splits=lambda wildcards: [f"results/{cube}/split.csv" for cube in pool_members(wildcards)],
-        records=lambda wildcards: [f"results/{cube}/cube.json" for cube in pool_members(wildcards)],
-        real_stars=lambda wildcards: [f"results/{cube}/real_stars.npz" for cube in pool_members(wildcards)],
-    output:
-        cube="results/{telescope}/{pipeline}/cube.npz",
-        pooled_stars="results/{telescope}/{pipeline}/real_stars.npz",
-        cube_record="results/{telescope}/{pipeline}/cube.json",
-        split="results/{telescope}/{pipeline}/split.csv",
-        split_record="results/{telescope}/{pipeline}/split.json",
-    log:
-        "results/logs/{telescope}/{pipeline}/pool.log",
-    benchmark:
-        "results/benchmarks/{telescope}/{pipeline}/pool.tsv"
-    wildcard_constraints:
-        telescope=f"pool(-without-{NAME_PATTERN})?",
-    threads: 1
-    resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 30 * attempt,
-    params:
-        telescopes=lambda wildcards: [cube.split("/")[0] for cube in pool_members(wildcards)],
-        seed=RUN.config.seed,
-        equal=RUN.config.studies.equal_weight,
-        channels=RUN.trained_channels(),
-        code=code_digest("pool"),
-    script:
-        "../../scripts/cubes/pool.py"
 
 
 rule transfer:
@@ -122,3 +87,30 @@ rule sweep:
         code=code_digest("sweep"),
     script:
         "../../scripts/studies/sweep.py"
+
+
+rule label_noise:
+    """Rank the labels of train and tune that networks trained without their image contradict."""
+    input:
+        cube="results/{telescope}/{pipeline}/cube.npz",
+        split="results/{telescope}/{pipeline}/split.csv",
+    output:
+        suspects="results/{telescope}/{pipeline}/{experiment}/label_noise/suspects.csv",
+        figure="results/{telescope}/{pipeline}/{experiment}/label_noise/suspects.png",
+        record="results/{telescope}/{pipeline}/{experiment}/label_noise/label_noise.json",
+    log:
+        "results/logs/{telescope}/{pipeline}/{experiment}/label_noise.log",
+    benchmark:
+        "results/benchmarks/{telescope}/{pipeline}/{experiment}/label_noise.tsv"
+    threads: 2
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 360 * attempt,
+        gpu=lambda wildcards: RUN.experiments[wildcards.experiment].gpus or 1,
+    params:
+        experiment=lambda wildcards: RUN.experiments[wildcards.experiment].model_dump(),
+        options=RUN.config.label_noise.model_dump(),
+        seed=RUN.config.seed,
+        code=code_digest("label_noise", "label_flips"),
+    script:
+        "../../scripts/studies/label_noise.py"

@@ -50,3 +50,36 @@ rule split:
         code=code_digest("split"),
     script:
         "../../scripts/cubes/split.py"
+
+
+rule pool:
+    """Join the cubes and splits of several telescopes under one pipeline (pool, pool-without-T)."""
+    input:
+        cubes=lambda wildcards: [f"results/{cube}/cube.npz" for cube in pool_members(wildcards)],
+        splits=lambda wildcards: [f"results/{cube}/split.csv" for cube in pool_members(wildcards)],
+        records=lambda wildcards: [f"results/{cube}/cube.json" for cube in pool_members(wildcards)],
+        real_stars=lambda wildcards: [f"results/{cube}/real_stars.npz" for cube in pool_members(wildcards)],
+    output:
+        cube="results/{telescope}/{pipeline}/cube.npz",
+        pooled_stars="results/{telescope}/{pipeline}/real_stars.npz",
+        cube_record="results/{telescope}/{pipeline}/cube.json",
+        split="results/{telescope}/{pipeline}/split.csv",
+        split_record="results/{telescope}/{pipeline}/split.json",
+    log:
+        "results/logs/{telescope}/{pipeline}/pool.log",
+    benchmark:
+        "results/benchmarks/{telescope}/{pipeline}/pool.tsv"
+    wildcard_constraints:
+        telescope=f"pool(-without-{NAME_PATTERN})?",
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        telescopes=lambda wildcards: [cube.split("/")[0] for cube in pool_members(wildcards)],
+        seed=RUN.config.seed,
+        equal=RUN.config.studies.equal_weight,
+        channels=RUN.trained_channels(),
+        code=code_digest("pool"),
+    script:
+        "../../scripts/cubes/pool.py"

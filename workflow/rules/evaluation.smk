@@ -1,0 +1,87 @@
+localrules:
+    summary,
+
+
+rule evaluate:
+    """Score every cutout of the cube with one model and measure it on the images it never saw."""
+    input:
+        cube="results/{telescope}/{pipeline}/cube.npz",
+        cube_record="results/{telescope}/{pipeline}/cube.json",
+        real_stars="results/{telescope}/{pipeline}/real_stars.npz",
+        split="results/{telescope}/{pipeline}/split.csv",
+        model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/model.keras",
+        train_record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/train.json",
+    output:
+        scores="results/{telescope}/{pipeline}/{experiment}/seed{seed}/scores.csv",
+        metrics="results/{telescope}/{pipeline}/{experiment}/seed{seed}/metrics.json",
+        curves="results/{telescope}/{pipeline}/{experiment}/seed{seed}/curves.csv",
+    log:
+        "results/logs/{telescope}/{pipeline}/{experiment}/seed{seed}/evaluate.log",
+    benchmark:
+        "results/benchmarks/{telescope}/{pipeline}/{experiment}/seed{seed}/evaluate.tsv"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        options=RUN.config.evaluate.model_dump(),
+        threshold_rule=lambda wildcards: RUN.experiments[wildcards.experiment].threshold,
+        protocol="grouped",
+        code=code_digest("evaluate"),
+    script:
+        "../../scripts/evaluation/evaluate.py"
+
+
+use rule evaluate as evaluate_random_split with:
+    input:
+        cube="results/{telescope}/{pipeline}/cube.npz",
+        cube_record="results/{telescope}/{pipeline}/cube.json",
+        real_stars="results/{telescope}/{pipeline}/real_stars.npz",
+        split="results/{telescope}/{pipeline}/split_paper.csv",
+        model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/model.keras",
+        train_record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/train.json",
+    output:
+        scores="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/scores.csv",
+        metrics="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/metrics.json",
+        curves="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/curves.csv",
+    log:
+        "results/logs/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/evaluate.log",
+    benchmark:
+        "results/benchmarks/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/evaluate.tsv"
+    params:
+        options=RUN.config.evaluate.model_dump(),
+        threshold_rule=lambda wildcards: RUN.experiments[wildcards.experiment].threshold,
+        protocol="paper",
+        code=code_digest("evaluate"),
+
+
+rule summary:
+    """Gather the tables of the run: trainings, images, pipelines, artefacts, telescopes and experiments."""
+    input:
+        metrics=trainings("metrics.json", "scores.csv", "train.json"),
+    output:
+        summary="results/summary.csv",
+        quality="results/quality.csv",
+        pipelines="results/pipelines.csv",
+        artefacts="results/artefacts.csv",
+        telescopes="results/telescopes.csv",
+        experiments="results/experiments.csv",
+        mcnemar="results/mcnemar.csv",
+    log:
+        "results/logs/summary.log",
+    benchmark:
+        "results/benchmarks/summary.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=15,
+    params:
+        cubes=RUN.config.run.cubes,
+        images={telescope: RUN.images(telescope) for telescope in RUN.used_telescopes()},
+        runs=RUN.trainings(),
+        bootstrap=RUN.config.evaluate.bootstrap,
+        confidence=RUN.config.evaluate.confidence,
+        seed=RUN.config.seed,
+        code=code_digest("summary", "comparison", "experiments"),
+    script:
+        "../../scripts/evaluation/summary.py"

@@ -1,0 +1,96 @@
+rule train:
+    """Train one experiment on one cube with one seed (protocol grouped: by image)."""
+    input:
+        cube="results/{telescope}/{pipeline}/cube.npz",
+        split="results/{telescope}/{pipeline}/split.csv",
+    output:
+        model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/model.keras",
+        history="results/{telescope}/{pipeline}/{experiment}/seed{seed}/history.csv",
+        record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/train.json",
+    log:
+        "results/logs/{telescope}/{pipeline}/{experiment}/seed{seed}/train.log",
+    benchmark:
+        "results/benchmarks/{telescope}/{pipeline}/{experiment}/seed{seed}/train.tsv"
+    threads: 2
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
+        gpu=lambda wildcards: RUN.experiments[wildcards.experiment].gpus or 1,
+    params:
+        experiment=lambda wildcards: RUN.experiments[wildcards.experiment].model_dump(),
+        protocol="grouped",
+        code=code_digest("train"),
+    script:
+        "../../scripts/networks/train.py"
+
+
+use rule train as train_random_split with:
+    input:
+        cube="results/{telescope}/{pipeline}/cube.npz",
+        split="results/{telescope}/{pipeline}/split_paper.csv",
+    output:
+        model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/model.keras",
+        history="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/history.csv",
+        record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/train.json",
+    log:
+        "results/logs/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/train.log",
+    benchmark:
+        "results/benchmarks/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/train.tsv"
+    params:
+        experiment=lambda wildcards: RUN.experiments[wildcards.experiment].model_dump(),
+        protocol="paper",
+        code=code_digest("train"),
+
+
+rule explain:
+    """Draw Grad-CAM maps of one model's decisions, and score cutouts without their neighbours."""
+    input:
+        cube="results/{telescope}/{pipeline}/cube.npz",
+        split="results/{telescope}/{pipeline}/split.csv",
+        model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/model.keras",
+        scores="results/{telescope}/{pipeline}/{experiment}/seed{seed}/scores.csv",
+        metrics="results/{telescope}/{pipeline}/{experiment}/seed{seed}/metrics.json",
+    output:
+        gradcam="results/{telescope}/{pipeline}/{experiment}/seed{seed}/gradcam.npz",
+        figure="results/{telescope}/{pipeline}/{experiment}/seed{seed}/gradcam.png",
+        neighbours="results/{telescope}/{pipeline}/{experiment}/seed{seed}/neighbours.csv",
+        record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/explain.json",
+    log:
+        "results/logs/{telescope}/{pipeline}/{experiment}/seed{seed}/explain.log",
+    benchmark:
+        "results/benchmarks/{telescope}/{pipeline}/{experiment}/seed{seed}/explain.tsv"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        options=RUN.config.explain.model_dump(),
+        seed=RUN.config.seed,
+        code=code_digest("explain", "neighbours"),
+    script:
+        "../../scripts/networks/explain.py"
+
+
+rule export_onnx:
+    """Write one model as ONNX, with what its use needs, for pipelines that have no TensorFlow."""
+    input:
+        cube="results/{telescope}/{pipeline}/cube.npz",
+        model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/model.keras",
+        train_record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/train.json",
+        scores="results/{telescope}/{pipeline}/{experiment}/seed{seed}/scores.csv",
+        metrics="results/{telescope}/{pipeline}/{experiment}/seed{seed}/metrics.json",
+    output:
+        onnx="results/{telescope}/{pipeline}/{experiment}/seed{seed}/model.onnx",
+    log:
+        "results/logs/{telescope}/{pipeline}/{experiment}/seed{seed}/export_onnx.log",
+    benchmark:
+        "results/benchmarks/{telescope}/{pipeline}/{experiment}/seed{seed}/export_onnx.tsv"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        seed=RUN.config.seed,
+        code=code_digest("export_onnx"),
+    script:
+        "../../scripts/networks/export_onnx.py"
