@@ -79,8 +79,8 @@ bench: setup ## cost of otrain2 beside the paper's network, side by side (result
 scale: setup ## cost of a cutout in cubes of 1000 to a million (results/scale; 30 GB of disk, half an hour)
 	@$(RUN) python -m tools.scale
 
-lint: setup ## ruff, snakefmt and snakemake --lint
-	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) snakefmt --check workflow && $(RUN) python -m pytest -q tests/workflow/test_dry_run.py -k lint
+lint: setup ## ruff, snakefmt, snakemake --lint, the contract of imports, types
+	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) snakefmt --check workflow && $(RUN) lint-imports && $(RUN) mypy && $(RUN) python -m pytest -q tests/workflow/test_dry_run.py -k lint
 
 format: setup ## format Python and Snakemake files
 	@$(RUN) ruff check --fix . ; $(RUN) ruff format . && $(RUN) snakefmt workflow

@@ -84,7 +84,7 @@ def _runtime(model: Any, cutouts: np.ndarray, rounds: int) -> list[dict[str, Any
     from otrain_core.classify.classifier import Classifier
     from otrain_core.cubes.cutout_files import find_cutouts, read_blocks, read_cutout, write_cutouts
     from otrain_core.networks.export_onnx import export_model
-    from otrain_core.networks.train import score_cutouts
+    from otrain_core.networks.predict import score_cutouts
 
     def in_blocks(paths: list[Path]) -> None:
         for planes, _ in read_blocks(paths):
@@ -145,7 +145,8 @@ class _Runner:
     def __init__(self, experiment, cutouts: np.ndarray, labels: np.ndarray, *, seed: int, epochs: int):
         from otrain_core.networks import architecture
         from otrain_core.networks.loop import Loop
-        from otrain_core.networks.train import prepare_device, score_cutouts
+        from otrain_core.networks.predict import score_cutouts
+        from otrain_core.networks.train import prepare_device
 
         prepare_device()
         architecture.keras.utils.set_random_seed(seed)
@@ -172,7 +173,7 @@ class _Runner:
 def main(path: str = "results/bench.json", *, n_cutouts: int = 2048) -> int:
     """Measure, write the JSON file (with the versions and the machine's cores) and print it."""
     from otrain_core.io import write_json
-    from otrain_core.jobs.job import provenance
+    from otrain_core.jobs.provenance import provenance
 
     rows = bench_networks(n_cutouts=n_cutouts)
     Path(path).parent.mkdir(parents=True, exist_ok=True)

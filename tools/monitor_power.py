@@ -91,7 +91,7 @@ def main(cubes: Sequence[str], output: str, *, trials: int = TRIALS, seed: int =
 
     from otrain_core.cubes.cube import read_cube
     from otrain_core.io import write_json, write_table
-    from otrain_core.jobs.job import provenance
+    from otrain_core.jobs.provenance import provenance
 
     rows = []
     for path in cubes:

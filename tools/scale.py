@@ -58,7 +58,7 @@ def measure(
     pandas.DataFrame
         step, n (cutouts), images, cpu_seconds [s] and memory_mb [MB] of the whole process, commit.
     """
-    from otrain_core.jobs.job import commit
+    from otrain_core.jobs.provenance import commit
 
     rows: list[dict[str, Any]] = []
     for n in sizes:
@@ -119,9 +119,9 @@ def _in_a_process(step: str, place: str, in_memory: int | None) -> dict[str, flo
 
 def _write_images(place: Path, n: int) -> None:
     """What the step cutouts leaves of every image; noise, with a point source in every other cutout."""
+    from otrain_core.arrays import write_arrays
     from otrain_core.candidates.cutouts import CHANNELS
     from otrain_core.candidates.cutouts import COLUMNS as TABLE
-    from otrain_core.io import write_arrays
     from tools.bench import _cutouts
 
     rng = np.random.default_rng(1)
@@ -151,10 +151,10 @@ def _write_images(place: Path, n: int) -> None:
 
 def _assemble(place: Path) -> None:
     """As scripts/cube.py, but for where the pixels of the images are."""
+    from otrain_core.arrays import read_stack, write_arrays
     from otrain_core.cubes.cube import build_cube, real_star_cube
-    from otrain_core.io import write_arrays, write_json
+    from otrain_core.io import write_json
     from otrain_core.plan.config import Config
-    from otrain_core.stacks import read_stack
 
     pixels = [read_stack(path, later=("stack",))["stack"] for path in sorted(place.glob("pixels*.npz"))]
     stacks = [read_stack(path) for path in sorted(place.glob("sim*.npz"))]
@@ -174,7 +174,7 @@ def _script(name: str, place: Path, **arguments: Any) -> None:
     files |= {"model": "model.keras", "train_record": "train.json"}
     wanted = {"split": ("cube", "split"), "train": ("cube", "split", "model"), "evaluate": tuple(files)}
     paths = {key: str(place / files[key]) for key in wanted[name]}
-    runpy.run_path(str(scripts / f"{name}.py"))["main"](**paths, **arguments)
+    runpy.run_path(str(next(scripts.rglob(f"{name}.py"))))["main"](**paths, **arguments)
 
 
 def _step(step: str, place: Path) -> None:
@@ -241,7 +241,7 @@ def machine() -> dict[str, Any]:
 def main(folder: str = "results/scale", sizes: Sequence[int] = SIZES) -> None:
     """Measure, and write ``costs.csv`` and ``about.json`` (versions, machine); other sizes in ``costs.csv`` stay."""
     from otrain_core.io import read_table, write_json, write_table
-    from otrain_core.jobs.job import provenance
+    from otrain_core.jobs.provenance import provenance
 
     path, table = Path(folder, "costs.csv"), measure(sizes)
     if path.is_file():

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.cubes.cube import REAL_KINDS
 from otrain_core.errors import ImageError
-from otrain_core.sky.causes import name_causes, nearest
+from otrain_core.positions import match_one_to_one, nearest, unit_vectors
+from otrain_core.sky.causes import name_causes
+from otrain_core.stars.kinds import REAL_KINDS
 
 FLUX_SNR = 20.0  # the flux scale is judged on matches above this S/N
 MAG_BIN = 0.5
@@ -18,37 +19,6 @@ DIPOLE = 0.23  # a star residual with more of its signal negative is a dipole, o
 BRIGHT_SNR = 10.0  # injected sources above this S/N must come back
 MIN_BRIGHT = 10  # an image is judged on no fewer sources
 NEAR_FALSE = 1.0  # no False may stand this near to a true source [seeing]
-
-
-def match_one_to_one(
-    x: np.ndarray, y: np.ndarray, x_ref: np.ndarray, y_ref: np.ndarray, *, radius: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Match two lists so that no entry of either is used twice.
-
-    The closest pair is matched first, then the closest of what is left, within
-    `radius`; ties go to the first in order.
-
-    Returns
-    -------
-    partner : numpy.ndarray
-        (n,) index into the reference list, -1 where unmatched.
-    distance : numpy.ndarray
-        (n,) same unit as the positions, NaN where unmatched.
-    """
-    from scipy.spatial import cKDTree
-
-    partner, distance = np.full(len(x), -1), np.full(len(x), np.nan)
-    if len(x) == 0 or len(x_ref) == 0:
-        return partner, distance
-    pairs = cKDTree(np.column_stack([x, y])).sparse_distance_matrix(
-        cKDTree(np.column_stack([x_ref, y_ref])), radius, output_type="ndarray"
-    )
-    taken = np.zeros(len(x_ref), dtype=bool)
-    for pair in pairs[np.lexsort((pairs["j"], pairs["i"], pairs["v"]))]:
-        if partner[pair["i"]] < 0 and not taken[pair["j"]]:
-            partner[pair["i"]], distance[pair["i"]] = pair["j"], pair["v"]
-            taken[pair["j"]] = True
-    return partner, distance
 
 
 def crossmatch_candidates(
@@ -284,12 +254,6 @@ def _near_known(table: pd.DataFrame, known: pd.DataFrame | None, *, image: str, 
     tree = cKDTree(unit_vectors(known["ra"].to_numpy(float), known["dec"].to_numpy(float)))
     chord = 2 * np.sin(np.deg2rad(radius / 3600) / 2)
     return np.isfinite(tree.query(unit_vectors(ra, dec), distance_upper_bound=chord)[0])
-
-
-def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
-    """Directions on the sky: ra, dec [deg] to unit vectors (n, 3)."""
-    ra, dec = np.deg2rad(ra), np.deg2rad(dec)
-    return np.column_stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
 
 
 def _completeness(mag: np.ndarray, recovered: np.ndarray) -> dict[str, Any]:

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.candidates.detect import COLUMNS as CANDIDATE_COLUMNS
-from otrain_core.candidates.measure import add_stamp, nearest_pixel
 from otrain_core.errors import ImageError
-from otrain_core.io import MASK_MISSING
+from otrain_core.images.frames import MASK_MISSING
+from otrain_core.images.pixels import add_stamp, nearest_pixel
 
 CHANNELS = ("difference", "science", "reference", "mask", "psf")
 COLUMNS = CANDIDATE_COLUMNS | {

@@ -11,10 +11,8 @@ import pandas as pd
 from otrain_core.candidates.measure import (
     FIT_RADIUS,
     BroadenedPSF,
-    any_near,
     filtered_spread,
     gaussian_widths,
-    nearest_pixel,
     negative_shares,
     point_source_scale,
     psf_fluxes,
@@ -29,7 +27,8 @@ from otrain_core.candidates.search import (
     require_catalogue,
 )
 from otrain_core.errors import ImageError
-from otrain_core.io import MASK_MISSING
+from otrain_core.images.frames import MASK_MISSING
+from otrain_core.images.pixels import any_near, nearest_pixel
 
 __all__ = [
     "COLUMNS",

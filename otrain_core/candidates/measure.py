@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from otrain_core.images.pixels import add_stamp, nearest_pixel, stamps
+
 SIGMA = 1 / np.sqrt(8 * np.log(2))  # standard deviation of a Gaussian of unit FWHM
 FIT_RADIUS = 1.5  # photometry uses the pixels within this radius [seeing]
 
@@ -61,52 +63,6 @@ def filtered_spread(data: np.ndarray, error: np.ndarray, bad: np.ndarray, seeing
     significance = signal[~bad] / np.sqrt(variance[~bad])
     spread = 1.4826 * float(np.median(np.abs(significance - np.median(significance))))
     return spread if np.isfinite(spread) and spread > 0 else 1.0
-
-
-def nearest_pixel(position: np.ndarray) -> np.ndarray:
-    """Index of the pixel that holds a coordinate (halves go up, always)."""
-    return np.floor(np.asarray(position, dtype=float) + 0.5).astype(int)
-
-
-def value_at(plane: np.ndarray, x: np.ndarray, y: np.ndarray, *, outside: bool) -> np.ndarray:
-    """Whether the pixel under each position is True; `outside` holds off the image and for NaN."""
-    finite = np.isfinite(x) & np.isfinite(y)
-    column, row = nearest_pixel(np.where(finite, x, -1)), nearest_pixel(np.where(finite, y, -1))
-    inside = finite & (column >= 0) & (row >= 0) & (column < plane.shape[1]) & (row < plane.shape[0])
-    result = np.full(len(x), outside)
-    result[inside] = plane[row[inside], column[inside]]
-    return result
-
-
-def any_near(plane: np.ndarray, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Whether a True pixel of `plane` lies within `radius` px of each position."""
-    if len(x) == 0 or not plane.any():
-        return np.zeros(len(x), dtype=bool)
-    near, dx, dy = stamps(plane, x, y, int(np.ceil(radius)) + 1, fill=False)
-    return (near & (dx**2 + dy**2 <= radius**2)).any(axis=(1, 2))
-
-
-def add_stamp(image: np.ndarray, stamp: np.ndarray, y0: int, x0: int) -> None:
-    """Add what of a stamp falls on the image, in place; (y0, x0) is the pixel of its first row and column."""
-    height, width = image.shape
-    bottom, left = max(y0, 0), max(x0, 0)
-    top, right = min(y0 + stamp.shape[0], height), min(x0 + stamp.shape[1], width)
-    if bottom < top and left < right:
-        image[bottom:top, left:right] += stamp[bottom - y0 : top - y0, left - x0 : right - x0]
-
-
-def stamps(
-    plane: np.ndarray, x: np.ndarray, y: np.ndarray, half: int, *, fill: Any
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(N, K, K) stamps about the nearest pixels, and the offsets of their pixels from the positions."""
-    padded = np.pad(plane, half, constant_values=fill)
-    offset = np.arange(-half, half + 1)
-    column, row = nearest_pixel(x), nearest_pixel(y)
-    rows = (row[:, None] + offset + half)[:, :, None]
-    columns = (column[:, None] + offset + half)[:, None, :]
-    dx = (column[:, None] + offset - np.asarray(x)[:, None])[:, None, :]
-    dy = (row[:, None] + offset - np.asarray(y)[:, None])[:, :, None]
-    return padded[rows, columns], dx, dy
 
 
 def negative_shares(

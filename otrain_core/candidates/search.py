@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.candidates.measure import SIGMA, value_at
+from otrain_core.candidates.measure import SIGMA
 from otrain_core.errors import ImageError
+from otrain_core.images.pixels import value_at
 
 PEAK_MOVED = 1.5  # a windowed centroid farther than this [seeing] from the start has run away
 FLAG_CENTROID = 1024  # the windowed centroid failed, the isophotal one is given

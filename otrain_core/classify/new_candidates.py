@@ -190,7 +190,7 @@ def choose_psf(psf: Any, *, science: Any = None) -> tuple[Any, float | None]:
     ConfigError
         A FWHM that is not positive.
     """
-    from otrain_core.io import read_image
+    from otrain_core.images.frames import read_image
     from otrain_core.safe import check_compressed, check_header
 
     if psf is None and science is None:
@@ -203,7 +203,8 @@ def choose_psf(psf: Any, *, science: Any = None) -> tuple[Any, float | None]:
         if not 0.5 <= fwhm <= 100:
             raise ConfigError(f"psf: a FWHM of 0.5 to 100 px is needed, not {fwhm:g}")
         return MoffatPSF(fwhm), fwhm
-    from otrain_core.stars.psf import PSFModel, measure_psf
+    from otrain_core.stars.psf import measure_psf
+    from otrain_core.stars.psf_model import PSFModel
 
     if psf is not None:
         from astropy.io import fits
@@ -270,7 +271,7 @@ def cut_candidates(
         A file that cannot be used, planes of different shapes, no FWHM where one is needed.
     """
     from otrain_core.candidates.cutouts import make_cutouts
-    from otrain_core.io import celestial_wcs, read_fits, read_image
+    from otrain_core.images.frames import celestial_wcs, read_fits, read_image
 
     name = "difference" if isinstance(difference, np.ndarray) else Path(difference).name.split(".")[0]
     wcs = None

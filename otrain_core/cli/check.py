@@ -121,7 +121,7 @@ def describe_cube(cube: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _image(path: Path, telescope: Mapping[str, Any]) -> dict[str, Any]:
-    from otrain_core.io import read_image
+    from otrain_core.images.frames import read_image
     from otrain_core.stars.psf import measure_psf
 
     name, notes = path.name.split(".")[0], []

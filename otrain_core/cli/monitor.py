@@ -21,7 +21,8 @@ ALARM = 3  # exit status
 
 def monitor(arguments: Namespace) -> tuple[int, Any, str]:
     """Compare candidates with the training set: exit status, record for --json, and text."""
-    from otrain_core.classify.monitor import NightDisplay, advise, as_text, compare_night
+    from otrain_core.classify.monitor import advise, as_text, compare_night
+    from otrain_core.figures.night import NightDisplay
 
     classifier = load_classifier(arguments)
     statistics = classifier.about.get("training") or {}

@@ -19,9 +19,10 @@ Outcome = tuple[int, Any, str]
 
 def convert(arguments: Namespace) -> Outcome:
     """Make a cube of True/ and False/ folders."""
+    from otrain_core.arrays import write_arrays
     from otrain_core.cubes.cube import no_rows
     from otrain_core.cubes.cube_folders import class_folders, cube_from_folders
-    from otrain_core.io import write_arrays, write_json
+    from otrain_core.io import write_json
 
     channels = None if arguments.channels == "all" else arguments.channels.split(",")
     arrays, record = cube_from_folders(
@@ -52,8 +53,9 @@ def export(arguments: Namespace) -> Outcome:
 
 def train(arguments: Namespace) -> Outcome:
     """Split a cube, train, evaluate and export, with the scripts of the workflow."""
+    from otrain_core.arrays import write_arrays
     from otrain_core.cubes.cube import no_rows, read_cube
-    from otrain_core.io import read_json, write_arrays, write_json
+    from otrain_core.io import read_json, write_json
     from otrain_core.plan.config import Config
 
     config = Config()
@@ -114,7 +116,7 @@ def diagnose(arguments: Namespace) -> Outcome:
     record, text = _headline(Path(arguments.folder))
     if arguments.output:
         from otrain_core.figures.displays import save_figure
-        from otrain_core.report.pictures import draw_training
+        from otrain_core.figures.training import draw_training
 
         drawn = draw_training(arguments.folder)
         for name, figure in drawn.items():
@@ -267,7 +269,7 @@ def _needed(folder: Path, name: str) -> Path:
 
 def _script(name: str) -> Callable[..., None]:
     """``main`` of a step of the workflow."""
-    path = Path(__file__).resolve().parent.parent / "scripts" / f"{name}.py"
+    path = next((Path(__file__).resolve().parents[2] / "scripts").rglob(f"{name}.py"), Path(name))
     if not path.is_file():
         raise OtrainError(f"{path}: no such file; this verb needs a clone of the repository, installed with pip -e")
     return runpy.run_path(str(path))["main"]

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from otrain_core.arrays import read_stack
+from otrain_core.cubes.gather import Gathered
 from otrain_core.cubes.labels import override_labels
 from otrain_core.errors import CubeError
-from otrain_core.stacks import Gathered, read_stack
+from otrain_core.stars.kinds import REAL_KINDS
 
 TABLE1 = ("cube", "labels", "mags", "errmags", "filters", "fwhms", "candids")
 # Cube key: column of the cutouts. Table 1 of Makhlouf et al. (2022) first.
@@ -35,7 +37,6 @@ COLUMNS = {
     "kinds": "kind",
     "times": "time",
 }
-REAL_KINDS = ("removed", "transplanted")  # real stars; every other kind is injected
 SENTINELS = (-99.0, 99.0, 0.0)  # "no magnitude" in the cutouts and cubes of the original O'TRAIN
 
 
@@ -84,7 +85,7 @@ def build_cube(
         Rows of a label sheet, whose labels override those of the cutouts (see `otrain_core.cubes.labels`).
     telescope, pipeline : str
     gather : bool
-        False leaves the pixels where they are: ``cube`` is an `otrain_core.stacks.Gathered`, which
+        False leaves the pixels where they are: ``cube`` is an `otrain_core.arrays.Gathered`, which
         `otrain_core.io.write_arrays` writes without ever holding it in memory.
 
     Returns
@@ -353,3 +354,9 @@ def read_cube(path: str | Path, *, mmap: bool = False, both_classes: bool = True
     if len(arrays["channels"]) != cube.shape[3]:
         raise CubeError(f"{path}: channels names {len(arrays['channels'])} channels, the cube has {cube.shape[3]}")
     return arrays
+
+
+def kept_false_share(cube_record: dict[str, Any]) -> float:
+    """Share of the labelled False candidates that balancing left in the cube (1 where unknown)."""
+    kept, found = cube_record.get("n_false"), cube_record.get("n_labelled_false")
+    return kept / found if kept and found and kept <= found else 1.0

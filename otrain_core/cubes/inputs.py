@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -113,3 +114,8 @@ def input_blocks(
     rows = np.arange(len(cube["cube"])) if rows is None else np.asarray(rows)
     for start in range(0, len(rows), block):
         yield select_inputs(cube, inputs=inputs, size=size, rows=rows[start : start + block])
+
+
+def column(cube: dict[str, np.ndarray], name: str, missing: Any = np.nan) -> np.ndarray:
+    """A column of the cube, or `missing` for every cutout where the cube does not have it."""
+    return np.asarray(cube[name]) if name in cube else np.full(len(cube["labels"]), missing)

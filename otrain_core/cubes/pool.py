@@ -205,7 +205,7 @@ def summarise_pool(
         ``cube.json`` of every telescope. ``n_labelled_false`` is what the False of the pool would
         be without the balancing of their cubes.
     """
-    from otrain_core.evaluation.evaluate import kept_false_share
+    from otrain_core.cubes.cube import kept_false_share
 
     by_telescope, labelled_false = {}, 0.0
     for name, part in split.groupby("telescope"):

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.candidates.crossmatch import unit_vectors
 from otrain_core.errors import CubeError
+from otrain_core.positions import unit_vectors
 
 SETS = ("train", "tune", "test")
 UNUSED = "unused"

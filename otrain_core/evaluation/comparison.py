@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.evaluation.summary import STEPS, read_record
+from otrain_core.results import STEPS, read_record
 
 PIPELINE_COLUMNS = (
     *("telescope", "pipeline", "subtraction", "images", "images_failed"),

@@ -8,88 +8,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.cubes.inputs import input_blocks
+from otrain_core.cubes.inputs import column
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import metrics
 from otrain_core.evaluation.abstain import evaluate_abstention, fit_abstention
 from otrain_core.evaluation.bootstrap import bootstrap_intervals
 from otrain_core.evaluation.calibrate import choose_calibration
 from otrain_core.evaluation.reality import reality_gap
-from otrain_core.networks.train import score_cutouts
+from otrain_core.evaluation.thresholds import RULES, best_threshold
 
 PROPERTIES = {"magnitude": "mags", "magnitude_error": "errmags", "snr": "snr"}
 CURVE_COLUMNS = ("curve", "x", "y", "threshold", "bin")
 REALITY = ("n_real", "recall_real", "recall_injected", "reality_gap", "reality_gap_low", "reality_gap_high")
 _GRID = np.linspace(0, 1, 201)
-
-
-def score_cube(model, cube: dict[str, np.ndarray], split: pd.DataFrame) -> pd.DataFrame:
-    """Score every cutout of a cube; the model knows its own channels and size.
-
-    Returns
-    -------
-    pandas.DataFrame
-        index, candid, image, label, score (probability of True), set (train, tune,
-        test, or unused where the split does not name the cutout).
-
-    Raises
-    ------
-    CubeError
-        The cube lacks a channel of the model, or its cutouts are too small.
-    """
-    from otrain_core.networks.architecture import input_stage
-
-    n = len(cube["cube"])
-    blocks = input_blocks(cube, inputs=input_stage(model).channels, size=model.input_shape[1])
-    sets = np.full(n, "unused", dtype=object)
-    sets[split["index"].to_numpy(int)] = split["set"].to_numpy()
-    return pd.DataFrame(
-        {
-            "index": np.arange(n),
-            "candid": column(cube, "candids", ""),
-            "image": column(cube, "images", ""),
-            "label": np.asarray(cube["labels"], dtype=int),
-            "score": score_cutouts(model, blocks),
-            "set": sets,
-        }
-    )
-
-
-def score_real_stars(model, cube: dict[str, np.ndarray], table: pd.DataFrame) -> pd.DataFrame:
-    """Score the real stars of the test images, which no training, tuning or calibration has seen.
-
-    Parameters
-    ----------
-    model : keras.Model
-    cube : dict of arrays
-        ``real_stars.npz``, in the format of a cube.
-    table : pandas.DataFrame
-        As `score_cube` returns it; its images of the set test count.
-
-    Returns
-    -------
-    pandas.DataFrame
-        candid, image, mag, kind, score.
-    """
-    from otrain_core.networks.architecture import input_stage
-
-    tested = np.isin(column(cube, "images", ""), table.loc[table["set"] == "test", "image"].unique().astype(str))
-    rows = np.flatnonzero(tested)
-    blocks = input_blocks(cube, inputs=input_stage(model).channels, size=model.input_shape[1], rows=rows)
-    scores = score_cutouts(model, blocks) if len(rows) else np.empty(0)
-    names = {"candid": "candids", "image": "images", "mag": "mags", "kind": "kinds"}
-    return pd.DataFrame({name: cube[key][rows] for name, key in names.items()} | {"score": scores})
-
-
-def column(cube: dict[str, np.ndarray], name: str, missing: Any = np.nan) -> np.ndarray:
-    """A column of the cube, or `missing` for every cutout where the cube does not have it."""
-    return np.asarray(cube[name]) if name in cube else np.full(len(cube["labels"]), missing)
-
-
-def kept_false_share(cube_record: dict[str, Any]) -> float:
-    """Share of the labelled False candidates that balancing left in the cube (1 where unknown)."""
-    kept, found = cube_record.get("n_false"), cube_record.get("n_labelled_false")
-    return kept / found if kept and found and kept <= found else 1.0
 
 
 def scored_false_share(table: pd.DataFrame) -> float:
@@ -163,7 +94,7 @@ def evaluate_scores(
     for name, part in ((tune_set, tune), ("test", test)):
         if part.empty:
             raise CubeError(f"the set {name} is empty: there is nothing to evaluate")
-    thresholds = {rule: metrics.best_threshold(tune["label"], tune["score"], rule) for rule in metrics.RULES}
+    thresholds = {rule: best_threshold(tune["label"], tune["score"], rule) for rule in RULES}
     threshold = thresholds[threshold_rule]
     labels, scores, rows = test["label"].to_numpy(), test["score"].to_numpy(float), test["index"].to_numpy()
     shared = {"stated_recall": stated_recall, "kept_false": kept_false * scored_false_share(table)}

@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.evaluation import metrics
-from otrain_core.evaluation.summary import number, read_record, read_scores, run_keys
+from otrain_core.evaluation.thresholds import best_threshold
+from otrain_core.results import number, read_record, read_scores, run_keys
 
 POOLED = "all"  # telescope and pipeline of the rows over all cubes
 GROUP = ("telescope", "pipeline", "protocol", "experiment")
@@ -76,7 +77,7 @@ def read_training(folder: str | Path) -> Training | None:
     label, score = table["label"].to_numpy() == 1, table["score"].to_numpy(float)
     tuned = threshold
     if label.any() and not label.all():
-        tuned = metrics.best_threshold(label, score, record["threshold_rule"])
+        tuned = best_threshold(label, score, record["threshold_rule"])
     cutouts = pd.DataFrame(
         {
             "image": f"{keys['telescope']}:" + table["image"].astype(str),

@@ -18,10 +18,11 @@ from otrain_core.errors import CubeError
 if TYPE_CHECKING:  # a classifier at work reads no table
     import pandas as pd
 
-RULES = ("gmean", "f1", "f1-mcc", "platt")
 MISSED = (0.01, 0.05)
 REAL_FRACTIONS = (0.01, 0.001)
 ECE_BINS = 15
+# What a decision can be: of each class, right or wrong.
+OUTCOMES = ("right True", "right False", "wrong True", "wrong False")
 
 
 def check_scores(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -146,46 +147,6 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
     if curve.n_true == 0 or curve.n_false == 0:
         return np.nan
     return float(np.trapezoid(curve.tp / curve.n_true, curve.fp / curve.n_false))
-
-
-def best_threshold(labels: np.ndarray, scores: np.ndarray, rule: str) -> float:
-    """Threshold that maximises the g-mean, F1, or F1 + MCC (Makhlouf et al. 2022, Sect. 6.2), or that of Platt.
-
-    ``platt`` is the score to which a logistic curve fitted to all scores (Platt 1999) gives even odds. The maxima
-    of the other rules hang on the few cutouts near them: where these are few, they wander from one draw of
-    images to the next, within a plateau that need not be one on other images.
-
-    All thresholds between two neighbouring scores give the same counts; the middle of
-    that interval is taken. Where neighbouring intervals tie, they count as one, and of
-    several such plateaus the widest wins.
-
-    Raises
-    ------
-    CubeError
-        There is one class only, so that no rule is defined.
-    """
-    if rule not in RULES:
-        raise ValueError(f"rule must be one of {', '.join(RULES)}, not {rule!r}")
-    curve = threshold_curve(labels, scores)
-    if curve.n_true == 0 or curve.n_false == 0:
-        raise CubeError(f"no threshold can be set from {curve.n_true} True and {curve.n_false} False")
-    if rule == "platt":
-        from otrain_core.evaluation.calibrate import fit_calibration  # which builds on this module
-
-        return fit_calibration(labels, scores, method="platt").score_at(0.5)
-    values = curve.rates()
-    target = values["f1"] + values["mcc"] if rule == "f1-mcc" else values[rule]
-    best = target >= np.max(target) - 1e-12
-    upper = np.minimum(curve.thresholds, 1.0)
-    lower = np.append(curve.thresholds[1:], 0.0)
-    plateaus = []
-    for start in np.nonzero(best & ~np.concatenate([[False], best[:-1]]))[0]:
-        stop = start
-        while stop + 1 < best.size and best[stop + 1]:
-            stop += 1
-        middle = 0.5 * (upper[start] + lower[stop])
-        plateaus.append((upper[start] - lower[stop], middle if middle > lower[stop] else upper[start]))
-    return float(max(plateaus)[1])
 
 
 def fpr_at_recall(labels: np.ndarray, scores: np.ndarray, recall: float) -> float:

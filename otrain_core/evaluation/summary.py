@@ -6,7 +6,6 @@ Both are built from whatever exists: a file that a run never wrote leaves empty 
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,12 +14,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.errors import OtrainError, UpstreamFailed
 from otrain_core.evaluation import metrics
-from otrain_core.io import FAILED_MARK, read_json, read_table
-from otrain_core.stacks import read_stack
+from otrain_core.io import read_table
+from otrain_core.results import (
+    RUN_KEYS,
+    STEPS,
+    number,
+    read_benchmark,
+    read_failure,
+    read_record,
+    read_scores,
+    run_keys,
+)
 
-RUN_KEYS = ("telescope", "pipeline", "experiment", "seed", "protocol")
 COUNTS = ("n_images", "n_true", "n_false")
 # Columns after train_seconds go beyond what others rely on.
 SUMMARY_COLUMNS = (
@@ -37,7 +43,6 @@ TABLES = (  # what a run closes with
     *("summary", "quality", "pipelines", "artefacts", "telescopes"),
     *("experiments", "mcnemar"),
 )
-STEPS = ("simulate", "catalogue", "psf", "inject", "prepare", "subtract", "detect", "crossmatch", "cutouts")
 QUALITY_COLUMNS = (
     *("telescope", "pipeline", "image", "status", "reason"),
     *("noise_spread", "flux_bias", "completeness_50_mag", "limit_5sigma_mag", "seeing_arcsec"),
@@ -51,53 +56,6 @@ QUALITY_COUNTS = (
     *("candidates", "n_true", "n_false", "n_left_out", "n_edge", "n_injected", "n_recovered"),
     *("bright_injected", "bright_recovered", "near_injection_false"),
 )
-
-
-def run_keys(folder: str | Path) -> dict[str, Any]:
-    """Telescope, pipeline, experiment, seed and protocol of a training, from its folder.
-
-    Raises
-    ------
-    ValueError
-        The folder is not of the form telescope/pipeline/experiment/seedN[/random_split].
-    """
-    parts = Path(folder).parts
-    protocol = "grouped"
-    if parts and parts[-1] == "random_split":
-        parts, protocol = parts[:-1], "paper"
-    if len(parts) < 4 or not parts[-1].startswith("seed") or not parts[-1][4:].isdigit():
-        raise ValueError(f"{folder}: not the folder of a training (telescope/pipeline/experiment/seedN[/random_split])")
-    return dict(zip(RUN_KEYS, (*parts[-4:-1], int(parts[-1][4:]), protocol), strict=True))
-
-
-def read_record(path: str | Path) -> dict[str, Any]:
-    """A JSON record, or an empty one where the file is missing, unreadable or a failure mark."""
-    try:
-        record = read_json(path)
-    except (OSError, ValueError, UpstreamFailed):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def read_scores(folder: str | Path) -> pd.DataFrame | None:
-    """``scores.csv`` of a training, or None where it is not there."""
-    return table_if_there(Path(folder) / "scores.csv")
-
-
-def table_if_there(path: str | Path) -> pd.DataFrame | None:
-    """A table, or None where it is missing, unreadable or a failure mark."""
-    try:
-        return read_table(path)
-    except (OSError, OtrainError):
-        return None
-
-
-def arrays_if_there(path: str | Path) -> dict[str, np.ndarray] | None:
-    """Arrays of an ``.npz`` file, the pixels of a cube mapped into memory, or None where it is missing, unreadable or a failure mark."""
-    try:
-        return read_stack(path, mmap=("cube",))
-    except (OSError, OtrainError):
-        return None
 
 
 def tune_mcc(folder: str | Path) -> float:
@@ -114,12 +72,6 @@ def tune_mcc(folder: str | Path) -> float:
     if tune.empty:
         return np.nan
     return metrics.rates(**metrics.confusion(tune["label"], tune["score"], threshold))["mcc"]
-
-
-def number(record: Mapping[str, Any], key: str) -> float:
-    """The number under `key` of `record`, or NaN."""
-    value = record.get(key)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else np.nan
 
 
 def summary_row(folder: str | Path) -> dict[str, Any]:
@@ -152,33 +104,6 @@ def build_summary(folders: Iterable[str | Path]) -> pd.DataFrame:
     """
     rows = [summary_row(folder) for folder in folders]
     return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS)).astype(dict.fromkeys(COUNTS, "Int64"))
-
-
-def read_benchmark(path: str | Path) -> tuple[float, float]:
-    """CPU time [s] and peak memory [MB] of one job, from Snakemake's benchmark file.
-
-    Jobs too short to be sampled have no CPU time of their own: their wall time, an upper
-    limit for one thread, is taken. NaN where the file is missing.
-    """
-    try:
-        row = pd.read_csv(path, sep="\t", na_values=["-", "NA"]).iloc[-1]
-    except (OSError, ValueError, IndexError):
-        return np.nan, np.nan
-    cpu = number(row, "cpu_time")
-    if not cpu > 0:
-        cpu = number(row, "s")
-    return cpu, number(row, "max_rss")
-
-
-def read_failure(path: str | Path) -> dict[str, Any] | None:
-    """What a failed image left in place of a file: image, key, message, step; None where it did not fail."""
-    try:
-        with open(path, "rb") as file:
-            if file.read(len(FAILED_MARK)) != FAILED_MARK:
-                return None
-        return dict(json.loads(Path(path).read_text())["otrain_failed"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _failure_of(folder: Path, failures: Iterable[Path]) -> dict[str, Any] | None:
@@ -343,37 +268,9 @@ def _fit(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "~"
 
 
-def published_table(folder: str | Path) -> str:
-    """The closing table of a published run, as the README quotes it."""
-    tables = [read_table(Path(folder, f"{name}.csv")) for name in ("summary", "quality")]
-    return closing_table(*tables)
-
-
-def publish(root: str | Path, folder: str | Path, readme: str | Path) -> None:
-    """Keep the tables of a run in the repository and quote them in the README.
-
-    The README's block between ``<!-- NAME from here -->`` and ``<!-- to here -->`` is
-    replaced, where NAME is the name of `folder`.
-    """
-    from otrain_core.io import write_json, write_table
-    from otrain_core.paper.estimate import publish_costs
-
-    for name in TABLES:
-        write_table(Path(folder, f"{name}.csv"), read_table(Path(root, f"{name}.csv")))
-    publish_costs(root, folder)
-    training = read_record(sorted(Path(root).glob("*/*/*/seed*/train.json"))[0])
-    write_json(Path(folder, "about.json"), {key: training.get(key) for key in ("commit", "time", "cpus", "versions")})
-    mark = f"<!-- {Path(folder).name} from here -->"
-    before, _, rest = Path(readme).read_text().partition(mark)
-    after = rest.partition("<!-- to here -->")[2]
-    Path(readme).write_text(f"{before}{mark}\n```text\n{published_table(folder)}\n```\n<!-- to here -->{after}")
-
-
 if __name__ == "__main__":
     root = Path(sys.argv[1] if len(sys.argv) > 1 else "results")
     if not (root / "summary.csv").is_file() or not (root / "quality.csv").is_file():
         sys.exit(f"{root}/summary.csv: no such file; the run has not come to its summary")
-    if sys.argv[2:]:
-        publish(root, sys.argv[2], "README.md")
     tables = [read_table(root / f"{name}.csv") for name in ("summary", "quality")]
     print("\n" + closing_table(*tables, report=f"{root}/report.html", store=f"{root}/mlflow.db"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io as bytes_io
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +57,18 @@ class Display:
         with style.context(STYLE):
             self._draw(ax)
         return self
+
+
+RESOLUTION = 120  # dots per inch of the embedded pictures
+
+
+def embed(figure) -> str:
+    """A figure as a PNG data URI."""
+    from matplotlib import style
+
+    from otrain_core.figures.displays import STYLE
+
+    buffer = bytes_io.BytesIO()
+    with style.context(STYLE):
+        figure.savefig(buffer, format="png", dpi=RESOLUTION, metadata={"Software": None})
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

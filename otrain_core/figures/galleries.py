@@ -131,10 +131,10 @@ class GradCamGallery:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        from otrain_core.networks.explain import KINDS
+        from otrain_core.evaluation.metrics import OUTCOMES
 
         kinds = np.asarray(self.arrays["kind"]).astype(str)
-        shown = {name: np.flatnonzero(kinds == name)[:per_kind] for name in KINDS}
+        shown = {name: np.flatnonzero(kinds == name)[:per_kind] for name in OUTCOMES}
         with style.context(STYLE):
             if figure is None:
                 figure = Figure(figsize=(8.6, 2 * (1.15 * per_kind + 0.45)))

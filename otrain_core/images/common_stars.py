@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from otrain_core.io import MASK_MISSING
+from otrain_core.images.frames import MASK_MISSING
+from otrain_core.images.pixels import fill_bad
 
 MIN_RESIDUAL_STARS = 5
 RESIDUAL_SNR = 20  # of a star in the difference, to say something about the residual
@@ -82,21 +83,6 @@ def aperture_flux(data: np.ndarray, mask: np.ndarray, x: Any, y: Any, radius: fl
     positions = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     flux, _, _ = sep.sum_circle(filled, *positions, radius, bkgann=(1.5 * radius + 1, 2 * radius + 3), subpix=5)
     return flux
-
-
-def fill_bad(data: np.ndarray, bad: np.ndarray, *, sigma: float = 1.5) -> np.ndarray:
-    """Copy with missing pixels replaced by their neighbours' mean, or 0 (the background) far from any.
-
-    Saturated pixels have a value and keep it.
-    """
-    hole = ~np.isfinite(data) | ((bad & MASK_MISSING) > 0)
-    filled = np.where(hole, np.float32(0), data).astype(np.float32, copy=False)
-    if hole.any():
-        weight = ndimage.gaussian_filter((~hole).astype(np.float32), sigma)
-        near = hole & (weight > 0.05)
-        if near.any():
-            filled[near] = ndimage.gaussian_filter(filled, sigma)[near] / weight[near]
-    return filled
 
 
 def stars_flux_scale(stars: pd.DataFrame) -> float:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from otrain_core.errors import ConfigError, ImageError
+from otrain_core.images.backends import Inputs, Matched, kernel_sizes
 from otrain_core.images.common_stars import choose_stamps, stars_flux_scale
-from otrain_core.images.subtract import Inputs, Matched, kernel_sizes
 from otrain_core.programs import find_program
 
 PEDESTAL = 1000.0  # HOTPANTS takes pixels of exactly 0 for missing ones

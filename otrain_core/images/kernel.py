@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import fft, linalg
 
-from otrain_core.images.resample import exponents
+from otrain_core.images.polynomials import _axes, exponents, polynomial, polynomial_map
 
 # Of the photon noise in the weights of the fit. With all of it faint stars say as much as bright ones and their
 # noise blurs the kernel; with none of it the brightest few rule. On simulated, crowded and undersampled images
@@ -168,28 +168,6 @@ class Convolver:
         product = (fy @ kernel @ fx).astype(np.complex64)
         product *= self.transform
         return fft.irfft2(product, self.size, overwrite_x=True)[: self.shape[0], : self.shape[1]]
-
-
-def _axes(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    u = np.linspace(-1, 1, shape[1], dtype=np.float32) if shape[1] > 1 else np.zeros(1, np.float32)
-    v = np.linspace(-1, 1, shape[0], dtype=np.float32) if shape[0] > 1 else np.zeros(1, np.float32)
-    return u, v
-
-
-def polynomial(x: Any, y: Any, shape: tuple[int, int], order: int) -> np.ndarray:
-    """Terms u^i v^j at pixels (x, y), with u, v = -1..1 over the frame: (n_terms, ...)."""
-    u = 2 * np.asarray(x, dtype=float) / max(shape[1] - 1, 1) - 1
-    v = 2 * np.asarray(y, dtype=float) / max(shape[0] - 1, 1) - 1
-    return np.array([u**i * v**j for i, j in exponents(order)])
-
-
-def polynomial_map(coefficients: np.ndarray, shape: tuple[int, int], order: int) -> np.ndarray:
-    """The polynomial of `polynomial` at every pixel, float32."""
-    u, v = _axes(shape)
-    out = np.zeros(shape, dtype=np.float32)
-    for coefficient, (i, j) in zip(coefficients, exponents(order), strict=True):
-        out += np.float32(coefficient) * np.outer(v**j, u**i)
-    return out
 
 
 def _cut(image: np.ndarray, x: np.ndarray, y: np.ndarray, half: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from otrain_core.errors import ImageError
-from otrain_core.io import MASK_BAD, MASK_COSMIC, MASK_MISSING, MASK_SATURATED, Image
+from otrain_core.images.frames import MASK_BAD, MASK_COSMIC, MASK_MISSING, MASK_SATURATED, Image
 
 
 @dataclass

@@ -9,10 +9,10 @@ import numpy as np
 from scipy import ndimage
 from scipy.interpolate import RectBivariateSpline
 
-from otrain_core.images.common_stars import fill_bad
-from otrain_core.io import MASK_MISSING
+from otrain_core.images.frames import MASK_MISSING
+from otrain_core.images.pixels import fill_bad
+from otrain_core.images.polynomials import exponents, nodes
 
-MESH = 32  # step of the mesh on which a mapping is evaluated exactly [px]
 MIN_OVERLAP = 0.1  # smallest common area, of the smaller image
 
 
@@ -56,15 +56,6 @@ class Mapping:
         (xx, xy), (yx, yy) = [(s(ys, xs, dy=1), s(ys, xs, dx=1)) for s in splines]
         area = RectBivariateSpline(ys, xs, np.abs(xx * yy - xy * yx), kx=1, ky=1)(y, x).astype(np.float32)
         return splines[0](y, x), splines[1](y, x), area
-
-
-def nodes(size: int) -> np.ndarray:
-    return np.linspace(0, size - 1, max(4, int(np.ceil((size - 1) / MESH)) + 1))
-
-
-def exponents(order: int) -> list[tuple[int, int]]:
-    """Exponents (i, j) of x and y of all terms of a polynomial of this degree."""
-    return [(i, n - i) for n in range(order + 1) for i in range(n, -1, -1)]
 
 
 def identity(shape: tuple[int, int]) -> Mapping:

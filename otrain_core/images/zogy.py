@@ -6,8 +6,8 @@ import numpy as np
 from scipy import fft, ndimage
 
 from otrain_core.errors import ImageError
+from otrain_core.images.backends import Inputs, Matched
 from otrain_core.images.common_stars import stars_flux_scale
-from otrain_core.images.subtract import Inputs, Matched
 
 
 def star_psf(

@@ -140,7 +140,7 @@ def _command(note: Mapping[str, Any]) -> str:
 
 def _advice() -> str:
     here = Path.cwd()
-    clone = here == Path(__file__).resolve().parents[1]
+    clone = here == Path(__file__).resolve().parents[2]
     command = "make resume" if clone else f"python -m otrain_core.jobs.resume --directory {shlex.quote(str(here))}"
     return f"`{command}` stops what is left of it and goes on"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from otrain_core.cubes.inputs import column
 from otrain_core.cubes.labels import word
-from otrain_core.evaluation.evaluate import column
 from otrain_core.labelling.sources import Source
 
 REASONS = {

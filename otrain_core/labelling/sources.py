@@ -101,7 +101,7 @@ def open_cubes(results: str | Path, cubes: Sequence[str] = (), *, experiments: S
         A cube is not there, or there is none at all.
     """
     from otrain_core.cubes.cube import read_cube
-    from otrain_core.plan.sheets import is_pool
+    from otrain_core.plan.pools import is_pool
 
     root = Path(results)
     if not cubes:
@@ -131,7 +131,7 @@ def _summarised(root: Path) -> list[str]:
 
 def _add_trainings(source: Source, folder: Path, experiments: Sequence[str]) -> None:
     from otrain_core.evaluation.metrics import confusion, rates
-    from otrain_core.evaluation.summary import number, read_record
+    from otrain_core.results import number, read_record
 
     for path in sorted(folder.glob("*/seed*/scores.csv")):
         if experiments and path.parent.parent.name not in experiments:
@@ -157,7 +157,7 @@ def _add_trainings(source: Source, folder: Path, experiments: Sequence[str]) -> 
 def _undecided(score: np.ndarray, record: Mapping[str, Any]) -> np.ndarray:
     """Whether the rule of abstention of a training, on its calibrated scores, leaves a candidate open."""
     from otrain_core.evaluation.calibrate import Calibration
-    from otrain_core.evaluation.summary import number
+    from otrain_core.results import number
 
     rule = record.get("abstention") or {}
     low, high = number(rule, "low"), number(rule, "high")

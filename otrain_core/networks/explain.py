@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.cubes.inputs import select_inputs
+from otrain_core.cubes.inputs import column, select_inputs
 from otrain_core.errors import ConfigError, CubeError
-from otrain_core.evaluation.evaluate import column
+from otrain_core.evaluation.metrics import OUTCOMES
 
-KINDS = ("right True", "right False", "wrong True", "wrong False")
 OUTPUTS = ("logit", "softmax")
 _SUMMARY = ("n", "energy_within_fwhm", "energy_of_flat_map", "fallbacks")
 _SAMPLE = 100  # cutouts behind the mean share of energy, of each kind
@@ -182,7 +181,7 @@ def central_energy(maps: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np
 def choose_cutouts(
     scores: pd.DataFrame, threshold: float, *, n: int, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Rows of the cube to explain, of each kind in `KINDS`, from the set test.
+    """Rows of the cube to explain, of each kind in `OUTCOMES`, from the set test.
 
     Wrong decisions come worst first; right ones are drawn at random.
     """
@@ -190,7 +189,7 @@ def choose_cutouts(
     accepted, true = test["score"] >= threshold, test["label"] == 1
     chosen = {}
     for kind, inside in zip(
-        KINDS, (true & accepted, ~true & ~accepted, true & ~accepted, ~true & accepted), strict=True
+        OUTCOMES, (true & accepted, ~true & ~accepted, true & ~accepted, ~true & accepted), strict=True
     ):
         part = test[inside]
         if kind.startswith("wrong"):
@@ -243,16 +242,16 @@ def explain_model(
     from otrain_core.networks.architecture import input_stage
 
     rows = choose_cutouts(scores, threshold, n=max(n_cutouts, _SAMPLE), rng=rng)
-    index = np.concatenate([rows[kind] for kind in KINDS]).astype(int)
+    index = np.concatenate([rows[kind] for kind in OUTCOMES]).astype(int)
     if index.size == 0:
         raise CubeError("the set test is empty: there is nothing to explain")
-    kind = np.repeat(KINDS, [len(rows[name]) for name in KINDS])
+    kind = np.repeat(OUTCOMES, [len(rows[name]) for name in OUTCOMES])
     cutouts = select_inputs(cube, inputs=input_stage(model).channels, size=model.input_shape[1], rows=index)
     found = grad_cam(model, cutouts, layer=layer, output=output)
     fwhm = cutout_fwhm(cube, index)
     energy, area = central_energy(found["resized"], fwhm)
     record = {"layer": str(found["layer"]), "output": output, "threshold": threshold}
-    for name in (*KINDS, "all"):
+    for name in (*OUTCOMES, "all"):
         inside = np.isfinite(energy) & np.isfinite(fwhm) & ((kind == name) | (name == "all"))
         record[name] = {
             "n": int(inside.sum()),
@@ -260,7 +259,7 @@ def explain_model(
             "energy_of_flat_map": float(area[inside].mean()) if inside.any() else np.nan,
             "fallbacks": int(found["fallback"][(kind == name) | (name == "all")].sum()),
         }
-    kept = np.concatenate([np.flatnonzero(kind == name)[:n_cutouts] for name in KINDS])
+    kept = np.concatenate([np.flatnonzero(kind == name)[:n_cutouts] for name in OUTCOMES])
     by_index = scores.set_index("index").loc[index[kept]]
     arrays = {
         "cutouts": cutouts[kept],
@@ -274,8 +273,8 @@ def explain_model(
         "fwhm": fwhm[kept],
         "channels": np.array(input_stage(model).channels),
         "layer": found["layer"],
-        "summary_kind": np.array((*KINDS, "all")),
-        **{f"summary_{key}": np.array([record[name][key] for name in (*KINDS, "all")]) for key in _SUMMARY},
+        "summary_kind": np.array((*OUTCOMES, "all")),
+        **{f"summary_{key}": np.array([record[name][key] for name in (*OUTCOMES, "all")]) for key in _SUMMARY},
     }
     return arrays, record
 

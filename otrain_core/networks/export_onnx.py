@@ -101,8 +101,8 @@ def export_file(model: str | Path, output: str | Path, *, threshold: float | Non
     CubeError, OtrainError
         As `otrain_core.networks.foreign_model.load_any_model` and `export_model`.
     """
-    from otrain_core.evaluation.summary import read_record
     from otrain_core.networks.foreign_model import load_any_model
+    from otrain_core.results import read_record
 
     beside = Path(model).parent
     about = model_record(read_record(beside / "metrics.json"), read_record(beside / "train.json"))

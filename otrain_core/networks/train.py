@@ -19,6 +19,7 @@ from otrain_core.cubes.inputs import input_blocks, select_inputs
 from otrain_core.errors import CubeError
 from otrain_core.networks.devices import choose_replicas, prepare_device
 from otrain_core.networks.loop import Loop
+from otrain_core.networks.predict import _predict
 
 SMALL_BATCH = 16  # with fewer cutouts the statistics of a batch are too rough
 IN_MEMORY = 2**28  # bytes of cutouts trained on that are held in memory; more are read from a file batch by batch
@@ -235,10 +236,6 @@ def _class_weights(labels: np.ndarray) -> dict[int, float]:
     return {value: float(len(labels) / (2 * counts[value])) for value in (0, 1)}
 
 
-def _predict(model, cutouts: np.ndarray) -> np.ndarray:
-    return np.asarray(model.predict(cutouts, batch_size=256, verbose=0), dtype=np.float32)
-
-
 def _staged(stage, blocks: Iterable[np.ndarray], n: int) -> np.ndarray:
     """What the input stage makes of n cutouts, in memory or, where it is too much, mapped from a file without name."""
     shape = (n, *stage.output_shape[1:])
@@ -250,13 +247,6 @@ def _staged(stage, blocks: Iterable[np.ndarray], n: int) -> np.ndarray:
             file.write(_predict(stage, block).data)  # not through a mapping, which ends a job when a disk is full
         file.flush()
         return np.memmap(file, np.float32, "r", shape=shape)
-
-
-def score_cutouts(model, cutouts: np.ndarray | Iterable[np.ndarray]) -> np.ndarray:
-    """Probability of True, float32 (N,), for cutouts as `select_inputs` or `input_blocks` gives them."""
-    blocks = [cutouts] if isinstance(cutouts, np.ndarray) else cutouts
-    scores = [_predict(model, block)[:, 1] for block in blocks if len(block)]
-    return np.concatenate([*scores, np.empty(0, np.float32)])
 
 
 def _digest(about, blocks, labels, rows) -> str:

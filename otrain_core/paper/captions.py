@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from otrain_core.evaluation.words import count, interval, num, pct
 from otrain_core.paper.claims import gap_knee, published_value
 from otrain_core.paper.plan import FIGURE_CUBES, GALLERIES, PANELS, SWEEPS, cubes_of
-from otrain_core.report.text import count, interval, num, pct
 
 TITLES = {
     "fig01": "Architecture of the network",

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.evaluation.summary import arrays_if_there, number, read_record, read_scores, table_if_there
 from otrain_core.paper.plan import (
     GALLERIES,
     MAPS,
@@ -22,6 +21,7 @@ from otrain_core.paper.plan import (
     shown_protocol,
     training_folder,
 )
+from otrain_core.results import arrays_if_there, number, read_record, read_scores, table_if_there
 
 N_CUTOUTS = 8  # of each class in a gallery
 SWEEP_KEYS = ("telescope", "pipeline", "experiment", "value", "seed", "n_train", "n_test")
@@ -131,7 +131,7 @@ def training_loop(root: Path, plan: Mapping[str, Any], cube: str) -> tuple[pd.Da
 
 def injected_magnitudes(root: Path, plan: Mapping[str, Any], cube: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Injected sources and those found again in bins of magnitude: low, high [mag], injected, found."""
-    from otrain_core.report.pictures import completeness_table
+    from otrain_core.evaluation.completeness import completeness_table
 
     images = plan["images"][cube.split("/")[0]]
     table = completeness_table([root / cube / "images" / image for image in images])

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.cubes.split import PAPER_FRACTION
-from otrain_core.evaluation.summary import STEPS, number, read_benchmark, read_record
 from otrain_core.io import read_table, write_table
 from otrain_core.paper.plan import SWEEPS
+from otrain_core.results import STEPS, number, read_benchmark, read_record
 
 if TYPE_CHECKING:
     from otrain_core.plan.run import Run
@@ -249,7 +249,7 @@ def main(config: Sequence[str], *, root: str | Path = "results") -> str:
 
     run = Run.from_files(config)
     seconds = {key: training_seconds(run, root, speed=speed) for key, speed in training_speeds(root).items()}
-    jobs, costs = planned_jobs(config, root=Path(__file__).parents[1]), recorded_costs(root)
+    jobs, costs = planned_jobs(config, root=Path(__file__).parents[2]), recorded_costs(root)
     return estimate_text(estimate(jobs, costs, cpu=seconds.get("cpu", {}), gpu=seconds.get("gpu", {})))
 
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import pandas as pd
 
+from otrain_core.evaluation.words import count, num
 from otrain_core.io import read_json, read_table
 from otrain_core.paper.captions import TITLES, caption_text
 from otrain_core.paper.claims import CLAIM_COLUMNS
 from otrain_core.paper.plan import FIGURES, TABLES
-from otrain_core.report.text import count, num, page_templates
+from otrain_core.report.text import page_templates
 
 MARK = "<!-- paper from here -->"
 TABLE_COLUMNS = {  # of the page, where a table is too wide for it
@@ -51,7 +52,7 @@ def build_page(folder: str | Path, *, claims: pd.DataFrame, condensed: pd.DataFr
     folder = Path(folder)
     figures = [_figure(folder, name) for name in FIGURES]
     tables = [_table(folder, name, condensed) for name in TABLES]
-    environment = page_templates()
+    environment = page_templates(Path(__file__).with_name("templates"))
     return environment.get_template("paper.html").render(
         figures=figures,
         tables=tables,
@@ -151,9 +152,12 @@ def draw_unfinished(config: Sequence[str], *, root: str | Path = "results") -> P
     from otrain_core.paper.plan import plan_paper
     from otrain_core.plan.run import Run
 
-    clone = Path(__file__).parents[1]
+    clone = Path(__file__).parents[2]
     plan, folder = plan_paper(Run.from_files(config)), Path(root, "unfinished", "paper")
-    scripts = {name: runpy.run_path(str(clone / f"scripts/{name}.py"))["main"] for name in _SCRIPTS}
+    scripts = {
+        name: runpy.run_path(str(clone / f"scripts/paper/{name.removeprefix('paper_')}.py"))["main"]
+        for name in _SCRIPTS
+    }
     for name in FIGURES:
         data = {"table": folder / f"{name}.csv", "caption": folder / f"{name}.json"}
         scripts["paper_data"](figure=name, plan=plan, root=root, **data)

@@ -10,17 +10,11 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.cubes.cube import TABLE1
-from otrain_core.evaluation.summary import (
-    SUMMARY_COLUMNS,
-    arrays_if_there,
-    build_summary,
-    number,
-    read_record,
-    table_if_there,
-)
+from otrain_core.evaluation.summary import SUMMARY_COLUMNS, build_summary
 from otrain_core.paper.claims import read_published
 from otrain_core.paper.data import find_training
 from otrain_core.paper.plan import trainings
+from otrain_core.results import arrays_if_there, number, read_record, table_if_there
 
 ARRAYS = {
     "cube": "cutouts: number, y, x, channel",

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from otrain_core.errors import ConfigError
-from otrain_core.plan.pipelines import GMADET, STDPIPE, Name, Pipeline, Section, explain_first
-from otrain_core.plan.sheets import is_pool
+from otrain_core.plan.pipelines import GMADET, STDPIPE, Pipeline
+from otrain_core.plan.pools import is_pool
+from otrain_core.plan.sections import Name, Section, explain_first
 
 Channel = Literal["difference", "science", "reference", "mask", "psf"]
 Input = Literal[Channel, "pixel_scale", "seeing"]  # the last two are planes of one number

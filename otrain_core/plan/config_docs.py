@@ -27,9 +27,9 @@ from otrain_core.plan.pipelines import (
     InjectOptions,
     PrepareOptions,
     PsfOptions,
-    Section,
     SubtractOptions,
 )
+from otrain_core.plan.sections import Section
 from otrain_core.plan.sheets import ImageRow, LabelRow, Telescope
 
 # Shown by what differs from the default, which is named first.

@@ -4,38 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_+.-]*"
-Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
-
-
-def explain_first(error: ValidationError, where: str) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"]) or "(section)"
-    if first["type"] == "extra_forbidden":
-        return f"{where}: {key}: unknown key{near_name(key.split('.')[-1], error.title)}"
-    value = first.get("input")
-    shown = f" (found {value!r})" if not isinstance(value, dict | BaseModel) else ""
-    return f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}{shown}"
-
-
-def near_name(key: str, title: str) -> str:
-    import difflib
-
-    known = {name for section in _all_sections() for name in section.model_fields}
-    match = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.6)
-    return f"; did you mean {match[0]!r}?" if match else ""
-
-
-def _all_sections() -> list[type[Section]]:
-    return Section.__subclasses__()
+from otrain_core.plan.sections import Name, Section, explain_first
 
 
 class PsfOptions(Section):

@@ -9,17 +9,10 @@ from typing import Any
 from otrain_core.errors import ConfigError, ImageError
 from otrain_core.plan.config import Config, load_config
 from otrain_core.plan.pipelines import STEP_OPTIONS
-from otrain_core.plan.sheets import (
-    ImageRow,
-    Telescope,
-    plan_pools,
-    read_images,
-    read_labels,
-    read_telescopes,
-    source_without,
-)
+from otrain_core.plan.pools import plan_pools, source_without
+from otrain_core.plan.sheets import ImageRow, Telescope, read_images, read_labels, read_telescopes
+from otrain_core.plan.sweeps import plan_sweep
 from otrain_core.programs import require_programs
-from otrain_core.studies.sweep import plan_sweep
 
 HIPS = "hips:"  # a reference that begins so is fetched from a survey
 NETWORK_CATALOGUES = ("gaia", "panstarrs")
@@ -114,7 +107,7 @@ class Run:
         import yaml
         from snakemake.utils import update_config
 
-        clone = Path(__file__).parents[1]
+        clone = Path(__file__).parents[2]
         values = yaml.safe_load((clone / "config/config.yaml").read_text())
         for path in paths:
             update_config(values, yaml.safe_load(Path(path).read_text()) or {})

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from otrain_core.errors import OtrainError
-from otrain_core.evaluation.summary import run_keys
 from otrain_core.registry.store import open_server, place_of, server_address, shown
+from otrain_core.results import run_keys
 
 log = logging.getLogger("otrain")
 

@@ -184,7 +184,7 @@ def _unless_missing(error) -> None:
 
 def _training(version, results: str | Path) -> Path:
     """The ONNX file of the training that a version is of."""
-    from otrain_core.registry.track import records_digest
+    from otrain_core.registry.records import records_digest
 
     tags = version.tags
     parts = [tags.get(key, "") for key in ("telescope", "pipeline", "experiment")]

@@ -12,7 +12,6 @@ telescope (``otrain-{telescope}``), because a model is used on one telescope.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import tempfile
@@ -24,21 +23,20 @@ from typing import Any
 import numpy as np
 
 from otrain_core.errors import OtrainError
-from otrain_core.evaluation.summary import number, run_keys, tune_mcc
+from otrain_core.evaluation.summary import tune_mcc
+from otrain_core.evaluation.words import count, interval, num
+from otrain_core.figures.training import draw_training
 from otrain_core.io import digest, read_json, read_table
-from otrain_core.plan.sheets import is_pool
+from otrain_core.plan.pools import is_pool
 from otrain_core.registry.format import write_model
 from otrain_core.registry.live import LIVE, history_metrics, results_root, run_name, run_tags
 from otrain_core.registry.models import ONNX, ensure_version, name_champion
+from otrain_core.registry.records import RECORDS, REQUIRED, records_digest
 from otrain_core.registry.store import EXPERIMENT, insist, is_address, locked, open_server, open_store, place_of, told
-from otrain_core.report.pictures import draw_training
-from otrain_core.report.text import count, interval, num
+from otrain_core.results import number, run_keys
 
 log = logging.getLogger("otrain")
 
-FORMAT = "3"  # raise it when runs must be imported anew because this module writes them differently
-REQUIRED = ("train.json", "metrics.json", "history.csv", "model.keras")
-RECORDS = (*REQUIRED[:3], "scores.csv", "curves.csv")
 LATER = ("transfer.csv", "finetune.csv", "gradcam.png")  # of steps that come after; sent when they are there
 # The same for every run, a dozen at most.
 METRICS = (
@@ -46,16 +44,6 @@ METRICS = (
     *("fp_share", "ece", "false_alarms_per_image"),
 )
 OPTIONS = ("network", "inputs", "size", "normalise", "augment", "batch_size", "keep")
-
-
-def records_digest(folder: str | Path) -> str:
-    """Digest of the records and the model of a training: what makes it this one and no other."""
-    folder = Path(folder)
-    sha = hashlib.sha256(FORMAT.encode())
-    for path in sorted(folder / name for name in (*RECORDS, "model.keras")):
-        if path.is_file():
-            sha.update(f"{path.name} {digest(path)}\n".encode())
-    return sha.hexdigest()[:32]
 
 
 def find_trainings(root: str | Path) -> tuple[list[str], list[str]]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.evaluation.experiments import POOLED
-from otrain_core.report.text import count, interval, num
+from otrain_core.evaluation.words import count, interval, num
 
 PROTOCOLS = {"grouped": "images never seen", "paper": "paper's protocol"}
 SMALL_P = 0.001

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io as bytes_io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,63 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.errors import OtrainError
-from otrain_core.evaluation.summary import number, read_record, read_scores
-from otrain_core.io import read_arrays, read_table
-
-FEW_SOURCES = 5
-RESOLUTION = 120  # dots per inch of the embedded pictures
-
-
-def embed(figure) -> str:
-    """A figure as a PNG data URI."""
-    from matplotlib import style
-
-    from otrain_core.figures.displays import STYLE
-
-    buffer = bytes_io.BytesIO()
-    with style.context(STYLE):
-        figure.savefig(buffer, format="png", dpi=RESOLUTION, metadata={"Software": None})
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def draw_training(folder: str | Path) -> dict[str, Any]:
-    """Panels, confusion matrix and calibration of one training, as far as its files exist.
-
-    Returns
-    -------
-    dict
-        matplotlib.figure.Figure under panels, confusion, calibration.
-    """
-    from otrain_core.figures.displays import CalibrationDisplay, ConfusionDisplay, four_panels, new_figure
-
-    folder = Path(folder)
-    metrics, train, scores = (
-        read_record(folder / "metrics.json"),
-        read_record(folder / "train.json"),
-        read_scores(folder),
-    )
-    drawn: dict[str, Any] = {}
-    if not metrics.get("headline"):
-        return drawn
-    curves = read_table(folder / "curves.csv") if (folder / "curves.csv").is_file() else None
-    if scores is not None and curves is not None and (folder / "history.csv").is_file():
-        scored = scores[scores["set"] == metrics.get("scored_set", "test")]
-        drawn["panels"] = four_panels(
-            labels=scored["label"].to_numpy(),
-            scores=scored["score"].to_numpy(),
-            history=read_table(folder / "history.csv"),
-            curves=curves,
-            threshold=number(metrics["headline"], "threshold"),
-            kept_epoch=train.get("kept_epoch"),
-        )
-    if metrics.get("confusion"):
-        _, ax = new_figure(3.1, 2.9)
-        drawn["confusion"] = ConfusionDisplay.from_counts(**metrics["confusion"]).plot(ax).figure_
-    if curves is not None:
-        _, ax = new_figure(3.1, 2.9)
-        drawn["calibration"] = CalibrationDisplay.from_curves(curves).plot(ax).figure_
-    return drawn
+from otrain_core.arrays import read_arrays
+from otrain_core.figures.canvas import embed
+from otrain_core.figures.training import draw_training
 
 
 def training_figures(folder: str | Path) -> dict[str, str]:
@@ -151,60 +95,6 @@ def completeness(table: pd.DataFrame) -> str:
 
     _, ax = new_figure(5.2, 3.6)
     return embed(CompletenessDisplay.from_counts(table).plot(ax).figure_)
-
-
-def completeness_table(images: list[Path], accepted: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Injected and found sources of all images in bins of the injected magnitude.
-
-    Parameters
-    ----------
-    images : list of path
-        Folders with crossmatch.json.
-    accepted : pandas.DataFrame, optional
-        mag (injected) and called (bool) of the True cutouts of the test set. The column
-        ``accepted`` is then the number found times the share of these that is called True,
-        NaN where that is a share of fewer than `FEW_SOURCES`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        low, high [mag], injected, found and, if known, accepted.
-    """
-    rows = [row for folder in images for row in read_record(folder / "crossmatch.json").get("completeness") or []]
-    if not rows:
-        return pd.DataFrame(columns=["low", "high", "injected", "found"])
-    table = pd.DataFrame(rows).rename(columns={"mag_low": "low", "mag_high": "high", "recovered": "found"})
-    table = table.groupby(["low", "high"], as_index=False)[["injected", "found"]].sum()
-    table = table[table["injected"] > 0].reset_index(drop=True)
-    if accepted is not None and len(accepted):
-        bins = pd.cut(accepted["mag"], [*table["low"], table["high"].iloc[-1]], labels=False, include_lowest=True)
-        recall = accepted.groupby(bins)["called"].agg(["mean", "size"]).reindex(range(len(table)))
-        enough = recall["mean"].where(recall["size"] >= FEW_SOURCES)
-        table["accepted"] = table["found"] * enough.to_numpy(float)
-    return table
-
-
-def accepted_injections(cube: Mapping[str, np.ndarray], folder: Path, images: Path) -> pd.DataFrame | None:
-    """Injected magnitude and decision of every True cutout of the test set of one training."""
-    scores, metrics = read_scores(folder), read_record(folder / "metrics.json")
-    if scores is None or not metrics or "injections" not in cube:
-        return None
-    part = scores[(scores["set"] == "test") & (scores["label"] == 1)]
-    rows = part["index"].to_numpy()
-    table = pd.DataFrame(
-        {
-            "image": np.asarray(cube["images"])[rows].astype(str),
-            "id": np.asarray(cube["injections"])[rows],
-            "called": part["score"].to_numpy() >= number(metrics["headline"], "threshold"),
-        }
-    )
-    truths = []
-    for name in table["image"].unique():
-        try:
-            truths.append(read_table(images / name / "injected.csv")[["id", "mag"]].assign(image=name))
-        except (OSError, OtrainError, KeyError):
-            continue
-    return table.merge(pd.concat(truths), on=["image", "id"]) if truths else None
 
 
 def quality_plots(quality: pd.DataFrame) -> str:

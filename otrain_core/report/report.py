@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.evaluation.summary import STEPS, arrays_if_there, number, read_benchmark, read_record, run_keys
+from otrain_core.evaluation import completeness
+from otrain_core.evaluation.words import count, interval, num, pct
 from otrain_core.io import read_table
 from otrain_core.report import pictures as figures
 from otrain_core.report.experiments import p_words, side_by_side
@@ -22,7 +23,8 @@ from otrain_core.report.studies import (
     sweep_parts,
     transfer_part,
 )
-from otrain_core.report.text import config_lines, count, interval, num, page_templates, passes, pct, verdict, words
+from otrain_core.report.text import config_lines, page_templates, passes, verdict, words
+from otrain_core.results import STEPS, arrays_if_there, number, read_benchmark, read_record, run_keys
 
 RATES = {  # columns of the table of all trainings: heading, percent?
     "mcc": ("MCC", False),
@@ -178,10 +180,10 @@ def _cube_part(
             "false": figures.triplets(cube, label=0),
         }
         part["artefacts"] = _artefacts(cube, read_record(best / "metrics.json") if best else {})
-        accepted = figures.accepted_injections(cube, best, folder / "images") if best else None
-        table = figures.completeness_table(_image_folders(folder, quality), accepted)
+        accepted = completeness.accepted_injections(cube, best, folder / "images") if best else None
+        table = completeness.completeness_table(_image_folders(folder, quality), accepted)
     else:
-        table = figures.completeness_table(_image_folders(folder, quality))
+        table = completeness.completeness_table(_image_folders(folder, quality))
     if len(table):
         part["figures"]["completeness"] = figures.completeness(table)
         part["completeness"] = table.to_dict("records")

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.evaluation.summary import number, read_record, table_if_there
-from otrain_core.plan.sheets import is_pool, left_out
-from otrain_core.report.pictures import embed
-from otrain_core.report.text import count, num, pct
-from otrain_core.studies.sweep import draw_sweep
+from otrain_core.evaluation.words import count, num, pct
+from otrain_core.figures.canvas import embed
+from otrain_core.figures.sweep import draw_sweep
+from otrain_core.plan.pools import is_pool, left_out
+from otrain_core.results import number, read_record, table_if_there
 from otrain_core.studies.transfer import transfer_matrix
 
 RELATIONS = {

@@ -7,20 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from otrain_core.evaluation.summary import number, read_record, run_keys
+from otrain_core.evaluation.words import count, interval, num, pct
+from otrain_core.results import number, read_record, run_keys
 
 FEW_IMAGES = 10  # with fewer test images the bootstrap by image is itself uncertain
 WIDE_GAP = 0.02  # |accuracy(train) - accuracy(tune)|, Makhlouf et al. 2022, Fig. 11
 
 
-def page_templates():
-    """The templates of the pages, as a jinja2.Environment: texts are escaped, and a name that is not given is an error."""
+def page_templates(*folders: Path):
+    """The templates of the pages, as a jinja2.Environment: texts are escaped, and a name that is not given is an error.
+
+    `folders` hold templates beside those of the report.
+    """
     import jinja2
 
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        loader=jinja2.FileSystemLoader([Path(__file__).with_name("templates"), *folders]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -131,37 +134,6 @@ def config_lines(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str,
         name = f"{prefix}{key}"
         lines += config_lines(value, f"{name}.") if isinstance(value, Mapping) else [(name, words(value))]
     return lines
-
-
-def num(value: Any, digits: int = 3) -> str:
-    """A number for people; a dash where it is missing."""
-    try:
-        value = float(value)
-    except (TypeError, ValueError):
-        return "–"
-    return f"{value:.{digits}f}" if np.isfinite(value) else "–"
-
-
-def pct(value: Any, digits: int = 1) -> str:
-    """A share in percent; a dash where it is missing."""
-    text = num(100 * float(value), digits) if value is not None and not pd.isna(value) else "–"
-    return text if text == "–" else f"{text} %"
-
-
-def count(value: Any) -> str:
-    """A whole number with thin spaces between thousands; a dash where it is missing."""
-    return "–" if value is None or pd.isna(value) else f"{int(value):,}".replace(",", "\u2009")
-
-
-def interval(row: Mapping[str, Any], name: str, *, percent: bool = False, digits: int | None = None) -> str:
-    """A number and its interval, as in ``0.93 [0.91, 0.95]``."""
-    digits = (1 if percent else 3) if digits is None else digits
-    scale = 100 if percent else 1
-    values = [scale * number(row, key) for key in (name, f"{name}_low", f"{name}_high")]
-    text = num(values[0], digits) + (
-        f" [{num(values[1], digits)}, {num(values[2], digits)}]" if np.isfinite(values[1]) else ""
-    )
-    return text + (" %" if percent and np.isfinite(values[0]) else "")
 
 
 def words(value: Any) -> str:

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.candidates.measure import add_stamp
+from otrain_core.images.pixels import add_stamp
 from otrain_core.sky.optics import FieldPSF
 
-KINDS = ("cosmic", "hot_pixel", "bad_column", "trail", "ghost", "bleed", "crosstalk", "saturated")
 ELECTRONS_PER_UM = 75.0  # most probable loss of a minimum-ionising particle in silicon
 PIXEL_UM = 9.0  # size of a pixel that the length of a cosmic-ray track is drawn for
 
@@ -403,33 +402,3 @@ def add_crosstalk(image: np.ndarray, *, factor: float, level: float) -> Rows:
             )
         )
     return rows
-
-
-def name_artefacts(truth: pd.DataFrame, x: np.ndarray, y: np.ndarray, *, margin: float) -> np.ndarray:
-    """Kind of the nearest simulated artefact that reaches each position.
-
-    Parameters
-    ----------
-    truth : pandas.DataFrame
-        Columns kind, x, y, size, width, angle as in `truth.csv`.
-    x, y : numpy.ndarray
-        (n,) positions [px].
-    margin : float
-        A position this near to the extent of an artefact belongs to it [px].
-
-    Returns
-    -------
-    numpy.ndarray
-        (n,) str; '' where no artefact reaches.
-    """
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    names = np.full(x.size, "", dtype="U10")
-    nearest = np.full(x.size, np.inf)
-    for row in truth[truth.kind.isin(KINDS)].itertuples():
-        cos, sin = np.cos(np.deg2rad(row.angle)), np.sin(np.deg2rad(row.angle))
-        along = np.abs((x - row.x) * cos + (y - row.y) * sin)
-        across = np.abs((y - row.y) * cos - (x - row.x) * sin)
-        outside = np.hypot(np.maximum(along - row.size / 2, 0), np.maximum(across - row.width / 2, 0))
-        hit = (outside <= margin) & (outside < nearest)
-        names[hit], nearest[hit] = row.kind, outside[hit]
-    return names

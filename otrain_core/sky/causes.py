@@ -5,21 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from otrain_core.positions import nearest
+
 STAR_REACH = 1.5  # a residual this near to a star [seeing] belongs to it,
 HALO_REACH = 6.0  # or, if the star has so much more flux, within its halo
 HALO_FLUX = 100.0
-
-
-def nearest(x, y, x_ref, y_ref, *, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest reference entry within `radius`: its index (-1: none) and its distance."""
-    from scipy.spatial import cKDTree
-
-    if len(x) == 0 or len(x_ref) == 0:
-        return np.full(len(x), -1), np.full(len(x), np.inf)
-    distance, index = cKDTree(np.column_stack([x_ref, y_ref])).query(
-        np.column_stack([x, y]), distance_upper_bound=radius
-    )
-    return np.where(np.isfinite(distance), index, -1), distance
 
 
 def name_causes(
@@ -47,8 +37,6 @@ def name_causes(
     """
     from scipy.spatial import cKDTree
 
-    from otrain_core.sky.artefacts import name_artefacts
-
     names = name_artefacts(sky_truth, x, y, margin=0.5 * seeing).astype("U16")
     moving = sky_truth[sky_truth["kind"].isin(["variable", "asteroid"])]
     near, _ = nearest(x, y, moving["x"], moving["y"], radius=STAR_REACH * seeing)
@@ -69,4 +57,37 @@ def name_causes(
             elif len(reach) and fluxes[reach].max() > HALO_FLUX * abs(flux[index]):
                 names[index] = kinds[reach[fluxes[reach].argmax()]]
     names[names == ""] = "noise"
+    return names
+
+
+KINDS = ("cosmic", "hot_pixel", "bad_column", "trail", "ghost", "bleed", "crosstalk", "saturated")
+
+
+def name_artefacts(truth: pd.DataFrame, x: np.ndarray, y: np.ndarray, *, margin: float) -> np.ndarray:
+    """Kind of the nearest simulated artefact that reaches each position.
+
+    Parameters
+    ----------
+    truth : pandas.DataFrame
+        Columns kind, x, y, size, width, angle as in `truth.csv`.
+    x, y : numpy.ndarray
+        (n,) positions [px].
+    margin : float
+        A position this near to the extent of an artefact belongs to it [px].
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,) str; '' where no artefact reaches.
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    names = np.full(x.size, "", dtype="U10")
+    nearest = np.full(x.size, np.inf)
+    for row in truth[truth.kind.isin(KINDS)].itertuples():
+        cos, sin = np.cos(np.deg2rad(row.angle)), np.sin(np.deg2rad(row.angle))
+        along = np.abs((x - row.x) * cos + (y - row.y) * sin)
+        across = np.abs((y - row.y) * cos - (x - row.x) * sin)
+        outside = np.hypot(np.maximum(along - row.size / 2, 0), np.maximum(across - row.width / 2, 0))
+        hit = (outside <= margin) & (outside < nearest)
+        names[hit], nearest[hit] = row.kind, outside[hit]
     return names

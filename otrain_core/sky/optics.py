@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from astropy.wcs import WCS
 
-from otrain_core.candidates.measure import add_stamp
+from otrain_core.images.pixels import add_stamp
 
 NODES = 5  # the PSF is computed on NODES x NODES positions and interpolated between
 OVERSAMPLING = 5

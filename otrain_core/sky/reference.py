@@ -11,8 +11,8 @@ from astropy.io import fits
 
 from otrain_core.errors import ImageError
 from otrain_core.images.align import align_reference
+from otrain_core.images.frames import MASK_SATURATED, Image
 from otrain_core.images.prepare import prepare_image
-from otrain_core.io import MASK_SATURATED, Image
 
 log = logging.getLogger("otrain")
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from otrain_core import io
 from otrain_core.sky import answers
-from otrain_core.sky.catalogue import COLUMNS, KNOWN_COLUMNS, Field, empty, read_sky_table
+from otrain_core.sky.fields import COLUMNS, KNOWN_COLUMNS, Field, empty, read_sky_table
 
 VIZIER = {"gaia": "I/355/gaiadr3", "panstarrs": "II/349/ps1", "vsx": "B/vsx/vsx"}
 VIZIER_SERVERS = ("vizier.cds.unistra.fr", "vizier.cfa.harvard.edu")

@@ -16,7 +16,7 @@ import numpy as np
 from astropy.io import fits
 
 from otrain_core.errors import ImageError
-from otrain_core.io import Image
+from otrain_core.images.frames import Image
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -263,7 +263,7 @@ def _scamp(image: Image, objects: Table, stars: Table, *, degree: int, radius: f
     from astropy.wcs import WCS
     from stdpipe.astrometry import refine_wcs_scamp
 
-    from otrain_core.images.swarp import swarp_header
+    from otrain_core.images.tpv import swarp_header
     from otrain_core.programs import find_program
 
     program = find_program("scamp")

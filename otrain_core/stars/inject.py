@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.candidates.measure import add_stamp, any_near, nearest_pixel
 from otrain_core.errors import ConfigError, ImageError
-from otrain_core.io import Image
-from otrain_core.stars.psf import PSFModel
+from otrain_core.images.frames import Image
+from otrain_core.images.pixels import add_stamp, any_near, nearest_pixel
+from otrain_core.stars.kinds import INJECTED_KINDS
+from otrain_core.stars.psf_model import PSFModel
 from otrain_core.stars.psf_stars import Sky, measure_sky, select_stars
 
 TRUTH_COLUMNS = ["id", "x", "y", "ra", "dec", "mag", "flux", "kind", "usable"]
-INJECTED_KINDS = ("random", "galaxy", "star")
 
 BESIDE_STAR = 3.0  # sources beside a star stand within this of it [FWHM]
 GALAXY_SIZE = 1.35  # least half-light radius of a galaxy over that of the stars

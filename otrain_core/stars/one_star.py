@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from otrain_core.candidates.measure import add_stamp
-from otrain_core.stars.psf import PSFModel
+from otrain_core.images.pixels import add_stamp
+from otrain_core.stars.psf_model import PSFModel
 from otrain_core.stars.psf_stars import Sky
 
 FIT_RADIUS = 2.0  # pixels used in the fit of a star [FWHM]

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from otrain_core.errors import ImageError
-from otrain_core.io import Image
+from otrain_core.images.frames import Image
 from otrain_core.stars.astrometry import find_objects, require_wcs, star_table
 
 if TYPE_CHECKING:
     import pandas as pd
     from astropy.table import Table
 
-    from otrain_core.stars.psf import PSFModel
+    from otrain_core.stars.psf_model import PSFModel
 
 MIN_STARS = 5
 COLOR_STARS = 10  # with fewer stars of known colour there is no colour term

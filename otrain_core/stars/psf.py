@@ -16,158 +16,21 @@ equations, so they are fitted at the same time and not fixed beforehand.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import ndimage
 
 from otrain_core.errors import ImageError
-from otrain_core.io import Image, atomic, raise_if_failed
-from otrain_core.stars.psf_fit import fit_stars, misfit, terms
+from otrain_core.images.frames import Image
+from otrain_core.stars.psf_fit import fit_stars, misfit
+from otrain_core.stars.psf_model import PSFModel
 from otrain_core.stars.psf_stars import Sky, measure_sky, select_stars
 
 if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger("otrain.psf")
-
-SIGMA_TO_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
-
-
-@dataclass
-class PSFModel:
-    """Effective PSF, a polynomial of the position on the detector.
-
-    Attributes
-    ----------
-    table : numpy.ndarray
-        float64 (terms, side, side): coefficient of every monomial of the normalised
-        position, at offsets of ``1 / oversampling`` px from the centre of the table.
-    degree, oversampling : int
-    shape : tuple of int
-        (height, width) of the image [px], which normalises the position.
-    """
-
-    table: np.ndarray
-    degree: int
-    oversampling: int
-    shape: tuple[int, int]
-
-    def __post_init__(self):
-        # B-spline coefficients are linear in the samples: filtered once, combined for every position.
-        self._splines = np.stack(
-            [ndimage.spline_filter(plane, order=3, output=np.float64, mode="mirror") for plane in self.table]
-        )
-        self.radius = (self.table.shape[1] - 1) // 2 // self.oversampling - 1
-        self.fwhm, self.ellipticity, self.angle = self.measure((self.shape[1] - 1) / 2, (self.shape[0] - 1) / 2)
-
-    @property
-    def size(self) -> int:
-        """Side of the stamps [px]."""
-        return 2 * self.radius + 1
-
-    def profile(self, x: float, y: float, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
-        """PSF of a place at offsets of pixel centres from the star [px]: (rows, columns), not normalised."""
-        monomials = terms(np.array([x]), np.array([y]), self.degree, self.shape)[0]
-        spline = np.tensordot(monomials, self._splines, axes=1)
-        centre = (spline.shape[0] - 1) / 2
-        rows, columns = np.meshgrid(centre + dy * self.oversampling, centre + dx * self.oversampling, indexing="ij")
-        values = ndimage.map_coordinates(spline, [rows, columns], order=3, mode="mirror", prefilter=False)
-        return np.maximum(values, 0.0)
-
-    def at(self, x: float, y: float) -> np.ndarray:
-        """PSF at a position of the detector, centred in its stamp.
-
-        Returns
-        -------
-        numpy.ndarray
-            float64 (size, size), pixel-integrated, with sum 1.
-        """
-        offset = np.arange(-self.radius, self.radius + 1.0)
-        stamp = self.profile(x, y, offset, offset)
-        return stamp / stamp.sum()
-
-    def stamp(self, x: float, y: float) -> tuple[np.ndarray, int, int]:
-        """A star of flux 1 at a sub-pixel position.
-
-        Returns
-        -------
-        stamp : numpy.ndarray
-            float64 (size, size), pixel-integrated, with sum 1.
-        y0, x0 : int
-            Pixel of the image that the first pixel of the stamp falls on (may lie
-            outside the image).
-        """
-        x0, y0 = (int(np.floor(value + 0.5)) - self.radius for value in (x, y))
-        offset = np.arange(self.size)
-        stamp = self.profile(x, y, x0 + offset - x, y0 + offset - y)
-        return stamp / stamp.sum(), y0, x0
-
-    def noise_area(self, x: float, y: float) -> float:
-        """Noise-equivalent area ``1 / sum(PSF^2)`` [px]: the variance of an optimally
-        weighted flux is this times the variance of a pixel (King 1983, PASP 95, 163)."""
-        return float(1.0 / np.sum(self.at(x, y) ** 2))
-
-    def measure(self, x: float, y: float) -> tuple[float, float, float]:
-        """Size and shape of the PSF at a position.
-
-        The profile is the effective one, as wide as stars are in the image: the
-        width of a pixel is in it.
-
-        Returns
-        -------
-        fwhm : float
-            Of the circle with the area above half the maximum [px].
-        ellipticity : float
-            1 - b/a, from second moments in a Gaussian window twice as wide as the
-            profile, whose effect is taken out.
-        angle : float
-            Of the major axis, from +x towards +y, -90 to 90 [deg].
-        """
-        fine = np.arange(-self.radius, self.radius + 0.05, 0.1)
-        profile = self.profile(x, y, fine, fine)
-        above = profile - profile.max() / 2
-        slope = np.maximum(np.hypot(*np.gradient(profile)), 1e-9 * profile.max())
-        fwhm = 2 * np.sqrt(np.clip(above / slope + 0.5, 0, 1).sum() * 0.01 / np.pi)  # cells on the line in part
-        window = (2 * fwhm / SIGMA_TO_FWHM) ** 2
-        weight = profile * np.exp(-(fine[:, None] ** 2 + fine**2) / (2 * window))
-        weight = weight / weight.sum()
-        u, v = fine - (weight * fine).sum(), (fine - (weight * fine[:, None]).sum())[:, None]
-        xx, yy, xy = (weight * u**2).sum(), (weight * v**2).sum(), (weight * u * v).sum()
-        minor, major = np.linalg.eigvalsh([[xx, xy], [xy, yy]])
-        minor, major = (1 / (1 / value - 1 / window) for value in (minor, major))
-        angle = np.degrees(np.arctan2(2 * xy, xx - yy)) / 2
-        return float(fwhm), float(1 - np.sqrt(minor / major)), float(angle)
-
-    def save(self, path: str | Path) -> None:
-        """Write the model as FITS: one image of planes (terms, side, side)."""
-        from astropy.io import fits
-
-        hdu = fits.PrimaryHDU(self.table.astype(np.float32))
-        hdu.header["DEGREE"] = (self.degree, "degree of the polynomial in x and y")
-        hdu.header["OVERSAMP"] = (self.oversampling, "samples per pixel")
-        hdu.header["IMWIDTH"] = (self.shape[1], "width of the image [px]")
-        hdu.header["IMHEIGHT"] = (self.shape[0], "height of the image [px]")
-        hdu.header["FWHM"] = (self.fwhm, "FWHM at the centre [px]")
-        with atomic(path) as temporary:
-            hdu.writeto(temporary, overwrite=True)
-
-    @classmethod
-    def load(cls, path: str | Path) -> PSFModel:
-        """Read a model written by `save`."""
-        from astropy.io import fits
-
-        raise_if_failed(path)
-        with fits.open(path, memmap=False) as hdus:
-            header = hdus[0].header
-            return cls(
-                hdus[0].data.astype(np.float64),
-                header["DEGREE"],
-                header["OVERSAMP"],
-                (header["IMHEIGHT"], header["IMWIDTH"]),
-            )
 
 
 def measure_psf(

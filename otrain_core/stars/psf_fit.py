@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from otrain_core.io import Image
+from otrain_core.images.frames import Image
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(3)
 _NODES, _WEIGHTS = _NODES / 2, _WEIGHTS / 2  # of one pixel

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from otrain_core.errors import ImageError
-from otrain_core.io import Image
+from otrain_core.images.frames import Image
 from otrain_core.stars.psf_fit import Stars, terms
 
 

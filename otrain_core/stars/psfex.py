@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from otrain_core.errors import ImageError
-from otrain_core.io import Image
+from otrain_core.images.frames import Image
 from otrain_core.stars.psf_fit import Stars, n_terms, terms
 
 THRESHOLD, MIN_AREA = 4.0, 4  # of the catalogue, as gmadet sets them [sigma], [px]

@@ -18,12 +18,13 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from otrain_core.candidates.measure import add_stamp
 from otrain_core.errors import ImageError
-from otrain_core.io import Image
+from otrain_core.images.frames import Image
+from otrain_core.images.pixels import add_stamp
 from otrain_core.stars.inject import TRUTH_COLUMNS, add_light, limits, sky_positions, usable_places
 from otrain_core.stars.one_star import StarFit, fit_star, others
-from otrain_core.stars.psf import PSFModel, measure_psf
+from otrain_core.stars.psf import measure_psf
+from otrain_core.stars.psf_model import PSFModel
 from otrain_core.stars.psf_stars import Sky, measure_sky, select_stars
 
 log = logging.getLogger("otrain.real_stars")

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.evaluation import metrics
+from otrain_core.evaluation.thresholds import best_threshold
 from otrain_core.networks.train import train_model
 from otrain_core.studies.label_noise import (
     RANKINGS,
@@ -158,5 +159,5 @@ def _test_mcc(cube, split, *, labels, seed, threshold_rule, **training) -> float
     model, _, _ = train_model(cube, split, seed=seed, **training)
     rows = {name: split.loc[split["set"] == name, "index"].to_numpy(int) for name in ("tune", "test")}
     scores = {name: score_rows(model, cube, index, training) for name, index in rows.items()}
-    threshold = metrics.best_threshold(np.asarray(cube["labels"])[rows["tune"]], scores["tune"], threshold_rule)
+    threshold = best_threshold(np.asarray(cube["labels"])[rows["tune"]], scores["tune"], threshold_rule)
     return metrics.rates(**metrics.confusion(labels[rows["test"]], scores["test"], threshold))["mcc"]

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.cubes.inputs import input_blocks
+from otrain_core.cubes.inputs import column, input_blocks
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import metrics
-from otrain_core.evaluation.evaluate import column
 from otrain_core.figures.galleries import CutoutGallery
-from otrain_core.networks.train import score_cutouts, train_model
+from otrain_core.networks.predict import score_cutouts
+from otrain_core.networks.train import train_model
 
 log = logging.getLogger("otrain")
 

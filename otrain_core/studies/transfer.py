@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.candidates.crossmatch import unit_vectors
 from otrain_core.cubes.inputs import input_blocks, select_inputs
 from otrain_core.cubes.pool import TRAINED
 from otrain_core.cubes.split import guard_distances
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import metrics
 from otrain_core.evaluation.bootstrap import bootstrap_intervals
-from otrain_core.networks.train import score_cutouts
+from otrain_core.evaluation.thresholds import best_threshold
+from otrain_core.networks.predict import score_cutouts
+from otrain_core.positions import unit_vectors
 
 RATES = ("mcc", "mcc_low", "mcc_high", "recall", "fpr", "accuracy")
 COLUMNS = (
@@ -154,7 +155,7 @@ def score_rows(model, cube: Mapping[str, np.ndarray], rows: np.ndarray) -> np.nd
 
 def tune_threshold(labels: np.ndarray, scores: np.ndarray, rule: str) -> float:
     """Threshold by a rule of `otrain_core.evaluation.metrics`; NaN without both classes."""
-    return metrics.best_threshold(labels, scores, rule) if len(np.unique(labels)) == 2 else np.nan
+    return best_threshold(labels, scores, rule) if len(np.unique(labels)) == 2 else np.nan
 
 
 def measure(

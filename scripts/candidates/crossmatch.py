@@ -50,16 +50,16 @@ def removed_stars(record: dict[str, Any]) -> list[int]:
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            candidates=snakemake.input.candidates,  # noqa: F821
-            injected=snakemake.input.injected,  # noqa: F821
-            psf_record=snakemake.input.psf_record,  # noqa: F821
-            subtract_record=snakemake.input.get("subtract_record"),  # noqa: F821
-            known=snakemake.input.get("known"),  # noqa: F821
-            sky_truth=snakemake.input.get("sky_truth"),  # noqa: F821
-            labelled=snakemake.output.labelled,  # noqa: F821
-            record=snakemake.output.record,  # noqa: F821
-            image=snakemake.wildcards.image,  # noqa: F821
-            options=snakemake.params.options,  # noqa: F821
+            candidates=snakemake.input.candidates,
+            injected=snakemake.input.injected,
+            psf_record=snakemake.input.psf_record,
+            subtract_record=snakemake.input.get("subtract_record"),
+            known=snakemake.input.get("known"),
+            sky_truth=snakemake.input.get("sky_truth"),
+            labelled=snakemake.output.labelled,
+            record=snakemake.output.record,
+            image=snakemake.wildcards.image,
+            options=snakemake.params.options,
         )

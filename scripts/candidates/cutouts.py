@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from otrain_core.arrays import write_arrays
 from otrain_core.candidates.cutouts import make_cutouts
 from otrain_core.candidates.measure import difference_psf
-from otrain_core.io import raise_if_failed, read_json, read_planes, read_table, write_arrays
-from otrain_core.stars.psf import PSFModel
+from otrain_core.images.frames import read_planes
+from otrain_core.io import raise_if_failed, read_json, read_table
+from otrain_core.stars.psf_model import PSFModel
 
 
 def main(
@@ -42,16 +44,16 @@ def main(
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            labelled=snakemake.input.labelled,  # noqa: F821
-            difference=snakemake.input.difference,  # noqa: F821
-            psf=snakemake.input.psf,  # noqa: F821
-            psf_record=snakemake.input.psf_record,  # noqa: F821
-            subtract_record=snakemake.input.subtract_record,  # noqa: F821
-            cutouts=snakemake.output.cutouts,  # noqa: F821
-            telescope_name=snakemake.wildcards.telescope,  # noqa: F821
-            pipeline=snakemake.wildcards.pipeline,  # noqa: F821
-            image=snakemake.wildcards.image,  # noqa: F821
-            options=snakemake.params.options,  # noqa: F821
+            labelled=snakemake.input.labelled,
+            difference=snakemake.input.difference,
+            psf=snakemake.input.psf,
+            psf_record=snakemake.input.psf_record,
+            subtract_record=snakemake.input.subtract_record,
+            cutouts=snakemake.output.cutouts,
+            telescope_name=snakemake.wildcards.telescope,
+            pipeline=snakemake.wildcards.pipeline,
+            image=snakemake.wildcards.image,
+            options=snakemake.params.options,
         )

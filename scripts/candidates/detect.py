@@ -5,8 +5,9 @@ from typing import Any
 from otrain_core.candidates.detect import detect_candidates
 from otrain_core.candidates.measure import difference_psf
 from otrain_core.errors import ImageError
-from otrain_core.io import image_wcs, raise_if_failed, read_json, read_planes, read_table, write_table
-from otrain_core.stars.psf import PSFModel
+from otrain_core.images.frames import image_wcs, read_planes
+from otrain_core.io import raise_if_failed, read_json, read_table, write_table
+from otrain_core.stars.psf_model import PSFModel
 
 
 def main(
@@ -62,17 +63,17 @@ def main(
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            difference=snakemake.input.difference,  # noqa: F821
-            psf=snakemake.input.psf,  # noqa: F821
-            psf_record=snakemake.input.psf_record,  # noqa: F821
-            subtract_record=snakemake.input.get("subtract_record"),  # noqa: F821
-            candidates=snakemake.output.candidates,  # noqa: F821
-            image=snakemake.wildcards.image,  # noqa: F821
-            telescope_name=snakemake.wildcards.telescope,  # noqa: F821
-            size=snakemake.params.size,  # noqa: F821
-            wcs=snakemake.params.get("wcs"),  # noqa: F821
-            catalogue=snakemake.input.get("catalogue") or None,  # noqa: F821
-            options=snakemake.params.options,  # noqa: F821
+            difference=snakemake.input.difference,
+            psf=snakemake.input.psf,
+            psf_record=snakemake.input.psf_record,
+            subtract_record=snakemake.input.get("subtract_record"),
+            candidates=snakemake.output.candidates,
+            image=snakemake.wildcards.image,
+            telescope_name=snakemake.wildcards.telescope,
+            size=snakemake.params.size,
+            wcs=snakemake.params.get("wcs"),
+            catalogue=snakemake.input.get("catalogue") or None,
+            options=snakemake.params.options,
         )

@@ -6,12 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from otrain_core.arrays import read_stack, write_arrays
 from otrain_core.cubes.cube import build_cube, no_rows, real_star_cube
 from otrain_core.cubes.cube_folders import class_folders, cube_from_folders
 from otrain_core.errors import ImageError
-from otrain_core.io import write_arrays, write_json
+from otrain_core.io import write_json
 from otrain_core.plan.sheets import read_labels
-from otrain_core.stacks import read_stack
 
 
 def main(
@@ -70,16 +70,16 @@ def read_stacks(paths: list[str]) -> tuple[list[dict[str, Any]], list[dict[str, 
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            stacks=list(snakemake.input.stacks),  # noqa: F821
-            cube=snakemake.output.cube,  # noqa: F821
-            real_stars=snakemake.output.real_stars,  # noqa: F821
-            record=snakemake.output.record,  # noqa: F821
-            telescope=snakemake.wildcards.telescope,  # noqa: F821
-            pipeline=snakemake.wildcards.pipeline,  # noqa: F821
-            folder=snakemake.params.folder,  # noqa: F821
-            labels=snakemake.input.get("labels"),  # noqa: F821
-            seed=snakemake.params.seed,  # noqa: F821
-            options=snakemake.params.options,  # noqa: F821
+            stacks=list(snakemake.input.stacks),
+            cube=snakemake.output.cube,
+            real_stars=snakemake.output.real_stars,
+            record=snakemake.output.record,
+            telescope=snakemake.wildcards.telescope,
+            pipeline=snakemake.wildcards.pipeline,
+            folder=snakemake.params.folder,
+            labels=snakemake.input.get("labels"),
+            seed=snakemake.params.seed,
+            options=snakemake.params.options,
         )

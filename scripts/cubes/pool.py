@@ -4,11 +4,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from otrain_core.arrays import write_arrays
 from otrain_core.cubes.cube import read_cube
 from otrain_core.cubes.pool import check_pool, join_rows, pool_cubes, summarise_pool
 from otrain_core.cubes.split import SETS, summarise_split
-from otrain_core.io import read_json, read_table, write_arrays, write_json, write_table
-from otrain_core.plan.sheets import left_out
+from otrain_core.io import read_json, read_table, write_json, write_table
+from otrain_core.plan.pools import left_out
 
 
 def main(
@@ -67,11 +68,11 @@ def main(
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            **{key: list(snakemake.input[key]) for key in ("cubes", "splits", "records", "real_stars")},  # noqa: F821
-            **{key: str(path) for key, path in snakemake.output.items()},  # noqa: F821
-            **{key: snakemake.params[key] for key in ("telescopes", "seed", "equal", "channels")},  # noqa: F821
-            name=snakemake.wildcards.telescope,  # noqa: F821
-            pipeline=snakemake.wildcards.pipeline,  # noqa: F821
+            **{key: list(snakemake.input[key]) for key in ("cubes", "splits", "records", "real_stars")},
+            **{key: str(path) for key, path in snakemake.output.items()},
+            **{key: snakemake.params[key] for key in ("telescopes", "seed", "equal", "channels")},
+            name=snakemake.wildcards.telescope,
+            pipeline=snakemake.wildcards.pipeline,
         )

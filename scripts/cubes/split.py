@@ -21,12 +21,12 @@ def main(*, cube: str, split: str, split_paper: str, record: str, seed: int, opt
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            cube=snakemake.input.cube,  # noqa: F821
-            split=snakemake.output.split,  # noqa: F821
-            split_paper=snakemake.output.split_paper,  # noqa: F821
-            record=snakemake.output.record,  # noqa: F821
-            seed=snakemake.params.seed,  # noqa: F821
-            options=snakemake.params.options,  # noqa: F821
+            cube=snakemake.input.cube,
+            split=snakemake.output.split,
+            split_paper=snakemake.output.split_paper,
+            record=snakemake.output.record,
+            seed=snakemake.params.seed,
+            options=snakemake.params.options,
         )

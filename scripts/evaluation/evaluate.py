@@ -37,10 +37,12 @@ def main(
     """
     import numpy as np
 
-    from otrain_core.evaluation.evaluate import evaluate_scores, kept_false_share, score_cube, score_real_stars
+    from otrain_core.arrays import read_stack
+    from otrain_core.cubes.cube import kept_false_share
+    from otrain_core.evaluation.evaluate import evaluate_scores
     from otrain_core.io import read_json, read_table, write_json, write_table
     from otrain_core.networks.architecture import load_model
-    from otrain_core.stacks import read_stack
+    from otrain_core.networks.predict import score_cube, score_real_stars
 
     arrays, trained, network = read_stack(cube, mmap=("cube",)), read_json(train_record), load_model(model)
     table = score_cube(network, arrays, read_table(split))
@@ -65,20 +67,20 @@ def main(
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            cube=snakemake.input.cube,  # noqa: F821
-            cube_record=snakemake.input.cube_record,  # noqa: F821
-            real_stars=snakemake.input.real_stars,  # noqa: F821
-            split=snakemake.input.split,  # noqa: F821
-            model=snakemake.input.model,  # noqa: F821
-            train_record=snakemake.input.train_record,  # noqa: F821
-            scores=snakemake.output.scores,  # noqa: F821
-            metrics=snakemake.output.metrics,  # noqa: F821
-            curves=snakemake.output.curves,  # noqa: F821
-            options=snakemake.params.options,  # noqa: F821
-            threshold_rule=snakemake.params.threshold_rule,  # noqa: F821
-            seed=int(snakemake.wildcards.seed),  # noqa: F821
-            protocol=snakemake.params.protocol,  # noqa: F821
-            experiment_name=snakemake.wildcards.experiment,  # noqa: F821
+            cube=snakemake.input.cube,
+            cube_record=snakemake.input.cube_record,
+            real_stars=snakemake.input.real_stars,
+            split=snakemake.input.split,
+            model=snakemake.input.model,
+            train_record=snakemake.input.train_record,
+            scores=snakemake.output.scores,
+            metrics=snakemake.output.metrics,
+            curves=snakemake.output.curves,
+            options=snakemake.params.options,
+            threshold_rule=snakemake.params.threshold_rule,
+            seed=int(snakemake.wildcards.seed),
+            protocol=snakemake.params.protocol,
+            experiment_name=snakemake.wildcards.experiment,
         )

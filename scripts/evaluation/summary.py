@@ -68,13 +68,13 @@ def main(
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            cubes=list(snakemake.params.cubes),  # noqa: F821
-            images=dict(snakemake.params.images),  # noqa: F821
-            runs=list(snakemake.params.runs),  # noqa: F821
-            bootstrap=snakemake.params.bootstrap,  # noqa: F821
-            confidence=snakemake.params.confidence,  # noqa: F821
-            seed=snakemake.params.seed,  # noqa: F821
-            **dict(snakemake.output.items()),  # noqa: F821
+            cubes=list(snakemake.params.cubes),
+            images=dict(snakemake.params.images),
+            runs=list(snakemake.params.runs),
+            bootstrap=snakemake.params.bootstrap,
+            confidence=snakemake.params.confidence,
+            seed=snakemake.params.seed,
+            **dict(snakemake.output.items()),
         )

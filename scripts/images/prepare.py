@@ -1,7 +1,8 @@
 """Clean one injected image: mask, background, noise."""
 
+from otrain_core.images.frames import read_image, write_planes
 from otrain_core.images.prepare import prepare_image
-from otrain_core.io import read_image, read_json, write_planes
+from otrain_core.io import read_json
 
 
 def main(*, injected, psf_record, prepared, image, telescope, wcs, options):
@@ -17,13 +18,13 @@ def main(*, injected, psf_record, prepared, image, telescope, wcs, options):
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            injected=snakemake.input.injected,  # noqa: F821
-            psf_record=snakemake.input.psf_record,  # noqa: F821
-            prepared=snakemake.output.prepared,  # noqa: F821
-            image=snakemake.wildcards.image,  # noqa: F821
-            telescope=snakemake.params.telescope,  # noqa: F821
-            wcs=snakemake.params.wcs,  # noqa: F821
-            options=snakemake.params.options,  # noqa: F821
+            injected=snakemake.input.injected,
+            psf_record=snakemake.input.psf_record,
+            prepared=snakemake.output.prepared,
+            image=snakemake.wildcards.image,
+            telescope=snakemake.params.telescope,
+            wcs=snakemake.params.wcs,
+            options=snakemake.params.options,
         )

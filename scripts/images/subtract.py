@@ -23,15 +23,16 @@ def main(
     from otrain_core import io
     from otrain_core.errors import ImageError, UpstreamFailed
     from otrain_core.images.align import align_reference
+    from otrain_core.images.frames import image_wcs, read_image, read_planes, write_planes
     from otrain_core.images.subtract import subtract_images
 
     options = dict(options)
-    planes, header = io.read_planes(prepared, image=image)
+    planes, header = read_planes(prepared, image=image)
     psf = io.read_json(psf_record)
     seeing = psf.get("seeing_px")
     # Gain and saturation of the telescope hold for a reference whose header does not say otherwise.
     try:
-        other = io.read_image(reference, name=image, telescope=telescope)
+        other = read_image(reference, name=image, telescope=telescope)
     except UpstreamFailed:
         raise
     except ImageError as error:
@@ -52,7 +53,7 @@ def main(
         science_data=planes["sci"],
         science_noise=planes["noise"],
         science_mask=planes["mask"],
-        science_wcs=io.image_wcs(header, wcs, image=image, record=psf),
+        science_wcs=image_wcs(header, wcs, image=image, record=psf),
         name=image,
         method=options.pop("align", "auto"),
         resampling=options.pop("resampling", "bilinear"),
@@ -63,23 +64,23 @@ def main(
     )
     written = {"diff": result.diff, "noise": result.noise, "mask": result.mask}
     written |= {"science": planes["sci"], "reference": result.reference}
-    io.write_planes(difference, written, header)
+    write_planes(difference, written, header)
     io.write_json(record, {"image": image, **aligned.record, **result.record, **removed})
 
 
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            prepared=snakemake.input.prepared,  # noqa: F821
-            psf_record=snakemake.input.psf_record,  # noqa: F821
-            reference=snakemake.params.reference,  # noqa: F821
-            difference=snakemake.output.difference,  # noqa: F821
-            record=snakemake.output.record,  # noqa: F821
-            image=snakemake.wildcards.image,  # noqa: F821
-            telescope=snakemake.params.telescope,  # noqa: F821
-            wcs=snakemake.params.wcs,  # noqa: F821
-            injected=snakemake.input.get("injected"),  # noqa: F821
-            options=snakemake.params.options,  # noqa: F821
+            prepared=snakemake.input.prepared,
+            psf_record=snakemake.input.psf_record,
+            reference=snakemake.params.reference,
+            difference=snakemake.output.difference,
+            record=snakemake.output.record,
+            image=snakemake.wildcards.image,
+            telescope=snakemake.params.telescope,
+            wcs=snakemake.params.wcs,
+            injected=snakemake.input.get("injected"),
+            options=snakemake.params.options,
         )

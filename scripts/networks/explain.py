@@ -21,12 +21,12 @@ def main(*, model, cube, scores, metrics, gradcam, figure, options, seed, split=
     """
     import numpy as np
 
+    from otrain_core.arrays import read_stack, write_arrays
     from otrain_core.figures.displays import GradCamGallery, save_figure
-    from otrain_core.io import read_json, read_table, write_arrays, write_json, write_table
+    from otrain_core.io import read_json, read_table, write_json, write_table
     from otrain_core.networks.architecture import load_model
     from otrain_core.networks.explain import explain_model
     from otrain_core.networks.neighbours import neighbour_test
-    from otrain_core.stacks import read_stack
 
     options = dict(options)
     n_sigma = options.pop("neighbour_sigma", 5.0)
@@ -46,16 +46,16 @@ def main(*, model, cube, scores, metrics, gradcam, figure, options, seed, split=
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            model=snakemake.input.model,  # noqa: F821
-            cube=snakemake.input.cube,  # noqa: F821
-            scores=snakemake.input.scores,  # noqa: F821
-            metrics=snakemake.input.metrics,  # noqa: F821
-            gradcam=snakemake.output.gradcam,  # noqa: F821
-            figure=snakemake.output.figure,  # noqa: F821
-            options=snakemake.params.options,  # noqa: F821
-            seed=snakemake.params.seed,  # noqa: F821
-            neighbours=snakemake.output.get("neighbours"),  # noqa: F821
-            record=snakemake.output.get("record"),  # noqa: F821
+            model=snakemake.input.model,
+            cube=snakemake.input.cube,
+            scores=snakemake.input.scores,
+            metrics=snakemake.input.metrics,
+            gradcam=snakemake.output.gradcam,
+            figure=snakemake.output.figure,
+            options=snakemake.params.options,
+            seed=snakemake.params.seed,
+            neighbours=snakemake.output.get("neighbours"),
+            record=snakemake.output.get("record"),
         )

@@ -33,13 +33,13 @@ def main(*, cube, model, train_record, scores, metrics, onnx, seed):
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            cube=snakemake.input.cube,  # noqa: F821
-            model=snakemake.input.model,  # noqa: F821
-            train_record=snakemake.input.train_record,  # noqa: F821
-            scores=snakemake.input.scores,  # noqa: F821
-            metrics=snakemake.input.metrics,  # noqa: F821
-            onnx=snakemake.output.onnx,  # noqa: F821
-            seed=snakemake.params.seed,  # noqa: F821
+            cube=snakemake.input.cube,
+            model=snakemake.input.model,
+            train_record=snakemake.input.train_record,
+            scores=snakemake.input.scores,
+            metrics=snakemake.input.metrics,
+            onnx=snakemake.output.onnx,
+            seed=snakemake.params.seed,
         )

@@ -19,12 +19,12 @@ def main(*, cube, split, model, history, record, experiment, seed, protocol, thr
     threads : int, optional
         CPU threads.
     """
+    from otrain_core.arrays import read_stack
     from otrain_core.cubes.inputs import SAMPLING
     from otrain_core.io import digest, read_table, write_json, write_table
-    from otrain_core.jobs.job import provenance
+    from otrain_core.jobs.provenance import provenance
     from otrain_core.networks.train import train_model
     from otrain_core.registry.live import live_run
-    from otrain_core.stacks import read_stack
 
     options = {key: value for key, value in experiment.items() if key != "threshold"}
     checkpoint = Path(model).parent / f"{Path(model).stem}.checkpoint"
@@ -51,15 +51,15 @@ def main(*, cube, split, model, history, record, experiment, seed, protocol, thr
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            cube=snakemake.input.cube,  # noqa: F821
-            split=snakemake.input.split,  # noqa: F821
-            model=snakemake.output.model,  # noqa: F821
-            history=snakemake.output.history,  # noqa: F821
-            record=snakemake.output.record,  # noqa: F821
-            experiment=snakemake.params.experiment,  # noqa: F821
-            seed=int(snakemake.wildcards.seed),  # noqa: F821
-            protocol=snakemake.params.protocol,  # noqa: F821
-            threads=snakemake.threads,  # noqa: F821
+            cube=snakemake.input.cube,
+            split=snakemake.input.split,
+            model=snakemake.output.model,
+            history=snakemake.output.history,
+            record=snakemake.output.record,
+            experiment=snakemake.params.experiment,
+            seed=int(snakemake.wildcards.seed),
+            protocol=snakemake.params.protocol,
+            threads=snakemake.threads,
         )

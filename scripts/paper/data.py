@@ -27,10 +27,10 @@ def main(*, figure, plan, table, caption, root="results"):
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            figure=snakemake.wildcards.figure,  # noqa: F821
-            plan=snakemake.params.plan,  # noqa: F821
-            table=snakemake.output.table,  # noqa: F821
-            caption=snakemake.output.caption,  # noqa: F821
+            figure=snakemake.wildcards.figure,
+            plan=snakemake.params.plan,
+            table=snakemake.output.table,
+            caption=snakemake.output.caption,
         )

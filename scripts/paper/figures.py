@@ -25,10 +25,10 @@ def main(*, figure, table, caption, pictures):
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            figure=snakemake.wildcards.figure,  # noqa: F821
-            table=snakemake.input.table,  # noqa: F821
-            caption=snakemake.input.caption,  # noqa: F821
-            pictures=list(snakemake.output),  # noqa: F821
+            figure=snakemake.wildcards.figure,
+            table=snakemake.input.table,
+            caption=snakemake.input.caption,
+            pictures=list(snakemake.output),
         )

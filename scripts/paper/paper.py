@@ -18,7 +18,7 @@ def main(*, folder, plan, page, claims, captions, about, comparison, root="resul
         Folder of the results.
     """
     from otrain_core import io
-    from otrain_core.jobs.job import provenance
+    from otrain_core.jobs.provenance import provenance
     from otrain_core.paper.claims import complete, list_claims
     from otrain_core.paper.figures import read_data
     from otrain_core.paper.paper import build_page, captions_text
@@ -45,9 +45,9 @@ def main(*, folder, plan, page, claims, captions, about, comparison, root="resul
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            folder=Path(snakemake.output.page).parent,  # noqa: F821
-            plan=snakemake.params.plan,  # noqa: F821
-            **dict(snakemake.output.items()),  # noqa: F821
+            folder=Path(snakemake.output.page).parent,
+            plan=snakemake.params.plan,
+            **dict(snakemake.output.items()),
         )

@@ -31,11 +31,11 @@ def main(*, name, plan, table, tex, caption, root="results"):
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            name=snakemake.wildcards.table,  # noqa: F821
-            plan=snakemake.params.plan,  # noqa: F821
-            table=snakemake.output.table,  # noqa: F821
-            tex=snakemake.output.tex,  # noqa: F821
-            caption=snakemake.output.caption,  # noqa: F821
+            name=snakemake.wildcards.table,
+            plan=snakemake.params.plan,
+            table=snakemake.output.table,
+            tex=snakemake.output.tex,
+            caption=snakemake.output.caption,
         )

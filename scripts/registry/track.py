@@ -47,11 +47,11 @@ def main(
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            runs=list(snakemake.params.runs),  # noqa: F821
-            store=snakemake.params.store,  # noqa: F821
-            record=snakemake.output.record,  # noqa: F821
-            gate=dict(snakemake.params.gate),  # noqa: F821
-            studies=list(snakemake.input.studies),  # noqa: F821
+            runs=list(snakemake.params.runs),
+            store=snakemake.params.store,
+            record=snakemake.output.record,
+            gate=dict(snakemake.params.gate),
+            studies=list(snakemake.input.studies),
         )

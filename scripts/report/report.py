@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from otrain_core import io
-from otrain_core.evaluation.summary import TABLES, read_record
-from otrain_core.jobs.job import provenance
+from otrain_core.evaluation.summary import TABLES
+from otrain_core.jobs.provenance import provenance
 from otrain_core.report.report import build_report
+from otrain_core.results import read_record
 
 
 def main(
@@ -58,13 +59,13 @@ def main(
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            report=snakemake.output.report,  # noqa: F821
-            cubes=list(snakemake.params.cubes),  # noqa: F821
-            runs=list(snakemake.params.runs),  # noqa: F821
-            config=dict(snakemake.params.config),  # noqa: F821
-            rows=dict(snakemake.params.rows),  # noqa: F821
-            mlflow=snakemake.input.mlflow,  # noqa: F821
-            **{name: snakemake.input[name] for name in TABLES},  # noqa: F821
+            report=snakemake.output.report,
+            cubes=list(snakemake.params.cubes),
+            runs=list(snakemake.params.runs),
+            config=dict(snakemake.params.config),
+            rows=dict(snakemake.params.rows),
+            mlflow=snakemake.input.mlflow,
+            **{name: snakemake.input[name] for name in TABLES},
         )

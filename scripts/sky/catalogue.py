@@ -8,7 +8,10 @@ import numpy as np
 
 from otrain_core import io
 from otrain_core.errors import ImageError
+from otrain_core.images.frames import image_wcs, read_fits
 from otrain_core.sky import catalogue as sky
+from otrain_core.sky import simulated_catalogue
+from otrain_core.sky.fields import COLUMNS, KNOWN_COLUMNS, empty, field_of
 
 
 def main(
@@ -30,27 +33,27 @@ def main(
     `source` is None, simulated, gaia, panstarrs or the path of a CSV file; `known_source` is None, or
     vsx, skybot and paths of CSV files, joined by +. Simulated telescopes list their own where it is None.
     """
-    data, header = io.read_fits(science, image=image)
+    data, header = read_fits(science, image=image)
     field = None
     if source not in (None, "simulated") or known_source:
-        solution = io.image_wcs(header, wcs, image=image)
+        solution = image_wcs(header, wcs, image=image)
         if solution is None:
             raise ImageError(
                 image, "WCS", "a star catalogue or known objects need a celestial WCS; give one (column wcs)"
             )
-        field = sky.field_of(solution, data.shape, image=image, header=header)
-    stars, objects = sky.empty(sky.COLUMNS), sky.empty(sky.KNOWN_COLUMNS)
+        field = field_of(solution, data.shape, image=image, header=header)
+    stars, objects = empty(COLUMNS), empty(KNOWN_COLUMNS)
     table = io.read_table(truth) if truth else None
     if source not in (None, "simulated"):
         stars = sky.star_catalogue(source, field, cache=cache)
     elif table is not None:
         rng = np.random.default_rng([seed, crc32(f"catalogue/{telescope['telescope']}/{image}".encode())])
-        limit = sky.simulated_limit(header, beta=telescope.get("psf_beta", 3.0))
-        stars = sky.survey_of(table, limit=limit, rng=rng)
+        limit = simulated_catalogue.simulated_limit(header, beta=telescope.get("psf_beta", 3.0))
+        stars = simulated_catalogue.survey_of(table, limit=limit, rng=rng)
     if known_source:
         objects = sky.known_objects(known_source, field, cache=cache)
     elif table is not None:
-        objects = sky.known_of(table)
+        objects = simulated_catalogue.known_of(table)
     io.write_table(catalogue, stars)
     io.write_table(known, objects)
 
@@ -58,17 +61,17 @@ def main(
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            science=snakemake.params.science,  # noqa: F821
-            truth=snakemake.input.get("truth"),  # noqa: F821
-            catalogue=snakemake.output.catalogue,  # noqa: F821
-            known=snakemake.output.known,  # noqa: F821
-            image=snakemake.wildcards.image,  # noqa: F821
-            telescope=snakemake.params.telescope,  # noqa: F821
-            wcs=snakemake.params.wcs,  # noqa: F821
-            source=snakemake.params.source,  # noqa: F821
-            known_source=snakemake.params.known_source,  # noqa: F821
-            cache=snakemake.params.cache,  # noqa: F821
-            seed=snakemake.params.seed,  # noqa: F821
+            science=snakemake.params.science,
+            truth=snakemake.input.get("truth"),
+            catalogue=snakemake.output.catalogue,
+            known=snakemake.output.known,
+            image=snakemake.wildcards.image,
+            telescope=snakemake.params.telescope,
+            wcs=snakemake.params.wcs,
+            source=snakemake.params.source,
+            known_source=snakemake.params.known_source,
+            cache=snakemake.params.cache,
+            seed=snakemake.params.seed,
         )

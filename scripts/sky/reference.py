@@ -20,7 +20,7 @@ def main(*, frames, wcs, reference, record, telescope, field):
     for path, header in zip(frames, wcs, strict=True):
         name = Path(path).name.split(".fit")[0]
         try:
-            images.append(io.read_image(path, name=name, telescope=telescope, wcs_path=header))
+            images.append(frames.read_image(path, name=name, telescope=telescope, wcs_path=header))
         except ImageError as error:
             logging.getLogger("otrain").warning("reference of field %s: %s (frame left out)", field, error)
             unreadable.append({"frame": name, "reason": error.message})
@@ -34,12 +34,12 @@ def main(*, frames, wcs, reference, record, telescope, field):
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            frames=snakemake.params.frames,  # noqa: F821
-            wcs=snakemake.params.wcs,  # noqa: F821
-            reference=snakemake.output.reference,  # noqa: F821
-            record=snakemake.output.record,  # noqa: F821
-            telescope=snakemake.params.telescope,  # noqa: F821
-            field=snakemake.wildcards.field,  # noqa: F821
+            frames=snakemake.params.frames,
+            wcs=snakemake.params.wcs,
+            reference=snakemake.output.reference,
+            record=snakemake.output.record,
+            telescope=snakemake.params.telescope,
+            field=snakemake.wildcards.field,
         )

@@ -37,13 +37,13 @@ def _write(path: str | Path, data: np.ndarray, header: fits.Header) -> None:
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            science=snakemake.output.science,  # noqa: F821
-            reference=snakemake.output.reference,  # noqa: F821
-            truth=snakemake.output.truth,  # noqa: F821
-            telescope=snakemake.params.telescope,  # noqa: F821
-            image=snakemake.wildcards.image,  # noqa: F821
-            index=snakemake.params.index,  # noqa: F821
-            seed=snakemake.params.seed,  # noqa: F821
+            science=snakemake.output.science,
+            reference=snakemake.output.reference,
+            truth=snakemake.output.truth,
+            telescope=snakemake.params.telescope,
+            image=snakemake.wildcards.image,
+            index=snakemake.params.index,
+            seed=snakemake.params.seed,
         )

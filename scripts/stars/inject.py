@@ -4,9 +4,10 @@ from zlib import crc32
 
 import numpy as np
 
-from otrain_core.io import read_image, read_json, write_planes, write_table
+from otrain_core.images.frames import read_image, write_planes
+from otrain_core.io import read_json, write_table
 from otrain_core.stars.inject import inject_sources
-from otrain_core.stars.psf import PSFModel
+from otrain_core.stars.psf_model import PSFModel
 from otrain_core.stars.psf_stars import measure_sky
 from otrain_core.stars.real_stars import add_real_stars
 
@@ -34,16 +35,16 @@ def main(*, science, psf, record, injected, truth, image, telescope, wcs, seed, 
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            science=snakemake.params.science,  # noqa: F821
-            psf=snakemake.input.psf,  # noqa: F821
-            record=snakemake.input.record,  # noqa: F821
-            injected=snakemake.output.injected,  # noqa: F821
-            truth=snakemake.output.truth,  # noqa: F821
-            image=snakemake.wildcards.image,  # noqa: F821
-            telescope=snakemake.params.telescope,  # noqa: F821
-            wcs=snakemake.params.wcs,  # noqa: F821
-            seed=snakemake.params.seed,  # noqa: F821
-            options=snakemake.params.options,  # noqa: F821
+            science=snakemake.params.science,
+            psf=snakemake.input.psf,
+            record=snakemake.input.record,
+            injected=snakemake.output.injected,
+            truth=snakemake.output.truth,
+            image=snakemake.wildcards.image,
+            telescope=snakemake.params.telescope,
+            wcs=snakemake.params.wcs,
+            seed=snakemake.params.seed,
+            options=snakemake.params.options,
         )

@@ -1,6 +1,7 @@
 """Measure the PSF of one science image."""
 
-from otrain_core.io import check_fit, read_image, read_table, write_json
+from otrain_core.images.frames import check_fit, read_image
+from otrain_core.io import read_table, write_json
 from otrain_core.stars.psf import measure_psf
 
 
@@ -20,16 +21,16 @@ def main(*, science, psf, record, image, telescope, wcs, options, catalogue=None
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            science=snakemake.params.science,  # noqa: F821
-            psf=snakemake.output.psf,  # noqa: F821
-            record=snakemake.output.record,  # noqa: F821
-            catalogue=snakemake.input.get("catalogue"),  # noqa: F821
-            image=snakemake.wildcards.image,  # noqa: F821
-            telescope=snakemake.params.telescope,  # noqa: F821
-            wcs=snakemake.params.wcs,  # noqa: F821
-            options=snakemake.params.options,  # noqa: F821
-            needs_wcs=snakemake.params.needs_wcs,  # noqa: F821
-            cutout_size=snakemake.params.cutout_size,  # noqa: F821
+            science=snakemake.params.science,
+            psf=snakemake.output.psf,
+            record=snakemake.output.record,
+            catalogue=snakemake.input.get("catalogue"),
+            image=snakemake.wildcards.image,
+            telescope=snakemake.params.telescope,
+            wcs=snakemake.params.wcs,
+            options=snakemake.params.options,
+            needs_wcs=snakemake.params.needs_wcs,
+            cutout_size=snakemake.params.cutout_size,
         )

@@ -63,15 +63,15 @@ def main(
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            **{key: str(path) for key, path in snakemake.input.items()},  # noqa: F821
-            table=snakemake.output.table,  # noqa: F821
-            source=snakemake.params.source,  # noqa: F821
-            target=f"{snakemake.wildcards.telescope}/{snakemake.wildcards.pipeline}",  # noqa: F821
-            experiment=snakemake.wildcards.experiment,  # noqa: F821
-            seed=int(snakemake.wildcards.seed),  # noqa: F821
-            options=snakemake.params.options,  # noqa: F821
-            training=snakemake.params.training,  # noqa: F821
-            threads=snakemake.threads,  # noqa: F821
+            **{key: str(path) for key, path in snakemake.input.items()},
+            table=snakemake.output.table,
+            source=snakemake.params.source,
+            target=f"{snakemake.wildcards.telescope}/{snakemake.wildcards.pipeline}",
+            experiment=snakemake.wildcards.experiment,
+            seed=int(snakemake.wildcards.seed),
+            options=snakemake.params.options,
+            training=snakemake.params.training,
+            threads=snakemake.threads,
         )

@@ -23,10 +23,10 @@ def main(*, cube, split, suspects, figure, record, experiment, options, seed, th
 
     import numpy as np
 
+    from otrain_core.arrays import read_stack
     from otrain_core.figures.displays import save_figure
     from otrain_core.io import read_table, write_json, write_table
-    from otrain_core.jobs.job import provenance
-    from otrain_core.stacks import read_stack
+    from otrain_core.jobs.provenance import provenance
     from otrain_core.studies.label_flips import flip_trial
     from otrain_core.studies.label_noise import find_suspects, out_of_fold_scores, suspect_gallery
 
@@ -56,15 +56,15 @@ def main(*, cube, split, suspects, figure, record, experiment, options, seed, th
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            cube=snakemake.input.cube,  # noqa: F821
-            split=snakemake.input.split,  # noqa: F821
-            suspects=snakemake.output.suspects,  # noqa: F821
-            figure=snakemake.output.figure,  # noqa: F821
-            record=snakemake.output.record,  # noqa: F821
-            experiment=snakemake.params.experiment,  # noqa: F821
-            options=snakemake.params.options,  # noqa: F821
-            seed=snakemake.params.seed,  # noqa: F821
-            threads=snakemake.threads,  # noqa: F821
+            cube=snakemake.input.cube,
+            split=snakemake.input.split,
+            suspects=snakemake.output.suspects,
+            figure=snakemake.output.figure,
+            record=snakemake.output.record,
+            experiment=snakemake.params.experiment,
+            options=snakemake.params.options,
+            seed=snakemake.params.seed,
+            threads=snakemake.threads,
         )

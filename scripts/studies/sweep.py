@@ -14,8 +14,9 @@ def main(*, rows, table, figure, root="results"):
         Folder of the results.
     """
     from otrain_core.figures.canvas import save_figure
+    from otrain_core.figures.sweep import draw_sweep
     from otrain_core.io import write_table
-    from otrain_core.studies.sweep import draw_sweep, gather_sweep
+    from otrain_core.studies.sweep import gather_sweep
 
     result = gather_sweep(rows, root=root)
     write_table(table, result)
@@ -25,9 +26,9 @@ def main(*, rows, table, figure, root="results"):
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            rows=snakemake.params.rows,  # noqa: F821
-            table=snakemake.output.table,  # noqa: F821
-            figure=snakemake.output.figure,  # noqa: F821
+            rows=snakemake.params.rows,
+            table=snakemake.output.table,
+            figure=snakemake.output.figure,
         )

@@ -45,18 +45,18 @@ def main(*, model, cube, split, target_cubes, target_splits, table, source, targ
 if "snakemake" in globals():
     from otrain_core.jobs.job import job_logging
 
-    with job_logging(snakemake):  # noqa: F821
+    with job_logging(snakemake):
         main(
-            model=snakemake.input.model,  # noqa: F821
-            cube=snakemake.input.cube,  # noqa: F821
-            split=snakemake.input.split,  # noqa: F821
-            target_cubes=list(snakemake.input.target_cubes),  # noqa: F821
-            target_splits=list(snakemake.input.target_splits),  # noqa: F821
-            table=snakemake.output.table,  # noqa: F821
-            source=f"{snakemake.wildcards.telescope}/{snakemake.wildcards.pipeline}",  # noqa: F821
-            targets=snakemake.params.targets,  # noqa: F821
-            experiment=snakemake.wildcards.experiment,  # noqa: F821
-            seed=int(snakemake.wildcards.seed),  # noqa: F821
-            options=snakemake.params.options,  # noqa: F821
-            rule=snakemake.params.threshold_rule,  # noqa: F821
+            model=snakemake.input.model,
+            cube=snakemake.input.cube,
+            split=snakemake.input.split,
+            target_cubes=list(snakemake.input.target_cubes),
+            target_splits=list(snakemake.input.target_splits),
+            table=snakemake.output.table,
+            source=f"{snakemake.wildcards.telescope}/{snakemake.wildcards.pipeline}",
+            targets=snakemake.params.targets,
+            experiment=snakemake.wildcards.experiment,
+            seed=int(snakemake.wildcards.seed),
+            options=snakemake.params.options,
+            rule=snakemake.params.threshold_rule,
         )

@@ -5,8 +5,8 @@ import json
 
 import numpy as np
 
+from otrain_core.arrays import write_arrays
 from otrain_core.cli.main import main
-from otrain_core.io import write_arrays
 from tests.unit.synthetic_cube import make_cube
 
 

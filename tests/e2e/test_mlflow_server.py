@@ -22,11 +22,12 @@ import requests
 from otrain_core import io
 from otrain_core.cli.main import main
 from otrain_core.errors import OtrainError
-from otrain_core.evaluation.summary import run_keys, tune_mcc
+from otrain_core.evaluation.summary import tune_mcc
 from otrain_core.registry import track
 from otrain_core.registry.live import HISTORY, LiveRun
 from otrain_core.registry.store import EXPERIMENT, place_of, read_server
 from otrain_core.registry.track import METRICS, import_runs
+from otrain_core.results import run_keys
 from tests.unit.synthetic_results import write_results
 from tests.unit.tiny_onnx import write_tiny
 

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from otrain_core.arrays import read_arrays
 from otrain_core.errors import MissingProgramError
-from otrain_core.io import read_arrays
 from otrain_core.programs import find_program
 from tests.workflow.test_dry_run import snakemake
 

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from otrain_core.arrays import read_arrays
 from otrain_core.cli.main import main
-from otrain_core.io import read_arrays
 from tests.workflow.test_dry_run import snakemake
 
 TELESCOPES = """telescope,source,pixel_scale,gain,read_noise,saturation,filter

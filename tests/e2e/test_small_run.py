@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from astropy.io import fits
 
-from otrain_core.io import digest, read_arrays
+from otrain_core.arrays import read_arrays
+from otrain_core.io import digest
 from tests.workflow.test_dry_run import planned_jobs, snakemake
 
 CUBE = "results/tiny/builtin"

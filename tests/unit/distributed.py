@@ -26,7 +26,7 @@ def two_devices() -> None:
 def compare(folder: str) -> dict:
     """Trainings with one and with two devices, and one that goes on from its checkpoint."""
     two_devices()
-    from otrain_core.networks import architecture, train
+    from otrain_core.networks import architecture, predict, train
     from tests.unit.synthetic_cube import make_cube, make_split
 
     cube = make_cube(161, size=11)
@@ -42,7 +42,7 @@ def compare(folder: str) -> dict:
     architecture.save_model(two, f"{folder}/two.keras")
     loaded = architecture.load_model(f"{folder}/two.keras")
     cutouts = train.select_inputs(cube, inputs=["difference"], size=9)
-    scores = [train.score_cutouts(model, cutouts) for model in (one, two, loaded)]
+    scores = [predict.score_cutouts(model, cutouts) for model in (one, two, loaded)]
 
     uneven = make_split(cube)
     if sum(uneven["set"] == "train") % 2 == 0:

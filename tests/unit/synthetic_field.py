@@ -7,7 +7,7 @@ import numpy as np
 from astropy.io import fits
 from scipy.special import erf
 
-from otrain_core.io import Image
+from otrain_core.images.frames import Image
 
 
 def star(x, y, fwhm, shape):
@@ -60,7 +60,7 @@ def field(
 
 def script(name):
     """A script of the workflow as a module."""
-    path = Path(__file__).parents[2] / "scripts" / f"{name}.py"
+    path = next((Path(__file__).parents[2] / "scripts").rglob(f"{name}.py"))
     spec = importlib.util.spec_from_file_location(f"script_{name}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

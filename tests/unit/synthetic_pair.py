@@ -6,7 +6,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from otrain_core.io import Image
+from otrain_core.images.frames import Image
 from tests.unit.synthetic_field import star
 
 GAIN, READ_NOISE = 1.5, 4.0

@@ -11,7 +11,7 @@ import yaml
 from snakemake.utils import update_config
 
 from otrain_core import io
-from otrain_core.networks.explain import KINDS
+from otrain_core.evaluation.metrics import OUTCOMES
 from otrain_core.paper.plan import plan_paper
 from otrain_core.plan.run import Run
 from tests.unit.synthetic_results import write_results
@@ -56,7 +56,7 @@ def write_maps(run: Path, rng: np.random.Generator) -> None:
     """gradcam.npz, neighbours.csv and explain.json of one training."""
     scores = io.read_table(run / "scores.csv")
     test = scores[scores["set"] == "test"].reset_index(drop=True).iloc[:8]
-    kind = np.repeat(KINDS, 2)
+    kind = np.repeat(OUTCOMES, 2)
     arrays = {
         "cutouts": rng.normal(0, 3, (8, 32, 32, 1)).astype(np.float32),
         "maps": rng.random((8, 8, 8)).astype(np.float32),
@@ -71,14 +71,14 @@ def write_maps(run: Path, rng: np.random.Generator) -> None:
         "channels": np.array(["difference"]),
         "layer": np.array("conv5"),
     }
-    io.write_arrays(run / "gradcam.npz", arrays)
+    arrays.write_arrays(run / "gradcam.npz", arrays)
     table = pd.DataFrame({"index": arrays["index"], "candid": arrays["candid"], "kind": kind, "distance": 9.0})
     table["score_after"] = arrays["score"] + np.array([0, 0, 0, 0, 0.05, 0.5, 0, 0])
     table["score_change"] = table["score_after"] - arrays["score"]
     io.write_table(run / "neighbours.csv", table)
     record = {"n": 20, "energy_within_fwhm": 0.1, "energy_of_flat_map": 0.02, "fallbacks": 1}
     tried = {"n": 20, "n_neighbours": 5, "decisions_changed": 0.4}
-    explain = {"layer": "conv5", "output": "logit", "threshold": 0.5, **dict.fromkeys(KINDS, record)}
+    explain = {"layer": "conv5", "output": "logit", "threshold": 0.5, **dict.fromkeys(OUTCOMES, record)}
     io.write_json(run / "explain.json", explain | {"neighbours": {"wrong True": tried, "all": tried}})
 
 

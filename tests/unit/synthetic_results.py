@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from otrain_core import io
+from otrain_core.arrays import write_arrays
 from otrain_core.evaluation.evaluate import evaluate_scores
 from tests.unit.synthetic_cube import make_cube, make_split
 
@@ -47,7 +48,7 @@ def write_results(
     cube |= {"telescope": np.array(telescope), "pipeline": np.array(pipeline)}
     cube["reasons"] = np.where(cube["labels"] == 1, "injection 3 at 0.20 FWHM", "no injection within 2.0 FWHM")
     cube["injections"] = np.where(cube["labels"] == 1, np.arange(len(good[good])) % 120, -1)
-    io.write_arrays(folder / "cube.npz", cube)
+    write_arrays(folder / "cube.npz", cube)
     n_true, n_false = int((cube["labels"] == 1).sum()), int((cube["labels"] == 0).sum())
     counts = {"n_images": n_images, "n_images_used": n_images - len(failed), "n_images_failed": len(failed)}
     counts |= {"n_candidates": 900, "n_edge": 40, "n_left_out": 100, "n_labelled_true": n_true}

@@ -14,12 +14,12 @@ from astropy.table import Table
 from astropy.wcs import WCS
 
 from otrain_core import safe
+from otrain_core.arrays import read_arrays, read_stack
 from otrain_core.classify.classifier import new_candidates
 from otrain_core.cubes import cutout_files
 from otrain_core.cubes.cube import read_cube
 from otrain_core.errors import ConfigError, CubeError, ImageError, OtrainError
-from otrain_core.io import celestial_wcs, read_arrays, read_fits
-from otrain_core.stacks import read_stack
+from otrain_core.images.frames import celestial_wcs, read_fits
 
 
 def _member(shape, data=b"", dtype="<f4"):

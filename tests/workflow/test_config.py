@@ -148,7 +148,7 @@ def test_requirements_pin_every_dependency(root):
 
 @pytest.mark.parametrize("name", ["demo", "hatp32"])
 def test_readme_numbers_are_those_of_the_files(root, name):
-    from otrain_core.evaluation.summary import published_table
+    from tools.publish import published_table
 
     assert published_table(root / "results/published" / name) in (root / "README.md").read_text()
 

@@ -23,7 +23,7 @@ rule detect:
         wcs=wcs_path,
         options=step("detect"),
         size=lambda wildcards: RUN.config.pipelines[wildcards.pipeline].cutouts.size,
-        code=code_digest("detect"),
+        code=code_of("candidates/detect"),
     script:
         "../../scripts/candidates/detect.py"
 
@@ -53,7 +53,7 @@ rule crossmatch:
         runtime=lambda wildcards, attempt: 5 * attempt,
     params:
         options=step("crossmatch"),
-        code=code_digest("crossmatch"),
+        code=code_of("candidates/crossmatch"),
     script:
         "../../scripts/candidates/crossmatch.py"
 
@@ -81,6 +81,6 @@ rule cutouts:
         runtime=lambda wildcards, attempt: 5 * attempt,
     params:
         options=step("cutouts"),
-        code=code_digest("cutouts", "psf"),
+        code=code_of("candidates/cutouts"),
     script:
         "../../scripts/candidates/cutouts.py"

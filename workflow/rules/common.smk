@@ -9,8 +9,9 @@ sys.path.insert(0, str(Path(workflow.basedir).parent))
 os.environ |= {"PYTHONPATH": os.pathsep.join([sys.path[0], *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 from otrain_core.errors import OtrainError
-from otrain_core.jobs.job import KEEP_GOING, code_digest
-from otrain_core.plan.pipelines import NAME_PATTERN
+from otrain_core.jobs.digest import code_digest
+from otrain_core.jobs.job import KEEP_GOING
+from otrain_core.plan.sections import NAME_PATTERN
 from otrain_core.plan.run import Run
 from snakemake.exceptions import WorkflowError
 
@@ -28,6 +29,11 @@ wildcard_constraints:
     experiment=NAME_PATTERN,
     seed=r"\d+",
     sweep="|".join(map(re.escape, RUN.config.studies.sweeps)) or "(?!)",
+
+
+def code_of(script):
+    """Digest of the code of a step, as a parameter of its rule."""
+    return lambda wildcards: code_digest(script)
 
 
 def step(name):
@@ -156,8 +162,8 @@ def report_unfinished():
     tables = {name: f"results/unfinished/{name}.csv" for name in TABLES}
     images = {telescope: RUN.images(telescope) for telescope in RUN.used_telescopes()}
     page = {"report": "results/unfinished/report.html"}
-    runpy.run_path(str(scripts / "summary.py"))["main"](images=images, **common, **tables)
-    runpy.run_path(str(scripts / "report.py"))["main"](
+    runpy.run_path(str(scripts / "evaluation" / "summary.py"))["main"](images=images, **common, **tables)
+    runpy.run_path(str(scripts / "report" / "report.py"))["main"](
         **page,
         config=RUN.config.model_dump(mode="json"),
         rows={name: RUN.telescopes[name].model_dump() for name in RUN.used_telescopes()},

@@ -21,7 +21,7 @@ rule cube:
         folder=lambda wildcards: RUN.folder(wildcards.telescope),
         seed=RUN.config.seed,
         options=RUN.config.cube.model_dump(),
-        code=code_digest("cube", "cube_folders"),
+        code=code_of("cubes/cube"),
     script:
         "../../scripts/cubes/cube.py"
 
@@ -47,7 +47,7 @@ rule split:
     params:
         seed=RUN.config.seed,
         options=RUN.config.split.model_dump(),
-        code=code_digest("split"),
+        code=code_of("cubes/split"),
     script:
         "../../scripts/cubes/split.py"
 
@@ -80,6 +80,6 @@ rule pool:
         seed=RUN.config.seed,
         equal=RUN.config.studies.equal_weight,
         channels=RUN.trained_channels(),
-        code=code_digest("pool"),
+        code=code_of("cubes/pool"),
     script:
         "../../scripts/cubes/pool.py"

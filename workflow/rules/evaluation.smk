@@ -27,7 +27,7 @@ rule evaluate:
         options=RUN.config.evaluate.model_dump(),
         threshold_rule=lambda wildcards: RUN.experiments[wildcards.experiment].threshold,
         protocol="grouped",
-        code=code_digest("evaluate"),
+        code=code_of("evaluation/evaluate"),
     script:
         "../../scripts/evaluation/evaluate.py"
 
@@ -52,7 +52,7 @@ use rule evaluate as evaluate_random_split with:
         options=RUN.config.evaluate.model_dump(),
         threshold_rule=lambda wildcards: RUN.experiments[wildcards.experiment].threshold,
         protocol="paper",
-        code=code_digest("evaluate"),
+        code=code_of("evaluation/evaluate"),
 
 
 rule summary:
@@ -82,6 +82,6 @@ rule summary:
         bootstrap=RUN.config.evaluate.bootstrap,
         confidence=RUN.config.evaluate.confidence,
         seed=RUN.config.seed,
-        code=code_digest("summary", "comparison", "experiments"),
+        code=code_of("evaluation/summary"),
     script:
         "../../scripts/evaluation/summary.py"

@@ -2,7 +2,6 @@
 # Priorities finish one image before the next begins, so that few large temporary files exist at a time.
 
 
-
 rule prepare:
     """Remove cosmic rays and background from one injected image; make its mask and noise map."""
     input:
@@ -25,7 +24,7 @@ rule prepare:
         telescope=telescope_row,
         wcs=wcs_path,
         options=step("prepare"),
-        code=code_digest("prepare"),
+        code=code_of("images/prepare"),
     script:
         "../../scripts/images/prepare.py"
 
@@ -56,6 +55,6 @@ rule subtract:
         telescope=telescope_row,
         wcs=wcs_path,
         options=step("subtract"),
-        code=code_digest("subtract", "real_stars"),
+        code=code_of("images/subtract"),
     script:
         "../../scripts/images/subtract.py"

@@ -19,7 +19,7 @@ rule train:
     params:
         experiment=lambda wildcards: RUN.experiments[wildcards.experiment].model_dump(),
         protocol="grouped",
-        code=code_digest("train"),
+        code=code_of("networks/train"),
     script:
         "../../scripts/networks/train.py"
 
@@ -39,7 +39,7 @@ use rule train as train_random_split with:
     params:
         experiment=lambda wildcards: RUN.experiments[wildcards.experiment].model_dump(),
         protocol="paper",
-        code=code_digest("train"),
+        code=code_of("networks/train"),
 
 
 rule explain:
@@ -66,7 +66,7 @@ rule explain:
     params:
         options=RUN.config.explain.model_dump(),
         seed=RUN.config.seed,
-        code=code_digest("explain", "neighbours"),
+        code=code_of("networks/explain"),
     script:
         "../../scripts/networks/explain.py"
 
@@ -91,6 +91,6 @@ rule export_onnx:
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         seed=RUN.config.seed,
-        code=code_digest("export_onnx"),
+        code=code_of("networks/export_onnx"),
     script:
         "../../scripts/networks/export_onnx.py"

@@ -29,7 +29,7 @@ rule paper_data:
         runtime=lambda wildcards, attempt: 15 * attempt,
     params:
         plan=PAPER,
-        code=code_digest("paper_data", "paper_captions"),
+        code=code_of("paper/data"),
     script:
         "../../scripts/paper/data.py"
 
@@ -53,7 +53,7 @@ rule paper_figures:
         mem_mb=1000,
         runtime=15,
     params:
-        code=code_digest("paper_figures"),
+        code=code_of("paper/figures"),
     script:
         "../../scripts/paper/figures.py"
 
@@ -78,7 +78,7 @@ rule paper_tables:
         runtime=15,
     params:
         plan=PAPER,
-        code=code_digest("paper_tables", "paper_captions"),
+        code=code_of("paper/tables"),
     script:
         "../../scripts/paper/tables.py"
 
@@ -106,6 +106,6 @@ rule paper:
         runtime=15,
     params:
         plan=PAPER,
-        code=code_digest("paper", "claims"),
+        code=code_of("paper/paper"),
     script:
         "../../scripts/paper/paper.py"

@@ -27,6 +27,6 @@ rule track:
         store="results/mlflow.db",
         runs=with_studies(RUN.trainings()),
         gate=RUN.config.gate.model_dump(),
-        code=code_digest("track"),
+        code=code_of("registry/track"),
     script:
         "../../scripts/registry/track.py"

@@ -39,6 +39,6 @@ rule report:
         runs=RUN.trainings(),
         config=RUN.config.model_dump(mode="json"),
         rows={name: RUN.telescopes[name].model_dump() for name in RUN.used_telescopes()},
-        code=code_digest("report"),
+        code=code_of("report/report"),
     script:
         "../../scripts/report/report.py"

@@ -24,7 +24,7 @@ rule simulate:
         telescope=RUN.simulated_row,
         index=lambda wildcards: RUN.number(wildcards.telescope, wildcards.image),
         seed=RUN.config.seed,
-        code=code_digest("simulate"),
+        code=code_of("sky/simulate"),
     script:
         "../../scripts/sky/simulate.py"
 
@@ -50,7 +50,7 @@ rule reference:
         frames=lambda wildcards: RUN.reference_frames(wildcards.telescope, wildcards.field),
         telescope=telescope_row,
         wcs=lambda wildcards: RUN.reference_wcs(wildcards.telescope, wildcards.field),
-        code=code_digest("reference"),
+        code=code_of("sky/reference"),
     script:
         "../../scripts/sky/reference.py"
 
@@ -83,7 +83,7 @@ rule catalogue:
         known_source=catalogue_of("known"),
         cache=NETWORK_CACHE,
         seed=RUN.config.seed,
-        code=code_digest("catalogue"),
+        code=code_of("sky/catalogue"),
     script:
         "../../scripts/sky/catalogue.py"
 
@@ -113,7 +113,7 @@ rule fetch_catalogue:
         known_source=catalogue_of("known"),
         cache=NETWORK_CACHE,
         seed=RUN.config.seed,
-        code=code_digest("catalogue"),
+        code=code_of("sky/catalogue"),
     script:
         "../../scripts/sky/catalogue.py"
 
@@ -137,6 +137,6 @@ rule survey_reference:
         wcs=wcs_path,
         hips=lambda wildcards: RUN.hips(wildcards.telescope, wildcards.image),
         cache=NETWORK_CACHE,
-        code=code_digest("survey_reference"),
+        code=code_of("sky/survey_reference"),
     script:
         "../../scripts/sky/survey_reference.py"

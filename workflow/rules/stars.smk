@@ -24,7 +24,7 @@ rule psf:
         options=step("psf"),
         needs_wcs=lambda wildcards: RUN.needs_wcs(wildcards.telescope, wildcards.pipeline),
         cutout_size=lambda wildcards: RUN.config.pipelines[wildcards.pipeline].cutouts.size,
-        code=code_digest("psf"),
+        code=code_of("stars/psf"),
     script:
         "../../scripts/stars/psf.py"
 
@@ -55,6 +55,6 @@ rule inject:
         wcs=wcs_path,
         seed=RUN.config.seed,
         options=step("inject"),
-        code=code_digest("inject", "real_stars"),
+        code=code_of("stars/inject"),
     script:
         "../../scripts/stars/inject.py"

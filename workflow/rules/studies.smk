@@ -25,7 +25,7 @@ rule transfer:
         targets=RUN.config.run.cubes,
         options=RUN.study_options(),
         threshold_rule=lambda wildcards: RUN.experiments[wildcards.experiment].threshold,
-        code=code_digest("transfer"),
+        code=code_of("studies/transfer"),
     script:
         "../../scripts/studies/transfer.py"
 
@@ -58,7 +58,7 @@ rule finetune:
             "threshold_rule": RUN.experiments[wildcards.experiment].threshold,
         },
         training=lambda wildcards: RUN.experiments[wildcards.experiment].model_dump(),
-        code=code_digest("finetune"),
+        code=code_of("studies/finetune"),
     script:
         "../../scripts/studies/finetune.py"
 
@@ -84,7 +84,7 @@ rule sweep:
         runtime=15,
     params:
         rows=lambda wildcards: RUN.sweep(wildcards.sweep),
-        code=code_digest("sweep"),
+        code=code_of("studies/sweep"),
     script:
         "../../scripts/studies/sweep.py"
 
@@ -111,6 +111,6 @@ rule label_noise:
         experiment=lambda wildcards: RUN.experiments[wildcards.experiment].model_dump(),
         options=RUN.config.label_noise.model_dump(),
         seed=RUN.config.seed,
-        code=code_digest("label_noise", "label_flips"),
+        code=code_of("studies/label_noise"),
     script:
         "../../scripts/studies/label_noise.py"

@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 
 from otrain_core import io
-from otrain_core.candidates.crossmatch import crossmatch_candidates, fifty_percent, match_one_to_one, name_causes
+from otrain_core.candidates.crossmatch import crossmatch_candidates, fifty_percent, name_causes
 from otrain_core.errors import ImageError
+from otrain_core.positions import match_one_to_one
 
 SEEING = 2.0
 
@@ -281,7 +282,7 @@ def test_bad_input(found, truth, options, match):
 
 
 def load_script(name):
-    path = Path(__file__).parents[2] / "scripts" / f"{name}.py"
+    path = next((Path(__file__).parents[3] / "scripts").rglob(f"{name}.py"))
     spec = importlib.util.spec_from_file_location(f"script_{name}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -6,10 +6,11 @@ import pandas as pd
 import pytest
 
 from otrain_core import io
+from otrain_core.arrays import read_arrays
 from otrain_core.candidates.cutouts import CHANNELS, COLUMNS, make_cutouts
 from otrain_core.errors import ImageError
-from otrain_core.io import MASK_COSMIC, MASK_MISSING
-from otrain_core.stars.psf import PSFModel
+from otrain_core.images.frames import MASK_COSMIC, MASK_MISSING, write_planes
+from otrain_core.stars.psf_model import PSFModel
 
 
 def planes(height=100, width=120, seed=1):
@@ -133,12 +134,12 @@ def test_kind_is_kept(tmp_path):
 
 
 def test_script(tmp_path):
-    path = Path(__file__).parents[2] / "scripts" / "candidates" / "cutouts.py"
+    path = Path(__file__).parents[3] / "scripts" / "candidates" / "cutouts.py"
     spec = importlib.util.spec_from_file_location("script_cutouts", path)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     io.write_table(tmp_path / "l.csv", labelled([(60, 50)]))
-    io.write_planes(tmp_path / "d.fits", planes())
+    write_planes(tmp_path / "d.fits", planes())
     io.write_json(tmp_path / "psf.json", {"pixel_scale": 1.5, "seeing_px": 3.0})
     io.write_json(tmp_path / "subtract.json", {})
     offset = np.hypot(*np.mgrid[-24:25, -24:25]) / 2  # two samples to the pixel
@@ -156,7 +157,7 @@ def test_script(tmp_path):
             image="a",
             options={"size": 33, "max_missing": 0.25},
         )
-    arrays = io.read_arrays(tmp_path / "one.npz")
+    arrays = read_arrays(tmp_path / "one.npz")
     assert arrays["stack"].shape == (1, 33, 33, 5) and str(arrays["telescope"]) == "T"
     assert arrays["stack"][0, ..., 4].argmax() == 33 * 16 + 16 and arrays["stack"][..., 4].sum() == pytest.approx(1)
     assert arrays["pixel_scale"].tolist() == [1.5]

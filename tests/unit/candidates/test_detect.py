@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 from otrain_core.candidates.detect import COLUMNS, FLAG_MASKED, detect_candidates
 from otrain_core.candidates.measure import BroadenedPSF
 from otrain_core.errors import ImageError
-from otrain_core.io import MASK_COSMIC, MASK_MISSING, MASK_SATURATED
+from otrain_core.images.frames import MASK_COSMIC, MASK_MISSING, MASK_SATURATED
 from tests.unit.synthetic_difference import NOISE, SEEING, ZERO_POINT, Moffat, add, blank, grid_of_sources, tangential
 
 needs_source_extractor = pytest.mark.skipif(
@@ -381,7 +381,7 @@ def test_catalogue_search_says_what_it_lacks(field, change, match):
 
 
 def load_script(name):
-    path = Path(__file__).parents[2] / "scripts" / f"{name}.py"
+    path = next((Path(__file__).parents[3] / "scripts").rglob(f"{name}.py"))
     spec = importlib.util.spec_from_file_location(f"script_{name}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -390,11 +390,12 @@ def load_script(name):
 
 def test_script_writes_a_table_that_reads_back(bright, tmp_path, monkeypatch):
     from otrain_core import io
+    from otrain_core.images.frames import write_planes
 
     planes, psf, _, table = bright
     script = load_script("detect")
     monkeypatch.setattr(script.PSFModel, "load", staticmethod(lambda path: psf))
-    io.write_planes(tmp_path / "d.fits", dict(zip(("diff", "noise", "mask"), planes, strict=True)))
+    write_planes(tmp_path / "d.fits", dict(zip(("diff", "noise", "mask"), planes, strict=True)))
     record = {"seeing_px": SEEING, "zero_point": ZERO_POINT, "time": "2020-01-01T00:00:00", "filter": "R"}
     io.write_json(tmp_path / "psf.json", record)
     (tmp_path / "psf.fits").write_bytes(b"")
@@ -418,7 +419,7 @@ def test_script_writes_a_table_that_reads_back(bright, tmp_path, monkeypatch):
     with pytest.raises(ImageError, match="needs a star catalogue"):
         script.main(**arguments, options={"search": ["catalogue"]})
     planes = dict(zip(("diff", "noise", "mask", "science"), (*planes, planes[0]), strict=True))
-    io.write_planes(tmp_path / "d.fits", planes)
+    write_planes(tmp_path / "d.fits", planes)
     io.write_table(tmp_path / "known.csv", io.read_table(tmp_path / "c.csv")[["ra", "dec"]][:10])
     script.main(**arguments, options={"search": ["catalogue"]}, catalogue=tmp_path / "known.csv")
     assert len(io.read_table(tmp_path / "c.csv")) == len(table) - 10

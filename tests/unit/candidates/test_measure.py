@@ -2,14 +2,13 @@ import numpy as np
 import pytest
 
 from otrain_core.candidates.measure import (
-    any_near,
     filtered_spread,
     gaussian_widths,
     negative_shares,
     psf_fluxes,
-    value_at,
     window_ellipticities,
 )
+from otrain_core.images.pixels import any_near, value_at
 from tests.unit.synthetic_difference import NOISE, SEEING, Moffat, add, blank
 
 

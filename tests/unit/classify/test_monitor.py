@@ -7,11 +7,12 @@ import sys
 import numpy as np
 import pytest
 
+from otrain_core.arrays import write_arrays
 from otrain_core.classify.descriptors import DESCRIPTORS, describe, limits, training_statistics
-from otrain_core.classify.monitor import NightDisplay, advise, as_text, compare_night, image_names, tail_of_t
+from otrain_core.classify.monitor import advise, as_text, compare_night, image_names, tail_of_t
 from otrain_core.cli.main import main
 from otrain_core.errors import CubeError, OtrainError
-from otrain_core.io import write_arrays
+from otrain_core.figures.night import NightDisplay
 from tests.unit.synthetic_cube import make_cube
 from tests.unit.tiny_onnx import write_tiny
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from otrain_core.arrays import write_arrays
 from otrain_core.candidates.cutouts import make_cutouts
 from otrain_core.classify.new_candidates import _as_table
 from otrain_core.cli.main import build_parser, main
 from otrain_core.figures.galleries import Extremes
-from otrain_core.io import write_arrays
 from tests.unit.synthetic_cube import make_cube
 from tests.unit.synthetic_difference import SEEING, grid_of_sources, tangential
 from tests.unit.tiny_onnx import write_tiny  # noqa: E402

@@ -9,12 +9,12 @@ import pytest
 from astropy.io import fits
 
 from otrain_core import io
+from otrain_core.arrays import read_stack, write_arrays
 from otrain_core.candidates.cutouts import CHANNELS
 from otrain_core.cubes.cube import COLUMNS, TABLE1, build_cube, draw, read_cube, real_star_cube
 from otrain_core.cubes.cube_folders import cube_from_folders
 from otrain_core.errors import CubeError, ImageError
 from otrain_core.jobs.job import _mark_outputs
-from otrain_core.stacks import read_stack
 
 
 def stack_of(image, labels, size=9, edge=(), first=1):
@@ -150,7 +150,7 @@ def test_no_real_stars_make_an_empty_cube(tmp_path):
     real = real_star_cube([*three_images(), stack_of("i9", [])], channels=CHANNELS)
     assert real["cube"].shape == (0, 9, 9, len(CHANNELS)) and real["cube"].dtype == np.float32
     assert all(len(real[key]) == 0 for key in (*COLUMNS, "labels", "n_missing"))
-    io.write_arrays(tmp_path / "real.npz", real)
+    write_arrays(tmp_path / "real.npz", real)
     assert read_cube(tmp_path / "real.npz", both_classes=False)["candids"].dtype.kind == "U"
     with pytest.raises(CubeError, match="one class only"):
         read_cube(tmp_path / "real.npz")
@@ -161,7 +161,7 @@ def test_script_writes_real_stars(tmp_path, join):
     paths = []
     for stack in with_real_stars():
         paths.append(str(tmp_path / f"{stack['image_name']}.npz"))
-        io.write_arrays(paths[-1], stack)
+        write_arrays(paths[-1], stack)
     names = {"telescope": "T", "pipeline": "p"}
     out = {key: tmp_path / f"{key}.npz" for key in ("cube", "real_stars")}
     options = {"channels": ["difference", "mask"], "true_fraction": None, "real_stars": join}
@@ -175,7 +175,7 @@ def test_script_writes_real_stars(tmp_path, join):
 def test_same_bytes_for_same_input_in_any_order(tmp_path):
     for name, order in (("a", (0, 1, 2)), ("b", (2, 0, 1))):
         stacks = three_images()
-        io.write_arrays(tmp_path / f"{name}.npz", build([stacks[k] for k in order])[0])
+        write_arrays(tmp_path / f"{name}.npz", build([stacks[k] for k in order])[0])
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
@@ -217,7 +217,7 @@ def test_duplicate_candid():
 
 def test_read_cube_and_memory_map(tmp_path):
     arrays, _ = build(three_images(), channels=("difference", "mask"))
-    io.write_arrays(tmp_path / "cube.npz", arrays)
+    write_arrays(tmp_path / "cube.npz", arrays)
     plain, mapped = read_cube(tmp_path / "cube.npz"), read_cube(tmp_path / "cube.npz", mmap=True)
     assert isinstance(mapped["cube"], np.memmap) and not mapped["cube"].flags.writeable
     for key, array in arrays.items():
@@ -231,13 +231,13 @@ def test_a_cube_that_is_never_in_memory_is_the_same_file(tmp_path, monkeypatch):
     stacks = [stack_of(f"i{k}", rng.choice([1, 0, 0, -1], 12)) for k in range(80)]
     stacks[3]["kind"] = np.full(12, "removed")
     for stack in stacks:
-        io.write_arrays(tmp_path / f"{stack['image_name']}.npz", stack)
+        write_arrays(tmp_path / f"{stack['image_name']}.npz", stack)
     arrays, _ = build(stacks, channels=("mask", "difference"), telescope="T", pipeline="p")
     np.savez(tmp_path / "whole.npz", **arrays)
     real = real_star_cube(stacks, channels=("mask", "difference"), telescope="T", pipeline="p")
     assert len(real["labels"]) > 0
     np.savez(tmp_path / "real.npz", **real)
-    monkeypatch.setattr("otrain_core.stacks.BLOCK", 7)
+    monkeypatch.setattr("otrain_core.arrays.BLOCK", 7)
     written = {name: str(tmp_path / f"{name}.out") for name in ("cube", "real_stars", "record")}
     options = {"channels": ["mask", "difference"], "min_per_class": 2}
     paths = [str(path) for path in sorted(tmp_path.glob("i*.npz"))]
@@ -302,7 +302,7 @@ def test_unreadable_cube(tmp_path):
     for mmap in ((), ("cube",)):
         with pytest.raises(CubeError, match="not a readable .npz"):
             read_stack(tmp_path / "objects.npz", mmap=mmap)
-    io.write_arrays(tmp_path / "whole.npz", build(three_images())[0])
+    write_arrays(tmp_path / "whole.npz", build(three_images())[0])
     content = (tmp_path / "whole.npz").read_bytes()
     (tmp_path / "half.npz").write_bytes(content[: len(content) // 2])
     with pytest.raises(CubeError, match="not a readable .npz"):
@@ -380,7 +380,7 @@ def test_bad_folders(folders, tmp_path):
 
 
 def load_script(name):
-    path = Path(__file__).parents[2] / "scripts" / f"{name}.py"
+    path = next((Path(__file__).parents[3] / "scripts").rglob(f"{name}.py"))
     spec = importlib.util.spec_from_file_location(f"script_{name}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -391,7 +391,7 @@ def test_script_survives_a_failed_image(tmp_path, folders):
     paths = []
     for stack in three_images():
         paths.append(tmp_path / f"{stack['image_name']}.npz")
-        io.write_arrays(paths[-1], stack)
+        write_arrays(paths[-1], stack)
     paths.append(tmp_path / "i4.npz")
     error = ImageError("i4", "SATURATE", "all saturated")
     _mark_outputs(SimpleNamespace(output=[str(paths[-1])], rule="psf"), error)

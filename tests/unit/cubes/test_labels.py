@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from otrain_core import io
+from otrain_core.arrays import read_arrays, write_arrays
 from otrain_core.cubes.cube import build_cube, real_star_cube
 from otrain_core.cubes.labels import agreed, override_labels
 from otrain_core.errors import ConfigError, CubeError
@@ -158,7 +159,7 @@ def test_sheet_as_people_write_it(tmp_path):
         ("T-a-1", "unsure", ""),
     ]
     main = runpy.run_path("scripts/cubes/cube.py")["main"]
-    io.write_arrays(tmp_path / "a.npz", stack_of("a", [1, 1, 1, 0, 0, 0]))
+    write_arrays(tmp_path / "a.npz", stack_of("a", [1, 1, 1, 0, 0, 0]))
     made = {key: str(tmp_path / key) for key in ("cube.npz", "real.npz", "cube.json")}
     main(
         stacks=[str(tmp_path / "a.npz")],
@@ -166,7 +167,7 @@ def test_sheet_as_people_write_it(tmp_path):
         **{"telescope": "T", "pipeline": "p", "seed": 1, "labels": str(path)},
         options={"true_fraction": None, "channels": ["difference"]},
     )
-    assert io.read_arrays(made["cube.npz"])["labels"].tolist() == [1, 1, 1, 0, 0]
+    assert read_arrays(made["cube.npz"])["labels"].tolist() == [1, 1, 1, 0, 0]
     assert io.read_json(made["cube.json"])["labels"]["people"] == {"": 1, "Zoë": 1}
 
 

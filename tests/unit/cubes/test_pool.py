@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from otrain_core.arrays import write_arrays
 from otrain_core.cubes import pool
 from otrain_core.cubes.cube import no_rows, read_cube
 from otrain_core.errors import CubeError
-from otrain_core.io import read_json, read_table, write_arrays, write_json, write_table
-from otrain_core.plan import sheets
+from otrain_core.io import read_json, read_table, write_json, write_table
+from otrain_core.plan.pools import is_pool, left_out, plan_pools, source_without
 from tests.unit.synthetic_cube import make_cube, make_split
 
 FIVE = ["JAST/gmadet", "JAST/stdpipe", "TACA/gmadet", "FRAM-CTA-N/gmadet", "TCA/gmadet"]
@@ -30,23 +31,23 @@ def three():
 
 
 def test_plan_of_the_papers_cubes():
-    pools = sheets.plan_pools(FIVE)
+    pools = plan_pools(FIVE)
     assert sorted(pools) == sorted(
         ["pool/gmadet", *(f"pool-without-{name}/gmadet" for name in ("JAST", "TACA", "FRAM-CTA-N", "TCA"))]
     )
     assert pools["pool-without-JAST/gmadet"] == ["FRAM-CTA-N/gmadet", "TACA/gmadet", "TCA/gmadet"]
     for name, members in pools.items():
-        assert sheets.is_pool(name.split("/")[0])
-        assert sheets.left_out(name.split("/")[0]) not in [cube.split("/")[0] for cube in members]
-    assert sheets.plan_pools(["A/p", "B/p"]) == {"pool/p": ["A/p", "B/p"]}  # one other telescope is no pool
-    assert sheets.plan_pools(["A/p", "A/q"]) == {}
+        assert is_pool(name.split("/")[0])
+        assert left_out(name.split("/")[0]) not in [cube.split("/")[0] for cube in members]
+    assert plan_pools(["A/p", "B/p"]) == {"pool/p": ["A/p", "B/p"]}  # one other telescope is no pool
+    assert plan_pools(["A/p", "A/q"]) == {}
 
 
 def test_source_of_fine_tuning_has_never_seen_the_telescope():
-    assert sheets.source_without("TCA/gmadet", FIVE) == "pool-without-TCA/gmadet"
-    assert sheets.source_without("JAST/stdpipe", FIVE) == "pool-without-JAST/gmadet"
-    assert sheets.source_without("A/p", ["A/p", "B/q", "C/p"]) == "C/p"
-    assert sheets.source_without("A/p", ["A/p", "A/q"]) is None
+    assert source_without("TCA/gmadet", FIVE) == "pool-without-TCA/gmadet"
+    assert source_without("JAST/stdpipe", FIVE) == "pool-without-JAST/gmadet"
+    assert source_without("A/p", ["A/p", "B/q", "C/p"]) == "C/p"
+    assert source_without("A/p", ["A/p", "A/q"]) is None
 
 
 def test_rows_stay_together(three):

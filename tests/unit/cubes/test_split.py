@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from otrain_core import io
-from otrain_core.candidates.crossmatch import unit_vectors
+from otrain_core.arrays import write_arrays
 from otrain_core.cubes import split
 from otrain_core.cubes.split import (
     SETS,
@@ -18,6 +18,7 @@ from otrain_core.cubes.split import (
     summarise_split,
 )
 from otrain_core.errors import CubeError
+from otrain_core.positions import unit_vectors
 
 SCALE, SEEING, SIZE = 5.0, 2.0, 16  # arcsec/px, px, px
 
@@ -243,8 +244,8 @@ def test_script_and_summary(tmp_path):
     cube = fake_cube(n_images=8, per_class=20, offset=(3000.0, 0.0))
     n = len(cube["labels"])
     extra = {"mags": np.ones(n), "errmags": np.ones(n), "filters": np.full(n, "R"), "fwhms": np.ones(n)}
-    io.write_arrays(tmp_path / "cube.npz", cube | extra | {"channels": np.array(["difference"])})
-    path = Path(__file__).parents[2] / "scripts" / "cubes" / "split.py"
+    write_arrays(tmp_path / "cube.npz", cube | extra | {"channels": np.array(["difference"])})
+    path = Path(__file__).parents[3] / "scripts" / "cubes" / "split.py"
     spec = importlib.util.spec_from_file_location("script_split", path)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)

@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from otrain_core.arrays import write_arrays
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import evaluate, metrics
-from otrain_core.io import read_json, read_table, write_arrays, write_json, write_table
+from otrain_core.evaluation.thresholds import RULES, best_threshold
+from otrain_core.io import read_json, read_table, write_json, write_table
 from tests.unit.synthetic_cube import make_cube, make_split
 
 
@@ -30,7 +32,7 @@ def test_the_headline_comes_from_test_and_the_threshold_from_tune(data):
     record, _ = run(data)
     tune, test = (data[1][data[1]["set"] == name] for name in ("tune", "test"))
     headline = record["headline"]
-    assert headline["threshold"] == metrics.best_threshold(tune["label"], tune["score"], "platt")
+    assert headline["threshold"] == best_threshold(tune["label"], tune["score"], "platt")
     assert headline["n_images"] == test["image"].nunique()
     assert headline["n_true"] + headline["n_false"] == len(test) == sum(record["confusion"].values())
     wrong = (test["score"] >= headline["threshold"]) != (test["label"] == 1)
@@ -58,7 +60,7 @@ def test_the_paper_protocol_tunes_and_scores_on_one_set(data):
     record, _ = run(paper, protocol="paper")
     test = paper[1][paper[1]["set"] == "test"]
     assert record["threshold_set"] == record["scored_set"] == "test"
-    best = metrics.best_threshold(test["label"], test["score"], "platt")
+    best = best_threshold(test["label"], test["score"], "platt")
     assert record["headline"]["threshold"] == best
     assert "tune" not in record["accuracy_gap"]
 
@@ -74,7 +76,7 @@ def test_every_table_adds_up(data):
     assert {row["group"] for row in record["artefacts"]} == {"dipole", "cosmic", "blob"}
     assert sum(row["fp"] for row in record["artefacts"]) == record["confusion"]["fp"]
     assert sum(row["n_true"] + row["n_false"] for row in record["reasons"]) == len(test)
-    assert set(record["thresholds"]) == set(metrics.RULES)
+    assert set(record["thresholds"]) == set(RULES)
     assert record["accuracy_gap"]["train_minus_tune"] == pytest.approx(
         record["accuracy_gap"]["train"] - record["accuracy_gap"]["tune"]
     )
@@ -100,8 +102,8 @@ def test_false_alarms_undo_balancing_and_unused_parts(data):
     unused.loc[(unused["set"] == "test") & (unused["index"] % 2 == 0), "set"] = "unused"
     share = evaluate.scored_false_share(unused)
     assert share == pytest.approx(0.5, abs=0.06)
-    assert evaluate.kept_false_share({"n_false": 30, "n_labelled_false": 120}) == 0.25
-    assert evaluate.kept_false_share({}) == 1
+    assert cube.kept_false_share({"n_false": 30, "n_labelled_false": 120}) == 0.25
+    assert cube.kept_false_share({}) == 1
 
 
 def test_the_baseline_finds_the_cut_that_made_the_classes():

@@ -8,8 +8,9 @@ import pytest
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import bootstrap, metrics
 from otrain_core.evaluation.calibrate import Calibration, fit_calibration
+from otrain_core.evaluation.thresholds import RULES, best_threshold
 
-HAND = json.loads((Path(__file__).parents[1] / "golden" / "metrics_by_hand.json").read_text())
+HAND = json.loads((Path(__file__).parents[2] / "golden" / "metrics_by_hand.json").read_text())
 LABELS, SCORES = np.array(HAND["labels"]), np.array(HAND["scores"])
 
 
@@ -26,7 +27,7 @@ def test_numbers_worked_out_by_hand():
     assert metrics.rates(**counts) == pytest.approx(HAND["rates"], abs=1e-12)
     assert metrics.auc(LABELS, SCORES) == pytest.approx(HAND["auc"])
     for rule, value in HAND["thresholds"].items():
-        assert metrics.best_threshold(LABELS, SCORES, rule) == pytest.approx(value), rule
+        assert best_threshold(LABELS, SCORES, rule) == pytest.approx(value), rule
     for recall, value in HAND["fpr_at_recall"].items():
         assert metrics.fpr_at_recall(LABELS, SCORES, float(recall)) == pytest.approx(value), recall
     assert metrics.ece(LABELS, SCORES, bins=2) == pytest.approx(HAND["ece_2_bins"])
@@ -50,7 +51,7 @@ def test_agrees_with_scikit_learn():
         assert ours[name] == pytest.approx(fpr[np.argmax(tpr >= 1 - missed)])
 
 
-HIGHEST = [rule for rule in metrics.RULES if rule != "platt"]
+HIGHEST = [rule for rule in RULES if rule != "platt"]
 
 
 @pytest.mark.parametrize("rule", HIGHEST)
@@ -61,25 +62,22 @@ def test_no_other_threshold_is_better(rule):
         rates = metrics.rates(**metrics.confusion(labels, scores, threshold))
         return rates["f1"] + rates["mcc"] if rule == "f1-mcc" else rates[rule]
 
-    best = value(metrics.best_threshold(labels, scores, rule))
+    best = value(best_threshold(labels, scores, rule))
     assert all(value(threshold) <= best + 1e-12 for threshold in np.linspace(0, 1, 301))
 
 
 @pytest.mark.parametrize("rule", HIGHEST)
 def test_a_separated_set_gets_the_middle_of_the_gap(rule):
-    assert metrics.best_threshold([0, 0, 1, 1], [0.1, 0.2, 0.9, 1.0], rule) == pytest.approx(0.55)
+    assert best_threshold([0, 0, 1, 1], [0.1, 0.2, 0.9, 1.0], rule) == pytest.approx(0.55)
 
 
 def test_platt_s_threshold_wanders_less_from_draw_to_draw():
     labels, scores, _ = noisy()
     rng = np.random.default_rng(3)
     draws = [rng.choice(labels.size, labels.size // 4) for _ in range(40)]
-    found = {
-        rule: [metrics.best_threshold(labels[rows], scores[rows], rule) for rows in draws]
-        for rule in ("platt", "f1-mcc")
-    }
+    found = {rule: [best_threshold(labels[rows], scores[rows], rule) for rows in draws] for rule in ("platt", "f1-mcc")}
     assert np.std(found["platt"]) < 0.7 * np.std(found["f1-mcc"])
-    best = metrics.best_threshold(labels, scores, "platt")
+    best = best_threshold(labels, scores, "platt")
     assert fit_calibration(labels, scores).apply(np.array([best])) == pytest.approx(0.5)
     assert abs(np.mean(found["platt"]) - best) < 0.03
 
@@ -87,7 +85,7 @@ def test_platt_s_threshold_wanders_less_from_draw_to_draw():
 def test_neighbouring_floats_keep_the_best_counts():
     low = np.float32(0.5)
     high = np.nextafter(low, np.float32(1))
-    threshold = metrics.best_threshold([0, 1], [float(low), float(high)], "gmean")
+    threshold = best_threshold([0, 1], [float(low), float(high)], "gmean")
     assert metrics.confusion([0, 1], [low, high], threshold) == {"tp": 1, "fp": 0, "fn": 0, "tn": 1}
 
 
@@ -125,7 +123,7 @@ def test_one_class_leaves_undefined_what_is_undefined():
     for name in ("mcc", "f1", "fpr", "auc", "fpr_at_1pct_missed"):
         assert np.isnan(values[name]), name
     with pytest.raises(CubeError, match="2 True and 0 False"):
-        metrics.best_threshold([1, 1], scores, "f1")
+        best_threshold([1, 1], scores, "f1")
     rates = metrics.rates(0, 0, 3, 3)
     assert np.isnan(rates["precision"]) and rates["mcc"] == 0
 

@@ -14,11 +14,10 @@ from otrain_core.evaluation.summary import (
     build_summary,
     closing_table,
     quality_row,
-    read_benchmark,
-    run_keys,
     summary_row,
     tune_mcc,
 )
+from otrain_core.results import read_benchmark, run_keys
 from scripts.evaluation.summary import main
 from tests.unit.synthetic_results import BENCHMARK, write_results
 

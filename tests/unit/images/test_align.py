@@ -7,9 +7,10 @@ from scipy import ndimage
 from otrain_core.errors import ImageError
 from otrain_core.images import align, resample
 from otrain_core.images.align import align_reference
-from otrain_core.images.common_stars import aperture_flux, fill_bad, find_stars
+from otrain_core.images.common_stars import aperture_flux, find_stars
+from otrain_core.images.frames import MASK_MISSING, MASK_SATURATED
+from otrain_core.images.pixels import fill_bad
 from otrain_core.images.prepare import prepare_image
-from otrain_core.io import MASK_MISSING, MASK_SATURATED
 from tests.unit.synthetic_pair import make_sky, observe
 
 

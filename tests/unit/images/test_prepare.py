@@ -4,8 +4,9 @@ from astropy.io import fits
 from scipy import ndimage
 
 from otrain_core.errors import ImageError
+from otrain_core.images.frames import MASK_BAD, MASK_COSMIC, MASK_MISSING, MASK_SATURATED, read_planes, write_planes
 from otrain_core.images.prepare import prepare_image, star_like, star_templates
-from otrain_core.io import MASK_BAD, MASK_COSMIC, MASK_MISSING, MASK_SATURATED, read_planes, write_json, write_planes
+from otrain_core.io import write_json
 from tests.unit.synthetic_field import field, script, star
 
 

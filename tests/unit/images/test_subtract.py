@@ -12,12 +12,20 @@ from scipy import ndimage
 
 from otrain_core import io
 from otrain_core.errors import ImageError, MissingProgramError
-from otrain_core.images import kernel, subtract
+from otrain_core.images import alard_lupton, kernel, subtract
 from otrain_core.images.align import align_reference
 from otrain_core.images.common_stars import star_residual
+from otrain_core.images.frames import (
+    MASK_BAD,
+    MASK_COSMIC,
+    MASK_MISSING,
+    MASK_REFERENCE,
+    MASK_SATURATED,
+    read_planes,
+    write_planes,
+)
 from otrain_core.images.prepare import prepare_image
 from otrain_core.images.subtract import aligned_from_arrays, subtract_images
-from otrain_core.io import MASK_BAD, MASK_COSMIC, MASK_MISSING, MASK_REFERENCE, MASK_SATURATED
 from tests.unit.synthetic_pair import make_sky, observe
 
 SHAPE = (320, 360)
@@ -107,9 +115,9 @@ def test_the_variance_of_interpolated_and_convolved_noise():
     out, sigma, _, smoothing = resample(*planes, mapping)
     field = kernel.KernelField(gaussian(0.4, 5)[None] * 0.8, np.zeros(1), (280, 280), 0, 0)
     convolved = field.apply(np.nan_to_num(out))[20:-20, 20:-20]
-    expected = subtract.convolved_variance(np.nan_to_num(sigma, nan=3.0) ** 2, field, smoothing)[20:-20, 20:-20]
+    expected = alard_lupton.convolved_variance(np.nan_to_num(sigma, nan=3.0) ** 2, field, smoothing)[20:-20, 20:-20]
     assert convolved.var() == pytest.approx(expected.mean(), rel=0.03)
-    white = subtract.convolved_variance(np.nan_to_num(sigma, nan=3.0) ** 2, field, None)[20:-20, 20:-20]
+    white = alard_lupton.convolved_variance(np.nan_to_num(sigma, nan=3.0) ** 2, field, None)[20:-20, 20:-20]
     assert expected.mean() < 0.9 * white.mean()
 
 
@@ -442,8 +450,8 @@ def test_the_script_writes_planes_and_record(sky, tmp_path):
     prepared = prepare_image(science, seeing=3.0, cosmics="none")
     planes = {"sci": prepared.sci, "noise": prepared.noise, "mask": prepared.mask, "background": prepared.background}
     science.header["OBJECT"] = "field 7"
-    io.write_planes(tmp_path / "prepared.fits", planes, science.header)
-    io.write_planes(tmp_path / "reference.fits", {"sci": reference.data}, reference.header)
+    write_planes(tmp_path / "prepared.fits", planes, science.header)
+    write_planes(tmp_path / "reference.fits", {"sci": reference.data}, reference.header)
     from astropy.io import fits
 
     fits.writeto(tmp_path / "reference.fits", reference.data, reference.header, overwrite=True)
@@ -459,7 +467,7 @@ def test_the_script_writes_planes_and_record(sky, tmp_path):
         wcs=None,
         options={"method": "alard-lupton", "align": "auto", "kernel_order": 1},
     )
-    written, header = io.read_planes(tmp_path / "difference.fits", image="science")
+    written, header = read_planes(tmp_path / "difference.fits", image="science")
     assert list(written) == ["diff", "noise", "mask", "science", "reference"]
     assert header["OBJECT"] == "field 7"
     np.testing.assert_array_equal(written["science"], prepared.sci)
@@ -482,7 +490,7 @@ def test_the_script_takes_all_options_stars_out_and_the_refined_wcs(sky, tmp_pat
     reference = observe(sky, seed=3, fwhm=2.4, shift=(2.0, 1.0))
     prepared = prepare_image(science, seeing=3.0, cosmics="none")
     planes = {"sci": prepared.sci, "noise": prepared.noise, "mask": prepared.mask, "background": prepared.background}
-    io.write_planes(tmp_path / "prepared.fits", planes, science.header)
+    write_planes(tmp_path / "prepared.fits", planes, science.header)
     fits.writeto(tmp_path / "reference.fits", reference.data, reference.header)
     refined = observe(sky, seed=2, fwhm=3.0).wcs.to_header_string(relax=True)
     asked = []

@@ -10,10 +10,11 @@ from astropy.wcs import WCS
 from otrain_core.errors import ImageError, MissingProgramError
 from otrain_core.images.align import align_reference, wcs_mapping
 from otrain_core.images.common_stars import find_stars
+from otrain_core.images.frames import MASK_MISSING, MASK_SATURATED
 from otrain_core.images.prepare import Prepared, prepare_image
 from otrain_core.images.resample import autocorrelation
-from otrain_core.images.swarp import resample_by_swarp, run_swarp, swarp_command, swarp_header, swarp_impulse
-from otrain_core.io import MASK_MISSING, MASK_SATURATED
+from otrain_core.images.swarp import resample_by_swarp, run_swarp, swarp_command, swarp_impulse
+from otrain_core.images.tpv import swarp_header
 from tests.unit.synthetic_pair import make_sky, observe
 
 needs_swarp = pytest.mark.skipif(

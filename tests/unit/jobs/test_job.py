@@ -7,7 +7,8 @@ import pytest
 
 from otrain_core import io
 from otrain_core.errors import CubeError, ImageError, UpstreamFailed
-from otrain_core.jobs import job
+from otrain_core.images.frames import read_fits
+from otrain_core.jobs import job, provenance
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_under_keep_going_it_is_left_out_and_later_steps_know(fake, tmp_path, mo
     with job.job_logging(fake):
         io.read_json("out/psf.json")
     with pytest.raises(UpstreamFailed, match="GAIN"):
-        io.read_fits("out/injected.fits", image="i")
+        read_fits("out/injected.fits", image="i")
     assert [path.name for path in (tmp_path / "results/failures/t/p/i").iterdir()] == ["psf.json"]
 
 
@@ -84,18 +85,18 @@ def test_code_digest_follows_imports(tmp_path, monkeypatch):
     monkeypatch.setattr(job, "__file__", str(tmp_path / "job.py"))
 
     def digest():
-        job.code_digest.cache_clear()
-        return job.code_digest("a")
+        digest.code_digest.cache_clear()
+        return digest.code_digest("a")
 
     first = digest()
     (tmp_path / "c.py").write_text("y = 2\n")
     assert digest() == first
     (tmp_path / "b.py").write_text("x = 2\n")
     assert digest() != first
-    job.code_digest.cache_clear()
+    digest.code_digest.cache_clear()
 
 
 def test_provenance_names_versions():
-    record = job.provenance()
+    record = provenance.provenance()
     assert {"commit", "time", "cpus", "versions"} <= set(record)
     assert record["versions"]["numpy"]

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from otrain_core import io
+from otrain_core.arrays import read_arrays, write_arrays
 from otrain_core.errors import OtrainError
 from otrain_core.evaluation.calibrate import Calibration
 from otrain_core.labelling.reasons import describe, worth_a_look
@@ -53,7 +54,7 @@ def test_studies_are_not_asked(results):
 
 
 def test_suspects_and_what_was_made_for_an_earlier_cube(results, caplog):
-    cube = io.read_arrays(results / "tiny/builtin/cube.npz")
+    cube = read_arrays(results / "tiny/builtin/cube.npz")
     table = pd.DataFrame({"index": [7, 9, 11], "candid": cube["candids"][[7, 9, 11]], "p_wrong": [0.9, 0.8, 0.1]})
     path = results / "tiny/builtin/otrain2/label_noise/suspects.csv"
     io.write_table(path, table.assign(suspected=table["p_wrong"] > 0.5))
@@ -76,7 +77,7 @@ def test_new_candidates_as_a_cube_and_as_files(tmp_path):
 
     cube = make_cube(12, size=9)
     cube["times"] = np.full(12, "2026-01-01T01:00:00")
-    io.write_arrays(tmp_path / "night.npz", cube)
+    write_arrays(tmp_path / "night.npz", cube)
     write_cutouts(cube, tmp_path / "night")
     about = {"telescope": "tiny", "experiment": "otrain2", "abstention": None}
     write_tiny(tmp_path / "model.onnx", about=about)

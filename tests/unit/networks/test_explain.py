@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from otrain_core.errors import ConfigError, CubeError
+from otrain_core.evaluation.metrics import OUTCOMES
 from otrain_core.networks import explain, neighbours
 from tests.unit.synthetic_cube import make_cube, make_split
 
@@ -128,7 +129,7 @@ def test_explaining_a_model_gathers_maps_and_numbers(model):
     arrays, record = explain.explain_model(
         model, cube, scores, threshold=0.5, rng=np.random.default_rng(0), n_cutouts=2
     )
-    assert arrays["kind"].tolist() == [kind for kind in explain.KINDS for _ in range(2)]
+    assert arrays["kind"].tolist() == [kind for kind in OUTCOMES for _ in range(2)]
     assert np.array_equal(arrays["cutouts"], cube["cube"][arrays["index"]][..., :1], equal_nan=True)
     assert set(scores.loc[scores["index"].isin(arrays["index"]), "set"]) == {"test"}
     assert not any(array.dtype.hasobject for array in arrays.values())

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from otrain_core.errors import ConfigError, CubeError
-from otrain_core.networks import architecture, loop, train
+from otrain_core.networks import architecture, loop, predict, train
 from otrain_core.networks.checkpoint import Checkpoint
 from tests.unit.synthetic_cube import make_cube, make_split
 
@@ -25,7 +25,7 @@ def data():
 
 
 def scores_of(model, cube, size=15):
-    return train.score_cutouts(model, train.select_inputs(cube, inputs=["difference"], size=size))
+    return predict.score_cutouts(model, train.select_inputs(cube, inputs=["difference"], size=size))
 
 
 @pytest.mark.parametrize(("side", "size"), [(32, 15), (32, 24), (63, 32), (15, 15), (20, 11)])
@@ -234,7 +234,7 @@ def test_a_network_reads_the_numbers_of_the_image(data, tmp_path):
     scores = {}
     for name, column in (("right", seeing), ("swapped", 7 - seeing), ("unknown", seeing * np.nan)):
         inputs = train.select_inputs({**told, "seeing": column}, inputs=options["inputs"], size=15)
-        scores[name] = train.score_cutouts(loaded, inputs)
+        scores[name] = predict.score_cutouts(loaded, inputs)
     test = (split["set"] == "test").to_numpy()
     assert np.mean((scores["right"] > 0.5) == (cube["labels"] == 1), where=test) > 0.95
     assert np.mean((scores["swapped"] > 0.5) == (cube["labels"] == 1), where=test) < 0.05

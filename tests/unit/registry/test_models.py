@@ -5,8 +5,8 @@ import pytest
 from otrain_core.errors import OtrainError
 from otrain_core.registry import models
 from otrain_core.registry.models import name_champion
+from otrain_core.registry.records import records_digest
 from otrain_core.registry.store import open_store
-from otrain_core.registry.track import records_digest
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,9 @@ from otrain_core.errors import OtrainError
 from otrain_core.evaluation.summary import tune_mcc
 from otrain_core.registry import track
 from otrain_core.registry.models import name_champion
+from otrain_core.registry.records import records_digest
 from otrain_core.registry.store import EXPERIMENT, open_store
-from otrain_core.registry.track import METRICS, find_trainings, import_runs, records_digest
+from otrain_core.registry.track import METRICS, find_trainings, import_runs
 from otrain_core.studies.sweep import SWEEP_KEYS
 from scripts.registry.track import main
 from tests.unit.synthetic_results import write_results

@@ -10,12 +10,15 @@ import pandas as pd
 import pytest
 
 from otrain_core import io
+from otrain_core.arrays import read_arrays
 from otrain_core.evaluation.comparison import compare_pipelines, compare_telescopes, count_artefacts
+from otrain_core.evaluation.completeness import accepted_injections, completeness_table
 from otrain_core.evaluation.summary import TABLES, summary_row
+from otrain_core.evaluation.words import count, interval, num, pct
+from otrain_core.figures.training import draw_training
 from otrain_core.plan.config import Config
-from otrain_core.report.pictures import accepted_injections, completeness_table, draw_training
 from otrain_core.report.report import _best_run, build_report
-from otrain_core.report.text import config_lines, count, interval, num, passes, pct
+from otrain_core.report.text import config_lines, passes
 from scripts.evaluation.summary import main as summary_main
 from scripts.report.report import main as report_main
 from tests.unit.synthetic_results import write_results
@@ -55,7 +58,7 @@ class Page(HTMLParser):
 @pytest.fixture
 def quick(monkeypatch):
     """Figures are made but not drawn, which is what takes seconds."""
-    monkeypatch.setattr("otrain_core.report.pictures.embed", lambda figure: "data:image/png;base64,")
+    monkeypatch.setattr("otrain_core.figures.canvas.embed", lambda figure: "data:image/png;base64,")
 
 
 def write_page(root, made, *, source="simulated", cubes=("tiny/builtin",), mlflow=None):
@@ -296,7 +299,7 @@ def test_completeness_of_nothing_is_empty(tmp_path):
 def test_called_true_uses_the_injected_magnitude(run):
     root, made = run
     folder = root / "tiny/builtin"
-    cube = io.read_arrays(folder / "cube.npz")
+    cube = read_arrays(folder / "cube.npz")
     training = folder / "otrain2/seed1"
     accepted = accepted_injections(cube, training, folder / "images")
     scores = io.read_table(training / "scores.csv")

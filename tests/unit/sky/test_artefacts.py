@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from otrain_core.sky import artefacts
+from otrain_core.sky.causes import name_artefacts
 from otrain_core.sky.optics import FieldPSF
 
 SHAPE = (120, 160)
@@ -27,7 +28,7 @@ def test_cosmics_lay_down_their_charge_at_their_place(rng):
             continue
         assert image.sum() == pytest.approx(row["flux"], rel=1e-6)
         ys, xs = np.nonzero(image > 0.01 * image.max())
-        names = artefacts.name_artefacts(table([row]), xs, ys, margin=2.5)
+        names = name_artefacts(table([row]), xs, ys, margin=2.5)
         assert np.mean(names == "cosmic") > 0.95
 
 
@@ -169,7 +170,7 @@ def test_names_follow_the_geometry():
         ]
     )
     x, y = np.array([70, 70, 101, 10, 95]), np.array([70, 60, 21, 90, 95])
-    names = artefacts.name_artefacts(truth, x, y, margin=1.5)
+    names = name_artefacts(truth, x, y, margin=1.5)
     assert list(names) == ["trail", "", "hot_pixel", "", ""]
 
 
@@ -218,4 +219,4 @@ def test_asteroids_and_variables_are_no_artefacts():
             for kind, x in (("asteroid", 20.0), ("variable", 60.0))
         ]
     )
-    assert list(artefacts.name_artefacts(truth, [20, 60], [20, 20], margin=1.0)) == ["", ""]
+    assert list(name_artefacts(truth, [20, 60], [20, 20], margin=1.0)) == ["", ""]

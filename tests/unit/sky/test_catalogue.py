@@ -11,7 +11,8 @@ from astropy.wcs import WCS
 from otrain_core import io
 from otrain_core.errors import ConfigError, ImageError
 from otrain_core.plan.sheets import Telescope
-from otrain_core.sky import answers, catalogue, services
+from otrain_core.sky import answers, catalogue, services, simulated_catalogue
+from otrain_core.sky.fields import COLUMNS, KNOWN_COLUMNS, Field, field_of, middle_time, read_sky_table
 from otrain_core.sky.simulate import simulate_pair
 from scripts.sky.catalogue import main
 from tests.unit.loopback import loopback, recorded
@@ -32,7 +33,7 @@ def header(*, size=100, scale=2.0, time="2024-05-02T10:11:12"):
 
 @pytest.fixture
 def field():
-    return catalogue.field_of(WCS(header()), (100, 100), image="one", header=header())
+    return field_of(WCS(header()), (100, 100), image="one", header=header())
 
 
 @pytest.fixture
@@ -68,9 +69,9 @@ def test_a_field_holds_its_image_and_a_margin(field):
 
 
 def test_a_field_at_the_pole_and_at_ra_zero():
-    field = catalogue.Field("one", 0.01, 89.99, 0.1)
+    field = Field("one", 0.01, 89.99, 0.1)
     assert field.holds(np.array([180.0, 359.0]), np.array([89.95, 89.99])).all()
-    field = catalogue.Field("one", 0.01, 0.0, 0.1)
+    field = Field("one", 0.01, 0.0, 0.1)
     assert list(field.holds(np.array([359.95, 359.8]), np.array([0.0, 0.0]))) == [True, False]
 
 
@@ -86,7 +87,7 @@ def test_a_field_at_the_pole_and_at_ra_zero():
     ],
 )
 def test_the_time_of_an_image(cards, time):
-    assert catalogue.middle_time(fits.Header(cards)) == time
+    assert middle_time(fits.Header(cards)) == time
 
 
 # Local files
@@ -102,7 +103,7 @@ def test_a_local_catalogue_is_cropped_to_the_field(tmp_path, field):
         tmp_path / "stars.csv", "# made by hand\nra, dec, mag, note\n83.6,22.0,15.5,a\n83.61,22.01,12.5,b\n90,22,11,c\n"
     )
     table = catalogue.star_catalogue(path, field, cache=tmp_path)
-    assert list(table.columns) == catalogue.COLUMNS
+    assert list(table.columns) == COLUMNS
     assert list(table.mag) == [12.5, 15.5]
     assert table.color.isna().all() and (table.kind == "").all()
 
@@ -135,7 +136,7 @@ def test_a_catalogue_of_another_field_is_refused_and_a_missing_file_is_named(tmp
 def test_known_objects_of_files(tmp_path, field):
     path = write(tmp_path / "known.csv", "name,ra,dec,kind\nA,83.6,22.0,\n7,83.61,22.0,moving\nfar,90,22,\n")
     table = catalogue.known_objects(f"{path}+{path}", field, cache=tmp_path)
-    assert list(table.columns) == catalogue.KNOWN_COLUMNS
+    assert list(table.columns) == KNOWN_COLUMNS
     assert list(table.name) == ["A", "7", "A", "7"]
     assert list(table.kind) == ["variable", "moving"] * 2
 
@@ -154,10 +155,10 @@ def simulated():
 
 def test_a_simulated_survey_is_complete_and_a_little_off(simulated):
     row, pair = simulated
-    limit = catalogue.simulated_limit(pair.science_header, beta=row["psf_beta"])
+    limit = simulated_catalogue.simulated_limit(pair.science_header, beta=row["psf_beta"])
     stars = pair.truth[pair.truth.kind == "star"]
     assert stars.mag.max() == pytest.approx(limit + 2, abs=0.1)  # as the simulator draws them
-    table = catalogue.survey_of(pair.truth, limit=limit, rng=np.random.default_rng(1))
+    table = simulated_catalogue.survey_of(pair.truth, limit=limit, rng=np.random.default_rng(1))
     listed = pair.truth.kind.isin(["star", "variable", "galaxy"])  # an asteroid is gone before a survey lists it
     truth = pair.truth[listed & (pair.truth.mag <= limit + 1)]
     assert len(table) == len(truth) > 200
@@ -169,7 +170,7 @@ def test_a_simulated_survey_is_complete_and_a_little_off(simulated):
     ):
         assert np.std(off) == pytest.approx(0.05, rel=0.2)
     assert np.std(table.mag.to_numpy() - truth.mag.to_numpy()) == pytest.approx(0.02, rel=0.2)
-    again = catalogue.survey_of(pair.truth, limit=limit, rng=np.random.default_rng(1))
+    again = simulated_catalogue.survey_of(pair.truth, limit=limit, rng=np.random.default_rng(1))
     pd.testing.assert_frame_equal(table, again)
 
 
@@ -184,12 +185,12 @@ def test_truth_with_colours_variables_and_asteroids():
             "known": [np.nan, 1, 0, 1, 0, np.nan],
         }
     )
-    table = catalogue.survey_of(truth, limit=20, rng=np.random.default_rng(1))
+    table = simulated_catalogue.survey_of(truth, limit=20, rng=np.random.default_rng(1))
     assert list(table.kind) == ["star"] * 3
     np.testing.assert_allclose(table.color, [0.5, 1.0, 0.7], atol=0.15)
     assert not np.array_equal(table.color, [0.5, 1.0, 0.7])
-    known = catalogue.known_of(truth)
-    assert list(known.columns) == catalogue.KNOWN_COLUMNS
+    known = simulated_catalogue.known_of(truth)
+    assert list(known.columns) == KNOWN_COLUMNS
     assert list(zip(known.ra, known.kind, strict=True)) == [(2.0, "variable"), (4.0, "moving")]
 
 
@@ -244,7 +245,7 @@ def test_a_field_without_known_objects_gives_a_table_without_rows(server, tmp_pa
     server.answers = [recorded(name)]
     for _ in range(2):  # from the service, then from the cache
         table = catalogue.known_objects(source, field, cache=tmp_path)
-        assert len(table) == 0 and list(table.columns) == catalogue.KNOWN_COLUMNS
+        assert len(table) == 0 and list(table.columns) == KNOWN_COLUMNS
         assert table.ra.dtype == float
     assert len(server.requests) == 1
 
@@ -256,7 +257,7 @@ def test_a_survey_that_is_blind_there_is_told(server, tmp_path, field):
 
 
 def test_skybot_needs_a_time(tmp_path):
-    field = catalogue.field_of(WCS(header()), (100, 100), image="one", header=header(time=None))
+    field = field_of(WCS(header()), (100, 100), image="one", header=header(time=None))
     with pytest.raises(ImageError, match="image one: DATE-OBS"):
         catalogue.known_objects("skybot", field, cache=tmp_path)
 
@@ -268,7 +269,7 @@ def test_an_answer_is_asked_for_once(server, tmp_path, field):
     pd.testing.assert_frame_equal(first, catalogue.star_catalogue("gaia", field, cache=tmp_path / "cache"))
     assert len(server.requests) == 1
     assert [path.name[:5] for path in (tmp_path / "cache").iterdir()] == ["gaia-"]
-    other = catalogue.Field("two", 84.0, 22.0, 0.1)
+    other = Field("two", 84.0, 22.0, 0.1)
     with pytest.raises(ConfigError):
         catalogue.star_catalogue("gaia", other, cache=tmp_path / "cache")
 
@@ -368,7 +369,7 @@ def run(tmp_path, science, *, truth=None, source=None, known_source=None):
         science=science, truth=truth, **names, image="one", telescope={"telescope": "t"}, wcs=None, source=source,
         known_source=known_source, cache=tmp_path / "cache", seed=1,
     )  # fmt: skip
-    return [catalogue.read_sky_table(path) for path in names.values()]
+    return [read_sky_table(path) for path in names.values()]
 
 
 def test_the_script_writes_what_a_simulated_telescope_knows(tmp_path, simulated):
@@ -378,7 +379,7 @@ def test_the_script_writes_what_a_simulated_telescope_knows(tmp_path, simulated)
     stars, known = run(tmp_path, tmp_path / "science.fits", truth=tmp_path / "truth.csv")
     assert len(stars) > 200 and set(stars.kind) == {"star", "galaxy"}
     listed = pair.truth[pair.truth.known == 1]
-    assert list(known.columns) == catalogue.KNOWN_COLUMNS
+    assert list(known.columns) == KNOWN_COLUMNS
     assert len(known) == len(listed) < (pair.truth.kind.isin(["variable", "asteroid"])).sum()
     assert (known.kind == "variable").sum() == (listed.kind == "variable").sum() > 0
     assert (known.kind == "moving").sum() == (listed.kind == "asteroid").sum() > 0

@@ -8,6 +8,7 @@ from astropy.wcs import WCS
 from otrain_core import io
 from otrain_core.errors import ImageError
 from otrain_core.images.common_stars import find_stars
+from otrain_core.images.frames import Image, read_image
 from otrain_core.images.prepare import prepare_image
 from otrain_core.sky.reference import stack_reference
 from tests.unit.synthetic_pair import GAIN, READ_NOISE, camera, make_sky, observe, turned
@@ -62,7 +63,7 @@ def test_every_frame_is_used_at_its_own_flux(stack):
 
 def test_the_stack_is_deeper_than_a_frame(images, stack):
     one = prepare_image(images[4], seeing=2.5, cosmics="none")
-    image = io.Image("stack", stack.data, stack.header, gain=stack.header["GAIN"], read_noise=stack.header["RDNOISE"])
+    image = Image("stack", stack.data, stack.header, gain=stack.header["GAIN"], read_noise=stack.header["RDNOISE"])
     many = prepare_image(image, seeing=2.5, cosmics="none")
     # Nine frames, a little smoothing by the interpolation, fewer frames near the edges.
     assert np.nanmedian(many.noise) == pytest.approx(np.nanmedian(one.noise) / 3, rel=0.3)
@@ -85,7 +86,7 @@ def test_the_grid_holds_all_frames_and_its_wcs_is_right(sky, stack):
     wcs = WCS(stack.header)
     assert stack.data.shape[0] > SHAPE[0]
     assert stack.data.shape[1] > SHAPE[1]
-    prepared = prepare_image(io.Image("stack", stack.data, stack.header), seeing=2.5, cosmics="none")
+    prepared = prepare_image(Image("stack", stack.data, stack.header), seeing=2.5, cosmics="none")
     stars = find_stars(prepared.sci, prepared.noise, prepared.mask, threshold=50)
     x, y = turned(sky)
     there = np.column_stack(wcs.all_world2pix(*WCS(camera(sky)).all_pix2world(x, y, 0), 0))
@@ -153,7 +154,7 @@ def test_the_script_leaves_out_a_frame_it_cannot_read(images, tmp_path):
         telescope={"gain": GAIN, "read_noise": READ_NOISE, "saturation": 60000.0},
         field="north",
     )
-    image = io.read_image(tmp_path / "reference.fits", name="north")
+    image = read_image(tmp_path / "reference.fits", name="north")
     record = io.read_json(tmp_path / "reference.json")
     assert image.wcs is not None
     assert np.isfinite(image.data).mean() > 0.7

@@ -9,12 +9,13 @@ from astropy.coordinates import SkyCoord
 from astropy.wcs import WCS
 
 from otrain_core import io
+from otrain_core.images.frames import read_image
 from otrain_core.plan.sheets import Telescope, read_telescopes
-from otrain_core.sky.artefacts import KINDS
+from otrain_core.sky.causes import KINDS
 from otrain_core.sky.optics import limiting_magnitude
 from otrain_core.sky.simulate import field_centre, simulate_pair
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CLEAN = {key: 0 for key in ("cosmics", "hot_pixels", "bad_columns", "trails", "ghosts", "crosstalk")}
 
 
@@ -385,11 +386,11 @@ def test_script_writes_what_the_next_steps_read(tmp_path):
         index=1,
         seed=1,
     )
-    image = io.read_image(paths["science.fits"], name="sim0001")
+    image = read_image(paths["science.fits"], name="sim0001")
     assert image.pixel_scale == pytest.approx(1.2, rel=1e-3)
     assert (image.gain, image.read_noise, image.saturation) == (1.5, 8.0, 60000.0)
     assert image.filter == "clear" and image.time and image.wcs is not None
     assert image.header["OBJECT"] == "sim0001"
-    assert io.read_image(paths["reference.fits"], name="r").gain == pytest.approx(1.5 * 4)
+    assert read_image(paths["reference.fits"], name="r").gain == pytest.approx(1.5 * 4)
     truth = io.read_table(paths["truth.csv"])
     assert (truth.kind == "star").sum() > 10

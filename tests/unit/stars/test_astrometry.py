@@ -7,7 +7,8 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from otrain_core.errors import ImageError
-from otrain_core.io import image_wcs, read_json, write_json
+from otrain_core.images.frames import image_wcs
+from otrain_core.io import read_json, write_json
 from otrain_core.stars.astrometry import refine_wcs
 from otrain_core.stars.psf import measure_psf
 from tests.unit.synthetic_field import field

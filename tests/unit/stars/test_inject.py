@@ -4,7 +4,8 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from otrain_core.errors import ConfigError, ImageError
-from otrain_core.io import Image, read_image, read_json, read_table, write_json
+from otrain_core.images.frames import Image, read_image
+from otrain_core.io import read_json, read_table, write_json
 from otrain_core.stars.inject import TRUTH_COLUMNS, find_anchors, inject_sources, usable_places
 from otrain_core.stars.psf import measure_psf
 from tests.unit.synthetic_field import field, script

@@ -67,7 +67,8 @@ def test_galaxies_and_faint_fields_do_not_make_a_zero_point(scene):
 def test_script_reads_the_catalogue(scene, tmp_path):
     from astropy.io import fits
 
-    from otrain_core.io import read_image, read_json
+    from otrain_core.images.frames import read_image
+    from otrain_core.io import read_json
 
     image, table, *_ = scene
     header = image.wcs.to_header(relax=True)

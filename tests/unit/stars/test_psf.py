@@ -5,7 +5,8 @@ from scipy.special import erf
 
 from otrain_core.errors import ImageError, UpstreamFailed
 from otrain_core.io import read_json, write_json
-from otrain_core.stars.psf import PSFModel, measure_psf
+from otrain_core.stars.psf import measure_psf
+from otrain_core.stars.psf_model import PSFModel
 from tests.unit.synthetic_field import field, script, star, width
 
 

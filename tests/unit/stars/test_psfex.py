@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from otrain_core.errors import ImageError, MissingProgramError
-from otrain_core.stars.psf import PSFModel, measure_psf
+from otrain_core.stars.psf import measure_psf
+from otrain_core.stars.psf_model import PSFModel
 from otrain_core.stars.psfex import table_of
 from tests.unit.synthetic_field import field, star, width
 

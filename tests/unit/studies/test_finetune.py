@@ -3,8 +3,9 @@ import importlib.util
 import numpy as np
 import pytest
 
+from otrain_core.arrays import write_arrays
 from otrain_core.errors import CubeError
-from otrain_core.io import read_table, write_arrays, write_table
+from otrain_core.io import read_table, write_table
 from otrain_core.networks import architecture
 from otrain_core.networks.train import train_model
 from otrain_core.studies import finetune

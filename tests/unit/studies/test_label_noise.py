@@ -207,7 +207,8 @@ def test_a_trial_measures_flips_on_labels_that_training_never_saw(data, linear):
 
 
 def test_the_script_writes_what_the_rule_promises(data, linear, tmp_path):
-    from otrain_core.io import read_json, read_table, write_arrays, write_table
+    from otrain_core.arrays import write_arrays
+    from otrain_core.io import read_json, read_table, write_table
     from scripts.studies import label_noise as script
 
     cube, split = data

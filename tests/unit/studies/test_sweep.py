@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from otrain_core.errors import ConfigError
+from otrain_core.figures.sweep import draw_sweep
 from otrain_core.plan.config import load_config
-from otrain_core.studies.sweep import SWEEP_COLUMNS, draw_sweep, gather_sweep, plan_sweep
+from otrain_core.plan.sweeps import plan_sweep
+from otrain_core.studies.sweep import SWEEP_COLUMNS, gather_sweep
 
 
 def planned(**sweep):

@@ -4,12 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from otrain_core.arrays import write_arrays
 from otrain_core.cubes import pool
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import metrics
-from otrain_core.io import read_table, write_arrays, write_table
+from otrain_core.evaluation.thresholds import best_threshold
+from otrain_core.io import read_table, write_table
 from otrain_core.networks import architecture
-from otrain_core.networks.train import score_cutouts, select_inputs
+from otrain_core.networks.predict import score_cutouts
+from otrain_core.networks.train import select_inputs
 from otrain_core.studies import transfer
 from tests.unit.synthetic_cube import make_cube, make_split
 
@@ -56,7 +59,7 @@ def test_numbers_are_those_of_the_targets_test_set(model, cubes):
     assert row["mcc_low"] <= row["mcc"] <= row["mcc_high"]
     # The own threshold is that of the source's tune set for every target, the other one of the target's.
     assert table["threshold"].nunique() == 1 and table.loc["A/p", "threshold"] == table.loc["A/p", "threshold_tune"]
-    best = metrics.best_threshold(cube["labels"][tune], scores[tune], "platt")
+    best = best_threshold(cube["labels"][tune], scores[tune], "platt")
     assert row["threshold_tune"] == pytest.approx(best, abs=1e-5)
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 
-from otrain_core.io import write_arrays
+from otrain_core.arrays import write_arrays
 from tests.unit.synthetic_cube import make_cube
 from tools import monitor_power
 

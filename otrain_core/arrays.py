@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from otrain_core.errors import CubeError
-from otrain_core.io import raise_if_failed
+from otrain_core.io import atomic, raise_if_failed
 from otrain_core.safe import check_npz
 
 BLOCK = 1024  # cutouts gathered at a time
@@ -61,84 +61,6 @@ class Member:
         return np.memmap(self.path, self.dtype, "r", offset=self._offset, shape=self.shape, order=self._order)
 
 
-class Gathered:
-    """Cutouts of many images as one array, which is read only as it is used.
-
-    Parameters
-    ----------
-    stacks : sequence of mapping
-        Cutouts of each image: ``stack`` (n, H, W, C), an array or a `Member`, ``channels``, ``label`` (n,)
-        and ``image_name``.
-    offsets : numpy.ndarray
-        (len(stacks) + 1,) first row of each of them among all rows.
-    chosen : numpy.ndarray
-        (N,) rows of all, in the order wanted.
-    channels : sequence of str
-        Channels wanted, in this order.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        (N, H, W, channels).
-    dtype : numpy.dtype
-        float32.
-
-    Raises
-    ------
-    CubeError
-        Cutouts of different sizes, or a channel that an image does not have.
-    """
-
-    dtype = np.dtype(np.float32)
-
-    def __init__(
-        self,
-        stacks: Sequence[Mapping[str, Any]],
-        offsets: np.ndarray,
-        chosen: np.ndarray,
-        channels: Sequence[str],
-    ):
-        sizes = {s["stack"].shape[1:3] for s in stacks if len(s["label"])} or {stacks[0]["stack"].shape[1:3]}
-        if len(sizes) > 1:
-            raise CubeError(f"cutouts of different sizes cannot be joined: {sorted(sizes)}")
-        self._places = []
-        for stack in stacks:
-            known = [str(name) for name in stack["channels"]]
-            for name in channels:
-                if name not in known:
-                    image = stack["image_name"]
-                    raise CubeError(f"image {image}: cube.channels asks for {name}, the cutouts have {known}")
-            self._places.append([known.index(name) for name in channels])
-        self._stacks, self._offsets, self._chosen = stacks, offsets, chosen
-        self.shape = (len(chosen), *sizes.pop(), len(channels))
-
-    def __len__(self) -> int:
-        return len(self._chosen)
-
-    def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
-        """The cutouts in order, up to `size` at a time."""
-        for start in range(0, len(self), size):
-            yield self._rows(self._chosen[start : start + size])
-
-    def read(self) -> np.ndarray:
-        """All of them as one array."""
-        cube, start = np.empty(self.shape, self.dtype), 0
-        for block in self.blocks():
-            cube[start : start + len(block)] = block
-            start += len(block)
-        return cube
-
-    def _rows(self, rows: np.ndarray) -> np.ndarray:
-        block = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        owner = np.searchsorted(self._offsets, rows, side="right") - 1
-        for index in np.unique(owner):
-            mine = np.flatnonzero(owner == index)
-            pixels = self._stacks[index]["stack"]
-            pixels = pixels.map() if isinstance(pixels, Member) else pixels
-            block[mine] = pixels[rows[mine] - self._offsets[index]][..., self._places[index]]
-        return block
-
-
 def read_stack(
     path: str | Path, *, mmap: Sequence[str] = (), later: Sequence[str] = (), only: Sequence[str] | None = None
 ) -> dict[str, Any]:
@@ -170,4 +92,45 @@ def read_stack(
                 arrays[name] = member if name in later else member.map()
             return arrays
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, AttributeError) as error:
+        raise CubeError(f"{path}: not a readable .npz file ({str(error).splitlines()[0]})") from None
+
+
+def write_arrays(path: str | Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays as an uncompressed ``.npz``, byte for byte the same for the same arrays.
+
+    What has ``shape``, ``dtype`` and ``blocks()`` (its rows, some at a time) is never held in memory as a
+    whole; the file is the same as if it were.
+    """
+    for name, array in arrays.items():
+        if (array if hasattr(array, "blocks") else np.asarray(array)).dtype.hasobject:
+            raise TypeError(f"array {name!r} holds Python objects")
+    with atomic(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:  # as numpy.savez does
+                if not hasattr(array, "blocks"):
+                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+                    continue
+                about = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False}
+                np.lib.format.write_array_header_1_0(member, about | {"shape": tuple(array.shape)})
+                for block in array.blocks():
+                    if block.size:
+                        member.write(np.ascontiguousarray(block, array.dtype).reshape(-1).view(np.uint8).data)
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """Read a ``.npz`` without ever unpickling.
+
+    Raises
+    ------
+    CubeError
+        Not a ``.npz``, truncated, or an array of Python objects in it.
+    UpstreamFailed
+        The file marks the failure of an earlier step of its image.
+    """
+    raise_if_failed(path)
+    check_npz(path)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise CubeError(f"{path}: not a readable .npz file ({str(error).splitlines()[0]})") from None

@@ -1,0 +1,89 @@
+"""Cutouts of many images, gathered into one cube."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from otrain_core.arrays import BLOCK, Member
+from otrain_core.errors import CubeError
+
+
+class Gathered:
+    """Cutouts of many images as one array, which is read only as it is used.
+
+    Parameters
+    ----------
+    stacks : sequence of mapping
+        Cutouts of each image: ``stack`` (n, H, W, C), an array or a `Member`, ``channels``, ``label`` (n,)
+        and ``image_name``.
+    offsets : numpy.ndarray
+        (len(stacks) + 1,) first row of each of them among all rows.
+    chosen : numpy.ndarray
+        (N,) rows of all, in the order wanted.
+    channels : sequence of str
+        Channels wanted, in this order.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (N, H, W, channels).
+    dtype : numpy.dtype
+        float32.
+
+    Raises
+    ------
+    CubeError
+        Cutouts of different sizes, or a channel that an image does not have.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(
+        self,
+        stacks: Sequence[Mapping[str, Any]],
+        offsets: np.ndarray,
+        chosen: np.ndarray,
+        channels: Sequence[str],
+    ):
+        sizes = {s["stack"].shape[1:3] for s in stacks if len(s["label"])} or {stacks[0]["stack"].shape[1:3]}
+        if len(sizes) > 1:
+            raise CubeError(f"cutouts of different sizes cannot be joined: {sorted(sizes)}")
+        self._places = []
+        for stack in stacks:
+            known = [str(name) for name in stack["channels"]]
+            for name in channels:
+                if name not in known:
+                    image = stack["image_name"]
+                    raise CubeError(f"image {image}: cube.channels asks for {name}, the cutouts have {known}")
+            self._places.append([known.index(name) for name in channels])
+        self._stacks, self._offsets, self._chosen = stacks, offsets, chosen
+        self.shape = (len(chosen), *sizes.pop(), len(channels))
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
+        """The cutouts in order, up to `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self._rows(self._chosen[start : start + size])
+
+    def read(self) -> np.ndarray:
+        """All of them as one array."""
+        cube, start = np.empty(self.shape, self.dtype), 0
+        for block in self.blocks():
+            cube[start : start + len(block)] = block
+            start += len(block)
+        return cube
+
+    def _rows(self, rows: np.ndarray) -> np.ndarray:
+        block = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        owner = np.searchsorted(self._offsets, rows, side="right") - 1
+        for index in np.unique(owner):
+            mine = np.flatnonzero(owner == index)
+            pixels = self._stacks[index]["stack"]
+            pixels = pixels.map() if isinstance(pixels, Member) else pixels
+            block[mine] = pixels[rows[mine] - self._offsets[index]][..., self._places[index]]
+        return block

@@ -1,0 +1,42 @@
+"""Numbers as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from otrain_core.results import number
+
+
+def num(value: Any, digits: int = 3) -> str:
+    """A number for people; a dash where it is missing."""
+    try:
+        value = float(value)
+    except (TypeError, ValueError):
+        return "–"
+    return f"{value:.{digits}f}" if np.isfinite(value) else "–"
+
+
+def pct(value: Any, digits: int = 1) -> str:
+    """A share in percent; a dash where it is missing."""
+    text = num(100 * float(value), digits) if value is not None and not pd.isna(value) else "–"
+    return text if text == "–" else f"{text} %"
+
+
+def count(value: Any) -> str:
+    """A whole number with thin spaces between thousands; a dash where it is missing."""
+    return "–" if value is None or pd.isna(value) else f"{int(value):,}".replace(",", "\u2009")
+
+
+def interval(row: Mapping[str, Any], name: str, *, percent: bool = False, digits: int | None = None) -> str:
+    """A number and its interval, as in ``0.93 [0.91, 0.95]``."""
+    digits = (1 if percent else 3) if digits is None else digits
+    scale = 100 if percent else 1
+    values = [scale * number(row, key) for key in (name, f"{name}_low", f"{name}_high")]
+    text = num(values[0], digits) + (
+        f" [{num(values[1], digits)}, {num(values[2], digits)}]" if np.isfinite(values[1]) else ""
+    )
+    return text + (" %" if percent and np.isfinite(values[0]) else "")

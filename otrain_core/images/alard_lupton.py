@@ -1,0 +1,170 @@
+"""This project's subtraction after Alard & Lupton (1998): a fitted kernel that varies over the field."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from otrain_core.errors import ImageError
+from otrain_core.images.backends import Inputs, Matched, kernel_sizes, quiet_pixels
+from otrain_core.images.common_stars import choose_stamps, stars_flux_scale
+from otrain_core.images.kernel import Convolver, KernelField, fit_kernel, make_basis
+from otrain_core.images.polynomials import polynomial, polynomial_map
+
+CONTAMINATED = 0.02  # share of the kernel that may lie on bad pixels
+
+
+STAMPS_PER_TERM = 3  # stars needed for each term of the kernel's spatial polynomial
+
+
+def alard_lupton(
+    inputs: Inputs,
+    *,
+    kernel_order: int,
+    background_order: int,
+    kernel_half_width: int,
+    max_stamps: int,
+    sigma_clip: float,
+) -> Matched:
+    """Alard-Lupton subtraction; see `otrain_core.images.kernel`.
+
+    Raises
+    ------
+    ImageError
+        Too few stars to fit a kernel.
+    """
+    convolve_science = inputs.seeing_reference > inputs.seeing
+    sides = [
+        (inputs.reference, inputs.reference_noise, inputs.bad_reference),
+        (inputs.science, inputs.noise, inputs.bad_science),
+    ]
+    (source, source_noise, source_bad), (target, target_noise, target_bad) = sides[:: -1 if convolve_science else 1]
+    broad, sharp = sorted((inputs.seeing, inputs.seeing_reference), reverse=True)
+    sigmas, width, half = kernel_sizes(broad, sharp, kernel_half_width)
+    if min(source.shape) < 4 * (half + width) + 1:
+        raise ImageError(inputs.name, "subtract", f"an image of {source.shape} px is too small for its seeing")
+    basis = make_basis(sigmas, width)
+    smoothing = None if convolve_science else inputs.smoothing
+    bad = source_bad | target_bad
+    x, y = choose_stamps(inputs.stars, bad, half=half, margin=half + width + 1, max_stamps=max_stamps)
+    ratio = stars_flux_scale(inputs.stars)
+    ratio = 1 / ratio if convolve_science else ratio
+    sigma_match = max(np.sqrt(max(broad**2 - sharp**2, 0)) / 2.355, 0.5)
+    variance = target_noise**2 + source_noise**2 * np.float32(ratio**2 / (4 * np.pi * sigma_match**2))
+    order = kernel_order
+    while order > 0 and len(x) < STAMPS_PER_TERM * (order + 1) * (order + 2) / 2:
+        order -= 1
+    try:
+        fit = fit_kernel(
+            source,
+            target,
+            variance,
+            source_noise**2,
+            bad,
+            x,
+            y,
+            basis=basis,
+            smoothing=smoothing,
+            half=half,
+            order=order,
+            background_order=min(background_order, order + 1),
+            sigma_clip=sigma_clip,
+        )
+    except (ValueError, np.linalg.LinAlgError) as error:
+        raise ImageError(inputs.name, "subtract", f"no kernel could be fitted: {error}") from None
+    if not np.isfinite(fit.scale) or fit.scale <= 0:
+        raise ImageError(inputs.name, "subtract", f"the fitted flux ratio is {fit.scale:g}; a positive one is needed")
+    difference = target - fit.apply(source) - fit.background_map()
+    difference -= sky_level(difference, target_noise, quiet_pixels(inputs) & ~bad, min(background_order, order + 1))
+    # A target that was interpolated has less noise in a pixel than before.
+    calm = np.float32(inputs.smoothing[tuple(n // 2 for n in inputs.smoothing.shape)] if convolve_science else 1)
+    noise = np.sqrt(calm * target_noise**2 + convolved_variance(source_noise**2, fit, smoothing))
+    contaminated = contaminated_pixels(source_bad, fit)
+    if convolve_science:
+        difference *= np.float32(-1 / fit.scale)
+        noise /= np.float32(fit.scale)
+    nothing = np.zeros(source.shape, dtype=bool)
+    record = {
+        "convolved": "science" if convolve_science else "reference",
+        "flux_scale": 1 / fit.scale if convolve_science else fit.scale,
+        "n_stamps": fit.record["n_stamps"],
+        "n_stamps_rejected": fit.record["n_rejected"],
+        "stamp_chi2": fit.record["stamp_chi2"],
+        "model_error": fit.record["model_error"],
+        "kernel_order": order,
+        "kernel_half_width": width,
+        "kernel_sigmas": [float(s) for s in sigmas],
+    }
+    return Matched(
+        difference,
+        noise,
+        nothing if convolve_science else contaminated,
+        contaminated if convolve_science else nothing,
+        record,
+    )
+
+
+def convolved_variance(variance: np.ndarray, fit: KernelField, smoothing: np.ndarray | None) -> np.ndarray:
+    """Variance of the convolved image, from the variance of its pixels.
+
+    The shape of the kernel is taken at the centre of the field, its power at each
+    pixel; `smoothing` is the autocorrelation that an earlier interpolation left.
+    """
+    height, width = fit.shape
+    kernel = fit.at((width - 1) / 2, (height - 1) / 2)
+    power = (kernel**2).sum()
+    factor = 1.0
+    if smoothing is not None and smoothing.size > 1:
+        factor = _correlated_power(kernel, smoothing) / power
+    half = kernel.shape[0] // 2
+    outside = np.float32(np.median(variance))
+    smooth = Convolver(variance - outside, half)(kernel**2 / power) + outside
+    return np.maximum(smooth, 0) * fit.power() * np.float32(factor)
+
+
+def _correlated_power(kernel: np.ndarray, smoothing: np.ndarray) -> float:
+    """Variance of white unit noise after the interpolation, then the kernel."""
+    half, reach = kernel.shape[0] // 2, smoothing.shape[0] // 2
+    padded = np.pad(kernel, reach)
+    inner = slice(reach, reach + 2 * half + 1)
+    total = 0.0
+    for dy in range(-reach, reach + 1):
+        for dx in range(-reach, reach + 1):
+            moved = padded[inner.start + dy : inner.stop + dy, inner.start + dx : inner.stop + dx]
+            total += smoothing[dy + reach, dx + reach] * (kernel * moved).sum()
+    return float(total)
+
+
+def contaminated_pixels(bad: np.ndarray, fit: KernelField) -> np.ndarray:
+    """Where more than `CONTAMINATED` of the kernel's weight would lie on bad pixels or outside the frame."""
+    height, width = fit.shape
+    kernel = np.abs(fit.at((width - 1) / 2, (height - 1) / 2))
+    kernel /= kernel.sum()
+    # A good pixel counts 1, a bad one and all beyond the edge 0: what is missing from 1 is the bad weight.
+    good = Convolver((~bad).astype(np.float32), kernel.shape[0] // 2)(kernel)
+    return (1 - good > CONTAMINATED) | bad
+
+
+def sky_level(diff: np.ndarray, noise: np.ndarray, use: np.ndarray, order: int, *, cell: int = 32) -> np.ndarray:
+    """Polynomial through the clipped means of a difference in cells, without its sources.
+
+    The few pixels of sky in the stamps, in the wings of bright stars, say less about the
+    differential background than all the sky does. In a crowded field, where less than
+    half of the pixels are away from sources, those few are no fair sample and the level
+    of the fit stands.
+    """
+    if use.mean() < 0.5:
+        return np.zeros(diff.shape, dtype=np.float32)
+    good = use & (np.abs(diff) < 3 * noise)
+    height, width = (n - n % cell for n in diff.shape)
+    blocks = (height // cell, cell, width // cell, cell)
+    count = good[:height, :width].reshape(blocks).sum(axis=(1, 3))
+    total = np.where(good, diff, 0)[:height, :width].reshape(blocks).sum(axis=(1, 3))
+    filled = count >= cell**2 / 10
+    if filled.sum() < 3 * (order + 1) * (order + 2) / 2:
+        return np.zeros(diff.shape, dtype=np.float32)
+    row, column = np.nonzero(filled)
+    at = [(column + 0.5) * cell - 0.5, (row + 0.5) * cell - 0.5]
+    weight = np.sqrt(count[filled])
+    terms = polynomial(*at, diff.shape, order)
+    solution = np.linalg.lstsq((terms * weight).T, total[filled] / count[filled] * weight, rcond=None)[0]
+    return polynomial_map(solution, diff.shape, order)

@@ -1,0 +1,119 @@
+"""Digest of the code that a step of the workflow runs."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+from pathlib import Path
+
+PACKAGE = "otrain_core"
+
+# Modules whose text cannot change a result: messages, logs, the guards of reading, progress. The options of a step
+# are in the parameters of its rule, so that the sections that describe them count by their values.
+NEUTRAL = (
+    "otrain_core",
+    "otrain_core.errors",
+    "otrain_core.programs",
+    "otrain_core.safe",
+    "otrain_core.jobs",
+    "otrain_core.plan",
+    "otrain_core.networks.checkpoint",
+    "otrain_core.networks.devices",
+    "otrain_core.networks.progress",
+)
+
+
+def code_digest(script: str, *, root: str | Path | None = None) -> str:
+    """Digest of a script and of all library code that it runs.
+
+    Given to a rule as a parameter, so that editing a module reruns the steps that use it and no others.
+
+    Parameters
+    ----------
+    script : str
+        As wing/step (``networks/train``), without the ending.
+    root : path-like, optional
+        Root of the clone (default: where this library is).
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits.
+    """
+    root = Path(root) if root is not None else Path(__file__).parents[2]
+    sha = hashlib.sha256()
+    for path in (root / "scripts" / f"{script}.py", *code_files(script, root=root)):
+        sha.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return sha.hexdigest()[:16]
+
+
+def code_files(script: str, *, root: Path) -> list[Path]:
+    """Modules that a script imports, directly and through others, and the package data that they name, sorted.
+
+    Imports inside functions count. Modules of `NEUTRAL` do not, nor what they alone import.
+    """
+    found: set[Path] = set()
+    queue = list(_imports(root / "scripts" / f"{script}.py", root))
+    while queue:
+        path = queue.pop()
+        if path in found or _neutral(path, root):
+            continue
+        found.add(path)
+        queue += _imports(path, root)
+    return sorted(found | {data for path in found for data in _data(path)})
+
+
+def _neutral(path: Path, root: Path) -> bool:
+    name = _name(path, root)
+    wings = [item for item in NEUTRAL if item.count(".") == 1]
+    return name in NEUTRAL or any(name.startswith(f"{wing}.") for wing in wings)
+
+
+def _name(path: Path, root: Path) -> str:
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@functools.cache  # every job of a cluster starts Snakemake twice, and that asks for dozens of digests
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _imports(path: Path, root: Path) -> tuple[Path, ...]:
+    """Modules of the package that a file imports, at its top or inside functions."""
+    names: list[str] = []
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level:
+                folder = path.parents[node.level - 1].relative_to(root)
+                module = ".".join([*folder.parts, *filter(None, [module])])
+            names += [f"{module}.{alias.name}" for alias in node.names]
+    paths = [_module(name, root) for name in names if name.split(".")[0] == PACKAGE]
+    return tuple(dict.fromkeys(found for found in paths if found))
+
+
+def _module(name: str, root: Path) -> Path | None:
+    """File of a dotted name, or of the module that defines the last part of it."""
+    for parts in (name.split("."), name.split(".")[:-1]):
+        if parts and (path := root.joinpath(*parts).with_suffix(".py")).is_file():
+            return path
+        if parts and (path := root.joinpath(*parts, "__init__.py")).is_file():
+            return path
+    return None
+
+
+@functools.cache
+def _data(path: Path) -> tuple[Path, ...]:
+    """Package data (styles, templates, tables) whose name stands in a module."""
+    # A folder of data counts whole: a template includes others.
+    texts = {node.value for node in ast.walk(_tree(path)) if isinstance(node, ast.Constant)}
+    found: set[Path] = set()
+    for entry in path.parent.iterdir():
+        if entry.name in texts and entry.suffix != ".py" and not (entry / "__init__.py").exists():
+            found |= {entry} if entry.is_file() else {file for file in entry.rglob("*") if file.is_file()}
+    return tuple(sorted(found))

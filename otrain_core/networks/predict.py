@@ -1,0 +1,79 @@
+"""Scores of a Keras model for the cutouts of a cube."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from otrain_core.cubes.inputs import column, input_blocks
+
+
+def score_cube(model, cube: dict[str, np.ndarray], split: pd.DataFrame) -> pd.DataFrame:
+    """Score every cutout of a cube; the model knows its own channels and size.
+
+    Returns
+    -------
+    pandas.DataFrame
+        index, candid, image, label, score (probability of True), set (train, tune,
+        test, or unused where the split does not name the cutout).
+
+    Raises
+    ------
+    CubeError
+        The cube lacks a channel of the model, or its cutouts are too small.
+    """
+    from otrain_core.networks.architecture import input_stage
+
+    n = len(cube["cube"])
+    blocks = input_blocks(cube, inputs=input_stage(model).channels, size=model.input_shape[1])
+    sets = np.full(n, "unused", dtype=object)
+    sets[split["index"].to_numpy(int)] = split["set"].to_numpy()
+    return pd.DataFrame(
+        {
+            "index": np.arange(n),
+            "candid": column(cube, "candids", ""),
+            "image": column(cube, "images", ""),
+            "label": np.asarray(cube["labels"], dtype=int),
+            "score": score_cutouts(model, blocks),
+            "set": sets,
+        }
+    )
+
+
+def score_real_stars(model, cube: dict[str, np.ndarray], table: pd.DataFrame) -> pd.DataFrame:
+    """Score the real stars of the test images, which no training, tuning or calibration has seen.
+
+    Parameters
+    ----------
+    model : keras.Model
+    cube : dict of arrays
+        ``real_stars.npz``, in the format of a cube.
+    table : pandas.DataFrame
+        As `score_cube` returns it; its images of the set test count.
+
+    Returns
+    -------
+    pandas.DataFrame
+        candid, image, mag, kind, score.
+    """
+    from otrain_core.networks.architecture import input_stage
+
+    tested = np.isin(column(cube, "images", ""), table.loc[table["set"] == "test", "image"].unique().astype(str))
+    rows = np.flatnonzero(tested)
+    blocks = input_blocks(cube, inputs=input_stage(model).channels, size=model.input_shape[1], rows=rows)
+    scores = score_cutouts(model, blocks) if len(rows) else np.empty(0)
+    names = {"candid": "candids", "image": "images", "mag": "mags", "kind": "kinds"}
+    return pd.DataFrame({name: cube[key][rows] for name, key in names.items()} | {"score": scores})
+
+
+def _predict(model, cutouts: np.ndarray) -> np.ndarray:
+    return np.asarray(model.predict(cutouts, batch_size=256, verbose=0), dtype=np.float32)
+
+
+def score_cutouts(model, cutouts: np.ndarray | Iterable[np.ndarray]) -> np.ndarray:
+    """Probability of True, float32 (N,), for cutouts as `select_inputs` or `input_blocks` gives them."""
+    blocks = [cutouts] if isinstance(cutouts, np.ndarray) else cutouts
+    scores = [_predict(model, block)[:, 1] for block in blocks if len(block)]
+    return np.concatenate([*scores, np.empty(0, np.float32)])

@@ -1,0 +1,100 @@
+"""Files of a results folder: where they are, and how they are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from otrain_core.arrays import read_stack
+from otrain_core.errors import OtrainError, UpstreamFailed
+from otrain_core.io import FAILED_MARK, read_json, read_table
+
+RUN_KEYS = ("telescope", "pipeline", "experiment", "seed", "protocol")
+
+
+STEPS = ("simulate", "catalogue", "psf", "inject", "prepare", "subtract", "detect", "crossmatch", "cutouts")
+
+
+def run_keys(folder: str | Path) -> dict[str, Any]:
+    """Telescope, pipeline, experiment, seed and protocol of a training, from its folder.
+
+    Raises
+    ------
+    ValueError
+        The folder is not of the form telescope/pipeline/experiment/seedN[/random_split].
+    """
+    parts = Path(folder).parts
+    protocol = "grouped"
+    if parts and parts[-1] == "random_split":
+        parts, protocol = parts[:-1], "paper"
+    if len(parts) < 4 or not parts[-1].startswith("seed") or not parts[-1][4:].isdigit():
+        raise ValueError(f"{folder}: not the folder of a training (telescope/pipeline/experiment/seedN[/random_split])")
+    return dict(zip(RUN_KEYS, (*parts[-4:-1], int(parts[-1][4:]), protocol), strict=True))
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """A JSON record, or an empty one where the file is missing, unreadable or a failure mark."""
+    try:
+        record = read_json(path)
+    except (OSError, ValueError, UpstreamFailed):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def read_scores(folder: str | Path) -> pd.DataFrame | None:
+    """``scores.csv`` of a training, or None where it is not there."""
+    return table_if_there(Path(folder) / "scores.csv")
+
+
+def table_if_there(path: str | Path) -> pd.DataFrame | None:
+    """A table, or None where it is missing, unreadable or a failure mark."""
+    try:
+        return read_table(path)
+    except (OSError, OtrainError):
+        return None
+
+
+def arrays_if_there(path: str | Path) -> dict[str, np.ndarray] | None:
+    """Arrays of an ``.npz`` file, the pixels of a cube mapped into memory, or None where it is missing, unreadable or a failure mark."""
+    try:
+        return read_stack(path, mmap=("cube",))
+    except (OSError, OtrainError):
+        return None
+
+
+def number(record: Mapping[str, Any], key: str) -> float:
+    """The number under `key` of `record`, or NaN."""
+    value = record.get(key)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else np.nan
+
+
+def read_benchmark(path: str | Path) -> tuple[float, float]:
+    """CPU time [s] and peak memory [MB] of one job, from Snakemake's benchmark file.
+
+    Jobs too short to be sampled have no CPU time of their own: their wall time, an upper
+    limit for one thread, is taken. NaN where the file is missing.
+    """
+    try:
+        row = pd.read_csv(path, sep="\t", na_values=["-", "NA"]).iloc[-1]
+    except (OSError, ValueError, IndexError):
+        return np.nan, np.nan
+    cpu = number(row, "cpu_time")
+    if not cpu > 0:
+        cpu = number(row, "s")
+    return cpu, number(row, "max_rss")
+
+
+def read_failure(path: str | Path) -> dict[str, Any] | None:
+    """What a failed image left in place of a file: image, key, message, step; None where it did not fail."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(len(FAILED_MARK)) != FAILED_MARK:
+                return None
+        return dict(json.loads(Path(path).read_text())["otrain_failed"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

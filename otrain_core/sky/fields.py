@@ -1,0 +1,178 @@
+"""Field of an image, and tables of sky positions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from astropy.io import fits
+
+from otrain_core.errors import ConfigError, ImageError
+
+COLUMNS = ["ra", "dec", "mag", "magerr", "color", "kind"]
+
+
+KNOWN_COLUMNS = ["name", "ra", "dec", "kind"]
+
+
+TEXT = ("name", "kind")
+
+
+MARGIN = 0.1  # entries this far outside the image are kept too [field radius]: its WCS may be off
+
+
+@dataclass(frozen=True)
+class Field:
+    """A circle on the sky that holds an image, and when it was taken.
+
+    Attributes
+    ----------
+    image : str
+        Name of the image, for errors.
+    ra, dec, radius : float
+        [deg], ICRS.
+    time : str
+        ISO time (UTC) of the middle of the exposure, '' where unknown.
+    """
+
+    image: str
+    ra: float
+    dec: float
+    radius: float
+    time: str = ""
+
+    def holds(self, ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
+        """Which positions [deg] are within the circle; a position that is not finite is not."""
+        a, d, a0, d0 = (np.deg2rad(value) for value in (ra, dec, self.ra, self.dec))
+        half = np.sin((d - d0) / 2) ** 2 + np.cos(d) * np.cos(d0) * np.sin((a - a0) / 2) ** 2
+        return 2 * np.rad2deg(np.arcsin(np.sqrt(np.clip(half, 0, 1)))) <= self.radius
+
+    def __str__(self) -> str:
+        return f"field of {2 * self.radius:.3g} deg about ra {self.ra:.4f}, dec {self.dec:.4f}"
+
+
+def field_of(wcs: Any, shape: tuple[int, int], *, image: str, header: fits.Header | None = None) -> Field:
+    """The circle about an image, a little larger than it.
+
+    Parameters
+    ----------
+    wcs : astropy.wcs.WCS
+    shape : tuple of int
+        (height, width).
+    image : str
+    header : astropy.io.fits.Header, optional
+        Gives the time.
+
+    Raises
+    ------
+    ImageError
+        The WCS maps no finite position.
+    """
+    from astropy.coordinates import SkyCoord
+
+    height, width = shape
+    x = np.array([(width - 1) / 2, -0.5, width - 0.5, -0.5, width - 0.5])
+    y = np.array([(height - 1) / 2, -0.5, -0.5, height - 0.5, height - 0.5])
+    sky = wcs.pixel_to_world(x, y)
+    if not isinstance(sky, SkyCoord) or not np.isfinite(sky.data.lon.deg + sky.data.lat.deg).all():
+        raise ImageError(image, "WCS", "the corners of the image have no position on the sky")
+    sky = sky.icrs
+    radius = float(sky[0].separation(sky[1:]).deg.max()) * (1 + MARGIN)
+    centre = float(sky[0].ra.deg), float(sky[0].dec.deg)
+    return Field(image, *centre, radius, middle_time(header) if header is not None else "")
+
+
+def middle_time(header: fits.Header) -> str:
+    """ISO time (UTC) of the middle of the exposure; '' where the header tells none.
+
+    The start is DATE-OBS, with TIME-OBS where it is a date alone, or MJD-OBS; EXPTIME is in seconds.
+    """
+    from astropy import units
+    from astropy.time import Time
+
+    date, day = str(header.get("DATE-OBS", "")).strip(), header.get("MJD-OBS")
+    if "T" not in date and "TIME-OBS" in header:
+        date = f"{date}T{header['TIME-OBS']}"
+    try:
+        if "T" in date:
+            start = Time(date.rstrip("Z"), format="isot", scale="utc")
+        elif isinstance(day, int | float):
+            start = Time(day, format="mjd", scale="utc")
+        else:
+            return ""
+    except ValueError:
+        return ""
+    exposure = header.get("EXPTIME", header.get("EXPOSURE", 0))
+    half = exposure / 2 if isinstance(exposure, int | float) and 0 <= exposure < 1e6 else 0
+    return (start + half * units.s).isot
+
+
+def empty(columns: list[str]) -> pd.DataFrame:
+    """A table without rows whose columns have their right types."""
+    return pd.DataFrame({name: pd.Series(dtype=str if name in TEXT else float) for name in columns})
+
+
+def read_sky_table(path: str | Path) -> pd.DataFrame:
+    """Read ``catalogue.csv`` or ``known.csv``; without rows, too, the numbers are numbers.
+
+    Raises
+    ------
+    UpstreamFailed
+        The file marks the failure of an earlier step of its image.
+    """
+    from otrain_core.io import read_table
+
+    table = read_table(path)
+    return table.astype({name: str if name in TEXT else float for name in table.columns})
+
+
+def read_local(path: str | Path, *, key: str, columns: list[str]) -> pd.DataFrame:
+    """Read a list that the user made: a CSV file with the columns ra and dec [deg], the others optional.
+
+    Parameters
+    ----------
+    path : path-like
+        Lines that begin with # are comments.
+    key : str
+        Column of the telescope sheet that names the file, for errors.
+    columns : list of str
+        Columns of the result; missing ones are NaN or ''.
+
+    Raises
+    ------
+    ConfigError
+        No such file, no such column, or a value that is not a number in its range.
+    """
+    from io import StringIO
+
+    try:
+        lines = [line for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line[:1] != "#"]
+        source = pd.read_csv(StringIO("\n".join(lines)), skipinitialspace=True, dtype=dict.fromkeys(TEXT, str))
+    except FileNotFoundError:
+        raise ConfigError(f"{key}: {path}: no such file") from None
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise ConfigError(f"{key}: {path}: not a CSV table ({str(error).splitlines()[0]})") from None
+    source = source.rename(columns=str.strip)
+    table = empty(columns).reindex(range(len(source)))
+    for name in columns:
+        if name not in source:
+            if name in ("ra", "dec"):
+                raise ConfigError(f"{key}: {path}: a column {name!r} [deg] is needed; it has {list(source.columns)}")
+            table[name] = "" if name in TEXT else np.nan
+        elif name in TEXT:
+            table[name] = source[name].fillna("").astype(str).str.strip()
+        else:
+            table[name] = pd.to_numeric(source[name], errors="coerce").astype(float)
+            bad = table[name].isna() & (source[name].notna() | (name in ("ra", "dec")))
+            bad |= {"ra": ~table[name].between(-180, 360), "dec": table[name].abs() > 90}.get(name, False)
+            if bad.any():
+                row = int(np.flatnonzero(bad)[0])
+                wanted = "a number of degrees" if name in ("ra", "dec") else "a number"
+                raise ConfigError(
+                    f"{key}: {path}: {name}: row {row + 1}: {wanted} is needed, found {source[name][row]!r}"
+                )
+    table["ra"] %= 360
+    return table

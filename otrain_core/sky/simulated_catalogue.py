@@ -1,0 +1,77 @@
+"""Star catalogue and lists of known objects of the simulated sky."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from astropy.io import fits
+
+from otrain_core.sky.catalogue import SURVEY_BELOW_LIMIT, SURVEY_COLOR_ERROR, SURVEY_MAG_ERROR, SURVEY_POSITION_ERROR
+from otrain_core.sky.fields import COLUMNS, KNOWN_COLUMNS, empty
+
+
+def survey_of(
+    truth: pd.DataFrame, *, limit: float, rng: np.random.Generator, below_limit: float = SURVEY_BELOW_LIMIT
+) -> pd.DataFrame:
+    """Stars and galaxies of a simulated field as a survey would list them.
+
+    Parameters
+    ----------
+    truth : pandas.DataFrame
+        Truth of a simulated image: kind, ra, dec [deg], mag; color [mag] optional. Variable
+        stars are listed as stars, whether their variability is known or not.
+    limit : float
+        5-sigma limit of the image; the list is complete to `below_limit` mag below it.
+    rng : numpy.random.Generator
+        Draws the errors of the survey.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `COLUMNS`.
+    """
+    listed = truth.kind.isin(["star", "galaxy", "variable"]) & (truth.mag <= limit + below_limit)
+    source = truth[listed]
+    n = len(source)
+    turned = np.cos(np.deg2rad(source.dec.to_numpy(float)))
+    error = SURVEY_POSITION_ERROR / 3600
+    color = source.color.to_numpy(float) if "color" in source else np.full(n, np.nan)
+    return pd.DataFrame(
+        {
+            "ra": (source.ra.to_numpy(float) + error * rng.normal(size=n) / turned) % 360,
+            "dec": source.dec.to_numpy(float) + error * rng.normal(size=n),
+            "mag": source.mag.to_numpy(float) + SURVEY_MAG_ERROR * rng.normal(size=n),
+            "magerr": np.full(n, SURVEY_MAG_ERROR),
+            "color": color + SURVEY_COLOR_ERROR * rng.normal(size=n),
+            "kind": np.where(source.kind == "galaxy", "galaxy", "star").astype(str),
+        },
+        columns=COLUMNS,
+    )
+
+
+def known_of(truth: pd.DataFrame) -> pd.DataFrame:
+    """Variables and moving objects of a simulated field that lists of known ones hold (column known is 1).
+
+    Returns
+    -------
+    pandas.DataFrame
+        `KNOWN_COLUMNS`.
+    """
+    if "known" not in truth:
+        return empty(KNOWN_COLUMNS)
+    kinds = {"variable": "variable", "asteroid": "moving"}
+    source = truth[truth.kind.isin(list(kinds)) & (pd.to_numeric(truth.known, errors="coerce") == 1)]
+    table = pd.DataFrame({"ra": source.ra.to_numpy(float), "dec": source.dec.to_numpy(float)})
+    table["kind"] = source.kind.map(kinds).to_numpy(str)
+    table["name"] = [f"{kind} {number}" for number, kind in enumerate(table.kind, start=1)]
+    return table[KNOWN_COLUMNS]
+
+
+def simulated_limit(header: fits.Header, *, beta: float = 3.0) -> float:
+    """5-sigma limit [mag] of a simulated image, from the truth in its header."""
+    from otrain_core.images.frames import celestial_wcs
+    from otrain_core.sky.optics import limiting_magnitude
+
+    scale = np.sqrt(abs(np.linalg.det(celestial_wcs(header).pixel_scale_matrix))) * 3600
+    noise = np.sqrt(header["SKYLEVEL"] * header["GAIN"] + header["RDNOISE"] ** 2) / header["GAIN"]
+    return limiting_magnitude(fwhm=header["SEEING"] / scale, beta=beta, noise=noise, zero_point=header["MAGZP"])

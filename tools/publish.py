@@ -1,0 +1,42 @@
+"""Small tables of a run, kept in the repository and quoted in the README: ``python -m tools.publish RESULTS FOLDER``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from otrain_core.evaluation.summary import TABLES, closing_table
+from otrain_core.io import read_table
+from otrain_core.results import read_record
+
+
+def published_table(folder: str | Path) -> str:
+    """The closing table of a published run, as the README quotes it."""
+    tables = [read_table(Path(folder, f"{name}.csv")) for name in ("summary", "quality")]
+    return closing_table(*tables)
+
+
+def publish(root: str | Path, folder: str | Path, readme: str | Path) -> None:
+    """Keep the tables of a run in the repository and quote them in the README.
+
+    The README's block between ``<!-- NAME from here -->`` and ``<!-- to here -->`` is
+    replaced, where NAME is the name of `folder`.
+    """
+    from otrain_core.io import write_json, write_table
+    from otrain_core.paper.estimate import publish_costs
+
+    for name in TABLES:
+        write_table(Path(folder, f"{name}.csv"), read_table(Path(root, f"{name}.csv")))
+    publish_costs(root, folder)
+    training = read_record(sorted(Path(root).glob("*/*/*/seed*/train.json"))[0])
+    write_json(Path(folder, "about.json"), {key: training.get(key) for key in ("commit", "time", "cpus", "versions")})
+    mark = f"<!-- {Path(folder).name} from here -->"
+    before, _, rest = Path(readme).read_text().partition(mark)
+    after = rest.partition("<!-- to here -->")[2]
+    Path(readme).write_text(f"{before}{mark}\n```text\n{published_table(folder)}\n```\n<!-- to here -->{after}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m tools.publish RESULTS FOLDER, with FOLDER in results/published")
+    publish(sys.argv[1], sys.argv[2], "README.md")
