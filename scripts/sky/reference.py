@@ -5,6 +5,7 @@ from pathlib import Path
 
 from otrain_core import io
 from otrain_core.errors import ImageError
+from otrain_core.images.frames import read_image
 from otrain_core.sky.reference import stack_reference
 
 
@@ -20,7 +21,7 @@ def main(*, frames, wcs, reference, record, telescope, field):
     for path, header in zip(frames, wcs, strict=True):
         name = Path(path).name.split(".fit")[0]
         try:
-            images.append(frames.read_image(path, name=name, telescope=telescope, wcs_path=header))
+            images.append(read_image(path, name=name, telescope=telescope, wcs_path=header))
         except ImageError as error:
             logging.getLogger("otrain").warning("reference of field %s: %s (frame left out)", field, error)
             unreadable.append({"frame": name, "reason": error.message})

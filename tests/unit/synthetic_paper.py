@@ -11,6 +11,7 @@ import yaml
 from snakemake.utils import update_config
 
 from otrain_core import io
+from otrain_core.arrays import write_arrays
 from otrain_core.evaluation.metrics import OUTCOMES
 from otrain_core.paper.plan import plan_paper
 from otrain_core.plan.run import Run
@@ -71,7 +72,7 @@ def write_maps(run: Path, rng: np.random.Generator) -> None:
         "channels": np.array(["difference"]),
         "layer": np.array("conv5"),
     }
-    arrays.write_arrays(run / "gradcam.npz", arrays)
+    write_arrays(run / "gradcam.npz", arrays)
     table = pd.DataFrame({"index": arrays["index"], "candid": arrays["candid"], "kind": kind, "distance": 9.0})
     table["score_after"] = arrays["score"] + np.array([0, 0, 0, 0, 0.05, 0.5, 0, 0])
     table["score_change"] = table["score_after"] - arrays["score"]

@@ -15,7 +15,7 @@ from astropy.wcs import WCS
 
 from otrain_core import safe
 from otrain_core.arrays import read_arrays, read_stack
-from otrain_core.classify.classifier import new_candidates
+from otrain_core.classify import new_candidates
 from otrain_core.cubes import cutout_files
 from otrain_core.cubes.cube import read_cube
 from otrain_core.errors import ConfigError, CubeError, ImageError, OtrainError

@@ -13,8 +13,8 @@ from otrain_core.candidates.search import (
     merge_searches,
 )
 from otrain_core.errors import ImageError, MissingProgramError
+from tests.unit.candidates.test_detect import needs_source_extractor
 from tests.unit.synthetic_difference import NOISE, SEEING, Moffat, add, blank, tangential
-from tests.unit.test_detect import needs_source_extractor
 
 OPTIONS = {"image": "a", "seeing": SEEING, "threshold": 4.5, "min_area": 4}
 

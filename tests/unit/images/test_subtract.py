@@ -14,7 +14,7 @@ from otrain_core import io
 from otrain_core.errors import ImageError, MissingProgramError
 from otrain_core.images import alard_lupton, kernel, subtract
 from otrain_core.images.align import align_reference
-from otrain_core.images.common_stars import star_residual
+from otrain_core.images.common_stars import choose_stamps, star_residual
 from otrain_core.images.frames import (
     MASK_BAD,
     MASK_COSMIC,
@@ -288,7 +288,7 @@ def test_stamps_are_spread_and_clean():
     stars.loc[stars["x"] < 100, "flux"] *= 100  # the brightest are all on one side
     bad = np.zeros((200, 200), bool)
     bad[50:60, 150:160] = True
-    x, y = subtract.choose_stamps(stars, bad, half=5, margin=12, max_stamps=64)
+    x, y = choose_stamps(stars, bad, half=5, margin=12, max_stamps=64)
     assert len(x) == 64
     assert min(x.min(), y.min()) >= 12
     assert max(x.max(), y.max()) < 188

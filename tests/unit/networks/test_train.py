@@ -167,7 +167,7 @@ def test_an_interrupted_training_ends_as_it_would_have(data, tmp_path, monkeypat
 DIES = """
 import json, os, signal, sys
 import keras
-from otrain_core import train
+from otrain_core.networks import train
 from tests.unit.synthetic_cube import make_cube, make_split
 
 class Dies(keras.callbacks.Callback):

@@ -11,8 +11,8 @@ import yaml
 from otrain_core.io import read_json, read_table
 from otrain_core.paper.paper import MARK, captions_text, draw_unfinished, quote, readme_block
 from otrain_core.paper.plan import FIGURES, TABLES
+from tests.unit.report.test_report import Page
 from tests.unit.synthetic_paper import ROOT, make_plan, paper_values, write_paper
-from tests.unit.test_report import Page
 
 
 @pytest.fixture(scope="module")

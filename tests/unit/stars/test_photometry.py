@@ -6,8 +6,8 @@ from otrain_core.errors import ImageError
 from otrain_core.io import write_table
 from otrain_core.stars.photometry import photometric_solution
 from otrain_core.stars.psf import measure_psf
+from tests.unit.stars.test_astrometry import SCALE, distorted_wcs
 from tests.unit.synthetic_field import field, script
-from tests.unit.test_astrometry import SCALE, distorted_wcs
 
 ZERO, TERM = 24.3, 0.2
 
