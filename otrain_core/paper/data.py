@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from otrain_core.io import write_json, write_table
+from otrain_core.paper.captions import make_caption
 from otrain_core.paper.plan import (
     GALLERIES,
     MAPS,
@@ -27,6 +29,27 @@ N_CUTOUTS = 8  # of each class in a gallery
 SWEEP_KEYS = ("telescope", "pipeline", "experiment", "value", "seed", "n_train", "n_test")
 SCORES = ("accuracy", "f1", "mcc")
 MAP_KINDS = {"fig09": "right False", "fig13": "wrong True"}
+
+
+def data_files(
+    *, figure: str, plan: Mapping[str, Any], table: str | Path, caption: str | Path, root: str | Path = "results"
+) -> None:
+    """Write the small table behind one figure of the paper, and its caption.
+
+    Parameters
+    ----------
+    figure : str
+        fig01 to fig13, figA1 to figA4.
+    plan : mapping
+        As from `otrain_core.paper.plan.plan_paper`.
+    table, caption : path-like
+        CSV and JSON written.
+    root : path-like
+        Folder of the results.
+    """
+    data, facts = figure_data(figure, plan, root=root)
+    write_table(table, data)
+    write_json(caption, make_caption(figure, plan, facts, data))
 
 
 def figure_data(figure: str, plan: Mapping[str, Any], *, root: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:

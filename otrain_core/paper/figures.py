@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from otrain_core.figures.canvas import NEUTRAL, STYLE, TRUE_COLOUR, new_figure
-from otrain_core.io import read_table
+from otrain_core.figures.canvas import NEUTRAL, STYLE, TRUE_COLOUR, new_figure, save_figure
+from otrain_core.io import read_json, read_table
 from otrain_core.paper.claims import published_value
 from otrain_core.paper.data import image_of
 from otrain_core.paper.diagrams import draw_architecture, draw_loop, draw_summary
@@ -19,6 +19,23 @@ from otrain_core.paper.plan import GALLERIES, MAPS, PANELS
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 MARKS = "os^Dv"
 METRICS = {"accuracy": "Accuracy", "f1": "F1", "mcc": "MCC"}
+
+
+def figures_files(*, figure: str, table: str | Path, caption: str | Path, pictures: Sequence[str | Path]) -> None:
+    """Draw one figure of the paper from its small table.
+
+    Parameters
+    ----------
+    figure : str
+        fig01 to fig13, figA1 to figA4.
+    table, caption : path-like
+        CSV and JSON written by `otrain_core.paper.data.data_files`.
+    pictures : sequence of path-like
+        PNG and PDF written.
+    """
+    drawn = draw_figure(figure, read_data(table), read_json(caption))
+    for picture in pictures:
+        save_figure(picture, drawn)
 
 
 def draw_figure(figure: str, table: pd.DataFrame, caption: Mapping[str, Any]):

@@ -15,10 +15,15 @@ from typing import Any
 import pandas as pd
 
 from otrain_core.evaluation.words import count, num
-from otrain_core.io import read_json, read_table
+from otrain_core.io import atomic, read_json, read_table, write_json, write_table
+from otrain_core.jobs.provenance import provenance
 from otrain_core.paper.captions import TITLES, caption_text
-from otrain_core.paper.claims import CLAIM_COLUMNS
-from otrain_core.paper.plan import FIGURES, TABLES
+from otrain_core.paper.claims import CLAIM_COLUMNS, complete, list_claims
+from otrain_core.paper.data import data_files
+from otrain_core.paper.figures import figures_files, read_data
+from otrain_core.paper.plan import FIGURES, TABLES, plan_paper
+from otrain_core.paper.tables import condensed, read_experiments, summary_of, tables_files
+from otrain_core.plan.run import Run
 from otrain_core.report.text import page_templates
 
 MARK = "<!-- paper from here -->"
@@ -28,6 +33,47 @@ TABLE_COLUMNS = {  # of the page, where a table is too wide for it
         *("seeing_arcsec", "limit_5sigma_mag", "field_sq_deg", "paper_aperture", "paper_field", "paper_filters"),
     ),
 }
+
+
+def paper_files(
+    *,
+    plan: Mapping[str, Any],
+    page: str | Path,
+    claims: str | Path,
+    captions: str | Path,
+    about: str | Path,
+    comparison: str | Path,
+    root: str | Path = "results",
+) -> None:
+    """Write claims, captions and page of the regenerated paper.
+
+    Parameters
+    ----------
+    plan : mapping
+        As from `otrain_core.paper.plan.plan_paper`.
+    page : path-like
+        HTML written, in the folder of all figures and tables.
+    claims, captions, about, comparison : path-like
+        CSV, text, JSON (commit, versions and machine) and CSV (table 5, means over seeds) written.
+    root : path-like
+        Folder of the results.
+    """
+    folder = Path(page).parent
+    data_size, size = (read_data(folder / f"{figure}.csv") for figure in ("fig11", "fig12"))
+    said = complete(list_claims(summary_of(plan, root), plan, data_size=data_size, size=size))
+    made = read_data(folder / "table5.csv")
+    shown = condensed(made, read_experiments(root)) if len(made) else made
+    record = provenance() | {key: plan[key] for key in ("cubes", "experiments", "seeds", "protocols")}
+    write_table(claims, said)
+    write_table(comparison, shown)
+    write_json(about, record)
+    _write_text(captions, captions_text(folder))
+    _write_text(page, build_page(folder, claims=said, condensed=shown, about=record))
+
+
+def _write_text(path: str | Path, text: str) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def build_page(folder: str | Path, *, claims: pd.DataFrame, condensed: pd.DataFrame, about: Mapping[str, Any]) -> str:
@@ -147,39 +193,33 @@ def draw_unfinished(config: Sequence[str], *, root: str | Path = "results") -> P
     root : path-like
         Folder of the results.
     """
-    import runpy
-
-    from otrain_core.paper.plan import plan_paper
-    from otrain_core.plan.run import Run
-
-    clone = Path(__file__).parents[2]
     plan, folder = plan_paper(Run.from_files(config)), Path(root, "unfinished", "paper")
-    scripts = {
-        name: runpy.run_path(str(clone / f"scripts/paper/{name.removeprefix('paper_')}.py"))["main"]
-        for name in _SCRIPTS
-    }
     for name in FIGURES:
-        data = {"table": folder / f"{name}.csv", "caption": folder / f"{name}.json"}
-        scripts["paper_data"](figure=name, plan=plan, root=root, **data)
-        scripts["paper_figures"](figure=name, pictures=[folder / f"{name}.{end}" for end in ("png", "pdf")], **data)
+        table, caption = folder / f"{name}.csv", folder / f"{name}.json"
+        data_files(figure=name, plan=plan, table=table, caption=caption, root=root)
+        pictures = [folder / f"{name}.{end}" for end in ("png", "pdf")]
+        figures_files(figure=name, table=table, caption=caption, pictures=pictures)
     for name in TABLES:
-        files = {key: folder / f"{name}.{end}" for key, end in (("table", "csv"), ("tex", "tex"), ("caption", "json"))}
-        scripts["paper_tables"](name=name, plan=plan, root=root, **files)
+        tables_files(
+            name=name,
+            plan=plan,
+            table=folder / f"{name}.csv",
+            tex=folder / f"{name}.tex",
+            caption=folder / f"{name}.json",
+            root=root,
+        )
     page = folder / "index.html"
-    scripts["paper"](
-        folder=folder,
+    paper_files(
         plan=plan,
-        root=root,
         page=page,
         claims=folder / "claims.csv",
         captions=folder / "captions.txt",
         about=folder / "about.json",
         comparison=folder / "comparison.csv",
+        root=root,
     )
     return page
 
-
-_SCRIPTS = ("paper_data", "paper_figures", "paper_tables", "paper")
 
 if __name__ == "__main__":
     import sys

@@ -11,6 +11,8 @@ import pandas as pd
 
 from otrain_core.cubes.cube import TABLE1
 from otrain_core.evaluation.summary import SUMMARY_COLUMNS, build_summary
+from otrain_core.io import atomic, write_json, write_table
+from otrain_core.paper.captions import caption_text, make_caption
 from otrain_core.paper.claims import read_published
 from otrain_core.paper.data import find_training
 from otrain_core.paper.plan import trainings
@@ -48,6 +50,37 @@ CONFUSION = {
     "fp": ("false positive", "False", "accepted"),
     "tn": ("true negative", "False", "refused"),
 }
+
+
+def tables_files(
+    *,
+    name: str,
+    plan: Mapping[str, Any],
+    table: str | Path,
+    tex: str | Path,
+    caption: str | Path,
+    root: str | Path = "results",
+) -> None:
+    """Write one table of the paper and its caption.
+
+    Parameters
+    ----------
+    name : str
+        table1 to table5.
+    plan : mapping
+        As from `otrain_core.paper.plan.plan_paper`.
+    table, tex, caption : path-like
+        CSV, TeX and JSON written.
+    root : path-like
+        Folder of the results.
+    """
+    data, facts = make_table(name, plan, root=root)
+    words = make_caption(name, plan, facts, data)
+    shown = condensed(data, read_experiments(root)) if name == "table5" and len(data) else data
+    write_table(table, data)
+    write_json(caption, words)
+    with atomic(tex) as temporary:
+        temporary.write_text(to_tex(name, shown, caption_text(words)), encoding="utf-8")
 
 
 def make_table(name: str, plan: Mapping[str, Any], *, root: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:

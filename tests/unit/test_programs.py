@@ -55,3 +55,6 @@ def test_a_fallback_makes_hotpants_optional(tmp_path, monkeypatch):
     wanted = options("gmadet")
     wanted["subtract"]["fallback"] = "alard-lupton"
     require_programs(wanted, name="gmadet")
+    wanted["subtract"]["fallback"] = "none"
+    with pytest.raises(MissingProgramError, match="hotpants"):
+        require_programs(wanted, name="gmadet")

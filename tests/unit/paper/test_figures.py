@@ -6,11 +6,9 @@ import pytest
 
 from otrain_core.io import write_table
 from otrain_core.paper.captions import make_caption
-from otrain_core.paper.data import figure_data
-from otrain_core.paper.figures import draw_figure, read_data
+from otrain_core.paper.data import data_files, figure_data
+from otrain_core.paper.figures import draw_figure, figures_files, read_data
 from otrain_core.paper.plan import FIGURES, PANELS
-from scripts.paper.data import main as data_main
-from scripts.paper.figures import main as figures_main
 from tests.unit.synthetic_paper import make_plan, write_paper
 
 
@@ -47,9 +45,14 @@ def test_no_figure_is_blank(name, drawn):
 
 @pytest.mark.parametrize("name", ["fig04", "fig11", "fig12", *PANELS])
 def test_axes_have_labels(name, drawn):
-    for ax in drawn(name).axes:
-        assert ax.get_xlabel() or ax.get_shared_x_axes().get_siblings(ax) or name == "fig11"
-        assert ax.get_ylabel() or ax.get_position().x0 > 0.3
+    """The lowest axes of a column name the x axis, the leftmost of a row the y axis; others may share it."""
+    axes = [ax for ax in drawn(name).axes if ax.axison and ax.get_label() != "<colorbar>"]
+    boxes = {ax: ax.get_position() for ax in axes}
+    for ax, box in boxes.items():
+        below = [other for other in boxes.values() if abs(other.x0 - box.x0) < 0.01 and other.y0 < box.y0 - 0.01]
+        left = [other for other in boxes.values() if abs(other.y0 - box.y0) < 0.01 and other.x0 < box.x0 - 0.01]
+        assert ax.get_xlabel() or below
+        assert ax.get_ylabel() or left
 
 
 def test_true_scores_are_drawn_as_true(drawn):
@@ -78,10 +81,10 @@ def test_collapse_with_the_size(drawn):
 
 def test_a_figure_without_data_says_so(plan, tmp_path):
     paths = {"table": tmp_path / "fig12.csv", "caption": tmp_path / "fig12.json"}
-    data_main(figure="fig12", plan=plan, root=tmp_path, **paths)
+    data_files(figure="fig12", plan=plan, root=tmp_path, **paths)
     assert read_data(paths["table"]).empty
     pictures = [tmp_path / f"fig12.{end}" for end in ("png", "pdf")]
-    figures_main(figure="fig12", pictures=pictures, **paths)
+    figures_files(figure="fig12", pictures=pictures, **paths)
     assert all(picture.stat().st_size > 1000 for picture in pictures)
     figure = draw_figure("fig12", pd.DataFrame(), {"missing": "the study is not done"})
     assert figure.axes[0].texts[0].get_text() == "Not made: the study is not done."

@@ -7,8 +7,7 @@ import pytest
 from otrain_core.evaluation.summary import SUMMARY_COLUMNS, summary_row
 from otrain_core.io import read_json, read_table
 from otrain_core.paper.plan import CUBES, TABLES, table_sources
-from otrain_core.paper.tables import condensed, make_table, to_tex
-from scripts.paper.tables import main
+from otrain_core.paper.tables import condensed, make_table, tables_files, to_tex
 from tests.unit.synthetic_paper import make_plan, write_paper
 
 
@@ -26,7 +25,7 @@ def root(plan, tmp_path_factory):
 @pytest.mark.parametrize("name", TABLES)
 def test_csv_tex_and_caption(name, plan, root, tmp_path):
     files = {"table": tmp_path / "a.csv", "tex": tmp_path / "a.tex", "caption": tmp_path / "a.json"}
-    main(name=name, plan=plan, root=root, **files)
+    tables_files(name=name, plan=plan, root=root, **files)
     assert len(read_table(files["table"])) and read_json(files["caption"])["made"]
     tex = files["tex"].read_text()
     assert tex.count("{") == tex.count("}")
