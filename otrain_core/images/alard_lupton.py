@@ -8,6 +8,7 @@ from otrain_core.errors import ImageError
 from otrain_core.images.backends import Inputs, Matched, kernel_sizes, quiet_pixels
 from otrain_core.images.common_stars import choose_stamps, stars_flux_scale
 from otrain_core.images.kernel import Convolver, KernelField, fit_kernel, make_basis
+from otrain_core.images.pixels import FWHM_PER_SIGMA
 from otrain_core.images.polynomials import polynomial, polynomial_map
 
 CONTAMINATED = 0.02  # share of the kernel that may lie on bad pixels
@@ -48,7 +49,7 @@ def alard_lupton(
     x, y = choose_stamps(inputs.stars, bad, half=half, margin=half + width + 1, max_stamps=max_stamps)
     ratio = stars_flux_scale(inputs.stars)
     ratio = 1 / ratio if convolve_science else ratio
-    sigma_match = max(np.sqrt(max(broad**2 - sharp**2, 0)) / 2.355, 0.5)
+    sigma_match = max(np.sqrt(max(broad**2 - sharp**2, 0)) / FWHM_PER_SIGMA, 0.5)
     variance = target_noise**2 + source_noise**2 * np.float32(ratio**2 / (4 * np.pi * sigma_match**2))
     order = kernel_order
     while order > 0 and len(x) < STAMPS_PER_TERM * (order + 1) * (order + 2) / 2:

@@ -20,6 +20,8 @@ from scipy.spatial import cKDTree
 from otrain_core.errors import ImageError
 from otrain_core.images.common_stars import aperture_flux, find_stars
 from otrain_core.images.frames import Image
+from otrain_core.images.pixels import SIGMA_PER_MAD
+from otrain_core.images.polynomials import polynomial
 from otrain_core.images.prepare import Prepared, prepare_image
 from otrain_core.images.resample import Mapping, identity, overlap_problem, pixel_area, resample
 from otrain_core.images.swarp import resample_by_swarp
@@ -104,7 +106,7 @@ def _fit_correction(mapping: Mapping, science: np.ndarray, target: np.ndarray, l
     n = len(x)
     best: tuple[float, Mapping, float] | None = None
     for order in range(lowest, 4):
-        terms = mapping.terms(x, y, order) if order >= 0 else np.zeros((0, n))
+        terms = polynomial(x, y, mapping.shape, order)
         if order > lowest and 3 * len(terms) > n:
             break
         coefficients = np.linalg.lstsq(terms.T, residual.T, rcond=None)[0].T if len(terms) else np.zeros((2, 0))
@@ -169,7 +171,7 @@ def refine(
         for _ in range(5):
             corrected, scatter = _fit_correction(mapping, xy[ours[keep]], target[theirs[keep]], lowest)
             error = np.hypot(*(np.column_stack(corrected(*xy[ours].T)) - target[theirs]).T)
-            limit = max(3 * 1.4826 * np.median(error[keep]), 0.02)
+            limit = max(3 * SIGMA_PER_MAD * np.median(error[keep]), 0.02)
             if np.array_equal(keep, error < limit) or (error < limit).sum() < MIN_STARS:
                 break
             keep = error < limit

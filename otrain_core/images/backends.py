@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from otrain_core.images.pixels import FWHM_PER_SIGMA, mad_sigma
+
 
 @dataclass
 class Inputs:
@@ -44,7 +46,7 @@ def kernel_sizes(seeing: float, sharper: float, half_width: int = 0) -> tuple[tu
     The middle Gaussian is the one that brings the sharper PSF to the other; the
     others are half and twice as wide, as HOTPANTS recommends.
     """
-    match = max(np.sqrt(max(seeing**2 - sharper**2, 0)) / 2.355, 0.9, 0.25 * seeing)
+    match = max(np.sqrt(max(seeing**2 - sharper**2, 0)) / FWHM_PER_SIGMA, 0.9, 0.25 * seeing)
     half = half_width or int(np.clip(np.ceil(max(5 * match, 2 * seeing)), 6, 25))
     return (0.6 * match, 1.2 * match, 2.4 * match), half, int(np.clip(np.ceil(2.5 * seeing), 6, 25))
 
@@ -65,5 +67,4 @@ def noise_spread(diff: np.ndarray, noise: np.ndarray, inputs: Inputs) -> tuple[f
     values = diff[use] / noise[use]
     if values.size == 0:
         return np.nan, np.nan
-    middle = float(np.median(values))
-    return float(1.4826 * np.median(np.abs(values - middle))), middle
+    return mad_sigma(values), float(np.median(values))

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import ndimage
 
 from otrain_core.images.frames import MASK_MISSING
-from otrain_core.images.pixels import fill_bad
+from otrain_core.images.pixels import FWHM_PER_SIGMA, fill_bad
 
 MIN_RESIDUAL_STARS = 5
 RESIDUAL_SNR = 20  # of a star in the difference, to say something about the residual
@@ -60,7 +60,7 @@ def find_stars(
     found, radius = found[good], radius[good]
     typical = np.median(radius) if len(radius) else 1.0
     aperture, _, _ = sep.sum_circle(filled, found["x"], found["y"], 3 * typical, subpix=5)
-    x, y, flag = sep.winpos(filled, found["x"], found["y"], 2 * typical / 2.355)
+    x, y, flag = sep.winpos(filled, found["x"], found["y"], 2 * typical / FWHM_PER_SIGMA)
     moved = (flag > 0) | (np.hypot(x - found["x"], y - found["y"]) > 1.0)
     table = pd.DataFrame(
         {

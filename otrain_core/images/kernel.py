@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from scipy import fft, linalg
 
-from otrain_core.images.polynomials import _axes, exponents, polynomial, polynomial_map
+from otrain_core.images.pixels import SIGMA_PER_MAD
+from otrain_core.images.polynomials import axes, exponents, polynomial, polynomial_map
 
 # Of the photon noise in the weights of the fit. With all of it faint stars say as much as bright ones and their
 # noise blurs the kernel; with none of it the brightest few rule. On simulated, crowded and undersampled images
@@ -128,7 +129,7 @@ class KernelField:
         """
         out = np.zeros(source.shape, dtype=np.float32)
         convolve = Convolver(source, self.kernels.shape[-1] // 2)
-        u, v = _axes(self.shape)
+        u, v = axes(self.shape)
         for kernel, (i, j) in zip(self.kernels, exponents(self.order), strict=True):
             term = convolve(kernel)
             term *= (v**j)[:, None]
@@ -142,7 +143,7 @@ class KernelField:
 
     def power(self) -> np.ndarray:
         """Sum of the squared kernel at each pixel (float32): variance of convolved white noise."""
-        u, v = _axes(self.shape)
+        u, v = axes(self.shape)
         products = np.einsum("axy,bxy->ab", self.kernels, self.kernels)
         out = np.zeros(self.shape, dtype=np.float32)
         terms = exponents(self.order)
@@ -299,7 +300,7 @@ def fit_kernel(
             model = np.matmul(system.local(solution)[:, None, :], columns)[:, 0]
             chi2 = (tolerant * (data - model) ** 2).sum(axis=1) / np.maximum(used.sum(axis=1), 1)
             middle = np.median(chi2[keep])
-            spread = 1.4826 * np.median(np.abs(chi2[keep] - middle))
+            spread = SIGMA_PER_MAD * np.median(np.abs(chi2[keep] - middle))
             accepted = chi2 <= middle + max(sigma_clip * spread, 0.05 * middle) + 1e-12
             if accepted.sum() < 3 or np.array_equal(accepted, keep):
                 break

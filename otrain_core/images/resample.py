@@ -11,7 +11,7 @@ from scipy.interpolate import RectBivariateSpline
 
 from otrain_core.images.frames import MASK_MISSING
 from otrain_core.images.pixels import fill_bad
-from otrain_core.images.polynomials import exponents, nodes
+from otrain_core.images.polynomials import nodes, polynomial
 
 MIN_OVERLAP = 0.1  # smallest common area, of the smaller image
 
@@ -30,15 +30,10 @@ class Mapping:
     cx: np.ndarray = field(default_factory=lambda: np.zeros(0))
     cy: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
-    def terms(self, x: np.ndarray, y: np.ndarray, order: int) -> np.ndarray:
-        u = 2 * x / max(self.shape[1] - 1, 1) - 1
-        v = 2 * y / max(self.shape[0] - 1, 1) - 1
-        return np.array([u**i * v**j for i, j in exponents(order)])
-
     def __call__(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rx, ry = self.base(x, y)
         if self.order >= 0:
-            terms = self.terms(x, y, self.order)
+            terms = polynomial(x, y, self.shape, self.order)
             rx = rx + np.tensordot(self.cx, terms, 1)
             ry = ry + np.tensordot(self.cy, terms, 1)
         return rx, ry
