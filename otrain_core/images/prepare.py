@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from otrain_core.errors import ImageError
 from otrain_core.images.frames import MASK_BAD, MASK_COSMIC, MASK_MISSING, MASK_SATURATED, Image
+from otrain_core.widths import FWHM_PER_SIGMA
 
 
 @dataclass
@@ -181,7 +182,7 @@ def _background(
         raise ImageError(image.name, "data", "the noise of the sky cannot be measured (no spread between pixels)")
     residual = data - first.back(dtype=np.float32)
     residual[excluded] = 0
-    width_px = max(seeing / 2.355, 0.7)
+    width_px = max(seeing / FWHM_PER_SIGMA, 0.7)
     smooth = ndimage.gaussian_filter(residual, width_px, truncate=3)
     # White noise shrinks by the smoothing: a source is what stands 3 sigma above it.
     limit = 3 * first.rms(dtype=np.float32) / (2 * np.sqrt(np.pi) * width_px)
@@ -257,7 +258,7 @@ def star_templates(seeing: float, ellipticity: float = 0.0, angle: float = 0.0) 
     The brightest pixel of a trailed star may stand off its centre by more than half
     a pixel: their centres cover -1.25 to 1.25 px in x and y.
     """
-    major, minor = max(seeing, 1.0) / 2.355 * np.sqrt(1 - ellipticity) ** np.array([-1, 1])
+    major, minor = max(seeing, 1.0) / FWHM_PER_SIGMA * np.sqrt(1 - ellipticity) ** np.array([-1, 1])
     turn = np.radians(angle)
     phase = np.linspace(-1.25, 1.25, 11)
     py, px, y, x = np.meshgrid(phase, phase, np.arange(-2, 3), np.arange(-2, 3), indexing="ij")
