@@ -25,6 +25,7 @@ from otrain_core.images.polynomials import polynomial
 from otrain_core.images.prepare import Prepared, prepare_image
 from otrain_core.images.resample import Mapping, identity, overlap_problem, pixel_area, resample
 from otrain_core.images.swarp import resample_by_swarp
+from otrain_core.plan.pipelines import PrepareOptions
 
 MIN_STARS = 5  # matched stars below which nothing is said about an alignment
 SEARCH = 30.0  # largest offset between WCS and stars that is looked for [px]
@@ -68,7 +69,7 @@ def prepare_reference(image: Image, *, seeing: float) -> Prepared:
     One way of measuring the background for both leaves the same error under the same
     bright star, which the subtraction takes away.
     """
-    return prepare_image(image, seeing=seeing, cosmics="none", saturation_grow=1)
+    return prepare_image(image, seeing=seeing, options=PrepareOptions(cosmics="none", saturation_grow=1))
 
 
 def _vote(predicted: np.ndarray, target: np.ndarray, search: float) -> tuple[np.ndarray, int, float]:

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
 from otrain_core.errors import ImageError
-from otrain_core.images.frames import MASK_BAD, MASK_COSMIC, MASK_MISSING, MASK_SATURATED, Image
+from otrain_core.images.frames import (
+    MASK_BAD,
+    MASK_COSMIC,
+    MASK_MISSING,
+    MASK_SATURATED,
+    Image,
+    read_image,
+    write_planes,
+)
+from otrain_core.io import read_json
+from otrain_core.plan.pipelines import PrepareOptions
 from otrain_core.widths import FWHM_PER_SIGMA
+
+DEFAULTS = PrepareOptions()
 
 
 @dataclass
@@ -28,7 +42,7 @@ class Prepared:
         NaN where `sci` is.
     mask : numpy.ndarray
         uint8, sum of MASK_MISSING, MASK_SATURATED, MASK_COSMIC, MASK_BAD of
-        `otrain_core.io`; 0 where the pixel is good.
+        `otrain_core.images.frames`; 0 where the pixel is good.
     background : numpy.ndarray
         float32 [ADU], finite everywhere.
     """
@@ -39,22 +53,53 @@ class Prepared:
     background: np.ndarray
 
 
+def prepare_files(
+    *,
+    injected: str | Path,
+    psf_record: str | Path,
+    prepared: str | Path,
+    image: str,
+    telescope: dict[str, Any],
+    wcs: str | Path | None,
+    options: PrepareOptions,
+) -> None:
+    """Read an injected image and the record of its PSF; write the prepared planes (step `prepare`).
+
+    Parameters
+    ----------
+    injected, psf_record : path-like
+        Image of `otrain_core.stars.inject`, and record of `otrain_core.stars.psf`.
+    prepared : path-like
+        Planes ``sci``, ``noise``, ``mask`` and ``background`` of `Prepared`, written.
+    image : str
+        Name in the sheet.
+    telescope : dict
+        What the sheet says of the detector.
+    wcs : path-like or None
+        Header with the WCS, for images that have none.
+    options : PrepareOptions
+
+    Raises
+    ------
+    ImageError
+        As `read_image` and `prepare_image`.
+    """
+    frame = read_image(injected, name=image, telescope=telescope, wcs_path=wcs)
+    psf = read_json(psf_record)
+    result = prepare_image(
+        frame, seeing=psf["seeing_px"], ellipticity=psf["ellipticity"], angle=psf["angle"], options=options
+    )
+    planes = {"sci": result.sci, "noise": result.noise, "mask": result.mask, "background": result.background}
+    write_planes(prepared, planes, frame.header.copy(strip=True))
+
+
 def prepare_image(
     image: Image,
     *,
     seeing: float,
     ellipticity: float = 0.0,
     angle: float = 0.0,
-    cosmics: str = "astroscrappy",
-    cosmics_sigclip: float = 6.0,
-    cosmics_objlim: float = 5.0,
-    cosmics_iterations: int = 2,
-    background_box: int = 64,
-    background_filter: int = 3,
-    background_method: str = "sep",
-    saturation_fraction: float = 0.9,
-    saturation_grow: int = 2,
-    bad_pixel_sigma: float = 0.0,
+    options: PrepareOptions = DEFAULTS,
 ) -> Prepared:
     """Mask, background, noise.
 
@@ -66,25 +111,9 @@ def prepare_image(
         FWHM of the stars [px].
     ellipticity, angle : float
         1 - b/a of the stars, and direction of the major axis from +x to +y [deg].
-    cosmics : {"astroscrappy", "none"}
-        L.A.Cosmic (van Dokkum 2001, PASP 113, 1420) as astroscrappy does it.
-    cosmics_sigclip, cosmics_objlim : float
-        Laplacian S/N of a hit, and its contrast to the fine structure. What looks
-        like a star is spared, see `star_like`.
-    cosmics_iterations : int
-        Rounds of L.A.Cosmic at most; the second finds the edges of wide hits, more find little.
-    background_box, background_filter : int
-        Boxes of the map [px] and its median filter [boxes]. A box is at least eight times the
-        seeing: a smaller one (gmadet's are 20 px) follows the wings of the stars and takes their flux.
-    background_method : {"sep", "photutils"}
-        sep's clipped mode in boxes, joined by splines; or `photutils.background.Background2D`
-        with a sigma clip and SExtractor's mode. Sources are masked for both.
-    saturation_fraction : float
-        Pixels above this fraction of the saturation are masked.
-    saturation_grow : int
-        Pixels by which saturated regions grow.
-    bad_pixel_sigma : float
-        Parts of columns off by more than this many sigma are masked; 0: none.
+    options : PrepareOptions
+        A box of the background is at least eight times the seeing: a smaller one (gmadet's are 20 px)
+        follows the wings of the stars and takes their flux.
 
     Returns
     -------
@@ -97,35 +126,19 @@ def prepare_image(
         ``SATURATE``), or the sky has no measurable noise.
     """
     missing = ~np.isfinite(image.data)
-    saturated = _saturated(image, missing, saturation_fraction, saturation_grow)
+    saturated = _saturated(image, missing, options.saturation_fraction, options.saturation_grow)
     _check_usable(image, missing, saturated)
-    data = np.where(missing, np.float32(0), image.data).astype(np.float32)
-    if background_method not in ("sep", "photutils"):
-        raise ValueError(f"background_method {background_method!r} is unknown")
-    box = int(max(background_box, np.ceil(8 * seeing)))
     excluded = missing | saturated
-    background, rms, sources = _background(image, data, excluded, box, background_filter, seeing)
-    if background_method == "photutils":
-        background, rms = _photutils_background(image, data, excluded, sources, box, background_filter)
+    data = np.where(missing, np.float32(0), image.data).astype(np.float32)
+    background, rms, sources = _measured_background(image, data, excluded, seeing, options)
     data[missing] = background[missing]
     hit = np.zeros(image.shape, bool)
-    if cosmics == "astroscrappy":
-        hit = _cosmics(
-            image,
-            data,
-            background,
-            rms,
-            missing | saturated,
-            star_templates(seeing, ellipticity, angle),
-            sigclip=cosmics_sigclip,
-            objlim=cosmics_objlim,
-            niter=cosmics_iterations,
-        )
-    elif cosmics != "none":
-        raise ValueError(f"cosmics {cosmics!r} is unknown")
+    if options.cosmics == "astroscrappy":
+        templates = star_templates(seeing, ellipticity, angle)
+        hit = _cosmics(image, data, background, rms, excluded, templates, options)
     bad = np.zeros(image.shape, bool)
-    if bad_pixel_sigma > 0:
-        bad = _bad_columns(data - background, rms, missing | saturated, bad_pixel_sigma)
+    if options.bad_pixel_sigma > 0:
+        bad = _bad_columns(data - background, rms, excluded, options.bad_pixel_sigma)
     sci = data - background
     noise = np.sqrt(rms**2 + np.where(sources, np.maximum(sci, 0), 0) / image.gain)
     mask = np.zeros(image.shape, np.uint8)
@@ -135,6 +148,17 @@ def prepare_image(
     sci[void] = np.nan
     noise[void] = np.nan
     return Prepared(sci.astype(np.float32), noise.astype(np.float32), mask, background.astype(np.float32))
+
+
+def _measured_background(
+    image: Image, data: np.ndarray, excluded: np.ndarray, seeing: float, options: PrepareOptions
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Background and rms of the chosen back end (float32 [ADU]), and the pixels of sources."""
+    box = int(max(options.background_box, np.ceil(8 * seeing)))
+    background, rms, sources = _background(image, data, excluded, box, options.background_filter, seeing)
+    if options.background_method == "photutils":
+        background, rms = _photutils_background(image, data, excluded, sources, box, options.background_filter)
+    return background, rms, sources
 
 
 def _saturated(image: Image, missing: np.ndarray, fraction: float, grow: int) -> np.ndarray:
@@ -221,8 +245,20 @@ def _photutils_background(
         raise ImageError(image.name, "data", f"photutils finds no background ({str(error).splitlines()[0]})") from None
 
 
-def _cosmics(image, data, background, rms, excluded, templates, *, sigclip, objlim, niter) -> np.ndarray:
-    """Pixels hit by cosmic rays (hot pixels look the same), without those of undersampled stars."""
+def _cosmics(
+    image: Image,
+    data: np.ndarray,
+    background: np.ndarray,
+    rms: np.ndarray,
+    excluded: np.ndarray,
+    templates: np.ndarray,
+    options: PrepareOptions,
+) -> np.ndarray:
+    """Pixels hit by cosmic rays (hot pixels look the same), without those of undersampled stars.
+
+    L.A.Cosmic (van Dokkum 2001, PASP 113, 1420) as astroscrappy does it. The second round finds the edges of
+    wide hits, more find little.
+    """
     import astroscrappy
 
     saturation = image.saturation if np.isfinite(image.saturation) else 2 * float(data.max())
@@ -232,15 +268,15 @@ def _cosmics(image, data, background, rms, excluded, templates, *, sigclip, objl
         inmask=excluded,
         inbkg=background,
         invar=(rms**2 + np.maximum(residual, 0) / image.gain).astype(np.float32),
-        sigclip=sigclip,
-        objlim=objlim,
+        sigclip=options.cosmics_sigclip,
+        objlim=options.cosmics_objlim,
         gain=image.gain,
         readnoise=image.read_noise,
         satlevel=saturation,
         sepmed=True,
         fsmode="median",
         cleantype="medmask",
-        niter=niter,
+        niter=options.cosmics_iterations,
         verbose=False,
     )
     hit = hit & ~excluded

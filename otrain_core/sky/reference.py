@@ -13,6 +13,7 @@ from otrain_core.errors import ImageError
 from otrain_core.images.align import align_reference
 from otrain_core.images.frames import MASK_SATURATED, Image
 from otrain_core.images.prepare import prepare_image
+from otrain_core.plan.pipelines import PrepareOptions
 
 log = logging.getLogger("otrain")
 
@@ -103,7 +104,7 @@ def stack_reference(frames: list[Image], *, field: str, seeing: float = 2.5) -> 
         raise ImageError(field, "reference", f"at least {MIN_FRAMES} reference frames are needed, found {len(frames)}")
     anchor = frames[len(frames) // 2]
     x0, y0, shape = _union(frames, anchor)
-    prepared = prepare_image(anchor, seeing=seeing, cosmics="none", saturation_grow=1)
+    prepared = prepare_image(anchor, seeing=seeing, options=PrepareOptions(cosmics="none", saturation_grow=1))
     here = (slice(-y0, -y0 + anchor.shape[0]), slice(-x0, -x0 + anchor.shape[1]))
     data = np.full(shape, np.nan, dtype=np.float32)
     noise = np.full(shape, np.nan, dtype=np.float32)

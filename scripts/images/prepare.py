@@ -1,30 +1,17 @@
-"""Clean one injected image: mask, background, noise."""
+"""Clean one injected image: mask, background, noise (step `prepare`)."""
 
-from otrain_core.images.frames import read_image, write_planes
-from otrain_core.images.prepare import prepare_image
-from otrain_core.io import read_json
+from otrain_core.jobs.job import job_logging
 
+with job_logging(snakemake):
+    from otrain_core.images.prepare import prepare_files
+    from otrain_core.plan.pipelines import PrepareOptions
 
-def main(*, injected, psf_record, prepared, image, telescope, wcs, options):
-    """Read an injected image and the record of its PSF; write the prepared planes."""
-    frame = read_image(injected, name=image, telescope=telescope, wcs_path=wcs)
-    psf = read_json(psf_record)
-    shape = {"seeing": psf["seeing_px"], "ellipticity": psf["ellipticity"], "angle": psf["angle"]}
-    result = prepare_image(frame, **shape, **options)
-    planes = {"sci": result.sci, "noise": result.noise, "mask": result.mask, "background": result.background}
-    write_planes(prepared, planes, frame.header.copy(strip=True))
-
-
-if "snakemake" in globals():
-    from otrain_core.jobs.job import job_logging
-
-    with job_logging(snakemake):
-        main(
-            injected=snakemake.input.injected,
-            psf_record=snakemake.input.psf_record,
-            prepared=snakemake.output.prepared,
-            image=snakemake.wildcards.image,
-            telescope=snakemake.params.telescope,
-            wcs=snakemake.params.wcs,
-            options=snakemake.params.options,
-        )
+    prepare_files(
+        injected=snakemake.input.injected,
+        psf_record=snakemake.input.psf_record,
+        prepared=snakemake.output.prepared,
+        image=snakemake.wildcards.image,
+        telescope=snakemake.params.telescope,
+        wcs=snakemake.params.wcs,
+        options=PrepareOptions.model_validate(snakemake.params.options),
+    )

@@ -11,6 +11,7 @@ from otrain_core.images.common_stars import aperture_flux, find_stars
 from otrain_core.images.frames import MASK_MISSING, MASK_SATURATED
 from otrain_core.images.pixels import fill_bad
 from otrain_core.images.prepare import prepare_image
+from otrain_core.plan.pipelines import PrepareOptions
 from tests.unit.synthetic_pair import make_sky, observe
 
 
@@ -25,7 +26,7 @@ def science(sky):
 
 
 def run(science, reference, *, method="auto", **options):
-    prepared = prepare_image(science, seeing=2.5, cosmics="none")
+    prepared = prepare_image(science, seeing=2.5, options=PrepareOptions(cosmics="none"))
     return align_reference(
         reference,
         science_data=prepared.sci,
@@ -41,7 +42,7 @@ def run(science, reference, *, method="auto", **options):
 
 def offset(science, aligned):
     """Largest median offset between the stars of the science image and of the aligned reference [px]."""
-    prepared = prepare_image(science, seeing=2.5, cosmics="none")
+    prepared = prepare_image(science, seeing=2.5, options=PrepareOptions(cosmics="none"))
     ours = find_stars(prepared.sci, prepared.noise, prepared.mask, threshold=20)
     theirs = find_stars(aligned.data, aligned.noise, aligned.mask, threshold=20)
     rows, columns = align._pairs(theirs[["x", "y"]].to_numpy(), ours[["x", "y"]].to_numpy(), 2.0)
@@ -86,7 +87,7 @@ def test_a_half_turn_is_found(sky, science):
 
 def test_the_same_grid_is_not_interpolated(science):
     aligned = run(science, science)
-    prepared = prepare_image(science, seeing=2.5, cosmics="none", saturation_grow=1)
+    prepared = prepare_image(science, seeing=2.5, options=PrepareOptions(cosmics="none", saturation_grow=1))
     np.testing.assert_allclose(aligned.data, prepared.sci, rtol=1e-6)
     assert aligned.smoothing.shape == (1, 1)
 
@@ -171,7 +172,7 @@ def test_holes_are_filled_from_their_neighbours():
 
 
 def test_no_star_is_found_on_masked_pixels(science):
-    prepared = prepare_image(science, seeing=2.5, cosmics="none")
+    prepared = prepare_image(science, seeing=2.5, options=PrepareOptions(cosmics="none"))
     mask = prepared.mask.copy()
     mask[100:200, 100:200] |= MASK_MISSING
     stars = find_stars(prepared.sci, prepared.noise, mask)

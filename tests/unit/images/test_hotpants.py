@@ -12,7 +12,7 @@ from otrain_core.images.align import align_reference
 from otrain_core.images.hotpants import hotpants_command, read_hotpants
 from otrain_core.images.prepare import prepare_image
 from otrain_core.images.subtract import subtract_images
-from otrain_core.plan.pipelines import GMADET
+from otrain_core.plan.pipelines import GMADET, PrepareOptions
 from tests.unit.synthetic_pair import make_sky, observe
 
 HOTPANTS = shutil.which(os.environ.get("OTRAIN_HOTPANTS", "hotpants"))
@@ -164,7 +164,7 @@ def test_no_kernel_is_no_flux_scale(tmp_path, total):
 def pair():
     sky = make_sky(n=200)
     science = observe(sky, seed=2, fwhm=3.2, extra=[(180.3, 141.8, 6000.0)])
-    prepared = prepare_image(science, seeing=3.2, cosmics="none")
+    prepared = prepare_image(science, seeing=3.2, options=PrepareOptions(cosmics="none"))
     planes = {"science_data": prepared.sci, "science_noise": prepared.noise, "science_mask": prepared.mask}
     reference = observe(sky, seed=3, fwhm=2.6, factor=2.0)
     aligned = align_reference(reference, **planes, science_wcs=science.wcs, name="science", seeing=3.2)

@@ -26,6 +26,7 @@ from otrain_core.images.frames import (
 )
 from otrain_core.images.prepare import prepare_image
 from otrain_core.images.subtract import aligned_from_arrays, subtract_images
+from otrain_core.plan.pipelines import PrepareOptions
 from tests.unit.synthetic_pair import make_sky, observe
 
 SHAPE = (320, 360)
@@ -37,7 +38,7 @@ def sky():
 
 
 def difference(science, reference, *, change=None, **options):
-    prepared = prepare_image(science, seeing=3.0, cosmics="none")
+    prepared = prepare_image(science, seeing=3.0, options=PrepareOptions(cosmics="none"))
     if change:
         change(prepared)
     aligned = align_reference(
@@ -62,7 +63,7 @@ def gaussian(sigma, half=12):
 
 def test_an_image_from_itself_is_zero(sky):
     image = observe(sky, seed=1, fwhm=2.5)
-    prepared = prepare_image(image, seeing=2.5, cosmics="none")
+    prepared = prepare_image(image, seeing=2.5, options=PrepareOptions(cosmics="none"))
     planes = prepared.sci, prepared.noise, prepared.mask
     aligned = aligned_from_arrays(
         *planes, science=prepared.sci, science_noise=prepared.noise, science_mask=prepared.mask
@@ -392,7 +393,7 @@ def test_masked_and_faint_stars_say_nothing_about_the_residual():
 
 def test_a_failed_kernel_is_refused_though_the_sky_is_clean(sky):
     science, reference = observe(sky, seed=2, fwhm=3.0), observe(sky, seed=3, fwhm=2.4)
-    prepared = prepare_image(science, seeing=3.0, cosmics="none")
+    prepared = prepare_image(science, seeing=3.0, options=PrepareOptions(cosmics="none"))
     planes = {"science_data": prepared.sci, "science_noise": prepared.noise, "science_mask": prepared.mask}
     aligned = align_reference(reference, **planes, science_wcs=science.wcs, name="science", seeing=3.0)
     aligned.data = np.roll(aligned.data, 7, axis=1)  # as far as the kernel reaches
@@ -447,7 +448,7 @@ def test_the_script_writes_planes_and_record(sky, tmp_path):
     from scripts.images.subtract import main
 
     science, reference = observe(sky, seed=2, fwhm=3.0), observe(sky, seed=3, fwhm=2.4, shift=(2.0, 1.0))
-    prepared = prepare_image(science, seeing=3.0, cosmics="none")
+    prepared = prepare_image(science, seeing=3.0, options=PrepareOptions(cosmics="none"))
     planes = {"sci": prepared.sci, "noise": prepared.noise, "mask": prepared.mask, "background": prepared.background}
     science.header["OBJECT"] = "field 7"
     write_planes(tmp_path / "prepared.fits", planes, science.header)
@@ -488,7 +489,7 @@ def test_the_script_takes_all_options_stars_out_and_the_refined_wcs(sky, tmp_pat
 
     science = observe(sky, seed=2, fwhm=3.0, wcs_error=(2.0, -1.0))
     reference = observe(sky, seed=3, fwhm=2.4, shift=(2.0, 1.0))
-    prepared = prepare_image(science, seeing=3.0, cosmics="none")
+    prepared = prepare_image(science, seeing=3.0, options=PrepareOptions(cosmics="none"))
     planes = {"sci": prepared.sci, "noise": prepared.noise, "mask": prepared.mask, "background": prepared.background}
     write_planes(tmp_path / "prepared.fits", planes, science.header)
     fits.writeto(tmp_path / "reference.fits", reference.data, reference.header)

@@ -15,6 +15,7 @@ from otrain_core.images.prepare import Prepared, prepare_image
 from otrain_core.images.resample import autocorrelation
 from otrain_core.images.swarp import resample_by_swarp, run_swarp, swarp_command, swarp_impulse
 from otrain_core.images.tpv import swarp_header
+from otrain_core.plan.pipelines import PrepareOptions
 from tests.unit.synthetic_pair import make_sky, observe
 
 needs_swarp = pytest.mark.skipif(
@@ -168,7 +169,7 @@ def science(sky):
 
 
 def run(science, reference, **options):
-    prepared = prepare_image(science, seeing=2.5, cosmics="none")
+    prepared = prepare_image(science, seeing=2.5, options=PrepareOptions(cosmics="none"))
     planes = {"science_data": prepared.sci, "science_noise": prepared.noise, "science_mask": prepared.mask}
     return align_reference(
         reference, **planes, science_wcs=science.wcs, name=science.name, method="swarp", seeing=2.5, **options
@@ -177,7 +178,7 @@ def run(science, reference, **options):
 
 def offset(science, aligned):
     """Median offset of the stars of the aligned reference from those of the science image [px]."""
-    prepared = prepare_image(science, seeing=2.5, cosmics="none")
+    prepared = prepare_image(science, seeing=2.5, options=PrepareOptions(cosmics="none"))
     ours = find_stars(prepared.sci, prepared.noise, prepared.mask, threshold=20)
     theirs = find_stars(aligned.data, aligned.noise, aligned.mask, threshold=20)
     dx, dy = (theirs[key].to_numpy()[:, None] - ours[key].to_numpy() for key in ("x", "y"))

@@ -10,6 +10,7 @@ from otrain_core.errors import ImageError
 from otrain_core.images.common_stars import find_stars
 from otrain_core.images.frames import Image, read_image
 from otrain_core.images.prepare import prepare_image
+from otrain_core.plan.pipelines import PrepareOptions
 from otrain_core.sky.reference import stack_reference
 from tests.unit.synthetic_pair import GAIN, READ_NOISE, camera, make_sky, observe, turned
 
@@ -62,9 +63,9 @@ def test_every_frame_is_used_at_its_own_flux(stack):
 
 
 def test_the_stack_is_deeper_than_a_frame(images, stack):
-    one = prepare_image(images[4], seeing=2.5, cosmics="none")
+    one = prepare_image(images[4], seeing=2.5, options=PrepareOptions(cosmics="none"))
     image = Image("stack", stack.data, stack.header, gain=stack.header["GAIN"], read_noise=stack.header["RDNOISE"])
-    many = prepare_image(image, seeing=2.5, cosmics="none")
+    many = prepare_image(image, seeing=2.5, options=PrepareOptions(cosmics="none"))
     # Nine frames, a little smoothing by the interpolation, fewer frames near the edges.
     assert np.nanmedian(many.noise) == pytest.approx(np.nanmedian(one.noise) / 3, rel=0.3)
     assert stack.header["GAIN"] == pytest.approx(9 * GAIN, rel=0.15)
@@ -86,7 +87,9 @@ def test_the_grid_holds_all_frames_and_its_wcs_is_right(sky, stack):
     wcs = WCS(stack.header)
     assert stack.data.shape[0] > SHAPE[0]
     assert stack.data.shape[1] > SHAPE[1]
-    prepared = prepare_image(Image("stack", stack.data, stack.header), seeing=2.5, cosmics="none")
+    prepared = prepare_image(
+        Image("stack", stack.data, stack.header), seeing=2.5, options=PrepareOptions(cosmics="none")
+    )
     stars = find_stars(prepared.sci, prepared.noise, prepared.mask, threshold=50)
     x, y = turned(sky)
     there = np.column_stack(wcs.all_world2pix(*WCS(camera(sky)).all_pix2world(x, y, 0), 0))
