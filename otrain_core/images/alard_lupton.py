@@ -8,8 +8,8 @@ from otrain_core.errors import ImageError
 from otrain_core.images.backends import Inputs, Matched, kernel_sizes, quiet_pixels
 from otrain_core.images.common_stars import choose_stamps, stars_flux_scale
 from otrain_core.images.kernel import Convolver, KernelField, fit_kernel, make_basis
-from otrain_core.images.pixels import FWHM_PER_SIGMA
 from otrain_core.images.polynomials import polynomial, polynomial_map
+from otrain_core.widths import FWHM_PER_SIGMA
 
 CONTAMINATED = 0.02  # share of the kernel that may lie on bad pixels
 

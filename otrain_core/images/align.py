@@ -20,12 +20,12 @@ from scipy.spatial import cKDTree
 from otrain_core.errors import ImageError
 from otrain_core.images.common_stars import aperture_flux, find_stars
 from otrain_core.images.frames import Image
-from otrain_core.images.pixels import SIGMA_PER_MAD
 from otrain_core.images.polynomials import polynomial
 from otrain_core.images.prepare import Prepared, prepare_image
 from otrain_core.images.resample import Mapping, identity, overlap_problem, pixel_area, resample
 from otrain_core.images.swarp import resample_by_swarp
 from otrain_core.plan.pipelines import PrepareOptions
+from otrain_core.widths import SIGMA_PER_MAD
 
 MIN_STARS = 5  # matched stars below which nothing is said about an alignment
 SEARCH = 30.0  # largest offset between WCS and stars that is looked for [px]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from otrain_core.images.pixels import FWHM_PER_SIGMA, mad_sigma
+from otrain_core.widths import FWHM_PER_SIGMA, mad_sigma
 
 
 @dataclass

@@ -9,7 +9,8 @@ import pandas as pd
 from scipy import ndimage
 
 from otrain_core.images.frames import MASK_MISSING
-from otrain_core.images.pixels import FWHM_PER_SIGMA, fill_bad
+from otrain_core.images.pixels import fill_bad
+from otrain_core.widths import FWHM_PER_SIGMA
 
 MIN_RESIDUAL_STARS = 5
 RESIDUAL_SNR = 20  # of a star in the difference, to say something about the residual

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from scipy import fft, linalg
 
-from otrain_core.images.pixels import SIGMA_PER_MAD
 from otrain_core.images.polynomials import axes, exponents, polynomial, polynomial_map
+from otrain_core.widths import SIGMA_PER_MAD
 
 # Of the photon noise in the weights of the fit. With all of it faint stars say as much as bright ones and their
 # noise blurs the kernel; with none of it the brightest few rule. On simulated, crowded and undersampled images

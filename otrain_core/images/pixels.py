@@ -9,19 +9,6 @@ from scipy import ndimage
 
 from otrain_core.images.frames import MASK_MISSING
 
-FWHM_PER_SIGMA = 2.355  # of a Gaussian
-SIGMA_PER_MAD = 1.4826  # of Gaussian noise
-
-
-def mad_sigma(values: np.ndarray) -> float:
-    """Standard deviation of Gaussian noise with the median absolute deviation of `values` (no NaN)."""
-    return float(SIGMA_PER_MAD * np.median(np.abs(values - np.median(values))))
-
-
-def moffat_alpha(fwhm: float, beta: float) -> float:
-    """Scale length of a Moffat profile (1 + r^2 / alpha^2)^-beta with this FWHM, in its unit (Moffat 1969, A&A 3, 455)."""
-    return fwhm / (2 * np.sqrt(2 ** (1 / beta) - 1))
-
 
 def nearest_pixel(position: np.ndarray) -> np.ndarray:
     """Index of the pixel that holds a coordinate (halves go up, always)."""
