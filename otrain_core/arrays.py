@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -49,10 +49,13 @@ class Member:
             version = np.lib.format.read_magic(file)
             old = version == (1, 0)
             read_header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
-            self.shape, fortran, self.dtype = read_header(file)
+            shape, fortran, dtype = read_header(file)
+            self.shape: tuple[int, ...] = shape
+            self.dtype: np.dtype[Any] = dtype
             if self.dtype.hasobject:
                 raise ValueError("an array of Python objects")
-            self._offset, self._order = file.tell(), "F" if fortran else "C"
+            self._offset = file.tell()
+            self._order: Literal["C", "F"] = "F" if fortran else "C"
 
     def map(self) -> np.ndarray:
         """The array, mapped into memory (read-only); the file is open as long as the array lives."""
@@ -127,10 +130,4 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     UpstreamFailed
         The file marks the failure of an earlier step of its image.
     """
-    raise_if_failed(path)
-    check_npz(path)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise CubeError(f"{path}: not a readable .npz file ({str(error).splitlines()[0]})") from None
+    return read_stack(path)

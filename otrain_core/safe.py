@@ -7,7 +7,7 @@ import gzip
 import lzma
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ SMALL = 2**28  # bytes that any file may unfold to
 MOST_UNFOLDED = 200  # beyond that: times the size of the file; noise does not compress so well
 MAX_AXES = 4
 # First bytes of compressed files that readers of FITS and of tables unfold by themselves.
-UNFOLD = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+UNFOLD: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 NOT_READ = {b"PK\x03\x04": "zip", b"\x1f\x9d": "compress (.Z)"}
 
 

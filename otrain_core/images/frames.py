@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,10 @@ from otrain_core.safe import check_compressed, check_header
 
 # Bits of a mask (uint8). A masked pixel is never used as zero: its difference is NaN.
 MASK_MISSING = 1  # NaN, or outside the science image
-
-
 MASK_SATURATED = 2
-
-
 MASK_COSMIC = 4
-
-
 MASK_BAD = 8  # hot pixel, bad column
-
-
 MASK_REFERENCE = 16  # missing, saturated or bad in the aligned reference
-
 
 MAX_SIP_ORDER = 9  # of the convention (Shupe et al. 2005, ASPC 347, 491)
 
@@ -68,7 +59,6 @@ class Image:
     filter: str = ""
     time: str = ""
     zero_point: float = np.nan
-    extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int]:

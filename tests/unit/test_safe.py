@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
-from astropy.wcs import WCS
 
 from otrain_core import safe
 from otrain_core.arrays import read_arrays, read_stack
@@ -19,7 +18,7 @@ from otrain_core.classify import new_candidates
 from otrain_core.cubes import cutout_files
 from otrain_core.cubes.cube import read_cube
 from otrain_core.errors import ConfigError, CubeError, ImageError, OtrainError
-from otrain_core.images.frames import celestial_wcs, read_fits
+from otrain_core.images.frames import read_fits
 
 
 def _member(shape, data=b"", dtype="<f4"):
@@ -141,18 +140,6 @@ def test_hostile_tables_of_candidates(tmp_path):
         path.write_text(path.read_text().replace("# schema:", f"# meta: {tag}\n# schema:"))
         with pytest.raises(ConfigError, match="not a readable table"):
             new_candidates.read_candidates(path)
-
-
-def test_distortions_of_a_hostile_order_are_no_wcs():
-    """Memory is taken for the square of the order."""
-    wcs = WCS(naxis=2)
-    wcs.wcs.ctype, wcs.wcs.cdelt = ["RA---TAN-SIP", "DEC--TAN-SIP"], [1e-4, 1e-4]
-    header = wcs.to_header()
-    header["CRVAL1"], header["A_ORDER"], header["B_ORDER"] = 1.0, 2, 2
-    assert celestial_wcs(header) is not None
-    for order in (10**9, "2"):
-        header["A_ORDER"] = header["B_ORDER"] = order
-        assert celestial_wcs(header) is None
 
 
 def test_a_text_on_a_terminal_is_plain():

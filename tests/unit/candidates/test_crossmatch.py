@@ -8,7 +8,6 @@ import pytest
 from otrain_core import io
 from otrain_core.candidates.crossmatch import crossmatch_candidates, fifty_percent, name_causes
 from otrain_core.errors import ImageError
-from otrain_core.positions import match_one_to_one
 
 SEEING = 2.0
 
@@ -56,28 +55,6 @@ def test_match_is_one_to_one_and_the_closest_wins():
     table, record = label(found, injections((100.8, 100)))
     assert table["label"].tolist() == [-1, 1, -1]
     assert record["n_recovered"] == 1
-
-
-def test_chain_of_neighbours_is_matched_in_order_of_distance():
-    partner, distance = match_one_to_one(
-        np.array([0.0, 1.0]), np.zeros(2), np.array([0.9, 1.6]), np.zeros(2), radius=2.0
-    )
-    assert partner.tolist() == [1, 0]
-    np.testing.assert_allclose(distance, [1.6, 0.1])
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_no_entry_is_ever_used_twice(seed):
-    rng = np.random.default_rng(seed)
-    x, y, xr, yr = (rng.uniform(0, 20, n) for n in (80, 80, 50, 50))
-    partner, distance = match_one_to_one(x, y, xr, yr, radius=1.5)
-    used = partner[partner >= 0]
-    assert len(used) == len(set(used)) > 10
-    assert np.nanmax(distance) <= 1.5
-    # No unmatched pair is left that could still be matched.
-    free = np.setdiff1d(np.arange(50), used)
-    away = np.hypot(x[partner < 0][:, None] - xr[free], y[partner < 0][:, None] - yr[free])
-    assert (away > 1.5).all()
 
 
 def test_radii_scale_with_the_seeing():

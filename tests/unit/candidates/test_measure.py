@@ -8,7 +8,6 @@ from otrain_core.candidates.measure import (
     psf_fluxes,
     window_ellipticities,
 )
-from otrain_core.images.pixels import any_near, value_at
 from tests.unit.synthetic_difference import NOISE, SEEING, Moffat, add, blank
 
 
@@ -42,14 +41,6 @@ def test_psf_flux_of_noiseless_source_is_exact():
     at = np.array([30.3]), np.array([29.6])
     flux, error, cover = psf_fluxes(image, np.ones_like(image), image < -1, *at, seeing=SEEING, psf=Moffat())
     assert flux[0] == pytest.approx(1000, rel=1e-6) and error[0] > 0 and cover[0] == 1
-
-
-def test_pixels_under_and_about_positions():
-    plane = np.zeros((10, 20), bool)
-    plane[3, 7] = True
-    x, y = np.array([7.4, 7.6, -1.0, np.nan, 19.6]), np.array([2.6, 3.0, 3.0, 3.0, 3.0])
-    assert value_at(plane, x, y, outside=True).tolist() == [True, False, True, True, True]
-    assert any_near(plane, np.array([9.0, 10.1]), np.array([3.0, 3.0]), 2.0).tolist() == [True, False]
 
 
 def test_a_dipole_is_half_negative_and_a_new_source_is_not():
