@@ -45,14 +45,16 @@ def test_no_figure_is_blank(name, drawn):
 
 @pytest.mark.parametrize("name", ["fig04", "fig11", "fig12", *PANELS])
 def test_axes_have_labels(name, drawn):
-    """The lowest axes of a column name the x axis, the leftmost of a row the y axis; others may share it."""
+    """Each axis is named: by itself, by axes that share it, or by the lowest of its column and the first of its row."""
     axes = [ax for ax in drawn(name).axes if ax.axison and ax.get_label() != "<colorbar>"]
-    boxes = {ax: ax.get_position() for ax in axes}
-    for ax, box in boxes.items():
-        below = [other for other in boxes.values() if abs(other.x0 - box.x0) < 0.01 and other.y0 < box.y0 - 0.01]
-        left = [other for other in boxes.values() if abs(other.y0 - box.y0) < 0.01 and other.x0 < box.x0 - 0.01]
-        assert ax.get_xlabel() or below
-        assert ax.get_ylabel() or left
+    for ax in axes:
+        box = ax.get_position()
+        column = [other for other in axes if abs(other.get_position().x0 - box.x0) < 0.01]
+        row = [other for other in axes if abs(other.get_position().y0 - box.y0) < 0.01]
+        lowest = min(column, key=lambda other: other.get_position().y0)
+        first = min(row, key=lambda other: other.get_position().x0)
+        assert any(other.get_xlabel() for other in [lowest, *ax.get_shared_x_axes().get_siblings(ax)])
+        assert any(other.get_ylabel() for other in [first, *ax.get_shared_y_axes().get_siblings(ax)])
 
 
 def test_true_scores_are_drawn_as_true(drawn):
