@@ -22,6 +22,8 @@ from otrain_core.evaluation.calibrate import Calibration
 KEY = "otrain"  # of the metadata in a model file
 FORMAT = 1
 MAX_BYTES = 2**30  # of a model file; ours have below 20 MB
+MAX_SIZE = 1024  # of a cutout [px]
+MAX_CHANNELS = 32
 BATCH = 64  # cutouts that fit into the cache of a core
 
 _NOTHING = {name: np.empty(0) for name in DESCRIPTORS} | {"score": np.empty(0, np.float32), "reason": np.empty(0, "U1")}
@@ -54,10 +56,15 @@ class Classifier:
 
     def __init__(self, session: Any, about: Mapping[str, Any], *, threshold: float | None = None):
         self._session = session
-        self._input = session.get_inputs()[0].name
+        inputs = session.get_inputs()
+        if len(inputs) != 1 or len(inputs[0].shape) != 4:
+            raise ValueError(f"a network reads one array (N, S, S, C), not {[item.shape for item in inputs]}")
+        self._input = inputs[0].name
         self.about = dict(about)
         self.channels = [str(name) for name in about["channels"]]
         self.size = int(about["size"])
+        if not 1 <= self.size <= MAX_SIZE or not 1 <= len(self.channels) <= MAX_CHANNELS:
+            raise ValueError(f"size {self.size} or channels {self.channels[:MAX_CHANNELS]} are out of bounds")
         self.threshold = about.get("threshold") if threshold is None else float(threshold)
         self.calibration = Calibration.from_record(about["calibration"]) if about.get("calibration") else Calibration()
         rule = about.get("abstention") if threshold is None else None
@@ -100,7 +107,7 @@ class Classifier:
             raise CubeError(f"{path}: format {about.get('format')!r} of the metadata is not known to this version")
         try:
             return cls(session, about, threshold=threshold)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CubeError(f"{path}: its metadata cannot be used ({type(error).__name__}: {error})") from None
 
     def score(self, cutouts: Cutouts, *, batch: int = BATCH) -> np.ndarray:
@@ -197,7 +204,14 @@ class Classifier:
         return select_inputs(raw, inputs=["science"], size=self.size)[..., 0]
 
     def _run(self, block: np.ndarray) -> np.ndarray:
-        output = self._session.run(None, {self._input: block})[0]
+        try:
+            output = np.asarray(self._session.run(None, {self._input: block})[0])
+        except Exception as error:  # ONNX Runtime raises kinds of its own
+            raise CubeError(f"the model cannot score cutouts: {str(error).splitlines()[0][:200]}") from None
+        if output.ndim != 2 or len(output) != len(block) or output.shape[1] not in (1, 2) or output.dtype.kind != "f":
+            raise CubeError(
+                f"the model gives {output.dtype} {output.shape} for {len(block)} cutouts, not probabilities"
+            )
         return np.ascontiguousarray(output[:, -1])  # two probabilities, or that of True alone
 
     def _blocks(self, cutouts: Cutouts, batch: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,11 @@ NAMES = ("candid", "id", "name", "cand_ID", "NUMBER")
 FORMATS = {".csv": "ascii.csv", ".ecsv": "ascii.ecsv", ".dat": "ascii", ".txt": "ascii"} | dict.fromkeys(
     (".fits", ".fit", ".cat", ".ldac"), "fits"
 )
+FORMATS |= dict.fromkeys((".vot", ".votable"), "votable")
 MAX_CANDIDATES = 10**7
+BLOCK = 2048  # candidates at a time: 40 MB of cutouts of 32 px
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,8 @@ def read_candidates(source: Any, *, wcs: Any = None) -> dict[str, np.ndarray]:
     Returns
     -------
     dict
-        ``x``, ``y`` [px, from 0], ``ra``, ``dec`` [deg, NaN where unknown] and ``candid``, all (N,).
+        ``x``, ``y`` [px, from 0; NaN where a sky position has no place on the plane of the image], ``ra``, ``dec``
+        [deg, NaN where unknown] and ``candid``, all (N,).
 
     Raises
     ------
@@ -119,19 +125,34 @@ def read_candidates(source: Any, *, wcs: Any = None) -> dict[str, np.ndarray]:
         if wcs is not None and not sky and n:
             found["ra"], found["dec"] = wcs.all_pix2world(found["x"], found["y"], 0)
     elif sky and wcs is not None:
-        found["x"], found["y"] = wcs.all_world2pix(found["ra"], found["dec"], 0) if n else (np.empty(0), np.empty(0))
+        found["x"], found["y"] = _to_pixels(wcs, found["ra"], found["dec"]) if n else (np.empty(0), np.empty(0))
     elif sky:
         raise ConfigError(f"{where}columns ra and dec need an image with a WCS, and this one has none")
     else:
         raise ConfigError(
             f"{where}columns x and y [px, from 0] or ra and dec [deg] are needed, found {', '.join(columns)}"
         )
-    bad = ~(np.isfinite(found["x"]) & np.isfinite(found["y"]))
+    given = ("x", "y") if pixels else ("ra", "dec")
+    bad = ~(np.isfinite(found[given[0]]) & np.isfinite(found[given[1]]))
     if bad.any():
         raise ConfigError(f"{where}row {int(bad.argmax()) + 1}: its position is not a finite number")
     name = next((name for name in NAMES if name in columns), None)
     found["candid"] = np.asarray(table[name]).astype(str) if name else np.arange(1, n + 1).astype(str)
     return found
+
+
+def _to_pixels(wcs: Any, ra: np.ndarray, dec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of sky positions [deg]; NaN where the plane of the image does not reach, as on the other side of the sky."""
+    x, y = np.full(len(ra), np.nan), np.full(len(ra), np.nan)
+    good = np.isfinite(ra) & (np.abs(dec) <= 90)
+    if good.any():
+        x[good], y[good] = wcs.all_world2pix(ra[good], dec[good], 0, quiet=True)
+        back = wcs.all_pix2world(x, y, 0)
+        # The distortion of a far position is meaningless, so that it may land in the image.
+        cosine = np.cos(np.radians(dec))
+        far = np.hypot((back[0] - ra + 180) % 360 - 180, (back[1] - dec) / np.maximum(cosine, 1e-6)) * cosine > 1 / 3600
+        x[far], y[far] = np.nan, np.nan
+    return x, y
 
 
 def _read_table(path: Path) -> Any:
@@ -226,6 +247,13 @@ def choose_psf(psf: Any, *, science: Any = None) -> tuple[Any, float | None]:
 
 
 def cut_candidates(
+    difference: str | Path | np.ndarray, candidates: Any = None, **options: Any
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Cutouts of all candidates of a difference image at once: one block of `cut_blocks`, whose arguments it takes."""
+    return next(cut_blocks(difference, candidates, block=MAX_CANDIDATES, **options))
+
+
+def cut_blocks(
     difference: str | Path | np.ndarray,
     candidates: Any = None,
     *,
@@ -236,8 +264,9 @@ def cut_candidates(
     psf: Any = None,
     threshold: float = 4.5,
     bin: int = 1,
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Cutouts of candidates from a difference image, as a cube of the workflow has them.
+    block: int = BLOCK,
+) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    """Cutouts of candidates from a difference image, as a cube of the workflow has them, block by block.
 
     Parameters
     ----------
@@ -257,45 +286,34 @@ def cut_candidates(
     bin : int
         Sum so many pixels each way before anything is cut out, for images much finer sampled than those of the training
         set. Candidates and table stay in pixels of the image.
+    block : int
+        Candidates at a time, for which memory is needed.
 
-    Returns
-    -------
+    Yields
+    ------
     cutouts : dict
         ``cube`` (N, size, size, 5), ``channels``, ``seeing`` (N,) where it is known, ``pixel_scale``.
     table : dict
         ``candid``, ``x``, ``y``, ``ra``, ``dec``, ``edge``, each (N,): candidates in the image, in the order of the list.
+        Those outside it are counted in a warning. Without candidates there is one block, of none.
 
     Raises
     ------
     ImageError, ConfigError
-        A file that cannot be used, planes of different shapes, no FWHM where one is needed.
+        A file that cannot be used, planes of different shapes, no FWHM where one is needed, no candidate in the image.
     """
     from otrain_core.candidates.cutouts import make_cutouts
-    from otrain_core.images.frames import celestial_wcs, read_fits, read_image
 
     name = "difference" if isinstance(difference, np.ndarray) else Path(difference).name.split(".")[0]
-    wcs = None
-    if isinstance(difference, np.ndarray):
-        plane = np.asarray(difference, dtype=np.float32)
-    else:
-        plane, header = read_fits(difference, image=name)
-        wcs = celestial_wcs(header)
-    if not 1 <= bin <= min(plane.shape) // size:
-        raise ConfigError(f"bin: 1 to {min(plane.shape) // size} is possible here, not {bin}")
-    planes = {"diff": plane, "mask": (~np.isfinite(plane)).astype(np.uint8)}
-    for key, path in (("science", science), ("reference", reference), ("mask", mask)):
-        if path is not None:
-            other = read_fits(path, image=name)[0]
-            if other.shape != plane.shape:
-                raise ImageError(
-                    name, key, f"{path}: its shape {other.shape} is not that of the difference, {plane.shape}"
-                )
-            planes[key] = _without_sky(other) if key != "mask" else planes["mask"] | (~(other == 0)).astype(np.uint8)
-        elif key != "mask":
-            planes[key] = np.full_like(plane, np.nan)
-    row = {"gain": 1.0, "pixel_scale": 1.0}  # where the header has none; the PSF needs them roughly
-    image = read_image(science, name=name, telescope=row) if science is not None and psf is None else None
-    model, fwhm = choose_psf(psf, science=image)
+    planes, wcs = _read_planes(difference, name=name, science=science, reference=reference, mask=mask)
+    height, width = planes["diff"].shape
+    if min(height, width) < size:
+        raise ImageError(
+            name, "size", f"the image has {width} x {height} px, and a cutout of this model {size} x {size} px"
+        )
+    if not 1 <= bin <= min(height, width) // size:
+        raise ConfigError(f"bin: 1 to {min(height, width) // size} is possible here, not {bin}")
+    model, fwhm = _psf_of(psf, science, name=name)
     if bin > 1:
         planes = {key: bin_plane(values, bin) for key, values in planes.items()}
         planes["mask"] = (planes["mask"] > 0).astype(np.uint8)
@@ -308,16 +326,62 @@ def cut_candidates(
     else:
         found = read_candidates(candidates, wcs=wcs)
         found |= {key: (found[key] - (bin - 1) / 2) / bin for key in "xy"}
-        height, width = planes["diff"].shape
-        inside = (found["x"] > -0.5) & (found["x"] < width - 0.5) & (found["y"] > -0.5) & (found["y"] < height - 0.5)
-        found = {key: values[inside] for key, values in found.items()}
+        found = _inside(found, planes["diff"].shape, name=name)
     scale = 3600 * bin * np.sqrt(abs(np.linalg.det(wcs.pixel_scale_matrix))) if wcs is not None else np.nan
-    arrays = make_cutouts(_as_table(found, fwhm), planes, image=name, psf=model, size=size, pixel_scale=scale)
-    cutouts = {"cube": arrays["stack"], **{key: arrays[key] for key in ("channels", "pixel_scale")}}
-    if fwhm is not None:
-        cutouts["seeing"] = arrays["seeing"]
-    table = {key: arrays[key] for key in ("candid", "x", "y", "ra", "dec", "edge")}
-    return cutouts, table | {key: _unbinned(table[key], bin) for key in "xy"}
+    for start in range(0, max(1, len(found["x"])), block):
+        part = {key: values[start : start + block] for key, values in found.items()}
+        arrays = make_cutouts(_as_table(part, fwhm), planes, image=name, psf=model, size=size, pixel_scale=scale)
+        cutouts = {"cube": arrays["stack"], **{key: arrays[key] for key in ("channels", "pixel_scale")}}
+        if fwhm is not None:
+            cutouts["seeing"] = arrays["seeing"]
+        table = {key: arrays[key] for key in ("candid", "x", "y", "ra", "dec", "edge")}
+        yield cutouts, table | {key: _unbinned(table[key], bin) for key in "xy"}
+
+
+def _read_planes(
+    difference: str | Path | np.ndarray, *, name: str, **others: str | Path | None
+) -> tuple[dict[str, np.ndarray], Any]:
+    """Planes diff, science, reference and mask of one shape, and the WCS of the difference or None."""
+    from otrain_core.images.frames import celestial_wcs, read_fits
+
+    wcs = None
+    if isinstance(difference, np.ndarray):
+        plane = np.asarray(difference, dtype=np.float32)
+    else:
+        plane, header = read_fits(difference, image=name)
+        wcs = celestial_wcs(header)
+    planes = {"diff": plane, "mask": (~np.isfinite(plane)).astype(np.uint8)}
+    for key, path in others.items():
+        if path is None:
+            if key != "mask":
+                planes[key] = np.full_like(plane, np.nan)
+            continue
+        other = read_fits(path, image=name)[0]
+        if other.shape != plane.shape:
+            raise ImageError(name, key, f"{path}: its shape {other.shape} is not that of the difference, {plane.shape}")
+        planes[key] = planes["mask"] | (~(other == 0)).astype(np.uint8) if key == "mask" else _without_sky(other)
+    return planes, wcs
+
+
+def _psf_of(psf: Any, science: str | Path | None, *, name: str) -> tuple[Any, float | None]:
+    from otrain_core.images.frames import read_image
+
+    if psf is not None or science is None:
+        return choose_psf(psf)
+    row = {"gain": 1.0, "pixel_scale": 1.0}  # where the header has none; the PSF needs them roughly
+    return choose_psf(None, science=read_image(science, name=name, telescope=row))
+
+
+def _inside(found: dict[str, np.ndarray], shape: tuple[int, int], *, name: str) -> dict[str, np.ndarray]:
+    """The candidates whose pixel is in the image; tells how many are not."""
+    height, width = shape
+    inside = (found["x"] > -0.5) & (found["x"] < width - 0.5) & (found["y"] > -0.5) & (found["y"] < height - 0.5)
+    outside = int(len(inside) - inside.sum())
+    if outside and not inside.any():
+        raise ConfigError(f"{name}: none of the {outside} candidates lies in the image of {width} x {height} px")
+    if outside:
+        log.warning("%s: %d of %d candidates lie outside the image and are left out", name, outside, len(inside))
+    return {key: values[inside] for key, values in found.items()}
 
 
 def _without_sky(plane: np.ndarray) -> np.ndarray:

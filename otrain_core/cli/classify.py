@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from otrain_core.errors import CubeError
+from otrain_core.errors import CubeError, OtrainError, UpstreamFailed
 from otrain_core.safe import plain
 
 LARGEST_CUTOUT = 256  # [px]; a single FITS file that is larger is meant as an image
@@ -30,8 +30,9 @@ def classify(arguments: Namespace) -> tuple[int, Any, str]:
 
         extremes = Extremes()
     rows: list[dict[str, Any]] | None = [] if arguments.json and not arguments.output else None
+    skipped = Skipped()
     with _table(arguments) as write:
-        for columns, cutouts in candidates(arguments, classifier.size):
+        for columns, cutouts in candidates(arguments, classifier.size, skipped):
             found = classifier.classify(cutouts)
             counts["n"] += len(found["score"])
             counts["real"] += int(np.sum(found["real"] & ~found["undecided"]))
@@ -42,7 +43,7 @@ def classify(arguments: Namespace) -> tuple[int, Any, str]:
                 extremes.add(cutouts, found["probability"], columns.get("candid", found["reason"]))
             table = [{key: values[k] for key, values in block.items()} for k in range(len(found["score"]))]
             if rows is None:
-                write(table)
+                write(list(block), table)
             else:
                 rows += table
             _progress(arguments, counts["n"])
@@ -55,11 +56,12 @@ def classify(arguments: Namespace) -> tuple[int, Any, str]:
         save_figure(arguments.gallery, extremes.gallery().plot().figure_)
     if not arguments.output and not arguments.json and not arguments.quiet:
         print(_words(counts), file=sys.stderr)
-    return 0, record | ({} if rows is None else {"candidates": rows}), text
+    record |= {"left_out": skipped.left_out, "refused": skipped.refused}
+    return int(bool(skipped.refused)), record | ({} if rows is None else {"candidates": rows}), text
 
 
 @contextmanager
-def _table(arguments: Namespace) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+def _table(arguments: Namespace) -> Iterator[Callable[[list[str], list[dict[str, Any]]], None]]:
     """What writes rows as CSV, to the file or to standard output; the file appears when it is whole."""
     from otrain_core.io import atomic
 
@@ -69,12 +71,11 @@ def _table(arguments: Namespace) -> Iterator[Callable[[list[dict[str, Any]]], No
         if arguments.output:
             file = stack.enter_context(open(stack.enter_context(atomic(arguments.output)), "w", newline=""))
 
-        def write(rows: list[dict[str, Any]]) -> None:
-            if rows and not started:
-                started.append(list(rows[0]))
-                file.write(_csv([dict(zip(started[0], started[0], strict=True))], started[0]))
-            if rows:
-                file.write(_csv(rows, started[0]))
+        def write(columns: list[str], rows: list[dict[str, Any]]) -> None:
+            if not started:  # also of an image without candidates: a table has its header
+                started.append(columns)
+                file.write(_csv([dict(zip(columns, columns, strict=True))], columns))
+            file.write(_csv(rows, started[0]))
 
         yield write
 
@@ -108,29 +109,42 @@ def load_classifier(arguments: Namespace):
         return Classifier.load(onnx, **options)
 
 
-def candidates(arguments: Namespace, size: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Blocks of candidates: the columns that name them, and their cutouts."""
-    if arguments.candidates or arguments.detect:
-        from otrain_core.classify.new_candidates import cut_candidates
+class Skipped:
+    """Inputs without candidates to score: images that a run left out, and inputs that are refused while others are scored.
 
+    An input that stands alone is refused as ever, with its own error.
+    """
+
+    def __init__(self) -> None:
+        self.left_out: list[str] = []
+        self.refused: list[str] = []
+
+    @contextmanager
+    def around(self, alone: bool) -> Iterator[None]:
+        """Tell of an input that cannot be scored and go on, but for one that stands alone."""
+        try:
+            yield
+        except OtrainError as error:
+            if alone:
+                raise
+            left_out = isinstance(error, UpstreamFailed)
+            (self.left_out if left_out else self.refused).append(str(error))
+            print(f"{error} ({'left out by the run' if left_out else 'refused'})", file=sys.stderr)
+
+
+def candidates(arguments: Namespace, size: int, skipped: Skipped) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Blocks of candidates: the columns that name them, and their cutouts."""
+    alone = len(arguments.inputs) == 1
+    if arguments.candidates or arguments.detect:
         for path in arguments.inputs:
-            cutouts, table = cut_candidates(
-                path,
-                arguments.candidates,
-                size=size,
-                science=arguments.science,
-                reference=arguments.reference,
-                mask=arguments.mask,
-                psf=arguments.psf,
-                threshold=arguments.sigma,
-                bin=arguments.bin,
-            )
-            yield {"image": [Path(path).name] * len(table["x"]), **table}, cutouts
+            with skipped.around(alone):
+                yield from _of_image(path, arguments, size)
         return
     files: list[Path] = []
     for path in map(Path, arguments.inputs):
         if path.suffix == ".npz":
-            yield from _of_cube(path)
+            with skipped.around(alone):
+                yield from _of_cube(path)
         elif path.is_dir():
             from otrain_core.cubes.cutout_files import find_cutouts
 
@@ -148,6 +162,23 @@ def candidates(arguments: Namespace, size: int) -> Iterator[tuple[dict[str, Any]
             yield {key: [row[key] for row in rows] for key in columns}, cutouts
         if n < len(files) and not arguments.quiet:
             print(f"{len(files) - n} cutouts cut off by the edge of their image are left out", file=sys.stderr)
+
+
+def _of_image(path: str, arguments: Namespace, size: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    from otrain_core.classify.new_candidates import cut_blocks
+
+    for cutouts, table in cut_blocks(
+        path,
+        arguments.candidates,
+        size=size,
+        science=arguments.science,
+        reference=arguments.reference,
+        mask=arguments.mask,
+        psf=arguments.psf,
+        threshold=arguments.sigma,
+        bin=arguments.bin,
+    ):
+        yield {"image": [Path(path).name] * len(table["x"]), **table}, cutouts
 
 
 def _of_cube(path: Path, block: int = 4096) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

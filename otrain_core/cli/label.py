@@ -24,8 +24,6 @@ def label_serve(arguments: Namespace) -> tuple[int, Any, str]:
     from otrain_core.labelling.sources import open_cubes, open_new
     from otrain_core.labelling.store import LabelStore
 
-    if arguments.most < 1:
-        raise OtrainError("--most: a number from 1 is needed")
     if arguments.model:
         sources = open_new(arguments.cubes, arguments.model, results=arguments.results, telescope=arguments.telescope)
     else:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Sequence
 
 from otrain_core import __version__
 from otrain_core.errors import OtrainError
 
 LABELS = "labels.sqlite"  # beside the results: what people said is not to be deleted with them
-EPILOG = """exit status: 0 done; 1 refused, or found unfit (the reason is on standard error); 2 wrong usage; 3 (monitor) unlike the training set"""
+EPILOG = """exit status: 0 done; 1 refused, or found unfit (the reason is on standard error); 2 wrong usage; 3 (monitor) unlike the training set, 4 (monitor) cannot be told"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; its exit status."""
+    for stream in (sys.stdout, sys.stderr):  # names of files need not be UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     arguments = build_parser().parse_args(argv)
     from otrain_core.cli import verbs as cli_verbs
 
@@ -36,6 +43,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(arguments, f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
     except KeyboardInterrupt:
         return 130
+    except MemoryError:
+        return _refuse(arguments, "not enough memory for this input")
+    except Exception as error:
+        return _refuse(arguments, f"{_unexpected(error)}; please report it")
+
+
+def _unexpected(error: Exception) -> str:
+    """A sentence for an error that nothing foresaw; its traceback goes into a file."""
+    folder = tempfile.mkdtemp(prefix="otrain-")
+    path = os.path.join(folder, "error.log")
+    with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
+        traceback.print_exception(error, file=file)
+    said = " ".join(str(error).split())[:200]
+    return f"unexpected {type(error).__name__}{f' ({said})' if said else ''}: {path} has the details"
 
 
 def _refuse(arguments: argparse.Namespace, message: str) -> int:
@@ -81,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     check.add_argument("paths", nargs="+", metavar="PATH", help="FITS image, folder of cutouts, or cube (.npz)")
     for name, unit in (("gain", "electron/ADU"), ("pixel-scale", "arcsec/px"), ("saturation", "ADU")):
-        check.add_argument(f"--{name}", type=float, help=f"of images whose header lacks it [{unit}]")
+        check.add_argument(f"--{name}", type=_positive, help=f"of images whose header lacks it [{unit}]")
     return parser
 
 
@@ -93,7 +114,7 @@ def _add_cutout_verbs(verb) -> None:
     )
     convert.add_argument("folder", help="folder that holds True/ and False/ (or true/ and false/)")
     convert.add_argument("-o", "--output", required=True, metavar="CUBE", help="cube to write (.npz)")
-    convert.add_argument("--size", type=int, metavar="PX", help="crop to this side about the candidate")
+    convert.add_argument("--size", type=_count, metavar="PX", help="crop to this side about the candidate")
     convert.add_argument(
         "--true-fraction", type=_share, default=0.5, metavar="SHARE", help="share of True, or 'keep' (default 0.5)"
     )
@@ -101,7 +122,7 @@ def _add_cutout_verbs(verb) -> None:
         "--channels", default="difference", help="comma-separated, or 'all' that every file has (default: difference)"
     )
     convert.add_argument("--telescope", default="", help="name of the telescope, for the cube")
-    convert.add_argument("--seed", type=int, default=1, help="of the random choice of cutouts (default 1)")
+    convert.add_argument("--seed", type=_seed, default=1, help="of the random choice of cutouts (default 1)")
     export = verb("export", "write a cube as True/ and False/ folders of FITS cutouts")
     export.add_argument("cube", help="cube (.npz), of this version or of the original O'TRAIN")
     export.add_argument("-o", "--output", required=True, metavar="FOLDER", help="folder to write to")
@@ -111,15 +132,15 @@ def _add_training_verbs(verb) -> None:
     train = verb(
         "train",
         "split a cube, train a network on it, evaluate it and write it as ONNX",
-        details="Needs TensorFlow and a clone of the repository; the same scripts as in the workflow are run.",
+        details="Needs TensorFlow; what the workflow runs is run.",
     )
     train.add_argument("cube", help="cube (.npz)")
     train.add_argument("-o", "--output", required=True, metavar="FOLDER", help="folder of the training")
     train.add_argument("--experiment", default="otrain2", help="named training set-up (default otrain2)")
-    train.add_argument("--epochs", type=int, help="epochs at most, in place of those of the experiment")
+    train.add_argument("--epochs", type=_count, help="epochs at most, in place of those of the experiment")
     train.add_argument("--inputs", help="comma-separated channels, in place of those of the experiment")
-    train.add_argument("--seed", type=int, default=1)
-    train.add_argument("--threads", type=int, help="CPU threads")
+    train.add_argument("--seed", type=_seed, default=1)
+    train.add_argument("--threads", type=_threads, help="CPU threads")
     diagnose = verb("diagnose", "tell how good a training is and draw its figures")
     diagnose.add_argument("folder", help="folder of a training")
     diagnose.add_argument(
@@ -131,7 +152,7 @@ def _add_training_verbs(verb) -> None:
     explain.add_argument(
         "-o", "--output", metavar="FOLDER", help="where to write (default: the folder of the training)"
     )
-    explain.add_argument("--seed", type=int, default=1)
+    explain.add_argument("--seed", type=_seed, default=1)
 
 
 def _add_classify(verb) -> None:
@@ -176,7 +197,7 @@ def _add_candidates(made: argparse.ArgumentParser, more: str = "") -> None:
     )
     made.add_argument("--results", default="results", help="run that registered the telescope (default: results)")
     made.add_argument("--threshold", type=_probability, help="in place of the model's own, of the raw score")
-    made.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    made.add_argument("--threads", type=_threads, default=1, help="CPU threads (default 1)")
     image = made.add_argument_group("difference image")
     what = image.add_mutually_exclusive_group()
     what.add_argument("--candidates", metavar="TABLE", help="x, y [px, from 0] or ra, dec [deg]: CSV, ECSV, FITS, text")
@@ -187,12 +208,12 @@ def _add_candidates(made: argparse.ArgumentParser, more: str = "") -> None:
     image.add_argument("--psf", help="FWHM [px], a PSF file of the workflow, or an image whose stars have the PSF")
     image.add_argument(
         "--bin",
-        type=int,
+        type=_count,
         default=1,
         metavar="N",
         help="sum N x N pixels first, where the seeing is N times the training's",
     )
-    image.add_argument("--sigma", type=float, default=4.5, help="threshold of --detect (default 4.5)")
+    image.add_argument("--sigma", type=_positive, default=4.5, help="threshold of --detect (default 4.5)")
 
 
 def _add_models(verb) -> None:
@@ -248,7 +269,7 @@ def _add_label(verb) -> None:
         "-m", "--model", help="scores new candidates: model.onnx, folder of a training, TELESCOPE[@VERSION]"
     )
     serve.add_argument("--telescope", default="", help="of new candidates that do not name theirs")
-    serve.add_argument("--most", type=int, default=200, help="candidates for one reason from one cube (default 200)")
+    serve.add_argument("--most", type=_count, default=200, help="candidates for one reason from one cube (default 200)")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on; all but loopback ask for a token")
     serve.add_argument("--port", type=int, default=8765, help="port (default 8765; 0: any that is free)")
     serve.add_argument(
@@ -268,6 +289,34 @@ def _share(text: str) -> float | None:
     value = float(text)
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError("a share between 0 and 1, or 'keep', is needed")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 10**6:
+        raise argparse.ArgumentTypeError("a whole number from 1 to 1000000 is needed")
+    return value
+
+
+def _threads(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 1024:
+        raise argparse.ArgumentTypeError("1 to 1024 threads are needed")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError("a whole number from 0 to 4294967295 is needed")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("a positive number is needed")
     return value
 
 

@@ -6,22 +6,23 @@ import csv
 import sys
 from argparse import Namespace
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from otrain_core.classify.descriptors import DESCRIPTORS
-from otrain_core.cli.classify import candidates, load_classifier
+from otrain_core.classify.monitor import MOSTLY, Comparison, advise, as_text, compare_night
+from otrain_core.cli.classify import Skipped, candidates, load_classifier
 from otrain_core.errors import ConfigError
 
-ALARM = 3  # exit status
+# Exit status: the night is unlike the training set; whether it is cannot be told.
+ALARM, UNKNOWN = 3, 4
 
 
 def monitor(arguments: Namespace) -> tuple[int, Any, str]:
     """Compare candidates with the training set: exit status, record for --json, and text."""
-    from otrain_core.classify.monitor import advise, as_text, compare_night
     from otrain_core.figures.night import NightDisplay
 
     classifier = load_classifier(arguments)
@@ -33,13 +34,16 @@ def monitor(arguments: Namespace) -> tuple[int, Any, str]:
         images.append(np.full(len(found["score"]), "") if names is None else np.asarray(names).astype(str))
     found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} if parts else {"score": []}
     named = np.concatenate(images) if parts else None
+    if not len(found["score"]):
+        text = "no candidates: whether the night is like the training set cannot be told"
+        return UNKNOWN, {"n": 0, "n_images": 0, "alarm": False, "advice": text}, text
     comparisons = compare_night(found, statistics, images=named, false_alarms=arguments.false_alarms)
     n, n_images = len(found["score"]), max(item.n_images for item in comparisons)
-    alarm, advice = any(item.alarm for item in comparisons), advise(comparisons, n_images=n_images)
+    advice, status = advise(comparisons, n_images=n_images), _status(comparisons)
     about = {key: classifier.about.get(key) for key in ("telescope", "pipeline", "experiment", "seed", "trained")}
     record = {
         **{"model": about, "n": n, "n_images": n_images, "n_training": statistics.get("n")},
-        **{"false_alarms": arguments.false_alarms, "alarm": alarm, "advice": advice},
+        **{"false_alarms": arguments.false_alarms, "alarm": status == ALARM, "advice": advice},
         "quantities": [item.record() for item in comparisons],
     }
     counted = f"{n} candidates of {n_images} image{'' if n_images == 1 else 's'}"
@@ -50,7 +54,14 @@ def monitor(arguments: Namespace) -> tuple[int, Any, str]:
         save_figure(arguments.output, NightDisplay(comparisons, statistics.get("quantiles") or {}).plot(title))
         record["figure"] = arguments.output
     text = f"{counted}, compared with {statistics.get('n')} of {about['telescope'] or 'the training set'}\n"
-    return ALARM if alarm else 0, record, f"{text}{as_text(comparisons)}\n{advice}"
+    return status, record, f"{text}{as_text(comparisons)}\n{advice}"
+
+
+def _status(comparisons: Sequence[Comparison]) -> int:
+    """Exit status. Candidates mostly beyond the training set count as an alarm also where nothing can be tested."""
+    if any(item.alarm or item.outside > MOSTLY for item in comparisons):
+        return ALARM
+    return 0 if any(np.isfinite(item.p) for item in comparisons if item.quantity in DESCRIPTORS) else UNKNOWN
 
 
 def _scored(arguments: Namespace, classifier: Any) -> Iterator[tuple[Mapping[str, Any], dict[str, np.ndarray]]]:
@@ -62,7 +73,9 @@ def _scored(arguments: Namespace, classifier: Any) -> Iterator[tuple[Mapping[str
     rest = [path for path in arguments.inputs if path not in tables]
     if rest:
         done = 0
-        for columns, cutouts in candidates(Namespace(**(vars(arguments) | {"inputs": rest})), classifier.size):
+        for columns, cutouts in candidates(
+            Namespace(**(vars(arguments) | {"inputs": rest})), classifier.size, Skipped()
+        ):
             found = classifier.classify(cutouts)
             done += len(found["score"])
             if not arguments.quiet and sys.stderr.isatty():

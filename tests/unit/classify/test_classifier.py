@@ -130,3 +130,24 @@ def test_nothing_heavy_is_imported(tmp_path):
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_model_that_answers_with_another_number_of_rows_is_refused(tmp_path):
+    model = Classifier.load(write_tiny(tmp_path / "model.onnx"))
+
+    class Three:
+        def run(self, names, feed):
+            return [np.full((3, 2), 0.5, np.float32)]
+
+    model._session = Three()
+    with pytest.raises(CubeError, match=r"float32 \(3, 2\) for 5 cutouts"):
+        model.score(_cutouts(np.zeros(5)))
+
+
+@pytest.mark.parametrize(
+    "about", [{"size": 0}, {"size": 10**9}, {"channels": []}, {"calibration": 3}, {"abstention": [1]}]
+)
+def test_metadata_that_cannot_be_used(tmp_path, about):
+    path = write_tiny(tmp_path / "model.onnx", about=about)
+    with pytest.raises(CubeError, match="its metadata cannot be used"):
+        Classifier.load(path)

@@ -1,20 +1,15 @@
 """A night beside the training set: false alarms and power by image, mixed classes, advice, the verb."""
 
-import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from otrain_core.arrays import write_arrays
-from otrain_core.classify.descriptors import DESCRIPTORS, describe, limits, training_statistics
+from otrain_core.classify.descriptors import DESCRIPTORS, limits, training_statistics
 from otrain_core.classify.monitor import advise, as_text, compare_night, image_names, tail_of_t
-from otrain_core.cli.main import main
 from otrain_core.errors import CubeError, OtrainError
 from otrain_core.figures.night import NightDisplay
-from tests.unit.synthetic_cube import make_cube
-from tests.unit.tiny_onnx import write_tiny
 
 
 def _images(rng, n_images, n_candidates, *, factor=1.0, share_true=0.5, shift=0.0):
@@ -148,53 +143,6 @@ def test_what_is_not_known_is_told():
         compare_night({"score": np.empty(0)}, {})
     with pytest.raises(OtrainError, match="otrain models export"):
         compare_night(night, {"quantiles": {}}, images=images)
-
-
-@pytest.fixture
-def night(tmp_path):
-    """A model with the statistics of one cube, and another cube with the same images."""
-    train = make_cube(400, seed=1)
-    described = describe(train["cube"], list(train["channels"]), seeing=train["seeing"])
-    statistics = training_statistics(described, train["images"], train["labels"])
-    about = {"telescope": "tiny", "training": statistics}
-    model = write_tiny(tmp_path / "model.onnx", size=21, about=about)
-    return str(model), make_cube(200, seed=1), tmp_path
-
-
-def test_the_verb(night, capsys):
-    model, cube, folder = night
-    write_arrays(folder / "cube.npz", cube)
-    arguments = ["-m", model, "--json", "--quiet"]
-    assert main(["monitor", str(folder / "cube.npz"), *arguments, "-o", str(folder / "night.png")]) == 0
-    record = json.loads(capsys.readouterr().out)
-    assert record["n"] == 200 and record["n_images"] == 20 and not record["alarm"]
-    assert (folder / "night.png").stat().st_size > 10_000
-    assert main(["classify", str(folder / "cube.npz"), "-m", model, "-o", str(folder / "a.csv"), "--quiet"]) == 0
-    capsys.readouterr()
-    assert main(["monitor", str(folder / "a.csv"), *arguments]) == 0
-    again = json.loads(capsys.readouterr().out)
-    for one, other in zip(record["quantities"], again["quantities"], strict=True):
-        assert one["quantity"] == other["quantity"] and one["note"] == other["note"]
-        assert one["p"] == other["p"] or one["p"] == pytest.approx(other["p"], rel=1e-3)
-    write_arrays(folder / "wide.npz", cube | {"seeing": 1.5 * cube["seeing"]})
-    assert main(["monitor", str(folder / "wide.npz"), "-m", model]) == 3
-    told = capsys.readouterr().out
-    assert "seeing" in told and "ALARM" in told and "Train anew" in told
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("score,probability\n0.1,0.1\n", "no column seeing"),
-        ("score,probability,seeing,psf_width,noise,background,level,missing\nhigh,1,1,1,1,1,1,1\n", "column score"),
-        ("score,probability,seeing,psf_width,noise,background,level,missing\n", "no candidates"),
-    ],
-)
-def test_other_tables_are_refused(night, text, message, capsys):
-    model, _, folder = night
-    (folder / "a.csv").write_text(text)
-    assert main(["monitor", str(folder / "a.csv"), "-m", model]) == 1
-    assert message in capsys.readouterr().err
 
 
 def test_the_figure_shows_what_was_compared():

@@ -137,3 +137,34 @@ def test_psfs_and_planes_that_cannot_be_used(field, tmp_path):
     assert stamp.sum() == pytest.approx(1)
     assert (stamp * (columns + x0)).sum() == pytest.approx(20.3, abs=0.02)
     assert (stamp * (rows + y0)).sum() == pytest.approx(10.0, abs=0.02)
+
+
+def test_candidates_outside_the_image_are_counted(caplog):
+    data = np.zeros((60, 80), np.float32)
+    table = {"x": [30.0, 500.0, -7.0], "y": [30.0, 10.0, 20.0]}
+    cutouts, found = cut_candidates(data, table, size=21)
+    assert found["candid"].tolist() == ["1"] and len(cutouts["cube"]) == 1
+    assert "2 of 3 candidates lie outside" in caplog.text
+    with pytest.raises(ConfigError, match="none of the 2 candidates lies in the image of 80 x 60 px"):
+        cut_candidates(data, {key: values[1:] for key, values in table.items()}, size=21)
+
+
+def test_a_candidate_on_the_other_side_of_the_sky_is_outside(tmp_path, caplog):
+    wcs = tangential(2.0)
+    fits.PrimaryHDU(np.zeros((60, 80), np.float32), wcs.to_header()).writeto(tmp_path / "diff.fits")
+    ra, dec = wcs.all_pix2world([30.0], [25.0], 0)
+    table = {"ra": [float(ra[0]), float(ra[0]) + 180, 12.0], "dec": [float(dec[0]), -float(dec[0]), -89.0]}
+    _, found = cut_candidates(tmp_path / "diff.fits", table, size=21)
+    assert found["x"] == pytest.approx([30.0], abs=1e-4) and found["y"] == pytest.approx([25.0], abs=1e-4)
+    assert "2 of 3 candidates lie outside" in caplog.text
+
+
+def test_an_image_smaller_than_a_cutout_says_so():
+    with pytest.raises(ImageError, match="the image has 30 x 20 px, and a cutout of this model 32 x 32 px"):
+        cut_candidates(np.zeros((20, 30), np.float32), {"x": [10.0], "y": [10.0]}, size=32)
+
+
+def test_a_votable(tmp_path):
+    Table({"x": [100.3], "y": [200.6]}).write(tmp_path / "t.vot", format="votable")
+    found = read_candidates(tmp_path / "t.vot")
+    assert found["x"] == pytest.approx([100.3]) and found["y"] == pytest.approx([200.6])

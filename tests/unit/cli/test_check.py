@@ -1,0 +1,38 @@
+"""otrain check: whether paths are fit for use."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from otrain_core.arrays import write_arrays
+from otrain_core.cli.main import main
+from tests.unit.synthetic_cube import make_cube
+from tests.unit.synthetic_difference import SEEING, grid_of_sources, tangential
+
+
+def test_check(tmp_path, cube, capsys):
+    assert main(["check", cube]) == 0
+    assert "fit for use" in capsys.readouterr().out
+    bad = make_cube(60)
+    bad["labels"][:] = 1
+    bad["images"][:] = "one"
+    write_arrays(tmp_path / "bad.npz", bad)
+    fits.PrimaryHDU(np.full((50, 50), np.nan, np.float32)).writeto(tmp_path / "nan.fits")
+    paths = [str(tmp_path / name) for name in ("bad.npz", "nan.fits", "nowhere.fits")]
+    assert main(["check", *paths, "--gain", "1", "--pixel-scale", "1", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [item["fit"] for item in found] == [False] * 3
+    assert "no False cutouts" in found[0]["problems"][0] and "1 images" in found[0]["problems"][1]
+    assert "all pixels are NaN" in found[1]["problems"][0] and "no such file" in found[2]["problems"][0]
+
+
+def test_check_an_image(tmp_path, capsys):
+    (diff, _, _), _, _ = grid_of_sources(200)
+    fits.PrimaryHDU(diff + 100, tangential().to_header()).writeto(tmp_path / "image.fits")
+    assert main(["check", str(tmp_path / "image.fits"), "--gain", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)[0]
+    assert found["seeing_px"] == pytest.approx(SEEING, rel=0.05) and found["n_stars"] > 20
