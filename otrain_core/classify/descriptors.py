@@ -134,8 +134,8 @@ def training_statistics(
         if not known.any():
             continue
         quantiles[name] = [float(value) for value in np.quantile(values[known], PROBABILITIES)]
-        for key, members in classes.items() if images is not None else ():
-            if (known & members).any():
+        for key, members in classes.items():
+            if images is not None and (known & members).any():
                 by_image = image_values(values, images, np.median, known & members)[1]
                 medians.setdefault(key, {})[name] = thin(by_image)
     n = _length(described)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -350,7 +350,7 @@ def _read_planes(
     else:
         plane, header = read_fits(difference, image=name)
         wcs = celestial_wcs(header)
-    planes = {"diff": plane, "mask": (~np.isfinite(plane)).astype(np.uint8)}
+    planes: dict[str, np.ndarray] = {"diff": plane, "mask": (~np.isfinite(plane)).astype(np.uint8)}
     for key, path in others.items():
         if path is None:
             if key != "mask":
@@ -396,7 +396,7 @@ def _without_sky(plane: np.ndarray) -> np.ndarray:
 
 def _detect(
     plane: np.ndarray, mask: np.ndarray, *, name: str, psf: Any, fwhm: float | None, threshold: float
-) -> Mapping[str, np.ndarray]:
+) -> dict[str, np.ndarray]:
     import sep
 
     from otrain_core.candidates.detect import detect_candidates
@@ -418,7 +418,7 @@ def _detect(
     return {key: table[key].to_numpy() for key in ("candid", "x", "y", "ra", "dec")}
 
 
-def _as_table(found: Mapping[str, Sequence[Any]], fwhm: float | None) -> Any:
+def _as_table(found: Mapping[str, Any], fwhm: float | None) -> Any:
     """The columns that `make_cutouts` asks for; what is not known of a candidate is void."""
     import pandas as pd
 

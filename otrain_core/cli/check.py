@@ -90,7 +90,7 @@ def describe_cube(cube: Mapping[str, np.ndarray]) -> dict[str, Any]:
     images = len(np.unique(cube["images"])) if "images" in cube else 0
     if images < MIN_IMAGES:
         problems.append(f"cutouts of {images} images: train, tune and test need at least {MIN_IMAGES} (column images)")
-    rows = np.linspace(0, len(labels) - 1, min(len(labels), 2000)).astype(int) if len(labels) else []
+    rows = np.linspace(0, max(len(labels) - 1, 0), min(len(labels), 2000)).astype(int)
     sample = np.asarray(cube["cube"][rows])
     described = describe(sample, channels)
     seeing = np.asarray(cube["seeing"], float) if "seeing" in cube else described["psf_width"]

@@ -32,7 +32,9 @@ def monitor(arguments: Namespace) -> tuple[int, Any, str]:
         parts.append(found)
         names = columns.get("image")
         images.append(np.full(len(found["score"]), "") if names is None else np.asarray(names).astype(str))
-    found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} if parts else {"score": []}
+    found = (
+        {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} if parts else {"score": np.empty(0)}
+    )
     named = np.concatenate(images) if parts else None
     if not len(found["score"]):
         text = "no candidates: whether the night is like the training set cannot be told"

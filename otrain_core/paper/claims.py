@@ -115,7 +115,7 @@ def _over_cubes(mine: pd.DataFrame, name: str) -> dict[str, Any]:
         else f"under {scale * high:g}{unit}"
     )
     means = mine.groupby(["telescope", "pipeline"])[name].mean().dropna()
-    row = {"claim": CLAIMS[name], "published": shown, "source": _sources(own["source"])}
+    row: dict[str, Any] = {"claim": CLAIMS[name], "published": shown, "source": _sources(own["source"])}
     row |= {"cubes": len(means), "seeds": int(mine.loc[mine[name].notna(), "seed"].nunique())}
     if means.empty:
         return row | {"reproduced": "unknown", "why": "no training of it is evaluated yet"}
@@ -141,7 +141,7 @@ def _sources(places: pd.Series) -> str:
 
 def _knee_claim(table: pd.DataFrame, planned: int) -> dict[str, Any]:
     limit, knee = published_value("all", "accuracy_gap")["high"], published_value("all", "knee")
-    row = {
+    row: dict[str, Any] = {
         "claim": "accuracy gap over 2 % below 5,000 cutouts, under it above",
         "published": f"{knee['low']:g} {knee['unit']}",
     }
@@ -177,7 +177,10 @@ def _knee_claim(table: pd.DataFrame, planned: int) -> dict[str, Any]:
 def _size_claim(table: pd.DataFrame) -> dict[str, Any]:
     published = published_value("all", "largest_cutout")
     limit = published["high"]
-    row = {"claim": "collapse of the classifier for cutouts above 48 px", "published": f"{limit:g} {published['unit']}"}
+    row: dict[str, Any] = {
+        "claim": "collapse of the classifier for cutouts above 48 px",
+        "published": f"{limit:g} {published['unit']}",
+    }
     row |= {"source": published["source"], "cubes_planned": 1, "cubes": 0, "seeds": 0}
     if table.empty:
         return row | {"reproduced": "unknown", "why": "the study of the size of the cutouts is not done"}

@@ -168,7 +168,8 @@ def gallery_data(root: Path, cubes: Sequence[str], *, seed: int) -> tuple[pd.Dat
     """Random cutouts of the difference of each class: cube, label, candid, mag, kind (of a False), side, pixels."""
     from otrain_core.figures.displays import CutoutGallery
 
-    rows, facts = [], {"counts": {}}
+    rows: list[dict[str, Any]] = []
+    facts: dict[str, Any] = {"counts": {}}
     for name in cubes:
         cube = arrays_if_there(root / name / "cube.npz")
         if cube is None:
@@ -200,11 +201,12 @@ def map_data(root: Path, plan: Mapping[str, Any], cube: str, kind: str) -> tuple
         experiment, candid, label, score, score_without (its neighbour), distance (of that, px), energy (share of the
         map within one FWHM), layer, panel (cutout, map, resized), side, pixels.
     """
-    rows, facts = [], {"cube": cube, "kind": kind, "shown": {}}
+    rows: list[dict[str, Any]] = []
+    facts: dict[str, Any] = {"cube": cube, "kind": kind, "shown": {}}
     for experiment in plan["experiments"]:
         folder = find_training(root, plan, cube, experiment, file="gradcam.npz", protocols=("grouped",))
         arrays = arrays_if_there(folder / "gradcam.npz") if folder else None
-        if arrays is None:
+        if folder is None or arrays is None:
             continue
         neighbours = table_if_there(folder / "neighbours.csv")
         chosen = _choose_map(arrays, neighbours, kind)
@@ -262,7 +264,7 @@ def panel_data(root: Path, plan: Mapping[str, Any], cube: str) -> tuple[pd.DataF
     folder = find_training(root, plan, cube, name, file="curves.csv") if name else None
     scores = read_scores(folder) if folder else None
     history, curves = (table_if_there(folder / f"{file}.csv") if folder else None for file in ("history", "curves"))
-    if scores is None or history is None or curves is None:
+    if folder is None or scores is None or history is None or curves is None:
         return pd.DataFrame(), {"missing": f"no evaluated training of {name or 'paper'} on {cube} yet"}
     metrics, train = read_record(folder / "metrics.json"), read_record(folder / "train.json")
     scored, headline = scores[scores["set"] == metrics.get("scored_set", "test")], metrics["headline"]
@@ -297,7 +299,7 @@ def sweep_data(root: Path, plan: Mapping[str, Any], sweep: str) -> tuple[pd.Data
         return pd.DataFrame(), {"missing": f"the run has no study {sweep} (studies.sweeps.{sweep})"}
     table = gather_sweep(rows, root=root)
     done = table[table["mcc"].notna()].reset_index(drop=True)
-    facts = {"planned": len(table), "done": len(done), "epochs": {}}
+    facts: dict[str, Any] = {"planned": len(table), "done": len(done), "epochs": {}}
     if done.empty:
         return pd.DataFrame(), {"missing": f"none of the {len(table)} trainings of the study {sweep} is done yet"}
     for row in rows:

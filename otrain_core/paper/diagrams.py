@@ -161,10 +161,10 @@ def draw_summary(table: pd.DataFrame):
             shape = [row[key] for key in ("height", "width", "channels") if not pd.isna(row[key])]
             text = f"(None, {', '.join(str(int(length)) for length in shape)})"
             write(line + 1.6, f"{row['layer'][:20]} ({row['type'][:22]})", text, f"{row['parameters']:,}")
-        line = len(part) + 1.1
-        ax.axhline(line, color="black", linewidth=0.8)
+        end = len(part) + 1.1
+        ax.axhline(end, color="black", linewidth=0.8)
         trainable, total = int(part["trainable"].sum()), int(part["parameters"].sum())
         named = (("Total params", total), ("Trainable params", trainable), ("Non-trainable params", total - trainable))
         for number, (text, value) in enumerate(named):
-            write(line + 0.6 + number, text, "", f"{value:,}")
+            write(end + 0.6 + number, text, "", f"{value:,}")
     return figure

@@ -169,7 +169,7 @@ def training_seconds(run: Run, root: str | Path, *, speed: float) -> dict[str, f
     known: dict[tuple, int] = {}
     seconds: dict[str, list[float]] = {}
     for row in plan_trainings(run):
-        size = row["size"] or run.options(*row["cube"].split("/"), "cutouts")["size"]
+        size = row["size"] or run.options(*row["cube"].split("/", 1), step="cutouts")["size"]
         key = (row["network"], size, tuple(row["inputs"]), row["normalise"])
         if key not in known:
             model = build_network(row["network"], size=size, channels=row["inputs"], normalise=row["normalise"])

@@ -110,7 +110,7 @@ def draw_galleries(table: pd.DataFrame):
     cubes = list(dict.fromkeys(table["cube"]))
     figure = Figure(figsize=(10.4, 3.3 * len(cubes)))
     FigureCanvasAgg(figure)
-    for part, cube in zip(np.atleast_1d(figure.subfigures(len(cubes), 1)), cubes, strict=True):
+    for part, cube in zip(figure.subfigures(len(cubes), 1, squeeze=False).ravel(), cubes, strict=True):
         mine = table[table["cube"] == cube]
         named = f"{cube.replace('/', ', ')}, {mine['side'].iloc[0]} px"
         groups = {f"{named}: {name}": mine[mine["label"] == label] for label, name in ((0, "False"), (1, "True"))}

@@ -225,5 +225,6 @@ if __name__ == "__main__":
     import sys
 
     if sys.argv[1:] == ["--quote"]:
-        sys.exit(quote("results/paper", "README.md"))
-    print(f"What there is of the paper: {draw_unfinished(sys.argv[1:] or ['config/paper.yaml'])}")
+        quote("results/paper", "README.md")
+    else:
+        print(f"What there is of the paper: {draw_unfinished(sys.argv[1:] or ['config/paper.yaml'])}")

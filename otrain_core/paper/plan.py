@@ -94,12 +94,12 @@ def figure_sources(plan: Mapping[str, Any], figure: str) -> list[str]:
         files = ("gradcam.npz", "neighbours.csv", "explain.json", "metrics.json")
         folders = [training_folder(plan, cube, each, "grouped") for cube in cubes for each in plan["experiments"]]
         return [f"{folder}/{file}" for folder in folders for file in files] if "grouped" in plan["protocols"] else []
-    files = (
-        ("train.json",)
+    drawn = (
+        ["train.json"]
         if figure == "fig02"
-        else ("metrics.json", "scores.csv", "history.csv", "curves.csv", "train.json")
+        else ["metrics.json", "scores.csv", "history.csv", "curves.csv", "train.json"]
     )
-    return [f"{training_folder(plan, cube, name, shown_protocol(plan))}/{file}" for cube in cubes for file in files]
+    return [f"{training_folder(plan, cube, name, shown_protocol(plan))}/{file}" for cube in cubes for file in drawn]
 
 
 def table_sources(plan: Mapping[str, Any], table: str) -> list[str]:
