@@ -169,7 +169,8 @@ def training_seconds(run: Run, root: str | Path, *, speed: float) -> dict[str, f
     known: dict[tuple, int] = {}
     seconds: dict[str, list[float]] = {}
     for row in plan_trainings(run):
-        size = row["size"] or run.options(*row["cube"].split("/", 1), step="cutouts")["size"]
+        telescope, pipeline = row["cube"].split("/")
+        size = row["size"] or run.options(telescope, pipeline, "cutouts")["size"]
         key = (row["network"], size, tuple(row["inputs"]), row["normalise"])
         if key not in known:
             model = build_network(row["network"], size=size, channels=row["inputs"], normalise=row["normalise"])
