@@ -121,7 +121,7 @@ def _write_images(place: Path, n: int) -> None:
     """What the step cutouts leaves of every image; noise, with a point source in every other cutout."""
     from otrain_core.arrays import write_arrays
     from otrain_core.candidates.cutouts import CHANNELS
-    from otrain_core.candidates.cutouts import COLUMNS as TABLE
+    from otrain_core.candidates.cutouts import CUTOUT_COLUMNS as TABLE
     from tools.bench import _cutouts
 
     rng = np.random.default_rng(1)

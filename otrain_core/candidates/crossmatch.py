@@ -1,17 +1,23 @@
-"""Labels of candidates: True by injected sources, False by everything else, each with its reason."""
+"""Labels of candidates: True by injected sources, False by everything else, each with its reason (step `crossmatch`)."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from otrain_core.errors import ImageError
-from otrain_core.positions import match_one_to_one, nearest, unit_vectors
+from otrain_core.io import read_json, read_table, write_json, write_table
+from otrain_core.positions import match_one_to_one, nearest
 from otrain_core.sky.causes import name_causes
 from otrain_core.stars.kinds import REAL_KINDS
+
+if TYPE_CHECKING:
+    from otrain_core.plan.pipelines import CrossmatchOptions
 
 FLUX_SNR = 20.0  # the flux scale is judged on matches above this S/N
 MAG_BIN = 0.5
@@ -21,31 +27,87 @@ MIN_BRIGHT = 10  # an image is judged on no fewer sources
 NEAR_FALSE = 1.0  # no False may stand this near to a true source [seeing]
 
 
+def crossmatch_files(
+    *,
+    candidates: str | Path,
+    injected: str | Path,
+    psf_record: str | Path,
+    labelled: str | Path,
+    record: str | Path,
+    image: str,
+    options: CrossmatchOptions,
+    subtract_record: str | Path | None = None,
+    known: str | Path | None = None,
+    sky_truth: str | Path | None = None,
+) -> None:
+    """Read candidates, injected sources and known objects, write the labelled table and its record.
+
+    Parameters
+    ----------
+    candidates, injected : path-like
+        Tables of the steps `detect` and `inject`.
+    psf_record : path-like
+        Record of the step `psf`, with seeing and 5-sigma limit.
+    labelled, record : path-like
+        Table and record to write.
+    image : str
+    options : CrossmatchOptions
+    subtract_record : path-like, optional
+        Record of the step `subtract`, which tells which stars were taken out of the reference.
+    known : path-like, optional
+        Table of known variables and moving objects (ra, dec).
+    sky_truth : path-like, optional
+        Truth of a simulated image.
+
+    Raises
+    ------
+    ImageError
+        Those of `crossmatch_candidates`.
+    """
+    psf = read_json(psf_record)
+    limit = psf.get("limit_mag")
+    table, counts = crossmatch_candidates(
+        read_table(candidates),
+        read_table(injected),
+        image=image,
+        seeing=psf["seeing_px"],
+        options=options,
+        seeing_arcsec=psf["seeing_arcsec"],
+        limit_mag=float("nan") if limit is None else limit,
+        known=read_table(known) if known else None,
+        sky_truth=read_table(sky_truth) if sky_truth else None,
+        removed=removed_stars(read_json(subtract_record)) if subtract_record else (),
+    )
+    write_table(labelled, table)
+    write_json(record, counts)
+
+
+def removed_stars(record: dict[str, Any]) -> list[int]:
+    """Ids of the stars that the subtraction took out of the reference, by its record."""
+    removed = record.get("removed") or []
+    return removed.get("removed", []) if isinstance(removed, dict) else removed
+
+
 def crossmatch_candidates(
     candidates: pd.DataFrame,
     injected: pd.DataFrame,
     *,
     image: str,
     seeing: float,
-    radius: float = 0.75,
-    exclusion: float = 2.0,
-    max_flux_ratio: float = 3.0,
+    options: CrossmatchOptions,
     known: pd.DataFrame | None = None,
-    known_radius: float = 2.0,
     seeing_arcsec: float = np.nan,
     sky_truth: pd.DataFrame | None = None,
     removed: Collection[int] = (),
     limit_mag: float = np.nan,
-    max_flux_bias: float = np.inf,
-    min_recovered: float = 0.0,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Label every candidate and say why.
 
-    Label 1 (True): matched one to one within `radius` with an injected source or a real star
+    Label 1 (True): matched one to one within ``radius`` with an injected source or a real star
     that was set down or taken out of the reference. Label -1 (left out): flagged EDGE;
-    matched, but with more than `max_flux_ratio` times the flux of the source, so that most
-    of it is something else; not matched, but within `exclusion` of a source; so near to a
-    star that was to be taken out of the reference and was not; within `known_radius` of a
+    matched, but with more than ``max_flux_ratio`` times the flux of the source, so that most
+    of it is something else; not matched, but within ``exclusion`` of a source; so near to a
+    star that was to be taken out of the reference and was not; within ``known_radius`` of a
     known object. Label 0 (False): all others.
 
     Parameters
@@ -59,9 +121,7 @@ def crossmatch_candidates(
         Name, for errors.
     seeing, seeing_arcsec : float
         FWHM [px], [arcsec]; the latter is needed for known objects only.
-    radius, exclusion, known_radius : float
-        [seeing FWHM].
-    max_flux_ratio : float
+    options : CrossmatchOptions
     known : pandas.DataFrame, optional
         Known variables and moving objects: ra, dec [deg].
     sky_truth : pandas.DataFrame, optional
@@ -71,11 +131,6 @@ def crossmatch_candidates(
         Ids of the kind "removed" that were taken out of the reference; others do not count.
     limit_mag : float
         5-sigma limit of the science image, which gives the S/N of an injected source.
-    max_flux_bias : float
-        A larger median flux bias, on at least 10 bright matches, is refused.
-    min_recovered : float
-        A smaller recovered share of the usable sources injected above S/N 10, of at least
-        10, is refused.
 
     Returns
     -------
@@ -95,6 +150,29 @@ def crossmatch_candidates(
         No usable seeing, a column is missing, known objects without a WCS, or a subtraction
         that evidently failed.
     """
+    _check_input(candidates, injected, known, image=image, seeing=seeing)
+    truth, kept_stars = _countable(injected, removed)
+    table = candidates.copy()
+    is_known = _near_known(table, known, image=image, radius=options.known_radius * seeing_arcsec)
+    matches = _match(table, truth, kept_stars, is_known, seeing=seeing, options=options)
+    partner, matched = matches.partner, matches.matched
+    ids, kinds = truth["id"].to_numpy(int), truth["kind"].to_numpy(str)
+    table["label"] = matches.label
+    table["reason"] = _reasons(matches, ids, kinds, seeing=seeing, options=options)
+    table["injection"] = np.where(matched, ids[partner] if len(ids) else -1, -1).astype(int)
+    table["kind"] = np.where(matched, kinds[partner] if len(kinds) else "", "").astype(object)
+    table["artefact"] = ""
+    if sky_truth is not None:
+        _name_artefacts(table, _without(sky_truth, truth[kinds == "removed"], seeing), seeing=seeing)
+    table["seeing"] = float(seeing)
+    record = _record(table, truth, matches, image=image, seeing=seeing, limit_mag=limit_mag)
+    _check_subtraction(image, record, max_flux_bias=options.max_flux_bias, min_recovered=options.min_recovered)
+    return table, record
+
+
+def _check_input(
+    candidates: pd.DataFrame, injected: pd.DataFrame, known: pd.DataFrame | None, *, image: str, seeing: float
+) -> None:
     if not (np.isfinite(seeing) and seeing > 0):
         raise ImageError(image, "crossmatch.seeing", f"a positive seeing [px] is needed, found {seeing}")
     for name, table, columns in (
@@ -105,67 +183,125 @@ def crossmatch_candidates(
         for column in columns:
             if column not in table:
                 raise ImageError(image, f"crossmatch.{name}", f"the table of {name} has no column {column!r}")
-    truth, kept_stars = _countable(injected, removed)
-    table = candidates.copy()
+
+
+@dataclass
+class Matches:
+    """How the candidates stand to the true sources, every array (N,).
+
+    Attributes
+    ----------
+    partner : numpy.ndarray
+        Index of the matched source, -1 for none.
+    distance, near_distance : numpy.ndarray
+        To the matched, and to the nearest source [px].
+    near : numpy.ndarray
+        Index of the nearest source within the exclusion radius, -1 for none.
+    ratio : numpy.ndarray
+        Measured over true flux, NaN where there is no match.
+    edge, foreign, excluded, stays, known : numpy.ndarray
+        bool, why a candidate may be left out: at the edge, most of its flux is something else's, beside a source
+        without being its match, beside a star that is still in the reference, beside a known object.
+    """
+
+    partner: np.ndarray
+    distance: np.ndarray
+    near: np.ndarray
+    near_distance: np.ndarray
+    ratio: np.ndarray
+    edge: np.ndarray
+    foreign: np.ndarray
+    excluded: np.ndarray
+    stays: np.ndarray
+    known: np.ndarray
+
+    @property
+    def matched(self) -> np.ndarray:
+        return self.partner >= 0
+
+    @property
+    def label(self) -> np.ndarray:
+        """1 (True), 0 (False) or -1 (left out); the first reason that holds decides."""
+        conditions = [self.edge, self.foreign, self.matched, self.excluded, self.stays, self.known]
+        return np.select(conditions, [-1, -1, 1, -1, -1, -1], default=0).astype(int)
+
+
+def _match(
+    table: pd.DataFrame,
+    truth: pd.DataFrame,
+    kept_stars: pd.DataFrame,
+    is_known: np.ndarray,
+    *,
+    seeing: float,
+    options: CrossmatchOptions,
+) -> Matches:
     x, y = table["x"].to_numpy(float), table["y"].to_numpy(float)
     xi, yi = truth["x"].to_numpy(float), truth["y"].to_numpy(float)
-    partner, distance = match_one_to_one(x, y, xi, yi, radius=radius * seeing)
+    partner, distance = match_one_to_one(x, y, xi, yi, radius=options.radius * seeing)
     matched = partner >= 0
-    ids, kinds = truth["id"].to_numpy(int), truth["kind"].to_numpy(str)
-    injection = np.where(matched, ids[partner] if len(ids) else -1, -1)
     ratio = np.full(len(table), np.nan)
     ratio[matched] = table["flux"].to_numpy(float)[matched] / truth["flux"].to_numpy(float)[partner[matched]]
-
-    near, near_distance = nearest(x, y, xi, yi, radius=exclusion * seeing)
+    near, near_distance = nearest(x, y, xi, yi, radius=options.exclusion * seeing)
     excluded = ~matched & (near >= 0)
-    foreign = matched & (np.abs(ratio) > max_flux_ratio)
-    stay, _ = nearest(x, y, kept_stars["x"], kept_stars["y"], radius=exclusion * seeing)
-    stays = ~matched & ~excluded & (stay >= 0)
-    is_known = _near_known(table, known, image=image, radius=known_radius * seeing_arcsec)
-    edge = table["edge"].to_numpy(bool)
+    stay, _ = nearest(x, y, kept_stars["x"], kept_stars["y"], radius=options.exclusion * seeing)
+    return Matches(
+        partner=partner,
+        distance=distance,
+        near=near,
+        near_distance=near_distance,
+        ratio=ratio,
+        edge=table["edge"].to_numpy(bool),
+        foreign=matched & (np.abs(ratio) > options.max_flux_ratio),
+        excluded=excluded,
+        stays=~matched & ~excluded & (stay >= 0),
+        known=is_known,
+    )
 
-    label = np.select([edge, foreign, matched, excluded, stays, is_known], [-1, -1, 1, -1, -1, -1], default=0)
-    fwhm = distance / seeing
+
+def _reasons(
+    matches: Matches, ids: np.ndarray, kinds: np.ndarray, *, seeing: float, options: CrossmatchOptions
+) -> np.ndarray:
+    """Why each candidate has its label, as text."""
     words = [f"{kind} star" if kind in REAL_KINDS else "injection" for kind in kinds]
     sources = [f"{word} {number}" for word, number in zip(words, ids, strict=True)]
-    reasons = np.full(len(table), f"no injection within {exclusion:.1f} FWHM", dtype=object)
-    for index in np.flatnonzero(is_known):
-        reasons[index] = f"known object within {known_radius:.1f} FWHM"
-    reasons[stays] = "star not removed from the reference"
-    for index in np.flatnonzero(excluded):
-        reasons[index] = f"not the match of {sources[near[index]]} at {near_distance[index] / seeing:.2f} FWHM"
-    for index in np.flatnonzero(matched):
-        reasons[index] = f"{sources[partner[index]]} at {fwhm[index]:.2f} FWHM"
-    for index in np.flatnonzero(foreign):
-        reasons[index] += f", {abs(ratio[index]):.1f} times its flux"
-    reasons[edge] = "EDGE"
-    table["label"] = label.astype(int)
-    table["reason"] = reasons.astype(str)
-    table["injection"] = injection.astype(int)
-    table["kind"] = np.where(matched, kinds[partner] if len(kinds) else "", "").astype(object)
-    table["artefact"] = ""
-    if sky_truth is not None:
-        false = label == 0
-        table.loc[false, "artefact"] = name_causes(
-            _without(sky_truth, truth[kinds == "removed"], seeing),
-            x[false],
-            y[false],
-            table["flux"].to_numpy(float)[false],
-            seeing=seeing,
-        )
-        dipole = (table["artefact"] == "star") & (table["negative"] > DIPOLE)
-        table.loc[dipole, "artefact"] = "dipole"
-    table["seeing"] = float(seeing)
+    fwhm, near_fwhm = matches.distance / seeing, matches.near_distance / seeing
+    reasons = np.full(len(fwhm), f"no injection within {options.exclusion:.1f} FWHM", dtype=object)
+    reasons[matches.known] = f"known object within {options.known_radius:.1f} FWHM"
+    reasons[matches.stays] = "star not removed from the reference"
+    for index in np.flatnonzero(matches.excluded):
+        reasons[index] = f"not the match of {sources[matches.near[index]]} at {near_fwhm[index]:.2f} FWHM"
+    for index in np.flatnonzero(matches.matched):
+        reasons[index] = f"{sources[matches.partner[index]]} at {fwhm[index]:.2f} FWHM"
+    for index in np.flatnonzero(matches.foreign):
+        reasons[index] += f", {abs(matches.ratio[index]):.1f} times its flux"
+    reasons[matches.edge] = "EDGE"
+    return reasons.astype(str)
 
+
+def _name_artefacts(table: pd.DataFrame, sky_truth: pd.DataFrame, *, seeing: float) -> None:
+    """Set the column artefact of every False by the truth of a simulated image."""
+    false = table["label"] == 0
+    x, y, flux = (table.loc[false, name].to_numpy(float) for name in ("x", "y", "flux"))
+    table.loc[false, "artefact"] = name_causes(sky_truth, x, y, flux, seeing=seeing)
+    dipole = (table["artefact"] == "star") & (table["negative"] > DIPOLE)
+    table.loc[dipole, "artefact"] = "dipole"
+
+
+def _record(
+    table: pd.DataFrame, truth: pd.DataFrame, matches: Matches, *, image: str, seeing: float, limit_mag: float
+) -> dict[str, Any]:
+    """Counts, completeness and flux scale of one image, see `crossmatch_candidates`."""
+    label, kinds = matches.label, truth["kind"].to_numpy(str)
     recovered = np.zeros(len(truth), dtype=bool)
-    recovered[partner[matched]] = True
+    recovered[matches.partner[matches.matched]] = True
     real = np.isin(kinds, REAL_KINDS)
     real_candidate = np.isin(table["kind"].to_numpy(str), REAL_KINDS)
-    flux, fluxerr = table["flux"].to_numpy(float), table["fluxerr"].to_numpy(float)
     with np.errstate(over="ignore"):
         snr = 5 * 10 ** (0.4 * (limit_mag - truth["mag"].to_numpy(float)))
     bright = ~real & truth["usable"].to_numpy(bool) & (snr > BRIGHT_SNR)
-    beside, _ = nearest(x, y, xi, yi, radius=NEAR_FALSE * seeing)
+    beside, _ = nearest(table["x"], table["y"], truth["x"], truth["y"], radius=NEAR_FALSE * seeing)
+    inside, alone = ~matches.edge, ~matches.matched & ~matches.excluded & ~matches.stays
+    artefacts = table.loc[label == 0, "artefact"].value_counts().sort_index()
     record = {
         "image": image,
         "n_candidates": len(table),
@@ -174,33 +310,31 @@ def crossmatch_candidates(
         "n_false": int((label == 0).sum()),
         "n_left_out": int((label == -1).sum()),
         "left_out": {
-            "edge": int(edge.sum()),
-            "not_the_match": int((excluded & ~edge).sum()),
-            "foreign_flux": int((foreign & ~edge).sum()),
-            "not_removed": int((stays & ~edge).sum()),
-            "known_object": int((is_known & ~edge & ~matched & ~excluded & ~stays).sum()),
+            "edge": int(matches.edge.sum()),
+            "not_the_match": int((matches.excluded & inside).sum()),
+            "foreign_flux": int((matches.foreign & inside).sum()),
+            "not_removed": int((matches.stays & inside).sum()),
+            "known_object": int((matches.known & inside & alone).sum()),
         },
-        "artefacts": {
-            str(name): int(n) for name, n in table.loc[label == 0, "artefact"].value_counts().sort_index().items()
-        },
+        "artefacts": {str(name): int(n) for name, n in artefacts.items()},
         "near_injection_false": int(((label == 0) & (beside >= 0)).sum()),
         "n_injected": int((~real).sum()),
         "n_recovered": int((recovered & ~real).sum()),
         "bright_injected": int(bright.sum()),
         "bright_recovered": int((bright & recovered).sum()),
-        **_completeness(truth["mag"].to_numpy(float)[~real], recovered[~real]),
-        **_flux_scale(flux, fluxerr, ratio, (label == 1) & ~real_candidate),
-        "kinds": {},
     }
+    record |= _completeness(truth["mag"].to_numpy(float)[~real], recovered[~real])
+    flux, fluxerr = table["flux"].to_numpy(float), table["fluxerr"].to_numpy(float)
+    record |= _flux_scale(flux, fluxerr, matches.ratio, (label == 1) & ~real_candidate)
+    record["kinds"] = {}
     for kind in sorted(set(kinds.tolist())):
         mine = (label == 1) & (table["kind"].to_numpy(str) == kind)
         record["kinds"][kind] = {
             "n": int((kinds == kind).sum()),
             "recovered": int((recovered & (kinds == kind)).sum()),
-            "flux_bias": _flux_scale(flux, fluxerr, ratio, mine)["flux_bias"],
+            "flux_bias": _flux_scale(flux, fluxerr, matches.ratio, mine)["flux_bias"],
         }
-    _check_subtraction(image, record, max_flux_bias=max_flux_bias, min_recovered=min_recovered)
-    return table, record
+    return record
 
 
 def _countable(injected: pd.DataFrame, removed: Collection[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -244,16 +378,17 @@ def _check_subtraction(image: str, record: dict[str, Any], *, max_flux_bias: flo
 
 def _near_known(table: pd.DataFrame, known: pd.DataFrame | None, *, image: str, radius: float) -> np.ndarray:
     """Whether a known object lies within `radius` arcsec of each candidate."""
-    from scipy.spatial import cKDTree
-
     if known is None or len(known) == 0 or len(table) == 0:
         return np.zeros(len(table), dtype=bool)
+    from astropy import units
+    from astropy.coordinates import SkyCoord
+
     ra, dec = table["ra"].to_numpy(float), table["dec"].to_numpy(float)
     if not (np.isfinite(ra) & np.isfinite(dec)).all() or not np.isfinite(radius):
         raise ImageError(image, "crossmatch.known", "known objects need the WCS of the image, which has none")
-    tree = cKDTree(unit_vectors(known["ra"].to_numpy(float), known["dec"].to_numpy(float)))
-    chord = 2 * np.sin(np.deg2rad(radius / 3600) / 2)
-    return np.isfinite(tree.query(unit_vectors(ra, dec), distance_upper_bound=chord)[0])
+    catalogue = SkyCoord(known["ra"].to_numpy(float), known["dec"].to_numpy(float), unit="deg")
+    _, distance, _ = SkyCoord(ra, dec, unit="deg").match_to_catalog_sky(catalogue)
+    return distance < radius * units.arcsec
 
 
 def _completeness(mag: np.ndarray, recovered: np.ndarray) -> dict[str, Any]:

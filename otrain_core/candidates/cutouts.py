@@ -1,19 +1,27 @@
-"""Cutouts of the difference, science and reference images, the mask and the PSF around the candidates."""
+"""Cutouts of the difference, science and reference images, the mask and the PSF around the candidates (step `cutouts`)."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from otrain_core.candidates.detect import COLUMNS as CANDIDATE_COLUMNS
+from otrain_core.arrays import write_arrays
+from otrain_core.candidates.detect import CANDIDATE_COLUMNS
+from otrain_core.candidates.measure import difference_psf
 from otrain_core.errors import ImageError
-from otrain_core.images.frames import MASK_MISSING
+from otrain_core.images.frames import MASK_MISSING, read_planes
 from otrain_core.images.pixels import add_stamp, nearest_pixel
+from otrain_core.io import raise_if_failed, read_json, read_table
+from otrain_core.stars.psf_model import PSFModel
+
+if TYPE_CHECKING:
+    from otrain_core.plan.pipelines import CutoutsOptions
 
 CHANNELS = ("difference", "science", "reference", "mask", "psf")
-COLUMNS = CANDIDATE_COLUMNS | {
+CUTOUT_COLUMNS = CANDIDATE_COLUMNS | {
     "label": int,
     "reason": str,
     "injection": int,
@@ -23,14 +31,59 @@ COLUMNS = CANDIDATE_COLUMNS | {
 }
 
 
+def cutouts_files(
+    *,
+    labelled: str | Path,
+    difference: str | Path,
+    psf: str | Path,
+    psf_record: str | Path,
+    subtract_record: str | Path,
+    cutouts: str | Path,
+    telescope: str,
+    pipeline: str,
+    image: str,
+    options: CutoutsOptions,
+) -> None:
+    """Read the labelled candidates, the planes of the difference and its PSF, write the stack of cutouts.
+
+    Parameters
+    ----------
+    labelled, difference, psf, psf_record, subtract_record : path-like
+        What the steps `crossmatch`, `subtract` and `psf` write.
+    cutouts : path-like
+        The ``.npz`` to write.
+    telescope, pipeline, image : str
+    options : CutoutsOptions
+
+    Raises
+    ------
+    ImageError
+        Those of `make_cutouts`.
+    """
+    planes, _ = read_planes(difference, image=image)
+    record = read_json(psf_record)
+    raise_if_failed(psf)
+    model, _ = difference_psf(PSFModel.load(psf), record["seeing_px"], read_json(subtract_record))
+    arrays = make_cutouts(
+        read_table(labelled),
+        planes,
+        image=image,
+        options=options,
+        psf=model,
+        pixel_scale=record["pixel_scale"],
+        telescope=telescope,
+        pipeline=pipeline,
+    )
+    write_arrays(cutouts, arrays)
+
+
 def make_cutouts(
     candidates: pd.DataFrame,
     planes: dict[str, np.ndarray],
     *,
     image: str,
+    options: CutoutsOptions,
     psf: Any = None,
-    size: int = 32,
-    max_missing: float = 0.25,
     pixel_scale: float = np.nan,
     telescope: str = "",
     pipeline: str = "",
@@ -45,17 +98,15 @@ def make_cutouts(
     Parameters
     ----------
     candidates : pandas.DataFrame
-        Columns `COLUMNS`.
+        Columns `CUTOUT_COLUMNS`.
     planes : dict of numpy.ndarray
         ``diff``, ``science``, ``reference`` [ADU] and ``mask`` (uint8), all (height, width).
     image, telescope, pipeline : str
+    options : CutoutsOptions
+        A cutout with a larger share of missing difference pixels than ``max_missing`` becomes EDGE (label -1).
     psf : optional
-        PSF of the difference, with the method ``stamp`` of `otrain_core.stars.psf.PSFModel`; without it the channel
-        psf is NaN.
-    size : int
-        Side [px].
-    max_missing : float
-        A cutout with a larger share of missing difference pixels becomes EDGE (label -1).
+        PSF of the difference, with the method ``stamp`` of `otrain_core.stars.psf_model.PSFModel`; without it the
+        channel psf is NaN.
     pixel_scale : float
         [arcsec/px].
 
@@ -63,7 +114,7 @@ def make_cutouts(
     -------
     dict of numpy.ndarray
         ``stack`` float32 (N, size, size, 5) with channels `CHANNELS` (the mask as numbers, 1
-        outside the image), one array (N,) for each of `COLUMNS`, ``n_missing`` (missing pixels
+        outside the image), one array (N,) for each of `CUTOUT_COLUMNS`, ``n_missing`` (missing pixels
         of the difference), ``pixel_scale`` (N,), and ``channels``, ``image_name``, ``telescope``,
         ``pipeline``.
 
@@ -72,16 +123,8 @@ def make_cutouts(
     ImageError
         A cutout larger than the image (key ``cutouts.size``), or planes of different shapes.
     """
-    shape = planes["diff"].shape
-    for name in ("science", "reference", "mask"):
-        if name not in planes:
-            raise ImageError(image, name, "this plane is not in the file of the difference")
-        if planes[name].shape != shape:
-            raise ImageError(image, name, f"its shape {planes[name].shape} is not that of the difference, {shape}")
-    if size > min(shape):
-        raise ImageError(
-            image, "cutouts.size", f"cutouts of {size} px are larger than the image of {shape[1]} x {shape[0]} px"
-        )
+    size, shape = options.size, planes["diff"].shape
+    _check_planes(planes, size=size, image=image)
     table = _typed(candidates)
     x, y = nearest_pixel(table["x"]), nearest_pixel(table["y"])
     outside = (x < 0) | (y < 0) | (x >= shape[1]) | (y >= shape[0])
@@ -102,7 +145,7 @@ def make_cutouts(
     stack[..., 0][stack[..., 3] != 0] = np.nan
     stack[..., 4] = np.nan if psf is None else _point_sources(psf, table["x"], table["y"], size)
     n_missing = np.isnan(stack[..., 0]).sum(axis=(1, 2))
-    lost = n_missing > max_missing * size**2
+    lost = n_missing > options.max_missing * size**2
     table["edge"] = table["edge"] | lost
     table["label"] = np.where(lost, -1, table["label"])
     table["reason"] = np.where(lost, "EDGE", table["reason"])
@@ -118,6 +161,19 @@ def make_cutouts(
     }
 
 
+def _check_planes(planes: dict[str, np.ndarray], *, size: int, image: str) -> None:
+    shape = planes["diff"].shape
+    for name in ("science", "reference", "mask"):
+        if name not in planes:
+            raise ImageError(image, name, "this plane is not in the file of the difference")
+        if planes[name].shape != shape:
+            raise ImageError(image, name, f"its shape {planes[name].shape} is not that of the difference, {shape}")
+    if size > min(shape):
+        raise ImageError(
+            image, "cutouts.size", f"cutouts of {size} px are larger than the image of {shape[1]} x {shape[0]} px"
+        )
+
+
 def _point_sources(psf: Any, x: np.ndarray, y: np.ndarray, size: int) -> np.ndarray:
     """(N, size, size): a star of flux 1 at every position, on the pixels of its cutout."""
     planes = np.zeros((len(x), size, size))
@@ -130,7 +186,7 @@ def _point_sources(psf: Any, x: np.ndarray, y: np.ndarray, size: int) -> np.ndar
 def _typed(table: pd.DataFrame) -> dict[str, Any]:
     """Columns as arrays of fixed types: an empty or all-empty column of a CSV file has lost its own."""
     arrays: dict[str, Any] = {}
-    for column, kind in COLUMNS.items():
+    for column, kind in CUTOUT_COLUMNS.items():
         values = table[column]
         if kind is str:
             arrays[column] = values.astype(object).where(values.notna(), "").to_numpy().astype("U")

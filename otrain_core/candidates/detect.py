@@ -1,16 +1,17 @@
-"""Candidates of one image: found on the difference or against a catalogue, measured in one way."""
+"""Candidates of one image: found on the difference or against a catalogue, measured in one way (step `detect`)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from otrain_core.candidates.measure import (
     FIT_RADIUS,
-    BroadenedPSF,
+    difference_psf,
     filtered_spread,
     gaussian_widths,
     negative_shares,
@@ -18,32 +19,15 @@ from otrain_core.candidates.measure import (
     psf_fluxes,
     window_ellipticities,
 )
-from otrain_core.candidates.search import (
-    FLAG_CENTROID,
-    drop_catalogued,
-    find_sources,
-    gaussian_kernel,
-    merge_searches,
-    require_catalogue,
-)
+from otrain_core.candidates.search import drop_catalogued, find_sources, merge_searches, require_catalogue
 from otrain_core.errors import ImageError
-from otrain_core.images.frames import MASK_MISSING
-from otrain_core.images.pixels import any_near, nearest_pixel
+from otrain_core.images.frames import MASK_MISSING, image_wcs, read_planes
+from otrain_core.images.pixels import any_near
+from otrain_core.io import raise_if_failed, read_json, read_table, write_table
+from otrain_core.stars.psf_model import PSFModel
 
-__all__ = [
-    "COLUMNS",
-    "FLAG_CENTROID",
-    "FLAG_COVER",
-    "FLAG_MASKED",
-    "BroadenedPSF",
-    "detect_candidates",
-    "filtered_spread",
-    "gaussian_kernel",
-    "gaussian_widths",
-    "nearest_pixel",
-    "psf_fluxes",
-    "window_ellipticities",
-]
+if TYPE_CHECKING:
+    from otrain_core.plan.pipelines import DetectOptions
 
 MIN_COVER = 0.5  # with a smaller share of the PSF on usable pixels the photometry is flagged
 
@@ -51,7 +35,7 @@ MIN_COVER = 0.5  # with a smaller share of the PSF on usable pixels the photomet
 FLAG_MASKED = 256  # a masked pixel within one seeing FWHM
 FLAG_COVER = 512  # less than half of the PSF falls on usable pixels
 
-COLUMNS = {
+CANDIDATE_COLUMNS = {
     "candid": str,
     "image": str,
     "x": float,
@@ -74,6 +58,102 @@ COLUMNS = {
 }
 
 
+def detect_files(
+    *,
+    difference: str | Path,
+    psf: str | Path,
+    psf_record: str | Path,
+    candidates: str | Path,
+    image: str,
+    telescope: str,
+    size: int,
+    options: DetectOptions,
+    wcs: str | Path | None = None,
+    subtract_record: str | Path | None = None,
+    catalogue: str | Path | None = None,
+) -> None:
+    """Read the difference and what is known of its PSF, write the table of candidates.
+
+    Parameters
+    ----------
+    difference : path-like
+        Planes of the difference, as the step `subtract` writes them.
+    psf, psf_record : path-like
+        PSF of the science image and its record.
+    candidates : path-like
+        Table to write.
+    image, telescope : str
+    size : int
+        Side of the cutouts to come [px].
+    options : DetectOptions
+    wcs : path-like, optional
+        FITS header file with the WCS, for images that have none; one refined with the PSF comes first.
+    subtract_record : path-like, optional
+        Record of the subtraction, which tells whether the science image was convolved to the seeing of the reference.
+    catalogue : path-like, optional
+        Table of known sources (ra, dec).
+
+    Raises
+    ------
+    ImageError
+        No zero point in the record, and those of `detect_candidates`.
+    """
+    planes, header = read_planes(difference, image=image)
+    record = read_json(psf_record)
+    raise_if_failed(psf)
+    if record.get("zero_point") is None:
+        raise ImageError(image, "zero_point", f"{psf_record} holds no zero point")
+    science_psf = PSFModel.load(psf)
+    subtraction = read_json(subtract_record) if subtract_record else {}
+    model, seeing = difference_psf(science_psf, record["seeing_px"], subtraction)
+    table = detect_candidates(
+        planes["diff"],
+        planes["noise"],
+        planes["mask"],
+        image=image,
+        telescope=telescope,
+        seeing=seeing,
+        zero_point=record["zero_point"],
+        size=size,
+        options=options,
+        wcs=image_wcs(header, wcs, image=image, record=record),
+        psf=model,
+        science=planes.get("science"),
+        science_psf=science_psf,
+        science_seeing=record["seeing_px"],
+        catalogue=read_table(catalogue) if catalogue else None,
+        time=record.get("time") or "",
+        filter=record.get("filter") or "",
+    )
+    write_table(candidates, table)
+
+
+@dataclass
+class Plane:
+    """One plane on which sources are found and measured, all (height, width).
+
+    Attributes
+    ----------
+    data, error : numpy.ndarray
+        float32 [ADU], finite everywhere; `error` is 1 sigma.
+    bad : numpy.ndarray
+        bool, pixels that are not used.
+    missing : numpy.ndarray
+        bool, pixels that no artefact took: the edge of the image.
+    seeing : float
+        FWHM of the PSF [px].
+    psf : object or None
+        With the method ``stamp``; None: a Gaussian of the seeing.
+    """
+
+    data: np.ndarray
+    error: np.ndarray
+    bad: np.ndarray
+    missing: np.ndarray
+    seeing: float
+    psf: Any
+
+
 def detect_candidates(
     diff: np.ndarray,
     noise: np.ndarray,
@@ -82,31 +162,22 @@ def detect_candidates(
     image: str,
     seeing: float,
     zero_point: float,
+    size: int,
+    options: DetectOptions,
     wcs: Any = None,
     psf: Any = None,
     telescope: str = "",
     time: str = "",
     filter: str = "",
-    size: int = 32,
-    method: str = "sep",
-    search: Sequence[str] = ("difference",),
     science: np.ndarray | None = None,
     science_psf: Any = None,
     science_seeing: float | None = None,
     catalogue: pd.DataFrame | None = None,
-    catalogue_radius: float = 3.0,
-    threshold: float = 4.5,
-    min_area: int = 1,
-    edge: int = 0,
-    fwhm_ratio: tuple[float, float] = (0.0, 20.0),
-    max_candidates: int = 5000,
-    both_signs: bool = False,
-    rescale_noise: bool = True,
 ) -> pd.DataFrame:
     """Find candidates and measure them.
 
-    With `method` "sep", pixels are detected where the difference, filtered with a Gaussian of
-    the seeing and weighted by the noise of every pixel, exceeds `threshold` (the matched
+    With the method "sep", pixels are detected where the difference, filtered with a Gaussian of
+    the seeing and weighted by the noise of every pixel, exceeds the threshold (the matched
     filter of `sep`, Barbary 2016, after SExtractor, Bertin & Arnouts 1996), and positions are
     windowed centroids. "source-extractor" and "stdpipe" run Source Extractor itself as gmadet
     and STDPipe do (`otrain_core.candidates.search`), and positions and the lower flags are its own.
@@ -126,26 +197,26 @@ def detect_candidates(
     diff, noise : numpy.ndarray
         Difference and its 1-sigma noise [ADU], (height, width). NaN: missing.
     mask : numpy.ndarray
-        uint8 (height, width), bits `otrain_core.io.MASK_*`; a masked pixel is not used.
+        uint8 (height, width), bits `otrain_core.images.frames.MASK_*`; a masked pixel is not used.
     image, telescope : str
         Names, from which ``candid`` is made: ``{telescope}-{image}-0001`` in order of y, x.
     seeing : float
         FWHM of the PSF of the difference [px].
     zero_point : float
         Magnitude of 1 ADU.
+    size : int
+        Side of the cutouts to come [px].
+    options : DetectOptions
+        ``edge`` 0 is half a cutout; a candidate with a pixel within 1.5 FWHM that is missing for no other
+        reason than the edge is flagged ``edge`` too. A FWHM that cannot be measured is outside ``fwhm_ratio``.
+        ``rescale_noise`` multiplies the noise by the robust spread of the filtered, noise-weighted difference.
     wcs : astropy.wcs.WCS, optional
         Without it ``ra`` and ``dec`` are NaN.
-    psf : otrain_core.stars.psf.PSFModel, optional
+    psf : otrain_core.stars.psf_model.PSFModel, optional
         Its ``stamp(x, y) -> (array, y0, x0)`` gives the PSF; without it a Gaussian of the
         seeing is taken, which misses the wings of a real PSF.
     time, filter : str
         Copied to every candidate.
-    size : int
-        Side of the cutouts to come [px].
-    method : str
-        Back end that finds sources: "sep", "source-extractor" or "stdpipe".
-    search : sequence of str
-        "difference", "catalogue" or both.
     science : numpy.ndarray, optional
         Science image without background [ADU] (height, width), for the search "catalogue", which
         takes its noise to be that of the difference and uses the same pixels.
@@ -153,87 +224,89 @@ def detect_candidates(
         PSF and FWHM [px] of `science` where it was convolved for the difference (default: `psf`, `seeing`).
     catalogue : pandas.DataFrame, optional
         Columns ra and dec [deg]; should go deeper than the image.
-    catalogue_radius : float
-        A source this near to a catalogue entry is known [px].
-    threshold : float
-        [sigma]: after the matched filter (sep), of single pixels after its own filter
-        (source-extractor), S/N of aperture photometry (stdpipe).
-    min_area : int
-        Smallest number of connected pixels above the threshold (stdpipe: above 2 sigma, at least 3).
-    edge : int
-        Candidates nearer than this to the border are flagged ``edge`` [px]; 0: half a cutout.
-        So are those with a pixel within 1.5 FWHM that is missing for no other reason.
-    fwhm_ratio : tuple of float
-        Accepted range of FWHM over seeing; a FWHM that cannot be measured is outside.
-    max_candidates : int
-        Largest number of candidates of one search.
-    both_signs : bool
-        Also detect negative sources (their flux is negative, their magnitude NaN).
-    rescale_noise : bool
-        Multiply the noise by the robust spread of the filtered, noise-weighted difference, so
-        that thresholds and errors hold where the noise of neighbouring pixels is correlated
-        (after resampling and convolution) or the gain is not known well.
 
     Returns
     -------
     pandas.DataFrame
-        Columns `COLUMNS`, sorted by y, then x. ``snr`` is |flux| / fluxerr; ``negative``
-        is that of `otrain_core.candidates.measure.negative_shares`; ``method`` is "difference", "catalogue" or "both".
+        Columns `CANDIDATE_COLUMNS`, sorted by y, then x. ``snr`` is |flux| / fluxerr (the flux of a negative source
+        is negative, its magnitude NaN); ``negative`` is that of `otrain_core.candidates.measure.negative_shares`;
+        ``method`` is "difference", "catalogue" or "both".
 
     Raises
     ------
     ImageError
-        No usable pixel, no usable seeing, more than `max_candidates` candidates, or a search by
+        No usable pixel, no usable seeing, more than ``max_candidates`` candidates, or a search by
         catalogue without catalogue, WCS or science image.
     MissingProgramError
         The program of the method is not installed.
     """
     if not (np.isfinite(seeing) and seeing > 0):
         raise ImageError(image, "detect.seeing", f"a positive seeing [px] is needed, found {seeing}")
-    if "catalogue" in search:
+    if "catalogue" in options.search:
         require_catalogue(image, wcs=wcs, science=science, catalogue=catalogue)
+    clean = _difference_plane(diff, noise, mask, image=image, seeing=seeing, psf=psf, rescale=options.rescale_noise)
+    tables = {}
+    for name in ("difference", "catalogue"):
+        if name not in options.search:
+            continue
+        plane = clean
+        if name == "catalogue":
+            plane = _science_plane(clean, science, psf=science_psf, seeing=science_seeing)
+        sources = find_sources(
+            options.method,
+            plane.data,
+            plane.error,
+            plane.bad,
+            image=image,
+            seeing=plane.seeing,
+            threshold=options.threshold,
+            min_area=options.min_area,
+            both_signs=options.both_signs and name == "difference",
+        )
+        if name == "catalogue":
+            sources = drop_catalogued(sources, catalogue, wcs, diff.shape, radius=options.catalogue_radius)
+        _check_number(len(sources), options.max_candidates, name, image)
+        table = _properties(sources, plane, zero_point=zero_point)
+        table["edge"] = _at_edge(table, plane.missing, options.edge or size // 2, plane.seeing)
+        ratio = table["fwhm"] / plane.seeing
+        low, high = options.fwhm_ratio
+        tables[name] = table[(ratio >= low) & (ratio <= high)].assign(method=name)
+    table = tables[next(iter(tables))] if len(tables) == 1 else merge_searches(**tables, radius=seeing)
+
+    table = table.iloc[np.lexsort((table["x"], table["y"]))].reset_index(drop=True)
+    x, y = table["x"].to_numpy(), table["y"].to_numpy()
+    table["negative"] = negative_shares(clean.data, clean.error, clean.bad, x, y, seeing=seeing)
+    table["ra"], table["dec"] = np.nan, np.nan
+    if wcs is not None and len(x) > 0:
+        table["ra"], table["dec"] = wcs.all_pix2world(x, y, 0)
+    table["image"], table["time"], table["filter"] = image, time, filter
+    prefix = f"{telescope}-{image}" if telescope else image
+    table["candid"] = [f"{prefix}-{number:04d}" for number in range(1, len(table) + 1)]
+    return table[list(CANDIDATE_COLUMNS)].astype(CANDIDATE_COLUMNS)
+
+
+def _difference_plane(
+    diff: np.ndarray, noise: np.ndarray, mask: np.ndarray, *, image: str, seeing: float, psf: Any, rescale: bool
+) -> Plane:
+    """The difference with its unusable pixels filled, and the noise that its pixels have."""
     with np.errstate(invalid="ignore"):
         bad = (mask != 0) | ~np.isfinite(diff) | ~(noise > 0) | ~np.isfinite(noise)
     if bad.all():
         raise ImageError(image, "detect", "no usable pixel in the difference")
     data = np.where(bad, 0, diff).astype(np.float32)
     error = np.where(bad, np.median(noise[~bad]), noise).astype(np.float32)
-    if rescale_noise:
+    if rescale:
         error *= np.float32(filtered_spread(data, error, bad, seeing))
-
     # Pixels that a cosmic ray or saturation took are no edge: what they leave behind is bogus to learn.
     missing = (mask == MASK_MISSING) | (~np.isfinite(diff) & (mask == 0))
-    finding = {"image": image, "threshold": threshold, "min_area": min_area}
-    tables = {name: None for name in ("difference", "catalogue") if name in search}
-    for name in tables:
-        if name == "difference":
-            plane, hidden, plane_psf, plane_seeing = data, bad, psf, seeing
-        else:
-            hidden = bad | ~np.isfinite(science)
-            plane = np.where(hidden, 0, science).astype(np.float32)
-            plane_psf, plane_seeing = psf if science_psf is None else science_psf, science_seeing or seeing
-        sources = find_sources(
-            method, plane, error, hidden, seeing=plane_seeing, both_signs=both_signs and name == "difference", **finding
-        )
-        if name == "catalogue":
-            sources = drop_catalogued(sources, catalogue, wcs, diff.shape, radius=catalogue_radius)
-        _check_number(len(sources), max_candidates, name, image)
-        table = _measure(sources, plane, error, hidden, seeing=plane_seeing, psf=plane_psf, zero_point=zero_point)
-        table["edge"] = _at_edge(table, missing, edge or size // 2, plane_seeing)
-        ratio = table["fwhm"] / plane_seeing
-        tables[name] = table[(ratio >= fwhm_ratio[0]) & (ratio <= fwhm_ratio[1])].assign(method=name)
-    table = tables[next(iter(tables))] if len(tables) == 1 else merge_searches(**tables, radius=seeing)
+    return Plane(data, error, bad, missing, seeing, psf)
 
-    x, y = table["x"].to_numpy(), table["y"].to_numpy()
-    order = np.lexsort((x, y))
-    table, x, y = table.iloc[order].reset_index(drop=True), x[order], y[order]
-    table["negative"] = negative_shares(data, error, bad, x, y, seeing=seeing)
-    located = wcs is not None and len(x) > 0
-    table["ra"], table["dec"] = wcs.all_pix2world(x, y, 0) if located else (np.full(len(x), np.nan),) * 2
-    table["image"], table["time"], table["filter"] = image, time, filter
-    prefix = f"{telescope}-{image}" if telescope else image
-    table["candid"] = [f"{prefix}-{number:04d}" for number in range(1, len(table) + 1)]
-    return table[list(COLUMNS)].astype(COLUMNS)
+
+def _science_plane(clean: Plane, science: np.ndarray, *, psf: Any, seeing: float | None) -> Plane:
+    """The science image with the noise and the unusable pixels of the difference."""
+    bad = clean.bad | ~np.isfinite(science)
+    data = np.where(bad, 0, science).astype(np.float32)
+    return Plane(data, clean.error, bad, clean.missing, seeing or clean.seeing, clean.psf if psf is None else psf)
 
 
 def _check_number(number: int, most: int, search: str, image: str) -> None:
@@ -246,18 +319,10 @@ def _check_number(number: int, most: int, search: str, image: str) -> None:
         raise ImageError(image, "detect.max_candidates", f"{number} candidates, more than {most}: {cause}")
 
 
-def _measure(
-    sources: pd.DataFrame,
-    data: np.ndarray,
-    error: np.ndarray,
-    bad: np.ndarray,
-    *,
-    seeing: float,
-    psf: Any,
-    zero_point: float,
-) -> pd.DataFrame:
+def _properties(sources: pd.DataFrame, plane: Plane, *, zero_point: float) -> pd.DataFrame:
     """The measured columns of the sources of one plane."""
     x, y = sources["x"].to_numpy(), sources["y"].to_numpy()
+    data, error, bad, seeing, psf = plane.data, plane.error, plane.bad, plane.seeing, plane.psf
     flux, fluxerr, cover = psf_fluxes(data, error, bad, x, y, seeing=seeing, psf=psf)
     if "fwhm" in sources:
         fwhm = sources["fwhm"].to_numpy()

@@ -303,6 +303,7 @@ def cut_blocks(
         A file that cannot be used, planes of different shapes, no FWHM where one is needed, no candidate in the image.
     """
     from otrain_core.candidates.cutouts import make_cutouts
+    from otrain_core.plan.pipelines import CutoutsOptions
 
     name = "difference" if isinstance(difference, np.ndarray) else Path(difference).name.split(".")[0]
     planes, wcs = _read_planes(difference, name=name, science=science, reference=reference, mask=mask)
@@ -330,7 +331,8 @@ def cut_blocks(
     scale = 3600 * bin * np.sqrt(abs(np.linalg.det(wcs.pixel_scale_matrix))) if wcs is not None else np.nan
     for start in range(0, max(1, len(found["x"])), block):
         part = {key: values[start : start + block] for key, values in found.items()}
-        arrays = make_cutouts(_as_table(part, fwhm), planes, image=name, psf=model, size=size, pixel_scale=scale)
+        options = CutoutsOptions().model_copy(update={"size": size})
+        arrays = make_cutouts(_as_table(part, fwhm), planes, image=name, options=options, psf=model, pixel_scale=scale)
         cutouts = {"cube": arrays["stack"], **{key: arrays[key] for key in ("channels", "pixel_scale")}}
         if fwhm is not None:
             cutouts["seeing"] = arrays["seeing"]
@@ -400,9 +402,12 @@ def _detect(
     import sep
 
     from otrain_core.candidates.detect import detect_candidates
+    from otrain_core.plan.pipelines import CutoutsOptions, DetectOptions
 
     if fwhm is None:
         raise ConfigError("detection needs the FWHM of the PSF: give a science image, or psf as a number [px]")
+    if not (np.isfinite(threshold) and threshold > 0):
+        raise ConfigError(f"threshold: a positive number of sigma is needed, found {threshold}")
     background = sep.Background(np.where(mask != 0, 0, plane).astype(np.float32), mask=mask != 0)
     table = detect_candidates(
         plane - background.back(),
@@ -411,9 +416,9 @@ def _detect(
         image=name,
         seeing=fwhm,
         zero_point=30.0,
-        wcs=None,
+        size=CutoutsOptions().size,
+        options=DetectOptions(threshold=threshold),
         psf=psf,
-        threshold=threshold,
     )
     return {key: table[key].to_numpy() for key in ("candid", "x", "y", "ra", "dec")}
 
@@ -422,10 +427,10 @@ def _as_table(found: Mapping[str, Any], fwhm: float | None) -> Any:
     """The columns that `make_cutouts` asks for; what is not known of a candidate is void."""
     import pandas as pd
 
-    from otrain_core.candidates.cutouts import COLUMNS
+    from otrain_core.candidates.cutouts import CUTOUT_COLUMNS
 
     void = {str: "", float: np.nan, int: 0, bool: False}
-    table = pd.DataFrame({key: void[kind] for key, kind in COLUMNS.items()}, index=range(len(found["x"])))
+    table = pd.DataFrame({key: void[kind] for key, kind in CUTOUT_COLUMNS.items()}, index=range(len(found["x"])))
     for key in ("candid", "x", "y", "ra", "dec"):
         table[key] = found[key]
     table["seeing"] = np.nan if fwhm is None else fwhm

@@ -1,13 +1,12 @@
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from otrain_core import io
-from otrain_core.candidates.crossmatch import crossmatch_candidates, fifty_percent, name_causes
+from otrain_core.candidates.crossmatch import crossmatch_candidates, crossmatch_files, fifty_percent
 from otrain_core.errors import ImageError
+from otrain_core.plan.pipelines import CrossmatchOptions
+from otrain_core.sky.causes import name_causes
 
 SEEING = 2.0
 
@@ -26,10 +25,9 @@ def injections(*rows, flux=1000.0):
     return table
 
 
-def label(found, truth, **options):
-    return crossmatch_candidates(
-        found, truth, **({"image": "a", "seeing": SEEING, "radius": 0.75, "exclusion": 2.0} | options)
-    )
+def label(found, truth, *, seeing=SEEING, **given):
+    section = CrossmatchOptions(**{key: given.pop(key) for key in list(given) if key in CrossmatchOptions.model_fields})
+    return crossmatch_candidates(found, truth, image="a", seeing=seeing, options=section, **given)
 
 
 def test_labels_and_reasons():
@@ -258,15 +256,7 @@ def test_bad_input(found, truth, options, match):
         label(found, truth, **options)
 
 
-def load_script(name):
-    path = next((Path(__file__).parents[3] / "scripts").rglob(f"{name}.py"))
-    spec = importlib.util.spec_from_file_location(f"script_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_script(tmp_path):
+def test_files(tmp_path):
     io.write_table(tmp_path / "c.csv", candidates((100, 100), (200, 200)))
     io.write_table(tmp_path / "i.csv", injections((100, 100)))
     io.write_json(tmp_path / "psf.json", {"seeing_px": 2.0, "seeing_arcsec": 2.0})
@@ -281,24 +271,24 @@ def test_script(tmp_path):
         "record": tmp_path / "r.json",
         "image": "a",
     }
-    main = load_script("crossmatch").main
-    main(**arguments, options={})
+    options = CrossmatchOptions()
+    crossmatch_files(**arguments, options=options)
     assert io.read_table(tmp_path / "l.csv")["label"].tolist() == [1, 0]
-    main(**arguments, known=known, options={})
+    crossmatch_files(**arguments, known=known, options=options)
     assert io.read_table(tmp_path / "l.csv")["label"].tolist() == [1, -1]
     assert io.read_json(tmp_path / "r.json")["n_left_out"] == 1
     known.write_text("name,ra,dec,kind\n")
-    main(**arguments, known=known, options={})
+    crossmatch_files(**arguments, known=known, options=options)
     assert io.read_table(tmp_path / "l.csv")["label"].tolist() == [1, 0]
     table = real_stars().assign(x=[100.0, 200.0, 300.0], y=[100.0, 200.0, 300.0])
     io.write_table(tmp_path / "i.csv", table)
     for removed in ([12], {"removed": [12]}):
         io.write_json(tmp_path / "subtract.json", {"removed": removed})
-        main(**arguments, subtract_record=tmp_path / "subtract.json", options={})
+        crossmatch_files(**arguments, subtract_record=tmp_path / "subtract.json", options=options)
         labelled = io.read_table(tmp_path / "l.csv")
         assert labelled["label"].tolist() == [1, 1] and labelled["kind"].tolist() == ["random", "removed"]
     io.write_json(tmp_path / "subtract.json", {"image": "a"})
-    main(**arguments, subtract_record=tmp_path / "subtract.json", options={})
+    crossmatch_files(**arguments, subtract_record=tmp_path / "subtract.json", options=options)
     assert io.read_table(tmp_path / "l.csv")["label"].tolist() == [1, -1]
 
 

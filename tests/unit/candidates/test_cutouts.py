@@ -1,16 +1,19 @@
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from otrain_core import io
 from otrain_core.arrays import read_arrays
-from otrain_core.candidates.cutouts import CHANNELS, COLUMNS, make_cutouts
+from otrain_core.candidates.cutouts import CHANNELS, CUTOUT_COLUMNS, cutouts_files
+from otrain_core.candidates.cutouts import make_cutouts as make_with
 from otrain_core.errors import ImageError
 from otrain_core.images.frames import MASK_COSMIC, MASK_MISSING, write_planes
+from otrain_core.plan.pipelines import CutoutsOptions
 from otrain_core.stars.psf_model import PSFModel
+
+
+def make_cutouts(candidates, images, *, psf=None, **options):
+    return make_with(candidates, images, image="a", psf=psf, options=CutoutsOptions(**options))
 
 
 def planes(height=100, width=120, seed=1):
@@ -22,7 +25,7 @@ def planes(height=100, width=120, seed=1):
 def labelled(positions, label=0):
     n = len(positions)
     table = pd.DataFrame(positions, columns=["x", "y"], dtype=float)
-    for column, kind in COLUMNS.items():
+    for column, kind in CUTOUT_COLUMNS.items():
         if column not in table:
             table[column] = {float: np.nan, int: 0, bool: False, str: ""}[kind]
     table["candid"], table["image"], table["label"], table["reason"] = (
@@ -38,7 +41,7 @@ def labelled(positions, label=0):
 @pytest.mark.parametrize("x, y", [(60.0, 50.0), (60.49, 50.49), (59.5, 49.5)])
 def test_nearest_pixel_is_at_half_the_size(size, x, y):
     images = planes()
-    stack = make_cutouts(labelled([(x, y)]), images, image="a", size=size)["stack"]
+    stack = make_cutouts(labelled([(x, y)]), images, size=size)["stack"]
     assert stack.shape == (1, size, size, 5) and stack.dtype == np.float32
     row, column = 50 - size // 2, 60 - size // 2
     for channel, name in enumerate(("diff", "science", "reference", "mask")):
@@ -59,7 +62,7 @@ class RoundPSF:
 @pytest.mark.parametrize("size", [9, 15, 32, 63])
 def test_the_channel_psf_is_a_point_source_at_the_place_of_the_candidate(size):
     table = labelled([(60.3, 50.4), (25.0, 50.0), (59.6, 49.7)])
-    stack = make_cutouts(table, planes(), image="a", psf=RoundPSF(), size=size)["stack"][..., 4]
+    stack = make_cutouts(table, planes(), psf=RoundPSF(), size=size)["stack"][..., 4]
     yy, xx = np.mgrid[:size, :size]
     for plane, x, y in zip(stack, table["x"], table["y"], strict=True):
         left, bottom = np.floor(x + 0.5) - size // 2, np.floor(y + 0.5) - size // 2
@@ -67,13 +70,11 @@ def test_the_channel_psf_is_a_point_source_at_the_place_of_the_candidate(size):
         if size > 20:  # the whole star
             assert plane.sum() == pytest.approx(1, abs=1e-6) and centre == pytest.approx([x, y], abs=0.01)
         assert np.unravel_index(plane.argmax(), plane.shape) == (size // 2, size // 2)
-    assert np.isnan(make_cutouts(table, planes(), image="a", size=size)["stack"][..., 4]).all()
+    assert np.isnan(make_cutouts(table, planes(), size=size)["stack"][..., 4]).all()
 
 
 def test_outside_of_the_image_is_missing_and_too_much_of_it_is_edge():
-    arrays = make_cutouts(
-        labelled([(2, 50), (60, 50), (13, 50)], label=1), planes(), image="a", size=32, max_missing=0.25
-    )
+    arrays = make_cutouts(labelled([(2, 50), (60, 50), (13, 50)], label=1), planes(), size=32, max_missing=0.25)
     first = arrays["stack"][0]
     assert np.isnan(first[:, :14, :3]).all() and (first[:, :14, 3] == MASK_MISSING).all()
     assert np.isfinite(first[:, 14:, :3]).all()
@@ -87,7 +88,7 @@ def test_masked_pixels_are_nan_in_the_difference_and_nowhere_zero():
     images["mask"][50, 60] = MASK_COSMIC
     images["diff"][50, 60] = 0  # what a careless step upstream would leave
     images["diff"][51, 61] = np.inf
-    arrays = make_cutouts(labelled([(60, 50)]), images, image="a", size=32)
+    arrays = make_cutouts(labelled([(60, 50)]), images, size=32)
     cut = arrays["stack"][0]
     assert np.isnan(cut[16, 16, 0]) and np.isnan(cut[17, 17, 0]) and arrays["n_missing"][0] == 2
     assert cut[16, 16, 3] == MASK_COSMIC and np.isfinite(cut[16, 16, 1])
@@ -95,14 +96,14 @@ def test_masked_pixels_are_nan_in_the_difference_and_nowhere_zero():
 
 
 def test_arrays_have_fixed_types_also_for_no_candidates_and_void_columns(tmp_path):
-    full = make_cutouts(labelled([(60, 50), (61, 51)]), planes(), image="a")
-    empty = make_cutouts(labelled([(60, 50)]).iloc[:0], planes(), image="a")
+    full = make_cutouts(labelled([(60, 50), (61, 51)]), planes())
+    empty = make_cutouts(labelled([(60, 50)]).iloc[:0], planes())
     io.write_table(tmp_path / "t.csv", labelled([(60, 50)]))
-    read = make_cutouts(io.read_table(tmp_path / "t.csv"), planes(), image="a")
+    read = make_cutouts(io.read_table(tmp_path / "t.csv"), planes())
     assert set(full) == set(empty) == set(read) and empty["stack"].shape == (0, 32, 32, 5)
     for key, array in full.items():
         assert array.dtype.kind == empty[key].dtype.kind == read[key].dtype.kind and not array.dtype.hasobject, key
-    assert set(COLUMNS) <= set(full) and read["artefact"].tolist() == [""]
+    assert set(CUTOUT_COLUMNS) <= set(full) and read["artefact"].tolist() == [""]
     assert full["channels"].tolist() == list(CHANNELS)
 
 
@@ -117,27 +118,23 @@ def test_arrays_have_fixed_types_also_for_no_candidates_and_void_columns(tmp_pat
 def test_bad_input(change, options, match):
     images = {name: plane for name, plane in (planes() | change).items() if plane is not None}
     with pytest.raises(ImageError, match=match):
-        make_cutouts(labelled([(60, 50)]), images, image="a", **options)
+        make_cutouts(labelled([(60, 50)]), images, **options)
 
 
 def test_candidate_outside_the_image():
     with pytest.raises(ImageError, match="candidate a-0001 lies outside"):
-        make_cutouts(labelled([(60, 50), (130, 50)]), planes(), image="a")
+        make_cutouts(labelled([(60, 50), (130, 50)]), planes())
 
 
 def test_kind_is_kept(tmp_path):
     table = labelled([(60, 50), (61, 51)])
     table["kind"] = ["removed", ""]
     io.write_table(tmp_path / "t.csv", table)
-    arrays = make_cutouts(io.read_table(tmp_path / "t.csv"), planes(), image="a")
+    arrays = make_cutouts(io.read_table(tmp_path / "t.csv"), planes())
     assert arrays["kind"].tolist() == ["removed", ""]
 
 
-def test_script(tmp_path):
-    path = Path(__file__).parents[3] / "scripts" / "candidates" / "cutouts.py"
-    spec = importlib.util.spec_from_file_location("script_cutouts", path)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+def test_files(tmp_path):
     io.write_table(tmp_path / "l.csv", labelled([(60, 50)]))
     write_planes(tmp_path / "d.fits", planes())
     io.write_json(tmp_path / "psf.json", {"pixel_scale": 1.5, "seeing_px": 3.0})
@@ -145,17 +142,17 @@ def test_script(tmp_path):
     offset = np.hypot(*np.mgrid[-24:25, -24:25]) / 2  # two samples to the pixel
     PSFModel(np.exp(-0.5 * (offset / 1.3) ** 2)[None], 0, 2, (100, 120)).save(tmp_path / "psf.fits")
     for name in ("one", "two"):
-        script.main(
+        cutouts_files(
             labelled=tmp_path / "l.csv",
             difference=tmp_path / "d.fits",
             psf=tmp_path / "psf.fits",
             psf_record=tmp_path / "psf.json",
             subtract_record=tmp_path / "subtract.json",
             cutouts=tmp_path / f"{name}.npz",
-            telescope_name="T",
+            telescope="T",
             pipeline="builtin",
             image="a",
-            options={"size": 33, "max_missing": 0.25},
+            options=CutoutsOptions(size=33),
         )
     arrays = read_arrays(tmp_path / "one.npz")
     assert arrays["stack"].shape == (1, 33, 33, 5) and str(arrays["telescope"]) == "T"

@@ -1,16 +1,15 @@
-import importlib.util
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.spatial import cKDTree
 
-from otrain_core.candidates.detect import COLUMNS, FLAG_MASKED, detect_candidates
+from otrain_core.candidates.detect import CANDIDATE_COLUMNS, FLAG_MASKED, detect_candidates, detect_files
 from otrain_core.candidates.measure import BroadenedPSF
 from otrain_core.errors import ImageError
 from otrain_core.images.frames import MASK_COSMIC, MASK_MISSING, MASK_SATURATED
+from otrain_core.plan.pipelines import DetectOptions
 from tests.unit.synthetic_difference import NOISE, SEEING, ZERO_POINT, Moffat, add, blank, grid_of_sources, tangential
 
 needs_source_extractor = pytest.mark.skipif(
@@ -19,9 +18,17 @@ needs_source_extractor = pytest.mark.skipif(
 METHODS = ["sep"] + [pytest.param(m, marks=needs_source_extractor) for m in ("source-extractor", "stdpipe")]
 
 
-def detect(planes, **options):
+def detect(planes, *, image="a", telescope="T", seeing=SEEING, zero_point=ZERO_POINT, size=32, **given):
+    section = DetectOptions(**{key: given.pop(key) for key in list(given) if key in DetectOptions.model_fields})
     return detect_candidates(
-        *planes, **({"image": "a", "telescope": "T", "seeing": SEEING, "zero_point": ZERO_POINT} | options)
+        *planes,
+        image=image,
+        telescope=telescope,
+        seeing=seeing,
+        zero_point=zero_point,
+        size=size,
+        options=section,
+        **given,
     )
 
 
@@ -94,7 +101,7 @@ def test_noise_is_scaled_to_the_spread_of_the_filtered_difference():
 
 def test_columns_identifiers_and_order(bright):
     table = bright[3]
-    assert list(table.columns) == list(COLUMNS)
+    assert list(table.columns) == list(CANDIDATE_COLUMNS)
     assert table["candid"].tolist() == [f"T-a-{n:04d}" for n in range(1, len(table) + 1)]
     assert (np.diff(table["y"]) >= 0).all()
     assert table["ra"].isna().all() and set(table["method"]) == {"difference"}
@@ -229,7 +236,7 @@ def test_columns_mean_the_same_whatever_finds_the_source(bright, method):
     table = detect(planes, psf=psf, method=method)
     index, distance = pair(table, truth)
     assert len(table) == len(truth) == len(set(index)) and distance.max() < 0.3
-    assert list(table.columns) == list(COLUMNS) and (np.diff(table["y"]) >= 0).all()
+    assert list(table.columns) == list(CANDIDATE_COLUMNS) and (np.diff(table["y"]) >= 0).all()
     np.testing.assert_allclose(table["flux"], sep_table["flux"], rtol=0.02)
     np.testing.assert_allclose(table["fluxerr"], sep_table["fluxerr"], rtol=0.02)
     assert np.median(table["fwhm"]) == pytest.approx(SEEING, rel=0.2)
@@ -342,7 +349,7 @@ def test_difference_rows_win_and_are_untouched_by_the_second_search(field):
     both = field.detect(search=["catalogue", "difference"])
     assert alone.to_csv() == field.detect(method="sep", search=("difference",), science=None, catalogue=None).to_csv()
     kept = both[both["method"] != "catalogue"].reset_index(drop=True)
-    numbers = [name for name in COLUMNS if name not in ("candid", "method")]
+    numbers = [name for name in CANDIDATE_COLUMNS if name not in ("candid", "method")]
     pd.testing.assert_frame_equal(kept[numbers], alone[numbers])
     row = both[both["method"] == "catalogue"].iloc[0]
     assert row["snr"] == pytest.approx(60, rel=0.1) and np.isfinite(row["ra"])
@@ -380,21 +387,12 @@ def test_catalogue_search_says_what_it_lacks(field, change, match):
         field.detect(search=["catalogue"], **change)
 
 
-def load_script(name):
-    path = next((Path(__file__).parents[3] / "scripts").rglob(f"{name}.py"))
-    spec = importlib.util.spec_from_file_location(f"script_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_script_writes_a_table_that_reads_back(bright, tmp_path, monkeypatch):
+def test_files_write_a_table_that_reads_back(bright, tmp_path, monkeypatch):
     from otrain_core import io
     from otrain_core.images.frames import write_planes
 
     planes, psf, _, table = bright
-    script = load_script("detect")
-    monkeypatch.setattr(script.PSFModel, "load", staticmethod(lambda path: psf))
+    monkeypatch.setattr("otrain_core.candidates.detect.PSFModel.load", staticmethod(lambda path: psf))
     write_planes(tmp_path / "d.fits", dict(zip(("diff", "noise", "mask"), planes, strict=True)))
     record = {"seeing_px": SEEING, "zero_point": ZERO_POINT, "time": "2020-01-01T00:00:00", "filter": "R"}
     io.write_json(tmp_path / "psf.json", record)
@@ -405,24 +403,24 @@ def test_script_writes_a_table_that_reads_back(bright, tmp_path, monkeypatch):
         "psf_record": tmp_path / "psf.json",
         "candidates": tmp_path / "c.csv",
         "image": "a",
-        "telescope_name": "T",
+        "telescope": "T",
         "size": 32,
     }
-    script.main(**arguments, options={"threshold": 4.5})
+    detect_files(**arguments, options=DetectOptions(threshold=4.5))
     read = io.read_table(tmp_path / "c.csv")
     assert set(read["filter"]) == {"R"} and read["candid"].tolist() == table["candid"].tolist()
     np.testing.assert_allclose(read["flux"], table["flux"], rtol=1e-6)
     header = tangential().to_header_string(relax=True)
     io.write_json(tmp_path / "psf.json", record | {"wcs": header})
-    script.main(**arguments, options={"threshold": 4.5})
+    detect_files(**arguments, options=DetectOptions(threshold=4.5))
     assert np.isfinite(io.read_table(tmp_path / "c.csv")["ra"]).all()
     with pytest.raises(ImageError, match="needs a star catalogue"):
-        script.main(**arguments, options={"search": ["catalogue"]})
+        detect_files(**arguments, options=DetectOptions(search=["catalogue"]))
     planes = dict(zip(("diff", "noise", "mask", "science"), (*planes, planes[0]), strict=True))
     write_planes(tmp_path / "d.fits", planes)
     io.write_table(tmp_path / "known.csv", io.read_table(tmp_path / "c.csv")[["ra", "dec"]][:10])
-    script.main(**arguments, options={"search": ["catalogue"]}, catalogue=tmp_path / "known.csv")
+    detect_files(**arguments, options=DetectOptions(search=["catalogue"]), catalogue=tmp_path / "known.csv")
     assert len(io.read_table(tmp_path / "c.csv")) == len(table) - 10
     io.write_json(tmp_path / "psf.json", record | {"zero_point": None})
     with pytest.raises(ImageError, match="zero_point"):
-        script.main(**arguments, options={})
+        detect_files(**arguments, options=DetectOptions())

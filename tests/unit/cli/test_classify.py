@@ -18,6 +18,7 @@ from otrain_core.classify.new_candidates import _as_table
 from otrain_core.cli.main import main
 from otrain_core.figures.galleries import Extremes
 from otrain_core.io import write_json
+from otrain_core.plan.pipelines import CutoutsOptions
 from tests.unit.synthetic_cube import make_cube
 from tests.unit.synthetic_difference import SEEING, grid_of_sources, tangential
 from tests.unit.tiny_onnx import write_tiny
@@ -104,7 +105,7 @@ def test_classify_the_cutouts_of_an_image_of_the_workflow(tmp_path, model):
         {key: sources[key] for key in "xy"} | {"candid": sources.index.astype(str), "ra": 1.0, "dec": 2.0}, 2.5
     )
     table["label"], table["image"] = -1, "im7"
-    arrays = make_cutouts(table, planes, image="im7", psf=psf, size=32, pixel_scale=1.0)
+    arrays = make_cutouts(table, planes, image="im7", psf=psf, options=CutoutsOptions(), pixel_scale=1.0)
     write_arrays(tmp_path / "cutouts.npz", arrays)
     assert main(["classify", str(tmp_path / "cutouts.npz"), "-m", model, "-o", str(tmp_path / "out.csv")]) == 0
     rows = _rows(tmp_path / "out.csv")
