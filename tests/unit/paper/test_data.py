@@ -7,33 +7,12 @@ import pytest
 from otrain_core import io
 from otrain_core.paper.captions import caption_text, make_caption
 from otrain_core.paper.data import figure_data, image_of, pixels
-from otrain_core.paper.plan import CUBES, FIGURES, figure_sources
-from tests.unit.synthetic_paper import make_plan, write_paper
-
-
-@pytest.fixture(scope="module")
-def plan():
-    with pytest.MonkeyPatch.context() as patch:
-        return make_plan(patch)
-
-
-@pytest.fixture(scope="module")
-def root(plan, tmp_path_factory):
-    return write_paper(tmp_path_factory.mktemp("paper"), plan)
-
-
-def test_the_plan_is_that_of_the_paper(plan):
-    assert plan["cubes"] == list(CUBES) and list(plan["experiments"]) == ["paper", "otrain2"]
-    assert set(plan["protocols"]) == {"grouped", "paper"} and plan["seeds"] == [1, 2]
-    data_size = plan["sweeps"]["data-size"]
-    assert {row["experiment"] for row in data_size} == {"paper", "otrain2"}
-    assert {"/".join(row["folder"].split("/")[:2]) for row in data_size} == set(CUBES)
-    assert {row["folder"].rsplit("/", 2)[0] for row in plan["sweeps"]["size"]} == {"JAST/stdpipe"}
+from otrain_core.paper.plan import FIGURES, figure_sources
 
 
 @pytest.mark.parametrize("figure", [name for name in FIGURES if name not in ("fig01", "fig03")])
-def test_every_figure_has_its_table_and_caption(figure, plan, root):
-    table, facts = figure_data(figure, plan, root=root)
+def test_every_figure_has_its_table_and_caption(figure, plan, results):
+    table, facts = figure_data(figure, plan, root=results)
     caption = make_caption(figure, plan, facts, table)
     assert len(table) and caption["made"] and caption["same"] and caption["differs"]
     assert "simulated" in caption["data"]
@@ -53,15 +32,6 @@ def test_a_figure_of_no_cube_of_the_run(plan, tmp_path):
     assert figure_sources(plan | {"cubes": []}, "figA3") == []
 
 
-def test_what_a_figure_reads_is_an_input_of_its_rule(plan, root):
-    sources = {figure: figure_sources(plan, figure) for figure in FIGURES}
-    assert [figure for figure, paths in sources.items() if not paths] == ["fig01", "fig03"]
-    for figure, paths in sources.items():
-        for path in paths:
-            study = path.removeprefix("studies/").removesuffix(".csv")  # written by rule sweep
-            assert (root / path).is_file() or study in plan["sweeps"], (figure, path)
-
-
 def test_layers_are_those_of_the_model(plan):
     table, facts = figure_data("fig03", plan, root="nowhere")
     assert facts["parameters"]["paper"] == 2621826  # Makhlouf et al. 2022
@@ -78,43 +48,43 @@ def test_pixels_come_back():
     np.testing.assert_allclose(image_of({"side": 2, "pixels": pixels(image)}), image, rtol=1e-3)
 
 
-def test_panels_hold_what_the_evaluation_says(plan, root):
-    table, facts = figure_data("fig10", plan, root=root)
+def test_panels_hold_what_the_evaluation_says(plan, results):
+    table, facts = figure_data("fig10", plan, root=results)
     assert facts["protocol"] == "paper"  # the paper's own protocol first
     scores = table[table["panel"] == "scores"]
     means = {name: np.average(part["x"], weights=part["y"]) for name, part in scores.groupby("series")}
     assert means["True"] > 0.5 > means["False"]
     assert scores["y"].sum() == pytest.approx(1)
-    grouped = figure_data("fig10", plan | {"protocols": ["grouped"]}, root=root)[1]
+    grouped = figure_data("fig10", plan | {"protocols": ["grouped"]}, root=results)[1]
     assert grouped["protocol"] == "grouped"
 
 
-def test_a_missing_first_seed_gives_way_to_the_next(plan, root):
-    _, facts = figure_data("fig10", plan | {"seeds": [9, 2]}, root=root)
+def test_a_missing_first_seed_gives_way_to_the_next(plan, results):
+    _, facts = figure_data("fig10", plan | {"seeds": [9, 2]}, root=results)
     assert facts["seed"] == 2
 
 
-def test_a_right_decision_is_no_fallback_and_a_wrong_one_the_most_swayed(plan, root):
-    right, _ = figure_data("fig09", plan, root=root)
+def test_a_right_decision_is_no_fallback_and_a_wrong_one_the_most_swayed(plan, results):
+    right, _ = figure_data("fig09", plan, root=results)
     assert set(right["score"].round(3)) == {0.2}  # the first right False has a fallback map
-    wrong, facts = figure_data("fig13", plan, root=root)
+    wrong, facts = figure_data("fig13", plan, root=results)
     assert set(wrong["score_without"].round(3)) == {0.7}
     assert set(wrong["panel"]) == {"cutout", "map", "resized"} and set(facts["shown"]) == {"paper", "otrain2"}
 
 
-def test_a_study_half_done_leaves_out_points(plan, root, tmp_path):
-    full, facts = figure_data("fig11", plan, root=root)
+def test_a_study_half_done_leaves_out_points(plan, results, tmp_path):
+    full, facts = figure_data("fig11", plan, root=results)
     assert facts["done"] == facts["planned"] == len(full)
     row = plan["sweeps"]["data-size"][0]
     for name in ("metrics.json", "train.json"):
-        io.write_json(tmp_path / row["folder"] / name, io.read_json(root / row["folder"] / name))
+        io.write_json(tmp_path / row["folder"] / name, io.read_json(results / row["folder"] / name))
     half, facts = figure_data("fig11", plan, root=tmp_path)
     assert len(half) == facts["done"] == 1 and facts["planned"] == len(full)
     text = caption_text(make_caption("fig11", plan, facts, half))
     assert f"1 of {len(full)} trainings are done" in text
 
 
-def test_magnitudes_count_all_images(plan, root):
-    table, facts = figure_data("fig04", plan, root=root)
+def test_magnitudes_count_all_images(plan, results):
+    table, facts = figure_data("fig04", plan, root=results)
     assert facts["injected"] == table["injected"].sum() == 8 * 120
     assert (table["found"] <= table["injected"]).all() and isinstance(table, pd.DataFrame)

@@ -9,13 +9,7 @@ from otrain_core.paper.captions import make_caption
 from otrain_core.paper.data import data_files, figure_data
 from otrain_core.paper.figures import draw_figure, figures_files, read_data
 from otrain_core.paper.plan import FIGURES, PANELS
-from tests.unit.synthetic_paper import make_plan, write_paper
-
-
-@pytest.fixture(scope="module")
-def plan():
-    with pytest.MonkeyPatch.context() as patch:
-        return make_plan(patch)
+from tests.unit.synthetic_paper import write_paper
 
 
 @pytest.fixture(scope="module")

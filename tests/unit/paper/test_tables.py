@@ -6,26 +6,14 @@ import pytest
 
 from otrain_core.evaluation.summary import SUMMARY_COLUMNS, summary_row
 from otrain_core.io import read_json, read_table
-from otrain_core.paper.plan import CUBES, TABLES, table_sources
+from otrain_core.paper.plan import CUBES, TABLES
 from otrain_core.paper.tables import condensed, make_table, tables_files, to_tex
-from tests.unit.synthetic_paper import make_plan, write_paper
-
-
-@pytest.fixture(scope="module")
-def plan():
-    with pytest.MonkeyPatch.context() as patch:
-        return make_plan(patch)
-
-
-@pytest.fixture(scope="module")
-def root(plan, tmp_path_factory):
-    return write_paper(tmp_path_factory.mktemp("paper"), plan)
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_csv_tex_and_caption(name, plan, root, tmp_path):
+def test_csv_tex_and_caption(name, plan, results, tmp_path):
     files = {"table": tmp_path / "a.csv", "tex": tmp_path / "a.tex", "caption": tmp_path / "a.json"}
-    tables_files(name=name, plan=plan, root=root, **files)
+    tables_files(name=name, plan=plan, root=results, **files)
     assert len(read_table(files["table"])) and read_json(files["caption"])["made"]
     tex = files["tex"].read_text()
     assert tex.count("{") == tex.count("}")
@@ -42,47 +30,47 @@ def test_a_table_without_data_says_so(name, plan, tmp_path):
     assert to_tex(name, table, "none").startswith("%")
 
 
-def test_arrays_of_the_paper_come_first(plan, root):
-    table, _ = make_table("table1", plan, root=root)
+def test_arrays_of_the_paper_come_first(plan, results):
+    table, _ = make_table("table1", plan, root=results)
     assert list(table["array"][:7]) == ["cube", "labels", "mags", "errmags", "filters", "fwhms", "candids"]
     assert (table["in_paper"] == "yes").sum() == 7
 
 
-def test_unknown_cells_of_the_paper_stay_empty(plan, root):
-    table = make_table("table2", plan, root=root)[0].set_index("telescope")
+def test_unknown_cells_of_the_paper_stay_empty(plan, results):
+    table = make_table("table2", plan, root=results)[0].set_index("telescope")
     assert table.loc["FRAM-CTA-N", "paper_aperture"] == 0.25 and table.loc["JAST", "paper_pixel_scale"] == 0.58
     assert table["paper_aperture"].isna().sum() == 3 and table.loc["TACA", "paper_filters"] == ""
 
 
-def test_counts_are_those_of_the_cubes(plan, root):
-    table, _ = make_table("table3", plan, root=root)
+def test_counts_are_those_of_the_cubes(plan, results):
+    table, _ = make_table("table3", plan, root=results)
     assert list(table.columns[:4]) == ["telescope", "pipeline", "n_true", "n_false"]
     assert list(table["telescope"] + "/" + table["pipeline"]) == list(CUBES)
-    record = read_json(root / "TCA/gmadet/cube.json")
+    record = read_json(results / "TCA/gmadet/cube.json")
     assert table[["n_true", "n_false"]].iloc[-1].tolist() == [record["n_true"], record["n_false"]]
 
 
-def test_confusion_adds_up(plan, root):
-    table, facts = make_table("table4", plan, root=root)
+def test_confusion_adds_up(plan, results):
+    table, facts = make_table("table4", plan, root=results)
     assert table["share"].sum() == pytest.approx(1) and facts["protocol"] == "paper"
     by = table.set_index("component")
-    headline = read_json(root / "JAST/gmadet/paper/seed1/random_split/metrics.json")["headline"]
+    headline = read_json(results / "JAST/gmadet/paper/seed1/random_split/metrics.json")["headline"]
     assert by.loc["FP", "share"] == pytest.approx(headline["fp_share"])
     assert by.loc["TP", "count"] + by.loc["FN", "count"] == headline["n_true"]
 
 
-def test_table5_has_the_columns_of_the_summary_and_the_papers_values(plan, root):
-    table, facts = make_table("table5", plan, root=root)
+def test_table5_has_the_columns_of_the_summary_and_the_papers_values(plan, results):
+    table, facts = make_table("table5", plan, root=results)
     assert list(table.columns[: len(SUMMARY_COLUMNS)]) == list(SUMMARY_COLUMNS)
     assert len(table) == 5 * 2 * 2 * 2 and facts["done"] == len(table)
-    row = summary_row(root / "TCA/gmadet/otrain2/seed2")
+    row = summary_row(results / "TCA/gmadet/otrain2/seed2")
     mine = table[(table["telescope"] == "TCA") & (table["experiment"] == "otrain2") & (table["protocol"] == "grouped")]
     assert mine["mcc"].iloc[1] == row["mcc"]
     assert set(mine["paper_threshold"]) == {0.34} and set(table["paper_mcc_low"]) == {0.84}
 
 
-def test_condensed_is_the_mean_over_seeds(plan, root):
-    table, _ = make_table("table5", plan, root=root)
+def test_condensed_is_the_mean_over_seeds(plan, results):
+    table, _ = make_table("table5", plan, root=results)
     short = condensed(table)
     assert len(short) == 5 * 2 * 2 and set(short["Seeds"]) == {"2"}
     mine = table[(table["telescope"] == "JAST") & (table["pipeline"] == "gmadet") & (table["experiment"] == "paper")]
@@ -90,8 +78,3 @@ def test_condensed_is_the_mean_over_seeds(plan, root):
     line = short[(short["Cube"] == "JAST-gmadet") & (short["Network"] == "paper") & (short["Split"] == "by image")]
     assert line["MCC"].item().startswith(f"{mine['mcc'].mean():.3f}")
     assert line["p_t, paper"].item() == "0.35"
-
-
-def test_inputs_of_the_rule_exist(plan, root):
-    for name in ("table1", "table3", "table4"):
-        assert all((root / path).is_file() for path in table_sources(plan, name))
