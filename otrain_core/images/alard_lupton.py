@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from otrain_core.errors import ImageError
 from otrain_core.images.backends import Inputs, Matched, kernel_sizes, quiet_pixels
 from otrain_core.images.common_stars import choose_stamps, stars_flux_scale
 from otrain_core.images.kernel import Convolver, KernelField, fit_kernel, make_basis
-from otrain_core.images.polynomials import polynomial, polynomial_map
+from otrain_core.images.polynomials import exponents, polynomial, polynomial_map
+from otrain_core.plan.pipelines import SubtractOptions
 from otrain_core.widths import FWHM_PER_SIGMA
 
 CONTAMINATED = 0.02  # share of the kernel that may lie on bad pixels
-
-
 STAMPS_PER_TERM = 3  # stars needed for each term of the kernel's spatial polynomial
 
 
-def alard_lupton(
-    inputs: Inputs,
-    *,
-    kernel_order: int,
-    background_order: int,
-    kernel_half_width: int,
-    max_stamps: int,
-    sigma_clip: float,
-) -> Matched:
+def alard_lupton(inputs: Inputs, options: SubtractOptions) -> Matched:
     """Alard-Lupton subtraction; see `otrain_core.images.kernel`.
 
     Raises
@@ -34,56 +27,46 @@ def alard_lupton(
         Too few stars to fit a kernel.
     """
     convolve_science = inputs.seeing_reference > inputs.seeing
-    sides = [
-        (inputs.reference, inputs.reference_noise, inputs.bad_reference),
-        (inputs.science, inputs.noise, inputs.bad_science),
-    ]
-    (source, source_noise, source_bad), (target, target_noise, target_bad) = sides[:: -1 if convolve_science else 1]
+    side = _sides(inputs, convolve_science=convolve_science)
     broad, sharp = sorted((inputs.seeing, inputs.seeing_reference), reverse=True)
-    sigmas, width, half = kernel_sizes(broad, sharp, kernel_half_width)
-    if min(source.shape) < 4 * (half + width) + 1:
-        raise ImageError(inputs.name, "subtract", f"an image of {source.shape} px is too small for its seeing")
-    basis = make_basis(sigmas, width)
-    smoothing = None if convolve_science else inputs.smoothing
-    bad = source_bad | target_bad
-    x, y = choose_stamps(inputs.stars, bad, half=half, margin=half + width + 1, max_stamps=max_stamps)
-    ratio = stars_flux_scale(inputs.stars)
-    ratio = 1 / ratio if convolve_science else ratio
+    sigmas, width, half = kernel_sizes(broad, sharp, options.kernel_half_width)
+    if min(side.source.shape) < 4 * (half + width) + 1:
+        raise ImageError(inputs.name, "subtract", f"an image of {side.source.shape} px is too small for its seeing")
+    bad = inputs.bad_science | inputs.bad_reference
+    x, y = choose_stamps(inputs.stars, bad, half=half, margin=half + width + 1, max_stamps=options.max_stamps)
     sigma_match = max(np.sqrt(max(broad**2 - sharp**2, 0)) / FWHM_PER_SIGMA, 0.5)
-    variance = target_noise**2 + source_noise**2 * np.float32(ratio**2 / (4 * np.pi * sigma_match**2))
-    order = kernel_order
-    while order > 0 and len(x) < STAMPS_PER_TERM * (order + 1) * (order + 2) / 2:
-        order -= 1
+    ratio = 1 / stars_flux_scale(inputs.stars) if convolve_science else stars_flux_scale(inputs.stars)
+    order = affordable_order(options.kernel_order, len(x))
+    background_order = min(options.background_order, order + 1)
     try:
         fit = fit_kernel(
-            source,
-            target,
-            variance,
-            source_noise**2,
+            side.source,
+            side.target,
+            side.target_noise**2 + side.source_noise**2 * np.float32(ratio**2 / (4 * np.pi * sigma_match**2)),
+            side.source_noise**2,
             bad,
             x,
             y,
-            basis=basis,
-            smoothing=smoothing,
+            basis=make_basis(sigmas, width),
+            smoothing=side.source_smoothing,
             half=half,
             order=order,
-            background_order=min(background_order, order + 1),
-            sigma_clip=sigma_clip,
+            background_order=background_order,
+            sigma_clip=options.sigma_clip,
         )
     except (ValueError, np.linalg.LinAlgError) as error:
         raise ImageError(inputs.name, "subtract", f"no kernel could be fitted: {error}") from None
     if not np.isfinite(fit.scale) or fit.scale <= 0:
         raise ImageError(inputs.name, "subtract", f"the fitted flux ratio is {fit.scale:g}; a positive one is needed")
-    difference = target - fit.apply(source) - fit.background_map()
-    difference -= sky_level(difference, target_noise, quiet_pixels(inputs) & ~bad, min(background_order, order + 1))
-    # A target that was interpolated has less noise in a pixel than before.
-    calm = np.float32(inputs.smoothing[tuple(n // 2 for n in inputs.smoothing.shape)] if convolve_science else 1)
-    noise = np.sqrt(calm * target_noise**2 + convolved_variance(source_noise**2, fit, smoothing))
-    contaminated = contaminated_pixels(source_bad, fit)
+    difference = side.target - fit.apply(side.source) - fit.background_map()
+    difference -= sky_level(difference, side.target_noise, quiet_pixels(inputs) & ~bad, background_order)
+    noise = np.sqrt(
+        side.target_calm * side.target_noise**2 + convolved_variance(side.source_noise**2, fit, side.source_smoothing)
+    )
     if convolve_science:
         difference *= np.float32(-1 / fit.scale)
         noise /= np.float32(fit.scale)
-    nothing = np.zeros(source.shape, dtype=bool)
+    contaminated, nothing = contaminated_pixels(side.source_bad, fit), np.zeros(side.source.shape, dtype=bool)
     record = {
         "convolved": "science" if convolve_science else "reference",
         "flux_scale": 1 / fit.scale if convolve_science else fit.scale,
@@ -102,6 +85,48 @@ def alard_lupton(
         contaminated if convolve_science else nothing,
         record,
     )
+
+
+@dataclass
+class _Sides:
+    """The image that is convolved (source) and the other one (target), as in `Inputs`."""
+
+    source: np.ndarray
+    source_noise: np.ndarray
+    source_bad: np.ndarray
+    source_smoothing: np.ndarray | None
+    target: np.ndarray
+    target_noise: np.ndarray
+    target_calm: np.float32  # a target that was interpolated has less noise in a pixel than before
+
+
+def _sides(inputs: Inputs, *, convolve_science: bool) -> _Sides:
+    if convolve_science:
+        return _Sides(
+            source=inputs.science,
+            source_noise=inputs.noise,
+            source_bad=inputs.bad_science,
+            source_smoothing=None,
+            target=inputs.reference,
+            target_noise=inputs.reference_noise,
+            target_calm=np.float32(inputs.smoothing[tuple(n // 2 for n in inputs.smoothing.shape)]),
+        )
+    return _Sides(
+        source=inputs.reference,
+        source_noise=inputs.reference_noise,
+        source_bad=inputs.bad_reference,
+        source_smoothing=inputs.smoothing,
+        target=inputs.science,
+        target_noise=inputs.noise,
+        target_calm=np.float32(1),
+    )
+
+
+def affordable_order(order: int, n_stamps: int) -> int:
+    """Largest degree of the kernel's variation, at most `order`, that so many stamps determine."""
+    while order > 0 and n_stamps < STAMPS_PER_TERM * len(exponents(order)):
+        order -= 1
+    return order
 
 
 def convolved_variance(variance: np.ndarray, fit: KernelField, smoothing: np.ndarray | None) -> np.ndarray:
@@ -164,8 +189,7 @@ def sky_level(diff: np.ndarray, noise: np.ndarray, use: np.ndarray, order: int, 
     if filled.sum() < 3 * (order + 1) * (order + 2) / 2:
         return np.zeros(diff.shape, dtype=np.float32)
     row, column = np.nonzero(filled)
-    at = [(column + 0.5) * cell - 0.5, (row + 0.5) * cell - 0.5]
     weight = np.sqrt(count[filled])
-    terms = polynomial(*at, diff.shape, order)
+    terms = polynomial((column + 0.5) * cell - 0.5, (row + 0.5) * cell - 0.5, diff.shape, order)
     solution = np.linalg.lstsq((terms * weight).T, total[filled] / count[filled] * weight, rcond=None)[0]
     return polynomial_map(solution, diff.shape, order)

@@ -8,7 +8,6 @@ all there is, and what they are off by stays: such are the dipoles of the paper.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,9 +23,10 @@ from otrain_core.images.polynomials import polynomial
 from otrain_core.images.prepare import Prepared, prepare_image
 from otrain_core.images.resample import Mapping, identity, overlap_problem, pixel_area, resample
 from otrain_core.images.swarp import resample_by_swarp
-from otrain_core.plan.pipelines import PrepareOptions
+from otrain_core.plan.pipelines import PrepareOptions, SubtractOptions
 from otrain_core.widths import SIGMA_PER_MAD
 
+OPTIONS = SubtractOptions()
 MIN_STARS = 5  # matched stars below which nothing is said about an alignment
 SEARCH = 30.0  # largest offset between WCS and stars that is looked for [px]
 
@@ -105,7 +105,7 @@ def _fit_correction(mapping: Mapping, science: np.ndarray, target: np.ndarray, l
     base_x, base_y = mapping.base(x, y)
     residual = np.array([target[:, 0] - base_x, target[:, 1] - base_y])
     n = len(x)
-    best: tuple[float, Mapping, float] | None = None
+    best, best_scatter, least = mapping, np.nan, np.inf
     for order in range(lowest, 4):
         terms = polynomial(x, y, mapping.shape, order)
         if order > lowest and 3 * len(terms) > n:
@@ -113,9 +113,43 @@ def _fit_correction(mapping: Mapping, science: np.ndarray, target: np.ndarray, l
         coefficients = np.linalg.lstsq(terms.T, residual.T, rcond=None)[0].T if len(terms) else np.zeros((2, 0))
         scatter = float(np.sqrt(np.mean((residual - coefficients @ terms) ** 2)))
         criterion = 2 * n * np.log(scatter**2 + 1e-10) + 2 * len(terms) * np.log(n)
-        if best is None or criterion < best[0]:
-            best = criterion, Mapping(mapping.base, mapping.shape, order, *coefficients), scatter
-    return best[1], best[2]
+        if order == lowest or criterion < least:
+            cx, cy = coefficients
+            best, best_scatter, least = Mapping(mapping.base, mapping.shape, order, cx, cy), scatter, criterion
+    return best, best_scatter
+
+
+@dataclass
+class Match:
+    """A mapping from science to reference pixels and the stars that support it.
+
+    Attributes
+    ----------
+    mapping : Mapping
+    ours, theirs : numpy.ndarray
+        Rows of the tables of stars of the science image and of the reference that are the same stars.
+    record : dict
+        n_stars, offset [px], scatter [px], order, agree (whether the stars support the first guess).
+    """
+
+    mapping: Mapping
+    ours: np.ndarray
+    theirs: np.ndarray
+    record: dict[str, Any]
+
+    def positions(self, science: pd.DataFrame, reference: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """x, y of the matched stars, each in its own pixels."""
+        return _xy(science)[self.ours], _xy(reference)[self.theirs]
+
+
+def _xy(stars: pd.DataFrame) -> np.ndarray:
+    return stars[["x", "y"]].to_numpy()
+
+
+def _unmatched(mapping: Mapping) -> Match:
+    none = np.zeros(0, dtype=int)
+    record = {"n_stars": 0, "agree": False, "offset": np.nan, "scatter": np.nan, "order": -1}
+    return Match(mapping, none, none, record)
 
 
 def refine(
@@ -125,7 +159,7 @@ def refine(
     *,
     search: float = SEARCH,
     lowest: int = -1,
-) -> tuple[Mapping, np.ndarray, np.ndarray, dict[str, Any]]:
+) -> Match:
     """Match the stars of both images and correct the mapping.
 
     Parameters
@@ -141,45 +175,33 @@ def refine(
 
     Returns
     -------
-    mapping : Mapping
-    science_index, reference_index : numpy.ndarray
-        Rows of the two tables that are the same stars.
-    record : dict
-        n_stars, offset [px], scatter [px], order, agree (whether the stars support the guess).
+    Match
+        Without stars, and with the mapping as it came, where the stars do not support it.
     """
-    xy, target = science[["x", "y"]].to_numpy(), reference[["x", "y"]].to_numpy()
-    none = np.zeros(0, dtype=int)
-    record: dict[str, Any] = {"n_stars": 0, "agree": False, "offset": np.nan, "scatter": np.nan, "order": -1}
+    xy, target = _xy(science), _xy(reference)
     if min(len(xy), len(target)) < MIN_STARS:
-        return mapping, none, none, record
+        return _unmatched(mapping)
     predicted = np.column_stack(mapping(*xy.T))
     inside = _inside(predicted, target)
     bright_p, bright_t = predicted[inside][:400], target[:400]
     if len(bright_p) < MIN_STARS:
-        return mapping, none, none, record
+        return _unmatched(mapping)
     offset, votes, chance = _vote(bright_p, bright_t, search)
     if votes < max(MIN_STARS, 0.1 * min(len(bright_p), len(bright_t)), chance + 5 * np.sqrt(chance + 1)):
-        return mapping, none, none, record
-    current: Callable[..., np.ndarray] = lambda: predicted + offset  # noqa: E731
-    corrected, ours, theirs, scatter = mapping, none, none, np.nan
+        return _unmatched(mapping)
+    corrected, ours, theirs, scatter = mapping, np.zeros(0, dtype=int), np.zeros(0, dtype=int), np.nan
+    current = predicted + offset
     radius = 2.5
     for _ in range(8):
         previous = (ours, theirs)
-        ours, theirs = _pairs(current(), target, radius)
+        ours, theirs = _pairs(current, target, radius)
         if len(ours) < MIN_STARS:
-            return mapping, none, none, record
-        keep = np.ones(len(ours), dtype=bool)
-        for _ in range(5):
-            corrected, scatter = _fit_correction(mapping, xy[ours[keep]], target[theirs[keep]], lowest)
-            error = np.hypot(*(np.column_stack(corrected(*xy[ours].T)) - target[theirs]).T)
-            limit = max(3 * SIGMA_PER_MAD * np.median(error[keep]), 0.02)
-            if np.array_equal(keep, error < limit) or (error < limit).sum() < MIN_STARS:
-                break
-            keep = error < limit
+            return _unmatched(mapping)
+        corrected, keep, scatter = _clipped_correction(mapping, xy[ours], target[theirs], lowest)
         ours, theirs = ours[keep], theirs[keep]
         if np.array_equal(previous[0], ours) and np.array_equal(previous[1], theirs):
             break
-        current = lambda mapping=corrected: np.column_stack(mapping(*xy.T))  # noqa: E731
+        current = np.column_stack(corrected(*xy.T))
         radius = max(1.0, min(2.5, 6 * scatter))
     record = {
         "n_stars": len(ours),
@@ -188,7 +210,22 @@ def refine(
         "scatter": scatter,
         "order": corrected.order,
     }
-    return corrected, ours, theirs, record
+    return Match(corrected, ours, theirs, record)
+
+
+def _clipped_correction(
+    mapping: Mapping, science: np.ndarray, target: np.ndarray, lowest: int
+) -> tuple[Mapping, np.ndarray, float]:
+    """Correction without pairs that lie far off, which pairs it keeps (bool), and its scatter [px]."""
+    keep = np.ones(len(science), dtype=bool)
+    for _ in range(5):
+        corrected, scatter = _fit_correction(mapping, science[keep], target[keep], lowest)
+        error = np.hypot(*(np.column_stack(corrected(*science.T)) - target).T)
+        limit = max(3 * SIGMA_PER_MAD * np.median(error[keep]), 0.02)
+        if np.array_equal(keep, error < limit) or (error < limit).sum() < MIN_STARS:
+            break
+        keep = error < limit
+    return corrected, keep, scatter
 
 
 def _inside(points: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -225,7 +262,7 @@ def star_mapping(science: pd.DataFrame, reference: pd.DataFrame, shape: tuple[in
     """Similarity between the two patterns of stars (mirrored ones too), or None."""
     import astroalign
 
-    xy, target = science[["x", "y"]].to_numpy()[:150], reference[["x", "y"]].to_numpy()[:150]
+    xy, target = _xy(science)[:150], _xy(reference)[:150]
     if min(len(xy), len(target)) < MIN_STARS:
         return None
     for flip in (1.0, -1.0):
@@ -238,25 +275,72 @@ def star_mapping(science: pd.DataFrame, reference: pd.DataFrame, shape: tuple[in
         def base(x: np.ndarray, y: np.ndarray, m: np.ndarray = matrix) -> tuple[np.ndarray, np.ndarray]:
             return m[0, 0] * x + m[0, 1] * y + m[0, 2], m[1, 0] * x + m[1, 1] * y + m[1, 2]
 
-        guess = Mapping(base, shape)
-        _, ours, theirs, record = refine(guess, science, reference, search=5.0, lowest=1)
-        if not record["agree"]:
+        match = refine(Mapping(base, shape), science, reference, search=5.0, lowest=1)
+        if not match.record["agree"]:
             continue
         # The random choices of the pattern search must leave no trace: start again from the pairs themselves.
-        return _fit_correction(identity(shape), *_positions(science, reference, ours, theirs), 1)[0]
+        return _fit_correction(identity(shape), *match.positions(science, reference), 1)[0]
     return None
 
 
-def _uncorrected(
-    mapping: Mapping, science: np.ndarray, target: np.ndarray, record: dict[str, Any]
-) -> tuple[Mapping, dict[str, Any]]:
-    """The first guess of a mapping that `refine` corrected, and how far off the stars are from it [science px]."""
-    plain = Mapping(mapping.base, mapping.shape)
-    if len(science) == 0:
-        return plain, record
-    error = (np.column_stack(plain(*science.T)) - target) / np.sqrt(pixel_area(plain))
-    offset = float(np.hypot(*np.median(error, axis=0)))
-    return plain, {**record, "offset": offset, "scatter": float(np.sqrt(np.mean(error**2))), "order": -1}
+def _uncorrected(match: Match, science: pd.DataFrame, reference: pd.DataFrame) -> Match:
+    """With the first guess of a mapping that `refine` corrected, and how far off the stars are from it [science px]."""
+    plain = Mapping(match.mapping.base, match.mapping.shape)
+    record = match.record
+    if len(match.ours):
+        xy, target = match.positions(science, reference)
+        error = (np.column_stack(plain(*xy.T)) - target) / np.sqrt(pixel_area(plain))
+        offset = float(np.hypot(*np.median(error, axis=0)))
+        record = {**record, "offset": offset, "scatter": float(np.sqrt(np.mean(error**2))), "order": -1}
+    return Match(plain, match.ours, match.theirs, record)
+
+
+def _by_wcs(
+    guess: Mapping, stars: pd.DataFrame, stars_reference: pd.DataFrame, *, method: str
+) -> tuple[str, Match] | None:
+    """The mapping of two WCSs with what the stars say about it, and what it hangs on ('wcs', 'stars', 'swarp').
+
+    None where the stars speak against the WCSs and the method may do without them.
+    """
+    match = refine(guess, stars, stars_reference)
+    if method == "swarp":
+        return "swarp", _uncorrected(match, stars, stars_reference)
+    if method == "wcs":
+        return "wcs", match
+    few = min(len(stars), len(stars_reference)) < 3 * MIN_STARS
+    if not match.record["agree"] and not few:
+        return None
+    if len(match.ours) < 4 * MIN_STARS:
+        return "wcs", match
+    # A WCS with a noisy distortion serves to match the stars; a plain map between them may fit better.
+    plain, _ = _fit_correction(identity(guess.shape), *match.positions(stars, stars_reference), 1)
+    other = refine(plain, stars, stars_reference, search=5.0)
+    enough = other.record["agree"] and len(other.ours) >= 0.9 * len(match.ours)
+    if enough and other.record["scatter"] < 0.7 * match.record["scatter"]:
+        return "stars", other
+    return "wcs", match
+
+
+def _common_stars(
+    match: Match,
+    stars: pd.DataFrame,
+    stars_reference: pd.DataFrame,
+    *,
+    science_data: np.ndarray,
+    science_mask: np.ndarray,
+    prepared: Prepared,
+) -> pd.DataFrame:
+    """The stars of `Aligned`."""
+    table = stars.iloc[match.ours].reset_index(drop=True)
+    pixel = 1 / np.sqrt(pixel_area(match.mapping))
+    table["fwhm_reference"] = stars_reference["fwhm"].to_numpy()[match.theirs] * pixel
+    # Both fluxes in one aperture on the sky: their ratio must not hang on the seeings.
+    radius = 1.5 * float(np.median(table[["fwhm", "fwhm_reference"]].max(axis=1))) if len(table) else 1.0
+    table["flux"] = aperture_flux(science_data, science_mask, table["x"], table["y"], radius)
+    x, y = _xy(stars_reference)[match.theirs].T
+    table["flux_reference"] = aperture_flux(prepared.sci, prepared.mask, x, y, radius / pixel)
+    positive = (table["flux"] > 0) & (table["flux_reference"] > 0)
+    return table[positive].reset_index(drop=True)
 
 
 @dataclass
@@ -277,66 +361,44 @@ def locate_reference(
     science_mask: np.ndarray,
     science_wcs: Any = None,
     name: str | None = None,
-    method: str = "auto",
     seeing: float | None = None,
+    options: SubtractOptions = OPTIONS,
 ) -> Located:
     """Find the mapping from science to reference pixels; parameters as `align_reference`."""
     name = name or reference.name
     shape = science_data.shape
+    method = options.align
     if method in ("wcs", "swarp") and (science_wcs is None or reference.wcs is None):
         missing = "science image" if science_wcs is None else "reference"
         raise ImageError(name, "wcs", f"align: {method} is chosen but the {missing} has no celestial WCS")
     prepared = prepare_reference(reference, seeing=seeing or 3.0)
     stars = find_stars(science_data, science_noise, science_mask)
     stars_reference = find_stars(prepared.sci, prepared.noise, prepared.mask)
-    mapping, problem = None, None
+    found, problem = None, None
     if method != "stars" and science_wcs is not None and reference.wcs is not None:
-        mapping = wcs_mapping(science_wcs, reference.wcs, shape)
-        problem = overlap_problem(mapping, reference.shape)
+        guess = wcs_mapping(science_wcs, reference.wcs, shape)
+        problem = overlap_problem(guess, reference.shape)
         if problem is None:
-            mapping, ours, theirs, record = refine(mapping, stars, stars_reference)
-            few = min(len(stars), len(stars_reference)) < 3 * MIN_STARS
-            if method == "auto" and not record["agree"] and not few:
-                mapping = None
+            found = _by_wcs(guess, stars, stars_reference, method=method)
         elif method in ("wcs", "swarp"):
             raise ImageError(name, "reference", problem)
-        else:
-            mapping = None
-    used = "wcs"
-    if method == "swarp":
-        used = "swarp"
-        mapping, record = _uncorrected(mapping, *_positions(stars, stars_reference, ours, theirs), record)
-    elif mapping is None:
-        used = "stars"
+    if found is None:
         mapping = star_mapping(stars, stars_reference, shape)
         if mapping is None:
             counts = f"{len(stars)} stars in the science image, {len(stars_reference)} in the reference"
             if problem:
                 raise ImageError(name, "reference", problem)
             raise ImageError(name, "align", f"the stars of the reference could not be matched ({counts})")
-        mapping, ours, theirs, record = refine(mapping, stars, stars_reference, search=5.0)
-    elif method == "auto" and len(ours) >= 4 * MIN_STARS:
-        # A WCS with a noisy distortion serves to match the stars; a plain map between them may fit better.
-        plain, _ = _fit_correction(identity(shape), *_positions(stars, stars_reference, ours, theirs), 1)
-        plain = refine(plain, stars, stars_reference, search=5.0)
-        if plain[3]["agree"] and len(plain[1]) >= 0.9 * len(ours) and plain[3]["scatter"] < 0.7 * record["scatter"]:
-            mapping, ours, theirs, record = plain
-            used = "stars"
-    problem = overlap_problem(mapping, reference.shape)
+        found = "stars", refine(mapping, stars, stars_reference, search=5.0)
+    used, match = found
+    problem = overlap_problem(match.mapping, reference.shape)
     if problem:
         raise ImageError(name, "reference", problem)
-    table = stars.iloc[ours].reset_index(drop=True)
-    pixel = 1 / np.sqrt(pixel_area(mapping))
-    table["fwhm_reference"] = stars_reference["fwhm"].to_numpy()[theirs] * pixel
-    # Both fluxes in one aperture on the sky: their ratio must not hang on the seeings.
-    radius = 1.5 * float(np.median(table[["fwhm", "fwhm_reference"]].max(axis=1))) if len(table) else 1.0
-    table["flux"] = aperture_flux(science_data, science_mask, table["x"], table["y"], radius)
-    x, y = stars_reference[["x", "y"]].to_numpy()[theirs].T
-    table["flux_reference"] = aperture_flux(prepared.sci, prepared.mask, x, y, radius / pixel)
-    positive = (table["flux"] > 0) & (table["flux_reference"] > 0)
-    table = table[positive].reset_index(drop=True)
-    record = {"align": used, **{f"align_{key}": value for key, value in record.items()}}
-    return Located(mapping, prepared, table, record)
+    table = _common_stars(
+        match, stars, stars_reference, science_data=science_data, science_mask=science_mask, prepared=prepared
+    )
+    record = {"align": used, **{f"align_{key}": value for key, value in match.record.items()}}
+    return Located(match.mapping, prepared, table, record)
 
 
 def align_reference(
@@ -347,9 +409,8 @@ def align_reference(
     science_mask: np.ndarray,
     science_wcs: Any = None,
     name: str | None = None,
-    method: str = "auto",
-    resampling: str = "bilinear",
     seeing: float | None = None,
+    options: SubtractOptions = OPTIONS,
 ) -> Aligned:
     """Bring the reference onto the science grid.
 
@@ -364,17 +425,14 @@ def align_reference(
     science_wcs : astropy.wcs.WCS or None
     name : str, optional
         Name of the science image, for errors (default: the reference's).
-    method : {'auto', 'wcs', 'stars', 'swarp'}
-        wcs: both WCSs, corrected by the stars where enough are matched. stars: the
-        pattern of the stars. auto: wcs where both images have one and the stars
-        agree with it (or are too few to tell), else stars; stars too where the stars
-        the WCS matched follow a plain polynomial better. swarp: SWarp by the WCSs
-        alone; the stars serve to measure what they are off by (align_scatter, along
-        one axis [px]).
-    resampling : {'bilinear', 'lanczos3'}
-        Interpolation of swarp.
     seeing : float, optional
         FWHM of the science image [px], about that of the reference too (default: 3).
+    options : SubtractOptions
+        Its `align` and `resampling` count. wcs: both WCSs, corrected by the stars where enough are
+        matched. stars: the pattern of the stars. auto: wcs where both images have one and the stars
+        agree with it (or are too few to tell), else stars; stars too where the stars the WCS matched
+        follow a plain polynomial better. swarp: SWarp by the WCSs alone; the stars serve to measure
+        what they are off by (align_scatter, along one axis [px]).
 
     Returns
     -------
@@ -394,28 +452,22 @@ def align_reference(
         science_mask=science_mask,
         science_wcs=science_wcs,
         name=name,
-        method=method,
         seeing=seeing,
+        options=options,
     )
     prepared = located.prepared
-    if method == "swarp":
+    if options.align == "swarp":
         planes = resample_by_swarp(
             prepared,
             located.mapping,
             wcs=reference.wcs,
             target_wcs=science_wcs,
-            resampling=resampling,
+            resampling=options.resampling,
             name=name or reference.name,
         )
-        located.record["resampling"] = resampling
+        located.record["resampling"] = options.resampling
     else:
         planes = resample(prepared.sci, prepared.noise, prepared.mask, located.mapping)
     data, noise, mask, smoothing = planes
     record = {**located.record, "overlap": float(np.isfinite(data).mean())}
     return Aligned(data, noise, mask, located.stars, smoothing, record)
-
-
-def _positions(
-    science: pd.DataFrame, reference: pd.DataFrame, ours: np.ndarray, theirs: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    return science[["x", "y"]].to_numpy()[ours], reference[["x", "y"]].to_numpy()[theirs]

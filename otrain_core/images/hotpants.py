@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from otrain_core.errors import ConfigError, ImageError
 from otrain_core.images.backends import Inputs, Matched, kernel_sizes
 from otrain_core.images.common_stars import choose_stamps, stars_flux_scale
+from otrain_core.plan.pipelines import SubtractOptions
 from otrain_core.programs import find_program
 
 PEDESTAL = 1000.0  # HOTPANTS takes pixels of exactly 0 for missing ones
@@ -22,29 +22,17 @@ OUTPUTS = {"outim": "difference.fits", "oni": "noise.fits", "omi": "mask.fits"}
 OUTPUT_BAD = 0x8000  # bit of its mask: the pixel of the difference is not to be used
 
 
-def hotpants(
-    inputs: Inputs,
-    *,
-    kernel_order: int,
-    background_order: int,
-    kernel_half_width: int,
-    max_stamps: int,
-    sigma_clip: float,
-    program: str | None = None,
-    options: Mapping[str, Any] | None = None,
-    workdir: str | Path | None = None,
-) -> Matched:
+def hotpants(inputs: Inputs, options: SubtractOptions, *, workdir: str | Path | None = None) -> Matched:
     """HOTPANTS (Becker 2015, ascl:1504.004) as an external program.
 
-    Its limits of valid counts are wide open: what exceeds 0.9 x saturation in either image
+    Its limits of valid counts are wide open: what exceeds the saturation of either image
     is in the masks that it reads.
 
     Parameters
     ----------
-    program : str, optional
-        Path of the program (default: looked for on PATH).
-    options : mapping, optional
-        Command-line options that replace or join the derived ones, see `hotpants_command`.
+    inputs : Inputs
+    options : SubtractOptions
+        `hotpants_program` and `hotpants_options` among them, see `hotpants_command`.
     workdir : path-like, optional
         Folder for the program's files, which are kept (default: a temporary one).
 
@@ -56,44 +44,23 @@ def hotpants(
     ImageError
         The program made no difference image.
     """
-    from astropy.io import fits
-
-    options = dict(options or {})
-    program = find_program("hotpants", path=program)
-    convolve_science = str(options.get("c", "i" if inputs.seeing_reference > inputs.seeing else "t")) == "i"
+    program = find_program("hotpants", path=options.hotpants_program)
+    given = options.hotpants_options
+    convolve_science = str(given.get("c", "i" if inputs.seeing_reference > inputs.seeing else "t")) == "i"
     broad, sharp = sorted((inputs.seeing, inputs.seeing_reference), reverse=True)
-    sigmas, width, half = kernel_sizes(broad, sharp, kernel_half_width)
-    width, half = int(options.get("r", width)), int(options.get("rss", half))
+    sigmas, width, half = kernel_sizes(broad, sharp, options.kernel_half_width)
+    width, half = _whole(given, "r", width), _whole(given, "rss", half)
     command = hotpants_command(
-        program,
-        convolve_science=convolve_science,
-        sigmas=sigmas,
-        width=width,
-        half=half,
-        kernel_order=kernel_order,
-        background_order=background_order,
-        max_stamps=max_stamps,
-        sigma_clip=sigma_clip,
-        options=options,
+        program, options, convolve_science=convolve_science, sigmas=sigmas, width=width, half=half
     )
     bad = inputs.bad_science | inputs.bad_reference
-    x, y = choose_stamps(inputs.stars, bad, half=half, margin=half + width + 1, max_stamps=max_stamps)
+    x, y = choose_stamps(inputs.stars, bad, half=half, margin=half + width + 1, max_stamps=options.max_stamps)
     # The program writes the sum of its kernel with four decimals: images of like flux keep them significant.
     ratio = np.float32(stars_flux_scale(inputs.stars))
-    planes = {
-        "inim": inputs.science + np.float32(PEDESTAL),
-        "tmplim": inputs.reference * ratio + np.float32(PEDESTAL),
-        "ini": inputs.noise,
-        "tni": inputs.reference_noise * ratio,
-        "imi": inputs.bad_science.astype(np.int16),
-        "tmi": inputs.bad_reference.astype(np.int16),
-    }
     with tempfile.TemporaryDirectory(prefix="hotpants") as temporary:
         folder = Path(workdir or temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for key in PLANES:
-            fits.writeto(folder / f"{key}.fits", planes[key], overwrite=True)
-        np.savetxt(folder / "stamps.txt", np.column_stack([x + 1, y + 1]), fmt="%d")
+        _write_inputs(folder, inputs, x, y, ratio=ratio)
         run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
         if run.returncode != 0 or not (folder / OUTPUTS["outim"]).exists():
             lines = (run.stderr or run.stdout).strip().splitlines()
@@ -105,7 +72,7 @@ def hotpants(
         "convolved": result.convolved,
         "flux_scale": result.flux_scale * float(ratio),
         "n_stamps": len(x),
-        "kernel_order": int(options.get("ko", kernel_order)),
+        "kernel_order": _whole(given, "ko", options.kernel_order),
         "kernel_half_width": width,
         "kernel_sigmas": _sigmas(command),
         **result.record,
@@ -116,53 +83,82 @@ def hotpants(
     return Matched(result.diff, result.noise, result.unusable, nothing, record)
 
 
+def _whole(given: dict[str, Any], key: str, derived: int) -> int:
+    """A whole number among the options that are given, or the derived one.
+
+    Raises
+    ------
+    ConfigError
+        No whole number.
+    """
+    value = given.get(key, derived)
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"subtract.hotpants_options: {key}: a whole number is needed, found {value!r}") from None
+
+
+def _write_inputs(folder: Path, inputs: Inputs, x: np.ndarray, y: np.ndarray, *, ratio: np.float32) -> None:
+    """Files that the program reads: images, noise, masks, and the stamps about stars at pixels (x, y)."""
+    from astropy.io import fits
+
+    planes = {
+        "inim": inputs.science + np.float32(PEDESTAL),
+        "tmplim": inputs.reference * ratio + np.float32(PEDESTAL),
+        "ini": inputs.noise,
+        "tni": inputs.reference_noise * ratio,
+        "imi": inputs.bad_science.astype(np.int16),
+        "tmi": inputs.bad_reference.astype(np.int16),
+    }
+    for key in PLANES:
+        fits.writeto(folder / f"{key}.fits", planes[key], overwrite=True)
+    np.savetxt(folder / "stamps.txt", np.column_stack([x + 1, y + 1]), fmt="%d")
+
+
 def hotpants_command(
     program: str,
+    options: SubtractOptions,
     *,
     convolve_science: bool,
     sigmas: tuple[float, ...],
     width: int,
     half: int,
-    kernel_order: int,
-    background_order: int,
-    max_stamps: int,
-    sigma_clip: float,
-    options: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Command line of HOTPANTS; all files are in the folder that it runs in.
 
     Parameters
     ----------
     program : str
+    options : SubtractOptions
+        `hotpants_options` of it, name without its dash: value, or list of values (an empty one: the
+        option has none), replace or join the derived ones; ``none`` leaves a derived one out. ``ng``
+        is replaced as a whole.
     convolve_science : bool
         Else the reference.
     sigmas : tuple of float
         Widths of the three Gaussians of the kernel [px].
     width, half : int
         Half width of the kernel and of the stamps [px].
-    options : mapping, optional
-        Name without its dash: value, or list of values (an empty one: the option has none);
-        ``none`` leaves a derived option out. ``ng`` is replaced as a whole.
 
     Raises
     ------
     ConfigError
         An option that names a file which the workflow reads or writes.
     """
-    cells = max(1, int(np.sqrt(max_stamps)))
-    derived: dict[str, Any] = {key: f"{key}.fits" for key in PLANES} | OUTPUTS
-    fixed = set(derived)
-    derived |= {
+    cells = max(1, int(np.sqrt(options.max_stamps)))
+    files = {key: f"{key}.fits" for key in PLANES} | OUTPUTS
+    derived: dict[str, Any] = {
+        **files,
         "ssf": "stamps.txt",
         "n": "i",
         "c": "i" if convolve_science else "t",
-        "ko": kernel_order,
-        "bgo": background_order,
+        "ko": options.kernel_order,
+        "bgo": options.background_order,
         "r": width,
         "rss": half,
         "nsx": cells,
         "nsy": cells,
-        "ks": sigma_clip,
+        "ks": options.sigma_clip,
         "il": -1e6,
         "tl": -1e6,
         "iu": 1e9,
@@ -170,9 +166,10 @@ def hotpants_command(
         "v": 1,
         "ng": [3, 6, round(sigmas[0], 3), 4, round(sigmas[1], 3), 2, round(sigmas[2], 3)],
     }
+    given = {key.lstrip("-"): value for key, value in options.hotpants_options.items()}
     command = [program]
-    for key, value in (derived | {str(key).lstrip("-"): value for key, value in (options or {}).items()}).items():
-        if key in fixed and value != derived[key]:
+    for key, value in (derived | given).items():
+        if key in files and value != files[key]:
             raise ConfigError(f"subtract.hotpants_options: {key}: {value}: the workflow names this file itself")
         if value == "none":
             continue

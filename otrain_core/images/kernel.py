@@ -72,17 +72,18 @@ def make_basis(sigmas: tuple[float, ...], half_width: int) -> Basis:
     same PSF.
     """
     u = np.arange(-half_width, half_width + 1.0)
-    lines, pairs = [], []
+    factors: list[np.ndarray] = []
+    pairs: list[tuple[int, int]] = []
     for sigma, degree in zip(sigmas, DEGREES, strict=True):
-        first = len(lines)
+        first = len(factors)
         gaussian = np.exp(-0.5 * (u / sigma) ** 2)
         for power in range(degree + 1):
             line = (u / sigma) ** power * gaussian
-            lines.append(line / np.sqrt((line**2).sum()))
+            factors.append(line / np.sqrt((line**2).sum()))
         pairs += [(first + j, first + i) for i, j in exponents(degree)]
-    lines.append((u == 0).astype(float))
-    pairs.append((len(lines) - 1, len(lines) - 1))
-    lines = np.array(lines)
+    factors.append((u == 0).astype(float))
+    pairs.append((len(factors) - 1, len(factors) - 1))
+    lines = np.array(factors)
     sums = np.array([lines[j].sum() * lines[i].sum() for j, i in pairs])
     mix = np.diag(np.concatenate([[1 / sums[0]], np.ones(len(pairs) - 1)]))
     mix[1:, 0] = -sums[1:] / sums[0]
@@ -266,24 +267,25 @@ def fit_kernel(
     """
     if len(x) < 3:
         raise ValueError(f"{len(x)} usable stars; 3 are needed")
-    columns = convolve_stamps(_cut(source, x, y, half + basis.half_width).astype(float), basis, half)
-    data = _cut(target, x, y, half).reshape(len(x), -1).astype(float)
-    good = ~_cut(bad, x, y, half).reshape(len(x), -1)
-    noise2 = _cut(variance, x, y, half).reshape(len(x), -1).astype(float)
-    source2 = _cut(source_variance, x, y, half).reshape(len(x), -1).astype(float)
+    stamps = _cut_stamps(
+        source,
+        target,
+        variance,
+        source_variance,
+        bad,
+        x,
+        y,
+        basis=basis,
+        half=half,
+        background_order=background_order,
+    )
     noise_gram = basis.gram(smoothing)
-    used = good
-    offsets = np.arange(-half, half + 1)
-    px = np.broadcast_to(x[:, None, None] + offsets[None, None, :], (len(x), 2 * half + 1, 2 * half + 1))
-    py = np.broadcast_to(y[:, None, None] + offsets[None, :, None], px.shape)
-    sky = polynomial(px, py, source.shape, background_order).reshape(-1, *data.shape).swapaxes(0, 1)
-    columns = np.concatenate([columns, sky], axis=1)
     terms = polynomial(x, y, source.shape, order).T  # (stamp, term)
-    system = _System(columns.shape[1] - sky.shape[1], sky.shape[1], terms)
-
-    photon, sky_variance = photon_noise(data, np.where(used, noise2, np.nan))
+    system = _System(stamps.n_bases, stamps.n_sky, terms)
+    used = stamps.good
+    photon, sky_variance = photon_noise(stamps.data, np.where(used, stamps.variance, np.nan))
     keep = np.ones(len(x), dtype=bool)
-    model = np.maximum(data, 0)
+    model = np.maximum(stamps.data, 0)
     softening = max(lowest, 0.01)
     shares: tuple[float, ...] = (0.0,)
     for iteration in range(iterations):
@@ -292,35 +294,32 @@ def fit_kernel(
         expected = sky_variance[:, None] + photon * signal
         weight = used / (sky_variance[:, None] + PHOTON_SHARE * photon * signal)
         tolerant = used / (expected + (softening * signal) ** 2)
-        normal = np.matmul(columns * weight[:, None, :], columns.swapaxes(1, 2))
-        right = np.matmul(columns, (weight * data)[:, :, None])[:, :, 0]
-        noise_power = (weight * source2).sum(axis=1)[:, None, None] * noise_gram
-        for _ in range(5):
-            solution = system.solve(normal, right, keep, noise_power, shares)
-            model = np.matmul(system.local(solution)[:, None, :], columns)[:, 0]
-            chi2 = (tolerant * (data - model) ** 2).sum(axis=1) / np.maximum(used.sum(axis=1), 1)
-            middle = np.median(chi2[keep])
-            spread = SIGMA_PER_MAD * np.median(np.abs(chi2[keep] - middle))
-            accepted = chi2 <= middle + max(sigma_clip * spread, 0.05 * middle) + 1e-12
-            if accepted.sum() < 3 or np.array_equal(accepted, keep):
-                break
-            keep = accepted
-        excess = (used * ((data - model) ** 2 - expected)).sum(axis=1) / (used * model**2).sum(axis=1)
+        noise_power = (weight * stamps.source_variance).sum(axis=1)[:, None, None] * noise_gram
+        solution, model, keep, middle = _clipped_solution(
+            system,
+            stamps,
+            keep,
+            weight=weight,
+            tolerant=tolerant,
+            noise_power=noise_power,
+            shares=shares,
+            clip=sigma_clip,
+        )
+        excess = (used * ((stamps.data - model) ** 2 - expected)).sum(axis=1) / (used * model**2).sum(axis=1)
         bright = keep & (signal.sum(axis=1) >= np.median(signal[keep].sum(axis=1)))
         softening = float(np.sqrt(np.clip(np.median(excess[bright]), lowest**2, 0.2**2)))
         if iteration == 0:
-            residual2, expected2 = (used * (data - model) ** 2).sum(axis=1), (used * expected).sum(axis=1)
+            ratio = (used * (stamps.data - model) ** 2).sum(axis=1) / (used * expected).sum(axis=1)
             # Residuals below the noise: both images share their noise, which is then no error of the regressors.
-            independent = np.median(residual2[keep] / expected2[keep]) > 0.25
-            shares = NOISE_SHARES if independent else (0.0,)
+            shares = NOISE_SHARES if np.median(ratio[keep]) > 0.25 else (0.0,)
             continue
         previous = used
         # What no kernel explains: cosmic rays, variables and new sources near the star.
-        used = good & (tolerant * (data - model) ** 2 <= 25 * max(middle, 1e-12))
+        used = stamps.good & (tolerant * (stamps.data - model) ** 2 <= 25 * max(middle, 1e-12))
         if iteration > 1 and np.array_equal(previous, used):
             break
     kernels = np.tensordot(system.kernel_coefficients(solution), basis.kernels(), ([0], [0]))
-    field = KernelField(kernels, solution[-sky.shape[1] :], source.shape, order, background_order)
+    field = KernelField(kernels, solution[-stamps.n_sky :], source.shape, order, background_order)
     field.record = {
         "n_stamps": int(keep.sum()),
         "n_rejected": int((~keep).sum()),
@@ -328,6 +327,105 @@ def fit_kernel(
         "model_error": softening,
     }
     return field
+
+
+@dataclass
+class _Stamps:
+    """What is fitted: (n_stamps, n_pixels) each, but for the columns.
+
+    Attributes
+    ----------
+    columns : numpy.ndarray
+        (n_stamps, n_bases + n_sky, n_pixels): source convolved with each basis, then the terms of the background.
+    data, variance, source_variance : numpy.ndarray
+        Target, variance of target - model, variance of the source.
+    good : numpy.ndarray
+        bool, pixels to fit.
+    n_bases, n_sky : int
+    """
+
+    columns: np.ndarray
+    data: np.ndarray
+    variance: np.ndarray
+    source_variance: np.ndarray
+    good: np.ndarray
+    n_bases: int
+    n_sky: int
+
+
+def _cut_stamps(
+    source: np.ndarray,
+    target: np.ndarray,
+    variance: np.ndarray,
+    source_variance: np.ndarray,
+    bad: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    basis: Basis,
+    half: int,
+    background_order: int,
+) -> _Stamps:
+    convolved = convolve_stamps(_cut(source, x, y, half + basis.half_width).astype(float), basis, half)
+    offsets = np.arange(-half, half + 1)
+    px = np.broadcast_to(x[:, None, None] + offsets[None, None, :], (len(x), 2 * half + 1, 2 * half + 1))
+    py = np.broadcast_to(y[:, None, None] + offsets[None, :, None], px.shape)
+    sky = polynomial(px, py, source.shape, background_order).reshape(-1, len(x), px[0].size).swapaxes(0, 1)
+    return _Stamps(
+        columns=np.concatenate([convolved, sky], axis=1),
+        data=_cut(target, x, y, half).reshape(len(x), -1).astype(float),
+        variance=_cut(variance, x, y, half).reshape(len(x), -1).astype(float),
+        source_variance=_cut(source_variance, x, y, half).reshape(len(x), -1).astype(float),
+        good=~_cut(bad, x, y, half).reshape(len(x), -1),
+        n_bases=convolved.shape[1],
+        n_sky=sky.shape[1],
+    )
+
+
+def _clipped_solution(
+    system: _System,
+    stamps: _Stamps,
+    keep: np.ndarray,
+    *,
+    weight: np.ndarray,
+    tolerant: np.ndarray,
+    noise_power: np.ndarray,
+    shares: tuple[float, ...],
+    clip: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Solution without the stamps that no kernel fits.
+
+    Parameters
+    ----------
+    keep : numpy.ndarray
+        bool (n_stamps,), stamps to begin with.
+    weight, tolerant : numpy.ndarray
+        Weight of the pixels in the fit, and in the chi^2 that stamps are judged by.
+    noise_power, shares
+        As in `_System.solve`.
+    clip : float
+        In standard deviations of the reduced chi^2.
+
+    Returns
+    -------
+    solution, model, keep : numpy.ndarray
+    middle : float
+        Median reduced chi^2.
+    """
+    normal = np.matmul(stamps.columns * weight[:, None, :], stamps.columns.swapaxes(1, 2))
+    right = np.matmul(stamps.columns, (weight * stamps.data)[:, :, None])[:, :, 0]
+    count = np.maximum((tolerant > 0).sum(axis=1), 1)
+    for _ in range(5):
+        solution = system.solve(normal, right, keep, noise_power, shares)
+        model = np.matmul(system.local(solution)[:, None, :], stamps.columns)[:, 0]
+        chi2 = (tolerant * (stamps.data - model) ** 2).sum(axis=1) / count
+        middle = np.median(chi2[keep])
+        spread = SIGMA_PER_MAD * np.median(np.abs(chi2[keep] - middle))
+        accepted = chi2 <= middle + max(clip * spread, 0.05 * middle) + 1e-12
+        if accepted.sum() < 3 or np.array_equal(accepted, keep):
+            break
+        keep = accepted
+    return solution, model, keep, middle
 
 
 def photon_noise(data: np.ndarray, variance: np.ndarray) -> tuple[float, np.ndarray]:

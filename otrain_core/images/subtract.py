@@ -4,24 +4,39 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from otrain_core.errors import ImageError, MissingProgramError
+from otrain_core import io
+from otrain_core.errors import ImageError, MissingProgramError, UpstreamFailed
 from otrain_core.images.alard_lupton import alard_lupton
-from otrain_core.images.align import Aligned
-from otrain_core.images.backends import Inputs, noise_spread
-from otrain_core.images.common_stars import find_stars, star_residual, stars_flux_scale
-from otrain_core.images.frames import MASK_BAD, MASK_MISSING, MASK_REFERENCE, MASK_SATURATED
+from otrain_core.images.align import OPTIONS, Aligned, align_reference
+from otrain_core.images.backends import Inputs, Matched, noise_spread
+from otrain_core.images.common_stars import star_residual, stars_flux_scale
+from otrain_core.images.frames import (
+    MASK_BAD,
+    MASK_MISSING,
+    MASK_REFERENCE,
+    MASK_SATURATED,
+    Image,
+    image_wcs,
+    read_image,
+    read_planes,
+    write_planes,
+)
 from otrain_core.images.pixels import fill_bad
+from otrain_core.plan.pipelines import SubtractOptions
 from otrain_core.programs import find_program
 
 log = logging.getLogger(__name__)
 UNUSABLE = MASK_MISSING | MASK_SATURATED | MASK_BAD  # a pixel with one of these has no difference
-MAX_STAR_RESIDUAL = 0.3  # default of max_star_residual
+MIN_COMMON = 0.05  # smallest share of pixels that are good in both images
+MIN_STARS = 3  # smallest number of stars found in both images
+RemoveStars = Callable[..., tuple[Image, dict[str, Any]]]
 
 
 @dataclass
@@ -50,6 +65,110 @@ class Difference:
     record: dict[str, Any] = field(default_factory=dict)
 
 
+def subtract_files(
+    *,
+    prepared: str | Path,
+    psf_record: str | Path,
+    reference: str | Path,
+    difference: str | Path,
+    record: str | Path,
+    image: str,
+    telescope: dict[str, Any] | None = None,
+    wcs: str | Path | None = None,
+    injected: str | Path | None = None,
+    options: SubtractOptions = OPTIONS,
+    remove_stars: RemoveStars | None = None,
+) -> None:
+    """Align the reference of an image, subtract it, and write the difference and its quality record.
+
+    Parameters
+    ----------
+    prepared : path-like
+        Planes of `otrain_core.images.prepare`.
+    psf_record : path-like
+        JSON record of the PSF: the seeing, and the refined WCS where there is one.
+    reference : path-like
+        FITS image.
+    difference, record : path-like
+        Written: the planes diff, noise, mask, science, reference; the record as JSON.
+    image : str
+        Name of the science image.
+    telescope : dict, optional
+        Its gain, read noise and saturation hold for a reference whose header does not say otherwise.
+    wcs : path-like, optional
+        FITS header with the WCS of the science image.
+    injected : path-like, optional
+        Table of the injected sources. Those of kind ``removed`` are stars to take out of the reference first.
+    options : SubtractOptions
+    remove_stars : callable, optional
+        `otrain_core.stars.real_stars.remove_stars`; without it no star is removed.
+
+    Raises
+    ------
+    ImageError
+        As `read_image`, `align_reference` and `subtract_images`.
+    UpstreamFailed
+        The reference could not be made.
+    """
+    planes, header = read_planes(prepared, image=image)
+    psf = io.read_json(psf_record)
+    other = _read_reference(reference, image=image, telescope=telescope)
+    removed: dict[str, Any] = {}
+    if injected is not None and remove_stars is not None:
+        other, removed = _without_removed(other, io.read_table(injected), image=image, remove_stars=remove_stars)
+    aligned = align_reference(
+        other,
+        science_data=planes["sci"],
+        science_noise=planes["noise"],
+        science_mask=planes["mask"],
+        science_wcs=image_wcs(header, wcs, image=image, record=psf),
+        name=image,
+        seeing=psf.get("seeing_px"),
+        options=options,
+    )
+    result = subtract_images(
+        planes["sci"],
+        planes["noise"],
+        planes["mask"],
+        aligned,
+        name=image,
+        seeing=psf.get("seeing_px"),
+        options=options,
+    )
+    written = {
+        "diff": result.diff,
+        "noise": result.noise,
+        "mask": result.mask,
+        "science": planes["sci"],
+        "reference": result.reference,
+    }
+    write_planes(difference, written, header)
+    io.write_json(record, {"image": image, **aligned.record, **result.record, **removed})
+
+
+def _read_reference(path: str | Path, *, image: str, telescope: dict[str, Any] | None) -> Image:
+    """The reference; its errors name the science image and say that the reference is meant."""
+    try:
+        return read_image(path, name=image, telescope=telescope)
+    except UpstreamFailed:
+        raise
+    except ImageError as error:
+        key = "reference" if error.key == "path" else f"reference {error.key}"
+        raise ImageError(image, key, error.message) from None
+
+
+def _without_removed(
+    reference: Image, truth: Any, *, image: str, remove_stars: RemoveStars
+) -> tuple[Image, dict[str, Any]]:
+    """The reference without the stars of kind ``removed``, and the keys of the record that tell of it."""
+    stars = truth[truth["kind"] == "removed"]
+    if len(stars) == 0:
+        return reference, {}
+    reference, record = remove_stars(reference, stars, name=image)
+    rest = {f"removed_{key}": value for key, value in record.items() if key != "removed"}
+    return reference, {"removed": record["removed"], **rest}
+
+
 def subtract_images(
     science: np.ndarray,
     noise: np.ndarray,
@@ -58,17 +177,7 @@ def subtract_images(
     *,
     name: str,
     seeing: float | None = None,
-    method: str = "alard-lupton",
-    fallback: str = "none",
-    hotpants_program: str | None = None,
-    hotpants_options: Mapping[str, Any] | None = None,
-    kernel_order: int = 2,
-    background_order: int = 1,
-    kernel_half_width: int = 0,
-    max_stamps: int = 200,
-    sigma_clip: float = 3.0,
-    max_noise_spread: float = 2.0,
-    max_star_residual: float = MAX_STAR_RESIDUAL,
+    options: SubtractOptions = OPTIONS,
 ) -> Difference:
     """Difference of a science image and a reference on the same grid.
 
@@ -82,33 +191,16 @@ def subtract_images(
         float32 (height, width), background subtracted, and its 1 sigma noise [ADU];
         NaN where missing.
     mask : numpy.ndarray
-        uint8, bits of `otrain_core.io`. A pixel with `MASK_COSMIC` alone counts as good
-        if it has a value.
+        uint8, bits of `otrain_core.images.frames`. A pixel with `MASK_COSMIC` alone counts
+        as good if it has a value.
     aligned : Aligned
         From `otrain_core.images.align.align_reference`.
     name : str
         Of the science image, for errors.
     seeing : float, optional
         FWHM of the science image [px] (default: from the stars).
-    method : {'alard-lupton', 'zogy', 'hotpants'}
-    fallback : {'none', 'alard-lupton', 'zogy'}
-        Used where the program of `method` is not installed; the record then has
-        ``wanted_method``.
-    hotpants_program : str, optional
-        Path of the program (default: looked for on PATH).
-    hotpants_options : mapping, optional
-        Command-line options by name, see `otrain_core.images.hotpants.hotpants_command`.
-    kernel_order, background_order : int
-        Degree of the variation of the kernel (lowered where stars are few) and of the
-        differential background.
-    kernel_half_width : int
-        [px]; 0: from the seeings.
-    max_stamps : int
-    sigma_clip : float
-    max_noise_spread : float
-        Largest accepted robust spread of diff / noise away from sources.
-    max_star_residual : float
-        Largest accepted median residual of bright stars, see `star_residual`.
+    options : SubtractOptions
+        The order of the kernel is lowered where stars are few.
 
     Returns
     -------
@@ -121,19 +213,54 @@ def subtract_images(
     MissingProgramError
         The back end is not installed and there is no fallback.
     """
-    used = available_method(method, fallback=fallback, program=hotpants_program, name=name)
+    used = available_method(options, name=name)
     start = time.process_time()
+    inputs = _inputs(science, noise, mask, aligned, name=name, seeing=seeing)
+    matched = _match(inputs, used, options)
+    result = _masked(science, mask, inputs, matched)
+    spread, centre = noise_spread(result.diff, result.noise, inputs)
+    radius = max(inputs.seeing, inputs.seeing_reference)
+    residual, n_residual = star_residual(result.diff, result.noise, inputs.stars, radius=radius)
+    rejected = matched.record.get("n_stamps_rejected", np.nan)
+    result.record = {
+        "method": used,
+        **({"wanted_method": options.method} if used != options.method else {}),
+        **matched.record,
+        "flux_scale_stars": stars_flux_scale(inputs.stars),
+        "rejected_fraction": rejected / (rejected + matched.record["n_stamps"]),
+        "noise_spread": spread,
+        "noise_centre": centre,
+        "star_residual": residual,
+        "star_residual_stars": n_residual,
+        "seeing_px": inputs.seeing,
+        "seeing_reference_px": inputs.seeing_reference,
+        "masked_fraction": float(np.isnan(result.diff).mean()),
+        "cpu_seconds": time.process_time() - start,
+    }
+    _refuse_unclean(result.record, options, name=name)
+    result.reference = (aligned.data * np.float32(matched.record["flux_scale"])).astype(np.float32)
+    return result
+
+
+def _inputs(
+    science: np.ndarray, noise: np.ndarray, mask: np.ndarray, aligned: Aligned, *, name: str, seeing: float | None
+) -> Inputs:
+    """What a back end works on, without NaN.
+
+    Raises
+    ------
+    ImageError
+        Too few good pixels in common, or too few stars.
+    """
     bad_science = ((mask & UNUSABLE) > 0) | ~np.isfinite(science) | ~np.isfinite(noise)
     bad_reference = (aligned.mask > 0) | ~np.isfinite(aligned.data) | ~np.isfinite(aligned.noise)
-    if (~(bad_science | bad_reference)).mean() < 0.05:
+    if (~(bad_science | bad_reference)).mean() < MIN_COMMON:
         raise ImageError(name, "subtract", "science image and reference have no good pixels in common")
     stars = aligned.stars
-    if len(stars) < 3:
-        raise ImageError(name, "subtract", f"{len(stars)} stars found in both images; at least 3 are needed")
+    if len(stars) < MIN_STARS:
+        raise ImageError(name, "subtract", f"{len(stars)} stars found in both images; at least {MIN_STARS} are needed")
     seeing = float(seeing) if seeing and np.isfinite(seeing) else float(stars["fwhm"].median())
-    # The ratio of two sizes measured alike is safer than two sizes measured in two ways.
-    seeing_reference = seeing * float((stars["fwhm_reference"] / stars["fwhm"]).median())
-    inputs = Inputs(
+    return Inputs(
         name=name,
         science=np.where(bad_science & ~np.isfinite(science), 0, fill_bad(science, mask)).astype(np.float32),
         noise=np.where(np.isfinite(noise), noise, np.nanmedian(noise)).astype(np.float32),
@@ -144,110 +271,70 @@ def subtract_images(
         smoothing=aligned.smoothing,
         stars=stars,
         seeing=seeing,
-        seeing_reference=seeing_reference,
+        # The ratio of two sizes measured alike is safer than two sizes measured in two ways.
+        seeing_reference=seeing * float((stars["fwhm_reference"] / stars["fwhm"]).median()),
     )
-    options = {
-        "kernel_order": kernel_order,
-        "background_order": background_order,
-        "kernel_half_width": kernel_half_width,
-        "max_stamps": max_stamps,
-        "sigma_clip": sigma_clip,
-    }
-    if used == "alard-lupton":
-        matched = alard_lupton(inputs, **options)
-    else:
-        from otrain_core.images.hotpants import hotpants
+
+
+def _match(inputs: Inputs, method: str, options: SubtractOptions) -> Matched:
+    if method == "alard-lupton":
+        return alard_lupton(inputs, options)
+    if method == "zogy":
         from otrain_core.images.zogy import zogy
 
-        if used == "hotpants":
-            options |= {"program": hotpants_program, "options": hotpants_options}
-        matched = {"zogy": zogy, "hotpants": hotpants}[used](inputs, **options)
+        return zogy(inputs, options)
+    from otrain_core.images.hotpants import hotpants
+
+    return hotpants(inputs, options)
+
+
+def _masked(science: np.ndarray, mask: np.ndarray, inputs: Inputs, matched: Matched) -> Difference:
+    """The difference of a back end with its mask, NaN where it is not to be used; still without a record."""
     out_mask = mask.copy()
     out_mask[~np.isfinite(science) & (mask == 0)] |= MASK_MISSING
-    out_mask[matched.contaminated_reference | bad_reference] |= MASK_REFERENCE
-    out_mask[matched.contaminated_science & ~bad_science] |= MASK_BAD
+    out_mask[matched.contaminated_reference | inputs.bad_reference] |= MASK_REFERENCE
+    out_mask[matched.contaminated_science & ~inputs.bad_science] |= MASK_BAD
     unusable = (out_mask & (UNUSABLE | MASK_REFERENCE)) > 0
-    unusable |= bad_science  # a cosmic ray may leave no value
+    unusable |= inputs.bad_science  # a cosmic ray may leave no value
     diff, sigma = matched.diff.astype(np.float32), matched.noise.astype(np.float32)
     diff[unusable], sigma[unusable] = np.nan, np.nan
-    spread, centre = noise_spread(diff, sigma, inputs)
-    residual, n_residual = star_residual(diff, sigma, stars, radius=max(seeing, seeing_reference))
-    rejected = matched.record.get("n_stamps_rejected", np.nan)
-    record = {
-        "method": used,
-        **({"wanted_method": method} if used != method else {}),
-        **matched.record,
-        "flux_scale_stars": stars_flux_scale(stars),
-        "rejected_fraction": rejected / (rejected + matched.record["n_stamps"]),
-        "noise_spread": spread,
-        "noise_centre": centre,
-        "star_residual": residual,
-        "star_residual_stars": n_residual,
-        "seeing_px": seeing,
-        "seeing_reference_px": seeing_reference,
-        "masked_fraction": float(unusable.mean()),
-        "cpu_seconds": time.process_time() - start,
-    }
-    if not spread <= max_noise_spread:
+    return Difference(diff, sigma, out_mask, inputs.reference)
+
+
+def _refuse_unclean(record: dict[str, Any], options: SubtractOptions, *, name: str) -> None:
+    """Refuse a difference whose sky or whose bright stars are not clean."""
+    spread, residual = record["noise_spread"], record["star_residual"]
+    if not spread <= options.max_noise_spread:
         raise ImageError(
             name,
             "subtract",
             f"the difference spreads by {spread:.2f} times its noise away from sources (max_noise_spread is "
-            f"{max_noise_spread:g}): misaligned reference, wrong gain or read noise, or structured background",
+            f"{options.max_noise_spread:g}): misaligned reference, wrong gain or read noise, or structured background",
         )
-    if residual > max_star_residual:
+    if residual > options.max_star_residual:
         raise ImageError(
             name,
             "subtract",
             f"bright stars leave {100 * residual:.0f} % of their flux in the difference (at most "
-            f"{100 * max_star_residual:.0f} % are accepted): misaligned reference, or no kernel that fits",
+            f"{100 * options.max_star_residual:.0f} % are accepted): misaligned reference, or no kernel that fits",
         )
-    reference = (aligned.data * np.float32(matched.record["flux_scale"])).astype(np.float32)
-    return Difference(diff, sigma, out_mask, reference, record)
 
 
-def available_method(method: str, *, fallback: str = "none", program: str | None = None, name: str = "") -> str:
-    """The back end to use: `method`, or `fallback` (with a warning) where its program is not installed.
+def available_method(options: SubtractOptions, *, name: str) -> str:
+    """The back end to use: that of `method`, or of `fallback` (with a warning) where its program is not installed.
 
     Raises
     ------
     MissingProgramError
         The program is missing and `fallback` is none.
     """
-    if method != "hotpants":
-        return method
+    if options.method != "hotpants":
+        return options.method
     try:
-        find_program("hotpants", path=program)
+        find_program("hotpants", path=options.hotpants_program)
     except MissingProgramError as error:
-        if fallback == "none":
+        if options.fallback == "none":
             raise
-        log.warning("image %s: %s; subtract.fallback: %s is used", name, error, fallback)
-        return fallback
-    return method
-
-
-def aligned_from_arrays(
-    data: np.ndarray,
-    noise: np.ndarray,
-    mask: np.ndarray,
-    *,
-    science: np.ndarray,
-    science_noise: np.ndarray,
-    science_mask: np.ndarray,
-) -> Aligned:
-    """`Aligned` for a reference that is on the science grid already (nothing is resampled).
-
-    Arrays as in `Aligned`; stars are found in both and matched within 1.5 px.
-    """
-    from scipy.spatial import cKDTree
-
-    ours, theirs = find_stars(science, science_noise, science_mask), find_stars(data, noise, mask)
-    if len(ours) and len(theirs):
-        distance, index = cKDTree(theirs[["x", "y"]]).query(ours[["x", "y"]], distance_upper_bound=1.5)
-        ours, theirs = ours[np.isfinite(distance)], theirs.iloc[index[np.isfinite(distance)]]
-    else:
-        ours, theirs = ours[:0], theirs[:0]
-    stars = ours.reset_index(drop=True)
-    stars["flux_reference"] = theirs["flux"].to_numpy()
-    stars["fwhm_reference"] = theirs["fwhm"].to_numpy()
-    return Aligned(data, noise, mask, stars, np.ones((1, 1)), {"align": "none", "align_n_stars": len(stars)})
+        log.warning("image %s: %s; subtract.fallback: %s is used", name, error, options.fallback)
+        return options.fallback
+    return options.method

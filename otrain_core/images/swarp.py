@@ -42,7 +42,7 @@ def swarp_impulse(resampling: str, scale: float) -> Callable[[np.ndarray], np.nd
         return np.where(np.abs(distance) < 3, np.sinc(distance) * np.sinc(distance / 3), 0)
 
     def impulse(distance: np.ndarray) -> np.ndarray:
-        return sum(one(distance + step) for step in steps) / count
+        return np.sum([one(distance + step) for step in steps], axis=0) / count
 
     return impulse
 

@@ -8,6 +8,7 @@ from scipy import fft, ndimage
 from otrain_core.errors import ImageError
 from otrain_core.images.backends import Inputs, Matched
 from otrain_core.images.common_stars import stars_flux_scale
+from otrain_core.plan.pipelines import SubtractOptions
 
 
 def star_psf(
@@ -51,19 +52,11 @@ def star_psf(
     return psf / psf.sum()
 
 
-def zogy(
-    inputs: Inputs,
-    *,
-    kernel_order: int,
-    background_order: int,
-    kernel_half_width: int,
-    max_stamps: int,
-    sigma_clip: float,
-) -> Matched:
+def zogy(inputs: Inputs, options: SubtractOptions) -> Matched:
     """Proper subtraction (Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27) as in STDPipe.
 
-    One PSF for the field: `kernel_order`, `background_order`, `kernel_half_width` and
-    `sigma_clip` do not apply. The PSF of the difference is neither of the two PSFs.
+    One PSF for the field, from `max_stamps` stars; the other options of the kernel do not
+    apply. The PSF of the difference is neither of the two PSFs.
 
     Raises
     ------
@@ -72,13 +65,12 @@ def zogy(
     """
     from stdpipe.subtraction import run_zogy
 
-    del kernel_order, background_order, kernel_half_width, sigma_clip
     stars = inputs.stars.sort_values("flux", ascending=False, kind="stable")
     bad = inputs.bad_science | inputs.bad_reference
     half = int(np.ceil(4 * max(inputs.seeing, inputs.seeing_reference)))
     try:
         psf, psf_reference = [
-            star_psf(image, bad, stars["x"].to_numpy(), stars["y"].to_numpy(), half=half, max_stars=max_stamps)
+            star_psf(image, bad, stars["x"].to_numpy(), stars["y"].to_numpy(), half=half, max_stars=options.max_stamps)
             for image in (inputs.science, inputs.reference)
         ]
     except ValueError as error:
@@ -108,7 +100,7 @@ def zogy(
     sigma = _zogy_noise(noise, noise_reference, psf, psf_reference, 1 / ratio)
     cut = slice(0, height), slice(0, width)
     reach = np.ones((3, 3), dtype=bool)
-    record = {"convolved": "both", "flux_scale": ratio, "n_stamps": min(len(stars), max_stamps)}
+    record = {"convolved": "both", "flux_scale": ratio, "n_stamps": min(len(stars), options.max_stamps)}
     return Matched(
         result[0][cut].astype(np.float32),
         sigma[cut].astype(np.float32),

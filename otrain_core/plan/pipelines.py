@@ -99,14 +99,22 @@ class SubtractOptions(Section):
     )
     kernel_order: int = Field(2, ge=0, le=4, description="degree of the spatial variation of the kernel")
     background_order: int = Field(1, ge=0, le=4, description="degree of the differential background")
-    kernel_half_width: int = Field(0, ge=0, description="half width of the kernel [px] (0: from the seeing)")
-    max_stamps: int = Field(200, ge=10, description="stars used for the fit at most")
-    sigma_clip: float = Field(3.0, gt=0, description="stamps whose residual is off by more are left out of the fit")
+    kernel_half_width: int = Field(0, ge=0, le=100, description="half width of the kernel [px] (0: from the seeing)")
+    max_stamps: int = Field(200, ge=10, le=5000, description="stars used for the fit at most")
+    sigma_clip: float = Field(
+        3.0, gt=0, allow_inf_nan=False, description="stamps whose residual is off by more are left out of the fit"
+    )
     max_noise_spread: float = Field(
-        2.0, gt=1, description="a difference whose noise-normalised spread away from sources exceeds this is refused"
+        2.0,
+        gt=1,
+        allow_inf_nan=False,
+        description="a difference whose noise-normalised spread away from sources exceeds this is refused",
     )
     max_star_residual: float = Field(
-        0.3, gt=0, description="a difference in which bright stars leave more than this share of their flux is refused"
+        0.3,
+        gt=0,
+        allow_inf_nan=False,
+        description="a difference in which bright stars leave more than this share of their flux is refused",
     )
 
 

@@ -1,12 +1,19 @@
 """Pairs of images of one field of Gaussian stars, with exact truth, for alignment and subtraction."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from astropy.io import fits
 from astropy.wcs import WCS
 
+from otrain_core.images.align import Aligned, align_reference
+from otrain_core.images.common_stars import find_stars
 from otrain_core.images.frames import Image
+from otrain_core.images.prepare import prepare_image
+from otrain_core.images.subtract import subtract_images
+from otrain_core.plan.pipelines import PrepareOptions, SubtractOptions
 from tests.unit.synthetic_field import star
 
 GAIN, READ_NOISE = 1.5, 4.0
@@ -90,3 +97,37 @@ def camera(sky, *, angle=0.0, shift=(0.0, 0.0)):
     header["CD1_1"], header["CD1_2"] = -c * scale, -s * scale
     header["CD2_1"], header["CD2_2"] = -s * scale, c * scale
     return header
+
+
+def difference(science, reference, *, change=None, **options):
+    """Prepare, align and subtract; `change` is done to the prepared science image, `options` are of the step."""
+    options = SubtractOptions(**options)
+    prepared = prepare_image(science, seeing=3.0, options=PrepareOptions(cosmics="none"))
+    if change:
+        change(prepared)
+    aligned = align_reference(
+        reference,
+        science_data=prepared.sci,
+        science_noise=prepared.noise,
+        science_mask=prepared.mask,
+        science_wcs=science.wcs,
+        name=science.name,
+        seeing=3.0,
+        options=options,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return subtract_images(prepared.sci, prepared.noise, prepared.mask, aligned, name=science.name, options=options)
+
+
+def already_aligned(data, noise, mask):
+    """An image as the reference of itself: nothing is resampled, all its stars are common."""
+    found = find_stars(data, noise, mask)
+    stars = pd.DataFrame(found.assign(flux_reference=found["flux"], fwhm_reference=found["fwhm"]))
+    return Aligned(data.copy(), noise, mask, stars, np.ones((1, 1)), {"align": "none", "align_n_stars": len(stars)})
+
+
+def gaussian(sigma, half=12):
+    u = np.arange(-half, half + 1)
+    line = np.exp(-0.5 * (u / sigma) ** 2)
+    return np.outer(line, line) / line.sum() ** 2

@@ -12,29 +12,31 @@ from otrain_core.images.align import align_reference
 from otrain_core.images.hotpants import hotpants_command, read_hotpants
 from otrain_core.images.prepare import prepare_image
 from otrain_core.images.subtract import subtract_images
-from otrain_core.plan.pipelines import GMADET, PrepareOptions
-from tests.unit.synthetic_pair import make_sky, observe
+from otrain_core.plan.pipelines import GMADET, PrepareOptions, SubtractOptions
+from tests.unit.synthetic_pair import difference, make_sky, observe
 
 HOTPANTS = shutil.which(os.environ.get("OTRAIN_HOTPANTS", "hotpants"))
 needs_hotpants = pytest.mark.skipif(
     HOTPANTS is None, reason="the program hotpants is not on the PATH (or named by OTRAIN_HOTPANTS)"
 )
-DERIVED = {
-    "convolve_science": False,
-    "sigmas": (0.6, 1.2, 2.4),
-    "width": 9,
-    "half": 8,
-    "kernel_order": 2,
-    "background_order": 1,
-    "max_stamps": 200,
-    "sigma_clip": 3.0,
-}
 
 
-def parsed(command):
+def command(*, convolve_science=False, **given):
+    """Command line for kernels and stamps of these sizes, with options of the program."""
+    return hotpants_command(
+        "hotpants",
+        SubtractOptions(hotpants_options=given),
+        convolve_science=convolve_science,
+        sigmas=(0.6, 1.2, 2.4),
+        width=9,
+        half=8,
+    )
+
+
+def parsed(words):
     """Options of a command line: name to list of values."""
     options, name = {}, None
-    for word in command[1:]:
+    for word in words[1:]:
         if word.startswith("-") and not word[1:2].isdigit():
             name = word[1:]
             assert name not in options
@@ -45,7 +47,7 @@ def parsed(command):
 
 
 def test_the_derived_command():
-    options = parsed(hotpants_command("hotpants", **DERIVED))
+    options = parsed(command())
     assert options["inim"] == ["inim.fits"]
     assert options["outim"] == ["difference.fits"]
     assert options["ng"] == ["3", "6", "0.6", "4", "1.2", "2", "2.4"]
@@ -59,12 +61,12 @@ def test_the_derived_command():
         "nsx": ["14"],
         "ks": ["3.0"],
     }
-    assert parsed(hotpants_command("hotpants", **(DERIVED | {"convolve_science": True})))["c"] == ["i"]
+    assert parsed(command(convolve_science=True))["c"] == ["i"]
 
 
 def test_options_replace_and_join_the_derived_ones():
     given = {"ng": [2, 4, 0.5, 2, 1.5], "c": "i", "-n": "u", "r": 12, "okn": [], "ssf": "none", "ft": 15}
-    plain, options = (parsed(hotpants_command("hotpants", **DERIVED, options=o)) for o in ({}, given))
+    plain, options = (parsed(command(**o)) for o in ({}, given))
     assert options["ng"] == ["2", "4", "0.5", "2", "1.5"]
     assert (options["c"], options["n"], options["r"], options["ft"], options["okn"]) == (
         ["i"],
@@ -83,7 +85,7 @@ def test_options_replace_and_join_the_derived_ones():
 @pytest.mark.parametrize("key", ["inim", "outim", "-tmi"])
 def test_files_of_the_workflow_are_not_to_be_named(key):
     with pytest.raises(ConfigError, match=f"subtract.hotpants_options: {key.lstrip('-')}: mine.fits"):
-        hotpants_command("hotpants", **DERIVED, options={key: "mine.fits"})
+        command(**{key: "mine.fits"})
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ def test_files_of_the_workflow_are_not_to_be_named(key):
 )
 def test_the_recipe_of_gmadet(telescope, own):
     wanted = GMADET.options(telescope, "subtract").hotpants_options
-    options = parsed(hotpants_command("hotpants", **DERIVED, options=wanted))
+    options = parsed(command(**wanted))
     assert [float(v) for v in options["ng"]] == [3, 6, 0.7, 4, 1.5, 2, 3]
     recipe = {"c": "t", "n": "i", "r": "10", "rss": "15", "ft": "20", "ssig": "3", "kfm": "0.99", "ks": "2"} | own
     assert {key: " ".join(options[key]) for key in recipe} == recipe
@@ -181,10 +183,9 @@ def test_the_real_program_keeps_flux_and_units(pair, options):
         prepared.mask,
         aligned,
         name="science",
-        method="hotpants",
-        hotpants_program=HOTPANTS,
-        hotpants_options=options,
-        max_noise_spread=5,
+        options=SubtractOptions(
+            method="hotpants", hotpants_program=HOTPANTS, hotpants_options=options, max_noise_spread=5
+        ),
     )
     assert result.record["method"] == "hotpants"
     assert result.record["convolved"] == ("science" if options.get("c") == "i" else "reference")
@@ -195,3 +196,21 @@ def test_the_real_program_keeps_flux_and_units(pair, options):
     assert result.diff[aperture].sum() == pytest.approx(6000, rel=0.06)
     assert 0.8 < result.record["noise_spread"] < 1.2
     assert result.record["star_residual"] < 0.1
+
+
+@needs_hotpants
+@pytest.mark.parametrize(("fwhm", "fwhm_reference"), [(3.2, 2.4), (2.4, 3.2)])
+def test_hotpants_and_ours_agree(fwhm, fwhm_reference):
+    sky = make_sky(n=200)
+    new = [(180.3, 141.8, 6000.0)]
+    science = observe(sky, seed=2, fwhm=fwhm, extra=new)
+    reference = observe(sky, seed=3, fwhm=fwhm_reference, factor=2.0)
+    ours = difference(science, reference)
+    theirs = difference(science, reference, method="hotpants", hotpants_program=HOTPANTS)
+    assert theirs.record["flux_scale"] == pytest.approx(ours.record["flux_scale"], rel=0.02)
+    both = np.isfinite(ours.diff) & np.isfinite(theirs.diff)
+    assert both.mean() > 0.8
+    assert np.std((ours.diff - theirs.diff)[both] / ours.noise[both]) < 0.7
+    rows, columns = np.indices(sky.shape)
+    aperture = np.hypot(columns - 180.3, rows - 141.8) < 8
+    assert theirs.diff[aperture].sum() == pytest.approx(6000, rel=0.05)

@@ -15,66 +15,13 @@ from otrain_core.images.prepare import Prepared, prepare_image
 from otrain_core.images.resample import autocorrelation
 from otrain_core.images.swarp import resample_by_swarp, run_swarp, swarp_command, swarp_impulse
 from otrain_core.images.tpv import swarp_header
-from otrain_core.plan.pipelines import PrepareOptions
+from otrain_core.plan.pipelines import PrepareOptions, SubtractOptions
 from tests.unit.synthetic_pair import make_sky, observe
+from tests.unit.synthetic_wcs import distorted, frame
 
 needs_swarp = pytest.mark.skipif(
     not (shutil.which("SWarp") or shutil.which("swarp")), reason="the program swarp is not installed"
 )
-
-
-def frame(shape, *, scale=1.0, angle=0.0, shift=(0.0, 0.0), kind="TAN"):
-    wcs = WCS(naxis=2)
-    wcs.wcs.ctype = [f"RA---{kind}", f"DEC--{kind}"]
-    wcs.wcs.crval = 150.0, 20.0
-    wcs.wcs.crpix = shape[1] / 2 + shift[0], shape[0] / 2 + shift[1]
-    c, s = np.cos(angle) * scale / 3600, np.sin(angle) * scale / 3600
-    wcs.wcs.cd = [[-c, -s], [-s, c]]
-    wcs.wcs.set()
-    wcs.array_shape = shape
-    return wcs
-
-
-def distorted(shape):
-    header = frame(shape).to_header()
-    header["CTYPE1"], header["CTYPE2"] = "RA---TAN-SIP", "DEC--TAN-SIP"
-    header["A_ORDER"], header["B_ORDER"] = 3, 3
-    header["A_2_0"], header["A_1_1"], header["B_0_2"], header["A_3_0"], header["B_0_3"] = 3e-6, -2e-6, 4e-6, 2e-9, 3e-9
-    return WCS(header)
-
-
-def test_a_plain_wcs_is_passed_on():
-    wcs = frame((400, 500), scale=0.7, angle=0.3, shift=(3.0, -2.0))
-    header = swarp_header(wcs, (400, 500), name="a")
-    assert (header["CTYPE1"], header["NAXIS1"], header["NAXIS2"]) == ("RA---TAN", 500, 400)
-    assert not [key for key in header if key.startswith("PC")]
-    np.testing.assert_allclose(WCS(header).pixel_to_world_values(17, 390), wcs.pixel_to_world_values(17, 390))
-
-
-@pytest.mark.parametrize("shape", [(300, 200), (1500, 2200)])
-def test_sip_becomes_tpv_over_the_whole_frame(shape):
-    wcs = distorted(shape)
-    header = swarp_header(wcs, shape, name="a")
-    assert header["CTYPE1"] == "RA---TPV"
-    assert not [key for key in header if key.startswith(("A_", "B_"))]
-    x, y = np.meshgrid(np.linspace(0, shape[1] - 1, 9), np.linspace(0, shape[0] - 1, 7))
-    px, py = WCS(header).wcs_world2pix(*wcs.all_pix2world(x, y, 0), 0)
-    assert np.hypot(px - x, py - y).max() < 0.01
-    plain = frame(shape).wcs_world2pix(*wcs.all_pix2world(x, y, 0), 0)
-    assert np.hypot(plain[0] - x, plain[1] - y).max() > 0.04
-
-
-def test_other_projections_become_tpv():
-    header = swarp_header(frame((300, 200), kind="SIN"), (300, 200), name="a")
-    assert header["CTYPE2"] == "DEC--TPV"
-
-
-def test_galactic_coordinates_are_refused():
-    wcs = frame((300, 200))
-    wcs.wcs.ctype = ["GLON-TAN", "GLAT-TAN"]
-    wcs.wcs.set()
-    with pytest.raises(ImageError, match="image a: wcs: align: swarp needs right ascension and declination"):
-        swarp_header(wcs, (300, 200), name="a")
 
 
 def test_the_command_leaves_nothing_to_files_of_the_user():
@@ -168,12 +115,11 @@ def science(sky):
     return observe(sky, seed=2)
 
 
-def run(science, reference, **options):
+def run(science, reference, *, resampling="bilinear"):
     prepared = prepare_image(science, seeing=2.5, options=PrepareOptions(cosmics="none"))
     planes = {"science_data": prepared.sci, "science_noise": prepared.noise, "science_mask": prepared.mask}
-    return align_reference(
-        reference, **planes, science_wcs=science.wcs, name=science.name, method="swarp", seeing=2.5, **options
-    )
+    options = SubtractOptions(align="swarp", resampling=resampling)
+    return align_reference(reference, **planes, science_wcs=science.wcs, name=science.name, seeing=2.5, options=options)
 
 
 def offset(science, aligned):

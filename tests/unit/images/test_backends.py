@@ -1,0 +1,65 @@
+"""What the back ends share: sizes of the kernel, pixels away from sources, the spread of the noise."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from otrain_core.images.backends import Inputs, kernel_sizes, noise_spread, quiet_pixels
+from tests.unit.synthetic_field import star
+
+
+def inputs(science, *, reference=None, noise=2.0):
+    nothing = np.zeros(science.shape, bool)
+    sigma = np.full(science.shape, noise, np.float32)
+    return Inputs(
+        name="a",
+        science=science,
+        noise=sigma,
+        bad_science=nothing,
+        reference=np.zeros_like(science) if reference is None else reference,
+        reference_noise=sigma,
+        bad_reference=nothing,
+        smoothing=np.ones((1, 1)),
+        stars=pd.DataFrame(),
+        seeing=3.0,
+        seeing_reference=3.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("seeing", "sharper", "match", "half", "stamp"),
+    [
+        (5.0, 3.0, 4 / 2.355, 10, 13),  # the Gaussian that brings one to the other, at least twice the seeing
+        (3.0, 3.0, 0.9, 6, 8),  # none is needed: the floor
+        (8.0, 8.0, 2.0, 16, 20),  # a quarter of the seeing
+        (30.0, 3.0, np.sqrt(891) / 2.355, 25, 25),  # the ceiling
+    ],
+)
+def test_the_kernel_is_as_wide_as_the_seeings_ask(seeing, sharper, match, half, stamp):
+    sigmas, width, size = kernel_sizes(seeing, sharper)
+    np.testing.assert_allclose(sigmas, np.array([0.6, 1.2, 2.4]) * match)
+    assert (width, size) == (half, stamp)
+    assert kernel_sizes(seeing, sharper, 11)[1] == 11
+
+
+@pytest.mark.parametrize("which", ["science", "reference"])
+def test_sources_of_either_image_are_not_quiet(which):
+    rng = np.random.default_rng(1)
+    science, reference = (rng.normal(0, 2, (80, 80)).astype(np.float32) for _ in range(2))
+    (science if which == "science" else reference)[:] += np.float32(2000) * star(40, 30, 3.0, (80, 80)).astype(
+        np.float32
+    )
+    quiet = quiet_pixels(inputs(science, reference=reference))
+    assert not quiet[27:34, 37:44].any()
+    assert quiet.mean() > 0.8
+
+
+def test_the_spread_is_that_of_the_noise_whatever_the_sources_are():
+    rng = np.random.default_rng(1)
+    diff = rng.normal(1.0, 3.0, (200, 200)).astype(np.float32)
+    science = 5000 * star(100, 90, 3.0, diff.shape).astype(np.float32)
+    noise = np.full(diff.shape, 2.0, np.float32)
+    spread, centre = noise_spread(diff + science, noise, inputs(science))
+    assert spread == pytest.approx(1.5, rel=0.02)
+    assert centre == pytest.approx(0.5, abs=0.03)
+    assert np.isnan(noise_spread(np.full_like(diff, np.nan), noise, inputs(science))).all()

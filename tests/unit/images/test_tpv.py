@@ -1,0 +1,43 @@
+"""A WCS as the header that SWarp reads."""
+
+import numpy as np
+import pytest
+from astropy.wcs import WCS
+
+from otrain_core.errors import ImageError
+from otrain_core.images.tpv import swarp_header
+from tests.unit.synthetic_wcs import distorted, frame
+
+
+def test_a_plain_wcs_is_passed_on():
+    wcs = frame((400, 500), scale=0.7, angle=0.3, shift=(3.0, -2.0))
+    header = swarp_header(wcs, (400, 500), name="a")
+    assert (header["CTYPE1"], header["NAXIS1"], header["NAXIS2"]) == ("RA---TAN", 500, 400)
+    assert not [key for key in header if key.startswith("PC")]
+    np.testing.assert_allclose(WCS(header).pixel_to_world_values(17, 390), wcs.pixel_to_world_values(17, 390))
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (1500, 2200)])
+def test_sip_becomes_tpv_over_the_whole_frame(shape):
+    wcs = distorted(shape)
+    header = swarp_header(wcs, shape, name="a")
+    assert header["CTYPE1"] == "RA---TPV"
+    assert not [key for key in header if key.startswith(("A_", "B_"))]
+    x, y = np.meshgrid(np.linspace(0, shape[1] - 1, 9), np.linspace(0, shape[0] - 1, 7))
+    px, py = WCS(header).wcs_world2pix(*wcs.all_pix2world(x, y, 0), 0)
+    assert np.hypot(px - x, py - y).max() < 0.01
+    plain = frame(shape).wcs_world2pix(*wcs.all_pix2world(x, y, 0), 0)
+    assert np.hypot(plain[0] - x, plain[1] - y).max() > 0.04
+
+
+def test_other_projections_become_tpv():
+    header = swarp_header(frame((300, 200), kind="SIN"), (300, 200), name="a")
+    assert header["CTYPE2"] == "DEC--TPV"
+
+
+def test_galactic_coordinates_are_refused():
+    wcs = frame((300, 200))
+    wcs.wcs.ctype = ["GLON-TAN", "GLAT-TAN"]
+    wcs.wcs.set()
+    with pytest.raises(ImageError, match="image a: wcs: align: swarp needs right ascension and declination"):
+        swarp_header(wcs, (300, 200), name="a")
