@@ -8,8 +8,6 @@ from otrain_core.errors import ImageError
 from otrain_core.images import align
 from otrain_core.images.align import align_reference
 from otrain_core.images.common_stars import find_stars
-from otrain_core.images.frames import MASK_MISSING
-from otrain_core.images.pixels import fill_bad
 from otrain_core.images.prepare import prepare_image
 from otrain_core.plan.pipelines import PrepareOptions, SubtractOptions
 from tests.unit.synthetic_pair import make_sky, observe
@@ -95,16 +93,6 @@ def test_the_pattern_of_the_stars_leaves_no_randomness(sky, science):
     reference = observe(sky, seed=3, angle=0.6, shift=(7.3, -4.6), wcs=False)
     first, second = (run(science, reference) for _ in range(2))
     np.testing.assert_array_equal(first.data, second.data)
-
-
-def test_holes_are_filled_from_their_neighbours():
-    y, x = np.mgrid[0:40, 0:40]
-    data = (x + 2.0 * y).astype(np.float32)
-    bad = np.zeros(data.shape, np.uint8)
-    data[20, 20], bad[20, 20] = np.nan, MASK_MISSING
-    filled = fill_bad(data, bad)
-    assert filled[20, 20] == pytest.approx(60, abs=0.5)
-    np.testing.assert_array_equal(filled[bad == 0], data[bad == 0])
 
 
 @pytest.mark.parametrize(
