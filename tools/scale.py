@@ -101,15 +101,9 @@ def _images(n: int) -> int:
 
 
 def _in_a_process(step: str, place: str, in_memory: int | None) -> dict[str, float]:
-    command = [
-        sys.executable,
-        "-m",
-        "tools.scale",
-        "--step",
-        step,
-        place,
-        *([] if in_memory is None else [str(in_memory)]),
-    ]
+    command = [sys.executable, "-m", "tools.scale", "--step", step, place]
+    if in_memory is not None:
+        command.append(str(in_memory))
     one = {f"TF_NUM_{name}_THREADS": "1" for name in ("INTRAOP", "INTEROP")} | {"OMP_NUM_THREADS": "1"}
     path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     env = os.environ | one | {"TMPDIR": place, "PYTHONPATH": path}

@@ -188,14 +188,14 @@ class Classifier:
         undecided = np.zeros(len(score), dtype=bool)
         if self.abstention is not None:
             undecided = (probability > self.abstention.low) & (probability < self.abstention.high)
-        return {
+        decided = {
             "score": score,
             "probability": probability,
             "real": score >= self.threshold,
             "undecided": undecided,
             "reason": found["reason"].astype(str),
-            **{name: found[name] for name in DESCRIPTORS},
         }
+        return decided | {name: found[name] for name in DESCRIPTORS}
 
     def _science(self, raw: Mapping[str, np.ndarray]) -> np.ndarray | None:
         """The science plane (n, S, S) that came with cutouts whose network does not read it."""

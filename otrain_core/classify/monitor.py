@@ -308,7 +308,12 @@ def _cells(item: Comparison) -> tuple[str, ...]:
 
     p = "-" if not np.isfinite(item.p) else f"{item.p:.3f}" if item.p >= 0.001 else f"{item.p:.0e}"
     return (
-        *(item.quantity, item.unit, number(item.reference), number(item.night), number(item.change, change=True), p),
+        item.quantity,
+        item.unit,
+        number(item.reference),
+        number(item.night),
+        number(item.change, change=True),
+        p,
         number(item.detectable, change=True).replace("+", "\u00b1" if item.quantity != "doubt" else "+"),
         "-" if not np.isfinite(item.outside) else f"{100 * item.outside:.0f} %",
         "ALARM" if item.alarm else item.note,

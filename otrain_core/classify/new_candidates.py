@@ -333,7 +333,7 @@ def cut_blocks(
         part = {key: values[start : start + block] for key, values in found.items()}
         options = CutoutsOptions().model_copy(update={"size": size})
         arrays = make_cutouts(_as_table(part, fwhm), planes, image=name, options=options, psf=model, pixel_scale=scale)
-        cutouts = {"cube": arrays["stack"], **{key: arrays[key] for key in ("channels", "pixel_scale")}}
+        cutouts = {"cube": arrays["stack"], "channels": arrays["channels"], "pixel_scale": arrays["pixel_scale"]}
         if fwhm is not None:
             cutouts["seeing"] = arrays["seeing"]
         table = {key: arrays[key] for key in ("candid", "x", "y", "ra", "dec", "edge")}

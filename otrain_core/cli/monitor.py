@@ -44,8 +44,13 @@ def monitor(arguments: Namespace) -> tuple[int, Any, str]:
     advice, status = advise(comparisons, n_images=n_images), _status(comparisons)
     about = {key: classifier.about.get(key) for key in ("telescope", "pipeline", "experiment", "seed", "trained")}
     record = {
-        **{"model": about, "n": n, "n_images": n_images, "n_training": statistics.get("n")},
-        **{"false_alarms": arguments.false_alarms, "alarm": status == ALARM, "advice": advice},
+        "model": about,
+        "n": n,
+        "n_images": n_images,
+        "n_training": statistics.get("n"),
+        "false_alarms": arguments.false_alarms,
+        "alarm": status == ALARM,
+        "advice": advice,
         "quantities": [item.record() for item in comparisons],
     }
     counted = f"{n} candidates of {n_images} image{'' if n_images == 1 else 's'}"

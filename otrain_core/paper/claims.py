@@ -13,8 +13,19 @@ from otrain_core.io import read_table
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 CLAIM_COLUMNS = (
-    *("claim", "published", "source", "experiment", "protocol"),
-    *("ours", "ours_low", "ours_high", "cubes", "cubes_planned", "seeds", "reproduced", "why"),
+    "claim",
+    "published",
+    "source",
+    "experiment",
+    "protocol",
+    "ours",
+    "ours_low",
+    "ours_high",
+    "cubes",
+    "cubes_planned",
+    "seeds",
+    "reproduced",
+    "why",
 )
 RANDOM_MCC = 0.2  # a classifier below it is called random
 SHOWN = {"accuracy": (100, 1, " %"), "fp_share": (100, 1, " %"), "mcc": (1, 3, ""), "threshold": (1, 2, "")}

@@ -29,8 +29,20 @@ from otrain_core.report.text import page_templates
 MARK = "<!-- paper from here -->"
 TABLE_COLUMNS = {  # of the page, where a table is too wide for it
     "table2": (
-        *("telescope", "source", "filter", "pixel_scale", "paper_pixel_scale", "width", "height", "n_images"),
-        *("seeing_arcsec", "limit_5sigma_mag", "field_sq_deg", "paper_aperture", "paper_field", "paper_filters"),
+        "telescope",
+        "source",
+        "filter",
+        "pixel_scale",
+        "paper_pixel_scale",
+        "width",
+        "height",
+        "n_images",
+        "seeing_arcsec",
+        "limit_5sigma_mag",
+        "field_sq_deg",
+        "paper_aperture",
+        "paper_field",
+        "paper_filters",
     ),
 }
 

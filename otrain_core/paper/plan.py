@@ -13,11 +13,9 @@ TABLES = tuple(f"table{number}" for number in range(1, 6))
 CUBES = ("JAST/gmadet", "JAST/stdpipe", "TACA/gmadet", "FRAM-CTA-N/gmadet", "TCA/gmadet")  # as in table 5
 EXPERIMENTS = ("paper", "otrain2")
 SWEEPS = {"fig11": "data-size", "fig12": "size"}
-FIGURE_CUBES = {
-    **dict.fromkeys(("fig02", "fig04", "fig09", "fig10", "fig13"), CUBES[:1]),
-    **{"fig05": CUBES[:2], "fig06": CUBES[3:4], "fig07": CUBES[2:3], "fig08": CUBES[4:5]},
-    **{f"figA{number}": (CUBES[number],) for number in range(1, 5)},
-}
+FIGURE_CUBES = dict.fromkeys(("fig02", "fig04", "fig09", "fig10", "fig13"), CUBES[:1])
+FIGURE_CUBES |= {"fig05": CUBES[:2], "fig06": CUBES[3:4], "fig07": CUBES[2:3], "fig08": CUBES[4:5]}
+FIGURE_CUBES |= {f"figA{number}": (CUBES[number],) for number in range(1, 5)}
 PANELS = ("fig10", "figA1", "figA2", "figA3", "figA4")
 GALLERIES = ("fig05", "fig06", "fig07", "fig08")
 MAPS = ("fig09", "fig13")

@@ -1,0 +1,122 @@
+"""The built wheel, installed away from the clone: every verb of `otrain` runs."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from otrain_core.arrays import write_arrays
+from otrain_core.cli.main import build_parser
+from tests.unit.synthetic_cube import make_cube
+from tests.unit.synthetic_results import write_results
+
+
+def verbs(parser=None, before=()):
+    """All verbs with their actions, as (verb,) or (verb, action)."""
+    for action in (parser or build_parser())._subparsers._group_actions:
+        for name, made in action.choices.items():
+            yield from verbs(made, (*before, name)) if made._subparsers else [(*before, name)]
+
+
+@pytest.fixture(scope="module")
+def otrain(root, tmp_path_factory):
+    """The command of an environment that has the wheel, and the packages of this one; returns what runs it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    shutil.copytree(root / "otrain_core", source / "otrain_core", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, source)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source)]
+    subprocess.run(build, check=True, capture_output=True, text=True)
+    shutil.rmtree(source)
+    venv = folder / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    site = next(venv.glob("lib/python*/site-packages"))
+    # What O'TRAIN needs comes from here; a .pth file brings no editable O'TRAIN with it.
+    (site / "packages.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    wheel = next(folder.glob("otrain-*.whl"))
+    install = [*pip, "--python", str(venv / "bin/python"), "install", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(install, check=True, capture_output=True, text=True)
+    env = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    work = folder / "work"
+    work.mkdir()
+    done = set()
+
+    def run(*arguments, status=0, start=False):
+        words = [str(word) for word in arguments]
+        done.add(tuple(words[:2]) if words[0] in ("models", "label") else (words[0],))
+        command = [str(venv / "bin/otrain"), *words]
+        if start:
+            return subprocess.Popen(command, cwd=work, env=env, stdout=subprocess.PIPE, text=True)
+        result = subprocess.run(command, cwd=work, env=env, capture_output=True, text=True, timeout=900)
+        assert result.returncode == status, f"otrain {' '.join(words)}\n{result.stdout}\n{result.stderr}"
+        return result.stdout
+
+    run.work, run.done, run.python, run.env = work, done, venv / "bin/python", env
+    return run
+
+
+def test_the_library_is_that_of_the_wheel(otrain):
+    code = "import otrain_core, pathlib; print(pathlib.Path(otrain_core.__file__).parent)"
+    result = subprocess.run(
+        [otrain.python, "-c", code], cwd=otrain.work, env=otrain.env, capture_output=True, text=True
+    )
+    place = Path(result.stdout.strip())
+    assert place.is_relative_to(otrain.python.parents[1]), result.stdout + result.stderr
+    for name in ("py.typed", "figures/otrain.mplstyle", "paper/published.csv", "report/templates/report.html"):
+        assert (place / name).is_file(), name
+
+
+def test_every_verb_runs(otrain):
+    work = otrain.work
+    write_arrays(work / "made.npz", make_cube(300))
+    otrain("export", "made.npz", "-o", "folders")
+    otrain("convert", "folders", "-o", "cube.npz")
+    otrain("check", "cube.npz", "folders")
+    otrain("train", "cube.npz", "-o", "mine", "--inputs", "difference", "--epochs", "2", "--threads", "1")
+    assert json.loads(otrain("diagnose", "mine", "-o", "figures", "--json"))["headline"]["n_true"] > 0
+    otrain("explain", "mine", "--cube", "cube.npz", "-o", "maps")
+    assert (work / "maps/gradcam.png").stat().st_size > 0
+    otrain("models", "export", "mine", "-o", "again.onnx", "--cube", "cube.npz")
+    data = np.random.default_rng(1).normal(0, 5, (120, 120)).astype(np.float32)
+    data[58:63, 58:63] += 200
+    fits.PrimaryHDU(data).writeto(work / "diff.fits")
+    otrain("classify", "diff.fits", "--detect", "--psf", "3", "-m", "again.onnx", "-o", "scores.csv")
+    assert len((work / "scores.csv").read_text().splitlines()) >= 2
+    assert json.loads(otrain("monitor", "cube.npz", "-m", "mine", "--json"))["n"] == 300
+    _registry(otrain)
+    _labels(otrain)
+    assert set(verbs()) - otrain.done == set()
+
+
+def _registry(otrain):
+    write_results(otrain.work / "results", experiments=("paper", "otrain2"), failed=(), n_images=12)
+    otrain("models", "import", "--results", "results")
+    versions = json.loads(otrain("models", "list", "--json"))
+    assert {row["version"] for row in versions} == {1, 2}
+    otrain("models", "promote", "tiny", "1")
+    otrain("models", "promote", "tiny", "2")
+    otrain("models", "roll-back", "tiny")
+    otrain("models", "automatic", "tiny")
+
+
+def _labels(otrain):
+    process = otrain("label", "serve", "cube.npz", "-m", "mine", "--port", "0", "--json", start=True)
+    try:
+        address = json.loads(process.stdout.readline())["url"]
+        with urllib.request.urlopen(address, timeout=60) as page:
+            assert b"<html" in page.read().lower()
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+    assert otrain("label", "sheet").startswith("telescope,")
