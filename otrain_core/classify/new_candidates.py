@@ -85,7 +85,7 @@ def _unbinned(value: Any, bin: int) -> Any:
     return value * bin + (bin - 1) / 2
 
 
-def read_candidates(source: Any, *, wcs: Any = None) -> dict[str, np.ndarray]:
+def read_candidates(source: Any, *, wcs: Any = None, shape: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
     """Positions of candidates, from a file or a table.
 
     Parameters
@@ -96,6 +96,8 @@ def read_candidates(source: Any, *, wcs: Any = None) -> dict[str, np.ndarray]:
         ``X_IMAGE`` and ``XWIN_IMAGE`` and gmadet's ``Xpos`` [px, from 1]; or ``ra`` and ``dec`` [deg].
     wcs : astropy.wcs.WCS, optional
         Of the image, for lists of ra and dec.
+    shape : (height, width), optional
+        Of the image.
 
     Returns
     -------
@@ -108,6 +110,8 @@ def read_candidates(source: Any, *, wcs: Any = None) -> dict[str, np.ndarray]:
     ConfigError
         No such file, an unknown format, no columns with positions, or positions that are no finite numbers.
     """
+    from otrain_core.images.wcs import pixel_to_sky, sky_to_pixel
+
     where = f"{source}: " if isinstance(source, str | Path) else "candidates: "
     table = _read_table(Path(source)) if isinstance(source, str | Path) else source
     columns = list(getattr(table, "colnames", None) or table.keys())
@@ -123,9 +127,9 @@ def read_candidates(source: Any, *, wcs: Any = None) -> dict[str, np.ndarray]:
         names, first = pixels
         found["x"], found["y"] = (_numbers(table, name, where) - first for name in names)
         if wcs is not None and not sky and n:
-            found["ra"], found["dec"] = wcs.all_pix2world(found["x"], found["y"], 0)
+            found["ra"], found["dec"] = pixel_to_sky(wcs, found["x"], found["y"])
     elif sky and wcs is not None:
-        found["x"], found["y"] = _to_pixels(wcs, found["ra"], found["dec"]) if n else (np.empty(0), np.empty(0))
+        found["x"], found["y"] = sky_to_pixel(wcs, found["ra"], found["dec"], shape=shape)
     elif sky:
         raise ConfigError(f"{where}columns ra and dec need an image with a WCS, and this one has none")
     else:
@@ -139,20 +143,6 @@ def read_candidates(source: Any, *, wcs: Any = None) -> dict[str, np.ndarray]:
     name = next((name for name in NAMES if name in columns), None)
     found["candid"] = np.asarray(table[name]).astype(str) if name else np.arange(1, n + 1).astype(str)
     return found
-
-
-def _to_pixels(wcs: Any, ra: np.ndarray, dec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of sky positions [deg]; NaN where the plane of the image does not reach, as on the other side of the sky."""
-    x, y = np.full(len(ra), np.nan), np.full(len(ra), np.nan)
-    good = np.isfinite(ra) & (np.abs(dec) <= 90)
-    if good.any():
-        x[good], y[good] = wcs.all_world2pix(ra[good], dec[good], 0, quiet=True)
-        back = wcs.all_pix2world(x, y, 0)
-        # The distortion of a far position is meaningless, so that it may land in the image.
-        cosine = np.cos(np.radians(dec))
-        far = np.hypot((back[0] - ra + 180) % 360 - 180, (back[1] - dec) / np.maximum(cosine, 1e-6)) * cosine > 1 / 3600
-        x[far], y[far] = np.nan, np.nan
-    return x, y
 
 
 def _read_table(path: Path) -> Any:
@@ -303,6 +293,7 @@ def cut_blocks(
         A file that cannot be used, planes of different shapes, no FWHM where one is needed, no candidate in the image.
     """
     from otrain_core.candidates.cutouts import make_cutouts
+    from otrain_core.images.wcs import pixel_to_sky
     from otrain_core.plan.pipelines import CutoutsOptions
 
     name = "difference" if isinstance(difference, np.ndarray) else Path(difference).name.split(".")[0]
@@ -323,9 +314,9 @@ def cut_blocks(
     if candidates is None:
         found = _detect(planes["diff"], planes["mask"], name=name, psf=model, fwhm=fwhm, threshold=threshold)
         if wcs is not None and len(found["x"]):
-            found["ra"], found["dec"] = wcs.all_pix2world(*(_unbinned(found[key], bin) for key in "xy"), 0)
+            found["ra"], found["dec"] = pixel_to_sky(wcs, _unbinned(found["x"], bin), _unbinned(found["y"], bin))
     else:
-        found = read_candidates(candidates, wcs=wcs)
+        found = read_candidates(candidates, wcs=wcs, shape=(height, width))
         found |= {key: (found[key] - (bin - 1) / 2) / bin for key in "xy"}
         found = _inside(found, planes["diff"].shape, name=name)
     scale = 3600 * bin * np.sqrt(abs(np.linalg.det(wcs.pixel_scale_matrix))) if wcs is not None else np.nan
