@@ -41,7 +41,7 @@ programs: ## install Source Extractor, PSFEx, SCAMP, SWarp, Chromium and Postgre
 
 demo: setup ## simulated telescope from raw sky to a registered classifier (12 minutes on 2 cores)
 	@$(RUN) snakemake --cores $(CORES) --scheduler greedy --scheduler-subsample 20 --configfile $(CONFIG) --rerun-incomplete --show-failed-logs --quiet rules
-	@$(RUN) python -m otrain_core.evaluation.summary results
+	@$(RUN) python -m otrain_core.evaluation.closing results
 
 resume: setup ## go on with a run whose process has died, on a cluster or not (WAIT=1: its jobs may end first)
 	@$(RUN) python -m otrain_core.jobs.resume $(if $(WAIT),--wait) $(if $(GONE),--gone)

@@ -15,8 +15,9 @@ from otrain_core.errors import OtrainError, UpstreamFailed
 from otrain_core.io import FAILED_MARK, read_json, read_table
 
 RUN_KEYS = ("telescope", "pipeline", "experiment", "seed", "protocol")
-
-
+# What a run closes with, one CSV each.
+TABLES = ("summary", "quality", "pipelines", "artefacts", "telescopes", "experiments", "mcnemar")
+# Steps of one image, in order.
 STEPS = ("simulate", "catalogue", "psf", "inject", "prepare", "subtract", "detect", "crossmatch", "cutouts")
 
 

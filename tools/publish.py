@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from otrain_core.evaluation.summary import TABLES, closing_table
+from otrain_core.evaluation.closing import closing_table
 from otrain_core.io import read_table
-from otrain_core.results import read_record
+from otrain_core.results import TABLES, read_record
 
 
 def published_table(folder: str | Path) -> str:

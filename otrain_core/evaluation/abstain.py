@@ -7,18 +7,14 @@ candidates that are decided, and is fixed when test is scored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from otrain_core.errors import CubeError
+from otrain_core.evaluation.bootstrap import draw_images, percentile_interval
 from otrain_core.evaluation.calibrate import logit
 from otrain_core.evaluation.metrics import check_scores, rates
-
-if TYPE_CHECKING:  # a classifier at work reads no table
-    import pandas as pd
 
 MEASURED = ("coverage", "coverage_true", "coverage_false", "accuracy", "precision", "recall", "fpr", "f1", "mcc")
 
@@ -51,7 +47,7 @@ class Abstention:
         return decision
 
 
-def fit_abstention(probabilities: np.ndarray, *, threshold: float, coverage: float = 0.95) -> Abstention:
+def fit_abstention(probabilities: np.ndarray, *, threshold: float, coverage: float) -> Abstention:
     """Set the interval of abstention on tune.
 
     Undecided are the candidates whose log odds are nearest to those of the threshold, the
@@ -83,7 +79,7 @@ def fit_abstention(probabilities: np.ndarray, *, threshold: float, coverage: flo
         raise ValueError(f"coverage must be above 0 and at most 1, not {coverage}")
     probabilities = np.asarray(probabilities, dtype=float)
     check_scores(np.zeros(probabilities.shape), probabilities)
-    centre = float(logit(threshold))
+    centre = float(logit(np.asarray(threshold)))
     distance = np.sort(np.abs(logit(probabilities) - centre))
     rank = min(int(np.floor((1 - coverage) * (distance.size + 1) + 1e-9)), distance.size)
     # A hair less: the candidate at this distance is decided, whichever way the sigmoid rounds.
@@ -99,8 +95,8 @@ def evaluate_abstention(
     rule: Abstention,
     *,
     rng: np.random.Generator,
-    draws: int = 1000,
-    confidence: float = 0.95,
+    draws: int,
+    confidence: float,
 ) -> dict[str, float]:
     """Coverage reached, and the metrics of what was decided, with intervals by image.
 
@@ -140,29 +136,26 @@ def evaluate_abstention(
     values = _measure(counts.sum(axis=0))
     every = (probabilities >= rule.threshold).astype(int)
     all_decided = rates(
-        **{
-            name: np.sum((every == called) & (labels == true))
-            for name, called, true in (("tp", 1, 1), ("fp", 1, 0), ("fn", 0, 1), ("tn", 0, 0))
-        }
+        tp=np.sum((every == 1) & labels),
+        fp=np.sum((every == 1) & ~labels),
+        fn=np.sum((every == 0) & labels),
+        tn=np.sum((every == 0) & ~labels),
     )
     wrong = every != labels
     record = {
-        **{"stated_coverage": rule.coverage, "low": rule.low, "high": rule.high, "threshold": rule.threshold},
-        **{"n": int(labels.size), "n_undecided": int(np.sum(decision < 0))},
+        "stated_coverage": rule.coverage,
+        "low": rule.low,
+        "high": rule.high,
+        "threshold": rule.threshold,
+        "n": int(labels.size),
+        "n_undecided": int(np.sum(decision < 0)),
         **{name: float(values[name]) for name in MEASURED},
         **{f"{name}_all": all_decided[name] for name in ("mcc", "recall", "fpr")},
         "errors_undecided": float(np.mean(decision[wrong] < 0)) if wrong.any() else np.nan,
     }
-    drawn = np.full((len(MEASURED), 1), np.nan)
-    if len(names) > 1:
-        weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
-        sampled = _measure((weights @ counts).T)
-        drawn = np.stack([sampled[name] for name in MEASURED])
-    for name, sample in zip(MEASURED, drawn, strict=True):
-        finite = sample[np.isfinite(sample)]
-        usable = 2 * finite.size >= sample.size and finite.size
-        tails = np.percentile(finite, [50 * (1 - confidence), 50 * (1 + confidence)]) if usable else (np.nan, np.nan)
-        record |= {f"{name}_low": float(tails[0]), f"{name}_high": float(tails[1])}
+    drawn = _measure((draw_images(len(names), rng=rng, draws=draws) @ counts).T)
+    for name in MEASURED:
+        record[f"{name}_low"], record[f"{name}_high"] = percentile_interval(drawn[name], confidence)
     return record
 
 
@@ -176,41 +169,3 @@ def _measure(counts: np.ndarray) -> dict[str, np.ndarray]:
             "coverage_true": true / (true + left_true),
             "coverage_false": false / (false + left_false),
         }
-
-
-def coverage_curve(
-    tune: np.ndarray,
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    *,
-    threshold: float,
-    coverages: Sequence[float] = tuple(np.round(np.arange(0.5, 1.0001, 0.025), 3)),
-) -> pd.DataFrame:
-    """What other coverages would give: risk against coverage (El-Yaniv & Wiener 2010).
-
-    Parameters
-    ----------
-    tune : array
-        (M,) calibrated probabilities of tune, on which every interval is set.
-    labels, probabilities : array
-        (N,) of test.
-    threshold : float
-    coverages : sequence of float
-
-    Returns
-    -------
-    pandas.DataFrame
-        stated_coverage, low, high, coverage, accuracy, recall, fpr, mcc.
-    """
-    import pandas as pd
-
-    labels, probabilities = check_scores(labels, probabilities)
-    rows = []
-    for stated in coverages:
-        rule = fit_abstention(tune, threshold=threshold, coverage=float(stated))
-        decision = rule.decide(probabilities)
-        outcome = np.where(decision < 0, 5 - labels, np.where(decision == 1, 1 - labels, 3 - labels))
-        found = _measure(np.bincount(outcome, minlength=6).astype(float))
-        row = {"stated_coverage": float(stated), "low": rule.low, "high": rule.high}
-        rows.append(row | {name: float(found[name]) for name in ("coverage", "accuracy", "recall", "fpr", "mcc")})
-    return pd.DataFrame(rows)

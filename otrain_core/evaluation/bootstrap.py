@@ -12,6 +12,22 @@ BOOTSTRAPPED = (
 )
 
 
+def draw_images(n_images: int, *, rng: np.random.Generator, draws: int) -> np.ndarray:
+    """How often each image is in each draw, int (draws, n_images); no draws of a single image, which tell nothing."""
+    draws = draws if n_images > 1 else 0
+    return rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=draws)
+
+
+def percentile_interval(sample: np.ndarray, confidence: float) -> tuple[float, float]:
+    """Interval between the percentiles of a sample; (NaN, NaN) for none, or where more than half of it is not finite."""
+    sample = np.asarray(sample, dtype=float)
+    finite = sample[np.isfinite(sample)]
+    if not finite.size or 2 * finite.size < sample.size:
+        return np.nan, np.nan
+    low, high = np.percentile(finite, [50 * (1 - confidence), 50 * (1 + confidence)])
+    return float(low), float(high)
+
+
 def bootstrap_intervals(
     labels: np.ndarray,
     scores: np.ndarray,
@@ -19,9 +35,9 @@ def bootstrap_intervals(
     threshold: float,
     *,
     rng: np.random.Generator,
-    draws: int = 1000,
-    confidence: float = 0.95,
-    stated_recall: float = 0.95,
+    draws: int,
+    confidence: float,
+    stated_recall: float,
     kept_false: float = 1.0,
 ) -> dict[str, tuple[float, float]]:
     """Percentile intervals from bootstrap draws of whole images, threshold fixed.
@@ -55,20 +71,16 @@ def bootstrap_intervals(
     done = 0
     while done < draws and len(names) > 1:
         size = min(chunk, draws - done)
-        weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=size)
+        weights = draw_images(len(names), rng=rng, draws=size)
         drawn = _weighted_metrics(labels, scores, image, weights, threshold, stated_recall)
         drawn["false_alarms_per_image"] = drawn.pop("fp") / kept_false / len(names)
         for name, values in drawn.items():
             samples.setdefault(name, []).append(values)
         done += size
-    tails = [50 * (1 - confidence), 50 * (1 + confidence)]
-    intervals: dict[str, tuple[float, float]] = {}
-    for name in BOOTSTRAPPED:
-        values = np.concatenate(samples[name]) if name in samples else np.empty(0)
-        values = values[np.isfinite(values)]
-        usable = values.size and values.size * 2 >= draws
-        intervals[name] = tuple(float(v) for v in np.percentile(values, tails)) if usable else (np.nan, np.nan)
-    return intervals
+    return {
+        name: percentile_interval(np.concatenate(samples[name]) if name in samples else np.empty(0), confidence)
+        for name in BOOTSTRAPPED
+    }
 
 
 def _weighted_metrics(labels, scores, image, weights, threshold, stated_recall) -> dict[str, np.ndarray]:

@@ -49,7 +49,7 @@ class Calibration:
     def score_at(self, probability: float) -> float:
         """The score in [0, 1] to which the logistic curve gives a probability strictly between 0 and 1."""
         odds = np.log(probability / (1 - probability))
-        return float(_sigmoid(np.float64((odds - self.offset) / self.slope)))
+        return float(_sigmoid(np.asarray((odds - self.offset) / self.slope)))
 
     def to_record(self) -> dict[str, Any]:
         """Plain values for JSON, from which `from_record` makes the same calibration."""

@@ -3,24 +3,93 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from otrain_core.arrays import read_stack
+from otrain_core.cubes.cube import kept_false_share
 from otrain_core.cubes.inputs import column
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import metrics
 from otrain_core.evaluation.abstain import evaluate_abstention, fit_abstention
 from otrain_core.evaluation.bootstrap import bootstrap_intervals
-from otrain_core.evaluation.calibrate import choose_calibration
+from otrain_core.evaluation.calibrate import Calibration, choose_calibration
+from otrain_core.evaluation.curves import curves
+from otrain_core.evaluation.cuts import baseline_cut
 from otrain_core.evaluation.reality import reality_gap
 from otrain_core.evaluation.thresholds import RULES, best_threshold
+from otrain_core.io import read_json, read_table, write_json, write_table
+from otrain_core.plan.config import EvaluateOptions
 
 PROPERTIES = {"magnitude": "mags", "magnitude_error": "errmags", "snr": "snr"}
-CURVE_COLUMNS = ("curve", "x", "y", "threshold", "bin")
 REALITY = ("n_real", "recall_real", "recall_injected", "reality_gap", "reality_gap_low", "reality_gap_high")
-_GRID = np.linspace(0, 1, 201)
+
+
+def evaluate_files(
+    *,
+    cube: str | Path,
+    cube_record: str | Path,
+    real_stars: str | Path,
+    split: str | Path,
+    model: str | Path,
+    train_record: str | Path,
+    scores: str | Path,
+    metrics: str | Path,
+    curves: str | Path,
+    load_model: Callable[..., Any],
+    score_cube: Callable[..., pd.DataFrame],
+    score_real_stars: Callable[..., pd.DataFrame],
+    options: EvaluateOptions,
+    threshold_rule: str,
+    protocol: str,
+    seed: int,
+    experiment_name: str = "",
+) -> None:
+    """Score a cube with a trained network; write scores, metrics and curves (step `evaluate`).
+
+    Parameters
+    ----------
+    cube, cube_record, real_stars, split, model, train_record : path
+        ``cube.npz``, ``cube.json``, ``real_stars.npz``, the split's CSV, ``model.keras``, ``train.json``.
+    scores, metrics, curves : path
+        Files written: CSV, JSON and CSV.
+    load_model, score_cube, score_real_stars : callable
+        Those of `otrain_core.networks`, which this wing does not import.
+    options : EvaluateOptions
+    threshold_rule, protocol : str
+        As in `evaluate_scores`.
+    seed : int
+        Seed of the bootstrap.
+    experiment_name : str
+        Name of the experiment, for the record.
+
+    Raises
+    ------
+    CubeError
+        As `evaluate_scores`, or the cube does not fit the network.
+    """
+    arrays, trained, network = read_stack(cube, mmap=("cube",)), read_json(train_record), load_model(model)
+    table = score_cube(network, arrays, read_table(split))
+    check = score_real_stars(network, read_stack(real_stars, mmap=("cube",)), table) if protocol == "grouped" else None
+    result, points = evaluate_scores(
+        table,
+        arrays,
+        rng=np.random.default_rng(seed),
+        options=options,
+        threshold_rule=threshold_rule,
+        protocol=protocol,
+        kept_false=kept_false_share(read_json(cube_record)),
+        real_stars=check,
+    )
+    result["headline"]["train_seconds"] = trained["train_seconds"]
+    about: dict[str, Any] = {key: str(arrays[key]) for key in ("telescope", "pipeline") if key in arrays}
+    write_table(scores, table)
+    write_json(metrics, {**about, "experiment": experiment_name, "seed": trained["seed"], **result})
+    write_table(curves, points)
 
 
 def scored_false_share(table: pd.DataFrame) -> float:
@@ -37,13 +106,9 @@ def evaluate_scores(
     cube: dict[str, np.ndarray],
     *,
     rng: np.random.Generator,
+    options: EvaluateOptions,
     threshold_rule: str = "platt",
     protocol: str = "grouped",
-    bootstrap: int = 1000,
-    confidence: float = 0.95,
-    stated_recall: float = 0.95,
-    bins: int = 4,
-    coverage: float = 0.95,
     kept_false: float = 1.0,
     real_stars: pd.DataFrame | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -56,23 +121,19 @@ def evaluate_scores(
     Parameters
     ----------
     table : pandas.DataFrame
-        As `score_cube` returns it.
+        As `otrain_core.networks.predict.score_cube` returns it.
     cube : dict of arrays
         mags, errmags, snr, fwhms, seeing, artefacts, reasons as far as it has them.
     rng : numpy.random.Generator
         For the bootstrap by image.
+    options : EvaluateOptions
     threshold_rule : {'gmean', 'f1', 'f1-mcc', 'platt'}
     protocol : {'grouped', 'paper'}
-    bootstrap, confidence, stated_recall, bins
-        Draws, confidence of the intervals, recall at which an FPR is quoted, number of
-        bins of magnitude, magnitude error and S/N.
-    coverage : float
-        Share of the candidates that the classifier decides, see `otrain_core.evaluation.abstain`.
     kept_false : float
-        Share of the False candidates that balancing kept, see `kept_false_share`; false
+        Share of the False candidates that balancing kept, see `otrain_core.cubes.cube.kept_false_share`; false
         alarms per image are scaled up by it, and by `scored_false_share`.
     real_stars : pandas.DataFrame, optional
-        As `score_real_stars` returns it, for the gap between simulation and reality.
+        As `otrain_core.networks.predict.score_real_stars` returns it, for the gap between simulation and reality.
 
     Returns
     -------
@@ -97,41 +158,20 @@ def evaluate_scores(
     thresholds = {rule: best_threshold(tune["label"], tune["score"], rule) for rule in RULES}
     threshold = thresholds[threshold_rule]
     labels, scores, rows = test["label"].to_numpy(), test["score"].to_numpy(float), test["index"].to_numpy()
-    shared = {"stated_recall": stated_recall, "kept_false": kept_false * scored_false_share(table)}
-    headline = metrics.headline(labels, scores, threshold, n_images=test["image"].nunique(), **shared)
-    intervals = bootstrap_intervals(
-        *(labels, scores, test["image"].to_numpy(), threshold),
-        rng=rng,
-        draws=bootstrap,
-        confidence=confidence,
-        **shared,
-    )
-    for name, (low, high) in intervals.items():
-        headline |= {f"{name}_low": low, f"{name}_high": high}
+    headline = _headline(test, threshold, rng, options, kept_false * scored_false_share(table))
     baseline = baseline_cut(cube, table)
-    headline |= {"stated_recall": stated_recall, "baseline_mcc": baseline["mcc"]}
-    reality: dict[str, Any] = {}
-    if real_stars is not None:
-        found = test[test["label"] == 1]
-        injected = found[["image", "score"]].assign(mag=column(cube, "mags")[found["index"].to_numpy()])
-        reality = reality_gap(
-            injected, real_stars, threshold=threshold, rng=rng, draws=bootstrap, confidence=confidence
-        )
+    headline |= {"stated_recall": options.stated_recall, "baseline_mcc": baseline["mcc"]}
+    reality = _reality(test, cube, real_stars, threshold, rng, options)
     headline |= {key: reality.get(key, np.nan) for key in REALITY}
     calibration, losses = choose_calibration(tune["label"], tune["score"], tune["image"])
     calibrated = calibration.apply(scores)
-    decisive = float(calibration.apply([threshold])[0])
-    rule = fit_abstention(calibration.apply(tune["score"]), threshold=decisive, coverage=coverage)
-    abstention = evaluate_abstention(
-        labels, calibrated, test["image"], rule, rng=rng, draws=bootstrap, confidence=confidence
-    )
     record = {
         "protocol": protocol,
         "threshold_rule": threshold_rule,
         "threshold_set": tune_set,
         "scored_set": "test",
-        "confidence": confidence,
-        "bootstrap": bootstrap,
+        "confidence": options.confidence,
+        "bootstrap": options.bootstrap,
         "headline": headline,
         "confusion": metrics.confusion(labels, scores, threshold),
         "thresholds": {
@@ -144,30 +184,121 @@ def evaluate_scores(
         },
         "calibration": {
             **calibration.to_record(),
-            **{"log_loss": losses, "ece_before": headline["ece"], "ece_after": metrics.ece(labels, calibrated)},
+            "log_loss": losses,
+            "ece_before": headline["ece"],
+            "ece_after": metrics.ece(labels, calibrated),
         },
-        "abstention": abstention,
+        "abstention": _abstention(tune, test, calibration, threshold, rng, options),
         "accuracy_gap": _accuracy_gap(table, threshold, tune_set),
-        "bins": {
-            name: metrics.binned_metrics(labels, scores, column(cube, key)[rows], threshold, bins=bins).to_dict(
-                "records"
-            )
-            for name, key in PROPERTIES.items()
-        },
-        "artefacts": grouped_errors(labels, scores, column(cube, "artefacts", "")[rows], threshold, of=0),
-        "reasons": grouped_errors(labels, scores, _without_numbers(column(cube, "reasons", "")[rows]), threshold),
-        "kinds": grouped_errors(labels, scores, column(cube, "kinds", "")[rows], threshold, of=1),
+        **_errors_by_property(labels, scores, cube, rows, threshold, options.bins),
         "reality": reality,
         "baseline": baseline,
-        "data": {
-            "kept_false": kept_false,
-            "scored_false": scored_false_share(table),
-            "images": {name: int(part["image"].nunique()) for name, part in table.groupby("set")},
-            "true": {name: int(part["label"].sum()) for name, part in table.groupby("set")},
-            "false": {name: int((part["label"] == 0).sum()) for name, part in table.groupby("set")},
-        },
+        "data": _data(table, kept_false),
     }
-    return record, curves(labels, scores, calibrated, column(cube, "mags")[rows], bins=bins)
+    return record, curves(labels, scores, calibrated, column(cube, "mags")[rows], bins=options.bins)
+
+
+def _headline(
+    test: pd.DataFrame, threshold: float, rng: np.random.Generator, options: EvaluateOptions, kept_false: float
+) -> dict[str, float]:
+    """Headline numbers of test, each with its interval; `kept_false` is the share of all False that test holds."""
+    labels, scores, images = test["label"].to_numpy(), test["score"].to_numpy(float), test["image"].to_numpy()
+    values = metrics.headline(
+        labels,
+        scores,
+        threshold,
+        n_images=test["image"].nunique(),
+        stated_recall=options.stated_recall,
+        kept_false=kept_false,
+    )
+    intervals = bootstrap_intervals(
+        labels,
+        scores,
+        images,
+        threshold,
+        rng=rng,
+        draws=options.bootstrap,
+        confidence=options.confidence,
+        stated_recall=options.stated_recall,
+        kept_false=kept_false,
+    )
+    for name, (low, high) in intervals.items():
+        values |= {f"{name}_low": low, f"{name}_high": high}
+    return values
+
+
+def _reality(
+    test: pd.DataFrame,
+    cube: dict[str, np.ndarray],
+    real_stars: pd.DataFrame | None,
+    threshold: float,
+    rng: np.random.Generator,
+    options: EvaluateOptions,
+) -> dict[str, Any]:
+    """The gap between injected sources and real stars; empty without real stars."""
+    if real_stars is None:
+        return {}
+    found = test[test["label"] == 1]
+    injected = found[["image", "score"]].assign(mag=column(cube, "mags")[found["index"].to_numpy()])
+    return reality_gap(
+        injected, real_stars, threshold=threshold, rng=rng, draws=options.bootstrap, confidence=options.confidence
+    )
+
+
+def _abstention(
+    tune: pd.DataFrame,
+    test: pd.DataFrame,
+    calibration: Calibration,
+    threshold: float,
+    rng: np.random.Generator,
+    options: EvaluateOptions,
+) -> dict[str, float]:
+    """What is left to a person when only the share `coverage` is decided."""
+    decisive = float(calibration.apply(np.array([threshold]))[0])
+    rule = fit_abstention(calibration.apply(tune["score"].to_numpy()), threshold=decisive, coverage=options.coverage)
+    return evaluate_abstention(
+        test["label"].to_numpy(),
+        calibration.apply(test["score"].to_numpy(float)),
+        test["image"].to_numpy(),
+        rule,
+        rng=rng,
+        draws=options.bootstrap,
+        confidence=options.confidence,
+    )
+
+
+def _errors_by_property(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    cube: dict[str, np.ndarray],
+    rows: np.ndarray,
+    threshold: float,
+    bins: int,
+) -> dict[str, Any]:
+    """Metrics in bins of magnitude and S/N, and errors by artefact, reason and kind of place."""
+    binned = {
+        name: metrics.binned_metrics(labels, scores, column(cube, key)[rows], threshold, bins=bins).to_dict("records")
+        for name, key in PROPERTIES.items()
+    }
+    reasons = _without_numbers(column(cube, "reasons", "")[rows])
+    return {
+        "bins": binned,
+        "artefacts": grouped_errors(labels, scores, column(cube, "artefacts", "")[rows], threshold, of=0),
+        "reasons": grouped_errors(labels, scores, reasons, threshold),
+        "kinds": grouped_errors(labels, scores, column(cube, "kinds", "")[rows], threshold, of=1),
+    }
+
+
+def _data(table: pd.DataFrame, kept_false: float) -> dict[str, Any]:
+    """Images, True and False of every set, and what share of all False they are."""
+    sets = table.groupby("set")
+    return {
+        "kept_false": kept_false,
+        "scored_false": scored_false_share(table),
+        "images": {name: int(part["image"].nunique()) for name, part in sets},
+        "true": {name: int(part["label"].sum()) for name, part in sets},
+        "false": {name: int((part["label"] == 0).sum()) for name, part in sets},
+    }
 
 
 def _accuracy_gap(table: pd.DataFrame, threshold: float, tune_set: str) -> dict[str, float]:
@@ -201,107 +332,11 @@ def grouped_errors(
         rows.append(
             {
                 "group": name or "unknown",
-                **{"n_true": len(true), "n_false": len(false)},
-                **{"fn": int((~true["accepted"]).sum()), "fp": int(false["accepted"].sum())},
+                "n_true": len(true),
+                "n_false": len(false),
+                "fn": int((~true["accepted"]).sum()),
+                "fp": int(false["accepted"].sum()),
                 "error_rate": float(np.mean(part["accepted"] != (part["label"] == 1))),
             }
         )
     return sorted(rows, key=lambda row: (-row["n_true"] - row["n_false"], row["group"]))
-
-
-def baseline_cut(cube: dict[str, np.ndarray], table: pd.DataFrame) -> dict[str, Any]:
-    """What the best cut on S/N and FWHM alone reaches on the test set.
-
-    The cut S/N >= snr_min and fwhm_low <= FWHM <= fwhm_high maximises MCC on train and
-    tune, over a grid of quantiles. FWHM is in units of the seeing where the cube knows
-    it, otherwise in pixels. A candidate without S/N or FWHM is refused.
-
-    Returns
-    -------
-    dict
-        The cut, the unit of FWHM, and the metrics of `otrain_core.evaluation.metrics.rates` on
-        test; metrics are NaN where the cube has no S/N and FWHM.
-    """
-    snr, fwhm, seeing = (column(cube, name).astype(float) for name in ("snr", "fwhms", "seeing"))
-    in_seeing = bool(np.isfinite(seeing).any())
-    fwhm = fwhm / seeing if in_seeing else fwhm
-    usable = np.isfinite(snr) & np.isfinite(fwhm)
-    label = np.asarray(cube["labels"]) == 1
-    sets = np.full(len(label), "unused", dtype=object)
-    sets[table["index"].to_numpy()] = table["set"].to_numpy()
-    fit, test = np.isin(sets, ("train", "tune")), sets == "test"
-    cut = {"snr_min": np.nan, "fwhm_low": np.nan, "fwhm_high": np.nan}
-    accepted = np.zeros(len(label), dtype=bool)
-    if (fit & usable).any():
-        edges_snr = np.unique(np.quantile(snr[fit & usable], np.linspace(0, 1, 61)))
-        edges_fwhm = np.unique(np.quantile(fwhm[fit & usable], np.linspace(0, 1, 61)))
-        grids = []
-        for value in (True, False):
-            chosen = fit & usable & (label == value)
-            cells = np.zeros((edges_snr.size, edges_fwhm.size + 1))
-            place_snr = np.searchsorted(edges_snr, snr[chosen], side="right") - 1
-            place_fwhm = np.searchsorted(edges_fwhm, fwhm[chosen], side="right")
-            np.add.at(cells, (place_snr, place_fwhm), 1)
-            below = np.cumsum(np.cumsum(cells[::-1], axis=0)[::-1], axis=1)  # S/N >= edge, FWHM < edge
-            # Accepted for each (snr_min, low, high), low <= FWHM < high; the last high is infinite.
-            grids.append(below[:, None, 1:] - below[:, :-1, None])
-        tp, fp = grids
-        n_true, n_false = np.sum(fit & label), np.sum(fit & ~label)
-        mcc = metrics.rates(tp, fp, n_true - tp, n_false - fp)["mcc"]
-        best = np.unravel_index(np.nanargmax(np.where(tp + fp > 0, mcc, -2)), mcc.shape)
-        high = edges_fwhm[best[2] + 1] if best[2] + 1 < edges_fwhm.size else np.inf
-        cut = {"snr_min": float(edges_snr[best[0]]), "fwhm_low": float(edges_fwhm[best[1]]), "fwhm_high": float(high)}
-        with np.errstate(invalid="ignore"):
-            accepted = usable & (snr >= cut["snr_min"]) & (fwhm >= cut["fwhm_low"]) & (fwhm < high)
-    counts = metrics.confusion(label[test], accepted[test].astype(float), 0.5) if test.any() else None
-    values = metrics.rates(**counts) if counts and usable.any() else dict.fromkeys(("accuracy", "mcc"), np.nan)
-    return {**cut, "fwhm_unit": "seeing" if in_seeing else "px", **values}
-
-
-def curves(
-    labels: np.ndarray, scores: np.ndarray, calibrated: np.ndarray, mags: np.ndarray, *, bins: int = 4
-) -> pd.DataFrame:
-    """The curves of Makhlouf et al. 2022, Fig. 10, as one table.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns `CURVE_COLUMNS`. curve is one of ``roc`` (x FPR, y recall; also in bins
-        of magnitude), ``pr`` (recall, precision), ``f1-mcc`` (F1, MCC), ``f1`` and
-        ``mcc`` (x is the threshold), ``calibration`` and ``calibration_after`` (mean
-        score, share of True).
-    """
-    parts = []
-
-    def add(curve, x, y, threshold=np.nan, bin=""):
-        parts.append(pd.DataFrame({"curve": curve, "x": x, "y": y, "threshold": threshold, "bin": bin}))
-
-    edges, index = metrics.value_bins(mags, bins)
-    for number in range(-1, max(len(edges) - 1, 0)):
-        inside = index == number if number >= 0 else np.ones(len(labels), dtype=bool)
-        name = f"{edges[number]:.2f} to {edges[number + 1]:.2f}" if number >= 0 else ""
-        corner = metrics.threshold_curve(labels[inside], scores[inside])
-        if corner.n_true and corner.n_false:
-            keep = _corners(corner.fp, corner.tp)
-            rates = corner.rates()
-            add("roc", rates["fpr"][keep], rates["recall"][keep], corner.thresholds[keep], name)
-    grid = metrics.counts_at(labels, scores, _GRID)
-    rates = metrics.rates(**grid)
-    for curve, x, y in (
-        ("pr", rates["recall"], rates["precision"]),
-        ("f1-mcc", rates["f1"], rates["mcc"]),
-        ("f1", _GRID, rates["f1"]),
-        ("mcc", _GRID, rates["mcc"]),
-    ):
-        add(curve, x, y, _GRID)
-    for curve, values in (("calibration", scores), ("calibration_after", calibrated)):
-        table = metrics.calibration_curve(labels, values)
-        add(curve, table["mean_score"], table["true_fraction"])
-    return pd.concat(parts, ignore_index=True)[list(CURVE_COLUMNS)]
-
-
-def _corners(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Which points of a staircase are needed to draw it."""
-    keep = np.ones(x.size, dtype=bool)
-    keep[1:-1] = (np.diff(x, 2) != 0) | (np.diff(y, 2) != 0)
-    return keep

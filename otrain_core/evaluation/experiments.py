@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.evaluation import metrics
+from otrain_core.evaluation.bootstrap import draw_images, percentile_interval
 from otrain_core.evaluation.thresholds import best_threshold
 from otrain_core.results import number, read_record, read_scores, run_keys
 
@@ -81,7 +82,9 @@ def read_training(folder: str | Path) -> Training | None:
     cutouts = pd.DataFrame(
         {
             "image": f"{keys['telescope']}:" + table["image"].astype(str),
-            **{"label": label, "called": score >= threshold, "called_tuned": score >= tuned},
+            "label": label,
+            "called": score >= threshold,
+            "called_tuned": score >= tuned,
         }
     )
     names = table["candid"] if table["candid"].is_unique else table["index"]
@@ -89,7 +92,9 @@ def read_training(folder: str | Path) -> Training | None:
     train = read_record(Path(folder) / "train.json")
     return Training(
         cube=(keys["telescope"], keys["pipeline"]),
-        **{name: keys[name] for name in ("protocol", "experiment", "seed")},
+        protocol=keys["protocol"],
+        experiment=keys["experiment"],
+        seed=keys["seed"],
         cutouts=cutouts,
         costs={name: number(train, name) for name in COSTS},
     )
@@ -101,7 +106,7 @@ def read_trainings(folders: Iterable[str | Path]) -> list[Training]:
 
 
 def compare_experiments(
-    trainings: Sequence[Training], *, rng: np.random.Generator, draws: int = 1000, confidence: float = 0.95
+    trainings: Sequence[Training], *, rng: np.random.Generator, draws: int, confidence: float
 ) -> pd.DataFrame:
     """Experiments of every cube, and over all cubes, each with all its seeds.
 
@@ -126,7 +131,9 @@ def compare_experiments(
             tables = [pd.concat([training.cutouts for (training,) in seed]) for seed in parts]
             images = _images(tables)
             counts = np.stack([_counts(table, images) for table in tables], axis=1)  # images, seeds, cells
-            drawn = np.tensordot(_weights(images, rng, draws), counts, axes=1)  # draws, seeds, cells
+            drawn = np.tensordot(
+                draw_images(len(images), rng=rng, draws=draws).astype(float), counts, axes=1
+            )  # draws, seeds, cells
             rates, sample = (metrics.rates(*np.moveaxis(cells, -1, 0)) for cells in (counts.sum(axis=0), drawn))
             tuned = np.stack([_counts(table, images, "called_tuned").sum(axis=0) for table in tables])
             row: dict[str, Any] = dict(zip(GROUP, (*cube, protocol, experiment), strict=True))
@@ -145,7 +152,7 @@ def compare_experiments(
 
 
 def compare_pairs(
-    trainings: Sequence[Training], *, rng: np.random.Generator, draws: int = 1000, confidence: float = 0.95
+    trainings: Sequence[Training], *, rng: np.random.Generator, draws: int, confidence: float
 ) -> pd.DataFrame:
     """Every pair of experiments on the same cutouts, for every cube and over all cubes.
 
@@ -180,8 +187,8 @@ def compare_pairs(
                     if not tables:
                         continue
                     images = _images(tables)
-                    by_image = sum(_errors(table, images) for table in tables) / len(tables)
-                    errors, drawn = by_image.sum(axis=0), _weights(images, rng, draws) @ by_image
+                    by_image = np.sum([_errors(table, images) for table in tables], axis=0) / len(tables)
+                    errors, drawn = by_image.sum(axis=0), draw_images(len(images), rng=rng, draws=draws) @ by_image
                     only = np.array([_discordant(table) for table in tables])
                     row: dict[str, Any] = dict(zip(GROUP, (*cube, protocol, experiment), strict=True))
                     row |= {"other": other, "cubes": len(parts[0]), "seeds": len(tables)}
@@ -257,18 +264,10 @@ def _counts(table: pd.DataFrame, images: np.ndarray, called: str = "called") -> 
     return counts
 
 
-def _weights(images: np.ndarray, rng: np.random.Generator, draws: int) -> np.ndarray:
-    """How often each image is in each draw, (draws, images); no draws of a single image."""
-    draws = draws if len(images) > 1 else 0
-    return rng.multinomial(len(images), np.full(len(images), 1 / len(images)), size=draws).astype(float)
-
-
 def _interval(name: str, sample: np.ndarray, confidence: float) -> dict[str, float]:
-    """Percentile interval; NaN without draws or where more than half of them are undefined."""
-    finite = sample[np.isfinite(sample)]
-    usable = 2 * finite.size >= sample.size and finite.size
-    tails = np.percentile(finite, [50 * (1 - confidence), 50 * (1 + confidence)]) if usable else (np.nan, np.nan)
-    return {f"{name}_low": float(tails[0]), f"{name}_high": float(tails[1])}
+    """Percentile interval as two columns."""
+    low, high = percentile_interval(sample, confidence)
+    return {f"{name}_low": low, f"{name}_high": high}
 
 
 def _ratio(part: Any, whole: Any) -> Any:

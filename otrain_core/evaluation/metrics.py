@@ -236,7 +236,7 @@ def headline(
     threshold: float,
     *,
     n_images: int,
-    stated_recall: float = 0.95,
+    stated_recall: float,
     kept_false: float = 1.0,
 ) -> dict[str, float]:
     """Every headline number of one set of scores at a fixed threshold."""

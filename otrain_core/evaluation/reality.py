@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from otrain_core.evaluation.bootstrap import draw_images, percentile_interval
+
 MAG_BIN = 0.5
 
 
@@ -16,8 +18,8 @@ def reality_gap(
     *,
     threshold: float,
     rng: np.random.Generator,
-    draws: int = 1000,
-    confidence: float = 0.95,
+    draws: int,
+    confidence: float,
 ) -> dict[str, Any]:
     """Recall on injected sources minus recall on real stars of the same magnitudes.
 
@@ -65,13 +67,8 @@ def reality_gap(
         return ours, theirs, ours - theirs
 
     recall_injected, recall_real, gap = estimate(np.ones(len(images)))
-    drawn = [
-        estimate(rng.multinomial(len(images), np.full(len(images), 1 / len(images))).astype(float))[2]
-        for _ in range(draws if len(images) > 1 else 0)
-    ]
-    drawn = [value for value in drawn if np.isfinite(value)]
-    tails = [50 * (1 - confidence), 50 * (1 + confidence)]
-    ends = np.percentile(drawn, tails) if 2 * len(drawn) >= draws and drawn else (np.nan, np.nan)
+    weights = draw_images(len(images), rng=rng, draws=draws).astype(float)
+    gap_low, gap_high = percentile_interval(np.array([estimate(row)[2] for row in weights]), confidence)
     sums = [[plane.sum(axis=0) for plane in planes] for planes in counts]
     bins = []
     for index in range(n_bins):
@@ -89,8 +86,8 @@ def reality_gap(
         "recall_real": recall_real,
         "recall_injected": recall_injected,
         "reality_gap": gap,
-        "reality_gap_low": float(ends[0]),
-        "reality_gap_high": float(ends[1]),
+        "reality_gap_low": gap_low,
+        "reality_gap_high": gap_high,
         "kinds": kinds,
         "bins": bins,
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 STYLE = Path(__file__).with_name("otrain.mplstyle")
+RESOLUTION = 120  # dots per inch of the embedded pictures
 TRUE_COLOUR, FALSE_COLOUR, NEUTRAL = "#0072B2", "#D55E00", "#555555"
 
 
@@ -58,17 +59,20 @@ class Display:
             self._draw(ax)
         return self
 
-
-RESOLUTION = 120  # dots per inch of the embedded pictures
+    def _draw(self, ax) -> None:
+        raise NotImplementedError
 
 
 def embed(figure) -> str:
     """A figure as a PNG data URI."""
     from matplotlib import style
 
-    from otrain_core.figures.displays import STYLE
-
     buffer = bytes_io.BytesIO()
     with style.context(STYLE):
         figure.savefig(buffer, format="png", dpi=RESOLUTION, metadata={"Software": None})
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri(buffer.getvalue())
+
+
+def data_uri(png: bytes) -> str:
+    """The bytes of a PNG file as a data URI, which needs no other file."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -125,16 +125,9 @@ class RocByMagnitudeDisplay(Display):
 
     @classmethod
     def from_curves(cls, curves: pd.DataFrame):
-        """From the table that `otrain_core.evaluation.evaluate.curves` gives."""
+        """From the table that `otrain_core.evaluation.curves.curves` gives."""
         roc = curves[curves["curve"] == "roc"].rename(columns={"x": "fpr", "y": "recall"})
         return cls(roc[["bin", "fpr", "recall"]].assign(bin=roc["bin"].fillna("")).reset_index(drop=True))
-
-    @classmethod
-    def from_predictions(cls, labels, scores, mags, *, bins: int = 4):
-        from otrain_core.evaluation.evaluate import curves
-
-        labels, scores = np.asarray(labels), np.asarray(scores, dtype=float)
-        return cls.from_curves(curves(labels, scores, scores, np.asarray(mags, dtype=float), bins=bins))
 
     def _draw(self, ax):
         colours = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7")
@@ -163,14 +156,8 @@ class F1MccDisplay(Display):
         self.thresholds, self.f1, self.mcc, self.threshold = thresholds, f1, mcc, threshold
 
     @classmethod
-    def from_predictions(cls, labels, scores, *, threshold: float | None = None):
-        thresholds = np.linspace(0, 1, 201)
-        rates = metrics.rates(**metrics.counts_at(labels, scores, thresholds))
-        return cls(thresholds, rates["f1"], rates["mcc"], threshold)
-
-    @classmethod
     def from_curves(cls, curves: pd.DataFrame, *, threshold: float | None = None):
-        """From the table that `otrain_core.evaluation.evaluate.curves` gives."""
+        """From the table that `otrain_core.evaluation.curves.curves` gives."""
         f1, mcc = (curves[curves["curve"] == name] for name in ("f1", "mcc"))
         return cls(f1["x"].to_numpy(), f1["y"].to_numpy(), mcc["y"].to_numpy(), threshold)
 
@@ -196,10 +183,6 @@ class ConfusionDisplay(Display):
 
     def __init__(self, matrix):
         self.matrix = matrix
-
-    @classmethod
-    def from_predictions(cls, labels, scores, *, threshold: float):
-        return cls.from_counts(**metrics.confusion(labels, scores, threshold))
 
     @classmethod
     def from_counts(cls, tp: int, fp: int, fn: int, tn: int):
@@ -232,13 +215,8 @@ class CalibrationDisplay(Display):
         self.before, self.after = before, after
 
     @classmethod
-    def from_predictions(cls, labels, scores, *, calibrated=None):
-        after = None if calibrated is None else metrics.calibration_curve(labels, calibrated)
-        return cls(metrics.calibration_curve(labels, scores), after)
-
-    @classmethod
     def from_curves(cls, curves: pd.DataFrame):
-        """From the table that `otrain_core.evaluation.evaluate.curves` gives."""
+        """From the table that `otrain_core.evaluation.curves.curves` gives."""
         names = {"x": "mean_score", "y": "true_fraction"}
         tables = [
             curves.loc[curves["curve"] == name, ["x", "y"]].rename(columns=names)
@@ -272,27 +250,6 @@ class CompletenessDisplay(Display):
     def from_counts(cls, table: pd.DataFrame):
         """From a table with columns low, high, injected, found and, if known, accepted."""
         return cls(table.reset_index(drop=True))
-
-    @classmethod
-    def from_injections(cls, mags, found, *, accepted=None, bins: int = 12):
-        """From one entry for each injected source.
-
-        Parameters
-        ----------
-        mags : array
-            (N,) injected magnitudes.
-        found : array of bool
-            (N,) whether a candidate was matched to it.
-        accepted : array of bool, optional
-            (N,) whether that candidate was called True.
-        """
-        mags = np.asarray(mags, dtype=float)
-        edges = np.linspace(np.nanmin(mags), np.nanmax(mags), bins + 1)
-        table = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "injected": np.histogram(mags, edges)[0]})
-        for name, flags in (("found", found), ("accepted", accepted)):
-            if flags is not None:
-                table[name] = np.histogram(mags[np.asarray(flags, dtype=bool)], edges)[0]
-        return cls(table)
 
     def _draw(self, ax):
         middle, n = 0.5 * (self.table["low"] + self.table["high"]), self.table["injected"].where(lambda v: v > 0)

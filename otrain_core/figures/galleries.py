@@ -44,7 +44,7 @@ class CutoutGallery:
             index = np.sort(rng.choice(index, min(n, index.size), replace=False))
             rows[name] = index
             panels[name] = np.asarray(cube["cube"][index][..., position], dtype=np.float32)
-            captions[name] = [_caption(cube, row, scores) for row in index]
+            captions[name] = [_caption(cube, int(row), scores) for row in index]
         return cls(panels, captions, rows)
 
     def plot(self, figure=None, *, columns: int = 4):

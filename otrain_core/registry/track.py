@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from otrain_core.errors import OtrainError
-from otrain_core.evaluation.summary import tune_mcc
+from otrain_core.evaluation.gate import tune_mcc
 from otrain_core.evaluation.words import count, interval, num
 from otrain_core.figures.training import draw_training
 from otrain_core.io import digest, read_json, read_table

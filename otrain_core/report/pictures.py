@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.arrays import read_arrays
-from otrain_core.figures.canvas import embed
+from otrain_core.figures.canvas import FALSE_COLOUR, NEUTRAL, STYLE, TRUE_COLOUR, embed, new_figure
+from otrain_core.figures.displays import CompletenessDisplay
+from otrain_core.figures.galleries import CutoutGallery, GradCamGallery, robust_limits
 from otrain_core.figures.training import draw_training
 
 
 def training_figures(folder: str | Path) -> dict[str, str]:
     """Data URIs of `draw_training`, and of the Grad-CAM gallery under ``gradcam``."""
-    from otrain_core.figures.displays import GradCamGallery
-
     drawn = draw_training(folder)
     if (Path(folder) / "gradcam.npz").is_file():
         arrays = read_arrays(Path(folder) / "gradcam.npz")
@@ -27,8 +27,6 @@ def training_figures(folder: str | Path) -> dict[str, str]:
 
 def gallery(cube: Mapping[str, np.ndarray], *, scores: np.ndarray | None = None, seed: int = 0) -> str:
     """Random True and False cutouts of the difference, captions with magnitude and score."""
-    from otrain_core.figures.displays import CutoutGallery
-
     shown = CutoutGallery.from_cube(cube, rng=np.random.default_rng(seed), n=20, scores=scores)
     return embed(shown.plot(columns=5).figure_)
 
@@ -39,8 +37,6 @@ def triplets(cube: Mapping[str, np.ndarray], *, label: int, seed: int = 0, n: in
     False cutouts are drawn evenly over the kinds of artefacts, as far as they are known.
     """
     from matplotlib import colormaps
-
-    from otrain_core.figures.displays import new_figure, robust_limits
 
     channels = [str(name) for name in np.atleast_1d(cube["channels"])]
     rows = [name for name in ("science", "reference", "difference") if name in channels]
@@ -91,8 +87,6 @@ def _even_draw(cube: Mapping[str, np.ndarray], label: int, rng: np.random.Genera
 
 def completeness(table: pd.DataFrame) -> str:
     """Injected sources found, and called True, against magnitude (see `completeness_table`)."""
-    from otrain_core.figures.displays import CompletenessDisplay, new_figure
-
     _, ax = new_figure(5.2, 3.6)
     return embed(CompletenessDisplay.from_counts(table).plot(ax).figure_)
 
@@ -100,8 +94,6 @@ def completeness(table: pd.DataFrame) -> str:
 def quality_plots(quality: pd.DataFrame) -> str:
     """Noise spread, depth, seeing and flux bias of all images of a cube, in the order of the sheet."""
     from matplotlib import style
-
-    from otrain_core.figures.displays import FALSE_COLOUR, NEUTRAL, STYLE, TRUE_COLOUR, new_figure
 
     figure, axes = new_figure(10.0, 4.6, rows=2, columns=2)
     number_ = np.arange(1, len(quality) + 1)

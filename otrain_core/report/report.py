@@ -11,8 +11,11 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.evaluation import completeness
+from otrain_core.evaluation.gate import refusal
 from otrain_core.evaluation.words import count, interval, num, pct
-from otrain_core.io import read_table
+from otrain_core.io import atomic, read_table
+from otrain_core.jobs.provenance import provenance
+from otrain_core.plan.config import Config, GateOptions
 from otrain_core.report import pictures as figures
 from otrain_core.report.experiments import p_words, side_by_side
 from otrain_core.report.studies import (
@@ -23,8 +26,8 @@ from otrain_core.report.studies import (
     sweep_parts,
     transfer_part,
 )
-from otrain_core.report.text import config_lines, page_templates, passes, verdict, words
-from otrain_core.results import STEPS, arrays_if_there, number, read_benchmark, read_record, run_keys
+from otrain_core.report.text import config_lines, page_templates, verdict, words
+from otrain_core.results import STEPS, TABLES, arrays_if_there, number, read_benchmark, read_record, run_keys
 
 RATES = {  # columns of the table of all trainings: heading, percent?
     "mcc": ("MCC", False),
@@ -35,6 +38,59 @@ RATES = {  # columns of the table of all trainings: heading, percent?
 }
 
 
+def report_files(
+    *,
+    report: str | Path,
+    tables: Mapping[str, str | Path],
+    cubes: Iterable[str],
+    runs: Iterable[str | Path],
+    config: Config,
+    rows: Mapping[str, Mapping[str, Any]],
+    mlflow: str | Path | None = None,
+    root: str | Path = "results",
+) -> None:
+    """Write the report page of a run from what exists under `root` (step `report`).
+
+    Parameters
+    ----------
+    report : path
+        The page, one HTML file.
+    tables : mapping
+        Files of all of `otrain_core.results.TABLES`, by name.
+    cubes : iterable of str
+        telescope/pipeline of each cube.
+    runs : iterable of path
+        Folders of the trainings.
+    config : Config
+    rows : mapping
+        Telescopes by name.
+    mlflow : path, optional
+        Record of the step `track`.
+    root : path
+        Folder of all results.
+
+    Raises
+    ------
+    OSError
+        A table is not there.
+    """
+    read = {name: read_table(tables[name]) for name in TABLES}
+    page = build_report(
+        summary=read.pop("summary"),
+        quality=read.pop("quality"),
+        comparison=read,
+        cubes={cube: Path(root, cube) for cube in cubes},
+        runs=runs,
+        config=config,
+        telescopes=rows,
+        mlflow=read_record(mlflow) if mlflow else None,
+        root=root,
+        about=provenance(),
+    )
+    with atomic(report) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
 def build_report(
     *,
     summary: pd.DataFrame,
@@ -42,11 +98,10 @@ def build_report(
     comparison: Mapping[str, pd.DataFrame],
     cubes: Mapping[str, str | Path],
     runs: Iterable[str | Path],
-    config: Mapping[str, Any],
+    config: Config,
     telescopes: Mapping[str, Mapping[str, Any]],
     mlflow: Mapping[str, Any] | None = None,
-    root: str | Path | None = None,
-    benchmarks: str | Path | None = None,
+    root: str | Path,
     about: Mapping[str, Any] | None = None,
 ) -> str:
     """The report page as HTML, from whatever a run has written.
@@ -62,16 +117,14 @@ def build_report(
         Folder of every cube, by telescope/pipeline.
     runs : iterable of path
         Folders of the trainings.
-    config : mapping
+    config : Config
         The configuration of the run.
     telescopes : mapping
         Rows of the telescope sheet by name (``source`` tells simulated from real data).
     mlflow : mapping, optional
         Record of the import (``champions``).
-    root : path, optional
-        Folder of all results, where tables of transfer and fine-tuning may lie.
-    benchmarks : path, optional
-        Folder of Snakemake's benchmark files.
+    root : path
+        Folder of all results, where tables of transfer and fine-tuning, and Snakemake's benchmark files, may lie.
     about : mapping, optional
         commit, time, versions, cpus of this run.
 
@@ -98,9 +151,10 @@ def build_report(
     environment.filters |= {"num": num, "pct": pct, "count": count, "interval": interval, "words": words}
     environment.filters["p_words"] = p_words
     recalls = sorted(set(summary["stated_recall"].dropna()))
-    plan = config.get("run") or {}
-    asked = {"cubes": list(cubes), "experiments": plan.get("experiments", []), "seeds": plan.get("seeds", [])}
-    studies = {name: read_studies(root, name, **asked) if root else pd.DataFrame() for name in ("transfer", "finetune")}
+    studies = {
+        name: read_studies(root, name, cubes=list(cubes), experiments=config.run.experiments, seeds=config.run.seeds)
+        for name in ("transfer", "finetune")
+    }
     return environment.get_template("report.html").render(
         parts=parts,
         summary=summary.to_dict("records"),
@@ -111,16 +165,16 @@ def build_report(
         side=side_by_side(comparison["experiments"], comparison["mcnemar"]),
         transfer=transfer_part(studies["transfer"], list(cubes)) if len(studies["transfer"]) else [],
         finetune=finetune_part(studies["finetune"], summary),
-        sweeps=sweep_parts(root, (config.get("studies") or {}).get("sweeps") or {}) if root else [],
+        sweeps=sweep_parts(root, config.studies.sweeps),
         failures=_failures(quality, summary),
         pipelines=comparison["pipelines"].to_dict("records"),
         artefacts=_artefact_columns(comparison["artefacts"], list(cubes)),
         telescope_rows=comparison["telescopes"].to_dict("records"),
-        timing=_timing(benchmarks, list(cubes)),
+        timing=_timing(Path(root, "benchmarks"), list(cubes)),
         champions=champions,
-        config=config_lines(config),
-        gate=config.get("gate", {}),
-        confidence=config.get("evaluate", {}).get("confidence", 0.95),
+        config=config_lines(config.model_dump(mode="json")),
+        gate=config.gate,
+        confidence=config.evaluate.confidence,
         about={
             "commit": "",
             "versions": {},
@@ -154,7 +208,7 @@ def _cube_part(
     name: str, folder: Path, *, runs: list[Path], summary, quality, telescope, champion, config
 ) -> dict[str, Any]:
     """All that the page says about one cube and its trainings."""
-    simulated, gate = telescope.get("source") == "simulated", config.get("gate", {})
+    simulated, gate = telescope.get("source") == "simulated", config.gate
     part: dict[str, Any] = {
         "name": name,
         "id": name.replace("/", "-"),
@@ -167,7 +221,7 @@ def _cube_part(
         "figures": {},
         "artefacts": [],
         "completeness": [],
-        "label_noise": label_noise_part(folder, (config.get("run") or {}).get("experiments", [])),
+        "label_noise": label_noise_part(folder, config.run.experiments),
     }
     best = _best_run(runs, summary, champion if champion and name.endswith(f"/{champion.get('pipeline')}") else None)
     part["best"] = best
@@ -252,7 +306,7 @@ def _row(summary: pd.DataFrame, keys: Mapping[str, Any]) -> dict[str, Any] | Non
     return summary[match].iloc[0].to_dict() if match.any() else None
 
 
-def _training_part(run: Path, summary: pd.DataFrame, *, best: bool, gate: Mapping[str, Any]) -> dict[str, Any]:
+def _training_part(run: Path, summary: pd.DataFrame, *, best: bool, gate: GateOptions) -> dict[str, Any]:
     keys = run_keys(run)
     metrics, train, row = read_record(run / "metrics.json"), read_record(run / "train.json"), _row(summary, keys)
     headline = metrics.get("headline") or {}
@@ -267,7 +321,7 @@ def _training_part(run: Path, summary: pd.DataFrame, *, best: bool, gate: Mappin
         "headline": headline,
         "train": train,
         "options": train.get("options") or {},
-        "passes": passes(headline, gate),
+        "passes": not refusal(headline, gate, protocol=keys["protocol"]),
         "bins": {name: table for name, table in (metrics.get("bins") or {}).items() if table},
         "gap": number(metrics.get("accuracy_gap") or {}, "train_minus_tune"),
         "figures": figures.training_figures(run),
@@ -286,13 +340,13 @@ def _failures(quality: pd.DataFrame, summary: pd.DataFrame) -> dict[str, list[di
     return {"images": images, "trainings": summary[summary["status"] != "ok"].to_dict("records")}
 
 
-def _timing(folder: str | Path | None, cubes: list[str]) -> list[dict[str, Any]]:
+def _timing(folder: Path, cubes: list[str]) -> list[dict[str, Any]]:
     """Jobs, CPU time and peak memory of every step, over all jobs of the cubes of this run."""
-    if folder is None or not Path(folder).is_dir():
+    if not folder.is_dir():
         return []
     telescopes = {name.split("/")[0] for name in cubes}
     rows = []
-    for path in sorted(Path(folder).rglob("*.tsv")):
+    for path in sorted(folder.rglob("*.tsv")):
         parts = path.relative_to(folder).parts
         mine = "/".join(parts[:2]) in cubes or (parts[0] in telescopes and parts[1:2] == ("sky",))
         if len(parts) == 1 or mine:

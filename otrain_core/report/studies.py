@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.evaluation.words import count, num, pct
-from otrain_core.figures.canvas import embed
+from otrain_core.figures.canvas import data_uri, embed
 from otrain_core.figures.sweep import draw_sweep
 from otrain_core.plan.pools import is_pool, left_out
 from otrain_core.results import number, read_record, table_if_there
@@ -168,7 +167,7 @@ def label_noise_part(folder: str | Path, experiments: Iterable[str]) -> list[dic
                 f" {pct(number(found, 'recall_at_precision_80'), 0)} of the flips are found at a precision of 80 %."
             )
         picture = place / "suspects.png"
-        uri = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode() if picture.is_file() else None
+        uri = data_uri(picture.read_bytes()) if picture.is_file() else None
         parts.append({"experiment": experiment, "lines": lines, "picture": uri})
     return parts
 

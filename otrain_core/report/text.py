@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from otrain_core.evaluation.gate import refusal
 from otrain_core.evaluation.words import count, interval, num, pct
+from otrain_core.plan.config import GateOptions
 from otrain_core.results import number, read_record, run_keys
 
 FEW_IMAGES = 10  # with fewer test images the bootstrap by image is itself uncertain
@@ -31,19 +33,11 @@ def page_templates(*folders: Path):
     )
 
 
-def passes(headline: Mapping[str, Any], gate: Mapping[str, Any]) -> bool:
-    """Whether a training passes the gate (see `otrain_core.registry.track.import_runs`)."""
-    return bool(
-        number(headline, "mcc") > gate.get("min_mcc", np.inf)
-        and number(headline, "fp_share") <= gate.get("max_fp", -np.inf)
-    )
-
-
 def verdict(
     part: Mapping[str, Any],
     best: Path | None,
     champion,
-    gate: Mapping[str, Any],
+    gate: GateOptions,
     tune: Mapping[tuple[str, int], float],
 ) -> dict[str, Any]:
     """What the numbers mean for someone who wants to use the classifier, and what they do not say.
@@ -99,14 +93,16 @@ def _same_but_seed(training: Mapping[str, Any], keys: Mapping[str, Any]) -> bool
     return all(training[name] == keys[name] for name in ("experiment", "protocol"))
 
 
-def _cautions(part: Mapping[str, Any], metrics: Mapping[str, Any], row: Mapping[str, Any], gate) -> list[str]:
+def _cautions(
+    part: Mapping[str, Any], metrics: Mapping[str, Any], row: Mapping[str, Any], gate: GateOptions
+) -> list[str]:
     cautions = ["Every True is an injected point source: what is extended, trailed or moving was not tested."]
     if part["simulated"]:
         cautions.append("The images are simulated: these numbers say nothing about any real telescope.")
-    if not passes(row, gate):
+    if refusal(row, gate):
         cautions.append(
-            f"The model does not pass the gate (MCC above {gate.get('min_mcc')}, false positives at most"
-            f" {pct(gate.get('max_fp'), 0)} of the test set): it has no champion alias."
+            f"The model does not pass the gate (MCC above {gate.min_mcc:g}, false positives at most"
+            f" {pct(gate.max_fp, 0)} of the test set): it has no champion alias."
         )
     if row["n_images"] < FEW_IMAGES:
         cautions.append(f"The test set has {row['n_images']} images: intervals over so few images are rough.")

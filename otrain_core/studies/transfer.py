@@ -172,7 +172,9 @@ def measure(
     if len(labels) == 0 or not np.isfinite(threshold):
         return dict.fromkeys(RATES, np.nan)
     values = metrics.rates(**metrics.confusion(labels, scores, threshold))
-    interval = bootstrap_intervals(labels, scores, images, threshold, rng=rng, draws=draws, confidence=confidence)
+    interval = bootstrap_intervals(
+        labels, scores, images, threshold, rng=rng, draws=draws, confidence=confidence, stated_recall=0.95
+    )
     values["mcc_low"], values["mcc_high"] = interval["mcc"]
     return {name: values[name] for name in RATES}
 

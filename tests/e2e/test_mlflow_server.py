@@ -22,7 +22,7 @@ import requests
 from otrain_core import io
 from otrain_core.cli.main import main
 from otrain_core.errors import OtrainError
-from otrain_core.evaluation.summary import tune_mcc
+from otrain_core.evaluation.gate import tune_mcc
 from otrain_core.registry import track
 from otrain_core.registry.live import HISTORY, LiveRun
 from otrain_core.registry.store import EXPERIMENT, place_of, read_server

@@ -11,6 +11,9 @@ import pandas as pd
 from otrain_core import io
 from otrain_core.arrays import write_arrays
 from otrain_core.evaluation.evaluate import evaluate_scores
+from otrain_core.evaluation.summary import summary_files
+from otrain_core.plan.config import EvaluateOptions
+from otrain_core.results import TABLES
 from tests.unit.synthetic_cube import make_cube, make_split
 
 STEPS = ("psf", "inject", "prepare", "subtract", "detect", "crossmatch", "cutouts")
@@ -113,8 +116,14 @@ def write_training(folder: Path, cube, split, *, protocol: str, seed: int, quali
     table["score"] = 1 / (1 + np.exp(-logit))
     true = table[(table["set"] == "test") & (table["label"].astype(int) == 1)]
     real = true[["image", "score"]].assign(kind="removed", mag=np.asarray(cube["mags"])[true["index"]])
-    options = {"protocol": protocol, "bootstrap": 200, "real_stars": real if protocol == "grouped" else None}
-    metrics, curves = evaluate_scores(table, cube, rng=rng, **options)
+    metrics, curves = evaluate_scores(
+        table,
+        cube,
+        rng=rng,
+        options=EvaluateOptions(bootstrap=200),
+        protocol=protocol,
+        real_stars=real if protocol == "grouped" else None,
+    )
     metrics["headline"]["train_seconds"] = 12.5
     metrics |= {"telescope": str(cube["telescope"]), "pipeline": str(cube["pipeline"]), "seed": seed}
     io.write_json(folder / "metrics.json", metrics)
@@ -141,3 +150,18 @@ def write_training(folder: Path, cube, split, *, protocol: str, seed: int, quali
     io.write_json(folder / "train.json", record)
     if model is not None:
         shutil.copy(model, folder / "model.keras")
+
+
+def summary_tables(root: Path, made: dict[str, list[str]]) -> dict[str, pd.DataFrame]:
+    """Tables summary and quality of the run that `write_results` made."""
+    paths = {name: root / f"{name}.csv" for name in TABLES}
+    summary_files(
+        cubes=["tiny/builtin"],
+        images={"tiny": made["images"]},
+        runs=made["runs"],
+        tables=paths,
+        options=EvaluateOptions(bootstrap=200),
+        seed=1,
+        root=root,
+    )
+    return {name: io.read_table(path) for name, path in paths.items()}

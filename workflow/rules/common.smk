@@ -153,22 +153,27 @@ def choose_what_a_bad_image_does():
 
 def report_unfinished():
     """Report of what there is, beside the real one, when a run ends early."""
-    import runpy
+    from otrain_core.evaluation.summary import summary_files
+    from otrain_core.report.report import report_files
+    from otrain_core.results import TABLES
 
-    from otrain_core.evaluation.summary import TABLES
-
-    scripts = Path(workflow.basedir).parent / "scripts"
-    common = {"cubes": RUN.config.run.cubes, "runs": RUN.trainings()}
-    tables = {name: f"results/unfinished/{name}.csv" for name in TABLES}
-    images = {telescope: RUN.images(telescope) for telescope in RUN.used_telescopes()}
-    page = {"report": "results/unfinished/report.html"}
-    runpy.run_path(str(scripts / "evaluation" / "summary.py"))["main"](images=images, **common, **tables)
-    runpy.run_path(str(scripts / "report" / "report.py"))["main"](
-        **page,
-        config=RUN.config.model_dump(mode="json"),
-        rows={name: RUN.telescopes[name].model_dump() for name in RUN.used_telescopes()},
-        **common,
-        **tables,
+    folder = "results/unfinished"
+    tables = {name: f"{folder}/{name}.csv" for name in TABLES}
+    summary_files(
+        cubes=RUN.config.run.cubes,
+        images={telescope: RUN.images(telescope) for telescope in RUN.used_telescopes()},
+        runs=RUN.trainings(),
+        tables=tables,
+        options=RUN.config.evaluate,
+        seed=RUN.config.seed,
     )
-    print(f"The run ended early. What there is, and what failed and why: {page['report']}", file=sys.stderr)
+    report_files(
+        report=f"{folder}/report.html",
+        tables=tables,
+        cubes=RUN.config.run.cubes,
+        runs=RUN.trainings(),
+        config=RUN.config,
+        rows={name: RUN.telescopes[name].model_dump() for name in RUN.used_telescopes()},
+    )
+    print(f"The run ended early. What there is, and what failed and why: {folder}/report.html", file=sys.stderr)
     print("`make resume` tries again what is missing.", file=sys.stderr)

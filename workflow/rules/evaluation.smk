@@ -79,8 +79,7 @@ rule summary:
         cubes=RUN.config.run.cubes,
         images={telescope: RUN.images(telescope) for telescope in RUN.used_telescopes()},
         runs=RUN.trainings(),
-        bootstrap=RUN.config.evaluate.bootstrap,
-        confidence=RUN.config.evaluate.confidence,
+        options=RUN.config.evaluate.model_dump(),
         seed=RUN.config.seed,
         code=code_of("evaluation/summary"),
     script:

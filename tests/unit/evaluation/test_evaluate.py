@@ -1,14 +1,16 @@
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from otrain_core.arrays import write_arrays
+from otrain_core.cubes.cube import kept_false_share
 from otrain_core.errors import CubeError
-from otrain_core.evaluation import evaluate, metrics
+from otrain_core.evaluation import evaluate
+from otrain_core.evaluation.curves import CURVE_COLUMNS
 from otrain_core.evaluation.thresholds import RULES, best_threshold
 from otrain_core.io import read_json, read_table, write_json, write_table
+from otrain_core.plan.config import EvaluateOptions
 from tests.unit.synthetic_cube import make_cube, make_split
 
 
@@ -23,9 +25,10 @@ def data():
     return cube, table
 
 
-def run(data, seed=0, **options):
+def run(data, seed=0, bins=4, **options):
     cube, table = data
-    return evaluate.evaluate_scores(table, cube, rng=np.random.default_rng(seed), bootstrap=200, **options)
+    section = EvaluateOptions(bootstrap=200, bins=bins)
+    return evaluate.evaluate_scores(table, cube, rng=np.random.default_rng(seed), options=section, **options)
 
 
 def test_the_headline_comes_from_test_and_the_threshold_from_tune(data):
@@ -102,46 +105,8 @@ def test_false_alarms_undo_balancing_and_unused_parts(data):
     unused.loc[(unused["set"] == "test") & (unused["index"] % 2 == 0), "set"] = "unused"
     share = evaluate.scored_false_share(unused)
     assert share == pytest.approx(0.5, abs=0.06)
-    assert cube.kept_false_share({"n_false": 30, "n_labelled_false": 120}) == 0.25
-    assert cube.kept_false_share({}) == 1
-
-
-def test_the_baseline_finds_the_cut_that_made_the_classes():
-    rng = np.random.default_rng(1)
-    n = 4000
-    snr, fwhm = rng.uniform(4, 50, n), rng.uniform(1, 9, n)
-    labels = ((snr > 10) & (fwhm > 3) & (fwhm < 6)).astype(int)
-    table = pd.DataFrame({"index": np.arange(n), "set": np.array(["train", "tune", "test"])[rng.integers(0, 3, n)]})
-    found = evaluate.baseline_cut({"labels": labels, "snr": snr, "fwhms": fwhm}, table)
-    assert found["mcc"] > 0.93
-    assert found["snr_min"] == pytest.approx(10, abs=1) and found["fwhm_unit"] == "px"
-    assert found["fwhm_low"] == pytest.approx(3, abs=0.3) and found["fwhm_high"] == pytest.approx(6, abs=0.3)
-    # The cut it reports is the one it scored.
-    test = (table["set"] == "test").to_numpy()
-    accepted = (snr >= found["snr_min"]) & (fwhm >= found["fwhm_low"]) & (fwhm < found["fwhm_high"])
-    assert found["recall"] == pytest.approx(accepted[test & (labels == 1)].mean())
-    # In units of the seeing, where it is known.
-    assert evaluate.baseline_cut({"labels": labels, "snr": snr, "fwhms": fwhm * 2, "seeing": np.full(n, 2.0)}, table)[
-        "fwhm_low"
-    ] == pytest.approx(found["fwhm_low"])
-
-
-def test_the_baseline_takes_brute_force_no_better():
-    cube = make_cube(300, size=3)
-    table = make_split(cube)
-    found = evaluate.baseline_cut(cube, table)
-    ratio, fit = cube["fwhms"] / cube["seeing"], table["set"].isin(("train", "tune")).to_numpy()
-
-    def mcc(snr_min, low, high):
-        accepted = (cube["snr"] >= snr_min) & (ratio >= low) & (ratio < high)
-        return metrics.rates(**metrics.confusion(cube["labels"][fit], accepted[fit].astype(float), 0.5))["mcc"]
-
-    best = mcc(found["snr_min"], found["fwhm_low"], found["fwhm_high"])
-    rng = np.random.default_rng(0)
-    grid = np.quantile(ratio[fit], np.linspace(0, 1, 61))
-    for _ in range(2000):
-        low, high = np.sort(rng.choice(grid, 2, replace=False))
-        assert mcc(np.quantile(cube["snr"][fit], rng.integers(0, 61) / 60), low, high) <= best + 1e-9
+    assert kept_false_share({"n_false": 30, "n_labelled_false": 120}) == 0.25
+    assert kept_false_share({}) == 1
 
 
 def test_a_cube_without_properties_is_evaluated_all_the_same(data):
@@ -162,7 +127,7 @@ def test_one_class_in_tune_is_one_sentence(data):
 
 def test_curves_hold_what_the_record_says(data):
     record, curves = run(data)
-    assert list(curves.columns) == list(evaluate.CURVE_COLUMNS)
+    assert list(curves.columns) == list(CURVE_COLUMNS)
     roc = curves[(curves["curve"] == "roc") & (curves["bin"] == "")]
     assert np.trapezoid(roc["y"], roc["x"]) == pytest.approx(record["headline"]["auc"])
     assert curves.loc[curves["curve"] == "roc", "bin"].nunique() == 5
@@ -187,8 +152,9 @@ def _real_stars(cube):
 @pytest.mark.xdist_group("tensorflow")
 def test_train_evaluate_and_explain_scripts(tmp_path):
     """From a cube on disk to scores, metrics, curves and Grad-CAM, with a channel order of their own."""
-    from otrain_core.plan.config import EvaluateOptions, Experiment, ExplainOptions
-    from scripts.evaluation import evaluate as evaluate_script
+    from otrain_core.networks.architecture import load_model
+    from otrain_core.networks.predict import score_cube, score_real_stars
+    from otrain_core.plan.config import Experiment, ExplainOptions
     from scripts.networks import explain as explain_script
     from scripts.networks import train as train_script
 
@@ -214,7 +180,7 @@ def test_train_evaluate_and_explain_scripts(tmp_path):
     assert record["train_seconds"] > 0 and "versions" in record
     assert sorted(p.name for p in tmp_path.iterdir() if "checkpoint" in p.name) == []
 
-    evaluate_script.main(
+    evaluate.evaluate_files(
         cube=path["cube.npz"],
         cube_record=path["cube.json"],
         real_stars=tmp_path / "real_stars.npz",
@@ -224,7 +190,10 @@ def test_train_evaluate_and_explain_scripts(tmp_path):
         scores=tmp_path / "scores.csv",
         metrics=tmp_path / "metrics.json",
         curves=tmp_path / "curves.csv",
-        options=EvaluateOptions(bootstrap=100).model_dump(),
+        load_model=load_model,
+        score_cube=score_cube,
+        score_real_stars=score_real_stars,
+        options=EvaluateOptions(bootstrap=100),
         threshold_rule="gmean",
         seed=1,
         protocol="grouped",

@@ -7,18 +7,18 @@ import pandas as pd
 import pytest
 
 from otrain_core import io
+from otrain_core.evaluation import experiments
 from otrain_core.evaluation.bootstrap import bootstrap_intervals
 from otrain_core.evaluation.experiments import (
     EXPERIMENT_COLUMNS,
     PAIR_COLUMNS,
     Training,
-    compare_experiments,
-    compare_pairs,
     read_training,
     read_trainings,
 )
-from otrain_core.evaluation.summary import TABLES
-from scripts.evaluation.summary import main as summary_main
+from otrain_core.evaluation.summary import summary_files
+from otrain_core.plan.config import EvaluateOptions
+from otrain_core.results import TABLES
 from tests.unit.synthetic_results import write_results
 
 
@@ -33,6 +33,14 @@ def training(wrong, *, cube=("A", "one"), experiment="ours", seed=1, protocol="g
     )
     names = ("n_parameters", "flops_per_cutout", "cpu_seconds", "cutouts_per_second")
     return Training(cube, protocol, experiment, seed, cutouts, dict.fromkeys(names, costs))
+
+
+def compare_experiments(trainings, *, rng, draws=1000):
+    return experiments.compare_experiments(trainings, rng=rng, draws=draws, confidence=0.95)
+
+
+def compare_pairs(trainings, *, rng, draws=1000):
+    return experiments.compare_pairs(trainings, rng=rng, draws=draws, confidence=0.95)
 
 
 @pytest.fixture
@@ -60,9 +68,14 @@ def test_intervals_are_those_of_a_bootstrap_by_image(rng):
     row = compare_experiments([one], rng=np.random.default_rng(8), draws=500).iloc[0]
     cutouts = one.cutouts
     wanted = bootstrap_intervals(
-        *(cutouts["label"], cutouts["called"].astype(float), cutouts["image"], 0.5),
+        cutouts["label"],
+        cutouts["called"].astype(float),
+        cutouts["image"],
+        0.5,
         rng=np.random.default_rng(8),
         draws=500,
+        confidence=0.95,
+        stated_recall=0.95,
     )
     assert (row["mcc_low"], row["mcc_high"]) == pytest.approx(wanted["mcc"])
     assert (row["error_rate_high"], row["error_rate_low"]) == pytest.approx([1 - v for v in wanted["accuracy"]])
@@ -186,8 +199,14 @@ def test_a_training_that_is_not_done_is_skipped(run, tmp_path, removed):
 def test_the_script_writes_both_tables(run, tmp_path):
     root, made = run
     paths = {name: tmp_path / f"{name}.csv" for name in TABLES}
-    summary_main(
-        cubes=["tiny/builtin"], images={"tiny": made["images"]}, runs=made["runs"], root=root, bootstrap=100, **paths
+    summary_files(
+        cubes=["tiny/builtin"],
+        images={"tiny": made["images"]},
+        runs=made["runs"],
+        tables=paths,
+        options=EvaluateOptions(bootstrap=100),
+        seed=0,
+        root=root,
     )
     table, pairs = io.read_table(paths["experiments"]), io.read_table(paths["mcnemar"])
     assert len(table) == len(table[["protocol", "experiment"]].drop_duplicates()) == 4

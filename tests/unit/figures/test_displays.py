@@ -2,9 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core.evaluation import evaluate, metrics
+from otrain_core.evaluation import metrics
+from otrain_core.evaluation.curves import curves as curves_of
 from otrain_core.figures import displays
-from tests.unit.synthetic_cube import make_cube
 
 LABELS = np.array([1, 1, 0, 1, 1, 0, 1, 0, 0, 0])
 SCORES = np.array([0.95, 0.90, 0.80, 0.70, 0.60, 0.40, 0.30, 0.20, 0.20, 0.05])
@@ -22,7 +22,7 @@ HISTORY = pd.DataFrame(
 
 @pytest.fixture
 def curves():
-    return evaluate.curves(LABELS, SCORES, SCORES**1.1, MAGS, bins=2)
+    return curves_of(LABELS, SCORES, SCORES**1.1, MAGS, bins=2)
 
 
 def labels_of(ax):
@@ -42,8 +42,6 @@ def test_roc_by_magnitude_knows_its_areas(curves):
     assert display.areas[""] == pytest.approx(metrics.auc(LABELS, SCORES))
     bright = np.isfinite(MAGS) & (MAGS < 17)
     assert display.areas["15.00 to 17.00"] == pytest.approx(metrics.auc(LABELS[bright], SCORES[bright]))
-    same = displays.RocByMagnitudeDisplay.from_predictions(LABELS, SCORES, MAGS, bins=2)
-    assert same.areas == display.areas
     assert len(display.plot().ax_.lines) == 3
 
 
@@ -56,16 +54,15 @@ def test_curves_survive_the_csv(curves, tmp_path):
 
 
 def test_f1_and_mcc_against_threshold(curves):
-    display = displays.F1MccDisplay.from_predictions(LABELS, SCORES, threshold=0.25)
+    display = displays.F1MccDisplay.from_curves(curves, threshold=0.25)
     at = np.argmin(np.abs(display.thresholds - 0.25))
     assert display.f1[at] == pytest.approx(10 / 12)
     assert display.mcc[at] == pytest.approx(15 / np.sqrt(7 * 5 * 5 * 3))
-    assert np.allclose(displays.F1MccDisplay.from_curves(curves).mcc, display.mcc)
     assert labels_of(display.plot().ax_) == ["F1", "MCC", "threshold 0.25"]
 
 
 def test_confusion_shows_counts_and_shares():
-    display = displays.ConfusionDisplay.from_predictions(LABELS, SCORES, threshold=0.65)
+    display = displays.ConfusionDisplay.from_counts(**metrics.confusion(LABELS, SCORES, 0.65))
     assert display.matrix.tolist() == [[3, 2], [1, 4]]
     texts = [text.get_text() for text in display.plot().ax_.texts]
     assert texts[:2] == ["TP\n3\n30.00 %", "FN\n2\n20.00 %"]
@@ -75,58 +72,21 @@ def test_calibration_before_and_after(curves):
     display = displays.CalibrationDisplay.from_curves(curves)
     assert np.allclose(display.before["true_fraction"], metrics.calibration_curve(LABELS, SCORES)["true_fraction"])
     assert labels_of(display.plot().ax_) == ["perfect", "network", "calibrated on tune"]
-    assert displays.CalibrationDisplay.from_predictions(LABELS, SCORES).after is None
+    alone = displays.CalibrationDisplay.from_curves(curves[curves["curve"] != "calibration_after"])
+    assert alone.after is None
 
 
 def test_completeness_counts_injections():
-    mags = np.repeat([16.0, 18.0, 20.0], [4, 4, 4])
-    found = np.array([1, 1, 1, 1, 1, 1, 1, 0, 1, 0, 0, 0], bool)
-    display = displays.CompletenessDisplay.from_injections(mags, found, accepted=found & (mags < 19), bins=3)
-    assert display.table["injected"].tolist() == [4, 4, 4]
-    assert display.table["found"].tolist() == [4, 3, 1]
-    assert display.table["accepted"].tolist() == [4, 3, 0]
-    assert labels_of(display.plot().ax_) == ["detected", "and called True"]
+    table = pd.DataFrame({"low": [15, 17, 19], "high": [17, 19, 21], "injected": [4, 4, 0], "found": [4, 3, 0]})
+    display = displays.CompletenessDisplay.from_counts(table.assign(accepted=[4, 2, 0])).plot()
+    assert labels_of(display.ax_) == ["detected", "and called True"]
+    found, called = (bars.lines[0].get_ydata() for bars in display.ax_.containers)
+    assert found[:2].tolist() == [100, 75] and called[:2].tolist() == [100, 50] and np.isnan(found[2])
 
 
 def test_history_draws_all_four_lines():
     display = displays.HistoryDisplay.from_history(HISTORY, kept_epoch=2).plot()
     assert len(labels_of(display.ax_)) == 5
-
-
-def test_gallery_captions_belong_to_their_cutouts():
-    cube = make_cube(40, size=15)
-    cube["mags"][:] = np.arange(40)
-    cube["cube"][5:8] = np.nan
-    gallery = displays.CutoutGallery.from_cube(cube, rng=np.random.default_rng(0), n=12, scores=np.arange(40) / 40)
-    for value, name in ((0, "False"), (1, "True")):
-        rows = gallery.rows[name]
-        assert np.all(cube["labels"][rows] == value) and len(set(rows)) == 12
-        assert gallery.captions[name] == [f"{row:.2f} mag, score {row / 40:.2f}" for row in rows]
-        assert np.array_equal(gallery.panels[name], cube["cube"][rows][..., 0], equal_nan=True)
-    assert gallery.plot().figure_ is not None
-
-
-def test_grey_levels_stand_missing_and_flat_cutouts():
-    for cutout in (np.full((5, 5), np.nan), np.zeros((5, 5)), np.full((5, 5), -3.0)):
-        low, high = displays.robust_limits(cutout)
-        assert np.isfinite([low, high]).all() and low < high
-
-
-def test_grad_cam_gallery_draws_kinds_that_have_none():
-    rng = np.random.default_rng(0)
-    arrays = {
-        "cutouts": rng.normal(size=(2, 15, 15, 1)),
-        "maps": rng.random((2, 4, 4)),
-        "resized": rng.random((2, 15, 15)),
-        "kind": np.array(["right True", "wrong False"]),
-        "score": np.array([0.9, 0.8]),
-        "energy": np.array([0.2, np.nan]),
-        "layer": np.array("conv5"),
-    }
-    figure = displays.GradCamGallery.from_arrays(arrays).plot(per_kind=2).figure_
-    assert [part.get_suptitle() for part in figure.subfigs] == [
-        *("right True", "right False: none", "wrong True: none", "wrong False")
-    ]
 
 
 def test_four_panels_and_files_that_repeat_byte_for_byte(curves, tmp_path):

@@ -15,7 +15,7 @@ import yaml
 
 from otrain_core import io
 from otrain_core.errors import OtrainError
-from otrain_core.evaluation.summary import tune_mcc
+from otrain_core.evaluation.gate import tune_mcc
 from otrain_core.registry import track
 from otrain_core.registry.models import name_champion
 from otrain_core.registry.records import records_digest

@@ -5,25 +5,18 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from otrain_core import io
-from otrain_core.arrays import read_arrays
 from otrain_core.evaluation.comparison import compare_pipelines, compare_telescopes, count_artefacts
-from otrain_core.evaluation.completeness import accepted_injections, completeness_table
-from otrain_core.evaluation.summary import TABLES, summary_row
-from otrain_core.evaluation.words import count, interval, num, pct
-from otrain_core.figures.training import draw_training
-from otrain_core.plan.config import Config
-from otrain_core.report.report import _best_run, build_report
-from otrain_core.report.text import config_lines, passes
-from scripts.evaluation.summary import main as summary_main
-from scripts.report.report import main as report_main
+from otrain_core.evaluation.summary import summary_files, summary_row
+from otrain_core.plan.config import Config, EvaluateOptions
+from otrain_core.report.report import _best_run, build_report, report_files
+from otrain_core.results import TABLES
 from tests.unit.synthetic_results import write_results
 
-CONFIG = Config().model_dump(mode="json")
+CONFIG = Config()
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
@@ -63,9 +56,17 @@ def quick(monkeypatch):
 
 def write_page(root, made, *, source="simulated", cubes=("tiny/builtin",), mlflow=None):
     tables = {name: root / f"{name}.csv" for name in TABLES}
-    summary_main(cubes=list(cubes), images={"tiny": made["images"]}, runs=made["runs"], root=root, **tables)
-    report_main(
-        **tables,
+    summary_files(
+        cubes=cubes,
+        images={"tiny": made["images"]},
+        runs=made["runs"],
+        tables=tables,
+        options=EvaluateOptions(bootstrap=200),
+        seed=1,
+        root=root,
+    )
+    report_files(
+        tables=tables,
         report=root / "report.html",
         cubes=list(cubes),
         runs=made["runs"],
@@ -189,6 +190,7 @@ def test_a_message_cannot_inject_markup(quick, run, tmp_path):
         runs=[],
         config=CONFIG,
         telescopes={},
+        root=tmp_path,
     )
     assert "<script" not in text
     assert "&lt;script&gt;" in text
@@ -263,85 +265,8 @@ def test_the_gap_to_real_stars_is_told(page):
     assert re.search(r"real stars in the test images, none of which ever trained", page[1].text)
 
 
-def test_the_gate():
-    gate = {"min_mcc": 0.7, "max_fp": 0.05}
-    assert passes({"mcc": 0.71, "fp_share": 0.05}, gate)
-    assert not passes({"mcc": 0.7, "fp_share": 0.01}, gate)
-    assert not passes({"mcc": 0.9, "fp_share": 0.051}, gate)
-    assert not passes({"mcc": None, "fp_share": None}, gate)
-    assert not passes({"mcc": 0.9, "fp_share": 0.01}, {})
-
-
 def test_a_model_that_fails_the_gate_is_told_so(quick, tmp_path):
     made = write_results(tmp_path, quality=0.5, experiments=("otrain2",))
     _, parsed = write_page(tmp_path, made)
     assert "does not pass the gate" in parsed.text
     assert "alias champion" not in parsed.text
-
-
-def test_completeness_adds_up_over_images(run):
-    root, made = run
-    images = [root / "tiny/builtin/images" / name for name in made["images"] if name != "I03"]
-    table = completeness_table(images)
-    records = [io.read_json(folder / "crossmatch.json") for folder in images]
-    assert table["injected"].sum() == sum(record["n_injected"] for record in records)
-    assert table["found"].sum() == sum(record["n_recovered"] for record in records)
-    assert (table["found"] <= table["injected"]).all()
-    assert table["low"].is_monotonic_increasing
-
-
-def test_completeness_of_nothing_is_empty(tmp_path):
-    accepted = pd.DataFrame({"mag": np.full(10, 17.2), "called": [True] * 8 + [False] * 2})
-    assert completeness_table([tmp_path]).empty
-    assert completeness_table([], accepted).empty
-
-
-def test_called_true_uses_the_injected_magnitude(run):
-    root, made = run
-    folder = root / "tiny/builtin"
-    cube = read_arrays(folder / "cube.npz")
-    training = folder / "otrain2/seed1"
-    accepted = accepted_injections(cube, training, folder / "images")
-    scores = io.read_table(training / "scores.csv")
-    threshold = io.read_json(training / "metrics.json")["headline"]["threshold"]
-    part = scores[(scores["set"] == "test") & (scores["label"] == 1)]
-    assert len(accepted) == len(part)
-    assert accepted["called"].sum() == (part["score"] >= threshold).sum()
-    images = [folder / "images" / name for name in made["images"] if name != "I03"]
-    table = completeness_table(images, accepted)
-    known = table["accepted"].notna()
-    assert known.any()
-    for row in table[known].itertuples():
-        inside = (accepted["mag"] > row.low) & (accepted["mag"] < row.high)
-        assert row.accepted == pytest.approx(row.found * accepted.loc[inside, "called"].mean())
-
-
-def test_figures_of_a_training_show_its_scored_set(run):
-    drawn = draw_training(run[1]["runs"][0])
-    assert set(drawn) == {"panels", "confusion", "calibration"}
-    assert len(drawn["panels"].axes) >= 4
-
-
-@pytest.mark.parametrize(
-    ("made", "expected"),
-    [
-        (num(0.12345), "0.123"),
-        (num(None), "–"),
-        (num(np.nan), "–"),
-        (num("x"), "–"),
-        (pct(0.0512), "5.1 %"),
-        (pct(None), "–"),
-        (pct(np.inf), "–"),
-        (count(12345), "12\u2009345"),
-        (count(pd.NA), "–"),
-        (interval({"mcc": 0.9, "mcc_low": 0.85, "mcc_high": 0.95}, "mcc"), "0.900 [0.850, 0.950]"),
-        (interval({"fpr": 0.02, "fpr_low": None, "fpr_high": None}, "fpr", percent=True), "2.0 %"),
-        (interval({}, "mcc"), "–"),
-    ],
-)
-def test_numbers_for_people(made, expected):
-    assert made == expected
-
-
-def test_the_configuration_is_flattened():
-    assert config_lines({"a": {"b": [1, 2]}, "c": None}) == [("a.b", "1, 2"), ("c", "–")]

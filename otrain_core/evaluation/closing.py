@@ -1,0 +1,109 @@
+"""The closing table of a run: ``python -m otrain_core.evaluation.closing results`` prints it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from otrain_core.evaluation.words import count, interval, num
+from otrain_core.io import read_table
+
+_WIDTH = 100  # columns of the closing table
+
+
+def closing_table(
+    summary: pd.DataFrame,
+    quality: pd.DataFrame,
+    *,
+    report: str = "results/report.html",
+    store: str = "results/mlflow.db",
+) -> str:
+    """What a run ends with on the terminal, at most 100 columns wide.
+
+    True, False, MCC and FPR are those of the images the model never saw (protocol grouped)
+    or, for protocol paper, of the set it was tuned on; intervals are in brackets.
+    """
+    recalls = summary["stated_recall"].dropna().unique()
+    recall = f"recall {100 * recalls[0]:g} %" if len(recalls) == 1 else "stated recall"
+    header = ("experiment", "seed", "protocol", "images", "True/False", "thr.", "MCC", f"FPR at {recall}")
+    cubes = list(dict.fromkeys([*_cubes(quality), *_cubes(summary)]))
+    blocks: list[tuple[str, list[tuple[str, ...]]]] = []
+    for telescope, pipeline in cubes:
+        rows = summary[(summary["telescope"] == telescope) & (summary["pipeline"] == pipeline)]
+        blocks.append((_cube_line(telescope, pipeline, quality), [_cells(row) for row in rows.to_dict("records")]))
+    everything = [header, *(cells for _, rows in blocks for cells in rows)]
+    widths = [max(len(cells[i]) for cells in everything) for i in range(len(header))]
+    widths[0] = min(widths[0], _WIDTH + 1 - 2 * len(header) - sum(widths[1:]))  # a long name gives way to the numbers
+
+    def line(cells: tuple[str, ...]) -> str:
+        return (
+            " " + "  ".join(f"{_fit(cell, width):<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
+        )
+
+    lines = [line(header), "-" * _WIDTH]
+    for title, rows in blocks:
+        lines += [_fit(title, _WIDTH), *map(line, rows)]
+    lines += ["-" * _WIDTH, *_legend(summary), f"report  {report}", f"MLflow  {store}  (make ui)"]
+    return "\n".join(lines)
+
+
+def _cubes(table: pd.DataFrame) -> list[tuple[str, str]]:
+    return list(table[["telescope", "pipeline"]].drop_duplicates().itertuples(index=False, name=None))
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    name, seed, protocol = str(row["experiment"]), str(row["seed"]), str(row["protocol"])
+    if row["status"] != "ok":
+        return name, seed, protocol, "", "", "", str(row["status"]), ""
+    counts = f"{count(row['n_true'])}/{count(row['n_false'])}"
+    mcc, fpr = interval(row, "mcc"), interval(row, "fpr_at_stated_recall")
+    cells = (name, seed, protocol, count(row["n_images"]), counts, num(row["threshold"]), mcc, fpr)
+    return tuple(map(_plain, cells))
+
+
+def _cube_line(telescope: str, pipeline: str, quality: pd.DataFrame) -> str:
+    rows = quality[(quality["telescope"] == telescope) & (quality["pipeline"] == pipeline)]
+    if rows.empty:
+        return f"{telescope}/{pipeline}"
+    good = rows[rows["status"] == "ok"]
+    candidates, n_true, n_false, left_out = (
+        int(good[name].sum()) for name in ("candidates", "n_true", "n_false", "n_left_out")
+    )
+    text = f"{telescope}/{pipeline}: {len(good)} images, {candidates} candidates: {n_true} True, {n_false} False"
+    text += f", {left_out} left out"
+    failed = len(rows) - len(good)
+    return text + (f"; {failed} image{'s' if failed > 1 else ''} failed" if failed else "")
+
+
+def _legend(summary: pd.DataFrame) -> list[str]:
+    lines = ["images, True/False, MCC, FPR: of the scored set, with intervals over images in brackets"]
+    if (summary["protocol"] == "grouped").any():
+        lines.append("grouped: scored on images the model never saw, threshold set on yet others")
+    if (summary["protocol"] == "paper").any():
+        lines.append("paper: random split by cutout, threshold set on the scored cutouts themselves (optimistic)")
+    return lines
+
+
+def _plain(text: str) -> str:
+    """ASCII: a terminal need not have more."""
+    return text.replace("\u2009", "").replace("–", "-")
+
+
+def _fit(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "~"
+
+
+def main(root: Path) -> None:
+    """Print the closing table of the run under `root`."""
+    if not (root / "summary.csv").is_file() or not (root / "quality.csv").is_file():
+        sys.exit(f"{root}/summary.csv: no such file; the run has not come to its summary")
+    summary, quality = (read_table(root / f"{name}.csv") for name in ("summary", "quality"))
+    print("\n" + closing_table(summary, quality, report=f"{root}/report.html", store=f"{root}/mlflow.db"))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "results"))

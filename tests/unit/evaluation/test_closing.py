@@ -1,0 +1,52 @@
+"""The closing table."""
+
+import pytest
+
+from otrain_core.evaluation.closing import closing_table, main
+from otrain_core.evaluation.summary import build_quality, build_summary
+from otrain_core.io import write_table
+from tests.unit.synthetic_results import summary_tables, write_results
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    root = tmp_path_factory.mktemp("results")
+    made = write_results(root, protocols=("grouped", "paper"), seeds=(1, 2), failed=("I03",))
+    return summary_tables(root, made)
+
+
+def test_closing_table_is_aligned_and_fits(tables):
+    text = closing_table(tables["summary"], tables["quality"], report="results/report.html")
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100
+    row = tables["summary"].iloc[0]
+    assert f"{row['mcc']:.3f} [{row['mcc_low']:.3f}, {row['mcc_high']:.3f}]" in text
+    assert f"{row['n_true']}/{row['n_false']}" in text
+    assert "tiny/builtin: 7 images" in text
+    assert "1 image failed" in text
+    assert "FPR at recall 95 %" in text
+    assert "results/report.html" in text
+    rows = [line for line in lines if line.count("[") == 2]
+    assert len(rows) == len(tables["summary"])
+    assert len({line.index("[") for line in rows}) == 1  # the MCC columns stand under each other
+
+
+def test_closing_table_cuts_long_names_not_numbers(tables):
+    summary = tables["summary"].assign(experiment="an_experiment_with_a_name_that_never_seems_to_end")
+    text = closing_table(summary, tables["quality"])
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.count("]") >= 2 * len(summary)
+
+
+def test_closing_table_without_anything():
+    text = closing_table(build_summary([]), build_quality([]))
+    assert "MLflow" in text
+
+
+def test_it_is_printed_from_the_tables_of_a_run(tables, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="summary.csv: no such file"):
+        main(tmp_path)
+    for name in ("summary", "quality"):
+        write_table(tmp_path / f"{name}.csv", tables[name])
+    main(tmp_path)
+    assert "tiny/builtin: 7 images" in capsys.readouterr().out

@@ -1,0 +1,28 @@
+"""Numbers as text."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from otrain_core.evaluation.words import count, interval, num, pct
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (num(0.12345), "0.123"),
+        (num(None), "–"),
+        (num(np.nan), "–"),
+        (num("x"), "–"),
+        (pct(0.0512), "5.1 %"),
+        (pct(None), "–"),
+        (pct(np.inf), "–"),
+        (count(12345), "12\u2009345"),
+        (count(pd.NA), "–"),
+        (interval({"mcc": 0.9, "mcc_low": 0.85, "mcc_high": 0.95}, "mcc"), "0.900 [0.850, 0.950]"),
+        (interval({"fpr": 0.02, "fpr_low": None, "fpr_high": None}, "fpr", percent=True), "2.0 %"),
+        (interval({}, "mcc"), "–"),
+    ],
+)
+def test_numbers_for_people(made, expected):
+    assert made == expected

@@ -1,0 +1,42 @@
+"""Galleries of cutouts and of Grad-CAM maps."""
+
+import numpy as np
+
+from otrain_core.figures.galleries import CutoutGallery, GradCamGallery, robust_limits
+from tests.unit.synthetic_cube import make_cube
+
+
+def test_gallery_captions_belong_to_their_cutouts():
+    cube = make_cube(40, size=15)
+    cube["mags"][:] = np.arange(40)
+    cube["cube"][5:8] = np.nan
+    gallery = CutoutGallery.from_cube(cube, rng=np.random.default_rng(0), n=12, scores=np.arange(40) / 40)
+    for value, name in ((0, "False"), (1, "True")):
+        rows = gallery.rows[name]
+        assert np.all(cube["labels"][rows] == value) and len(set(rows)) == 12
+        assert gallery.captions[name] == [f"{row:.2f} mag, score {row / 40:.2f}" for row in rows]
+        assert np.array_equal(gallery.panels[name], cube["cube"][rows][..., 0], equal_nan=True)
+    assert gallery.plot().figure_ is not None
+
+
+def test_grey_levels_stand_missing_and_flat_cutouts():
+    for cutout in (np.full((5, 5), np.nan), np.zeros((5, 5)), np.full((5, 5), -3.0)):
+        low, high = robust_limits(cutout)
+        assert np.isfinite([low, high]).all() and low < high
+
+
+def test_grad_cam_gallery_draws_kinds_that_have_none():
+    rng = np.random.default_rng(0)
+    arrays = {
+        "cutouts": rng.normal(size=(2, 15, 15, 1)),
+        "maps": rng.random((2, 4, 4)),
+        "resized": rng.random((2, 15, 15)),
+        "kind": np.array(["right True", "wrong False"]),
+        "score": np.array([0.9, 0.8]),
+        "energy": np.array([0.2, np.nan]),
+        "layer": np.array("conv5"),
+    }
+    figure = GradCamGallery.from_arrays(arrays).plot(per_kind=2).figure_
+    assert [part.get_suptitle() for part in figure.subfigs] == [
+        *("right True", "right False: none", "wrong True: none", "wrong False")
+    ]
