@@ -164,9 +164,8 @@ def _assemble(place: Path) -> None:
 
 def _script(name: str, place: Path, **arguments: Any) -> None:
     scripts = Path(__file__).parents[1] / "scripts"
-    files = {"cube": "cube.npz", "cube_record": "cube.json", "real_stars": "real_stars.npz", "split": "split.csv"}
-    files |= {"model": "model.keras", "train_record": "train.json"}
-    wanted = {"split": ("cube", "split"), "train": ("cube", "split", "model"), "evaluate": tuple(files)}
+    files = {"cube": "cube.npz", "split": "split.csv", "model": "model.keras"}
+    wanted = {"split": ("cube", "split"), "train": ("cube", "split", "model")}
     paths = {key: str(place / files[key]) for key in wanted[name]}
     runpy.run_path(str(next(scripts.rglob(f"{name}.py"))))["main"](**paths, **arguments)
 
@@ -185,9 +184,28 @@ def _step(step: str, place: Path) -> None:
         paths = {"history": str(place / "history.csv"), "record": str(place / "train.json")}
         _script("train", place, **paths, experiment=experiment, seed=1, protocol="grouped", threads=1)
     else:
-        paths = {key: str(place / name) for key, name in (("scores", "scores.csv"), ("metrics", "metrics.json"))}
-        options = {"options": config.evaluate.model_dump(), "threshold_rule": Experiment().threshold}
-        _script("evaluate", place, **paths, curves=str(place / "curves.csv"), seed=1, protocol="grouped", **options)
+        from otrain_core.evaluation.evaluate import evaluate_files
+        from otrain_core.networks.architecture import load_model
+        from otrain_core.networks.predict import score_cube, score_real_stars
+
+        evaluate_files(
+            cube=place / "cube.npz",
+            cube_record=place / "cube.json",
+            real_stars=place / "real_stars.npz",
+            split=place / "split.csv",
+            model=place / "model.keras",
+            train_record=place / "train.json",
+            scores=place / "scores.csv",
+            metrics=place / "metrics.json",
+            curves=place / "curves.csv",
+            load_model=load_model,
+            score_cube=score_cube,
+            score_real_stars=score_real_stars,
+            options=config.evaluate,
+            threshold_rule=Experiment().threshold,
+            protocol="grouped",
+            seed=1,
+        )
 
 
 @contextmanager

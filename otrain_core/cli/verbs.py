@@ -55,7 +55,10 @@ def train(arguments: Namespace) -> Outcome:
     """Split a cube, train, evaluate and export, with the scripts of the workflow."""
     from otrain_core.arrays import write_arrays
     from otrain_core.cubes.cube import no_rows, read_cube
+    from otrain_core.evaluation.evaluate import evaluate_files
     from otrain_core.io import read_json, write_json
+    from otrain_core.networks.architecture import load_model
+    from otrain_core.networks.predict import score_cube, score_real_stars
     from otrain_core.plan.config import Config
 
     config = Config()
@@ -93,15 +96,20 @@ def train(arguments: Namespace) -> Outcome:
         protocol="grouped",
         threads=arguments.threads,
     )
-    _script("evaluate")(
-        **{key: str(path) for key, path in paths.items()},
+    evaluate_files(
+        cube=paths["cube"],
+        cube_record=paths["cube_record"],
+        real_stars=paths["real_stars"],
         split=of["split.csv"],
         model=of["model.keras"],
         train_record=of["train.json"],
         scores=of["scores.csv"],
         metrics=of["metrics.json"],
         curves=str(folder / "curves.csv"),
-        options=config.evaluate.model_dump(),
+        load_model=load_model,
+        score_cube=score_cube,
+        score_real_stars=score_real_stars,
+        options=config.evaluate,
         threshold_rule=experiment["threshold"],
         seed=arguments.seed,
         protocol="grouped",

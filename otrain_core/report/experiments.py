@@ -117,7 +117,8 @@ def honesty_steps(wide: Mapping[str, Mapping[tuple, dict[str, Any]]]) -> dict[st
     """
     names = [name for cells in wide.values() for name, protocol in cells if protocol == "paper"]
     both = [n for n in dict.fromkeys(names) if any((n, "grouped") in c and (n, "paper") in c for c in wide.values())]
-    rows, sentences = [], []
+    rows: list[dict[str, Any]] = []
+    sentences = []
     for cube, cells in wide.items():
         steps = [_steps(cells.get((name, "paper")), cells.get((name, "grouped"))) for name in both]
         if any(steps):
@@ -140,7 +141,7 @@ def _steps(paper: Mapping[str, Any] | None, grouped: Mapping[str, Any] | None) -
 
 def _costs(wide: Mapping[str, Mapping[tuple, dict[str, Any]]], names: list[tuple]) -> list[dict[str, Any]]:
     """Size and speed of the network of each experiment where known, over all cubes or from the first that has it."""
-    rows: dict[str, Mapping[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     for cells in (wide.get(POOLED, {}), *wide.values()):
         for name in names:
             if name in cells and np.isfinite(cells[name]["n_parameters"]):

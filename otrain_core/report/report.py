@@ -40,7 +40,7 @@ RATES = {  # columns of the table of all trainings: heading, percent?
 
 def report_files(
     *,
-    report: str | Path,
+    page: str | Path,
     tables: Mapping[str, str | Path],
     cubes: Iterable[str],
     runs: Iterable[str | Path],
@@ -53,7 +53,7 @@ def report_files(
 
     Parameters
     ----------
-    report : path
+    page : path
         The page, one HTML file.
     tables : mapping
         Files of all of `otrain_core.results.TABLES`, by name.
@@ -75,7 +75,7 @@ def report_files(
         A table is not there.
     """
     read = {name: read_table(tables[name]) for name in TABLES}
-    page = build_report(
+    text = build_report(
         summary=read.pop("summary"),
         quality=read.pop("quality"),
         comparison=read,
@@ -87,8 +87,8 @@ def report_files(
         root=root,
         about=provenance(),
     )
-    with atomic(report) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    with atomic(page) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def build_report(
@@ -133,12 +133,12 @@ def build_report(
     str
         A page that needs no other file and no network.
     """
-    runs, champions = list(map(Path, runs)), (mlflow or {}).get("champions") or {}
+    folders, champions = list(map(Path, runs)), (mlflow or {}).get("champions") or {}
     parts = [
         _cube_part(
             name,
             Path(folder),
-            runs=[run for run in runs if _cube_name(run) == name],
+            runs=[run for run in folders if _cube_name(run) == name],
             summary=summary[_names(summary) == name],
             quality=quality[_names(quality) == name],
             telescope=telescopes.get(name.split("/")[0], {}),
@@ -262,9 +262,8 @@ def _split_counts(path: Path) -> list[dict[str, Any]]:
     for name in ("train", "tune", "test", "unused"):
         part = table[table["set"] == name]
         if len(part):
-            images = part["image"].nunique() if "image" in part else np.nan
-            rows.append({"set": name, "images": images, "n_true": int((part["label"] == 1).sum())})
-            rows[-1]["n_false"] = len(part) - rows[-1]["n_true"]
+            images, n_true = part["image"].nunique() if "image" in part else np.nan, int((part["label"] == 1).sum())
+            rows.append({"set": name, "images": images, "n_true": n_true, "n_false": len(part) - n_true})
     return rows
 
 

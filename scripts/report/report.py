@@ -8,7 +8,7 @@ with job_logging(snakemake):
     from otrain_core.results import TABLES
 
     report_files(
-        report=snakemake.output.report,
+        page=snakemake.output.report,
         tables={name: snakemake.input[name] for name in TABLES},
         cubes=snakemake.params.cubes,
         runs=snakemake.params.runs,

@@ -168,7 +168,7 @@ def report_unfinished():
         seed=RUN.config.seed,
     )
     report_files(
-        report=f"{folder}/report.html",
+        page=f"{folder}/report.html",
         tables=tables,
         cubes=RUN.config.run.cubes,
         runs=RUN.trainings(),

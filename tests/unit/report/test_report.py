@@ -67,7 +67,7 @@ def write_page(root, made, *, source="simulated", cubes=("tiny/builtin",), mlflo
     )
     report_files(
         tables=tables,
-        report=root / "report.html",
+        page=root / "report.html",
         cubes=list(cubes),
         runs=made["runs"],
         config=CONFIG,
