@@ -202,6 +202,7 @@ def choose_psf(psf: Any, *, science: Any = None) -> tuple[Any, float | None]:
         A FWHM that is not positive.
     """
     from otrain_core.images.frames import read_image
+    from otrain_core.plan.telescopes import Detector
     from otrain_core.safe import check_compressed, check_header
 
     if psf is None and science is None:
@@ -231,7 +232,7 @@ def choose_psf(psf: Any, *, science: Any = None) -> tuple[Any, float | None]:
                 return model, model.fwhm
         except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise ImageError(Path(psf).stem, "psf", f"{psf}: not a readable FITS file ({error})") from None
-        science = read_image(psf, name=Path(psf).stem, telescope={"gain": 1.0, "pixel_scale": 1.0})
+        science = read_image(psf, name=Path(psf).stem, detector=Detector(gain=1.0, pixel_scale=1.0))
     model, record = measure_psf(science)
     return model, record["seeing_px"]
 
@@ -358,11 +359,12 @@ def _read_planes(
 
 def _psf_of(psf: Any, science: str | Path | None, *, name: str) -> tuple[Any, float | None]:
     from otrain_core.images.frames import read_image
+    from otrain_core.plan.telescopes import Detector
 
     if psf is not None or science is None:
         return choose_psf(psf)
-    row = {"gain": 1.0, "pixel_scale": 1.0}  # where the header has none; the PSF needs them roughly
-    return choose_psf(None, science=read_image(science, name=name, telescope=row))
+    row = Detector(gain=1.0, pixel_scale=1.0)  # where the header has none; the PSF needs them roughly
+    return choose_psf(None, science=read_image(science, name=name, detector=row))
 
 
 def _inside(found: dict[str, np.ndarray], shape: tuple[int, int], *, name: str) -> dict[str, np.ndarray]:

@@ -122,10 +122,11 @@ def describe_cube(cube: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 def _image(path: Path, telescope: Mapping[str, Any]) -> dict[str, Any]:
     from otrain_core.images.frames import read_image
+    from otrain_core.plan.telescopes import Detector
     from otrain_core.stars.psf import measure_psf
 
     name, notes = path.name.split(".")[0], []
-    image = read_image(path, name=name, telescope=dict(telescope))
+    image = read_image(path, name=name, detector=Detector.model_validate(dict(telescope)))
     if image.wcs is None:
         notes.append(
             "no celestial WCS in the header: subtract.align must be stars or auto, and catalogues cannot be used"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy.io import fits
@@ -13,6 +13,9 @@ from astropy.io import fits
 from otrain_core.errors import ImageError
 from otrain_core.io import atomic, raise_if_failed
 from otrain_core.safe import check_compressed, check_header
+
+if TYPE_CHECKING:
+    from otrain_core.plan.telescopes import Detector
 
 # Bits of a mask (uint8). A masked pixel is never used as zero: its difference is NaN.
 MASK_MISSING = 1  # NaN, or outside the science image
@@ -184,7 +187,7 @@ def read_image(
     path: str | Path,
     *,
     name: str,
-    telescope: dict[str, Any] | None = None,
+    detector: Detector | None = None,
     wcs_path: str | Path | None = None,
     record: Mapping[str, Any] | None = None,
     check: bool = True,
@@ -192,15 +195,15 @@ def read_image(
     """Read an image and settle gain, noise, saturation and scale.
 
     What the header says (GAIN, RDNOISE, SATURATE, FILTER, DATE-OBS, MAGZP) wins
-    over the row of the telescope sheet.
+    over the detector of the telescope.
 
     Parameters
     ----------
     path : path-like
     name : str
         Name of the image in the sheet.
-    telescope : dict, optional
-        Row of the telescope sheet (keys as in `otrain_core.plan.config.Telescope`).
+    detector : otrain_core.plan.telescopes.Detector, optional
+        What the telescope says where the header does not (default: nothing).
     wcs_path : path-like, optional
         FITS header with the WCS, for images that have none.
     record : mapping, optional
@@ -214,19 +217,21 @@ def read_image(
         Unreadable file, unusable header value, no pixel scale, all NaN, constant or
         saturated image.
     """
-    row = telescope or {}
+    from otrain_core.plan.telescopes import Detector
+
+    detector = detector or Detector(filter="")
     data, header = read_fits(path, image=name)
     wcs = image_wcs(header, wcs_path, image=name, record=record)
-    gain = _number(header, ("GAIN", "EGAIN"), row.get("gain"), name)
+    gain = _number(header, ("GAIN", "EGAIN"), detector.gain, name)
     if gain is None or gain == 0:
-        raise ImageError(name, "GAIN", "no gain in the header and none in the telescope sheet (column gain)")
-    saturation = _number(header, ("SATURATE",), row.get("saturation"), name)
+        raise ImageError(name, "GAIN", "no gain in the header and none of the telescope (detector.gain)")
+    saturation = _number(header, ("SATURATE",), detector.saturation, name)
     if wcs is not None:
         pixel_scale = float(np.sqrt(abs(np.linalg.det(wcs.pixel_scale_matrix))) * 3600)
-    elif row.get("pixel_scale"):
-        pixel_scale = float(row["pixel_scale"])
+    elif detector.pixel_scale:
+        pixel_scale = detector.pixel_scale
     else:
-        raise ImageError(name, "pixel_scale", "no WCS in the image and no pixel_scale in the telescope sheet")
+        raise ImageError(name, "pixel_scale", "no WCS in the image and no detector.pixel_scale of the telescope")
     zero_point = header.get("MAGZP")
     image = Image(
         name=name,
@@ -234,10 +239,10 @@ def read_image(
         header=header,
         wcs=wcs,
         gain=gain,
-        read_noise=_number(header, ("RDNOISE",), row.get("read_noise"), name) or 0.0,
+        read_noise=_number(header, ("RDNOISE",), detector.read_noise, name) or 0.0,
         saturation=saturation if saturation else np.inf,
         pixel_scale=pixel_scale,
-        filter=str(header.get("FILTER") or row.get("filter") or ""),
+        filter=str(header.get("FILTER") or detector.filter),
         time=str(header.get("DATE-OBS", "")),
         zero_point=float(zero_point) if isinstance(zero_point, int | float) else np.nan,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -21,6 +20,7 @@ from otrain_core.images.frames import (
 )
 from otrain_core.io import read_json
 from otrain_core.plan.pipelines import PrepareOptions
+from otrain_core.plan.telescopes import Detector
 from otrain_core.widths import FWHM_PER_SIGMA
 
 DEFAULTS = PrepareOptions()
@@ -59,7 +59,7 @@ def prepare_files(
     psf_record: str | Path,
     prepared: str | Path,
     image: str,
-    telescope: dict[str, Any],
+    detector: Detector,
     wcs: str | Path | None,
     options: PrepareOptions,
 ) -> None:
@@ -73,8 +73,7 @@ def prepare_files(
         Planes ``sci``, ``noise``, ``mask`` and ``background`` of `Prepared`, written.
     image : str
         Name in the sheet.
-    telescope : dict
-        What the sheet says of the detector.
+    detector : otrain_core.plan.telescopes.Detector
     wcs : path-like or None
         Header with the WCS, for images that have none.
     options : PrepareOptions
@@ -84,7 +83,7 @@ def prepare_files(
     ImageError
         As `read_image` and `prepare_image`.
     """
-    frame = read_image(injected, name=image, telescope=telescope, wcs_path=wcs)
+    frame = read_image(injected, name=image, detector=detector, wcs_path=wcs)
     psf = read_json(psf_record)
     result = prepare_image(
         frame, seeing=psf["seeing_px"], ellipticity=psf["ellipticity"], angle=psf["angle"], options=options

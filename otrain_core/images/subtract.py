@@ -30,6 +30,7 @@ from otrain_core.images.frames import (
 )
 from otrain_core.images.pixels import fill_bad
 from otrain_core.plan.pipelines import SubtractOptions
+from otrain_core.plan.telescopes import Detector
 from otrain_core.programs import find_program
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def subtract_files(
     difference: str | Path,
     record: str | Path,
     image: str,
-    telescope: dict[str, Any] | None = None,
+    detector: Detector | None = None,
     wcs: str | Path | None = None,
     injected: str | Path | None = None,
     options: SubtractOptions = OPTIONS,
@@ -93,7 +94,7 @@ def subtract_files(
         Written: the planes diff, noise, mask, science, reference; the record as JSON.
     image : str
         Name of the science image.
-    telescope : dict, optional
+    detector : otrain_core.plan.telescopes.Detector, optional
         Its gain, read noise and saturation hold for a reference whose header does not say otherwise.
     wcs : path-like, optional
         FITS header with the WCS of the science image.
@@ -112,7 +113,7 @@ def subtract_files(
     """
     planes, header = read_planes(prepared, image=image)
     psf = io.read_json(psf_record)
-    other = _read_reference(reference, image=image, telescope=telescope)
+    other = _read_reference(reference, image=image, detector=detector)
     removed: dict[str, Any] = {}
     if injected is not None and remove_stars is not None:
         other, removed = _without_removed(other, io.read_table(injected), image=image, remove_stars=remove_stars)
@@ -146,10 +147,10 @@ def subtract_files(
     io.write_json(record, {"image": image, **aligned.record, **result.record, **removed})
 
 
-def _read_reference(path: str | Path, *, image: str, telescope: dict[str, Any] | None) -> Image:
+def _read_reference(path: str | Path, *, image: str, detector: Detector | None) -> Image:
     """The reference; its errors name the science image and say that the reference is meant."""
     try:
-        return read_image(path, name=image, telescope=telescope)
+        return read_image(path, name=image, detector=detector)
     except UpstreamFailed:
         raise
     except ImageError as error:

@@ -106,7 +106,7 @@ def _data(name: str, plan: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     parts = []
     if simulated:
         parts.append(
-            f"simulated images with the properties of {_list(simulated)} as far as these are known (config/telescopes.csv"
+            f"simulated images with the properties of {_list(simulated)} as far as these are known (config/telescopes"
             " marks what is assumed); they say nothing about the real telescopes"
         )
     if real:

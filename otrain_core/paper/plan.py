@@ -28,7 +28,7 @@ def plan_paper(run: Run) -> dict[str, Any]:
     -------
     dict
         cubes (those of the paper that the run has, in the order of table 5), experiments (options by name), seeds,
-        protocols, images (names by telescope), telescopes (rows of the sheet), sweeps (trainings by name), bootstrap,
+        protocols, images (names by telescope), telescopes (their entries), sweeps (trainings by name), bootstrap,
         confidence and seed.
     """
     config = run.config

@@ -132,15 +132,16 @@ def arrays_of_the_cube(plan: Mapping[str, Any], root: Path) -> tuple[pd.DataFram
 
 
 def telescopes(plan: Mapping[str, Any], root: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Table 2: telescope, the sheet's values, medians of what was measured, what the paper says and what is assumed."""
+    """Table 2: telescope, the values of its entry, medians of what was measured, what the paper says and what is assumed."""
     quality, published = _quality(plan, root), read_published()
     rows = []
-    for name, sheet in plan["telescopes"].items():
+    for name, entry in plan["telescopes"].items():
         mine = quality[(quality["telescope"] == name) & (quality["status"] == "ok")]
         said = published[published["cube"] == name].set_index("quantity")
         filters = str(said.loc["filters", "unit"]) if "filters" in said.index else ""
-        row = {"telescope": name, "source": sheet["source"], "filter": sheet["filter"]}
-        row |= {key: sheet.get(key) for key in ("pixel_scale", "width", "height", "n_images")}
+        detector, sky = entry["detector"], entry["sky"] or {}
+        row = {"telescope": name, "source": entry["source"], "filter": detector["filter"]}
+        row |= {"pixel_scale": detector["pixel_scale"]} | {key: sky.get(key) for key in ("width", "height", "n_images")}
         row |= {
             "seeing_arcsec": mine["seeing_arcsec"].median(),
             "limit_5sigma_mag": mine["limit_5sigma_mag"].median(),
@@ -148,7 +149,7 @@ def telescopes(plan: Mapping[str, Any], root: Path) -> tuple[pd.DataFrame, dict[
         }
         for key in ("pixel_scale", "aperture", "field"):
             row[f"paper_{key}"] = said["low"].get(key, np.nan)
-        rows.append(row | {"paper_filters": filters, "assumed": sheet.get("assumptions") or ""})
+        rows.append(row | {"paper_filters": filters, "assumed": "; ".join(key.partition(".")[2] for key in entry["assumptions"])})
     if not rows:
         return pd.DataFrame(), {"missing": "the run has none of the paper's telescopes"}
     return pd.DataFrame(rows), {}

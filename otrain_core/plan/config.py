@@ -1,5 +1,5 @@
 """The configuration: one typed model per section, from which the default YAML,
-the JSON schema and the table of keys are generated (``python -m otrain_core.plan.config``).
+the JSON schema and the table of keys are generated (``python -m otrain_core.plan.config_docs``).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from otrain_core.errors import ConfigError
 from otrain_core.plan.pipelines import GMADET, STDPIPE, Pipeline
 from otrain_core.plan.pools import is_pool
 from otrain_core.plan.sections import Name, Section, explain_first
+from otrain_core.plan.telescopes import OLD_SHEET
 
 Channel = Literal["difference", "science", "reference", "mask", "psf"]
 Input = Literal[Channel, "pixel_scale", "seeing"]  # the last two are planes of one number
@@ -269,7 +270,10 @@ class RunOptions(Section):
 class Config(Section):
     """Everything a run can be told. Files are named relative to the working directory."""
 
-    telescopes: str = Field("config/telescopes.csv", description="sheet of telescopes, one row each")
+    telescope_folder: str = Field("config/telescopes", description="folder of telescopes, one file NAME.yaml each")
+    telescopes: dict[Name, dict[str, Any]] = Field(
+        {}, description="telescopes by name, laid over those of telescope_folder key by key"
+    )
     images: str | None = Field(None, description="sheet of real images (telescopes with source images)")
     labels: str | None = Field(
         None, description="sheet of labels given by hand (otrain label), which override those of crossmatch in the cube"
@@ -297,6 +301,13 @@ class Config(Section):
     gate: GateOptions = GateOptions()
     studies: StudyOptions = StudyOptions()
     finetune: FinetuneOptions = FinetuneOptions()
+
+    @field_validator("telescopes", mode="before")
+    @classmethod
+    def _entries_not_a_sheet(cls, value):
+        if isinstance(value, str):
+            raise ValueError(OLD_SHEET)
+        return value
 
     @model_validator(mode="after")
     def _names_exist(self):
@@ -336,10 +347,3 @@ def load_config(values: dict[str, Any], *, where: str = "config") -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError(explain_first(error, where)) from None
-
-
-if __name__ == "__main__":
-    from otrain_core.plan.config_docs import generate
-
-    for target, text in generate().items():
-        target.write_text(text)

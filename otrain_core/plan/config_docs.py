@@ -30,7 +30,8 @@ from otrain_core.plan.pipelines import (
     SubtractOptions,
 )
 from otrain_core.plan.sections import Section
-from otrain_core.plan.sheets import ImageRow, LabelRow, Telescope
+from otrain_core.plan.sheets import ImageRow, LabelRow
+from otrain_core.plan.telescopes import Detector, SimulatedSky, Telescope
 
 # Shown by what differs from the default, which is named first.
 SHORT = {"gmadet": "builtin", "stdpipe": "builtin", "paper-normalised": "otrain2", "otrain2-difference": "otrain2"}
@@ -118,7 +119,9 @@ def keys_markdown() -> str:
         ("studies", StudyOptions),
         ("studies.sweeps.{sweep}", Sweep),
         ("finetune", FinetuneOptions),
-        ("Telescope sheet (columns)", Telescope),
+        ("telescopes.{telescope}", Telescope),
+        ("telescopes.{telescope}.detector", Detector),
+        ("telescopes.{telescope}.sky", SimulatedSky),
         ("Image sheet (columns)", ImageRow),
         ("Label sheet (columns)", LabelRow),
     ]
@@ -142,3 +145,8 @@ def generate(folder: str | Path = "config") -> dict[Path, str]:
         folder / "config.schema.json": json.dumps(Config.model_json_schema(), indent=1) + "\n",
         readme: f"{prose}{KEYS_MARK}\n\n{keys_markdown()}",
     }
+
+
+if __name__ == "__main__":
+    for target, text in generate().items():
+        target.write_text(text)

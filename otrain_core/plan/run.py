@@ -10,8 +10,9 @@ from otrain_core.errors import ConfigError, ImageError
 from otrain_core.plan.config import Config, load_config
 from otrain_core.plan.pipelines import STEP_OPTIONS
 from otrain_core.plan.pools import plan_pools, source_without
-from otrain_core.plan.sheets import ImageRow, Telescope, read_images, read_labels, read_telescopes
+from otrain_core.plan.sheets import ImageRow, read_images, read_labels
 from otrain_core.plan.sweeps import plan_sweep
+from otrain_core.plan.telescopes import Telescope, read_telescopes
 from otrain_core.programs import require_programs
 
 HIPS = "hips:"  # a reference that begins so is fetched from a survey
@@ -70,16 +71,17 @@ class Run:
             A pipeline of the run needs an external program that is not installed.
         """
         config = load_config(values)
-        telescopes = read_telescopes(_find(config.telescopes, root))
+        telescopes = read_telescopes(_find(config.telescope_folder, root), config.telescopes)
         sheet = read_images(_find(config.images, root)) if config.images else {}
         for name in sheet:
             if name not in telescopes:
-                raise ConfigError(f"sheet {config.images}: telescope: {name!r} is not in {config.telescopes}")
+                raise ConfigError(f"sheet {config.images}: telescope: {name!r} is no telescope of this configuration")
         for cube in config.run.cubes:
             name = cube.split("/")[0]
             if name not in telescopes:
                 raise ConfigError(
-                    f"run.cubes: telescope {name!r} is not in {config.telescopes}; it has {sorted(telescopes)}"
+                    f"run.cubes: telescope {name!r} is neither in {config.telescope_folder} nor under telescopes; "
+                    f"there are {sorted(telescopes)}"
                 )
         run = cls(config, telescopes, sheet)
         if config.labels:
@@ -87,7 +89,7 @@ class Run:
             for row in read_labels(run.labels):
                 if row["telescope"] not in telescopes:
                     raise ConfigError(
-                        f"sheet {config.labels}: telescope: {row['telescope']!r} is not in {config.telescopes}"
+                        f"sheet {config.labels}: telescope: {row['telescope']!r} is no telescope of this configuration"
                     )
         for name in run.used_telescopes():
             run._check_telescope(name)
@@ -118,8 +120,8 @@ class Run:
 
     def _science_images(self, telescope: str) -> list[str]:
         row = self.telescopes[telescope]
-        if row.source == "simulated":
-            names = [f"sim{number:04d}" for number in range(1, row.n_images + 1)]
+        if row.sky is not None:
+            names = [f"sim{number:04d}" for number in range(1, row.sky.n_images + 1)]
         elif row.source == "folders":
             names = []
         else:
@@ -158,8 +160,8 @@ class Run:
         require_programs(steps, name=pipeline)
         if self.needs_catalogue(telescope, pipeline) and row.source != "simulated" and not row.catalogue:
             raise ConfigError(
-                f"pipelines.{pipeline} needs a star catalogue (psf.astrometry, psf.photometry or detect.search), and the "
-                f"column catalogue of telescope {telescope} in {self.config.telescopes} is empty; give a CSV file, gaia or panstarrs"
+                f"pipelines.{pipeline} needs a star catalogue (psf.astrometry, psf.photometry or detect.search), and "
+                f"telescopes.{telescope}.catalogue is not given; give a CSV file, gaia or panstarrs"
             )
 
     def check_files(self) -> None:
@@ -192,14 +194,11 @@ class Run:
         """Place of a science image among those of its telescope, from 0."""
         return self._numbers[telescope][image]
 
-    def simulated_row(self, wildcards: Any) -> dict[str, Any]:
-        """Row of a simulated telescope, less what does not change the pixels of an image."""
-        row = self.telescopes[wildcards.telescope].model_dump()
-        return {
-            key: value
-            for key, value in row.items()
-            if key not in ("n_images", "assumptions", "folder", "catalogue", "known")
-        }
+    def simulated(self, telescope: str) -> dict[str, Any]:
+        """Entry of a simulated telescope, less what does not change the pixels of an image."""
+        return self.telescopes[telescope].model_dump(
+            exclude={"assumptions": True, "folder": True, "catalogue": True, "known": True, "sky": {"n_images"}}
+        )
 
     def science(self, telescope: str, image: str) -> str:
         """Path of a science image as it came."""
@@ -259,14 +258,14 @@ class Run:
     def knows_objects(self, telescope: str) -> bool:
         """Whether known variables and moving objects are taken out of the False of a telescope."""
         row = self.telescopes[telescope]
-        if row.source == "simulated":
-            return row.variables + row.asteroids > 0
+        if row.sky is not None:
+            return row.sky.variables + row.sky.asteroids > 0
         return bool(row.known)
 
     def catalogue_file(self, telescope: str, column: str) -> str | None:
         """Source of the star catalogue or of the known objects: files and names of services, joined by +.
 
-        `column` is catalogue or known of the telescope sheet; files are relative to data_root.
+        `column` is catalogue or known of the telescope; files are relative to data_root.
         """
         names = self._sources(telescope, column)
         return "+".join(name if is_service(name) else self._data(name) for name in names) or None

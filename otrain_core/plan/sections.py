@@ -1,10 +1,13 @@
-"""Base of the sections of the configuration, and their error messages."""
+"""Base of the sections of the configuration, their error messages, and the reader of their YAML files."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from otrain_core.errors import ConfigError
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_+.-]*"
 
@@ -13,9 +16,35 @@ Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, and a section that is made does not change."""
+    """Base of all sections: unknown keys, NaN and infinities are errors, and a section that is made does not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file that holds keys and values; an empty one holds none.
+
+    Raises
+    ------
+    ConfigError
+        Missing or unreadable file, not YAML, or not keys and values.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a text file in UTF-8") from None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not YAML: {reason}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: keys and values are needed, found {type(values).__name__}")
+    return values
 
 
 def explain_first(error: ValidationError, where: str) -> str:

@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from astropy.io import fits
 from astropy.wcs import WCS
 
+from otrain_core.errors import ConfigError
 from otrain_core.sky import artefacts
 from otrain_core.sky.optics import Distortion, Exposure, FieldPSF
+
+if TYPE_CHECKING:
+    from otrain_core.plan.telescopes import Detector, SimulatedSky, Telescope
 
 STAR_SLOPE = 0.22  # d log10(N) / d mag of stars at intermediate galactic latitude
 GALAXY_SLOPE = 0.40  # d log10(N) / d mag of galaxies
@@ -69,14 +73,13 @@ class Simulated:
     truth: pd.DataFrame
 
 
-def simulate_pair(telescope: dict[str, Any], *, index: int, seed: int, noise_seed: int | None = None) -> Simulated:
+def simulate_pair(telescope: Telescope, *, index: int, seed: int, noise_seed: int | None = None) -> Simulated:
     """Simulate one field: a science image with artefacts, and a reference.
 
     Parameters
     ----------
-    telescope : dict
-        Row of the telescope sheet (keys as in `otrain_core.plan.config.Telescope`), with
-        source ``simulated``.
+    telescope : otrain_core.plan.telescopes.Telescope
+        With source ``simulated``.
     index : int
         Number of the image; every image shows a field of its own.
     seed : int
@@ -93,8 +96,16 @@ def simulate_pair(telescope: dict[str, Any], *, index: int, seed: int, noise_see
     Returns
     -------
     Simulated
+
+    Raises
+    ------
+    ConfigError
+        The telescope has no section sky.
     """
-    name = zlib.crc32(str(telescope["telescope"]).encode())
+    sky, detector = telescope.sky, telescope.detector
+    if sky is None:
+        raise ConfigError(f"telescope {telescope.name}: sky: this section is needed to simulate")
+    name = zlib.crc32(str(telescope.name).encode())
     rng = {
         stream: np.random.default_rng(np.random.SeedSequence([seed, name, index, number]))
         for stream, number in STREAMS.items()
@@ -103,15 +114,15 @@ def simulate_pair(telescope: dict[str, Any], *, index: int, seed: int, noise_see
         for stream in ("science_noise", "reference_noise"):
             rng[stream] = np.random.default_rng(np.random.SeedSequence([noise_seed, name, index, STREAMS[stream]]))
     centre = field_centre(index, np.random.default_rng(np.random.SeedSequence([seed, name])))
-    science, reference = _exposures(telescope, centre, rng["exposure"])
-    science.distortion = _differential_distortion(telescope, rng["distortion"])
-    sources = _draw_sky(telescope, science, reference, rng)
+    science, reference = _exposures(sky, detector, centre, rng["exposure"])
+    science.distortion = _differential_distortion(sky, rng["distortion"])
+    sources = _draw_sky(sky, science, reference, rng)
 
     image = science.expected(sources, "_science")
     rows = artefacts.add_asteroids(
         image,
         rng["asteroids"],
-        n=rng["asteroids"].poisson(telescope["asteroids"]),
+        n=rng["asteroids"].poisson(sky.asteroids),
         psf=science.psf,
         zero_point=science.zero_point,
         brightest=max(science.saturated + 0.5, science.limit - 5),
@@ -121,15 +132,15 @@ def simulate_pair(telescope: dict[str, Any], *, index: int, seed: int, noise_see
     rows += artefacts.add_trails(
         image,
         rng["artefacts"],
-        n=rng["artefacts"].poisson(telescope["trails"]),
+        n=rng["artefacts"].poisson(sky.trails),
         fwhm=science.psf.fwhm,
-        beta=telescope["psf_beta"],
+        beta=sky.psf_beta,
         noise=science.noise,
     )
     rows += artefacts.add_ghosts(
         image,
         rng["artefacts"],
-        n=rng["artefacts"].poisson(telescope["ghosts"]),
+        n=rng["artefacts"].poisson(sky.ghosts),
         stars=sources[sources.kind == "star"].rename(
             columns={"x_science": "x", "y_science": "y", "flux_science": "flux"}
         ),
@@ -137,22 +148,22 @@ def simulate_pair(telescope: dict[str, Any], *, index: int, seed: int, noise_see
         noise=science.noise,
     )
     image *= _flat(science, rng["exposure"])
-    science_data, more = _detect_photons(image, science, rng["science_noise"], telescope, rng["artefacts"])
+    science_data, more = _detect_photons(image, science, rng["science_noise"], sky, rng["artefacts"])
 
     image = reference.expected(sources, "_reference")
     image += _background(reference, rng["exposure"])
     image *= _flat(reference, rng["exposure"])
     reference_data, _ = _detect_photons(image, reference, rng["reference_noise"])
 
-    header = {"FILTER": telescope["filter"], "EXPTIME": telescope["exposure"]}
+    header = {"TELESCOP": telescope.name, "FILTER": detector.filter, "EXPTIME": sky.exposure}
     return Simulated(
         science=science_data,
-        science_header=_header(science, header, telescope, 60310 + index, rng["exposure"]),
+        science_header=_header(science, header, sky.wcs_error, 60310 + index, rng["exposure"]),
         reference=reference_data,
         reference_header=_header(
             reference,
-            header | {"EXPTIME": telescope["exposure"] * telescope["reference_depth"]},
-            telescope,
+            header | {"EXPTIME": sky.exposure * sky.reference_depth},
+            sky.wcs_error,
             59945 + index,
             rng["exposure"],
         ),
@@ -177,36 +188,36 @@ def field_centre(index: int, rng: np.random.Generator) -> tuple[float, float]:
     return float(360 * u), float(-20 + 80 * v)
 
 
-def _exposures(telescope: dict[str, Any], centre: tuple[float, float], rng) -> tuple[Exposure, Exposure]:
+def _exposures(sky: SimulatedSky, detector: Detector, centre: tuple[float, float], rng) -> tuple[Exposure, Exposure]:
     """Draw seeing, transparency, sky, pointing and rotation of the science image and of the reference."""
-    width, height, ratio = telescope["width"], telescope["height"], telescope["reference_scale"]
-    scale = telescope["pixel_scale"]
-    margin = 2 * telescope["pointing"] + 0.5 * np.deg2rad(2 * telescope["rotation"]) * max(width, height)
+    width, height, ratio = sky.width, sky.height, sky.reference_scale
+    scale = detector.pixel_scale
+    margin = 2 * sky.pointing + 0.5 * np.deg2rad(2 * sky.rotation) * max(width, height)
     reference_shape = tuple(int(np.ceil((side + 2 * margin) / ratio)) for side in (height, width))
-    seeing = telescope["seeing"] * np.exp(telescope["seeing_spread"] * np.clip(rng.normal(), -2, 2))
-    sharper = telescope["seeing"] * telescope["reference_seeing"] * np.exp(0.05 * np.clip(rng.normal(), -2, 2))
-    if telescope["reference_seeing"] < 1:
+    seeing = sky.seeing * np.exp(sky.seeing_spread * np.clip(rng.normal(), -2, 2))
+    sharper = sky.seeing * sky.reference_seeing * np.exp(0.05 * np.clip(rng.normal(), -2, 2))
+    if sky.reference_seeing < 1:
         sharper = min(sharper, 0.95 * seeing)
-    wcs = _tangent_wcs(centre, scale, (height, width), np.clip(rng.normal(), -2, 2) * telescope["rotation"])
-    offset = telescope["pointing"] * np.clip(rng.normal(size=2), -2, 2)
+    wcs = _tangent_wcs(centre, scale, (height, width), np.clip(rng.normal(), -2, 2) * sky.rotation)
+    offset = sky.pointing * np.clip(rng.normal(size=2), -2, 2)
     pointed = wcs.pixel_to_world_values((width - 1) / 2 + offset[0], (height - 1) / 2 + offset[1])
-    turned = np.clip(rng.normal(), -1, 1) * telescope["rotation"]
+    turned = np.clip(rng.normal(), -1, 1) * sky.rotation
     reference_wcs = _tangent_wcs(tuple(float(value) for value in pointed), scale * ratio, reference_shape, turned)
-    depth = telescope["reference_depth"]
+    depth = sky.reference_depth
     pairs = []
     for shape, own_wcs, own_scale, fwhm, frames in (
         ((height, width), wcs, scale, seeing, 1.0),
         (reference_shape, reference_wcs, scale * ratio, sharper, depth),
     ):
-        zero_point = telescope["zero_point"] - np.clip(rng.exponential(0.1), 0, 0.5)
-        sky_mag = telescope["sky_mag"] + 0.2 * np.clip(rng.normal(), -2, 2)
+        zero_point = sky.zero_point - np.clip(rng.exponential(0.1), 0, 0.5)
+        sky_mag = sky.sky_mag + 0.2 * np.clip(rng.normal(), -2, 2)
         psf = FieldPSF(
             shape,
             fwhm=max(fwhm / own_scale, SMALLEST_FWHM),
-            beta=telescope["psf_beta"],
-            ellipticity=telescope["psf_ellipticity"] * rng.uniform(0.5, 1.5) / np.sqrt(frames),
-            variation=telescope["psf_variation"],
-            trail=abs(np.clip(rng.normal(), -2.5, 2.5)) * telescope["tracking"] / np.sqrt(frames) * scale / own_scale,
+            beta=sky.psf_beta,
+            ellipticity=sky.psf_ellipticity * rng.uniform(0.5, 1.5) / np.sqrt(frames),
+            variation=sky.psf_variation,
+            trail=abs(np.clip(rng.normal(), -2.5, 2.5)) * sky.tracking / np.sqrt(frames) * scale / own_scale,
             rng=rng,
         )
         pairs.append(
@@ -215,22 +226,22 @@ def _exposures(telescope: dict[str, Any], centre: tuple[float, float], rng) -> t
                 wcs=own_wcs,
                 psf=psf,
                 zero_point=float(zero_point),
-                sky=float(10 ** (0.4 * (telescope["zero_point"] - sky_mag)) * own_scale**2),
-                gain=telescope["gain"] * frames,
-                read_noise=telescope["read_noise"] * np.sqrt(frames),
-                saturation=telescope["saturation"],
+                sky=float(10 ** (0.4 * (sky.zero_point - sky_mag)) * own_scale**2),
+                gain=detector.gain * frames,
+                read_noise=detector.read_noise * np.sqrt(frames),
+                saturation=detector.saturation,
                 flat=0.006 / np.sqrt(frames),
-                bleed=telescope["bleed"] and telescope["detector"] == "ccd",
+                bleed=sky.bleed and detector.type == "ccd",
             )
         )
     return pairs[0], pairs[1]
 
 
-def _differential_distortion(telescope: dict[str, Any], rng) -> Distortion | None:
+def _differential_distortion(sky: SimulatedSky, rng) -> Distortion | None:
     """Distortion of the science image against a reference that was taken with other optics."""
-    if telescope["reference_scale"] == 1 or telescope["wcs_error"] == 0:
+    if sky.reference_scale == 1 or sky.wcs_error == 0:
         return None
-    return Distortion((telescope["height"], telescope["width"]), amplitude=telescope["wcs_error"], rng=rng)
+    return Distortion((sky.height, sky.width), amplitude=sky.wcs_error, rng=rng)
 
 
 def _tangent_wcs(centre, scale: float, shape: tuple[int, int], rotation: float) -> WCS:
@@ -251,23 +262,23 @@ def _magnitudes(rng, *, n: int, slope: float, bright: float, faint: float) -> np
     return np.log10(rng.uniform(low, high, n)) / slope
 
 
-def _draw_sky(telescope: dict[str, Any], science: Exposure, reference: Exposure, streams) -> pd.DataFrame:
+def _draw_sky(sky: SimulatedSky, science: Exposure, reference: Exposure, streams) -> pd.DataFrame:
     """Stars and galaxies on both images, brightest first."""
     rng = streams["sky"]
     height, width = science.shape
     limit = science.limit
-    margin = 3 * telescope["pointing"] + 0.02 * max(width, height) + 20 * science.psf.fwhm
+    margin = 3 * sky.pointing + 0.02 * max(width, height) + 20 * science.psf.fwhm
     area = (width + 2 * margin) * (height + 2 * margin) / 1e6
     tables = []
     for kind, density, slope, bright, below in (
         (
             "star",
-            telescope["star_density"],
+            sky.star_density,
             STAR_SLOPE,
             min(science.saturated - BRIGHT_END, limit - 3),
             STARS_BELOW_LIMIT,
         ),
-        ("galaxy", telescope["galaxy_density"], GALAXY_SLOPE, limit - 6, GALAXIES_BELOW_LIMIT),
+        ("galaxy", sky.galaxy_density, GALAXY_SLOPE, limit - 6, GALAXIES_BELOW_LIMIT),
     ):
         crowding = 10 ** (0.15 * np.clip(rng.normal(), -2, 2))
         wanted = density * area * crowding * 10 ** (slope * below)
@@ -294,8 +305,8 @@ def _draw_sky(telescope: dict[str, Any], science: Exposure, reference: Exposure,
     then = science.sky_positions(x + sources.moved_x, y + sources.moved_y)
     sources["x_reference"], sources["y_reference"] = reference.wcs.world_to_pixel_values(*then)
     sources["color"] = _colors(sources, streams["color"])
-    sources["change"], sources["known"] = _variability(telescope, science, sources, streams["variables"])
-    chromatic = telescope["color_term"] * (sources.color - PIVOT_COLOR).fillna(0)
+    sources["change"], sources["known"] = _variability(sky, science, sources, streams["variables"])
+    chromatic = sky.color_term * (sources.color - PIVOT_COLOR).fillna(0)
     now = sources.mag + sources.change + chromatic
     sources["flux_science"] = 10 ** (0.4 * (science.zero_point - now)) * sources.scintillation
     sources["flux_reference"] = 10 ** (0.4 * (reference.zero_point - sources.mag))
@@ -311,7 +322,7 @@ def _colors(sources: pd.DataFrame, rng) -> np.ndarray:
     return np.where(sources.kind == "star", color, np.nan)
 
 
-def _variability(telescope: dict[str, Any], science: Exposure, sources: pd.DataFrame, rng):
+def _variability(sky: SimulatedSky, science: Exposure, sources: pd.DataFrame, rng):
     """Change of every source since the reference [mag], and whether a list names it (half of the variables)."""
     height, width = science.shape
     change, known = np.zeros(len(sources)), np.zeros(len(sources), int)
@@ -322,7 +333,7 @@ def _variability(telescope: dict[str, Any], science: Exposure, sources: pd.DataF
         & sources.mag.between(science.saturated + 1, science.limit)
     )
     candidates = np.flatnonzero(fit)
-    chosen = rng.permutation(candidates)[: rng.poisson(telescope["variables"])]
+    chosen = rng.permutation(candidates)[: rng.poisson(sky.variables)]
     size = rng.uniform(0.3, 2.0, len(chosen))
     change[chosen] = np.where(rng.random(len(chosen)) < 0.5, size, -size)
     known[chosen[::2]] = 1
@@ -352,42 +363,41 @@ def _flat(exposure: Exposure, rng) -> np.ndarray:
     return pattern.astype(np.float32)
 
 
-def _detect_photons(image, exposure: Exposure, noise, telescope=None, damage=None):
+def _detect_photons(image, exposure: Exposure, noise, sky: SimulatedSky | None = None, damage=None):
     """Turn expected signal into a frame: photon noise, detector effects, saturation, read noise.
 
-    Effects of the detector are added when the row of the `telescope` and the
-    generator `damage` are given.
+    Effects of the detector are added when the section `sky` and the generator `damage` are given.
     """
     electrons = noise.poisson(np.maximum(image, 0).astype(np.float64) * exposure.gain)
     data = (electrons / exposure.gain).astype(np.float32)
     level, rows = exposure.saturation, []
     megapixels = data.size / 1e6
-    if telescope is not None:
-        n = damage.poisson(telescope["hot_pixels"] * megapixels)
+    if sky is not None:
+        n = damage.poisson(sky.hot_pixels * megapixels)
         rows += artefacts.add_hot_pixels(data, damage, n=n, noise=exposure.noise)
-        n = damage.poisson(telescope["cosmics"] * megapixels)
+        n = damage.poisson(sky.cosmics * megapixels)
         rows += artefacts.add_cosmics(data, damage, n=n, gain=exposure.gain)
     rows += artefacts.saturate(data, noise, level=level, bleed=exposure.bleed)
-    if telescope is not None:
-        rows += artefacts.add_crosstalk(data, factor=telescope["crosstalk"], level=level)
-        n = damage.poisson(telescope["bad_columns"])
+    if sky is not None:
+        rows += artefacts.add_crosstalk(data, factor=sky.crosstalk, level=level)
+        n = damage.poisson(sky.bad_columns)
         rows += artefacts.add_bad_columns(data, damage, n=n, noise=exposure.noise)
     data += exposure.read_noise / exposure.gain * noise.standard_normal(data.shape, dtype=np.float32)
     return np.minimum(data, np.float32(level)), rows
 
 
-def _header(exposure: Exposure, values: dict[str, Any], telescope: dict[str, Any], day: int, rng) -> fits.Header:
+def _header(exposure: Exposure, values: dict[str, Any], wcs_error: float, day: int, rng) -> fits.Header:
     """Header whose WCS is off by `wcs_error`: mostly a shift, in part a turn."""
     from astropy.time import Time
 
     wcs = exposure.wcs.deepcopy()
-    error = telescope["wcs_error"] * np.clip(rng.normal(size=3), -2.5, 2.5)
+    error = wcs_error * np.clip(rng.normal(size=3), -2.5, 2.5)
     wcs.wcs.crpix = wcs.wcs.crpix + error[:2]
     turn = 0.5 * error[2] / (0.5 * np.hypot(*exposure.shape))
     wcs.wcs.cd = wcs.wcs.cd @ np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     wcs.wcs.set()
     header = wcs.to_header()
-    header["TELESCOP"] = (telescope["telescope"], "simulated")
+    header["TELESCOP"] = (values["TELESCOP"], "simulated")
     header["FILTER"] = values["FILTER"]
     header["EXPTIME"] = (values["EXPTIME"], "[s] total")
     header["DATE-OBS"] = Time(day + rng.uniform(0.0, 0.4), format="mjd").isot

@@ -5,6 +5,7 @@ from otrain_core.jobs.job import job_logging
 with job_logging(snakemake):
     from otrain_core.images.subtract import subtract_files
     from otrain_core.plan.pipelines import SubtractOptions
+    from otrain_core.plan.telescopes import Detector
     from otrain_core.stars.real_stars import remove_stars
 
     subtract_files(
@@ -14,7 +15,7 @@ with job_logging(snakemake):
         difference=snakemake.output.difference,
         record=snakemake.output.record,
         image=snakemake.wildcards.image,
-        telescope=snakemake.params.telescope,
+        detector=Detector.model_validate(snakemake.params.detector),
         wcs=snakemake.params.wcs,
         injected=snakemake.input.injected,
         options=SubtractOptions.model_validate(snakemake.params.options),

@@ -1,7 +1,6 @@
 """Star catalogue and known objects of the field of one image (rules `catalogue` and `fetch_catalogue`)."""
 
 from pathlib import Path
-from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -21,7 +20,8 @@ def main(
     catalogue: str | Path,
     known: str | Path,
     image: str,
-    telescope: dict[str, Any],
+    telescope: str,
+    psf_beta: float | None,
     wcs: str | None,
     source: str | None,
     known_source: str | None,
@@ -31,7 +31,8 @@ def main(
     """Write both tables; without a source, and for real telescopes, they have no rows.
 
     `source` is None, simulated, gaia, panstarrs or the path of a CSV file; `known_source` is None, or
-    vsx, skybot and paths of CSV files, joined by +. Simulated telescopes list their own where it is None.
+    vsx, skybot and paths of CSV files, joined by +. Simulated telescopes list their own where it is None;
+    `psf_beta` is the Moffat beta of their PSF, None for real ones.
     """
     data, header = read_fits(science, image=image)
     field = None
@@ -47,8 +48,8 @@ def main(
     if source not in (None, "simulated"):
         stars = sky.star_catalogue(source, field, cache=cache)
     elif table is not None:
-        rng = np.random.default_rng([seed, crc32(f"catalogue/{telescope['telescope']}/{image}".encode())])
-        limit = simulated_catalogue.simulated_limit(header, beta=telescope.get("psf_beta", 3.0))
+        rng = np.random.default_rng([seed, crc32(f"catalogue/{telescope}/{image}".encode())])
+        limit = simulated_catalogue.simulated_limit(header, beta=psf_beta)
         stars = simulated_catalogue.survey_of(table, limit=limit, rng=rng)
     if known_source:
         objects = sky.known_objects(known_source, field, cache=cache)
@@ -68,7 +69,8 @@ if "snakemake" in globals():
             catalogue=snakemake.output.catalogue,
             known=snakemake.output.known,
             image=snakemake.wildcards.image,
-            telescope=snakemake.params.telescope,
+            telescope=snakemake.wildcards.telescope,
+            psf_beta=snakemake.params.psf_beta,
             wcs=snakemake.params.wcs,
             source=snakemake.params.source,
             known_source=snakemake.params.known_source,

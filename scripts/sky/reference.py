@@ -6,10 +6,11 @@ from pathlib import Path
 from otrain_core import io
 from otrain_core.errors import ImageError
 from otrain_core.images.frames import read_image
+from otrain_core.plan.telescopes import Detector
 from otrain_core.sky.reference import stack_reference
 
 
-def main(*, frames, wcs, reference, record, telescope, field):
+def main(*, frames, wcs, reference, record, detector, field):
     """Read the frames, stack them, write the reference (FITS) and its record (JSON).
 
     A frame that cannot be read is left out and named in the record; `wcs` gives the path
@@ -21,7 +22,7 @@ def main(*, frames, wcs, reference, record, telescope, field):
     for path, header in zip(frames, wcs, strict=True):
         name = Path(path).name.split(".fit")[0]
         try:
-            images.append(read_image(path, name=name, telescope=telescope, wcs_path=header))
+            images.append(read_image(path, name=name, detector=Detector.model_validate(detector), wcs_path=header))
         except ImageError as error:
             logging.getLogger("otrain").warning("reference of field %s: %s (frame left out)", field, error)
             unreadable.append({"frame": name, "reason": error.message})
@@ -41,6 +42,6 @@ if "snakemake" in globals():
             wcs=snakemake.params.wcs,
             reference=snakemake.output.reference,
             record=snakemake.output.record,
-            telescope=snakemake.params.telescope,
+            detector=snakemake.params.detector,
             field=snakemake.wildcards.field,
         )

@@ -7,6 +7,7 @@ import numpy as np
 from astropy.io import fits
 
 from otrain_core import io
+from otrain_core.plan.telescopes import Telescope
 from otrain_core.sky.simulate import simulate_pair
 
 
@@ -21,7 +22,7 @@ def main(
     seed: int,
 ) -> None:
     """Write a science image, its reference and the table of what is in them."""
-    pair = simulate_pair(telescope, index=index, seed=seed)
+    pair = simulate_pair(Telescope.model_validate(telescope), index=index, seed=seed)
     pair.science_header["OBJECT"] = image
     pair.reference_header["OBJECT"] = image
     _write(science, pair.science, pair.science_header)

@@ -77,7 +77,7 @@ def killed(cluster, root, tmp_path_factory):
     arguments = [
         *site_profile(root, folder / "profile", NO_ACCOUNTING),
         *("--directory", str(folder), "--configfile", "tests/e2e/tiny.yaml", str(config)),
-        *("--config", f"telescopes={root / 'tests/e2e/telescopes.csv'}", "--", f"{CUBE}/otrain2/seed1/train.json"),
+        *("--config", f"telescope_folder={root / 'tests/e2e/telescopes'}", "--", f"{CUBE}/otrain2/seed1/train.json"),
     ]
 
     first = folder / "first.log"

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from astropy.io import fits
 
-from otrain_core.plan.sheets import Telescope
+from otrain_core.plan.telescopes import Detector, SimulatedSky, Telescope
 from otrain_core.sky.simulate import simulate_pair
 from tests.workflow.test_dry_run import snakemake
 
@@ -45,10 +45,9 @@ def _write(path, data, header):
 def camera(root, tmp_path_factory):
     """A telescope of FITS files, good and bad, with its sheet and its configuration."""
     folder = tmp_path_factory.mktemp("camera")
-    row = Telescope(
-        telescope="camera", source="simulated", n_images=N_GOOD, width=320, height=320, pixel_scale=1.2, gain=1.5,
-        read_noise=8, saturation=60000, star_density=900, cosmics=60, hot_pixels=90,
-    ).model_dump()  # fmt: skip
+    detector = Detector(pixel_scale=1.2, gain=1.5, read_noise=8, saturation=60000)
+    sky = SimulatedSky(n_images=N_GOOD, width=320, height=320, star_density=900, cosmics=60, hot_pixels=90)
+    row = Telescope(name="camera", source="simulated", detector=detector, sky=sky)
     sheet = []
     for index in range(N_GOOD):
         pair = simulate_pair(row, index=index, seed=5)
@@ -92,7 +91,7 @@ def options(root, camera, workdir):
         "--configfile",
         str(camera / "config.yaml"),
         "--config",
-        f"telescopes={root / 'tests/e2e/telescopes.csv'}",
+        f"telescope_folder={root / 'tests/e2e/telescopes'}",
         f"images={camera / 'images.csv'}",
         f"data_root={camera}",
     ]

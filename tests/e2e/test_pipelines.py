@@ -46,7 +46,7 @@ def workdir(root, tmp_path_factory):
     snakemake(
         root,
         *("--cores", "2", "--directory", str(folder), "--configfile", str(folder / "config.yaml")),
-        *("--config", f"telescopes={root / 'tests/e2e/telescopes.csv'}", "--", *targets),
+        *("--config", f"telescope_folder={root / 'tests/e2e/telescopes'}", "--", *targets),
         timeout=1200,
     )
     return folder

@@ -11,13 +11,10 @@ from otrain_core.arrays import read_arrays
 from otrain_core.cli.main import main
 from tests.workflow.test_dry_run import snakemake
 
-TELESCOPES = """telescope,source,pixel_scale,gain,read_noise,saturation,filter
-cecilia,images,5.16,10,10,4095,Clear
-toros,images,0.745,1.0,10,65000,Clear
-decam,images,0.262,4.0,7,60000,i
-"""
-
 CONFIG = """
+telescopes:
+  toros: {detector: {pixel_scale: 0.745, gain: 1.0, read_noise: 10, saturation: 65000, filter: Clear}}
+  decam: {detector: {pixel_scale: 0.262, gain: 4.0, read_noise: 7, saturation: 60000, filter: i}}
 pipelines:
   builtin:
     psf: {min_stars: 4, min_snr: 15}
@@ -43,14 +40,13 @@ def real_run(root, shared_data, tmp_path_factory):
     lines.append("toros,eso085,eso085/aligned_eso085-030-004.fit,science,,,eso085/aligned_eso085-030-005.fit")
     lines.append("decam,obs04,decam_mini/Stack-DEC-OBS04.fits,science,,,decam_mini/Stack-DEC-OBS18.fits")
     (workdir / "images.csv").write_text("\n".join(lines) + "\n")
-    (workdir / "telescopes.csv").write_text(TELESCOPES)
     (workdir / "config.yaml").write_text(CONFIG)
     images = [f"cecilia/builtin/images/{row['image']}" for row in science]
     images += ["toros/builtin/images/eso085", "decam/builtin/images/obs04"]
     snakemake(
         root,
         *("--cores", "2", "--directory", str(workdir), "--configfile", str(workdir / "config.yaml")),
-        *("--config", "telescopes=telescopes.csv", "images=images.csv", f"data_root={shared_data}", "--"),
+        *("--config", "images=images.csv", f"data_root={shared_data}", "--"),
         *(f"results/{image}/cutouts.npz" for image in images),
         "results/cecilia/builtin/cube.npz",
         timeout=1200,

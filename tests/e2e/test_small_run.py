@@ -34,7 +34,7 @@ def options(root, workdir):
         "--configfile",
         str(root / "tests/e2e/tiny.yaml"),
         "--config",
-        f"telescopes={root / 'tests/e2e/telescopes.csv'}",
+        f"telescope_folder={root / 'tests/e2e/telescopes'}",
     ]
 
 

@@ -41,10 +41,15 @@ def step(name):
     return lambda wildcards: RUN.options(wildcards.telescope, wildcards.pipeline, name)
 
 
-def telescope_row(wildcards):
-    """What the sheet says of the detector: the rest of the row changes no real image."""
-    row = RUN.telescopes[wildcards.telescope]
-    return row.model_dump(include={"telescope", "pixel_scale", "gain", "read_noise", "saturation", "filter"})
+def detector(wildcards):
+    """Detector of a telescope: the rest of its entry changes no real image."""
+    return RUN.telescopes[wildcards.telescope].detector.model_dump()
+
+
+def psf_beta(wildcards):
+    """Moffat beta of the PSF of a simulated telescope, None for a real one."""
+    sky = RUN.telescopes[wildcards.telescope].sky
+    return sky.psf_beta if sky else None
 
 
 def if_exists(path):

@@ -21,7 +21,7 @@ rule prepare:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=lambda wildcards, attempt: 10 * attempt,
     params:
-        telescope=telescope_row,
+        detector=detector,
         wcs=wcs_path,
         options=step("prepare"),
         code=code_of("images/prepare"),
@@ -52,7 +52,7 @@ rule subtract:
         runtime=lambda wildcards, attempt: 15 * attempt,
     params:
         reference=reference_path,
-        telescope=telescope_row,
+        detector=detector,
         wcs=wcs_path,
         options=step("subtract"),
         code=code_of("images/subtract"),

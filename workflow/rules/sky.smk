@@ -21,7 +21,7 @@ rule simulate:
         mem_mb=lambda wildcards, attempt: 1500 * attempt,
         runtime=lambda wildcards, attempt: 10 * attempt,
     params:
-        telescope=RUN.simulated_row,
+        telescope=lambda wildcards: RUN.simulated(wildcards.telescope),
         index=lambda wildcards: RUN.number(wildcards.telescope, wildcards.image),
         seed=RUN.config.seed,
         code=code_of("sky/simulate"),
@@ -48,7 +48,7 @@ rule reference:
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         frames=lambda wildcards: RUN.reference_frames(wildcards.telescope, wildcards.field),
-        telescope=telescope_row,
+        detector=detector,
         wcs=lambda wildcards: RUN.reference_wcs(wildcards.telescope, wildcards.field),
         code=code_of("sky/reference"),
     script:
@@ -77,7 +77,7 @@ rule catalogue:
         runtime=lambda wildcards, attempt: 5 * attempt,
     params:
         science=science_path,
-        telescope=lambda wildcards: RUN.telescopes[wildcards.telescope].model_dump(include={"telescope", "psf_beta"}),
+        psf_beta=psf_beta,
         wcs=wcs_path,
         source=catalogue_of("catalogue"),
         known_source=catalogue_of("known"),
@@ -107,7 +107,7 @@ rule fetch_catalogue:
         runtime=lambda wildcards, attempt: 20 * attempt,
     params:
         science=science_path,
-        telescope=telescope_row,
+        psf_beta=psf_beta,
         wcs=wcs_path,
         source=catalogue_of("catalogue"),
         known_source=catalogue_of("known"),

@@ -19,7 +19,7 @@ rule psf:
         runtime=lambda wildcards, attempt: 10 * attempt,
     params:
         science=science_path,
-        telescope=telescope_row,
+        detector=detector,
         wcs=wcs_path,
         options=step("psf"),
         needs_wcs=lambda wildcards: RUN.needs_wcs(wildcards.telescope, wildcards.pipeline),
@@ -51,7 +51,7 @@ rule inject:
         runtime=lambda wildcards, attempt: 5 * attempt,
     params:
         science=science_path,
-        telescope=telescope_row,
+        detector=detector,
         wcs=wcs_path,
         seed=RUN.config.seed,
         options=step("inject"),

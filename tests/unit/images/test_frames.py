@@ -17,8 +17,9 @@ from otrain_core.images.frames import (
     read_planes,
     write_planes,
 )
+from otrain_core.plan.telescopes import Detector
 
-ROW = {"gain": 1.5, "pixel_scale": 1.2, "saturation": 60000.0}
+ROW = Detector(gain=1.5, pixel_scale=1.2, saturation=60000.0)
 
 
 def sky(shape=(40, 50)):
@@ -35,7 +36,7 @@ def write(path, data, **keys):
 
 def test_header_wins_over_the_sheet(tmp_path):
     path = write(tmp_path / "a.fits", sky(), GAIN=2.5, SATURATE=50000, FILTER="R", MAGZP=24.5)
-    image = read_image(path, name="a", telescope=ROW)
+    image = read_image(path, name="a", detector=ROW)
     assert (image.gain, image.saturation, image.filter, image.zero_point) == (2.5, 50000, "R", 24.5)
     assert image.pixel_scale == 1.2
     assert image.wcs is None
@@ -45,16 +46,16 @@ def test_gzip_int16_and_extension_are_read(tmp_path):
     data = (sky() * 10).astype(np.int16)
     write(tmp_path / "a.fits", data)
     (tmp_path / "a.fits.gz").write_bytes(gzip.compress((tmp_path / "a.fits").read_bytes()))
-    np.testing.assert_array_equal(read_image(tmp_path / "a.fits.gz", name="a", telescope=ROW).data, data)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.fits.gz", name="a", detector=ROW).data, data)
     hdus = fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(data)])
     hdus.writeto(tmp_path / "b.fits.fz")
-    np.testing.assert_array_equal(read_image(tmp_path / "b.fits.fz", name="b", telescope=ROW).data, data)
+    np.testing.assert_array_equal(read_image(tmp_path / "b.fits.fz", name="b", detector=ROW).data, data)
 
 
 def test_infinities_become_missing(tmp_path):
     data = sky()
     data[3, 4] = np.inf
-    assert np.isnan(read_image(write(tmp_path / "a.fits", data), name="a", telescope=ROW).data[3, 4])
+    assert np.isnan(read_image(write(tmp_path / "a.fits", data), name="a", detector=ROW).data[3, 4])
 
 
 @pytest.mark.parametrize(
@@ -66,15 +67,15 @@ def test_infinities_become_missing(tmp_path):
         (np.where(np.arange(50) < 48, np.nan, sky()), {}, ROW, "image a: data: only 4.0 % of the pixels"),
         (sky(), {"GAIN": "high"}, ROW, "image a: GAIN: a number is needed, found 'high'"),
         (sky(), {"SATURATE": -1.0}, ROW, "image a: SATURATE: a positive number is needed, found -1"),
-        (sky(), {}, {"pixel_scale": 1.0}, "image a: GAIN: no gain in the header and none in the telescope sheet"),
-        (sky(), {}, {"gain": 1.0}, "image a: pixel_scale: no WCS in the image"),
+        (sky(), {}, Detector(pixel_scale=1.0), "image a: GAIN: no gain in the header and none of the telescope"),
+        (sky(), {}, Detector(gain=1.0), "image a: pixel_scale: no WCS in the image"),
         (np.zeros((3, 40, 50), np.float32), {}, ROW, "image a: NAXIS: .*two-dimensional"),
     ],
 )
 def test_unusable_images_are_refused(tmp_path, data, keys, row, message):
     path = write(tmp_path / "a.fits", data, **keys)
     with pytest.raises(ImageError, match=message):
-        read_image(path, name="a", telescope=row)
+        read_image(path, name="a", detector=row)
 
 
 @pytest.mark.parametrize("size", [0, 100, 2880, 5000])
@@ -82,7 +83,7 @@ def test_truncated_files_are_refused(tmp_path, size):
     path = write(tmp_path / "a.fits", sky())
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(ImageError, match=r"image a: path: .*a\.fits"):
-        read_image(path, name="a", telescope=ROW)
+        read_image(path, name="a", detector=ROW)
 
 
 def test_truncated_gzip_is_refused(tmp_path):
@@ -90,22 +91,22 @@ def test_truncated_gzip_is_refused(tmp_path):
     packed = gzip.compress(path.read_bytes())
     (tmp_path / "a.fits.gz").write_bytes(packed[: len(packed) // 2])
     with pytest.raises(ImageError, match="image a: path: "):
-        read_image(tmp_path / "a.fits.gz", name="a", telescope=ROW)
+        read_image(tmp_path / "a.fits.gz", name="a", detector=ROW)
 
 
 def test_missing_and_foreign_files(tmp_path):
     with pytest.raises(ImageError, match="no such file"):
-        read_image(tmp_path / "none.fits", name="a", telescope=ROW)
+        read_image(tmp_path / "none.fits", name="a", detector=ROW)
     (tmp_path / "text.fits").write_text("hello")
     with pytest.raises(ImageError, match="not a readable FITS image"):
-        read_image(tmp_path / "text.fits", name="a", telescope=ROW)
+        read_image(tmp_path / "text.fits", name="a", detector=ROW)
     path = write(tmp_path / "a.fits", sky())
     with pytest.raises(ImageError, match="image a: wcs: .*no such file"):
-        read_image(path, name="a", telescope=ROW, wcs_path=tmp_path / "none.wcs")
+        read_image(path, name="a", detector=ROW, wcs_path=tmp_path / "none.wcs")
 
 
 def test_check_fit(tmp_path):
-    image = read_image(write(tmp_path / "a.fits", sky()), name="a", telescope=ROW)
+    image = read_image(write(tmp_path / "a.fits", sky()), name="a", detector=ROW)
     check_fit(image, needs_wcs=False, cutout_size=40)
     with pytest.raises(
         ImageError, match=r"image a: cutouts.size: a cutout of 41 px is larger than the image of 50 x 40 px"
@@ -118,13 +119,13 @@ def test_check_fit(tmp_path):
 def test_refined_wcs_of_the_record_wins(tmp_path):
     keys = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 10.0, "CRVAL2": 5.0, "CRPIX1": 1.0, "CRPIX2": 1.0}
     path = write(tmp_path / "a.fits", sky(), **keys, CDELT1=-3e-4, CDELT2=3e-4)
-    came = read_image(path, name="a", telescope=ROW)
+    came = read_image(path, name="a", detector=ROW)
     refined = came.wcs.deepcopy()
     refined.wcs.crval = [20.0, 6.0]
     io.write_json(tmp_path / "psf.json", {"wcs": refined.to_header_string(relax=True)})
     record = io.read_json(tmp_path / "psf.json")
     (tmp_path / "a.wcs").write_text(came.wcs.to_header_string())
-    image = read_image(path, name="a", telescope=ROW, wcs_path=tmp_path / "a.wcs", record=record)
+    image = read_image(path, name="a", detector=ROW, wcs_path=tmp_path / "a.wcs", record=record)
     assert list(image.wcs.wcs.crval) == [20.0, 6.0]
     assert list(image_wcs(came.header, None, image="a", record=record).wcs.crval) == [20.0, 6.0]
     assert list(image_wcs(came.header, None, image="a", record={"wcs": None}).wcs.crval) == [10.0, 5.0]

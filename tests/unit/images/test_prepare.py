@@ -8,6 +8,7 @@ from otrain_core.images.frames import MASK_BAD, MASK_COSMIC, MASK_MISSING, MASK_
 from otrain_core.images.prepare import prepare_files, prepare_image, star_like, star_templates
 from otrain_core.io import write_json
 from otrain_core.plan.pipelines import PrepareOptions
+from otrain_core.plan.telescopes import Detector
 from tests.unit.synthetic_field import field, star
 
 NO_COSMICS = PrepareOptions(cosmics="none")
@@ -202,7 +203,7 @@ def test_files(tmp_path):
         psf_record=tmp_path / "psf.json",
         prepared=tmp_path / "prepared.fits",
         image="one",
-        telescope={"telescope": "t", "pixel_scale": 2.0, "saturation": 6e4},
+        detector=Detector(pixel_scale=2.0, saturation=6e4),
         wcs=None,
         options=PrepareOptions(background_box=32),
     )

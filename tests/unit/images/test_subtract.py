@@ -23,6 +23,7 @@ from otrain_core.images.frames import (
 from otrain_core.images.prepare import prepare_image
 from otrain_core.images.subtract import available_method, subtract_files, subtract_images
 from otrain_core.plan.pipelines import PrepareOptions, SubtractOptions
+from otrain_core.plan.telescopes import Detector
 from tests.unit.synthetic_pair import already_aligned, difference, make_sky, observe
 
 SHAPE = (320, 360)
@@ -212,7 +213,7 @@ def test_planes_and_record_are_written(sky, tmp_path):
         difference=tmp_path / "difference.fits",
         record=tmp_path / "subtract.json",
         image="science",
-        telescope={"gain": 1.5, "read_noise": 4.0, "saturation": 60000.0},
+        detector=Detector(gain=1.5, read_noise=4.0, saturation=60000.0),
         wcs=None,
         options=SubtractOptions(kernel_order=1),
     )
@@ -255,7 +256,7 @@ def test_stars_are_taken_out_and_the_refined_wcs_is_used(sky, tmp_path):
             difference=tmp_path / "difference.fits",
             record=tmp_path / "subtract.json",
             image="science",
-            telescope={"gain": 1.5, "read_noise": 4.0, "saturation": 60000.0},
+            detector=Detector(gain=1.5, read_noise=4.0, saturation=60000.0),
             wcs=None,
             injected=tmp_path / "injected.csv",
             options=options,

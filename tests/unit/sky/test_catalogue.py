@@ -10,7 +10,7 @@ from astropy.wcs import WCS
 
 from otrain_core import io
 from otrain_core.errors import ConfigError, ImageError
-from otrain_core.plan.sheets import Telescope
+from otrain_core.plan.telescopes import Detector, SimulatedSky, Telescope
 from otrain_core.sky import answers, catalogue, services, simulated_catalogue
 from otrain_core.sky.fields import COLUMNS, KNOWN_COLUMNS, Field, field_of, middle_time, read_sky_table
 from otrain_core.sky.simulate import simulate_pair
@@ -146,16 +146,15 @@ def test_known_objects_of_files(tmp_path, field):
 
 @pytest.fixture(scope="module")
 def simulated():
-    row = Telescope(
-        telescope="t", source="simulated", pixel_scale=1.2, gain=1.5, read_noise=8, saturation=60000, n_images=1,
-        width=300, height=300, star_density=3000, galaxy_density=1000, variables=12, asteroids=12,
-    )  # fmt: skip
-    return row.model_dump(), simulate_pair(row.model_dump(), index=0, seed=3)
+    detector = Detector(pixel_scale=1.2, gain=1.5, read_noise=8, saturation=60000)
+    sky = SimulatedSky(width=300, height=300, star_density=3000, galaxy_density=1000, variables=12, asteroids=12)
+    row = Telescope(name="t", source="simulated", detector=detector, sky=sky)
+    return row, simulate_pair(row, index=0, seed=3)
 
 
 def test_a_simulated_survey_is_complete_and_a_little_off(simulated):
     row, pair = simulated
-    limit = simulated_catalogue.simulated_limit(pair.science_header, beta=row["psf_beta"])
+    limit = simulated_catalogue.simulated_limit(pair.science_header, beta=row.sky.psf_beta)
     stars = pair.truth[pair.truth.kind == "star"]
     assert stars.mag.max() == pytest.approx(limit + 2, abs=0.1)  # as the simulator draws them
     table = simulated_catalogue.survey_of(pair.truth, limit=limit, rng=np.random.default_rng(1))
@@ -366,7 +365,7 @@ def test_remote_cross_match(server, tmp_path):
 def run(tmp_path, science, *, truth=None, source=None, known_source=None):
     names = {"catalogue": tmp_path / "out.csv", "known": tmp_path / "known_out.csv"}
     main(
-        science=science, truth=truth, **names, image="one", telescope={"telescope": "t"}, wcs=None, source=source,
+        science=science, truth=truth, **names, image="one", telescope="t", psf_beta=3.0, wcs=None, source=source,
         known_source=known_source, cache=tmp_path / "cache", seed=1,
     )  # fmt: skip
     return [read_sky_table(path) for path in names.values()]

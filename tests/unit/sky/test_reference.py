@@ -154,7 +154,7 @@ def test_the_script_leaves_out_a_frame_it_cannot_read(images, tmp_path):
         wcs=[None] * 5,
         reference=tmp_path / "reference.fits",
         record=tmp_path / "reference.json",
-        telescope={"gain": GAIN, "read_noise": READ_NOISE, "saturation": 60000.0},
+        detector={"gain": GAIN, "read_noise": READ_NOISE, "saturation": 60000.0},
         field="north",
     )
     image = read_image(tmp_path / "reference.fits", name="north")

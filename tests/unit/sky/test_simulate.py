@@ -10,7 +10,7 @@ from astropy.wcs import WCS
 
 from otrain_core import io
 from otrain_core.images.frames import read_image
-from otrain_core.plan.sheets import Telescope, read_telescopes
+from otrain_core.plan.telescopes import Detector, Telescope, read_telescopes
 from otrain_core.sky.causes import KINDS
 from otrain_core.sky.optics import limiting_magnitude
 from otrain_core.sky.simulate import field_centre, simulate_pair
@@ -20,19 +20,11 @@ CLEAN = {key: 0 for key in ("cosmics", "hot_pixels", "bad_columns", "trails", "g
 
 
 def telescope(**changes):
-    row = {
-        "telescope": "test",
-        "source": "simulated",
-        "pixel_scale": 1.2,
-        "gain": 1.5,
-        "read_noise": 8.0,
-        "saturation": 60000.0,
-        "n_images": 1,
-        "width": 320,
-        "height": 256,
-        "seeing": 3.0,
-    }
-    return Telescope.model_validate(row | changes).model_dump()
+    detector = {"pixel_scale": 1.2, "gain": 1.5, "read_noise": 8.0, "saturation": 60000.0}
+    sky = {"width": 320, "height": 256, "seeing": 3.0}
+    for key, value in changes.items():
+        (detector if key in Detector.model_fields else sky)[key] = value
+    return Telescope.model_validate({"name": "test", "source": "simulated", "detector": detector, "sky": sky})
 
 
 @pytest.fixture(scope="module")
@@ -235,9 +227,9 @@ def test_fields_do_not_overlap():
     assert separations.min() > 1.4  # the diagonal of the widest telescope is 1.3 deg
 
 
-def test_the_embedded_telescope_is_in_the_sheet():
-    row = read_telescopes(ROOT / "config" / "telescopes.csv")["demo"]
-    assert row.source == "simulated" and row.assumptions
+def test_the_embedded_telescope_is_there():
+    row = read_telescopes(ROOT / "config/telescopes")["demo"]
+    assert row.source == "simulated" and row.assumptions["sky.seeing"] == "no telescope of this kind exists"
 
 
 CHANGING = {"galaxy_density": 0, "saturation": 1e9, "seeing_spread": 0.0, "tracking": 0.0, "star_density": 300}
@@ -310,9 +302,9 @@ def test_new_effects_leave_the_rest_as_it_was():
     np.testing.assert_array_equal(plain.reference, more.reference)
 
 
-@pytest.mark.parametrize("detector, bleeds", [("ccd", True), ("cmos", False)])
-def test_cmos_detectors_do_not_bleed(detector, bleeds):
-    row = telescope(detector=detector, saturation=8000.0, star_density=3000)
+@pytest.mark.parametrize("kind, bleeds", [("ccd", True), ("cmos", False)])
+def test_cmos_detectors_do_not_bleed(kind, bleeds):
+    row = telescope(type=kind, saturation=8000.0, star_density=3000)
     kinds = set(simulate_pair(row, index=2, seed=5).truth.kind)
     assert "saturated" in kinds
     assert ("bleed" in kinds) == bleeds
@@ -332,39 +324,39 @@ def test_the_reference_of_another_telescope_is_distorted(scale, distorted):
         assert np.std(left) < 1e-3
 
 
-SHEET = read_telescopes(ROOT / "config" / "telescopes.csv")
+SHIPPED = read_telescopes(ROOT / "config/telescopes")
 PAPER = {"JAST": 0.58, "FRAM-CTA-N": 1.52, "TACA": None, "TCA": 3.31}
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_the_telescopes_of_the_paper_are_in_the_sheet(name):
-    row = SHEET[name]
+def test_the_telescopes_of_the_paper_are_there(name):
+    row = SHIPPED[name]
     assert row.source == "simulated"
-    assumed = {column.strip() for column in row.assumptions.split(";")}
-    assert assumed <= set(Telescope.model_fields)
-    assert ("pixel_scale" in assumed) == (PAPER[name] is None)
+    assert ("detector.pixel_scale" in row.assumptions) == (PAPER[name] is None)
     if PAPER[name] is not None:
-        assert row.pixel_scale == PAPER[name]
-    assert row.reference_scale != 1  # of another survey
+        assert row.detector.pixel_scale == PAPER[name]
+    assert row.sky.reference_scale != 1  # of another survey
 
 
 def test_sampling_of_the_telescopes_of_the_paper():
-    fwhm = {name: SHEET[name].seeing / SHEET[name].pixel_scale for name in PAPER}
+    fwhm = {name: SHIPPED[name].sky.seeing / SHIPPED[name].detector.pixel_scale for name in PAPER}
     assert fwhm["TCA"] < 1.7 < 2.2 < fwhm["JAST"]
     assert min(fwhm, key=fwhm.get) == "TCA" and max(fwhm, key=fwhm.get) == "JAST"
 
 
 @pytest.mark.parametrize("name, limit", [("FRAM-CTA-N", 17.0), ("TCA", 18.0)])
 def test_known_limits_of_the_telescopes_of_the_paper(name, limit):
-    row = SHEET[name].model_dump() | CLEAN | {"star_density": 0, "galaxy_density": 0, "variables": 0, "asteroids": 0}
+    empty = dict.fromkeys(("star_density", "galaxy_density", "variables", "asteroids"), 0)
+    sky = SHIPPED[name].sky.model_copy(update=CLEAN | empty | {"width": 256, "height": 256})
+    row = SHIPPED[name].model_copy(update={"sky": sky})
     limits = []
     for index in range(6):
-        pair = simulate_pair(row | {"width": 256, "height": 256}, index=index, seed=1)
+        pair = simulate_pair(row, index=index, seed=1)
         header = pair.science_header
         limits.append(
             limiting_magnitude(
-                fwhm=header["SEEING"] / row["pixel_scale"],
-                beta=row["psf_beta"],
+                fwhm=header["SEEING"] / row.detector.pixel_scale,
+                beta=row.sky.psf_beta,
                 noise=background_noise(pair.science),
                 zero_point=header["MAGZP"],
             )
@@ -381,7 +373,7 @@ def test_script_writes_what_the_next_steps_read(tmp_path):
         science=paths["science.fits"],
         reference=paths["reference.fits"],
         truth=paths["truth.csv"],
-        telescope=telescope(),
+        telescope=telescope().model_dump(),
         image="sim0001",
         index=1,
         seed=1,

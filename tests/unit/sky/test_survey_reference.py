@@ -10,6 +10,7 @@ from astropy.wcs import WCS, Sip
 
 from otrain_core.errors import ConfigError, ImageError
 from otrain_core.images.frames import read_image
+from otrain_core.plan.telescopes import Detector
 from otrain_core.sky import answers, survey_reference
 from scripts.sky.survey_reference import main
 from tests.unit.loopback import loopback
@@ -235,7 +236,7 @@ def test_the_script_writes_a_reference_that_the_workflow_reads_and_asks_once(ser
     for _ in range(2):
         main(**names, image="one", wcs=None, hips=HIPS, cache=tmp_path / "cache")
     assert len(server.requests) == 1
-    image = read_image(names["reference"], name="one", telescope={"gain": 10.0, "saturation": 4095.0})
+    image = read_image(names["reference"], name="one", detector=Detector(gain=10.0, saturation=4095.0))
     assert image.gain == 1.0 and image.saturation == pytest.approx(np.nanmax(image.data))
     assert image.pixel_scale == pytest.approx(1.3, rel=1e-3) and image.wcs is not None
     fits.PrimaryHDU(np.ones((90, 110), np.float32)).writeto(tmp_path / "bare.fits")

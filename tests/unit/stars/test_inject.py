@@ -6,6 +6,7 @@ from astropy.wcs import WCS
 from otrain_core.errors import ConfigError, ImageError
 from otrain_core.images.frames import Image, read_image
 from otrain_core.io import read_json, read_table, write_json
+from otrain_core.plan.telescopes import Detector
 from otrain_core.stars.inject import TRUTH_COLUMNS, find_anchors, inject_sources, usable_places
 from otrain_core.stars.psf import measure_psf
 from tests.unit.synthetic_field import field, script
@@ -276,14 +277,14 @@ def test_script_keeps_injected_sources_whatever_the_real_stars(tmp_path):
     header = fits.Header({"GAIN": 1.5, "SATURATE": 6e4, "MAGZP": 24.0, "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN"})
     header.update({"CRVAL1": 10.0, "CRVAL2": 20.0, "CRPIX1": 192.0, "CRPIX2": 192.0, "CDELT1": -1e-3, "CDELT2": 1e-3})
     fits.writeto(tmp_path / "science.fits", image.data, header)
-    row = {"telescope": "t"}
     common = {"science": tmp_path / "science.fits", "psf": tmp_path / "psf.fits", "record": tmp_path / "psf.json"}
-    script("psf").main(**common, image="a", telescope=row, wcs=None, options={})
+    script("psf").main(**common, image="a", detector={}, wcs=None, options={})
     tables = []
     for n in (0, 4):
         paths = {"injected": tmp_path / f"{n}.fits", "truth": tmp_path / f"{n}.csv"}
         options = {"n_sources": 20, "bright_mag": 8.0, "removed_stars": n, "transplanted_stars": n}
-        script("inject").main(**common, **paths, image="a", telescope=row, wcs=None, seed=1, options=options)
+        about = {"image": "a", "telescope": "t", "detector": {}, "wcs": None}
+        script("inject").main(**common, **paths, **about, seed=1, options=options)
         tables.append(read_table(paths["truth"]))
     assert tables[1][:20].equals(tables[0])
     assert tables[1]["kind"].value_counts().to_dict() == {"random": 20, "removed": 4, "transplanted": 4}
@@ -296,13 +297,13 @@ def test_script_takes_the_refined_wcs(tmp_path):
     header.update({"CRVAL1": 10.0, "CRVAL2": 20.0, "CRPIX1": 192.0, "CRPIX2": 192.0, "CDELT1": -1e-3, "CDELT2": 1e-3})
     fits.writeto(tmp_path / "science.fits", image.data, header)
     common = {"science": tmp_path / "science.fits", "psf": tmp_path / "psf.fits", "record": tmp_path / "psf.json"}
-    script("psf").main(**common, image="a", telescope={"telescope": "t"}, wcs=None, options={})
+    script("psf").main(**common, image="a", detector={}, wcs=None, options={})
     refined = WCS(header)
     refined.wcs.crval = [10.01, 20.0]
     record = read_json(common["record"])
     write_json(common["record"], record | {"wcs": refined.to_header_string(relax=True)})
     paths = {"injected": tmp_path / "injected.fits", "truth": tmp_path / "injected.csv"}
-    script("inject").main(**common, **paths, image="a", telescope={"telescope": "t"}, wcs=None, seed=1, options={})
+    script("inject").main(**common, **paths, image="a", telescope="t", detector={}, wcs=None, seed=1, options={})
     truth = read_table(paths["truth"])
     np.testing.assert_allclose(refined.all_world2pix(truth.ra, truth.dec, 0), [truth.x, truth.y], atol=1e-3)
 
@@ -311,18 +312,19 @@ def test_script_gives_every_image_its_own_stream(tmp_path):
     image, *_ = field(n=60)
     header = fits.Header({"GAIN": 1.5, "SATURATE": 6e4, "MAGZP": 24.0, "OBJECT": "field", "BZERO": 32768})
     fits.writeto(tmp_path / "science.fits", image.data, header)
-    row = {"telescope": "t", "pixel_scale": 2.0}
+    row = {"pixel_scale": 2.0}
     common = {"science": tmp_path / "science.fits", "psf": tmp_path / "psf.fits", "record": tmp_path / "psf.json"}
-    script("psf").main(**common, image="a", telescope=row, wcs=None, options={})
+    script("psf").main(**common, image="a", detector=row, wcs=None, options={})
     out = {}
     for key, name in (("first", "a"), ("again", "a"), ("other", "b")):
         paths = {"injected": tmp_path / f"{key}.fits", "truth": tmp_path / f"{key}.csv"}
-        script("inject").main(**common, **paths, image=name, telescope=row, wcs=None, seed=1, options={"n_sources": 20})
+        about = {"image": name, "telescope": "t", "detector": row, "wcs": None}
+        script("inject").main(**common, **paths, **about, seed=1, options={"n_sources": 20})
         out[key] = [path.read_bytes() for path in paths.values()]
     assert out["first"] == out["again"]
     assert out["first"] != out["other"]
     assert len(read_table(tmp_path / "first.csv")) == 20
-    injected = read_image(tmp_path / "first.fits", name="a", telescope=row)
+    injected = read_image(tmp_path / "first.fits", name="a", detector=Detector.model_validate(row))
     assert (injected.gain, injected.saturation, injected.zero_point) == (1.5, 6e4, 24.0)
     assert injected.header["OBJECT"] == "field"
     assert (injected.data - image.data).max() > 10

@@ -4,6 +4,7 @@ import pytest
 
 from otrain_core.errors import ImageError
 from otrain_core.io import write_table
+from otrain_core.plan.telescopes import Detector
 from otrain_core.stars.photometry import photometric_solution
 from otrain_core.stars.psf import measure_psf
 from tests.unit.stars.test_astrometry import SCALE, distorted_wcs
@@ -74,21 +75,21 @@ def test_script_reads_the_catalogue(scene, tmp_path):
     header = image.wcs.to_header(relax=True)
     fits.writeto(tmp_path / "science.fits", image.data, header)
     write_table(tmp_path / "catalogue.csv", table)
-    row = {"telescope": "t", "gain": 1.5, "saturation": 6e4}
+    row = {"gain": 1.5, "saturation": 6e4}
     script("psf").main(
         science=tmp_path / "science.fits",
         catalogue=tmp_path / "catalogue.csv",
         psf=tmp_path / "psf.fits",
         record=tmp_path / "psf.json",
         image="one",
-        telescope=row,
+        detector=row,
         wcs=None,
         options={"photometry": "catalogue", "astrometry": "astropy"},
     )
     record = read_json(tmp_path / "psf.json")
     assert record["zero_point"] == pytest.approx(ZERO, abs=0.01)
-    again = read_image(tmp_path / "science.fits", name="one", telescope=row, record=record)
-    expected = read_image(tmp_path / "science.fits", name="one", telescope=row)
+    again = read_image(tmp_path / "science.fits", name="one", detector=Detector.model_validate(row), record=record)
+    expected = read_image(tmp_path / "science.fits", name="one", detector=Detector.model_validate(row))
     if record["wcs"] is not None:  # else nothing was better than what came
         assert again.wcs.to_header_string(relax=True) == record["wcs"]
     places = (np.array([9, 300]), np.array([400, 30]))

@@ -152,7 +152,7 @@ def test_script(tmp_path):
         psf=tmp_path / "psf.fits",
         record=tmp_path / "psf.json",
         image="one",
-        telescope={"telescope": "t", "gain": 1.5, "pixel_scale": 2.0, "filter": "r"},
+        detector={"gain": 1.5, "pixel_scale": 2.0, "filter": "r"},
         wcs=None,
         options={"min_stars": 5},
     )
