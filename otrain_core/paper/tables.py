@@ -149,7 +149,10 @@ def telescopes(plan: Mapping[str, Any], root: Path) -> tuple[pd.DataFrame, dict[
         }
         for key in ("pixel_scale", "aperture", "field"):
             row[f"paper_{key}"] = said["low"].get(key, np.nan)
-        rows.append(row | {"paper_filters": filters, "assumed": "; ".join(key.partition(".")[2] for key in entry["assumptions"])})
+        rows.append(
+            row
+            | {"paper_filters": filters, "assumed": "; ".join(key.partition(".")[2] for key in entry["assumptions"])}
+        )
     if not rows:
         return pd.DataFrame(), {"missing": "the run has none of the paper's telescopes"}
     return pd.DataFrame(rows), {}

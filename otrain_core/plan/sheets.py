@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from otrain_core.errors import ConfigError
 from otrain_core.plan.sections import Name, Section, explain_first, near_name
 
+
 class ImageRow(Section):
     """One row of the sheet of images."""
 

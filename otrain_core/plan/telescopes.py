@@ -64,9 +64,7 @@ class SimulatedSky(Section):
     psf_beta: float = Field(3.0, gt=1.1, le=100, description="Moffat beta of the PSF")
     psf_ellipticity: float = Field(0.05, ge=0, lt=0.6, description="ellipticity of the PSF at the field centre")
     psf_variation: float = Field(0.1, ge=0, lt=1, description="relative change of FWHM from the centre to the corner")
-    star_density: float = Field(
-        400.0, ge=0, le=1e6, description="stars per million pixels down to the 5-sigma limit"
-    )
+    star_density: float = Field(400.0, ge=0, le=1e6, description="stars per million pixels down to the 5-sigma limit")
     variables: float = Field(
         0.0, ge=0, le=1e5, description="variable stars per image, half of them in lists of known ones"
     )
@@ -85,17 +83,13 @@ class SimulatedSky(Section):
     tracking: float = Field(0.3, ge=0, description="scatter of the trailing of the stars [px]")
     reference_seeing: float = Field(0.8, gt=0, description="seeing of the reference over that of the science image")
     reference_depth: float = Field(4.0, gt=0, description="exposure of the reference over that of the science image")
-    reference_scale: float = Field(
-        1.0, gt=0, description="pixel scale of the reference over that of the science image"
-    )
+    reference_scale: float = Field(1.0, gt=0, description="pixel scale of the reference over that of the science image")
     cosmics: float = Field(20.0, ge=0, le=1e6, description="cosmic rays per million pixels")
     hot_pixels: float = Field(30.0, ge=0, le=1e6, description="hot pixels and groups per million pixels")
     bad_columns: float = Field(1.0, ge=0, le=1e4, description="bad columns per image")
     trails: float = Field(0.3, ge=0, le=1e4, description="satellite and plane trails per image")
     ghosts: float = Field(0.5, ge=0, le=1e4, description="ghosts of bright stars per image")
-    crosstalk: float = Field(
-        0.0, ge=0, le=1, description="crosstalk of saturated stars, relative to their signal"
-    )
+    crosstalk: float = Field(0.0, ge=0, le=1, description="crosstalk of saturated stars, relative to their signal")
     bleed: bool = Field(True, description="saturated stars bleed along columns")
 
 

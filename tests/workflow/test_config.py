@@ -11,7 +11,7 @@ from otrain_core.errors import ConfigError, ImageError
 from otrain_core.plan.config import Config, load_config
 from otrain_core.plan.config_docs import generate
 from otrain_core.plan.run import Run
-from otrain_core.plan.sheets import read_images, read_telescopes
+from otrain_core.plan.sheets import read_images
 
 
 def test_generated_files_are_in_step(root):
@@ -57,31 +57,28 @@ def test_bad_config_names_key_value_and_what_is_allowed(values, message):
         load_config(values)
 
 
-def _sheets(tmp_path: Path, telescopes: str, images: str = "") -> dict:
-    (tmp_path / "telescopes.csv").write_text(telescopes)
+def _sheets(tmp_path: Path, telescope: dict | None, images: str = "") -> dict:
     (tmp_path / "images.csv").write_text(images)
     return {
-        "telescopes": str(tmp_path / "telescopes.csv"),
+        "telescopes": {} if telescope is None else {"t1": telescope},
         "images": str(tmp_path / "images.csv") if images else None,
         "data_root": str(tmp_path),
         "run": {"cubes": ["t1/builtin"]},
     }
 
 
-TELESCOPE = "telescope,source,pixel_scale,gain\nt1,images,1.0,2.0\n"
+TELESCOPE = {"detector": {"pixel_scale": 1.0, "gain": 2.0}}
 IMAGE_HEAD = "telescope,image,path,role,field,reference\n"
 
 
 @pytest.mark.parametrize(
-    ("telescopes", "images", "message"),
+    ("telescope", "images", "message"),
     [
-        ("telescope,source,pixle_scale\nt1,images,1\n", "", "pixle_scale: unknown column; did you mean 'pixel_scale'"),
-        ("telescope,source,pixel_scale\nt1,images,wide\n", "", "row 2: pixel_scale: .*'wide'"),
-        ("telescope,source\nt1,images\nt1,images\n", "", "telescope: 't1' stands twice"),
-        ("telescope,source\nt1,simulated\n", "", "pixel_scale is needed for a simulated telescope"),
-        ("telescope,source\nt1,folders\n", "", "folder is needed"),
-        ("telescope,source\nlogs,images\n", "", "'logs' is the name of a folder of results"),
-        ("telescope,source\nother,images\n", "", r"run.cubes: telescope 't1' is not in .*other"),
+        (
+            None,
+            "",
+            "run.cubes: telescope 't1' is neither in config/telescopes nor under telescopes; there are .*'demo'",
+        ),
         (TELESCOPE, "", "telescope t1: no science image"),
         (
             TELESCOPE,
@@ -90,27 +87,25 @@ IMAGE_HEAD = "telescope,image,path,role,field,reference\n"
         ),
         (TELESCOPE, IMAGE_HEAD + "t1,a,a.fits,science,,\n", "needs either field or reference"),
         (TELESCOPE, IMAGE_HEAD + "t1,a,a.fits,science,f,\n", "image a: field: 'f' has no row with role reference"),
-        (TELESCOPE, IMAGE_HEAD + "t2,a,a.fits,science,,r.fits\n", "telescope: 't2' is not in"),
+        (TELESCOPE, IMAGE_HEAD + "t2,a,a.fits,science,,r.fits\n", "telescope: 't2' is no telescope"),
         (TELESCOPE, IMAGE_HEAD + "t1,a/b,a.fits,science,,r.fits\n", "row 2: image: "),
         (TELESCOPE, IMAGE_HEAD + "t1,a\n", "not as many cells"),
     ],
 )
-def test_bad_sheets(tmp_path, telescopes, images, message):
+def test_bad_sheets(root, tmp_path, telescope, images, message):
     with pytest.raises(ConfigError, match=message):
-        Run.from_config(_sheets(tmp_path, telescopes, images))
+        Run.from_config(_sheets(tmp_path, telescope, images), root=root)
 
 
-def test_missing_file_is_told_before_any_work(tmp_path):
+def test_missing_file_is_told_before_any_work(root, tmp_path):
     values = _sheets(tmp_path, TELESCOPE, IMAGE_HEAD + "t1,a,a.fits,science,,r.fits\n")
-    run = Run.from_config(values)
+    run = Run.from_config(values, root=root)
     assert run.images("t1") == ["a"]
     with pytest.raises(ImageError, match=r"image a: path: .*a\.fits: no such file"):
         run.check_files()
 
 
 def test_missing_sheet():
-    with pytest.raises(ConfigError, match="no such file"):
-        read_telescopes("nowhere.csv")
     with pytest.raises(ConfigError, match="no such file"):
         read_images("nowhere.csv")
 

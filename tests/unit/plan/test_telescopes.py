@@ -1,0 +1,88 @@
+"""Telescopes: entries of files and of the configuration, with a sentence for what is wrong."""
+
+import pytest
+
+from otrain_core.errors import ConfigError
+from otrain_core.plan.config import load_config
+from otrain_core.plan.telescopes import Detector, SimulatedSky, read_telescopes
+
+SIMULATED = """source: simulated
+detector: {pixel_scale: 1.2, gain: {assumed: 1.5, because: a guess}, read_noise: 8, saturation: 60000}
+sky: {n_images: 3, seeing: 3.5}
+"""
+
+
+def folder_of(tmp_path, **texts):
+    for name, text in texts.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    return tmp_path
+
+
+def test_entries_of_a_folder(tmp_path):
+    found = read_telescopes(folder_of(tmp_path, mine=SIMULATED, other="detector: {gain: 2}\n", bare=""))
+    assert list(found) == ["bare", "mine", "other"]
+    mine = found["mine"]
+    assert mine.detector == Detector(pixel_scale=1.2, gain=1.5, read_noise=8.0, saturation=60000.0)
+    assert mine.sky == SimulatedSky(n_images=3, seeing=3.5)
+    assert mine.assumptions == {"detector.gain": "a guess"}
+    assert found["other"].source == "images" and found["other"].detector.gain == 2.0
+    assert found["bare"].detector == Detector() and found["bare"].sky is None
+
+
+def test_the_configuration_changes_single_keys(tmp_path):
+    changes = {"mine": {"sky": {"n_images": 9}, "detector": {"gain": 1.7}}, "new": {"detector": {"filter": "r"}}}
+    found = read_telescopes(folder_of(tmp_path, mine=SIMULATED), changes)
+    assert (found["mine"].sky.n_images, found["mine"].sky.seeing) == (9, 3.5)
+    assert found["mine"].detector.gain == 1.7
+    assert found["mine"].assumptions == {}  # the value that is given is assumed no more
+    assert found["new"].detector.filter == "r"
+
+
+def test_a_telescope_comes_back_from_its_values(tmp_path):
+    mine = read_telescopes(folder_of(tmp_path, mine=SIMULATED))["mine"]
+    assert type(mine).model_validate(mine.model_dump()) == mine
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("detector: {pixle_scale: 1}", "t.yaml: detector.pixle_scale: unknown key; did you mean 'pixel_scale'"),
+        ("detector: {pixel_scale: wide}", "t.yaml: detector.pixel_scale: .*number.*'wide'"),
+        ("detector: {gain: 0}", "detector.gain: .*greater than 0"),
+        ("detector: {gain: .nan}", "detector.gain: .*finite"),
+        ("detector: {saturation: .inf}", "detector.saturation: .*finite"),
+        ("detector: {header: {gian: EGAIN}}", "detector.header.gian"),
+        ("detector: {wins: sheet}", "detector.wins: .*'header' or 'config'"),
+        ("detector: {gain: {assumed: 2}}", "gain: an assumed value is written {assumed: VALUE, because: REASON}"),
+        ("detector: {gain: {assumed: 2, because: ''}}", "gain: an assumed value is written"),
+        ("source: simulated\nsky: {}", "detector.pixel_scale is needed for a simulated telescope"),
+        ("source: simulated", "section sky is needed for a telescope with source simulated"),
+        ("sky: {}", "section sky is needed for a telescope with source simulated, and for no other"),
+        ("source: simulated\nsky: {n_images: 100000000}", "sky.n_images: .*less than or equal to 9999"),
+        ("source: folders", "folder is needed"),
+        ("name: u", "name: 'u' is not the name of the file or entry, 't'"),
+        ("- gain", "t.yaml: keys and values are needed, found list"),
+        ("detector: {gain: 1", "t.yaml: not YAML: "),
+    ],
+)
+def test_bad_entries(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        read_telescopes(folder_of(tmp_path, t=text))
+
+
+def test_names_of_folders_of_results_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="'logs' is the name of a folder of results"):
+        read_telescopes(tmp_path, {"logs": {}})
+
+
+def test_a_sheet_of_the_old_kind_is_told(tmp_path):
+    sheet = tmp_path / "telescopes.csv"
+    sheet.write_text("telescope,source\n")
+    with pytest.raises(
+        ConfigError, match="config: telescopes: telescopes are YAML entries now.*found 'telescopes.csv'"
+    ):
+        load_config({"telescopes": "telescopes.csv"})
+    with pytest.raises(ConfigError, match="telescope_folder: .*telescopes are YAML entries now"):
+        read_telescopes(sheet)
+    with pytest.raises(ConfigError, match="telescope_folder: .*no such folder"):
+        read_telescopes(tmp_path / "nowhere")
