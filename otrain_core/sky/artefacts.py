@@ -17,6 +17,7 @@ import pandas as pd
 
 from otrain_core.images.pixels import add_stamp
 from otrain_core.sky.optics import FieldPSF
+from otrain_core.widths import moffat_alpha
 
 ELECTRONS_PER_UM = 75.0  # most probable loss of a minimum-ionising particle in silicon
 PIXEL_UM = 9.0  # size of a pixel that the length of a cosmic-ray track is drawn for
@@ -222,7 +223,7 @@ def add_trails(image: np.ndarray, rng: np.random.Generator, *, n: int, fwhm: flo
 
 def _line_profile(across: np.ndarray, fwhm: float, beta: float) -> np.ndarray:
     power = max(beta - 0.5, 0.6)
-    alpha = fwhm / (2 * np.sqrt(2 ** (1 / power) - 1))
+    alpha = moffat_alpha(fwhm, power)
     return (1 + (across / alpha) ** 2) ** np.float32(-power)
 
 
@@ -397,7 +398,7 @@ def add_crosstalk(image: np.ndarray, *, factor: float, level: float) -> Rows:
                 "crosstalk",
                 xs.mean() + box[1].start,
                 ys.mean() + box[0].start,
-                max(np.ptp(xs), np.ptp(ys)) + 1,
+                float(max(np.ptp(xs), np.ptp(ys))) + 1,
                 flux=ghost[box].sum(),
             )
         )

@@ -1,4 +1,4 @@
-"""Stars and known objects of a field: from local files, from the simulator, or from network services."""
+"""Stars and known objects of a field: from local files or from network services."""
 
 from __future__ import annotations
 
@@ -7,12 +7,61 @@ from pathlib import Path
 import pandas as pd
 
 from otrain_core.errors import ImageError
-from otrain_core.sky.fields import COLUMNS, KNOWN_COLUMNS, Field, empty, read_local
+from otrain_core.images.frames import image_wcs, read_fits
+from otrain_core.io import write_table
+from otrain_core.sky.fields import COLUMNS, KNOWN_COLUMNS, Field, empty, field_of, read_local
 
-SURVEY_BELOW_LIMIT = 1.0  # a survey is complete to so many magnitudes below the 5-sigma limit of the image
-SURVEY_POSITION_ERROR = 0.05  # of either coordinate [arcsec]
-SURVEY_MAG_ERROR = 0.02
-SURVEY_COLOR_ERROR = 0.03
+
+def catalogue_files(
+    *,
+    science: str | Path,
+    catalogue: str | Path,
+    known: str | Path,
+    image: str,
+    wcs: str | Path | None,
+    source: str | None,
+    known_source: str | None,
+    cache: str | Path,
+) -> None:
+    """Write the star catalogue and the known objects of the field of an image; without a source a table has no rows.
+
+    Parameters
+    ----------
+    science : path-like
+    catalogue, known : path-like
+        What is written (CSV).
+    image : str
+    wcs : path-like or None
+        FITS header with the WCS, for images that have none.
+    source : str or None
+        See `star_catalogue`.
+    known_source : str or None
+        See `known_objects`.
+    cache : path-like
+        Folder where answers of the network are kept.
+
+    Raises
+    ------
+    ImageError
+        The image has no WCS and a source is given (key ``WCS``), or nothing is listed in the field.
+    ConfigError
+        A file is wrong, or a service gives no answer.
+    """
+    data, header = read_fits(science, image=image)
+    stars, objects = empty(COLUMNS), empty(KNOWN_COLUMNS)
+    if source or known_source:
+        solution = image_wcs(header, wcs, image=image)
+        if solution is None:
+            raise ImageError(
+                image, "WCS", "a star catalogue or known objects need a celestial WCS; give one (column wcs)"
+            )
+        field = field_of(solution, data.shape, image=image, header=header)
+        if source:
+            stars = star_catalogue(source, field, cache=cache)
+        if known_source:
+            objects = known_objects(known_source, field, cache=cache)
+    write_table(catalogue, stars)
+    write_table(known, objects)
 
 
 def star_catalogue(source: str, field: Field, *, cache: str | Path) -> pd.DataFrame:
@@ -85,7 +134,7 @@ def known_objects(source: str, field: Field, *, cache: str | Path) -> pd.DataFra
         if service == "vsx":
             table = services.variables(field, cache=cache)
         elif service == "skybot":
-            table = services.moving_objects(field, cache=cache, **({"location": code} if code else {}))
+            table = services.moving_objects(field, cache=cache, location=code or services.EARTH)
         else:
             table = read_local(name.strip(), key="known", columns=KNOWN_COLUMNS)
             table["kind"] = table.kind.where(table.kind != "", "variable")

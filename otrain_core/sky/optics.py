@@ -16,6 +16,7 @@ import pandas as pd
 from astropy.wcs import WCS
 
 from otrain_core.images.pixels import add_stamp
+from otrain_core.widths import moffat_alpha
 
 NODES = 5  # the PSF is computed on NODES x NODES positions and interpolated between
 OVERSAMPLING = 5
@@ -27,7 +28,7 @@ def limiting_magnitude(*, fwhm: float, beta: float, noise: float, zero_point: fl
     The effective area of a Moffat profile, ``1 / integral(psf**2)``, is
     ``pi alpha**2 (2 beta - 1) / (beta - 1)**2``.
     """
-    alpha = fwhm / (2 * np.sqrt(2 ** (1 / beta) - 1))
+    alpha = moffat_alpha(fwhm, beta)
     area = np.pi * alpha**2 * (2 * beta - 1) / (beta - 1) ** 2
     return float(zero_point - 2.5 * np.log10(snr * noise * np.sqrt(area)))
 
@@ -140,7 +141,7 @@ class FieldPSF:
 
     def half_size(self, surface: float | np.ndarray) -> np.ndarray:
         """Radius (int) at which the PSF drops below `surface` [flux fraction per px], at least five FWHM."""
-        alpha = self.fwhm / (2 * np.sqrt(2 ** (1 / self.beta) - 1))
+        alpha = moffat_alpha(self.fwhm, self.beta)
         central = (self.beta - 1) / (np.pi * alpha**2)
         radius = alpha * np.sqrt(np.maximum((central / np.asarray(surface)) ** (1 / self.beta) - 1, 0))
         return np.ceil(np.clip(radius, 5 * self.fwhm, max(self.shape))).astype(int)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,17 @@ from astropy.io import fits
 
 from otrain_core.errors import ImageError
 from otrain_core.images.align import align_reference
-from otrain_core.images.frames import MASK_SATURATED, Image
+from otrain_core.images.frames import MASK_SATURATED, Image, read_image
 from otrain_core.images.prepare import prepare_image
+from otrain_core.io import atomic, write_json
 from otrain_core.plan.pipelines import PrepareOptions
+from otrain_core.plan.telescopes import Detector
+from otrain_core.widths import SIGMA_PER_MAD
 
 log = logging.getLogger("otrain")
 
+PREPARE = PrepareOptions(cosmics="none", saturation_grow=1)  # of the anchor; the clipped mean leaves out cosmic rays
+SEEING = 2.5  # about the FWHM of a star [px]
 MIN_FRAMES = 3  # fewer cannot tell a hot pixel or a cosmic ray from the sky
 CLIP = 4.0  # values off by more sigma than this are left out of the mean
 CORE = 0.25  # share of the signal by which undersampled star cores differ from frame to frame
@@ -44,6 +50,181 @@ class Stack:
     record: dict[str, Any]
 
 
+def reference_files(
+    *,
+    frames: list[str],
+    wcs: list[str | None],
+    reference: str | Path,
+    record: str | Path,
+    detector: Detector,
+    field: str,
+) -> None:
+    """Read the frames of a field, stack them, write the reference (FITS) and its record (JSON).
+
+    A frame that cannot be read is left out and named in the record.
+
+    Parameters
+    ----------
+    frames : list of path-like
+    wcs : list of path-like or None
+        FITS header with the WCS of each frame, for those that have none.
+    reference, record : path-like
+        What is written.
+    detector : Detector
+    field : str
+        Name of the field.
+
+    Raises
+    ------
+    ImageError
+        See `stack_reference`.
+    """
+    images, unreadable = [], []
+    for path, header in zip(frames, wcs, strict=True):
+        name = Path(path).name.split(".fit")[0]
+        try:
+            images.append(read_image(path, name=name, detector=detector, wcs_path=header))
+        except ImageError as error:
+            log.warning("reference of field %s: %s (frame left out)", field, error)
+            unreadable.append({"frame": name, "reason": error.message})
+    stack = stack_reference(images, field=field)
+    stack.record["left_out"] += unreadable
+    with atomic(reference) as temporary:
+        fits.PrimaryHDU(stack.data, header=stack.header).writeto(temporary, overwrite=True)
+    write_json(record, stack.record)
+
+
+def stack_reference(frames: list[Image], *, field: str) -> Stack:
+    """Align the frames on their stars, bring them to one flux scale and average them.
+
+    The middle frame of the list is the anchor. Hot pixels and cosmic rays do not move
+    with the sky, so that the clipped mean leaves them out as soon as the pointing drifts.
+
+    Parameters
+    ----------
+    frames : list of Image
+    field : str
+        Name of the field, for errors.
+
+    Raises
+    ------
+    ImageError
+        Fewer than three frames could be aligned.
+    """
+    if len(frames) < MIN_FRAMES:
+        raise ImageError(field, "reference", f"at least {MIN_FRAMES} reference frames are needed, found {len(frames)}")
+    anchor = frames[len(frames) // 2]
+    grid = _anchor_grid(frames, anchor)
+    planes, saturated, used, left_out = [], np.zeros(grid.data.shape, dtype=np.int16), [], []
+    for frame in frames:
+        try:
+            plane, mask, scale = (grid.data, grid.mask, 1.0) if frame is anchor else _on_grid(frame, grid)
+        except ImageError as error:
+            log.warning("reference of field %s: %s (frame left out)", field, error)
+            left_out.append({"frame": frame.name, "reason": error.message})
+            continue
+        hit = (mask & MASK_SATURATED) > 0
+        saturated += hit
+        planes.append(np.where(hit, np.nan, plane).astype(np.float32))
+        used.append({"frame": frame.name, "flux_scale": scale})
+    if len(planes) < MIN_FRAMES:
+        raise ImageError(field, "reference", f"only {len(planes)} of {len(frames)} reference frames could be aligned")
+
+    stack, counts = _clipped_mean(np.stack(planes), float(np.nanmedian(grid.noise)))
+    stack[counts < max(2, MIN_COVERAGE * len(planes))] = np.nan
+    level = anchor.saturation - grid.background
+    if np.isfinite(level):
+        stack[saturated > np.maximum(counts, 1)] = level
+    record = {
+        "field": field,
+        "anchor": anchor.name,
+        "n_frames": len(planes),
+        "shape": list(stack.shape),
+        "covered": float(np.isfinite(stack).mean()),
+        "frames": used,
+        "left_out": left_out,
+    }
+    depth = float(np.median(counts[counts > 0]))
+    header = _stack_header(anchor, grid.wcs, field=field, n_frames=len(planes), depth=depth, level=level)
+    return Stack(stack, header, record)
+
+
+@dataclass
+class _Grid:
+    """The anchor frame on the grid of the union of all frames: what the others are aligned to."""
+
+    data: np.ndarray
+    noise: np.ndarray
+    mask: np.ndarray
+    wcs: Any
+    background: float
+
+
+def _anchor_grid(frames: list[Image], anchor: Image) -> _Grid:
+    x0, y0, shape = _union(frames, anchor)
+    prepared = prepare_image(anchor, seeing=SEEING, options=PREPARE)
+    here = (slice(-y0, -y0 + anchor.shape[0]), slice(-x0, -x0 + anchor.shape[1]))
+    data = np.full(shape, np.nan, dtype=np.float32)
+    noise = np.full(shape, np.nan, dtype=np.float32)
+    mask = np.ones(shape, dtype=np.uint8)
+    data[here], noise[here], mask[here] = prepared.sci, prepared.noise, prepared.mask
+    return _Grid(data, noise, mask, _moved(anchor.wcs, x0, y0, shape), float(np.median(prepared.background)))
+
+
+def _moved(wcs: Any, x0: int, y0: int, shape: tuple[int, int]) -> Any:
+    """The WCS of the anchor (None where it has none) on a grid whose first pixel is its (x0, y0)."""
+    from astropy.wcs import Sip
+
+    if wcs is None:
+        return None
+    wcs = wcs.deepcopy()
+    wcs.wcs.crpix -= (x0, y0)
+    if wcs.sip is not None:
+        sip = wcs.sip
+        wcs.sip = Sip(sip.a, sip.b, sip.ap, sip.bp, sip.crpix - np.array([x0, y0]))
+    wcs.pixel_shape = shape[::-1]
+    return wcs
+
+
+def _on_grid(frame: Image, grid: _Grid) -> tuple[np.ndarray, np.ndarray, float]:
+    """Pixels and mask of a frame on the grid, at the flux scale of the anchor, and its scale.
+
+    Raises
+    ------
+    ImageError
+        The frame cannot be aligned.
+    """
+    aligned = align_reference(
+        frame,
+        science_data=grid.data,
+        science_noise=grid.noise,
+        science_mask=grid.mask,
+        science_wcs=grid.wcs,
+        name=frame.name,
+        seeing=SEEING,
+    )
+    if len(aligned.stars) < MIN_FRAMES:
+        raise ImageError(frame.name, "align", "too few stars in common with the other frames")
+    bright = aligned.stars.nlargest(200, "flux")
+    scale = float(np.median(bright["flux"] / bright["flux_reference"]))
+    return aligned.data * scale, aligned.mask, scale
+
+
+def _stack_header(anchor: Image, wcs: Any, *, field: str, n_frames: int, depth: float, level: float) -> fits.Header:
+    """Header of a stack of `n_frames`, of which `depth` hold a pixel in the median; `level`: its saturation [ADU]."""
+    header = wcs.to_header(relax=True) if wcs is not None else fits.Header()
+    header["GAIN"] = (anchor.gain * depth, "electron/ADU of the mean")
+    header["RDNOISE"] = (anchor.read_noise * np.sqrt(depth), "electron, of the mean")
+    if np.isfinite(level):
+        header["SATURATE"] = (level, "ADU above the background")
+    header["NCOMBINE"] = (n_frames, "frames stacked")
+    header["FILTER"] = anchor.filter
+    header["OBJECT"] = field
+    if np.isfinite(anchor.zero_point):
+        header["MAGZP"] = anchor.zero_point
+    return header
+
+
 def _union(frames: list[Image], anchor: Image) -> tuple[int, int, tuple[int, int]]:
     """Offset (x, y) and shape of the grid that holds all frames, in pixels of the anchor."""
     corners = [np.array([[0, 0], [anchor.shape[1] - 1, anchor.shape[0] - 1]], dtype=float)]
@@ -64,7 +245,7 @@ def _union(frames: list[Image], anchor: Image) -> tuple[int, int, tuple[int, int
 
 
 def _clipped_mean(cube: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over frames without outliers, and how many values went into it."""
+    """Mean over frames (frames, height, width) without outliers, and how many values went into it."""
     import warnings
 
     mean = np.full(cube.shape[1:], np.nan, dtype=np.float32)
@@ -74,109 +255,8 @@ def _clipped_mean(cube: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarra
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # columns of NaN only
             middle = np.nanmedian(part, axis=0)
-            spread = np.maximum(1.4826 * np.nanmedian(np.abs(part - middle), axis=0), noise)
+            spread = np.maximum(SIGMA_PER_MAD * np.nanmedian(np.abs(part - middle), axis=0), noise)
             keep = np.abs(part - middle) <= CLIP * spread + CORE * np.maximum(middle, 0)
             mean[start : start + 128] = np.nanmean(np.where(keep, part, np.nan), axis=0)
         used[start : start + 128] = keep.sum(axis=0)
     return mean, used
-
-
-def stack_reference(frames: list[Image], *, field: str, seeing: float = 2.5) -> Stack:
-    """Align the frames on their stars, bring them to one flux scale and average them.
-
-    The middle frame of the list is the anchor. Hot pixels and cosmic rays do not move
-    with the sky, so that the clipped mean leaves them out as soon as the pointing drifts.
-
-    Parameters
-    ----------
-    frames : list of Image
-    field : str
-        Name of the field, for errors.
-    seeing : float
-        About the FWHM of a star [px].
-
-    Raises
-    ------
-    ImageError
-        Fewer than three frames could be aligned.
-    """
-    if len(frames) < MIN_FRAMES:
-        raise ImageError(field, "reference", f"at least {MIN_FRAMES} reference frames are needed, found {len(frames)}")
-    anchor = frames[len(frames) // 2]
-    x0, y0, shape = _union(frames, anchor)
-    prepared = prepare_image(anchor, seeing=seeing, options=PrepareOptions(cosmics="none", saturation_grow=1))
-    here = (slice(-y0, -y0 + anchor.shape[0]), slice(-x0, -x0 + anchor.shape[1]))
-    data = np.full(shape, np.nan, dtype=np.float32)
-    noise = np.full(shape, np.nan, dtype=np.float32)
-    mask = np.ones(shape, dtype=np.uint8)
-    data[here], noise[here], mask[here] = prepared.sci, prepared.noise, prepared.mask
-    wcs = None
-    if anchor.wcs is not None:
-        wcs = anchor.wcs.deepcopy()
-        wcs.wcs.crpix -= (x0, y0)
-        if wcs.sip is not None:
-            from astropy.wcs import Sip
-
-            sip = wcs.sip
-            wcs.sip = Sip(sip.a, sip.b, sip.ap, sip.bp, sip.crpix - np.array([x0, y0]))
-        wcs.pixel_shape = shape[::-1]
-
-    planes, saturated, used, left_out = [], np.zeros(shape, dtype=np.int16), [], []
-    for frame in frames:
-        try:
-            if frame is anchor:
-                plane, mask_plane, scale = data, mask, 1.0
-            else:
-                aligned = align_reference(
-                    frame,
-                    science_data=data,
-                    science_noise=noise,
-                    science_mask=mask,
-                    science_wcs=wcs,
-                    name=frame.name,
-                    seeing=seeing,
-                )
-                if len(aligned.stars) < MIN_FRAMES:
-                    raise ImageError(frame.name, "align", "too few stars in common with the other frames")
-                bright = aligned.stars.nlargest(200, "flux")
-                scale = float(np.median(bright["flux"] / bright["flux_reference"]))
-                plane, mask_plane = aligned.data * scale, aligned.mask
-        except ImageError as error:
-            log.warning("reference of field %s: %s (frame left out)", field, error)
-            left_out.append({"frame": frame.name, "reason": error.message})
-            continue
-        hit = (mask_plane & MASK_SATURATED) > 0
-        saturated += hit
-        planes.append(np.where(hit, np.nan, plane).astype(np.float32))
-        used.append({"frame": frame.name, "flux_scale": scale})
-    if len(planes) < MIN_FRAMES:
-        raise ImageError(field, "reference", f"only {len(planes)} of {len(frames)} reference frames could be aligned")
-
-    stack, counts = _clipped_mean(np.stack(planes), float(np.nanmedian(noise)))
-    n = len(planes)
-    level = anchor.saturation - float(np.median(prepared.background))
-    stack[counts < max(2, MIN_COVERAGE * n)] = np.nan
-    if np.isfinite(level):
-        stack[saturated > np.maximum(counts, 1)] = level
-
-    header = wcs.to_header(relax=True) if wcs is not None else fits.Header()
-    depth = float(np.median(counts[counts > 0]))
-    header["GAIN"] = (anchor.gain * depth, "electron/ADU of the mean")
-    header["RDNOISE"] = (anchor.read_noise * np.sqrt(depth), "electron, of the mean")
-    if np.isfinite(level):
-        header["SATURATE"] = (level, "ADU above the background")
-    header["NCOMBINE"] = (n, "frames stacked")
-    header["FILTER"] = anchor.filter
-    header["OBJECT"] = field
-    if np.isfinite(anchor.zero_point):
-        header["MAGZP"] = anchor.zero_point
-    record = {
-        "field": field,
-        "anchor": anchor.name,
-        "n_frames": n,
-        "shape": list(shape),
-        "covered": float(np.isfinite(stack).mean()),
-        "frames": used,
-        "left_out": left_out,
-    }
-    return Stack(stack, header, record)

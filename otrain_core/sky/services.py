@@ -1,4 +1,4 @@
-"""Surveys of the network as tables of a field: VizieR, SkyBoT and CDS XMatch, through astroquery."""
+"""Surveys of the network as tables of a field: VizieR and SkyBoT, through astroquery."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from otrain_core.sky.fields import COLUMNS, KNOWN_COLUMNS, Field, empty, read_sk
 VIZIER = {"gaia": "I/355/gaiadr3", "panstarrs": "II/349/ps1", "vsx": "B/vsx/vsx"}
 VIZIER_SERVERS = ("vizier.cds.unistra.fr", "vizier.cfa.harvard.edu")
 GAIA_EPOCH = 2016.0
+EARTH = "500"  # IAU code of its centre, where no observatory is given
 # G - g and G - r as polynomials of BP - RP (Gaia DR2 documentation, Sect. 5.3.7; STDPipe uses the same), good to 0.1 mag.
 GAIA_G = (-0.021349, 0.25171, 0.46245, -0.13518)
 GAIA_R = (0.049465, 0.027464, -0.24662, 0.12879)
@@ -85,7 +86,7 @@ def gaia(field: Field, *, cache: str | Path) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        `otrain_core.sky.catalogue.COLUMNS`; kind is ``star``.
+        `otrain_core.sky.fields.COLUMNS`; kind is ``star``.
     """
 
     def shape(table: Any) -> pd.DataFrame:
@@ -113,7 +114,7 @@ def panstarrs(field: Field, *, cache: str | Path) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        `otrain_core.sky.catalogue.COLUMNS`.
+        `otrain_core.sky.fields.COLUMNS`.
     """
 
     def shape(table: Any) -> pd.DataFrame:
@@ -139,7 +140,7 @@ def variables(field: Field, *, cache: str | Path) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        `otrain_core.sky.catalogue.KNOWN_COLUMNS`; kind is ``variable``.
+        `otrain_core.sky.fields.KNOWN_COLUMNS`; kind is ``variable``.
     """
 
     def shape(table: Any) -> pd.DataFrame:
@@ -151,7 +152,7 @@ def variables(field: Field, *, cache: str | Path) -> pd.DataFrame:
     return _vizier("vsx", field, columns=["Name", "RAJ2000", "DEJ2000"], cache=cache, shape=shape)
 
 
-def moving_objects(field: Field, *, cache: str | Path, location: str = "500") -> pd.DataFrame:
+def moving_objects(field: Field, *, cache: str | Path, location: str) -> pd.DataFrame:
     """Asteroids, comets and planets in a field at the time of the image, by SkyBoT.
 
     Parameters
@@ -159,13 +160,13 @@ def moving_objects(field: Field, *, cache: str | Path, location: str = "500") ->
     field : Field
     cache : path-like
     location : str
-        IAU code of the observatory. From the centre of the Earth (500) positions are off by up to
+        IAU code of the observatory. From the centre of the Earth (`EARTH`) positions are off by up to
         8.8 arcsec over the distance of the object in au.
 
     Returns
     -------
     pandas.DataFrame
-        `otrain_core.sky.catalogue.KNOWN_COLUMNS`; kind is ``moving``.
+        `otrain_core.sky.fields.KNOWN_COLUMNS`; kind is ``moving``.
 
     Raises
     ------
@@ -203,58 +204,3 @@ def moving_objects(field: Field, *, cache: str | Path, location: str = "500") ->
         io.write_table(path, rows)
 
     return read_sky_table(answers.answer(fetch, service="skybot", parameters=parameters, cache=cache))
-
-
-def crossmatch_remote(ra: np.ndarray, dec: np.ndarray, survey: str, *, radius: float, cache: str | Path) -> np.ndarray:
-    """Distance to the nearest entry of a survey, for a list of positions, by CDS XMatch.
-
-    For lists that cover more sky than a catalogue of it is worth fetching.
-
-    Parameters
-    ----------
-    ra, dec : numpy.ndarray
-        (n,) [deg].
-    survey : str
-        A name of `VIZIER`.
-    radius : float
-        Search radius, 180 at most [arcsec].
-    cache : path-like
-
-    Returns
-    -------
-    numpy.ndarray
-        (n,) [arcsec], NaN where the survey has nothing within `radius`.
-    """
-    import hashlib
-
-    positions = pd.DataFrame({"row": np.arange(len(ra)), "ra": np.round(ra, 7), "dec": np.round(dec, 7)})
-    digest = hashlib.sha256(positions.to_csv(index=False).encode()).hexdigest()[:16]
-    parameters = {"catalogue": VIZIER[survey], "radius": radius, "positions": len(positions), "digest": digest}
-
-    def fetch(attempt: int, path: Path) -> None:
-        import tempfile
-
-        from astropy import units
-        from astropy.table import Table
-        from astroquery.xmatch import XMatch
-
-        xmatch = XMatch()
-        xmatch.TIMEOUT = answers.TIMEOUT
-        with tempfile.TemporaryDirectory() as folder:
-            xmatch.cache_location = folder  # it keeps its list of tables, which would go to the user's home
-            table = xmatch.query(
-                Table.from_pandas(positions),
-                f"vizier:{VIZIER[survey]}",
-                radius * units.arcsec,
-                colRA1="ra",
-                colDec1="dec",
-                cache=False,
-            )
-        rows = pd.DataFrame({"row": _numbers(table, "row"), "distance": _numbers(table, "angDist")})
-        io.write_table(path, rows.groupby("row", as_index=False).min())
-
-    distance = np.full(len(positions), np.nan)
-    if len(positions):
-        found = read_sky_table(answers.answer(fetch, service="xmatch", parameters=parameters, cache=cache))
-        distance[found.row.to_numpy(int)] = found.distance
-    return distance

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from otrain_core.errors import ConfigError
+from otrain_core.io import atomic, write_table
 from otrain_core.sky import artefacts
 from otrain_core.sky.optics import Distortion, Exposure, FieldPSF
 
@@ -71,6 +73,38 @@ class Simulated:
     reference: np.ndarray
     reference_header: fits.Header
     truth: pd.DataFrame
+
+
+def simulate_files(
+    *,
+    science: str | Path,
+    reference: str | Path,
+    truth: str | Path,
+    telescope: Telescope,
+    image: str,
+    index: int,
+    seed: int,
+) -> None:
+    """Write a science image and its reference (FITS), and the table of what is in them (CSV).
+
+    Parameters
+    ----------
+    science, reference, truth : path-like
+        What is written.
+    telescope, index, seed
+        See `simulate_pair`.
+    image : str
+        Name of the image, for the header.
+    """
+    pair = simulate_pair(telescope, index=index, seed=seed)
+    for path, data, header in (
+        (science, pair.science, pair.science_header),
+        (reference, pair.reference, pair.reference_header),
+    ):
+        header["OBJECT"] = image
+        with atomic(path) as temporary:
+            fits.PrimaryHDU(data, header=header).writeto(temporary, overwrite=True)
+    write_table(truth, pair.truth)
 
 
 def simulate_pair(telescope: Telescope, *, index: int, seed: int, noise_seed: int | None = None) -> Simulated:
@@ -193,7 +227,7 @@ def _exposures(sky: SimulatedSky, detector: Detector, centre: tuple[float, float
     width, height, ratio = sky.width, sky.height, sky.reference_scale
     scale = detector.pixel_scale
     margin = 2 * sky.pointing + 0.5 * np.deg2rad(2 * sky.rotation) * max(width, height)
-    reference_shape = tuple(int(np.ceil((side + 2 * margin) / ratio)) for side in (height, width))
+    reference_shape = (int(np.ceil((height + 2 * margin) / ratio)), int(np.ceil((width + 2 * margin) / ratio)))
     seeing = sky.seeing * np.exp(sky.seeing_spread * np.clip(rng.normal(), -2, 2))
     sharper = sky.seeing * sky.reference_seeing * np.exp(0.05 * np.clip(rng.normal(), -2, 2))
     if sky.reference_seeing < 1:

@@ -2,17 +2,58 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from zlib import crc32
+
 import numpy as np
 import pandas as pd
 from astropy.io import fits
 
-from otrain_core.sky.catalogue import SURVEY_BELOW_LIMIT, SURVEY_COLOR_ERROR, SURVEY_MAG_ERROR, SURVEY_POSITION_ERROR
+from otrain_core.images.frames import celestial_wcs, read_fits
+from otrain_core.io import read_table, write_table
 from otrain_core.sky.fields import COLUMNS, KNOWN_COLUMNS, empty
+from otrain_core.sky.optics import limiting_magnitude
+
+SURVEY_BELOW_LIMIT = 1.0  # a survey is complete to so many magnitudes below the 5-sigma limit of the image
+SURVEY_POSITION_ERROR = 0.05  # of either coordinate [arcsec]
+SURVEY_MAG_ERROR = 0.02
+SURVEY_COLOR_ERROR = 0.03
 
 
-def survey_of(
-    truth: pd.DataFrame, *, limit: float, rng: np.random.Generator, below_limit: float = SURVEY_BELOW_LIMIT
-) -> pd.DataFrame:
+def simulated_catalogue_files(
+    *,
+    science: str | Path,
+    truth: str | Path,
+    catalogue: str | Path,
+    known: str | Path,
+    telescope: str,
+    image: str,
+    beta: float,
+    seed: int,
+) -> None:
+    """Write the star catalogue and the known objects that an observer of a simulated image has.
+
+    Parameters
+    ----------
+    science, truth : path-like
+        Image and truth that `otrain_core.sky.simulate.simulate_files` wrote.
+    catalogue, known : path-like
+        What is written (CSV).
+    telescope, image : str
+        Names, which with the seed give the random stream.
+    beta : float
+        Moffat exponent of the PSF.
+    seed : int
+        Of the run.
+    """
+    _, header = read_fits(science, image=image)
+    table = read_table(truth)
+    rng = np.random.default_rng([seed, crc32(f"catalogue/{telescope}/{image}".encode())])
+    write_table(catalogue, survey_of(table, limit=simulated_limit(header, beta=beta), rng=rng))
+    write_table(known, known_of(table))
+
+
+def survey_of(truth: pd.DataFrame, *, limit: float, rng: np.random.Generator) -> pd.DataFrame:
     """Stars and galaxies of a simulated field as a survey would list them.
 
     Parameters
@@ -21,7 +62,7 @@ def survey_of(
         Truth of a simulated image: kind, ra, dec [deg], mag; color [mag] optional. Variable
         stars are listed as stars, whether their variability is known or not.
     limit : float
-        5-sigma limit of the image; the list is complete to `below_limit` mag below it.
+        5-sigma limit of the image; the list is complete to `SURVEY_BELOW_LIMIT` below it.
     rng : numpy.random.Generator
         Draws the errors of the survey.
 
@@ -30,7 +71,7 @@ def survey_of(
     pandas.DataFrame
         `COLUMNS`.
     """
-    listed = truth.kind.isin(["star", "galaxy", "variable"]) & (truth.mag <= limit + below_limit)
+    listed = truth.kind.isin(["star", "galaxy", "variable"]) & (truth.mag <= limit + SURVEY_BELOW_LIMIT)
     source = truth[listed]
     n = len(source)
     turned = np.cos(np.deg2rad(source.dec.to_numpy(float)))
@@ -67,11 +108,8 @@ def known_of(truth: pd.DataFrame) -> pd.DataFrame:
     return table[KNOWN_COLUMNS]
 
 
-def simulated_limit(header: fits.Header, *, beta: float = 3.0) -> float:
+def simulated_limit(header: fits.Header, *, beta: float) -> float:
     """5-sigma limit [mag] of a simulated image, from the truth in its header."""
-    from otrain_core.images.frames import celestial_wcs
-    from otrain_core.sky.optics import limiting_magnitude
-
     scale = np.sqrt(abs(np.linalg.det(celestial_wcs(header).pixel_scale_matrix))) * 3600
     noise = np.sqrt(header["SKYLEVEL"] * header["GAIN"] + header["RDNOISE"] ** 2) / header["GAIN"]
     return limiting_magnitude(fwhm=header["SEEING"] / scale, beta=beta, noise=noise, zero_point=header["MAGZP"])

@@ -11,6 +11,8 @@ import numpy as np
 from astropy.io import fits
 
 from otrain_core.errors import ImageError
+from otrain_core.images.frames import image_wcs, read_fits
+from otrain_core.io import atomic
 from otrain_core.sky import answers
 
 SERVERS = (
@@ -26,6 +28,39 @@ MIN_COVERED = 0.1
 BACKGROUND, NOISE = 100.0, 10.0  # of the result, as if of a gain of 1 (see `survey_reference`)
 
 log = logging.getLogger("otrain")
+
+
+def survey_reference_files(
+    *, science: str | Path, reference: str | Path, image: str, wcs: str | Path | None, hips: str, cache: str | Path
+) -> None:
+    """Read the WCS and the size of a science image, fetch the survey, write the reference (FITS).
+
+    Parameters
+    ----------
+    science : path-like
+    reference : path-like
+        What is written.
+    image : str
+        Name, for errors.
+    wcs : path-like or None
+        FITS header with the WCS, for images that have none.
+    hips, cache
+        See `survey_reference`.
+
+    Raises
+    ------
+    ImageError
+        No celestial WCS (key ``WCS``), or the survey does not cover the field.
+    ConfigError
+        The service gives no answer.
+    """
+    data, header = read_fits(science, image=image)
+    solution = image_wcs(header, wcs, image=image)
+    if solution is None:
+        raise ImageError(image, "WCS", "a reference from a survey needs a celestial WCS; give one (column wcs)")
+    pixels, header = survey_reference(hips, solution, data.shape, image=image, cache=cache)
+    with atomic(reference) as temporary:
+        fits.PrimaryHDU(pixels, header=header).writeto(temporary, overwrite=True)
 
 
 def survey_reference(

@@ -17,6 +17,7 @@ from astropy.io import fits
 
 from otrain_core.errors import ImageError
 from otrain_core.images.frames import Image
+from otrain_core.plan.pipelines import PsfOptions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,12 +124,10 @@ def require_wcs(image: Image) -> None:
 
 def refine_wcs(
     image: Image,
-    catalogue: pd.DataFrame,
+    catalogue: pd.DataFrame | None,
     *,
-    method: str,
+    options: PsfOptions,
     fwhm: float,
-    degree: int = 3,
-    match_radius: float = 5.0,
     objects: Table | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Refine the WCS of an image on a catalogue.
@@ -142,15 +141,12 @@ def refine_wcs(
         With a WCS.
     catalogue : pandas.DataFrame
         ``ra``, ``dec`` [deg], ``mag``; ``kind``.
-    method : {"scamp", "astropy"}
-        SCAMP (Bertin 2006, ASPC 351, 112) finds its stars by their pattern, up to an arcminute
-        off; astropy's fit needs them within `match_radius`.
+    options : PsfOptions
+        `astrometry`: scamp (Bertin 2006, ASPC 351, 112) finds its stars by their pattern, up to an
+        arcminute off; astropy's fit needs them within `match_radius`. `astrometry_degree` is lowered
+        where there are fewer than three stars for each coefficient.
     fwhm : float
         Of the stars [px].
-    degree : int
-        Of the distortion; lowered where there are fewer than three stars for each coefficient.
-    match_radius : float
-        [px].
     objects : astropy.table.Table, optional
         As `find_objects` gives them.
 
@@ -171,18 +167,17 @@ def refine_wcs(
     MissingProgramError
         SCAMP is not installed.
     """
-    if method not in ("scamp", "astropy"):
-        raise ValueError(f"method {method!r} is unknown")
+    method = options.astrometry
     require_wcs(image)
     stars = star_table(image, catalogue)
     objects = find_objects(image, fwhm=fwhm) if objects is None else objects
     good = objects[objects["flags"] == 0]
-    radius = match_radius * image.pixel_scale
+    radius = options.match_radius * image.pixel_scale
     n_before, rms_before = _agreement(image.wcs, good, stars, radius)
     wcs, used = None, 0
     if len(good) >= MIN_MATCHES:
         solve = _scamp if method == "scamp" else _astropy
-        wcs, used = solve(image, good, stars, degree=degree, radius=radius)
+        wcs, used = solve(image, good, stars, degree=options.astrometry_degree, radius=radius)
     n_after, rms_after = _agreement(wcs, good, stars, radius)
     # Half of the stars in common is little: the catalogue and the image differ in depth.
     needed = max(MIN_MATCHES, 0.3 * min(len(good), _in_frame(image, stars)))

@@ -3,27 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
 
-from otrain_core.errors import ConfigError, ImageError
-from otrain_core.images.frames import Image
-from otrain_core.images.pixels import add_stamp, any_near, nearest_pixel
-from otrain_core.stars.kinds import INJECTED_KINDS
+from otrain_core.errors import ImageError
+from otrain_core.images.frames import Image, read_image, write_planes
+from otrain_core.images.pixels import add_stamp
+from otrain_core.io import read_json, write_table
+from otrain_core.plan.pipelines import InjectOptions
+from otrain_core.plan.telescopes import Detector
 from otrain_core.stars.psf_model import PSFModel
 from otrain_core.stars.psf_stars import Sky, measure_sky, select_stars
+from otrain_core.stars.real_stars import add_real_stars
+from otrain_core.stars.truth import TRUTH_COLUMNS, add_light, limits, sky_positions, usable_places
 
-TRUTH_COLUMNS = ["id", "x", "y", "ra", "dec", "mag", "flux", "kind", "usable"]
-
+DEFAULTS = InjectOptions()
 BESIDE_STAR = 3.0  # sources beside a star stand within this of it [FWHM]
 GALAXY_SIZE = 1.35  # least half-light radius of a galaxy over that of the stars
 GALAXY_PEAK = 0.65  # largest share of its flux in the brightest pixel, over that of the stars
 GALAXY_SNR = 10.0
 GALAXY_AXES = 3.5  # longer things are trails and spikes
-USABLE_REACH = 1.5  # a place is usable with no missing or saturated pixel this near [FWHM]
-NEAR_SATURATION = 0.9  # of the saturation level: no longer trusted
+
+
+def inject_files(
+    *,
+    science: str | Path,
+    psf: str | Path,
+    record: str | Path,
+    injected: str | Path,
+    truth: str | Path,
+    telescope: str,
+    image: str,
+    detector: Detector,
+    wcs: str | Path | None,
+    seed: int,
+    options: InjectOptions,
+) -> None:
+    """Read a science image, its PSF model and record; write the image with sources and their truth.
+
+    The random stream belongs to the image: adding or leaving out others changes nothing. Real
+    stars have a stream of their own, so that they do not change the injected sources.
+
+    Parameters
+    ----------
+    science : path-like
+        FITS file of the image as it came.
+    psf, record : path-like
+        Model and record of its PSF, see `otrain_core.stars.psf.psf_files`.
+    injected, truth : path-like
+        What is written: the image (FITS, plane ``sci``) and the table of sources (CSV).
+    telescope, image : str
+        Names, which with the seed give the random stream.
+    detector : Detector
+    wcs : path-like or None
+        FITS header with the WCS, for images that have none.
+    seed : int
+        Of the run.
+    options : InjectOptions
+    """
+    values = read_json(record)  # first: it tells of an image that was left out
+    frame = read_image(science, name=image, detector=detector, wcs_path=wcs, record=values)
+    rng = np.random.default_rng([seed, crc32(f"{telescope}/{image}".encode())])
+    (own,) = rng.spawn(1)
+    model, sky = PSFModel.load(psf), measure_sky(frame)
+    data, table = inject_sources(frame, model, record=values, rng=rng, options=options, sky=sky)
+    data, table = add_real_stars(frame, data, table, model, record=values, rng=own, options=options, sky=sky)
+    write_planes(injected, {"sci": data}, frame.header.copy(strip=True))
+    write_table(truth, table)
 
 
 def inject_sources(
@@ -32,12 +82,7 @@ def inject_sources(
     *,
     record: Mapping[str, Any],
     rng: np.random.Generator,
-    n_sources: int = 150,
-    grid: int = 9,
-    bright_mag: float = 4.5,
-    faint_mag: float = 0.5,
-    mix: Mapping[str, float] | None = None,
-    psf_snapshots: int = 0,
+    options: InjectOptions = DEFAULTS,
     noise: bool = True,
     sky: Sky | None = None,
 ) -> tuple[np.ndarray, pd.DataFrame]:
@@ -58,14 +103,10 @@ def inject_sources(
     record : mapping
         Record of `otrain_core.stars.psf.measure_psf`; ``limit_mag`` and ``zero_point`` are used.
     rng : numpy.random.Generator
-    n_sources, grid : int
-    bright_mag, faint_mag : float
-        Magnitudes run from ``limit_mag - bright_mag`` to ``limit_mag + faint_mag``.
-    mix : mapping, optional
-        Shares of the kinds "random", "galaxy" and "star" (default: random alone).
-    psf_snapshots : int
-        The PSF at the centre of the nearest of so many x so many cells is injected, as in
-        gmadet, which has 9 x 9 (0: the PSF of the source's own place).
+    options : InjectOptions
+        Magnitudes run from ``limit_mag - bright_mag`` to ``limit_mag + faint_mag``. With
+        `psf_snapshots`, the PSF at the centre of the nearest of so many x so many cells is
+        injected, as in gmadet, which has 9 x 9.
     noise : bool
         Without it the expected counts are added, for tests of the flux.
     sky : Sky, optional
@@ -83,25 +124,20 @@ def inject_sources(
     ------
     ImageError
         The limit is not known (key ``limit_mag``).
-    ConfigError
-        The range of magnitudes is empty, or the mix has an unknown kind or no positive share.
     """
     limit, zero_point = limits(image, record)
-    if bright_mag + faint_mag < 0:
-        raise ConfigError(
-            f"inject: bright_mag {bright_mag:g} and faint_mag {faint_mag:g} leave no magnitude between them"
-        )
     height, width = image.shape
-    wanted = _numbers(mix or {"random": 1.0}, n_sources)
-    x, y = _positions(rng, n_sources, grid, width, height)
-    mag = rng.uniform(limit - bright_mag, limit + faint_mag, n_sources)
+    n_sources = options.n_sources
+    wanted = _numbers(options)
+    x, y = _positions(rng, n_sources, options.grid, width, height)
+    mag = rng.uniform(limit - options.bright_mag, limit + options.faint_mag, n_sources)
     kind = np.full(n_sources, "random", dtype=object)
     if wanted["galaxy"] or wanted["star"]:
         _move_to_anchors(x, y, kind, image=image, sky=sky, psf=psf, wanted=wanted, rng=rng)
     flux = 10 ** (0.4 * (zero_point - mag))
     added = np.zeros((height, width))
     for xi, yi, fi in zip(x, y, flux, strict=True):
-        stamp, y0, x0 = _stamp(psf, xi, yi, psf_snapshots, image.shape)
+        stamp, y0, x0 = _stamp(psf, xi, yi, options.psf_snapshots, image.shape)
         counts = fi * stamp
         if noise:
             counts = rng.poisson(counts * image.gain) / image.gain
@@ -113,60 +149,6 @@ def inject_sources(
     )
     truth["usable"] = usable_places(image, x, y, fwhm=psf.fwhm)
     return data, truth[TRUTH_COLUMNS]
-
-
-def limits(image: Image, record: Mapping[str, Any]) -> tuple[float, float]:
-    """5-sigma limit and zero point of the record of a PSF [mag].
-
-    Raises
-    ------
-    ImageError
-        One of them is not known (key ``limit_mag``).
-    """
-    limit, zero_point = record.get("limit_mag"), record.get("zero_point")
-    if limit is None or zero_point is None or not np.isfinite([limit, zero_point]).all():
-        raise ImageError(image.name, "limit_mag", "the record of the PSF has no finite limit_mag and zero_point")
-    return float(limit), float(zero_point)
-
-
-def add_light(image: Image, added: np.ndarray, data: np.ndarray | None = None) -> np.ndarray:
-    """Sum of the data (default: the image's) and light [ADU], float32, that stops at saturation."""
-    total = (image.data if data is None else data) + added
-    if np.isfinite(image.saturation):
-        # A pixel that stood above the limit before keeps its value: the camera gave it.
-        total = np.minimum(total, np.fmax(image.data, image.saturation))
-    return total.astype(np.float32)
-
-
-def sky_positions(image: Image, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """ra, dec of positions [deg], NaN without WCS."""
-    if image.wcs is None or len(x) == 0:
-        return np.full(len(x), np.nan), np.full(len(x), np.nan)
-    ra, dec = image.wcs.all_pix2world(x, y, 0)
-    return np.asarray(ra) % 360.0, np.asarray(dec)
-
-
-def usable_places(image: Image, x: np.ndarray, y: np.ndarray, *, fwhm: float) -> np.ndarray:
-    """Whether no pixel within 1.5 FWHM is missing or (nearly) saturated in the image as it came.
-
-    Parameters
-    ----------
-    image : Image
-    x, y : numpy.ndarray
-        (n,) [px].
-    fwhm : float
-        [px].
-
-    Returns
-    -------
-    numpy.ndarray
-        (n,) bool.
-    """
-    bad = ~np.isfinite(image.data) | (image.data >= NEAR_SATURATION * image.saturation)
-    column = np.clip(nearest_pixel(x), 0, bad.shape[1] - 1)
-    row = np.clip(nearest_pixel(y), 0, bad.shape[0] - 1)
-    # What lies outside of the image is missing too.
-    return ~any_near(np.pad(bad, 1, constant_values=True), column + 1, row + 1, USABLE_REACH * fwhm)
 
 
 def find_anchors(image: Image, sky: Sky | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -225,17 +207,15 @@ def _light(
         return np.nan_to_num(size), np.nan_to_num(peak / flux, nan=np.inf), np.nan_to_num(flux / error)
 
 
-def _numbers(mix: Mapping[str, float], n_sources: int) -> dict[str, int]:
-    """How many sources of each kind; what does not divide is random."""
-    unknown = sorted(set(mix) - set(INJECTED_KINDS))
+def _numbers(options: InjectOptions) -> dict[str, int]:
+    """How many sources beside galaxies and beside stars; the others are random."""
+    mix: dict[str, float] = {**options.mix}
     total = sum(mix.values())
-    if unknown or not total > 0 or min(mix.values()) < 0:
-        raise ConfigError(f"inject.mix: shares of {', '.join(INJECTED_KINDS)} are needed, found {dict(mix)}")
-    numbers = {kind: int(n_sources * mix.get(kind, 0.0) / total + 1e-9) for kind in ("galaxy", "star")}
+    numbers = {kind: int(options.n_sources * mix.get(kind, 0.0) / total + 1e-9) for kind in ("galaxy", "star")}
     if mix.get("random", 0.0) == 0:  # nothing is left over for a kind without a share
         kind = "star" if mix.get("star", 0.0) > 0 else "galaxy"
-        numbers[kind] += n_sources - sum(numbers.values())
-    return numbers | {"random": n_sources - sum(numbers.values())}
+        numbers[kind] += options.n_sources - sum(numbers.values())
+    return numbers
 
 
 def _move_to_anchors(

@@ -1,8 +1,5 @@
-"""Kinds of places of injected sources, and kinds of real stars."""
+"""Kinds of real stars that serve as sources; every other kind of a True is injected."""
 
 from __future__ import annotations
 
-REAL_KINDS = ("removed", "transplanted")  # real stars; every other kind is injected
-
-
-INJECTED_KINDS = ("random", "galaxy", "star")
+REAL_KINDS = ("removed", "transplanted")

@@ -9,7 +9,9 @@ import numpy as np
 
 from otrain_core.errors import ImageError
 from otrain_core.images.frames import Image
+from otrain_core.plan.pipelines import PsfOptions
 from otrain_core.stars.astrometry import find_objects, require_wcs, star_table
+from otrain_core.widths import mad_sigma
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,19 +19,19 @@ if TYPE_CHECKING:
 
     from otrain_core.stars.psf_model import PSFModel
 
-MIN_STARS = 5
+DEFAULTS = PsfOptions()
+MIN_STARS = 5  # with fewer the image is refused
 COLOR_STARS = 10  # with fewer stars of known colour there is no colour term
 MAX_SCATTER = 0.1  # what stars may differ by beyond their errors: variability, flat field [mag]
 
 
 def photometric_solution(
     image: Image,
-    catalogue: pd.DataFrame,
+    catalogue: pd.DataFrame | None,
     *,
     model: PSFModel,
-    match_radius: float = 5.0,
+    options: PsfOptions = DEFAULTS,
     objects: Table | None = None,
-    min_stars: int = MIN_STARS,
 ) -> dict[str, Any]:
     """Zero point and colour term of an image.
 
@@ -45,12 +47,10 @@ def photometric_solution(
     catalogue : pandas.DataFrame
         ``ra``, ``dec`` [deg], ``mag``, ``magerr``, ``color`` (g - r), ``kind``.
     model : PSFModel
-    match_radius : float
-        [px].
+    options : PsfOptions
+        `match_radius` is used.
     objects : astropy.table.Table, optional
         As `otrain_core.stars.astrometry.find_objects` gives them.
-    min_stars : int
-        With fewer the image is refused.
 
     Returns
     -------
@@ -75,11 +75,11 @@ def photometric_solution(
     table = Table({key: np.asarray(objects[key]) for key in ("x", "y", "magerr", "flags")})
     table["ra"], table["dec"] = ra, dec
     table["mag"] = -2.5 * np.log10(np.maximum(objects["flux"], 1e-9) / share)
-    radius = match_radius * image.pixel_scale / 3600
+    radius = options.match_radius * image.pixel_scale / 3600
     with_color = np.isfinite(stars["g"] - stars["r"])
     for color in (True, False):
         chosen = stars[with_color] if color else stars
-        if len(chosen) < (COLOR_STARS if color else min_stars) or len(table) == 0:
+        if len(chosen) < (COLOR_STARS if color else MIN_STARS) or len(table) == 0:
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -96,13 +96,13 @@ def photometric_solution(
                 update=False,
             )
         used = int(np.sum(solution["idx"])) if solution else 0
-        if used >= (COLOR_STARS if color else min_stars):
+        if used >= (COLOR_STARS if color else MIN_STARS):
             return _record(solution, used, color, share)
     raise ImageError(
         image.name,
         "photometry",
         f"too few stars for a zero point: {len(table)} sources, {len(stars)} stars in the catalogue, "
-        f"fewer than {min_stars} in common",
+        f"fewer than {MIN_STARS} in common",
     )
 
 
@@ -113,7 +113,7 @@ def _record(solution: dict[str, Any], used: int, color: bool, share: np.ndarray)
         "zero_point_err": float(solution["zero_fn"](None, None, get_err=True)[0]),
         "color_term": float(np.ravel(solution["color_term"])[0]) if color else np.nan,
         "n_stars": used,
-        "scatter": float(1.4826 * np.median(np.abs(left - np.median(left)))),
+        "scatter": float(mad_sigma(left)),
         "aperture_share": float(np.median(share)),
     }
 

@@ -17,36 +17,79 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from otrain_core.errors import ImageError
-from otrain_core.images.frames import Image
+from otrain_core.images.frames import Image, check_fit, read_image
+from otrain_core.io import read_table, write_json
+from otrain_core.plan.pipelines import PsfOptions
+from otrain_core.plan.telescopes import Detector
 from otrain_core.stars.psf_fit import fit_stars, misfit
 from otrain_core.stars.psf_model import PSFModel
-from otrain_core.stars.psf_stars import Sky, measure_sky, select_stars
+from otrain_core.stars.psf_stars import Sky, Stars, measure_sky, select_stars
 
 if TYPE_CHECKING:
     import pandas as pd
 
+DEFAULTS = PsfOptions()
+
 log = logging.getLogger("otrain.psf")
+
+
+def psf_files(
+    *,
+    science: str | Path,
+    psf: str | Path,
+    record: str | Path,
+    image: str,
+    detector: Detector,
+    wcs: str | Path | None,
+    options: PsfOptions,
+    catalogue: str | Path | None = None,
+    needs_wcs: bool = False,
+    cutout_size: int = 1,
+) -> None:
+    """Read a science image as it came; write its PSF model (FITS) and record (JSON).
+
+    Parameters
+    ----------
+    science : path-like
+    psf, record : path-like
+        What is written.
+    image : str
+        Name of the image.
+    detector : Detector
+    wcs : path-like or None
+        FITS header with the WCS, for images that have none.
+    options : PsfOptions
+    catalogue : path-like, optional
+        Star catalogue of the field.
+    needs_wcs : bool
+        Whether a later step needs a WCS.
+    cutout_size : int
+        Side of the cutouts, which the image must hold [px].
+
+    Raises
+    ------
+    ImageError
+        See `otrain_core.images.frames.check_fit` and `measure_psf`.
+    """
+    frame = read_image(science, name=image, detector=detector, wcs_path=wcs)
+    check_fit(frame, needs_wcs=needs_wcs, cutout_size=cutout_size)
+    stars = read_table(catalogue) if catalogue else None
+    model, values = measure_psf(frame, catalogue=stars, options=options)
+    model.save(psf)
+    write_json(record, values)
 
 
 def measure_psf(
     image: Image,
     *,
+    options: PsfOptions = DEFAULTS,
     catalogue: pd.DataFrame | None = None,
-    method: str = "empirical",
-    astrometry: str = "none",
-    astrometry_degree: int = 3,
-    photometry: str = "header",
-    match_radius: float = 5.0,
-    degree: int = 2,
-    min_snr: float = 20.0,
-    max_ellipticity: float = 0.3,
-    max_stars: int = 400,
-    min_stars: int = 8,
     sky: Sky | None = None,
 ) -> tuple[PSFModel, dict[str, Any]]:
     """Measure the PSF of an image, and what depends on it.
@@ -55,26 +98,11 @@ def measure_psf(
     ----------
     image : Image
         As it came: not cleaned, background in.
+    options : PsfOptions
+        The degree is lowered where there are fewer than four stars for each term of the
+        polynomial. PSFEx takes all stars that it finds good, not `max_stars`.
     catalogue : pandas.DataFrame, optional
         Stars of the field: ``ra``, ``dec`` [deg], ``mag``, ``magerr``, ``color``, ``kind``.
-    method : {"empirical", "psfex"}
-        The fit of this module, or `otrain_core.stars.psfex`.
-    astrometry : {"none", "scamp", "astropy"}
-        How the WCS is refined on the catalogue, see `otrain_core.stars.astrometry`.
-    astrometry_degree : int
-        Degree of the distortion.
-    photometry : {"header", "catalogue"}
-        Zero point of the header (30 where it has none), or see `otrain_core.stars.photometry`.
-    match_radius : float
-        Of stars and catalogue [px].
-    degree : int
-        Degree of the polynomial in x and y; lowered where there are fewer than four
-        stars for each of its terms.
-    min_snr, max_ellipticity : float
-        What a PSF star must reach, and keep below (1 - b/a).
-    max_stars, min_stars : int
-        Stars used at most, brightest first (PSFEx takes all that it finds good); with
-        fewer than `min_stars` the image is refused.
     sky : Sky, optional
         Of the image, where it is measured already.
 
@@ -100,43 +128,56 @@ def measure_psf(
     MissingProgramError
         A program that the options call for is not installed.
     """
-    if method not in ("empirical", "psfex"):
-        raise ValueError(f"method {method!r} is unknown")
-    if photometry not in ("header", "catalogue"):
-        raise ValueError(f"photometry {photometry!r} is unknown")
-    if astrometry != "none" or photometry == "catalogue":
+    if options.astrometry != "none" or options.photometry == "catalogue":
         from otrain_core.stars.astrometry import require_wcs
 
         require_wcs(image)  # before any work
     sky = sky or measure_sky(image)
-    stars = select_stars(image, sky, min_snr=min_snr, max_ellipticity=max_ellipticity, max_stars=max_stars)
-    if len(stars.x) < min_stars:
-        raise _too_few(image, len(stars.x), min_stars, min_snr)
-    if method == "empirical":
-        table, oversampling, used, degree, residual = fit_stars(stars, image, sky.rms, degree, min_stars)
+    stars = select_stars(
+        image,
+        sky,
+        min_snr=options.min_snr,
+        max_ellipticity=options.max_ellipticity,
+        max_stars=options.max_stars,
+    )
+    if len(stars.x) < options.min_stars:
+        raise _too_few(image, len(stars.x), options)
+    model, n_stars, residual = _fit_model(image, stars, sky, options)
+    wcs, solution, calibration = _calibrate(image, catalogue, model, options)
+    if not np.isfinite(image.saturation):
+        log.warning("image %s: SATURATE: unknown, no pixel is taken as saturated", image.name)
+    zero_point = calibration["zero_point"] if calibration else image.zero_point
+    record = _describe(image, model, sky, zero_point if np.isfinite(zero_point) else 30.0)
+    record |= {"n_stars": n_stars, "degree": model.degree, "residual": residual}
+    record |= {"wcs": wcs, "astrometry": solution, "photometry": calibration}
+    return model, record
+
+
+def _fit_model(image: Image, stars: Stars, sky: Sky, options: PsfOptions) -> tuple[PSFModel, int, float]:
+    """The model of the chosen back end, how many stars it used, and what it leaves in their cores."""
+    if options.method == "empirical":
+        table, oversampling, used, degree, residual = fit_stars(
+            stars, image, sky.rms, options.degree, options.min_stars
+        )
     else:
         from otrain_core.stars.psfex import fit_psfex
 
-        table, oversampling, used, degree = fit_psfex(
-            image, stars, level=sky.level, degree=degree, min_snr=min_snr, max_ellipticity=max_ellipticity
-        )
-    if used < min_stars:
-        raise _too_few(image, used, min_stars, min_snr)
+        table, oversampling, used, degree = fit_psfex(image, stars, level=sky.level, options=options)
+    if used < options.min_stars:
+        raise _too_few(image, used, options)
     model = PSFModel(table, degree, oversampling, image.shape)
-    if method == "psfex":
+    if options.method == "psfex":
         residual = misfit(stars, image, sky.rms, model.profile, model.fwhm)
-    wcs, solution, calibration = _calibrate(
-        image, catalogue, model, astrometry, astrometry_degree, photometry, match_radius
-    )
+    return model, used, residual
+
+
+def _describe(image: Image, model: PSFModel, sky: Sky, zero_point: float) -> dict[str, Any]:
+    """Part of the record that follows from the model, the sky and the header."""
     height, width = image.shape
     xc, yc = (width - 1) / 2, (height - 1) / 2
     field = [model.measure(x, y)[0] for x in (0, xc, width - 1) for y in (0, yc, height - 1)]
-    zero_point = calibration["zero_point"] if calibration else image.zero_point
-    zero_point = zero_point if np.isfinite(zero_point) else 30.0
     area = model.noise_area(xc, yc)
-    if not np.isfinite(image.saturation):
-        log.warning("image %s: SATURATE: unknown, no pixel is taken as saturated", image.name)
-    record = {
+    return {
         "image": image.name,
         "seeing_px": model.fwhm,
         "seeing_arcsec": model.fwhm * image.pixel_scale,
@@ -145,9 +186,6 @@ def measure_psf(
         "seeing_max_px": max(field),
         "ellipticity": model.ellipticity,
         "angle": model.angle,
-        "n_stars": used,
-        "degree": degree,
-        "residual": residual,
         "background": sky.level,
         "background_rms": sky.rms,
         "zero_point": zero_point,
@@ -160,44 +198,34 @@ def measure_psf(
         "saturation": image.saturation,
         "filter": image.filter,
         "time": image.time,
-        "wcs": wcs,
-        "astrometry": solution,
-        "photometry": calibration,
     }
-    return model, record
 
 
 def _calibrate(
-    image: Image,
-    catalogue: pd.DataFrame | None,
-    model: PSFModel,
-    astrometry: str,
-    degree: int,
-    photometry: str,
-    match_radius: float,
+    image: Image, catalogue: pd.DataFrame | None, model: PSFModel, options: PsfOptions
 ) -> tuple[str | None, dict[str, Any] | None, dict[str, Any] | None]:
     """Header string of the refined WCS, and the records of astrometry and photometry; None each where not asked for."""
-    if astrometry == "none" and photometry == "header":
+    if options.astrometry == "none" and options.photometry == "header":
         return None, None, None
     from otrain_core.stars.astrometry import find_objects, refine_wcs
     from otrain_core.stars.photometry import photometric_solution
 
     objects = find_objects(image, fwhm=model.fwhm)
     wcs = solution = calibration = None
-    if astrometry != "none":
-        options = {"method": astrometry, "degree": degree, "match_radius": match_radius, "fwhm": model.fwhm}
-        refined, solution = refine_wcs(image, catalogue, objects=objects, **options)
+    if options.astrometry != "none":
+        refined, solution = refine_wcs(image, catalogue, options=options, fwhm=model.fwhm, objects=objects)
         if refined is not image.wcs:
             wcs = refined.to_header_string(relax=True)
             image = replace(image, wcs=refined)
-    if photometry == "catalogue":
-        calibration = photometric_solution(image, catalogue, model=model, objects=objects, match_radius=match_radius)
+    if options.photometry == "catalogue":
+        calibration = photometric_solution(image, catalogue, model=model, options=options, objects=objects)
     return wcs, solution, calibration
 
 
-def _too_few(image: Image, found: int, needed: int, min_snr: float) -> ImageError:
+def _too_few(image: Image, found: int, options: PsfOptions) -> ImageError:
     return ImageError(
         image.name,
         "psf",
-        f"{found} usable stars (round, isolated, unsaturated, S/N above {min_snr:g}), at least {needed} are needed",
+        f"{found} usable stars (round, isolated, unsaturated, S/N above {options.min_snr:g}), "
+        f"at least {options.min_stars} are needed",
     )

@@ -11,14 +11,11 @@ import numpy as np
 from scipy import ndimage
 
 from otrain_core.images.frames import Image
+from otrain_core.images.polynomials import exponents, polynomial
+from otrain_core.widths import FWHM_PER_SIGMA, mad_sigma, moffat_alpha
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(3)
 _NODES, _WEIGHTS = _NODES / 2, _WEIGHTS / 2  # of one pixel
-
-
-def n_terms(degree: int) -> int:
-    """Number of monomials of a polynomial in x and y of a degree."""
-    return (degree + 1) * (degree + 2) // 2
 
 
 @dataclass
@@ -49,13 +46,6 @@ class Stars:
     missing: np.ndarray
     segments: np.ndarray
     labels: np.ndarray
-
-
-def terms(x: np.ndarray, y: np.ndarray, degree: int, shape: tuple[int, int]) -> np.ndarray:
-    """Monomials (n, terms) of positions scaled to -1..1 over the image."""
-    u = 2 * x / max(shape[1] - 1, 1) - 1
-    v = 2 * y / max(shape[0] - 1, 1) - 1
-    return np.stack([u**i * v**j for n in range(degree + 1) for j in range(n + 1) for i in [n - j]], axis=-1)
 
 
 def _moffat(shape: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
@@ -188,10 +178,10 @@ def _fit_moffat(fit: _Fit, half_light: float, *, iterations: int = 8) -> np.ndar
         basis, triangle = fit.local(profile, gradient, weight)
         residual = fit.residual(profile, weight)
         columns = []
-        for k, step in enumerate((0.01, 0.01, 0.01, 0.02)):
+        for k, nudge in enumerate((0.01, 0.01, 0.01, 0.02)):
             moved = shape.copy()
-            moved[k] += step
-            change = (_moffat(moved, dx, dy) - profile) / step * fit.flux[:, None, None] * weight
+            moved[k] += nudge
+            change = (_moffat(moved, dx, dy) - profile) / nudge * fit.flux[:, None, None] * weight
             change = np.pad(change.reshape(len(fit.x), -1), ((0, 0), (0, 1)))
             columns.append(change)
         design = np.stack(columns, axis=-1)
@@ -314,7 +304,7 @@ def fit_stars(stars: Stars, image: Image, rms: float, degree: int, min_stars: in
     fit = fit.take(_consistent(fit, base(*fit.offsets())))
     if len(fit.x) < min_stars:
         return np.zeros((1, 3, 3)), 1, len(fit.x), 0, np.nan
-    while degree > 0 and len(fit.x) < 4 * n_terms(degree):
+    while degree > 0 and len(fit.x) < 4 * len(exponents(degree)):
         degree -= 1
     spacing = max(0.5, fwhm / 4)
     reach = int(np.ceil(min(2.5 * fwhm + 1, half_width) / spacing))
@@ -325,8 +315,8 @@ def fit_stars(stars: Stars, image: Image, rms: float, degree: int, min_stars: in
     wide, narrow = 0.3 * at_nodes + 0.02 * halo, 0.1 * at_nodes + 0.005 * halo
     splines = _Splines(
         nodes,
-        terms(fit.centre_x, fit.centre_y, degree, image.shape),
-        prior=np.stack([wide] + [narrow] * (n_terms(degree) - 1)),
+        polynomial(fit.centre_x, fit.centre_y, image.shape, degree, axis=-1),
+        prior=np.stack([wide] + [narrow] * (len(exponents(degree)) - 1)),
         fixed=np.stack([at_nodes, *(plane[0] for plane in _gradient(base, nodes[None], nodes[None]))]),
     )
 
@@ -404,7 +394,7 @@ def _consistent(fit: _Fit, profile: np.ndarray) -> np.ndarray:
     variance = fit.rms**2 + signal / fit.gain + (0.02 * signal) ** 2
     chi = np.sqrt((((fit.data - fit.model(profile)) ** 2 / variance) * fit.valid).sum(axis=(1, 2)))
     chi = np.log(np.maximum(chi / np.sqrt(np.maximum(fit.valid.sum(axis=(1, 2)), 1)), 1e-6))
-    spread = 1.4826 * np.median(np.abs(chi - np.median(chi)))
+    spread = mad_sigma(chi)
     near = np.hypot(fit.x, fit.y) < 1.2
     return near & (chi < max(np.median(chi) + 3 * max(spread, 0.1), 0.0))
 
@@ -412,12 +402,12 @@ def _consistent(fit: _Fit, profile: np.ndarray) -> np.ndarray:
 def _tabulate(base, splines: _Splines, shape: np.ndarray, oversampling: int) -> np.ndarray:
     """The model on a fine grid, wide enough for 99 % of the flux, its centre on the centroid."""
     fwhm, beta = np.exp(shape[0]), np.exp(shape[3])
-    alpha = fwhm / (2 * np.sqrt(2 ** (1 / beta) - 1))
+    alpha = moffat_alpha(fwhm, beta)
     wide = alpha * np.sqrt(0.007 ** (1 / (1 - beta)) - 1)
     radius = int(np.ceil(np.clip(wide, 3 * fwhm, 6 * fwhm))) + 2
     offset = np.arange(-radius * oversampling, radius * oversampling + 1) / oversampling
     shift = np.zeros(2)
-    window = 1.5 * fwhm / 2.355
+    window = 1.5 * fwhm / FWHM_PER_SIGMA
 
     def planes():
         dx, dy = offset + shift[0], offset + shift[1]

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from otrain_core.images.polynomials import polynomial
 from otrain_core.io import atomic, raise_if_failed
-from otrain_core.stars.psf_fit import terms
 
 SIGMA_TO_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
 
@@ -48,7 +48,7 @@ class PSFModel:
 
     def profile(self, x: float, y: float, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
         """PSF of a place at offsets of pixel centres from the star [px]: (rows, columns), not normalised."""
-        monomials = terms(np.array([x]), np.array([y]), self.degree, self.shape)[0]
+        monomials = polynomial(x, y, self.shape, self.degree)
         spline = np.tensordot(monomials, self._splines, axes=1)
         centre = (spline.shape[0] - 1) / 2
         rows, columns = np.meshgrid(centre + dy * self.oversampling, centre + dx * self.oversampling, indexing="ij")

@@ -9,7 +9,9 @@ import numpy as np
 
 from otrain_core.errors import ImageError
 from otrain_core.images.frames import Image
-from otrain_core.stars.psf_fit import Stars, terms
+from otrain_core.images.polynomials import polynomial
+from otrain_core.stars.psf_fit import Stars
+from otrain_core.widths import SIGMA_PER_MAD
 
 
 @dataclass
@@ -153,11 +155,11 @@ def _on_locus(x: np.ndarray, y: np.ndarray, size: np.ndarray, shape: tuple[int, 
     near = np.abs(size - 1) < 0.25
     for _ in range(4):
         degree = 2 if near.sum() >= 24 else 1 if near.sum() >= 12 else 0
-        design = terms(x, y, degree, shape)
+        design = polynomial(x, y, shape, degree, axis=-1)
         off = size - design @ np.linalg.lstsq(design[near], size[near], rcond=None)[0]
         off -= _mode(off[near], 0.1)
         below = off[near & (off <= 0)]
-        spread = 1.4826 * np.median(np.abs(below)) if below.size else 0.0
+        spread = SIGMA_PER_MAD * np.median(np.abs(below)) if below.size else 0.0
         least = max(0.08, 0.6 / np.sqrt(near.sum()))  # of few stars the scatter is not known
         near = (np.abs(off) < np.clip(2.5 * spread, min(least, 0.25), 0.25)) & (np.abs(size - 1) < 0.5)
     return near

@@ -18,7 +18,9 @@ import numpy as np
 
 from otrain_core.errors import ImageError
 from otrain_core.images.frames import Image
-from otrain_core.stars.psf_fit import Stars, n_terms, terms
+from otrain_core.images.polynomials import exponents, polynomial
+from otrain_core.plan.pipelines import PsfOptions
+from otrain_core.stars.psf_fit import Stars
 
 THRESHOLD, MIN_AREA = 4.0, 4  # of the catalogue, as gmadet sets them [sigma], [px]
 SAMPLES = 3.0  # of the table over the FWHM at least; with 4.7, PSFEx's own choice, narrow stars come out too wide
@@ -26,9 +28,7 @@ LANCZOS = 4
 BASIS = 12  # samples on a side that PSFEx solves for; with its own 20 the model is the same and takes twice as long
 
 
-def fit_psfex(
-    image: Image, stars: Stars, *, level: float, degree: int, min_snr: float, max_ellipticity: float
-) -> tuple[np.ndarray, int, int, int]:
+def fit_psfex(image: Image, stars: Stars, *, level: float, options: PsfOptions) -> tuple[np.ndarray, int, int, int]:
     """Effective PSF of an image by PSFEx.
 
     Parameters
@@ -38,8 +38,8 @@ def fit_psfex(
         The stars of `otrain_core.stars.psf.select_stars`: their size and number only.
     level : float
         Of the sky [ADU].
-    degree, min_snr, max_ellipticity
-        See `run_psfex`.
+    options : PsfOptions
+        `degree`, `min_snr` and `max_ellipticity` are used, see `run_psfex`.
 
     Returns
     -------
@@ -55,10 +55,8 @@ def fit_psfex(
         image,
         fwhm=max(1.7 * stars.half_light, 1.2),
         n_stars=len(stars.x),
-        degree=degree,
-        min_snr=min_snr,
-        max_ellipticity=max_ellipticity,
         level=level,
+        options=options,
     )
     return *table_of(found, image.shape), int(found["header"]["ACCEPTED"]), int(found["degree"])
 
@@ -68,10 +66,8 @@ def run_psfex(
     *,
     fwhm: float,
     n_stars: int,
-    degree: int = 2,
-    min_snr: float = 20.0,
-    max_ellipticity: float = 0.3,
-    level: float = 0.0,
+    level: float,
+    options: PsfOptions,
 ) -> dict[str, Any]:
     """Run Source Extractor and PSFEx in a temporary folder.
 
@@ -87,11 +83,11 @@ def run_psfex(
         First guess [px].
     n_stars : int
         Stars to be expected; the degree is lowered where they are fewer than four for each of its terms.
-    degree : int
-    min_snr, max_ellipticity : float
-        What a star must exceed, and keep below: PSFEx's (a-b)/(a+b) is derived from 1 - b/a.
     level : float
         Level of the sky, put where pixels are missing [ADU].
+    options : PsfOptions
+        `min_snr` and `max_ellipticity`: what a star must exceed, and keep below; PSFEx's
+        (a-b)/(a+b) is derived from 1 - b/a.
 
     Returns
     -------
@@ -114,7 +110,8 @@ def run_psfex(
     data = np.where(missing, np.float32(level), image.data).astype(np.float32)
     oversampling = max(1, int(np.ceil(SAMPLES / fwhm)))
     radius = int(np.clip(np.ceil(4 * fwhm), 6, 40))
-    while degree > 0 and n_stars < 4 * n_terms(degree):
+    degree = options.degree
+    while degree > 0 and n_stars < 4 * len(exponents(degree)):
         degree -= 1
     while True:
         with tempfile.TemporaryDirectory(prefix="otrain-psfex-") as folder, warnings.catch_warnings():
@@ -133,8 +130,8 @@ def run_psfex(
                 extra={
                     "BASIS_NUMBER": BASIS,
                     "PSF_SAMPLING": 1 / oversampling,
-                    "SAMPLE_MINSN": min_snr,
-                    "SAMPLE_MAXELLIP": max_ellipticity / (2 - max_ellipticity),
+                    "SAMPLE_MINSN": options.min_snr,
+                    "SAMPLE_MAXELLIP": options.max_ellipticity / (2 - options.max_ellipticity),
                     "SAMPLE_FWHMRANGE": [0.7 * fwhm, 1.4 * fwhm],
                     "SAMPLE_IMAFLAGMASK": "0xff",
                     "PSF_RECENTER": "Y",  # the isophotal centre of an undersampled star depends on where in its pixel it is
@@ -148,7 +145,7 @@ def run_psfex(
         if found is None or not np.isfinite(found["data"]).all() or not np.any(found["data"]):
             raise ImageError(image.name, "psf", "PSFEx finds no model of the PSF in this image")
         accepted = int(found["header"]["ACCEPTED"])
-        if degree == 0 or accepted >= 4 * n_terms(degree):
+        if degree == 0 or accepted >= 4 * len(exponents(degree)):
             return found
         degree -= 1
 
@@ -188,7 +185,7 @@ def _monomials(psf: dict[str, Any], shape: tuple[int, int]) -> np.ndarray:
     x, y = (grid.ravel() for grid in np.meshgrid(np.linspace(0, shape[1] - 1, n), np.linspace(0, shape[0] - 1, n)))
     u, v = (x + 1 - psf["x0"]) / psf["sx"], (y + 1 - psf["y0"]) / psf["sy"]  # the first pixel of FITS is 1
     theirs = np.stack([u**i * v**j for j in range(n) for i in range(n - j)], axis=-1)
-    return np.linalg.lstsq(terms(x, y, degree, shape), theirs, rcond=None)[0]
+    return np.linalg.lstsq(polynomial(x, y, shape, degree, axis=-1), theirs, rcond=None)[0]
 
 
 def _lanczos(positions: np.ndarray, size: int) -> np.ndarray:

@@ -21,14 +21,16 @@ from scipy import ndimage
 from otrain_core.errors import ImageError
 from otrain_core.images.frames import Image
 from otrain_core.images.pixels import add_stamp
-from otrain_core.stars.inject import TRUTH_COLUMNS, add_light, limits, sky_positions, usable_places
+from otrain_core.plan.pipelines import InjectOptions
 from otrain_core.stars.one_star import StarFit, fit_star, others
 from otrain_core.stars.psf import measure_psf
 from otrain_core.stars.psf_model import PSFModel
 from otrain_core.stars.psf_stars import Sky, measure_sky, select_stars
+from otrain_core.stars.truth import TRUTH_COLUMNS, add_light, limits, sky_positions, usable_places
 
 log = logging.getLogger("otrain.real_stars")
 
+DEFAULTS = InjectOptions()
 MIN_SNR = 8.0
 MAX_CHI2 = 3.0  # per pixel of the core
 STAMP_RADIUS = 4.0  # of a transplanted star, with a soft edge over the last quarter [FWHM]
@@ -49,8 +51,7 @@ def choose_stars(
     record: Mapping[str, Any],
     rng: np.random.Generator,
     n: int,
-    bright_mag: float = 4.5,
-    faint_mag: float = 0.5,
+    options: InjectOptions,
     avoid: pd.DataFrame | None = None,
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Isolated, unsaturated, round stars of an image with magnitudes in the range of the injection.
@@ -69,8 +70,8 @@ def choose_stars(
     rng : numpy.random.Generator
     n : int
         Stars wanted; fewer are returned where there are fewer.
-    bright_mag, faint_mag : float
-        As in `otrain_core.stars.inject.inject_sources`; a star must have S/N 8 besides.
+    options : InjectOptions
+        The range of magnitudes is that of the injected sources; a star must have S/N 8 besides.
     avoid : pandas.DataFrame, optional
         x, y of what the stars must keep away from.
 
@@ -83,7 +84,7 @@ def choose_stars(
     """
     limit, zero_point = limits(image, record)
     stars = select_stars(image, sky, min_snr=MIN_SNR, max_ellipticity=0.3, max_stars=100_000)
-    columns = {name: [] for name in ("x", "y", "mag", "flux", "label")}
+    rows: list[dict[str, float]] = []
     if len(stars.x):
         free = usable_places(image, stars.x, stars.y, fwhm=psf.fwhm)
         free &= distance_to(avoid, stars.x, stars.y) > APART * psf.fwhm
@@ -96,17 +97,16 @@ def choose_stars(
         # Efraimidis & Spirakis (2006): random order with weights.
         order = index[np.argsort(-np.log(rng.random(index.size)) * counts[bins], kind="stable")]
         for star in order:
-            if len(columns["x"]) == n:
+            if len(rows) == n:
                 break
             label = stars.labels[star]
             fit = fit_star(sky, stars.segments, label, psf, stars.x[star], stars.y[star], gain=image.gain)
             if fit is None or fit.covered < 1 or fit.chi2 > MAX_CHI2 or fit.flux < MIN_SNR * fit.fluxerr:
                 continue
             mag = zero_point - 2.5 * np.log10(fit.flux)
-            if limit - bright_mag <= mag <= limit + faint_mag:
-                for name, value in zip(columns, (fit.x, fit.y, mag, fit.flux, label), strict=True):
-                    columns[name].append(value)
-    return pd.DataFrame(columns).astype({"label": int}), stars.segments
+            if limit - options.bright_mag <= mag <= limit + options.faint_mag:
+                rows.append({"x": fit.x, "y": fit.y, "mag": mag, "flux": fit.flux, "label": label})
+    return pd.DataFrame(rows, columns=["x", "y", "mag", "flux", "label"]).astype({"label": int}), stars.segments
 
 
 def add_real_stars(
@@ -117,10 +117,7 @@ def add_real_stars(
     *,
     record: Mapping[str, Any],
     rng: np.random.Generator,
-    removed_stars: int = 0,
-    transplanted_stars: int = 0,
-    bright_mag: float = 4.5,
-    faint_mag: float = 0.5,
+    options: InjectOptions = DEFAULTS,
     sky: Sky | None = None,
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Name stars to be taken out of the reference, and set others down elsewhere in the image.
@@ -138,10 +135,9 @@ def add_real_stars(
         Of `otrain_core.stars.psf.measure_psf`.
     rng : numpy.random.Generator
         A stream of its own, so that the injected sources do not depend on the numbers here.
-    removed_stars, transplanted_stars : int
-        How many; fewer where the image has fewer that fit, and none to remove without WCS.
-    bright_mag, faint_mag : float
-        As in `otrain_core.stars.inject.inject_sources`.
+    options : InjectOptions
+        `removed_stars` and `transplanted_stars`: how many; fewer where the image has fewer that fit,
+        and none to remove without WCS.
     sky : Sky, optional
         Of the image, where it is measured already.
 
@@ -153,25 +149,16 @@ def add_real_stars(
         With rows of the kinds "removed" (place and flux of the star in the science image) and
         "transplanted" (the new place) at the end.
     """
+    removed_stars, wanted = options.removed_stars, options.removed_stars + options.transplanted_stars
     if image.wcs is None and removed_stars:
         log.warning("image %s: WCS: there is none, so no star is taken out of the reference", image.name)
-        removed_stars = 0
-    if removed_stars + transplanted_stars == 0:
+        removed_stars, wanted = 0, options.transplanted_stars
+    if wanted == 0:
         return data, truth
     sky = sky or measure_sky(image)
-    stars, segments = choose_stars(
-        image,
-        psf,
-        sky,
-        record=record,
-        rng=rng,
-        n=removed_stars + transplanted_stars,
-        bright_mag=bright_mag,
-        faint_mag=faint_mag,
-        avoid=truth,
-    )
+    stars, segments = choose_stars(image, psf, sky, record=record, rng=rng, n=wanted, options=options, avoid=truth)
     # Where there are too few, both kinds get their share.
-    n_removed = round(len(stars) * removed_stars / (removed_stars + transplanted_stars))
+    n_removed = round(len(stars) * removed_stars / wanted)
     removed, copied = stars[:n_removed], stars[n_removed:]
     added, moved = transplant(image, psf, sky, segments, copied, rng=rng, avoid=pd.concat([truth, stars]))
     rows = pd.concat([removed.assign(kind="removed"), moved.assign(kind="transplanted")], ignore_index=True)
@@ -288,26 +275,8 @@ def remove_stars(reference: Image, stars: pd.DataFrame, *, name: str) -> tuple[I
     except ImageError as error:
         return nothing(f"no PSF of the reference: {error.message}")
     x, y = (np.asarray(value) for value in reference.wcs.all_world2pix(ra, dec, 0, quiet=True))
-    found, segments = _extract(reference, sky)
-    index, reasons = _find(x, y, found, psf, reference)
-    usable = usable_places(reference, found["x"], found["y"], fwhm=psf.fwhm)
-    fits: dict[int, StarFit] = {}
-    for k in np.flatnonzero(index >= 0):
-        fit, reason = None, "saturated or missing pixels in the reference"
-        if usable[index[k]]:
-            fit, reason = _fit_reference_star(reference, sky, segments, found, int(index[k]), psf)
-        if fit is None:
-            reasons[k] = reason
-        else:
-            fits[int(k)] = fit
-    science = stars["flux"].to_numpy(float)
-    ratio = np.array([fits[k].flux / science[k] for k in fits])
-    if len(fits) >= 5:
-        allowed = MAX_FLUX_SCATTER * np.median(ratio) + 5 * np.array([fits[k].fluxerr / science[k] for k in fits])
-        for k, far in zip(list(fits), np.abs(ratio - np.median(ratio)) > allowed, strict=True):
-            if far:
-                del fits[k]
-                reasons[k] = "its flux in the reference does not fit that of the others"
+    fits, reasons = _fit_removed(reference, sky, psf, x, y)
+    _leave_out_strangers(fits, reasons, stars["flux"].to_numpy(float))
     record["failed"] = [{"id": ids[k], "reason": str(reasons[k])} for k in range(len(ids)) if k not in fits]
     if not fits:
         return reference, record
@@ -315,7 +284,6 @@ def remove_stars(reference: Image, stars: pd.DataFrame, *, name: str) -> tuple[I
     for fit in fits.values():
         stamp, y0, x0 = psf.stamp(fit.x, fit.y)
         add_stamp(light, fit.flux * stamp, y0, x0)
-    cleaned = replace(reference, data=(reference.data - light).astype(np.float32))
     record["removed"] = [ids[k] for k in fits]
     record["residual"] = {
         "n": len(fits),
@@ -323,7 +291,39 @@ def remove_stars(reference: Image, stars: pd.DataFrame, *, name: str) -> tuple[I
         "excess": float(np.median([fit.excess for fit in fits.values()])),
         "flux_error": float(np.median([fit.fluxerr / fit.flux for fit in fits.values()])),
     }
-    return cleaned, record
+    return replace(reference, data=(reference.data - light).astype(np.float32)), record
+
+
+def _fit_removed(
+    reference: Image, sky: Sky, psf: PSFModel, x: np.ndarray, y: np.ndarray
+) -> tuple[dict[int, StarFit], np.ndarray]:
+    """Fits of the stars at positions of the reference, by their number, and why others have none."""
+    found, segments = _extract(reference, sky)
+    index, reasons = _find(x, y, found, psf, reference)
+    usable = usable_places(reference, found["x"], found["y"], fwhm=psf.fwhm)
+    fits: dict[int, StarFit] = {}
+    for k in np.flatnonzero(index >= 0).tolist():
+        fit, reason = None, "saturated or missing pixels in the reference"
+        if usable[index[k]]:
+            fit, reason = _fit_reference_star(reference, sky, segments, found, int(index[k]), psf)
+        if fit is None:
+            reasons[k] = reason
+        else:
+            fits[k] = fit
+    return fits, reasons
+
+
+def _leave_out_strangers(fits: dict[int, StarFit], reasons: np.ndarray, science: np.ndarray) -> None:
+    """Drop, in place, stars whose flux over that of the science image is not that of the others."""
+    if len(fits) < 5:
+        return
+    ratio = np.array([fit.flux / science[k] for k, fit in fits.items()])
+    error = np.array([fit.fluxerr / science[k] for k, fit in fits.items()])
+    allowed = MAX_FLUX_SCATTER * np.median(ratio) + 5 * error
+    for k, far in zip(list(fits), np.abs(ratio - np.median(ratio)) > allowed, strict=True):
+        if far:
+            del fits[k]
+            reasons[k] = "its flux in the reference does not fit that of the others"
 
 
 def _extract(image: Image, sky: Sky) -> tuple[np.ndarray, np.ndarray]:

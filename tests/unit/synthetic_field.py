@@ -1,8 +1,5 @@
 """Synthetic star fields for the tests: Gaussian stars integrated exactly over the pixels."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 from astropy.io import fits
 from scipy.special import erf
@@ -56,12 +53,3 @@ def field(
         saturation=saturation,
     )
     return image, x, y, flux
-
-
-def script(name):
-    """A script of the workflow as a module."""
-    path = next((Path(__file__).parents[2] / "scripts").rglob(f"{name}.py"))
-    spec = importlib.util.spec_from_file_location(f"script_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -46,12 +46,6 @@ def detector(wildcards):
     return RUN.telescopes[wildcards.telescope].detector.model_dump()
 
 
-def psf_beta(wildcards):
-    """Moffat beta of the PSF of a simulated telescope, None for a real one."""
-    sky = RUN.telescopes[wildcards.telescope].sky
-    return sky.psf_beta if sky else None
-
-
 def if_exists(path):
     """An input only where it exists: the job itself tells of a missing file, image by image."""
     return path if path and (path.startswith("results/") or Path(path).exists()) else []

@@ -4,6 +4,10 @@ localrules:
     survey_reference,
 
 
+def is_simulated(telescope):
+    return RUN.telescopes[telescope].source == "simulated"
+
+
 rule simulate:
     """Simulate a science image, its reference and the truth, for one image of a simulated telescope."""
     output:
@@ -55,11 +59,38 @@ rule reference:
         "../../scripts/sky/reference.py"
 
 
+rule simulated_catalogue:
+    """Star catalogue and known objects of one simulated image, as an observer has them."""
+    input:
+        science="results/{telescope}/sky/{image}/science.fits",
+        truth="results/{telescope}/sky/{image}/truth.csv",
+    output:
+        catalogue="results/{telescope}/sky/{image}/catalogue.csv",
+        known="results/{telescope}/sky/{image}/known.csv",
+    log:
+        "results/logs/{telescope}/sky/{image}/simulated_catalogue.log",
+    benchmark:
+        "results/benchmarks/{telescope}/sky/{image}/catalogue.tsv"
+    wildcard_constraints:
+        telescope=telescopes_where(is_simulated),
+    group:
+        "image"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 1000 * attempt,
+        runtime=lambda wildcards, attempt: 5 * attempt,
+    params:
+        beta=lambda wildcards: RUN.telescopes[wildcards.telescope].sky.psf_beta,
+        seed=RUN.config.seed,
+        code=code_of("sky/simulated_catalogue"),
+    script:
+        "../../scripts/sky/simulated_catalogue.py"
+
+
 rule catalogue:
-    """Star catalogue and known objects of one image, from the simulator or from local files."""
+    """Star catalogue and known objects of one image, from local files."""
     input:
         science=lambda wildcards: if_exists(science_path(wildcards)),
-        truth=sky_truth,
     output:
         catalogue="results/{telescope}/sky/{image}/catalogue.csv",
         known="results/{telescope}/sky/{image}/known.csv",
@@ -68,7 +99,7 @@ rule catalogue:
     benchmark:
         "results/benchmarks/{telescope}/sky/{image}/catalogue.tsv"
     wildcard_constraints:
-        telescope=telescopes_where(lambda name: not RUN.asks_network(name)),
+        telescope=telescopes_where(lambda name: not is_simulated(name) and not RUN.asks_network(name)),
     group:
         "image"
     threads: 1
@@ -77,12 +108,10 @@ rule catalogue:
         runtime=lambda wildcards, attempt: 5 * attempt,
     params:
         science=science_path,
-        psf_beta=psf_beta,
         wcs=wcs_path,
         source=catalogue_of("catalogue"),
         known_source=catalogue_of("known"),
         cache=NETWORK_CACHE,
-        seed=RUN.config.seed,
         code=code_of("sky/catalogue"),
     script:
         "../../scripts/sky/catalogue.py"
@@ -100,19 +129,17 @@ rule fetch_catalogue:
     benchmark:
         "results/benchmarks/{telescope}/sky/{image}/fetch_catalogue.tsv"
     wildcard_constraints:
-        telescope=telescopes_where(RUN.asks_network),
+        telescope=telescopes_where(lambda name: not is_simulated(name) and RUN.asks_network(name)),
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 1000 * attempt,
         runtime=lambda wildcards, attempt: 20 * attempt,
     params:
         science=science_path,
-        psf_beta=psf_beta,
         wcs=wcs_path,
         source=catalogue_of("catalogue"),
         known_source=catalogue_of("known"),
         cache=NETWORK_CACHE,
-        seed=RUN.config.seed,
         code=code_of("sky/catalogue"),
     script:
         "../../scripts/sky/catalogue.py"

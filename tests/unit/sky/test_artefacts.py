@@ -161,19 +161,6 @@ def test_crosstalk_is_mirrored(rng):
     assert artefacts.add_crosstalk(image, factor=0.0, level=1200.0) == []
 
 
-def test_names_follow_the_geometry():
-    truth = pd.DataFrame(
-        [
-            {"kind": "trail", "x": 50.0, "y": 50.0, "size": 100.0, "width": 4.0, "angle": 45.0},
-            {"kind": "hot_pixel", "x": 100.0, "y": 20.0, "size": 1.0, "width": 1.0, "angle": 0.0},
-            {"kind": "star", "x": 10.0, "y": 90.0, "size": 3.0, "width": 3.0, "angle": 0.0},
-        ]
-    )
-    x, y = np.array([70, 70, 101, 10, 95]), np.array([70, 60, 21, 90, 95])
-    names = name_artefacts(truth, x, y, margin=1.5)
-    assert list(names) == ["trail", "", "hot_pixel", "", ""]
-
-
 def field_psf(fwhm=2.5):
     return FieldPSF(
         (200, 300), fwhm=fwhm, beta=3.0, ellipticity=0.0, variation=0.0, trail=0.0, rng=np.random.default_rng(1)
@@ -210,13 +197,3 @@ def test_half_of_the_asteroids_are_known(rng):
     rows = artefacts.add_asteroids(image, rng, n=10, psf=psf, zero_point=25.0, brightest=15.0, faintest=19.0)
     assert sum(row["known"] for row in rows) == 5
     assert artefacts.add_asteroids(image, rng, n=0, psf=psf, zero_point=25.0, brightest=15.0, faintest=19.0) == []
-
-
-def test_asteroids_and_variables_are_no_artefacts():
-    truth = pd.DataFrame(
-        [
-            {"kind": kind, "x": x, "y": 20.0, "size": 3.0, "width": 3.0, "angle": 0.0}
-            for kind, x in (("asteroid", 20.0), ("variable", 60.0))
-        ]
-    )
-    assert list(name_artefacts(truth, [20, 60], [20, 20], margin=1.0)) == ["", ""]

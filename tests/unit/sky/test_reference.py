@@ -11,7 +11,8 @@ from otrain_core.images.common_stars import find_stars
 from otrain_core.images.frames import Image, read_image
 from otrain_core.images.prepare import prepare_image
 from otrain_core.plan.pipelines import PrepareOptions
-from otrain_core.sky.reference import stack_reference
+from otrain_core.plan.telescopes import Detector
+from otrain_core.sky.reference import reference_files, stack_reference
 from tests.unit.synthetic_pair import GAIN, READ_NOISE, camera, make_sky, observe, turned
 
 SHAPE = (240, 260)
@@ -140,21 +141,19 @@ def test_frames_that_do_not_match_are_refused(sky, images):
         stack_reference([others[0], images[0], others[1]], field="north")
 
 
-def test_the_script_leaves_out_a_frame_it_cannot_read(images, tmp_path):
-    from scripts.sky.reference import main
-
+def test_reference_files_leaves_out_a_frame_it_cannot_read(images, tmp_path):
     paths = []
     for image in images[:4]:
         paths.append(tmp_path / f"{image.name}.fits")
         fits.writeto(paths[-1], image.data, image.header)
     (tmp_path / "broken.fits").write_bytes(b"no image at all")
     paths.append(tmp_path / "broken.fits")
-    main(
+    reference_files(
         frames=paths,
         wcs=[None] * 5,
         reference=tmp_path / "reference.fits",
         record=tmp_path / "reference.json",
-        detector={"gain": GAIN, "read_noise": READ_NOISE, "saturation": 60000.0},
+        detector=Detector(gain=GAIN, read_noise=READ_NOISE, saturation=60000.0),
         field="north",
     )
     image = read_image(tmp_path / "reference.fits", name="north")

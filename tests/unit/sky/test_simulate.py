@@ -1,4 +1,3 @@
-import importlib.util
 import warnings
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from otrain_core.images.frames import read_image
 from otrain_core.plan.telescopes import Detector, Telescope, read_telescopes
 from otrain_core.sky.causes import KINDS
 from otrain_core.sky.optics import limiting_magnitude
-from otrain_core.sky.simulate import field_centre, simulate_pair
+from otrain_core.sky.simulate import field_centre, simulate_files, simulate_pair
 
 ROOT = Path(__file__).parents[3]
 CLEAN = {key: 0 for key in ("cosmics", "hot_pixels", "bad_columns", "trails", "ghosts", "crosstalk")}
@@ -364,16 +363,13 @@ def test_known_limits_of_the_telescopes_of_the_paper(name, limit):
     assert np.median(limits) == pytest.approx(limit, abs=0.25)
 
 
-def test_script_writes_what_the_next_steps_read(tmp_path):
-    spec = importlib.util.spec_from_file_location("simulate_script", ROOT / "scripts" / "sky" / "simulate.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+def test_simulate_files_writes_what_the_next_steps_read(tmp_path):
     paths = {name: tmp_path / name for name in ("science.fits", "reference.fits", "truth.csv")}
-    script.main(
+    simulate_files(
         science=paths["science.fits"],
         reference=paths["reference.fits"],
         truth=paths["truth.csv"],
-        telescope=telescope().model_dump(),
+        telescope=telescope(),
         image="sim0001",
         index=1,
         seed=1,

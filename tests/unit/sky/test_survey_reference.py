@@ -12,7 +12,6 @@ from otrain_core.errors import ConfigError, ImageError
 from otrain_core.images.frames import read_image
 from otrain_core.plan.telescopes import Detector
 from otrain_core.sky import answers, survey_reference
-from scripts.sky.survey_reference import main
 from tests.unit.loopback import loopback
 
 HIPS = "CDS/P/PanSTARRS/DR1/r"
@@ -229,16 +228,18 @@ def test_no_answer_is_told_in_one_sentence(server, tmp_path):
     assert len(text) < 700
 
 
-def test_the_script_writes_a_reference_that_the_workflow_reads_and_asks_once(server, tmp_path):
+def test_survey_reference_files_writes_what_the_workflow_reads_and_asks_once(server, tmp_path):
     header = science()
     fits.PrimaryHDU(np.ones((90, 110), np.float32), header=header).writeto(tmp_path / "one.fits")
     names = {"science": tmp_path / "one.fits", "reference": tmp_path / "one.survey.fits"}
     for _ in range(2):
-        main(**names, image="one", wcs=None, hips=HIPS, cache=tmp_path / "cache")
+        survey_reference.survey_reference_files(**names, image="one", wcs=None, hips=HIPS, cache=tmp_path / "cache")
     assert len(server.requests) == 1
     image = read_image(names["reference"], name="one", detector=Detector(gain=10.0, saturation=4095.0))
     assert image.gain == 1.0 and image.saturation == pytest.approx(np.nanmax(image.data))
     assert image.pixel_scale == pytest.approx(1.3, rel=1e-3) and image.wcs is not None
     fits.PrimaryHDU(np.ones((90, 110), np.float32)).writeto(tmp_path / "bare.fits")
     with pytest.raises(ImageError, match="image one: WCS"):
-        main(**names | {"science": tmp_path / "bare.fits"}, image="one", wcs=None, hips=HIPS, cache=tmp_path / "cache")
+        survey_reference.survey_reference_files(
+            **names | {"science": tmp_path / "bare.fits"}, image="one", wcs=None, hips=HIPS, cache=tmp_path / "cache"
+        )

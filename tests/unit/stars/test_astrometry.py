@@ -9,6 +9,7 @@ from astropy.wcs import WCS
 from otrain_core.errors import ImageError
 from otrain_core.images.frames import image_wcs
 from otrain_core.io import read_json, write_json
+from otrain_core.plan.pipelines import PsfOptions
 from otrain_core.stars.astrometry import refine_wcs
 from otrain_core.stars.psf import measure_psf
 from tests.unit.synthetic_field import field
@@ -52,7 +53,7 @@ def scene(*, off=(2.0, -1.0), ra=150.0, n=260, shape=(640, 640), bend=1.5e-6):
 @pytest.mark.parametrize("ra", [150.0, 0.0])
 def test_wcs_is_refined(method, ra):
     image, catalogue, truth, x, y = scene(ra=ra)
-    wcs, record = refine_wcs(image, catalogue, method=method, fwhm=2.4)
+    wcs, record = refine_wcs(image, catalogue, options=PsfOptions(astrometry=method), fwhm=2.4)
     ra_true, dec_true = truth.all_pix2world(x, y, 0)
     found_x, found_y = wcs.all_world2pix(ra_true, dec_true, 0)
     off = np.hypot(found_x - x, found_y - y)
@@ -70,10 +71,10 @@ def test_wcs_is_refined(method, ra):
 @needs_scamp
 def test_scamp_finds_a_field_far_off_and_astropy_says_that_it_does_not():
     image, catalogue, *_ = scene(off=(14.0, 9.0))
-    _, record = refine_wcs(image, catalogue, method="scamp", fwhm=2.4)
+    _, record = refine_wcs(image, catalogue, options=PsfOptions(astrometry="scamp"), fwhm=2.4)
     assert record["n_stars"] > 100
     with pytest.raises(ImageError, match="image field: astrometry: .*does not agree with the catalogue"):
-        refine_wcs(image, catalogue, method="astropy", fwhm=2.4)
+        refine_wcs(image, catalogue, options=PsfOptions(astrometry="astropy"), fwhm=2.4)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -81,7 +82,7 @@ def test_few_stars_do_no_harm_to_a_good_wcs(method):
     image, catalogue, truth, *_ = scene()
     image.wcs = truth
     sparse = catalogue.sort_values("mag").iloc[8:16].reset_index(drop=True)
-    wcs, record = refine_wcs(image, sparse, method=method, fwhm=2.4, match_radius=3.0)
+    wcs, record = refine_wcs(image, sparse, options=PsfOptions(astrometry=method, match_radius=3.0), fwhm=2.4)
     y, x = np.mgrid[0:640:40, 0:640:40]
     moved = np.hypot(*(a - b for a, b in zip(truth.all_world2pix(*wcs.all_pix2world(x, y, 0), 0), (x, y), strict=True)))
     assert moved.max() < 0.5
@@ -94,31 +95,34 @@ def test_a_worse_solution_is_not_taken(monkeypatch, caplog):
     image, catalogue, truth, *_ = scene()
     image.wcs = truth
     monkeypatch.setattr(astrometry, "_astropy", lambda *_, **__: (shifted(truth, 0.6, 0), 3))
-    wcs, record = refine_wcs(image, catalogue, method="astropy", fwhm=2.4)
+    wcs, record = refine_wcs(image, catalogue, options=PsfOptions(astrometry="astropy"), fwhm=2.4)
     assert wcs is truth
     assert record["method"] == "none"
     assert "worse" in record["reason"]
     assert "the WCS that came is kept" in caplog.text
     monkeypatch.setattr(astrometry, "_astropy", lambda *_, **__: (None, 0))
-    assert "finds no solution" in refine_wcs(image, catalogue, method="astropy", fwhm=2.4)[1]["reason"]
+    assert (
+        "finds no solution"
+        in refine_wcs(image, catalogue, options=PsfOptions(astrometry="astropy"), fwhm=2.4)[1]["reason"]
+    )
 
 
 def test_what_is_missing_is_named():
     image, catalogue, *_ = scene(n=60, shape=(384, 384))
     with pytest.raises(ImageError, match="image field: catalogue: .* missing or empty"):
-        refine_wcs(image, catalogue[:0], method="astropy", fwhm=2.4)
+        refine_wcs(image, catalogue[:0], options=PsfOptions(astrometry="astropy"), fwhm=2.4)
     with pytest.raises(ImageError, match="holds no star"):
-        refine_wcs(image, catalogue.assign(kind="galaxy"), method="astropy", fwhm=2.4)
+        refine_wcs(image, catalogue.assign(kind="galaxy"), options=PsfOptions(astrometry="astropy"), fwhm=2.4)
     image.wcs = None
     with pytest.raises(ImageError, match="image field: WCS: no celestial WCS .* this pipeline needs one"):
-        refine_wcs(image, catalogue, method="astropy", fwhm=2.4)
+        refine_wcs(image, catalogue, options=PsfOptions(astrometry="astropy"), fwhm=2.4)
     with pytest.raises(ImageError, match="image field: WCS"):
-        measure_psf(image, catalogue=catalogue, photometry="catalogue")
+        measure_psf(image, catalogue=catalogue, options=PsfOptions(photometry="catalogue"))
 
 
 def test_the_record_carries_the_refined_wcs(tmp_path):
     image, catalogue, truth, x, y = scene()
-    _, record = measure_psf(image, catalogue=catalogue, astrometry="astropy")
+    _, record = measure_psf(image, catalogue=catalogue, options=PsfOptions(astrometry="astropy"))
     write_json(tmp_path / "psf.json", record)
     record = read_json(tmp_path / "psf.json")
     wcs = image_wcs(image.wcs.to_header(), None, image="field", record=record)

@@ -3,18 +3,27 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from otrain_core.errors import ConfigError, ImageError
+from otrain_core.errors import ImageError
 from otrain_core.images.frames import Image, read_image
 from otrain_core.io import read_json, read_table, write_json
+from otrain_core.plan.pipelines import InjectOptions, PsfOptions
 from otrain_core.plan.telescopes import Detector
-from otrain_core.stars.inject import TRUTH_COLUMNS, find_anchors, inject_sources, usable_places
-from otrain_core.stars.psf import measure_psf
-from tests.unit.synthetic_field import field, script
+from otrain_core.stars.inject import find_anchors, inject_files, inject_sources
+from otrain_core.stars.psf import measure_psf, psf_files
+from otrain_core.stars.truth import TRUTH_COLUMNS
+from tests.unit.synthetic_field import field
 
 
 def blank(shape=(384, 384), *, sky=100.0, rms=9.0, seed=0, **more):
     data = np.random.default_rng(seed).normal(sky, rms, shape).astype(np.float32)
     return Image(name="blank", data=data, header=fits.Header(), gain=1.5, **more)
+
+
+def inject(image, model, record, *, seed, noise=True, **changes):
+    """Sources at random places alone, but for what `changes` says."""
+    options = InjectOptions.model_validate({"mix": {"random": 1.0}} | changes)
+    rng = np.random.default_rng(seed)
+    return inject_sources(image, model, record=record, rng=rng, options=options, noise=noise)
 
 
 @pytest.fixture(scope="module", params=[(1.2, 0.0), (2.0, 0.3), (3.5, 0.1)], ids=["undersampled", "varying", "wide"])
@@ -32,8 +41,7 @@ def one():
 def test_flux_is_conserved_without_noise(measured):
     model, record = measured
     image = blank(rms=0.0)
-    options = {"record": record, "n_sources": 200, "noise": False}
-    data, truth = inject_sources(image, model, rng=np.random.default_rng(1), **options)
+    data, truth = inject(image, model, record, seed=1, n_sources=200, noise=False)
     r = model.radius
     whole = truth.x.between(r, 383 - r) & truth.y.between(r, 383 - r)
     assert 0.5 < whole.mean() < 1
@@ -59,8 +67,9 @@ def test_flux_is_recovered_within_the_noise(measured):
     pulls = []
     for seed in range(8):
         image = blank(seed=seed)
-        options = {"record": record, "n_sources": 60, "grid": 8, "bright_mag": 6.0, "faint_mag": -2.0}
-        data, truth = inject_sources(image, model, rng=np.random.default_rng(100 + seed), **options)
+        data, truth = inject(
+            image, model, record, seed=100 + seed, n_sources=60, grid=8, bright_mag=6.0, faint_mag=-2.0
+        )
         gap = np.maximum(*(np.abs(truth[c].values[:, None] - truth[c].values) for c in ("x", "y")))
         np.fill_diagonal(gap, np.inf)
         r = model.radius
@@ -78,12 +87,7 @@ def test_flux_is_recovered_within_the_noise(measured):
 def test_shot_noise_is_that_of_the_electrons(one):
     model, record = one
     image = blank(rms=0.0)
-    sums = [
-        inject_sources(
-            image, model, record=record, rng=np.random.default_rng(s), n_sources=1, grid=1, bright_mag=5, faint_mag=-5
-        )
-        for s in range(300)
-    ]
+    sums = [inject(image, model, record, seed=s, n_sources=1, grid=1, bright_mag=5, faint_mag=-5) for s in range(300)]
     flux = sums[0][1].flux[0]
     kept = [
         (data.astype(float) - 100).sum()
@@ -96,8 +100,7 @@ def test_shot_noise_is_that_of_the_electrons(one):
 
 def test_centroids_are_the_true_positions(measured):
     model, record = measured
-    options = {"record": record, "n_sources": 9, "grid": 3, "noise": False}
-    data, truth = inject_sources(blank(rms=0.0), model, rng=np.random.default_rng(5), **options)
+    data, truth = inject(blank(rms=0.0), model, record, seed=5, n_sources=9, grid=3, noise=False)
     r = model.radius
     for row in truth[truth.x.between(r + 1, 382 - r) & truth.y.between(r + 1, 382 - r)].itertuples():
         y0, x0 = int(np.floor(row.y + 0.5)) - r, int(np.floor(row.x + 0.5)) - r
@@ -109,8 +112,7 @@ def test_centroids_are_the_true_positions(measured):
 def test_every_cell_gets_its_share(one):
     model, record = one
     image = blank((300, 450))
-    options = {"record": record, "n_sources": 200, "grid": 9}
-    _, truth = inject_sources(image, model, rng=np.random.default_rng(1), **options)
+    _, truth = inject(image, model, record, seed=1, n_sources=200, grid=9)
     cells = np.floor((truth.y + 0.5) / 300 * 9) * 9 + np.floor((truth.x + 0.5) / 450 * 9)
     counts = np.bincount(cells.astype(int), minlength=81)
     assert set(counts) == {200 // 81, 200 // 81 + 1}
@@ -126,8 +128,7 @@ def test_missing_stays_missing_and_the_sum_stops_at_saturation(one):
     image = blank(saturation=400.0)
     image.data[100:200, 100:200] = np.nan
     image.data[5, 5] = 900.0
-    options = {"record": record, "n_sources": 300, "bright_mag": 8.0}
-    data, _ = inject_sources(image, model, rng=np.random.default_rng(1), **options)
+    data, _ = inject(image, model, record, seed=1, n_sources=300, bright_mag=8.0)
     np.testing.assert_array_equal(np.isnan(data), np.isnan(image.data))
     assert data[5, 5] == 900.0
     assert np.count_nonzero(data == 400.0) > 50
@@ -141,21 +142,20 @@ def test_positions_on_the_sky(one):
     wcs = WCS(naxis=2)
     wcs.wcs.crval, wcs.wcs.crpix, wcs.wcs.cdelt = [0.001, 10], [192, 192], [-1e-3, 1e-3]
     wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
-    _, truth = inject_sources(blank(wcs=wcs), model, record=record, rng=np.random.default_rng(1))
+    _, truth = inject(blank(wcs=wcs), model, record, seed=1)
     x, y = wcs.all_world2pix(truth.ra, truth.dec, 0)
     np.testing.assert_allclose(np.column_stack([x, y]), truth[["x", "y"]], atol=1e-5)
     assert truth.ra.between(0, 360).all()
-    _, truth = inject_sources(blank(), model, record=record, rng=np.random.default_rng(1))
+    _, truth = inject(blank(), model, record, seed=1)
     assert truth.ra.isna().all()
 
 
 def test_random_mix_is_the_plain_scheme(one):
     """The stream of the plain scheme: positions, then magnitudes, then photons source by source."""
     model, record = one
-    options = {"record": record, "n_sources": 30, "grid": 3}
-    data, truth = inject_sources(blank(), model, rng=np.random.default_rng(7), **options)
+    data, truth = inject(blank(), model, record, seed=7, n_sources=30, grid=3)
     for mix in ({"random": 1.0}, {"random": 0.3, "star": 0.0}):
-        again, same = inject_sources(blank(), model, rng=np.random.default_rng(7), mix=mix, **options)
+        again, same = inject(blank(), model, record, seed=7, n_sources=30, grid=3, mix=mix)
         assert again.tobytes() == data.tobytes() and same.equals(truth)
     rng = np.random.default_rng(7)
     cells = np.concatenate([np.tile(np.arange(9), 3), rng.choice(9, 3, replace=False)])
@@ -206,10 +206,10 @@ def test_anchors_are_what_they_are_called(busy):
 def test_mix_of_places(busy, one):
     image, stars, places = busy
     model, record = one
-    options = {"record": record, "n_sources": 60, "mix": {"random": 0.6, "galaxy": 0.1, "star": 0.3}}
+    mix = {"random": 0.6, "galaxy": 0.1, "star": 0.3}
     rows = []
     for seed in range(10):
-        _, truth = inject_sources(image, model, rng=np.random.default_rng(seed), **options)
+        _, truth = inject(image, model, record, seed=seed, n_sources=60, mix=mix)
         assert truth.kind.value_counts().to_dict() == {"random": 36, "star": 18, "galaxy": 6}
         rows.append(truth)
     by = {kind: [table[table.kind == kind] for table in rows] for kind in ("random", "galaxy", "star")}
@@ -223,8 +223,7 @@ def test_mix_of_places(busy, one):
 
 def test_share_without_anchors_is_random(one):
     model, record = one
-    options = {"record": record, "n_sources": 50, "mix": {"galaxy": 1, "star": 1}}
-    _, truth = inject_sources(blank(), model, rng=np.random.default_rng(1), **options)
+    _, truth = inject(blank(), model, record, seed=1, n_sources=50, mix={"galaxy": 1, "star": 1})
     assert (truth.kind == "random").all() and len(truth) == 50
 
 
@@ -232,12 +231,12 @@ def test_snapshots_take_the_psf_of_the_nearest_cell():
     image, *_ = field(fwhm=2.0, variation=0.5)
     model, record = measure_psf(image)
     flat = blank(rms=0.0)
-    common = {"record": record, "n_sources": 1, "grid": 1, "noise": False, "bright_mag": 5, "faint_mag": -5}
+    common = {"n_sources": 1, "grid": 1, "noise": False, "bright_mag": 5, "faint_mag": -5}
     widths = set()
     for seed in range(12):
-        own, truth = inject_sources(flat, model, rng=np.random.default_rng(seed), **common)
-        one, same = inject_sources(flat, model, rng=np.random.default_rng(seed), psf_snapshots=1, **common)
-        fine, _ = inject_sources(flat, model, rng=np.random.default_rng(seed), psf_snapshots=384, **common)
+        own, truth = inject(flat, model, record, seed=seed, **common)
+        one, same = inject(flat, model, record, seed=seed, psf_snapshots=1, **common)
+        fine, _ = inject(flat, model, record, seed=seed, psf_snapshots=384, **common)
         assert same.equals(truth)
         np.testing.assert_allclose(fine, own, atol=2e-2 * (own.max() - 100))
         if truth[["x", "y"]].stack().between(20, 360).all():
@@ -250,81 +249,75 @@ def test_snapshots_take_the_psf_of_the_nearest_cell():
     assert True in widths
 
 
-def test_usable_places():
-    image = blank(saturation=1000.0)
-    image.data[100, 100], image.data[200, 200], image.data[300, 300] = np.nan, 950.0, 850.0
-    x = np.array([100.0, 102.9, 103.2, 200.0, 300.0, 1.0, 50.0])
-    assert usable_places(image, x, x, fwhm=2.0).tolist() == [False, True, True, False, True, False, True]
-    assert usable_places(image, x, np.full(7, 100.0), fwhm=2.0).tolist()[:3] == [False, False, False]
+def test_an_unknown_limit_is_told(one):
+    with pytest.raises(ImageError, match="image blank: limit_mag: .* no finite"):
+        inject(blank(), one[0], one[1] | {"limit_mag": None}, seed=1)
 
 
-@pytest.mark.parametrize(
-    ("record", "options", "error", "message"),
-    [
-        ({"limit_mag": None}, {}, ImageError, "image blank: limit_mag: .* no finite"),
-        ({}, {"mix": {"nebula": 1.0}}, ConfigError, "inject.mix: shares of random, galaxy, star"),
-        ({}, {"mix": {"star": 0.0}}, ConfigError, "inject.mix"),
-        ({}, {"bright_mag": -2.0}, ConfigError, "bright_mag -2 and faint_mag 0.5 leave no magnitude"),
-    ],
-)
-def test_bad_input(one, record, options, error, message):
-    with pytest.raises(error, match=message):
-        inject_sources(blank(), one[0], record={**one[1], **record}, rng=np.random.default_rng(1), **options)
+def test_the_default_mix_has_galaxies_and_stars(busy):
+    model, record = measure_psf(busy[0])
+    _, truth = inject_sources(busy[0], model, record=record, rng=np.random.default_rng(1))
+    counts = truth.kind.value_counts()
+    assert len(truth) == 150 and counts["star"] == 22 and 0 < counts["galaxy"] <= 22
 
 
-def test_script_keeps_injected_sources_whatever_the_real_stars(tmp_path):
+def test_inject_files_keeps_injected_sources_whatever_the_real_stars(tmp_path):
     image, *_ = field(fwhm=2.0, n=80, logflux=(3.0, 4.5))
     header = fits.Header({"GAIN": 1.5, "SATURATE": 6e4, "MAGZP": 24.0, "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN"})
     header.update({"CRVAL1": 10.0, "CRVAL2": 20.0, "CRPIX1": 192.0, "CRPIX2": 192.0, "CDELT1": -1e-3, "CDELT2": 1e-3})
     fits.writeto(tmp_path / "science.fits", image.data, header)
     common = {"science": tmp_path / "science.fits", "psf": tmp_path / "psf.fits", "record": tmp_path / "psf.json"}
-    script("psf").main(**common, image="a", detector={}, wcs=None, options={})
+    psf_files(**common, image="a", detector=Detector(), wcs=None, options=PsfOptions())
     tables = []
     for n in (0, 4):
         paths = {"injected": tmp_path / f"{n}.fits", "truth": tmp_path / f"{n}.csv"}
-        options = {"n_sources": 20, "bright_mag": 8.0, "removed_stars": n, "transplanted_stars": n}
-        about = {"image": "a", "telescope": "t", "detector": {}, "wcs": None}
-        script("inject").main(**common, **paths, **about, seed=1, options=options)
+        options = InjectOptions(
+            n_sources=20, bright_mag=8.0, mix={"random": 1.0}, removed_stars=n, transplanted_stars=n
+        )
+        about = {"image": "a", "telescope": "t", "detector": Detector(), "wcs": None}
+        inject_files(**common, **paths, **about, seed=1, options=options)
         tables.append(read_table(paths["truth"]))
     assert tables[1][:20].equals(tables[0])
     assert tables[1]["kind"].value_counts().to_dict() == {"random": 20, "removed": 4, "transplanted": 4}
     assert tables[1]["id"].tolist() == list(range(28))
 
 
-def test_script_takes_the_refined_wcs(tmp_path):
+def test_inject_files_takes_the_refined_wcs(tmp_path):
     image, *_ = field(n=60)
     header = fits.Header({"GAIN": 1.5, "SATURATE": 6e4, "MAGZP": 24.0, "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN"})
     header.update({"CRVAL1": 10.0, "CRVAL2": 20.0, "CRPIX1": 192.0, "CRPIX2": 192.0, "CDELT1": -1e-3, "CDELT2": 1e-3})
     fits.writeto(tmp_path / "science.fits", image.data, header)
     common = {"science": tmp_path / "science.fits", "psf": tmp_path / "psf.fits", "record": tmp_path / "psf.json"}
-    script("psf").main(**common, image="a", detector={}, wcs=None, options={})
+    psf_files(**common, image="a", detector=Detector(), wcs=None, options=PsfOptions())
     refined = WCS(header)
     refined.wcs.crval = [10.01, 20.0]
     record = read_json(common["record"])
     write_json(common["record"], record | {"wcs": refined.to_header_string(relax=True)})
     paths = {"injected": tmp_path / "injected.fits", "truth": tmp_path / "injected.csv"}
-    script("inject").main(**common, **paths, image="a", telescope="t", detector={}, wcs=None, seed=1, options={})
+    about = {"image": "a", "telescope": "t", "detector": Detector(), "wcs": None}
+    inject_files(**common, **paths, **about, seed=1, options=InjectOptions())
     truth = read_table(paths["truth"])
     np.testing.assert_allclose(refined.all_world2pix(truth.ra, truth.dec, 0), [truth.x, truth.y], atol=1e-3)
 
 
-def test_script_gives_every_image_its_own_stream(tmp_path):
+def test_inject_files_gives_every_image_its_own_stream(tmp_path):
     image, *_ = field(n=60)
     header = fits.Header({"GAIN": 1.5, "SATURATE": 6e4, "MAGZP": 24.0, "OBJECT": "field", "BZERO": 32768})
     fits.writeto(tmp_path / "science.fits", image.data, header)
-    row = {"pixel_scale": 2.0}
+    detector = Detector(pixel_scale=2.0)
     common = {"science": tmp_path / "science.fits", "psf": tmp_path / "psf.fits", "record": tmp_path / "psf.json"}
-    script("psf").main(**common, image="a", detector=row, wcs=None, options={})
+    psf_files(**common, image="a", detector=detector, wcs=None, options=PsfOptions())
     out = {}
+    options = InjectOptions(n_sources=20, mix={"random": 1.0}, removed_stars=0, transplanted_stars=0)
     for key, name in (("first", "a"), ("again", "a"), ("other", "b")):
         paths = {"injected": tmp_path / f"{key}.fits", "truth": tmp_path / f"{key}.csv"}
-        about = {"image": name, "telescope": "t", "detector": row, "wcs": None}
-        script("inject").main(**common, **paths, **about, seed=1, options={"n_sources": 20})
+        about = {"image": name, "telescope": "t", "detector": detector, "wcs": None}
+        inject_files(**common, **paths, **about, seed=1, options=options)
         out[key] = [path.read_bytes() for path in paths.values()]
     assert out["first"] == out["again"]
     assert out["first"] != out["other"]
     assert len(read_table(tmp_path / "first.csv")) == 20
-    injected = read_image(tmp_path / "first.fits", name="a", detector=Detector.model_validate(row))
+    injected = read_image(tmp_path / "first.fits", name="a", detector=detector)
     assert (injected.gain, injected.saturation, injected.zero_point) == (1.5, 6e4, 24.0)
     assert injected.header["OBJECT"] == "field"
     assert (injected.data - image.data).max() > 10

@@ -4,11 +4,12 @@ import pytest
 
 from otrain_core.errors import ImageError
 from otrain_core.io import write_table
+from otrain_core.plan.pipelines import PsfOptions
 from otrain_core.plan.telescopes import Detector
 from otrain_core.stars.photometry import photometric_solution
-from otrain_core.stars.psf import measure_psf
+from otrain_core.stars.psf import measure_psf, psf_files
 from tests.unit.stars.test_astrometry import SCALE, distorted_wcs
-from tests.unit.synthetic_field import field, script
+from tests.unit.synthetic_field import field
 
 ZERO, TERM = 24.3, 0.2
 
@@ -47,7 +48,7 @@ def test_without_colours_there_is_no_colour_term(scene):
 
 def test_record_takes_the_zero_point_of_the_catalogue(scene):
     image, table, _, plain = scene
-    _, record = measure_psf(image, catalogue=table, photometry="catalogue")
+    _, record = measure_psf(image, catalogue=table, options=PsfOptions(photometry="catalogue"))
     assert plain["zero_point"] == 29.0
     assert record["zero_point"] == record["photometry"]["zero_point"] == pytest.approx(ZERO, abs=0.01)
     change = record["zero_point"] - 29.0
@@ -60,12 +61,14 @@ def test_galaxies_and_faint_fields_do_not_make_a_zero_point(scene):
     with pytest.raises(ImageError, match="image field: photometry: too few stars"):
         photometric_solution(image, table[20:24], model=model)
     with pytest.raises(ImageError, match="image field: photometry: too few stars"):
-        photometric_solution(image, table.assign(dec=table.dec + 0.02), model=model, match_radius=0.5)
+        photometric_solution(
+            image, table.assign(dec=table.dec + 0.02), model=model, options=PsfOptions(match_radius=0.5)
+        )
     with pytest.raises(ImageError, match="image field: catalogue"):
-        measure_psf(image, catalogue=None, photometry="catalogue")
+        measure_psf(image, catalogue=None, options=PsfOptions(photometry="catalogue"))
 
 
-def test_script_reads_the_catalogue(scene, tmp_path):
+def test_psf_files_reads_the_catalogue(scene, tmp_path):
     from astropy.io import fits
 
     from otrain_core.images.frames import read_image
@@ -75,21 +78,21 @@ def test_script_reads_the_catalogue(scene, tmp_path):
     header = image.wcs.to_header(relax=True)
     fits.writeto(tmp_path / "science.fits", image.data, header)
     write_table(tmp_path / "catalogue.csv", table)
-    row = {"gain": 1.5, "saturation": 6e4}
-    script("psf").main(
+    detector = Detector(gain=1.5, saturation=6e4)
+    psf_files(
         science=tmp_path / "science.fits",
         catalogue=tmp_path / "catalogue.csv",
         psf=tmp_path / "psf.fits",
         record=tmp_path / "psf.json",
         image="one",
-        detector=row,
+        detector=detector,
         wcs=None,
-        options={"photometry": "catalogue", "astrometry": "astropy"},
+        options=PsfOptions(photometry="catalogue", astrometry="astropy"),
     )
     record = read_json(tmp_path / "psf.json")
     assert record["zero_point"] == pytest.approx(ZERO, abs=0.01)
-    again = read_image(tmp_path / "science.fits", name="one", detector=Detector.model_validate(row), record=record)
-    expected = read_image(tmp_path / "science.fits", name="one", detector=Detector.model_validate(row))
+    again = read_image(tmp_path / "science.fits", name="one", detector=detector, record=record)
+    expected = read_image(tmp_path / "science.fits", name="one", detector=detector)
     if record["wcs"] is not None:  # else nothing was better than what came
         assert again.wcs.to_header_string(relax=True) == record["wcs"]
     places = (np.array([9, 300]), np.array([400, 30]))

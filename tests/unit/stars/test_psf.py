@@ -3,11 +3,13 @@ import pytest
 from astropy.io import fits
 from scipy.special import erf
 
-from otrain_core.errors import ImageError, UpstreamFailed
-from otrain_core.io import read_json, write_json
-from otrain_core.stars.psf import measure_psf
+from otrain_core.errors import ImageError
+from otrain_core.io import read_json
+from otrain_core.plan.pipelines import PsfOptions
+from otrain_core.plan.telescopes import Detector
+from otrain_core.stars.psf import measure_psf, psf_files
 from otrain_core.stars.psf_model import PSFModel
-from tests.unit.synthetic_field import field, script, star, width
+from tests.unit.synthetic_field import field, star, width
 
 
 def compare(model, fwhm, variation, shape, n=40, seed=3):
@@ -43,28 +45,10 @@ def test_model_reproduces_stars_between_the_pixels(fwhm, variation):
 
 def test_constant_model_is_worse_where_the_psf_varies():
     image, *_ = field(fwhm=2.0, variation=0.3, n=130)
-    flat, varying = (compare(measure_psf(image, degree=d)[0], 2.0, 0.3, image.shape)[0] for d in (0, 2))
+    flat, varying = (
+        compare(measure_psf(image, options=PsfOptions(degree=d))[0], 2.0, 0.3, image.shape)[0] for d in (0, 2)
+    )
     assert np.median(varying) < 0.3 * np.median(flat)
-
-
-def test_stamps_are_normalised_and_centred():
-    image, *_ = field(fwhm=1.8)
-    model, _ = measure_psf(image)
-    centred = model.at(100.0, 200.0)
-    assert centred.shape == (model.size, model.size)
-    assert centred.sum() == pytest.approx(1, abs=1e-12)
-    offset = np.arange(-model.radius, model.radius + 1)
-    core = np.exp(-(offset**2 + offset[:, None] ** 2) / 8) * centred
-    assert abs((core * offset).sum() / core.sum()) < 0.02
-    for x, y in [(100.0, 200.0), (100.49, 200.5), (-0.4, 383.4)]:
-        stamp, y0, x0 = model.stamp(x, y)
-        assert stamp.sum() == pytest.approx(1, abs=1e-12)
-        assert (x0 + model.radius, y0 + model.radius) == (np.floor(x + 0.5), np.floor(y + 0.5))
-    stamp, y0, x0 = model.stamp(100.4, 200.0)
-    assert (stamp * (x0 + np.arange(model.size))).sum() == pytest.approx(100.4, abs=0.03)
-    wide = star(20, 20, 1.8, (41, 41))
-    inside = slice(20 - model.radius, 21 + model.radius)
-    assert wide[inside, inside].sum() > 0.99
 
 
 def test_hits_hot_pixels_galaxies_and_holes_do_not_enter():
@@ -104,18 +88,6 @@ def test_degree_follows_the_number_of_stars():
     assert measure_psf(image)[1]["degree"] < 2
 
 
-def test_saved_model_is_the_same(tmp_path):
-    image, *_ = field(fwhm=2.2, n=60)
-    model, _ = measure_psf(image)
-    model.save(tmp_path / "psf.fits")
-    again = PSFModel.load(tmp_path / "psf.fits")
-    np.testing.assert_allclose(again.stamp(50.3, 60.8)[0], model.stamp(50.3, 60.8)[0], atol=1e-6)
-    assert again.fwhm == pytest.approx(model.fwhm, abs=0.01)
-    write_json(tmp_path / "failed.fits", {"otrain_failed": {"image": "a", "key": "psf", "message": "none"}})
-    with pytest.raises(UpstreamFailed, match="image a: psf: none"):
-        PSFModel.load(tmp_path / "failed.fits")
-
-
 def test_two_measurements_are_identical():
     image, *_ = field(n=40)
     first, second = measure_psf(image), measure_psf(image)
@@ -141,20 +113,20 @@ def test_unusable_image_is_refused(change, message):
 def test_too_few_stars_are_refused():
     image, *_ = field(n=60)
     with pytest.raises(ImageError, match=r"image field: psf: \d+ usable stars .* at least 500 are needed"):
-        measure_psf(image, min_stars=500)
+        measure_psf(image, options=PsfOptions(min_stars=500))
 
 
-def test_script(tmp_path):
+def test_psf_files(tmp_path):
     image, *_ = field(n=60)
     fits.writeto(tmp_path / "science.fits", image.data)
-    script("psf").main(
+    psf_files(
         science=tmp_path / "science.fits",
         psf=tmp_path / "psf.fits",
         record=tmp_path / "psf.json",
         image="one",
-        detector={"gain": 1.5, "pixel_scale": 2.0, "filter": "r"},
+        detector=Detector(gain=1.5, pixel_scale=2.0, filter="r"),
         wcs=None,
-        options={"min_stars": 5},
+        options=PsfOptions(min_stars=5),
     )
     record = read_json(tmp_path / "psf.json")
     assert record["saturation"] is None

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from otrain_core.errors import ImageError, MissingProgramError
+from otrain_core.plan.pipelines import PsfOptions
 from otrain_core.stars.psf import measure_psf
 from otrain_core.stars.psf_model import PSFModel
 from otrain_core.stars.psfex import table_of
@@ -30,7 +31,7 @@ def fluxes(model, fwhm, variation, shape, n=60):
 def test_psfex_and_the_empirical_fit_agree(fwhm, variation):
     image, *_ = field(fwhm=fwhm, variation=variation, n=170, shape=(448, 448))
     image.zero_point = 25.0
-    model, record = measure_psf(image, method="psfex")
+    model, record = measure_psf(image, options=PsfOptions(method="psfex"))
     _, empirical = measure_psf(image)
     assert record.keys() == empirical.keys()
     assert record["degree"] == 2
@@ -55,7 +56,7 @@ def test_hits_and_holes_do_not_enter():
     image.data[rows, columns] += 10 ** rng.uniform(2, 4, 400)
     image.data[150:160] = np.nan
     image.data[:, :12] = np.nan
-    model, record = measure_psf(image, method="psfex")
+    model, record = measure_psf(image, options=PsfOptions(method="psfex"))
     assert record["n_stars"] >= 24
     assert abs(fluxes(model, 1.8, 0.0, image.shape).mean() - 1) < 0.02
 
@@ -63,20 +64,20 @@ def test_hits_and_holes_do_not_enter():
 @needs_psfex
 def test_degree_follows_the_number_of_stars():
     image, *_ = field(fwhm=2.5, n=26, seed=9)
-    assert measure_psf(image, method="psfex", min_stars=4)[1]["degree"] < 2
+    assert measure_psf(image, options=PsfOptions(method="psfex", min_stars=4))[1]["degree"] < 2
 
 
 def test_too_few_stars_are_refused():
     image, *_ = field(fwhm=2.5, n=26, seed=9)
     with pytest.raises(ImageError, match="image field: psf: .* usable stars"):
-        measure_psf(image, method="psfex", min_stars=40)
+        measure_psf(image, options=PsfOptions(method="psfex", min_stars=40))
 
 
 def test_missing_program_is_named(monkeypatch):
     monkeypatch.setenv("PATH", "")
     image, *_ = field(fwhm=2.5)
     with pytest.raises(MissingProgramError, match=r"the program source-extractor is not on the PATH"):
-        measure_psf(image, method="psfex")
+        measure_psf(image, options=PsfOptions(method="psfex"))
 
 
 def test_conversion_is_exact():

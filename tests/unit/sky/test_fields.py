@@ -1,0 +1,98 @@
+import numpy as np
+import pandas as pd
+import pytest
+from astropy.io import fits
+from astropy.wcs import WCS
+
+from otrain_core import io
+from otrain_core.errors import ConfigError, ImageError
+from otrain_core.sky.fields import (
+    COLUMNS,
+    KNOWN_COLUMNS,
+    Field,
+    empty,
+    field_of,
+    middle_time,
+    read_local,
+    read_sky_table,
+)
+
+
+def test_a_field_holds_its_image_and_a_margin(field, header):
+    assert field.ra == pytest.approx(83.6)
+    assert field.radius == pytest.approx(np.hypot(50, 50) * 2 / 3600 * 1.1, rel=1e-3)
+    assert field.time == "2024-05-02T10:11:42.000"  # half an exposure later
+    corner = WCS(header()).pixel_to_world_values(-0.5, 99.5)
+    assert field.holds(*(np.array([value]) for value in corner)).all()
+    far = field.holds(np.array([83.6, 263.6, np.nan]), np.array([22.05, -22.0, 22.0]))
+    assert not far.any()
+
+
+def test_a_field_at_the_pole_and_at_ra_zero():
+    field = Field("one", 0.01, 89.99, 0.1)
+    assert field.holds(np.array([180.0, 359.0]), np.array([89.95, 89.99])).all()
+    field = Field("one", 0.01, 0.0, 0.1)
+    assert list(field.holds(np.array([359.95, 359.8]), np.array([0.0, 0.0]))) == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("cards", "time"),
+    [
+        ({"DATE-OBS": "2024-05-02T10:11:12.5Z", "EXPTIME": 20}, "2024-05-02T10:11:22.500"),
+        ({"DATE-OBS": "2024-05-02", "TIME-OBS": "23:59:50", "EXPTIME": 60}, "2024-05-03T00:00:20.000"),
+        ({"DATE-OBS": "2024-05-02", "MJD-OBS": 60432.5, "EXPTIME": "long"}, "2024-05-02T12:00:00.000"),
+        ({"DATE-OBS": "2024-05-02"}, ""),  # which hour, it does not tell
+        ({"DATE-OBS": "last Tuesday"}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_time_of_an_image(cards, time):
+    assert middle_time(fits.Header(cards)) == time
+
+
+def write(path, text):
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_local_list_has_the_columns_that_are_asked_for(tmp_path):
+    path = write(tmp_path / "stars.csv", "# made by hand\nra, dec, mag, note\n-10,22.0,15.5,a\n")
+    table = read_local(path, key="catalogue", columns=COLUMNS)
+    assert list(table.columns) == COLUMNS
+    assert (table.ra[0], table.dec[0], table.mag[0]) == (350.0, 22.0, 15.5)
+    assert np.isnan(table.color[0]) and table.kind[0] == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ra,mag\n1,2\n", "a column 'dec' .* is needed"),
+        ("ra,dec\n83.6,22\n05:34:24,22\n", "ra: row 2: a number of degrees is needed, found '05:34:24'"),
+        ("ra,dec\n83.6,220\n", "dec: row 1"),
+        ("ra,dec\n83.6,\n", "dec: row 1"),
+        ("ra,dec,mag\n83.6,22,bright\n", "mag: row 1: a number is needed, found 'bright'"),
+        ("", "not a CSV table"),
+    ],
+)
+def test_a_wrong_local_catalogue_is_told_in_one_sentence(tmp_path, text, message):
+    path = write(tmp_path / "stars.csv", text)
+    with pytest.raises(ConfigError, match=f"catalogue: {path}: .*{message}|catalogue: {path}: {message}"):
+        read_local(path, key="catalogue", columns=COLUMNS)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="known: .*none.csv: no such file"):
+        read_local(tmp_path / "none.csv", key="known", columns=KNOWN_COLUMNS)
+
+
+def test_a_table_without_rows_keeps_its_types(tmp_path):
+    io.write_table(tmp_path / "known.csv", empty(KNOWN_COLUMNS))
+    table = read_sky_table(tmp_path / "known.csv")
+    assert len(table) == 0 and table.ra.dtype == float
+    pd.testing.assert_frame_equal(table, empty(KNOWN_COLUMNS), check_dtype=False)
+
+
+def test_a_wcs_without_positions_is_told():
+    wcs = WCS(fits.Header({"CTYPE1": "FREQ", "CTYPE2": "STOKES"}))
+    with pytest.raises(ImageError, match="image one: WCS: the corners of the image have no position"):
+        field_of(wcs, (100, 100), image="one")
