@@ -225,7 +225,9 @@ def field_centre(index: int, rng: np.random.Generator) -> tuple[float, float]:
 def _exposures(sky: SimulatedSky, detector: Detector, centre: tuple[float, float], rng) -> tuple[Exposure, Exposure]:
     """Draw seeing, transparency, sky, pointing and rotation of the science image and of the reference."""
     width, height, ratio = sky.width, sky.height, sky.reference_scale
-    scale = detector.pixel_scale
+    scale, gain, read_noise, saturation = (
+        _given(detector, key) for key in ("pixel_scale", "gain", "read_noise", "saturation")
+    )
     margin = 2 * sky.pointing + 0.5 * np.deg2rad(2 * sky.rotation) * max(width, height)
     reference_shape = (int(np.ceil((height + 2 * margin) / ratio)), int(np.ceil((width + 2 * margin) / ratio)))
     seeing = sky.seeing * np.exp(sky.seeing_spread * np.clip(rng.normal(), -2, 2))
@@ -261,14 +263,22 @@ def _exposures(sky: SimulatedSky, detector: Detector, centre: tuple[float, float
                 psf=psf,
                 zero_point=float(zero_point),
                 sky=float(10 ** (0.4 * (sky.zero_point - sky_mag)) * own_scale**2),
-                gain=detector.gain * frames,
-                read_noise=detector.read_noise * np.sqrt(frames),
-                saturation=detector.saturation,
+                gain=gain * frames,
+                read_noise=read_noise * np.sqrt(frames),
+                saturation=saturation,
                 flat=0.006 / np.sqrt(frames),
                 bleed=sky.bleed and detector.type == "ccd",
             )
         )
     return pairs[0], pairs[1]
+
+
+def _given(detector: Detector, key: str) -> float:
+    """A value of the detector that a simulated telescope must have."""
+    value = getattr(detector, key)
+    if value is None:
+        raise ConfigError(f"detector.{key} is needed for a simulated telescope")
+    return float(value)
 
 
 def _differential_distortion(sky: SimulatedSky, rng) -> Distortion | None:

@@ -209,7 +209,7 @@ def _light(
 
 def _numbers(options: InjectOptions) -> dict[str, int]:
     """How many sources beside galaxies and beside stars; the others are random."""
-    mix: dict[str, float] = {**options.mix}
+    mix: dict[str, float] = {str(kind): share for kind, share in options.mix.items()}
     total = sum(mix.values())
     numbers = {kind: int(options.n_sources * mix.get(kind, 0.0) / total + 1e-9) for kind in ("galaxy", "star")}
     if mix.get("random", 0.0) == 0:  # nothing is left over for a kind without a share
