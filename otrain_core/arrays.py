@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from otrain_core.errors import CubeError
+from otrain_core.errors import CubeError, OtrainError
 from otrain_core.io import atomic, raise_if_failed
 from otrain_core.safe import check_npz
 
@@ -96,6 +96,17 @@ def read_stack(
             return arrays
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, AttributeError) as error:
         raise CubeError(f"{path}: not a readable .npz file ({str(error).splitlines()[0]})") from None
+
+
+def arrays_if_there(path: str | Path) -> dict[str, np.ndarray] | None:
+    """Arrays of an ``.npz`` file, the pixels of a cube mapped into memory.
+
+    None where the file is missing, unreadable or a failure mark.
+    """
+    try:
+        return read_stack(path, mmap=("cube",))
+    except (OSError, OtrainError):
+        return None
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, Any]) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.arrays import read_stack
 from otrain_core.errors import OtrainError, UpstreamFailed
 from otrain_core.io import FAILED_MARK, read_json, read_table
 
@@ -56,14 +55,6 @@ def table_if_there(path: str | Path) -> pd.DataFrame | None:
     """A table, or None where it is missing, unreadable or a failure mark."""
     try:
         return read_table(path)
-    except (OSError, OtrainError):
-        return None
-
-
-def arrays_if_there(path: str | Path) -> dict[str, np.ndarray] | None:
-    """Arrays of an ``.npz`` file, the pixels of a cube mapped into memory, or None where it is missing, unreadable or a failure mark."""
-    try:
-        return read_stack(path, mmap=("cube",))
     except (OSError, OtrainError):
         return None
 

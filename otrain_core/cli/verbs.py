@@ -123,7 +123,7 @@ def diagnose(arguments: Namespace) -> Outcome:
     """Tell the headline numbers of a training, and draw its figures where asked."""
     record, text = _headline(Path(arguments.folder))
     if arguments.output:
-        from otrain_core.figures.displays import save_figure
+        from otrain_core.figures.canvas import save_figure
         from otrain_core.figures.training import draw_training
 
         drawn = draw_training(arguments.folder)

@@ -7,8 +7,19 @@ import numpy as np
 from otrain_core.evaluation.metrics import ECE_BINS, MISSED, check_scores, rates, score_bin
 
 BOOTSTRAPPED = (
-    *("accuracy", "precision", "recall", "fpr", "f1", "mcc", "fp_share", "auc"),
-    *("fpr_at_1pct_missed", "fpr_at_5pct_missed", "fpr_at_stated_recall", "ece", "false_alarms_per_image"),
+    "accuracy",
+    "precision",
+    "recall",
+    "fpr",
+    "f1",
+    "mcc",
+    "fp_share",
+    "auc",
+    "fpr_at_1pct_missed",
+    "fpr_at_5pct_missed",
+    "fpr_at_stated_recall",
+    "ece",
+    "false_alarms_per_image",
 )
 
 

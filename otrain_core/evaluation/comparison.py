@@ -12,15 +12,38 @@ import pandas as pd
 from otrain_core.results import STEPS, read_record
 
 PIPELINE_COLUMNS = (
-    *("telescope", "pipeline", "subtraction", "images", "images_failed"),
-    *("injected", "found", "found_share", "bright_share", "false_per_image", "false_per_sq_deg"),
-    *("noise_spread", "flux_bias", "completeness_50_minus_limit"),
-    *("cpu_seconds_per_image", "peak_mb"),
+    "telescope",
+    "pipeline",
+    "subtraction",
+    "images",
+    "images_failed",
+    "injected",
+    "found",
+    "found_share",
+    "bright_share",
+    "false_per_image",
+    "false_per_sq_deg",
+    "noise_spread",
+    "flux_bias",
+    "completeness_50_minus_limit",
+    "cpu_seconds_per_image",
+    "peak_mb",
 )
 ARTEFACT_COLUMNS = ("telescope", "pipeline", "artefact", "n_false", "per_image", "share")
 TELESCOPE_COLUMNS = (
-    *("telescope", "pipeline", "pixel_scale", "seeing_arcsec", "seeing_px", "limit_5sigma_mag", "field_sq_deg"),
-    *("images", "candidates_per_sq_deg", "n_true", "n_false", "noise_spread", "flux_bias"),
+    "telescope",
+    "pipeline",
+    "pixel_scale",
+    "seeing_arcsec",
+    "seeing_px",
+    "limit_5sigma_mag",
+    "field_sq_deg",
+    "images",
+    "candidates_per_sq_deg",
+    "n_true",
+    "n_false",
+    "noise_spread",
+    "flux_bias",
 )
 
 

@@ -25,15 +25,38 @@ GROUP = ("telescope", "pipeline", "protocol", "experiment")
 COSTS = ("n_parameters", "flops_per_cutout", "cpu_seconds", "cutouts_per_second")
 EXPERIMENT_COLUMNS = (
     *GROUP,
-    *("cubes", "seeds", "n_test", "n_images", "errors", "error_rate", "error_rate_low", "error_rate_high"),
-    *("mcc", "mcc_low", "mcc_high", "mcc_sd", "recall", "fpr", "mcc_tuned_on_test"),
+    "cubes",
+    "seeds",
+    "n_test",
+    "n_images",
+    "errors",
+    "error_rate",
+    "error_rate_low",
+    "error_rate_high",
+    "mcc",
+    "mcc_low",
+    "mcc_high",
+    "mcc_sd",
+    "recall",
+    "fpr",
+    "mcc_tuned_on_test",
     *COSTS,
 )
 PAIR_COLUMNS = (
     *GROUP,
-    *("other", "cubes", "seeds", "n", "n_images", "errors", "errors_other"),
-    *("error_ratio", "error_ratio_low", "error_ratio_high"),
-    *("only_experiment_wrong", "only_other_wrong", "p_value"),
+    "other",
+    "cubes",
+    "seeds",
+    "n",
+    "n_images",
+    "errors",
+    "errors_other",
+    "error_ratio",
+    "error_ratio_low",
+    "error_ratio_high",
+    "only_experiment_wrong",
+    "only_other_wrong",
+    "p_value",
 )
 
 

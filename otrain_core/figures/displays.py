@@ -1,7 +1,7 @@
 """Figures. A display computes what it shows and keeps it as attributes; `plot` draws it.
 
 No display runs a model, and none touches the global state of pyplot: `new_figure` makes
-a figure of the Agg canvas in the house style, `save_figure` writes it.
+a figure of the Agg canvas in the house style (see `otrain_core.figures.canvas`).
 """
 
 from __future__ import annotations
@@ -12,29 +12,7 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.evaluation import metrics
-from otrain_core.figures.canvas import FALSE_COLOUR, NEUTRAL, STYLE, TRUE_COLOUR, Display, new_figure, save_figure
-from otrain_core.figures.galleries import CutoutGallery, GradCamGallery, robust_limits
-
-__all__ = [
-    "CalibrationDisplay",
-    "CompletenessDisplay",
-    "ConfusionDisplay",
-    "CutoutGallery",
-    "F1MccDisplay",
-    "FALSE_COLOUR",
-    "GradCamGallery",
-    "HistoryDisplay",
-    "NEUTRAL",
-    "RocByMagnitudeDisplay",
-    "STYLE",
-    "ScoreHistogramDisplay",
-    "TRUE_COLOUR",
-    "draw_four_panels",
-    "four_panels",
-    "new_figure",
-    "robust_limits",
-    "save_figure",
-]
+from otrain_core.figures.canvas import FALSE_COLOUR, NEUTRAL, TRUE_COLOUR, Display, new_figure
 
 
 class ScoreHistogramDisplay(Display):

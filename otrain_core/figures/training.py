@@ -17,7 +17,8 @@ def draw_training(folder: str | Path) -> dict[str, Any]:
     dict
         matplotlib.figure.Figure under panels, confusion, calibration.
     """
-    from otrain_core.figures.displays import CalibrationDisplay, ConfusionDisplay, four_panels, new_figure
+    from otrain_core.figures.canvas import new_figure
+    from otrain_core.figures.displays import CalibrationDisplay, ConfusionDisplay, four_panels
 
     folder = Path(folder)
     metrics, train, scores = (

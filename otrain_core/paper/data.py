@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from otrain_core.arrays import arrays_if_there
 from otrain_core.io import write_json, write_table
 from otrain_core.paper.captions import make_caption
 from otrain_core.paper.plan import (
@@ -23,7 +24,7 @@ from otrain_core.paper.plan import (
     shown_protocol,
     training_folder,
 )
-from otrain_core.results import arrays_if_there, number, read_record, read_scores, table_if_there
+from otrain_core.results import number, read_record, read_scores, table_if_there
 
 N_CUTOUTS = 8  # of each class in a gallery
 SWEEP_KEYS = ("telescope", "pipeline", "experiment", "value", "seed", "n_train", "n_test")
@@ -166,7 +167,7 @@ def injected_magnitudes(root: Path, plan: Mapping[str, Any], cube: str) -> tuple
 
 def gallery_data(root: Path, cubes: Sequence[str], *, seed: int) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Random cutouts of the difference of each class: cube, label, candid, mag, kind (of a False), side, pixels."""
-    from otrain_core.figures.displays import CutoutGallery
+    from otrain_core.figures.galleries import CutoutGallery
 
     rows: list[dict[str, Any]] = []
     facts: dict[str, Any] = {"counts": {}}

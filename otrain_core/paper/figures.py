@@ -105,7 +105,7 @@ def draw_galleries(table: pd.DataFrame):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from otrain_core.figures.displays import CutoutGallery
+    from otrain_core.figures.galleries import CutoutGallery
 
     cubes = list(dict.fromkeys(table["cube"]))
     figure = Figure(figsize=(10.4, 3.3 * len(cubes)))
@@ -166,7 +166,7 @@ def draw_maps(table: pd.DataFrame):
     """Cutout, Grad-CAM map and the map at the size of the cutout; a line for each network."""
     from matplotlib import colormaps
 
-    from otrain_core.figures.displays import robust_limits
+    from otrain_core.figures.galleries import robust_limits
 
     grey = colormaps["gray"].with_extremes(bad="#d9c2a0")  # as in the galleries
     names = list(dict.fromkeys(table["experiment"]))

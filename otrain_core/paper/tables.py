@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from otrain_core.arrays import arrays_if_there
 from otrain_core.cubes.cube import TABLE1
 from otrain_core.evaluation.summary import SUMMARY_COLUMNS, build_summary
 from otrain_core.io import atomic, write_json, write_table
@@ -16,7 +17,7 @@ from otrain_core.paper.captions import caption_text, make_caption
 from otrain_core.paper.claims import read_published
 from otrain_core.paper.data import find_training
 from otrain_core.paper.plan import trainings
-from otrain_core.results import arrays_if_there, number, read_record, table_if_there
+from otrain_core.results import number, read_record, table_if_there
 
 ARRAYS = {
     "cube": "cutouts: number, y, x, channel",

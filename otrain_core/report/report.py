@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from otrain_core.arrays import arrays_if_there
 from otrain_core.evaluation import completeness
 from otrain_core.evaluation.gate import refusal
 from otrain_core.evaluation.words import count, interval, num, pct
@@ -27,7 +28,7 @@ from otrain_core.report.studies import (
     transfer_part,
 )
 from otrain_core.report.text import config_lines, page_templates, verdict, words
-from otrain_core.results import STEPS, TABLES, arrays_if_there, number, read_benchmark, read_record, run_keys
+from otrain_core.results import STEPS, TABLES, number, read_benchmark, read_record, run_keys
 
 RATES = {  # columns of the table of all trainings: heading, percent?
     "mcc": ("MCC", False),
@@ -356,14 +357,19 @@ def _timing(folder: Path, cubes: list[str]) -> list[dict[str, Any]]:
     table = pd.DataFrame(rows).groupby("step")
     result = table["cpu"].agg(jobs="size", median="median", largest="max", total="sum").join(table["memory"].max())
     order = [
-        *("simulate", "reference"),
+        "simulate",
+        "reference",
         *STEPS[1:],
         "cube",
         "split",
         "train",
         "evaluate",
         "explain",
-        *("label_noise", "pool", "transfer", "finetune", "sweep"),
+        "label_noise",
+        "pool",
+        "transfer",
+        "finetune",
+        "sweep",
         "track",
         "summary",
     ]

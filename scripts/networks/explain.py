@@ -22,7 +22,8 @@ def main(*, model, cube, scores, metrics, gradcam, figure, options, seed, split=
     import numpy as np
 
     from otrain_core.arrays import read_stack, write_arrays
-    from otrain_core.figures.displays import GradCamGallery, save_figure
+    from otrain_core.figures.canvas import save_figure
+    from otrain_core.figures.galleries import GradCamGallery
     from otrain_core.io import read_json, read_table, write_json, write_table
     from otrain_core.networks.architecture import load_model
     from otrain_core.networks.explain import explain_model

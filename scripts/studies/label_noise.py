@@ -24,7 +24,7 @@ def main(*, cube, split, suspects, figure, record, experiment, options, seed, th
     import numpy as np
 
     from otrain_core.arrays import read_stack
-    from otrain_core.figures.displays import save_figure
+    from otrain_core.figures.canvas import save_figure
     from otrain_core.io import read_table, write_json, write_table
     from otrain_core.jobs.provenance import provenance
     from otrain_core.studies.label_flips import flip_trial

@@ -5,6 +5,7 @@ import pytest
 from otrain_core.evaluation import metrics
 from otrain_core.evaluation.curves import curves as curves_of
 from otrain_core.figures import displays
+from otrain_core.figures.canvas import save_figure
 
 LABELS = np.array([1, 1, 0, 1, 1, 0, 1, 0, 0, 0])
 SCORES = np.array([0.95, 0.90, 0.80, 0.70, 0.60, 0.40, 0.30, 0.20, 0.20, 0.05])
@@ -98,7 +99,7 @@ def test_four_panels_and_files_that_repeat_byte_for_byte(curves, tmp_path):
             figure = displays.four_panels(
                 labels=LABELS, scores=SCORES, history=HISTORY, curves=curves, threshold=0.5, kept_epoch=2, title="tiny"
             )
-            displays.save_figure(tmp_path / f"{name}.{suffix}", figure)
+            save_figure(tmp_path / f"{name}.{suffix}", figure)
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
     assert len(figure.axes) == 5  # one twin
     assert dict(matplotlib.rcParams) == before, "a figure changed the global style"

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from otrain_core.figures.galleries import CutoutGallery, GradCamGallery, robust_limits
+from otrain_core.figures.galleries import CutoutGallery, Extremes, GradCamGallery, robust_limits
 from tests.unit.synthetic_cube import make_cube
 
 
@@ -40,3 +40,18 @@ def test_grad_cam_gallery_draws_kinds_that_have_none():
     assert [part.get_suptitle() for part in figure.subfigs] == [
         *("right True", "right False: none", "wrong True: none", "wrong False")
     ]
+
+
+def test_the_lowest_and_the_highest_of_many_blocks():
+    rng = np.random.default_rng(1)
+    probability, extremes = rng.random(500), Extremes(4)
+    planes = np.arange(500, dtype=np.float32)[:, None, None] * np.ones((1, 3, 3), np.float32)
+    for start in range(0, 500, 90):
+        rows = slice(start, start + 90)
+        extremes.add({"difference": planes[rows]}, probability[rows], np.arange(500)[rows].astype(str))
+    panels, order = extremes.gallery().panels, np.argsort(probability)
+    assert [int(plane[0, 0]) for plane in panels["Lowest"]] == order[:4].tolist()
+    assert [int(plane[0, 0]) for plane in panels["Highest"]] == order[:-5:-1].tolist()
+    few = Extremes(4)
+    few.add({"difference": planes[:3]}, probability[:3], ["a", "b", "c"])
+    assert [len(panel) for panel in few.gallery().panels.values()] == [1, 2]

@@ -140,7 +140,7 @@ def test_explaining_a_model_gathers_maps_and_numbers(model):
 
 def test_planes_of_one_number_are_explained_and_stay(networks, monkeypatch):
     """Read first, and in lower precision: the gallery shows pixels, and no neighbour is sought in the seeing."""
-    from otrain_core.figures.displays import GradCamGallery
+    from otrain_core.figures.galleries import GradCamGallery
 
     names = ["seeing", "difference"]
     reads = networks.build_network(

@@ -51,7 +51,7 @@ class Page(HTMLParser):
 @pytest.fixture
 def quick(monkeypatch):
     """Figures are made but not drawn, which is what takes seconds."""
-    monkeypatch.setattr("otrain_core.figures.canvas.embed", lambda figure: "data:image/png;base64,")
+    monkeypatch.setattr("otrain_core.report.pictures.embed", lambda figure: "data:image/png;base64,")
 
 
 def write_page(root, made, *, source="simulated", cubes=("tiny/builtin",), mlflow=None):
