@@ -22,6 +22,8 @@ NEUTRAL = (
     "otrain_core.networks.devices",
     "otrain_core.networks.progress",
 )
+# And what cannot change the result of one step: a training that is watched on a server is the same training.
+NEUTRAL_IN = {"networks/train": ("otrain_core.registry",)}
 
 
 def code_digest(script: str, *, root: str | Path | None = None) -> str:
@@ -48,26 +50,33 @@ def code_digest(script: str, *, root: str | Path | None = None) -> str:
     return sha.hexdigest()[:16]
 
 
+def forget() -> None:
+    """Read the files anew: they are read once in a process."""
+    for function in (_tree, _imports, _data):
+        function.cache_clear()
+
+
 def code_files(script: str, *, root: Path) -> list[Path]:
     """Modules that a script imports, directly and through others, and the package data that they name, sorted.
 
     Imports inside functions count. Modules of `NEUTRAL` do not, nor what they alone import.
     """
+    neutral = (*NEUTRAL, *NEUTRAL_IN.get(script, ()))
     found: set[Path] = set()
     queue = list(_imports(root / "scripts" / f"{script}.py", root))
     while queue:
         path = queue.pop()
-        if path in found or _neutral(path, root):
+        if path in found or _is_neutral(_name(path, root), neutral):
             continue
         found.add(path)
         queue += _imports(path, root)
     return sorted(found | {data for path in found for data in _data(path)})
 
 
-def _neutral(path: Path, root: Path) -> bool:
-    name = _name(path, root)
-    wings = [item for item in NEUTRAL if item.count(".") == 1]
-    return name in NEUTRAL or any(name.startswith(f"{wing}.") for wing in wings)
+def _is_neutral(name: str, neutral: tuple[str, ...]) -> bool:
+    """Whether a module, or the wing it stands in, is in the list."""
+    wings = [item for item in neutral if item.count(".") == 1]
+    return name in neutral or any(name.startswith(f"{wing}.") for wing in wings)
 
 
 def _name(path: Path, root: Path) -> str:
@@ -109,11 +118,11 @@ def _module(name: str, root: Path) -> Path | None:
 
 @functools.cache
 def _data(path: Path) -> tuple[Path, ...]:
-    """Package data (styles, templates, tables) whose name stands in a module."""
+    """Package data (styles, templates, tables) whose name stands in a module, and modules that it copies as files."""
     # A folder of data counts whole: a template includes others.
     texts = {node.value for node in ast.walk(_tree(path)) if isinstance(node, ast.Constant)}
     found: set[Path] = set()
     for entry in path.parent.iterdir():
-        if entry.name in texts and entry.suffix != ".py" and not (entry / "__init__.py").exists():
+        if entry.name in texts and entry.name != "__init__.py" and not (entry / "__init__.py").exists():
             found |= {entry} if entry.is_file() else {file for file in entry.rglob("*") if file.is_file()}
     return tuple(sorted(found))

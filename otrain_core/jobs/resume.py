@@ -95,7 +95,7 @@ def check_before_start(*, executor: str) -> None:
     note = read_note()
     alive = note is not None and head_lives(note)
     on_slurm = executor == "slurm" or (note is not None and note["executor"] == "slurm" and slurm.is_here())
-    if on_slurm and alive:
+    if on_slurm and note and alive:
         raise ClusterError(f"process {note['pid']} is at work in this folder: {_command(note)}")
     if on_slurm and (jobs := slurm.jobs_of(".")):
         raise ClusterError(f"{len(jobs)} jobs of an earlier run are in the queue and write here; {_advice()}")

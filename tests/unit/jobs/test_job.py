@@ -1,4 +1,4 @@
-"""What every job shares: its log, its failures, the digest of its code."""
+"""What every job shares: its log and its failures."""
 
 import json
 import types
@@ -8,7 +8,7 @@ import pytest
 from otrain_core import io
 from otrain_core.errors import CubeError, ImageError, UpstreamFailed
 from otrain_core.images.frames import read_fits
-from otrain_core.jobs import job, provenance
+from otrain_core.jobs import job
 
 
 @pytest.fixture
@@ -77,26 +77,3 @@ def test_a_full_disk_is_one_sentence(fake, capfd):
     error = capfd.readouterr().err
     assert "No space left on device" in error
     assert "out/psf.fits" in error
-
-
-def test_code_digest_follows_imports(tmp_path, monkeypatch):
-    for name, text in {"a": "from otrain_core.b import x\n", "b": "x = 1\n", "c": "y = 1\n"}.items():
-        (tmp_path / f"{name}.py").write_text(text)
-    monkeypatch.setattr(job, "__file__", str(tmp_path / "job.py"))
-
-    def digest():
-        digest.code_digest.cache_clear()
-        return digest.code_digest("a")
-
-    first = digest()
-    (tmp_path / "c.py").write_text("y = 2\n")
-    assert digest() == first
-    (tmp_path / "b.py").write_text("x = 2\n")
-    assert digest() != first
-    digest.code_digest.cache_clear()
-
-
-def test_provenance_names_versions():
-    record = provenance.provenance()
-    assert {"commit", "time", "cpus", "versions"} <= set(record)
-    assert record["versions"]["numpy"]
