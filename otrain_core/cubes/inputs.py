@@ -116,6 +116,6 @@ def input_blocks(
         yield select_inputs(cube, inputs=inputs, size=size, rows=rows[start : start + block])
 
 
-def column(cube: dict[str, np.ndarray], name: str, missing: Any = np.nan) -> np.ndarray:
+def column(cube: Mapping[str, np.ndarray], name: str, missing: Any = np.nan) -> np.ndarray:
     """A column of the cube, or `missing` for every cutout where the cube does not have it."""
     return np.asarray(cube[name]) if name in cube else np.full(len(cube["labels"]), missing)

@@ -100,7 +100,8 @@ class GradCamMaps:
 
     def _run(self) -> None:
         context = multiprocessing.get_context("spawn")
-        pipe = process = None
+        pipe: Any = None
+        process: Any = None
         while True:
             with self._change:
                 while not self._wanted:
@@ -132,7 +133,9 @@ def _compute(pipe) -> None:
     from multiprocessing.connection import wait
 
     def end_with_parent() -> None:
-        wait([multiprocessing.parent_process().sentinel])
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            wait([parent.sentinel])
         os._exit(0)
 
     threading.Thread(target=end_with_parent, daemon=True).start()  # at once, also while TensorFlow is imported

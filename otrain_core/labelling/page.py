@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from otrain_core.cubes.labels import agreed, word
@@ -19,6 +19,9 @@ from otrain_core.labelling.maps import GradCamMaps, cutout_png, map_png
 from otrain_core.labelling.reasons import REASONS, describe, identity, worth_a_look
 from otrain_core.labelling.sources import Source
 from otrain_core.labelling.store import LabelStore, StoreError, check_person
+
+if TYPE_CHECKING:
+    from flask import Flask
 
 FILES = Path(__file__).with_name("templates")
 PEOPLE_DISAGREE = "people disagree"
@@ -99,7 +102,8 @@ class Labelling:
         split = {name for name, given in answers.items() if len({row["label"] for row in given}) > 1}
         known = set(have)
         with self._lock:
-            first, later = [], []
+            first: list[str] = []
+            later: list[str] = []
             for name in [*self.why, *(name for name in split if name in self.places and name not in self.why)]:
                 settle = name in split and PEOPLE_DISAGREE in wanted
                 if name in known or not (settle or wanted & self.why.get(name, {}).keys()):
@@ -171,7 +175,7 @@ class Labelling:
         return found if found is None else found | {"training": by}
 
 
-def create_app(work: Labelling, *, token: str | None = None, maps: GradCamMaps | None = None):
+def create_app(work: Labelling, *, token: str | None = None, maps: GradCamMaps | None = None) -> Flask:
     """The web application.
 
     Without a token it answers requests for this machine by its loopback names only, so that no page elsewhere can
@@ -188,12 +192,22 @@ def create_app(work: Labelling, *, token: str | None = None, maps: GradCamMaps |
     -------
     flask.Flask
     """
-    from flask import Flask, Response, abort, jsonify, redirect, request, send_from_directory
+    from flask import Flask
 
     app = Flask("otrain_label", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = 64 * 1024
-    app.json.sort_keys = False  # reasons keep their order
-    maps = maps or GradCamMaps()
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # reasons keep their order
+    _add_guard(app, token)
+    _add_errors(app)
+    _add_files(app)
+    _add_answers(app, work)
+    _add_pictures(app, work, maps or GradCamMaps())
+    return app
+
+
+def _add_guard(app: Flask, token: str | None) -> None:
+    """Who is answered, and what every answer forbids the browser."""
+    from flask import Response, abort, redirect, request
 
     def cookie() -> str:
         return f"otrain-label-{request.environ.get('SERVER_PORT', '')}"  # cookies are shared by all ports of a host
@@ -225,6 +239,11 @@ def create_app(work: Labelling, *, token: str | None = None, maps: GradCamMaps |
         answer.headers.setdefault("Cache-Control", "no-store")
         return answer
 
+
+def _add_errors(app: Flask) -> None:
+    """Every refusal is one sentence, as JSON."""
+    from flask import jsonify
+
     @app.errorhandler(OtrainError)
     def refused(error: OtrainError):
         return jsonify(error=str(error)), 503 if isinstance(error, StoreError) else 422
@@ -232,11 +251,10 @@ def create_app(work: Labelling, *, token: str | None = None, maps: GradCamMaps |
     for code in (400, 401, 403, 404, 405, 413, 415, 500):
         app.register_error_handler(code, lambda error: (jsonify(error=error.description), error.code))
 
-    def body(*names: str) -> dict[str, Any]:
-        sent = request.get_json(silent=True)
-        if not isinstance(sent, dict) or not all(isinstance(sent.get(name), str) for name in names):
-            abort(400, f"an object with the texts {', '.join(names)} is needed")
-        return sent
+
+def _add_files(app: Flask) -> None:
+    """The page itself."""
+    from flask import send_from_directory
 
     @app.get("/")
     def page():
@@ -246,6 +264,17 @@ def create_app(work: Labelling, *, token: str | None = None, maps: GradCamMaps |
     def file(name: str):
         return send_from_directory(FILES, name)
 
+
+def _add_answers(app: Flask, work: Labelling) -> None:
+    """What is asked and answered: the state, the next candidates, answers, and the sheet."""
+    from flask import Response, abort, jsonify, request
+
+    def body(*names: str) -> dict[str, Any]:
+        sent = request.get_json(silent=True)
+        if not isinstance(sent, dict) or not all(isinstance(sent.get(name), str) for name in names):
+            abort(400, f"an object with the texts {', '.join(names)} is needed")
+        return sent
+
     @app.get("/api/state")
     def state():
         return jsonify(work.state(request.args.get("who", "")))
@@ -254,7 +283,13 @@ def create_app(work: Labelling, *, token: str | None = None, maps: GradCamMaps |
     def next_ones():
         sent = body("who")
         texts = {key: [text for text in sent.get(key) or () if isinstance(text, str)] for key in ("have", "reasons")}
-        found = work.next_ones(check_person(sent["who"]), count=4, cube=str(sent.get("cube") or ""), **texts)
+        found = work.next_ones(
+            check_person(sent["who"]),
+            count=4,
+            cube=str(sent.get("cube") or ""),
+            have=texts["have"],
+            reasons=texts["reasons"],
+        )
         return jsonify(candidates=found)
 
     @app.get("/api/candidate/<name>")
@@ -264,7 +299,18 @@ def create_app(work: Labelling, *, token: str | None = None, maps: GradCamMaps |
     @app.post("/api/answer")
     def answer():
         sent = body("id", "label", "who", "key")
-        return jsonify(work.answer(sent["id"], **{key: sent[key] for key in ("label", "who", "key")}))
+        return jsonify(work.answer(sent["id"], label=sent["label"], who=sent["who"], key=sent["key"]))
+
+    @app.get("/labels.csv")
+    def sheet():
+        text = io.StringIO()
+        work.store.write_sheet(text)
+        return Response(text.getvalue(), mimetype="text/csv", headers={"Content-Disposition": "attachment"})
+
+
+def _add_pictures(app: Flask, work: Labelling, maps: GradCamMaps) -> None:
+    """Cutouts and Grad-CAM maps as PNG."""
+    from flask import Response, abort, jsonify
 
     @app.get("/image/<name>/<any(difference, science, reference):channel>.png")
     def image(name: str, channel: str):
@@ -286,14 +332,6 @@ def create_app(work: Labelling, *, token: str | None = None, maps: GradCamMaps |
         said |= {"X-Fallback": "1"} if found["fallback"] else {}
         pixels = next(plane for plane in (work.pixels(name, one) for one in SHOWN) if plane is not None)
         return Response(map_png(pixels, found["map"]), mimetype="image/png", headers=said)
-
-    @app.get("/labels.csv")
-    def sheet():
-        text = io.StringIO()
-        work.store.write_sheet(text)
-        return Response(text.getvalue(), mimetype="text/csv", headers={"Content-Disposition": "attachment"})
-
-    return app
 
 
 def is_loopback(host: str) -> bool:

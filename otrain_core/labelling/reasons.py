@@ -111,7 +111,7 @@ def _recent(source: Source) -> list[tuple[int, str]]:
         return []
     best = source.trainings[0].score[rows] if source.trainings else np.zeros(len(rows))
     rows = rows[np.argsort(-np.nan_to_num(best, nan=-1), kind="stable")]
-    return [(int(k), f"{text}{'; ' + source.notes[k] if source.notes.get(k) else ''}") for k in rows]
+    return [(k, "; ".join(filter(None, [text, source.notes.get(k)]))) for k in map(int, rows)]
 
 
 def _hours(times: np.ndarray) -> np.ndarray:

@@ -217,6 +217,10 @@ def open_new(paths: Sequence[str], model: str, *, results: str | Path = "results
         raise OtrainError("--model: new candidates are needed too: cubes, folders or FITS cutouts")
     path = find_model(model, results=results)
     classifier = Classifier.load(path)
+    if classifier.threshold is None:
+        raise OtrainError(
+            f"--model: {path} has no threshold of its own, so that no candidate could be called uncertain"
+        )
     telescope = telescope or str(classifier.about.get("telescope") or "")
     cubes = [read_cube(one, mmap=True, both_classes=False) for one in paths if one.endswith(".npz")]
     files = [one for one in paths if not one.endswith(".npz")]

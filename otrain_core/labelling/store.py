@@ -153,11 +153,6 @@ class LabelStore:
         with self._open() as database:
             return [dict(row) for row in database.execute(f"{_LATEST} ORDER BY number")]
 
-    def history(self) -> list[dict[str, Any]]:
-        """All answers ever given, the withdrawn too."""
-        with self._open() as database:
-            return [dict(row) for row in database.execute("SELECT * FROM answers ORDER BY number")]
-
     def sheet_rows(self) -> list[dict[str, Any]]:
         """Rows of the label sheet, see `otrain_core.plan.sheets.LabelRow`: every answer that holds now."""
         order = ("telescope", "pipeline", "image", "candid", "who")

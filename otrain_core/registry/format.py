@@ -61,16 +61,16 @@ def write_model(
                 signature=signature,
                 metadata=metadata,
             )
-    description.add_flavor("keras", data="data", keras_version=_version("keras"), keras_backend="tensorflow")
+    description.add_flavor("keras", data="data", keras_version=_installed_version("keras"), keras_backend="tensorflow")
     description.save(str(target / "MLmodel"))
 
 
 def _requirements() -> list[str]:
     packages = ("keras", "tensorflow-cpu", "tensorflow", "numpy")
-    return [f"{name}=={version}" for name in packages if (version := _version(name))]
+    return [f"{name}=={version}" for name in packages if (version := _installed_version(name))]
 
 
-def _version(package: str) -> str:
+def _installed_version(package: str) -> str:
     import importlib.metadata
 
     try:

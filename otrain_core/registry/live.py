@@ -7,27 +7,24 @@ sends, a server that is away is told of once, and what it missed is sent when it
 
 from __future__ import annotations
 
-import getpass
 import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from otrain_core.errors import OtrainError
-from otrain_core.registry.store import open_server, place_of, server_address, shown
+from otrain_core.registry.records import results_root, run_name, run_tags
+from otrain_core.registry.store import HISTORY, LIVE, history_metrics, open_server, place_of, server_address, shown, why
 from otrain_core.results import run_keys
 
 log = logging.getLogger("otrain")
 
-HISTORY = ("loss", "accuracy", "tune_loss", "tune_accuracy")  # as epoch/loss and so on
-LIVE = "live"  # tag of a run that a training writes itself: running, finished, failed or killed
 RETRY = 30.0  # seconds after which a server that was away is asked again
-LATER = "the training goes on; import its record later with `otrain models import`"
+IMPORT_LATER = "the training goes on; import its record later with `otrain models import`"
 
 
 @contextmanager
@@ -54,53 +51,9 @@ def _begin(folder: Path) -> LiveRun | None:
     except ValueError:
         return None
     except OtrainError as error:
-        log.warning("%s; %s", error, LATER)
+        log.warning("%s; %s", error, IMPORT_LATER)
         return None
     return LiveRun(address, keys, place=place_of(results_root(folder))) if address else None
-
-
-def results_root(folder: str | Path) -> Path:
-    """Results folder of the training in `folder`."""
-    folder = Path(folder)
-    return (folder.parent if folder.name == "random_split" else folder).parents[3]
-
-
-def run_name(keys: Mapping[str, Any]) -> str:
-    """Name of a run in the list."""
-    name = "/".join(str(keys[key]) for key in ("telescope", "pipeline", "experiment", "seed"))
-    return name + (" (random split)" if keys["protocol"] == "paper" else "")
-
-
-def run_tags(keys: Mapping[str, Any], place: str) -> dict[str, str]:
-    """Tags that a run has from its beginning."""
-    return {
-        **{key: str(value) for key, value in keys.items()},
-        "kind": "training",
-        "cube": f"{keys['telescope']}/{keys['pipeline']}",
-        "training": "/".join(str(value) for value in keys.values()),
-        "place": place,
-        "mlflow.user": _user(),
-        "mlflow.source.name": "O'TRAIN",
-    }
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a number without a name, as in some containers
-        return "unknown"
-
-
-def history_metrics(rows: Sequence[Mapping[str, float]], stamps: Sequence[float]) -> list:
-    """Rows of a history as MLflow's metrics; `stamps` are milliseconds since 1970."""
-    from mlflow.entities import Metric
-
-    return [
-        Metric(f"epoch/{name}", float(row[name]), int(stamp), int(row["epoch"]))
-        for name in HISTORY
-        for row, stamp in zip(rows, stamps, strict=True)
-        if np.isfinite(row.get(name, np.nan))
-    ]
 
 
 class LiveRun:
@@ -156,7 +109,7 @@ class LiveRun:
             self._changed.notify()
         self._thread.join(self.wait)
         if self._thread.is_alive() and not self._missing:
-            log.warning("%s: no answer in time; %s", shown(self.address), LATER)
+            log.warning("%s: no answer in time; %s", shown(self.address), IMPORT_LATER)
 
     def _work(self) -> None:
         while True:
@@ -169,18 +122,17 @@ class LiveRun:
                 self._missing = False
             except Exception as error:  # whatever it is, the training goes on
                 if not self._missing:
-                    log.warning("%s; %s", self._sentence(error), LATER)
+                    log.warning("%s; %s", self._sentence(error), IMPORT_LATER)
                 self._missing = True
             if status:
                 return
             with self._changed:
-                self._changed.wait_for(
-                    lambda seen=seen: self._status or len(self._rows) > seen, timeout=RETRY if self._missing else None
-                )
+                self._changed.wait_for(partial(self._has_news, seen), timeout=RETRY if self._missing else None)
+
+    def _has_news(self, seen: int) -> bool:
+        return self._status is not None or len(self._rows) > seen
 
     def _sentence(self, error: Exception) -> str:
-        from otrain_core.registry.store import why
-
         return str(error) if isinstance(error, OtrainError) else f"{shown(self.address)}: {why(error)}"
 
     def _send(self, status: str | None, seen: int) -> None:

@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 
 from otrain_core.errors import OtrainError
+from otrain_core.evaluation.gate import NUMBERS, refusal
 from otrain_core.io import digest
+from otrain_core.plan.config import GateOptions
+from otrain_core.registry.records import records_digest
 from otrain_core.registry.store import insist, read_server, read_store, server_address, shown, told
 
 log = logging.getLogger("otrain")
@@ -53,9 +56,9 @@ def find_model(name: str, *, results: str | Path = "results") -> Path:
         raise OtrainError(f"{name}: no such file")
     telescope, _, which = name.partition("@")
     with _registry(results) as client:
-        version = _version(client, _full(telescope), which or CHAMPION)
+        version = _find_version(client, _full(telescope), which or CHAMPION)
         address = server_address()
-        return _fetched(version, address) if address else _training(version, results)
+        return _onnx_from_server(version, address) if address else _onnx_of_training(version, results)
 
 
 def list_models(*, results: str | Path = "results") -> list[dict[str, Any]]:
@@ -107,7 +110,7 @@ def promote(name: str, version: int, *, results: str | Path = "results") -> dict
     """
     full = _full(name)
     with _registry(results) as client:
-        wanted = _version(client, full, str(version))
+        wanted = _find_version(client, full, str(version))
         current = client.get_registered_model(full).aliases.get(CHAMPION)
         if current is not None and int(current) != int(wanted.version):
             client.set_registered_model_alias(full, PREVIOUS, str(current))
@@ -126,7 +129,7 @@ def roll_back(name: str, *, results: str | Path = "results") -> dict[str, Any]:
         No such model, or nothing to roll back to.
     """
     with _registry(results) as client:
-        before = _version(client, _full(name), PREVIOUS)
+        before = _find_version(client, _full(name), PREVIOUS)
     return promote(name, int(before.version), results=results)
 
 
@@ -134,7 +137,7 @@ def automatic(name: str, *, results: str | Path = "results") -> dict[str, Any]:
     """Leave the choice of the champion to the import of trainings again (rule track)."""
     full = _full(name)
     with _registry(results) as client:
-        _model(client, full)
+        _registered_model(client, full)
         client.set_registered_model_tag(full, BY_HAND, "false")
     return {"model": full, "by_hand": False}
 
@@ -152,7 +155,7 @@ def _registry(results: str | Path) -> Iterator[Any]:
         yield client
 
 
-def _model(client, full: str):
+def _registered_model(client, full: str):
     from mlflow.exceptions import MlflowException
 
     try:
@@ -163,10 +166,10 @@ def _model(client, full: str):
         raise OtrainError(f"{full}: no such registered model; there are {', '.join(known) or 'none'}") from None
 
 
-def _version(client, full: str, which: str):
+def _find_version(client, full: str, which: str):
     from mlflow.exceptions import MlflowException
 
-    model = _model(client, full)
+    model = _registered_model(client, full)
     try:
         if which.isdigit():
             return client.get_model_version(full, which)
@@ -182,10 +185,8 @@ def _unless_missing(error) -> None:
         raise error
 
 
-def _training(version, results: str | Path) -> Path:
+def _onnx_of_training(version, results: str | Path) -> Path:
     """The ONNX file of the training that a version is of."""
-    from otrain_core.registry.records import records_digest
-
     tags = version.tags
     parts = [tags.get(key, "") for key in ("telescope", "pipeline", "experiment")]
     folder = Path(results, *parts, f"seed{tags.get('seed', '')}")
@@ -197,7 +198,7 @@ def _training(version, results: str | Path) -> Path:
     return folder / ONNX
 
 
-def _fetched(version, address: str) -> Path:
+def _onnx_from_server(version, address: str) -> Path:
     """The ONNX file of a version on a server, from the cache or from the server."""
     import mlflow
 
@@ -278,7 +279,7 @@ def _ensure_model(client, name: str, telescope: str) -> None:
                 raise
 
 
-def name_champion(client, telescope: str, *, min_mcc: float, max_fp: float) -> dict[str, Any] | None:
+def name_champion(client, telescope: str, *, gate: GateOptions) -> dict[str, Any] | None:
     """Give the alias to the version of highest MCC on tune among those that pass the gate on test, or to none.
 
     A champion chosen by hand stays. Where others import at the same time, it is chosen again until no version has
@@ -292,18 +293,22 @@ def name_champion(client, telescope: str, *, min_mcc: float, max_fp: float) -> d
     name = f"otrain-{telescope}"
     versions, seen = client.search_model_versions(f"name = '{name}'"), None
     while seen != (numbers := {version.version for version in versions}):
-        champion, seen = _choose(client, name, versions, min_mcc=min_mcc, max_fp=max_fp), numbers
+        champion, seen = _choose(client, name, versions, gate), numbers
         versions = client.search_model_versions(f"name = '{name}'")
     return champion
 
 
-def _choose(client, name: str, versions, *, min_mcc: float, max_fp: float) -> dict[str, Any] | None:
-    passing = []
-    for version in versions:
-        gate = _gate(version.tags, min_mcc=min_mcc, max_fp=max_fp)
-        if version.tags.get("gate") != gate:
-            insist(client.set_model_version_tag, name, version.version, "gate", gate)
-        if gate == "passed" and "superseded" not in version.tags:
+def _choose(client, name: str, versions, gate: GateOptions) -> dict[str, Any] | None:
+    passing, reasons = [], []
+    for version in sorted(versions, key=lambda version: int(version.version)):
+        numbers = {key: _float(version.tags.get(key)) for key in NUMBERS}
+        reason = refusal(numbers, gate, protocol=version.tags.get("protocol", ""))
+        verdict = f"failed: {reason}" if reason else "passed"
+        if version.tags.get("gate") != verdict:
+            insist(client.set_model_version_tag, name, version.version, "gate", verdict)
+        if reason and "superseded" not in version.tags:
+            reasons.append(f"version {version.version}: {reason}")
+        elif "superseded" not in version.tags:
             mcc_tune = _float(version.tags.get("mcc_tune"))
             rank = mcc_tune if np.isfinite(mcc_tune) else -np.inf  # versions of older imports lack it
             passing.append((rank, -int(version.version), version))
@@ -315,7 +320,7 @@ def _choose(client, name: str, versions, *, min_mcc: float, max_fp: float) -> di
         if current is not None:
             client.delete_registered_model_alias(name, CHAMPION)
             insist(client.set_registered_model_tag, name, CHAMPION, "none passes the gate")
-        log.warning("%s: no model passes the gate (MCC above %g, false positives at most %g)", name, min_mcc, max_fp)
+        log.warning("%s: no model passes the gate (%s)", name, "; ".join(reasons))
         return None
     _, _, best = max(passing, key=lambda item: item[:2])
     if current is None or int(current) != int(best.version):
@@ -330,18 +335,6 @@ def _crown(client, name: str, version) -> None:
     words = f"MCC {_float(tags.get('mcc')):.3f}, {named}"
     insist(client.set_registered_model_alias, name, CHAMPION, version.version)
     insist(client.set_registered_model_tag, name, CHAMPION, words)
-
-
-def _gate(tags: Mapping[str, str], *, min_mcc: float, max_fp: float) -> str:
-    """``passed``, or what a version fails at: MCC must exceed its bound, false positives may reach theirs."""
-    mcc, fp_share = _float(tags.get("mcc")), _float(tags.get("fp_share"))
-    if tags.get("protocol") != "grouped":
-        return "failed: not scored on images it never saw"
-    if not mcc > min_mcc:
-        return f"failed: MCC {mcc:.3f} is not above {min_mcc:g}"
-    if not fp_share <= max_fp:
-        return f"failed: false positives {fp_share:.3f} of the test set, more than {max_fp:g}"
-    return "passed"
 
 
 def _champion(name: str, best) -> dict[str, Any]:

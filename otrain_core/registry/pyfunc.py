@@ -3,6 +3,7 @@ with every model, so that it opens where O'TRAIN is not installed."""
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ class Classifier:
 
 def _load_pyfunc(path: str) -> Classifier:
     try:
-        from otrain_core.networks import architecture
+        architecture = importlib.import_module("otrain_core.networks.architecture")
     except ImportError:  # not installed: the copy beside this file
-        from . import architecture
+        architecture = importlib.import_module(".architecture", __name__)
     return Classifier(architecture.keras.saving.load_model(path, compile=False, safe_mode=True))

@@ -1,19 +1,31 @@
-"""Records of a training that the store of runs is made from."""
+"""Records of trainings in a results folder: found, read, and put into the words of the store of runs."""
 
 from __future__ import annotations
 
+import calendar
+import getpass
 import hashlib
+import json
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from otrain_core.io import digest
+import numpy as np
+import pandas as pd
+
+from otrain_core.errors import OtrainError
+from otrain_core.evaluation.gate import NUMBERS, tune_mcc
+from otrain_core.evaluation.words import count, interval, num
+from otrain_core.io import digest, read_json
+from otrain_core.plan.pools import is_pool
+from otrain_core.registry.store import place_of
+from otrain_core.results import number, run_keys
 
 FORMAT = "3"  # raise it when runs must be imported anew because this module writes them differently
-
-
 REQUIRED = ("train.json", "metrics.json", "history.csv", "model.keras")
-
-
 RECORDS = (*REQUIRED[:3], "scores.csv", "curves.csv")
+OPTIONS = ("network", "inputs", "size", "normalise", "augment", "batch_size", "keep")
 
 
 def records_digest(folder: str | Path) -> str:
@@ -24,3 +36,179 @@ def records_digest(folder: str | Path) -> str:
         if path.is_file():
             sha.update(f"{path.name} {digest(path)}\n".encode())
     return sha.hexdigest()[:32]
+
+
+def results_root(folder: str | Path) -> Path:
+    """Results folder of the training in `folder`."""
+    folder = Path(folder)
+    return (folder.parent if folder.name == "random_split" else folder).parents[3]
+
+
+def find_trainings(root: str | Path) -> tuple[list[str], list[str]]:
+    """Folders of all trainings under a results folder, and the tables of its studies.
+
+    Raises
+    ------
+    OtrainError
+        No training there.
+    """
+    root = Path(root)
+    places = [path.parent for depth in ("", "/random_split") for path in root.glob(f"*/*/*/seed*{depth}/train.json")]
+    found = [str(folder) for folder in sorted(places) if not is_pool(run_keys(folder)["telescope"])]  # never evaluated
+    if not found:
+        raise OtrainError(f"{root}: no training there (telescope/pipeline/experiment/seedN/train.json)")
+    return found, sorted(map(str, root.glob("studies/*.csv")))
+
+
+def run_name(keys: Mapping[str, Any]) -> str:
+    """Name of a run in the list."""
+    name = "/".join(str(keys[key]) for key in ("telescope", "pipeline", "experiment", "seed"))
+    return name + (" (random split)" if keys["protocol"] == "paper" else "")
+
+
+def run_tags(keys: Mapping[str, Any], place: str) -> dict[str, str]:
+    """Tags that a run has from its beginning."""
+    return {
+        **{key: str(value) for key, value in keys.items()},
+        "kind": "training",
+        "cube": f"{keys['telescope']}/{keys['pipeline']}",
+        "training": "/".join(str(value) for value in keys.values()),
+        "place": place,
+        "mlflow.user": _user(),
+        "mlflow.source.name": "O'TRAIN",
+    }
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a number without a name, as in some containers
+        return "unknown"
+
+
+class StudyTable:
+    """The table of a sweep: its option, the values, and the trainings that belong to it (`members`)."""
+
+    def __init__(self, path: Path, place: str):
+        self.path, self.name, self.place = path, path.stem, place
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        self.option = table["option"].iloc[0] if len(table) else ""
+        self.values = list(dict.fromkeys(table["value"]))
+        names = table["experiment"] + "-" + table["sweep"] + "-" + table["value"]
+        self.members = [
+            f"{telescope}/{pipeline}/{name}/{seed}"
+            for telescope, pipeline, name, seed in zip(
+                table["telescope"], table["pipeline"], names, table["seed"], strict=True
+            )
+        ]
+
+
+class TrainingRecord:
+    """The records of one training.
+
+    Parameters
+    ----------
+    folder : Path
+        telescope/pipeline/experiment/seedN[/random_split].
+    children : mapping
+        Of a training of a study (as telescope/pipeline/experiment/seed): name of the study and id of its run.
+
+    Raises
+    ------
+    OtrainError
+        A record cannot be read.
+    ValueError
+        The folder is not that of a training.
+    """
+
+    def __init__(self, folder: Path, children: Mapping[str, tuple[str, str]]):
+        self.folder = folder
+        self.keys = run_keys(folder)
+        self.name = "/".join(str(value) for value in self.keys.values())
+        self.train, self.metrics = _read(folder / "train.json"), _read(folder / "metrics.json")
+        self.headline = self.metrics.get("headline") or {}
+        self.digest = records_digest(folder)
+        self.place = place_of(results_root(folder))
+        self.study, self.parent = children.get(self.name.rpartition("/")[0], ("", ""))
+
+    @property
+    def started(self) -> int:
+        """Start of the training [ms since 1970]: the record's time is that of its end."""
+        try:
+            end: float = calendar.timegm(time.strptime(self.train.get("time", ""), "%Y-%m-%dT%H:%M:%SZ"))
+        except ValueError:
+            end = self.folder.joinpath("train.json").stat().st_mtime
+        return int(1000 * (end - self.seconds))
+
+    @property
+    def seconds(self) -> float:
+        """Time that the training took [s]; 0 where unknown."""
+        return float(np.nan_to_num(number(self.headline, "train_seconds")))
+
+    def tags(self) -> dict[str, str]:
+        """Tags of the run."""
+        return {
+            **run_tags(self.keys, self.place),
+            "study": self.study or "none",
+            **({"mlflow.parentRunId": self.parent} if self.parent else {}),
+            "commit": str(self.train.get("commit", "")),
+            "cube_digest": str(self.train.get("cube_digest", ""))[:16],
+            "digest": self.digest,
+            "mlflow.note.content": self.words(),
+            "mlflow.source.git.commit": str(self.train.get("commit", "")).rstrip("+"),
+        }
+
+    def words(self) -> str:
+        """What the numbers are and on which data, in one sentence."""
+        grouped = self.keys["protocol"] == "grouped"
+        data = "images it never saw" if grouped else "images of a random split, tuned and scored on the same cutouts"
+        row = self.headline
+        return (
+            f"MCC {interval(row, 'mcc')}, recall {interval(row, 'recall', percent=True)}, FPR"
+            f" {interval(row, 'fpr', percent=True)} at threshold {num(number(row, 'threshold'))}, on"
+            f" {count(row.get('n_true'))} True and {count(row.get('n_false'))} False from {count(row.get('n_images'))} {data}."
+        )
+
+    def params(self) -> dict[str, str]:
+        """Parameters of the run: few, those that vary."""
+        options = self.train.get("options") or {}
+        values = {name: options.get(name, "") for name in OPTIONS}
+        values["inputs"] = "+".join(values["inputs"]) if isinstance(values["inputs"], list) else values["inputs"]
+        values["threshold_rule"] = self.metrics.get("threshold_rule", "")
+        values["n_parameters"] = self.train.get("n_parameters", "")
+        values["n_train"] = self.train.get("n_train", "")
+        return {name: str(value) for name, value in values.items()}
+
+    def use(self) -> dict[str, str]:
+        """What someone needs who uses the model: stored with it, and with its version."""
+        return {
+            **{key: str(value) for key, value in self.keys.items()},
+            "training": self.name,
+            "digest": self.digest,
+            "threshold": f"{number(self.headline, 'threshold'):.6g}",
+            "calibration": json.dumps(self.metrics.get("calibration") or {}, sort_keys=True),
+            "cube_digest": str(self.train.get("cube_digest", "")),
+            "commit": str(self.train.get("commit", "")),
+        }
+
+    def version_tags(self) -> dict[str, str]:
+        """The same, and what the gate looks at."""
+        calibration = self.metrics.get("calibration") or {}
+        use = {key: calibration[key] for key in ("method", "slope", "offset", "knots", "values") if key in calibration}
+        return {
+            **self.use(),
+            "calibration": json.dumps(use, sort_keys=True),
+            "place": self.place,
+            "mcc_tune": f"{tune_mcc(self.folder):.6g}",
+            **{name: f"{number(self.headline, name):.6g}" for name in NUMBERS},
+        }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record = read_json(path)
+    except ValueError as error:
+        raise OtrainError(f"{path}: not a whole record ({error}); let the run write it anew") from None
+    if not isinstance(record, dict):
+        raise OtrainError(f"{path}: not a record")
+    return record

@@ -8,11 +8,13 @@ import os
 import re
 import sqlite3
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import numpy as np
 
 from otrain_core.errors import OtrainError
 
@@ -21,6 +23,8 @@ log = logging.getLogger("otrain")
 ADDRESS = "MLFLOW_TRACKING_URI"  # names the server of a group
 PLACE = "mlflow.id"  # in a results folder: what tells its runs from those of other folders on a server
 EXPERIMENT = "otrain"
+HISTORY = ("loss", "accuracy", "tune_loss", "tune_accuracy")  # metrics of a run by epoch, as epoch/loss and so on
+LIVE = "live"  # tag of a run that a training writes itself: running, finished, failed or killed
 # A view of the page that is there from the start: scores of the main runs, by cube and experiment, over the seeds.
 _METRICS = [f"metrics.`{name}`" for name in ("mcc", "recall", "fp_share", "ece", "false_alarms_per_image")]
 _TAGS = [f"tags.`{name}`" for name in ("telescope", "pipeline", "experiment", "seed", "commit")]
@@ -318,3 +322,15 @@ def place_of(root: str | Path) -> str:
         finally:
             fresh.unlink(missing_ok=True)
     return path.read_text().strip()
+
+
+def history_metrics(rows: Sequence[Mapping[str, float]], stamps: Sequence[float]) -> list:
+    """Rows of a history as MLflow's metrics; `stamps` are milliseconds since 1970."""
+    from mlflow.entities import Metric
+
+    return [
+        Metric(f"epoch/{name}", float(row[name]), int(stamp), int(row["epoch"]))
+        for name in HISTORY
+        for row, stamp in zip(rows, stamps, strict=True)
+        if np.isfinite(row.get(name, np.nan))
+    ]

@@ -16,60 +16,104 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from otrain_core.errors import OtrainError
-from otrain_core.evaluation.gate import tune_mcc
-from otrain_core.evaluation.words import count, interval, num
 from otrain_core.figures.training import draw_training
-from otrain_core.io import digest, read_json, read_table
-from otrain_core.plan.pools import is_pool
+from otrain_core.io import digest, read_table, write_json
+from otrain_core.plan.config import GateOptions
 from otrain_core.registry.format import write_model
-from otrain_core.registry.live import LIVE, history_metrics, results_root, run_name, run_tags
 from otrain_core.registry.models import ONNX, ensure_version, name_champion
-from otrain_core.registry.records import RECORDS, REQUIRED, records_digest
-from otrain_core.registry.store import EXPERIMENT, insist, is_address, locked, open_server, open_store, place_of, told
-from otrain_core.results import number, run_keys
+from otrain_core.registry.records import (
+    RECORDS,
+    REQUIRED,
+    StudyTable,
+    TrainingRecord,
+    results_root,
+    run_name,
+)
+from otrain_core.registry.store import (
+    EXPERIMENT,
+    LIVE,
+    history_metrics,
+    insist,
+    is_address,
+    locked,
+    open_server,
+    open_store,
+    place_of,
+    server_address,
+    shown,
+    told,
+)
+from otrain_core.results import number
 
 log = logging.getLogger("otrain")
 
-LATER = ("transfer.csv", "finetune.csv", "gradcam.png")  # of steps that come after; sent when they are there
+SENT_LATER = ("transfer.csv", "finetune.csv", "gradcam.png")  # of steps that come after; sent when they are there
 # The same for every run, a dozen at most.
 METRICS = (
     *("mcc", "mcc_low", "mcc_high", "accuracy", "f1", "recall", "fpr_at_1pct_missed", "fpr_at_5pct_missed"),
     *("fp_share", "ece", "false_alarms_per_image"),
 )
-OPTIONS = ("network", "inputs", "size", "normalise", "augment", "batch_size", "keep")
 
 
-def find_trainings(root: str | Path) -> tuple[list[str], list[str]]:
-    """Folders of all trainings under a results folder, and the tables of its studies.
+def track_files(
+    *,
+    runs: Sequence[str | Path],
+    store: str | Path,
+    record: str | Path,
+    gate: GateOptions,
+    studies: Sequence[str | Path] = (),
+) -> None:
+    """Import the trainings in the folders `runs` and write what was imported to `record` (step `track`).
+
+    Where MLFLOW_TRACKING_URI names a server, they are imported there too; a server that does not answer is
+    told of, and waits for `otrain models import`.
+
+    Parameters
+    ----------
+    runs : sequence of path-like
+        See `import_runs`.
+    store : path-like
+        SQLite file; the artifacts go to mlartifacts beside it.
+    record : path-like
+        JSON file to write.
+    gate : GateOptions
+    studies : sequence of path-like
+        Tables of sweeps.
 
     Raises
     ------
     OtrainError
-        No training there.
+        The store cannot be opened, or a record is broken.
     """
-    root = Path(root)
-    places = [path.parent for depth in ("", "/random_split") for path in root.glob(f"*/*/*/seed*{depth}/train.json")]
-    found = [str(folder) for folder in sorted(places) if not is_pool(run_keys(folder)["telescope"])]  # never evaluated
-    if not found:
-        raise OtrainError(f"{root}: no training there (telescope/pipeline/experiment/seedN/train.json)")
-    return found, sorted(map(str, root.glob("studies/*.csv")))
+    imported = import_runs(runs, store=store, studies=studies, gate=gate)
+    if imported["broken"]:
+        raise OtrainError("; ".join(entry["reason"] for entry in imported["broken"]))
+    server = {}
+    try:
+        if address := server_address():
+            server["server"] = {"address": shown(address), "runs": len(runs)}
+            import_runs(runs, store=address, studies=studies, gate=gate)
+    except OtrainError as error:
+        log.warning("%s; %s has everything; import it later with `otrain models import`", error, store)
+        server = {"server": {"error": str(error)}}
+    artifacts = str(Path(store).parent / "mlartifacts")
+    write_json(record, {"store": f"sqlite:///{store}", "artifacts": artifacts, **imported, **server})
 
 
 def import_runs(
     folders: Iterable[str | Path],
     *,
     store: str | Path,
+    gate: GateOptions,
     artifacts: str | Path | None = None,
     studies: Iterable[str | Path] = (),
-    min_mcc: float = 0.7,
-    max_fp: float = 0.05,
 ) -> dict[str, Any]:
     """Import trainings into the store and name the champion of every telescope.
 
@@ -89,15 +133,14 @@ def import_runs(
         score on images they never saw.
     store : path-like
         SQLite file, or address of a server.
+    gate : GateOptions
+        See `otrain_core.evaluation.gate`. Of the models that pass, the champion is the one of highest MCC on tune,
+        so that its numbers on test were not what it was chosen by. Without any model that passes, the
+        alias is removed.
     artifacts : path-like, optional
         Folder of the artifacts (default: mlartifacts beside the SQLite file); a server has its own.
     studies : iterable of path-like
         Tables of sweeps. Each is a run, and its trainings, which are not registered, are listed under it.
-    min_mcc, max_fp : float
-        Gate: the champion has MCC above, and false positives as a share of the test set
-        at most this. Of those that pass, the champion is the one of highest MCC on tune, so that
-        its numbers on test were not what it was chosen by. Without any model that passes, the
-        alias is removed.
 
     Returns
     -------
@@ -111,68 +154,55 @@ def import_runs(
     OtrainError
         The store cannot be opened, or the server stops answering.
     """
-    record: dict[str, Any] = {"experiment": EXPERIMENT, "runs": [], "studies": {}, "champions": {}}
-    record |= {"skipped": [], "broken": []}
-    folders = list(map(Path, folders))
+    paths = [Path(folder) for folder in folders]
+    root = results_root(paths[0]) if paths else Path(".")
     remote = is_address(store)
-    root = results_root(folders[0]) if folders else Path(".")
     with locked(root / "mlflow.db" if remote else Path(store)):
         if remote:
             client, experiment = open_server(str(store))
         else:
             client, experiment = open_store(store, artifacts or Path(store).parent / "mlartifacts")
         with told(store):
-            children = {}
-            for table in map(Path, studies):
-                study = _Study(table, place_of(root))
-                record["studies"][study.name] = _ensure_study(client, experiment, study)
-                children |= dict.fromkeys(study.members, (study.name, record["studies"][study.name]))
-            telescopes = set()
-            for folder in folders:
-                missing = [name for name in REQUIRED if not (folder / name).is_file()]
-                if missing:
-                    reason = f"{', '.join(missing)}: no such file"
-                    record["skipped"].append({"folder": str(folder), "reason": reason})
-                    continue
-                started = time.perf_counter()
-                try:
-                    training = _Training(folder, children)
-                    entry, changed = _ensure_run(client, experiment, training)
-                except (OtrainError, ValueError, KeyError) as error:
-                    reason = str(error) if isinstance(error, OtrainError) else f"{folder}: not a record ({error})"
-                    record["broken"].append({"folder": str(folder), "reason": reason})
-                    log.warning("%s", reason)
-                    continue
-                if changed:
-                    log.info("imported %s in %.1f s", folder, time.perf_counter() - started)
-                record["runs"].append(entry)
-                if "version" in entry:
-                    telescopes.add(training.keys["telescope"])
-            for telescope in sorted(telescopes):
-                record["champions"][telescope] = name_champion(client, telescope, min_mcc=min_mcc, max_fp=max_fp)
-    return record
+            tables = [StudyTable(Path(table), place_of(root)) for table in studies]
+            parents = {table.name: _ensure_study(client, experiment, table) for table in tables}
+            children = {member: (table.name, parents[table.name]) for table in tables for member in table.members}
+            found = _import_trainings(client, experiment, paths, children)
+            telescopes = {entry["model"].removeprefix("otrain-") for entry in found["runs"] if "model" in entry}
+            champions = {name: name_champion(client, name, gate=gate) for name in sorted(telescopes)}
+    return {
+        "experiment": EXPERIMENT,
+        "runs": found["runs"],
+        "studies": parents,
+        "champions": champions,
+        "skipped": found["skipped"],
+        "broken": found["broken"],
+    }
 
 
-class _Study:
-    """The table of a sweep."""
+def _import_trainings(
+    client, experiment: str, folders: Sequence[Path], children: Mapping[str, tuple[str, str]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Import training by training: what became of each folder, under runs, skipped and broken."""
+    found: dict[str, list[dict[str, Any]]] = {"runs": [], "skipped": [], "broken": []}
+    for folder in folders:
+        if missing := [name for name in REQUIRED if not (folder / name).is_file()]:
+            found["skipped"].append({"folder": str(folder), "reason": f"{', '.join(missing)}: no such file"})
+            continue
+        started = time.perf_counter()
+        try:
+            entry, changed = _ensure_run(client, experiment, TrainingRecord(folder, children))
+        except (OtrainError, ValueError, KeyError) as error:
+            reason = str(error) if isinstance(error, OtrainError) else f"{folder}: not a record ({error})"
+            found["broken"].append({"folder": str(folder), "reason": reason})
+            log.warning("%s", reason)
+            continue
+        if changed:
+            log.info("imported %s in %.1f s", folder, time.perf_counter() - started)
+        found["runs"].append(entry)
+    return found
 
-    def __init__(self, path: Path, place: str):
-        import pandas as pd
 
-        self.path, self.name, self.place = path, path.stem, place
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        self.option = table["option"].iloc[0] if len(table) else ""
-        self.values = list(dict.fromkeys(table["value"]))
-        names = table["experiment"] + "-" + table["sweep"] + "-" + table["value"]
-        self.members = [
-            f"{telescope}/{pipeline}/{name}/{seed}"
-            for telescope, pipeline, name, seed in zip(
-                table["telescope"], table["pipeline"], names, table["seed"], strict=True
-            )
-        ]
-
-
-def _ensure_study(client, experiment: str, study: _Study) -> str:
+def _ensure_study(client, experiment: str, study: StudyTable) -> str:
     """The run under which the trainings of a study are listed."""
     found = [
         run
@@ -204,103 +234,7 @@ def _send_files(client, run, files: Mapping[Path, str]) -> None:
         client.set_tag(run.info.run_id, "files", json.dumps(sent | new, sort_keys=True))
 
 
-class _Training:
-    """The records of one training."""
-
-    def __init__(self, folder: Path, children: Mapping[str, tuple[str, str]]):
-        self.folder = folder
-        self.keys = run_keys(folder)
-        self.name = "/".join(str(value) for value in self.keys.values())
-        self.train, self.metrics = _read(folder / "train.json"), _read(folder / "metrics.json")
-        self.headline = self.metrics.get("headline") or {}
-        self.digest = records_digest(folder)
-        self.place = place_of(results_root(folder))
-        self.study, self.parent = children.get(self.name.rpartition("/")[0], ("", ""))
-
-    @property
-    def started(self) -> int:
-        """Start of the training [ms since 1970]: the record's time is that of its end."""
-        import calendar
-
-        try:
-            end = calendar.timegm(time.strptime(self.train.get("time", ""), "%Y-%m-%dT%H:%M:%SZ"))
-        except ValueError:
-            end = self.folder.joinpath("train.json").stat().st_mtime
-        return int(1000 * (end - self.seconds))
-
-    @property
-    def seconds(self) -> float:
-        return float(np.nan_to_num(number(self.headline, "train_seconds")))
-
-    def tags(self) -> dict[str, str]:
-        return {
-            **run_tags(self.keys, self.place),
-            "study": self.study or "none",
-            **({"mlflow.parentRunId": self.parent} if self.parent else {}),
-            "commit": str(self.train.get("commit", "")),
-            "cube_digest": str(self.train.get("cube_digest", ""))[:16],
-            "digest": self.digest,
-            "mlflow.note.content": self.words(),
-            "mlflow.source.git.commit": str(self.train.get("commit", "")).rstrip("+"),
-        }
-
-    def words(self) -> str:
-        """What the numbers are and on which data, in one sentence."""
-        grouped = self.keys["protocol"] == "grouped"
-        data = "images it never saw" if grouped else "images of a random split, tuned and scored on the same cutouts"
-        row = self.headline
-        return (
-            f"MCC {interval(row, 'mcc')}, recall {interval(row, 'recall', percent=True)}, FPR"
-            f" {interval(row, 'fpr', percent=True)} at threshold {num(number(row, 'threshold'))}, on"
-            f" {count(row.get('n_true'))} True and {count(row.get('n_false'))} False from {count(row.get('n_images'))} {data}."
-        )
-
-    def params(self) -> dict[str, str]:
-        options = self.train.get("options") or {}
-        values = {name: options.get(name, "") for name in OPTIONS}
-        values["inputs"] = "+".join(values["inputs"]) if isinstance(values["inputs"], list) else values["inputs"]
-        values["threshold_rule"] = self.metrics.get("threshold_rule", "")
-        values["n_parameters"] = self.train.get("n_parameters", "")
-        values["n_train"] = self.train.get("n_train", "")
-        return {name: str(value) for name, value in values.items()}
-
-    def use(self) -> dict[str, str]:
-        """What someone needs who uses the model: stored with it, and with its version."""
-        return {
-            **{key: str(value) for key, value in self.keys.items()},
-            "training": self.name,
-            "digest": self.digest,
-            "threshold": f"{number(self.headline, 'threshold'):.6g}",
-            "calibration": json.dumps(self.metrics.get("calibration") or {}, sort_keys=True),
-            "cube_digest": str(self.train.get("cube_digest", "")),
-            "commit": str(self.train.get("commit", "")),
-        }
-
-    def version_tags(self) -> dict[str, str]:
-        """The same, and what the gate looks at."""
-        calibration = self.metrics.get("calibration") or {}
-        use = {key: calibration[key] for key in ("method", "slope", "offset", "knots", "values") if key in calibration}
-        return {
-            **self.use(),
-            "calibration": json.dumps(use, sort_keys=True),
-            "place": self.place,
-            "mcc": f"{number(self.headline, 'mcc'):.6g}",
-            "mcc_tune": f"{tune_mcc(self.folder):.6g}",
-            "fp_share": f"{number(self.headline, 'fp_share'):.6g}",
-        }
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        record = read_json(path)
-    except ValueError as error:
-        raise OtrainError(f"{path}: not a whole record ({error}); let the run write it anew") from None
-    if not isinstance(record, dict):
-        raise OtrainError(f"{path}: not a record")
-    return record
-
-
-def _ensure_run(client, experiment: str, training: _Training) -> tuple[dict[str, Any], bool]:
+def _ensure_run(client, experiment: str, training: TrainingRecord) -> tuple[dict[str, Any], bool]:
     """The run of this training and, under the protocol grouped, its registered version."""
     found = [
         run
@@ -322,7 +256,7 @@ def _ensure_run(client, experiment: str, training: _Training) -> tuple[dict[str,
         if other.info.run_id != run.info.run_id and not goes_on:
             client.delete_run(other.info.run_id)
     _send_files(
-        client, run, {training.folder / name: "figures" if name.endswith("png") else "records" for name in LATER}
+        client, run, {training.folder / name: "figures" if name.endswith("png") else "records" for name in SENT_LATER}
     )
     entry = {"folder": str(training.folder), "run_id": run.info.run_id, "digest": training.digest}
     onnx = _send_onnx(client, run, training.folder / ONNX)
@@ -360,7 +294,7 @@ def _send_onnx(client, run, path: Path) -> str:
     return mark
 
 
-def _write_run(client, experiment: str, training: _Training, *, live=None) -> str:
+def _write_run(client, experiment: str, training: TrainingRecord, *, live=None) -> str:
     """Write the run of a training, or complete the one that it has begun itself."""
     from mlflow.entities import Dataset, DatasetInput, LoggedModelOutput, Metric, Param, RunTag
 
@@ -405,7 +339,7 @@ def _write_run(client, experiment: str, training: _Training, *, live=None) -> st
     return run_id
 
 
-def _history(training: _Training, start: int) -> list:
+def _history(training: TrainingRecord, start: int) -> list:
     table = read_table(training.folder / "history.csv")
     stamps = start + 1000 * table["seconds"].cumsum() if "seconds" in table else [start] * len(table)
     return history_metrics(table.to_dict("records"), list(stamps))

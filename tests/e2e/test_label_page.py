@@ -14,6 +14,7 @@ import pytest
 from otrain_core.io import digest
 from otrain_core.labelling.store import LabelStore
 from otrain_core.plan.sheets import read_labels
+from tests.unit.answers import all_answers
 from tests.unit.synthetic_results import write_results
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -161,7 +162,7 @@ def test_keys_pictures_reload_and_sheet(browser, results, tmp_path):
     rows = read_labels(tmp_path / "labels.csv")
     assert {row["candid"]: row["label"] for row in rows} == said(database) and len(rows) == 3
     assert {row["who"] for row in rows} == {"anna"} and all(row["when"] and row["before"] for row in rows)
-    assert len(LabelStore(database).history()) == 8  # with what was changed and taken back
+    assert len(all_answers(database)) == 8  # with what was changed and taken back
     assert digest(results / "tiny/builtin/cube.npz") == before
 
 
@@ -228,7 +229,7 @@ def test_nothing_is_lost_when_the_server_is_killed(browser, results, tmp_path):
         with serving(results, database, port=int(url.rsplit(":", 1)[1].strip("/"))):
             page.reload()
             wait_for(lambda: said(database).get(fifth) == "False", 30)
-    assert len(LabelStore(database).history()) == 5
+    assert len(all_answers(database)) == 5
 
 
 def test_first_page_comes_before_grad_cam(browser, results_with_network, tmp_path):

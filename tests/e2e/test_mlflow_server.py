@@ -23,9 +23,10 @@ from otrain_core import io
 from otrain_core.cli.main import main
 from otrain_core.errors import OtrainError
 from otrain_core.evaluation.gate import tune_mcc
+from otrain_core.plan.config import GateOptions
 from otrain_core.registry import track
-from otrain_core.registry.live import HISTORY, LiveRun
-from otrain_core.registry.store import EXPERIMENT, place_of, read_server
+from otrain_core.registry.live import LiveRun
+from otrain_core.registry.store import EXPERIMENT, HISTORY, place_of, read_server
 from otrain_core.registry.track import METRICS, import_runs
 from otrain_core.results import run_keys
 from tests.unit.synthetic_results import write_results
@@ -140,7 +141,7 @@ def write_live_and_import(folder, address, barrier):
     record = io.read_json(Path(folder) / "train.json")
     io.write_json(Path(folder) / "train.json", record | {"mlflow_run": live.run_id})
     barrier.wait(120)
-    done = import_runs([folder], store=address)
+    done = import_runs([folder], store=address, gate=GateOptions())
     assert [entry["run_id"] for entry in done["runs"]] == [live.run_id]  # the run that was live is completed
 
 
@@ -202,7 +203,7 @@ def test_eight_writers_at_once_lose_nothing(server, folders):
 def import_one(folder, address, barrier):
     track.draw_training = lambda folder: {}
     barrier.wait(120)
-    import_runs([folder], store=address)
+    import_runs([folder], store=address, gate=GateOptions())
 
 
 def test_two_imports_of_one_folder_at_once(server, tmp_path, model_file):
@@ -241,7 +242,7 @@ def test_models_by_command(server, folders, tmp_path, monkeypatch, capsys):
     assert main(["models", "promote", "tiny", other]) == 0
     assert main(["models", "list"]) == 0
     assert f"otrain-tiny version {other}: builtin/otrain2" in capsys.readouterr().out
-    import_runs(folders[:1], store=server.address)  # a choice by hand stays
+    import_runs(folders[:1], store=server.address, gate=GateOptions())  # a choice by hand stays
     fetched = find_model("tiny")
     by_seed = {folder.rpartition("seed")[2]: folder for folder in folders}
     seed = server.client.get_model_version("otrain-tiny", other).tags["seed"]

@@ -12,6 +12,7 @@ from otrain_core.figures.galleries import robust_limits
 from otrain_core.labelling.page import Labelling, create_app, is_loopback
 from otrain_core.labelling.sources import Source, Training
 from otrain_core.labelling.store import LabelStore
+from tests.unit.answers import all_answers
 from tests.unit.synthetic_cube import make_cube
 
 N = 24
@@ -92,7 +93,7 @@ def test_an_answer_that_was_sent_twice_counts_once(page, work):
     (name, *_) = next_for(page, "anna")
     for _ in range(2):
         assert answer(page, name, "True", "anna", 1).status_code == 200
-    assert len(work.store.history()) == 1
+    assert len(all_answers(work.store.path)) == 1
 
 
 def test_reasons_and_cubes_can_be_chosen(page):
@@ -143,7 +144,7 @@ def test_unusable_answers(page, work, sent, status, message):
     whole = {"id": next(iter(work.why)), "label": "True", "who": "anna", "key": "key-00001"}
     found = page.post("/api/answer", json=whole | sent)
     assert found.status_code == status and message in found.json["error"]
-    assert work.store.history() == []
+    assert all_answers(work.store.path) == []
 
 
 def test_a_store_that_cannot_be_written_asks_to_try_again(page, work):
@@ -174,7 +175,7 @@ def test_requests_from_elsewhere_are_refused(page, work, headers, status):
     name = next(iter(work.why))
     sent = {"id": name, "label": "True", "who": "anna", "key": "key-00001"}
     assert page.post("/api/answer", json=sent, headers=headers).status_code == status
-    assert len(work.store.history()) == (status == 200)
+    assert len(all_answers(work.store.path)) == (status == 200)
     assert page.get(f"/image/{name}/science.png", headers=headers).status_code == status
 
 

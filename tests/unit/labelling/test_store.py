@@ -9,6 +9,7 @@ import pytest
 from otrain_core.errors import OtrainError
 from otrain_core.labelling.store import LabelStore, StoreError, check_person
 from otrain_core.plan.sheets import read_labels
+from tests.unit.answers import all_answers
 
 
 def candidate(name="c1", **changed):
@@ -30,13 +31,13 @@ def test_the_latest_answer_of_each_person_counts_and_all_are_kept(store):
         assert say(store, label, who, key=key)
     say(store, "withdrawn", "cy", key=9)
     assert [(row["who"], row["label"]) for row in store.answers()] == [("bo", "False"), ("anna", "False")]
-    assert [row["label"] for row in store.history()] == ["True", "False", "False", "unsure", "withdrawn"]
+    assert [row["label"] for row in all_answers(store.path)] == ["True", "False", "False", "unsure", "withdrawn"]
     assert say(store, "True", "cy", key=10) and len(store.answers()) == 3
 
 
 def test_an_answer_sent_twice_is_one(store):
     assert say(store, "True", key=1) and not say(store, "True", key=1)
-    assert len(store.history()) == 1
+    assert len(all_answers(store.path)) == 1
 
 
 def test_people_and_programs_at_once(store, tmp_path):
@@ -47,7 +48,7 @@ def test_people_and_programs_at_once(store, tmp_path):
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
-    assert len(store.history()) == 60 and len(store.answers()) == 60
+    assert len(all_answers(store.path)) == 60 and len(store.answers()) == 60
 
 
 def test_many_open_a_new_file_at_once(tmp_path):

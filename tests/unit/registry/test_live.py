@@ -2,13 +2,12 @@
 
 import logging
 import time
-from pathlib import Path
 
 import pytest
 
 from otrain_core.errors import OtrainError
 from otrain_core.registry import live as mlflow_live
-from otrain_core.registry.live import LiveRun, live_run, results_root, run_name, run_tags
+from otrain_core.registry.live import LiveRun, live_run
 from tests.unit.loopback import loopback
 
 KEYS = {"telescope": "TCA", "pipeline": "gmadet", "experiment": "otrain2", "seed": 1, "protocol": "grouped"}
@@ -127,11 +126,3 @@ def test_no_server_and_a_wrong_one(tmp_path, monkeypatch, caplog):
     with live_run(folder) as live:
         assert live is None
     assert "'server:5000' is not the address of a server (http://HOST:PORT); the training goes on" in caplog.text
-
-
-def test_names_and_tags():
-    assert results_root("results/TCA/gmadet/otrain2/seed1") == Path("results")
-    assert results_root("results/TCA/gmadet/otrain2/seed1/random_split") == Path("results")
-    assert run_name(KEYS | {"protocol": "paper"}) == "TCA/gmadet/otrain2/1 (random split)"
-    tags = run_tags(KEYS, "here")
-    assert tags["cube"] == "TCA/gmadet" and tags["seed"] == "1" and tags["place"] == "here"

@@ -3,10 +3,13 @@
 import pytest
 
 from otrain_core.errors import OtrainError
+from otrain_core.plan.config import GateOptions
 from otrain_core.registry import models
 from otrain_core.registry.models import name_champion
 from otrain_core.registry.records import records_digest
 from otrain_core.registry.store import open_store
+
+GATE = GateOptions()
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +59,11 @@ def test_promoted_and_rolled_back(results):
     assert done == {"model": "otrain-tca", "version": 1, "previous": 2, "gate": ""}
     assert models.find_model("tca", results=results).parent.name == "seed1"
     assert models.find_model("tca@previous", results=results).parent.name == "seed2"
-    assert name_champion(client, "tca", min_mcc=0.7, max_fp=0.05)["version"] == 1  # chosen by hand: it stays
+    assert name_champion(client, "tca", gate=GATE)["version"] == 1  # chosen by hand: it stays
     assert models.roll_back("tca", results=results)["version"] == 2
     assert models.roll_back("tca", results=results)["version"] == 1
     models.automatic("tca", results=results)
-    assert name_champion(client, "tca", min_mcc=0.7, max_fp=0.05)["version"] == 3  # the best on tune
+    assert name_champion(client, "tca", gate=GATE)["version"] == 3  # the best on tune
     models.promote("tca", 2, results=results)
     with pytest.raises(OtrainError, match="no version '7'"):
         models.promote("tca", 7, results=results)
@@ -80,3 +83,70 @@ def test_no_store_is_made(tmp_path):
     with pytest.raises(OtrainError, match="no store of models"):
         models.list_models(results=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+class Client:
+    """A registry without a champion, of a model of which versions may come meanwhile."""
+
+    def __init__(self, *answers):
+        self.answers, self.aliases, self.tags = list(answers), {}, {}
+
+    def search_model_versions(self, _):
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+    def get_registered_model(self, _):
+        return self
+
+    def set_model_version_tag(self, _name, version, key, value):
+        next(item for item in self.answers[-1] if item.version == version).tags[key] = value
+
+    def set_registered_model_alias(self, _name, alias, version):
+        self.aliases[alias] = version
+
+    def set_registered_model_tag(self, _name, key, value):
+        self.tags[key] = value
+
+
+class Version:
+    def __init__(self, version, **tags):
+        self.version, self.run_id, self.tags = version, "", {"protocol": "grouped"} | tags
+
+
+def test_gate_bounds_are_as_in_the_paper():
+    """MCC must exceed its bound, false positives may reach theirs."""
+    versions = [
+        Version("1", mcc="0.7", fp_share="0.01"),
+        Version("2", mcc="0.8", fp_share="0.05"),
+        Version("3", mcc="0.9", fp_share="0.0501"),
+        Version("4", mcc="0.95", fp_share="0.0", superseded="5"),
+        Version("5", mcc="0.99", fp_share="0.0", protocol="paper"),
+        Version("6", mcc="nan", fp_share="nan"),
+    ]
+    client = Client(versions)
+    assert name_champion(client, "tiny", gate=GATE)["version"] == 2
+    assert client.aliases == {"champion": "2"} and "MCC 0.800" in client.tags["champion"]
+    gates = [version.tags["gate"] for version in versions]
+    assert [gate == "passed" for gate in gates] == [False, True, False, True, False, False]
+    assert gates[0] == "failed: MCC 0.700 is not above 0.7"
+    assert gates[2].startswith("failed: false positives 0.050 of the test set")
+
+
+def test_a_better_version_that_comes_meanwhile_is_the_champion():
+    """Two imports at once: the one that looked first looks again."""
+    first = Version("1", mcc="0.9", mcc_tune="0.8", fp_share="0.01")
+    second = Version("2", mcc="0.9", mcc_tune="0.9", fp_share="0.01")
+    client = Client([first], [first, second])
+    assert name_champion(client, "tiny", gate=GATE)["version"] == 2
+    assert client.aliases == {"champion": "2"}
+
+
+def test_tune_chooses_and_test_is_only_the_gate():
+    versions = [
+        Version("1", mcc="0.95", mcc_tune="0.90", fp_share="0.01"),
+        Version("2", mcc="0.90", mcc_tune="0.93", fp_share="0.01"),
+        Version("3", mcc="0.60", mcc_tune="0.99", fp_share="0.01"),
+        Version("4", mcc="0.97", fp_share="0.01"),  # of an import that did not know it
+    ]
+    champion = name_champion(Client(versions), "tiny", gate=GATE)
+    assert (champion["version"], champion["mcc"], champion["mcc_tune"]) == (2, 0.9, 0.93)
+    assert name_champion(Client(versions[3:]), "tiny", gate=GATE)["version"] == 4

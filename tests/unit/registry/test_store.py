@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from otrain_core.errors import OtrainError
-from otrain_core.registry.store import place_of, read_server, server_address, shown, why
+from otrain_core.registry.store import history_metrics, open_store, place_of, read_server, server_address, shown, why
 from tests.unit.loopback import loopback
 
 
@@ -80,3 +80,15 @@ def test_one_place_for_many_jobs_that_start_at_once(tmp_path):
     assert place_of(tmp_path / "moved") == found[0]
     (tmp_path / "other").mkdir()
     assert place_of(tmp_path / "other") != found[0]
+
+
+def test_a_file_that_is_no_store_is_refused(tmp_path):
+    (tmp_path / "m.db").write_text("not a database at all, but long enough to be read as one" * 20)
+    with pytest.raises(OtrainError, match=r"m\.db: not a store .* delete it"):
+        open_store(tmp_path / "m.db", tmp_path / "art")
+
+
+def test_a_history_becomes_metrics_without_what_is_missing():
+    rows = [{"epoch": 1, "loss": 0.5, "accuracy": float("nan")}, {"epoch": 2, "loss": 0.25, "accuracy": 0.9}]
+    points = [(point.key, point.value, point.timestamp, point.step) for point in history_metrics(rows, [10.4, 20.6])]
+    assert points == [("epoch/loss", 0.5, 10, 1), ("epoch/loss", 0.25, 20, 2), ("epoch/accuracy", 0.9, 20, 2)]

@@ -1,0 +1,50 @@
+"""A small network, a results folder of it, and an empty store, for all tests of the registry."""
+
+import shutil
+import sqlite3
+
+import pytest
+
+from otrain_core.registry import track
+from otrain_core.registry.store import EXPERIMENT, open_store
+from tests.unit.synthetic_results import write_results
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory):
+    """A network of the library, untrained and small."""
+    from otrain_core.networks.architecture import build_network, save_model
+
+    path = tmp_path_factory.mktemp("model") / "model.keras"
+    save_model(build_network("otrain2", size=17, normalise="mad-asinh"), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def blank_store(tmp_path_factory):
+    """Tables of a fresh store: making them anew for every test takes seconds."""
+    folder = tmp_path_factory.mktemp("store")
+    open_store(folder / "mlflow.db", folder / "mlartifacts")
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def place(tmp_path, blank_store):
+    """Store and artifacts of a test, the store made beforehand."""
+    shutil.copy(blank_store, tmp_path / "mlflow.db")
+    location = (tmp_path / "mlartifacts").resolve().as_uri()
+    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
+        connection.execute("UPDATE experiments SET artifact_location = ? WHERE name = ?", (location, EXPERIMENT))
+    return {"store": tmp_path / "mlflow.db", "artifacts": tmp_path / "mlartifacts"}
+
+
+@pytest.fixture
+def runs(tmp_path, model_file):
+    return write_results(tmp_path / "results", model=model_file, protocols=("grouped", "paper"))["runs"]
+
+
+@pytest.fixture(autouse=True)
+def no_drawing(request, monkeypatch):
+    """Figures take a second a run; one test looks at them."""
+    if "figures" not in request.node.name:
+        monkeypatch.setattr(track, "draw_training", lambda folder: {})
