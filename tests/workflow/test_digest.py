@@ -42,7 +42,7 @@ def test_every_rule_has_the_digest_of_its_script(root):
         ("networks/devices.py", set()),
         ("networks/checkpoint.py", set()),
         ("jobs/job.py", set()),
-        ("registry/live.py", {"registry/track"}),
+        ("registry/live.py", set()),  # a preview
         ("registry/pyfunc.py", {"registry/track"}),
         ("labelling/page.py", set()),
         ("classify/monitor.py", set()),
@@ -64,7 +64,9 @@ def test_an_edit_reruns_the_steps_that_use_the_module(clone, edited, steps):
     assert {step for step in before if after[step] != before[step]} == steps
 
 
-@pytest.mark.parametrize(("step", "most"), [("candidates/crossmatch", 5), ("evaluation/summary", 10)])
+@pytest.mark.parametrize(
+    ("step", "most"), [("candidates/crossmatch", 5), ("evaluation/summary", 10), ("registry/track", 17)]
+)
 def test_no_step_hangs_on_more_modules_than_it_needs(root, step, most):
     modules = [path for path in digest.code_files(step, root=root) if path.suffix == ".py"]
     assert len(modules) <= most, [str(path.relative_to(root)) for path in modules]
