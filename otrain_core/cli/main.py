@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import json
 import os
@@ -24,10 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     arguments = build_parser().parse_args(argv)
-    from otrain_core.cli import verbs as cli_verbs
-
     try:
-        status, record, text = getattr(cli_verbs, arguments.function)(arguments)
+        module, function = arguments.function.split(":")
+        status, record, text = getattr(importlib.import_module(f"otrain_core.cli.{module}"), function)(arguments)
         from otrain_core.io import plain_values
 
         answer = json.dumps(plain_values(record), indent=1) if arguments.json and record is not None else text
@@ -87,12 +87,13 @@ def build_parser() -> argparse.ArgumentParser:
             parents=[common],
             epilog=EPILOG,
         )
-        made.set_defaults(function=function or name)
+        made.set_defaults(function=function or f"verbs:{name}")
         return made
 
     _add_cutout_verbs(verb)
     _add_training_verbs(verb)
     _add_classify(verb)
+    _add_search(verb)
     _add_models(verb)
     _add_label(verb)
     check = verb(
@@ -159,6 +160,7 @@ def _add_classify(verb) -> None:
     classify = verb(
         "classify",
         "score candidates: cutouts, folders, a cube, or a difference image",
+        function="classify:classify",
         details="Writes a CSV table: probability, decision, undecided, and why a candidate is unlike the training set.",
     )
     _add_candidates(classify)
@@ -167,6 +169,7 @@ def _add_classify(verb) -> None:
     monitor = verb(
         "monitor",
         "compare a night's candidates with the training set, and say when to train anew",
+        function="monitor:monitor",
         details="Seeing, PSF, noise, background, missing pixels and scores, image by image: all candidates of one image"
         " share its seeing. Exit status 3 when the night is unlike the training set.",
     )
@@ -216,6 +219,36 @@ def _add_candidates(made: argparse.ArgumentParser, more: str = "") -> None:
     image.add_argument("--sigma", type=_positive, default=4.5, help="threshold of --detect (default 4.5)")
 
 
+def _add_search(verb) -> None:
+    search = verb(
+        "search",
+        "find and score the candidates of tonight's images, from the frame to the table",
+        function="search:search",
+        details="Each image goes through the steps of the model's training, without injection. For each, the folder gets"
+        " a table (ECSV and FITS), a record (JSON) and a picture of the best candidates.",
+    )
+    search.add_argument("science", nargs="+", metavar="SCIENCE", help="science image (FITS)")
+    origin = search.add_mutually_exclusive_group(required=True)
+    origin.add_argument("--reference", metavar="FITS", help="reference image")
+    origin.add_argument("--stack", nargs="+", metavar="FITS", help="frames to stack the reference from")
+    origin.add_argument("--survey", metavar="HIPS", help="survey to fetch it from (network), as CDS/P/PanSTARRS/DR1/r")
+    search.add_argument("-m", "--model", required=True, help="model file, folder of a training, or TELESCOPE[@VERSION]")
+    search.add_argument("-o", "--output", required=True, metavar="FOLDER", help="folder to write to")
+    search.add_argument("--results", default="results", help="run that registered the telescope (default: results)")
+    search.add_argument("--pipeline", help="builtin, gmadet or stdpipe, in place of the one of the training")
+    search.add_argument("--wcs", metavar="FITS", help="header file with the WCS, for images that have none")
+    search.add_argument("--catalogue", metavar="CSV", help="star catalogue, for pipelines that need one (ra, dec, mag)")
+    search.add_argument("--both-signs", action="store_true", help="also sources fainter than in the reference")
+    search.add_argument("--keep-difference", action="store_true", help="keep the difference images")
+    search.add_argument(
+        "--gallery", type=_number, default=24, metavar="N", help="best candidates drawn (default 24; 0: none)"
+    )
+    search.add_argument("--threshold", type=_probability, help="in place of the model's own, of the raw score")
+    search.add_argument("--threads", type=_threads, default=1, help="CPU threads (default 1)")
+    for name, unit in (("gain", "electron/ADU"), ("pixel-scale", "arcsec/px"), ("saturation", "ADU")):
+        search.add_argument(f"--{name}", type=_positive, help=f"of images whose header lacks it [{unit}]")
+
+
 def _add_models(verb) -> None:
     models = verb(
         "models",
@@ -225,7 +258,7 @@ def _add_models(verb) -> None:
     actions = models.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     def action(name: str, summary: str) -> argparse.ArgumentParser:
-        made = verb(name, summary, of=actions, function=f"models_{name.replace('-', '_')}")
+        made = verb(name, summary, of=actions, function=f"verbs:models_{name.replace('-', '_')}")
         made.add_argument("--results", default="results", help="folder of the run (default: results)")
         return made
 
@@ -253,7 +286,7 @@ def _add_label(verb) -> None:
         "open a page that shows the candidates worth a look and keeps what people say of them",
         details="Uncertain, disagreeing, suspected and new ones. The page needs no network; end it with Ctrl-C.",
         of=actions,
-        function="label_serve",
+        function="label:label_serve",
     )
     serve.add_argument(
         "cubes",
@@ -276,7 +309,7 @@ def _add_label(verb) -> None:
         "--token", action="store_true", help="ask for a token on loopback too (a machine of many people)"
     )
     sheet = verb(
-        "sheet", "write the label sheet that the workflow reads (key labels)", of=actions, function="label_sheet"
+        "sheet", "write the label sheet that the workflow reads (key labels)", of=actions, function="label:label_sheet"
     )
     sheet.add_argument("-o", "--output", metavar="CSV", help="sheet to write (default: standard output)")
     for made in (serve, sheet):
@@ -296,6 +329,13 @@ def _count(text: str) -> int:
     value = int(text)
     if not 1 <= value <= 10**6:
         raise argparse.ArgumentTypeError("a whole number from 1 to 1000000 is needed")
+    return value
+
+
+def _number(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 1000:
+        raise argparse.ArgumentTypeError("a whole number from 0 to 1000 is needed")
     return value
 
 

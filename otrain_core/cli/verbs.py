@@ -1,4 +1,7 @@
-"""What the verbs of the command ``otrain`` do: each returns its exit status, a record and a text."""
+"""What the verbs of the command ``otrain`` do, but for those with a module of their own.
+
+Each returns its exit status, a record and a text.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from otrain_core.cli.classify import classify as classify  # a verb too
-from otrain_core.cli.label import label_serve as label_serve
-from otrain_core.cli.label import label_sheet as label_sheet
-from otrain_core.cli.monitor import monitor as monitor
 from otrain_core.errors import OtrainError
 
 Outcome = tuple[int, Any, str]

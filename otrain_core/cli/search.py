@@ -1,0 +1,176 @@
+"""The verb ``search`` of the command ``otrain``: tonight's images in, scored candidates out."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import tempfile
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from otrain_core.candidates.cutouts import CHANNELS
+from otrain_core.cli.classify import load_classifier
+from otrain_core.errors import ConfigError, OtrainError
+from otrain_core.io import atomic, write_json
+from otrain_core.night.recipe import Recipe, read_recipe
+from otrain_core.night.search import COLUMNS, Search, search_image
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+log = logging.getLogger("otrain")
+
+
+def search(arguments: Namespace) -> tuple[int, Any, str]:
+    """Search images: exit status (1 where one is refused), record for --json, and text."""
+    classifier = load_classifier(arguments)
+    recipe = _recipe(arguments, classifier.about)
+    folder = Path(arguments.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = image_names(arguments.science)
+    done, refused = [], []
+    with tempfile.TemporaryDirectory(prefix="otrain-reference-") as work:
+        stack = _stacked(arguments.stack, recipe, Path(work)) if arguments.stack else arguments.reference
+        for path, name in zip(arguments.science, names, strict=True):
+            try:
+                reference = _reference(arguments, path, stack, name, Path(work))
+                found = search_image(
+                    path,
+                    reference=reference,
+                    classifier=classifier,
+                    recipe=recipe,
+                    image=name,
+                    wcs=arguments.wcs,
+                    catalogue=arguments.catalogue,
+                    difference=folder / f"{name}.difference.fits" if arguments.keep_difference else None,
+                )
+                write_search(folder, name, found, gallery=arguments.gallery)
+                done.append(found.record)
+                _tell(arguments, f"{path}: {_words(found.record)}")
+            except OtrainError as error:
+                refused.append({"science": str(path), "image": name, "reason": str(error)})
+                print(f"{path}: {error} (refused)", file=sys.stderr)
+    about = {key: classifier.about.get(key) for key in ("telescope", "pipeline", "experiment", "seed", "commit")}
+    record = {"model": about, "threshold": classifier.threshold, "images": done, "refused": refused}
+    record["recipe"] = recipe.record()
+    write_json(folder / "search.json", record)
+    text = "\n".join(f"{folder / item['image']}.ecsv: {_words(item)}" for item in done)
+    return int(bool(refused)), record, text
+
+
+def image_names(paths: list[str]) -> list[str]:
+    """A name for each image, of its file name; files of one name in several folders get that of the folder, too."""
+    plain = [re.sub(r"\.(fits?|fts)(\.(fz|gz|bz2))?$", "", Path(path).name, flags=re.I) for path in paths]
+    names = []
+    for path, name in zip(paths, plain, strict=True):
+        full = f"{Path(path).resolve().parent.name}-{name}" if plain.count(name) > 1 else name
+        names.append(re.sub(r"[^A-Za-z0-9_+.-]", "_", full).lstrip(".-") or "image")
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"two images would be named {name!r}; give them in two runs, or rename one")
+    return names
+
+
+def write_search(folder: Path, name: str, found: Search, *, gallery: int) -> None:
+    """Write NAME.ecsv, NAME.fits, NAME.json and, with candidates, NAME.png."""
+    table = as_table(found)
+    for suffix, form in (("ecsv", "ascii.ecsv"), ("fits", "fits")):
+        with atomic(folder / f"{name}.{suffix}") as temporary:
+            table.write(temporary, format=form, overwrite=True)
+    write_json(folder / f"{name}.json", found.record)
+    if gallery and len(found.stamps):
+        from otrain_core.figures.canvas import save_figure
+        from otrain_core.figures.stamps import draw_stamps
+
+        title = f"{name}: {_words(found.record)}"
+        figure = draw_stamps(found.table, found.stamps, channels=CHANNELS, n=gallery, title=title)
+        save_figure(folder / f"{name}.png", figure)
+
+
+def as_table(found: Search) -> Table:
+    """The candidates as an astropy Table with units and descriptions."""
+    from astropy.table import Column, Table
+
+    columns = []
+    for name, (unit, description) in COLUMNS.items():
+        values = np.asarray(found.table[name])
+        values = values.astype(str) if values.dtype.kind in "OUS" else values
+        columns.append(Column(values, name=name, unit=unit or None, description=description))
+    table = Table(columns)
+    table.meta = {"image": found.record["image"], "science": found.record["science"]}
+    return table
+
+
+def _recipe(arguments: Namespace, about: dict[str, Any]) -> Recipe:
+    """The recipe of the model, or another pipeline that --pipeline names, with a warning."""
+    from otrain_core.plan.config import Config
+    from otrain_core.plan.telescopes import Detector
+
+    recipe = read_recipe(about, where=str(arguments.model))
+    pipelines = Config().pipelines
+    if arguments.pipeline:
+        if arguments.pipeline not in pipelines:
+            raise ConfigError(f"--pipeline: {arguments.pipeline!r} is not one of {', '.join(pipelines)}")
+        if recipe is not None and recipe.name != arguments.pipeline:
+            log.warning(
+                "the model was trained with %s; its scores may not hold for %s", recipe.name, arguments.pipeline
+            )
+        detector = recipe.detector if recipe else Detector()
+        recipe = Recipe(pipelines[arguments.pipeline], detector, str(about.get("telescope") or ""), arguments.pipeline)
+    if recipe is None:
+        log.warning("%s: the model does not say how its cutouts were made; builtin is taken", arguments.model)
+        recipe = Recipe(pipelines["builtin"], Detector(), str(about.get("telescope") or ""), "builtin")
+    given = {"gain": arguments.gain, "pixel_scale": arguments.pixel_scale, "saturation": arguments.saturation}
+    changed = {key: value for key, value in given.items() if value is not None}
+    detector, detect = recipe.detector.model_copy(update=changed), recipe.pipeline.detect
+    if arguments.both_signs:
+        detect = detect.model_copy(update={"both_signs": True})
+    return Recipe(recipe.pipeline.model_copy(update={"detect": detect}), detector, recipe.telescope, recipe.name)
+
+
+def _stacked(frames: list[str], recipe: Recipe, work: Path) -> Path:
+    from otrain_core.sky.reference import reference_files
+
+    path = work / "stack.fits"
+    reference_files(
+        frames=frames,
+        wcs=[None] * len(frames),
+        reference=path,
+        record=work / "stack.json",
+        detector=recipe.detector,
+        field="stack",
+    )
+    return path
+
+
+def _reference(arguments: Namespace, science: str, stack: str | Path | None, name: str, work: Path) -> str | Path:
+    if not arguments.survey:
+        if stack is None:
+            raise ConfigError("a reference is needed: --reference, --stack or --survey")
+        return stack
+    from otrain_core.sky.survey_reference import survey_reference_files
+
+    path = work / f"{name}.survey.fits"
+    survey_reference_files(
+        science=science,
+        reference=path,
+        image=name,
+        wcs=arguments.wcs,
+        hips=arguments.survey,
+        cache=Path(arguments.results, "cache"),
+    )
+    return path
+
+
+def _words(record: dict[str, Any]) -> str:
+    bogus = record["n"] - record["real"] - record["undecided"]
+    return f"{record['n']} candidates: {record['real']} real, {record['undecided']} undecided, {bogus} bogus"
+
+
+def _tell(arguments: Namespace, text: str) -> None:
+    if not arguments.quiet:
+        print(text, file=sys.stderr, flush=True)

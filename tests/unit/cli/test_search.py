@@ -1,0 +1,67 @@
+"""otrain search: frames in, tables, records and pictures out; bad frames do not stop the others."""
+
+import json
+import shutil
+
+import pytest
+from astropy.table import Table
+
+from otrain_core.cli.main import main
+from otrain_core.cli.search import image_names
+from otrain_core.errors import ConfigError
+from otrain_core.night.recipe import Recipe
+from otrain_core.plan.pipelines import DetectOptions, Pipeline
+from otrain_core.plan.telescopes import Detector
+from tests.unit.night.conftest import NEW, nearest, pair  # noqa: F401
+from tests.unit.tiny_onnx import write_tiny
+
+
+def test_one_image_after_the_other(pair, tmp_path, capsys):  # noqa: F811
+    science, reference, model = pair
+    (tmp_path / "broken.fits").write_bytes(b"no FITS file")
+    shutil.copy(science, tmp_path / "second.fits")
+    images = [str(science), str(tmp_path / "broken.fits"), str(tmp_path / "second.fits")]
+    out = tmp_path / "out"
+    assert main(["search", *images, "--reference", str(reference), "-m", str(model), "-o", str(out), "--json"]) == 1
+    captured = capsys.readouterr()
+    record = json.loads(captured.out)
+    assert [item["image"] for item in record["images"]] == ["science", "second"]
+    assert [item["image"] for item in record["refused"]] == ["broken"] and "broken.fits" in captured.err
+    tables = [Table.read(out / f"{name}.ecsv") for name in ("science", "second")]
+    assert len(tables[0]) == record["images"][0]["n"] and tables[0]["ra"].unit == "deg"
+    for place in NEW:
+        assert nearest(tables[0], place)[1] < 0.5
+    assert (tables[0]["score"] == tables[1]["score"]).all()
+    assert len(Table.read(out / "science.fits")) == len(tables[0])
+    assert (out / "science.png").stat().st_size > 10_000
+    assert json.loads((out / "search.json").read_text())["refused"]
+
+
+def test_the_recipe_travels_in_the_model(pair, tmp_path, capsys):  # noqa: F811
+    science, reference, _ = pair
+    recipe = Recipe(Pipeline(detect=DetectOptions(threshold=500.0)), Detector(), telescope="T", name="mine")
+    model = write_tiny(tmp_path / "model.onnx", size=21, channels=("difference",), about={"recipe": recipe.record()})
+    arguments = ["search", str(science), "--reference", str(reference), "-m", str(model), "--json", "--quiet"]
+    assert main([*arguments, "-o", str(tmp_path / "none")]) == 0
+    assert json.loads(capsys.readouterr().out)["images"][0]["n"] == 0
+    assert len(Table.read(tmp_path / "none" / "science.ecsv")) == 0
+    assert main([*arguments, "-o", str(tmp_path / "some"), "--pipeline", "builtin"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["images"][0]["n"] >= len(NEW)
+
+
+def test_names_of_images():
+    assert image_names(["a/x.fits", "b/y.fits.fz", "z.FIT"]) == ["x", "y", "z"]
+    assert image_names(["n1/science.fits", "n2/science.fits"]) == ["n1-science", "n2-science"]
+    assert image_names(["-rf.fits", ".hidden.fits"]) == ["rf", "hidden"]
+    with pytest.raises(ConfigError, match="two images would be named"):
+        image_names(["n1/science.fits", "n1/science.fits"])
+
+
+@pytest.mark.parametrize("arguments", [["--pipeline", "mine"], ["--reference", "none.fits"]])
+def test_refusals(pair, tmp_path, arguments, capsys):  # noqa: F811
+    science, reference, model = pair
+    if "--reference" not in arguments:
+        arguments = [*arguments, "--reference", str(reference)]
+    assert main(["search", str(science), "-m", str(model), "-o", str(tmp_path / "out"), *arguments]) == 1
+    assert arguments[1] in capsys.readouterr().err

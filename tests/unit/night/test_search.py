@@ -1,0 +1,74 @@
+"""A frame to scored candidates in one process, as the steps of the DAG would find them."""
+
+import numpy as np
+import pytest
+
+from otrain_core.classify import Classifier
+from otrain_core.errors import ImageError
+from otrain_core.images.frames import read_planes
+from otrain_core.night.recipe import Recipe
+from otrain_core.night.search import COLUMNS, flipped, search_image
+from otrain_core.plan.pipelines import DetectOptions, Pipeline
+from otrain_core.plan.telescopes import Detector
+from tests.unit.night.conftest import FADED, NEW, nearest
+
+
+def recipe(**detect):
+    return Recipe(Pipeline(detect=DetectOptions(**detect)), Detector(), telescope="T", name="builtin")
+
+
+def test_new_sources_are_found_and_measured(pair, tmp_path):
+    science, reference, model = pair
+    kept = tmp_path / "difference.fits"
+    found = search_image(
+        science,
+        reference=reference,
+        classifier=Classifier.load(model),
+        recipe=recipe(),
+        image="n1",
+        difference=kept,
+    )
+    assert list(found.table) == list(COLUMNS)
+    assert len({len(values) for values in found.table.values()} | {len(found.stamps)}) == 1
+    for x, y, flux in NEW:
+        row, distance = nearest(found.table, (x, y))
+        assert distance < 0.5 and found.table["sign"][row] == 1
+        assert found.table["mag"][row] == pytest.approx(30 - 2.5 * np.log10(flux), abs=0.15)
+    assert (np.diff(found.table["probability"]) <= 0).all()
+    assert (found.table["sign"] == 1).all()
+    assert found.record["n"] == len(found.stamps) and set(found.record["cpu_seconds"]) >= {"psf", "subtract", "classify"}
+    assert read_planes(kept, image="n1")[0]["diff"].shape == (320, 360)
+
+
+def test_a_source_that_faded_has_a_negative_sign_and_is_classified_flipped(pair):
+    science, reference, model = pair
+    found = search_image(
+        science, reference=reference, classifier=Classifier.load(model), recipe=recipe(both_signs=True), image="n1"
+    )
+    row, distance = nearest(found.table, FADED[0])
+    assert distance < 0.5 and found.table["sign"][row] == -1
+    middle = found.stamps.shape[1] // 2
+    assert found.stamps[row, middle, middle, 0] > 0
+
+
+def test_flipped_cutouts():
+    stack = np.arange(2 * 3 * 3 * 3, dtype=float).reshape(2, 3, 3, 3)
+    channels = ["difference", "science", "reference"]
+    turned = flipped(stack, np.array([1, -1]), channels=channels)
+    assert np.array_equal(turned[0], stack[0])
+    assert np.array_equal(turned[1, ..., 0], -stack[1, ..., 0])
+    assert np.array_equal(turned[1, ..., 1], stack[1, ..., 2]) and np.array_equal(turned[1, ..., 2], stack[1, ..., 1])
+    assert flipped(stack, np.array([1, 1]), channels=channels) is stack
+
+
+def test_a_reference_that_cannot_be_read_is_named(pair, tmp_path):
+    science, _, model = pair
+    (tmp_path / "bad.fits").write_bytes(b"SIMPLE  = nothing")
+    with pytest.raises(ImageError, match="bad.fits"):
+        search_image(
+            science,
+            reference=tmp_path / "bad.fits",
+            classifier=Classifier.load(model),
+            recipe=recipe(),
+            image="n1",
+        )
