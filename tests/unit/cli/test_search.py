@@ -12,12 +12,12 @@ from otrain_core.errors import ConfigError
 from otrain_core.night.recipe import Recipe
 from otrain_core.plan.pipelines import DetectOptions, Pipeline
 from otrain_core.plan.telescopes import Detector
-from tests.unit.night.conftest import NEW, nearest, pair  # noqa: F401
+from tests.unit.synthetic_night import NEW, nearest
 from tests.unit.tiny_onnx import write_tiny
 
 
-def test_one_image_after_the_other(pair, tmp_path, capsys):  # noqa: F811
-    science, reference, model = pair
+def test_one_image_after_the_other(night_pair, tmp_path, capsys):
+    science, reference, model = night_pair
     (tmp_path / "broken.fits").write_bytes(b"no FITS file")
     shutil.copy(science, tmp_path / "second.fits")
     images = [str(science), str(tmp_path / "broken.fits"), str(tmp_path / "second.fits")]
@@ -37,8 +37,8 @@ def test_one_image_after_the_other(pair, tmp_path, capsys):  # noqa: F811
     assert json.loads((out / "search.json").read_text())["refused"]
 
 
-def test_the_recipe_travels_in_the_model(pair, tmp_path, capsys):  # noqa: F811
-    science, reference, _ = pair
+def test_the_recipe_travels_in_the_model(night_pair, tmp_path, capsys):
+    science, reference, _ = night_pair
     recipe = Recipe(Pipeline(detect=DetectOptions(threshold=500.0)), Detector(), telescope="T", name="mine")
     model = write_tiny(tmp_path / "model.onnx", size=21, channels=("difference",), about={"recipe": recipe.record()})
     arguments = ["search", str(science), "--reference", str(reference), "-m", str(model), "--json", "--quiet"]
@@ -59,8 +59,8 @@ def test_names_of_images():
 
 
 @pytest.mark.parametrize("arguments", [["--pipeline", "mine"], ["--reference", "none.fits"]])
-def test_refusals(pair, tmp_path, arguments, capsys):  # noqa: F811
-    science, reference, model = pair
+def test_refusals(night_pair, tmp_path, arguments, capsys):
+    science, reference, model = night_pair
     if "--reference" not in arguments:
         arguments = [*arguments, "--reference", str(reference)]
     assert main(["search", str(science), "-m", str(model), "-o", str(tmp_path / "out"), *arguments]) == 1

@@ -10,15 +10,15 @@ from otrain_core.night.recipe import Recipe
 from otrain_core.night.search import COLUMNS, flipped, search_image
 from otrain_core.plan.pipelines import DetectOptions, Pipeline
 from otrain_core.plan.telescopes import Detector
-from tests.unit.night.conftest import FADED, NEW, nearest
+from tests.unit.synthetic_night import FADED, NEW, nearest
 
 
 def recipe(**detect):
     return Recipe(Pipeline(detect=DetectOptions(**detect)), Detector(), telescope="T", name="builtin")
 
 
-def test_new_sources_are_found_and_measured(pair, tmp_path):
-    science, reference, model = pair
+def test_new_sources_are_found_and_measured(night_pair, tmp_path):
+    science, reference, model = night_pair
     kept = tmp_path / "difference.fits"
     found = search_image(
         science,
@@ -36,12 +36,16 @@ def test_new_sources_are_found_and_measured(pair, tmp_path):
         assert found.table["mag"][row] == pytest.approx(30 - 2.5 * np.log10(flux), abs=0.15)
     assert (np.diff(found.table["probability"]) <= 0).all()
     assert (found.table["sign"] == 1).all()
-    assert found.record["n"] == len(found.stamps) and set(found.record["cpu_seconds"]) >= {"psf", "subtract", "classify"}
+    assert found.record["n"] == len(found.stamps) and set(found.record["cpu_seconds"]) >= {
+        "psf",
+        "subtract",
+        "classify",
+    }
     assert read_planes(kept, image="n1")[0]["diff"].shape == (320, 360)
 
 
-def test_a_source_that_faded_has_a_negative_sign_and_is_classified_flipped(pair):
-    science, reference, model = pair
+def test_a_source_that_faded_has_a_negative_sign_and_is_classified_flipped(night_pair):
+    science, reference, model = night_pair
     found = search_image(
         science, reference=reference, classifier=Classifier.load(model), recipe=recipe(both_signs=True), image="n1"
     )
@@ -61,8 +65,8 @@ def test_flipped_cutouts():
     assert flipped(stack, np.array([1, 1]), channels=channels) is stack
 
 
-def test_a_reference_that_cannot_be_read_is_named(pair, tmp_path):
-    science, _, model = pair
+def test_a_reference_that_cannot_be_read_is_named(night_pair, tmp_path):
+    science, _, model = night_pair
     (tmp_path / "bad.fits").write_bytes(b"SIMPLE  = nothing")
     with pytest.raises(ImageError, match="bad.fits"):
         search_image(

@@ -1,7 +1,6 @@
 """A night's pair of frames on disk, with two new sources and one that faded."""
 
 import numpy as np
-import pytest
 from astropy.io import fits
 
 from tests.unit.synthetic_pair import GAIN, READ_NOISE, make_sky, observe
@@ -19,10 +18,8 @@ def write(path, image):
     return path
 
 
-@pytest.fixture(scope="session")
-def pair(tmp_path_factory):
+def write_pair(folder):
     """Paths of science image, reference and model."""
-    folder = tmp_path_factory.mktemp("night")
     sky = make_sky()
     science = write(folder / "science.fits", observe(sky, seed=1, extra=NEW))
     reference = write(folder / "reference.fits", observe(sky, seed=2, extra=FADED, name="reference"))
