@@ -137,8 +137,8 @@ def check_header(header: Mapping[str, Any], path: str | Path, *, image: str, lim
 
 
 def safe_name(text: Any, *, fallback: str = "cutout", longest: int = 100) -> str:
-    """A file name made of a text that may come from a header: never a path, never hidden, never void."""
-    name = re.sub(r"[^A-Za-z0-9._+-]+", "_", str(text)).strip("._ ")[:longest]
+    """A file name made of a text that may come from a header: never a path or an option, never hidden or void."""
+    name = re.sub(r"[^A-Za-z0-9._+-]+", "_", str(text)).strip("._ ").lstrip("-.")[:longest]
     return name if name and re.search(r"[A-Za-z0-9]", name) else fallback
 
 

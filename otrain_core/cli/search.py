@@ -18,6 +18,7 @@ from otrain_core.errors import ConfigError, OtrainError
 from otrain_core.io import atomic, write_json
 from otrain_core.night.recipe import Recipe, read_recipe
 from otrain_core.night.search import COLUMNS, Search, search_image
+from otrain_core.safe import safe_name
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -68,7 +69,7 @@ def image_names(paths: list[str]) -> list[str]:
     names = []
     for path, name in zip(paths, plain, strict=True):
         full = f"{Path(path).resolve().parent.name}-{name}" if plain.count(name) > 1 else name
-        names.append(re.sub(r"[^A-Za-z0-9_+.-]", "_", full).lstrip(".-") or "image")
+        names.append(safe_name(full, fallback="image"))
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"two images would be named {name!r}; give them in two runs, or rename one")
