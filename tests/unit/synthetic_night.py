@@ -12,7 +12,7 @@ FADED = ((180.0, 260.0, 8000.0),)
 
 def write(path, image):
     header = image.header.copy()
-    header |= {"GAIN": GAIN, "RDNOISE": READ_NOISE, "SATURATE": image.saturation, "FILTER": "r"}
+    header.update({"GAIN": GAIN, "RDNOISE": READ_NOISE, "SATURATE": image.saturation, "FILTER": "r"})
     header["DATE-OBS"] = "2024-03-01T02:03:04.5"
     fits.PrimaryHDU(image.data, header).writeto(path, overwrite=True)
     return path

@@ -167,6 +167,7 @@ def test_compressed_images_that_promise_too_much(tmp_path):
         ("..", "cutout"),
         ("", "cutout"),
         (".hidden", "hidden"),
+        ("-rf", "rf"),
         ("a\x00b\n", "a_b"),
         ("TCA-im1-0001", "TCA-im1-0001"),
         ("x" * 500, "x" * 100),
