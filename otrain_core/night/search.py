@@ -252,8 +252,11 @@ def flipped(stack: np.ndarray, signs: np.ndarray, *, channels: Sequence[str]) ->
     if "difference" in where:
         stack[negative, :, :, where["difference"]] *= -1
     if {"science", "reference"} <= where.keys():
-        pair = [where["science"], where["reference"]]
-        stack[np.ix_(negative, range(stack.shape[1]), range(stack.shape[2]), pair)] = stack[negative][..., pair[::-1]]
+        science, reference = where["science"], where["reference"]
+        stack[negative, :, :, science], stack[negative, :, :, reference] = (
+            stack[negative, :, :, reference],
+            stack[negative, :, :, science],
+        )
     return stack
 
 
