@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from otrain_core.errors import OtrainError
 from otrain_core.evaluation.closing import closing_table
 from otrain_core.io import read_table
 from otrain_core.results import TABLES, read_record
@@ -28,7 +29,10 @@ def publish(root: str | Path, folder: str | Path, readme: str | Path) -> None:
     for name in TABLES:
         write_table(Path(folder, f"{name}.csv"), read_table(Path(root, f"{name}.csv")))
     publish_costs(root, folder)
-    training = read_record(sorted(Path(root).glob("*/*/*/seed*/train.json"))[0])
+    trainings = sorted(Path(root).glob("*/*/*/seed*/train.json"))
+    if not trainings:
+        raise OtrainError(f"{root}: no training there (telescope/pipeline/experiment/seedN/train.json)")
+    training = read_record(trainings[0])
     write_json(Path(folder, "about.json"), {key: training.get(key) for key in ("commit", "time", "cpus", "versions")})
     mark = f"<!-- {Path(folder).name} from here -->"
     before, _, rest = Path(readme).read_text().partition(mark)

@@ -152,11 +152,13 @@ def write_training(folder: Path, cube, split, *, protocol: str, seed: int, quali
         shutil.copy(model, folder / "model.keras")
 
 
-def summary_tables(root: Path, made: dict[str, list[str]]) -> dict[str, pd.DataFrame]:
-    """Tables summary and quality of the run that `write_results` made."""
+def summary_tables(
+    root: Path, made: dict[str, list[str]], *, cubes: tuple[str, ...] = ("tiny/builtin",)
+) -> dict[str, pd.DataFrame]:
+    """All tables of the run that `write_results` made."""
     paths = {name: root / f"{name}.csv" for name in TABLES}
     summary_files(
-        cubes=["tiny/builtin"],
+        cubes=cubes,
         images={"tiny": made["images"]},
         runs=made["runs"],
         tables=paths,

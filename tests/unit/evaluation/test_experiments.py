@@ -16,10 +16,7 @@ from otrain_core.evaluation.experiments import (
     read_training,
     read_trainings,
 )
-from otrain_core.evaluation.summary import summary_files
-from otrain_core.plan.config import EvaluateOptions
-from otrain_core.results import TABLES
-from tests.unit.synthetic_results import write_results
+from tests.unit.synthetic_results import summary_tables, write_results
 
 
 def training(wrong, *, cube=("A", "one"), experiment="ours", seed=1, protocol="grouped", n=200, images=10, costs=1.0):
@@ -196,23 +193,14 @@ def test_a_training_that_is_not_done_is_skipped(run, tmp_path, removed):
     assert len(read_trainings(folders)) == len(folders) - 1
 
 
-def test_the_script_writes_both_tables(run, tmp_path):
+def test_the_step_writes_both_tables(run):
     root, made = run
-    paths = {name: tmp_path / f"{name}.csv" for name in TABLES}
-    summary_files(
-        cubes=["tiny/builtin"],
-        images={"tiny": made["images"]},
-        runs=made["runs"],
-        tables=paths,
-        options=EvaluateOptions(bootstrap=100),
-        seed=0,
-        root=root,
-    )
-    table, pairs = io.read_table(paths["experiments"]), io.read_table(paths["mcnemar"])
+    made = summary_tables(root, made)
+    table, pairs = made["experiments"], made["mcnemar"]
     assert len(table) == len(table[["protocol", "experiment"]].drop_duplicates()) == 4
     assert (pairs["experiment"] == "otrain2").all() and (pairs["other"] == "paper").all()
     assert pairs["protocol"].tolist() == ["grouped", "paper"]
-    summary = io.read_table(paths["summary"])
+    summary = made["summary"]
     mean = summary.groupby(["protocol", "experiment"])["mcc"].mean()
     for row in table.itertuples():
         assert row.mcc == pytest.approx(mean[row.protocol, row.experiment])

@@ -107,3 +107,14 @@ def test_trained_but_not_evaluated(tmp_path):
     assert row["status"] == "not evaluated"
     assert row["train_seconds"] == 4.0
     assert (row["seed"], row["protocol"]) == (3, "paper")
+
+
+def test_a_run_without_any_training_has_tables_all_the_same(tmp_path):
+    paths = {name: tmp_path / f"{name}.csv" for name in TABLES}
+    summary_files(
+        cubes=["far/builtin"], images={"far": ["A"]}, runs=[], tables=paths, options=OPTIONS, seed=1, root=tmp_path
+    )
+    for name in ("summary", "experiments", "mcnemar"):
+        assert io.read_table(paths[name]).empty
+    assert io.read_table(paths["quality"])["status"].tolist() == ["not run"]
+    assert "far/builtin: 0 images" in closing_table(io.read_table(paths["summary"]), io.read_table(paths["quality"]))

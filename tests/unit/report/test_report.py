@@ -10,11 +10,11 @@ import pytest
 
 from otrain_core import io
 from otrain_core.evaluation.comparison import compare_pipelines, compare_telescopes, count_artefacts
-from otrain_core.evaluation.summary import summary_files, summary_row
-from otrain_core.plan.config import Config, EvaluateOptions
+from otrain_core.evaluation.summary import summary_row
+from otrain_core.plan.config import Config
 from otrain_core.report.report import _best_run, build_report, report_files
 from otrain_core.results import TABLES
-from tests.unit.synthetic_results import write_results
+from tests.unit.synthetic_results import summary_tables, write_results
 
 CONFIG = Config()
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -56,15 +56,7 @@ def quick(monkeypatch):
 
 def write_page(root, made, *, source="simulated", cubes=("tiny/builtin",), mlflow=None):
     tables = {name: root / f"{name}.csv" for name in TABLES}
-    summary_files(
-        cubes=cubes,
-        images={"tiny": made["images"]},
-        runs=made["runs"],
-        tables=tables,
-        options=EvaluateOptions(bootstrap=200),
-        seed=1,
-        root=root,
-    )
+    summary_tables(root, made, cubes=cubes)
     report_files(
         tables=tables,
         page=root / "report.html",
