@@ -144,6 +144,8 @@ class Telescope(Section):
             for key in ("pixel_scale", "gain", "read_noise", "saturation"):
                 if getattr(self.detector, key) is None:
                     raise ValueError(f"detector.{key} is needed for a simulated telescope")
+            if self.catalogue or self.known:
+                raise ValueError("catalogue and known are not for a simulated telescope, which has its own")
         return self
 
 

@@ -137,7 +137,7 @@ def read_local(path: str | Path, *, key: str, columns: list[str]) -> pd.DataFram
     path : path-like
         Lines that begin with # are comments.
     key : str
-        Column of the telescope sheet that names the file, for errors.
+        Key of the telescope that names the file, for errors.
     columns : list of str
         Columns of the result; missing ones are NaN or ''.
 

@@ -152,6 +152,33 @@ def simulate_pair(telescope: Telescope, *, index: int, seed: int, noise_seed: in
     science.distortion = _differential_distortion(sky, rng["distortion"])
     sources = _draw_sky(sky, science, reference, rng)
 
+    science_data, rows = _expose_science(sky, science, sources, rng)
+
+    image = reference.expected(sources, "_reference")
+    image += _background(reference, rng["exposure"])
+    image *= _flat(reference, rng["exposure"])
+    reference_data, _ = _detect_photons(image, reference, rng["reference_noise"])
+
+    header = {"TELESCOP": telescope.name, "FILTER": detector.filter, "EXPTIME": sky.exposure}
+    return Simulated(
+        science=science_data,
+        science_header=_header(science, header, sky.wcs_error, 60310 + index, rng["exposure"]),
+        reference=reference_data,
+        reference_header=_header(
+            reference,
+            header | {"EXPTIME": sky.exposure * sky.reference_depth},
+            sky.wcs_error,
+            59945 + index,
+            rng["exposure"],
+        ),
+        truth=_truth(sources, rows, science),
+    )
+
+
+def _expose_science(
+    sky: SimulatedSky, science: Exposure, sources: pd.DataFrame, rng: dict[str, np.random.Generator]
+) -> tuple[np.ndarray, artefacts.Rows]:
+    """Science image [ADU] with all that is wrong with it, and the rows of the asteroids and artefacts."""
     image = science.expected(sources, "_science")
     rows = artefacts.add_asteroids(
         image,
@@ -183,26 +210,7 @@ def simulate_pair(telescope: Telescope, *, index: int, seed: int, noise_seed: in
     )
     image *= _flat(science, rng["exposure"])
     science_data, more = _detect_photons(image, science, rng["science_noise"], sky, rng["artefacts"])
-
-    image = reference.expected(sources, "_reference")
-    image += _background(reference, rng["exposure"])
-    image *= _flat(reference, rng["exposure"])
-    reference_data, _ = _detect_photons(image, reference, rng["reference_noise"])
-
-    header = {"TELESCOP": telescope.name, "FILTER": detector.filter, "EXPTIME": sky.exposure}
-    return Simulated(
-        science=science_data,
-        science_header=_header(science, header, sky.wcs_error, 60310 + index, rng["exposure"]),
-        reference=reference_data,
-        reference_header=_header(
-            reference,
-            header | {"EXPTIME": sky.exposure * sky.reference_depth},
-            sky.wcs_error,
-            59945 + index,
-            rng["exposure"],
-        ),
-        truth=_truth(sources, rows + more, science),
-    )
+    return science_data, rows + more
 
 
 def field_centre(index: int, rng: np.random.Generator) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,10 +60,9 @@ def fit_star(
     StarFit or None
         None where the star stands at the edge, has too few pixels, or the fit runs away.
     """
-    data, rms = sky.data, sky.rms
     half = int(np.ceil(FIT_RADIUS * psf.fwhm)) + 1
     cx, cy = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
-    if not (half <= cx < data.shape[1] - half and half <= cy < data.shape[0] - half):
+    if not (half <= cx < sky.data.shape[1] - half and half <= cy < sky.data.shape[0] - half):
         return None
     box = np.s_[cy - half : cy + half + 1, cx - half : cx + half + 1]
     offset = np.arange(-half, half + 1.0)
@@ -70,10 +70,8 @@ def fit_star(
     valid = ~sky.missing[box] & ~others(segments[box], label)
     use = valid & (away <= FIT_RADIUS * psf.fwhm)
     core = away <= CORE * psf.fwhm
-    covered = float(valid[core].mean())
-    if use.sum() < 9:
+    if use.sum() < 9 or not (core & valid).any():
         return None
-    values = data[box][use].astype(np.float64)
 
     def profile(px: float, py: float) -> np.ndarray:
         plane = np.zeros(away.shape)
@@ -81,7 +79,39 @@ def fit_star(
         add_stamp(plane, stamp, y0 - cy + half, x0 - cx + half)
         return plane
 
-    px, py, level, step = float(x), float(y), 0.0, 0.05
+    found = _solve(sky.data[box], use, profile, float(x), float(y), rms=sky.rms, gain=gain, reach=psf.fwhm)
+    if found is None:
+        return None
+    flux, px, py, level, fluxerr = found
+    signal, judged = flux * profile(px, py), core & valid
+    residual = (sky.data[box] - signal - level)[judged]
+    variance = (sky.rms**2 + signal / gain)[judged]
+    return StarFit(
+        flux=flux,
+        fluxerr=fluxerr,
+        x=px,
+        y=py,
+        level=level,
+        chi2=float(np.mean(residual**2 / (variance + (MODEL_ERROR * signal[judged]) ** 2))),
+        excess=float(np.mean(residual**2 / variance)),
+        covered=float(valid[core].mean()),
+    )
+
+
+def _solve(
+    data: np.ndarray,
+    use: np.ndarray,
+    profile: Callable[[float, float], np.ndarray],
+    x: float,
+    y: float,
+    *,
+    rms: float,
+    gain: float,
+    reach: float,
+) -> tuple[float, float, float, float, float] | None:
+    """Flux, x, y, local level and error of the flux by Gauss-Newton steps; None where the fit runs away from (x, y)."""
+    values = data[use].astype(np.float64)
+    px, py, level, step = x, y, 0.0, 0.05
     start = profile(px, py)
     flux = float(max((values * start[use]).sum() / (start[use] ** 2).sum(), rms))
     for _ in range(12):
@@ -104,26 +134,11 @@ def fit_star(
             return None
         moved = np.clip(change[1:3], -0.5, 0.5)
         flux, px, py, level = flux + change[0], px + moved[0], py + moved[1], level + change[3]
-        if not np.isfinite(flux) or flux <= 0 or np.hypot(px - x, py - y) > psf.fwhm:
+        if not np.isfinite(flux) or flux <= 0 or np.hypot(px - x, py - y) > reach:
             return None
         if np.abs(moved).max() < 1e-3 and abs(change[0]) < 1e-4 * flux:
             break
-    signal = flux * profile(px, py)
-    judged = core & valid
-    if not judged.any():
-        return None
-    residual = (data[box] - signal - level)[judged]
-    variance = (rms**2 + signal / gain)[judged]
-    return StarFit(
-        flux,
-        float(np.sqrt(max(errors[0, 0], 0))),
-        px,
-        py,
-        level,
-        float(np.mean(residual**2 / (variance + (MODEL_ERROR * signal[judged]) ** 2))),
-        float(np.mean(residual**2 / variance)),
-        covered,
-    )
+    return float(flux), float(px), float(py), float(level), float(np.sqrt(max(errors[0, 0], 0)))
 
 
 def others(segments: np.ndarray, label: int) -> np.ndarray:

@@ -216,7 +216,7 @@ def transplant(
         stamp, y0, x0 = psf.stamp(star.x, star.y)
         add_stamp(model, star.flux * stamp, y0 - cy + radius, x0 - cx + radius)
         foreign = sky.missing[box] | others(segments[box], star.label)
-        light = np.where(foreign, model, sky.data[box] - fit.level) * taper
+        light = np.where(foreign, model, sky.data[box].astype(np.float64) - fit.level) * taper
         for _ in range(200):
             dx, dy = (int(value) for value in np.round(rng.uniform(-reach, reach, 2)))
             x, y = cx + dx, cy + dy

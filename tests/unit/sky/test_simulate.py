@@ -9,6 +9,7 @@ from astropy.wcs import WCS
 
 from otrain_core import io
 from otrain_core.images.frames import read_image
+from otrain_core.jobs.digest import code_files
 from otrain_core.plan.telescopes import Detector, Telescope, read_telescopes
 from otrain_core.sky.causes import KINDS
 from otrain_core.sky.optics import limiting_magnitude
@@ -382,3 +383,13 @@ def test_simulate_files_writes_what_the_next_steps_read(tmp_path):
     assert read_image(paths["reference.fits"], name="r").gain == pytest.approx(1.5 * 4)
     truth = io.read_table(paths["truth.csv"])
     assert (truth.kind == "star").sum() > 10
+
+
+def test_no_step_of_a_real_telescope_runs_the_simulator():
+    simulator = {"simulate.py", "optics.py", "artefacts.py", "simulated_catalogue.py"}
+    users = {
+        path.stem
+        for path in (ROOT / "scripts").rglob("*.py")
+        if simulator & {file.name for file in code_files(f"{path.parent.name}/{path.stem}", root=ROOT)}
+    }
+    assert users == {"simulate", "simulated_catalogue"}

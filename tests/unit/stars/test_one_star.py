@@ -3,22 +3,10 @@ import pytest
 
 from otrain_core.images.frames import Image
 from otrain_core.stars.one_star import fit_star, others
-from otrain_core.stars.psf import measure_psf
 from otrain_core.stars.psf_stars import measure_sky
-from tests.unit.synthetic_pair import GAIN, make_sky, observe
+from tests.unit.synthetic_pair import GAIN
 
 SHAPE = (420, 440)
-
-
-@pytest.fixture(scope="module")
-def sky():
-    return make_sky(shape=SHAPE, n=130, seed=4, logflux=(3.0, 5.0))
-
-
-@pytest.fixture(scope="module")
-def science(sky):
-    image = observe(sky, seed=1, fwhm=2.6)
-    return image, *measure_psf(image)
 
 
 def test_fit_is_unbiased(science, sky):

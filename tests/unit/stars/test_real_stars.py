@@ -4,23 +4,11 @@ import pytest
 
 from otrain_core.plan.pipelines import InjectOptions
 from otrain_core.stars.inject import inject_sources
-from otrain_core.stars.psf import measure_psf
 from otrain_core.stars.real_stars import add_real_stars, remove_stars
 from otrain_core.stars.truth import TRUTH_COLUMNS
-from tests.unit.synthetic_pair import GAIN, make_sky, observe, turned
+from tests.unit.synthetic_pair import GAIN, observe, turned
 
 SHAPE = (420, 440)
-
-
-@pytest.fixture(scope="module")
-def sky():
-    return make_sky(shape=SHAPE, n=130, seed=4, logflux=(3.0, 5.0))
-
-
-@pytest.fixture(scope="module")
-def science(sky):
-    image = observe(sky, seed=1, fwhm=2.6)
-    return image, *measure_psf(image)
 
 
 @pytest.fixture(scope="module")
