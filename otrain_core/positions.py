@@ -1,4 +1,4 @@
-"""Matching of positions, on the sky and in pixels."""
+"""Matching of positions in pixels."""
 
 from __future__ import annotations
 
@@ -34,12 +34,6 @@ def match_one_to_one(
             partner[pair["i"]], distance[pair["i"]] = pair["j"], pair["v"]
             taken[pair["j"]] = True
     return partner, distance
-
-
-def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
-    """Directions on the sky: ra, dec [deg] to unit vectors (n, 3)."""
-    ra, dec = np.deg2rad(ra), np.deg2rad(dec)
-    return np.column_stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
 
 
 def nearest(x, y, x_ref, y_ref, *, radius: float) -> tuple[np.ndarray, np.ndarray]:

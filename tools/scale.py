@@ -153,10 +153,11 @@ def _assemble(place: Path) -> None:
     pixels = [read_stack(path, later=("stack",))["stack"] for path in sorted(place.glob("pixels*.npz"))]
     stacks = [read_stack(path) for path in sorted(place.glob("sim*.npz"))]
     stacks = [stack | {"stack": pixels[k % len(pixels)]} for k, stack in enumerate(stacks)]
-    names = {"telescope": "telescope", "pipeline": "pipeline", "gather": False}
-    options = Config().cube.model_dump()
-    arrays, counts = build_cube(stacks, seed=1, **names, **options)
-    real = real_star_cube(stacks, channels=options["channels"], **names)
+    options = Config().cube
+    arrays, counts = build_cube(
+        stacks, seed=1, options=options, telescope="telescope", pipeline="pipeline", gather=False
+    )
+    real = real_star_cube(stacks, channels=options.channels, telescope="telescope", pipeline="pipeline", gather=False)
     write_arrays(place / "cube.npz", arrays)
     write_arrays(place / "real_stars.npz", real)
     write_json(place / "cube.json", counts)

@@ -302,7 +302,7 @@ def _record(
     beside, _ = nearest(table["x"], table["y"], truth["x"], truth["y"], radius=NEAR_FALSE * seeing)
     inside, alone = ~matches.edge, ~matches.matched & ~matches.excluded & ~matches.stays
     artefacts = table.loc[label == 0, "artefact"].value_counts().sort_index()
-    record = {
+    record: dict[str, Any] = {
         "image": image,
         "n_candidates": len(table),
         "n_true": int(((label == 1) & ~real_candidate).sum()),

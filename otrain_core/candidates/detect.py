@@ -250,7 +250,7 @@ def detect_candidates(
         if name not in options.search:
             continue
         plane = clean
-        if name == "catalogue":
+        if name == "catalogue" and science is not None:
             plane = _science_plane(clean, science, psf=science_psf, seeing=science_seeing)
         sources = find_sources(
             options.method,

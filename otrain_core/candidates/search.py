@@ -78,12 +78,12 @@ def find_sources(
     MissingProgramError
         The program of the method is not installed.
     """
-    options = {"image": image, "seeing": seeing, "threshold": threshold, "min_area": min_area}
-    if method == "sep":
-        return find_sep(data, error, bad, **options, both_signs=both_signs)
-    find: Callable[..., pd.DataFrame] = {"source-extractor": find_source_extractor, "stdpipe": find_stdpipe}[method]
-    signs = (1, -1) if both_signs else (1,)
-    tables = [find(sign * data, error, bad, **options) for sign in signs]
+    find: Callable[..., pd.DataFrame]
+    find = {"sep": find_sep, "source-extractor": find_source_extractor, "stdpipe": find_stdpipe}[method]
+    tables = [
+        find(sign * data, error, bad, image=image, seeing=seeing, threshold=threshold, min_area=min_area)
+        for sign in ((1, -1) if both_signs else (1,))
+    ]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -96,33 +96,15 @@ def find_sep(
     seeing: float,
     threshold: float,
     min_area: int,
-    both_signs: bool = False,
 ) -> pd.DataFrame:
     """Pixels above the threshold after the matched filter of `sep` (Barbary 2016), windowed centroids."""
-    signs = (1, -1) if both_signs else (1,)
-    objects = np.concatenate([_extract(data, error, bad, image, seeing, threshold, min_area, sign) for sign in signs])
-    x, y, lost = _centres(data, bad, objects, seeing)
-    flags = objects["flag"].astype(int) | np.where(objects["centred"], 0, FLAG_CENTROID)
-    return pd.DataFrame({"x": x, "y": y, "flags": flags})[~lost].reset_index(drop=True)
-
-
-def _extract(
-    data: np.ndarray,
-    error: np.ndarray,
-    bad: np.ndarray,
-    image: str,
-    seeing: float,
-    threshold: float,
-    min_area: int,
-    sign: int,
-) -> np.ndarray:
     import sep
 
     sep.set_extract_pixstack(max(300_000, data.size // 4))
     sep.set_sub_object_limit(4096)
     try:
         objects = sep.extract(
-            sign * data,
+            data,
             threshold,
             err=error,
             mask=bad,
@@ -135,39 +117,17 @@ def _extract(
         raise ImageError(
             image, "detect", f"far too many pixels above the threshold, the subtraction failed ({problem})"
         ) from None
-    columns = {name: objects[name] for name in ("x", "y", "xcpeak", "ycpeak", "flag")}
-    result = np.zeros(
-        len(objects),
-        dtype=[("x", float), ("y", float), ("xcpeak", int), ("ycpeak", int), ("flag", int)]
-        + [("sign", int), ("centred", bool)],
-    )
-    for name, values in columns.items():
-        result[name] = values
-    result["sign"] = sign
-    return result
-
-
-def _centres(
-    data: np.ndarray, bad: np.ndarray, objects: np.ndarray, seeing: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Windowed centroids; where they run away or land on a masked pixel, the peak or nothing."""
-    import sep
-
-    x, y = objects["x"].copy(), objects["y"].copy()
-    for sign in (1, -1):
-        mine = objects["sign"] == sign
-        if not mine.any():
-            continue
-        # Starting from the filtered peak keeps a blend or a ring from starting in a hole.
-        x0, y0 = objects["xcpeak"][mine].astype(float), objects["ycpeak"][mine].astype(float)
-        xw, yw, _ = sep.winpos(sign * data, x0, y0, np.full(len(x0), SIGMA * seeing), mask=bad)
-        good = np.hypot(xw - x0, yw - y0) < PEAK_MOVED * seeing
-        good &= ~value_at(bad, xw, yw, outside=True)
-        x[mine], y[mine] = np.where(good, xw, x[mine]), np.where(good, yw, y[mine])
-        objects["centred"][mine] = good
+    # Starting from the filtered peak keeps a blend or a ring from starting in a hole.
+    x0, y0 = objects["xcpeak"].astype(float), objects["ycpeak"].astype(float)
+    xw, yw, _ = sep.winpos(data, x0, y0, np.full(len(x0), SIGMA * seeing), mask=bad)
+    centred = np.hypot(xw - x0, yw - y0) < PEAK_MOVED * seeing
+    centred &= ~value_at(bad, xw, yw, outside=True)
+    x, y = np.where(centred, xw, objects["x"]), np.where(centred, yw, objects["y"])
     masked = value_at(bad, x, y, outside=True)
-    x[masked], y[masked] = objects["xcpeak"][masked], objects["ycpeak"][masked]
-    return x, y, value_at(bad, x, y, outside=True)
+    x[masked], y[masked] = x0[masked], y0[masked]
+    flags = objects["flag"].astype(int) | np.where(centred, 0, FLAG_CENTROID)
+    table = pd.DataFrame({"x": x, "y": y, "flags": flags})
+    return table[~value_at(bad, x, y, outside=True)].reset_index(drop=True)
 
 
 def find_source_extractor(

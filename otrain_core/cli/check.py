@@ -50,12 +50,16 @@ def _cube(path: Path) -> dict[str, Any]:
 
 
 def _folder(path: Path) -> dict[str, Any]:
-    from otrain_core.cubes.cube_folders import class_folders, cube_from_folders
+    from otrain_core.cubes.cube import cube_from_folders
+    from otrain_core.cubes.cube_folders import class_folders
     from otrain_core.cubes.cutout_files import EdgeCutoutError, find_cutouts, read_cutout
+    from otrain_core.plan.config import CubeOptions
 
     names = {child.name.lower() for child in path.iterdir() if child.is_dir()}
     if {"true", "false"} & names:
-        arrays, record = cube_from_folders(*class_folders(path), seed=1, true_fraction=None)
+        arrays, record = cube_from_folders(
+            *class_folders(path), seed=1, options=CubeOptions(true_fraction=None, min_per_class=1)
+        )
         return describe_cube(arrays) | {"n_edge": record["n_edge"]}
     sides, problems, edge = set(), [], 0
     paths = find_cutouts(path)

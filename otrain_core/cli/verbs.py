@@ -19,9 +19,10 @@ Outcome = tuple[int, Any, str]
 def convert(arguments: Namespace) -> Outcome:
     """Make a cube of True/ and False/ folders."""
     from otrain_core.arrays import write_arrays
-    from otrain_core.cubes.cube import no_rows
-    from otrain_core.cubes.cube_folders import class_folders, cube_from_folders
+    from otrain_core.cubes.cube import cube_from_folders, no_rows
+    from otrain_core.cubes.cube_folders import class_folders
     from otrain_core.io import write_json
+    from otrain_core.plan.config import CubeOptions
 
     channels = None if arguments.channels == "all" else arguments.channels.split(",")
     arrays, record = cube_from_folders(
@@ -29,7 +30,7 @@ def convert(arguments: Namespace) -> Outcome:
         size=arguments.size,
         channels=channels,
         seed=arguments.seed,
-        true_fraction=arguments.true_fraction,
+        options=CubeOptions(true_fraction=arguments.true_fraction, min_per_class=1),
         telescope=arguments.telescope,
     )
     output = Path(arguments.output)
@@ -54,6 +55,7 @@ def train(arguments: Namespace) -> Outcome:
     """Split a cube, train, evaluate and export, with the scripts of the workflow."""
     from otrain_core.arrays import write_arrays
     from otrain_core.cubes.cube import no_rows, read_cube
+    from otrain_core.cubes.split import split_files
     from otrain_core.evaluation.evaluate import evaluate_files
     from otrain_core.io import read_json, write_json
     from otrain_core.networks.architecture import load_model
@@ -76,13 +78,13 @@ def train(arguments: Namespace) -> Outcome:
     write_json(paths["cube_record"], read_json(beside) if beside.is_file() else {})
     write_arrays(paths["real_stars"], no_rows(cube))
     of = {name: str(folder / name) for name in ("split.csv", "model.keras", "train.json", "scores.csv", "metrics.json")}
-    _script("split")(
-        cube=str(paths["cube"]),
+    split_files(
+        cube=paths["cube"],
         split=of["split.csv"],
-        split_paper=str(folder / "split_paper.csv"),
-        record=str(folder / "split.json"),
+        split_paper=folder / "split_paper.csv",
+        record=folder / "split.json",
         seed=arguments.seed,
-        options=config.split.model_dump(),
+        options=config.split,
     )
     _script("train")(
         cube=str(paths["cube"]),

@@ -1,23 +1,30 @@
-"""The cube: all cutouts of one telescope under one pipeline, with their labels."""
+"""The cube: all cutouts of one telescope under one pipeline, with their labels (step `cube`)."""
 
 from __future__ import annotations
 
+import json
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from otrain_core.arrays import read_stack
+from otrain_core.arrays import read_stack, write_arrays
+from otrain_core.cubes.cube_folders import class_folders, stacks_from_folders
 from otrain_core.cubes.gather import Gathered
 from otrain_core.cubes.labels import override_labels
-from otrain_core.errors import CubeError
+from otrain_core.errors import CubeError, ImageError
+from otrain_core.io import write_json
 from otrain_core.stars.kinds import REAL_KINDS
+
+if TYPE_CHECKING:
+    from otrain_core.plan.config import CubeOptions
 
 TABLE1 = ("cube", "labels", "mags", "errmags", "filters", "fwhms", "candids")
 # Cube key: column of the cutouts. Table 1 of Makhlouf et al. (2022) first.
-COLUMNS = {
+CUBE_COLUMNS = {
     "mags": "mag",
     "errmags": "magerr",
     "filters": "filter",
@@ -40,17 +47,108 @@ COLUMNS = {
 SENTINELS = (-99.0, 99.0, 0.0)  # "no magnitude" in the cutouts and cubes of the original O'TRAIN
 
 
+def cube_files(
+    *,
+    stacks: Sequence[str | Path],
+    cube: str | Path,
+    real_stars: str | Path,
+    record: str | Path,
+    telescope: str,
+    pipeline: str,
+    seed: int,
+    options: CubeOptions,
+    folder: str | Path | None = None,
+    labels: str | Path | None = None,
+) -> None:
+    """Write the cube, that of the real stars, and the record, from the cutouts of every image that did not fail.
+
+    Parameters
+    ----------
+    stacks : sequence of path-like
+        Cutouts of the images, as the step `cutouts` writes them, or failure marks.
+    cube, real_stars, record : path-like
+        Files to write.
+    telescope, pipeline : str
+    seed : int
+    options : CubeOptions
+    folder : path-like, optional
+        Folder with True/ and False/ of a telescope of ready-made cutouts, instead of `stacks`; its cubes have the
+        difference alone.
+    labels : path-like, optional
+        Label sheet.
+
+    Raises
+    ------
+    CubeError
+        Those of `build_cube` and `cube_from_folders`.
+    """
+    sheet = None
+    if labels:
+        from otrain_core.plan.sheets import read_labels
+
+        sheet = read_labels(labels)
+    if folder:
+        arrays, counts = cube_from_folders(
+            *class_folders(folder), seed=seed, options=options, labels=sheet, telescope=telescope, pipeline=pipeline
+        )
+        real = no_rows(arrays)
+    else:
+        loaded, failed = read_stacks(stacks)
+        arrays, counts = build_cube(
+            loaded,
+            seed=seed,
+            options=options,
+            failed=failed,
+            labels=sheet,
+            telescope=telescope,
+            pipeline=pipeline,
+            gather=False,
+        )
+        if options.real_stars:  # real stars check a classifier that never saw them: those that train are not here
+            real = no_rows(arrays)
+        else:
+            real = real_star_cube(
+                loaded,
+                channels=options.channels,
+                labels=sheet,
+                telescope=telescope,
+                pipeline=pipeline,
+                gather=False,
+            )
+    write_arrays(cube, arrays)
+    write_arrays(real_stars, real)
+    write_json(record, counts | {"real_stars": dict(sorted(Counter(real["kinds"].tolist()).items()))})
+
+
+def read_stacks(paths: Sequence[str | Path]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Cutouts of the images that have them, and why the others have none.
+
+    Returns
+    -------
+    loaded : list of dict
+        As from `otrain_core.arrays.read_stack`, the pixels left in their files.
+    failed : list of dict
+        image, step, key and message of every image whose file is a failure mark.
+    """
+    loaded, failed = [], []
+    for path in paths:
+        try:
+            loaded.append(read_stack(path, later=("stack",)))
+        except ImageError as error:
+            mark = json.loads(Path(path).read_text())["otrain_failed"]
+            failed.append(
+                {"image": error.image, "step": mark.get("step", ""), "key": error.key, "message": error.message}
+            )
+            logging.getLogger("otrain").warning("%s (left out of the cube)", error)
+    return loaded, failed
+
+
 def build_cube(
     stacks: Sequence[Mapping[str, np.ndarray]],
     *,
     seed: int,
-    true_fraction: float | None = 0.5,
-    max_cutouts: int | None = None,
-    channels: Sequence[str] = ("difference",),
-    min_per_class: int = 1,
-    max_failed_fraction: float = 1.0,
+    options: CubeOptions,
     failed: Sequence[Mapping[str, str]] = (),
-    real_stars: bool = False,
     labels: Sequence[Mapping[str, Any]] | None = None,
     telescope: str = "",
     pipeline: str = "",
@@ -59,7 +157,7 @@ def build_cube(
     """Join the cutouts of all images, leave out what has no label, and balance the classes.
 
     Candidates flagged EDGE and those with label -1 are left out, and real stars too: they
-    stand in a cube of their own (see `real_star_cube`), unless `real_stars` has them join.
+    stand in a cube of their own (see `real_star_cube`), unless ``options.real_stars`` has them join.
     What is too much of a class is dropped at random over all images. The order is that of
     image, then candid, whatever the order of `stacks`.
 
@@ -68,31 +166,21 @@ def build_cube(
     stacks : sequence of mapping
         As from `otrain_core.candidates.cutouts.make_cutouts`; memory-mapped arrays will do.
     seed : int
-    true_fraction : float or None
-        Share of True; None keeps what there is.
-    max_cutouts : int or None
-    channels : sequence of str
-        Channels kept, in this order.
-    min_per_class : int
-        Fewer cutouts of a class are refused.
-    max_failed_fraction : float
-        A larger share of failed images is refused.
+    options : CubeOptions
     failed : sequence of mapping
         image, step, key and message of every image that failed before.
-    real_stars : bool
-        Keep real stars (kinds "removed" and "transplanted") among the True.
     labels : sequence of mapping, optional
         Rows of a label sheet, whose labels override those of the cutouts (see `otrain_core.cubes.labels`).
     telescope, pipeline : str
     gather : bool
-        False leaves the pixels where they are: ``cube`` is an `otrain_core.arrays.Gathered`, which
-        `otrain_core.io.write_arrays` writes without ever holding it in memory.
+        False leaves the pixels where they are: ``cube`` is an `otrain_core.cubes.gather.Gathered`, which
+        `otrain_core.arrays.write_arrays` writes without ever holding it in memory.
 
     Returns
     -------
     arrays : dict of numpy.ndarray
         ``cube`` float32 (N, H, W, C), ``labels`` uint8 (1 True, 0 False), the other keys of
-        Table 1, then `COLUMNS`, ``n_missing`` (NaN pixels of the difference), ``labels_before`` where there is
+        Table 1, then `CUBE_COLUMNS`, ``n_missing`` (NaN pixels of the difference), ``labels_before`` where there is
         a label sheet (int8: 1, 0, -1 for none), ``channels``, ``telescope``, ``pipeline``.
     record : dict
         Counts, what the label sheet changed (``labels``), and the failed images with their reasons.
@@ -103,38 +191,43 @@ def build_cube(
         No images, too many failed ones, no True or no False, too few of a class, a
         candid that stands twice, a channel that the cutouts lack, cutouts of different sizes.
     """
-    _check_failed(failed, n_images=len(stacks) + len(failed), limit=max_failed_fraction)
+    _check_failed(failed, n_images=len(stacks) + len(failed), limit=options.max_failed_fraction)
     stacks, column, offsets = _table(stacks)
-    by_hand = {}
+    by_hand = None
     if labels is not None:
         column, by_hand = override_labels(column, labels, telescope=telescope, pipeline=pipeline)
     edge, real = column["edge"].astype(bool), np.isin(column["kind"], REAL_KINDS)
-    usable = _in_order(column, ~edge & (column["label"] >= 0) & (real_stars | ~real))
+    usable = _in_order(column, ~edge & (column["label"] >= 0) & (options.real_stars | ~real))
     given = column["label"][usable].astype(np.uint8)
     where = f"cube {telescope}/{pipeline}" if telescope else "cube"
-    _check_classes(given, min_per_class, where, "were labelled")
-    keep = draw(given, seed=seed, true_fraction=true_fraction, max_cutouts=max_cutouts)
-    chosen, given = usable[keep], given[keep]
-    _check_classes(given, min_per_class, where, "are left after balancing")
-    about = {"telescope": telescope, "pipeline": pipeline}
-    arrays = _arrays(stacks, column, offsets, chosen, channels, gather=gather, **about)
+    _check_classes(given, options.min_per_class, where, "were labelled")
+    keep = draw(given, seed=seed, true_fraction=options.true_fraction, max_cutouts=options.max_cutouts)
+    chosen = usable[keep]
+    _check_classes(given[keep], options.min_per_class, where, "are left after balancing")
+    arrays = _arrays(
+        stacks, column, offsets, chosen, options.channels, telescope=telescope, pipeline=pipeline, gather=gather
+    )
+    record = {"telescope": telescope, "pipeline": pipeline, "seed": seed, "size": int(arrays["cube"].shape[1])}
+    record |= {"channels": list(options.channels), "n_images": len(stacks) + len(failed)}
+    record |= _counts(arrays, column, usable) | {"n_images_failed": len(failed)}
+    if by_hand is not None:
+        record["labels"] = by_hand
+    return arrays, record | {"failed": [dict(item) for item in failed]}
 
+
+def _counts(arrays: Mapping[str, np.ndarray], column: Mapping[str, np.ndarray], usable: np.ndarray) -> dict[str, Any]:
+    """Counts of a cube and of the candidates (`column`) from which its rows were drawn (`usable`)."""
+    label, edge = column["label"], column["edge"].astype(bool)
+    real, given = np.isin(column["kind"], REAL_KINDS), arrays["labels"]
     kept_images, kept_counts = np.unique(arrays["images"], return_counts=True)
-    record = {
-        "telescope": telescope,
-        "pipeline": pipeline,
-        "seed": seed,
-        "size": int(arrays["cube"].shape[1]),
-        "channels": list(channels),
-        "n_images": len(stacks) + len(failed),
+    return {
         "n_images_used": len(kept_images),
-        "n_images_failed": len(failed),
-        "n_candidates": int(offsets[-1]),
+        "n_candidates": len(label),
         "n_edge": int(edge.sum()),
-        "n_left_out": int((~edge & (column["label"] < 0)).sum()),
-        "n_labelled_true": int((column["label"][usable] == 1).sum()),
-        "n_labelled_false": int((column["label"][usable] == 0).sum()),
-        "n_labelled_real_stars": int((~edge & (column["label"] == 1) & real).sum()),
+        "n_left_out": int((~edge & (label < 0)).sum()),
+        "n_labelled_true": int((label[usable] == 1).sum()),
+        "n_labelled_false": int((label[usable] == 0).sum()),
+        "n_labelled_real_stars": int((~edge & (label == 1) & real).sum()),
         "n_true": int((given == 1).sum()),
         "n_false": int((given == 0).sum()),
         "n_with_missing_pixels": int((arrays["n_missing"] > 0).sum()),
@@ -142,16 +235,57 @@ def build_cube(
         "artefacts": dict(sorted(Counter(arrays["artefacts"][given == 0].tolist()).items())),
         "kinds": dict(sorted(Counter(arrays["kinds"][given == 1].tolist()).items())),
         "cutouts_per_image": dict(zip(kept_images.tolist(), kept_counts.tolist(), strict=True)),
-        **({"labels": by_hand} if by_hand else {}),
-        "failed": [dict(item) for item in failed],
     }
-    return arrays, record
+
+
+def cube_from_folders(
+    true_dir: str | Path,
+    false_dir: str | Path,
+    *,
+    seed: int,
+    options: CubeOptions,
+    size: int | None = None,
+    channels: Sequence[str] | None = ("difference",),
+    labels: Sequence[Mapping[str, Any]] | None = None,
+    telescope: str = "",
+    pipeline: str = "",
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Build a cube from ready-made cutouts in two folders of FITS files.
+
+    Parameters
+    ----------
+    true_dir, false_dir, size, channels
+        See `otrain_core.cubes.cube_folders.stacks_from_folders`; `channels` stand in the place of those of `options`.
+    seed, options, labels, telescope, pipeline
+        As in `build_cube`.
+
+    Returns
+    -------
+    arrays, record
+        As from `build_cube`.
+
+    Raises
+    ------
+    CubeError
+        Those of `stacks_from_folders` and of `build_cube`.
+    """
+    stacks, n_cut_off = stacks_from_folders(true_dir, false_dir, size=size, channels=channels)
+    found = [str(name) for name in stacks[0]["channels"]]
+    arrays, record = build_cube(
+        stacks,
+        seed=seed,
+        options=options.model_copy(update={"channels": found, "real_stars": False}),
+        labels=labels,
+        telescope=telescope,
+        pipeline=pipeline,
+    )
+    return arrays, record | {"n_edge": record["n_edge"] + n_cut_off, "n_candidates": record["n_candidates"] + n_cut_off}
 
 
 def real_star_cube(
     stacks: Sequence[Mapping[str, np.ndarray]],
     *,
-    channels: Sequence[str] = ("difference",),
+    channels: Sequence[str],
     labels: Sequence[Mapping[str, Any]] | None = None,
     telescope: str = "",
     pipeline: str = "",
@@ -208,7 +342,7 @@ def _table(
     if len(set(names)) < len(names):
         raise CubeError(f"image {next(name for name, n in Counter(names).items() if n > 1)} was given twice")
     offsets = np.cumsum([0] + [len(stack["label"]) for stack in stacks])
-    column = {key: _join(stacks, key) for key in (*COLUMNS.values(), "label", "edge", "n_missing")}
+    column = {key: _join(stacks, key) for key in (*CUBE_COLUMNS.values(), "label", "edge", "n_missing")}
     _check_unique(column["candid"])
     return stacks, column, offsets
 
@@ -233,7 +367,7 @@ def _arrays(
     """All arrays of a cube for the chosen rows."""
     pixels = Gathered(stacks, offsets, chosen, channels)
     arrays = {"cube": pixels.read() if gather else pixels, "labels": column["label"][chosen].astype(np.uint8)}
-    for key, source in COLUMNS.items():
+    for key, source in CUBE_COLUMNS.items():
         values = column[source][chosen]
         if values.dtype.kind == "U":  # the narrowest width that holds the strings: same bytes for the same content
             values = values.astype(f"U{max(1, np.strings.str_len(values).max(initial=0))}")
@@ -341,7 +475,7 @@ def read_cube(path: str | Path, *, mmap: bool = False, both_classes: bool = True
     if labels.ndim != 1 or not np.isin(labels, (0, 1)).all():
         raise CubeError(f"{path}: labels: 0 (False) or 1 (True) for every cutout is needed")
     arrays["labels"] = labels.astype(np.uint8)
-    for key in (*TABLE1[1:], *COLUMNS):
+    for key in (*TABLE1[1:], *CUBE_COLUMNS):
         if key in arrays and len(arrays[key]) != len(cube):
             raise CubeError(f"{path}: {key} has {len(arrays[key])} entries for {len(cube)} cutouts")
     if both_classes and len(np.unique(arrays["labels"])) < 2:

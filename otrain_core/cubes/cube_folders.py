@@ -1,4 +1,4 @@
-"""A cube from ready-made cutouts in two folders, True/ and False/."""
+"""Ready-made cutouts in two folders, True/ and False/."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from otrain_core.cubes.cube import build_cube
 from otrain_core.cubes.cutout_files import EXTENSIONS, EdgeCutoutError, find_cutouts, read_cutout
 from otrain_core.errors import CubeError
 
 
-def cube_from_folders(
+def stacks_from_folders(
     true_dir: str | Path,
     false_dir: str | Path,
     *,
     size: int | None = None,
     channels: Sequence[str] | None = ("difference",),
-    telescope: str = "",
-    pipeline: str = "",
-    **options: Any,
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Build a cube from ready-made cutouts in two folders of FITS files.
+) -> tuple[list[dict[str, np.ndarray]], int]:
+    """Ready-made cutouts in two folders of FITS files, image by image, as the step `cutouts` makes them.
 
     Header keys (Makhlouf et al. 2022, Sect. 2.3) and extensions are those of
     `otrain_core.cubes.cutout_files.read_cutout`: CANDID and EDGE are mandatory in a file without extension DIFF. The
@@ -36,15 +32,19 @@ def cube_from_folders(
         Crop to this side [px].
     channels : sequence of str or None
         Channels of the cube; None takes all that every file has.
-    telescope, pipeline : str
-    **options
-        Those of `build_cube`.
+
+    Returns
+    -------
+    stacks : list of dict
+        As from `otrain_core.candidates.cutouts.make_cutouts`.
+    n_cut_off : int
+        Cutouts left out as the edge of their image cut them off.
 
     Raises
     ------
     CubeError
         A folder is missing or empty, a file is no two-dimensional square FITS image or of
-        another size, a mandatory key is missing, a value is unusable; and those of `build_cube`.
+        another size, a mandatory key is missing, a value is unusable.
     """
     rows: list[dict[str, Any]] = []
     planes: list[dict[str, np.ndarray]] = []
@@ -77,8 +77,7 @@ def cube_from_folders(
     for name, mine in zip(names, np.split(order, first[1:]), strict=True):
         parts.append({key: array if key == "channels" else array[mine] for key, array in stack.items()})
         parts[-1]["image_name"] = np.array(name)
-    arrays, record = build_cube(parts, telescope=telescope, pipeline=pipeline, channels=channels, **options)
-    return arrays, record | {"n_edge": record["n_edge"] + n_cut_off, "n_candidates": record["n_candidates"] + n_cut_off}
+    return parts, n_cut_off
 
 
 def class_folders(folder: str | Path) -> tuple[Path, Path]:

@@ -81,15 +81,15 @@ def override_labels(
         new["artefact"][index] = ""
         new["kind"][index] = BY_HAND if decided == 1 else ""
         new["injection"][index] = -1
-    decided = new["label"][list(answers)] if answers else np.empty(0, int)
+    settled = new["label"][list(answers)] if answers else np.empty(0, int)
     changed = {key: values.astype(str) if values.dtype == object else values for key, values in new.items()}
     return dict(column) | changed | {"label_before": label.astype(np.int8)}, {
         "n_rows": len(mine),
         **lost,
         "n_candidates": len(answers),
-        "n_true": int((decided == 1).sum()),
-        "n_false": int((decided == 0).sum()),
-        "n_left_out": int((decided < 0).sum()),
+        "n_true": int((settled == 1).sum()),
+        "n_false": int((settled == 0).sum()),
+        "n_left_out": int((settled < 0).sum()),
         "n_changed": int((new["label"] != label).sum()),
         "people": dict(sorted(people.items())),
     }
@@ -112,8 +112,9 @@ def _answers(
         if index >= 0 and row.get("image") not in (None, images[index]):
             index = -1
         if row.get("x") is not None and row.get("y") is not None:
-            near = of_image.get(str(row.get("image")), np.flatnonzero(images == images[index]) if index >= 0 else [])
-            index = _at(x, y, np.asarray(near, int), row["x"], row["y"], named=index)
+            of_named = np.flatnonzero(images == images[index]) if index >= 0 else np.empty(0, int)
+            near = of_image.get(str(row.get("image")), of_named)
+            index = _at(x, y, near, row["x"], row["y"], named=index)
         if index < 0:
             lost["n_not_found"] += 1
         elif edge[index]:

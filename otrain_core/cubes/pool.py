@@ -1,4 +1,4 @@
-"""Pools: the cutouts of several telescopes under one pipeline, as one cube and one split.
+"""Pools: the cutouts of several telescopes under one pipeline, as one cube and one split (step `pool`).
 
 A pool stands where a telescope would: ``pool`` holds all telescopes of the run under a pipeline,
 ``pool-without-T`` the train and tune parts of all but T. So the rules that train on a
@@ -7,16 +7,20 @@ telescope train on a pool.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from otrain_core.cubes.cube import COLUMNS, draw
+from otrain_core.arrays import write_arrays
+from otrain_core.cubes.cube import CUBE_COLUMNS, kept_false_share, read_cube
 from otrain_core.cubes.inputs import select_inputs
-from otrain_core.cubes.split import SETS, UNUSED
+from otrain_core.cubes.split import SETS, UNUSED, summarise_split
 from otrain_core.errors import CubeError
+from otrain_core.io import read_json, read_table, write_json, write_table
+from otrain_core.plan.pools import left_out
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,13 +29,69 @@ TRAINED = ("train", "tune")  # sets that decide weights, kept epoch and threshol
 CHUNK = 4096  # cutouts copied at a time
 
 
+def pool_files(
+    *,
+    cubes: Sequence[str | Path],
+    splits: Sequence[str | Path],
+    records: Sequence[str | Path],
+    real_stars: Sequence[str | Path],
+    telescopes: Sequence[str],
+    cube: str | Path,
+    split: str | Path,
+    cube_record: str | Path,
+    split_record: str | Path,
+    pooled_stars: str | Path,
+    name: str,
+    pipeline: str,
+    seed: int,
+    channels: Sequence[str] | None = None,
+) -> None:
+    """Write the pool in the files of a cube.
+
+    Parameters
+    ----------
+    cubes, splits, records, real_stars : sequence of path-like
+        ``cube.npz``, ``split.csv``, ``cube.json`` and ``real_stars.npz`` of each of `telescopes`.
+    cube, split, cube_record, split_record, pooled_stars : path-like
+        The same files of the pool, and ``split.json``.
+    name : str
+        pool, or pool-without-{telescope}: train and tune only, as the target brings its own test.
+    pipeline : str
+    seed : int
+        Of the run, for the records.
+    channels : sequence of str, optional
+        See `pool_cubes`.
+
+    Raises
+    ------
+    CubeError
+        Those of `pool_cubes` and `check_pool`.
+    """
+    without = left_out(name)
+    sets = SETS if without is None else TRAINED
+    opened = {key: read_cube(path, mmap=True) for key, path in zip(telescopes, cubes, strict=True)}
+    tables = {key: read_table(path) for key, path in zip(telescopes, splits, strict=True)}
+    stars = {
+        key: read_cube(path, mmap=True, both_classes=False) for key, path in zip(telescopes, real_stars, strict=True)
+    }
+    about: dict[str, Any] = {"telescope": name, "pipeline": pipeline}
+    Path(cube).parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=Path(cube).parent, prefix=".pool") as folder:
+        arrays, table = pool_cubes(opened, tables, sets=sets, channels=channels, file=Path(folder) / "pixels.npy")
+        check_pool(arrays, table, without=without)
+        write_arrays(cube, arrays | about)
+        counts = summarise_pool(arrays, table, dict(zip(telescopes, map(read_json, records), strict=True)))
+    write_arrays(pooled_stars, join_rows(stars, channels=arrays["channels"].tolist()) | about)
+    write_table(split, table)
+    write_json(cube_record, about | {"seed": seed, "sets": list(sets)} | counts)
+    write_json(split_record, {"seed": seed, "grouped": summarise_split(table)})
+
+
 def pool_cubes(
     cubes: Mapping[str, Mapping[str, np.ndarray]],
     splits: Mapping[str, pd.DataFrame],
     *,
-    seed: int,
     sets: Sequence[str] = SETS,
-    equal: bool = False,
     channels: Sequence[str] | None = None,
     file: str | Path | None = None,
 ) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
@@ -43,13 +103,8 @@ def pool_cubes(
         By telescope, as from `otrain_core.cubes.cube.read_cube`; memory-mapped pixels will do.
     splits : mapping of str to pandas.DataFrame
         By telescope, as from `otrain_core.cubes.split.split_cube`.
-    seed : int
-        Of the draws under `equal`.
     sets : sequence of str
         Sets that are taken over; the cutouts of other sets are not in the pool at all.
-    equal : bool
-        Thin train and tune at random to those of the smallest telescope, the share of True of each
-        telescope kept, so that all telescopes weigh the same. Test is not thinned.
     channels : sequence of str, optional
         Channels kept (default: those that all cubes have).
     file : path, optional
@@ -78,8 +133,6 @@ def pool_cubes(
         if not np.array_equal(splits[name]["candid"].to_numpy(str), np.asarray(cubes[name]["candids"]).astype(str)):
             raise CubeError(f"telescope {name}: the split and the cube do not list the same candidates")
     rows = {name: np.flatnonzero(splits[name]["set"].isin(list(sets))) for name in names}
-    if equal:
-        rows = _thin(rows, splits, seed=seed)
     arrays = join_rows(cubes, rows, channels=channels, file=file)
     parts = []
     for name in names:
@@ -91,19 +144,6 @@ def pool_cubes(
     split = pd.concat(parts, ignore_index=True)
     split = split.assign(index=np.arange(len(split)), candid=arrays["candids"], image=arrays["images"])
     return arrays, split[["index", "candid", "image", "label", "field", "cell", "set", "telescope"]]
-
-
-def _thin(rows: Mapping[str, np.ndarray], splits: Mapping[str, pd.DataFrame], *, seed: int) -> dict[str, np.ndarray]:
-    thinned = {name: [] for name in rows}
-    for number, chosen in enumerate(SETS):
-        mine = {name: index[splits[name]["set"].to_numpy(str)[index] == chosen] for name, index in rows.items()}
-        smallest = min(len(index) for index in mine.values())
-        for name, index in mine.items():
-            if chosen in TRAINED:
-                labels = splits[name]["label"].to_numpy(int)[index]
-                index = index[draw(labels, seed=seed + number, true_fraction=None, max_cutouts=smallest)]
-            thinned[name].append(index)
-    return {name: np.sort(np.concatenate(parts)) for name, parts in thinned.items()}
 
 
 def join_rows(
@@ -124,7 +164,7 @@ def join_rows(
     counts = [len(rows[name]) for name in names]
     arrays["labels"] = np.concatenate([np.asarray(cubes[name]["labels"])[rows[name]] for name in names])
     arrays["telescopes"] = np.repeat(names, counts)
-    for key in COLUMNS:
+    for key in CUBE_COLUMNS:
         having = [np.asarray(cubes[name][key]) for name in names if key in cubes[name]]
         if having:
             missing = {"U": "", "i": -1}.get(having[0].dtype.kind, np.nan)
@@ -205,8 +245,6 @@ def summarise_pool(
         ``cube.json`` of every telescope. ``n_labelled_false`` is what the False of the pool would
         be without the balancing of their cubes.
     """
-    from otrain_core.cubes.cube import kept_false_share
-
     by_telescope, labelled_false = {}, 0.0
     for name, part in split.groupby("telescope"):
         counts = {kind: int((part["label"] == value).sum()) for value, kind in ((1, "n_true"), (0, "n_false"))}

@@ -1,4 +1,4 @@
-"""Train, tune and test: dealt by image and, where images show the same sky, by sky sector too.
+"""Train, tune and test: dealt by image and, where images show the same sky, by sky sector too (step `split`).
 
 Two cutouts are related when they come from one image (same PSF, noise, subtraction) or
 show one place of the sky (the residual of one star). Neither may stand in two sets.
@@ -15,14 +15,19 @@ than 1. With p = q = (0.6, 0.15, 0.25) 45 % are used, but only 2 % for tune.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from otrain_core.arrays import read_stack
 from otrain_core.errors import CubeError
-from otrain_core.positions import unit_vectors
+from otrain_core.io import write_json, write_table
+
+if TYPE_CHECKING:
+    from otrain_core.plan.config import SplitOptions
 
 SETS = ("train", "tune", "test")
 UNUSED = "unused"
@@ -32,14 +37,63 @@ TRIALS = 32  # deals tried; the best balanced is kept
 DIRECTIONS = 16  # directions along which two footprints are compared
 NEIGHBOURS = 9  # of an image, itself among them, that are compared with it first
 AT_ONCE = 256  # images whose other neighbours are then listed at a time
+NEEDED = ("cube", "labels", "candids", "images")
+READ = (*NEEDED, "ra", "dec", "seeing", "pixel_scale")  # what the deal looks at of a cube
+
+
+def split_files(
+    *,
+    cube: str | Path,
+    split: str | Path,
+    split_paper: str | Path,
+    record: str | Path,
+    seed: int,
+    options: SplitOptions,
+) -> None:
+    """Read a cube, write the split by image and sky, the random one of the paper, and their counts.
+
+    Parameters
+    ----------
+    cube : path-like
+        As the step `cube` writes it.
+    split, split_paper, record : path-like
+        Tables and record to write.
+    seed : int
+    options : SplitOptions
+
+    Raises
+    ------
+    CubeError
+        The cube lacks a key, and those of `split_cube`, `check_split` and `split_random`.
+    """
+    arrays = _read(cube)
+    table = split_cube(arrays, seed=seed, options=options)
+    check_split(table, arrays, guard=options.guard)
+    random = split_random(arrays, seed=seed)
+    write_table(split, table)
+    write_table(split_paper, random)
+    write_json(record, {"seed": seed, "grouped": summarise_split(table), "paper": summarise_split(random)})
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    """Columns of a cube; of its pixels the shape alone."""
+    arrays = read_stack(path, later=("cube",), only=READ)
+    for key in NEEDED:
+        if key not in arrays:
+            raise CubeError(f"{path}: key {key!r} is missing: the cube cannot be dealt")
+    if len(arrays["cube"].shape) != 4:
+        raise CubeError(f"{path}: cube: shape (N, H, W, C) is needed, found {arrays['cube'].shape}")
+    for key in READ:
+        if key in arrays and arrays[key].shape[:1] != arrays["cube"].shape[:1]:
+            raise CubeError(f"{path}: {key} has {arrays[key].shape} entries for {arrays['cube'].shape[0]} cutouts")
+    return arrays
 
 
 def split_cube(
     cube: Mapping[str, np.ndarray],
     *,
     seed: int,
-    fractions: Sequence[float] = (0.6, 0.15, 0.25),
-    guard: float = 4.0,
+    options: SplitOptions,
     fields: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Deal the candidates of a cube to train, tune and test.
@@ -55,10 +109,8 @@ def split_cube(
         As from `otrain_core.cubes.cube.read_cube`: candids, labels, images, and for the sky ra, dec
         [deg] (NaN without WCS), seeing [px], pixel_scale [arcsec/px] and the shape of cube.
     seed : int
-    fractions : sequence of float
-        Shares of train, tune and test.
-    guard : float
-        Where a field is divided, a candidate of one set stays this far [seeing FWHM] from every
+    options : SplitOptions
+        Where a field is divided, a candidate of one set stays ``guard`` [seeing FWHM] from every
         cutout of another set, so that no residual of one is seen in the other.
     fields : mapping, optional
         Field of every image, instead of finding it from the footprints.
@@ -81,29 +133,28 @@ def split_cube(
     if len(names) < 3:
         raise CubeError(f"the cube has candidates of {len(names)} images; train, tune and test need at least three")
     vectors = _vectors(cube)
-    guards = guard_distances(cube, guard)
+    guards = guard_distances(cube, options.guard)
     if fields is None:
         field_of_image = find_fields(vectors, image, guards, n_images=len(names))
     else:
         field_of_image = np.unique([fields[name] for name in names], return_inverse=True)[1]
     field = field_of_image[image]
     rng = np.random.default_rng(seed)
-    shares = np.asarray(fractions, dtype=float)
+    shares = np.asarray(options.fractions, dtype=float)
 
-    best = (-np.inf, None)
+    best, cells, chosen, counts = -np.inf, np.empty(0, int), np.empty(0, int), np.zeros((3, 2))
     for divided in _choices(field, field_of_image, vectors, shares):
         if not guards[divided[field]].all():
             raise CubeError("images of one field can be dealt only with the seeing and pixel_scale of their candidates")
         for _ in range(TRIALS):
-            cells, owner = _deal_sky(vectors, field, guards, divided, shares, rng)
+            trial_cells, owner = _deal_sky(vectors, field, guards, divided, shares, rng)
             dealt = _deal_images(image, field_of_image, labels, owner, divided, shares, rng)
             used = (owner < 0) | (owner == dealt[image])
-            counts = np.zeros((3, 2))
-            np.add.at(counts, (dealt[image][used], labels[used]), 1)
-            value = (shares[:, None] * np.log(np.maximum(counts, 1e-3))).sum()
-            if value > best[0]:
-                best = (value, (cells, np.where(used, dealt[image], 3), counts))
-    cells, chosen, counts = best[1]
+            trial = np.zeros((3, 2))
+            np.add.at(trial, (dealt[image][used], labels[used]), 1)
+            value = (shares[:, None] * np.log(np.maximum(trial, 1e-3))).sum()
+            if value > best:
+                best, cells, chosen, counts = value, trial_cells, np.where(used, dealt[image], 3), trial
     for index, name in enumerate(SETS):
         for label, kind in ((1, "True"), (0, "False")):
             if counts[index, label] == 0:
@@ -247,6 +298,12 @@ def _vectors(cube: Mapping[str, np.ndarray]) -> np.ndarray:
     n = len(cube["labels"])
     void = np.full(n, np.nan)
     return unit_vectors(np.asarray(cube.get("ra", void), float), np.asarray(cube.get("dec", void), float))
+
+
+def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
+    """Directions on the sky: ra, dec [deg] to unit vectors (n, 3)."""
+    ra, dec = np.deg2rad(ra), np.deg2rad(dec)
+    return np.column_stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
 
 
 def guard_distances(cube: Mapping[str, np.ndarray], guard: float) -> np.ndarray:

@@ -247,7 +247,7 @@ def open_new(paths: Sequence[str], model: str, *, results: str | Path = "results
 
 def _read_files(paths: Sequence[str], size: int) -> dict[str, np.ndarray]:
     """FITS cutouts as a cube without labels."""
-    from otrain_core.cubes.cube import COLUMNS
+    from otrain_core.cubes.cube import CUBE_COLUMNS
     from otrain_core.cubes.cutout_files import find_cutouts, read_blocks
 
     files = [file for path in paths for file in (find_cutouts(Path(path)) if Path(path).is_dir() else [Path(path)])]
@@ -257,5 +257,5 @@ def _read_files(paths: Sequence[str], size: int) -> dict[str, np.ndarray]:
     ]
     rows = [row for _, part in blocks for row in part]
     cube = {"cube": np.concatenate([np.stack([planes[name] for name in channels], axis=-1) for planes, _ in blocks])}
-    cube |= {key: np.array([row[name] for row in rows]) for key, name in COLUMNS.items() if name in rows[0]}
+    cube |= {key: np.array([row[name] for row in rows]) for key, name in CUBE_COLUMNS.items() if name in rows[0]}
     return cube | {"labels": np.zeros(len(rows), np.uint8), "channels": np.array(channels)}

@@ -15,13 +15,12 @@ import pandas as pd
 
 from otrain_core.cubes.inputs import input_blocks, select_inputs
 from otrain_core.cubes.pool import TRAINED
-from otrain_core.cubes.split import guard_distances
+from otrain_core.cubes.split import guard_distances, unit_vectors
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import metrics
 from otrain_core.evaluation.bootstrap import bootstrap_intervals
 from otrain_core.evaluation.thresholds import best_threshold
 from otrain_core.networks.predict import score_cutouts
-from otrain_core.positions import unit_vectors
 
 RATES = ("mcc", "mcc_low", "mcc_high", "recall", "fpr", "accuracy")
 COLUMNS = (

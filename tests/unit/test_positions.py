@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from otrain_core.positions import match_one_to_one, nearest, unit_vectors
+from otrain_core.positions import match_one_to_one, nearest
 
 
 def test_chain_of_neighbours_is_matched_in_order_of_distance():
@@ -39,9 +39,3 @@ def test_nearest_may_be_used_twice():
     np.testing.assert_allclose(distance, [0.4, 0.6, np.inf])
     index, distance = nearest(np.zeros(2), np.zeros(2), np.empty(0), np.empty(0), radius=1.0)
     assert index.tolist() == [-1, -1] and np.isinf(distance).all()
-
-
-def test_unit_vectors_point_to_the_sky():
-    vectors = unit_vectors(np.array([0.0, 90.0, 0.0, 359.5]), np.array([0.0, 0.0, 90.0, 0.0]))
-    np.testing.assert_allclose(vectors[:3], np.eye(3), atol=1e-15)
-    assert np.degrees(np.arccos(vectors[0] @ vectors[3])) == pytest.approx(0.5)

@@ -78,7 +78,6 @@ rule pool:
     params:
         telescopes=lambda wildcards: [cube.split("/")[0] for cube in pool_members(wildcards)],
         seed=RUN.config.seed,
-        equal=RUN.config.studies.equal_weight,
         channels=RUN.trained_channels(),
         code=code_of("cubes/pool"),
     script:

@@ -1,4 +1,3 @@
-import importlib.util
 import os
 import resource
 from pathlib import Path
@@ -6,15 +5,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from astropy.io import fits
 
 from otrain_core import io
 from otrain_core.arrays import read_stack, write_arrays
 from otrain_core.candidates.cutouts import CHANNELS
-from otrain_core.cubes.cube import COLUMNS, TABLE1, build_cube, draw, read_cube, real_star_cube
-from otrain_core.cubes.cube_folders import cube_from_folders
+from otrain_core.cubes.cube import CUBE_COLUMNS, TABLE1, build_cube, cube_files, draw, read_cube, real_star_cube
 from otrain_core.errors import CubeError, ImageError
 from otrain_core.jobs.job import _mark_outputs
+from otrain_core.plan.config import CubeOptions
+from tests.unit.cubes.test_cube_folders import folders as folders
 
 
 def stack_of(image, labels, size=9, edge=(), first=1):
@@ -41,20 +40,29 @@ def stack_of(image, labels, size=9, edge=(), first=1):
     return arrays | {"image_name": np.array(image), "telescope": np.array("T"), "pipeline": np.array("p")}
 
 
+def without_psf(stack):
+    return stack | {"stack": stack["stack"][..., :4], "channels": stack["channels"][:4]}
+
+
 def three_images():
     rng = np.random.default_rng(1)
     return [stack_of(f"i{k}", rng.choice([1, 0, 0, -1], 60)) for k in (1, 2, 3)]
 
 
-def build(stacks, **options):
-    return build_cube(stacks, **({"seed": 1, "min_per_class": 2} | options))
+def section(**changed):
+    return CubeOptions(**({"channels": ["difference"], "min_per_class": 2} | changed))
+
+
+def build(stacks, *, seed=1, **given):
+    changed = {key: given.pop(key) for key in list(given) if key in CubeOptions.model_fields}
+    return build_cube(stacks, seed=seed, options=section(**changed), **given)
 
 
 def test_keys_order_and_content():
     stacks = three_images()
     arrays, record = build(stacks, channels=CHANNELS, true_fraction=None)
     assert list(arrays)[:7] == list(TABLE1)
-    assert set(COLUMNS) <= set(arrays)
+    assert set(CUBE_COLUMNS) <= set(arrays)
     n = sum((stack["label"] >= 0).sum() for stack in stacks)
     assert arrays["cube"].shape == (n, 9, 9, len(CHANNELS)) and arrays["cube"].dtype == np.float32
     assert arrays["labels"].dtype == np.uint8
@@ -134,7 +142,7 @@ def test_real_stars_stand_apart():
     stacks = with_real_stars()
     arrays, record = build(stacks, true_fraction=None)
     assert not set(arrays["kinds"]) & {"removed", "transplanted"}
-    real = real_star_cube(stacks, telescope="T", pipeline="p")
+    real = real_star_cube(stacks, channels=["difference"], telescope="T", pipeline="p")
     assert sorted(real["kinds"].tolist()) == ["removed"] * 3 + ["transplanted"] * 3
     assert (real["labels"] == 1).all() and real["cube"].shape == (6, 9, 9, 1)
     np.testing.assert_array_equal(real["cube"][:, 4, 4, 0], real["mags"])
@@ -149,7 +157,7 @@ def test_real_stars_stand_apart():
 def test_no_real_stars_make_an_empty_cube(tmp_path):
     real = real_star_cube([*three_images(), stack_of("i9", [])], channels=CHANNELS)
     assert real["cube"].shape == (0, 9, 9, len(CHANNELS)) and real["cube"].dtype == np.float32
-    assert all(len(real[key]) == 0 for key in (*COLUMNS, "labels", "n_missing"))
+    assert all(len(real[key]) == 0 for key in (*CUBE_COLUMNS, "labels", "n_missing"))
     write_arrays(tmp_path / "real.npz", real)
     assert read_cube(tmp_path / "real.npz", both_classes=False)["candids"].dtype.kind == "U"
     with pytest.raises(CubeError, match="one class only"):
@@ -157,15 +165,15 @@ def test_no_real_stars_make_an_empty_cube(tmp_path):
 
 
 @pytest.mark.parametrize("join", [False, True])
-def test_script_writes_real_stars(tmp_path, join):
+def test_files_of_real_stars(tmp_path, join):
     paths = []
     for stack in with_real_stars():
         paths.append(str(tmp_path / f"{stack['image_name']}.npz"))
         write_arrays(paths[-1], stack)
     names = {"telescope": "T", "pipeline": "p"}
     out = {key: tmp_path / f"{key}.npz" for key in ("cube", "real_stars")}
-    options = {"channels": ["difference", "mask"], "true_fraction": None, "real_stars": join}
-    load_script("cube").main(stacks=paths, record=tmp_path / "r.json", seed=1, options=options, **out, **names)
+    options = section(channels=["difference", "mask"], true_fraction=None, real_stars=join)
+    cube_files(stacks=paths, record=tmp_path / "r.json", seed=1, options=options, **out, **names)
     cube, real = read_cube(out["cube"]), read_cube(out["real_stars"], both_classes=False)
     assert real["cube"].shape == (0 if join else 6, 9, 9, 2)
     assert np.isin(cube["kinds"], ["removed", "transplanted"]).sum() == (6 if join else 0)
@@ -199,7 +207,7 @@ FAILED = [{"image": "i7", "step": "psf", "key": "data", "message": "all pixels a
         ([stack_of("i1", [0] * 9 + [1])], {}, "only 1 True cutouts were labelled; cube.min_per_class is 2"),
         ([stack_of("i1", [1, 0] * 9)], {"max_cutouts": 2}, "left after balancing"),
         ([stack_of("i1", [1, 0] * 5), stack_of("i1", [1, 0] * 5)], {}, "image i1 was given twice"),
-        ([stack_of("i1", [1, 0] * 5)], {"channels": ["noise"]}, "image i1: cube.channels asks for noise"),
+        ([without_psf(stack_of("i1", [1, 0] * 5))], {"channels": ["psf"]}, "image i1: cube.channels asks for psf"),
         ([stack_of("i1", [1, 0] * 5), stack_of("i2", [1, 0] * 5, size=11)], {}, "different sizes"),
     ],
 )
@@ -239,12 +247,12 @@ def test_a_cube_that_is_never_in_memory_is_the_same_file(tmp_path, monkeypatch):
     np.savez(tmp_path / "real.npz", **real)
     monkeypatch.setattr("otrain_core.arrays.BLOCK", 7)
     written = {name: str(tmp_path / f"{name}.out") for name in ("cube", "real_stars", "record")}
-    options = {"channels": ["mask", "difference"], "min_per_class": 2}
+    options = section(channels=["mask", "difference"])
     paths = [str(path) for path in sorted(tmp_path.glob("i*.npz"))]
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 40, hard))
     try:
-        load_script("cube").main(stacks=paths, **written, telescope="T", pipeline="p", seed=1, options=options)
+        cube_files(stacks=paths, **written, telescope="T", pipeline="p", seed=1, options=options)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert Path(written["cube"]).read_bytes() == (tmp_path / "whole.npz").read_bytes()
@@ -309,85 +317,7 @@ def test_unreadable_cube(tmp_path):
         read_cube(tmp_path / "half.npz")
 
 
-def write_cutout(path, value, **header):
-    plane = np.full((9, 9), value, np.float32)
-    cards = {"CANDID": path.stem, "EDGE": "False"} | header
-    path.parent.mkdir(exist_ok=True)
-    fits.PrimaryHDU(plane, fits.Header([(k, v) for k, v in cards.items() if v is not None])).writeto(path)
-
-
-@pytest.fixture
-def folders(tmp_path):
-    for folder, start in (("True", 0), ("False", 100)):
-        for k in range(6):
-            write_cutout(tmp_path / folder / f"night{k % 3}_{start + k}.fits", start + k, MAG=18.0 + k, FILTER="R")
-    return tmp_path
-
-
-def from_folders(folders, **options):
-    return cube_from_folders(folders / "True", folders / "False", seed=1, **({"min_per_class": 2} | options))
-
-
-def test_folders_become_a_cube(folders):
-    write_cutout(folders / "True" / "night0_50.fits", 50, EDGE=True)
-    arrays, record = from_folders(folders, telescope="T", pipeline="p")
-    assert record["n_true"] == record["n_false"] == 6 and record["n_edge"] == 1
-    value = arrays["cube"][:, 0, 0, 0]
-    np.testing.assert_array_equal(arrays["labels"], value < 100)
-    assert [c.split("_")[1] for c in arrays["candids"]] == [f"{v:.0f}" for v in value]
-    assert set(arrays["images"]) == {"night0", "night1", "night2"}
-    assert arrays["filters"].tolist() == ["R"] * 12 and np.isnan(arrays["errmags"]).all()
-
-
-@pytest.mark.parametrize("sentinel", [-99.0, 99, 0, "99"])
-def test_magnitude_sentinels_are_missing(folders, sentinel):
-    write_cutout(folders / "True" / "night0_60.fits", 60, MAG=sentinel, MAGERR=99.0)
-    arrays, _ = from_folders(folders, true_fraction=None)
-    where = arrays["candids"].tolist().index("night0_60")
-    assert np.isnan(arrays["mags"][where]) and np.isnan(arrays["errmags"][where])
-    assert np.isfinite(np.delete(arrays["mags"], where)).all()
-
-
-@pytest.mark.parametrize(
-    "header, match",
-    [
-        ({"CANDID": None}, "bad.fits: CANDID: this header key is mandatory"),
-        ({"EDGE": None}, "bad.fits: EDGE: this header key is mandatory"),
-        ({"EDGE": "perhaps"}, "bad.fits: EDGE: True or False is needed, found 'perhaps'"),
-        ({"MAG": "faint"}, "bad.fits: MAG: a number is needed, found 'faint'"),
-        ({"CANDID": "night1_1"}, "candid night1_1 stands 2 times"),
-    ],
-)
-def test_bad_cutout_header(folders, header, match):
-    write_cutout(folders / "False" / "bad.fits", 1, **header)
-    with pytest.raises(CubeError, match=match):
-        from_folders(folders)
-
-
-def test_bad_folders(folders, tmp_path):
-    with pytest.raises(CubeError, match="Nowhere: no such folder"):
-        cube_from_folders(tmp_path / "Nowhere", folders / "False", seed=1)
-    (tmp_path / "Empty").mkdir()
-    with pytest.raises(CubeError, match="Empty: no FITS cutouts"):
-        cube_from_folders(folders / "True", tmp_path / "Empty", seed=1)
-    (folders / "True" / "broken.fits").write_text("SIMPLE")
-    with pytest.raises(CubeError, match="broken.fits: not a readable FITS image"):
-        from_folders(folders)
-    (folders / "True" / "broken.fits").unlink()
-    fits.PrimaryHDU(np.zeros((9, 10), np.float32)).writeto(folders / "True" / "oblong.fits")
-    with pytest.raises(CubeError, match="oblong.fits: NAXIS: a square cutout"):
-        from_folders(folders)
-
-
-def load_script(name):
-    path = next((Path(__file__).parents[3] / "scripts").rglob(f"{name}.py"))
-    spec = importlib.util.spec_from_file_location(f"script_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_script_survives_a_failed_image(tmp_path, folders):
+def test_files_survive_a_failed_image(tmp_path, folders):
     paths = []
     for stack in three_images():
         paths.append(tmp_path / f"{stack['image_name']}.npz")
@@ -397,15 +327,14 @@ def test_script_survives_a_failed_image(tmp_path, folders):
     _mark_outputs(SimpleNamespace(output=[str(paths[-1])], rule="psf"), error)
     arguments = {"cube": tmp_path / "cube.npz", "record": tmp_path / "cube.json", "telescope": "T", "pipeline": "p"}
     arguments["real_stars"] = tmp_path / "real_stars.npz"
-    options = {"min_per_class": 5, "true_fraction": 0.5, "channels": ["difference"], "max_cutouts": None}
-    main = load_script("cube").main
-    main(stacks=[str(p) for p in paths], seed=1, options=options | {"max_failed_fraction": 0.5}, **arguments)
+    options = section(min_per_class=5)
+    cube_files(stacks=paths, seed=1, options=options, **arguments)
     record = io.read_json(tmp_path / "cube.json")
     assert record["failed"] == [{"image": "i4", "step": "psf", "key": "SATURATE", "message": "all saturated"}]
     assert len(read_cube(tmp_path / "cube.npz")["labels"]) == record["n_true"] + record["n_false"]
     with pytest.raises(CubeError, match="1 of 4 images failed.*all saturated"):
-        main(stacks=[str(p) for p in paths], seed=1, options=options | {"max_failed_fraction": 0.1}, **arguments)
-    main(stacks=[], folder=str(folders), seed=1, options=options, **arguments)
+        cube_files(stacks=paths, seed=1, options=section(max_failed_fraction=0.1), **arguments)
+    cube_files(stacks=[], folder=str(folders), seed=1, options=options, **arguments)
     assert io.read_json(tmp_path / "cube.json")["n_true"] == 6
     empty = read_cube(tmp_path / "real_stars.npz", both_classes=False)
     assert empty["cube"].shape == (0, 9, 9, 1) and empty["channels"].tolist() == ["difference"]

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from otrain_core.cubes.cube_folders import class_folders, cube_from_folders
+from otrain_core.cubes.cube import cube_from_folders
+from otrain_core.cubes.cube_folders import class_folders
 from otrain_core.cubes.cutout_files import find_cutouts, read_blocks, read_cutout, write_cutouts
 from otrain_core.errors import CubeError
+from otrain_core.plan.config import CubeOptions
 from tests.unit.synthetic_cube import make_cube
 
+FEW = CubeOptions(min_per_class=1)
 GMADET = {"CANDID": "im7_12", "EDGE": "False", "MAG": -99.0, "MAGERR": 99.0, "FILTER": "R", "FWHM": 3.1, "RA": 10.0}
 GMADET |= {"DEC": -99.0, "FILE": "/data/night/im7.fits", "XPOS": 3.0, "FWHMPSF": 2.7}
 
@@ -58,17 +61,17 @@ def test_cropping_keeps_the_candidate_in_its_pixel(tmp_path):
 def test_a_cube_of_multi_extension_folders(tmp_path):
     for k in range(6):
         _stdpipe(tmp_path / ("true" if k % 2 else "false") / f"{k}.fits", name=f"im_{k}")
-    arrays, _ = cube_from_folders(*class_folders(tmp_path), seed=1, channels=None, size=32)
+    arrays, _ = cube_from_folders(*class_folders(tmp_path), seed=1, options=FEW, channels=None, size=32)
     assert arrays["channels"].tolist() == ["difference", "science", "reference", "mask"]
     assert arrays["cube"].shape == (6, 32, 32, 4) and arrays["labels"].sum() == 3
-    arrays, _ = cube_from_folders(*class_folders(tmp_path), seed=1)
+    arrays, _ = cube_from_folders(*class_folders(tmp_path), seed=1, options=FEW)
     assert arrays["channels"].tolist() == ["difference"] and (arrays["cube"] == 3).all()
 
 
 def test_there_and_back(tmp_path):
     cube = make_cube(40)
     assert write_cutouts(cube, tmp_path) == {"True": 20, "False": 20}
-    arrays, _ = cube_from_folders(*class_folders(tmp_path), seed=1, channels=None)
+    arrays, _ = cube_from_folders(*class_folders(tmp_path), seed=1, options=FEW, channels=None)
     order, back = np.argsort(cube["candids"]), np.argsort(arrays["candids"])
     assert np.array_equal(arrays["cube"][back], cube["cube"][order], equal_nan=True)
     for key in ("labels", "mags", "seeing", "images", "candids"):
@@ -104,7 +107,9 @@ def test_what_the_edge_has_cut_off_is_left_out(tmp_path):
     blocks = list(read_blocks(find_cutouts(tmp_path / "true"), size=32, block=2))
     assert [row["candid"] for _, rows in blocks for row in rows] == ["1", "5"]
     assert blocks[0][1][0]["file"] == str(tmp_path / "true" / "1.fits")
-    arrays, record = cube_from_folders(*class_folders(tmp_path), seed=1, true_fraction=None)
+    arrays, record = cube_from_folders(
+        *class_folders(tmp_path), seed=1, options=CubeOptions(true_fraction=None, min_per_class=1)
+    )
     assert (len(arrays["labels"]), record["n_edge"], record["n_candidates"]) == (5, 1, 6)
     with pytest.raises(CubeError, match="EDGE: cut off by the edge of the image, 33 x 20 px"):
         read_cutout(tmp_path / "true" / "3.fits")

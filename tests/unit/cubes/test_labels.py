@@ -1,17 +1,17 @@
 """Labels given by hand: what people's answers come to, to whom a row of the sheet belongs, and the cube they make."""
 
-import runpy
-
 import numpy as np
 import pytest
 
 from otrain_core import io
 from otrain_core.arrays import read_arrays, write_arrays
-from otrain_core.cubes.cube import build_cube, real_star_cube
+from otrain_core.cubes.cube import build_cube, cube_files, real_star_cube
 from otrain_core.cubes.labels import agreed, override_labels
 from otrain_core.errors import ConfigError, CubeError
+from otrain_core.plan.config import CubeOptions
 from otrain_core.plan.sheets import read_labels
 
+ALL = CubeOptions(true_fraction=None, min_per_class=1, channels=["difference"])
 T, F, U = "True", "False", "unsure"
 
 
@@ -131,7 +131,7 @@ def stack_of(image, labels, kinds=None):
 def test_the_cube_has_the_labels_of_the_sheet():
     stacks = [stack_of("a", [1, 1, 1, 0, 0, 0, -1])]
     rows = [row(T, candid="T-a-3"), row(U, candid="T-a-0"), row(F, candid="T-a-6")]
-    arrays, record = build_cube(stacks, seed=1, true_fraction=None, labels=rows, telescope="T", pipeline="p")
+    arrays, record = build_cube(stacks, seed=1, options=ALL, labels=rows, telescope="T", pipeline="p")
     assert dict(zip(arrays["candids"], arrays["labels"], strict=True)) == {
         **{"T-a-1": 1, "T-a-2": 1, "T-a-3": 1},
         **{"T-a-4": 0, "T-a-5": 0, "T-a-6": 0},
@@ -139,15 +139,17 @@ def test_the_cube_has_the_labels_of_the_sheet():
     assert arrays["labels_before"].tolist() == [1, 1, 0, 0, 0, -1]
     assert arrays["reasons"][2] == "labelled by hand, 1 of 1"
     assert record["labels"]["n_changed"] == 3 and record["n_left_out"] == 1
-    assert "labels_before" not in build_cube(stacks, seed=1)[0]
+    assert "labels_before" not in build_cube(stacks, seed=1, options=ALL)[0]
     with pytest.raises(CubeError, match="only 0 True"):
-        build_cube(stacks, seed=1, labels=[row(F, candid=f"T-a-{k}") for k in range(3)], telescope="T", pipeline="p")
+        rows = [row(F, candid=f"T-a-{k}") for k in range(3)]
+        build_cube(stacks, seed=1, options=ALL, labels=rows, telescope="T", pipeline="p")
 
 
 def test_a_real_star_that_is_none_is_left_out():
     stacks = [stack_of("a", [1, 1, 0], ["removed", "transplanted", ""])]
     sheet = [row(F, candid="T-a-0")]
-    assert real_star_cube(stacks, labels=sheet, telescope="T", pipeline="p")["candids"].tolist() == ["T-a-1"]
+    real = real_star_cube(stacks, channels=["difference"], labels=sheet, telescope="T", pipeline="p")
+    assert real["candids"].tolist() == ["T-a-1"]
 
 
 def test_sheet_as_people_write_it(tmp_path):
@@ -158,17 +160,20 @@ def test_sheet_as_people_write_it(tmp_path):
         ("T-a-3", "True", "Zoë"),
         ("T-a-1", "unsure", ""),
     ]
-    main = runpy.run_path("scripts/cubes/cube.py")["main"]
     write_arrays(tmp_path / "a.npz", stack_of("a", [1, 1, 1, 0, 0, 0]))
-    made = {key: str(tmp_path / key) for key in ("cube.npz", "real.npz", "cube.json")}
-    main(
-        stacks=[str(tmp_path / "a.npz")],
-        **{"cube": made["cube.npz"], "real_stars": made["real.npz"], "record": made["cube.json"]},
-        **{"telescope": "T", "pipeline": "p", "seed": 1, "labels": str(path)},
-        options={"true_fraction": None, "channels": ["difference"]},
+    cube_files(
+        stacks=[tmp_path / "a.npz"],
+        cube=tmp_path / "cube.npz",
+        real_stars=tmp_path / "real.npz",
+        record=tmp_path / "cube.json",
+        telescope="T",
+        pipeline="p",
+        seed=1,
+        labels=path,
+        options=ALL,
     )
-    assert read_arrays(made["cube.npz"])["labels"].tolist() == [1, 1, 1, 0, 0]
-    assert io.read_json(made["cube.json"])["labels"]["people"] == {"": 1, "Zoë": 1}
+    assert read_arrays(tmp_path / "cube.npz")["labels"].tolist() == [1, 1, 1, 0, 0]
+    assert io.read_json(tmp_path / "cube.json")["labels"]["people"] == {"": 1, "Zoë": 1}
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,4 @@
-import importlib.util
-
 import numpy as np
-import pandas as pd
 import pytest
 
 from otrain_core.arrays import write_arrays
@@ -52,7 +49,7 @@ def test_source_of_fine_tuning_has_never_seen_the_telescope():
 
 def test_rows_stay_together(three):
     cubes, splits = three
-    arrays, split = pool.pool_cubes(cubes, splits, seed=1, channels=["difference", "mask"])
+    arrays, split = pool.pool_cubes(cubes, splits, channels=["difference", "mask"])
     pool.check_pool(arrays, split)
     assert arrays["cube"].shape == (620, 10, 10, 2) and split["index"].tolist() == list(range(620))
     for name, number in (("A", 1), ("B", 2), ("C", 3)):
@@ -73,23 +70,10 @@ def test_rows_stay_together(three):
 def test_a_missing_column_is_missing(three):
     cubes, splits = three
     del cubes["B"]["pixel_scale"], cubes["B"]["kinds"]
-    arrays, _ = pool.pool_cubes(cubes, splits, seed=1)
+    arrays, _ = pool.pool_cubes(cubes, splits)
     of_b = arrays["telescopes"] == "B"
     assert np.isnan(arrays["pixel_scale"][of_b]).all() and np.isfinite(arrays["pixel_scale"][~of_b]).all()
     assert (arrays["kinds"][of_b] == "").all()
-
-
-def test_equal_weight(three):
-    cubes, splits = three
-    _, split = pool.pool_cubes(cubes, splits, seed=1, equal=True)
-    counts = split.groupby(["set", "telescope"]).size().unstack()
-    for name in ("train", "tune"):
-        smallest = min((table["set"] == name).sum() for table in splits.values())
-        assert (counts.loc[name] == smallest).all()
-    assert counts.loc["test", "B"] == (splits["B"]["set"] == "test").sum()
-    again = pool.pool_cubes(cubes, splits, seed=1, equal=True)[1]
-    pd.testing.assert_frame_equal(split, again)
-    assert not split["candid"].equals(pool.pool_cubes(cubes, splits, seed=2, equal=True)[1]["candid"])
 
 
 def one_of(split, name):
@@ -107,7 +91,7 @@ def one_of(split, name):
     ],
 )
 def test_a_leaking_pool_is_refused(three, change, match):
-    arrays, split = pool.pool_cubes(*three, seed=1)
+    arrays, split = pool.pool_cubes(*three)
     pool.check_pool(arrays, split, without="T")
     change(arrays, split)
     with pytest.raises(CubeError, match=match):
@@ -117,18 +101,15 @@ def test_a_leaking_pool_is_refused(three, change, match):
 def test_what_cannot_be_pooled_is_refused(three):
     cubes, splits = three
     with pytest.raises(CubeError, match="two telescopes or more"):
-        pool.pool_cubes({"A": cubes["A"]}, {"A": splits["A"]}, seed=1)
+        pool.pool_cubes({"A": cubes["A"]}, {"A": splits["A"]})
     with pytest.raises(CubeError, match="telescope A: the split and the cube"):
-        pool.pool_cubes(cubes, {**splits, "A": splits["B"]}, seed=1)
+        pool.pool_cubes(cubes, {**splits, "A": splits["B"]})
     with pytest.raises(CubeError, match="channel 'template' is not in the cube"):
-        pool.pool_cubes(cubes, splits, seed=1, channels=["template"])
+        pool.pool_cubes(cubes, splits, channels=["template"])
 
 
 @pytest.mark.parametrize("name", ["pool", "pool-without-T"])
-def test_the_script_writes_the_files_of_a_cube(three, name, root, tmp_path):
-    spec = importlib.util.spec_from_file_location("pool_script", root / "scripts/cubes/pool.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+def test_files_are_those_of_a_cube(three, name, tmp_path):
     files = {"cubes": [], "splits": [], "records": [], "real_stars": []}
     for key in three[0]:
         cube, split = three[0][key], three[1][key]
@@ -140,11 +121,13 @@ def test_the_script_writes_the_files_of_a_cube(three, name, root, tmp_path):
         for kind, ending in zip(files, (".npz", ".csv", ".json", "-stars.npz"), strict=True):
             files[kind].append(str(tmp_path / f"{key}{ending}"))
     out = tmp_path / "out"
-    script.main(
+    pool.pool_files(
         **files,
-        **{key: str(out / f"{key}.npz") for key in ("cube", "pooled_stars")},
-        **{key: str(out / f"{key}.json") for key in ("cube_record", "split_record")},
-        split=str(out / "split.csv"),
+        cube=out / "cube.npz",
+        pooled_stars=out / "pooled_stars.npz",
+        cube_record=out / "cube_record.json",
+        split_record=out / "split_record.json",
+        split=out / "split.csv",
         telescopes=["A", "B", "C"],
         name=name,
         pipeline="p",

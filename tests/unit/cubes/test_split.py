@@ -1,6 +1,3 @@
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,12 +10,13 @@ from otrain_core.cubes.split import (
     check_split,
     find_fields,
     guard_distances,
-    split_cube,
+    split_files,
     split_random,
     summarise_split,
+    unit_vectors,
 )
 from otrain_core.errors import CubeError
-from otrain_core.positions import unit_vectors
+from otrain_core.plan.config import SplitOptions
 
 SCALE, SEEING, SIZE = 5.0, 2.0, 16  # arcsec/px, px, px
 
@@ -49,6 +47,10 @@ def fake_cube(n_images=30, per_class=40, offset=(4.0, 2.0), width=400, height=30
         "seeing": np.full(n, SEEING) * rng.uniform(0.9, 1.2, n),
         "pixel_scale": np.full(n, SCALE),
     }
+
+
+def split_cube(cube, *, seed, guard=4.0, fields=None):
+    return split.split_cube(cube, seed=seed, options=SplitOptions(guard=guard), fields=fields)
 
 
 def without_wcs(cube):
@@ -240,23 +242,19 @@ def test_random_split_of_the_paper():
         split_random({key: value[:3] for key, value in cube.items()}, seed=1)
 
 
-def test_script_and_summary(tmp_path):
+def test_files_and_summary(tmp_path):
     cube = fake_cube(n_images=8, per_class=20, offset=(3000.0, 0.0))
     n = len(cube["labels"])
     extra = {"mags": np.ones(n), "errmags": np.ones(n), "filters": np.full(n, "R"), "fwhms": np.ones(n)}
     write_arrays(tmp_path / "cube.npz", cube | extra | {"channels": np.array(["difference"])})
-    path = Path(__file__).parents[3] / "scripts" / "cubes" / "split.py"
-    spec = importlib.util.spec_from_file_location("script_split", path)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     for name in ("a", "b"):
-        script.main(
+        split_files(
             cube=tmp_path / "cube.npz",
             split=tmp_path / f"{name}.csv",
             split_paper=tmp_path / f"{name}_paper.csv",
             record=tmp_path / f"{name}.json",
             seed=1,
-            options={"fractions": (0.6, 0.15, 0.25), "guard": 4.0},
+            options=SplitOptions(),
         )
     for kind in (".csv", "_paper.csv", ".json"):
         assert (tmp_path / f"a{kind}").read_bytes() == (tmp_path / f"b{kind}").read_bytes()
@@ -266,3 +264,26 @@ def test_script_and_summary(tmp_path):
     counts = summarise_split(table)
     assert counts == io.read_json(tmp_path / "a.json")["grouped"]
     assert sum(c["n_true"] + c["n_false"] for c in counts["sets"].values()) == n == counts["n_candidates"]
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"images": None}, "key 'images' is missing"),
+        ({"cube": np.zeros((640, 16, 16), np.float32)}, r"shape \(N, H, W, C\) is needed"),
+        ({"seeing": np.ones(3)}, r"seeing has \(3,\) entries for 640 cutouts"),
+    ],
+)
+def test_a_cube_that_cannot_be_dealt_is_refused(tmp_path, change, match):
+    cube = fake_cube(n_images=8) | change
+    write_arrays(tmp_path / "cube.npz", {key: value for key, value in cube.items() if value is not None})
+    paths = {key: tmp_path / key for key in ("split", "split_paper", "record")}
+    with pytest.raises(CubeError, match=match):
+        split_files(cube=tmp_path / "cube.npz", seed=1, options=SplitOptions(), **paths)
+    assert not paths["split"].exists()
+
+
+def test_unit_vectors_point_to_the_sky():
+    vectors = unit_vectors(np.array([0.0, 90.0, 0.0, 359.5]), np.array([0.0, 0.0, 90.0, 0.0]))
+    np.testing.assert_allclose(vectors[:3], np.eye(3), atol=1e-15)
+    assert np.degrees(np.arccos(vectors[0] @ vectors[3])) == pytest.approx(0.5)

@@ -1,0 +1,96 @@
+"""Ready-made cutouts in two folders as stacks, and the cube they make."""
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from otrain_core.cubes.cube import cube_from_folders
+from otrain_core.cubes.cube_folders import stacks_from_folders
+from otrain_core.errors import CubeError
+from otrain_core.plan.config import CubeOptions
+
+
+def write_cutout(path, value, **header):
+    plane = np.full((9, 9), value, np.float32)
+    cards = {"CANDID": path.stem, "EDGE": "False"} | header
+    path.parent.mkdir(exist_ok=True)
+    fits.PrimaryHDU(plane, fits.Header([(k, v) for k, v in cards.items() if v is not None])).writeto(path)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for folder, start in (("True", 0), ("False", 100)):
+        for k in range(6):
+            write_cutout(tmp_path / folder / f"night{k % 3}_{start + k}.fits", start + k, MAG=18.0 + k, FILTER="R")
+    return tmp_path
+
+
+def from_folders(folders, **options):
+    changed = {key: options.pop(key) for key in list(options) if key in CubeOptions.model_fields}
+    section = CubeOptions(**({"min_per_class": 2} | changed))
+    return cube_from_folders(folders / "True", folders / "False", seed=1, options=section, **options)
+
+
+def test_folders_become_a_cube(folders):
+    write_cutout(folders / "True" / "night0_50.fits", 50, EDGE=True)
+    arrays, record = from_folders(folders, telescope="T", pipeline="p")
+    assert record["n_true"] == record["n_false"] == 6 and record["n_edge"] == 1
+    value = arrays["cube"][:, 0, 0, 0]
+    np.testing.assert_array_equal(arrays["labels"], value < 100)
+    assert [c.split("_")[1] for c in arrays["candids"]] == [f"{v:.0f}" for v in value]
+    assert set(arrays["images"]) == {"night0", "night1", "night2"}
+    assert arrays["filters"].tolist() == ["R"] * 12 and np.isnan(arrays["errmags"]).all()
+
+
+@pytest.mark.parametrize("sentinel", [-99.0, 99, 0, "99"])
+def test_magnitude_sentinels_are_missing(folders, sentinel):
+    write_cutout(folders / "True" / "night0_60.fits", 60, MAG=sentinel, MAGERR=99.0)
+    arrays, _ = from_folders(folders, true_fraction=None)
+    where = arrays["candids"].tolist().index("night0_60")
+    assert np.isnan(arrays["mags"][where]) and np.isnan(arrays["errmags"][where])
+    assert np.isfinite(np.delete(arrays["mags"], where)).all()
+
+
+@pytest.mark.parametrize(
+    "header, match",
+    [
+        ({"CANDID": None}, "bad.fits: CANDID: this header key is mandatory"),
+        ({"EDGE": None}, "bad.fits: EDGE: this header key is mandatory"),
+        ({"EDGE": "perhaps"}, "bad.fits: EDGE: True or False is needed, found 'perhaps'"),
+        ({"MAG": "faint"}, "bad.fits: MAG: a number is needed, found 'faint'"),
+        ({"CANDID": "night1_1"}, "candid night1_1 stands 2 times"),
+    ],
+)
+def test_bad_cutout_header(folders, header, match):
+    write_cutout(folders / "False" / "bad.fits", 1, **header)
+    with pytest.raises(CubeError, match=match):
+        from_folders(folders)
+
+
+def test_bad_folders(folders, tmp_path):
+    with pytest.raises(CubeError, match="Nowhere: no such folder"):
+        stacks_from_folders(tmp_path / "Nowhere", folders / "False")
+    (tmp_path / "Empty").mkdir()
+    with pytest.raises(CubeError, match="Empty: no FITS cutouts"):
+        stacks_from_folders(folders / "True", tmp_path / "Empty")
+    (folders / "True" / "broken.fits").write_text("SIMPLE")
+    with pytest.raises(CubeError, match="broken.fits: not a readable FITS image"):
+        from_folders(folders)
+    (folders / "True" / "broken.fits").unlink()
+    fits.PrimaryHDU(np.zeros((9, 10), np.float32)).writeto(folders / "True" / "oblong.fits")
+    with pytest.raises(CubeError, match="oblong.fits: NAXIS: a square cutout"):
+        from_folders(folders)
+
+
+def test_stacks_are_image_by_image(folders):
+    stacks, n_cut_off = stacks_from_folders(folders / "True", folders / "False")
+    assert n_cut_off == 0
+    assert [(str(stack["image_name"]), len(stack["label"])) for stack in stacks] == [
+        ("night0", 4),
+        ("night1", 4),
+        ("night2", 4),
+    ]
+    first = stacks[0]
+    assert first["candid"].tolist() == ["night0_0", "night0_3", "night0_100", "night0_103"]
+    assert first["label"].tolist() == [1, 1, 0, 0] and first["stack"].shape == (4, 9, 9, 1)
+    np.testing.assert_array_equal(first["stack"][:, 4, 4, 0], [0, 3, 100, 103])
