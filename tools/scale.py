@@ -166,20 +166,27 @@ def _assemble(place: Path) -> None:
 def _script(name: str, place: Path, **arguments: Any) -> None:
     scripts = Path(__file__).parents[1] / "scripts"
     files = {"cube": "cube.npz", "split": "split.csv", "model": "model.keras"}
-    wanted = {"split": ("cube", "split"), "train": ("cube", "split", "model")}
+    wanted = {"train": ("cube", "split", "model")}
     paths = {key: str(place / files[key]) for key in wanted[name]}
     runpy.run_path(str(next(scripts.rglob(f"{name}.py"))))["main"](**paths, **arguments)
 
 
 def _step(step: str, place: Path) -> None:
+    from otrain_core.cubes.split import split_files
     from otrain_core.plan.config import Config, Experiment
 
     config = Config()
     if step == "assemble":
         _assemble(place)
     elif step == "split":
-        paths = {"split_paper": str(place / "split_paper.csv"), "record": str(place / "split.json")}
-        _script("split", place, **paths, seed=1, options=config.split.model_dump())
+        split_files(
+            cube=place / "cube.npz",
+            split=place / "split.csv",
+            split_paper=place / "split_paper.csv",
+            record=place / "split.json",
+            seed=1,
+            options=config.split,
+        )
     elif step == "train":
         experiment = Experiment().model_dump() | {"epochs": 1}
         paths = {"history": str(place / "history.csv"), "record": str(place / "train.json")}
