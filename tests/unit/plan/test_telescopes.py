@@ -59,6 +59,11 @@ def test_a_telescope_comes_back_from_its_values(tmp_path):
         ("source: simulated", "section sky is needed for a telescope with source simulated"),
         ("sky: {}", "section sky is needed for a telescope with source simulated, and for no other"),
         ("source: simulated\nsky: {n_images: 100000000}", "sky.n_images: .*less than or equal to 9999"),
+        (
+            "source: simulated\nknown: vsx\nsky: {}\n"
+            "detector: {pixel_scale: 1, gain: 1, read_noise: 1, saturation: 60000}",
+            "catalogue and known are not for a simulated telescope",
+        ),
         ("source: folders", "folder is needed"),
         ("name: u", "name: 'u' is not the name of the file or entry, 't'"),
         ("- gain", "t.yaml: keys and values are needed, found list"),
