@@ -86,7 +86,7 @@ format: setup ## format Python and Snakemake files
 	@$(RUN) ruff check --fix . ; $(RUN) ruff format . && $(RUN) snakefmt workflow
 
 config: setup ## regenerate config/config.yaml, its schema and the tables of keys
-	@$(RUN) python -m otrain_core.plan.config
+	@$(RUN) python -m otrain_core.plan.config_docs
 
 lock: setup ## renew the pinned versions in requirements.txt
 	@$(RUN) python -m pip install --quiet uv

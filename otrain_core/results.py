@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from otrain_core.errors import OtrainError, UpstreamFailed
 from otrain_core.io import FAILED_MARK, read_json, read_table
+
+if TYPE_CHECKING:  # the plan of a run starts without pandas
+    import pandas as pd
 
 RUN_KEYS = ("telescope", "pipeline", "experiment", "seed", "protocol")
 # What a run closes with, one CSV each.
@@ -26,15 +28,36 @@ def run_keys(folder: str | Path) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        The folder is not of the form telescope/pipeline/experiment/seedN[/random_split].
+        The folder is not of the form telescope/pipeline/experiment/seedN[/paper].
     """
     parts = Path(folder).parts
     protocol = "grouped"
-    if parts and parts[-1] == "random_split":
+    if parts and parts[-1] == "paper":
         parts, protocol = parts[:-1], "paper"
     if len(parts) < 4 or not parts[-1].startswith("seed") or not parts[-1][4:].isdigit():
-        raise ValueError(f"{folder}: not the folder of a training (telescope/pipeline/experiment/seedN[/random_split])")
+        raise ValueError(f"{folder}: not the folder of a training (telescope/pipeline/experiment/seedN[/paper])")
     return dict(zip(RUN_KEYS, (*parts[-4:-1], int(parts[-1][4:]), protocol), strict=True))
+
+
+def training_folder(cube: str, experiment: str, seed: int, protocol: str = "grouped") -> str:
+    """Folder of a training under the results; `cube` is telescope/pipeline."""
+    return f"{cube}/{experiment}/seed{seed}" + ("/paper" if protocol == "paper" else "")
+
+
+def results_root(folder: str | Path) -> Path:
+    """Results folder of the training in `folder`."""
+    folder = Path(folder)
+    return (folder.parent if folder.name == "paper" else folder).parents[3]
+
+
+def trained_folders(root: str | Path) -> list[Path]:
+    """Folders under the results that hold a finished training, sorted."""
+    return sorted(path.parent for depth in ("", "/paper") for path in Path(root).glob(f"*/*/*/seed*{depth}/train.json"))
+
+
+def store_path(root: str | Path) -> Path:
+    """The SQLite store of MLflow."""
+    return Path(root, "mlflow.db")
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
@@ -71,6 +94,8 @@ def read_benchmark(path: str | Path) -> tuple[float, float]:
     Jobs too short to be sampled have no CPU time of their own: their wall time, an upper
     limit for one thread, is taken. NaN where the file is missing.
     """
+    import pandas as pd
+
     try:
         row = pd.read_csv(path, sep="\t", na_values=["-", "NA"]).iloc[-1]
     except (OSError, ValueError, IndexError):

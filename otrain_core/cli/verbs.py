@@ -191,13 +191,14 @@ def models_import(arguments: Namespace) -> Outcome:
     from otrain_core.registry.records import find_trainings
     from otrain_core.registry.store import server_address, shown
     from otrain_core.registry.track import import_runs
+    from otrain_core.results import store_path
 
     if not arguments.quiet:
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         logging.getLogger("otrain").setLevel(logging.INFO)
     wanted = {"min_mcc": arguments.min_mcc, "max_fp": arguments.max_fp}
     gate = GateOptions.model_validate({key: value for key, value in wanted.items() if value is not None})
-    store = server_address() or Path(arguments.results, "mlflow.db")
+    store = server_address() or store_path(arguments.results)
     folders, studies = find_trainings(arguments.results)
     record = {"store": shown(store), **import_runs(folders, store=store, studies=studies, gate=gate)}
     lines = [f"{record['store']}: {len(record['runs'])} runs, {len(record['studies'])} studies"]

@@ -11,6 +11,7 @@ import pandas as pd
 
 from otrain_core.evaluation.words import count, interval, num
 from otrain_core.io import read_table
+from otrain_core.results import store_path
 
 _WIDTH = 100  # columns of the closing table
 
@@ -102,7 +103,7 @@ def main(root: Path) -> None:
     if not (root / "summary.csv").is_file() or not (root / "quality.csv").is_file():
         sys.exit(f"{root}/summary.csv: no such file; the run has not come to its summary")
     summary, quality = (read_table(root / f"{name}.csv") for name in ("summary", "quality"))
-    print("\n" + closing_table(summary, quality, report=f"{root}/report.html", store=f"{root}/mlflow.db"))
+    print("\n" + closing_table(summary, quality, report=f"{root}/report.html", store=str(store_path(root))))
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ def build_summary(folders: Iterable[str | Path]) -> pd.DataFrame:
     Parameters
     ----------
     folders : iterable of path-like
-        Folders of trainings, telescope/pipeline/experiment/seedN[/random_split].
+        Folders of trainings, telescope/pipeline/experiment/seedN[/paper].
 
     Returns
     -------

@@ -23,7 +23,7 @@ from otrain_core.results import STEPS, number, read_benchmark, read_record
 if TYPE_CHECKING:
     from otrain_core.plan.run import Run
 
-SAME_COST = {"train_random_split": "train", "evaluate_random_split": "evaluate"}
+SAME_COST = {"train_paper": "train", "evaluate_paper": "evaluate"}
 START = 15.0  # of a training before its first epoch [s CPU]: libraries, reading the cube
 PASSES = 3.0  # forward and backward pass of a cutout, in forward passes
 PER_IMAGE = 400.0  # cutouts that an image gives where neither a run nor a published table says it
@@ -126,7 +126,7 @@ def plan_trainings(run: Run) -> list[dict[str, Any]]:
     rows = []
     for protocol in run.config.run.protocols:
         rule, share = (
-            ("train_random_split", PAPER_FRACTION) if protocol == "paper" else ("train", run.config.split.fractions[0])
+            ("train_paper", PAPER_FRACTION) if protocol == "paper" else ("train", run.config.split.fractions[0])
         )
         rows += [
             (rule, cube, share, run.experiments[name])
@@ -143,7 +143,7 @@ def plan_trainings(run: Run) -> list[dict[str, Any]]:
                     run.config.split.fractions[0],
                     run.experiments[row["trained"]],
                 )
-                for row in run.sweep(name)
+                for row in run.studies.sweep(name)
                 if row["trained"] not in run.config.run.experiments
             ]
     kept = ("network", "size", "inputs", "epochs", "n_train", "normalise")
@@ -182,7 +182,7 @@ def training_seconds(run: Run, root: str | Path, *, speed: float) -> dict[str, f
 
 def _cutouts(run: Run, cube: str, root: Path) -> float:
     """Cutouts of a cube: those of an earlier run or, with none of it, of the published tables, by the images."""
-    n_images, record = len(run.images(cube.split("/")[0])), read_record(root / cube / "cube.json")
+    n_images, record = len(run.inputs.images(cube.split("/")[0])), read_record(root / cube / "cube.json")
     if record.get("n_images_used"):
         return n_images * (record["n_true"] + record["n_false"]) / record["n_images_used"]
     tables = [read_table(path) for path in sorted(root.glob("published/*/quality.csv"))]

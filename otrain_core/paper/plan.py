@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from otrain_core.plan.run import TAILS, Run
+from otrain_core import results
+from otrain_core.plan.run import Run
 
 FIGURES = tuple([f"fig{number:02d}" for number in range(1, 14)] + [f"figA{number}" for number in range(1, 5)])
 TABLES = tuple(f"table{number}" for number in range(1, 6))
@@ -40,9 +41,9 @@ def plan_paper(run: Run) -> dict[str, Any]:
         "experiments": {name: config.experiments[name].model_dump() for name in asked},
         "seeds": list(config.run.seeds),
         "protocols": list(config.run.protocols),
-        "images": {name: run.images(name) for name in telescopes},
+        "images": {name: run.inputs.images(name) for name in telescopes},
         "telescopes": {name: run.telescopes[name].model_dump() for name in telescopes},
-        "sweeps": {name: run.sweep(name) for name in SWEEPS.values() if name in config.studies.sweeps},
+        "sweeps": {name: run.studies.sweep(name) for name in SWEEPS.values() if name in config.studies.sweeps},
         "bootstrap": config.evaluate.bootstrap,
         "confidence": config.evaluate.confidence,
         "seed": config.seed,
@@ -56,7 +57,7 @@ def cubes_of(plan: Mapping[str, Any], figure: str) -> list[str]:
 
 def training_folder(plan: Mapping[str, Any], cube: str, experiment: str, protocol: str, seed: int | None = None) -> str:
     """Folder of a training under the results; by default that of the first seed."""
-    return f"{cube}/{experiment}/seed{plan['seeds'][0] if seed is None else seed}{TAILS[protocol]}"
+    return results.training_folder(cube, experiment, plan["seeds"][0] if seed is None else seed, protocol)
 
 
 def trainings(plan: Mapping[str, Any]) -> list[str]:

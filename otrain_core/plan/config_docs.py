@@ -99,7 +99,7 @@ def _table(section: type[Section]) -> list[str]:
 
 def keys_markdown() -> str:
     """Tables of every key and sheet column, for ``config/README.md``."""
-    parts = [
+    parts: list[tuple[str, type[Section]]] = [
         ("top level", Config),
         ("run", RunOptions),
         ("pipelines.{pipeline}.psf", PsfOptions),

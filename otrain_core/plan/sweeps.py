@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from otrain_core.errors import ConfigError
 from otrain_core.plan.config import Config, Experiment
 from otrain_core.plan.sections import NAME_PATTERN, explain_first
+from otrain_core.results import training_folder
 
 
 def plan_sweep(config: Config, sweep: str) -> list[dict[str, Any]]:
@@ -36,7 +37,9 @@ def plan_sweep(config: Config, sweep: str) -> list[dict[str, Any]]:
                 name = next((key for key in config.run.experiments if config.experiments[key] == options), name)
                 for seed in study.seeds or config.run.seeds:
                     row = {"sweep": sweep, "option": study.option, "value": value_name(value), "experiment": experiment}
-                    plan.append({**row, "trained": name, "options": options, "folder": f"{cube}/{name}/seed{seed}"})
+                    plan.append(
+                        {**row, "trained": name, "options": options, "folder": training_folder(cube, name, seed)}
+                    )
     return plan
 
 

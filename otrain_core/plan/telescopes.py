@@ -24,6 +24,10 @@ RESERVED_NAMES = (
     "unfinished",
 )
 
+HIPS = "hips:"  # a reference that begins so is fetched from a survey
+NETWORK_CATALOGUES = ("gaia", "panstarrs")
+NETWORK_KNOWN = ("vsx", "skybot")
+
 HeaderValue = Literal["gain", "read_noise", "saturation", "filter", "exposure", "time", "zero_point"]
 
 
@@ -132,6 +136,25 @@ class Telescope(Section):
                         plain[section][key], reasons[f"{section}.{key}"] = value["assumed"], _reason(key, value)
         return plain | {"assumptions": reasons}
 
+    def sources(self, key: str) -> list[str]:
+        """Files and names of services under `key` (catalogue or known)."""
+        return [name.strip() for name in (getattr(self, key) or "").split("+") if name.strip()]
+
+    @model_validator(mode="after")
+    def _sources_are_of_their_kind(self):
+        """A service of the wrong kind, or two catalogues, would fail in the first job that asks for it."""
+        allowed = {"catalogue": NETWORK_CATALOGUES, "known": NETWORK_KNOWN}
+        for key, services in allowed.items():
+            for name in self.sources(key):
+                service, colon, code = name.partition(":")
+                if is_service(name) and service not in services:
+                    raise ValueError(f"{key}: {name!r} is not among {', '.join(services)}, nor a CSV file")
+                if is_service(name) and colon and (service != "skybot" or not code.isalnum()):
+                    raise ValueError(f"{key}: only skybot takes a code, as in skybot:950, found {name!r}")
+        if len(self.sources("catalogue")) > 1:
+            raise ValueError(f"catalogue: one file or service is needed, found {self.catalogue!r}")
+        return self
+
     @model_validator(mode="after")
     def _source_is_complete(self):
         if self.name in RESERVED_NAMES:
@@ -147,6 +170,11 @@ class Telescope(Section):
             if self.catalogue or self.known:
                 raise ValueError("catalogue and known are not for a simulated telescope, which has its own")
         return self
+
+
+def is_service(name: str) -> bool:
+    """Whether a source of a catalogue is a network service, not a file."""
+    return name.split(":")[0] in (*NETWORK_CATALOGUES, *NETWORK_KNOWN)
 
 
 def _reason(key: str, value: Mapping[str, Any]) -> str:

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from otrain_core.errors import OtrainError
-from otrain_core.registry.records import results_root, run_name, run_tags
+from otrain_core.registry.records import run_name, run_tags
 from otrain_core.registry.store import HISTORY, LIVE, history_metrics, open_server, place_of, server_address, shown, why
-from otrain_core.results import run_keys
+from otrain_core.results import results_root, run_keys
 
 log = logging.getLogger("otrain")
 

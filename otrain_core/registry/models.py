@@ -20,6 +20,7 @@ from otrain_core.io import digest
 from otrain_core.plan.config import GateOptions
 from otrain_core.registry.records import records_digest
 from otrain_core.registry.store import insist, read_server, read_store, server_address, shown, told
+from otrain_core.results import store_path, training_folder
 
 log = logging.getLogger("otrain")
 
@@ -150,8 +151,8 @@ def _full(name: str) -> str:
 def _registry(results: str | Path) -> Iterator[Any]:
     """Client of the registry; what it refuses is told in one sentence."""
     address = server_address()
-    client = read_server(address) if address else read_store(Path(results, "mlflow.db"))
-    with told(address or Path(results, "mlflow.db")):
+    client = read_server(address) if address else read_store(store_path(results))
+    with told(address or store_path(results)):
         yield client
 
 
@@ -188,8 +189,8 @@ def _unless_missing(error) -> None:
 def _onnx_of_training(version, results: str | Path) -> Path:
     """The ONNX file of the training that a version is of."""
     tags = version.tags
-    parts = [tags.get(key, "") for key in ("telescope", "pipeline", "experiment")]
-    folder = Path(results, *parts, f"seed{tags.get('seed', '')}")
+    cube = f"{tags.get('telescope', '')}/{tags.get('pipeline', '')}"
+    folder = Path(results, training_folder(cube, tags.get("experiment", ""), tags.get("seed", "")))
     named = f"{version.name} version {version.version}"
     if not (folder / ONNX).is_file():
         raise OtrainError(f"{named}: {folder / ONNX}: no such file; write it with `otrain models export {folder}`")

@@ -20,7 +20,7 @@ from otrain_core.evaluation.words import count, interval, num
 from otrain_core.io import digest, read_json
 from otrain_core.plan.pools import is_pool
 from otrain_core.registry.store import place_of
-from otrain_core.results import number, run_keys
+from otrain_core.results import number, results_root, run_keys, trained_folders
 
 FORMAT = "3"  # raise it when runs must be imported anew because this module writes them differently
 REQUIRED = ("train.json", "metrics.json", "history.csv", "model.keras")
@@ -38,12 +38,6 @@ def records_digest(folder: str | Path) -> str:
     return sha.hexdigest()[:32]
 
 
-def results_root(folder: str | Path) -> Path:
-    """Results folder of the training in `folder`."""
-    folder = Path(folder)
-    return (folder.parent if folder.name == "random_split" else folder).parents[3]
-
-
 def find_trainings(root: str | Path) -> tuple[list[str], list[str]]:
     """Folders of all trainings under a results folder, and the tables of its studies.
 
@@ -53,8 +47,9 @@ def find_trainings(root: str | Path) -> tuple[list[str], list[str]]:
         No training there.
     """
     root = Path(root)
-    places = [path.parent for depth in ("", "/random_split") for path in root.glob(f"*/*/*/seed*{depth}/train.json")]
-    found = [str(folder) for folder in sorted(places) if not is_pool(run_keys(folder)["telescope"])]  # never evaluated
+    found = [
+        str(folder) for folder in trained_folders(root) if not is_pool(run_keys(folder)["telescope"])
+    ]  # never evaluated
     if not found:
         raise OtrainError(f"{root}: no training there (telescope/pipeline/experiment/seedN/train.json)")
     return found, sorted(map(str, root.glob("studies/*.csv")))
@@ -63,7 +58,7 @@ def find_trainings(root: str | Path) -> tuple[list[str], list[str]]:
 def run_name(keys: Mapping[str, Any]) -> str:
     """Name of a run in the list."""
     name = "/".join(str(keys[key]) for key in ("telescope", "pipeline", "experiment", "seed"))
-    return name + (" (random split)" if keys["protocol"] == "paper" else "")
+    return name + (" (paper)" if keys["protocol"] == "paper" else "")
 
 
 def run_tags(keys: Mapping[str, Any], place: str) -> dict[str, str]:
@@ -109,7 +104,7 @@ class TrainingRecord:
     Parameters
     ----------
     folder : Path
-        telescope/pipeline/experiment/seedN[/random_split].
+        telescope/pipeline/experiment/seedN[/paper].
     children : mapping
         Of a training of a study (as telescope/pipeline/experiment/seed): name of the study and id of its run.
 

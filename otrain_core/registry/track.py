@@ -33,7 +33,6 @@ from otrain_core.registry.records import (
     REQUIRED,
     StudyTable,
     TrainingRecord,
-    results_root,
     run_name,
 )
 from otrain_core.registry.store import (
@@ -50,7 +49,7 @@ from otrain_core.registry.store import (
     shown,
     told,
 )
-from otrain_core.results import number
+from otrain_core.results import number, results_root, store_path
 
 log = logging.getLogger("otrain")
 
@@ -126,7 +125,7 @@ def import_runs(
     Parameters
     ----------
     folders : iterable of path-like
-        telescope/pipeline/experiment/seedN[/random_split], each with train.json,
+        telescope/pipeline/experiment/seedN[/paper], each with train.json,
         metrics.json, history.csv and model.keras; scores.csv, curves.csv, model.onnx, transfer.csv, finetune.csv and
         gradcam.png if there are any.
         Only trainings under the protocol ``grouped`` are registered: the others have no
@@ -157,7 +156,7 @@ def import_runs(
     paths = [Path(folder) for folder in folders]
     root = results_root(paths[0]) if paths else Path(".")
     remote = is_address(store)
-    with locked(root / "mlflow.db" if remote else Path(store)):
+    with locked(store_path(root) if remote else Path(store)):
         if remote:
             client, experiment = open_server(str(store))
         else:

@@ -312,8 +312,7 @@ def _training_part(run: Path, summary: pd.DataFrame, *, best: bool, gate: GateOp
     headline = metrics.get("headline") or {}
     return {
         **keys,
-        "title": f"{keys['experiment']}, seed {keys['seed']}"
-        + (", random split" if keys["protocol"] == "paper" else ""),
+        "title": f"{keys['experiment']}, seed {keys['seed']}" + (", paper" if keys["protocol"] == "paper" else ""),
         "id": "-".join(str(value) for value in keys.values()),
         "best": best,
         "status": (row or {}).get("status", "not trained"),

@@ -50,7 +50,7 @@ def test_contract_files(small_run):
     for name in ("summary.csv", "quality.csv", "mlflow.db", "report.html", "mlflow.json"):
         assert (small_run / "results" / name).stat().st_size > 0, name
     for experiment in ("paper", "otrain2"):
-        for folder in ("seed1", "seed1/random_split"):
+        for folder in ("seed1", "seed1/paper"):
             for name in ("model.keras", "scores.csv", "metrics.json", "history.csv", "train.json"):
                 assert (small_run / CUBE / experiment / folder / name).stat().st_size > 0, (experiment, folder, name)
         assert (small_run / CUBE / experiment / "seed1/model.onnx").stat().st_size > 0, experiment

@@ -65,7 +65,7 @@ def write_results(
         for seed in seeds:
             for protocol in protocols:
                 run = folder / experiment / f"seed{seed}"
-                run = run / "random_split" if protocol == "paper" else run
+                run = run / "paper" if protocol == "paper" else run
                 write_training(run, cube, split, protocol=protocol, seed=seed, quality=quality, model=model)
                 runs.append(str(run))
     return {"images": images, "runs": runs}

@@ -1,10 +1,22 @@
 """Files of a results folder, whole and broken."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from otrain_core import io
-from otrain_core.results import number, read_benchmark, read_failure, read_record, run_keys, table_if_there
+from otrain_core.results import (
+    number,
+    read_benchmark,
+    read_failure,
+    read_record,
+    results_root,
+    run_keys,
+    table_if_there,
+    trained_folders,
+    training_folder,
+)
 from tests.unit.synthetic_results import BENCHMARK
 
 
@@ -55,3 +67,14 @@ def test_only_numbers_are_numbers():
     record = {"a": 3, "b": True, "c": "4", "d": None}
     assert number(record, "a") == 3.0
     assert all(np.isnan(number(record, key)) for key in "bcde")
+
+
+@pytest.mark.parametrize(("protocol", "folder"), [("grouped", "a/b/c/seed12"), ("paper", "a/b/c/seed12/paper")])
+def test_the_folder_of_a_training_and_its_keys_belong_together(tmp_path, protocol, folder):
+    assert training_folder("a/b", "c", 12, protocol) == folder
+    assert results_root(f"results/{folder}") == Path("results")
+    keys = {"telescope": "a", "pipeline": "b", "experiment": "c", "seed": 12, "protocol": protocol}
+    assert run_keys(folder) == keys
+    assert trained_folders(tmp_path) == []
+    io.write_json(tmp_path / folder / "train.json", {})
+    assert trained_folders(tmp_path) == [tmp_path / folder]

@@ -32,7 +32,7 @@ def test_shipped_configs_are_valid(root, name):
         values[key] = values[key] | value if isinstance(value, dict) else value
     values["pipelines"] = {"builtin": {}} | values["pipelines"]
     run = Run.from_config(values, root=root)
-    assert all(run.images(name) for name in run.used_telescopes())
+    assert all(run.inputs.images(name) for name in run.used_telescopes())
 
 
 @pytest.mark.parametrize(
@@ -100,9 +100,9 @@ def test_bad_sheets(root, tmp_path, telescope, images, message):
 def test_missing_file_is_told_before_any_work(root, tmp_path):
     values = _sheets(tmp_path, TELESCOPE, IMAGE_HEAD + "t1,a,a.fits,science,,r.fits\n")
     run = Run.from_config(values, root=root)
-    assert run.images("t1") == ["a"]
+    assert run.inputs.images("t1") == ["a"]
     with pytest.raises(ImageError, match=r"image a: path: .*a\.fits: no such file"):
-        run.check_files()
+        run.inputs.check_files()
 
 
 def test_missing_sheet():
@@ -153,7 +153,7 @@ def test_studies_are_of_the_experiments_that_they_name(root):
         "run": {"cubes": ["TCA/builtin", "TACA/builtin", "JAST/builtin"], "experiments": ["paper", "otrain2"]},
         "studies": {"experiments": ["otrain2"], "label_noise": ["otrain2"], "transfer": True, "leave_one_out": True},
     }
-    tables = Run.from_config(load_config(values).model_dump(), root=root).study_tables()
+    tables = Run.from_config(load_config(values).model_dump(), root=root).studies.tables()
     assert "results/pool-without-TCA/builtin/otrain2/seed1/transfer.csv" in tables
     assert "results/JAST/builtin/otrain2/label_noise/suspects.csv" in tables
     assert len(tables) == 9 and not any("/paper/" in table for table in tables)

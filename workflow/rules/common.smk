@@ -62,19 +62,19 @@ def telescopes_where(condition):
 
 def catalogue_of(column):
     """Source of the star catalogue or of the known objects of a telescope, as a parameter."""
-    return lambda wildcards: RUN.catalogue_file(wildcards.telescope, column)
+    return lambda wildcards: RUN.inputs.catalogue_file(wildcards.telescope, column)
 
 
 def science_path(wildcards):
-    return RUN.science(wildcards.telescope, wildcards.image)
+    return RUN.inputs.science(wildcards.telescope, wildcards.image)
 
 
 def reference_path(wildcards):
-    return RUN.reference(wildcards.telescope, wildcards.image)
+    return RUN.inputs.reference(wildcards.telescope, wildcards.image)
 
 
 def wcs_path(wildcards):
-    return RUN.wcs(wildcards.telescope, wildcards.image)
+    return RUN.inputs.wcs(wildcards.telescope, wildcards.image)
 
 
 def sky_truth(wildcards):
@@ -95,7 +95,7 @@ def catalogue_for(step):
 
 
 def known_objects(wildcards):
-    if not RUN.knows_objects(wildcards.telescope):
+    if not RUN.inputs.knows_objects(wildcards.telescope):
         return []
     return f"results/{wildcards.telescope}/sky/{wildcards.image}/known.csv"
 
@@ -103,7 +103,7 @@ def known_objects(wildcards):
 def stacks(wildcards):
     return [
         f"results/{wildcards.telescope}/{wildcards.pipeline}/images/{image}/cutouts.npz"
-        for image in RUN.images(wildcards.telescope)
+        for image in RUN.inputs.images(wildcards.telescope)
     ]
 
 
@@ -114,16 +114,16 @@ def trainings(*names):
 
 def with_studies(folders):
     """Folders of trainings, and those of the sweeps, each once."""
-    swept = [f"results/{row['folder']}" for sweep in RUN.config.studies.sweeps for row in RUN.sweep(sweep)]
+    swept = [f"results/{row['folder']}" for sweep in RUN.config.studies.sweeps for row in RUN.studies.sweep(sweep)]
     return list(dict.fromkeys(folders + swept))
 
 
 def pool_members(wildcards):
-    return RUN.pool_members(wildcards.telescope, wildcards.pipeline)
+    return RUN.studies.pool_members(wildcards.telescope, wildcards.pipeline)
 
 
 def finetune_source(wildcards):
-    return RUN.finetune_source(wildcards.telescope, wildcards.pipeline)
+    return RUN.studies.finetune_source(wildcards.telescope, wildcards.pipeline)
 
 
 def check_and_remember():
@@ -145,7 +145,7 @@ def choose_what_a_bad_image_does():
         os.environ |= {KEEP_GOING: "1"}
         return
     try:
-        RUN.check_files()
+        RUN.inputs.check_files()
     except OtrainError as error:
         raise WorkflowError(str(error)) from None
 
@@ -160,7 +160,7 @@ def report_unfinished():
     tables = {name: f"{folder}/{name}.csv" for name in TABLES}
     summary_files(
         cubes=RUN.config.run.cubes,
-        images={telescope: RUN.images(telescope) for telescope in RUN.used_telescopes()},
+        images={telescope: RUN.inputs.images(telescope) for telescope in RUN.used_telescopes()},
         runs=RUN.trainings(),
         tables=tables,
         options=RUN.config.evaluate,

@@ -18,7 +18,7 @@ rule cube:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
-        folder=lambda wildcards: RUN.folder(wildcards.telescope),
+        folder=lambda wildcards: RUN.inputs.folder(wildcards.telescope),
         seed=RUN.config.seed,
         options=RUN.config.cube.model_dump(),
         code=code_of("cubes/cube"),
@@ -78,7 +78,7 @@ rule pool:
     params:
         telescopes=lambda wildcards: [cube.split("/")[0] for cube in pool_members(wildcards)],
         seed=RUN.config.seed,
-        channels=RUN.trained_channels(),
+        channels=RUN.studies.trained_channels(),
         code=code_of("cubes/pool"),
     script:
         "../../scripts/cubes/pool.py"

@@ -32,22 +32,22 @@ rule evaluate:
         "../../scripts/evaluation/evaluate.py"
 
 
-use rule evaluate as evaluate_random_split with:
+use rule evaluate as evaluate_paper with:
     input:
         cube="results/{telescope}/{pipeline}/cube.npz",
         cube_record="results/{telescope}/{pipeline}/cube.json",
         real_stars="results/{telescope}/{pipeline}/real_stars.npz",
         split="results/{telescope}/{pipeline}/split_paper.csv",
-        model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/model.keras",
-        train_record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/train.json",
+        model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/model.keras",
+        train_record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/train.json",
     output:
-        scores="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/scores.csv",
-        metrics="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/metrics.json",
-        curves="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/curves.csv",
+        scores="results/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/scores.csv",
+        metrics="results/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/metrics.json",
+        curves="results/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/curves.csv",
     log:
-        "results/logs/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/evaluate.log",
+        "results/logs/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/evaluate.log",
     benchmark:
-        "results/benchmarks/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/evaluate.tsv"
+        "results/benchmarks/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/evaluate.tsv"
     params:
         options=RUN.config.evaluate.model_dump(),
         threshold_rule=lambda wildcards: RUN.experiments[wildcards.experiment].threshold,
@@ -77,7 +77,7 @@ rule summary:
         runtime=15,
     params:
         cubes=RUN.config.run.cubes,
-        images={telescope: RUN.images(telescope) for telescope in RUN.used_telescopes()},
+        images={telescope: RUN.inputs.images(telescope) for telescope in RUN.used_telescopes()},
         runs=RUN.trainings(),
         options=RUN.config.evaluate.model_dump(),
         seed=RUN.config.seed,

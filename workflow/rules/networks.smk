@@ -24,18 +24,18 @@ rule train:
         "../../scripts/networks/train.py"
 
 
-use rule train as train_random_split with:
+use rule train as train_paper with:
     input:
         cube="results/{telescope}/{pipeline}/cube.npz",
         split="results/{telescope}/{pipeline}/split_paper.csv",
     output:
-        model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/model.keras",
-        history="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/history.csv",
-        record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/train.json",
+        model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/model.keras",
+        history="results/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/history.csv",
+        record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/train.json",
     log:
-        "results/logs/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/train.log",
+        "results/logs/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/train.log",
     benchmark:
-        "results/benchmarks/{telescope}/{pipeline}/{experiment}/seed{seed}/random_split/train.tsv"
+        "results/benchmarks/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/train.tsv"
     params:
         experiment=lambda wildcards: RUN.experiments[wildcards.experiment].model_dump(),
         protocol="paper",

@@ -11,7 +11,7 @@ rule track:
             for folder in RUN.trainings(protocol="grouped")
             for name in ("gradcam.png", "model.onnx")
         ],
-        tables=RUN.study_tables(),
+        tables=RUN.studies.tables(),
         studies=expand("results/studies/{sweep}.csv", sweep=RUN.config.studies.sweeps),
     output:
         record="results/mlflow.json",

@@ -21,7 +21,7 @@ rule report:
             for folder in RUN.trainings(protocol="grouped")
             for name in ("gradcam.npz", "explain.json")
         ],
-        studies=RUN.study_tables(),
+        studies=RUN.studies.tables(),
         sweeps=expand("results/studies/{sweep}.csv", sweep=RUN.config.studies.sweeps),
         mlflow="results/mlflow.json",
     output:

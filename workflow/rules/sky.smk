@@ -25,8 +25,8 @@ rule simulate:
         mem_mb=lambda wildcards, attempt: 1500 * attempt,
         runtime=lambda wildcards, attempt: 10 * attempt,
     params:
-        telescope=lambda wildcards: RUN.simulated(wildcards.telescope),
-        index=lambda wildcards: RUN.number(wildcards.telescope, wildcards.image),
+        telescope=lambda wildcards: RUN.inputs.simulated(wildcards.telescope),
+        index=lambda wildcards: RUN.inputs.number(wildcards.telescope, wildcards.image),
         seed=RUN.config.seed,
         code=code_of("sky/simulate"),
     script:
@@ -37,7 +37,7 @@ rule reference:
     """Stack the reference frames of one field of a telescope."""
     input:
         frames=lambda wildcards: [
-            path for path in RUN.reference_frames(wildcards.telescope, wildcards.field) if if_exists(path)
+            path for path in RUN.inputs.reference_frames(wildcards.telescope, wildcards.field) if if_exists(path)
         ],
     output:
         reference="results/{telescope}/sky/{field}.reference.fits",
@@ -51,9 +51,9 @@ rule reference:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        frames=lambda wildcards: RUN.reference_frames(wildcards.telescope, wildcards.field),
+        frames=lambda wildcards: RUN.inputs.reference_frames(wildcards.telescope, wildcards.field),
         detector=detector,
-        wcs=lambda wildcards: RUN.reference_wcs(wildcards.telescope, wildcards.field),
+        wcs=lambda wildcards: RUN.inputs.reference_wcs(wildcards.telescope, wildcards.field),
         code=code_of("sky/reference"),
     script:
         "../../scripts/sky/reference.py"
@@ -99,7 +99,7 @@ rule catalogue:
     benchmark:
         "results/benchmarks/{telescope}/sky/{image}/catalogue.tsv"
     wildcard_constraints:
-        telescope=telescopes_where(lambda name: not is_simulated(name) and not RUN.asks_network(name)),
+        telescope=telescopes_where(lambda name: not is_simulated(name) and not RUN.inputs.asks_network(name)),
     group:
         "image"
     threads: 1
@@ -129,7 +129,7 @@ rule fetch_catalogue:
     benchmark:
         "results/benchmarks/{telescope}/sky/{image}/fetch_catalogue.tsv"
     wildcard_constraints:
-        telescope=telescopes_where(lambda name: not is_simulated(name) and RUN.asks_network(name)),
+        telescope=telescopes_where(lambda name: not is_simulated(name) and RUN.inputs.asks_network(name)),
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 1000 * attempt,
@@ -162,7 +162,7 @@ rule survey_reference:
     params:
         science=science_path,
         wcs=wcs_path,
-        hips=lambda wildcards: RUN.hips(wildcards.telescope, wildcards.image),
+        hips=lambda wildcards: RUN.inputs.hips(wildcards.telescope, wildcards.image),
         cache=NETWORK_CACHE,
         code=code_of("sky/survey_reference"),
     script:

@@ -23,7 +23,7 @@ rule transfer:
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         targets=RUN.config.run.cubes,
-        options=RUN.study_options(),
+        options=RUN.studies.intervals(),
         threshold_rule=lambda wildcards: RUN.experiments[wildcards.experiment].threshold,
         code=code_of("studies/transfer"),
     script:
@@ -52,7 +52,7 @@ rule finetune:
     params:
         source=finetune_source,
         options=lambda wildcards: {
-            **RUN.study_options(),
+            **RUN.studies.intervals(),
             **RUN.config.finetune.model_dump(),
             "sizes": RUN.config.studies.finetune,
             "threshold_rule": RUN.experiments[wildcards.experiment].threshold,
@@ -68,7 +68,7 @@ rule sweep:
     input:
         metrics=lambda wildcards: [
             f"results/{row['folder']}/{name}.json"
-            for row in RUN.sweep(wildcards.sweep)
+            for row in RUN.studies.sweep(wildcards.sweep)
             for name in ("metrics", "train")
         ],
     output:
@@ -83,7 +83,7 @@ rule sweep:
         mem_mb=1000,
         runtime=15,
     params:
-        rows=lambda wildcards: RUN.sweep(wildcards.sweep),
+        rows=lambda wildcards: RUN.studies.sweep(wildcards.sweep),
         code=code_of("studies/sweep"),
     script:
         "../../scripts/studies/sweep.py"

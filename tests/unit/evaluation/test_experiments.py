@@ -180,7 +180,7 @@ def test_a_training_is_read_at_its_own_threshold(run):
 
 
 def test_under_the_papers_protocol_the_threshold_is_set_on_what_is_scored(run):
-    paper = [folder for folder in run[1]["runs"] if folder.endswith("random_split")][0]
+    paper = [folder for folder in run[1]["runs"] if folder.endswith("paper")][0]
     cutouts = read_training(paper).cutouts
     assert (cutouts["called"] == cutouts["called_tuned"]).all()
 

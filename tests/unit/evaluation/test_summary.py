@@ -101,7 +101,7 @@ def test_a_failure_mark_alone_tells_the_reason(tmp_path):
 
 
 def test_trained_but_not_evaluated(tmp_path):
-    folder = tmp_path / "far/builtin/paper/seed3/random_split"
+    folder = tmp_path / "far/builtin/paper/seed3/paper"
     io.write_json(folder / "train.json", {"train_seconds": 4.0})
     row = summary_row(folder)
     assert row["status"] == "not evaluated"

@@ -54,7 +54,7 @@ def test_confusion_adds_up(plan, results):
     table, facts = make_table("table4", plan, root=results)
     assert table["share"].sum() == pytest.approx(1) and facts["protocol"] == "paper"
     by = table.set_index("component")
-    headline = read_json(results / "JAST/gmadet/paper/seed1/random_split/metrics.json")["headline"]
+    headline = read_json(results / "JAST/gmadet/paper/seed1/paper/metrics.json")["headline"]
     assert by.loc["FP", "share"] == pytest.approx(headline["fp_share"])
     assert by.loc["TP", "count"] + by.loc["FN", "count"] == headline["n_true"]
 

@@ -13,7 +13,6 @@ from otrain_core.registry.records import (
     TrainingRecord,
     find_trainings,
     records_digest,
-    results_root,
     run_name,
     run_tags,
 )
@@ -49,17 +48,15 @@ def test_folders_of_trainings_are_found(runs, tmp_path):
 
 
 def test_names_and_tags():
-    assert results_root("results/TCA/gmadet/otrain2/seed1") == Path("results")
-    assert results_root("results/TCA/gmadet/otrain2/seed1/random_split") == Path("results")
     assert run_name(KEYS) == "TCA/gmadet/otrain2/1"
-    assert run_name(KEYS | {"protocol": "paper"}) == "TCA/gmadet/otrain2/1 (random split)"
+    assert run_name(KEYS | {"protocol": "paper"}) == "TCA/gmadet/otrain2/1 (paper)"
     tags = run_tags(KEYS, "here")
     assert tags["cube"] == "TCA/gmadet" and tags["seed"] == "1" and tags["place"] == "here"
     assert tags["training"] == "TCA/gmadet/otrain2/1/grouped"
 
 
 def test_a_training_in_tags_parameters_and_words(runs, tmp_path):
-    folder = Path(next(run for run in runs if "otrain2/seed1" in run and "random_split" not in run))
+    folder = Path(next(run for run in runs if "otrain2/seed1" in run and "paper" not in run))
     study = {"tiny/builtin/otrain2/1": ("size", "parent")}
     training = TrainingRecord(folder, study)
     headline = io.read_json(folder / "metrics.json")["headline"]
@@ -81,7 +78,7 @@ def test_a_training_in_tags_parameters_and_words(runs, tmp_path):
 
 
 def test_a_training_of_the_random_split_says_what_its_numbers_are(runs):
-    folder = Path(next(run for run in runs if "random_split" in run))
+    folder = Path(next(run for run in runs if run.endswith("/paper")))
     assert "images of a random split, tuned and scored on the same cutouts" in TrainingRecord(folder, {}).words()
 
 

@@ -53,7 +53,7 @@ def test_every_run_has_the_same_metrics_and_its_tags(place, runs):
         assert run.data.metrics["mcc"] == pytest.approx(headline["mcc"])
         tags = {key: run.data.tags[key] for key in ("telescope", "pipeline", "seed", "commit")}
         assert tags == {"telescope": "tiny", "pipeline": "builtin", "seed": "1", "commit": "0123456789ab"}
-        assert run.data.tags["protocol"] == ("paper" if folder.endswith("random_split") else "grouped")
+        assert run.data.tags["protocol"] == ("paper" if folder.endswith("paper") else "grouped")
         assert run.data.tags["experiment"] in folder
         assert run.data.params["inputs"] == "difference"
 
@@ -87,7 +87,7 @@ def test_importing_twice_changes_nothing(place, runs, tmp_path):
 def test_the_champion_is_the_best_of_those_that_pass(place, runs):
     record = import_runs(runs, **place, gate=GATE)
     client, _ = open_store(**place)
-    grouped = {run: io.read_json(f"{run}/metrics.json")["headline"] for run in runs if "random_split" not in run}
+    grouped = {run: io.read_json(f"{run}/metrics.json")["headline"] for run in runs if not run.endswith("/paper")}
     assert len(client.search_model_versions("name = 'otrain-tiny'")) == len(grouped) == 2
     passing = [run for run, row in grouped.items() if row["mcc"] > 0.7 and row["fp_share"] <= 0.05]
     best = max(passing, key=tune_mcc)

@@ -1,0 +1,146 @@
+"""Inputs of a run: its science images, their references, WCS headers, catalogues and folders of cutouts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from otrain_core.errors import ConfigError, ImageError
+from otrain_core.plan.config import Config
+from otrain_core.plan.sheets import ImageRow
+from otrain_core.plan.telescopes import HIPS, Telescope, is_service
+
+
+class Inputs:
+    """What the images of a run are made of, by telescope and image.
+
+    Parameters
+    ----------
+    config : Config
+    telescopes : mapping of str to Telescope
+    sheet : mapping of str to mapping of str to ImageRow
+        Image sheet by telescope and image.
+    """
+
+    def __init__(
+        self, config: Config, telescopes: Mapping[str, Telescope], sheet: Mapping[str, Mapping[str, ImageRow]]
+    ):
+        self.sheet = sheet
+        self._config, self._telescopes = config, telescopes
+        self._images = {name: self._science_images(name) for name in used_telescopes(config)}
+        # Looked up for every image: a search through the sheet each time would cost the square of its length.
+        self._numbers = {name: {image: k for k, image in enumerate(images)} for name, images in self._images.items()}
+        self._reference_rows: dict[tuple[str, str], list[ImageRow]] = {}
+        for telescope, images in sheet.items():
+            for row in images.values():
+                if row.role == "reference" and row.field is not None:
+                    self._reference_rows.setdefault((telescope, row.field), []).append(row)
+
+    def _science_images(self, telescope: str) -> list[str]:
+        entry = self._telescopes[telescope]
+        if entry.sky is not None:
+            names = [f"sim{number:04d}" for number in range(1, entry.sky.n_images + 1)]
+        elif entry.source == "folders":
+            names = []
+        else:
+            names = [name for name, image in self.sheet.get(telescope, {}).items() if image.role == "science"]
+        return names[: self._config.run.max_images]
+
+    def _data(self, path: str) -> str:
+        return str(Path(self._config.data_root) / path)
+
+    def images(self, telescope: str) -> list[str]:
+        """Names of the science images of a telescope, sorted."""
+        return self._images[telescope]
+
+    def number(self, telescope: str, image: str) -> int:
+        """Place of a science image among those of its telescope, from 0."""
+        return self._numbers[telescope][image]
+
+    def simulated(self, telescope: str) -> dict[str, Any]:
+        """Entry of a simulated telescope, less what does not change the pixels of an image."""
+        return self._telescopes[telescope].model_dump(
+            exclude={"assumptions": True, "folder": True, "catalogue": True, "known": True, "sky": {"n_images"}}
+        )
+
+    def science(self, telescope: str, image: str) -> str:
+        """Path of a science image as it came."""
+        if self._telescopes[telescope].source == "simulated":
+            return f"results/{telescope}/sky/{image}/science.fits"
+        return self._data(self.sheet[telescope][image].path)
+
+    def reference(self, telescope: str, image: str) -> str:
+        """Path of the reference of a science image."""
+        if self._telescopes[telescope].source == "simulated":
+            return f"results/{telescope}/sky/{image}/reference.fits"
+        row = self.sheet[telescope][image]
+        if row.reference and row.reference.startswith(HIPS):
+            return f"results/{telescope}/sky/{image}.survey.fits"
+        return self._data(row.reference) if row.reference else f"results/{telescope}/sky/{row.field}.reference.fits"
+
+    def hips(self, telescope: str, image: str) -> str:
+        """Name of the survey (HiPS) from which the reference of a science image is fetched."""
+        return (self.sheet[telescope][image].reference or "").removeprefix(HIPS)
+
+    def wcs(self, telescope: str, image: str) -> str | None:
+        """Path of the WCS header of a science image, None where it has none of its own."""
+        row = self.sheet.get(telescope, {}).get(image)
+        return self._data(row.wcs) if row is not None and row.wcs else None
+
+    def reference_frames(self, telescope: str, field: str) -> list[str]:
+        """Paths of the frames from which the reference of a field is stacked."""
+        return [self._data(row.path) for row in self._reference_rows.get((telescope, field), [])]
+
+    def reference_wcs(self, telescope: str, field: str) -> list[str | None]:
+        """WCS headers of the same frames, None where a frame has none of its own."""
+        return [self._data(row.wcs) if row.wcs else None for row in self._reference_rows.get((telescope, field), [])]
+
+    def folder(self, telescope: str) -> str | None:
+        """Folder that holds True/ and False/, for a telescope with source folders."""
+        folder = self._telescopes[telescope].folder
+        return self._data(folder) if folder and self._telescopes[telescope].source == "folders" else None
+
+    def catalogue_file(self, telescope: str, key: str) -> str | None:
+        """Source of the star catalogue or of the known objects: files and names of services, joined by +.
+
+        `key` is catalogue or known; files are relative to data_root.
+        """
+        names = self._telescopes[telescope].sources(key)
+        return "+".join(name if is_service(name) else self._data(name) for name in names) or None
+
+    def asks_network(self, telescope: str) -> bool:
+        """Whether the star catalogue or the known objects of a telescope come from network services."""
+        entry = self._telescopes[telescope]
+        return any(map(is_service, [*entry.sources("catalogue"), *entry.sources("known")]))
+
+    def knows_objects(self, telescope: str) -> bool:
+        """Whether known variables and moving objects are taken out of the False of a telescope."""
+        entry = self._telescopes[telescope]
+        if entry.sky is not None:
+            return entry.sky.variables + entry.sky.asteroids > 0
+        return bool(entry.known)
+
+    def check_files(self) -> None:
+        """Look for every file that the telescopes of the run and their rows of the image sheet name.
+
+        Raises
+        ------
+        ConfigError, ImageError
+            The first file that is not there.
+        """
+        for telescope in used_telescopes(self._config):
+            for key in ("catalogue", "known"):
+                for name in self._telescopes[telescope].sources(key):
+                    if not is_service(name) and not Path(self._data(name)).is_file():
+                        raise ConfigError(f"telescope {telescope}: {key}: {self._data(name)}: no such file")
+            for name, row in self.sheet.get(telescope, {}).items():
+                for key in ("path", "reference", "wcs"):
+                    path = getattr(row, key)
+                    if path and not path.startswith(HIPS) and not Path(self._data(path)).is_file():
+                        raise ImageError(name, key, f"{self._data(path)}: no such file")
+
+
+def used_telescopes(config: Config) -> list[str]:
+    """Telescopes whose cubes a run makes, sorted."""
+    return sorted({cube.split("/")[0] for cube in config.run.cubes})

@@ -1,0 +1,97 @@
+"""Studies of a run: its sweeps, its pools of telescopes, and the tables that they end in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from otrain_core.plan.config import Config, Experiment
+from otrain_core.plan.pools import plan_pools, source_without
+from otrain_core.plan.sweeps import plan_sweep
+from otrain_core.results import training_folder
+
+
+class Studies:
+    """What the studies of a run train and write.
+
+    Parameters
+    ----------
+    config : Config
+
+    Raises
+    ------
+    ConfigError
+        A sweep sets an option to a value that it cannot have.
+    """
+
+    def __init__(self, config: Config):
+        self._config = config
+        self._sweeps = {name: plan_sweep(config, name) for name in config.studies.sweeps}
+
+    def sweep(self, name: str) -> list[dict[str, Any]]:
+        """Trainings of a sweep, see `otrain_core.plan.sweeps.plan_sweep`; the options left out."""
+        return [{key: row[key] for key in row if key != "options"} for row in self._sweeps[name]]
+
+    def varied(self) -> dict[str, Experiment]:
+        """Experiments that the sweeps make of those of the configuration, by name."""
+        return {row["trained"]: row["options"] for rows in self._sweeps.values() for row in rows}
+
+    def sizes(self, telescope: str, pipeline: str) -> dict[str, int | None]:
+        """Side of the cutouts that each experiment of the run asks of a cube [px], by the key that says so."""
+        config = self._config
+        named = {*config.run.experiments, *config.studies.experiments, *config.studies.label_noise}
+        sizes = {f"experiments.{name}.size": config.experiments[name].size for name in sorted(named)}
+        for name, rows in self._sweeps.items():
+            for row in rows:
+                if row["folder"].startswith(f"{telescope}/{pipeline}/"):
+                    sizes[f"studies.sweeps.{name} ({row['trained']})"] = row["options"].size
+        return sizes
+
+    def pools(self) -> dict[str, list[str]]:
+        """Pools that the studies train on, with the cubes that each is made of."""
+        studies, cubes = self._config.studies, self._config.run.cubes
+        planned = plan_pools(cubes, pooled=studies.pool, leave_one_out=studies.leave_one_out)
+        sources = {source_without(cube, cubes) for cube in cubes} if studies.finetune else set()
+        return planned | {name: members for name, members in plan_pools(cubes).items() if name in sources}
+
+    def pool_members(self, telescope: str, pipeline: str) -> list[str]:
+        """Cubes that a pool is made of."""
+        return plan_pools(self._config.run.cubes).get(f"{telescope}/{pipeline}", [])
+
+    def finetune_source(self, telescope: str, pipeline: str) -> str | None:
+        """Cube whose models have never seen a telescope, to start fine-tuning from."""
+        return source_without(f"{telescope}/{pipeline}", self._config.run.cubes)
+
+    def trained_channels(self) -> list[str]:
+        """Channels that the experiments of the studies read, for pools that hold no others."""
+        read = {name for key in self._moved_experiments() for name in self._config.experiments[key].inputs}
+        return [name for name in self._config.cube.channels if name in read]
+
+    def intervals(self) -> dict[str, Any]:
+        """Intervals, and the guard distance by which a test cutout must be away from those of the training."""
+        evaluate = self._config.evaluate
+        return {
+            "bootstrap": evaluate.bootstrap,
+            "confidence": evaluate.confidence,
+            "guard": self._config.split.guard,
+        }
+
+    def tables(self) -> list[str]:
+        """Tables of the studies: transfer.csv, finetune.csv and suspects.csv."""
+        run, studies = self._config.run, self._config.studies
+        transferred = (run.cubes if studies.transfer else []) + list(self.pools())
+        tuned = [cube for cube in run.cubes if studies.finetune and self.finetune_source(*cube.split("/"))]
+        moved = [
+            f"results/{training_folder(cube, experiment, seed)}/{name}.csv"
+            for name, cubes in (("transfer", transferred), ("finetune", tuned))
+            for cube in cubes
+            for experiment in self._moved_experiments()
+            for seed in run.seeds
+        ]
+        return moved + [
+            f"results/{cube}/{experiment}/label_noise/suspects.csv"
+            for cube in run.cubes
+            for experiment in studies.label_noise
+        ]
+
+    def _moved_experiments(self) -> list[str]:
+        return self._config.studies.experiments or self._config.run.experiments
