@@ -16,6 +16,7 @@ from otrain_core.plan.telescopes import OLD_SHEET
 
 Channel = Literal["difference", "science", "reference", "mask", "psf"]
 Input = Literal[Channel, "pixel_scale", "seeing"]  # the last two are planes of one number
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what the generators of NumPy and Keras both take
 
 
 class CubeOptions(Section):
@@ -24,14 +25,16 @@ class CubeOptions(Section):
     true_fraction: float | None = Field(
         0.5, gt=0, lt=1, description="share of True cutouts, drawn at random from the larger class (null: keep all)"
     )
-    max_cutouts: int | None = Field(None, ge=2, description="keep at most this many cutouts, drawn at random")
+    max_cutouts: int | None = Field(
+        None, ge=2, le=100_000_000, description="keep at most this many cutouts, drawn at random"
+    )
     channels: list[Channel] = Field(
         ["difference", "science", "reference", "mask", "psf"], min_length=1, description="channels kept in the cube"
     )
     real_stars: bool = Field(
         False, description="real stars (removed, transplanted) join the cube and train; otherwise they only check"
     )
-    min_per_class: int = Field(20, ge=1, description="with fewer cutouts of a class the cube is refused")
+    min_per_class: int = Field(20, ge=1, le=1_000_000, description="with fewer cutouts of a class the cube is refused")
     max_failed_fraction: float = Field(
         0.5, ge=0, le=1, description="with a larger share of failed images the cube is refused"
     )
@@ -44,6 +47,7 @@ class SplitOptions(Section):
     guard: float = Field(
         4.0,
         ge=0,
+        le=1000,
         description="where images share a field: distance kept from every cutout of another set [seeing FWHM]",
     )
 
@@ -66,7 +70,7 @@ class Experiment(Section):
         "pixel_scale [arcsec/px] and seeing [px] as planes of one number",
     )
     size: int | None = Field(
-        None, ge=9, description="cutouts are cropped to this side about the candidate (null: as in the cube)"
+        None, ge=9, le=255, description="cutouts are cropped to this side about the candidate (null: as in the cube)"
     )
     normalise: Literal["none", "mad-asinh"] = Field(
         "mad-asinh",
@@ -78,18 +82,23 @@ class Experiment(Section):
         ge=2,
         description="train on so many cutouts, drawn at random from the set train (null: on all; at most all)",
     )
-    epochs: int = Field(24, ge=1, description="epochs at most")
-    batch_size: int = Field(128, ge=1, description="cutouts per batch at most")
+    epochs: int = Field(24, ge=1, le=100_000, description="epochs at most")
+    batch_size: int = Field(128, ge=1, le=100_000, description="cutouts per batch at most")
     min_batches: int = Field(
-        32, ge=1, description="batches in an epoch at least: of few cutouts the batches are smaller, down to 16 cutouts"
+        32,
+        ge=1,
+        le=100_000,
+        description="batches in an epoch at least: of few cutouts the batches are smaller, down to 16 cutouts",
     )
-    learning_rate: float = Field(1e-3, gt=0, description="Adam's (first) learning rate")
+    learning_rate: float = Field(1e-3, gt=0, le=10, description="Adam's (first) learning rate")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="learning-rate schedule")
     label_smoothing: float = Field(
         0.05, ge=0, lt=1, description="share of the target spread over both classes (0.1: a True is to score 0.95)"
     )
     keep: Literal["best", "last"] = Field("best", description="epoch that is kept, by the loss on tune")
-    patience: int = Field(0, ge=0, description="stop after so many epochs without a better tune loss (0: never)")
+    patience: int = Field(
+        0, ge=0, le=100_000, description="stop after so many epochs without a better tune loss (0: never)"
+    )
     class_weights: bool = Field(True, description="weigh the classes by their inverse frequency")
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
         "float32", description="of the layers; the mixed ones are for GPUs, on a CPU they take longer"
@@ -146,10 +155,12 @@ PAPER_EXPERIMENT = Experiment(
 class EvaluateOptions(Section):
     """Scores with their intervals."""
 
-    bootstrap: int = Field(1000, ge=100, description="bootstrap draws, of whole images, behind every interval")
+    bootstrap: int = Field(
+        1000, ge=100, le=1_000_000, description="bootstrap draws, of whole images, behind every interval"
+    )
     confidence: float = Field(0.95, gt=0, lt=1, description="confidence of the intervals")
     stated_recall: float = Field(0.95, gt=0, lt=1, description="recall at which the false-positive rate is quoted")
-    bins: int = Field(4, ge=2, description="bins of magnitude, magnitude error and S/N")
+    bins: int = Field(4, ge=2, le=1000, description="bins of magnitude, magnitude error and S/N")
     coverage: float = Field(
         0.95,
         gt=0,
@@ -165,16 +176,18 @@ class ExplainOptions(Section):
     output: Literal["logit", "softmax"] = Field(
         "logit", description="what is differentiated (softmax: as in the paper)"
     )
-    n_cutouts: int = Field(8, ge=1, description="cutouts shown of each kind (right and wrong, True and False)")
+    n_cutouts: int = Field(
+        8, ge=1, le=10_000, description="cutouts shown of each kind (right and wrong, True and False)"
+    )
     neighbour_sigma: float = Field(5.0, gt=0, description="significance of a neighbour that is taken out as a test")
 
 
 class LabelNoiseOptions(Section):
     """Suspected wrong labels (target `results/{telescope}/{pipeline}/{experiment}/label_noise/suspects.csv`)."""
 
-    folds: int = Field(4, ge=2, description="folds by image over train and tune; one training each")
+    folds: int = Field(4, ge=2, le=100, description="folds by image over train and tune; one training each")
     ranking: Literal["margin", "self-confidence", "p-wrong"] = Field("margin", description="how suspects are ranked")
-    n_cutouts: int = Field(12, ge=1, description="suspects of each class in the gallery")
+    n_cutouts: int = Field(12, ge=1, le=10_000, description="suspects of each class in the gallery")
     flip_fraction: float = Field(
         0.0,
         ge=0,
@@ -186,8 +199,10 @@ class LabelNoiseOptions(Section):
 class GateOptions(Section):
     """What a model must reach on test to become the champion of its telescope."""
 
-    min_mcc: float = Field(0.7, description="MCC must exceed this (Makhlouf et al. 2022, Sect. 6.1)")
-    max_fp: float = Field(0.05, description="false positives as a share of the test set must not exceed this")
+    min_mcc: float = Field(0.7, ge=-1, lt=1, description="MCC must exceed this (Makhlouf et al. 2022, Sect. 6.1)")
+    max_fp: float = Field(
+        0.05, ge=0, le=1, description="false positives as a share of the test set must not exceed this"
+    )
 
 
 class Sweep(Section):
@@ -197,7 +212,7 @@ class Sweep(Section):
     values: list[int | float | str | list[Input]] = Field(min_length=1, description="what it is set to")
     cubes: list[str] = Field([], description="cubes, as telescope/pipeline ([]: those of the run)")
     experiments: list[Name] = Field([], description="experiments that are varied ([]: those of the run)")
-    seeds: list[int] = Field([], description="seeds ([]: those of the run)")
+    seeds: list[Seed] = Field([], description="seeds ([]: those of the run)")
     options: dict[str, Any] = Field({}, description="other options, set to the same value throughout")
 
     def experiment(self, base: Experiment, value: Any) -> Experiment:
@@ -235,9 +250,9 @@ class StudyOptions(Section):
 class FinetuneOptions(Section):
     """Fine-tuning of a model on few labels of another telescope."""
 
-    learning_rate: float = Field(3e-4, gt=0, description="Adam's first learning rate; it falls along a cosine")
-    epochs: int = Field(20, ge=1, description="epochs; the last is kept")
-    batch_size: int = Field(16, ge=1, description="cutouts per batch")
+    learning_rate: float = Field(3e-4, gt=0, le=10, description="Adam's first learning rate; it falls along a cosine")
+    epochs: int = Field(20, ge=1, le=100_000, description="epochs; the last is kept")
+    batch_size: int = Field(16, ge=1, le=100_000, description="cutouts per batch")
     batch_norm: Literal["frozen", "trained"] = Field(
         "frozen", description="batch normalisation as the source left it, or trained on with the rest"
     )
@@ -248,7 +263,7 @@ class RunOptions(Section):
 
     cubes: list[str] = Field(["demo/builtin"], description="cubes to build, as telescope/pipeline")
     experiments: list[Name] = Field(["paper", "otrain2"], min_length=1, description="experiments run on every cube")
-    seeds: list[int] = Field([1], min_length=1, description="one training for each seed")
+    seeds: list[Seed] = Field([1], min_length=1, description="one training for each seed")
     max_images: int | None = Field(
         None, ge=1, description="use at most so many science images of each telescope, the first ones (null: all)"
     )
@@ -266,6 +281,14 @@ class RunOptions(Section):
                 raise ValueError(f"{item!r} is not of the form telescope/pipeline")
         return value
 
+    @field_validator("cubes", "experiments", "seeds", "protocols")
+    @classmethod
+    def _each_once(cls, value):
+        twice = sorted({item for item in value if value.count(item) > 1})
+        if twice:
+            raise ValueError(f"{twice[0]!r} stands twice")
+        return value
+
 
 class Config(Section):
     """Everything a run can be told. Files are named relative to the working directory."""
@@ -279,7 +302,7 @@ class Config(Section):
         None, description="sheet of labels given by hand (otrain label), which override those of crossmatch in the cube"
     )
     data_root: str = Field(".", description="folder that paths in the sheets are relative to")
-    seed: int = Field(1, ge=0, description="seed of everything before training")
+    seed: Seed = Field(1, description="seed of everything before training")
     run: RunOptions = RunOptions()
     pipelines: dict[Name, Pipeline] = Field(
         {"builtin": Pipeline(), "gmadet": GMADET, "stdpipe": STDPIPE}, description="named recipes"

@@ -89,12 +89,18 @@ def _table(section: type[Section]) -> list[str]:
     lines = ["| key | default | meaning |", "|---|---|---|"]
     for name, field in section.model_fields.items():
         default = "(needed)" if field.is_required() else field.get_default(call_default_factory=True)
-        if isinstance(default, Section) or (isinstance(default, dict) and default):
+        if _holds_sections(default):
             continue
-        shown = default if isinstance(default, str) and default == "(needed)" else f"`{json.dumps(default)}`"
+        shown = default if default == "(needed)" else f"`{json.dumps(default)}`"
         allowed = _allowed(field.annotation).replace("|", "\\|")
         lines.append(f"| `{name}` | {shown} | {field.description}{allowed} |")
     return lines
+
+
+def _holds_sections(default: Any) -> bool:
+    """Whether a key has a table of its own."""
+    values = default.values() if isinstance(default, dict) else [default]
+    return any(isinstance(value, Section) for value in values)
 
 
 def keys_markdown() -> str:

@@ -24,33 +24,47 @@ class PsfOptions(Section):
         "header",
         description="zero point from the header, or from the star catalogue with a colour term (STDPipe's solution)",
     )
-    match_radius: float = Field(5.0, gt=0, description="stars and catalogue are matched within this [px]")
+    match_radius: float = Field(5.0, gt=0, le=1000, description="stars and catalogue are matched within this [px]")
     degree: int = Field(2, ge=0, le=4, description="degree of the polynomial in x and y that the PSF follows")
     min_snr: float = Field(20.0, gt=0, description="signal-to-noise ratio that a PSF star must exceed")
     max_ellipticity: float = Field(0.3, gt=0, lt=1, description="largest ellipticity 1-b/a of a PSF star")
-    max_stars: int = Field(400, ge=10, description="number of stars used at most, brightest unsaturated first")
-    min_stars: int = Field(8, ge=3, description="with fewer stars the image is refused")
+    max_stars: int = Field(
+        400, ge=10, le=100_000, description="number of stars used at most, brightest unsaturated first"
+    )
+    min_stars: int = Field(8, ge=3, le=1000, description="with fewer stars the image is refused")
 
 
 class InjectOptions(Section):
     """Point sources added to the science image before any cleaning."""
 
-    n_sources: int = Field(150, ge=1, description="sources injected in an image")
-    grid: int = Field(9, ge=1, description="the field is cut into grid x grid cells that get equal numbers of sources")
-    bright_mag: float = Field(4.5, description="brightest source, in magnitudes brighter than the 5-sigma limit")
-    faint_mag: float = Field(0.5, description="faintest source, in magnitudes fainter than the 5-sigma limit")
+    n_sources: int = Field(150, ge=1, le=100_000, description="sources injected in an image")
+    grid: int = Field(
+        9, ge=1, le=1000, description="the field is cut into grid x grid cells that get equal numbers of sources"
+    )
+    bright_mag: float = Field(
+        4.5, ge=-20, le=20, description="brightest source, in magnitudes brighter than the 5-sigma limit"
+    )
+    faint_mag: float = Field(
+        0.5, ge=-20, le=20, description="faintest source, in magnitudes fainter than the 5-sigma limit"
+    )
     mix: dict[Literal["random", "galaxy", "star"], Annotated[float, Field(ge=0)]] = Field(
         {"random": 0.7, "galaxy": 0.15, "star": 0.15},
         description="shares of the kinds of places: at random, near galaxies, on or beside stars",
     )
     psf_snapshots: int = Field(
-        0, ge=0, description="the PSF of the nearest of so many x so many places is injected (0: of its own place)"
+        0,
+        ge=0,
+        le=100,
+        description="the PSF of the nearest of so many x so many places is injected (0: of its own place)",
     )
     removed_stars: int = Field(
-        10, ge=0, description="stars taken out of the reference as a check without simulation, per image"
+        10, ge=0, le=10_000, description="stars taken out of the reference as a check without simulation, per image"
     )
     transplanted_stars: int = Field(
-        10, ge=0, description="stars of the science image set down elsewhere in it as a check without simulation"
+        10,
+        ge=0,
+        le=10_000,
+        description="stars of the science image set down elsewhere in it as a check without simulation",
     )
 
     @model_validator(mode="after")
@@ -69,13 +83,13 @@ class PrepareOptions(Section):
     cosmics_sigclip: float = Field(6.0, gt=0, description="Laplacian signal-to-noise limit of a cosmic ray")
     cosmics_objlim: float = Field(5.0, gt=0, description="contrast limit between a cosmic ray and the object under it")
     cosmics_iterations: int = Field(2, ge=1, le=10, description="rounds of L.A.Cosmic at most")
-    background_box: int = Field(64, ge=8, description="box of the background map [px]")
+    background_box: int = Field(64, ge=8, le=10_000, description="box of the background map [px]")
     background_method: Literal["sep", "photutils"] = Field("sep", description="back end of the background map")
-    background_filter: int = Field(3, ge=1, description="median filter of the background map [boxes]")
+    background_filter: int = Field(3, ge=1, le=99, description="median filter of the background map [boxes]")
     saturation_fraction: float = Field(
         0.9, gt=0, le=1, description="pixels above this fraction of saturation are masked"
     )
-    saturation_grow: int = Field(2, ge=0, description="pixels by which a saturated region grows")
+    saturation_grow: int = Field(2, ge=0, le=1000, description="pixels by which a saturated region grows")
     bad_pixel_sigma: float = Field(
         0.0, ge=0, description="columns off by more than this many sigma are masked (0: never)"
     )
@@ -131,7 +145,7 @@ class DetectOptions(Section):
         description="search methods, whose lists are merged: difference imaging, catalogue cross-match of the science image",
     )
     catalogue_radius: float = Field(
-        3.0, gt=0, description="a source this near to a catalogue entry is known (search: catalogue) [px]"
+        3.0, gt=0, le=1000, description="a source this near to a catalogue entry is known (search: catalogue) [px]"
     )
     threshold: float = Field(
         4.5,
@@ -143,13 +157,25 @@ class DetectOptions(Section):
         ge=1,
         description="smallest number of connected pixels above the threshold (stdpipe: above 2 sigma, at least 3)",
     )
-    edge: int = Field(0, ge=0, description="candidates closer to the edge are flagged EDGE [px] (0: half a cutout)")
-    fwhm_ratio: tuple[float, float] = Field((0.0, 20.0), description="accepted range of FWHM over seeing")
-    max_candidates: int = Field(5000, ge=1, description="an image with more candidates than this is refused")
+    edge: int = Field(
+        0, ge=0, le=10_000, description="candidates closer to the edge are flagged EDGE [px] (0: half a cutout)"
+    )
+    fwhm_ratio: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)]] = Field(
+        (0.0, 20.0), description="accepted range of FWHM over seeing"
+    )
+    max_candidates: int = Field(
+        5000, ge=1, le=1_000_000, description="an image with more candidates than this is refused"
+    )
     both_signs: bool = Field(False, description="also detect negative sources")
     rescale_noise: bool = Field(
         True, description="scale the noise to the spread of the filtered difference (correlated noise, unsure gain)"
     )
+
+    @model_validator(mode="after")
+    def _range_is_not_empty(self):
+        if self.fwhm_ratio[0] >= self.fwhm_ratio[1]:
+            raise ValueError("fwhm_ratio: the smaller ratio comes first")
+        return self
 
 
 class CrossmatchOptions(Section):

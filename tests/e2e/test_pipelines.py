@@ -73,10 +73,14 @@ def test_the_noise_map_holds(workdir, pipeline):
 
 
 def test_a_fallback_is_told(workdir):
+    try:
+        find_program("hotpants")
+        expected = ("hotpants", None)
+    except MissingProgramError:
+        expected = ("alard-lupton", "hotpants")
     for image in IMAGES:
         subtraction = record(workdir, "gmadet", image, "subtract")
-        if subtraction["method"] != "hotpants":
-            assert (subtraction["method"], subtraction["wanted_method"]) == ("alard-lupton", "hotpants")
+        assert (subtraction["method"], subtraction.get("wanted_method")) == expected
 
 
 def test_the_wcs_is_refined_where_the_pipeline_says_so(workdir):

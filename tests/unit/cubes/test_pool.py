@@ -6,10 +6,7 @@ from otrain_core.cubes import pool
 from otrain_core.cubes.cube import no_rows, read_cube
 from otrain_core.errors import CubeError
 from otrain_core.io import read_json, read_table, write_json, write_table
-from otrain_core.plan.pools import is_pool, left_out, plan_pools, source_without
 from tests.unit.synthetic_cube import make_cube, make_split
-
-FIVE = ["JAST/gmadet", "JAST/stdpipe", "TACA/gmadet", "FRAM-CTA-N/gmadet", "TCA/gmadet"]
 
 
 def telescope(number, n=120, size=12):
@@ -25,26 +22,6 @@ def telescope(number, n=120, size=12):
 def three():
     cubes = {"A": telescope(1, size=12), "B": telescope(2, n=300, size=15), "C": telescope(3, n=200, size=10)}
     return cubes, {name: make_split(cube) for name, cube in cubes.items()}
-
-
-def test_plan_of_the_papers_cubes():
-    pools = plan_pools(FIVE)
-    assert sorted(pools) == sorted(
-        ["pool/gmadet", *(f"pool-without-{name}/gmadet" for name in ("JAST", "TACA", "FRAM-CTA-N", "TCA"))]
-    )
-    assert pools["pool-without-JAST/gmadet"] == ["FRAM-CTA-N/gmadet", "TACA/gmadet", "TCA/gmadet"]
-    for name, members in pools.items():
-        assert is_pool(name.split("/")[0])
-        assert left_out(name.split("/")[0]) not in [cube.split("/")[0] for cube in members]
-    assert plan_pools(["A/p", "B/p"]) == {"pool/p": ["A/p", "B/p"]}  # one other telescope is no pool
-    assert plan_pools(["A/p", "A/q"]) == {}
-
-
-def test_source_of_fine_tuning_has_never_seen_the_telescope():
-    assert source_without("TCA/gmadet", FIVE) == "pool-without-TCA/gmadet"
-    assert source_without("JAST/stdpipe", FIVE) == "pool-without-JAST/gmadet"
-    assert source_without("A/p", ["A/p", "B/q", "C/p"]) == "C/p"
-    assert source_without("A/p", ["A/p", "A/q"]) is None
 
 
 def test_rows_stay_together(three):

@@ -4,7 +4,7 @@ import pytest
 
 from otrain_core.errors import ConfigError
 from otrain_core.plan.config import load_config
-from otrain_core.plan.telescopes import Detector, SimulatedSky, read_telescopes
+from otrain_core.plan.telescopes import Detector, SimulatedSky, is_service, read_telescopes
 
 SIMULATED = """source: simulated
 detector: {pixel_scale: 1.2, gain: {assumed: 1.5, because: a guess}, read_noise: 8, saturation: 60000}
@@ -65,6 +65,11 @@ def test_a_telescope_comes_back_from_its_values(tmp_path):
             "catalogue and known are not for a simulated telescope",
         ),
         ("source: folders", "folder is needed"),
+        ("catalogue: vsx", "catalogue: 'vsx' is not among gaia, panstarrs, nor a CSV file"),
+        ("known: gaia", "known: 'gaia' is not among vsx, skybot, nor a CSV file"),
+        ("known: vsx+gaia", "known: 'gaia' is not among"),
+        ("known: vsx:500", "known: only skybot takes a code"),
+        ("catalogue: a.csv+b.csv", "catalogue: one file or service is needed, found 'a.csv.b.csv'"),
         ("name: u", "name: 'u' is not the name of the file or entry, 't'"),
         ("- gain", "t.yaml: keys and values are needed, found list"),
         ("detector: {gain: 1", "t.yaml: not YAML: "),
@@ -91,3 +96,10 @@ def test_a_sheet_of_the_old_kind_is_told(tmp_path):
         read_telescopes(sheet)
     with pytest.raises(ConfigError, match="telescope_folder: .*no such folder"):
         read_telescopes(tmp_path / "nowhere")
+
+
+def test_sources_of_both_kinds(tmp_path):
+    mine = read_telescopes(folder_of(tmp_path, t="catalogue: gaia\nknown: skybot:950 + vsx+mine.csv\n"))["t"]
+    assert mine.sources("catalogue") == ["gaia"]
+    assert mine.sources("known") == ["skybot:950", "vsx", "mine.csv"]
+    assert [is_service(name) for name in mine.sources("known")] == [True, True, False]

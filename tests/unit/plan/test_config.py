@@ -1,0 +1,58 @@
+"""The configuration: bad keys and values are told by name, before any work."""
+
+import pytest
+
+from otrain_core.errors import ConfigError
+from otrain_core.plan.config import Config, Experiment, GateOptions, Sweep, load_config
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sed": 1}, "config: sed: unknown key; did you mean 'seed'"),
+        (
+            {"pipelines": {"x": {"detect": {"treshold": 3}}}},
+            "pipelines.x.detect.treshold: unknown key; did you mean 'threshold'",
+        ),
+        ({"pipelines": {"x": {"detect": {"threshold": -3}}}}, "pipelines.x.detect.threshold: .*greater than 0.*-3"),
+        ({"pipelines": {"x": {"subtract": {"method": "magic"}}}}, "subtract.method: .*'alard-lupton'.*'magic'"),
+        ({"split": {"fractions": [1, 2, 3]}}, "split.fractions: three positive shares"),
+        ({"run": {"cubes": ["demo"]}}, "run.cubes: 'demo' is not of the form telescope/pipeline"),
+        ({"run": {"cubes": ["demo/nopipe"]}}, "run.cubes names pipeline 'nopipe'"),
+        ({"run": {"experiments": ["nothing"]}}, "run.experiments names 'nothing'"),
+        ({"seed": "many"}, "config: seed: .*integer.*'many'"),
+        ({"seed": -1}, "config: seed: .*greater than or equal to 0"),
+        ({"run": {"seeds": [1, -1]}}, "run.seeds.1: .*greater than or equal to 0"),
+        ({"run": {"seeds": [2**32]}}, "run.seeds.0: .*less than 4294967296"),
+        ({"run": {"seeds": [1, 2, 1]}}, "run.seeds: 1 stands twice"),
+        ({"run": {"cubes": ["demo/builtin", "demo/builtin"]}}, "run.cubes: 'demo/builtin' stands twice"),
+        ({"run": {"cubes": ["pool/builtin"]}}, "'pool' is the name of a pool"),
+        ({"split": {"fractions": [NAN, 0.5, 0.5]}}, "split.fractions.0: .*finite"),
+        ({"split": {"fractions": [1.2, -0.1, -0.1]}}, "split.fractions: three positive shares"),
+        ({"split": {"guard": float("inf")}}, "split.guard: .*finite"),
+        ({"gate": {"min_mcc": 70}}, "gate.min_mcc: .*less than 1"),
+        ({"gate": {"max_fp": NAN}}, "gate.max_fp: .*finite"),
+        ({"evaluate": {"bootstrap": 10**12}}, "evaluate.bootstrap: .*less than or equal to"),
+        ({"experiments": {"mine": {"learning_rate": 0}}}, "mine.learning_rate: .*greater than 0"),
+        ({"experiments": {"mine": {"inputs": ["seeing"]}}}, "mine.inputs: at least one of difference"),
+        ({"experiments": {"mine": {"inputs": ["psf"]}}}, "psf needs difference beside it"),
+        ({"experiments": {"sky": {}, "paper": {}, "otrain2": {}}}, "experiments: 'sky' is the name of a folder"),
+        ({"studies": {"label_noise": ["mine"]}}, "studies.label_noise names 'mine'"),
+    ],
+)
+def test_bad_config_names_key_value_and_what_is_allowed(values, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(values)
+
+
+def test_the_default_is_whole():
+    assert load_config({}) == Config()
+    assert set(Config().run.experiments) <= set(Config().experiments)
+    assert GateOptions().min_mcc == 0.7
+
+
+def test_a_sweep_sets_one_option_and_leaves_the_rest():
+    sweep = Sweep(option="size", values=[15], options={"epochs": 3})
+    assert sweep.experiment(Experiment(batch_size=64), 15) == Experiment(batch_size=64, size=15, epochs=3)

@@ -1,0 +1,60 @@
+"""Sections: what they refuse, how that is told, and their YAML files."""
+
+import pytest
+from pydantic import ValidationError
+
+from otrain_core.errors import ConfigError
+from otrain_core.plan.sections import Section, explain_first, near_name, read_yaml
+
+
+class Example(Section):
+    """Two keys."""
+
+    wide: float = 1.0
+    names: list[int] = []
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"wide": "x"}, "here: wide: Input should be a valid number, unable to parse string as a number (found 'x')"),
+        ({"wide": float("nan")}, "here: wide: Input should be a finite number (found nan)"),
+        ({"names": [1, "b"]}, "here: names.1: Input should be a valid integer, unable to parse string as an integer"),
+        ({"wid": 1}, "here: wid: unknown key; did you mean 'wide'?"),
+        ({"zzzzzz": 1}, "here: zzzzzz: unknown key"),
+    ],
+)
+def test_the_first_error_in_one_sentence(values, told):
+    with pytest.raises(ValidationError) as caught:
+        Example.model_validate(values)
+    assert explain_first(caught.value, "here").startswith(told)
+
+
+def test_near_names():
+    assert near_name("treshold", "") == "; did you mean 'threshold'?"
+    assert near_name("qqqq", "") == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [1", "bad.yaml: not YAML"),
+        (b"- 1\n- 2\n", "bad.yaml: keys and values are needed, found list"),
+        (b"a: \xff\xfe", "bad.yaml: not a text file in UTF-8"),
+    ],
+)
+def test_bad_yaml_files(tmp_path, content, message):
+    (tmp_path / "bad.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        read_yaml(tmp_path / "bad.yaml")
+
+
+def test_yaml_files(tmp_path):
+    (tmp_path / "good.yaml").write_text("a: {b: 1}\n")
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    assert read_yaml(tmp_path / "good.yaml") == {"a": {"b": 1}}
+    assert read_yaml(tmp_path / "empty.yaml") == {}
+    with pytest.raises(ConfigError, match="none.yaml: no such file"):
+        read_yaml(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="is a directory"):
+        read_yaml(tmp_path)
