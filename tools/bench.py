@@ -144,23 +144,20 @@ class _Runner:
 
     def __init__(self, experiment, cutouts: np.ndarray, labels: np.ndarray, *, seed: int, epochs: int):
         from otrain_core.networks import architecture
+        from otrain_core.networks.devices import prepare_device
         from otrain_core.networks.loop import Loop
         from otrain_core.networks.predict import score_cutouts
-        from otrain_core.networks.train import prepare_device
 
         prepare_device()
         architecture.keras.utils.set_random_seed(seed)
-        options = experiment.model_dump() | {"epochs": epochs}
-        self.model = architecture.build_network(
-            experiment.network, size=cutouts.shape[1], channels=experiment.inputs, normalise=experiment.normalise
-        )
+        self.model = architecture.build_network(experiment, size=cutouts.shape[1])
         cutouts = cutouts[..., : len(experiment.inputs)]
         stage = architecture.keras.Model(self.model.input, architecture.input_stage(self.model).output)
         data = (np.asarray(stage.predict(cutouts, batch_size=256, verbose=0)), labels)
-        steps = -(-len(labels) // experiment.batch_size)
         few = (data[0][:64], labels[:64])  # watched after every epoch; not what is timed
         body = architecture.without_input_stage(self.model)
-        self.loop = Loop(body, data, few, seed=seed, options=options, weights=None, steps=steps)
+        timed = experiment.model_copy(update={"epochs": epochs})
+        self.loop = Loop(body, data, few, experiment=timed, seed=seed, weights=None)
         self.cutouts, self._score = cutouts, score_cutouts
 
     def epoch(self, number: int) -> None:

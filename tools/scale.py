@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -163,14 +162,6 @@ def _assemble(place: Path) -> None:
     write_json(place / "cube.json", counts)
 
 
-def _script(name: str, place: Path, **arguments: Any) -> None:
-    scripts = Path(__file__).parents[1] / "scripts"
-    files = {"cube": "cube.npz", "split": "split.csv", "model": "model.keras"}
-    wanted = {"train": ("cube", "split", "model")}
-    paths = {key: str(place / files[key]) for key in wanted[name]}
-    runpy.run_path(str(next(scripts.rglob(f"{name}.py"))))["main"](**paths, **arguments)
-
-
 def _step(step: str, place: Path) -> None:
     from otrain_core.cubes.split import split_files
     from otrain_core.plan.config import Config, Experiment
@@ -188,9 +179,18 @@ def _step(step: str, place: Path) -> None:
             options=config.split,
         )
     elif step == "train":
-        experiment = Experiment().model_dump() | {"epochs": 1}
-        paths = {"history": str(place / "history.csv"), "record": str(place / "train.json")}
-        _script("train", place, **paths, experiment=experiment, seed=1, protocol="grouped", threads=1)
+        from otrain_core.networks.train import train_files
+
+        train_files(
+            cube=place / "cube.npz",
+            split=place / "split.csv",
+            model=place / "model.keras",
+            history=place / "history.csv",
+            record=place / "train.json",
+            experiment=Experiment(epochs=1),
+            seed=1,
+            threads=1,
+        )
     else:
         from otrain_core.evaluation.evaluate import evaluate_files
         from otrain_core.networks.architecture import load_model

@@ -52,7 +52,7 @@ def export(arguments: Namespace) -> Outcome:
 
 
 def train(arguments: Namespace) -> Outcome:
-    """Split a cube, train, evaluate and export, with the scripts of the workflow."""
+    """Split a cube, train, evaluate and export, by the steps of the workflow."""
     from otrain_core.arrays import write_arrays
     from otrain_core.cubes.cube import no_rows, read_cube
     from otrain_core.cubes.split import split_files
@@ -60,14 +60,17 @@ def train(arguments: Namespace) -> Outcome:
     from otrain_core.io import read_json, write_json
     from otrain_core.networks.architecture import load_model
     from otrain_core.networks.predict import score_cube, score_real_stars
-    from otrain_core.plan.config import Config
+    from otrain_core.networks.train import train_files
+    from otrain_core.plan.config import Config, Experiment
+    from otrain_core.registry.live import live_run
 
     config = Config()
     if arguments.experiment not in config.experiments:
         raise OtrainError(f"--experiment: {arguments.experiment!r} is not one of {', '.join(config.experiments)}")
     changed = {"epochs": arguments.epochs, "inputs": arguments.inputs.split(",") if arguments.inputs else None}
-    experiment = config.experiments[arguments.experiment].model_dump()
-    experiment |= {key: value for key, value in changed.items() if value is not None}
+    values = config.experiments[arguments.experiment].model_dump()
+    values |= {key: value for key, value in changed.items() if value is not None}
+    experiment = Experiment.model_validate(values)
     folder = Path(arguments.output)
     folder.mkdir(parents=True, exist_ok=True)
     cube = read_cube(arguments.cube, mmap=True)
@@ -86,16 +89,16 @@ def train(arguments: Namespace) -> Outcome:
         seed=arguments.seed,
         options=config.split,
     )
-    _script("train")(
-        cube=str(paths["cube"]),
+    train_files(
+        cube=paths["cube"],
         split=of["split.csv"],
         model=of["model.keras"],
-        history=str(folder / "history.csv"),
+        history=folder / "history.csv",
         record=of["train.json"],
         experiment=experiment,
         seed=arguments.seed,
-        protocol="grouped",
         threads=arguments.threads,
+        live_run=live_run,
     )
     evaluate_files(
         cube=paths["cube"],
@@ -111,7 +114,7 @@ def train(arguments: Namespace) -> Outcome:
         score_cube=score_cube,
         score_real_stars=score_real_stars,
         options=config.evaluate,
-        threshold_rule=experiment["threshold"],
+        threshold_rule=experiment.threshold,
         seed=arguments.seed,
         protocol="grouped",
         experiment_name=arguments.experiment,
@@ -137,17 +140,20 @@ def diagnose(arguments: Namespace) -> Outcome:
 
 def explain(arguments: Namespace) -> Outcome:
     """Draw the Grad-CAM maps of a training."""
-    from otrain_core.plan.config import Config
+    from otrain_core.figures.galleries import draw_grad_cam
+    from otrain_core.networks.explain import explain_files
+    from otrain_core.plan.config import ExplainOptions
 
     folder, output = Path(arguments.folder), Path(arguments.output or arguments.folder)
-    _script("explain")(
-        model=str(_needed(folder, "model.keras")),
+    explain_files(
+        model=_needed(folder, "model.keras"),
         cube=arguments.cube,
-        scores=str(_needed(folder, "scores.csv")),
-        metrics=str(_needed(folder, "metrics.json")),
-        gradcam=str(output / "gradcam.npz"),
-        figure=str(output / "gradcam.png"),
-        options=Config().explain.model_dump(),
+        scores=_needed(folder, "scores.csv"),
+        metrics=_needed(folder, "metrics.json"),
+        gradcam=output / "gradcam.npz",
+        figure=output / "gradcam.png",
+        draw=draw_grad_cam,
+        options=ExplainOptions(),
         seed=arguments.seed,
     )
     return 0, {"figure": str(output / "gradcam.png"), "maps": str(output / "gradcam.npz")}, str(output / "gradcam.png")
@@ -252,9 +258,17 @@ def models_export(arguments: Namespace) -> Outcome:
 
 
 def _export_onnx(folder: Path, cube: Path, output: Path, *, seed: int) -> None:
-    names = {"model": "model.keras", "train_record": "train.json", "scores": "scores.csv", "metrics": "metrics.json"}
-    paths = {key: str(_needed(folder, name)) for key, name in names.items()}
-    _script("export_onnx")(cube=str(cube), onnx=str(output), seed=seed, **paths)
+    from otrain_core.networks.export_onnx import export_onnx_files
+
+    export_onnx_files(
+        cube=cube,
+        model=_needed(folder, "model.keras"),
+        train_record=_needed(folder, "train.json"),
+        scores=_needed(folder, "scores.csv"),
+        metrics=_needed(folder, "metrics.json"),
+        onnx=output,
+        seed=seed,
+    )
 
 
 def _headline(folder: Path) -> tuple[dict[str, Any], str]:

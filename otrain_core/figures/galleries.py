@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
 from otrain_core.cubes.inputs import IMAGES
-from otrain_core.figures.canvas import FALSE_COLOUR, STYLE, TRUE_COLOUR
+from otrain_core.figures.canvas import FALSE_COLOUR, STYLE, TRUE_COLOUR, save_figure
 
 
 class CutoutGallery:
@@ -188,3 +189,8 @@ def _show(ax, cutout: np.ndarray) -> None:
     low, high = robust_limits(cutout)
     grey = colormaps["gray"].with_extremes(bad="#d9c2a0")
     ax.imshow(cutout, cmap=grey, vmin=low, vmax=high, origin="lower", interpolation="nearest")
+
+
+def draw_grad_cam(arrays: Mapping[str, np.ndarray], path: str | Path) -> None:
+    """Write the picture of `otrain_core.networks.explain.explain_model`'s arrays."""
+    save_figure(path, GradCamGallery.from_arrays(arrays).plot().figure_)

@@ -10,6 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from otrain_core.plan.config import Experiment
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is loaded: its C++ log is noise
 
@@ -33,9 +37,9 @@ with _banners_dropped():
 
     from .psf_residual import psf_residual  # relative: both travel with a registered model
 
-NETWORKS = ("paper", "otrain2")
+MIN_SIZE = 9  # side of the smallest cutouts [px]
 NORMALISATIONS = ("none", "mad-asinh")
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+PRECISIONS = ("float32", "mixed_bfloat16")
 MAD_OF_NOISE = 1.4826  # standard deviation of Gaussian noise over its MAD
 _HUGE = 3.0e38  # beyond every pixel, still finite in float32
 
@@ -190,32 +194,20 @@ class CentreWindow(layers.Layer):
         return {**super().get_config(), "side": self.side}
 
 
-def build_network(
-    network: str,
-    *,
-    size: int,
-    channels: Sequence[str] = ("difference",),
-    normalise: str = "none",
-    precision: str = "float32",
-) -> keras.Model:
+def build_network(experiment: Experiment, *, size: int) -> keras.Model:
     """Build an untrained network.
 
     Parameters
     ----------
-    network : {'paper', 'otrain2'}
-        ``paper``: the network of Makhlouf et al. 2022 (A&A 664, A81) as their code has
-        it, 2,621,826 parameters at 32 x 32 x 1. ``otrain2``: a strided network with
-        batch normalisation, whose weights do not depend on the size.
+    experiment : Experiment
+        Its ``network``, ``inputs``, ``normalise`` and ``precision`` count. ``paper`` is the network of Makhlouf et
+        al. 2022 (A&A 664, A81) as their code has it, 2,621,826 parameters at 32 x 32 x 1. ``otrain2`` is a
+        strided network with batch normalisation, whose weights do not depend on the size. ``inputs`` are
+        the channels in the order of the last axis; those of `otrain_core.cubes.inputs.SAMPLING` are planes of one
+        number. ``precision`` is that of the layers between the input stage and the logits; these two and all
+        weights are float32 always.
     size : int
         Side of the cutouts [px].
-    channels : sequence of str
-        Channels in the order of the last axis. Those of `otrain_core.cubes.inputs.SAMPLING` are planes
-        of one number; at least one must be of pixels.
-    normalise : {'none', 'mad-asinh'}
-        Input stage, see `InputStage`.
-    precision : {'float32', 'mixed_bfloat16', 'mixed_float16'}
-        Of the layers between the input stage and the logits, which are float32 always. Weights are
-        float32 always.
 
     Returns
     -------
@@ -225,24 +217,57 @@ def build_network(
 
     Raises
     ------
-    ValueError
-        Unknown network, normalisation or precision, no channel of pixels, or a size that is too small.
+    ConfigError
+        A size that is too small for a network.
     """
-    from otrain_core.cubes.inputs import SAMPLING
+    return _build(
+        experiment.network,
+        size=size,
+        channels=experiment.inputs,
+        normalise=experiment.normalise,
+        precision=experiment.precision,
+    )
 
+
+def rebuild(model: keras.Model, *, size: int | None = None, precision: str | None = None) -> keras.Model:
+    """The same network and weights for cutouts of another size, or in another precision.
+
+    Raises
+    ------
+    ValueError
+        The model was not built by `build_network`, or its weights depend on the size of the cutouts.
+    """
+    stage = input_stage(model)
+    other = _build(
+        model.name,
+        size=size or model.input_shape[1],
+        channels=stage.channels,
+        normalise=stage.normalise,
+        precision=precision or precision_of(model),
+    )
+    other.set_weights(model.get_weights())
+    return other
+
+
+def _build(network: str, *, size: int, channels: Sequence[str], normalise: str, precision: str) -> keras.Model:
+    from otrain_core.cubes.inputs import SAMPLING
+    from otrain_core.errors import ConfigError
+
+    if size < MIN_SIZE:
+        raise ConfigError(f"cutouts of at least {MIN_SIZE} x {MIN_SIZE} pixels are needed, not {size} x {size}")
     builders = {"paper": _paper, "otrain2": _otrain2}
     if network not in builders:
-        raise ValueError(f"network must be one of {', '.join(NETWORKS)}, not {network!r}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
-    usual = {name: SAMPLING[name] for name in channels if name in SAMPLING}
-    if len(usual) == len(channels):
-        raise ValueError("at least one channel of pixels is needed")
-    if size < 9:
-        raise ValueError(f"cutouts of at least 9 x 9 pixels are needed, not {size} x {size}")
+        raise ValueError(f"network must be one of {', '.join(builders)}, not {network!r}")
     cutouts = keras.Input((size, size, len(channels)), name="cutouts")
-    about = {"normalise": normalise, "centre": network == "otrain2", "usual": usual}
-    pixels = InputStage(channels=channels, **about, dtype="float32", name="input_stage")(cutouts)
+    stage = InputStage(
+        channels=channels,
+        normalise=normalise,
+        centre=network == "otrain2",
+        usual={name: SAMPLING[name] for name in channels if name in SAMPLING},
+        dtype="float32",
+        name="input_stage",
+    )
+    pixels = stage(cutouts)
     logits = layers.Dense(2, dtype="float32", name="logits")  # made first: the order of layers decides their seeds
     with _precision(precision):
         features = builders[network](pixels)
@@ -313,9 +338,9 @@ def input_stage(model: keras.Model) -> InputStage:
 
 
 def precision_of(model: keras.Model) -> str:
-    """One of `PRECISIONS`: that with which `build_network` made the model."""
-    mixed = {layer.dtype_policy.name for layer in model.layers} & set(PRECISIONS[1:])
-    return mixed.pop() if mixed else PRECISIONS[0]
+    """One of `PRECISIONS`, the one with which `build_network` made the model."""
+    full, mixed = PRECISIONS
+    return mixed if any(layer.dtype_policy.name == mixed for layer in model.layers) else full
 
 
 def without_input_stage(model: keras.Model) -> keras.Model:

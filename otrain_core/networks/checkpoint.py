@@ -107,10 +107,12 @@ class Checkpoint:
         arrays, best : sequence of numpy.ndarray
             Variables, and weights of the kept epoch (None where that is the last).
         """
-        file, best_file = f"epoch{epoch}.npz", f"best{state['kept_epoch']}.npz" if best is not None else ""
+        file, best_file = f"epoch{epoch}.npz", ""
         lists = {file: arrays}
-        if best_file and not (self.folder / best_file).exists():
-            lists[best_file] = best
+        if best is not None:
+            best_file = f"best{state['kept_epoch']}.npz"
+            if not (self.folder / best_file).exists():
+                lists[best_file] = best
         for name, values in lists.items():
             with atomic(self.folder / name) as temporary:
                 np.savez(temporary, *values)

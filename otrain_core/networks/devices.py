@@ -1,16 +1,12 @@
-"""What a network is trained on: the CPU, a GPU, or several GPUs of one node.
+"""What a network is trained on: the CPU or a GPU.
 
 ``python -m otrain_core.networks.devices`` names the GPUs that a training would see here.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 from otrain_core.errors import ConfigError
 
@@ -81,96 +77,6 @@ def _prepare_tensorflow(threads: int | None, deterministic: bool) -> list[str]:
         tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
         for gpu in tf.config.list_physical_devices("GPU")
     ]
-
-
-def seen_devices() -> list[str]:
-    """Names of the GPUs among which the back end can share out a batch; none under torch."""
-    from otrain_core.networks.architecture import keras
-
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        return [device.name for device in tf.config.list_logical_devices("GPU")]
-    return list(keras.distribution.list_devices("gpu")) if backend == "jax" else []
-
-
-class Replicas:
-    """Devices that hold a copy of the network each, and share out every batch.
-
-    Parameters
-    ----------
-    devices : list of str
-        As `seen_devices` gives them. With fewer than two `scope` does nothing.
-    """
-
-    def __init__(self, devices: list[str]):
-        from otrain_core.networks.architecture import keras
-
-        self.n = max(len(devices), 1)
-        self._keras, self._strategy = keras, None
-        if self.n == 1:
-            return
-        self._strategy = _strategy(tuple(devices))
-
-    @contextmanager
-    def scope(self) -> Iterator[None]:
-        """Where the shared network is made, compiled and fitted."""
-        if self._strategy is None:
-            yield
-        elif self._keras.backend.backend() == "tensorflow":
-            with self._strategy.scope():
-                yield
-        else:
-            before = self._keras.distribution.distribution()
-            self._keras.distribution.set_distribution(self._strategy)
-            try:
-                yield
-            finally:
-                self._keras.distribution.set_distribution(before)
-
-
-@functools.cache  # a second one in a process would clash with the first over its collective operations
-def _strategy(devices: tuple[str, ...]) -> Any:
-    from otrain_core.networks.architecture import keras
-
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.distribute.MirroredStrategy(devices)
-    return keras.distribution.DataParallel(devices=list(devices))
-
-
-def choose_replicas(gpus: int | None, *, batch_size: int, require_gpu: bool = False) -> Replicas:
-    """The GPUs that train together.
-
-    Parameters
-    ----------
-    gpus : int or None
-        How many; None takes all that are seen.
-    batch_size : int
-        Shared out evenly among them.
-    require_gpu : bool
-        Refuse to train on fewer than `gpus`; otherwise that is a warning.
-
-    Raises
-    ------
-    ConfigError
-        Too few GPUs where they are required, or a batch that does not share out evenly.
-    """
-    from otrain_core.networks.architecture import keras
-
-    if gpus == 1:
-        return Replicas([])
-    devices = seen_devices()[:gpus]
-    if gpus is not None and len(devices) < gpus:
-        text = f"gpus: {gpus} were asked for, {keras.backend.backend()} can train together on {len(devices)}"
-        if require_gpu:
-            raise ConfigError(text)
-        log.warning("%s", text)
-    if len(devices) > 1 and batch_size % len(devices):
-        raise ConfigError(f"batch_size: {batch_size} cutouts cannot be shared out evenly among {len(devices)} GPUs")
-    return Replicas(devices)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,82 @@
-"""Where in a cutout a network found the reasons for its decision: Grad-CAM, and what a neighbour does to it."""
+"""Where in a cutout a network found the reasons for its decision: Grad-CAM."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from otrain_core.arrays import read_stack, write_arrays
 from otrain_core.cubes.inputs import column, select_inputs
 from otrain_core.errors import ConfigError, CubeError
 from otrain_core.evaluation.metrics import OUTCOMES
+from otrain_core.io import read_json, read_table, write_json, write_table
+from otrain_core.plan.config import ExplainOptions
 
-OUTPUTS = ("logit", "softmax")
+DEFAULT = ExplainOptions()
 _SUMMARY = ("n", "energy_within_fwhm", "energy_of_flat_map", "fallbacks")
 _SAMPLE = 100  # cutouts behind the mean share of energy, of each kind
+
+
+def explain_files(
+    *,
+    model: str | Path,
+    cube: str | Path,
+    scores: str | Path,
+    metrics: str | Path,
+    gradcam: str | Path,
+    figure: str | Path,
+    draw: Callable[[Mapping[str, np.ndarray], str | Path], None],
+    options: ExplainOptions,
+    seed: int,
+    neighbours: str | Path | None = None,
+    record: str | Path | None = None,
+) -> None:
+    """Draw Grad-CAM maps of a network's decisions on its test set, and try them without the neighbours.
+
+    Parameters
+    ----------
+    model, cube, scores, metrics : path-like
+        ``model.keras``, ``cube.npz``, ``scores.csv`` and ``metrics.json`` (for the threshold).
+    gradcam, figure : path-like
+        Files written: ``.npz`` and PNG.
+    draw : callable
+        `otrain_core.figures.galleries.draw_grad_cam`: writes the figure of what `explain_model` gives.
+    options : ExplainOptions
+    seed : int
+        Draws the right decisions that are shown, and the noise where a neighbour was.
+    neighbours, record : path-like, optional
+        Files written: CSV of the neighbour test, JSON of the summary numbers.
+
+    Raises
+    ------
+    CubeError, ConfigError
+        As `explain_model` and `otrain_core.networks.neighbours.neighbour_test`.
+    """
+    from otrain_core.networks.architecture import load_model
+    from otrain_core.networks.neighbours import neighbour_test
+
+    network, arrays, table = load_model(model), read_stack(cube, mmap=("cube",)), read_table(scores)
+    threshold = read_json(metrics)["headline"]["threshold"]
+    maps, result = explain_model(
+        network, arrays, table, threshold=threshold, rng=np.random.default_rng(seed), options=options
+    )
+    write_arrays(gradcam, maps)
+    draw(maps, figure)
+    if neighbours and record:
+        tried, numbers = neighbour_test(
+            network,
+            arrays,
+            table,
+            threshold=threshold,
+            rng=np.random.default_rng([seed, 1]),
+            n_sigma=options.neighbour_sigma,
+        )
+        write_table(neighbours, tried)
+        write_json(record, {**result, "neighbours": numbers})
 
 
 def find_layer(model, name: str | None = None) -> str:
@@ -68,14 +131,14 @@ def _with_features(model, layer: str):
 
 
 def grad_cam(
-    model, cutouts: np.ndarray, *, layer: str | None = None, output: str = "logit", batch_size: int = 64
+    model, cutouts: np.ndarray, *, options: ExplainOptions = DEFAULT, batch_size: int = 64
 ) -> dict[str, np.ndarray]:
     """Grad-CAM maps of what speaks for the class that the network chose.
 
     The map is the sum of the features of a layer, each weighted by the mean derivative
     of the output with respect to it, positive part (Selvaraju et al. 2020). The output
     is the difference of the logits of the two classes, which does not saturate; with
-    ``output='softmax'`` it is the probability, as in Makhlouf et al. 2022. Where no
+    ``output: softmax`` it is the probability, as in Makhlouf et al. 2022. Where no
     feature speaks for the class, the map would be blank: then the magnitude of the
     weighted sum is given, and ``fallback`` is set.
 
@@ -85,9 +148,8 @@ def grad_cam(
         From `otrain_core.networks.architecture`.
     cutouts : numpy.ndarray
         float32 (N, S, S, C) as the model takes them.
-    layer : str, optional
-        See `find_layer`.
-    output : {'logit', 'softmax'}
+    options : ExplainOptions
+        ``layer`` and ``output`` count.
 
     Returns
     -------
@@ -105,14 +167,12 @@ def grad_cam(
 
     from otrain_core.networks.architecture import input_stage
 
-    if output not in OUTPUTS:
-        raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, not {output!r}")
     if keras.backend.backend() != "tensorflow":
         raise ConfigError(f"Grad-CAM needs the TensorFlow back end of Keras, not {keras.backend.backend()}")
-    layer = find_layer(model, layer)
+    layer = find_layer(model, options.layer)
     featured = _with_features(model, layer)
     parts = [
-        _weighted_features(featured, cutouts[start : start + batch_size], output)
+        _weighted_features(featured, cutouts[start : start + batch_size], options.output)
         for start in range(0, len(cutouts), batch_size)
     ]
     if not parts:
@@ -202,14 +262,12 @@ def choose_cutouts(
 
 def explain_model(
     model,
-    cube: dict[str, np.ndarray],
+    cube: Mapping[str, np.ndarray],
     scores: pd.DataFrame,
     *,
     threshold: float,
     rng: np.random.Generator,
-    layer: str | None = None,
-    output: str = "logit",
-    n_cutouts: int = 8,
+    options: ExplainOptions = DEFAULT,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Grad-CAM maps of right and wrong decisions on the test set, and how central they are.
 
@@ -223,10 +281,8 @@ def explain_model(
         Tells right from wrong.
     rng : numpy.random.Generator
         Draws the right ones.
-    layer, output
-        See `grad_cam`.
-    n_cutouts : int
-        Cutouts kept of each kind.
+    options : ExplainOptions
+        ``layer``, ``output``, and ``n_cutouts``, the cutouts kept of each kind.
 
     Returns
     -------
@@ -241,16 +297,16 @@ def explain_model(
     """
     from otrain_core.networks.architecture import input_stage
 
-    rows = choose_cutouts(scores, threshold, n=max(n_cutouts, _SAMPLE), rng=rng)
+    rows = choose_cutouts(scores, threshold, n=max(options.n_cutouts, _SAMPLE), rng=rng)
     index = np.concatenate([rows[kind] for kind in OUTCOMES]).astype(int)
     if index.size == 0:
         raise CubeError("the set test is empty: there is nothing to explain")
     kind = np.repeat(OUTCOMES, [len(rows[name]) for name in OUTCOMES])
     cutouts = select_inputs(cube, inputs=input_stage(model).channels, size=model.input_shape[1], rows=index)
-    found = grad_cam(model, cutouts, layer=layer, output=output)
+    found = grad_cam(model, cutouts, options=options)
     fwhm = cutout_fwhm(cube, index)
     energy, area = central_energy(found["resized"], fwhm)
-    record = {"layer": str(found["layer"]), "output": output, "threshold": threshold}
+    record: dict[str, Any] = {"layer": str(found["layer"]), "output": options.output, "threshold": threshold}
     for name in (*OUTCOMES, "all"):
         inside = np.isfinite(energy) & np.isfinite(fwhm) & ((kind == name) | (name == "all"))
         record[name] = {
@@ -259,7 +315,7 @@ def explain_model(
             "energy_of_flat_map": float(area[inside].mean()) if inside.any() else np.nan,
             "fallbacks": int(found["fallback"][(kind == name) | (name == "all")].sum()),
         }
-    kept = np.concatenate([np.flatnonzero(kind == name)[:n_cutouts] for name in OUTCOMES])
+    kept = np.concatenate([np.flatnonzero(kind == name)[: options.n_cutouts] for name in OUTCOMES])
     by_index = scores.set_index("index").loc[index[kept]]
     arrays = {
         "cutouts": cutouts[kept],
@@ -279,7 +335,7 @@ def explain_model(
     return arrays, record
 
 
-def cutout_fwhm(cube: dict[str, np.ndarray], index: np.ndarray) -> np.ndarray:
+def cutout_fwhm(cube: Mapping[str, np.ndarray], index: np.ndarray) -> np.ndarray:
     """Seeing [px], or the candidate's own FWHM where it is not known."""
     seeing, own = (column(cube, name).astype(float)[index] for name in ("seeing", "fwhms"))
     return np.where(np.isfinite(seeing), seeing, own)

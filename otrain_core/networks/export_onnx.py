@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 OPSET = 18
+N_CHECKED = 512  # real cutouts on which the file of a training is compared with the network
 TOLERANCE = 1e-5  # of a probability, between Keras and ONNX Runtime
 
 
@@ -65,12 +66,18 @@ def export_model(
     _, height, width, n_channels = _shape(model)
     stage = next((layer for layer in model.layers if isinstance(layer, architecture.InputStage)), None)
     channels = list(stage.channels) if stage else ["difference", *(f"channel{k}" for k in range(2, n_channels + 1))]
-    record = {
-        **{"format": FORMAT, "channels": channels, "size": height, "network": model.name},
-        **{"normalise": stage.normalise if stage else "none", "n_parameters": int(model.count_params())},
-        **dict(about or {}),
+    record: dict[str, Any] = {
+        "format": FORMAT,
+        "channels": channels,
+        "size": height,
+        "network": model.name,
+        "normalise": stage.normalise if stage else "none",
+        "n_parameters": int(model.count_params()),
+        **(about or {}),
     }
-    single = _in_float32(model) if stage else model
+    single = model
+    if stage and architecture.precision_of(model) != "float32":
+        single = architecture.rebuild(model, precision="float32")  # half of it is for GPUs
     brightest = 5.0 if record["normalise"] != "none" else 2.0  # of raw values, float32 logits lose digits
     probes = _probes(height, width, channels, cutouts, rng or np.random.default_rng(0), brightest)
     with atomic(path) as temporary:
@@ -84,6 +91,44 @@ def export_model(
         record["checked"] = {"n": len(probes), "max_difference": difference}
         _write_metadata(temporary, record)
     return record
+
+
+def export_onnx_files(
+    *,
+    cube: str | Path,
+    model: str | Path,
+    train_record: str | Path,
+    scores: str | Path,
+    metrics: str | Path,
+    onnx: str | Path,
+    seed: int,
+) -> None:
+    """Write the network of a training as ONNX, checked on cutouts of its cube.
+
+    Parameters
+    ----------
+    cube, model, train_record, scores, metrics : path-like
+        ``cube.npz``, ``model.keras``, ``train.json``, ``scores.csv`` and ``metrics.json``.
+    onnx : path-like
+        File written.
+    seed : int
+        Draws the cutouts of the check.
+
+    Raises
+    ------
+    OtrainError
+        As `export_model`.
+    """
+    from otrain_core.cubes.cube import read_cube
+    from otrain_core.cubes.inputs import select_inputs
+    from otrain_core.io import read_json, read_table
+    from otrain_core.networks.architecture import input_stage, load_model
+
+    arrays, network, rng = read_cube(cube, mmap=True), load_model(model), np.random.default_rng(seed)
+    rows = np.sort(rng.permutation(len(arrays["labels"]))[:N_CHECKED])
+    inputs = select_inputs(arrays, inputs=input_stage(network).channels, size=network.input_shape[1], rows=rows)
+    about = model_record(read_json(metrics), read_json(train_record), arrays, read_table(scores))
+    export_model(network, onnx, about=about, cutouts=inputs, rng=rng)
 
 
 def export_file(model: str | Path, output: str | Path, *, threshold: float | None = None) -> None:
@@ -134,14 +179,15 @@ def model_record(
         quantiles of the score by class over the set that is scored; by image, the share of wrong decisions
         that the probabilities promise, over all that was not trained on).
     """
-    from otrain_core.classify.descriptors import PROBABILITIES, describe, doubt, image_values, thin, training_statistics
-    from otrain_core.cubes.inputs import select_inputs
+    from otrain_core.classify.descriptors import doubt, image_values, thin
     from otrain_core.evaluation.calibrate import Calibration
 
     headline = metrics.get("headline") or {}
     record: dict[str, Any] = {
         **{key: metrics.get(key, "") for key in ("telescope", "pipeline", "experiment", "protocol", "threshold_rule")},
-        **{"seed": train.get("seed"), "commit": train.get("commit", ""), "trained": train.get("time", "")},
+        "seed": train.get("seed"),
+        "commit": train.get("commit", ""),
+        "trained": train.get("time", ""),
         "threshold": headline.get("threshold"),
         "headline": {
             key: headline.get(key)
@@ -150,30 +196,14 @@ def model_record(
     }
     if metrics.get("calibration"):
         record["calibration"] = Calibration.from_record(metrics["calibration"]).to_record()
-    abstention = metrics.get("abstention") or {}
-    if abstention:
+    if abstention := metrics.get("abstention"):
         names = {"low": "low", "high": "high", "threshold": "threshold", "coverage": "stated_coverage"}
         record["abstention"] = {name: abstention.get(key) for name, key in names.items()}
     options = train.get("options") or {}
     if cube is None or scores is None or not options.get("inputs"):
         return record
-    rows = scores.loc[scores["set"] == "train", "index"].to_numpy(int)
-    wanted = list(options["inputs"])
-    has_science = "science" in [str(name) for name in cube["channels"]]
-    looked_at = wanted if "science" in wanted or not has_science else [*wanted, "science"]
-    cutouts = select_inputs(cube, inputs=looked_at, size=options.get("size"), rows=rows)
-    described = describe(cutouts, looked_at, seeing=np.asarray(cube["seeing"])[rows] if "seeing" in cube else None)
-    labels = scores.loc[scores["set"] == "train", "label"].to_numpy(int)
-    images = np.asarray(cube["images"])[rows] if "images" in cube else None
-    statistics = training_statistics(described, images, labels)
-    statistics["n_true"] = int(np.sum(scores.loc[scores["set"] == "train", "label"] == 1))
-    seen = scores[scores["set"] == (metrics.get("scored_set") or "test")]
-    statistics["scores"] = {
-        name: np.quantile(seen.loc[seen["label"] == label, "score"], PROBABILITIES).tolist()
-        for name, label in (("true", 1), ("false", 0))
-        if (seen["label"] == label).any()
-    }
-    if images is not None:
+    statistics = _training_part(cube, scores, options, scored_set=metrics.get("scored_set") or "test")
+    if "images" in cube:
         calibration = Calibration.from_record(record["calibration"]) if "calibration" in record else Calibration()
         held_out = scores[scores["set"] != "train"]
         promised = doubt(calibration.apply(held_out["score"].to_numpy(float)))
@@ -183,6 +213,32 @@ def model_record(
                 by_image = image_values(promised, held_out["image"].to_numpy(), np.mean, members)[1]
                 statistics["images"].setdefault(name, {})["doubt"] = thin(by_image)
     return record | {"training": statistics}
+
+
+def _training_part(
+    cube: Mapping[str, np.ndarray], scores: pd.DataFrame, options: Mapping[str, Any], *, scored_set: str
+) -> dict[str, Any]:
+    """What the cutouts of train are like, and the scores of the set that is scored."""
+    from otrain_core.classify.descriptors import PROBABILITIES, describe, training_statistics
+    from otrain_core.cubes.inputs import select_inputs
+
+    train = scores[scores["set"] == "train"]
+    rows, labels = train["index"].to_numpy(int), train["label"].to_numpy(int)
+    wanted = list(options["inputs"])
+    has_science = "science" in [str(name) for name in cube["channels"]]
+    looked_at = wanted if "science" in wanted or not has_science else [*wanted, "science"]
+    cutouts = select_inputs(cube, inputs=looked_at, size=options.get("size"), rows=rows)
+    described = describe(cutouts, looked_at, seeing=np.asarray(cube["seeing"])[rows] if "seeing" in cube else None)
+    images = np.asarray(cube["images"])[rows] if "images" in cube else None
+    statistics = training_statistics(described, images, labels)
+    statistics["n_true"] = int(np.sum(labels == 1))
+    seen = scores[scores["set"] == scored_set]
+    statistics["scores"] = {
+        name: np.quantile(seen.loc[seen["label"] == label, "score"], PROBABILITIES).tolist()
+        for name, label in (("true", 1), ("false", 0))
+        if (seen["label"] == label).any()
+    }
+    return statistics
 
 
 def _shape(model) -> tuple[int | None, int, int, int]:
@@ -196,20 +252,6 @@ def _shape(model) -> tuple[int | None, int, int, int]:
     if len(outputs) != 2 or outputs[1] not in (1, 2):
         raise CubeError(f"model {model.name}: one or two probabilities are needed as output, found shape {outputs}")
     return shape
-
-
-def _in_float32(model):
-    """The same weights in single precision: half of it is for GPUs."""
-    from otrain_core.networks import architecture
-
-    stage = architecture.input_stage(model)
-    if architecture.precision_of(model) == "float32":
-        return model
-    single = architecture.build_network(
-        model.name, size=model.input_shape[1], channels=stage.channels, normalise=stage.normalise
-    )
-    single.set_weights(model.get_weights())
-    return single
 
 
 def _convert(model, path: Path) -> None:
@@ -233,13 +275,13 @@ def _ease_arcsinh(path: Path) -> None:
 
     proto = onnx.load(str(path))
     graph = proto.graph
-    nodes, number = [], 0
+    nodes, count = [], 0
     for node in graph.node:
         if node.op_type != "Asinh":
             nodes.append(node)
             continue
-        number += 1
-        names = [f"arcsinh{number}_{k}" for k in range(8)]
+        count += 1
+        names = [f"arcsinh{count}_{k}" for k in range(8)]
 
         def add(kind: str, *inputs: str, output: str) -> str:
             nodes.append(onnx.helper.make_node(kind, inputs, [output], name=output))  # noqa: B023
@@ -253,11 +295,11 @@ def _ease_arcsinh(path: Path) -> None:
         total = add("Add", size, add("Max", size, root, output=names[5]), output=names[6])
         value = add("Log", total, output=names[7])
         add("Mul", value, add("Sign", node.input[0], output=f"{names[7]}_sign"), output=node.output[0])
-    if number:
+    if count:
         del graph.node[:]
         graph.node.extend(nodes)
-        for name, value in (("arcsinh_large", 1e15), ("arcsinh_one", 1.0)):
-            graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.float32), name))
+        for name, number in (("arcsinh_large", 1e15), ("arcsinh_one", 1.0)):
+            graph.initializer.append(onnx.numpy_helper.from_array(np.array(number, np.float32), name))
         onnx.save(proto, str(path))
 
 

@@ -77,7 +77,7 @@ def check_layers(config: Any, path: str | Path) -> None:
             )
 
 
-def _lengths(config: Any, key: str = "") -> Iterator[tuple[str, int]]:
+def _lengths(config: Any, key: str = "") -> Iterator[tuple[str, float]]:
     """Every whole number under one of `SIZES`."""
     if isinstance(config, dict):
         for name, value in config.items():

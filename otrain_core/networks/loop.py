@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from otrain_core.errors import CubeError
 from otrain_core.networks.checkpoint import Checkpoint
-from otrain_core.networks.devices import Replicas
-from otrain_core.networks.progress import Progress
+
+if TYPE_CHECKING:
+    from otrain_core.plan.config import Experiment
 
 log = logging.getLogger("otrain")
 
@@ -48,6 +49,16 @@ def _batches(data, order: np.ndarray, symmetry: np.ndarray | None, batch_size: i
     return Batches()
 
 
+class Watch(Protocol):
+    """What hears of every epoch of a training, such as `otrain_core.registry.live.LiveRun`."""
+
+    def begin(self, history: Sequence[dict[str, float]]) -> None:
+        """Hear of the epochs before, where a training goes on."""
+
+    def epoch(self, row: dict[str, float]) -> None:
+        """Hear of an epoch that has ended: a row of `HISTORY`."""
+
+
 class Loop:
     """Epochs with a saved state after each, so that a killed training goes on where it was.
 
@@ -58,49 +69,50 @@ class Loop:
     train, tune : tuple of array
         Cutouts as the model takes them, and labels 0 or 1. Cutouts that are a `numpy.memmap` are read
         batch by batch, to the same weights.
+    experiment : Experiment
+        epochs, batch_size, learning_rate, schedule, label_smoothing, keep, patience, augment and jit_compile count.
     seed : int
-    options : dict
-        epochs, batch_size, learning_rate, schedule, label_smoothing, keep, patience, augment and,
-        where it is not 'auto', jit_compile; see `otrain_core.networks.train.train_model`.
     weights : dict or None
         Weight of each class.
-    steps : int
-        Batches in an epoch.
-    replicas : Replicas, optional
-        Devices that train together; a copy of the model is trained on them.
-    watch : LiveRun, optional
-        Hears of every epoch, see `otrain_core.registry.live`.
+    watch : Watch, optional
+    progress : otrain_core.networks.progress.Progress, optional
+        Draws the batches of every epoch.
     """
 
-    def __init__(self, model, train, tune, *, seed, options, weights, steps, replicas=None, watch=None):
-        from otrain_core.networks.architecture import keras, precision_of
+    def __init__(
+        self,
+        model: Any,
+        train: tuple[np.ndarray, np.ndarray],
+        tune: tuple[np.ndarray, np.ndarray],
+        *,
+        experiment: Experiment,
+        seed: int,
+        weights: dict[int, float] | None,
+        watch: Watch | None = None,
+        progress: Any = None,
+    ):
+        from otrain_core.networks.architecture import keras
 
         self.keras = keras
-        self.replicas = replicas or Replicas([])
-        self.model = self.trained = model
-        (self.train, self.tune) = ((cutouts, np.eye(2, dtype=np.float32)[labels]) for cutouts, labels in (train, tune))
-        self.seed, self.options, self.weights = seed, options, weights
-        rate = options["learning_rate"]
-        if options["schedule"] == "cosine":
-            rate = keras.optimizers.schedules.CosineDecay(rate, options["epochs"] * steps, alpha=0.01)
-        loss = {"loss": keras.losses.CategoricalCrossentropy(label_smoothing=options["label_smoothing"])}
-        loss |= {"metrics": ["accuracy"], "jit_compile": options.get("jit_compile", "auto")}
-        with self.replicas.scope():
-            if self.replicas.n > 1:
-                self.trained = keras.models.clone_model(model)
-                self.trained.set_weights(model.get_weights())
-            optimizer = keras.optimizers.Adam(rate)
-            if precision_of(model) == "mixed_float16":
-                optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-            self.trained.compile(optimizer=optimizer, **loss)
-        if self.trained is not model:
-            model.compile(**loss)
+        self.model, self.experiment, self.seed, self.weights = model, experiment, seed, weights
+        self.train = train[0], np.eye(2, dtype=np.float32)[train[1]]
+        self.tune = tune[0], np.eye(2, dtype=np.float32)[tune[1]]
+        self.steps = -(-len(train[1]) // experiment.batch_size)
+        rate = experiment.learning_rate
+        if experiment.schedule == "cosine":
+            rate = keras.optimizers.schedules.CosineDecay(rate, experiment.epochs * self.steps, alpha=0.01)
+        model.compile(
+            optimizer=keras.optimizers.Adam(rate),
+            loss=keras.losses.CategoricalCrossentropy(label_smoothing=experiment.label_smoothing),
+            metrics=["accuracy"],
+            jit_compile=experiment.jit_compile,
+        )
         self.history: list[dict[str, float]] = []
-        self.best_loss, self.kept_epoch, self.best_weights = np.inf, 0, None
+        self.best_loss, self.kept_epoch = np.inf, 0
+        self.best_weights: list[np.ndarray] | None = None
         self.checkpoint: Checkpoint | None = None
         self.resumed_at = 0
-        self.watch = watch
-        self.progress = Progress(epochs=options["epochs"], steps=steps) if sys.stderr.isatty() else None
+        self.watch, self.progress = watch, progress
 
     def run(self) -> pd.DataFrame:
         """Train to the last epoch, or until patience ends; one row for each epoch.
@@ -112,9 +124,9 @@ class Loop:
         """
         if self.watch:
             self.watch.begin(self.history)
-        for epoch in range(len(self.history) + 1, self.options["epochs"] + 1):
+        for epoch in range(len(self.history) + 1, self.experiment.epochs + 1):
             if self._out_of_patience():
-                log.info("no lower loss on tune for %d epochs: stopped", self.options["patience"])
+                log.info("no lower loss on tune for %d epochs: stopped", self.experiment.patience)
                 break
             self.epoch(epoch)
             if self.checkpoint is not None:
@@ -122,7 +134,7 @@ class Loop:
         return pd.DataFrame(self.history, columns=HISTORY)
 
     def _out_of_patience(self) -> bool:
-        patience = self.options["patience"]
+        patience = self.experiment.patience
         if not patience or not self.history:
             return False
         losses = [row["tune_loss"] for row in self.history]
@@ -132,23 +144,18 @@ class Loop:
         """Train one epoch (from 1) and watch it on tune."""
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(len(self.train[1]))
-        order = order[: len(order) - len(order) % self.replicas.n]
-        symmetry = rng.integers(0, 8, len(order)) if self.options["augment"] else None
-        data = self._fed(self.train, order, symmetry, batch_size=self.options["batch_size"])
-        rate = float(self.trained.optimizer.learning_rate)
-        callbacks = self.progress.begin(epoch) if self.progress else None
+        symmetry = rng.integers(0, 8, len(order)) if self.experiment.augment else None
+        rate = float(self.model.optimizer.learning_rate)
         started = time.perf_counter()
-        with self.replicas.scope():
-            fitted = self.trained.fit(
-                **data,
-                epochs=1,
-                shuffle=False,
-                class_weight=self.weights,
-                callbacks=callbacks,
-                verbose=0,
-            ).history
+        fitted = self.model.fit(
+            **self._fed(self.train, order, symmetry, batch_size=self.experiment.batch_size),
+            epochs=1,
+            shuffle=False,
+            class_weight=self.weights,
+            callbacks=self.progress.begin(epoch, self.experiment.epochs, self.steps) if self.progress else None,
+            verbose=0,
+        ).history
         seconds = time.perf_counter() - started
-        self._take_over()
         watched = self.model.evaluate(**self._fed(self.tune, batch_size=256), verbose=0, return_dict=True)
         row = {
             "epoch": epoch,
@@ -159,27 +166,27 @@ class Loop:
             "seconds": seconds,
             "learning_rate": rate,
         }
-        for name in ("loss", "tune_loss"):
-            if not np.isfinite(row[name]):
-                raise CubeError(
-                    f"the {name.replace('_', ' ')} became {row[name]} in epoch {epoch}: lower the learning rate"
-                    " or normalise the inputs (normalise: mad-asinh)"
-                )
-        self.history.append(row)
-        if row["tune_loss"] < self.best_loss:
-            self.best_loss = row["tune_loss"]
-            if self.options["keep"] == "best":
-                self.kept_epoch, self.best_weights = epoch, self.model.get_weights()
-        if self.options["keep"] == "last":
-            self.kept_epoch = epoch
+        _check_losses(row)
+        self._keep(row)
         log.info(
-            f"epoch {row['epoch']:3d}/{self.options['epochs']}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}"
-            f"  tune loss {row['tune_loss']:.4f}  tune accuracy {row['tune_accuracy']:.4f}  {row['seconds']:.1f} s"
+            f"epoch {epoch:3d}/{self.experiment.epochs}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}"
+            f"  tune loss {row['tune_loss']:.4f}  tune accuracy {row['tune_accuracy']:.4f}  {seconds:.1f} s"
         )
         if self.progress:
             self.progress.end(row)
         if self.watch:
             self.watch.epoch(row)
+
+    def _keep(self, row: dict[str, float]) -> None:
+        """Note an epoch, and its weights where they are the ones to keep."""
+        self.history.append(row)
+        epoch = len(self.history)
+        if row["tune_loss"] < self.best_loss:
+            self.best_loss = row["tune_loss"]
+            if self.experiment.keep == "best":
+                self.kept_epoch, self.best_weights = epoch, self.model.get_weights()
+        if self.experiment.keep == "last":
+            self.kept_epoch = epoch
 
     @staticmethod
     def _fed(data, order=None, symmetry=None, *, batch_size: int) -> dict[str, Any]:
@@ -193,11 +200,6 @@ class Loop:
             "batch_size": batch_size,
         }
 
-    def _take_over(self) -> None:
-        """Give the model the weights of its copy on several devices."""
-        if self.trained is not self.model:
-            self.model.set_weights(self.trained.get_weights())
-
     def got_worse(self) -> bool:
         """Whether the loss on tune of the last epoch is above the lowest by more than `WORSE`; told in the log."""
         losses = [row["tune_loss"] for row in self.history]
@@ -205,7 +207,7 @@ class Loop:
             return False
         best = int(np.argmin(losses)) + 1
         text = f"tune loss rose from {min(losses):.2f} (epoch {best}) to {losses[-1]:.2f}: "
-        if self.options["keep"] == "best":
+        if self.experiment.keep == "best":
             log.info("%sthe kept epoch is %d", text, self.kept_epoch)
         else:
             log.warning("%sthe last epoch is kept all the same (keep: last)", text)
@@ -231,7 +233,6 @@ class Loop:
         state, saved, best = found
         for variable, value in zip(self._variables(), saved, strict=True):
             variable.assign(value)
-        self._take_over()
         self.history, self.best_weights = state["history"], best
         self.best_loss, self.kept_epoch = state["best_loss"], state["kept_epoch"]
         self.resumed_at = len(self.history) + 1
@@ -239,14 +240,14 @@ class Loop:
 
     def _variables(self) -> list[Any]:
         """All that one epoch hands to the next: weights, the optimizer's moments, the state of dropout."""
-        optimizer = self.trained.optimizer
+        optimizer = self.model.optimizer
         if not optimizer.built:
-            with self.replicas.scope():
-                optimizer.build(self.trained.trainable_variables)
-        dropout = [layer.seed_generator.state for layer in self.trained.layers if hasattr(layer, "seed_generator")]
-        return [*self.trained.weights, *optimizer.variables, *dropout]
+            optimizer.build(self.model.trainable_variables)
+        dropout = [layer.seed_generator.state for layer in self.model.layers if hasattr(layer, "seed_generator")]
+        return [*self.model.weights, *optimizer.variables, *dropout]
 
     def _save(self, epoch: int) -> None:
+        assert self.checkpoint is not None
         arrays = [self.keras.ops.convert_to_numpy(variable) for variable in self._variables()]
         state = {"history": self.history, "best_loss": self.best_loss, "kept_epoch": self.kept_epoch}
         self.checkpoint.write(epoch, state, arrays, self.best_weights)
@@ -260,3 +261,12 @@ class Loop:
         """Delete the folder of `resume`."""
         if self.checkpoint is not None:
             self.checkpoint.remove()
+
+
+def _check_losses(row: dict[str, float]) -> None:
+    for name in ("loss", "tune_loss"):
+        if not np.isfinite(row[name]):
+            raise CubeError(
+                f"the {name.replace('_', ' ')} became {row[name]} in epoch {row['epoch']}: lower the learning rate"
+                " or normalise the inputs (normalise: mad-asinh)"
+            )

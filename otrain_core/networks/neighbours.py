@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ import pandas as pd
 
 from otrain_core.cubes.inputs import IMAGES, select_inputs
 from otrain_core.errors import CubeError
-from otrain_core.networks.explain import KINDS, cutout_fwhm, logits_of
+from otrain_core.evaluation.metrics import OUTCOMES
+from otrain_core.networks.explain import cutout_fwhm, logits_of
+from otrain_core.widths import FWHM_PER_SIGMA, mad_sigma
 
 NEIGHBOUR_COLUMNS = (
     *("index", "candid", "image", "label", "kind", "fwhm", "distance", "neighbour_flux", "neighbour_snr"),
@@ -38,13 +41,15 @@ def significance_map(cutout: np.ndarray, fwhm: float) -> np.ndarray:
         return blank
     background = np.median(cutout[far])
     # Padded with background: to repeat the outermost pixels would repeat their noise.
-    smooth = gaussian_filter(np.where(valid, cutout - background, 0.0).astype(float), fwhm / 2.3548, mode="constant")
+    smooth = gaussian_filter(
+        np.where(valid, cutout - background, 0.0).astype(float), fwhm / FWHM_PER_SIGMA, mode="constant"
+    )
     smooth -= np.median(smooth[far])
-    sigma = 1.4826 * np.median(np.abs(smooth[far]))
+    sigma = mad_sigma(smooth[far], 0.0)
     return smooth / sigma if sigma > 0 else blank
 
 
-def find_neighbour(significance: np.ndarray, fwhm: float, *, n_sigma: float = 5.0) -> tuple[int, int] | None:
+def find_neighbour(significance: np.ndarray, fwhm: float, *, n_sigma: float) -> tuple[int, int] | None:
     """Position (x, y) of the brightest peak of at least `n_sigma` more than 2 FWHM from the candidate, or None."""
     from scipy.ndimage import maximum_filter
 
@@ -81,7 +86,7 @@ def remove_patch(
         return cutout.copy(), np.nan
     background = np.median(pixels)
     changed = cutout.copy()
-    changed[patch] = rng.normal(background, 1.4826 * np.median(np.abs(pixels - background)), int(patch.sum()))
+    changed[patch] = rng.normal(background, mad_sigma(pixels, background), int(patch.sum()))
     return changed, float(np.sum(cutout[patch] - background))
 
 
@@ -93,12 +98,12 @@ def _distance(shape: tuple[int, int], x: float | None = None, y: float | None = 
 
 def neighbour_test(
     model,
-    cube: dict[str, np.ndarray],
+    cube: Mapping[str, np.ndarray],
     scores: pd.DataFrame,
     *,
     threshold: float,
     rng: np.random.Generator,
-    n_sigma: float = 5.0,
+    n_sigma: float,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """How a score changes when a neighbour is taken out of the cutout (Makhlouf et al. 2022, Fig. 13).
 
@@ -128,7 +133,7 @@ def neighbour_test(
         log odds of True before and after, changes (after - before). Without a neighbour
         all of these but fwhm are NaN, and the control's where something stands there.
     record : dict
-        For each of `KINDS` and all: n, n_neighbours, mean_score_change, median_logit_change,
+        For each of `OUTCOMES` and all: n, n_neighbours, mean_score_change, median_logit_change,
         median_abs_logit_change, median_abs_logit_control, decisions_changed (share; NaN without any).
     """
     from otrain_core.networks.architecture import input_stage
@@ -145,20 +150,24 @@ def neighbour_test(
     kind = np.where(accepted == true, "right ", "wrong ").astype(object) + np.where(true, "True", "False")
     table = test[["index", "candid", "image", "label"]].assign(kind=kind, fwhm=fwhm).reset_index(drop=True)
     table = table.reindex(columns=list(NEIGHBOUR_COLUMNS))
-    rows, without, control, empty = [], [], [], []
+    rows: list[int] = []
+    without: list[np.ndarray] = []
+    control: list[np.ndarray] = []
+    empty: list[bool] = []
     for row, (cutout, width) in enumerate(zip(before, fwhm, strict=True)):
         significance = significance_map(cutout[..., pixels[0]], width)
         found = find_neighbour(significance, width, n_sigma=n_sigma)
         if found is None:
             continue
-        opposite = tuple(2 * (side // 2) - place for side, place in zip(cutout.shape[1::-1], found, strict=True))
-        empty.append(not np.any(significance[_distance(significance.shape, *opposite) <= 1.5 * width] >= n_sigma))
+        x, y = found
+        opposite = 2 * (cutout.shape[1] // 2) - x, 2 * (cutout.shape[0] // 2) - y
+        there = _distance(significance.shape, *opposite) <= 1.5 * width
+        empty.append(not np.any(significance[there] >= n_sigma))
         rows.append(row)
         for changed, place in ((control, opposite), (without, found)):
             changed.append(cutout.copy())
             for k in reversed(pixels):  # the last flux is that of the channel searched
-                changed[-1][..., k], flux = remove_patch(cutout[..., k], *place, width, rng=rng)
-        x, y = found
+                changed[-1][..., k], flux = remove_patch(cutout[..., k], place[0], place[1], width, rng=rng)
         about = {"distance": _distance(significance.shape)[y, x], "neighbour_snr": significance[y, x]}
         table.loc[row, [*about, "neighbour_flux"]] = [*about.values(), flux]
     if rows:
@@ -171,7 +180,7 @@ def neighbour_test(
     for name in ("score", "logit"):
         table[f"{name}_change"] = table[f"{name}_after"] - table[f"{name}_before"]
     record: dict[str, Any] = {"n_sigma": n_sigma, "threshold": threshold}
-    for name in (*KINDS, "all"):
+    for name in (*OUTCOMES, "all"):
         record[name] = _neighbour_numbers(table[(table["kind"] == name) | (name == "all")], threshold)
     return table, record
 
@@ -188,7 +197,8 @@ def _neighbour_numbers(table: pd.DataFrame, threshold: float) -> dict[str, float
     control = (part["logit_control"] - part["logit_before"]).abs()
     turned = (part["score_after"] >= threshold) != (part["score_before"] >= threshold)
     return {
-        **{"n": len(table), "n_neighbours": len(part)},
+        "n": len(table),
+        "n_neighbours": len(part),
         "mean_score_change": float(part["score_change"].mean()),
         "median_logit_change": float(part["logit_change"].median()),
         "median_abs_logit_change": float(part["logit_change"].abs().median()),

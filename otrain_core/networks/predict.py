@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
 
-from otrain_core.cubes.inputs import column, input_blocks
+from otrain_core.cubes.inputs import column, input_blocks, select_inputs
 
 
-def score_cube(model, cube: dict[str, np.ndarray], split: pd.DataFrame) -> pd.DataFrame:
+def score_cube(model, cube: Mapping[str, np.ndarray], split: pd.DataFrame) -> pd.DataFrame:
     """Score every cutout of a cube; the model knows its own channels and size.
 
     Returns
@@ -24,10 +24,7 @@ def score_cube(model, cube: dict[str, np.ndarray], split: pd.DataFrame) -> pd.Da
     CubeError
         The cube lacks a channel of the model, or its cutouts are too small.
     """
-    from otrain_core.networks.architecture import input_stage
-
     n = len(cube["cube"])
-    blocks = input_blocks(cube, inputs=input_stage(model).channels, size=model.input_shape[1])
     sets = np.full(n, "unused", dtype=object)
     sets[split["index"].to_numpy(int)] = split["set"].to_numpy()
     return pd.DataFrame(
@@ -36,13 +33,13 @@ def score_cube(model, cube: dict[str, np.ndarray], split: pd.DataFrame) -> pd.Da
             "candid": column(cube, "candids", ""),
             "image": column(cube, "images", ""),
             "label": np.asarray(cube["labels"], dtype=int),
-            "score": score_cutouts(model, blocks),
+            "score": score_rows(model, cube),
             "set": sets,
         }
     )
 
 
-def score_real_stars(model, cube: dict[str, np.ndarray], table: pd.DataFrame) -> pd.DataFrame:
+def score_real_stars(model, cube: Mapping[str, np.ndarray], table: pd.DataFrame) -> pd.DataFrame:
     """Score the real stars of the test images, which no training, tuning or calibration has seen.
 
     Parameters
@@ -58,22 +55,41 @@ def score_real_stars(model, cube: dict[str, np.ndarray], table: pd.DataFrame) ->
     pandas.DataFrame
         candid, image, mag, kind, score.
     """
-    from otrain_core.networks.architecture import input_stage
-
     tested = np.isin(column(cube, "images", ""), table.loc[table["set"] == "test", "image"].unique().astype(str))
     rows = np.flatnonzero(tested)
-    blocks = input_blocks(cube, inputs=input_stage(model).channels, size=model.input_shape[1], rows=rows)
-    scores = score_cutouts(model, blocks) if len(rows) else np.empty(0)
+    scores = score_rows(model, cube, rows) if len(rows) else np.empty(0)
     names = {"candid": "candids", "image": "images", "mag": "mags", "kind": "kinds"}
     return pd.DataFrame({name: cube[key][rows] for name, key in names.items()} | {"score": scores})
 
 
-def _predict(model, cutouts: np.ndarray) -> np.ndarray:
+def predict(model, cutouts: np.ndarray) -> np.ndarray:
+    """Output of a Keras model, float32, for cutouts as it takes them."""
     return np.asarray(model.predict(cutouts, batch_size=256, verbose=0), dtype=np.float32)
 
 
 def score_cutouts(model, cutouts: np.ndarray | Iterable[np.ndarray]) -> np.ndarray:
     """Probability of True, float32 (N,), for cutouts as `select_inputs` or `input_blocks` gives them."""
     blocks = [cutouts] if isinstance(cutouts, np.ndarray) else cutouts
-    scores = [_predict(model, block)[:, 1] for block in blocks if len(block)]
+    scores = [predict(model, block)[:, 1] for block in blocks if len(block)]
     return np.concatenate([*scores, np.empty(0, np.float32)])
+
+
+def score_rows(model, cube: Mapping[str, np.ndarray], rows: np.ndarray | None = None) -> np.ndarray:
+    """Probability of True of some rows of a cube (default: of all), float32; only their pixels are read.
+
+    Raises
+    ------
+    CubeError
+        The cube lacks a channel of the model, or its cutouts are too small for it.
+    """
+    from otrain_core.networks.architecture import input_stage
+
+    blocks = input_blocks(cube, inputs=input_stage(model).channels, size=model.input_shape[1], rows=rows)
+    return score_cutouts(model, blocks)
+
+
+def model_inputs(model, cube: Mapping[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """Some rows of a cube as the model takes them; only their pixels are read."""
+    from otrain_core.networks.architecture import input_stage
+
+    return select_inputs(cube, inputs=input_stage(model).channels, size=model.input_shape[1], rows=rows)

@@ -11,33 +11,38 @@ from typing import Any, TextIO
 SHOWN = ("loss", "accuracy", "tune_loss", "tune_accuracy")
 
 
+def progress_on_terminal() -> Progress | None:
+    """A bar where stderr is a terminal."""
+    return Progress() if sys.stderr.isatty() else None
+
+
 class Progress:
     """For each epoch a line with its number and the time left to the whole training, and Keras' bar below it.
 
     Parameters
     ----------
-    epochs, steps : int
-        Epochs of the training and batches in each.
     stream : file, optional
         Where it is drawn (default: stderr).
     """
 
-    def __init__(self, *, epochs: int, steps: int, stream: TextIO | None = None):
-        self.epochs, self.steps, self.stream = epochs, steps, stream or sys.stderr
+    def __init__(self, *, stream: TextIO | None = None):
+        self.stream = stream or sys.stderr
+        self.steps = 0
         self.began: float | None = None
         self.done = 0
 
-    def begin(self, epoch: int) -> list[Any]:
-        """Start the bar of an epoch (from 1); gives the callbacks that move it on."""
+    def begin(self, epoch: int, epochs: int, steps: int) -> list[Any]:
+        """Start the bar of an epoch (from 1) of so many batches; gives the callbacks that move it on."""
         import keras
 
+        self.steps = steps
         left = ""
         if self.began is None:
             self.began = time.perf_counter()
         else:
             mean = (time.perf_counter() - self.began) / self.done
-            left = f", {_duration(mean * (self.epochs - epoch + 1))} left"
-        print(f"epoch {epoch}/{self.epochs}{left}", file=self.stream, flush=True)
+            left = f", {_duration(mean * (epochs - epoch + 1))} left"
+        print(f"epoch {epoch}/{epochs}{left}", file=self.stream, flush=True)
         with redirect_stdout(self.stream):  # Keras draws on stdout only
             self.bar = keras.utils.Progbar(self.steps, stateful_metrics=SHOWN)
         return [keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: self._move(batch + 1))]

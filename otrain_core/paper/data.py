@@ -103,15 +103,12 @@ def layers_of(experiments: Mapping[str, Mapping[str, Any]]) -> tuple[pd.DataFram
     import math
 
     from otrain_core.networks.architecture import build_network
+    from otrain_core.plan.config import Experiment
 
     rows, totals = [], {}
     for name, options in experiments.items():
-        model = build_network(
-            options["network"],
-            size=options["size"] or 32,
-            channels=options["inputs"],
-            normalise=options["normalise"],
-        )
+        experiment = Experiment.model_validate(options)
+        model = build_network(experiment, size=experiment.size or 32)
         totals[name] = model.count_params()
         for layer in model.layers:
             shape = (None, None, *layer.output.shape[1:])[-3:]

@@ -165,6 +165,7 @@ def training_seconds(run: Run, root: str | Path, *, speed: float) -> dict[str, f
         Operations per second.
     """
     from otrain_core.networks.architecture import build_network, flops
+    from otrain_core.plan.config import Experiment
 
     known: dict[tuple, int] = {}
     seconds: dict[str, list[float]] = {}
@@ -173,8 +174,8 @@ def training_seconds(run: Run, root: str | Path, *, speed: float) -> dict[str, f
         size = row["size"] or run.options(telescope, pipeline, "cutouts")["size"]
         key = (row["network"], size, tuple(row["inputs"]), row["normalise"])
         if key not in known:
-            model = build_network(row["network"], size=size, channels=row["inputs"], normalise=row["normalise"])
-            known[key] = flops(model)
+            options = {name: row[name] for name in ("network", "inputs", "normalise")}
+            known[key] = flops(build_network(Experiment.model_validate(options), size=size))
         n = min(row["n_train"] or np.inf, row["share"] * _cutouts(run, row["cube"], Path(root)))
         seconds.setdefault(row["rule"], []).append(START + PASSES * known[key] * n * row["epochs"] / speed)
     return {rule: float(np.mean(values)) for rule, values in seconds.items()}

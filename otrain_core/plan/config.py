@@ -100,21 +100,15 @@ class Experiment(Section):
         0, ge=0, le=100_000, description="stop after so many epochs without a better tune loss (0: never)"
     )
     class_weights: bool = Field(True, description="weigh the classes by their inverse frequency")
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
-        "float32", description="of the layers; the mixed ones are for GPUs, on a CPU they take longer"
+    precision: Literal["float32", "mixed_bfloat16"] = Field(
+        "float32", description="of the layers; mixed_bfloat16 is for GPUs, on a CPU it takes longer"
     )
     jit_compile: Literal["auto"] | bool = Field(
         "auto",
         description="compile with XLA (true, false); for GPUs, on a CPU it takes longer. auto: under JAX only, as under "
         "TensorFlow a training then need not repeat exactly",
     )
-    require_gpu: bool = Field(False, description="refuse to train where no GPU, or fewer than gpus, are seen")
-    gpus: int | None = Field(
-        None,
-        ge=1,
-        description="GPUs of one node that share out every batch; so many are asked of the cluster (null: one is asked "
-        "for, all that are seen are used)",
-    )
+    require_gpu: bool = Field(False, description="refuse to train where no GPU is seen")
     threshold: Literal["gmean", "f1", "f1-mcc", "platt"] = Field(
         "platt",
         description="rule that sets the decision threshold: the highest g-mean, F1 or F1 + MCC on tune, or even odds on a "
@@ -186,7 +180,6 @@ class LabelNoiseOptions(Section):
     """Suspected wrong labels (target `results/{telescope}/{pipeline}/{experiment}/label_noise/suspects.csv`)."""
 
     folds: int = Field(4, ge=2, le=100, description="folds by image over train and tune; one training each")
-    ranking: Literal["margin", "self-confidence", "p-wrong"] = Field("margin", description="how suspects are ranked")
     n_cutouts: int = Field(12, ge=1, le=10_000, description="suspects of each class in the gallery")
     flip_fraction: float = Field(
         0.0,
@@ -235,9 +228,6 @@ class StudyOptions(Section):
     )
     leave_one_out: bool = Field(
         False, description="train on all telescopes of a pipeline but one (three or more), scored as under transfer"
-    )
-    equal_weight: bool = Field(
-        False, description="pools are thinned to as many cutouts of every telescope as the smallest has"
     )
     finetune: list[Annotated[int, Field(ge=2)]] = Field(
         [], description="numbers of labels with which a model that never saw a telescope is fine-tuned ([]: none)"

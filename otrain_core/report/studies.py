@@ -159,7 +159,7 @@ def label_noise_part(folder: str | Path, experiments: Iterable[str]) -> list[dic
             f" by networks that saw no cutout of the same image."
         ]
         if trial := record.get("trial"):
-            found = (trial.get("found") or {}).get(record.get("ranking"), {})
+            found = trial.get("found") or {}
             lines.append(
                 f"Trial with {pct(trial['fraction'], 0)} of the labels flipped on purpose: MCC on test goes from"
                 f" {num(number(trial, 'mcc_clean'))} to {num(number(trial, 'mcc_flipped'))}"

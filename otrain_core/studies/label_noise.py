@@ -8,25 +8,84 @@ of the two is wrong. Test is never used, so that its labels stay a measure of ev
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from otrain_core.cubes.inputs import column, input_blocks
+from otrain_core.arrays import read_stack
+from otrain_core.cubes.inputs import column
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import metrics
+from otrain_core.evaluation.thresholds import best_threshold
+from otrain_core.figures.canvas import save_figure
 from otrain_core.figures.galleries import CutoutGallery
-from otrain_core.networks.predict import score_cutouts
+from otrain_core.io import read_table, write_json, write_table
+from otrain_core.jobs.provenance import provenance
+from otrain_core.networks.predict import score_rows
 from otrain_core.networks.train import train_model
+from otrain_core.studies.confident import label_quality, probability_wrong
+from otrain_core.studies.label_flips import flip_labels, measure_flips
+
+if TYPE_CHECKING:
+    from otrain_core.plan.config import Experiment, LabelNoiseOptions
 
 log = logging.getLogger("otrain")
 
-RANKINGS = ("margin", "self-confidence", "p-wrong")
 SUSPECTED = 0.5  # more probably wrong than right
 USED_SETS = ("train", "tune")
-_MAX_NOISE = 0.45  # labels wrong more often than this say nothing
+
+
+def label_noise_files(
+    *,
+    cube: str | Path,
+    split: str | Path,
+    suspects: str | Path,
+    figure: str | Path,
+    record: str | Path,
+    experiment: Experiment,
+    options: LabelNoiseOptions,
+    seed: int,
+    threads: int | None = None,
+) -> None:
+    """Rank suspected wrong labels of a cube, draw the worst, and try how many flips are found where asked.
+
+    Parameters
+    ----------
+    cube, split : path-like
+        ``cube.npz`` and the split's CSV.
+    suspects, figure, record : path-like
+        Files written: CSV, PNG and JSON.
+    experiment : Experiment
+        Of the networks.
+    options : LabelNoiseOptions
+    seed : int
+        Of the folds, the trainings and the flips.
+    threads : int, optional
+        CPU threads.
+
+    Raises
+    ------
+    CubeError, ConfigError
+        As `out_of_fold_scores`.
+    """
+    started = time.perf_counter()
+    arrays, table = read_stack(cube, mmap=("cube",)), read_table(split)
+    training: dict[str, Any] = {"experiment": experiment, "seed": seed, "threads": threads}
+    scores = out_of_fold_scores(arrays, table, rng=np.random.default_rng(seed), folds=options.folds, **training)
+    ranked, result = find_suspects(arrays, scores)
+    if options.flip_fraction > 0:
+        rng = np.random.default_rng([seed, 1])
+        result["trial"] = flip_trial(arrays, table, rng=rng, options=options, **training)
+    gallery, channels = suspect_gallery(arrays, ranked, n=options.n_cutouts)
+    write_table(suspects, ranked)
+    save_figure(figure, gallery.plot(columns=len(channels)).figure_)
+    about = {key: str(arrays[key]) for key in ("telescope", "pipeline") if key in arrays}
+    took = {"folds": options.folds, "seed": seed, "seconds": time.perf_counter() - started}
+    write_json(record, about | took | result | provenance())
 
 
 def deal_folds(split: pd.DataFrame, *, folds: int, rng: np.random.Generator) -> np.ndarray:
@@ -69,13 +128,14 @@ def deal_folds(split: pd.DataFrame, *, folds: int, rng: np.random.Generator) -> 
 
 
 def out_of_fold_scores(
-    cube: dict[str, np.ndarray],
+    cube: Mapping[str, np.ndarray],
     split: pd.DataFrame,
     *,
     rng: np.random.Generator,
+    folds: int,
+    experiment: Experiment,
     seed: int,
-    folds: int = 4,
-    **training: Any,
+    threads: int | None = None,
 ) -> pd.DataFrame:
     """Score train and tune with networks that saw none of the image.
 
@@ -84,17 +144,15 @@ def out_of_fold_scores(
 
     Parameters
     ----------
-    cube : dict of arrays
+    cube : mapping of arrays
         cube, labels, channels; its labels are what training sees.
     split : pandas.DataFrame
         index, candid, image, set, and field where known.
     rng : numpy.random.Generator
         Deals the folds.
-    seed : int
-        Of every training.
     folds : int
-    **training
-        Options of `otrain_core.networks.train.train_model`.
+    experiment, seed, threads
+        Of every training, see `otrain_core.networks.train.train_model`.
 
     Returns
     -------
@@ -116,129 +174,15 @@ def out_of_fold_scores(
         sets = table["set"].where(~out, "out").to_numpy(dtype=object)
         if not np.any(sets == "tune"):
             sets[(table["fold"] == (number + 1) % folds).to_numpy()] = "tune"
-        model, _, _ = train_model(cube, table.assign(set=sets), seed=seed, **training)
-        score[out] = score_rows(model, cube, table.loc[out, "index"].to_numpy(int), training)
+        dealt = table.assign(set=sets)
+        model, _, _ = train_model(cube, dealt, experiment=experiment, seed=seed, threads=threads)
+        score[out] = score_rows(model, cube, table.loc[out, "index"].to_numpy(int))
         log.info("label noise: fold %d of %d scored, %d cutouts", number + 1, folds, int(out.sum()))
     return table[["index", "candid", "image", "label", "set", "fold"]].assign(score=score)
 
 
-def score_rows(model, cube: Mapping[str, np.ndarray], rows: np.ndarray, training: Mapping[str, Any]) -> np.ndarray:
-    inputs, size = training.get("inputs", ("difference",)), training.get("size")
-    return score_cutouts(model, input_blocks(cube, inputs=inputs, size=size, rows=rows))
-
-
-def confident_joint(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Estimated counts of given label against true label (Northcutt et al. 2021, confident learning).
-
-    A cutout counts as of class j where its probability of j is at least the mean of that
-    probability over all cutouts labelled j, the more probable class where both hold. Rows are then
-    scaled to the number of cutouts with each given label.
-
-    Parameters
-    ----------
-    labels, scores : array
-        (N,) given labels, and probabilities of True out of fold.
-
-    Returns
-    -------
-    numpy.ndarray
-        float (2, 2), given label by row and true label by column.
-
-    Raises
-    ------
-    CubeError
-        One class only, or what `otrain_core.evaluation.metrics.check_scores` refuses.
-    """
-    given, scores = metrics.check_scores(labels, scores)
-    if given.all() or not given.any():
-        raise CubeError("suspected labels cannot be found in one class alone")
-    probability = np.stack([1 - scores, scores], axis=1)
-    bar = np.array([probability[~given, 0].mean(), probability[given, 1].mean()])
-    sure = probability >= bar - 1e-9
-    called = np.argmax(np.where(sure, probability, -1), axis=1)
-    joint = np.zeros((2, 2))
-    np.add.at(joint, (given[sure.any(axis=1)].astype(int), called[sure.any(axis=1)]), 1)
-    joint = np.where(joint.sum(axis=1, keepdims=True) > 0, joint, np.eye(2))
-    return joint * (np.bincount(given, minlength=2) / joint.sum(axis=1))[:, None]
-
-
-def probability_wrong(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
-    """Probability that each label is wrong, were labels flipped at random within a class.
-
-    With shares of wrong labels a = P(given True | False) and b = P(given False | True), the
-    probability s of a given label True is q (1 - b) + (1 - q) a, where q is the probability of
-    a true True (Natarajan et al. 2013). s is the out-of-fold score, calibrated to the given labels by a
-    rising curve; a and b come from the confident joint. By Bayes' rule a label False is wrong with the
-    probability q b / (q b + (1 - q) (1 - a)), a label True with (1 - q) a / ((1 - q) a + q (1 - b)).
-
-    A network's own errors count as noise here: what it cannot know is suspected with the
-    wrong labels, and the rates are upper limits.
-
-    Returns
-    -------
-    p_wrong : numpy.ndarray
-        float (N,).
-    rates : dict
-        false_called_true (a), true_called_false (b), n_wrong_false, n_wrong_true: estimated wrong
-        labels among the given False and the given True.
-    """
-    from scipy.optimize import isotonic_regression
-
-    given, scores = metrics.check_scores(labels, scores)
-    joint = confident_joint(labels, scores)
-    a, b = (min(float(joint[1 - k, k] / max(joint[:, k].sum(), 1e-9)), _MAX_NOISE) for k in (0, 1))
-    # Targets drawn in, as for a calibration, would hide the rates where few labels are wrong.
-    places, place = np.unique(scores, return_inverse=True)
-    n = np.bincount(place)
-    s = isotonic_regression(np.bincount(place, given) / n, weights=n).x[place]
-    q = np.clip((s - a) / (1 - a - b), 0, 1)
-    wrong = np.where(given, (1 - q) * a, q * b)
-    right = np.where(given, q * (1 - b), (1 - q) * (1 - a))
-    p_wrong = np.divide(wrong, wrong + right, out=np.zeros_like(wrong), where=wrong + right > 0)
-    return p_wrong, {
-        **{"false_called_true": a, "true_called_false": b},
-        **{"n_wrong_false": float(joint[0, 1]), "n_wrong_true": float(joint[1, 0])},
-    }
-
-
-def label_quality(labels: np.ndarray, scores: np.ndarray, *, ranking: str = "margin") -> np.ndarray:
-    """A number for every label, lowest where it is most suspect.
-
-    Parameters
-    ----------
-    labels, scores : array
-        (N,) given labels, and probabilities of True out of fold.
-    ranking : {'margin', 'self-confidence', 'p-wrong'}
-        Self-confidence is the probability of the given label. ``margin`` is that less its mean over
-        the class, because a network may be less sure of one class: the order of the adjusted margin
-        of Northcutt et al. 2021. ``p-wrong`` is 1 - `probability_wrong`, ties by self-confidence.
-
-    Returns
-    -------
-    numpy.ndarray
-        float (N,) in [-1, 1].
-
-    Raises
-    ------
-    CubeError
-        As `confident_joint`.
-    """
-    if ranking not in RANKINGS:
-        raise ValueError(f"ranking must be one of {', '.join(RANKINGS)}, not {ranking!r}")
-    given, scores = metrics.check_scores(labels, scores)
-    own = np.where(given, scores, 1 - scores)
-    if ranking == "self-confidence":
-        return own
-    if ranking == "margin":
-        return own - np.where(given, own[given].mean(), own[~given].mean())
-    p_wrong, _ = probability_wrong(labels, scores)
-    return 1 - p_wrong - 1e-6 * (1 - own)
-
-
-def find_suspects(
-    cube: Mapping[str, np.ndarray], scores: pd.DataFrame, *, ranking: str = "margin"
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """All cutouts of train and tune, most suspect label first.
+def find_suspects(cube: Mapping[str, np.ndarray], scores: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """All cutouts of train and tune, most suspect label first (see `otrain_core.studies.confident.label_quality`).
 
     Parameters
     ----------
@@ -246,8 +190,6 @@ def find_suspects(
         For the columns ra, dec, mag and reason, as far as it has them.
     scores : pandas.DataFrame
         From `out_of_fold_scores`.
-    ranking : str
-        See `label_quality`.
 
     Returns
     -------
@@ -255,8 +197,8 @@ def find_suspects(
         rank (from 1), index, candid, image, label, set, fold, score, self_confidence, p_wrong,
         suspected (p_wrong above one half), and of the cube ra, dec [deg], mag, reason.
     record : dict
-        ranking, n, n_suspected, n_suspected_false, n_suspected_true, and the rates of
-        `probability_wrong`.
+        n, n_suspected, n_suspected_false, n_suspected_true, and the rates of
+        `otrain_core.studies.confident.probability_wrong`.
     """
     labels, values = scores["label"].to_numpy(), scores["score"].to_numpy(float)
     p_wrong, noise = probability_wrong(labels, values)
@@ -267,15 +209,90 @@ def find_suspects(
     for name, key in (("ra", "ra"), ("dec", "dec"), ("mag", "mags"), ("reason", "reasons")):
         if key in cube:
             suspects[name] = column(cube, key)[rows]
-    order = np.argsort(label_quality(labels, values, ranking=ranking), kind="stable")
+    order = np.argsort(label_quality(labels, values), kind="stable")
     suspects = suspects.iloc[order].reset_index(drop=True)
     suspects.insert(0, "rank", np.arange(1, len(suspects) + 1))
     found = suspects[suspects["suspected"]]
     return suspects, {
-        **{"ranking": ranking, "n": len(suspects), "n_suspected": len(found)},
-        **{f"n_suspected_{name}": int(np.sum(found["label"] == value)) for value, name in ((0, "false"), (1, "true"))},
+        "n": len(suspects),
+        "n_suspected": len(found),
+        "n_suspected_false": int(np.sum(found["label"] == 0)),
+        "n_suspected_true": int(np.sum(found["label"] == 1)),
         **noise,
     }
+
+
+def flip_trial(
+    cube: Mapping[str, np.ndarray],
+    split: pd.DataFrame,
+    *,
+    rng: np.random.Generator,
+    options: LabelNoiseOptions,
+    experiment: Experiment,
+    seed: int,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """What flipped labels of train and tune cost, and how many of them are found.
+
+    Takes ``folds + 3`` trainings. Every model is scored on the test set with its own labels; the
+    threshold comes from tune as the model knew it, flipped labels included.
+
+    Parameters
+    ----------
+    cube, split, experiment, seed, threads
+        As `out_of_fold_scores`.
+    rng : numpy.random.Generator
+        Draws the flips and deals the folds.
+    options : LabelNoiseOptions
+        ``folds``, and ``flip_fraction``, the share of the labels of train and tune that is flipped.
+
+    Returns
+    -------
+    dict
+        fraction; mcc_clean, mcc_flipped and mcc_cleaned (suspected labels left out), mcc_loss and
+        mcc_loss_cleaned (against clean); found: the values of `otrain_core.studies.label_flips.measure_flips`;
+        and the record of `find_suspects` as noise.
+    """
+    labels = np.asarray(cube["labels"])
+    used = split.loc[split["set"].isin(USED_SETS), "index"].to_numpy(int)
+    given, flipped = labels.copy(), np.zeros(len(labels), dtype=bool)
+    given[used], flipped[used] = flip_labels(labels[used], rng, options.flip_fraction)
+    noisy = {**cube, "labels": given}
+    training: dict[str, Any] = {"experiment": experiment, "seed": seed, "threads": threads}
+    scores = out_of_fold_scores(noisy, split, rng=rng, folds=options.folds, **training)
+    suspects, noise = find_suspects(noisy, scores)
+    quality = label_quality(suspects["label"].to_numpy(), suspects["score"].to_numpy())
+    kept = split[~split["index"].isin(suspects.loc[suspects["suspected"], "index"])]
+    mcc = {
+        "clean": _test_mcc(cube, split, labels, **training),
+        "flipped": _test_mcc(noisy, split, labels, **training),
+        "cleaned": _test_mcc(noisy, kept, labels, **training),
+    }
+    return {
+        "fraction": options.flip_fraction,
+        **{f"mcc_{name}": value for name, value in mcc.items()},
+        "mcc_loss": mcc["clean"] - mcc["flipped"],
+        "mcc_loss_cleaned": mcc["clean"] - mcc["cleaned"],
+        "found": measure_flips(flipped[suspects["index"].to_numpy(int)], quality, suspects["suspected"].to_numpy()),
+        "noise": noise,
+    }
+
+
+def _test_mcc(
+    cube: Mapping[str, np.ndarray],
+    split: pd.DataFrame,
+    labels: np.ndarray,
+    *,
+    experiment: Experiment,
+    seed: int,
+    threads: int | None,
+) -> float:
+    """MCC on test against some labels, at a threshold from tune as the cube labels it."""
+    model, _, _ = train_model(cube, split, experiment=experiment, seed=seed, threads=threads)
+    rows = {name: split.loc[split["set"] == name, "index"].to_numpy(int) for name in ("tune", "test")}
+    scores = {name: score_rows(model, cube, index) for name, index in rows.items()}
+    threshold = best_threshold(np.asarray(cube["labels"])[rows["tune"]], scores["tune"], experiment.threshold)
+    return metrics.rates(**metrics.confusion(labels[rows["test"]], scores["test"], threshold))["mcc"]
 
 
 def suspect_gallery(
@@ -284,10 +301,15 @@ def suspect_gallery(
     *,
     n: int = 12,
     channels: Sequence[str] = ("difference", "science", "reference"),
-) -> CutoutGallery:
+) -> tuple[CutoutGallery, list[str]]:
     """The most suspect labels of each class, one line a candidate, one column a channel.
 
-    Draw it with ``plot(columns=len(gallery.channels))``: those of `channels` that the cube has.
+    Returns
+    -------
+    gallery : CutoutGallery
+        To be drawn with ``plot(columns=len(channels))``.
+    channels : list of str
+        Those of `channels` that the cube has.
     """
     names = [str(name) for name in np.atleast_1d(cube["channels"])]
     shown = [name for name in channels if name in names] or names[:1]
@@ -302,6 +324,4 @@ def suspect_gallery(
             text for row in worst.itertuples() for text in (f"rank {row.rank}, score {row.score:.2f}", *shown[1:])
         ]
         rows[title] = index
-    gallery = CutoutGallery(panels, captions, rows)
-    gallery.channels = shown
-    return gallery
+    return CutoutGallery(panels, captions, rows), shown

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-
 SWEEP_KEYS = ("sweep", "option", "value", "telescope", "pipeline", "experiment", "seed")
 SCORES = (
     *("accuracy", "precision", "recall", "f1", "mcc", "mcc_low", "mcc_high"),
@@ -23,13 +22,36 @@ SWEEP_COLUMNS = (
 )
 
 
+def sweep_files(
+    *, rows: Iterable[Mapping[str, Any]], table: str | Path, figure: str | Path, root: str | Path = "results"
+) -> None:
+    """Write the table and the figure of a sweep from the trainings that exist.
+
+    Parameters
+    ----------
+    rows : iterable of mapping
+        Its trainings, see `otrain_core.plan.sweeps.plan_sweep`.
+    table, figure : path-like
+        CSV and picture written.
+    root : path-like
+        Folder of the results.
+    """
+    from otrain_core.figures.canvas import save_figure
+    from otrain_core.figures.sweep import draw_sweep
+    from otrain_core.io import write_table
+
+    result = gather_sweep(rows, root=root)
+    write_table(table, result)
+    save_figure(figure, draw_sweep(result))
+
+
 def gather_sweep(rows: Iterable[Mapping[str, Any]], *, root: str | Path = "results") -> pd.DataFrame:
     """Table of a sweep from what its trainings have written so far.
 
     Parameters
     ----------
     rows : iterable of mapping
-        As from `plan_sweep`, the options left out.
+        As from `otrain_core.plan.sweeps.plan_sweep`, the options left out.
     root : path-like
         Folder of the results.
 

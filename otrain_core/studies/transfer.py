@@ -7,21 +7,27 @@ images, and so do a pool and the telescopes in it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from otrain_core.cubes.inputs import input_blocks, select_inputs
+from otrain_core.cubes.cube import read_cube
 from otrain_core.cubes.pool import TRAINED
 from otrain_core.cubes.split import guard_distances, unit_vectors
-from otrain_core.errors import CubeError
+from otrain_core.errors import ConfigError, CubeError
 from otrain_core.evaluation import metrics
 from otrain_core.evaluation.bootstrap import bootstrap_intervals
 from otrain_core.evaluation.thresholds import best_threshold
-from otrain_core.networks.predict import score_cutouts
+from otrain_core.io import read_table, write_table
+from otrain_core.networks.predict import score_rows
 
+if TYPE_CHECKING:
+    from otrain_core.plan.config import EvaluateOptions
+
+NamedCube = tuple[str, Mapping[str, np.ndarray], pd.DataFrame]  # telescope/pipeline, cube and split
 RATES = ("mcc", "mcc_low", "mcc_high", "recall", "fpr", "accuracy")
 COLUMNS = (
     *("source", "target", "experiment", "seed", "relation", "size", "n_images", "n_true", "n_false", "n_seen"),
@@ -51,7 +57,7 @@ def unseen(
     *,
     target_telescope: str,
     source_telescope: str,
-    guard: float = 4.0,
+    guard: float,
 ) -> np.ndarray:
     """Which rows of the target show nothing that the source's training has shown.
 
@@ -114,65 +120,56 @@ def fit_to(model, side: int):
     CubeError
         The weights of the network depend on the size of the cutouts.
     """
-    from otrain_core.networks.architecture import build_network, input_stage, precision_of
+    from otrain_core.networks.architecture import rebuild
 
     if side >= model.input_shape[1]:
         return model
-    stage = input_stage(model)
-    about = {"channels": stage.channels, "normalise": stage.normalise, "precision": precision_of(model)}
     try:
-        smaller = build_network(model.name, size=side, **about)
-        smaller.set_weights(model.get_weights())
-    except ValueError:
+        return rebuild(model, size=side)
+    except (ValueError, ConfigError):
         raise CubeError(
             f"cutouts of {side} px are too small for a network {model.name} trained on {model.input_shape[1]} px"
         ) from None
-    return smaller
 
 
-def model_inputs(model, cube: Mapping[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """Some rows of a cube as the model takes them; only their pixels are read."""
-    from otrain_core.networks.architecture import input_stage
-
-    return select_inputs(cube, inputs=input_stage(model).channels, size=model.input_shape[1], rows=rows)
-
-
-def score_rows(model, cube: Mapping[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """Probability of True of some rows of a cube; only their pixels are read.
+def score_fitted(model, cube: Mapping[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """Probability of True of some rows of a cube, by the weights of a model in a network of the cutouts' size.
 
     Raises
     ------
     CubeError
-        The cube lacks a channel of the model, or its cutouts are too small for it.
+        As `fit_to` and `otrain_core.networks.predict.score_rows`.
     """
-    from otrain_core.networks.architecture import input_stage
-
-    model = fit_to(model, min(cube["cube"].shape[1:3]))
-    blocks = input_blocks(cube, inputs=input_stage(model).channels, size=model.input_shape[1], rows=rows)
-    return score_cutouts(model, blocks)
+    return score_rows(fit_to(model, min(cube["cube"].shape[1:3])), cube, rows)
 
 
 def tune_threshold(labels: np.ndarray, scores: np.ndarray, rule: str) -> float:
-    """Threshold by a rule of `otrain_core.evaluation.metrics`; NaN without both classes."""
+    """Threshold by a rule of `otrain_core.evaluation.thresholds`; NaN without both classes."""
     return best_threshold(labels, scores, rule) if len(np.unique(labels)) == 2 else np.nan
 
 
-def measure(
+def rates_at(
     labels: np.ndarray,
     scores: np.ndarray,
     images: np.ndarray,
     threshold: float,
     *,
     rng: np.random.Generator,
-    draws: int = 1000,
-    confidence: float = 0.95,
+    options: EvaluateOptions,
 ) -> dict[str, float]:
     """`RATES` at a threshold, the interval of MCC by image; all NaN without threshold or cutouts."""
     if len(labels) == 0 or not np.isfinite(threshold):
         return dict.fromkeys(RATES, np.nan)
     values = metrics.rates(**metrics.confusion(labels, scores, threshold))
     interval = bootstrap_intervals(
-        labels, scores, images, threshold, rng=rng, draws=draws, confidence=confidence, stated_recall=0.95
+        labels,
+        scores,
+        images,
+        threshold,
+        rng=rng,
+        draws=options.bootstrap,
+        confidence=options.confidence,
+        stated_recall=options.stated_recall,
     )
     values["mcc_low"], values["mcc_high"] = interval["mcc"]
     return {name: values[name] for name in RATES}
@@ -196,16 +193,70 @@ def relation(source: str, target: str, members: Iterable[str]) -> str:
     return "pipeline" if source.split("/")[0] == target.split("/")[0] else "telescope"
 
 
+def transfer_files(
+    *,
+    model: str | Path,
+    cube: str | Path,
+    split: str | Path,
+    target_cubes: Sequence[str | Path],
+    target_splits: Sequence[str | Path],
+    table: str | Path,
+    source: str,
+    targets: Sequence[str],
+    experiment: str,
+    seed: int,
+    rule: str,
+    evaluate: EvaluateOptions,
+    guard: float,
+) -> None:
+    """Score one model on the test sets of all cubes of a run, and write the table.
+
+    Parameters
+    ----------
+    model, cube, split : path-like
+        ``model.keras`` and the files that it was trained on.
+    target_cubes, target_splits : sequence of path-like
+        ``cube.npz`` and ``split.csv`` of each of `targets`.
+    table : path-like
+        CSV written, see `COLUMNS`.
+    source, targets : str, sequence of str
+        As telescope/pipeline; the source may be a pool.
+    experiment, seed : str, int
+        Of the training; the seed draws the bootstrap too.
+    rule, evaluate, guard
+        See `transfer`.
+
+    Raises
+    ------
+    CubeError
+        The model cannot score the cube that it was trained on.
+    """
+    from otrain_core.networks.architecture import load_model
+
+    cubes = zip(targets, target_cubes, target_splits, strict=True)
+    result = transfer(
+        load_model(model),
+        (source, read_cube(cube, mmap=True), read_table(split)),
+        ((name, read_cube(path, mmap=True), read_table(other)) for name, path, other in cubes),
+        rng=np.random.default_rng(seed),
+        rule=rule,
+        evaluate=evaluate,
+        guard=guard,
+        experiment=experiment,
+        seed=seed,
+    )
+    write_table(table, result)
+
+
 def transfer(
     model,
-    source: tuple[str, Mapping[str, np.ndarray], pd.DataFrame],
-    targets: Iterable[tuple[str, Mapping[str, np.ndarray], pd.DataFrame]],
+    source: NamedCube,
+    targets: Iterable[NamedCube],
     *,
     rng: np.random.Generator,
-    threshold_rule: str = "platt",
-    bootstrap: int = 1000,
-    confidence: float = 0.95,
-    guard: float = 4.0,
+    rule: str,
+    evaluate: EvaluateOptions,
+    guard: float,
     experiment: str = "",
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -220,8 +271,12 @@ def transfer(
         The same of the cubes that are scored, one in memory at a time; the source may be among them.
     rng : numpy.random.Generator
         For the bootstrap by image.
-    threshold_rule, bootstrap, confidence, guard
-        Rule of the threshold, draws and confidence of the intervals, and see `unseen`.
+    rule : {'gmean', 'f1', 'f1-mcc', 'platt'}
+        Sets the thresholds.
+    evaluate : EvaluateOptions
+        ``bootstrap`` and ``confidence`` of the intervals count.
+    guard : float
+        See `unseen`.
     experiment, seed : str, int
         Of the training, for the table.
 
@@ -234,45 +289,77 @@ def transfer(
         target that the model cannot score has NaN and the reason in note.
     """
     name, cube, split = source
-    tune, trained = rows_of(split, "tune"), rows_of(split, *TRAINED)
-    own = tune_threshold(np.asarray(cube["labels"])[tune], score_rows(model, cube, tune), threshold_rule)
+    tune = rows_of(split, "tune")
+    own = tune_threshold(np.asarray(cube["labels"])[tune], score_fitted(model, cube, tune), rule)
     members = np.unique(cube["telescopes"]).tolist() if "telescopes" in cube else []
-    telescopes = {"source_telescope": name.split("/")[0]}
-    options = {"rng": rng, "draws": bootstrap, "confidence": confidence}
     table = []
-    for target, other, other_split in targets:
-        row: dict[str, Any] = {"source": name, "target": target, "experiment": experiment, "seed": seed, "note": ""}
-        row |= {"relation": relation(name, target, members), "threshold": own}
-        telescopes["target_telescope"] = target.split("/")[0]
-        parts, n_seen = {}, 0
-        for chosen in ("tune", "test"):
-            rows = rows_of(other_split, chosen)
-            # The own split has been checked for leaks when it was made.
-            kept = rows if target == name else rows[unseen(other, rows, cube, trained, guard=guard, **telescopes)]
-            parts[chosen], n_seen = kept, len(rows) - len(kept)
+    for target in targets:
+        (other_name, other, _), telescope = target, target[0].split("/")[0]
+        parts, n_seen = _parts(source, target, guard)
         labels = {chosen: np.asarray(other["labels"])[rows].astype(int) for chosen, rows in parts.items()}
-        images = image_names(other, telescopes["target_telescope"])[parts["test"]]
-        row |= {"n_images": len(np.unique(images)), "n_seen": n_seen}
-        row |= {"n_true": int(np.sum(labels["test"] == 1)), "n_false": int(np.sum(labels["test"] == 0))}
+        images = image_names(other, telescope)[parts["test"]]
+        row: dict[str, Any] = {
+            "source": name,
+            "target": other_name,
+            "experiment": experiment,
+            "seed": seed,
+            "note": "",
+            "relation": relation(name, other_name, members),
+            "threshold": own,
+            "n_images": len(np.unique(images)),
+            "n_seen": n_seen,
+            "n_true": int(np.sum(labels["test"] == 1)),
+            "n_false": int(np.sum(labels["test"] == 0)),
+        }
         try:
-            scores = {chosen: score_rows(model, other, rows) for chosen, rows in parts.items()}
+            scores = {chosen: score_fitted(model, other, rows) for chosen, rows in parts.items()}
         except CubeError as error:
             row["note"] = str(error)
-            log.warning("%s on %s: %s", name, target, error)
+            log.warning("%s on %s: %s", name, other_name, error)
         else:
             row["size"] = min(model.input_shape[1], *other["cube"].shape[1:3])
-            row |= _compare(labels, scores, images, own, threshold_rule, options)
+            row |= _compare(labels, scores, images, own=own, rule=rule, rng=rng, options=evaluate)
         table.append(row)
     return pd.DataFrame(table, columns=list(COLUMNS))
 
 
-def _compare(labels, scores, images, own, rule, options) -> dict[str, Any]:
+def _parts(source: NamedCube, target: NamedCube, guard: float) -> tuple[dict[str, np.ndarray], int]:
+    """Rows of tune and test of a target that the model has not seen, and how many it has."""
+    (name, cube, split), (other_name, other, other_split) = source, target
+    parts, n_seen = {}, 0
+    for chosen in ("tune", "test"):
+        rows = kept = rows_of(other_split, chosen)
+        if other_name != name:  # the own split has been checked for leaks when it was made
+            fresh = unseen(
+                other,
+                rows,
+                cube,
+                rows_of(split, *TRAINED),
+                target_telescope=other_name.split("/")[0],
+                source_telescope=name.split("/")[0],
+                guard=guard,
+            )
+            kept = rows[fresh]
+        parts[chosen], n_seen = kept, len(rows) - len(kept)  # in the end those of test
+    return parts, n_seen
+
+
+def _compare(
+    labels: Mapping[str, np.ndarray],
+    scores: Mapping[str, np.ndarray],
+    images: np.ndarray,
+    *,
+    own: float,
+    rule: str,
+    rng: np.random.Generator,
+    options: EvaluateOptions,
+) -> dict[str, Any]:
     if len(labels["test"]) == 0:
         return {"note": "every test cutout shows what the model was trained on"}
     threshold = tune_threshold(labels["tune"], scores["tune"], rule)
-    at_tune = measure(labels["test"], scores["test"], images, threshold, **options)
+    at_tune = rates_at(labels["test"], scores["test"], images, threshold, rng=rng, options=options)
     return {
-        **measure(labels["test"], scores["test"], images, own, **options),
+        **rates_at(labels["test"], scores["test"], images, own, rng=rng, options=options),
         "auc": metrics.auc(labels["test"], scores["test"]),
         "fpr_at_5pct_missed": metrics.fpr_at_recall(labels["test"], scores["test"], 0.95),
         "threshold_tune": threshold,

@@ -16,6 +16,7 @@ from otrain_core.labelling.store import LabelStore
 from otrain_core.plan.sheets import read_labels
 from tests.unit.answers import all_answers
 from tests.unit.synthetic_results import write_results
+from tests.unit.tiny_network import tiny_network
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -45,11 +46,10 @@ def results(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results_with_network(tmp_path_factory):
     """A run with a network, not trained."""
-    from otrain_core.networks.architecture import build_network
 
     root = tmp_path_factory.mktemp("with_network")
     model = root / "network.keras"
-    build_network("otrain2", size=32, channels=("difference",), normalise="mad-asinh").save(model)
+    tiny_network("otrain2", size=32, channels=("difference",), normalise="mad-asinh").save(model)
     write_results(root, quality=1.5, model=model)
     return root
 

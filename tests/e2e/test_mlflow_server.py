@@ -30,6 +30,7 @@ from otrain_core.registry.store import EXPERIMENT, HISTORY, place_of, read_serve
 from otrain_core.registry.track import METRICS, import_runs
 from otrain_core.results import run_keys
 from tests.unit.synthetic_results import write_results
+from tests.unit.tiny_network import tiny_network
 from tests.unit.tiny_onnx import write_tiny
 
 pytestmark = pytest.mark.xdist_group("mlflow-server")
@@ -110,10 +111,10 @@ def server(root, database, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory):
-    from otrain_core.networks.architecture import build_network, save_model
+    from otrain_core.networks.architecture import save_model
 
     path = tmp_path_factory.mktemp("model") / "model.keras"
-    save_model(build_network("otrain2", size=17, normalise="mad-asinh"), path)
+    save_model(tiny_network("otrain2", size=17, normalise="mad-asinh"), path)
     return path
 
 
@@ -258,7 +259,9 @@ def test_models_by_command(server, folders, tmp_path, monkeypatch, capsys):
 
 def test_a_training_outlives_the_server(server, tmp_path, model_file, monkeypatch, caplog, capsys):
     """The server is killed after the second of five epochs; the record is imported when it is back."""
-    from scripts.networks.train import main as train
+    from otrain_core.networks.train import train_files
+    from otrain_core.plan.config import Experiment
+    from otrain_core.registry.live import live_run
 
     folder = Path(write_results(tmp_path / "results", telescope="away", experiments=("paper",))["runs"][0])
     write_tiny(folder / "model.onnx")
@@ -277,9 +280,11 @@ def test_a_training_outlives_the_server(server, tmp_path, model_file, monkeypatc
 
     monkeypatch.setattr(LiveRun, "epoch", watched)
     files = {"model": folder / "model.keras", "history": folder / "history.csv", "record": folder / "train.json"}
-    options = {"network": "otrain2", "size": 15, "epochs": 5, "batch_size": 64}
+    experiment = Experiment(inputs=["difference"], size=15, epochs=5, batch_size=64)
     started = time.monotonic()
-    train(cube=cube / "cube.npz", split=cube / "split.csv", **files, experiment=options, seed=1, protocol="grouped")
+    train_files(
+        cube=cube / "cube.npz", split=cube / "split.csv", **files, experiment=experiment, seed=1, live_run=live_run
+    )
     print(f"training and its wait for a server that is away: {time.monotonic() - started:.1f} s")
     (live,) = seen
     assert (live.info.status, live.data.tags["live"], live.data.metrics.keys()) == (

@@ -15,7 +15,7 @@ rule train:
     resources:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
-        gpu=lambda wildcards: RUN.experiments[wildcards.experiment].gpus or 1,
+        gpu=1,
     params:
         experiment=lambda wildcards: RUN.experiments[wildcards.experiment].model_dump(),
         protocol="grouped",
@@ -46,7 +46,6 @@ rule explain:
     """Draw Grad-CAM maps of one model's decisions, and score cutouts without their neighbours."""
     input:
         cube="results/{telescope}/{pipeline}/cube.npz",
-        split="results/{telescope}/{pipeline}/split.csv",
         model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/model.keras",
         scores="results/{telescope}/{pipeline}/{experiment}/seed{seed}/scores.csv",
         metrics="results/{telescope}/{pipeline}/{experiment}/seed{seed}/metrics.json",

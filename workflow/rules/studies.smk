@@ -23,7 +23,8 @@ rule transfer:
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         targets=RUN.config.run.cubes,
-        options=RUN.studies.intervals(),
+        evaluate=RUN.config.evaluate.model_dump(include={"bootstrap", "confidence"}),
+        guard=RUN.config.split.guard,
         threshold_rule=lambda wildcards: RUN.experiments[wildcards.experiment].threshold,
         code=code_of("studies/transfer"),
     script:
@@ -51,13 +52,11 @@ rule finetune:
         gpu=1,
     params:
         source=finetune_source,
-        options=lambda wildcards: {
-            **RUN.studies.intervals(),
-            **RUN.config.finetune.model_dump(),
-            "sizes": RUN.config.studies.finetune,
-            "threshold_rule": RUN.experiments[wildcards.experiment].threshold,
-        },
-        training=lambda wildcards: RUN.experiments[wildcards.experiment].model_dump(),
+        sizes=RUN.config.studies.finetune,
+        options=RUN.config.finetune.model_dump(),
+        evaluate=RUN.config.evaluate.model_dump(include={"bootstrap", "confidence"}),
+        guard=RUN.config.split.guard,
+        experiment=lambda wildcards: RUN.experiments[wildcards.experiment].model_dump(),
         code=code_of("studies/finetune"),
     script:
         "../../scripts/studies/finetune.py"
@@ -106,7 +105,7 @@ rule label_noise:
     resources:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 360 * attempt,
-        gpu=lambda wildcards: RUN.experiments[wildcards.experiment].gpus or 1,
+        gpu=1,
     params:
         experiment=lambda wildcards: RUN.experiments[wildcards.experiment].model_dump(),
         options=RUN.config.label_noise.model_dump(),

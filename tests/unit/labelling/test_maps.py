@@ -11,6 +11,7 @@ from PIL import Image
 
 from otrain_core.labelling import maps
 from otrain_core.labelling.maps import GradCamMaps, cutout_png, grey_levels, map_png
+from tests.unit.tiny_network import tiny_network
 
 CUTOUT = np.arange(81, dtype=np.float32).reshape(9, 9)
 
@@ -86,9 +87,9 @@ def test_a_process_that_ends_is_told_and_started_again(monkeypatch):
 
 
 def test_a_network_that_sees_less_than_the_cutout(tmp_path):
-    from otrain_core.networks.architecture import build_network, save_model
+    from otrain_core.networks.architecture import save_model
 
-    save_model(build_network("otrain2", size=17, normalise="mad-asinh"), tmp_path / "model.keras")
+    save_model(tiny_network("otrain2", size=17, normalise="mad-asinh"), tmp_path / "model.keras")
     rng = np.random.default_rng(1)
     cutouts = [
         {"cube": rng.normal(0, 5, (1, 21, 21, 1)).astype(np.float32), "channels": np.array(["difference"])}

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from otrain_core.errors import CubeError
+from otrain_core.errors import ConfigError, CubeError
+from tests.unit.tiny_network import tiny_network
 
 pytestmark = pytest.mark.xdist_group("tensorflow")  # TensorFlow is loaded once
 
@@ -25,7 +26,7 @@ def stage(networks, values, channels=("difference",), normalise="mad-asinh", cen
 
 
 def test_the_paper_network_is_exact(networks):
-    model = networks.build_network("paper", size=32)
+    model = tiny_network("paper", size=32)
     assert model.count_params() == 2_621_826
     kinds = [type(layer).__name__ for layer in model.layers if type(layer).__name__ not in ("InputLayer", "InputStage")]
     assert kinds == (
@@ -40,10 +41,10 @@ def test_the_paper_network_is_exact(networks):
 
 
 def test_otrain2_is_small_and_its_weights_do_not_depend_on_the_size(networks):
-    models = {size: networks.build_network("otrain2", size=size, normalise="mad-asinh") for size in (9, 15, 31, 32, 63)}
+    models = {size: tiny_network("otrain2", size=size, normalise="mad-asinh") for size in (9, 15, 31, 32, 63)}
     assert len({model.count_params() for model in models.values()}) == 1
     assert models[32].count_params() < 160_000
-    assert networks.flops(models[32]) < 0.2 * networks.flops(networks.build_network("paper", size=32))
+    assert networks.flops(models[32]) < 0.2 * networks.flops(tiny_network("paper", size=32))
     for model in models.values():
         for layer in model.layers:
             if isinstance(layer, networks.layers.Conv2D):
@@ -55,7 +56,7 @@ def test_otrain2_is_small_and_its_weights_do_not_depend_on_the_size(networks):
 @pytest.mark.parametrize("network", ["paper", "otrain2"])
 @pytest.mark.parametrize("normalise", ["none", "mad-asinh"])
 def test_missing_pixels_and_channels(networks, tmp_path, network, normalise):
-    model = networks.build_network(network, size=20, channels=CHANNELS, normalise=normalise)
+    model = tiny_network(network, size=20, channels=CHANNELS, normalise=normalise)
     values = cutouts(size=20, channels=4)
     values[0, :7] = np.nan
     values[1] = np.nan
@@ -118,17 +119,17 @@ def test_planes_of_one_number(networks, normalise):
     assert np.array_equal(got[..., 1:2], stage(networks, values[..., 1:2], normalise=normalise))
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("network", ["paper", "otrain2"])
-def test_only_the_middle_of_a_network_is_of_lower_precision(networks, network, precision):
-    model = networks.build_network(network, size=15, normalise="mad-asinh", precision=precision)
+def test_only_the_middle_of_a_network_is_of_lower_precision(networks, network):
+    precision = "mixed_bfloat16"
+    model = tiny_network(network, size=15, normalise="mad-asinh", precision=precision)
     types = {layer.name: layer.compute_dtype for layer in model.layers}
     ends = [types.pop(name) for name in ("cutouts", "input_stage", "logits", "probabilities")]
-    assert ends == ["float32"] * 4 and set(types.values()) == {precision.removeprefix("mixed_")}
+    assert ends == ["float32"] * 4 and set(types.values()) == {"bfloat16"}
     assert {str(weight.dtype) for weight in model.get_weights()} == {"float32"}
     assert networks.keras.config.dtype_policy().name == "float32"  # of what is built next
     assert networks.precision_of(model) == networks.precision_of(networks.without_input_stage(model)) == precision
-    assert networks.precision_of(networks.build_network(network, size=15)) == "float32"
+    assert networks.precision_of(tiny_network(network, size=15)) == "float32"
 
 
 def test_the_centred_stage_keeps_the_candidate_in_the_middle(networks):
@@ -147,26 +148,27 @@ def test_the_stage_commutes_with_turns(networks):
 
 
 def test_the_body_is_the_model_without_its_stage(networks):
-    model = networks.build_network("otrain2", size=32, normalise="mad-asinh")
+    model = tiny_network("otrain2", size=32, normalise="mad-asinh")
     values = cutouts()
     inner = np.asarray(networks.input_stage(model)(values))
     assert np.allclose(networks.without_input_stage(model).predict(inner, verbose=0), model.predict(values, verbose=0))
 
 
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ({"network": "resnet"}, "network must be one of paper, otrain2"),
-        ({"network": "paper", "normalise": "zscore"}, "normalise must be one of"),
-        ({"network": "paper", "channels": ()}, "at least one channel of pixels"),
-        ({"network": "paper", "channels": ("seeing",)}, "at least one channel of pixels"),
-        ({"network": "paper", "precision": "float16"}, "precision must be one of"),
-        ({"network": "paper", "size": 5}, "at least 9 x 9"),
-    ],
-)
-def test_bad_options_are_refused(networks, options, match):
-    with pytest.raises(ValueError, match=match):
-        networks.build_network(**{"size": 32, **options})
+def test_cutouts_that_are_too_small_are_refused():
+    with pytest.raises(ConfigError, match="at least 9 x 9 pixels are needed, not 8 x 8"):
+        tiny_network("paper", size=8)
+    assert tiny_network("paper", size=9).input_shape == (None, 9, 9, 1)
+
+
+def test_the_same_weights_for_another_size_or_precision(networks):
+    model = tiny_network("otrain2", size=20, channels=["difference", "seeing"], precision="mixed_bfloat16")
+    for changed, size, precision in (({"size": 13}, 13, "mixed_bfloat16"), ({"precision": "float32"}, 20, "float32")):
+        other = networks.rebuild(model, **changed)
+        assert other.input_shape[1] == size and networks.precision_of(other) == precision
+        assert networks.input_stage(other).usual == {"seeing": 3.0}
+        assert all(map(np.array_equal, other.get_weights(), model.get_weights()))
+    with pytest.raises(ValueError, match="shape"):
+        networks.rebuild(tiny_network("paper", size=24), size=15)
 
 
 def test_an_unreadable_model_is_one_sentence(networks, tmp_path):

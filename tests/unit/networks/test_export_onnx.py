@@ -7,6 +7,7 @@ import pytest
 
 from otrain_core.errors import CubeError, OtrainError
 from tests.unit.synthetic_cube import make_cube, make_split
+from tests.unit.tiny_network import tiny_network
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def _metadata(path):
 def test_same_as_keras(tmp_path, networks, network, channels, normalise, size):
     """The check of `export_model` itself has NaN, infinite, constant and huge pixels among its cutouts."""
     networks.keras.utils.set_random_seed(1)
-    model = networks.build_network(network, size=size, channels=channels, normalise=normalise)
+    model = tiny_network(network, size=size, channels=channels, normalise=normalise)
     path = tmp_path / "model.onnx"
     record = export_model(model, path, about={"threshold": 0.4, "odd": np.nan})
     assert record["checked"]["max_difference"] <= 1e-5
@@ -54,14 +55,14 @@ def test_a_file_that_differs_is_not_written(tmp_path, networks, monkeypatch):
     from otrain_core.networks import export_onnx
 
     monkeypatch.setattr(export_onnx, "_run", lambda path, cutouts: np.full((len(cutouts), 2), 0.5))
-    model = networks.build_network("otrain2", size=16, normalise="mad-asinh")
+    model = tiny_network("otrain2", size=16, normalise="mad-asinh")
     with pytest.raises(OtrainError, match="differ by"):
         export_onnx.export_model(model, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
 
 def test_half_precision_is_written_in_single(tmp_path, networks):
-    model = networks.build_network("otrain2", size=16, normalise="mad-asinh", precision="mixed_bfloat16")
+    model = tiny_network("otrain2", size=16, normalise="mad-asinh", precision="mixed_bfloat16")
     assert export_model(model, tmp_path / "model.onnx")["checked"]["max_difference"] <= 1e-5
 
 

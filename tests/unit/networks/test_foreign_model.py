@@ -9,6 +9,7 @@ import pytest
 from otrain_core import safe
 from otrain_core.errors import CubeError
 from otrain_core.networks.foreign_model import check_layers, load_any_model
+from tests.unit.tiny_network import tiny_network
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +39,10 @@ def test_h5_of_the_original_network(tmp_path, keras):
 
 
 def test_our_own(tmp_path):
-    from otrain_core.networks.architecture import build_network, save_model
+    from otrain_core.networks.architecture import save_model
 
     save_model(
-        build_network("otrain2", size=16, channels=["difference", "psf"], normalise="mad-asinh"), tmp_path / "m.keras"
+        tiny_network("otrain2", size=16, channels=["difference", "psf"], normalise="mad-asinh"), tmp_path / "m.keras"
     )
     assert load_any_model(tmp_path / "m.keras").input_shape == (None, 16, 16, 2)
 

@@ -33,7 +33,9 @@ def test_augmentation_leaves_a_plane_of_one_number_as_it_is():
 )
 def test_a_model_that_gets_worse_is_noticed(caplog, losses, keep, line):
     history = [{"epoch": number, "tune_loss": loss} for number, loss in enumerate(losses, start=1)]
-    state = SimpleNamespace(history=history, options={"keep": keep}, kept_epoch=2 if keep == "best" else len(losses))
+    state = SimpleNamespace(
+        history=history, experiment=SimpleNamespace(keep=keep), kept_epoch=2 if keep == "best" else len(losses)
+    )
     with caplog.at_level(logging.INFO, logger="otrain"):
         assert loop.Loop.got_worse(state) is (line is not None)
     told = [f"{record.levelname} {record.message}" for record in caplog.records]

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from otrain_core.networks import architecture, loop, progress
+from otrain_core.plan.config import Experiment
+from tests.unit.tiny_network import tiny_network
 
 pytestmark = pytest.mark.xdist_group("tensorflow")
 
@@ -23,9 +25,9 @@ def test_the_time_left_counts_all_epochs_to_come(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
     stream = io.StringIO()
-    bar = progress.Progress(epochs=10, steps=4, stream=stream)
+    bar = progress.Progress(stream=stream)
     for epoch in (8, 9, 10):  # resumed: no epoch has been timed yet
-        bar.begin(epoch)
+        bar.begin(epoch, 10, 4)
         clock[0] += 60
         bar.end(ROW)
     headings = [line for line in stream.getvalue().splitlines() if line.startswith("epoch")]
@@ -50,11 +52,11 @@ def test_a_bar_on_a_terminal_and_a_log_line_elsewhere(monkeypatch, caplog, termi
     reader.start()
     rng = np.random.default_rng(0)
     data = rng.normal(size=(20, 9, 9, 1)).astype(np.float32), np.arange(20) % 2
-    options = {"epochs": 2, "batch_size": 5, "learning_rate": 1e-3, "schedule": "constant", "label_smoothing": 0.0}
-    options |= {"keep": "last", "patience": 0, "augment": False}
-    body = architecture.without_input_stage(architecture.build_network("otrain2", size=9))
+    experiment = Experiment(inputs=["difference"], epochs=2, batch_size=5, augment=False)
+    body = architecture.without_input_stage(tiny_network("otrain2", size=9))
     with caplog.at_level(logging.INFO, logger="otrain"):
-        loop.Loop(body, data, data, seed=1, options=options, weights=None, steps=4).run()
+        bar = progress.progress_on_terminal()
+        loop.Loop(body, data, data, experiment=experiment, seed=1, weights=None, progress=bar).run()
     stream.close()
     reader.join(30)
     text = b"".join(drawn).decode()

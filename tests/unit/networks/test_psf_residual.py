@@ -3,6 +3,7 @@ import pytest
 
 from otrain_core.networks import architecture
 from otrain_core.networks.psf_residual import MODEL_ERROR, psf_residual
+from tests.unit.tiny_network import tiny_network
 
 SIDE = 21
 
@@ -57,7 +58,7 @@ def test_missing_pixels_and_an_unknown_psf():
 
 
 def stage(size=20, channels=("difference", "psf")):
-    model = architecture.build_network("otrain2", size=size, channels=channels, normalise="mad-asinh")
+    model = tiny_network("otrain2", size=size, channels=channels, normalise="mad-asinh")
     return architecture.keras.Model(model.input, architecture.input_stage(model).output)
 
 
@@ -81,4 +82,4 @@ def test_the_input_stage_bears_anything():
 def test_the_psf_needs_the_difference():
     for channels, normalise in ((("psf",), "mad-asinh"), (("difference", "psf"), "none")):
         with pytest.raises(ValueError, match="the channel psf needs"):
-            architecture.build_network("otrain2", size=20, channels=channels, normalise=normalise)
+            architecture.InputStage(channels=channels, normalise=normalise)

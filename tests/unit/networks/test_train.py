@@ -8,9 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from otrain_core.arrays import write_arrays
+from otrain_core.cubes.inputs import select_inputs
 from otrain_core.errors import ConfigError, CubeError
+from otrain_core.io import digest, read_json, read_table, write_table
 from otrain_core.networks import architecture, loop, predict, train
 from otrain_core.networks.checkpoint import Checkpoint
+from otrain_core.plan.config import Experiment
 from tests.unit.synthetic_cube import make_cube, make_split
 
 pytestmark = pytest.mark.xdist_group("tensorflow")
@@ -24,8 +28,21 @@ def data():
     return cube, make_split(cube)
 
 
+def fit(cube, split, *, seed, protocol="grouped", checkpoint=None, identity=(), **options):
+    """A training with these options of an experiment, on the difference where they do not say."""
+    return train.train_model(
+        cube,
+        split,
+        experiment=Experiment.model_validate({"inputs": ["difference"], **options}),
+        seed=seed,
+        protocol=protocol,
+        checkpoint=checkpoint,
+        identity=identity,
+    )
+
+
 def scores_of(model, cube, size=15):
-    return predict.score_cutouts(model, train.select_inputs(cube, inputs=["difference"], size=size))
+    return predict.score_cutouts(model, select_inputs(cube, inputs=["difference"], size=size))
 
 
 @pytest.mark.parametrize(("side", "size"), [(32, 15), (32, 24), (63, 32), (15, 15), (20, 11)])
@@ -33,21 +50,21 @@ def test_a_crop_keeps_the_candidate_at_its_pixel(side, size):
     stack = np.zeros((1, side, side, 2), np.float32)
     stack[0, side // 2, side // 2] = (1, 2)
     cube = {"cube": stack, "channels": np.array(["difference", "mask"])}
-    got = train.select_inputs(cube, inputs=["mask"], size=size)
+    got = select_inputs(cube, inputs=["mask"], size=size)
     assert got.shape == (1, size, size, 1) and got[0, size // 2, size // 2, 0] == 2
 
 
 def test_wrong_inputs_are_refused(data):
     with pytest.raises(CubeError, match="channel 'template' is not in the cube .it has difference, science"):
-        train.select_inputs(data[0], inputs=["template"], size=None)
+        select_inputs(data[0], inputs=["template"], size=None)
     with pytest.raises(CubeError, match="33 px were asked for, those of the cube have 20"):
-        train.select_inputs(data[0], inputs=["difference"], size=33)
+        select_inputs(data[0], inputs=["difference"], size=33)
 
 
 def test_training_learns_and_repeats_itself(data):
     cube, split = data
     options = {"seed": 3, "epochs": 6, "batch_size": 16, "size": 15, "label_smoothing": 0.2}
-    model, history, record = train.train_model(cube, split, **options)
+    model, history, record = fit(cube, split, **options)
     assert list(history.columns) == list(loop.HISTORY)
     assert history["epoch"].tolist() == list(range(1, len(history) + 1))
     assert history["tune_loss"].iloc[-1] < history["tune_loss"].iloc[0]
@@ -56,7 +73,7 @@ def test_training_learns_and_repeats_itself(data):
     assert record["kept_epoch"] == record["best_epoch"] == history["tune_loss"].idxmin() + 1
     assert record["n_train"] == (split["set"] == "train").sum()
     assert record["n_parameters"] == model.count_params()
-    assert record["got_worse"] is False and record["n_devices"] == 1
+    assert record["got_worse"] is False
     assert record["cutouts_per_second"] > 0 and "CPU" in record["device"]
     json.dumps(record)
 
@@ -67,11 +84,11 @@ def test_training_learns_and_repeats_itself(data):
     loss = -0.9 * np.log(p) - 0.1 * np.log(1 - p)
     assert loss.mean() == pytest.approx(history["tune_loss"].min(), rel=1e-3)
 
-    again, history_again, _ = train.train_model(cube, split, **options)
+    again, history_again, _ = fit(cube, split, **options)
     assert np.array_equal(scores_of(again, cube), first)
     drop = ["seconds"]
     pd.testing.assert_frame_equal(history.drop(columns=drop), history_again.drop(columns=drop))
-    other, _, _ = train.train_model(cube, split, **{**options, "seed": 4, "epochs": 1})
+    other, _, _ = fit(cube, split, **{**options, "seed": 4, "epochs": 1})
     assert not np.array_equal(scores_of(other, cube), first)
 
 
@@ -80,11 +97,11 @@ def test_cutouts_read_from_a_file_give_the_same_weights(data, tmp_path, monkeypa
     """More cutouts than fit in memory are read batch by batch, also when a training goes on from its checkpoint."""
     cube, split = data
     options = {"seed": 4, **TINY, "augment": augment, "inputs": ["difference", "mask"]}
-    model, history, _ = train.train_model(cube, split, **options)
+    model, history, _ = fit(cube, split, **options)
     monkeypatch.setattr(train, "IN_MEMORY", 0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     with pytest.raises(FileNotFoundError):  # it is that folder which is written to
-        train.train_model(cube, split, **options)
+        fit(cube, split, **options)
     (tmp_path / "scratch").mkdir()
     write = loop.Loop._save
 
@@ -95,9 +112,9 @@ def test_cutouts_read_from_a_file_give_the_same_weights(data, tmp_path, monkeypa
 
     monkeypatch.setattr(loop.Loop, "_save", killed)
     with pytest.raises(KeyboardInterrupt):
-        train.train_model(cube, split, checkpoint=tmp_path / "checkpoint", **options)
+        fit(cube, split, checkpoint=tmp_path / "checkpoint", **options)
     monkeypatch.setattr(loop.Loop, "_save", write)
-    again, history_again, record = train.train_model(cube, split, checkpoint=tmp_path / "checkpoint", **options)
+    again, history_again, record = fit(cube, split, checkpoint=tmp_path / "checkpoint", **options)
     assert record["resumed_at_epoch"] == 3
     pd.testing.assert_frame_equal(history.drop(columns="seconds"), history_again.drop(columns="seconds"))
     assert all(map(np.array_equal, model.get_weights(), again.get_weights()))
@@ -110,7 +127,7 @@ def test_test_and_unused_cutouts_do_not_touch_the_training(data):
     outside = split.loc[split["set"] == "test", "index"].to_numpy()
     changed["cube"][outside] = 1e6
     changed["labels"][outside] = 1 - changed["labels"][outside]
-    histories = [train.train_model(one, split, seed=1, **TINY)[1].drop(columns="seconds") for one in (cube, changed)]
+    histories = [fit(one, split, seed=1, **TINY)[1].drop(columns="seconds") for one in (cube, changed)]
     pd.testing.assert_frame_equal(*histories)
 
 
@@ -118,9 +135,9 @@ def test_the_paper_protocol_watches_the_test_set(data):
     cube, split = data
     paper = split.assign(set=split["set"].replace("tune", "train"))
     with pytest.raises(CubeError, match="set tune is empty"):
-        train.train_model(cube, paper, seed=1, **TINY)
+        fit(cube, paper, seed=1, **TINY)
     options = {"network": "paper", "normalise": "none", "augment": False, "schedule": "constant", "keep": "last"}
-    _, history, record = train.train_model(
+    _, history, record = fit(
         cube, paper, seed=1, protocol="paper", epochs=2, batch_size=64, patience=0, class_weights=False, **options
     )
     assert record["tune_set"] == "test" and record["kept_epoch"] == 2
@@ -131,13 +148,13 @@ def test_a_smaller_training_set_is_drawn_and_ends_at_all_there_is(data, caplog):
     cube, split = data
     there = int((split["set"] == "train").sum())
     for asked, used in ((there // 2, there // 2), (there + 1, there)):
-        assert train.train_model(cube, split, seed=1, n_train=asked, **TINY)[2]["n_train"] == used
+        assert fit(cube, split, seed=1, n_train=asked, **TINY)[2]["n_train"] == used
     assert f"n_train: {there + 1} cutouts were asked for, the set train has {there}: all are used" in caplog.text
 
 
 def test_patience_stops(data):
     cube, split = data
-    _, history, record = train.train_model(cube, split, seed=1, learning_rate=0.5, patience=2, epochs=30, size=15)
+    _, history, record = fit(cube, split, seed=1, learning_rate=0.5, patience=2, epochs=30, size=15)
     assert len(history) < 30
     assert len(history) == record["best_epoch"] + 2
 
@@ -145,8 +162,8 @@ def test_patience_stops(data):
 def test_an_interrupted_training_ends_as_it_would_have(data, tmp_path, monkeypatch):
     cube, split = data
     options = {"seed": 3, "network": "paper", **TINY, "epochs": 4}
-    whole, history, _ = train.train_model(cube, split, **options)
-    save = train.Loop._save
+    whole, history, _ = fit(cube, split, **options)
+    save = loop.Loop._save
 
     def killed(self, epoch):
         save(self, epoch)
@@ -155,9 +172,9 @@ def test_an_interrupted_training_ends_as_it_would_have(data, tmp_path, monkeypat
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train.Loop, "_save", killed)
-        train.train_model(cube, split, checkpoint=tmp_path / "checkpoint", **options)
-    resumed, resumed_history, record = train.train_model(cube, split, checkpoint=tmp_path / "checkpoint", **options)
+        patch.setattr(loop.Loop, "_save", killed)
+        fit(cube, split, checkpoint=tmp_path / "checkpoint", **options)
+    resumed, resumed_history, record = fit(cube, split, checkpoint=tmp_path / "checkpoint", **options)
     assert record["resumed_at_epoch"] == 3
     pd.testing.assert_frame_equal(history.drop(columns="seconds"), resumed_history.drop(columns="seconds"))
     assert np.array_equal(scores_of(resumed, cube), scores_of(whole, cube))
@@ -167,7 +184,7 @@ def test_an_interrupted_training_ends_as_it_would_have(data, tmp_path, monkeypat
 DIES = """
 import json, os, signal, sys
 import keras
-from otrain_core.networks import train
+from tests.unit.networks.test_train import fit as train
 from tests.unit.synthetic_cube import make_cube, make_split
 
 class Dies(keras.callbacks.Callback):
@@ -183,7 +200,7 @@ def fit_until_the_third_epoch(self, *args, **options):
 
 keras.Model.fit = fit_until_the_third_epoch
 cube = make_cube(240, size=20)
-train.train_model(cube, make_split(cube), checkpoint=sys.argv[1], **json.loads(sys.argv[2]))
+train(cube, make_split(cube), checkpoint=sys.argv[1], **json.loads(sys.argv[2]))
 """
 
 
@@ -196,28 +213,84 @@ def test_a_killed_training_ends_as_it_would_have(data, tmp_path, root):
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     assert len(json.loads((folder / "state.json").read_text())["history"]) == 2
-    resumed, resumed_history, record = train.train_model(cube, split, checkpoint=folder, **options)
-    whole, history, _ = train.train_model(cube, split, **options)
+    resumed, resumed_history, record = fit(cube, split, checkpoint=folder, **options)
+    whole, history, _ = fit(cube, split, **options)
     assert record["resumed_at_epoch"] == 3 and not folder.exists()
     pd.testing.assert_frame_equal(history.drop(columns="seconds"), resumed_history.drop(columns="seconds"))
     assert all(map(np.array_equal, resumed.get_weights(), whole.get_weights()))
 
 
-def test_a_checkpoint_of_other_options_is_ignored(data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("change", [{"learning_rate": 2e-3}, {"identity": ["same pixels", "other code"]}], ids=str)
+def test_a_checkpoint_of_another_training_is_ignored(data, tmp_path, monkeypatch, change):
     cube, split = data
-    folder, options = tmp_path / "checkpoint", {"seed": 1, **TINY, "epochs": 1}
-    with monkeypatch.context() as patch:
-        patch.setattr(train.Loop, "remove_checkpoint", train.Loop.release)
-        train.train_model(cube, split, checkpoint=folder, **options)
+    folder = tmp_path / "checkpoint"
+    options = {"seed": 1, "identity": ["same pixels", "this code"], **TINY, "epochs": 2}
+    save = loop.Loop._save
+
+    def killed(self, epoch):
+        save(self, epoch)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop.Loop, "_save", killed)
+        fit(cube, split, checkpoint=folder, **options)
     assert (folder / "state.json").exists()
-    _, history, record = train.train_model(cube, split, checkpoint=folder, **options | {"learning_rate": 2e-3})
-    assert record["resumed_at_epoch"] == 0 and len(history) == 1 and not folder.exists()
+    _, history, record = fit(cube, split, checkpoint=folder, **options | change)
+    assert record["resumed_at_epoch"] == 0 and len(history) == 2 and not folder.exists()
+
+
+def test_files_of_a_training(data, tmp_path, monkeypatch):
+    """Editing the code that trains starts a killed training anew; otherwise it goes on from its checkpoint."""
+    cube, split = data
+    write_arrays(tmp_path / "cube.npz", cube)
+    write_table(tmp_path / "split.csv", split)
+    files = {"cube": tmp_path / "cube.npz", "split": tmp_path / "split.csv", "model": tmp_path / "model.keras"}
+    files |= {"history": tmp_path / "history.csv", "record": tmp_path / "train.json"}
+    experiment = Experiment(inputs=["difference"], **TINY)
+    save = loop.Loop._save
+
+    def killed(self, epoch):
+        save(self, epoch)
+        raise KeyboardInterrupt
+
+    def train_files(code):
+        train.train_files(**files, experiment=experiment, seed=1, code=code)
+        return read_json(files["record"])
+
+    for code, epoch in (("a", 2), ("b", 0)):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(loop.Loop, "_save", killed)
+            train_files("a")
+        assert (tmp_path / "model.checkpoint/state.json").exists()
+        record = train_files(code)
+        assert record["resumed_at_epoch"] == epoch and record["epochs"] == TINY["epochs"]
+    assert record["cube_digest"] == digest(files["cube"]) and record["split_digest"] == digest(files["split"])
+    assert "versions" in record and "mlflow_run" not in record
+    assert len(read_table(files["history"])) == 3
+    model = architecture.load_model(files["model"])
+    assert np.array_equal(scores_of(model, cube), scores_of(fit(cube, split, seed=1, **TINY)[0], cube))
+    assert not (tmp_path / "model.checkpoint").exists()
+
+
+def test_the_files_of_a_training_are_read_once(data, tmp_path, monkeypatch):
+    """The digest of the record names the pixels for the checkpoint too."""
+    cube, split = data
+    write_arrays(tmp_path / "cube.npz", cube)
+    write_table(tmp_path / "split.csv", split)
+    hashed = []
+    monkeypatch.setattr(train, "digest", lambda path: hashed.append(path) or "0")
+    files = {name: tmp_path / name for name in ("model", "history", "record")}
+    files["model"] = tmp_path / "model.keras"
+    files["history"] = tmp_path / "history.csv"
+    experiment = Experiment(inputs=["difference"], **TINY | {"epochs": 1})
+    train.train_files(cube=tmp_path / "cube.npz", split=tmp_path / "split.csv", **files, experiment=experiment, seed=1)
+    assert hashed == [tmp_path / "cube.npz", tmp_path / "split.csv"]
 
 
 def test_two_trainings_on_one_checkpoint_are_refused(data, tmp_path):
     other = Checkpoint(tmp_path / "checkpoint", "of another run")
     with pytest.raises(ConfigError, match="checkpoint: another training writes its checkpoint here"):
-        train.train_model(*data, seed=1, checkpoint=tmp_path / "checkpoint", **TINY)
+        fit(*data, seed=1, checkpoint=tmp_path / "checkpoint", **TINY)
     other.release()
 
 
@@ -228,12 +301,12 @@ def test_a_network_reads_the_numbers_of_the_image(data, tmp_path):
     seeing = np.where(cube["labels"] == 1, 5.0, 2.0)
     told = {**cube, "cube": rng.normal(size=cube["cube"].shape).astype(np.float32), "seeing": seeing}
     options = {"seed": 1, "inputs": ["seeing", "difference"], "epochs": 8, "batch_size": 16, "size": 15}
-    model, _, record = train.train_model(told, split, **options)
+    model, _, record = fit(told, split, **options)
     architecture.save_model(model, tmp_path / "model.keras")
     loaded = architecture.load_model(tmp_path / "model.keras")
     scores = {}
     for name, column in (("right", seeing), ("swapped", 7 - seeing), ("unknown", seeing * np.nan)):
-        inputs = train.select_inputs({**told, "seeing": column}, inputs=options["inputs"], size=15)
+        inputs = select_inputs({**told, "seeing": column}, inputs=options["inputs"], size=15)
         scores[name] = predict.score_cutouts(loaded, inputs)
     test = (split["set"] == "test").to_numpy()
     assert np.mean((scores["right"] > 0.5) == (cube["labels"] == 1), where=test) > 0.95
@@ -241,11 +314,10 @@ def test_a_network_reads_the_numbers_of_the_image(data, tmp_path):
     assert np.isfinite(scores["unknown"]).all() and record["options"]["inputs"] == ["seeing", "difference"]
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-def test_lower_precision(data, tmp_path, precision):
-    cube, split = data
+def test_lower_precision(data, tmp_path):
+    cube, split, precision = *data, "mixed_bfloat16"
     options = {"seed": 1, "epochs": 2, "batch_size": 16, "size": 15, "precision": precision}
-    model, history, record = train.train_model(cube, split, **options)
+    model, history, record = fit(cube, split, **options)
     assert history["loss"].iloc[-1] < history["loss"].iloc[0] and record["options"]["precision"] == precision
     architecture.save_model(model, tmp_path / "model.keras")
     loaded, scores = architecture.load_model(tmp_path / "model.keras"), scores_of(model, cube)
@@ -260,11 +332,11 @@ def test_compilation_is_asked_for(data, monkeypatch):
 
     assert architecture.keras.backend.backend() == "tensorflow"
     enabled, compiled = config.is_op_determinism_enabled(), []
-    monkeypatch.setattr(train.Loop, "got_worse", lambda self: compiled.append(self.trained.jit_compile))
+    monkeypatch.setattr(loop.Loop, "got_worse", lambda self: compiled.append(self.model.jit_compile))
     try:
         for jit_compile in (True, "auto"):
             config.disable_op_determinism()
-            train.train_model(*data, seed=1, jit_compile=jit_compile, **{**TINY, "epochs": 1})
+            fit(*data, seed=1, jit_compile=jit_compile, **{**TINY, "epochs": 1})
             compiled.append(config.is_op_determinism_enabled())
     finally:
         config.enable_op_determinism() if enabled else config.disable_op_determinism()
@@ -284,19 +356,19 @@ def test_bad_splits_are_refused(data, change, match):
     cube, split = {**data[0], "labels": data[0]["labels"].copy()}, data[1].copy()
     change(cube, split)
     with pytest.raises(CubeError, match=match):
-        train.train_model(cube, split, seed=1, **TINY)
+        fit(cube, split, seed=1, **TINY)
 
 
 def test_a_loss_that_is_not_a_number_stops_the_training(data):
     cube, split = data
     huge = {**cube, "cube": cube["cube"] * np.float32(1e30)}
     with pytest.raises(CubeError, match="loss became .* in epoch 1: lower the learning rate"):
-        train.train_model(huge, split, seed=1, network="paper", normalise="none", augment=False, **TINY)
+        fit(huge, split, seed=1, network="paper", normalise="none", augment=False, **TINY)
 
 
 def test_a_missing_gpu_is_told(data):
     with pytest.raises(ConfigError, match="require_gpu is true, but no GPU is seen"):
-        train.train_model(*data, seed=1, require_gpu=True, **TINY)
+        fit(*data, seed=1, require_gpu=True, **TINY)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from otrain_core import io
-from otrain_core.networks.architecture import build_network, flops
+from otrain_core.networks.architecture import flops
 from otrain_core.paper.estimate import (
     START,
     estimate,
@@ -19,6 +19,7 @@ from otrain_core.paper.estimate import (
 from otrain_core.plan.run import Run
 from tests.unit.synthetic_paper import ROOT, paper_values
 from tests.unit.synthetic_results import BENCHMARK
+from tests.unit.tiny_network import tiny_network
 
 
 def benchmark(path, cpu):
@@ -103,7 +104,7 @@ def test_trainings_of_the_paper(monkeypatch, root):
         ("train", 500),
     ]
     io.write_json(root / "JAST/stdpipe/cube.json", {"n_true": 100, "n_false": 100, "n_images_used": 2})
-    cost, n = 3 * 30 * flops(build_network("paper", size=32)) / 1e9, 100 * len(run.inputs.images("JAST"))
+    cost, n = 3 * 30 * flops(tiny_network("paper", size=32)) / 1e9, 100 * len(run.inputs.images("JAST"))
     seconds = training_seconds(run, root, speed=1e9)
     assert seconds["train_paper"] == pytest.approx(START + cost * 0.85 * n)
     assert seconds["train"] == pytest.approx(START + cost * (0.6 * n + 500) / 2)

@@ -8,15 +8,16 @@ import pytest
 from otrain_core.registry import track
 from otrain_core.registry.store import EXPERIMENT, open_store
 from tests.unit.synthetic_results import write_results
+from tests.unit.tiny_network import tiny_network
 
 
 @pytest.fixture(scope="session")
 def model_file(tmp_path_factory):
     """A network of the library, untrained and small."""
-    from otrain_core.networks.architecture import build_network, save_model
+    from otrain_core.networks.architecture import save_model
 
     path = tmp_path_factory.mktemp("model") / "model.keras"
-    save_model(build_network("otrain2", size=17, normalise="mad-asinh"), path)
+    save_model(tiny_network("otrain2", size=17, normalise="mad-asinh"), path)
     return path
 
 

@@ -90,14 +90,14 @@ def test_fine_tuning_is_averaged_over_seeds():
 
 def test_suspected_labels_and_the_trial_are_told(tmp_path):
     assert label_noise_part(tmp_path, ["otrain2"]) == []
-    record = {"ranking": "margin", "n": 1000, "n_suspected": 30, "n_suspected_false": 20, "n_suspected_true": 10}
+    record = {"n": 1000, "n_suspected": 30, "n_suspected_false": 20, "n_suspected_true": 10}
     place = tmp_path / "otrain2/label_noise"
     io.write_json(place / "label_noise.json", record)
     (part,) = label_noise_part(tmp_path, ["paper", "otrain2"])
     assert part["picture"] is None and len(part["lines"]) == 1
     assert "20 labelled False, 10 labelled True" in part["lines"][0]
     trial = {"fraction": 0.1, "mcc_clean": 0.9, "mcc_flipped": 0.885, "mcc_cleaned": 0.895}
-    trial["found"] = {"margin": {"recall_at_precision_80": 0.84}, "p-wrong": {"recall_at_precision_80": 0.1}}
+    trial["found"] = {"recall_at_precision_80": 0.84}
     io.write_json(place / "label_noise.json", record | {"trial": trial})
     (place / "suspects.png").write_bytes(b"png")
     (part,) = label_noise_part(tmp_path, ["otrain2"])

@@ -1,5 +1,3 @@
-import importlib.util
-
 import numpy as np
 import pytest
 
@@ -8,12 +6,14 @@ from otrain_core.errors import CubeError
 from otrain_core.io import read_table, write_table
 from otrain_core.networks import architecture
 from otrain_core.networks.train import train_model
+from otrain_core.plan.config import EvaluateOptions, Experiment, FinetuneOptions
 from otrain_core.studies import finetune
 from tests.unit.synthetic_cube import make_cube, make_split
 
 pytestmark = pytest.mark.xdist_group("tensorflow")
 
-SHORT = {"epochs": 6, "learning_rate": 2e-3, "bootstrap": 100}
+SHORT = FinetuneOptions(epochs=6, learning_rate=2e-3)
+EXPERIMENT = Experiment(inputs=["difference"], epochs=4, batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def target():
 
 @pytest.fixture(scope="module")
 def saved(source, tmp_path_factory):
-    model = train_model(*source[1:], seed=1, epochs=4, batch_size=16)[0]
+    model = train_model(*source[1:], experiment=EXPERIMENT, seed=1)[0]
     path = tmp_path_factory.mktemp("model") / "model.keras"
     architecture.save_model(model, path)
     return path
@@ -46,8 +46,18 @@ def tuned(saved, source, target):
 
 
 def run(model, source, target, **options):
-    options = {"rng": np.random.default_rng(0), "seed": 1, **SHORT, **options}
-    return finetune.finetune_curve(model, source, target, **options)
+    return finetune.finetune_curve(
+        model,
+        source,
+        target,
+        rng=np.random.default_rng(0),
+        seed=1,
+        options=SHORT,
+        experiment=EXPERIMENT,
+        evaluate=EvaluateOptions(bootstrap=100),
+        guard=4.0,
+        **options,
+    )
 
 
 def test_draws_come_from_train_only_and_are_nested(target):
@@ -108,14 +118,11 @@ def test_a_model_that_has_seen_the_test_images_is_refused(source):
         run(None, source, ("A/q", source[1], dealt), sizes=[50])
 
 
-def test_the_script_writes_the_table(saved, source, target, root, tmp_path):
-    spec = importlib.util.spec_from_file_location("finetune_script", root / "scripts/studies/finetune.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+def test_files_of_the_curve(saved, source, target, tmp_path):
     for name, cube, split in (source, target):
         write_arrays(tmp_path / f"{name[0]}.npz", cube)
         write_table(tmp_path / f"{name[0]}.csv", split)
-    script.main(
+    finetune.finetune_files(
         model=saved,
         source_cube=tmp_path / "A.npz",
         source_split=tmp_path / "A.csv",
@@ -124,17 +131,14 @@ def test_the_script_writes_the_table(saved, source, target, root, tmp_path):
         table=tmp_path / "finetune.csv",
         source="A/p",
         target="B/p",
-        experiment="otrain2",
+        experiment_name="otrain2",
+        experiment=EXPERIMENT,
         seed=1,
-        options={
-            "sizes": [100000],
-            "threshold_rule": "f1",
-            "guard": 4.0,
-            "confidence": 0.9,
-            "batch_norm": "trained",
-            **SHORT,
-        },
-        training={"label_smoothing": 0.0, "augment": False, "network": "otrain2"},
+        sizes=[100000],
+        options=SHORT,
+        evaluate=EvaluateOptions(bootstrap=100, confidence=0.9),
+        guard=4.0,
     )
     table = read_table(tmp_path / "finetune.csv")
     assert table["n_labels"].tolist() == [0] and table["seed"].eq(1).all()
+    assert table["experiment"].tolist() == ["otrain2"] and table["target"].tolist() == ["B/p"]

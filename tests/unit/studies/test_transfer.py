@@ -1,30 +1,30 @@
-import importlib.util
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from otrain_core.arrays import write_arrays
 from otrain_core.cubes import pool
+from otrain_core.cubes.inputs import select_inputs
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import metrics
 from otrain_core.evaluation.thresholds import best_threshold
 from otrain_core.io import read_table, write_table
 from otrain_core.networks import architecture
 from otrain_core.networks.predict import score_cutouts
-from otrain_core.networks.train import select_inputs
+from otrain_core.plan.config import EvaluateOptions
 from otrain_core.studies import transfer
 from tests.unit.synthetic_cube import make_cube, make_split
+from tests.unit.tiny_network import tiny_network
 
 pytestmark = pytest.mark.xdist_group("tensorflow")
 
-FAST = {"bootstrap": 100}
+FAST = EvaluateOptions(bootstrap=100)
 
 
 @pytest.fixture(scope="module")
 def model():
     architecture.keras.utils.set_random_seed(1)
-    return architecture.build_network("otrain2", size=15, normalise="mad-asinh")
+    return tiny_network("otrain2", size=15, normalise="mad-asinh")
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,17 @@ def made(seed, size, n=200):
 
 def run(model, source, cubes, **options):
     pairs = [(name, *pair) for name, pair in cubes.items()]
-    options = {"rng": np.random.default_rng(0), **FAST, **options}
-    return transfer.transfer(model, (source, *cubes[source]), pairs, **options).set_index("target", drop=False)
+    table = transfer.transfer(
+        model,
+        (source, *cubes[source]),
+        pairs,
+        rng=np.random.default_rng(0),
+        rule="platt",
+        evaluate=FAST,
+        guard=4.0,
+        **options,
+    )
+    return table.set_index("target", drop=False)
 
 
 def test_numbers_are_those_of_the_targets_test_set(model, cubes):
@@ -78,24 +87,17 @@ def test_smaller_cutouts_take_the_same_weights(model, cubes):
     smaller = transfer.fit_to(model, 13)
     assert smaller.input_shape[1] == 13 and transfer.fit_to(model, 20) is model
     assert all(map(np.array_equal, smaller.get_weights(), model.get_weights()))
-    paper = architecture.build_network("paper", size=24)
+    paper = tiny_network("paper", size=24)
     with pytest.raises(CubeError, match="15 px are too small for a network paper trained on 24 px"):
         transfer.fit_to(paper, 15)
 
 
 def test_numbers_of_the_target_reach_the_model(cubes):
     channels = ["difference", "seeing"]
-    reads = architecture.build_network("otrain2", size=20, channels=channels, precision="mixed_bfloat16")
+    reads = tiny_network("otrain2", size=20, channels=channels, precision="mixed_bfloat16")
     cube, rows = cubes["C/p"][0], np.array([7, 3, 11])
-    smaller = transfer.fit_to(reads, 13)
-    assert (
-        architecture.input_stage(smaller).usual == {"seeing": 3.0}
-        and architecture.precision_of(smaller) == "mixed_bfloat16"
-    )
-    inputs = transfer.model_inputs(smaller, cube, rows)
-    assert np.allclose(inputs[:, 0, 0, 1], cube["seeing"][rows])
     other = {**cube, "seeing": 2 * cube["seeing"]}
-    assert not np.array_equal(transfer.score_rows(reads, cube, rows), transfer.score_rows(reads, other, rows))
+    assert not np.array_equal(transfer.score_fitted(reads, cube, rows), transfer.score_fitted(reads, other, rows))
 
 
 def test_a_target_that_cannot_be_scored_is_told(model, cubes):
@@ -130,7 +132,7 @@ def test_places_of_the_training_are_left_out():
     cube = {"labels": np.array([1, 0, 1]), "images": np.array(["a", "b", "c"]), "cube": np.zeros((3, 15, 15, 1))}
     cube |= {"ra": np.array([10.0, 10.0001, 10.5]), "dec": np.zeros(3)}
     cube |= {"seeing": np.full(3, 3.0), "pixel_scale": np.ones(3)}
-    options = {"target_telescope": "A", "source_telescope": "A"}
+    options = {"target_telescope": "A", "source_telescope": "A", "guard": 4.0}
     assert transfer.unseen(cube, np.array([1, 2]), cube, np.array([0]), **options).tolist() == [False, True]
     options["source_telescope"] = "B"
     assert transfer.unseen(cube, np.array([1, 2]), cube, np.array([0]), **options).all()
@@ -156,15 +158,12 @@ def test_matrix():
     assert matrix.loc["b", "x"] == pytest.approx(0.5) and np.isnan(matrix.loc["b", "y"])
 
 
-def test_the_script_writes_the_table(model, cubes, root, tmp_path):
-    spec = importlib.util.spec_from_file_location("transfer_script", root / "scripts/studies/transfer.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+def test_files_of_the_table(model, cubes, tmp_path):
     architecture.save_model(model, tmp_path / "model.keras")
     for name, (cube, split) in cubes.items():
         write_arrays(tmp_path / f"{name[0]}.npz", cube)
         write_table(tmp_path / f"{name[0]}.csv", split)
-    script.main(
+    transfer.transfer_files(
         model=tmp_path / "model.keras",
         cube=tmp_path / "A.npz",
         split=tmp_path / "A.csv",
@@ -175,8 +174,9 @@ def test_the_script_writes_the_table(model, cubes, root, tmp_path):
         targets=["B/p"],
         experiment="otrain2",
         seed=1,
-        options={"bootstrap": 100, "confidence": 0.9, "guard": 4.0},
         rule="f1",
+        evaluate=FAST,
+        guard=4.0,
     )
     table = read_table(tmp_path / "transfer.csv")
     assert table[["source", "target", "experiment", "seed"]].iloc[0].tolist() == ["A/p", "B/p", "otrain2", 1]
