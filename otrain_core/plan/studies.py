@@ -66,15 +66,6 @@ class Studies:
         read = {name for key in self._moved_experiments() for name in self._config.experiments[key].inputs}
         return [name for name in self._config.cube.channels if name in read]
 
-    def intervals(self) -> dict[str, Any]:
-        """Intervals, and the guard distance by which a test cutout must be away from those of the training."""
-        evaluate = self._config.evaluate
-        return {
-            "bootstrap": evaluate.bootstrap,
-            "confidence": evaluate.confidence,
-            "guard": self._config.split.guard,
-        }
-
     def tables(self) -> list[str]:
         """Tables of the studies: transfer.csv, finetune.csv and suspects.csv."""
         run, studies = self._config.run, self._config.studies
