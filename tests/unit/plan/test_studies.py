@@ -46,7 +46,6 @@ def test_a_sweep_gives_experiments_and_asks_for_sizes():
     assert "studies.sweeps.wide (otrain2-wide-15)" not in studies.sizes("JAST", "builtin")
 
 
-def test_channels_and_intervals():
-    studies = Studies(load_config({"studies": {"experiments": ["otrain2-difference"]}, "split": {"guard": 3}}))
+def test_channels():
+    studies = Studies(load_config({"studies": {"experiments": ["otrain2-difference"]}}))
     assert studies.trained_channels() == ["difference"]
-    assert studies.intervals() == {"bootstrap": 1000, "confidence": 0.95, "guard": 3.0}
