@@ -1,0 +1,294 @@
+"""What a night has seen: each image once, by content, and its detections, in an SQLite file."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from otrain_core.errors import OtrainError
+
+_VERSION, _APPLICATION = 1, 0x0712A2  # of the file, in its header
+_SCHEMA = f"""
+CREATE TABLE images (
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  digest TEXT NOT NULL UNIQUE,  -- SHA-256 of the file: a copy under another name is the same image
+  name TEXT NOT NULL UNIQUE, path TEXT NOT NULL,
+  status TEXT NOT NULL CHECK (status IN ('working', 'done', 'refused')),
+  reason TEXT NOT NULL DEFAULT '', night TEXT NOT NULL DEFAULT '', record TEXT NOT NULL DEFAULT '{{}}',
+  tries INTEGER NOT NULL DEFAULT 0, "when" TEXT NOT NULL
+);
+CREATE TABLE objects (number INTEGER PRIMARY KEY AUTOINCREMENT, ra REAL, dec REAL, night TEXT NOT NULL);
+CREATE TABLE detections (
+  image INTEGER NOT NULL REFERENCES images (number), candid TEXT NOT NULL,
+  object INTEGER REFERENCES objects (number),
+  x REAL NOT NULL, y REAL NOT NULL, ra REAL, dec REAL, mag REAL, magerr REAL, snr REAL NOT NULL,
+  probability REAL NOT NULL, real INTEGER NOT NULL, undecided INTEGER NOT NULL, sign INTEGER NOT NULL,
+  reason TEXT NOT NULL, time TEXT NOT NULL,
+  PRIMARY KEY (image, candid)
+);
+CREATE INDEX of_object ON detections (object);
+CREATE INDEX of_night ON objects (night);
+PRAGMA application_id = {_APPLICATION};
+PRAGMA user_version = {_VERSION};
+"""
+COLUMNS = (
+    "candid",
+    "x",
+    "y",
+    "ra",
+    "dec",
+    "mag",
+    "magerr",
+    "snr",
+    "probability",
+    "real",
+    "undecided",
+    "sign",
+    "reason",
+    "time",
+)
+
+
+class Ledger:
+    """The ledger of a folder of nights.
+
+    An image is `begin` while its files are made, and `finish` once they are all there: one transaction notes the
+    image and its detections. An image that was begun and never finished (kill -9, a full disk) is begun again.
+
+    Parameters
+    ----------
+    path : path-like
+        Made where it is missing.
+
+    Raises
+    ------
+    OtrainError
+        Not such a file, one of a later version, or one that cannot be written.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._base = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            self._base.row_factory = sqlite3.Row
+            self._base.execute("PRAGMA journal_mode = WAL")
+            self._base.execute("PRAGMA synchronous = FULL")
+            self._open()
+        except sqlite3.Error as error:
+            raise OtrainError(f"{self.path}: not a ledger of nights, or it cannot be written ({error})") from None
+
+    def _open(self) -> None:
+        (application,) = self._base.execute("PRAGMA application_id").fetchone()
+        (version,) = self._base.execute("PRAGMA user_version").fetchone()
+        (tables,) = self._base.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if not tables:
+            with self._transaction():
+                for statement in _SCHEMA.split(";\n"):
+                    self._base.execute(statement)
+        elif application != _APPLICATION:
+            raise OtrainError(f"{self.path}: not a ledger of nights")
+        elif version != _VERSION:
+            raise OtrainError(f"{self.path}: version {version} is not known to this version of O'TRAIN")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._base.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._base.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._base.execute("ROLLBACK")
+            raise
+        self._base.execute("COMMIT")
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise OtrainError(f"{self.path}: cannot be written ({error})") from None
+
+    def status(self, digest: str) -> str | None:
+        """``working``, ``done`` or ``refused``; None of an image that was never begun."""
+        row = self._base.execute("SELECT status FROM images WHERE digest = ?", (digest,)).fetchone()
+        return row["status"] if row else None
+
+    def begin(self, digest: str, *, path: str, name: str) -> tuple[int, str] | None:
+        """Note that an image is worked on: its number and its name, None of one that is done or was refused.
+
+        A name that another image has gets a number behind it.
+        """
+        now = _now()
+        with self._told(), self._transaction():
+            row = self._base.execute("SELECT * FROM images WHERE digest = ?", (digest,)).fetchone()
+            if row is not None and row["status"] != "working":
+                return None
+            if row is not None:
+                self._base.execute(
+                    'UPDATE images SET tries = tries + 1, "when" = ? WHERE number = ?', (now, row["number"])
+                )
+                return int(row["number"]), str(row["name"])
+            free, count = name, 1
+            while self._base.execute("SELECT 1 FROM images WHERE name = ?", (free,)).fetchone():
+                count += 1
+                free = f"{name}_{count}"
+            cursor = self._base.execute(
+                "INSERT INTO images (digest, name, path, status, tries, \"when\") VALUES (?, ?, ?, 'working', 1, ?)",
+                (digest, free, path, now),
+            )
+            return int(cursor.lastrowid or 0), free
+
+    def tries(self, number: int) -> int:
+        """How often an image was begun."""
+        return int(self._base.execute("SELECT tries FROM images WHERE number = ?", (number,)).fetchone()["tries"])
+
+    def refuse(self, number: int, reason: str) -> None:
+        """Note that an image cannot be used, and why."""
+        with self._told(), self._transaction():
+            self._base.execute(
+                "UPDATE images SET status = 'refused', reason = ?, \"when\" = ? WHERE number = ?",
+                (reason, _now(), number),
+            )
+
+    def finish(
+        self,
+        number: int,
+        *,
+        night: str,
+        record: Mapping[str, Any],
+        table: Mapping[str, np.ndarray],
+        radius: float,
+    ) -> None:
+        """Note that an image is done, with its detections.
+
+        A detection joins the nearest object of the same night within `radius`, each object once; others become
+        objects of their own. Without sky positions there are no objects.
+
+        Parameters
+        ----------
+        number : int
+            From `begin`.
+        night : str
+            YYYY-MM-DD.
+        record : mapping
+            Plain values.
+        table : mapping of arrays
+            `COLUMNS`, (N,).
+        radius : float
+            [arcsec]
+        """
+        with self._told(), self._transaction():
+            self._base.execute(
+                "UPDATE images SET status = 'done', night = ?, record = ?, \"when\" = ? WHERE number = ?",
+                (night, json.dumps(record), _now(), number),
+            )
+            objects = self._associate(night, np.asarray(table["ra"], float), np.asarray(table["dec"], float), radius)
+            marks = ", ".join("?" * (len(COLUMNS) + 2))
+            for k, found in enumerate(objects):
+                values = [_plain(table[name][k]) for name in COLUMNS]
+                self._base.execute(
+                    f"INSERT INTO detections (image, object, {', '.join(COLUMNS)}) VALUES ({marks})",
+                    (number, found, *values),
+                )
+
+    def _associate(self, night: str, ra: np.ndarray, dec: np.ndarray, radius: float) -> list[int | None]:
+        from otrain_core.positions import match_one_to_one, unit_vectors
+
+        rows = self._base.execute("SELECT number, ra, dec FROM objects WHERE night = ?", (night,)).fetchall()
+        known = np.isfinite(ra) & np.isfinite(dec)
+        objects: list[int | None] = [None] * len(ra)
+        if known.any() and rows:
+            # A tangent plane at the first position: an image is small.
+            here = unit_vectors(ra[known], dec[known])
+            there = unit_vectors(np.array([row["ra"] for row in rows]), np.array([row["dec"] for row in rows]))
+            east, north = _axes(here[0])
+            near = there @ here[0] > 0.9
+            flat = [vectors @ axis for vectors in (here, there[near]) for axis in (east, north)]
+            partner, _ = match_one_to_one(*flat, radius=np.radians(radius / 3600))
+            numbers = np.array([row["number"] for row in rows])[near]
+            for k, index in zip(np.flatnonzero(known), partner, strict=True):
+                objects[k] = int(numbers[index]) if index >= 0 else None
+        for k in np.flatnonzero(known):
+            if objects[k] is None:
+                cursor = self._base.execute(
+                    "INSERT INTO objects (ra, dec, night) VALUES (?, ?, ?)", (float(ra[k]), float(dec[k]), night)
+                )
+                objects[k] = cursor.lastrowid
+        return objects
+
+    def nights(self) -> list[dict[str, Any]]:
+        """Each night with its number of images, candidates and real ones, latest first."""
+        rows = self._base.execute(
+            "SELECT i.night, count(DISTINCT i.number) AS images, count(d.candid) AS candidates, "
+            "coalesce(sum(d.real AND NOT d.undecided), 0) AS real FROM images i LEFT JOIN detections d ON d.image = i.number "
+            "WHERE i.status = 'done' GROUP BY i.night ORDER BY i.night DESC"
+        )
+        return [dict(row) for row in rows]
+
+    def images(self, night: str | None = None) -> list[dict[str, Any]]:
+        """Images of a night, or all, in the order they came; with their records."""
+        rows = self._base.execute(
+            "SELECT * FROM images WHERE ? IS NULL OR night = ? ORDER BY number", (night, night)
+        ).fetchall()
+        return [dict(row) | {"record": json.loads(row["record"])} for row in rows]
+
+    def detections(self, night: str) -> list[dict[str, Any]]:
+        """All detections of a night with the name of their image, by object and time."""
+        rows = self._base.execute(
+            "SELECT d.*, i.name AS image_name FROM detections d JOIN images i ON i.number = d.image "
+            "WHERE i.night = ? AND i.status = 'done' ORDER BY d.object, d.time, d.image",
+            (night,),
+        )
+        return [dict(row) for row in rows]
+
+
+@contextmanager
+def alone(folder: str | Path) -> Iterator[None]:
+    """Hold a folder of nights for this process.
+
+    Raises
+    ------
+    OtrainError
+        Another process holds it.
+    """
+    path = Path(folder, ".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise OtrainError(f"{folder}: another otrain night works on this folder") from None
+        yield
+
+
+def _axes(direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    pole = np.array([0.0, 0.0, 1.0]) if abs(direction[2]) < 0.9 else np.array([1.0, 0.0, 0.0])
+    east = np.cross(pole, direction)
+    east /= np.linalg.norm(east)
+    return east, np.cross(direction, east)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bool | np.bool_):
+        return int(value)
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return str(value)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

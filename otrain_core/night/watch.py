@@ -1,0 +1,135 @@
+"""A folder that fills: each whole image once, until told to stop."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from otrain_core.night.references import is_fits
+
+log = logging.getLogger("otrain")
+
+BLOCK = 2880  # bytes of a FITS block
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a FITS file holds all that its headers promise; of compressed ones, whether they end as they should.
+
+    A file that is no FITS file counts as whole: the steps refuse it with their own words.
+    """
+    from astropy.io import fits
+
+    if path.stat().st_size == 0:
+        return False
+    if path.suffix.lower() == ".gz":
+        import gzip
+
+        try:
+            with gzip.open(path) as file:
+                while file.read(2**20):
+                    pass
+        except EOFError:
+            return False
+        except OSError:
+            return True
+        return True
+    try:
+        with fits.open(path, memmap=True, lazy_load_hdus=False) as hdus:
+            last = hdus[-1]
+            end = last._data_offset + last._data_size
+            return path.stat().st_size >= end
+    except (OSError, ValueError, TypeError, AttributeError):
+        with open(path, "rb") as file:
+            return file.read(6) != b"SIMPLE" or b"END " in file.read(20 * BLOCK)
+
+
+def whole_images(folder: Path) -> list[Path]:
+    """FITS files of a folder and the folders in it that are whole, by time of change, then name."""
+    found = []
+    for path in folder.rglob("*"):
+        try:
+            if is_fits(path) and path.is_file() and is_whole(path):
+                found.append((path.stat().st_mtime, path))
+        except OSError:  # gone since
+            continue
+    return [path for _, path in sorted(found)]
+
+
+def watch(folder: Path, *, once: bool, stop: threading.Event, settle: float = 1.0, look: float = 15.0) -> Iterator[Path]:
+    """Images of a folder as they come; with `once`, those that are there.
+
+    Parameters
+    ----------
+    folder : Path
+    once : bool
+        End when all that is there has been given out.
+    stop : threading.Event
+        Ends the watch.
+    settle : float
+        An image is given out when its size and time have not changed for so long [s].
+    look : float
+        The folder is looked through at least this often: on network file systems nothing tells of a new file [s].
+    """
+    seen: dict[Path, tuple[int, float]] = {}
+    given: set[tuple[Path, int, float]] = set()
+    with _told_of_changes(folder) as changed:
+        while not stop.is_set():
+            fresh = False
+            for path in whole_images(folder):
+                try:
+                    state = path.stat().st_size, path.stat().st_mtime
+                except OSError:
+                    continue
+                if (path, *state) in given:
+                    continue
+                # Old enough, or unchanged since the last look.
+                if once or time.time() - state[1] > settle or seen.get(path) == state:
+                    given.add((path, *state))
+                    fresh = True
+                    yield path
+                    if stop.is_set():
+                        return
+                seen[path] = state
+            if once and not fresh:
+                return
+            if not once:
+                waiting = any((path, *state) not in given for path, state in seen.items())
+                changed.wait(settle if waiting else look)
+                changed.clear()
+
+
+@contextmanager
+def _told_of_changes(folder: Path) -> Iterator[threading.Event]:
+    """An event that is set when something changes in a folder, where the system tells of it."""
+    changed = threading.Event()
+    from watchdog.events import FileSystemEventHandler
+    from watchdog.observers import Observer
+
+    class Handler(FileSystemEventHandler):
+        def on_any_event(self, event) -> None:
+            changed.set()
+
+    observer = Observer()
+    observer.schedule(Handler(), str(folder), recursive=True)
+    try:
+        observer.start()
+    except OSError as error:
+        log.warning("%s: changes are not told of (%s); the folder is looked through from time to time", folder, error)
+        yield changed
+        return
+    try:
+        yield changed
+    finally:
+        observer.stop()
+        observer.join()
