@@ -232,21 +232,49 @@ def _add_search(verb) -> None:
     origin.add_argument("--reference", metavar="FITS", help="reference image")
     origin.add_argument("--stack", nargs="+", metavar="FITS", help="frames to stack the reference from")
     origin.add_argument("--survey", metavar="HIPS", help="survey to fetch it from (network), as CDS/P/PanSTARRS/DR1/r")
-    search.add_argument("-m", "--model", required=True, help="model file, folder of a training, or TELESCOPE[@VERSION]")
     search.add_argument("-o", "--output", required=True, metavar="FOLDER", help="folder to write to")
-    search.add_argument("--results", default="results", help="run that registered the telescope (default: results)")
-    search.add_argument("--pipeline", help="builtin, gmadet or stdpipe, in place of the one of the training")
     search.add_argument("--wcs", metavar="FITS", help="header file with the WCS, for images that have none")
     search.add_argument("--catalogue", metavar="CSV", help="star catalogue, for pipelines that need one (ra, dec, mag)")
-    search.add_argument("--both-signs", action="store_true", help="also sources fainter than in the reference")
     search.add_argument("--keep-difference", action="store_true", help="keep the difference images")
     search.add_argument(
         "--gallery", type=_number, default=24, metavar="N", help="best candidates drawn (default 24; 0: none)"
     )
-    search.add_argument("--threshold", type=_probability, help="in place of the model's own, of the raw score")
-    search.add_argument("--threads", type=_threads, default=1, help="CPU threads (default 1)")
+    _add_recipe(search)
+    night = verb(
+        "night",
+        "search the images of a folder as they come, each once, and keep a page of the night",
+        function="night:night",
+        details="A ledger notes what is done, so that it can be ended and begun again at any time. Ctrl-C ends it.",
+    )
+    night.add_argument("folder", help="folder that fills; folders in it count, too")
+    night.add_argument(
+        "--references",
+        required=True,
+        metavar="MAP",
+        help="a reference for all (FITS), a folder of references (found by their WCS), or a CSV (pattern, reference)",
+    )
+    night.add_argument(
+        "-o", "--output", required=True, metavar="NIGHTS", help="folder of all nights, and its index.html"
+    )
+    night.add_argument("--once", action="store_true", help="work through what is there, and end")
+    _add_recipe(night)
+
+
+def _add_recipe(made: argparse.ArgumentParser) -> None:
+    """The model and how its cutouts are made: arguments of search and of night."""
+    made.add_argument(
+        "-m",
+        "--model",
+        required=True,
+        help="model file (.onnx, .keras, .h5), folder of a training, or TELESCOPE[@VERSION]",
+    )
+    made.add_argument("--results", default="results", help="run that registered the telescope (default: results)")
+    made.add_argument("--pipeline", help="builtin, gmadet or stdpipe, in place of the one of the training")
+    made.add_argument("--both-signs", action="store_true", help="also sources fainter than in the reference")
+    made.add_argument("--threshold", type=_probability, help="in place of the model's own, of the raw score")
+    made.add_argument("--threads", type=_threads, default=1, help="CPU threads (default 1)")
     for name, unit in (("gain", "electron/ADU"), ("pixel-scale", "arcsec/px"), ("saturation", "ADU")):
-        search.add_argument(f"--{name}", type=_positive, help=f"of images whose header lacks it [{unit}]")
+        made.add_argument(f"--{name}", type=_positive, help=f"of images whose header lacks it [{unit}]")
 
 
 def _add_models(verb) -> None:

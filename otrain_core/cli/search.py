@@ -8,20 +8,15 @@ import sys
 import tempfile
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from otrain_core.candidates.cutouts import CHANNELS
 from otrain_core.cli.classify import load_classifier
 from otrain_core.errors import ConfigError, OtrainError
-from otrain_core.io import atomic, write_json
+from otrain_core.io import write_json
+from otrain_core.night.outputs import in_words, write_search
 from otrain_core.night.recipe import Recipe, read_recipe
-from otrain_core.night.search import COLUMNS, Search, search_image
+from otrain_core.night.search import search_image
 from otrain_core.safe import safe_name
-
-if TYPE_CHECKING:
-    from astropy.table import Table
 
 log = logging.getLogger("otrain")
 
@@ -29,7 +24,7 @@ log = logging.getLogger("otrain")
 def search(arguments: Namespace) -> tuple[int, Any, str]:
     """Search images: exit status (1 where one is refused), record for --json, and text."""
     classifier = load_classifier(arguments)
-    recipe = _recipe(arguments, classifier.about)
+    recipe = choose_recipe(arguments, classifier.about)
     folder = Path(arguments.output)
     folder.mkdir(parents=True, exist_ok=True)
     names = image_names(arguments.science)
@@ -51,7 +46,7 @@ def search(arguments: Namespace) -> tuple[int, Any, str]:
                 )
                 write_search(folder, name, found, gallery=arguments.gallery)
                 done.append(found.record)
-                _tell(arguments, f"{path}: {_words(found.record)}")
+                _tell(arguments, f"{path}: {in_words(found.record)}")
             except OtrainError as error:
                 refused.append({"science": str(path), "image": name, "reason": str(error)})
                 print(f"{path}: {error} (refused)", file=sys.stderr)
@@ -59,7 +54,7 @@ def search(arguments: Namespace) -> tuple[int, Any, str]:
     record = {"model": about, "threshold": classifier.threshold, "images": done, "refused": refused}
     record["recipe"] = recipe.record()
     write_json(folder / "search.json", record)
-    text = "\n".join(f"{folder / item['image']}.ecsv: {_words(item)}" for item in done)
+    text = "\n".join(f"{folder / item['image']}.ecsv: {in_words(item)}" for item in done)
     return int(bool(refused)), record, text
 
 
@@ -76,37 +71,7 @@ def image_names(paths: list[str]) -> list[str]:
     return names
 
 
-def write_search(folder: Path, name: str, found: Search, *, gallery: int) -> None:
-    """Write NAME.ecsv, NAME.fits, NAME.json and, with candidates, NAME.png."""
-    table = as_table(found)
-    for suffix, form in (("ecsv", "ascii.ecsv"), ("fits", "fits")):
-        with atomic(folder / f"{name}.{suffix}") as temporary:
-            table.write(temporary, format=form, overwrite=True)
-    write_json(folder / f"{name}.json", found.record)
-    if gallery and len(found.stamps):
-        from otrain_core.figures.canvas import save_figure
-        from otrain_core.figures.stamps import draw_stamps
-
-        title = f"{name}: {_words(found.record)}"
-        figure = draw_stamps(found.table, found.stamps, channels=CHANNELS, n=gallery, title=title)
-        save_figure(folder / f"{name}.png", figure)
-
-
-def as_table(found: Search) -> Table:
-    """The candidates as an astropy Table with units and descriptions."""
-    from astropy.table import Column, Table
-
-    columns = []
-    for name, (unit, description) in COLUMNS.items():
-        values = np.asarray(found.table[name])
-        values = values.astype(str) if values.dtype.kind in "OUS" else values
-        columns.append(Column(values, name=name, unit=unit or None, description=description))
-    table = Table(columns)
-    table.meta = {"image": found.record["image"], "science": found.record["science"]}
-    return table
-
-
-def _recipe(arguments: Namespace, about: dict[str, Any]) -> Recipe:
+def choose_recipe(arguments: Namespace, about: dict[str, Any]) -> Recipe:
     """The recipe of the model, or another pipeline that --pipeline names, with a warning."""
     from otrain_core.plan.config import Config
     from otrain_core.plan.telescopes import Detector
@@ -165,11 +130,6 @@ def _reference(arguments: Namespace, science: str, stack: str | Path | None, nam
         cache=Path(arguments.results, "cache"),
     )
     return path
-
-
-def _words(record: dict[str, Any]) -> str:
-    bogus = record["n"] - record["real"] - record["undecided"]
-    return f"{record['n']} candidates: {record['real']} real, {record['undecided']} undecided, {bogus} bogus"
 
 
 def _tell(arguments: Namespace, text: str) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from otrain_core.arrays import read_stack
 from otrain_core.candidates.cutouts import CUTOUT_COLUMNS, cutouts_files
 from otrain_core.candidates.detect import detect_files
+from otrain_core.classify.descriptors import DESCRIPTORS
 from otrain_core.images.prepare import prepare_files
 from otrain_core.images.subtract import subtract_files
 from otrain_core.io import read_json, read_table, write_table
@@ -61,12 +62,15 @@ class Search:
         `COLUMNS`, one row for each candidate, highest probability first.
     stamps : numpy.ndarray
         float32 (N, S, S, 5), channels `otrain_core.candidates.cutouts.CHANNELS`, in the order of the table.
+    described : dict of numpy.ndarray
+        `otrain_core.classify.descriptors.DESCRIPTORS`, in the order of the table.
     record : dict
         image, n, real, undecided, seeing, limit, subtraction, seconds by step, ...
     """
 
     table: dict[str, np.ndarray]
     stamps: np.ndarray
+    described: dict[str, np.ndarray] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
 
 
@@ -204,7 +208,9 @@ def _search(
         scored = classifier.classify(stack)
     table, order = _table(stack | {"sign": signs}, scored)
     record = _record(image, table, read_json(psf_record), read_json(subtract_record), clock.seconds)
-    return Search(table, stack["cube"][order], record | {"science": str(science), "reference": str(reference)})
+    record |= {"science": str(science), "reference": str(reference)}
+    described = {name: np.asarray(scored[name])[order] for name in DESCRIPTORS}
+    return Search(table, stack["cube"][order], described, record)
 
 
 class _Clock:
@@ -287,6 +293,7 @@ def _record(
         "undecided": int(table["undecided"].sum()),
         "unlike_training": int((table["reason"] != "").sum()),
         "seeing_px": psf.get("seeing_px"),
+        "pixel_scale": psf.get("pixel_scale"),
         "limit_mag": psf.get("limit_mag"),
         "time": psf.get("time"),
         "filter": psf.get("filter"),

@@ -66,7 +66,9 @@ def whole_images(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def watch(folder: Path, *, once: bool, stop: threading.Event, settle: float = 1.0, look: float = 15.0) -> Iterator[Path]:
+def watch(
+    folder: Path, *, once: bool, stop: threading.Event, settle: float = 1.0, look: float = 15.0
+) -> Iterator[Path]:
     """Images of a folder as they come; with `once`, those that are there.
 
     Parameters

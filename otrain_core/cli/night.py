@@ -1,0 +1,42 @@
+"""The verb ``night`` of the command ``otrain``: images of a folder, searched as they come."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from otrain_core.cli.classify import load_classifier
+from otrain_core.cli.search import choose_recipe
+from otrain_core.night.night import Night
+from otrain_core.night.references import References
+
+
+def night(arguments: Namespace) -> tuple[int, Any, str]:
+    """Search the images of a folder: exit status (1 where one was refused), record for --json, and text."""
+    classifier = load_classifier(arguments)
+    work = Night(
+        folder=Path(arguments.folder),
+        output=Path(arguments.output),
+        references=References(arguments.references),
+        classifier=classifier,
+        recipe=choose_recipe(arguments, classifier.about),
+    )
+    stop = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        for name in (signal.SIGTERM, signal.SIGINT):  # the image in work is ended first
+            signal.signal(name, lambda *_: stop.set())
+    counts = work.run(once=arguments.once, stop=stop, tell=_teller(arguments))
+    text = f"{arguments.output}/index.html: {counts['done']} images done, {counts['refused']} refused"
+    return int(bool(counts["refused"])), {"output": arguments.output, **counts}, text
+
+
+def _teller(arguments: Namespace):
+    def tell(text: str) -> None:
+        if not arguments.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    return tell

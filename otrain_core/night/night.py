@@ -1,0 +1,178 @@
+"""A night: each image of a folder searched once, as it comes, and a page of what was found."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from otrain_core.errors import ImageError, OtrainError
+from otrain_core.io import plain_values
+from otrain_core.night.ledger import Ledger, alone
+from otrain_core.night.outputs import write_scores, write_search, write_stamps
+from otrain_core.night.page import write_index, write_page
+from otrain_core.night.recipe import Recipe
+from otrain_core.night.references import References
+from otrain_core.night.search import search_image
+from otrain_core.night.watch import file_digest, watch
+from otrain_core.safe import safe_name
+
+if TYPE_CHECKING:
+    from otrain_core.classify import Classifier
+
+log = logging.getLogger("otrain")
+
+LEDGER = "ledger.sqlite"
+MAX_TRIES = 25  # an image whose search ended the process so often is refused
+STAMPS = 50  # candidates of an image whose stamps are kept
+RADIUS = 1.0  # detections so near are one object [FWHM]
+FULL = (errno.ENOSPC, errno.EDQUOT)
+WAIT = 30.0  # before a full disk is tried again [s]
+
+
+@dataclass(frozen=True)
+class Night:
+    """What a night works with.
+
+    Attributes
+    ----------
+    folder : Path
+        Images come here, also into folders in it.
+    output : Path
+        One folder for each night in it, the ledger, and an index.
+    references : References
+    classifier : Classifier
+    recipe : Recipe
+    false_alarms : float
+        Nights without a change that the monitor calls changed.
+    """
+
+    folder: Path
+    output: Path
+    references: References
+    classifier: Classifier
+    recipe: Recipe
+    false_alarms: float = 0.01
+
+    def run(self, *, once: bool, stop: threading.Event, tell: Callable[[str], None]) -> dict[str, int]:
+        """Search images until `stop`, or with `once` until all that is there is done.
+
+        Returns
+        -------
+        dict of int
+            done, refused, known (images that were done or refused before).
+
+        Raises
+        ------
+        OtrainError
+            No such folder, another process works on the output, or with `once` a full disk.
+        """
+        if not self.folder.is_dir():
+            raise OtrainError(f"{self.folder}: no such folder")
+        counts = {"done": 0, "refused": 0, "known": 0}
+        with alone(self.output):
+            ledger = Ledger(self.output / LEDGER)
+            try:
+                self._pages(ledger)
+                for path in watch(self.folder, once=once, stop=stop):
+                    counts[self._one(ledger, path, once=once, stop=stop, tell=tell)] += 1
+            finally:
+                ledger.close()
+        return counts
+
+    def _one(
+        self, ledger: Ledger, path: Path, *, once: bool, stop: threading.Event, tell: Callable[[str], None]
+    ) -> str:
+        """Search one image; a full disk is waited for."""
+        while True:
+            try:
+                return self._search(ledger, path, tell)
+            except FileNotFoundError:
+                tell(f"{path}: gone")
+                return "known"
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                if once:
+                    raise OtrainError(
+                        f"{self.output}: no space left; run again when there is, nothing is lost"
+                    ) from None
+                log.error("%s: no space left; tried again in %g s", self.output, WAIT)
+                if stop.wait(WAIT):
+                    return "known"
+
+    def _search(self, ledger: Ledger, path: Path, tell: Callable[[str], None]) -> str:
+        digest = file_digest(path)
+        begun = ledger.begin(digest, path=str(path), name=safe_name(_stem(path), fallback="image"))
+        if begun is None:
+            return "known"
+        number, name = begun
+        if ledger.tries(number) > MAX_TRIES:
+            return self._refuse(ledger, number, f"{path}: its search ended the process {MAX_TRIES} times", tell)
+        try:
+            found = search_image(
+                path,
+                reference=self.references.of(path, image=name),
+                classifier=self.classifier,
+                recipe=self.recipe,
+                image=name,
+            )
+        except OtrainError as error:
+            return self._refuse(ledger, number, str(error), tell)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # one image must not end the night
+            log.error("%s: %s", path, traceback.format_exc())
+            return self._refuse(ledger, number, f"{path}: unexpected {type(error).__name__} ({error})", tell)
+        night = night_of(found.record.get("time"), path)
+        folder = self.output / night
+        write_search(folder, name, found, gallery=0)
+        write_scores(folder / f"{name}.csv", found)
+        write_stamps(folder / "stamps", found, n=STAMPS)
+        radius = RADIUS * _arcsec(found.record)
+        ledger.finish(number, night=night, record=plain_values(found.record), table=found.table, radius=radius)
+        self._pages(ledger, night)
+        tell(f"{path}: {found.record['n']} candidates, {found.record['real']} real ({night}/{name})")
+        return "done"
+
+    def _refuse(self, ledger: Ledger, number: int, reason: str, tell: Callable[[str], None]) -> str:
+        ledger.refuse(number, reason)
+        tell(f"refused: {reason}")
+        self._pages(ledger)
+        return "refused"
+
+    def _pages(self, ledger: Ledger, night: str | None = None) -> None:
+        if night is not None:
+            write_page(self.output / night, night, ledger, about=self.classifier.about, false_alarms=self.false_alarms)
+        write_index(self.output, ledger)
+
+
+def night_of(time: Any, path: Path) -> str:
+    """The evening's date of an image: its time less twelve hours, of the file where the header has none."""
+    try:
+        moment = datetime.fromisoformat(str(time))
+    except ValueError:
+        moment = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    return (moment - timedelta(hours=12)).date().isoformat()
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    for suffix in (".fz", ".gz", ".bz2"):
+        name = name.removesuffix(suffix)
+    return name.rsplit(".", 1)[0]
+
+
+def _arcsec(record: dict[str, Any]) -> float:
+    seeing, scale = record.get("seeing_px"), record.get("pixel_scale")
+    if not seeing or not scale or not np.isfinite(seeing * scale):
+        raise ImageError(str(record.get("image")), "pixel_scale", "the seeing or the pixel scale is not known")
+    return float(seeing * scale)

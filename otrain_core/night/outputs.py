@@ -1,0 +1,95 @@
+"""What is kept of the search of one image: tables, record and pictures."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from otrain_core.candidates.cutouts import CHANNELS
+from otrain_core.classify.descriptors import DESCRIPTORS
+from otrain_core.io import atomic, write_json
+from otrain_core.night.search import COLUMNS, Search
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+SHOWN = ("science", "reference", "difference")
+ENLARGED = 3  # pixels of a stamp for each of the image
+
+
+def write_search(folder: Path, name: str, found: Search, *, gallery: int) -> None:
+    """Write NAME.ecsv, NAME.fits, NAME.json and, with candidates, NAME.png."""
+    table = as_table(found)
+    for suffix, form in (("ecsv", "ascii.ecsv"), ("fits", "fits")):
+        with atomic(folder / f"{name}.{suffix}") as temporary:
+            table.write(temporary, format=form, overwrite=True)
+    write_json(folder / f"{name}.json", found.record)
+    if gallery and len(found.stamps):
+        from otrain_core.figures.canvas import save_figure
+        from otrain_core.figures.stamps import draw_stamps
+
+        title = f"{name}: {in_words(found.record)}"
+        figure = draw_stamps(found.table, found.stamps, channels=CHANNELS, n=gallery, title=title)
+        save_figure(folder / f"{name}.png", figure)
+
+
+def as_table(found: Search) -> Table:
+    """The candidates as an astropy Table with units and descriptions."""
+    from astropy.table import Column, Table
+
+    columns = []
+    for name, (unit, description) in COLUMNS.items():
+        values = np.asarray(found.table[name])
+        values = values.astype(str) if values.dtype.kind in "OUS" else values
+        columns.append(Column(values, name=name, unit=unit or None, description=description))
+    table = Table(columns)
+    table.meta = {"image": found.record["image"], "science": found.record["science"]}
+    return table
+
+
+def write_scores(path: str | Path, found: Search) -> None:
+    """Write scores and what describes each cutout, as `otrain classify` does; `otrain monitor` reads it."""
+    names = ("candid", "image", "score", "probability", *DESCRIPTORS)
+    columns = [found.table[name] if name in found.table else found.described[name] for name in names]
+    with atomic(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows(zip(*(_cells(values) for values in columns), strict=True))
+
+
+def _cells(values: np.ndarray) -> list[Any]:
+    if values.dtype.kind != "f":
+        return values.tolist()
+    return ["" if np.isnan(value) else f"{value:.9g}" for value in values]
+
+
+def write_stamps(folder: str | Path, found: Search, *, n: int) -> None:
+    """Write science, reference and difference of the first `n` candidates side by side, one PNG each."""
+    from PIL import Image
+
+    for name, stamp in zip(found.table["candid"][:n], found.stamps, strict=False):
+        planes = [_grey(stamp[:, :, CHANNELS.index(channel)]) for channel in SHOWN]
+        gap = np.full((planes[0].shape[0], 2), 255, np.uint8)
+        strip = np.hstack([planes[0], gap, planes[1], gap, planes[2]])[::-1]  # first row below
+        picture = Image.fromarray(strip).resize((ENLARGED * strip.shape[1], ENLARGED * strip.shape[0]), Image.NEAREST)
+        with atomic(Path(folder, f"{name}.png")) as temporary:
+            picture.save(temporary, format="PNG")
+
+
+def _grey(plane: np.ndarray) -> np.ndarray:
+    """uint8, from the 1st percentile (black) to the 99.5th (white); missing pixels are mid grey."""
+    known = np.isfinite(plane)
+    if not known.any():
+        return np.full(plane.shape, 128, np.uint8)
+    low, high = np.percentile(plane[known], (1, 99.5))
+    scaled = 255 * (np.where(known, plane, low) - low) / max(high - low, 1e-12)
+    return np.where(known, np.clip(scaled, 0, 255), 128).astype(np.uint8)
+
+
+def in_words(record: dict[str, Any]) -> str:
+    """Counts of a record, for people."""
+    bogus = record["n"] - record["real"] - record["undecided"]
+    return f"{record['n']} candidates: {record['real']} real, {record['undecided']} undecided, {bogus} bogus"

@@ -1,0 +1,83 @@
+"""The ledger: each image once by content, whole transactions, objects by the sky."""
+
+import sqlite3
+
+import numpy as np
+import pytest
+
+from otrain_core.errors import OtrainError
+from otrain_core.night.ledger import COLUMNS, Ledger, alone
+
+
+def rows(ra, dec):
+    n = len(ra)
+    values = {name: np.zeros(n) for name in COLUMNS}
+    values |= {"candid": np.array([f"c{k}" for k in range(n)]), "ra": np.array(ra), "dec": np.array(dec)}
+    values |= {"reason": np.full(n, ""), "time": np.full(n, "2024-03-01T02:00:00"), "mag": np.full(n, np.nan)}
+    return values
+
+
+def done(ledger, digest, ra, dec, *, night="2024-02-29", radius=2.0):
+    number, name = ledger.begin(digest, path=f"/data/{digest}.fits", name="science")
+    ledger.finish(number, night=night, record={"n": len(ra)}, table=rows(ra, dec), radius=radius)
+    return name
+
+
+def test_an_image_counts_once_by_content(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    assert done(ledger, "a", [10.0], [20.0]) == "science"
+    assert ledger.begin("a", path="/elsewhere/copy.fits", name="copy") is None
+    assert done(ledger, "b", [], []) == "science_2"
+    number, _ = ledger.begin("c", path="x", name="broken")
+    ledger.refuse(number, "no stars")
+    assert ledger.status("c") == "refused" and ledger.begin("c", path="x", name="broken") is None
+    assert [image["status"] for image in ledger.images()] == ["done", "done", "refused"]
+    assert ledger.nights() == [{"night": "2024-02-29", "images": 2, "candidates": 1, "real": 0}]
+
+
+def test_what_was_begun_and_never_finished_is_begun_again(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    number, _ = ledger.begin("a", path="x", name="science")
+    ledger.close()
+    again = Ledger(tmp_path / "ledger.sqlite")
+    assert again.begin("a", path="x", name="science") == (number, "science") and again.tries(number) == 2
+
+
+def test_a_finish_that_fails_leaves_nothing(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    number, _ = ledger.begin("a", path="x", name="science")
+    table = rows([10.0, 11.0], [20.0, 20.0])
+    table["candid"] = np.array(["same", "same"])
+    with pytest.raises(OtrainError, match="cannot be written"):
+        ledger.finish(number, night="2024-02-29", record={}, table=table, radius=1.0)
+    assert ledger.status("a") == "working" and ledger.detections("2024-02-29") == []
+
+
+@pytest.mark.parametrize(("ra", "dec"), [(150.0, 20.0), (0.0, 5.0), (40.0, 89.9)])
+def test_detections_of_one_place_are_one_object(tmp_path, ra, dec):
+    ledger, step = Ledger(tmp_path / "ledger.sqlite"), 1 / 3600 / np.cos(np.radians(dec))
+    done(ledger, "a", [ra % 360, (ra + 10 * step) % 360], [dec, dec])
+    done(ledger, "b", [(ra - step) % 360, (ra + 30 * step) % 360], [dec, dec])
+    done(ledger, "c", [ra % 360, np.nan], [dec, np.nan], night="2024-03-01")
+    numbers = [item["object"] for item in ledger.detections("2024-02-29")]
+    assert sorted(numbers) == [1, 1, 2, 3]
+    other = [item["object"] for item in ledger.detections("2024-03-01")]
+    assert None in other and len(other) == 2 and 1 not in other  # of another night, and without a place on the sky
+
+
+def test_other_files_are_refused(tmp_path):
+    base = sqlite3.connect(tmp_path / "other.sqlite")
+    base.execute("CREATE TABLE t (x)")
+    base.commit()
+    with pytest.raises(OtrainError, match="not a ledger of nights"):
+        Ledger(tmp_path / "other.sqlite")
+    (tmp_path / "text.sqlite").write_text("no database " * 200)
+    with pytest.raises(OtrainError, match="text.sqlite: not a ledger"):
+        Ledger(tmp_path / "text.sqlite")
+
+
+def test_one_process_at_a_time(tmp_path):
+    with alone(tmp_path), pytest.raises(OtrainError, match="another otrain night"), alone(tmp_path):
+        pass
+    with alone(tmp_path):
+        pass

@@ -1,0 +1,156 @@
+"""A night: every image once, through kills, copies, broken files and a full disk."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+
+from otrain_core.classify import Classifier
+from otrain_core.errors import OtrainError
+from otrain_core.night import night as module
+from otrain_core.night.ledger import Ledger
+from otrain_core.night.night import Night, night_of
+from otrain_core.night.recipe import Recipe
+from otrain_core.night.references import References
+from otrain_core.plan.pipelines import Pipeline
+from otrain_core.plan.telescopes import Detector
+from tests.unit.synthetic_night import NEW
+
+
+def images(folder, science, n):
+    """Copies of a science image that differ in their noise and their time."""
+    folder.mkdir()
+    with fits.open(science) as hdus:
+        data, header = hdus[0].data, hdus[0].header
+    rng = np.random.default_rng(1)
+    for k in range(n):
+        header["DATE-OBS"] = f"2024-03-01T02:{k:02d}:00"
+        fits.PrimaryHDU(data + rng.normal(0, 1, data.shape).astype(np.float32), header).writeto(folder / f"im{k}.fits")
+    return folder
+
+
+def a_night(folder, output, night_pair):
+    _, reference, model = night_pair
+    recipe = Recipe(Pipeline(), Detector(), telescope="T", name="builtin")
+    return Night(folder, output, References(reference), Classifier.load(model), recipe)
+
+
+def run(night):
+    return night.run(once=True, stop=threading.Event(), tell=lambda text: None)
+
+
+def test_a_night(night_pair, tmp_path):
+    folder = images(tmp_path / "images", night_pair[0], 3)
+    shutil.copy(folder / "im0.fits", folder / "copy.fits")
+    (folder / "broken.fits").write_bytes(b"no FITS file at all")
+    night = a_night(folder, tmp_path / "nights", night_pair)
+    assert run(night) == {"done": 3, "refused": 1, "known": 1}
+    assert run(night) == {"done": 0, "refused": 0, "known": 5}
+    ledger = Ledger(tmp_path / "nights/ledger.sqlite")
+    found = ledger.detections("2024-02-29")
+    seen = {}
+    for item in found:
+        seen.setdefault(item["object"], set()).add(item["image"])
+    assert sum(len(images) == 3 for images in seen.values()) >= len(NEW)  # the new sources are in all three
+    page = (tmp_path / "nights/2024-02-29/index.html").read_text()
+    best = max(found, key=lambda item: item["probability"])
+    assert best["candid"] in page and "seen in 3 images" in page and "training set" in page
+    assert (tmp_path / f"nights/2024-02-29/stamps/{best['candid']}.png").stat().st_size > 100
+    index = (tmp_path / "nights/index.html").read_text()
+    assert "2024-02-29" in index and "broken.fits" in index
+    assert "http" not in page + index  # no network
+    names = {image["name"] for image in ledger.images("2024-02-29")}
+    assert {path.stem for path in (tmp_path / "nights/2024-02-29").glob("*.ecsv")} == names
+
+
+def test_a_full_disk_loses_nothing(night_pair, tmp_path, monkeypatch):
+    folder = images(tmp_path / "images", night_pair[0], 1)
+    night = a_night(folder, tmp_path / "nights", night_pair)
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_search", full)
+        with pytest.raises(OtrainError, match="no space left"):
+            run(night)
+    assert run(night)["done"] == 1
+    assert len(Ledger(tmp_path / "nights/ledger.sqlite").images()) == 1
+
+
+def test_an_unexpected_error_of_one_image_does_not_end_the_night(night_pair, tmp_path, monkeypatch):
+    folder = images(tmp_path / "images", night_pair[0], 2)
+    night, searched = a_night(folder, tmp_path / "nights", night_pair), module.search_image
+
+    def breaks(path, **options):
+        if Path(path).name == "im0.fits":
+            raise ZeroDivisionError("by zero")
+        return searched(path, **options)
+
+    monkeypatch.setattr(module, "search_image", breaks)
+    assert run(night) == {"done": 1, "refused": 1, "known": 0}
+    (refused,) = [image for image in Ledger(tmp_path / "nights/ledger.sqlite").images() if image["status"] == "refused"]
+    assert "unexpected ZeroDivisionError" in refused["reason"]
+
+
+def test_killed_again_and_again(night_pair, tmp_path):
+    """SIGKILL at random moments: every image is scored once, nothing is lost and nothing twice."""
+    folder = images(tmp_path / "images", night_pair[0], 6)
+    _, reference, model = night_pair
+    command = [sys.executable, "-m", "otrain_core.cli.main", "night", str(folder), "--references", str(reference)]
+    command += ["-m", str(model), "-o", str(tmp_path / "nights"), "--once"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    rng, kills = np.random.default_rng(1), 0
+    for _ in range(40):
+        process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + rng.uniform(1, 6)
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if process.poll() is not None:
+            break
+        if kills < 4:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.communicate()
+    subprocess.run(command, env=env, check=True, capture_output=True)
+    ledger = Ledger(tmp_path / "nights/ledger.sqlite")
+    done = ledger.images("2024-02-29")
+    assert len(done) == 6 and {image["status"] for image in done} == {"done"}
+    detections = ledger.detections("2024-02-29")
+    for image in done:
+        table = Table.read(tmp_path / f"nights/2024-02-29/{image['name']}.ecsv")
+        mine = [item["candid"] for item in detections if item["image"] == image["number"]]
+        assert sorted(mine) == sorted(table["candid"]) and len(mine) == image["record"]["n"]
+
+
+def test_the_verb(night_pair, tmp_path):
+    folder = images(tmp_path / "images", night_pair[0], 1)
+    (folder / "broken.fits").write_bytes(b"no FITS file at all")
+    command = [sys.executable, "-m", "otrain_core.cli.main", "night", str(folder), "--references", str(night_pair[1])]
+    command += ["-m", str(night_pair[2]), "-o", str(tmp_path / "nights"), "--once", "--json", "--quiet"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1, result.stderr
+    record = json.loads(result.stdout)
+    assert record["done"] == 1 and record["refused"] == 1
+
+
+@pytest.mark.parametrize(
+    ("moment", "night"),
+    [("2024-03-01T02:00:00", "2024-02-29"), ("2024-03-01T13:00:00", "2024-03-01"), ("", "1970-01-01")],
+)
+def test_the_date_is_that_of_the_evening(tmp_path, moment, night):
+    path = tmp_path / "x.fits"
+    path.write_bytes(b"")
+    os.utime(path, (50_000, 50_000))
+    assert night_of(moment, path) == night

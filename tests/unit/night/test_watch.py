@@ -1,0 +1,53 @@
+"""A folder that fills: whole files only, each once."""
+
+import gzip
+import shutil
+import threading
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from otrain_core.night.watch import file_digest, is_whole, watch
+
+
+def frame(path, value=0.0):
+    fits.PrimaryHDU(np.full((50, 60), value, np.float32)).writeto(path)
+    return path
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99, 1.0])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_file_that_is_still_written(tmp_path, share, compressed):
+    data = frame(tmp_path / "whole.fits").read_bytes()
+    name = "part.fits.gz" if compressed else "part.fits"
+    data = gzip.compress(np.random.default_rng(1).bytes(20000)) if compressed else data
+    (tmp_path / name).write_bytes(data[: int(share * len(data))])
+    assert is_whole(tmp_path / name) == (share == 1.0)
+
+
+def test_once(tmp_path):
+    (tmp_path / "deeper").mkdir()
+    paths = [frame(tmp_path / "b.fits", 1), frame(tmp_path / "deeper/a.fit", 2)]
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "part.fits").write_bytes(paths[0].read_bytes()[:3000])
+    assert sorted(watch(tmp_path, once=True, stop=threading.Event())) == sorted(paths)
+
+
+def test_files_that_come_later(tmp_path):
+    stop, found = threading.Event(), []
+    frame(tmp_path / "first.fits", 1)
+    for path in watch(tmp_path, once=False, stop=stop, settle=0.05, look=0.2):
+        found.append(path.name)
+        if path.name == "first.fits":
+            shutil.copy(path, tmp_path / ".second.tmp")
+            (tmp_path / ".second.tmp").rename(tmp_path / "second.fits")
+        else:
+            stop.set()
+    assert found == ["first.fits", "second.fits"]
+
+
+def test_the_digest_is_that_of_the_content(tmp_path):
+    one, other = frame(tmp_path / "a.fits", 1), frame(tmp_path / "b.fits", 2)
+    shutil.copy(one, tmp_path / "c.fits")
+    assert file_digest(one) == file_digest(tmp_path / "c.fits") != file_digest(other)
