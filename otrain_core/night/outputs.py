@@ -74,7 +74,9 @@ def write_stamps(folder: str | Path, found: Search, *, n: int) -> None:
         planes = [_grey(stamp[:, :, CHANNELS.index(channel)]) for channel in SHOWN]
         gap = np.full((planes[0].shape[0], 2), 255, np.uint8)
         strip = np.hstack([planes[0], gap, planes[1], gap, planes[2]])[::-1]  # first row below
-        picture = Image.fromarray(strip).resize((ENLARGED * strip.shape[1], ENLARGED * strip.shape[0]), Image.NEAREST)
+        picture = Image.fromarray(strip).resize(
+            (ENLARGED * strip.shape[1], ENLARGED * strip.shape[0]), Image.Resampling.NEAREST
+        )
         with atomic(Path(folder, f"{name}.png")) as temporary:
             picture.save(temporary, format="PNG")
 

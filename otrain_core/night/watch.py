@@ -51,7 +51,9 @@ def is_whole(path: Path) -> bool:
             return path.stat().st_size >= end
     except (OSError, ValueError, TypeError, AttributeError):
         with open(path, "rb") as file:
-            return file.read(6) != b"SIMPLE" or b"END " in file.read(20 * BLOCK)
+            start = file.read(20 * BLOCK)
+        cards = (start[k : k + 8] for k in range(0, len(start), 80))
+        return not start.startswith(b"SIMPLE") or (len(start) >= BLOCK and b"END     " in cards)
 
 
 def whole_images(folder: Path) -> list[Path]:

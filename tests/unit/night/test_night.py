@@ -69,7 +69,7 @@ def test_a_night(night_pair, tmp_path):
     assert (tmp_path / f"nights/2024-02-29/stamps/{best['candid']}.png").stat().st_size > 100
     index = (tmp_path / "nights/index.html").read_text()
     assert "2024-02-29" in index and "broken.fits" in index
-    assert "http" not in page + index  # no network
+    assert "http:" not in page + index and "https:" not in page + index  # no network
     names = {image["name"] for image in ledger.images("2024-02-29")}
     assert {path.stem for path in (tmp_path / "nights/2024-02-29").glob("*.ecsv")} == names
 
