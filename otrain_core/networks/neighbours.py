@@ -15,9 +15,23 @@ from otrain_core.networks.explain import cutout_fwhm, logits_of
 from otrain_core.widths import FWHM_PER_SIGMA, mad_sigma
 
 NEIGHBOUR_COLUMNS = (
-    *("index", "candid", "image", "label", "kind", "fwhm", "distance", "neighbour_flux", "neighbour_snr"),
-    *("score_before", "score_after", "score_control", "score_change", "logit_before", "logit_after"),
-    *("logit_control", "logit_change"),
+    "index",
+    "candid",
+    "image",
+    "label",
+    "kind",
+    "fwhm",
+    "distance",
+    "neighbour_flux",
+    "neighbour_snr",
+    "score_before",
+    "score_after",
+    "score_control",
+    "score_change",
+    "logit_before",
+    "logit_after",
+    "logit_control",
+    "logit_change",
 )
 
 

@@ -162,9 +162,7 @@ def train_model(
         to `checkpoint`.
     """
     tune_set = "test" if protocol == "paper" else "tune"
-    rows = {name: split.loc[split["set"] == name, "index"].to_numpy(int) for name in ("train", tune_set)}
-    if experiment.n_train:
-        rows["train"] = _draw(rows["train"], experiment.n_train, np.random.default_rng(seed))
+    rows = _rows(split, experiment, seed, tune_set)
     labels = _check_sets(np.asarray(cube["labels"]), rows, tune_set)
     size = select_inputs(cube, inputs=experiment.inputs, size=experiment.size, rows=np.empty(0, int)).shape[1]
     batch_size = _fewer(experiment.batch_size, len(rows["train"]), experiment.min_batches)
@@ -242,6 +240,14 @@ def _fewer(batch_size: int, n: int, min_batches: int) -> int:
     """Cutouts in a batch so that an epoch of `n` has the batches it needs to get anywhere."""
     few = n // min_batches // SMALL_BATCH * SMALL_BATCH
     return min(batch_size, max(SMALL_BATCH, few))
+
+
+def _rows(split: pd.DataFrame, experiment: Experiment, seed: int, tune_set: str) -> dict[str, np.ndarray]:
+    """Rows of the cube that are trained on, and those that watch."""
+    rows = {name: split.loc[split["set"] == name, "index"].to_numpy(int) for name in ("train", tune_set)}
+    if experiment.n_train:
+        rows["train"] = _draw(rows["train"], experiment.n_train, np.random.default_rng(seed))
+    return rows
 
 
 def _draw(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:

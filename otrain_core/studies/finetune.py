@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.cubes.cube import read_cube
-from otrain_core.cubes.pool import TRAINED
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import metrics
 from otrain_core.io import read_table, write_table
@@ -27,16 +26,30 @@ from otrain_core.studies.transfer import (
     rows_of,
     score_fitted,
     tune_threshold,
-    unseen,
+    unseen_by,
 )
 
 if TYPE_CHECKING:
     from otrain_core.plan.config import EvaluateOptions, Experiment, FinetuneOptions
 
-COLUMNS = (
-    *("source", "target", "experiment", "seed", "n_labels", "n_labelled_true", "n_images", "n_true", "n_false"),
-    *("threshold_from", "threshold", *RATES, "auc", "fpr_at_5pct_missed"),
-    *("threshold_tune", *(f"{name}_tune" for name in RATES), "seconds"),
+FINETUNE_COLUMNS = (
+    "source",
+    "target",
+    "experiment",
+    "seed",
+    "n_labels",
+    "n_labelled_true",
+    "n_images",
+    "n_true",
+    "n_false",
+    "threshold_from",
+    "threshold",
+    *RATES,
+    "auc",
+    "fpr_at_5pct_missed",
+    "threshold_tune",
+    *(f"{name}_tune" for name in RATES),
+    "seconds",
 )
 
 log = logging.getLogger("otrain")
@@ -139,7 +152,7 @@ def finetune_files(
     cube, split : path-like
         ``cube.npz`` and ``split.csv`` of the target.
     table : path-like
-        CSV written, see `COLUMNS`.
+        CSV written, see `FINETUNE_COLUMNS`.
     source, target : str
         As telescope/pipeline; the source is a pool or another telescope.
     experiment_name, experiment, seed : str, Experiment, int
@@ -211,7 +224,7 @@ def finetune_curve(
     Returns
     -------
     pandas.DataFrame
-        `COLUMNS`, one row for no labels and one for each size. The rates of `RATES` are at a
+        `FINETUNE_COLUMNS`, one row for no labels and one for each size. The rates of `RATES` are at a
         threshold that needs no more labels: that of the source's tune set without labels, else
         from the same n labels (threshold_from). With ``_tune`` they are at the threshold of the
         target's whole tune set, which has more labels: what a better threshold would give.
@@ -221,7 +234,8 @@ def finetune_curve(
     CubeError
         The model has seen the target's test images, or the draws have one class only.
     """
-    _check_unseen(source, target, guard)
+    if not unseen_by(source, target, rows_of(target[2], "test"), guard=guard).all():
+        raise CubeError(f"the model of {source[0]} was trained on what the test set of {target[0]} shows")
     other, other_split = target[1:]
     labels = np.asarray(other["labels"]).astype(int)
     rule = experiment.threshold
@@ -260,21 +274,7 @@ def finetune_curve(
             "seconds": seconds,
         }
         table.append(row | _scored(model, target, threshold, rule=rule, rng=rng, options=evaluate))
-    return pd.DataFrame(table, columns=list(COLUMNS))
-
-
-def _check_unseen(source: NamedCube, target: NamedCube, guard: float) -> None:
-    fresh = unseen(
-        target[1],
-        rows_of(target[2], "test"),
-        source[1],
-        rows_of(source[2], *TRAINED),
-        target_telescope=target[0].split("/")[0],
-        source_telescope=source[0].split("/")[0],
-        guard=guard,
-    )
-    if not fresh.all():
-        raise CubeError(f"the model of {source[0]} was trained on what the test set of {target[0]} shows")
+    return pd.DataFrame(table, columns=list(FINETUNE_COLUMNS))
 
 
 def _scored(

@@ -11,14 +11,28 @@ if TYPE_CHECKING:
 
 SWEEP_KEYS = ("sweep", "option", "value", "telescope", "pipeline", "experiment", "seed")
 SCORES = (
-    *("accuracy", "precision", "recall", "f1", "mcc", "mcc_low", "mcc_high"),
-    *("fpr_at_1pct_missed", "fpr_at_5pct_missed", "ece"),
+    "accuracy",
+    "precision",
+    "recall",
+    "f1",
+    "mcc",
+    "mcc_low",
+    "mcc_high",
+    "fpr_at_1pct_missed",
+    "fpr_at_5pct_missed",
+    "ece",
 )
 SWEEP_COLUMNS = (
     *SWEEP_KEYS,
-    *("n_train", "n_test", *SCORES),
-    *("accuracy_train", "accuracy_tune", "train_minus_tune"),
-    *("flops_per_cutout", "cpu_seconds", "status"),
+    "n_train",
+    "n_test",
+    *SCORES,
+    "accuracy_train",
+    "accuracy_tune",
+    "train_minus_tune",
+    "flops_per_cutout",
+    "cpu_seconds",
+    "status",
 )
 
 

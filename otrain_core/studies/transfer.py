@@ -29,10 +29,24 @@ if TYPE_CHECKING:
 
 NamedCube = tuple[str, Mapping[str, np.ndarray], pd.DataFrame]  # telescope/pipeline, cube and split
 RATES = ("mcc", "mcc_low", "mcc_high", "recall", "fpr", "accuracy")
-COLUMNS = (
-    *("source", "target", "experiment", "seed", "relation", "size", "n_images", "n_true", "n_false", "n_seen"),
-    *("threshold", *RATES, "auc", "fpr_at_5pct_missed"),
-    *("threshold_tune", *(f"{name}_tune" for name in RATES), "note"),
+TRANSFER_COLUMNS = (
+    "source",
+    "target",
+    "experiment",
+    "seed",
+    "relation",
+    "size",
+    "n_images",
+    "n_true",
+    "n_false",
+    "n_seen",
+    "threshold",
+    *RATES,
+    "auc",
+    "fpr_at_5pct_missed",
+    "threshold_tune",
+    *(f"{name}_tune" for name in RATES),
+    "note",
 )
 
 log = logging.getLogger("otrain")
@@ -86,6 +100,19 @@ def unseen(
     names = image_names(target, target_telescope)[rows]
     fresh &= ~np.isin(names, image_names(source, source_telescope)[trained])
     return fresh & ~_near(target, rows, source, trained, guard)
+
+
+def unseen_by(source: NamedCube, target: NamedCube, rows: np.ndarray, *, guard: float) -> np.ndarray:
+    """`unseen` for rows of a target and all that a source's model was trained and tuned on."""
+    return unseen(
+        target[1],
+        rows,
+        source[1],
+        rows_of(source[2], *TRAINED),
+        target_telescope=target[0].split("/")[0],
+        source_telescope=source[0].split("/")[0],
+        guard=guard,
+    )
 
 
 def _near(target, rows, source, trained, guard) -> np.ndarray:
@@ -218,7 +245,7 @@ def transfer_files(
     target_cubes, target_splits : sequence of path-like
         ``cube.npz`` and ``split.csv`` of each of `targets`.
     table : path-like
-        CSV written, see `COLUMNS`.
+        CSV written, see `TRANSFER_COLUMNS`.
     source, targets : str, sequence of str
         As telescope/pipeline; the source may be a pool.
     experiment, seed : str, int
@@ -283,7 +310,7 @@ def transfer(
     Returns
     -------
     pandas.DataFrame
-        `COLUMNS`, one row a target. relation as from `relation`; size [px] of the cutouts scored;
+        `TRANSFER_COLUMNS`, one row a target. relation as from `relation`; size [px] of the cutouts scored;
         n_seen test cutouts left out by `unseen`; the rates of `RATES` at the model's own threshold
         (from the source's tune set) and, with ``_tune``, at one set on the target's tune set. A
         target that the model cannot score has NaN and the reason in note.
@@ -320,26 +347,16 @@ def transfer(
             row["size"] = min(model.input_shape[1], *other["cube"].shape[1:3])
             row |= _compare(labels, scores, images, own=own, rule=rule, rng=rng, options=evaluate)
         table.append(row)
-    return pd.DataFrame(table, columns=list(COLUMNS))
+    return pd.DataFrame(table, columns=list(TRANSFER_COLUMNS))
 
 
 def _parts(source: NamedCube, target: NamedCube, guard: float) -> tuple[dict[str, np.ndarray], int]:
     """Rows of tune and test of a target that the model has not seen, and how many it has."""
-    (name, cube, split), (other_name, other, other_split) = source, target
     parts, n_seen = {}, 0
     for chosen in ("tune", "test"):
-        rows = kept = rows_of(other_split, chosen)
-        if other_name != name:  # the own split has been checked for leaks when it was made
-            fresh = unseen(
-                other,
-                rows,
-                cube,
-                rows_of(split, *TRAINED),
-                target_telescope=other_name.split("/")[0],
-                source_telescope=name.split("/")[0],
-                guard=guard,
-            )
-            kept = rows[fresh]
+        rows = kept = rows_of(target[2], chosen)
+        if target[0] != source[0]:  # the own split has been checked for leaks when it was made
+            kept = rows[unseen_by(source, target, rows, guard=guard)]
         parts[chosen], n_seen = kept, len(rows) - len(kept)  # in the end those of test
     return parts, n_seen
 

@@ -79,7 +79,9 @@ def test_record_of_a_training():
     cube = make_cube(200)
     scores = make_split(cube).assign(score=0.5)
     metrics = {
-        **{"telescope": "tiny", "experiment": "otrain2", "headline": {"threshold": 0.6, "mcc": 0.9}},
+        "telescope": "tiny",
+        "experiment": "otrain2",
+        "headline": {"threshold": 0.6, "mcc": 0.9},
         "calibration": {"method": "platt", "slope": 2.0, "offset": 0.1, "log_loss": {}},
         "abstention": {"low": 0.3, "high": 0.7, "threshold": 0.5, "stated_coverage": 0.95},
     }

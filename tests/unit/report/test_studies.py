@@ -32,14 +32,14 @@ def root(tmp_path):
             transfer_row("A/one", "B/one", 0.5 + 0.1 * seed, "telescope"),
         ]
         rows.append(transfer_row("A/one", "gone/one", 0.1, "telescope"))
-        table = pd.DataFrame(rows).assign(seed=seed).reindex(columns=list(transfer.COLUMNS))
+        table = pd.DataFrame(rows).assign(seed=seed).reindex(columns=list(transfer.TRANSFER_COLUMNS))
         io.write_table(tmp_path / f"A/one/otrain2/seed{seed}/transfer.csv", table)
     rows = [
         transfer_row("pool/one", "A/one", 0.8, "pooled"),
         transfer_row("pool-without-A/one", "A/one", 0.7, "left-out"),
     ]
     for row in rows:
-        table = pd.DataFrame([row]).reindex(columns=list(transfer.COLUMNS))
+        table = pd.DataFrame([row]).reindex(columns=list(transfer.TRANSFER_COLUMNS))
         io.write_table(tmp_path / row["source"] / "otrain2/seed1/transfer.csv", table)
     return tmp_path
 
@@ -80,7 +80,7 @@ def test_fine_tuning_is_averaged_over_seeds():
     ]
     summary = pd.DataFrame({"telescope": "A", "pipeline": "one", "experiment": "otrain2", "mcc": [0.9, 0.8, 0.1]})
     summary["protocol"] = ["grouped", "grouped", "paper"]
-    made = finetune_part(pd.DataFrame(rows).reindex(columns=list(finetune.COLUMNS)), summary)
+    made = finetune_part(pd.DataFrame(rows).reindex(columns=list(finetune.FINETUNE_COLUMNS)), summary)
     assert made["sizes"] == [0, 50]
     (row,) = made["rows"]
     assert row["cells"][1] == pytest.approx({"mcc": 0.73, "mcc_low": 0.7, "mcc_high": 0.8})

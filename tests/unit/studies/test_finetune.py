@@ -84,7 +84,7 @@ def test_batch_normalisation_is_frozen_and_all_else_trained(tuned, saved):
 
 def test_the_curve(tuned, target):
     curve = tuned[0]
-    assert list(curve.columns) == list(finetune.COLUMNS)
+    assert list(curve.columns) == list(finetune.FINETUNE_COLUMNS)
     assert curve["n_labels"].tolist() == [0, 40, 120]  # more than there are: left out
     assert curve["threshold_from"].tolist() == ["source", "labels", "labels"]
     assert curve["auc"].iloc[0] < 0.5 < curve["auc"].iloc[2]  # labels turned it round

@@ -54,7 +54,7 @@ def run(model, source, cubes, **options):
 
 def test_numbers_are_those_of_the_targets_test_set(model, cubes):
     table = run(model, "A/p", cubes, experiment="e", seed=3)
-    assert list(table.columns) == list(transfer.COLUMNS)
+    assert list(table.columns) == list(transfer.TRANSFER_COLUMNS)
     assert table["relation"].tolist() == ["own", "telescope", "telescope"] and (table["seed"] == 3).all()
     cube, split = cubes["B/p"]
     scores = score_cutouts(model, select_inputs(cube, inputs=["difference"], size=15))
