@@ -5,13 +5,16 @@ Each returns its exit status, a record and a text.
 
 from __future__ import annotations
 
-import runpy
 from argparse import Namespace
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from otrain_core.errors import OtrainError
+
+if TYPE_CHECKING:
+    from otrain_core.plan.config import Experiment
 
 Outcome = tuple[int, Any, str]
 
@@ -53,33 +56,18 @@ def export(arguments: Namespace) -> Outcome:
 
 def train(arguments: Namespace) -> Outcome:
     """Split a cube, train, evaluate and export, by the steps of the workflow."""
-    from otrain_core.arrays import write_arrays
-    from otrain_core.cubes.cube import no_rows, read_cube
     from otrain_core.cubes.split import split_files
     from otrain_core.evaluation.evaluate import evaluate_files
-    from otrain_core.io import read_json, write_json
     from otrain_core.networks.architecture import load_model
     from otrain_core.networks.predict import score_cube, score_real_stars
     from otrain_core.networks.train import train_files
-    from otrain_core.plan.config import Config, Experiment
+    from otrain_core.plan.config import Config
     from otrain_core.registry.live import live_run
 
-    config = Config()
-    if arguments.experiment not in config.experiments:
-        raise OtrainError(f"--experiment: {arguments.experiment!r} is not one of {', '.join(config.experiments)}")
-    changed = {"epochs": arguments.epochs, "inputs": arguments.inputs.split(",") if arguments.inputs else None}
-    values = config.experiments[arguments.experiment].model_dump()
-    values |= {key: value for key, value in changed.items() if value is not None}
-    experiment = Experiment.model_validate(values)
+    config, experiment = Config(), _experiment(arguments)
     folder = Path(arguments.output)
     folder.mkdir(parents=True, exist_ok=True)
-    cube = read_cube(arguments.cube, mmap=True)
-    # The rules read what read_cube makes of it: cubes of the original O'TRAIN lack what the scripts expect.
-    paths = {"cube": folder / "cube.npz", "cube_record": folder / "cube.json", "real_stars": folder / "real_stars.npz"}
-    write_arrays(paths["cube"], cube)
-    beside = Path(arguments.cube).with_suffix(".json")
-    write_json(paths["cube_record"], read_json(beside) if beside.is_file() else {})
-    write_arrays(paths["real_stars"], no_rows(cube))
+    paths = _lay_out(Path(arguments.cube), folder)
     of = {name: str(folder / name) for name in ("split.csv", "model.keras", "train.json", "scores.csv", "metrics.json")}
     split_files(
         cube=paths["cube"],
@@ -121,6 +109,39 @@ def train(arguments: Namespace) -> Outcome:
     )
     _export_onnx(folder, paths["cube"], folder / "model.onnx", seed=arguments.seed)
     return 0, *_headline(folder)
+
+
+def _experiment(arguments: Namespace) -> Experiment:
+    """The experiment that --experiment names, with what else is asked for."""
+    from otrain_core.plan.config import Config, Experiment
+    from otrain_core.plan.sections import explain_first
+
+    experiments = Config().experiments
+    if arguments.experiment not in experiments:
+        raise OtrainError(f"--experiment: {arguments.experiment!r} is not one of {', '.join(experiments)}")
+    changed = {"epochs": arguments.epochs, "inputs": arguments.inputs.split(",") if arguments.inputs else None}
+    values = experiments[arguments.experiment].model_dump()
+    values |= {key: value for key, value in changed.items() if value is not None}
+    try:
+        return Experiment.model_validate(values)
+    except ValidationError as error:
+        raise OtrainError(explain_first(error, f"--experiment {arguments.experiment}")) from None
+
+
+def _lay_out(cube: Path, folder: Path) -> dict[str, Path]:
+    """Put a cube, its record and its (no) real stars where a run of the workflow has them."""
+    from otrain_core.arrays import write_arrays
+    from otrain_core.cubes.cube import no_rows, read_cube
+    from otrain_core.io import read_json, write_json
+
+    arrays = read_cube(cube, mmap=True)
+    # The steps read what read_cube makes of it: cubes of the original O'TRAIN lack what they expect.
+    paths = {"cube": folder / "cube.npz", "cube_record": folder / "cube.json", "real_stars": folder / "real_stars.npz"}
+    write_arrays(paths["cube"], arrays)
+    beside = cube.with_suffix(".json")
+    write_json(paths["cube_record"], read_json(beside) if beside.is_file() else {})
+    write_arrays(paths["real_stars"], no_rows(arrays))
+    return paths
 
 
 def diagnose(arguments: Namespace) -> Outcome:
@@ -290,14 +311,6 @@ def _needed(folder: Path, name: str) -> Path:
     if not (folder / name).is_file():
         raise OtrainError(f"{folder / name}: no such file; is this the folder of a training?")
     return folder / name
-
-
-def _script(name: str) -> Callable[..., None]:
-    """``main`` of a step of the workflow."""
-    path = next((Path(__file__).resolve().parents[2] / "scripts").rglob(f"{name}.py"), Path(name))
-    if not path.is_file():
-        raise OtrainError(f"{path}: no such file; this verb needs a clone of the repository, installed with pip -e")
-    return runpy.run_path(str(path))["main"]
 
 
 def _short(value: Any) -> str:
