@@ -14,6 +14,7 @@ from otrain_core.errors import ImageError
 from otrain_core.images.align import align_reference
 from otrain_core.images.frames import MASK_SATURATED, Image, read_image
 from otrain_core.images.prepare import prepare_image
+from otrain_core.images.wcs import pixel_to_sky, sky_to_pixel
 from otrain_core.io import atomic, write_json
 from otrain_core.plan.pipelines import PrepareOptions
 from otrain_core.plan.telescopes import Detector
@@ -24,6 +25,7 @@ log = logging.getLogger("otrain")
 PREPARE = PrepareOptions(cosmics="none", saturation_grow=1)  # of the anchor; the clipped mean leaves out cosmic rays
 SEEING = 2.5  # about the FWHM of a star [px]
 MIN_FRAMES = 3  # fewer cannot tell a hot pixel or a cosmic ray from the sky
+MAX_ANCHORS = 3  # frames that are tried as the one to which the others are aligned
 CLIP = 4.0  # values off by more sigma than this are left out of the mean
 CORE = 0.25  # share of the signal by which undersampled star cores differ from frame to frame
 MIN_COVERAGE = 0.25  # share of the frames that must see a pixel
@@ -97,8 +99,9 @@ def reference_files(
 def stack_reference(frames: list[Image], *, field: str) -> Stack:
     """Align the frames on their stars, bring them to one flux scale and average them.
 
-    The middle frame of the list is the anchor. Hot pixels and cosmic rays do not move
-    with the sky, so that the clipped mean leaves them out as soon as the pointing drifts.
+    The middle frame of the list is the anchor, or another one where that is unusable or fewer than half
+    of the frames can be aligned to it. Hot pixels and cosmic rays do not move with the sky, so that the
+    clipped mean leaves them out as soon as the pointing drifts.
 
     Parameters
     ----------
@@ -113,40 +116,78 @@ def stack_reference(frames: list[Image], *, field: str) -> Stack:
     """
     if len(frames) < MIN_FRAMES:
         raise ImageError(field, "reference", f"at least {MIN_FRAMES} reference frames are needed, found {len(frames)}")
-    anchor = frames[len(frames) // 2]
-    grid = _anchor_grid(frames, anchor)
-    planes, saturated, used, left_out = [], np.zeros(grid.data.shape, dtype=np.int16), [], []
-    for frame in frames:
-        try:
-            plane, mask, scale = (grid.data, grid.mask, 1.0) if frame is anchor else _on_grid(frame, grid)
-        except ImageError as error:
-            log.warning("reference of field %s: %s (frame left out)", field, error)
-            left_out.append({"frame": frame.name, "reason": error.message})
-            continue
-        hit = (mask & MASK_SATURATED) > 0
-        saturated += hit
-        planes.append(np.where(hit, np.nan, plane).astype(np.float32))
-        used.append({"frame": frame.name, "flux_scale": scale})
-    if len(planes) < MIN_FRAMES:
-        raise ImageError(field, "reference", f"only {len(planes)} of {len(frames)} reference frames could be aligned")
-
+    found = _best_anchor(frames, field)
+    if found is None or len(found.planes) < MIN_FRAMES:
+        n = len(found.planes) if found else 0
+        raise ImageError(field, "reference", f"only {n} of {len(frames)} reference frames could be aligned")
+    anchor, grid, planes = found.anchor, found.grid, found.planes
     stack, counts = _clipped_mean(np.stack(planes), float(np.nanmedian(grid.noise)))
     stack[counts < max(2, MIN_COVERAGE * len(planes))] = np.nan
     level = anchor.saturation - grid.background
     if np.isfinite(level):
-        stack[saturated > np.maximum(counts, 1)] = level
+        stack[found.saturated > np.maximum(counts, 1)] = level
     record = {
         "field": field,
         "anchor": anchor.name,
         "n_frames": len(planes),
         "shape": list(stack.shape),
         "covered": float(np.isfinite(stack).mean()),
-        "frames": used,
-        "left_out": left_out,
+        "frames": found.used,
+        "left_out": found.left_out,
     }
     depth = float(np.median(counts[counts > 0]))
     header = _stack_header(anchor, grid.wcs, field=field, n_frames=len(planes), depth=depth, level=level)
     return Stack(stack, header, record)
+
+
+@dataclass
+class _Aligned:
+    """Frames on the grid of one anchor: planes [ADU of the anchor], and how many saturate in each pixel."""
+
+    anchor: Image
+    grid: _Grid
+    planes: list[np.ndarray]
+    saturated: np.ndarray
+    used: list[dict[str, Any]]
+    left_out: list[dict[str, Any]]
+
+
+def _best_anchor(frames: list[Image], field: str) -> _Aligned | None:
+    """Frames aligned to the first anchor that at least half of them fit, or to the best of three; None without any."""
+    n = len(frames)
+    order = dict.fromkeys([n // 2, n // 4, 3 * n // 4, *range(n)])
+    best, tries = None, 0
+    for index in order:
+        try:
+            grid = _anchor_grid(frames, frames[index])
+        except ImageError as error:
+            log.warning("reference of field %s: %s (not the anchor)", field, error)
+            continue
+        found = _align_all(frames, frames[index], grid, field)
+        if best is None or len(found.planes) > len(best.planes):
+            best = found
+        tries += 1
+        if len(best.planes) >= max(MIN_FRAMES, n / 2) or tries == MAX_ANCHORS:
+            break
+    return best
+
+
+def _align_all(frames: list[Image], anchor: Image, grid: _Grid, field: str) -> _Aligned:
+    found = _Aligned(anchor, grid, [], np.zeros(grid.data.shape, dtype=np.int16), [], [])
+    for frame in frames:
+        try:
+            plane, mask, scale = (grid.data, grid.mask, 1.0) if frame is anchor else _on_grid(frame, grid)
+        except Exception as error:  # of many kinds, and none costs more than this frame
+            reason = error.message if isinstance(error, ImageError) else f"{type(error).__name__}: {error}"
+            log.warning("reference of field %s: frame %s: %s (left out)", field, frame.name, reason)
+            log.info("frame %s", frame.name, exc_info=not isinstance(error, ImageError))
+            found.left_out.append({"frame": frame.name, "reason": reason})
+            continue
+        hit = (mask & MASK_SATURATED) > 0
+        found.saturated += hit
+        found.planes.append(np.where(hit, np.nan, plane).astype(np.float32))
+        found.used.append({"frame": frame.name, "flux_scale": scale})
+    return found
 
 
 @dataclass
@@ -207,6 +248,8 @@ def _on_grid(frame: Image, grid: _Grid) -> tuple[np.ndarray, np.ndarray, float]:
         raise ImageError(frame.name, "align", "too few stars in common with the other frames")
     bright = aligned.stars.nlargest(200, "flux")
     scale = float(np.median(bright["flux"] / bright["flux_reference"]))
+    if not (np.isfinite(scale) and scale > 0):
+        raise ImageError(frame.name, "reference", f"its flux scale against the other frames is {scale:g}")
     return aligned.data * scale, aligned.mask, scale
 
 
@@ -233,9 +276,10 @@ def _union(frames: list[Image], anchor: Image) -> tuple[int, int, tuple[int, int
             continue
         height, width = frame.shape
         x, y = np.array([[0, width - 1, 0, width - 1], [0, 0, height - 1, height - 1]], dtype=float)
-        sky = frame.wcs.all_pix2world(x, y, 0)
-        # Without the distortion terms: they are not made for places outside the anchor.
-        corners.append(np.column_stack(anchor.wcs.wcs_world2pix(*sky, 0)))
+        ra, dec = pixel_to_sky(frame.wcs, x, y)
+        there = np.column_stack(sky_to_pixel(anchor.wcs, ra, dec, shape=anchor.shape))
+        if np.isfinite(there).all():  # else the frame shows another part of the sky
+            corners.append(there)
     points = np.vstack(corners)
     x0, y0 = np.floor(points.min(axis=0)).astype(int)
     x1, y1 = np.ceil(points.max(axis=0)).astype(int)

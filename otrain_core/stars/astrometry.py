@@ -17,6 +17,7 @@ from astropy.io import fits
 
 from otrain_core.errors import ImageError
 from otrain_core.images.frames import Image
+from otrain_core.images.wcs import pixel_to_sky, sky_to_pixel
 from otrain_core.plan.pipelines import PsfOptions
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("otrain.astrometry")
 
 MIN_SNR = 10.0
+MIN_CHECKED = 20  # sources and stars below which nothing is said about a WCS
 MIN_MATCHES = 6  # a plane in x and in y
 MATCHES_PER_TERM = 3  # stars for each coefficient of the distortion, as STDPipe asks of SCAMP
 GOOD_RMS = 0.4  # of the radius; of chance matches, uniform in the circle, it is 0.7
@@ -210,11 +212,91 @@ def refine_wcs(
     return image.wcs, record
 
 
+def check_wcs(
+    image: Image,
+    catalogue: pd.DataFrame | None,
+    *,
+    options: PsfOptions,
+    fwhm: float,
+    objects: Table | None = None,
+) -> dict[str, Any]:
+    """Refuse a WCS that the stars of a catalogue contradict. A shift common to all stars is named, not refused.
+
+    Parameters
+    ----------
+    image : Image
+        With a WCS.
+    catalogue : pandas.DataFrame
+        ``ra``, ``dec`` [deg], ``mag``; ``kind``.
+    options : PsfOptions
+        `match_radius` is used.
+    fwhm : float
+        Of the stars [px].
+    objects : astropy.table.Table, optional
+        As `find_objects` gives them.
+
+    Returns
+    -------
+    dict
+        As the record of `refine_wcs`, with ``method`` "none"; ``reason`` says where the stars are too few to tell.
+
+    Raises
+    ------
+    ImageError
+        No WCS, or the stars are not where it puts them (key ``WCS``); no catalogue (key ``catalogue``).
+    """
+    require_wcs(image)
+    stars = star_table(image, catalogue)
+    objects = find_objects(image, fwhm=fwhm) if objects is None else objects
+    good = objects[objects["flags"] == 0]
+    radius = options.match_radius * image.pixel_scale
+    n_stars, rms = _agreement(image.wcs, good, stars, radius)
+    record = {
+        "method": "none",
+        "n_stars": n_stars,
+        "rms_arcsec": rms,
+        "rms_arcsec_before": rms,
+        "n_catalogue": len(stars),
+        "degree": 0,
+        "reason": "",
+    }
+    expected = min(len(good), _in_frame(image, stars))
+    if expected < MIN_CHECKED:
+        reason = (
+            f"{len(good)} sources and {_in_frame(image, stars)} stars of the catalogue do not tell whether it is right"
+        )
+        log.warning("image %s: WCS: %s", image.name, reason)
+        return record | {"reason": reason}
+    shift, scatter = _offset(image.wcs, good, stars, radius)
+    if n_stars < max(MIN_MATCHES, 0.3 * expected) or scatter > GOOD_RMS * options.match_radius:
+        raise ImageError(
+            image.name,
+            "WCS",
+            f"the stars of the catalogue are not where this WCS puts them ({n_stars} of {expected} within "
+            f"{radius:.1f} arcsec); give a right one (column wcs) or refine it (psf.astrometry)",
+        )
+    if shift > fwhm:
+        log.warning("image %s: WCS: off by %.1f px; psf.astrometry refines it", image.name, shift)
+    return record
+
+
+def _offset(wcs: Any, objects: Table, stars: Table, radius: float) -> tuple[float, float]:
+    """Length of the common offset of matched stars, and the rms of their offsets about it [px]."""
+    first, second, _ = _match(wcs, objects, stars, radius)
+    if len(first) == 0:
+        return np.nan, np.inf
+    x, y = sky_to_pixel(wcs, stars["RAJ2000"][second], stars["DEJ2000"][second])
+    dx, dy = x - objects["x"][first], y - objects["y"][first]
+    middle = np.median(dx), np.median(dy)
+    # 1.2 times the median distance is the rms of a normal distribution in two dimensions.
+    return float(np.hypot(*middle)), float(1.2 * np.median(np.hypot(dx - middle[0], dy - middle[1])))
+
+
 def _in_frame(image: Image, stars: Table) -> int:
     """Stars of the catalogue that the image shows, by its WCS."""
     height, width = image.shape
     with np.errstate(invalid="ignore"):
-        x, y = image.wcs.wcs_world2pix(stars["RAJ2000"], stars["DEJ2000"], 0)
+        x, y = sky_to_pixel(image.wcs, stars["RAJ2000"], stars["DEJ2000"], shape=image.shape)
         return int(np.count_nonzero((x > 0) & (x < width - 1) & (y > 0) & (y < height - 1)))
 
 
@@ -222,7 +304,7 @@ def _match(wcs: Any, objects: Table, stars: Table, radius: float) -> tuple[np.nd
     """Pairs of objects and stars, each the other's nearest within a radius [arcsec], and their distances [arcsec]."""
     from stdpipe.astrometry import spherical_match
 
-    ra, dec = wcs.all_pix2world(objects["x"], objects["y"], 0)
+    ra, dec = pixel_to_sky(wcs, objects["x"], objects["y"])
     first, second, distance = spherical_match(ra, dec, stars["RAJ2000"], stars["DEJ2000"], radius / 3600)
     order = np.argsort(distance, kind="stable")
     first, second, distance = first[order], second[order], distance[order] * 3600
@@ -322,7 +404,7 @@ def _astropy(image: Image, objects: Table, stars: Table, *, degree: int, radius:
 def _pairs(wcs: Any, objects: Table, stars: Table, radius: float) -> tuple[np.ndarray, np.ndarray]:
     """Matched objects and stars whose offsets are those of the others (no chance match)."""
     first, second, _ = _match(wcs, objects, stars, radius)
-    x, y = wcs.all_world2pix(stars["RAJ2000"][second], stars["DEJ2000"][second], 0, quiet=True)
+    x, y = sky_to_pixel(wcs, stars["RAJ2000"][second], stars["DEJ2000"][second])
     dx, dy = x - objects["x"][first], y - objects["y"][first]
     off = np.hypot(dx - np.median(dx), dy - np.median(dy)) if len(first) else dx
     keep = off <= 3 * max(1.2 * np.median(off), 0.05) if len(first) else np.zeros(0, bool)
@@ -336,7 +418,7 @@ def _as_sip(wcs: Any, shape: tuple[int, int], degree: int) -> Any:
     from astropy.wcs.utils import fit_wcs_from_points
 
     x, y = (grid.ravel() for grid in np.meshgrid(np.linspace(0, shape[1] - 1, 25), np.linspace(0, shape[0] - 1, 25)))
-    sky = SkyCoord(*wcs.all_pix2world(x, y, 0), unit="deg")
+    sky = SkyCoord(*pixel_to_sky(wcs, x, y), unit="deg")
     return fit_wcs_from_points((x, y), sky, proj_point="center", sip_degree=degree if degree > 1 else None)
 
 

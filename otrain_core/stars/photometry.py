@@ -9,6 +9,7 @@ import numpy as np
 
 from otrain_core.errors import ImageError
 from otrain_core.images.frames import Image
+from otrain_core.images.wcs import pixel_to_sky
 from otrain_core.plan.pipelines import PsfOptions
 from otrain_core.stars.astrometry import find_objects, require_wcs, star_table
 from otrain_core.widths import mad_sigma
@@ -71,9 +72,8 @@ def photometric_solution(
     stars = star_table(image, catalogue)
     objects = find_objects(image, fwhm=model.fwhm) if objects is None else objects
     share = _aperture_shares(model, objects["x"], objects["y"], 2 * model.fwhm)
-    ra, dec = image.wcs.all_pix2world(objects["x"], objects["y"], 0)
     table = Table({key: np.asarray(objects[key]) for key in ("x", "y", "magerr", "flags")})
-    table["ra"], table["dec"] = ra, dec
+    table["ra"], table["dec"] = pixel_to_sky(image.wcs, objects["x"], objects["y"])
     table["mag"] = -2.5 * np.log10(np.maximum(objects["flux"], 1e-9) / share)
     radius = options.match_radius * image.pixel_scale / 3600
     with_color = np.isfinite(stars["g"] - stars["r"])

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DEFAULTS = PsfOptions()
+INSTRUMENTAL = 30.0  # magnitude of 1 ADU where nobody knows it
 
 log = logging.getLogger("otrain.psf")
 
@@ -115,10 +116,13 @@ def measure_psf(
         ``seeing_median_px``, ``seeing_min_px``, ``seeing_max_px`` (centre, sides and corners), ``n_stars``, ``degree`` (used),
         ``residual`` (median over the stars of |data - model| summed over the core, as a
         share of the flux), ``background``, ``background_rms`` [ADU], ``zero_point``,
+        ``zero_point_source`` (catalogue, header, or assumed: then all magnitudes are instrumental),
         ``limit_mag`` (5 sigma of a flux weighted by the PSF, King 1983), ``noise_area``
         [px], ``pixel_scale``, ``gain``, ``saturation`` (infinite where unknown), ``filter``, ``time``;
         ``wcs`` (header string, None where the WCS is the one that came), ``astrometry``,
-        ``photometry`` (records of the two modules, None where they were not asked for).
+        ``photometry`` (records of the two modules, None where they were not asked for; where a
+        catalogue is at hand and the WCS is not refined, that of
+        `otrain_core.stars.astrometry.check_wcs`).
 
     Raises
     ------
@@ -146,8 +150,8 @@ def measure_psf(
     wcs, solution, calibration = _calibrate(image, catalogue, model, options)
     if not np.isfinite(image.saturation):
         log.warning("image %s: SATURATE: unknown, no pixel is taken as saturated", image.name)
-    zero_point = calibration["zero_point"] if calibration else image.zero_point
-    record = _describe(image, model, sky, zero_point if np.isfinite(zero_point) else 30.0)
+    zero_point, source = _zero_point(image, calibration)
+    record = _describe(image, model, sky, zero_point) | {"zero_point_source": source}
     record |= {"n_stars": n_stars, "degree": model.degree, "residual": residual}
     record |= {"wcs": wcs, "astrometry": solution, "photometry": calibration}
     return model, record
@@ -169,6 +173,16 @@ def _fit_model(image: Image, stars: Stars, sky: Sky, options: PsfOptions) -> tup
     if options.method == "psfex":
         residual = misfit(stars, image, sky.rms, model.profile, model.fwhm)
     return model, used, residual
+
+
+def _zero_point(image: Image, calibration: dict[str, Any] | None) -> tuple[float, str]:
+    """Zero point [mag] and where it comes from: the star catalogue, the header, or nowhere (assumed)."""
+    if calibration:
+        return calibration["zero_point"], "catalogue"
+    if np.isfinite(image.zero_point):
+        return image.zero_point, "header"
+    log.warning("image %s: MAGZP: unknown, magnitudes are instrumental (1 ADU is %g)", image.name, INSTRUMENTAL)
+    return INSTRUMENTAL, "assumed"
 
 
 def _describe(image: Image, model: PSFModel, sky: Sky, zero_point: float) -> dict[str, Any]:
@@ -205,9 +219,9 @@ def _calibrate(
     image: Image, catalogue: pd.DataFrame | None, model: PSFModel, options: PsfOptions
 ) -> tuple[str | None, dict[str, Any] | None, dict[str, Any] | None]:
     """Header string of the refined WCS, and the records of astrometry and photometry; None each where not asked for."""
-    if options.astrometry == "none" and options.photometry == "header":
+    if options.astrometry == "none" and options.photometry == "header" and (catalogue is None or image.wcs is None):
         return None, None, None
-    from otrain_core.stars.astrometry import find_objects, refine_wcs
+    from otrain_core.stars.astrometry import check_wcs, find_objects, refine_wcs
     from otrain_core.stars.photometry import photometric_solution
 
     objects = find_objects(image, fwhm=model.fwhm)
@@ -217,6 +231,8 @@ def _calibrate(
         if refined is not image.wcs:
             wcs = refined.to_header_string(relax=True)
             image = replace(image, wcs=refined)
+    else:
+        solution = check_wcs(image, catalogue, options=options, fwhm=model.fwhm, objects=objects)
     if options.photometry == "catalogue":
         calibration = photometric_solution(image, catalogue, model=model, options=options, objects=objects)
     return wcs, solution, calibration

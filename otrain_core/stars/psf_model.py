@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from otrain_core.images.polynomials import polynomial
+from otrain_core.errors import ImageError
+from otrain_core.images.polynomials import exponents, polynomial
 from otrain_core.io import atomic, raise_if_failed
 
+MAX_DEGREE, MAX_OVERSAMPLING = 8, 20  # of a model in a file: what a fit never exceeds, and memory allows
+MIN_RADIUS, MAX_RADIUS = 1, 200  # of its stamps [px]
 SIGMA_TO_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
 
 
@@ -134,15 +137,45 @@ class PSFModel:
 
     @classmethod
     def load(cls, path: str | Path) -> PSFModel:
-        """Read a model written by `save`."""
+        """Read a model written by `save`.
+
+        Raises
+        ------
+        ImageError
+            No such file, not FITS, or no model of a PSF (key ``psf``).
+        UpstreamFailed
+            The file marks the failure of an earlier step of its image.
+        """
         from astropy.io import fits
 
+        def refuse(reason: str) -> ImageError:
+            return ImageError(Path(path).name, "psf", f"{path}: {reason}")
+
+        if not Path(path).is_file():
+            raise refuse("no such file")
         raise_if_failed(path)
-        with fits.open(path, memmap=False) as hdus:
-            header = hdus[0].header
-            return cls(
-                hdus[0].data.astype(np.float64),
-                header["DEGREE"],
-                header["OVERSAMP"],
-                (header["IMHEIGHT"], header["IMWIDTH"]),
-            )
+        try:
+            with fits.open(path, memmap=False) as hdus:
+                values = [hdus[0].header[key] for key in ("DEGREE", "OVERSAMP", "IMHEIGHT", "IMWIDTH")]
+                sizes = [hdus[0].header.get(f"NAXIS{axis}", 0) for axis in (1, 2, 3)]
+                if not all(isinstance(value, int) for value in values):
+                    raise refuse(f"DEGREE, OVERSAMP, IMHEIGHT and IMWIDTH must be whole numbers, found {values}")
+                degree, oversampling, height, width = values
+                if not (0 <= degree <= MAX_DEGREE and 1 <= oversampling <= MAX_OVERSAMPLING):
+                    raise refuse(
+                        f"a degree of 0 to {MAX_DEGREE} and 1 to {MAX_OVERSAMPLING} samples per pixel are needed, "
+                        f"found {degree} and {oversampling}"
+                    )
+                least, most = 2 * (MIN_RADIUS + 1) * oversampling + 1, 2 * (MAX_RADIUS + 1) * oversampling + 1
+                if sizes[0] != sizes[1] or not least <= sizes[0] <= most or sizes[2] != len(exponents(degree)):
+                    raise refuse(
+                        f"{len(exponents(degree))} square planes of {least} to {most} samples are needed, found {sizes}"
+                    )
+                table = hdus[0].data.astype(np.float64)
+        except ImageError:
+            raise
+        except Exception as error:  # astropy raises many kinds for a malformed file
+            raise refuse(f"not a readable model of a PSF ({str(error) or type(error).__name__})") from None
+        if not (height > 0 and width > 0 and np.isfinite(table).all() and table[0].sum() > 0):
+            raise refuse("the model of the PSF has missing values, or no light")
+        return cls(table, degree, oversampling, (height, width))

@@ -21,6 +21,7 @@ from scipy import ndimage
 from otrain_core.errors import ImageError
 from otrain_core.images.frames import Image
 from otrain_core.images.pixels import add_stamp
+from otrain_core.images.wcs import sky_to_pixel
 from otrain_core.plan.pipelines import InjectOptions
 from otrain_core.stars.one_star import StarFit, fit_star, others
 from otrain_core.stars.psf import measure_psf
@@ -274,7 +275,7 @@ def remove_stars(reference: Image, stars: pd.DataFrame, *, name: str) -> tuple[I
         psf, _ = measure_psf(reference, sky=sky)
     except ImageError as error:
         return nothing(f"no PSF of the reference: {error.message}")
-    x, y = (np.asarray(value) for value in reference.wcs.all_world2pix(ra, dec, 0, quiet=True))
+    x, y = sky_to_pixel(reference.wcs, ra, dec, shape=reference.shape)
     fits, reasons = _fit_removed(reference, sky, psf, x, y)
     _leave_out_strangers(fits, reasons, stars["flux"].to_numpy(float))
     record["failed"] = [{"id": ids[k], "reason": str(reasons[k])} for k in range(len(ids)) if k not in fits]

@@ -10,6 +10,7 @@ import numpy as np
 from otrain_core.errors import ImageError
 from otrain_core.images.frames import Image
 from otrain_core.images.pixels import any_near, nearest_pixel
+from otrain_core.images.wcs import pixel_to_sky
 
 TRUTH_COLUMNS = ["id", "x", "y", "ra", "dec", "mag", "flux", "kind", "usable"]
 
@@ -41,11 +42,10 @@ def add_light(image: Image, added: np.ndarray, data: np.ndarray | None = None) -
 
 
 def sky_positions(image: Image, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """ra, dec of positions [deg], NaN without WCS."""
+    """ra, dec of positions [deg], ICRS; NaN without WCS."""
     if image.wcs is None or len(x) == 0:
         return np.full(len(x), np.nan), np.full(len(x), np.nan)
-    ra, dec = image.wcs.all_pix2world(x, y, 0)
-    return np.asarray(ra) % 360.0, np.asarray(dec)
+    return pixel_to_sky(image.wcs, x, y)
 
 
 def usable_places(image: Image, x: np.ndarray, y: np.ndarray, *, fwhm: float) -> np.ndarray:

@@ -12,6 +12,7 @@ from otrain_core.images.frames import Image, read_image
 from otrain_core.images.prepare import prepare_image
 from otrain_core.plan.pipelines import PrepareOptions
 from otrain_core.plan.telescopes import Detector
+from otrain_core.sky import reference
 from otrain_core.sky.reference import reference_files, stack_reference
 from tests.unit.synthetic_pair import GAIN, READ_NOISE, camera, make_sky, observe, turned
 
@@ -162,3 +163,35 @@ def test_reference_files_leaves_out_a_frame_it_cannot_read(images, tmp_path):
     assert np.isfinite(image.data).mean() > 0.7
     assert record["n_frames"] == 4
     assert [frame["frame"] for frame in record["left_out"]] == ["broken"]
+
+
+def test_a_broken_frame_in_the_middle_is_not_the_anchor(sky):
+    images = frames(sky, n=7)
+    images[3].data[:] = 100.0  # constant: neither noise nor stars
+    images[1].data[::2] = np.nan
+    stack = stack_reference(images, field="north")
+    assert stack.record["anchor"] != "frame3"
+    assert "frame3" in [frame["frame"] for frame in stack.record["left_out"]]
+    assert stack.record["n_frames"] >= 5
+    assert np.isfinite(stack.data).mean() > 0.7
+
+
+def test_a_frame_of_another_field_in_the_middle_is_not_the_anchor(sky, images):
+    other = observe(make_sky(shape=SHAPE, n=120, seed=77), seed=1, fwhm=2.4, wcs=False, name="elsewhere")
+    stack = stack_reference([*images[:3], other, *images[3:6]], field="north")
+    assert stack.record["n_frames"] == 6
+    assert [frame["frame"] for frame in stack.record["left_out"]] == ["elsewhere"]
+
+
+def test_whatever_a_frame_raises_costs_that_frame_alone(images, monkeypatch):
+    align = reference.align_reference
+
+    def fails(frame, **arguments):
+        if frame.name == "frame1":
+            raise np.linalg.LinAlgError("Singular matrix")
+        return align(frame, **arguments)
+
+    monkeypatch.setattr(reference, "align_reference", fails)
+    stack = stack_reference(images[:5], field="north")
+    assert stack.record["n_frames"] == 4
+    assert stack.record["left_out"] == [{"frame": "frame1", "reason": "LinAlgError: Singular matrix"}]

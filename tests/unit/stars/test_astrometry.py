@@ -10,7 +10,7 @@ from otrain_core.errors import ImageError
 from otrain_core.images.frames import image_wcs
 from otrain_core.io import read_json, write_json
 from otrain_core.plan.pipelines import PsfOptions
-from otrain_core.stars.astrometry import refine_wcs
+from otrain_core.stars.astrometry import check_wcs, refine_wcs
 from otrain_core.stars.psf import measure_psf
 from tests.unit.synthetic_field import field
 
@@ -132,3 +132,44 @@ def test_the_record_carries_the_refined_wcs(tmp_path):
     assert record["photometry"] is None
     _, plain = measure_psf(image)
     assert plain["wcs"] is plain["astrometry"] is None
+
+
+def test_a_right_wcs_passes_the_check(caplog):
+    image, catalogue, truth, *_ = scene()
+    image.wcs = truth
+    record = check_wcs(image, catalogue, options=PsfOptions(), fwhm=2.4)
+    assert record["method"] == "none" and record["reason"] == ""
+    assert record["n_stars"] > 100 and record["rms_arcsec"] < 0.2 * SCALE
+    assert caplog.text == ""
+
+
+def test_a_common_shift_is_named_and_not_refused(caplog):
+    image, catalogue, *_ = scene(off=(3.0, 1.0), bend=0.0)
+    record = check_wcs(image, catalogue, options=PsfOptions(), fwhm=2.4)
+    assert record["rms_arcsec"] == pytest.approx(np.hypot(3, 1) * SCALE, rel=0.1)
+    assert "image field: WCS: off by 3.2 px" in caplog.text
+
+
+@pytest.mark.parametrize("wrong", ["mirrored", "elsewhere", "scale"])
+def test_a_wcs_that_the_stars_contradict_is_refused(wrong):
+    image, catalogue, truth, *_ = scene(off=(0, 0), bend=0.0)
+    if wrong == "mirrored":
+        image.wcs.wcs.cd = image.wcs.wcs.cd @ np.diag([-1, 1])
+    elif wrong == "elsewhere":
+        image.wcs.wcs.crval = image.wcs.wcs.crval + [0.02, 0.03]
+    else:
+        image.wcs.wcs.cd = image.wcs.wcs.cd * 1.2
+    image.wcs.wcs.set()
+    with pytest.raises(
+        ImageError, match="image field: WCS: the stars of the catalogue are not where this WCS puts them"
+    ):
+        check_wcs(image, catalogue, options=PsfOptions(), fwhm=2.4)
+    with pytest.raises(ImageError, match="image field: WCS: "):
+        measure_psf(image, catalogue=catalogue)
+
+
+def test_few_stars_tell_nothing_of_the_wcs():
+    image, catalogue, truth, *_ = scene()
+    image.wcs = shifted(truth, 60, 60)
+    record = check_wcs(image, catalogue[:9], options=PsfOptions(), fwhm=2.4)
+    assert "do not tell" in record["reason"]

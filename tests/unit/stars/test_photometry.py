@@ -49,7 +49,8 @@ def test_without_colours_there_is_no_colour_term(scene):
 def test_record_takes_the_zero_point_of_the_catalogue(scene):
     image, table, _, plain = scene
     _, record = measure_psf(image, catalogue=table, options=PsfOptions(photometry="catalogue"))
-    assert plain["zero_point"] == 29.0
+    assert (plain["zero_point"], plain["zero_point_source"]) == (29.0, "header")
+    assert record["zero_point_source"] == "catalogue"
     assert record["zero_point"] == record["photometry"]["zero_point"] == pytest.approx(ZERO, abs=0.01)
     change = record["zero_point"] - 29.0
     assert record["limit_mag"] == pytest.approx(plain["limit_mag"] + change, abs=1e-9)

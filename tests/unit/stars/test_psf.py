@@ -132,3 +132,14 @@ def test_psf_files(tmp_path):
     assert record["saturation"] is None
     assert record["seeing_arcsec"] == pytest.approx(2 * record["seeing_px"])
     assert PSFModel.load(tmp_path / "psf.fits").fwhm == pytest.approx(record["seeing_px"], abs=0.02)
+
+
+def test_the_record_says_where_the_zero_point_comes_from(caplog):
+    image, *_ = field(n=60)
+    _, record = measure_psf(image)
+    assert (record["zero_point"], record["zero_point_source"]) == (30.0, "assumed")
+    assert "image field: MAGZP: unknown, magnitudes are instrumental" in caplog.text
+    image.zero_point = 24.5
+    _, known = measure_psf(image)
+    assert (known["zero_point"], known["zero_point_source"]) == (24.5, "header")
+    assert known["limit_mag"] == pytest.approx(record["limit_mag"] - 5.5, abs=1e-9)

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from astropy.io import fits
 
-from otrain_core.errors import UpstreamFailed
+from otrain_core.errors import ImageError, UpstreamFailed
 from otrain_core.io import write_json
 from otrain_core.stars.psf import measure_psf
 from otrain_core.stars.psf_model import PSFModel
@@ -70,3 +71,36 @@ def test_saved_model_is_the_same(tmp_path):
     write_json(tmp_path / "failed.fits", {"otrain_failed": {"image": "a", "key": "psf", "message": "none"}})
     with pytest.raises(UpstreamFailed, match="image a: psf: none"):
         PSFModel.load(tmp_path / "failed.fits")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda hdu: hdu.header.update(DEGREE=40), "a degree of 0 to 8"),
+        (lambda hdu: hdu.header.update(OVERSAMP=0), "1 to 20 samples per pixel"),
+        (lambda hdu: hdu.header.update(OVERSAMP=10**9), "1 to 20 samples per pixel"),
+        (lambda hdu: hdu.header.update(DEGREE="two"), "must be whole numbers"),
+        (lambda hdu: hdu.header.update(DEGREE=1), "3 square planes"),
+        (lambda hdu: hdu.header.remove("OVERSAMP"), "not a readable model of a PSF .*OVERSAMP"),
+        (lambda hdu: hdu.data.__setitem__((0, 3, 3), np.nan), "missing values, or no light"),
+        (lambda hdu: hdu.data.__imul__(0), "missing values, or no light"),
+        (lambda hdu: hdu.header.update(IMWIDTH=0), "missing values, or no light"),
+        (lambda hdu: setattr(hdu, "data", np.zeros((1, 5001, 5001), np.uint8)), "square planes of 17 to 1609 samples"),
+    ],
+)
+def test_a_file_that_holds_no_model_is_refused(tmp_path, change, message):
+    gaussian().save(tmp_path / "psf.fits")
+    with fits.open(tmp_path / "psf.fits", memmap=False) as hdus:
+        hdu = fits.PrimaryHDU(hdus[0].data, hdus[0].header)
+    change(hdu)
+    hdu.writeto(tmp_path / "psf.fits", overwrite=True)
+    with pytest.raises(ImageError, match=f"image psf.fits: psf: .*{message}"):
+        PSFModel.load(tmp_path / "psf.fits")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no FITS file at all"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
+    if content is not None:
+        (tmp_path / "psf.fits").write_bytes(content)
+    with pytest.raises(ImageError, match="psf.fits: (no such file|not a readable model)"):
+        PSFModel.load(tmp_path / "psf.fits")

@@ -52,3 +52,29 @@ def test_positions_on_the_sky():
     np.testing.assert_allclose(ra, [0.001, 360 + 0.001 - 2e-3 / np.cos(np.radians(10))], atol=1e-7)
     np.testing.assert_allclose(dec, 10, atol=1e-7)
     assert np.isnan(sky_positions(flat(), np.array([1.0]), np.array([1.0]))).all()
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_the_order_of_the_axes_does_not_matter(swapped):
+    """DEC,RA is as legal as RA,DEC; the matrix has rows in the order of the axes."""
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.crval = ["RA---TAN", "DEC--TAN"], [150.0, 20.0]
+    wcs.wcs.crpix, wcs.wcs.cd = [193, 193], [[-1e-3, 2e-4], [2e-4, 1e-3]]
+    if swapped:
+        wcs.wcs.ctype, wcs.wcs.crval, wcs.wcs.cd = (
+            ["DEC--TAN", "RA---TAN"],
+            [20.0, 150.0],
+            [[2e-4, 1e-3], [-1e-3, 2e-4]],
+        )
+    ra, dec = sky_positions(flat(wcs=wcs), np.array([192.0, 202.0]), np.array([192.0, 192.0]))
+    np.testing.assert_allclose(ra, [150.0, 150.0 - 0.01 / np.cos(np.radians(20))], atol=1e-5)
+    np.testing.assert_allclose(dec, [20.0, 20.002], atol=1e-5)
+
+
+def test_positions_are_icrs_whatever_the_frame():
+    """The galactic centre (l = b = 0) is Sgr A* within a few arcmin: ra 266.405, dec -28.936."""
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.crval = ["GLON-TAN", "GLAT-TAN"], [0.0, 0.0]
+    wcs.wcs.crpix, wcs.wcs.cdelt = [193, 193], [-1e-3, 1e-3]
+    ra, dec = sky_positions(flat(wcs=wcs), np.array([192.0]), np.array([192.0]))
+    assert (ra[0], dec[0]) == pytest.approx((266.40499, -28.93617), abs=1e-4)
