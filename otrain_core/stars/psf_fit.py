@@ -59,7 +59,7 @@ def _moffat(shape: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
         Offsets of pixel centres from the star, (stars, columns) and (stars, rows) [px].
     """
     fwhm, e1, e2, beta = np.exp(shape[0]), shape[1], shape[2], np.exp(shape[3])
-    alpha2 = fwhm**2 / (4 * (2 ** (1 / beta) - 1)) * np.sqrt(1 - e1**2 - e2**2)
+    alpha2 = moffat_alpha(fwhm, beta) ** 2 * np.sqrt(1 - e1**2 - e2**2)
     total = np.zeros((dx.shape[0], dy.shape[1], dx.shape[1]))
     for node_y, weight_y in zip(_NODES, _WEIGHTS, strict=True):
         v = (dy + node_y)[:, :, None]

@@ -11,10 +11,10 @@ from scipy import ndimage
 from otrain_core.errors import ImageError
 from otrain_core.images.polynomials import exponents, polynomial
 from otrain_core.io import atomic, raise_if_failed
+from otrain_core.widths import FWHM_PER_SIGMA
 
 MAX_DEGREE, MAX_OVERSAMPLING = 8, 20  # of a model in a file: what a fit never exceeds, and memory allows
 MIN_RADIUS, MAX_RADIUS = 1, 200  # of its stamps [px]
-SIGMA_TO_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
 
 
 @dataclass
@@ -112,7 +112,7 @@ class PSFModel:
         above = profile - profile.max() / 2
         slope = np.maximum(np.hypot(*np.gradient(profile)), 1e-9 * profile.max())
         fwhm = 2 * np.sqrt(np.clip(above / slope + 0.5, 0, 1).sum() * 0.01 / np.pi)  # cells on the line in part
-        window = (2 * fwhm / SIGMA_TO_FWHM) ** 2
+        window = (2 * fwhm / FWHM_PER_SIGMA) ** 2
         weight = profile * np.exp(-(fine[:, None] ** 2 + fine**2) / (2 * window))
         weight = weight / weight.sum()
         u, v = fine - (weight * fine).sum(), (fine - (weight * fine[:, None]).sum())[:, None]
