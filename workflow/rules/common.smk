@@ -88,7 +88,7 @@ def catalogue_for(step):
 
     def path(wildcards):
         telescope = wildcards.telescope
-        made = RUN.needs_catalogue(telescope, wildcards.pipeline) or RUN.knows_objects(telescope)
+        made = RUN.needs_catalogue(telescope, wildcards.pipeline) or RUN.inputs.knows_objects(telescope)
         at_hand = step == "psf" and RUN.telescopes[telescope].catalogue and made
         if not at_hand and not RUN.needs_catalogue(telescope, wildcards.pipeline, step):
             return []
