@@ -145,7 +145,7 @@ def measure_psf(
         max_stars=options.max_stars,
     )
     if len(stars.x) < options.min_stars:
-        raise _too_few(image, len(stars.x), options)
+        raise _too_few(image, len(stars.x), options, trailed=_trailed(image, sky, options))
     model, n_stars, residual = _fit_model(image, stars, sky, options)
     wcs, solution, calibration = _calibrate(image, catalogue, model, options)
     if not np.isfinite(image.saturation):
@@ -238,10 +238,25 @@ def _calibrate(
     return wcs, solution, calibration
 
 
-def _too_few(image: Image, found: int, options: PsfOptions) -> ImageError:
-    return ImageError(
-        image.name,
-        "psf",
-        f"{found} usable stars (round, isolated, unsaturated, S/N above {options.min_snr:g}), "
-        f"at least {options.min_stars} are needed",
+def _trailed(image: Image, sky: Sky, options: PsfOptions) -> float | None:
+    """Median ellipticity of the stars where enough of them fail by that alone, else None."""
+    stars = select_stars(
+        image, sky, min_snr=options.min_snr, max_ellipticity=0.95, max_stars=max(options.max_stars, options.min_stars)
     )
+    if len(stars.x) < options.min_stars:
+        return None
+    found, _ = sky.sources
+    own = found[stars.labels - 1]
+    return float(np.median(1 - own["b"] / own["a"]))
+
+
+def _too_few(image: Image, found: int, options: PsfOptions, *, trailed: float | None = None) -> ImageError:
+    text = (
+        f"{found} usable stars (round, isolated, unsaturated, S/N above {options.min_snr:g}), "
+        f"at least {options.min_stars} are needed"
+    )
+    if trailed is not None:
+        text += (
+            f"; the stars are trailed (ellipticity {trailed:.2f}): leave the image out, or raise psf.max_ellipticity"
+        )
+    return ImageError(image.name, "psf", text)

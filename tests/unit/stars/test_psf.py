@@ -143,3 +143,16 @@ def test_the_record_says_where_the_zero_point_comes_from(caplog):
     _, known = measure_psf(image)
     assert (known["zero_point"], known["zero_point_source"]) == (24.5, "header")
     assert known["limit_mag"] == pytest.approx(record["limit_mag"] - 5.5, abs=1e-9)
+
+
+def test_trailed_stars_are_named():
+    from scipy import ndimage
+
+    image, *_ = field(fwhm=2.0, n=60, noise=False)
+    image.data = ndimage.uniform_filter1d(image.data, 7, axis=1)
+    image.data += np.random.default_rng(1).normal(0, 10, image.shape).astype(np.float32)
+    with pytest.raises(ImageError, match=r"\d+ usable stars .*the stars are trailed \(ellipticity 0\.\d+\)") as caught:
+        measure_psf(image)
+    assert "raise psf.max_ellipticity" in str(caught.value)
+    _, record = measure_psf(image, options=PsfOptions(max_ellipticity=0.8))
+    assert record["ellipticity"] > 0.4 and abs(record["angle"]) < 5
