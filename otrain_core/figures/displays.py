@@ -219,15 +219,17 @@ class CompletenessDisplay(Display):
     ----------
     table : pandas.DataFrame
         low, high [mag], injected, found, and accepted where there are scores.
+    instrumental : bool
+        Whether the zero point of the magnitudes is not known.
     """
 
-    def __init__(self, table):
-        self.table = table
+    def __init__(self, table, instrumental=False):
+        self.table, self.instrumental = table, instrumental
 
     @classmethod
-    def from_counts(cls, table: pd.DataFrame):
+    def from_counts(cls, table: pd.DataFrame, *, instrumental: bool = False):
         """From a table with columns low, high, injected, found and, if known, accepted."""
-        return cls(table.reset_index(drop=True))
+        return cls(table.reset_index(drop=True), instrumental)
 
     def _draw(self, ax):
         middle, n = 0.5 * (self.table["low"] + self.table["high"]), self.table["injected"].where(lambda v: v > 0)
@@ -237,7 +239,11 @@ class CompletenessDisplay(Display):
                 error = np.sqrt((share * (1 - share)).clip(lower=0) / n)
                 ax.errorbar(middle, 100 * share, 100 * error, fmt="o-", color=colour, capsize=2, label=text)
         ax.axhline(50, color=NEUTRAL, linestyle=":", linewidth=1)
-        ax.set(xlabel="Injected magnitude [mag]", ylabel="Injected sources [%]", ylim=(-2, 103))
+        ax.set(
+            xlabel=f"Injected magnitude [{'instrumental ' if self.instrumental else ''}mag]",
+            ylabel="Injected sources [%]",
+            ylim=(-2, 103),
+        )
         ax.legend()
 
 

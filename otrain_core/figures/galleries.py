@@ -36,8 +36,12 @@ class CutoutGallery:
         n: int = 16,
         channel: str = "difference",
         scores: np.ndarray | None = None,
+        instrumental: bool = False,
     ):
-        """Draw `n` cutouts of each class at random; captions give the magnitude and the score if given."""
+        """Draw `n` cutouts of each class at random; captions give the magnitude and the score if given.
+
+        `instrumental`: the zero point of the magnitudes is not known, and the captions say so.
+        """
         position = [str(name) for name in np.atleast_1d(cube["channels"])].index(channel)
         panels, captions, rows = {}, {}, {}
         for value, name in ((0, "False"), (1, "True")):
@@ -45,7 +49,7 @@ class CutoutGallery:
             index = np.sort(rng.choice(index, min(n, index.size), replace=False))
             rows[name] = index
             panels[name] = np.asarray(cube["cube"][index][..., position], dtype=np.float32)
-            captions[name] = [_caption(cube, int(row), scores) for row in index]
+            captions[name] = [_caption(cube, int(row), scores, instrumental) for row in index]
         return cls(panels, captions, rows)
 
     def plot(self, figure=None, *, columns: int = 4):
@@ -164,10 +168,10 @@ class GradCamGallery:
         axes[2].set_title(f"{100 * self.arrays['energy'][row]:.0f} % within 1 FWHM", fontsize=6.5, pad=2)
 
 
-def _caption(cube: Mapping[str, np.ndarray], row: int, scores: np.ndarray | None) -> str:
+def _caption(cube: Mapping[str, np.ndarray], row: int, scores: np.ndarray | None, instrumental: bool = False) -> str:
     parts = []
     if "mags" in cube and np.isfinite(cube["mags"][row]):
-        parts.append(f"{cube['mags'][row]:.2f} mag")
+        parts.append(f"{cube['mags'][row]:.2f} {'instr. ' if instrumental else ''}mag")
     if scores is not None:
         parts.append(f"score {scores[row]:.2f}")
     return ", ".join(parts) or "no magnitude"

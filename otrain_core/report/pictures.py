@@ -25,9 +25,12 @@ def training_figures(folder: str | Path) -> dict[str, str]:
     return {name: embed(figure) for name, figure in drawn.items()}
 
 
-def gallery(cube: Mapping[str, np.ndarray], *, scores: np.ndarray | None = None, seed: int = 0) -> str:
+def gallery(
+    cube: Mapping[str, np.ndarray], *, scores: np.ndarray | None = None, seed: int = 0, instrumental: bool = False
+) -> str:
     """Random True and False cutouts of the difference, captions with magnitude and score."""
-    shown = CutoutGallery.from_cube(cube, rng=np.random.default_rng(seed), n=20, scores=scores)
+    rng = np.random.default_rng(seed)
+    shown = CutoutGallery.from_cube(cube, rng=rng, n=20, scores=scores, instrumental=instrumental)
     return embed(shown.plot(columns=5).figure_)
 
 
@@ -85,13 +88,13 @@ def _even_draw(cube: Mapping[str, np.ndarray], label: int, rng: np.random.Genera
     return first[np.argsort(np.asarray(cube["artefacts"])[first].astype(str), kind="stable")]
 
 
-def completeness(table: pd.DataFrame) -> str:
+def completeness(table: pd.DataFrame, *, instrumental: bool = False) -> str:
     """Injected sources found, and called True, against magnitude (see `completeness_table`)."""
     _, ax = new_figure(5.2, 3.6)
-    return embed(CompletenessDisplay.from_counts(table).plot(ax).figure_)
+    return embed(CompletenessDisplay.from_counts(table, instrumental=instrumental).plot(ax).figure_)
 
 
-def quality_plots(quality: pd.DataFrame) -> str:
+def quality_plots(quality: pd.DataFrame, *, instrumental: bool = False) -> str:
     """Noise spread, depth, seeing and flux bias of all images of a cube, in the order of the sheet."""
     from matplotlib import style
 
@@ -101,7 +104,7 @@ def quality_plots(quality: pd.DataFrame) -> str:
         (axes[0, 0], "Noise spread of the difference", [("noise_spread", TRUE_COLOUR, "")], 1.0),
         (
             axes[0, 1],
-            "Depth [mag]",
+            f"Depth [{'instrumental ' if instrumental else ''}mag]",
             [("limit_5sigma_mag", NEUTRAL, "5-sigma limit"), ("completeness_50_mag", TRUE_COLOUR, "50 % completeness")],
             None,
         ),

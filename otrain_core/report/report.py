@@ -210,6 +210,7 @@ def _cube_part(
 ) -> dict[str, Any]:
     """All that the page says about one cube and its trainings."""
     simulated, gate = telescope.get("source") == "simulated", config.gate
+    instrumental = bool((quality["zero_point"] == "assumed").any())
     part: dict[str, Any] = {
         "name": name,
         "id": name.replace("/", "-"),
@@ -217,7 +218,10 @@ def _cube_part(
         "simulated": simulated,
         "record": read_record(folder / "cube.json"),
         "quality": quality.to_dict("records"),
-        "quality_plots": figures.quality_plots(quality) if (quality["status"] == "ok").any() else None,
+        "instrumental": instrumental,
+        "quality_plots": figures.quality_plots(quality, instrumental=instrumental)
+        if (quality["status"] == "ok").any()
+        else None,
         "splits": {title: _split_counts(folder / file) for title, file in SPLITS.items()},
         "figures": {},
         "artefacts": [],
@@ -230,7 +234,7 @@ def _cube_part(
     table = pd.DataFrame()
     if cube is not None:
         part["figures"] = {
-            "gallery": figures.gallery(cube),
+            "gallery": figures.gallery(cube, instrumental=instrumental),
             "true": figures.triplets(cube, label=1),
             "false": figures.triplets(cube, label=0),
         }
@@ -240,7 +244,7 @@ def _cube_part(
     else:
         table = completeness.completeness_table(_image_folders(folder, quality))
     if len(table):
-        part["figures"]["completeness"] = figures.completeness(table)
+        part["figures"]["completeness"] = figures.completeness(table, instrumental=instrumental)
         part["completeness"] = table.to_dict("records")
     part["trainings"] = [_training_part(run, summary, best=run == best, gate=gate) for run in runs]
     part["verdict"] = verdict(part, best, champion, gate, tune=_tune_mcc(summary))

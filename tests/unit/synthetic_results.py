@@ -80,7 +80,13 @@ def write_image(root: Path, telescope: str, pipeline: str, name: str, rng, *, fa
         cpu, rss = rng.uniform(0.5, 4), rng.uniform(150, 400)
         path.write_text(f"{BENCHMARK}{cpu * 1.1:.4f}\t0:00:03\t{rss:.2f}\t900\t100\t100\t1\t2\t80.0\t{cpu:.2f}\n")
     limit = rng.normal(20.4, 0.1)
-    psf = {"limit_mag": limit, "seeing_arcsec": rng.normal(3, 0.2), "seeing_px": 2.5, "pixel_scale": 1.2}
+    psf = {
+        "limit_mag": limit,
+        "zero_point_source": "header",
+        "seeing_arcsec": rng.normal(3, 0.2),
+        "seeing_px": 2.5,
+        "pixel_scale": 1.2,
+    }
     io.write_json(folder / "psf.json", psf | {"width": 1024, "height": 1024})
     if failed:
         reason = {"image": name, "key": "SATURATE", "message": "61 % of the pixels are saturated", "step": "prepare"}

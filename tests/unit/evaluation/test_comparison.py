@@ -13,7 +13,13 @@ def row(telescope, pipeline, image, **values):
     base = {"telescope": telescope, "pipeline": pipeline, "image": image, "status": "ok", "reason": ""}
     base |= {"n_injected": 100, "n_recovered": 80, "n_true": 70, "n_false": 50, "candidates": 140}
     base |= {"bright_injected": 60, "bright_recovered": 57, "noise_spread": 1.0, "flux_bias": 0.01}
-    base |= {"completeness_50_mag": 18.9, "limit_5sigma_mag": 19.0, "seeing_arcsec": 3.0, "pixel_scale": 1.5}
+    base |= {
+        "completeness_50_mag": 18.9,
+        "limit_5sigma_mag": 19.0,
+        "zero_point": "header",
+        "seeing_arcsec": 3.0,
+        "pixel_scale": 1.5,
+    }
     base |= {"field_sq_deg": 0.5, "subtraction": "alard-lupton", "psf_cpu_seconds": 2.0, "subtract_cpu_seconds": 3.0}
     return base | {"psf_peak_mb": 300.0, "subtract_peak_mb": 700.0} | values
 

@@ -81,6 +81,9 @@ def test_completeness_counts_injections():
     table = pd.DataFrame({"low": [15, 17, 19], "high": [17, 19, 21], "injected": [4, 4, 0], "found": [4, 3, 0]})
     display = displays.CompletenessDisplay.from_counts(table.assign(accepted=[4, 2, 0])).plot()
     assert labels_of(display.ax_) == ["detected", "and called True"]
+    assert display.ax_.get_xlabel() == "Injected magnitude [mag]"
+    unknown = displays.CompletenessDisplay.from_counts(table, instrumental=True).plot()
+    assert unknown.ax_.get_xlabel() == "Injected magnitude [instrumental mag]"
     found, called = (bars.lines[0].get_ydata() for bars in display.ax_.containers)
     assert found[:2].tolist() == [100, 75] and called[:2].tolist() == [100, 50] and np.isnan(found[2])
 

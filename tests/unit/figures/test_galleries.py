@@ -55,3 +55,11 @@ def test_the_lowest_and_the_highest_of_many_blocks():
     few = Extremes(4)
     few.add({"difference": planes[:3]}, probability[:3], ["a", "b", "c"])
     assert [len(panel) for panel in few.gallery().panels.values()] == [1, 2]
+
+
+def test_captions_say_where_the_zero_point_is_not_known():
+    cube = make_cube(8, size=9)
+    for instrumental, unit in ((False, "mag"), (True, "instr. mag")):
+        gallery = CutoutGallery.from_cube(cube, rng=np.random.default_rng(0), n=4, instrumental=instrumental)
+        row = int(gallery.rows["True"][0])
+        assert gallery.captions["True"][0] == f"{cube['mags'][row]:.2f} {unit}"

@@ -49,3 +49,6 @@ def test_quality_has_one_point_an_image(drawn):
     pictures.quality_plots(quality)
     assert len(drawn[0].axes) == 4
     assert [len(ax.lines[0].get_xdata()) for ax in drawn[0].axes] == [3] * 4
+    assert drawn[0].axes[1].get_ylabel() == "Depth [mag]"
+    pictures.quality_plots(quality, instrumental=True)
+    assert drawn[1].axes[1].get_ylabel() == "Depth [instrumental mag]"
