@@ -236,7 +236,7 @@ def test_snapshots_take_the_psf_of_the_nearest_cell():
     for seed in range(12):
         own, truth = inject(flat, model, record, seed=seed, **common)
         one, same = inject(flat, model, record, seed=seed, psf_snapshots=1, **common)
-        fine, _ = inject(flat, model, record, seed=seed, psf_snapshots=384, **common)
+        fine, _ = inject(flat, model, record, seed=seed, psf_snapshots=96, **common)
         assert same.equals(truth)
         np.testing.assert_allclose(fine, own, atol=2e-2 * (own.max() - 100))
         if truth[["x", "y"]].stack().between(20, 360).all():
