@@ -14,8 +14,8 @@ from otrain_core.cli.classify import load_classifier
 from otrain_core.errors import ConfigError, OtrainError
 from otrain_core.io import write_json
 from otrain_core.night.outputs import in_words, write_search
-from otrain_core.night.recipe import Recipe, read_recipe
 from otrain_core.night.search import search_image
+from otrain_core.plan.recipe import Recipe, read_recipe
 from otrain_core.safe import safe_name
 
 log = logging.getLogger("otrain")

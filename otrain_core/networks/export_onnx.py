@@ -102,6 +102,7 @@ def export_onnx_files(
     metrics: str | Path,
     onnx: str | Path,
     seed: int,
+    recipe: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the network of a training as ONNX, checked on cutouts of its cube.
 
@@ -113,6 +114,8 @@ def export_onnx_files(
         File written.
     seed : int
         Draws the cutouts of the check.
+    recipe : mapping, optional
+        How the cutouts were made (`otrain_core.plan.recipe.Recipe.record`), so that `otrain search` makes its own alike.
 
     Raises
     ------
@@ -128,6 +131,8 @@ def export_onnx_files(
     rows = np.sort(rng.permutation(len(arrays["labels"]))[:N_CHECKED])
     inputs = select_inputs(arrays, inputs=input_stage(network).channels, size=network.input_shape[1], rows=rows)
     about = model_record(read_json(metrics), read_json(train_record), arrays, read_table(scores))
+    if recipe:
+        about["recipe"] = dict(recipe)
     export_model(network, onnx, about=about, cutouts=inputs, rng=rng)
 
 

@@ -19,10 +19,10 @@ from otrain_core.io import plain_values
 from otrain_core.night.ledger import Ledger, alone
 from otrain_core.night.outputs import write_scores, write_search, write_stamps
 from otrain_core.night.page import write_index, write_page
-from otrain_core.night.recipe import Recipe
 from otrain_core.night.references import References
 from otrain_core.night.search import search_image
 from otrain_core.night.watch import file_digest, watch
+from otrain_core.plan.recipe import Recipe
 from otrain_core.safe import safe_name
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from otrain_core.classify.descriptors import DESCRIPTORS
 from otrain_core.images.prepare import prepare_files
 from otrain_core.images.subtract import subtract_files
 from otrain_core.io import read_json, read_table, write_table
-from otrain_core.night.recipe import Recipe
+from otrain_core.plan.recipe import Recipe
 from otrain_core.stars.psf import psf_files
 
 if TYPE_CHECKING:

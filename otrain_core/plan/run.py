@@ -9,7 +9,8 @@ from typing import Any
 from otrain_core.errors import ConfigError
 from otrain_core.plan.config import Config, load_config
 from otrain_core.plan.inputs import Inputs, used_telescopes
-from otrain_core.plan.pipelines import STEP_OPTIONS
+from otrain_core.plan.pipelines import STEP_OPTIONS, Pipeline
+from otrain_core.plan.recipe import STEPS, Recipe
 from otrain_core.plan.sections import read_yaml
 from otrain_core.plan.sheets import ImageRow, read_images, read_labels
 from otrain_core.plan.studies import Studies
@@ -138,6 +139,15 @@ class Run:
     def used_telescopes(self) -> list[str]:
         """Telescopes whose cubes the run makes, sorted."""
         return used_telescopes(self.config)
+
+    def recipe(self, telescope: str, pipeline: str) -> dict[str, Any] | None:
+        """How the cutouts of a cube were made, for its models; None of pools and of ready-made cutouts."""
+        entry = self.telescopes.get(telescope)
+        if entry is None or entry.source == "folders":
+            return None
+        steps = self.config.pipelines[pipeline]
+        options = {step: steps.options(telescope, step) for step in STEPS}
+        return Recipe(Pipeline(**options), entry.detector, telescope=telescope, name=pipeline).record()
 
     def options(self, telescope: str, pipeline: str, step: str) -> dict[str, Any]:
         """Options of one step of a pipeline for a telescope."""

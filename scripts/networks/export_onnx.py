@@ -13,4 +13,5 @@ with job_logging(snakemake):
         metrics=snakemake.input.metrics,
         onnx=snakemake.output.onnx,
         seed=snakemake.params.seed,
+        recipe=snakemake.params.recipe,
     )

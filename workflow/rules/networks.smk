@@ -90,6 +90,7 @@ rule export_onnx:
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         seed=RUN.config.seed,
+        recipe=lambda wildcards: RUN.recipe(wildcards.telescope, wildcards.pipeline),
         code=code_of("networks/export_onnx"),
     script:
         "../../scripts/networks/export_onnx.py"

@@ -9,8 +9,8 @@ from astropy.table import Table
 from otrain_core.cli.main import main
 from otrain_core.cli.search import image_names
 from otrain_core.errors import ConfigError
-from otrain_core.night.recipe import Recipe
 from otrain_core.plan.pipelines import DetectOptions, Pipeline
+from otrain_core.plan.recipe import Recipe
 from otrain_core.plan.telescopes import Detector
 from tests.unit.synthetic_night import NEW, nearest
 from tests.unit.tiny_onnx import write_tiny

@@ -21,9 +21,9 @@ from otrain_core.errors import OtrainError
 from otrain_core.night import night as module
 from otrain_core.night.ledger import Ledger
 from otrain_core.night.night import Night, night_of
-from otrain_core.night.recipe import Recipe
 from otrain_core.night.references import References
 from otrain_core.plan.pipelines import Pipeline
+from otrain_core.plan.recipe import Recipe
 from otrain_core.plan.telescopes import Detector
 from tests.unit.synthetic_night import NEW
 

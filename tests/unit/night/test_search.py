@@ -6,9 +6,9 @@ import pytest
 from otrain_core.classify import Classifier
 from otrain_core.errors import ImageError
 from otrain_core.images.frames import read_planes
-from otrain_core.night.recipe import Recipe
 from otrain_core.night.search import COLUMNS, flipped, search_image
 from otrain_core.plan.pipelines import DetectOptions, Pipeline
+from otrain_core.plan.recipe import Recipe
 from otrain_core.plan.telescopes import Detector
 from tests.unit.synthetic_night import FADED, NEW, nearest
 

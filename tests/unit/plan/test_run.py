@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from otrain_core.errors import ConfigError
+from otrain_core.plan.recipe import read_recipe
 from otrain_core.plan.run import Run
 
 
@@ -102,3 +103,16 @@ def test_cutouts_smaller_than_an_experiment_asks_are_told(root):
     values = {"experiments": {"paper": {"size": 48}, "otrain2": {}}}
     with pytest.raises(ConfigError, match="experiments.paper.size: 48 px, but the cutouts of demo/builtin have 32 px"):
         made(root, **values)
+
+
+def test_the_recipe_of_a_model_is_what_its_cutouts_were_made_with(tmp_path):
+    """With the options of the telescope, and what differs for it; a pool has none."""
+    images = IMAGE_HEAD + "t1,a,a.fits,science,,ref.fits\n"
+    values = _sheets(tmp_path, TELESCOPE, images)
+    changed = {"detect": {"threshold": 6.0}}
+    values["pipelines"] = {"builtin": {"detect": {"min_area": 2}, "telescopes": {"t1": changed}}}
+    run = Run.from_config(values)
+    recipe = read_recipe({"recipe": run.recipe("t1", "builtin")}, where="model")
+    assert recipe.pipeline.detect.threshold == 6.0 and recipe.pipeline.detect.min_area == 2
+    assert recipe.detector.gain == 2.0 and (recipe.telescope, recipe.name) == ("t1", "builtin")
+    assert run.recipe("pool", "builtin") is None

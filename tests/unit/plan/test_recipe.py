@@ -5,8 +5,8 @@ import json
 import pytest
 
 from otrain_core.errors import ConfigError
-from otrain_core.night.recipe import Recipe, read_recipe
 from otrain_core.plan.pipelines import DetectOptions, Pipeline
+from otrain_core.plan.recipe import Recipe, read_recipe
 from otrain_core.plan.telescopes import Detector
 
 RECIPE = Recipe(Pipeline(detect=DetectOptions(threshold=6.0)), Detector(gain=1.5), telescope="T", name="builtin")
