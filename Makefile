@@ -43,8 +43,8 @@ demo: setup ## simulated telescope from raw sky to a registered classifier (12 m
 	@$(RUN) snakemake --cores $(CORES) --scheduler greedy --scheduler-subsample 20 --configfile $(CONFIG) --rerun-incomplete --show-failed-logs --quiet rules
 	@$(RUN) python -m otrain_core.evaluation.closing results
 
-resume: setup ## go on with a run whose process has died, on a cluster or not (WAIT=1: its jobs may end first)
-	@$(RUN) python -m otrain_core.jobs.resume $(if $(WAIT),--wait) $(if $(GONE),--gone)
+resume: setup ## go on with a run whose process has died, on a cluster or not (WAIT=1: its jobs may end first; KEEP_GOING=1: bad images are left out)
+	@$(RUN) python -m otrain_core.jobs.resume $(if $(WAIT),--wait) $(if $(GONE),--gone) $(if $(KEEP_GOING),--keep-going)
 
 # A Slurm for tests/cluster, which start daemons of their own; without it they are skipped by name.
 slurm-programs: ## install Slurm and munge (Debian packages, as root)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -112,6 +113,14 @@ def read_json(path: str | Path) -> Any:
     """
     raise_if_failed(path)
     return json.loads(Path(path).read_text())
+
+
+def split_extension(path: str | Path) -> tuple[Path, str | None]:
+    """A path without the extension that it names: ``night.fits[SCI]``, ``night.fits[2]``, ``night.fits[SCI,2]``."""
+    match = re.fullmatch(r"(.+)\[([A-Za-z0-9_.+ \-]+(?:,\d+)?)\]", str(path))
+    if match is None or Path(path).is_file():
+        return Path(path), None
+    return Path(match[1]), match[2].strip()
 
 
 def digest(path: str | Path) -> str:

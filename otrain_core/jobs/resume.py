@@ -134,6 +134,31 @@ def forget() -> None:
     RECORD.unlink(missing_ok=True)
 
 
+def last_words(failures: str | Path, *, keep_going: bool) -> str:
+    """What to do after a run that ended early.
+
+    Parameters
+    ----------
+    failures : path-like
+        Folder of the records of failed images, ``results/failures``.
+    keep_going : bool
+        Whether the run left bad images out.
+    """
+    from otrain_core.results import read_record
+
+    records = [record for path in sorted(Path(failures).rglob("*.json")) if (record := read_record(path))]
+    if keep_going or not records:
+        return "`make resume` tries again what is missing."
+    first, more = records[0], len(records) - 1
+    told = f"image {first.get('image')}: {first.get('key')}: {first.get('message')}" + (
+        f" (and {more} more)" * (more > 0)
+    )
+    return (
+        f"{told}\nA bad image stops a run, and would stop it again: mend it or take its row out of the sheet, or leave "
+        "all such images out with `make resume KEEP_GOING=1` (Snakemake's --keep-going)."
+    )
+
+
 def _command(note: Mapping[str, Any]) -> str:
     return shlex.join(["snakemake", *note["arguments"]])
 
@@ -194,7 +219,7 @@ def _signal(process: psutil.Process, name: str) -> None:
         getattr(process, name)()
 
 
-def resume(*, wait: bool = False, gone: bool = False) -> int:
+def resume(*, wait: bool = False, gone: bool = False, keep_going: bool = False) -> int:
     """Go on with the last run of this folder.
 
     Parameters
@@ -203,6 +228,8 @@ def resume(*, wait: bool = False, gone: bool = False) -> int:
         Let the jobs that are in the queue end by themselves instead of cancelling them.
     gone : bool
         The user's word that a process on another machine, which cannot be seen from here, has died.
+    keep_going : bool
+        Leave bad images out from now on.
 
     Returns
     -------
@@ -227,6 +254,8 @@ def resume(*, wait: bool = False, gone: bool = False) -> int:
                 "make resume there; if that process is gone for good, make resume GONE=1"
             )
         stop_what_is_left(note, wait=wait)
+        if keep_going and not {"--keep-going", "-k"} & set(note["arguments"]):
+            note = {**note, "arguments": ["--keep-going", *note["arguments"]]}
         folder = Path.cwd()
         os.chdir(note["typed_in"])
         unlock = [sys.executable, "-m", "snakemake", "--unlock", *note["arguments"]]
@@ -261,10 +290,11 @@ def main() -> int:
     parser.add_argument("--directory", default=".", help="working directory of the run (default: this one)")
     parser.add_argument("--wait", action="store_true", help="let its jobs end instead of cancelling them")
     parser.add_argument("--gone", action="store_true", help="the process that ran on another machine has died")
+    parser.add_argument("--keep-going", action="store_true", help="leave bad images out from now on")
     arguments = parser.parse_args()
     try:
         os.chdir(arguments.directory)
-        return resume(wait=arguments.wait, gone=arguments.gone)
+        return resume(wait=arguments.wait, gone=arguments.gone, keep_going=arguments.keep_going)
     except (OtrainError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

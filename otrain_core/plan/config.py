@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from otrain_core.errors import ConfigError
 from otrain_core.plan.pipelines import GMADET, STDPIPE, Pipeline
 from otrain_core.plan.pools import is_pool
-from otrain_core.plan.sections import Name, Section, explain_first
+from otrain_core.plan.sections import Name, Section, check_extent, explain_first
 from otrain_core.plan.telescopes import OLD_SHEET
 
 Channel = Literal["difference", "science", "reference", "mask", "psf"]
@@ -356,6 +356,7 @@ def load_config(values: dict[str, Any], *, where: str = "config") -> Config:
     ConfigError
         Names the key, the value and what is allowed.
     """
+    check_extent(values, where=where)
     try:
         return Config.model_validate(values)
     except ValidationError as error:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from otrain_core.errors import ConfigError, ImageError
+from otrain_core.io import split_extension
 from otrain_core.plan.config import Config
 from otrain_core.plan.sheets import ImageRow
 from otrain_core.plan.telescopes import HIPS, Telescope, is_service
@@ -121,6 +123,64 @@ class Inputs:
             return entry.sky.variables + entry.sky.asteroids > 0
         return bool(entry.known)
 
+    def stamps(self, paths: Iterable[str | None]) -> list[list[int] | None]:
+        """Size [byte] and time of change [ns since 1970] of files of the user, None for others; of a folder the sums."""
+        return [_stamp(path) if path and not path.startswith("results/") else None for path in paths]
+
+    def reference_stamps(self, telescope: str, field: str) -> list[list[int] | None]:
+        """The same of the frames from which the reference of a field is stacked, and of their WCS headers."""
+        return self.stamps([*self.reference_frames(telescope, field), *self.reference_wcs(telescope, field)])
+
+    def source_files(self, telescope: str, key: str) -> list[str]:
+        """Files among the sources under `key` (catalogue or known) of a telescope."""
+        return [self._data(name) for name in self._telescopes[telescope].sources(key) if not is_service(name)]
+
+    def _place(self, path: str) -> tuple[str, str | None]:
+        """What two rows of one frame have in common: the file, links followed, and the extension."""
+        file, extension = split_extension(self._data(path))
+        return os.path.realpath(file), extension
+
+    def check_rows(self, telescope: str) -> None:
+        """Refuse frames that stand for two images, or for an image and its reference.
+
+        Copies of one frame would stand on both sides of the split, and a difference of a frame with itself is empty.
+
+        Raises
+        ------
+        ConfigError
+        """
+        seen: dict[tuple[str, str | None], str] = {}
+        for name in self._images[telescope]:
+            row = self.sheet[telescope][name]
+            place = self._place(row.path)
+            if place in seen:
+                raise ConfigError(f"image {name}: path: {row.path} is the file of image {seen[place]} too")
+            seen[place] = name
+            if row.reference and not row.reference.startswith(HIPS) and self._place(row.reference) == place:
+                raise ConfigError(f"image {name}: reference: {row.reference} is the science image itself")
+
+    def warnings(self) -> list[str]:
+        """What is likely a mistake of the image sheet: science frames that are part of their own reference."""
+        told = []
+        for telescope in used_telescopes(self._config):
+            if self._telescopes[telescope].source != "images":
+                continue
+            rows = [self.sheet[telescope][name] for name in self._images[telescope]]
+            stacked = {
+                (field, self._place(row.path))
+                for (owner, field), frames in self._reference_rows.items()
+                if owner == telescope
+                for row in frames
+            }
+            shared = [row.image for row in rows if (row.field, self._place(row.path)) in stacked]
+            if shared:
+                told.append(
+                    f"telescope {telescope}: {len(shared)} of {len(rows)} science images are also in the stack of "
+                    f"their reference ({', '.join(shared[:3])}{', ...' * (len(shared) > 3)}): a source that shines in "
+                    "such a frame is subtracted from itself; stack the reference from other frames"
+                )
+        return told
+
     def check_files(self) -> None:
         """Look for every file that the telescopes of the run and their rows of the image sheet name.
 
@@ -131,14 +191,23 @@ class Inputs:
         """
         for telescope in used_telescopes(self._config):
             for key in ("catalogue", "known"):
-                for name in self._telescopes[telescope].sources(key):
-                    if not is_service(name) and not Path(self._data(name)).is_file():
-                        raise ConfigError(f"telescope {telescope}: {key}: {self._data(name)}: no such file")
+                for file in self.source_files(telescope, key):
+                    if not Path(file).is_file():
+                        raise ConfigError(f"telescope {telescope}: {key}: {file}: no such file")
             for name, row in self.sheet.get(telescope, {}).items():
                 for key in ("path", "reference", "wcs"):
                     path = getattr(row, key)
-                    if path and not path.startswith(HIPS) and not Path(self._data(path)).is_file():
+                    if path and not path.startswith(HIPS) and not split_extension(self._data(path))[0].is_file():
                         raise ImageError(name, key, f"{self._data(path)}: no such file")
+
+
+def _stamp(path: str) -> list[int] | None:
+    file = split_extension(path)[0]
+    try:
+        found = [entry.stat() for entry in file.rglob("*")] if file.is_dir() else [file.stat()]
+    except OSError:  # missing: the job itself tells
+        return None
+    return [sum(entry.st_size for entry in found), sum(entry.st_mtime_ns for entry in found)]
 
 
 def used_telescopes(config: Config) -> list[str]:

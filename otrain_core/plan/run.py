@@ -112,6 +112,7 @@ class Run:
         images, sheet = self.inputs.sheet.get(telescope, {}), self.config.images
         if not self.inputs.images(telescope):
             raise ConfigError(f"telescope {telescope}: no science image in the sheet of images ({sheet})")
+        self.inputs.check_rows(telescope)
         fields = {image.field for image in images.values() if image.role == "reference"}
         for name in self.inputs.images(telescope):
             if images[name].field is not None and images[name].field not in fields:

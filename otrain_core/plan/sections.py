@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from otrain_core.errors import ConfigError
 
+MAX_VALUES = 1_000_000  # of a configuration; the largest sensible one has some thousands
+MAX_DEPTH = 50
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_+.-]*"
 
 
@@ -31,20 +33,68 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     import yaml
 
+    path = Path(path)
+    if path.exists() and not path.is_file():  # a directory, or a pipe that would be waited for
+        raise ConfigError(f"{path}: not a file")
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _loader())
     except OSError as error:
         raise ConfigError(f"{path}: {(error.strerror or str(error)).lower()}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a text file in UTF-8") from None
-    except yaml.YAMLError as error:
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: not YAML: {reason}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: keys and values are needed, found {type(values).__name__}")
+    check_extent(values, where=str(path))
     return values
+
+
+def _loader() -> type:
+    """A loader of plain values that refuses a key that stands twice, of which YAML would take the last."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node, deep=False):
+            seen = set()
+            for key, _ in node.value:
+                if key.tag != "tag:yaml.org,2002:merge" and isinstance(key.value, str):
+                    if key.value in seen:
+                        line = key.start_mark.line + 1
+                        raise yaml.constructor.ConstructorError(None, None, f"line {line}: {key.value!r} stands twice")
+                    seen.add(key.value)
+            return super().construct_mapping(node, deep)
+
+    return Loader
+
+
+def check_extent(values: Any, *, where: str) -> None:
+    """Refuse values whose anchors repeat each other: a page of YAML can stand for more than a memory holds.
+
+    Raises
+    ------
+    ConfigError
+        More than `MAX_VALUES` values once all anchors are written out, deeper than `MAX_DEPTH`, or a loop.
+    """
+    sizes: dict[int, int] = {}  # by identity: what an anchor names is counted once, and added at every place
+
+    def extent(value: Any, depth: int) -> int:
+        if not isinstance(value, dict | list):
+            return 1
+        if depth > MAX_DEPTH:
+            raise ConfigError(f"{where}: nested too deeply, or an anchor within itself")
+        if id(value) not in sizes:
+            items = value.values() if isinstance(value, dict) else value
+            sizes[id(value)] = 1 + sum(extent(item, depth + 1) for item in items)
+        return sizes[id(value)]
+
+    if extent(values, 0) > MAX_VALUES:
+        raise ConfigError(f"{where}: more than {MAX_VALUES} values once its anchors are written out")
 
 
 def explain_first(error: ValidationError, where: str) -> str:

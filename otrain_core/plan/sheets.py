@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import csv
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from otrain_core.errors import ConfigError
-from otrain_core.plan.sections import Name, Section, explain_first, near_name
+from otrain_core.plan.sections import Name, Section, explain_first
+from otrain_core.plan.spreadsheets import read_rows
+
+NUMBERS = {"x", "y"}  # columns that hold numbers
 
 
 class ImageRow(Section):
@@ -76,24 +79,14 @@ class LabelRow(Section):
 
 
 def _read_sheet(path: str | Path, model: type[Section]) -> list[Any]:
-    path = Path(path)
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
-    except FileNotFoundError:
-        raise ConfigError(f"sheet {path}: no such file") from None
     parsed = []
-    for number, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise ConfigError(f"sheet {path}, row {number}: not as many cells as the header has columns")
-        cells = {key.strip(): value.strip() for key, value in row.items() if value.strip() != ""}
-        for key in row:
-            if key.strip() not in model.model_fields:
-                raise ConfigError(f"sheet {path}: {key.strip()}: unknown column{near_name(key.strip(), '')}")
+    for line, cells in read_rows(path, model.model_fields):
+        for key in NUMBERS.intersection(cells):  # spreadsheets of many countries write 3,5
+            cells[key] = re.sub(r"^([-+]?\d+),(\d+)$", r"\1.\2", cells[key])
         try:
             parsed.append(model.model_validate(cells))
         except ValidationError as error:
-            raise ConfigError(explain_first(error, f"sheet {path}, row {number}")) from None
+            raise ConfigError(explain_first(error, f"sheet {path}, row {line}")) from None
     return parsed
 
 

@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(workflow.basedir).parent))
 os.environ |= {"PYTHONPATH": os.pathsep.join([sys.path[0], *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 from otrain_core.errors import OtrainError
+from otrain_core.io import split_extension
 from otrain_core.jobs.digest import code_digest
 from otrain_core.jobs.job import KEEP_GOING
 from otrain_core.plan.sections import NAME_PATTERN
@@ -48,6 +49,7 @@ def detector(wildcards):
 
 def if_exists(path):
     """An input only where it exists: the job itself tells of a missing file, image by image."""
+    path = path and str(split_extension(path)[0])
     return path if path and (path.startswith("results/") or Path(path).exists()) else []
 
 
@@ -71,6 +73,16 @@ def science_path(wildcards):
 
 def reference_path(wildcards):
     return RUN.inputs.reference(wildcards.telescope, wildcards.image)
+
+
+def science_stamps(wildcards):
+    """Size and time of a science image and its WCS: a file with an older date in place of another is a change too."""
+    return RUN.inputs.stamps([science_path(wildcards), wcs_path(wildcards)])
+
+
+def catalogue_stamps(wildcards):
+    sources = [RUN.inputs.source_files(wildcards.telescope, key) for key in ("catalogue", "known")]
+    return science_stamps(wildcards) + RUN.inputs.stamps(sum(sources, []))
 
 
 def wcs_path(wildcards):
@@ -144,6 +156,8 @@ def choose_what_a_bad_image_does():
 
     Jobs read the choice from their environment, so that it does not count as a changed parameter.
     """
+    for warning in RUN.inputs.warnings():
+        print(f"warning: {warning}", file=sys.stderr)
     if workflow.execution_settings.keep_going:
         os.environ |= {KEEP_GOING: "1"}
         return
@@ -156,6 +170,7 @@ def choose_what_a_bad_image_does():
 def report_unfinished():
     """Report of what there is, beside the real one, when a run ends early."""
     from otrain_core.evaluation.summary import summary_files
+    from otrain_core.jobs.resume import last_words
     from otrain_core.report.report import report_files
     from otrain_core.results import TABLES
 
@@ -178,4 +193,5 @@ def report_unfinished():
         rows={name: RUN.telescopes[name].model_dump() for name in RUN.used_telescopes()},
     )
     print(f"The run ended early. What there is, and what failed and why: {folder}/report.html", file=sys.stderr)
-    print("`make resume` tries again what is missing.", file=sys.stderr)
+    keep_going = workflow.execution_settings.keep_going
+    print(last_words("results/failures", keep_going=keep_going), file=sys.stderr)

@@ -21,6 +21,7 @@ rule cube:
         folder=lambda wildcards: RUN.inputs.folder(wildcards.telescope),
         seed=RUN.config.seed,
         options=RUN.config.cube.model_dump(),
+        stamps=lambda wildcards: RUN.inputs.stamps([RUN.inputs.folder(wildcards.telescope)]),
         code=code_of("cubes/cube"),
     script:
         "../../scripts/cubes/cube.py"

@@ -33,11 +33,16 @@ rule simulate:
         "../../scripts/sky/simulate.py"
 
 
+# What steps of an image wait for comes first (priority), or every prepared frame would wait for it on the disk.
+
+
 rule reference:
     """Stack the reference frames of one field of a telescope."""
     input:
         frames=lambda wildcards: [
-            path for path in RUN.inputs.reference_frames(wildcards.telescope, wildcards.field) if if_exists(path)
+            found
+            for path in RUN.inputs.reference_frames(wildcards.telescope, wildcards.field)
+            if (found := if_exists(path))
         ],
     output:
         reference="results/{telescope}/sky/{field}.reference.fits",
@@ -46,6 +51,7 @@ rule reference:
         "results/logs/{telescope}/sky/{field}/reference.log",
     benchmark:
         "results/benchmarks/{telescope}/sky/{field}/reference.tsv"
+    priority: 100
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
@@ -54,6 +60,7 @@ rule reference:
         frames=lambda wildcards: RUN.inputs.reference_frames(wildcards.telescope, wildcards.field),
         detector=detector,
         wcs=lambda wildcards: RUN.inputs.reference_wcs(wildcards.telescope, wildcards.field),
+        stamps=lambda wildcards: RUN.inputs.reference_stamps(wildcards.telescope, wildcards.field),
         code=code_of("sky/reference"),
     script:
         "../../scripts/sky/reference.py"
@@ -73,6 +80,7 @@ rule simulated_catalogue:
         "results/benchmarks/{telescope}/sky/{image}/catalogue.tsv"
     wildcard_constraints:
         telescope=telescopes_where(is_simulated),
+    priority: 100
     group:
         "image"
     threads: 1
@@ -100,6 +108,7 @@ rule catalogue:
         "results/benchmarks/{telescope}/sky/{image}/catalogue.tsv"
     wildcard_constraints:
         telescope=telescopes_where(lambda name: not is_simulated(name) and not RUN.inputs.asks_network(name)),
+    priority: 100
     group:
         "image"
     threads: 1
@@ -112,6 +121,7 @@ rule catalogue:
         source=catalogue_of("catalogue"),
         known_source=catalogue_of("known"),
         cache=NETWORK_CACHE,
+        stamps=catalogue_stamps,
         code=code_of("sky/catalogue"),
     script:
         "../../scripts/sky/catalogue.py"
@@ -130,6 +140,7 @@ rule fetch_catalogue:
         "results/benchmarks/{telescope}/sky/{image}/fetch_catalogue.tsv"
     wildcard_constraints:
         telescope=telescopes_where(lambda name: not is_simulated(name) and RUN.inputs.asks_network(name)),
+    priority: 100
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 1000 * attempt,
@@ -140,6 +151,7 @@ rule fetch_catalogue:
         source=catalogue_of("catalogue"),
         known_source=catalogue_of("known"),
         cache=NETWORK_CACHE,
+        stamps=catalogue_stamps,
         code=code_of("sky/catalogue"),
     script:
         "../../scripts/sky/catalogue.py"
@@ -155,6 +167,7 @@ rule survey_reference:
         "results/logs/{telescope}/sky/{image}/survey_reference.log",
     benchmark:
         "results/benchmarks/{telescope}/sky/{image}/survey_reference.tsv"
+    priority: 100
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
@@ -164,6 +177,7 @@ rule survey_reference:
         wcs=wcs_path,
         hips=lambda wildcards: RUN.inputs.hips(wildcards.telescope, wildcards.image),
         cache=NETWORK_CACHE,
+        stamps=science_stamps,
         code=code_of("sky/survey_reference"),
     script:
         "../../scripts/sky/survey_reference.py"

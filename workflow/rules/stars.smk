@@ -24,6 +24,7 @@ rule psf:
         options=step("psf"),
         needs_wcs=lambda wildcards: RUN.needs_wcs(wildcards.telescope, wildcards.pipeline),
         cutout_size=lambda wildcards: RUN.config.pipelines[wildcards.pipeline].cutouts.size,
+        stamps=science_stamps,
         code=code_of("stars/psf"),
     script:
         "../../scripts/stars/psf.py"

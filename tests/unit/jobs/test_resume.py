@@ -155,3 +155,24 @@ def test_the_note_of_a_living_run_stays(folder):
     first = note(pid=os.getppid(), started=psutil.Process(os.getppid()).create_time())
     resume.remember(executor="local")
     assert resume.read_note() == first
+
+
+def test_last_words_suggest_what_helps(tmp_path):
+    assert resume.last_words(tmp_path, keep_going=False) == "`make resume` tries again what is missing."
+    for name in ("b", "a"):
+        (tmp_path / "tel/sky" / name).mkdir(parents=True)
+        record = {"image": name, "key": "GAIN", "message": "no gain", "step": "psf"}
+        (tmp_path / "tel/sky" / name / "psf.json").write_text(json.dumps(record))
+    told = resume.last_words(tmp_path, keep_going=False)
+    assert told.startswith("image a: GAIN: no gain (and 1 more)\n")
+    assert "make resume KEEP_GOING=1" in told and "--keep-going" in told
+    assert resume.last_words(tmp_path, keep_going=True) == "`make resume` tries again what is missing."
+
+
+def test_bad_images_are_left_out_on_request(folder, commands):
+    resume.remember(executor="local")
+    note = json.loads(resume.RECORD.read_text())
+    resume.RECORD.write_text(json.dumps(note | {"pid": 2**22 + 1}))
+    assert resume.resume(keep_going=True) == 0
+    plain = ["--cores", "2", "--", "paper"]
+    assert commands == [["--unlock", "--keep-going", *plain], ["--rerun-incomplete", "--keep-going", *plain]]

@@ -56,3 +56,11 @@ def test_the_default_is_whole():
 def test_a_sweep_sets_one_option_and_leaves_the_rest():
     sweep = Sweep(option="size", values=[15], options={"epochs": 3})
     assert sweep.experiment(Experiment(batch_size=64), 15) == Experiment(batch_size=64, size=15, epochs=3)
+
+
+def test_anchors_that_repeat_each_other_are_refused():
+    values = {"x": 1}
+    for _ in range(40):
+        values = {"a": values, "b": values}
+    with pytest.raises(ConfigError, match="config: more than 1000000 values once its anchors are written out"):
+        load_config({"telescopes": values})

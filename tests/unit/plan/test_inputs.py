@@ -1,5 +1,7 @@
 """Inputs of a run: paths of images, references and catalogues."""
 
+import os
+
 import pytest
 
 from otrain_core.errors import ConfigError, ImageError
@@ -70,3 +72,61 @@ def test_missing_files_are_told_before_any_work(run, tmp_path):
         run.inputs.check_files()
     (tmp_path / "ref.fits").touch()
     run.inputs.check_files()
+
+
+def test_a_frame_of_the_user_replaced_by_an_older_one_is_a_change(run, tmp_path):
+    frame = tmp_path / "a.fits"
+    frame.write_bytes(b"first")
+    before = run.inputs.stamps([str(frame), None, "results/t1/sky/a/science.fits", str(tmp_path / "none.fits")])
+    assert before[1:] == [None, None, None]
+    frame.write_bytes(b"other")
+    os.utime(frame, ns=(0, before[0][1] - 10**9))
+    assert run.inputs.stamps([str(frame)]) == [[5, before[0][1] - 10**9]]
+    assert run.inputs.stamps([f"{frame}[SCI]"]) == run.inputs.stamps([str(frame)])
+
+
+def test_a_folder_of_cutouts_changes_with_its_files(run, tmp_path):
+    folder = tmp_path / "boxes"
+    (folder / "True").mkdir(parents=True)
+    (folder / "True/one.fits").write_bytes(b"1")
+    first = run.inputs.stamps([str(folder)])
+    (folder / "True/two.fits").write_bytes(b"2")
+    assert run.inputs.stamps([str(folder)]) != first
+
+
+def from_rows(root, tmp_path, rows, links=()):
+    (tmp_path / "images.csv").write_text(HEAD + rows)
+    for name, target in links:
+        (tmp_path / name).symlink_to(tmp_path / target)
+    values = {"telescopes": {"t1": {}}, "images": str(tmp_path / "images.csv"), "data_root": str(tmp_path)}
+    return Run.from_config(values | {"run": {"cubes": ["t1/builtin"]}}, root=root)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("t1,a,a.fits,,,r.fits,\nt1,b,./a.fits,,,r.fits,\n", "image b: path: ./a.fits is the file of image a too"),
+        ("t1,a,a.fits,,,r.fits,\nt1,b,link.fits,,,r.fits,\n", "image b: path: link.fits is the file of image a too"),
+        ("t1,a,a.fits[1],,,r.fits,\nt1,b,a.fits[1],,,r.fits,\n", "image b: path: .* is the file of image a too"),
+        ("t1,a,a.fits,,,link.fits,\n", "image a: reference: link.fits is the science image itself"),
+    ],
+)
+def test_one_frame_cannot_be_two_images_nor_its_own_reference(root, tmp_path, rows, message):
+    with pytest.raises(ConfigError, match=message):
+        from_rows(root, tmp_path, rows, links=[("link.fits", "a.fits")])
+
+
+def test_extensions_of_one_file_are_images_of_their_own(root, tmp_path):
+    run = from_rows(root, tmp_path, "t1,a,m.fits[1],,,r.fits,\nt1,b,m.fits[2],,,r.fits,\n")
+    assert run.inputs.images("t1") == ["a", "b"]
+    (tmp_path / "m.fits").touch()
+    (tmp_path / "r.fits").touch()
+    run.inputs.check_files()
+
+
+def test_science_frames_in_the_stack_of_their_reference_are_told(root, tmp_path):
+    rows = "t1,a,a.fits,,f,,\nt1,b,b.fits,,f,,\nt1,c,c.fits,,g,,\n"
+    stack = "t1,ra,a.fits,reference,f,,\nt1,rc,c.fits,reference,f,,\nt1,rg,g.fits,reference,g,,\n"
+    (told,) = from_rows(root, tmp_path, rows + stack).inputs.warnings()
+    assert told.startswith("telescope t1: 1 of 3 science images are also in the stack of their reference (a): ")
+    assert from_rows(root, tmp_path, rows + stack.replace("a.fits", "d.fits")).inputs.warnings() == []

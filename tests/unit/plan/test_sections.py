@@ -6,6 +6,10 @@ from pydantic import ValidationError
 from otrain_core.errors import ConfigError
 from otrain_core.plan.sections import Section, explain_first, near_name, read_yaml
 
+BOMB = b"a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + b"".join(
+    b"a%d: &a%d [%s]\n" % (k, k, b", ".join([b"*a%d" % (k - 1)] * 10)) for k in range(1, 9)
+)
+
 
 class Example(Section):
     """Two keys."""
@@ -41,6 +45,11 @@ def test_near_names():
         (b"a: [1", "bad.yaml: not YAML"),
         (b"- 1\n- 2\n", "bad.yaml: keys and values are needed, found list"),
         (b"a: \xff\xfe", "bad.yaml: not a text file in UTF-8"),
+        (b"a: 1\nb: 2\na: 3\n", "bad.yaml: not YAML: line 3: 'a' stands twice"),
+        (b"a: 2024-13-45\n", "bad.yaml: not YAML: month must be in 1..12"),
+        (b"a: &a [*a]\n", "bad.yaml: nested too deeply, or an anchor within itself"),
+        (b"a: " + b"[" * 5000 + b"]" * 5000, "bad.yaml: nested too deeply"),
+        (BOMB, "bad.yaml: more than 1000000 values once its anchors are written out"),
     ],
 )
 def test_bad_yaml_files(tmp_path, content, message):
@@ -56,5 +65,7 @@ def test_yaml_files(tmp_path):
     assert read_yaml(tmp_path / "empty.yaml") == {}
     with pytest.raises(ConfigError, match="none.yaml: no such file"):
         read_yaml(tmp_path / "none.yaml")
-    with pytest.raises(ConfigError, match="is a directory"):
+    with pytest.raises(ConfigError, match="not a file"):
         read_yaml(tmp_path)
+    (tmp_path / "shared.yaml").write_text("a: &a {x: 1}\nb: {<<: *a, x: 2}\nc: *a\n")
+    assert read_yaml(tmp_path / "shared.yaml") == {"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 1}}

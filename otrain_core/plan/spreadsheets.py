@@ -1,0 +1,141 @@
+"""Sheets as people save them: CSV of any usual coding and separator, and workbooks of Excel."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+
+from otrain_core.errors import ConfigError
+from otrain_core.plan.sections import near_name
+
+SEPARATORS = ",;\t|"
+MAX_BYTES = 200_000_000  # a sheet of a million rows is smaller
+WORKBOOK = b"PK\x03\x04"  # a ZIP archive: a workbook of Excel, or of another program
+OLD_WORKBOOK = b"\xd0\xcf\x11\xe0"  # of Excel before 2007
+
+Row = tuple[int, dict[str, str]]
+
+
+def read_rows(path: str | Path, columns: Collection[str]) -> list[Row]:
+    """Rows of a sheet as text, with the number of the line that each stands in.
+
+    Commas, semicolons, tabs or bars separate the cells; the text is UTF-8, UTF-16 (with its mark) or, where it is
+    neither, Windows-1252. Of a workbook (.xlsx) the first worksheet is read. Lines that begin with #, empty rows and
+    empty cells are left out. Where cells are separated by semicolons or tabs, decimal commas stay as they are.
+
+    Parameters
+    ----------
+    path : path-like
+    columns : collection of str
+        Columns that the sheet may have.
+
+    Returns
+    -------
+    list of tuple
+        Number of the line, from 1, and the cells by column.
+
+    Raises
+    ------
+    ConfigError
+        No such file, not a sheet, an unknown column, a column that stands twice, or a row of another length.
+    """
+    path = Path(path)
+    table = _workbook(path) if _begins_with(path, WORKBOOK) else _text_rows(path)
+    table = [(line, cells) for line, cells in table if any(cells) and not cells[0].startswith("#")]
+    if not table:
+        raise ConfigError(f"sheet {path}: empty: a line with the names of the columns is needed")
+    (_, header), rows = table[0], table[1:]
+    while not header[-1]:
+        header = header[:-1]
+    for name in header:
+        if header.count(name) > 1:
+            raise ConfigError(f"sheet {path}: {name or '(no name)'}: this column stands twice")
+        if name not in columns:
+            raise ConfigError(f"sheet {path}: {name or '(no name)'}: unknown column{near_name(name, '')}")
+    found = []
+    for line, cells in rows:
+        if len(cells) < len(header) or any(cells[len(header) :]):
+            raise ConfigError(f"sheet {path}, row {line}: not as many cells as the header has columns")
+        found.append((line, {name: cell for name, cell in zip(header, cells, strict=False) if cell}))
+    return found
+
+
+def _begins_with(path: Path, mark: bytes) -> bool:
+    if not path.exists():
+        raise ConfigError(f"sheet {path}: no such file")
+    if not path.is_file():  # a directory, or a pipe that would be waited for
+        raise ConfigError(f"sheet {path}: not a file")
+    if path.stat().st_size > MAX_BYTES:
+        raise ConfigError(f"sheet {path}: larger than {MAX_BYTES // 1_000_000} MB, which no sheet is")
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(mark)) == mark
+    except OSError as error:
+        raise ConfigError(f"sheet {path}: {(error.strerror or str(error)).lower()}") from None
+
+
+def _text_rows(path: Path) -> list[tuple[int, list[str]]]:
+    text = _decoded(path)
+    first, _, rest = text.partition("\n")
+    skipped = 0
+    if first.lower().startswith("sep=") and len(first.strip()) == 5:  # Excel names the separator so
+        separator, text, skipped = first.strip()[-1], rest, 1
+    else:
+        header = next((line for line in text.splitlines() if line.strip() and not line.startswith("#")), "")
+        separator = max(SEPARATORS, key=header.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    try:
+        return [(reader.line_num + skipped, [cell.strip() for cell in cells]) for cells in reader if cells]
+    except csv.Error as error:
+        raise ConfigError(f"sheet {path}: not a sheet of cells ({error})") from None
+
+
+def _decoded(path: Path) -> str:
+    raw = path.read_bytes()
+    if raw.startswith(OLD_WORKBOOK):
+        raise ConfigError(f"sheet {path}: a workbook of the old kind (.xls); save it as .xlsx or as CSV")
+    utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for coding in ("utf-16",) if utf16 else ("utf-8-sig", "cp1252"):
+        try:
+            text = raw.decode(coding)
+            break
+        except UnicodeDecodeError:
+            continue
+    else:
+        raise ConfigError(f"sheet {path}: not a text file (UTF-8, UTF-16 or Windows-1252)")
+    if "\0" in text:
+        raise ConfigError(f"sheet {path}: not a text file, but a binary one")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _workbook(path: Path) -> list[tuple[int, list[str]]]:
+    """Cells of the first worksheet."""
+    import openpyxl
+
+    wrong = f"sheet {path}: not a workbook that can be read (.xlsx); save it as CSV"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
+                raise ConfigError(f"sheet {path}: its content is larger than {MAX_BYTES // 1_000_000} MB")
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        rows = [
+            (line, [_cell(value) for value in values])
+            for line, values in enumerate(book.worksheets[0].iter_rows(values_only=True), start=1)
+        ]
+    except ConfigError:
+        raise
+    except Exception as error:  # of a damaged archive or its XML: openpyxl raises many kinds
+        raise ConfigError(f"{wrong} ({type(error).__name__})") from None
+    return [(line, cells) for line, cells in rows if cells]
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer():  # numbers of a workbook have no kind: 7 is 7.0
+        return str(int(value))
+    return str(value).strip()
