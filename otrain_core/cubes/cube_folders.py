@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from otrain_core.cubes.cutout_files import EXTENSIONS, EdgeCutoutError, find_cutouts, read_cutout
+from otrain_core.cubes.cutout_files import EXTENSIONS, EdgeCutoutError, find_cutouts, name_images, read_cutout
 from otrain_core.errors import CubeError
 
 
@@ -23,7 +23,8 @@ def stacks_from_folders(
 
     Header keys (Makhlouf et al. 2022, Sect. 2.3) and extensions are those of
     `otrain_core.cubes.cutout_files.read_cutout`: CANDID and EDGE are mandatory in a file without extension DIFF. The
-    image of a cutout is its IMAGE or else its CANDID without the running number at its end.
+    image of a cutout is its IMAGE or else its CANDID without the running number at its end; frames of one name in
+    several folders are images of their own.
 
     Parameters
     ----------
@@ -66,6 +67,8 @@ def stacks_from_folders(
             rows.append(row | {"label": label, "reason": "EDGE" if row["edge"] else f"folder {folder.name}"})
     if not rows:
         raise CubeError(f"{true_dir}, {false_dir}: all cutouts are cut off by the edge of their image")
+    for row, name in zip(rows, name_images([row.pop("image_path") for row in rows]), strict=True):
+        row["image"] = name
     stack: dict[str, np.ndarray] = {key: np.array([row[key] for row in rows]) for key in rows[0]}
     channels = list(channels or [name for name in EXTENSIONS if all(name in plane for plane in planes)])
     values = np.stack([np.stack([plane[name] for name in channels], axis=-1) for plane in planes])

@@ -72,7 +72,7 @@ def read_cutout(
     planes : dict of numpy.ndarray
         float32 (side, side), NaN where missing.
     row : dict
-        candid, image, edge, mag, magerr, filter, fwhm, x, y, ra, dec, snr, seeing, pixel_scale, artefact,
+        candid, image (its file name), image_path (as in the header), edge, mag, magerr, filter, fwhm, x, y, ra, dec, snr, seeing, pixel_scale, artefact,
         injection, kind, time.
 
     Raises
@@ -154,10 +154,11 @@ def _row(path: Path, header: Mapping[str, Any]) -> dict[str, Any]:
     if mag == 0 or np.isnan(mag):
         mag = magerr = np.nan
     image = _first(header, ("IMAGE", "FILE", "FILENAME"))
-    image = Path(str(image)).name if image else re.sub(r"[-_. ]?\d+$", "", candid)
+    image = str(image).strip() if image else re.sub(r"[-_. ]?\d+$", "", candid)
     return {
         "candid": candid,
-        "image": image.strip(),
+        "image": Path(image).name.strip(),
+        "image_path": image,
         "edge": _truth(path, "EDGE", header.get("EDGE", False)),
         "mag": mag,
         "magerr": magerr,
@@ -203,6 +204,36 @@ def _truth(path: Path, key: str, value: Any) -> bool:
     raise CubeError(f"{path}: {key}: True or False is needed, found {value!r}")
 
 
+def name_images(paths: Sequence[str]) -> list[str]:
+    """Names of images, by their paths in headers: the file alone, or as many folders before it as tell them apart.
+
+    The frames of two nights are often of one name, ``night1/science.fits`` and ``night2/science.fits``. Taken for one
+    image they would only be dealt together, but numbers of candidates that start anew in each would collide.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        One for each cutout.
+    """
+    parts = {path: [part for part in path.replace("\\", "/").split("/") if part] or [path] for path in set(paths)}
+    names = {path: 1 for path in parts}  # parts of the path that make the name
+    while True:
+        by_name: dict[str, set[str]] = {}
+        for path, n in names.items():
+            by_name.setdefault("/".join(parts[path][-n:]), set()).add(path)
+        longer = [
+            path
+            for same in by_name.values()
+            if len({tuple(parts[path]) for path in same}) > 1
+            for path in same
+            if names[path] < len(parts[path])
+        ]
+        if not longer:
+            return ["/".join(parts[path][-names[path] :]) for path in paths]
+        for path in longer:
+            names[path] += 1
+
+
 def read_blocks(
     paths: Sequence[str | Path], *, size: int | None = None, block: int = 256
 ) -> Iterator[tuple[dict[str, np.ndarray], list[dict[str, Any]]]]:
@@ -224,6 +255,7 @@ def read_blocks(
                 planes, row = read_cutout(path, size=size, strict=False)
             except EdgeCutoutError:
                 continue
+            row.pop("image_path")
             read.append((planes, row | {"file": str(path)}))
         if not read:
             continue

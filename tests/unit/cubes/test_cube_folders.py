@@ -94,3 +94,15 @@ def test_stacks_are_image_by_image(folders):
     assert first["candid"].tolist() == ["night0_0", "night0_3", "night0_100", "night0_103"]
     assert first["label"].tolist() == [1, 1, 0, 0] and first["stack"].shape == (4, 9, 9, 1)
     np.testing.assert_array_equal(first["stack"][:, 4, 4, 0], [0, 3, 100, 103])
+
+
+def test_frames_of_one_name_of_two_nights_are_two_images(tmp_path):
+    for folder, start in (("True", 0), ("False", 100)):
+        for k in range(6):
+            path = tmp_path / folder / f"c{start + k}.fits"
+            write_cutout(path, start + k, IMAGE=f"/data/night{k % 2}/science.fits")
+    arrays, record = from_folders(tmp_path)
+    assert record["n_images"] == 2
+    assert set(arrays["images"]) == {"night0/science.fits", "night1/science.fits"}
+    parity = arrays["cube"][:, 0, 0, 0] % 2
+    assert [name[5] for name in arrays["images"]] == [f"{value:.0f}" for value in parity]

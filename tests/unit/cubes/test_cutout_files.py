@@ -6,7 +6,7 @@ from astropy.io import fits
 
 from otrain_core.cubes.cube import cube_from_folders
 from otrain_core.cubes.cube_folders import class_folders
-from otrain_core.cubes.cutout_files import find_cutouts, read_blocks, read_cutout, write_cutouts
+from otrain_core.cubes.cutout_files import find_cutouts, name_images, read_blocks, read_cutout, write_cutouts
 from otrain_core.errors import CubeError
 from otrain_core.plan.config import CubeOptions
 from tests.unit.synthetic_cube import make_cube
@@ -146,3 +146,18 @@ def test_bad_folders_are_refused(tmp_path):
     _single(tmp_path / "b.fits", GMADET, shape=(21, 21))
     with pytest.raises(CubeError, match="different sizes"):
         list(read_blocks(find_cutouts(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["/data/a.fits", "/data/b.fits", "/data/a.fits"], ["a.fits", "b.fits", "a.fits"]),
+        (["/d/n1/science.fits", "/d/n2/science.fits"], ["n1/science.fits", "n2/science.fits"]),
+        (["/n1/r/s.fits", "/n2/r/s.fits", "/n2/g/t.fits"], ["n1/r/s.fits", "n2/r/s.fits", "t.fits"]),
+        (["s.fits", "/n1/s.fits", "C:\\n2\\s.fits"], ["s.fits", "n1/s.fits", "n2/s.fits"]),
+        (["/n1//s.fits", "/n1/s.fits"], ["s.fits", "s.fits"]),
+        (["", "/"], ["", "/"]),
+    ],
+)
+def test_frames_of_one_name_are_told_apart_by_their_folders(paths, names):
+    assert name_images(paths) == names
