@@ -103,6 +103,9 @@ def explain_first(error: ValidationError, where: str) -> str:
     if first["type"] == "extra_forbidden":
         return f"{where}: {key}: unknown key{near_name(key.split('.')[-1], error.title)}"
     value = first.get("input")
+    if first["type"] == "string_pattern_mismatch":
+        wrong = "a name of letters, digits and _ + . - is needed, which begins with a letter or a digit"
+        return f"{where}: {key}: {wrong} (found {value!r})"
     shown = f" (found {value!r})" if not isinstance(value, dict | BaseModel) else ""
     return f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}{shown}"
 

@@ -28,6 +28,7 @@ def test_images_by_telescope_sorted_with_comments_and_empty_cells(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("telescope,image,path\nt,n1 001,b\n", "row 2: image: a name of letters, digits .* is needed.*'n1 001'"),
         ("telescope,image,pth\nt,a,b\n", "pth: unknown column; did you mean 'path'"),
         ("telescope,image,path,role\nt,a,b,flat\n", "row 2: role: .*'science' or 'reference'.*'flat'"),
         ("telescope,image,path,role\nt,a,b,reference\n", "row 2: .*a reference frame needs field"),
