@@ -10,13 +10,35 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from otrain_core import __version__
 from otrain_core.errors import OtrainError
 
 LABELS = "labels.sqlite"  # beside the results: what people said is not to be deleted with them
 EPILOG = """exit status: 0 done; 1 refused, or found unfit (the reason is on standard error); 2 wrong usage; 3 (monitor) unlike the training set, 4 (monitor) cannot be told"""
+
+
+def _within(kind: Callable[[str], float], least: float, most: float, said: str) -> Callable[[str], float]:
+    """Type of an argument: a number from `least` to `most`."""
+
+    def number(text: str) -> float:
+        value = kind(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{said} is needed")
+        return value
+
+    return number
+
+
+_TINY = 5e-324  # the smallest number above 0
+_count = _within(int, 1, 10**6, "a whole number from 1 to 1000000")
+_number = _within(int, 0, 1000, "a whole number from 0 to 1000")
+_threads = _within(int, 1, 1024, "a whole number of threads, from 1 to 1024,")
+_seed = _within(int, 0, 2**32 - 1, "a whole number from 0 to 4294967295")
+_positive = _within(float, _TINY, 1.7e308, "a positive number")
+_chance = _within(float, _TINY, 0.5, "a number above 0, and 0.5 at most,")
+_probability = _within(float, 0, 1, "a number from 0 to 1")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -350,55 +372,6 @@ def _share(text: str) -> float | None:
     value = float(text)
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError("a share between 0 and 1, or 'keep', is needed")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 10**6:
-        raise argparse.ArgumentTypeError("a whole number from 1 to 1000000 is needed")
-    return value
-
-
-def _number(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 1000:
-        raise argparse.ArgumentTypeError("a whole number from 0 to 1000 is needed")
-    return value
-
-
-def _threads(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 1024:
-        raise argparse.ArgumentTypeError("1 to 1024 threads are needed")
-    return value
-
-
-def _seed(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**32:
-        raise argparse.ArgumentTypeError("a whole number from 0 to 4294967295 is needed")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError("a positive number is needed")
-    return value
-
-
-def _chance(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 0.5:
-        raise argparse.ArgumentTypeError("a number above 0, and 0.5 at most, is needed")
-    return value
-
-
-def _probability(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError("a number from 0 to 1 is needed")
     return value
 
 

@@ -1,0 +1,53 @@
+"""What is kept of a search: tables with units, scores that monitor reads, stamps."""
+
+import csv
+
+import numpy as np
+import pytest
+from astropy.table import Table
+from PIL import Image
+
+from otrain_core.classify.descriptors import DESCRIPTORS
+from otrain_core.night.outputs import ENLARGED, as_table, in_words, write_scores, write_search, write_stamps
+from otrain_core.night.search import COLUMNS, Search
+
+
+@pytest.fixture
+def found():
+    table = {name: np.array([1.5, np.nan]) for name in COLUMNS}
+    table |= {name: np.array(["a", "b"]) for name in ("candid", "image", "reason", "time", "filter")}
+    table |= {name: np.array([True, False]) for name in ("real", "undecided", "edge")}
+    stamps = np.zeros((2, 9, 9, 5), np.float32)
+    stamps[:, 0, 0, 1] = 100.0  # first pixel of the science plane
+    stamps[1, ..., 2] = np.nan
+    described = {name: np.array([0.1, np.nan]) for name in DESCRIPTORS}
+    return Search(table, stamps, described, {"image": "a", "science": "a.fits", "n": 2, "real": 1, "undecided": 0})
+
+
+def test_tables(found, tmp_path):
+    write_search(tmp_path, "a", found, gallery=1)
+    for name in ("a.ecsv", "a.fits"):
+        table = Table.read(tmp_path / name)
+        assert table.colnames == list(COLUMNS) and str(table["ra"].unit) == "deg" and len(table) == 2
+    assert as_table(found)["probability"].description == "calibrated probability of a real source"
+    assert (tmp_path / "a.png").is_file() and (tmp_path / "a.json").is_file()
+
+
+def test_scores_are_a_table_of_classify(found, tmp_path):
+    write_scores(tmp_path / "a.csv", found)
+    with open(tmp_path / "a.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0]["probability"] == "1.5" and rows[1]["probability"] == "" and set(DESCRIPTORS) <= set(rows[0])
+
+
+def test_stamps_lie_side_by_side_with_the_first_row_below(found, tmp_path):
+    write_stamps(tmp_path, found, n=2)
+    picture = np.asarray(Image.open(tmp_path / "a.png"))
+    assert picture.shape == (9 * ENLARGED, (3 * 9 + 4) * ENLARGED)
+    assert picture[-1, 0] == 255 and picture[0, 0] == 0
+    missing = np.asarray(Image.open(tmp_path / "b.png"))
+    assert (missing[:, 11 * ENLARGED : 20 * ENLARGED] == 128).all()
+
+
+def test_words(found):
+    assert in_words(found.record) == "2 candidates: 1 real, 0 undecided, 1 bogus"
