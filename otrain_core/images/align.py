@@ -1,8 +1,7 @@
 """Align a reference image to the pixel grid of a science image, resampling it once.
 
 The first guess of the mapping comes from the two WCSs or from the pattern of the
-stars (astroalign; Beroiz et al. 2020, A&C 32, 100384). Stars found in both images
-then correct it, before the one and only interpolation. With SWarp the two WCSs are
+stars (`otrain_core.images.patterns`). Stars found in both images then correct it, before the one and only interpolation. With SWarp the two WCSs are
 all there is, and what they are off by stays: such are the dipoles of the paper.
 """
 
@@ -19,6 +18,7 @@ from scipy.spatial import cKDTree
 from otrain_core.errors import ImageError
 from otrain_core.images.common_stars import aperture_flux, find_stars
 from otrain_core.images.frames import Image
+from otrain_core.images.patterns import LEVELS, similarities
 from otrain_core.images.polynomials import polynomial
 from otrain_core.images.prepare import Prepared, prepare_image
 from otrain_core.images.resample import Mapping, identity, overlap_problem, pixel_area, resample
@@ -28,6 +28,7 @@ from otrain_core.widths import SIGMA_PER_MAD
 
 OPTIONS = SubtractOptions()
 MIN_STARS = 5  # matched stars below which nothing is said about an alignment
+MIN_RADIUS = 3.0  # a star this near to an injected source is not used to find the pattern [px]
 SEARCH = 30.0  # largest offset between WCS and stars that is looked for [px]
 
 
@@ -258,29 +259,42 @@ def wcs_mapping(science_wcs: Any, reference_wcs: Any, shape: tuple[int, int]) ->
     return Mapping(base, shape)
 
 
-def star_mapping(science: pd.DataFrame, reference: pd.DataFrame, shape: tuple[int, int]) -> Mapping | None:
-    """Similarity between the two patterns of stars (mirrored ones too), or None."""
-    import astroalign
+def star_mapping(
+    science: pd.DataFrame, reference: pd.DataFrame, shape: tuple[int, int], *, same_shape: bool = False
+) -> Mapping | None:
+    """Mapping between the two patterns of stars (turned, scaled and mirrored ones too), or None.
 
-    xy, target = _xy(science)[:150], _xy(reference)[:150]
-    if min(len(xy), len(target)) < MIN_STARS:
+    Parameters
+    ----------
+    science, reference : pandas.DataFrame
+        From `find_stars`, each in its own pixels.
+    shape : tuple of int
+        Of the science image.
+    same_shape : bool
+        Whether both images have this shape: they may be on one grid, which is tried first.
+    """
+    if min(len(science), len(reference)) < MIN_STARS:
         return None
-    for flip in (1.0, -1.0):
-        try:
-            transform, _ = astroalign.find_transform(xy * [flip, 1.0], target, max_control_points=60)
-        except (astroalign.MaxIterError, ValueError, TypeError):
-            continue
-        matrix = transform.params @ np.diag([flip, 1.0, 1.0])
-
-        def base(x: np.ndarray, y: np.ndarray, m: np.ndarray = matrix) -> tuple[np.ndarray, np.ndarray]:
-            return m[0, 0] * x + m[0, 1] * y + m[0, 2], m[1, 0] * x + m[1, 1] * y + m[1, 2]
-
-        match = refine(Mapping(base, shape), science, reference, search=5.0, lowest=1)
-        if not match.record["agree"]:
-            continue
-        # The random choices of the pattern search must leave no trace: start again from the pairs themselves.
-        return _fit_correction(identity(shape), *match.positions(science, reference), 1)[0]
+    if same_shape:
+        match = refine(identity(shape), science, reference)
+        if match.record["agree"]:
+            return match.mapping
+    xy, target = _xy(science), _xy(reference)
+    for n_science, n_reference in LEVELS:
+        for guess in similarities(xy[:n_science], target[:n_reference]):
+            match = refine(Mapping(guess, shape), science, reference, search=5.0, lowest=1)
+            if match.record["agree"]:
+                return _fit_correction(identity(shape), *match.positions(science, reference), 1)[0]
     return None
+
+
+def _not_injected(stars: pd.DataFrame, injected: pd.DataFrame | None, *, radius: float) -> pd.DataFrame:
+    """The stars with no injected source within `radius` [px]."""
+    if injected is None or len(injected) == 0 or len(stars) == 0:
+        return stars
+    places = injected[["x", "y"]].to_numpy(dtype=float)
+    distance, _ = cKDTree(places[np.isfinite(places).all(axis=1)]).query(_xy(stars))
+    return stars[distance > radius]
 
 
 def _uncorrected(match: Match, science: pd.DataFrame, reference: pd.DataFrame) -> Match:
@@ -360,6 +374,7 @@ def locate_reference(
     science_noise: np.ndarray,
     science_mask: np.ndarray,
     science_wcs: Any = None,
+    injected: pd.DataFrame | None = None,
     name: str | None = None,
     seeing: float | None = None,
     options: SubtractOptions = OPTIONS,
@@ -383,7 +398,8 @@ def locate_reference(
         elif method in ("wcs", "swarp"):
             raise ImageError(name, "reference", problem)
     if found is None:
-        mapping = star_mapping(stars, stars_reference, shape)
+        field = _not_injected(stars, injected, radius=max(MIN_RADIUS, seeing or 3.0))
+        mapping = star_mapping(field, stars_reference, shape, same_shape=shape == reference.shape)
         if mapping is None:
             counts = f"{len(stars)} stars in the science image, {len(stars_reference)} in the reference"
             if problem:
@@ -408,6 +424,7 @@ def align_reference(
     science_noise: np.ndarray,
     science_mask: np.ndarray,
     science_wcs: Any = None,
+    injected: pd.DataFrame | None = None,
     name: str | None = None,
     seeing: float | None = None,
     options: SubtractOptions = OPTIONS,
@@ -423,6 +440,8 @@ def align_reference(
     science_mask : numpy.ndarray
         Non-zero where a science pixel must not be used.
     science_wcs : astropy.wcs.WCS or None
+    injected : pandas.DataFrame, optional
+        x, y [px] of sources put into the science image: no stars of the reference.
     name : str, optional
         Name of the science image, for errors (default: the reference's).
     seeing : float, optional
@@ -451,6 +470,7 @@ def align_reference(
         science_noise=science_noise,
         science_mask=science_mask,
         science_wcs=science_wcs,
+        injected=injected,
         name=name,
         seeing=seeing,
         options=options,

@@ -99,7 +99,8 @@ def subtract_files(
     wcs : path-like, optional
         FITS header with the WCS of the science image.
     injected : path-like, optional
-        Table of the injected sources. Those of kind ``removed`` are stars to take out of the reference first.
+        Table of the injected sources, which serve no pattern of stars. Those of kind ``removed`` are stars to take
+        out of the reference first.
     options : SubtractOptions
     remove_stars : callable, optional
         `otrain_core.stars.real_stars.remove_stars`; without it no star is removed.
@@ -115,14 +116,16 @@ def subtract_files(
     psf = io.read_json(psf_record)
     other = _read_reference(reference, image=image, detector=detector)
     removed: dict[str, Any] = {}
-    if injected is not None and remove_stars is not None:
-        other, removed = _without_removed(other, io.read_table(injected), image=image, remove_stars=remove_stars)
+    truth = io.read_table(injected) if injected is not None else None
+    if truth is not None and remove_stars is not None:
+        other, removed = _without_removed(other, truth, image=image, remove_stars=remove_stars)
     aligned = align_reference(
         other,
         science_data=planes["sci"],
         science_noise=planes["noise"],
         science_mask=planes["mask"],
         science_wcs=image_wcs(header, wcs, image=image, record=psf),
+        injected=truth[truth["kind"] != "removed"] if truth is not None else None,
         name=image,
         seeing=psf.get("seeing_px"),
         options=options,

@@ -104,7 +104,7 @@ class SubtractOptions(Section):
     )
     align: Literal["auto", "wcs", "stars", "swarp"] = Field(
         "auto",
-        description="wcs: by the WCSs, corrected by matched stars; stars: by their pattern (astroalign); auto: wcs where both images have one and the stars agree with it; swarp: SWarp by the WCSs alone",
+        description="wcs: by the WCSs, corrected by matched stars; stars: by their pattern, however the image is turned or mirrored; auto: wcs where both images have one and the stars agree with it; swarp: SWarp by the WCSs alone",
     )
     resampling: Literal["bilinear", "lanczos3"] = Field("bilinear", description="interpolation of align: swarp")
     hotpants_program: str | None = Field(None, description="path of the program hotpants (null: looked for on PATH)")

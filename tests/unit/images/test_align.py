@@ -1,6 +1,7 @@
 """Alignment: known shifts and turns are found, flux is kept, bad pixels stay where they are."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import ndimage
 
@@ -10,7 +11,7 @@ from otrain_core.images.align import align_reference
 from otrain_core.images.common_stars import find_stars
 from otrain_core.images.prepare import prepare_image
 from otrain_core.plan.pipelines import PrepareOptions, SubtractOptions
-from tests.unit.synthetic_pair import make_sky, observe
+from tests.unit.synthetic_pair import Sky, make_sky, observe, turned
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +138,53 @@ def test_few_stars_leave_the_wcs_alone():
         )
         < 1.5
     )
+
+
+def injected(seed=9, n=60, shape=(320, 360)):
+    """x, y, flux of sources as bright as the brightest stars."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.uniform(10, shape[1] - 10, n), rng.uniform(10, shape[0] - 10, n)
+    return pd.DataFrame({"x": x, "y": y, "flux": 10 ** rng.uniform(3.5, 5, n)})
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("angle", [0.0, 37.0, 179.2])
+def test_sixty_injections_do_not_hide_the_pattern(angle, mirrored, known):
+    sky = make_sky(n=75, seed=11, logflux=(3.5, 5.0))
+    truth = injected()
+    science = observe(sky, seed=2, wcs=False, extra=truth.to_numpy().tolist())
+    reference = observe(sky, seed=3, wcs=False, angle=angle, shift=(6.4, -9.2))
+    if mirrored:
+        reference.data = np.ascontiguousarray(reference.data[:, ::-1])
+    prepared = prepare_image(science, seeing=2.5, options=PrepareOptions(cosmics="none"))
+    located = align.locate_reference(
+        reference,
+        science_data=prepared.sci,
+        science_noise=prepared.noise,
+        science_mask=prepared.mask,
+        injected=truth if known else None,
+        name="science",
+        seeing=2.5,
+    )
+    x, y = np.array([20.0, 180, 340]), np.array([300.0, 160, 20])
+    expected = np.array(turned(Sky(x, y, x, sky.shape), angle=angle, shift=(6.4, -9.2)))
+    if mirrored:
+        expected[0] = sky.shape[1] - 1 - expected[0]
+    np.testing.assert_allclose(located.mapping(x, y), expected, atol=0.1)
+    assert located.record["align"] == "stars"
+
+
+def test_frames_on_one_grid_are_not_interpolated_though_they_have_no_wcs():
+    sky = make_sky(n=75, seed=11, logflux=(3.5, 5.0))
+    science = observe(sky, seed=2, wcs=False, extra=injected().to_numpy().tolist())
+    aligned = run(science, observe(sky, seed=3, wcs=False))
+    assert aligned.record["align_order"] == -1
+    assert aligned.smoothing.shape == (1, 1)
+
+
+def test_stars_beside_injections_are_no_part_of_the_pattern():
+    stars = pd.DataFrame({"x": [10.0, 50.0, 90.0], "y": [10.0, 50.0, 90.0]})
+    truth = pd.DataFrame({"x": [52.0, np.nan], "y": [51.0, 90.0]})
+    assert list(align._not_injected(stars, truth, radius=3.0)["x"]) == [10.0, 90.0]
+    assert len(align._not_injected(stars, truth[:0], radius=3.0)) == 3
