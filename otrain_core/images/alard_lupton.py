@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from otrain_core.errors import ImageError
-from otrain_core.images.backends import Inputs, Matched, kernel_sizes, quiet_pixels
+from otrain_core.images.backends import Inputs, Matched, affordable_order, kernel_sizes, quiet_pixels
 from otrain_core.images.common_stars import choose_stamps, stars_flux_scale
 from otrain_core.images.kernel import Convolver, KernelField, fit_kernel, make_basis
-from otrain_core.images.polynomials import exponents, polynomial, polynomial_map
+from otrain_core.images.polynomials import polynomial, polynomial_map
 from otrain_core.plan.pipelines import SubtractOptions
-from otrain_core.widths import FWHM_PER_SIGMA
+from otrain_core.widths import FWHM_PER_SIGMA, mad_sigma
 
 CONTAMINATED = 0.02  # share of the kernel that may lie on bad pixels
-STAMPS_PER_TERM = 3  # stars needed for each term of the kernel's spatial polynomial
+MIN_COMPARED = 5  # stamps in common, to prefer one order of the kernel to another
+MEDIAN_ERROR = 1.2533  # standard error of the median of Gaussian values over that of their mean
 
 
 def alard_lupton(inputs: Inputs, options: SubtractOptions) -> Matched:
@@ -36,13 +38,13 @@ def alard_lupton(inputs: Inputs, options: SubtractOptions) -> Matched:
     x, y = choose_stamps(inputs.stars, bad, half=half, margin=half + width + 1, max_stamps=options.max_stamps)
     sigma_match = max(np.sqrt(max(broad**2 - sharp**2, 0)) / FWHM_PER_SIGMA, 0.5)
     ratio = 1 / stars_flux_scale(inputs.stars) if convolve_science else stars_flux_scale(inputs.stars)
-    order = affordable_order(options.kernel_order, len(x))
-    background_order = min(options.background_order, order + 1)
-    try:
-        fit = fit_kernel(
+    variance = side.target_noise**2 + side.source_noise**2 * np.float32(ratio**2 / (4 * np.pi * sigma_match**2))
+
+    def fit_order(order: int) -> KernelField:
+        return fit_kernel(
             side.source,
             side.target,
-            side.target_noise**2 + side.source_noise**2 * np.float32(ratio**2 / (4 * np.pi * sigma_match**2)),
+            variance,
             side.source_noise**2,
             bad,
             x,
@@ -51,15 +53,20 @@ def alard_lupton(inputs: Inputs, options: SubtractOptions) -> Matched:
             smoothing=side.source_smoothing,
             half=half,
             order=order,
-            background_order=background_order,
+            background_order=min(options.background_order, order + 1),
             sigma_clip=options.sigma_clip,
         )
+
+    try:
+        fit = fit_order(affordable_order(options.kernel_order, x, y, side.source.shape))
+        if options.kernel_order == "auto":
+            fit = _best_order(fit, fit_order)
     except (ValueError, np.linalg.LinAlgError) as error:
         raise ImageError(inputs.name, "subtract", f"no kernel could be fitted: {error}") from None
     if not np.isfinite(fit.scale) or fit.scale <= 0:
         raise ImageError(inputs.name, "subtract", f"the fitted flux ratio is {fit.scale:g}; a positive one is needed")
     difference = side.target - fit.apply(side.source) - fit.background_map()
-    difference -= sky_level(difference, side.target_noise, quiet_pixels(inputs) & ~bad, background_order)
+    difference -= sky_level(difference, side.target_noise, quiet_pixels(inputs) & ~bad, fit.background_order)
     noise = np.sqrt(
         side.target_calm * side.target_noise**2 + convolved_variance(side.source_noise**2, fit, side.source_smoothing)
     )
@@ -74,7 +81,7 @@ def alard_lupton(inputs: Inputs, options: SubtractOptions) -> Matched:
         "n_stamps_rejected": fit.record["n_rejected"],
         "stamp_chi2": fit.record["stamp_chi2"],
         "model_error": fit.record["model_error"],
-        "kernel_order": order,
+        "kernel_order": fit.order,
         "kernel_half_width": width,
         "kernel_sigmas": [float(s) for s in sigmas],
     }
@@ -122,11 +129,24 @@ def _sides(inputs: Inputs, *, convolve_science: bool) -> _Sides:
     )
 
 
-def affordable_order(order: int, n_stamps: int) -> int:
-    """Largest degree of the kernel's variation, at most `order`, that so many stamps determine."""
-    while order > 0 and n_stamps < STAMPS_PER_TERM * len(exponents(order)):
-        order -= 1
-    return order
+def _best_order(highest: KernelField, fit_order: Callable[[int], KernelField]) -> KernelField:
+    """The fit of the lowest order, up to that of `highest`, that no higher one surpasses in stamps it has not seen."""
+    orders = [*(fit_order(order) for order in range(highest.order)), highest]
+    best = orders[0]
+    for other in orders[1:]:
+        if predicts_better(other.predicted_chi2, best.predicted_chi2):
+            best = other
+    return best
+
+
+def predicts_better(chi2: np.ndarray, than: np.ndarray) -> bool:
+    """Whether the first of two fits predicts the stamps better, by more than two standard errors of the median gain."""
+    known = np.isfinite(chi2) & np.isfinite(than)
+    if known.sum() < MIN_COMPARED:
+        return False
+    gain = than[known] - chi2[known]
+    error = MEDIAN_ERROR * mad_sigma(gain) / np.sqrt(len(gain))
+    return bool(np.median(gain) > 2 * error)
 
 
 def convolved_variance(variance: np.ndarray, fit: KernelField, smoothing: np.ndarray | None) -> np.ndarray:

@@ -9,7 +9,11 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from otrain_core.images.polynomials import polynomial
 from otrain_core.widths import FWHM_PER_SIGMA, mad_sigma
+
+HIGHEST_AUTO = 2  # degree of the kernel's variation at most, where it is chosen by the stamps
+MIN_STAMPS_EVERYWHERE = 2.0
 
 
 @dataclass
@@ -49,6 +53,35 @@ def kernel_sizes(seeing: float, sharper: float, half_width: int = 0) -> tuple[tu
     match = max(np.sqrt(max(seeing**2 - sharper**2, 0)) / FWHM_PER_SIGMA, 0.9, 0.25 * seeing)
     half = half_width or int(np.clip(np.ceil(max(5 * match, 2 * seeing)), 6, 25))
     return (0.6 * match, 1.2 * match, 2.4 * match), half, int(np.clip(np.ceil(2.5 * seeing), 6, 25))
+
+
+def affordable_order(order: int | str, x: np.ndarray, y: np.ndarray, shape: tuple[int, int]) -> int:
+    """Largest degree of the kernel's variation, at most `order`, that the stamps determine over the whole frame.
+
+    At no place of the frame may the fitted kernel be noisier than the mean of `MIN_STAMPS_EVERYWHERE` stamps: the
+    leverage of the polynomial (the variance of its value there, over that of one stamp) bounds the degree by the
+    number of the stamps and by their spread.
+
+    Parameters
+    ----------
+    order : int or 'auto'
+        'auto': at most `HIGHEST_AUTO`.
+    x, y : numpy.ndarray
+        Centres of the stamps [px].
+    shape : tuple of int
+    """
+    degree = HIGHEST_AUTO if order == "auto" else int(order)
+    mesh = [grid.ravel() for grid in np.meshgrid(np.linspace(0, shape[1] - 1, 9), np.linspace(0, shape[0] - 1, 9))]
+    while degree > 0:
+        terms = polynomial(x, y, shape, degree)
+        matrix = terms @ terms.T
+        if len(x) >= len(terms) and np.linalg.cond(matrix) < 1e8:
+            everywhere = polynomial(mesh[0], mesh[1], shape, degree)
+            leverage = (everywhere * np.linalg.solve(matrix, everywhere)).sum(axis=0)
+            if leverage.max() * MIN_STAMPS_EVERYWHERE <= 1:
+                break
+        degree -= 1
+    return degree
 
 
 def quiet_pixels(inputs: Inputs) -> np.ndarray:

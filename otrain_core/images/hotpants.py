@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from otrain_core.errors import ConfigError, ImageError
-from otrain_core.images.backends import Inputs, Matched, kernel_sizes
+from otrain_core.images.backends import Inputs, Matched, affordable_order, kernel_sizes
 from otrain_core.images.common_stars import choose_stamps, stars_flux_scale
 from otrain_core.plan.pipelines import SubtractOptions
 from otrain_core.programs import find_program
@@ -50,11 +50,12 @@ def hotpants(inputs: Inputs, options: SubtractOptions, *, workdir: str | Path | 
     broad, sharp = sorted((inputs.seeing, inputs.seeing_reference), reverse=True)
     sigmas, width, half = kernel_sizes(broad, sharp, options.kernel_half_width)
     width, half = _whole(given, "r", width), _whole(given, "rss", half)
-    command = hotpants_command(
-        program, options, convolve_science=convolve_science, sigmas=sigmas, width=width, half=half
-    )
     bad = inputs.bad_science | inputs.bad_reference
     x, y = choose_stamps(inputs.stars, bad, half=half, margin=half + width + 1, max_stamps=options.max_stamps)
+    order = _whole(given, "ko", affordable_order(options.kernel_order, x, y, bad.shape))
+    command = hotpants_command(
+        program, options, convolve_science=convolve_science, sigmas=sigmas, width=width, half=half, order=order
+    )
     # The program writes the sum of its kernel with four decimals: images of like flux keep them significant.
     ratio = np.float32(stars_flux_scale(inputs.stars))
     with tempfile.TemporaryDirectory(prefix="hotpants") as temporary:
@@ -72,7 +73,7 @@ def hotpants(inputs: Inputs, options: SubtractOptions, *, workdir: str | Path | 
         "convolved": result.convolved,
         "flux_scale": result.flux_scale * float(ratio),
         "n_stamps": len(x),
-        "kernel_order": _whole(given, "ko", options.kernel_order),
+        "kernel_order": order,
         "kernel_half_width": width,
         "kernel_sigmas": _sigmas(command),
         **result.record,
@@ -123,6 +124,7 @@ def hotpants_command(
     sigmas: tuple[float, ...],
     width: int,
     half: int,
+    order: int,
 ) -> list[str]:
     """Command line of HOTPANTS; all files are in the folder that it runs in.
 
@@ -139,6 +141,8 @@ def hotpants_command(
         Widths of the three Gaussians of the kernel [px].
     width, half : int
         Half width of the kernel and of the stamps [px].
+    order : int
+        Degree of the kernel's variation.
 
     Raises
     ------
@@ -152,7 +156,7 @@ def hotpants_command(
         "ssf": "stamps.txt",
         "n": "i",
         "c": "i" if convolve_science else "t",
-        "ko": options.kernel_order,
+        "ko": order,
         "bgo": options.background_order,
         "r": width,
         "rss": half,

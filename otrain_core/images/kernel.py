@@ -23,6 +23,7 @@ from otrain_core.widths import SIGMA_PER_MAD
 PHOTON_SHARE = 0.3
 # Of the reference's noise that is taken off the normal matrix; the rest keeps the bases in check that no star constrains.
 NOISE_SHARES = (0.8, 0.6, 0.4, 0.2, 0.0)
+FOLDS = 5  # of the stamps, to judge a fit by stamps that are not in it
 DEGREES = (6, 4, 2)  # of the polynomials that go with the three Gaussians
 
 
@@ -104,6 +105,9 @@ class KernelField:
     shape : tuple of int
         Of the images.
     order, background_order : int
+    predicted_chi2 : numpy.ndarray
+        (n_stamps,), reduced chi^2 of each stamp about what the fit to other stamps says of it; infinite
+        where the others do not determine a kernel.
     """
 
     kernels: np.ndarray
@@ -111,6 +115,7 @@ class KernelField:
     shape: tuple[int, int]
     order: int
     background_order: int
+    predicted_chi2: np.ndarray = field(default_factory=lambda: np.zeros(0))
     record: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -320,6 +325,16 @@ def fit_kernel(
             break
     kernels = np.tensordot(system.kernel_coefficients(solution), basis.kernels(), ([0], [0]))
     field = KernelField(kernels, solution[-stamps.n_sky :], source.shape, order, background_order)
+    signal = np.maximum(model, 0)
+    field.predicted_chi2 = _predicted_chi2(
+        system,
+        stamps,
+        keep,
+        weight=weight,
+        judged=stamps.good / (sky_variance[:, None] + photon * signal + (lowest * signal) ** 2),
+        noise_power=noise_power,
+        shares=shares,
+    )
     field.record = {
         "n_stamps": int(keep.sum()),
         "n_rejected": int((~keep).sum()),
@@ -426,6 +441,38 @@ def _clipped_solution(
             break
         keep = accepted
     return solution, model, keep, middle
+
+
+def _predicted_chi2(
+    system: _System,
+    stamps: _Stamps,
+    keep: np.ndarray,
+    *,
+    weight: np.ndarray,
+    judged: np.ndarray,
+    noise_power: np.ndarray,
+    shares: tuple[float, ...],
+) -> np.ndarray:
+    """Reduced chi^2 of each stamp about a solution from stamps of other folds, see `KernelField`.
+
+    `judged` is the weight of the pixels in this chi^2, one over their variance; else as `_clipped_solution`.
+    """
+    normal = np.matmul(stamps.columns * weight[:, None, :], stamps.columns.swapaxes(1, 2))
+    right = np.matmul(stamps.columns, (weight * stamps.data)[:, :, None])[:, :, 0]
+    fold = np.arange(len(keep)) % FOLDS
+    chi2 = np.full(len(keep), np.inf)
+    for number in range(FOLDS):
+        mine, others = fold == number, keep & (fold != number)
+        if not mine.any() or others.sum() < 3:
+            continue
+        try:
+            solution = system.solve(normal, right, others, noise_power, shares)
+        except np.linalg.LinAlgError:
+            continue
+        model = np.matmul(system.local(solution)[mine][:, None, :], stamps.columns[mine])[:, 0]
+        residual2 = judged[mine] * (stamps.data[mine] - model) ** 2
+        chi2[mine] = residual2.sum(axis=1) / np.maximum((judged[mine] > 0).sum(axis=1), 1)
+    return chi2
 
 
 def photon_noise(data: np.ndarray, variance: np.ndarray) -> tuple[float, np.ndarray]:

@@ -111,7 +111,10 @@ class SubtractOptions(Section):
     hotpants_options: dict[str, int | float | str | list[int | float]] = Field(
         {}, description="command-line options of hotpants by name, which replace those derived from the seeing"
     )
-    kernel_order: int = Field(2, ge=0, le=4, description="degree of the spatial variation of the kernel")
+    kernel_order: Literal["auto"] | Annotated[int, Field(ge=0, le=4)] = Field(
+        "auto",
+        description="degree of the spatial variation of the kernel (auto: 0, 1 or 2, as the stars predict each other best; lowered where they are too few or leave a part of the field empty)",
+    )
     background_order: int = Field(1, ge=0, le=4, description="degree of the differential background")
     kernel_half_width: int = Field(0, ge=0, le=100, description="half width of the kernel [px] (0: from the seeing)")
     max_stamps: int = Field(200, ge=10, le=5000, description="stars used for the fit at most")

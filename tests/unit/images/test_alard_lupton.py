@@ -94,10 +94,37 @@ def test_the_order_falls_where_stars_are_few():
     assert 0.9 < result.record["noise_spread"] < 1.1
 
 
-@pytest.mark.parametrize(("n_stamps", "order"), [(200, 2), (18, 2), (17, 1), (9, 1), (8, 0), (3, 0)])
-def test_three_stamps_a_term_are_needed(n_stamps, order):
-    assert alard_lupton.affordable_order(2, n_stamps) == order
-    assert alard_lupton.affordable_order(0, n_stamps) == 0
+def test_the_order_is_what_the_psf_asks_for(sky):
+    reference = observe(sky, seed=3, fwhm=2.3, shift=(0.4, 0.3))
+    constant = difference(observe(sky, seed=2, fwhm=3.2), reference).record
+    varying = difference(observe(sky, seed=2, fwhm=3.2, variation=0.5), reference).record
+    assert constant["kernel_order"] == 0
+    assert varying["kernel_order"] >= 1
+    assert varying["star_residual"] < 0.01
+    assert difference(observe(sky, seed=2, fwhm=3.2), reference, kernel_order=1).record["kernel_order"] == 1
+
+
+def test_few_stamps_leave_no_corner_noisier_than_the_centre():
+    few = make_sky(shape=(640, 640), n=45, margin=10, logflux=(3.3, 5), seed=6)
+    result = difference(observe(few, seed=2, fwhm=3.2), observe(few, seed=3, fwhm=2.4, shift=(0.4, 0.3)))
+    noise = result.noise
+    centre = np.nanmedian(noise[256:384, 256:384])
+    corners = [
+        np.nanmedian(noise[rows, columns])
+        for rows in (np.s_[:128], np.s_[-128:])
+        for columns in (np.s_[:128], np.s_[-128:])
+    ]
+    np.testing.assert_allclose(corners, centre, rtol=0.05)
+
+
+def test_one_fit_predicts_better_than_another():
+    rng = np.random.default_rng(1)
+    chi2 = rng.normal(1, 0.1, 40)
+    assert alard_lupton.predicts_better(chi2, chi2 + rng.normal(0.05, 0.05, 40))
+    assert not alard_lupton.predicts_better(chi2, chi2 + rng.normal(0, 0.05, 40))
+    assert not alard_lupton.predicts_better(chi2 + 0.05, chi2)
+    assert not alard_lupton.predicts_better(np.full(40, np.inf), chi2)
+    assert not alard_lupton.predicts_better(chi2[:4], chi2[:4] + 1)
 
 
 def test_a_few_bad_pixels_under_the_wings_of_the_kernel_do_no_harm():

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core.images.backends import Inputs, kernel_sizes, noise_spread, quiet_pixels
+from otrain_core.images.backends import Inputs, affordable_order, kernel_sizes, noise_spread, quiet_pixels
 from tests.unit.synthetic_field import star
 
 
@@ -63,3 +63,24 @@ def test_the_spread_is_that_of_the_noise_whatever_the_sources_are():
     assert spread == pytest.approx(1.5, rel=0.02)
     assert centre == pytest.approx(0.5, abs=0.03)
     assert np.isnan(noise_spread(np.full_like(diff, np.nan), noise, inputs(science))).all()
+
+
+def places(n, *, width=600.0, height=600.0):
+    """n places spread evenly over a frame, or a part of it."""
+    side = int(np.sqrt(n))
+    x, y = np.meshgrid((np.arange(side) + 0.5) / side * width, (np.arange(side) + 0.5) / side * height)
+    return x.ravel(), y.ravel()
+
+
+@pytest.mark.parametrize(("n", "order"), [(100, 2), (64, 2), (36, 1), (16, 1), (9, 0), (1, 0)])
+def test_the_order_falls_with_the_number_of_stamps(n, order):
+    assert affordable_order("auto", *places(n), (600, 600)) == order
+    assert affordable_order(0, *places(n), (600, 600)) == 0
+
+
+def test_the_order_falls_where_stamps_leave_a_part_of_the_frame_empty():
+    assert affordable_order(2, *places(100, width=300.0), (600, 600)) == 1
+    assert affordable_order(2, *places(100, width=150.0), (600, 600)) == 0
+    line = np.linspace(0, 599, 100)
+    assert affordable_order(2, line, line, (600, 600)) == 0
+    assert affordable_order(4, *places(900), (600, 600)) == 4
