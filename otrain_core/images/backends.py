@@ -92,6 +92,34 @@ def quiet_pixels(inputs: Inputs) -> np.ndarray:
     return ~ndimage.maximum_filter(source, 2 * max(1, round(inputs.seeing / 2)) + 1)
 
 
+def noise_correlation(inputs: Inputs) -> float:
+    """Correlation of the noise of both images: 0 for independent ones, 1/sqrt(N) where the reference is the mean of N
+    images and one of them is the science image.
+
+    From the highest spatial frequencies (second differences along both axes) of pixels away from sources: no star, however
+    faint, has power there. NaN with fewer than 1000 such pixels.
+    """
+    bad = inputs.bad_science | inputs.bad_reference
+    use = quiet_pixels(inputs) & ~ndimage.binary_dilation(bad, np.ones((3, 3)), border_value=1)
+    if use.sum() < 1000:
+        return np.nan
+    ours, theirs = (
+        _rough(image / sigma)[use]
+        for image, sigma in ((inputs.science, inputs.noise), (inputs.reference, inputs.reference_noise))
+    )
+    if not (ours.any() and theirs.any()):
+        return np.nan
+    return float(np.corrcoef(ours, theirs)[0, 1])
+
+
+def _rough(plane: np.ndarray) -> np.ndarray:
+    """Second differences along both axes, outliers moved in to 3 sigma."""
+    for axis in (0, 1):
+        plane = ndimage.correlate1d(plane.astype(float), [1.0, -2.0, 1.0], axis=axis)
+    limit = 3 * mad_sigma(plane)
+    return np.clip(plane, -limit, limit)
+
+
 def noise_spread(diff: np.ndarray, noise: np.ndarray, inputs: Inputs) -> tuple[float, float]:
     """Robust sigma and median of diff / noise in pixels away from sources of either image."""
     use = quiet_pixels(inputs) & np.isfinite(diff)

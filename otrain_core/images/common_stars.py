@@ -10,9 +10,11 @@ from scipy import ndimage
 
 from otrain_core.images.frames import MASK_MISSING
 from otrain_core.images.pixels import fill_bad
-from otrain_core.widths import FWHM_PER_SIGMA
+from otrain_core.widths import FWHM_PER_SIGMA, mad_sigma
 
 MIN_RESIDUAL_STARS = 5
+MIN_RELATION_STARS = 8  # to say something about the relation of their fluxes in both images
+MAX_RELATION_STARS = 300
 RESIDUAL_SNR = 20  # of a star in the difference, to say something about the residual
 
 
@@ -90,6 +92,37 @@ def stars_flux_scale(stars: pd.DataFrame) -> float:
     """Median flux ratio science / reference of the brighter half of the stars."""
     bright = stars.nlargest(max(3, len(stars) // 2), "flux")
     return float((bright["flux"] / bright["flux_reference"]).median())
+
+
+def flux_relation(stars: pd.DataFrame) -> dict[str, float]:
+    """How the fluxes of the brighter half of the stars in the reference follow those in the science image.
+
+    Parameters
+    ----------
+    stars : pandas.DataFrame
+        flux, flux_reference, both in one aperture on the sky and positive.
+
+    Returns
+    -------
+    dict
+        ``flux_slope``: exponent of the relation (Theil 1950 and Sen 1968: the median of the slopes of all pairs, in
+        logarithms), 1 for two linear images, with its 95 % interval ``flux_slope_low``, ``flux_slope_high``;
+        ``flux_scatter``: robust scatter of the natural logarithm of the flux ratio. NaN with fewer than
+        `MIN_RELATION_STARS` stars.
+    """
+    from scipy.stats import theilslopes
+
+    bright = stars.nlargest(min(MAX_RELATION_STARS, max(MIN_RELATION_STARS, len(stars) // 2)), "flux")
+    if len(bright) < MIN_RELATION_STARS:
+        return dict.fromkeys(("flux_slope", "flux_slope_low", "flux_slope_high", "flux_scatter"), np.nan)
+    ours, theirs = np.log(bright["flux"].to_numpy()), np.log(bright["flux_reference"].to_numpy())
+    slope, _, low, high = theilslopes(theirs, ours)
+    return {
+        "flux_slope": float(slope),
+        "flux_slope_low": float(low),
+        "flux_slope_high": float(high),
+        "flux_scatter": float(mad_sigma(theirs - ours)),
+    }
 
 
 def choose_stamps(

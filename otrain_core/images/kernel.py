@@ -263,7 +263,8 @@ def fit_kernel(
     Returns
     -------
     KernelField
-        Its record has n_stamps, n_rejected, chi2 (median, reduced).
+        Its record has n_stamps, n_rejected, stamp_chi2 (median, reduced), model_error (what the kernel leaves of the
+        brighter stamps beyond their noise, root mean square as a share of the signal).
 
     Raises
     ------
@@ -312,7 +313,8 @@ def fit_kernel(
         )
         excess = (used * ((stamps.data - model) ** 2 - expected)).sum(axis=1) / (used * model**2).sum(axis=1)
         bright = keep & (signal.sum(axis=1) >= np.median(signal[keep].sum(axis=1)))
-        softening = float(np.sqrt(np.clip(np.median(excess[bright]), lowest**2, 0.2**2)))
+        error = float(np.sqrt(max(np.median(excess[bright]), lowest**2)))
+        softening = min(error, 0.2)
         if iteration == 0:
             ratio = (used * (stamps.data - model) ** 2).sum(axis=1) / (used * expected).sum(axis=1)
             # Residuals below the noise: both images share their noise, which is then no error of the regressors.
@@ -339,7 +341,7 @@ def fit_kernel(
         "n_stamps": int(keep.sum()),
         "n_rejected": int((~keep).sum()),
         "stamp_chi2": float(middle),
-        "model_error": softening,
+        "model_error": error,
     }
     return field
 

@@ -15,8 +15,8 @@ from otrain_core import io
 from otrain_core.errors import ImageError, MissingProgramError, UpstreamFailed
 from otrain_core.images.alard_lupton import alard_lupton
 from otrain_core.images.align import OPTIONS, Aligned, align_reference
-from otrain_core.images.backends import Inputs, Matched, noise_spread
-from otrain_core.images.common_stars import star_residual, stars_flux_scale
+from otrain_core.images.backends import Inputs, Matched, noise_correlation, noise_spread
+from otrain_core.images.common_stars import flux_relation, star_residual, stars_flux_scale
 from otrain_core.images.frames import (
     MASK_BAD,
     MASK_MISSING,
@@ -213,13 +213,16 @@ def subtract_images(
     Raises
     ------
     ImageError
-        Too few stars, no common good pixels, or a difference that is not clean.
+        Too few stars, no common good pixels, a reference that holds the science image or is not linear, or a
+        difference that is not clean.
     MissingProgramError
         The back end is not installed and there is no fallback.
     """
     used = available_method(options, name=name)
     start = time.process_time()
     inputs = _inputs(science, noise, mask, aligned, name=name, seeing=seeing)
+    relation = {"noise_correlation": noise_correlation(inputs), **flux_relation(inputs.stars)}
+    _refuse_pair(relation, options, name=name)
     matched = _match(inputs, used, options)
     result = _masked(science, mask, inputs, matched)
     spread, centre = noise_spread(result.diff, result.noise, inputs)
@@ -231,6 +234,7 @@ def subtract_images(
         **({"wanted_method": options.method} if used != options.method else {}),
         **matched.record,
         "flux_scale_stars": stars_flux_scale(inputs.stars),
+        **relation,
         "rejected_fraction": rejected / (rejected + matched.record["n_stamps"]),
         "noise_spread": spread,
         "noise_centre": centre,
@@ -305,6 +309,38 @@ def _masked(science: np.ndarray, mask: np.ndarray, inputs: Inputs, matched: Matc
     return Difference(diff, sigma, out_mask, inputs.reference)
 
 
+def _refuse_pair(relation: dict[str, float], options: SubtractOptions, *, name: str) -> None:
+    """Refuse a reference that holds the science image, or whose flux does not follow that of the science image."""
+    correlation, slope = relation["noise_correlation"], relation["flux_slope"]
+    if correlation > options.max_noise_correlation:
+        same = "the science image and the reference are the same exposure"
+        part = "the science image is one of the exposures of the reference"
+        raise ImageError(
+            name,
+            "reference",
+            f"{same if correlation > 0.9 else part} (their noise correlates by {correlation:.2f}; at most "
+            f"{options.max_noise_correlation:g} is accepted, subtract.max_noise_correlation): a source would be "
+            "subtracted from itself; use a reference of other exposures",
+        )
+    away = 1 + options.max_flux_slope, 1 - options.max_flux_slope
+    if relation["flux_slope_low"] > away[0] or relation["flux_slope_high"] < away[1]:
+        raise ImageError(
+            name,
+            "reference",
+            f"the fluxes of stars in the reference grow as those in the science image to the power of {slope:.2f} "
+            f"(1 within {options.max_flux_slope:g} is accepted, subtract.max_flux_slope): the pixels of one of them are "
+            "not linear (asinh, square root, logarithm, or saturation)",
+        )
+    if relation["flux_scatter"] > options.max_flux_scatter:
+        raise ImageError(
+            name,
+            "reference",
+            f"the flux ratios of stars in both images scatter by {100 * relation['flux_scatter']:.0f} % (at most "
+            f"{100 * options.max_flux_scatter:.0f} % are accepted, subtract.max_flux_scatter): another filter, clouds, "
+            "or other stars",
+        )
+
+
 def _refuse_unclean(record: dict[str, Any], options: SubtractOptions, *, name: str) -> None:
     """Refuse a difference whose sky or whose bright stars are not clean."""
     spread, residual = record["noise_spread"], record["star_residual"]
@@ -314,6 +350,15 @@ def _refuse_unclean(record: dict[str, Any], options: SubtractOptions, *, name: s
             "subtract",
             f"the difference spreads by {spread:.2f} times its noise away from sources (max_noise_spread is "
             f"{options.max_noise_spread:g}): misaligned reference, wrong gain or read noise, or structured background",
+        )
+    error = record.get("model_error", np.nan)
+    if error > options.max_model_error:
+        raise ImageError(
+            name,
+            "subtract",
+            f"the kernel leaves {100 * error:.0f} % of the signal of bright stars unexplained (at most "
+            f"{100 * options.max_model_error:.0f} % are accepted, subtract.max_model_error): misaligned reference, "
+            "or a PSF that no kernel matches",
         )
     if residual > options.max_star_residual:
         raise ImageError(

@@ -127,6 +127,30 @@ class SubtractOptions(Section):
         allow_inf_nan=False,
         description="a difference whose noise-normalised spread away from sources exceeds this is refused",
     )
+    max_noise_correlation: float = Field(
+        0.15,
+        gt=0,
+        le=1,
+        description="largest correlation of the noise of science image and reference (1/sqrt(N) where the science image is one of N in the reference)",
+    )
+    max_flux_slope: float = Field(
+        0.15,
+        gt=0,
+        allow_inf_nan=False,
+        description="a reference whose stars' fluxes follow those in the science image with an exponent surely further than this from 1 is refused: its pixels are not linear",
+    )
+    max_flux_scatter: float = Field(
+        0.5,
+        gt=0,
+        allow_inf_nan=False,
+        description="largest scatter of the stars' flux ratios (natural logarithm) between the images",
+    )
+    max_model_error: float = Field(
+        0.3,
+        gt=0,
+        allow_inf_nan=False,
+        description="largest share of the signal of bright stars that the kernel leaves unexplained (root mean square)",
+    )
     max_star_residual: float = Field(
         0.3,
         gt=0,
