@@ -11,6 +11,7 @@ import numpy as np
 from astropy.io import fits
 
 from otrain_core.errors import ImageError
+from otrain_core.images.asinh import linear_pixels
 from otrain_core.io import atomic, raise_if_failed
 from otrain_core.safe import check_compressed, check_header
 
@@ -104,7 +105,7 @@ def read_fits(path: str | Path, *, image: str) -> tuple[np.ndarray, fits.Header]
             data = np.squeeze(np.asarray(data))
             if data.ndim != 2:
                 raise ImageError(image, "NAXIS", f"{path}: a two-dimensional image is needed, found shape {data.shape}")
-            return np.ascontiguousarray(data, dtype=np.float32), header
+            return linear_pixels(np.ascontiguousarray(data, dtype=np.float32), header, image=image), header
     except ImageError:
         raise
     except (OSError, EOFError, TypeError, ValueError, LookupError) as error:
