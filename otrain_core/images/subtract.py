@@ -351,6 +351,13 @@ def _refuse_unclean(record: dict[str, Any], options: SubtractOptions, *, name: s
             f"the difference spreads by {spread:.2f} times its noise away from sources (max_noise_spread is "
             f"{options.max_noise_spread:g}): misaligned reference, wrong gain or read noise, or structured background",
         )
+    if residual > options.max_star_residual:
+        raise ImageError(
+            name,
+            "subtract",
+            f"bright stars leave {100 * residual:.0f} % of their flux in the difference (at most "
+            f"{100 * options.max_star_residual:.0f} % are accepted): misaligned reference, or no kernel that fits",
+        )
     error = record.get("model_error", np.nan)
     if error > options.max_model_error:
         raise ImageError(
@@ -359,13 +366,6 @@ def _refuse_unclean(record: dict[str, Any], options: SubtractOptions, *, name: s
             f"the kernel leaves {100 * error:.0f} % of the signal of bright stars unexplained (at most "
             f"{100 * options.max_model_error:.0f} % are accepted, subtract.max_model_error): misaligned reference, "
             "or a PSF that no kernel matches",
-        )
-    if residual > options.max_star_residual:
-        raise ImageError(
-            name,
-            "subtract",
-            f"bright stars leave {100 * residual:.0f} % of their flux in the difference (at most "
-            f"{100 * options.max_star_residual:.0f} % are accepted): misaligned reference, or no kernel that fits",
         )
 
 

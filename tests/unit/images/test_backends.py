@@ -4,7 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core.images.backends import Inputs, affordable_order, kernel_sizes, noise_spread, quiet_pixels
+from otrain_core.images.backends import (
+    Inputs,
+    affordable_order,
+    kernel_sizes,
+    noise_correlation,
+    noise_spread,
+    quiet_pixels,
+)
 from tests.unit.synthetic_field import star
 
 
@@ -84,3 +91,19 @@ def test_the_order_falls_where_stamps_leave_a_part_of_the_frame_empty():
     line = np.linspace(0, 599, 100)
     assert affordable_order(2, line, line, (600, 600)) == 0
     assert affordable_order(4, *places(900), (600, 600)) == 4
+
+
+def test_the_correlation_of_the_noise_is_found_whatever_the_stars_are():
+    rng = np.random.default_rng(1)
+    shape = (200, 200)
+    stars = sum(5000 * star(rng.uniform(0, 200), rng.uniform(0, 200), 3.0, shape) for _ in range(40))
+    noise = [rng.normal(0, 2, shape) for _ in range(4)]
+    science = (stars + noise[0]).astype(np.float32)
+    alone = inputs(science, reference=(stars + noise[1]).astype(np.float32))
+    assert abs(noise_correlation(alone)) < 0.04
+    mean = inputs(science, reference=(stars + np.mean(noise, axis=0)).astype(np.float32))
+    mean.reference_noise = mean.reference_noise / 2
+    assert noise_correlation(mean) == pytest.approx(0.5, abs=0.04)
+    assert noise_correlation(inputs(science, reference=science)) == pytest.approx(1)
+    mean.bad_science = np.ones(shape, bool)
+    assert np.isnan(noise_correlation(mean))

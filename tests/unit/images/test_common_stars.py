@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core.images.common_stars import aperture_flux, choose_stamps, find_stars, star_residual
+from otrain_core.images.common_stars import aperture_flux, choose_stamps, find_stars, flux_relation, star_residual
 from otrain_core.images.frames import MASK_MISSING
 from otrain_core.images.prepare import prepare_image
 from otrain_core.plan.pipelines import PrepareOptions
@@ -101,3 +101,22 @@ def test_masked_and_faint_stars_say_nothing_about_the_residual():
     value, n = star_residual(diff, noise, stars, radius=3.0)
     assert n == 2
     assert np.isnan(value)
+
+
+def pairs(n, *, exponent=1.0, scatter=0.0):
+    rng = np.random.default_rng(3)
+    flux = 10 ** rng.uniform(3, 5, n)
+    return pd.DataFrame({"flux": flux, "flux_reference": 2 * flux**exponent * np.exp(rng.normal(0, scatter, n))})
+
+
+@pytest.mark.parametrize("exponent", [1.0, 0.6])
+def test_the_exponent_of_the_fluxes_is_found(exponent):
+    relation = flux_relation(pairs(100, exponent=exponent, scatter=0.05))
+    assert relation["flux_slope"] == pytest.approx(exponent, abs=0.03)
+    assert relation["flux_slope_low"] < exponent < relation["flux_slope_high"]
+    assert relation["flux_slope_high"] - relation["flux_slope_low"] < 0.1
+
+
+def test_the_scatter_of_the_flux_ratios_is_found():
+    assert flux_relation(pairs(400, scatter=0.3))["flux_scatter"] == pytest.approx(0.3, rel=0.15)
+    assert np.isnan(flux_relation(pairs(7))["flux_slope"])

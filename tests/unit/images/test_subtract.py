@@ -1,5 +1,6 @@
 """Subtraction: what is the same vanishes, what is new keeps its flux, what is missing is masked."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -39,7 +40,7 @@ def test_an_image_from_itself_is_zero(sky):
     prepared = prepare_image(image, seeing=2.5, options=PrepareOptions(cosmics="none"))
     planes = prepared.sci, prepared.noise, prepared.mask
     aligned = already_aligned(*planes)
-    result = subtract_images(*planes, aligned, name="a")
+    result = subtract_images(*planes, aligned, name="a", options=SubtractOptions(max_noise_correlation=1))
     assert result.record["flux_scale"] == pytest.approx(1, abs=1e-5)
     assert np.nanmax(np.abs(result.diff)) < 2e-4 * np.nanmax(prepared.sci)
     assert np.nanmax(np.abs(result.diff) / result.noise) < 0.05
@@ -160,7 +161,7 @@ def test_a_failed_kernel_is_refused_though_the_sky_is_clean(sky):
         ImageError, match=r"science: subtract: bright stars leave \d+ % of their flux in the difference"
     ):
         subtract_images(prepared.sci, prepared.noise, prepared.mask, aligned, name="science", options=options)
-    loose = SubtractOptions(kernel_half_width=7, kernel_order=0, max_star_residual=99)
+    loose = SubtractOptions(kernel_half_width=7, kernel_order=0, max_star_residual=99, max_model_error=99)
     result = subtract_images(prepared.sci, prepared.noise, prepared.mask, aligned, name="science", options=loose)
     assert result.record["star_residual"] > 0.4
     assert result.record["noise_spread"] < 1.15
@@ -269,3 +270,56 @@ def test_stars_are_taken_out_and_the_refined_wcs_is_used(sky, tmp_path):
     assert (records["refined"]["align"], records["refined"]["resampling"]) == ("swarp", "lanczos3")
     assert records["refined"]["align_offset"] < 0.1
     assert records["own"]["align_offset"] == pytest.approx(np.hypot(2, 1), abs=0.1)
+
+
+def stack(sky, n, *, first):
+    """Mean of n frames on the grid of the science image, the first of seed `first`."""
+    frames = [observe(sky, seed=first + k, fwhm=2.4) for k in range(n)]
+    frames[0].data = np.mean([frame.data for frame in frames], axis=0)
+    frames[0].gain, frames[0].read_noise = frames[0].gain * n, frames[0].read_noise * np.sqrt(n)
+    return frames[0]
+
+
+def test_the_same_exposure_is_no_reference(sky):
+    image = observe(sky, seed=1, fwhm=2.5)
+    with pytest.raises(ImageError, match="image science: reference: the science image and the reference are the same"):
+        difference(image, image)
+
+
+@pytest.mark.parametrize("n", [3, 10])
+def test_a_stack_that_holds_the_science_image_is_refused(sky, n):
+    science = observe(sky, seed=20, fwhm=2.4)
+    match = "image science: reference: the science image is one of the exposures of the reference"
+    with pytest.raises(ImageError, match=match):
+        difference(science, stack(sky, n, first=20))
+    record = difference(science, stack(sky, n, first=20), max_noise_correlation=1).record
+    assert record["noise_correlation"] == pytest.approx(1 / np.sqrt(n), abs=0.03)
+    assert abs(difference(science, stack(sky, n, first=50)).record["noise_correlation"]) < 0.03
+
+
+def test_a_reference_that_is_not_linear_is_refused(sky):
+    science, reference = observe(sky, seed=2, fwhm=3.0), observe(sky, seed=3, fwhm=2.4)
+    record = difference(science, reference).record
+    assert record["flux_slope"] == pytest.approx(1, abs=0.02)
+    assert record["flux_slope_low"] < 1 < record["flux_slope_high"]
+    reference.data = (1.0857362 * np.arcsinh((reference.data - 100) / 80)).astype(np.float32)
+    with pytest.raises(
+        ImageError, match=r"science: reference: the fluxes of stars .* to the power of 0\.\d+ .*not linear"
+    ):
+        difference(science, reference)
+
+
+def test_fluxes_that_scatter_are_refused(sky):
+    rng = np.random.default_rng(4)
+    other = dataclasses.replace(sky, flux=sky.flux * np.exp(rng.normal(0, 1.0, len(sky.flux))))
+    with pytest.raises(
+        ImageError, match=r"science: reference: the flux ratios of stars in both images scatter by \d+ %"
+    ):
+        difference(observe(other, seed=2, fwhm=3.0), observe(sky, seed=3, fwhm=2.4), max_flux_slope=5)
+
+
+def test_a_kernel_that_explains_little_is_refused(sky):
+    science, reference = observe(sky, seed=2, fwhm=3.0), observe(sky, seed=3, fwhm=2.4)
+    assert difference(science, reference).record["model_error"] < 0.05
+    with pytest.raises(ImageError, match=r"science: subtract: the kernel leaves \d+ % of the signal of bright stars"):
+        difference(science, reference, max_model_error=0.001)
