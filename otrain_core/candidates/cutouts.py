@@ -63,7 +63,7 @@ def cutouts_files(
     planes, _ = read_planes(difference, image=image)
     record = read_json(psf_record)
     raise_if_failed(psf)
-    model, _ = difference_psf(PSFModel.load(psf), record["seeing_px"], read_json(subtract_record))
+    model, _ = difference_psf(PSFModel.load(psf), record["seeing_px"], read_json(subtract_record), planes)
     arrays = make_cutouts(
         read_table(labelled),
         planes,

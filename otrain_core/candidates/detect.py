@@ -105,7 +105,7 @@ def detect_files(
         raise ImageError(image, "zero_point", f"{psf_record} holds no zero point")
     science_psf = PSFModel.load(psf)
     subtraction = read_json(subtract_record) if subtract_record else {}
-    model, seeing = difference_psf(science_psf, record["seeing_px"], subtraction)
+    model, seeing = difference_psf(science_psf, record["seeing_px"], subtraction, planes)
     table = detect_candidates(
         planes["diff"],
         planes["noise"],

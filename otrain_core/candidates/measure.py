@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from otrain_core.images.kernel import KernelField
 from otrain_core.images.pixels import add_stamp, nearest_pixel, stamps
 
 SIGMA = 1 / np.sqrt(8 * np.log(2))  # standard deviation of a Gaussian of unit FWHM
@@ -37,11 +38,51 @@ class BroadenedPSF:
         return np.fft.ifft2(fourier_gaussian(np.fft.fft2(padded), self.sigma)).real, y0 - self.pad, x0 - self.pad
 
 
-def difference_psf(psf: Any, seeing: float, subtraction: Mapping[str, Any]) -> tuple[Any, float]:
-    """PSF and seeing [px] of the difference, from those of the science image and the record of the subtraction.
+class ConvolvedPSF:
+    """A PSF convolved with the kernel that the science image was convolved with at each place.
 
-    They differ where the science image was convolved to the seeing of the reference.
+    Parameters
+    ----------
+    psf : otrain_core.stars.psf_model.PSFModel
+    kernel : otrain_core.images.kernel.KernelField
+        Of sum 1.
     """
+
+    def __init__(self, psf: Any, kernel: KernelField):
+        self.psf, self.kernel = psf, kernel
+
+    def stamp(self, x: float, y: float) -> tuple[np.ndarray, int, int]:
+        """As `otrain_core.stars.psf_model.PSFModel.stamp`, on a stamp larger by the kernel's half width on every side."""
+        from scipy.signal import fftconvolve
+
+        stamp, y0, x0 = self.psf.stamp(x, y)
+        kernel = self.kernel.at(x, y)
+        half = kernel.shape[0] // 2
+        return fftconvolve(stamp, kernel), y0 - half, x0 - half
+
+
+def difference_psf(
+    psf: Any, seeing: float, subtraction: Mapping[str, Any], planes: Mapping[str, np.ndarray]
+) -> tuple[Any, float]:
+    """PSF and seeing [px] of the difference.
+
+    They differ from those of the science image where it was convolved: by the kernel where the difference has it, else by
+    a Gaussian that makes up for the seeings.
+
+    Parameters
+    ----------
+    psf : otrain_core.stars.psf_model.PSFModel
+    seeing : float
+        Both of the science image.
+    subtraction : mapping
+        Record of `otrain_core.images.subtract`.
+    planes : mapping
+        Its planes: ``diff``, and ``kernel`` where there is one.
+    """
+    if "kernel" in planes:
+        wider = subtraction["convolved"] == "science" and subtraction["seeing_reference_px"] > seeing
+        target = subtraction["seeing_reference_px"] if wider else seeing
+        return ConvolvedPSF(psf, KernelField.from_kernels(planes["kernel"], planes["diff"].shape)), target
     if subtraction.get("convolved") == "science" and subtraction["seeing_reference_px"] > seeing:
         target = subtraction["seeing_reference_px"]
         return BroadenedPSF(psf, fwhm=seeing, target=target), target

@@ -91,6 +91,7 @@ def alard_lupton(inputs: Inputs, options: SubtractOptions) -> Matched:
         nothing if convolve_science else contaminated,
         contaminated if convolve_science else nothing,
         record,
+        (fit.kernels / fit.scale).astype(np.float32) if convolve_science else None,
     )
 
 

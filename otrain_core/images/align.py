@@ -23,6 +23,7 @@ from otrain_core.images.polynomials import polynomial
 from otrain_core.images.prepare import Prepared, prepare_image
 from otrain_core.images.resample import Mapping, identity, overlap_problem, pixel_area, resample
 from otrain_core.images.swarp import resample_by_swarp
+from otrain_core.images.wcs import pixel_to_sky, sky_to_pixel
 from otrain_core.plan.pipelines import PrepareOptions, SubtractOptions
 from otrain_core.widths import SIGMA_PER_MAD
 
@@ -234,26 +235,22 @@ def _inside(points: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.isfinite(points).all(axis=1) & (points > low).all(axis=1) & (points < high).all(axis=1)
 
 
-def wcs_mapping(science_wcs: Any, reference_wcs: Any, shape: tuple[int, int]) -> Mapping:
-    """Science pixel to sky to reference pixel, exact at every call."""
-    from astropy.wcs.utils import wcs_to_celestial_frame
+def wcs_mapping(
+    science_wcs: Any, reference_wcs: Any, shape: tuple[int, int], reference_shape: tuple[int, int] | None = None
+) -> Mapping:
+    """Science pixel to sky to reference pixel, exact at every call.
 
-    frames = [wcs_to_celestial_frame(wcs) for wcs in (science_wcs, reference_wcs)]
-    same = frames[0].is_equivalent_frame(frames[1])
+    Parameters
+    ----------
+    science_wcs, reference_wcs : astropy.wcs.WCS
+        Celestial, whatever the order of their axes and their frames.
+    shape, reference_shape : tuple of int
+        Of the two images. Far outside the reference its distortion has no inverse and is left out; with its shape known,
+        that is said of no pixel inside.
+    """
 
     def base(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        lon, lat = science_wcs.all_pix2world(x, y, 0)
-        if not same:
-            from astropy.coordinates import SkyCoord
-
-            sky = SkyCoord(lon, lat, unit="deg", frame=frames[0]).transform_to(frames[1])
-            lon, lat = sky.spherical.lon.deg, sky.spherical.lat.deg
-        rx, ry = reference_wcs.wcs_world2pix(lon, lat, 0)
-        if reference_wcs.has_distortion:
-            # Far outside the reference its distortion has no inverse; those pixels are missing anyway.
-            height, width = reference_wcs.array_shape or np.ceil(2 * reference_wcs.wcs.crpix[::-1])
-            near = (np.abs(rx - width / 2) < width) & (np.abs(ry - height / 2) < height)
-            rx[near], ry[near] = reference_wcs.all_world2pix(lon[near], lat[near], 0, quiet=True)
+        rx, ry = sky_to_pixel(reference_wcs, *pixel_to_sky(science_wcs, x, y), shape=reference_shape)
         return np.nan_to_num(rx, nan=-1e6), np.nan_to_num(ry, nan=-1e6)
 
     return Mapping(base, shape)
@@ -391,7 +388,7 @@ def locate_reference(
     stars_reference = find_stars(prepared.sci, prepared.noise, prepared.mask)
     found, problem = None, None
     if method != "stars" and science_wcs is not None and reference.wcs is not None:
-        guess = wcs_mapping(science_wcs, reference.wcs, shape)
+        guess = wcs_mapping(science_wcs, reference.wcs, shape, reference.shape)
         problem = overlap_problem(guess, reference.shape)
         if problem is None:
             found = _by_wcs(guess, stars, stars_reference, method=method)

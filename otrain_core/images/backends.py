@@ -35,13 +35,18 @@ class Inputs:
 
 @dataclass
 class Matched:
-    """Result of a back end, before masking."""
+    """Result of a back end, before masking.
+
+    `kernel`, (n_terms, size, size), is what the science image was convolved with, of sum 1, see
+    `otrain_core.images.kernel.KernelField`; None where it was not, or where nobody knows.
+    """
 
     diff: np.ndarray
     noise: np.ndarray
     contaminated_reference: np.ndarray
     contaminated_science: np.ndarray
     record: dict[str, Any]
+    kernel: np.ndarray | None = None
 
 
 def kernel_sizes(seeing: float, sharper: float, half_width: int = 0) -> tuple[tuple[float, ...], int, int]:

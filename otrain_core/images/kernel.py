@@ -118,6 +118,12 @@ class KernelField:
     predicted_chi2: np.ndarray = field(default_factory=lambda: np.zeros(0))
     record: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def from_kernels(cls, kernels: np.ndarray, shape: tuple[int, int]) -> KernelField:
+        """From `kernels` alone, for images of this shape; without a background."""
+        order = next(order for order in range(len(kernels)) if len(exponents(order)) == len(kernels))
+        return cls(kernels, np.zeros(1), shape, order, 0)
+
     @property
     def scale(self) -> float:
         """Photometric ratio target / source."""

@@ -55,6 +55,8 @@ class Difference:
     reference : numpy.ndarray
         float32, the aligned reference scaled to the flux of the science image, not
         matched in PSF; NaN where missing.
+    kernel : numpy.ndarray or None
+        float32 (n_terms, size, size), what the science image was convolved with, see `Matched`.
     record : dict
         Quality: method, convolved, n_stamps, flux_scale, noise_spread, seeings, ...
     """
@@ -63,6 +65,7 @@ class Difference:
     noise: np.ndarray
     mask: np.ndarray
     reference: np.ndarray
+    kernel: np.ndarray | None = None
     record: dict[str, Any] = field(default_factory=dict)
 
 
@@ -146,6 +149,8 @@ def subtract_files(
         "science": planes["sci"],
         "reference": result.reference,
     }
+    if result.kernel is not None:
+        written["kernel"] = result.kernel
     write_planes(difference, written, header)
     io.write_json(record, {"image": image, **aligned.record, **result.record, **removed})
 
@@ -306,7 +311,7 @@ def _masked(science: np.ndarray, mask: np.ndarray, inputs: Inputs, matched: Matc
     unusable |= inputs.bad_science  # a cosmic ray may leave no value
     diff, sigma = matched.diff.astype(np.float32), matched.noise.astype(np.float32)
     diff[unusable], sigma[unusable] = np.nan, np.nan
-    return Difference(diff, sigma, out_mask, inputs.reference)
+    return Difference(diff, sigma, out_mask, inputs.reference, matched.kernel)
 
 
 def _refuse_pair(relation: dict[str, float], options: SubtractOptions, *, name: str) -> None:

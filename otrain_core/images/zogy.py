@@ -97,7 +97,8 @@ def zogy(inputs: Inputs, options: SubtractOptions) -> Matched:
         fit_shift=False,
         nthreads=1,
     )
-    sigma = _zogy_noise(noise, noise_reference, psf, psf_reference, 1 / ratio)
+    responses = _responses(noise, noise_reference, psf, psf_reference, 1 / ratio)
+    sigma = _zogy_noise([noise, noise_reference], responses)
     cut = slice(0, height), slice(0, width)
     reach = np.ones((3, 3), dtype=bool)
     record = {"convolved": "both", "flux_scale": ratio, "n_stamps": min(len(stars), options.max_stamps)}
@@ -107,6 +108,7 @@ def zogy(inputs: Inputs, options: SubtractOptions) -> Matched:
         ndimage.binary_dilation(inputs.bad_reference, reach),
         ndimage.binary_dilation(inputs.bad_science, reach),
         record,
+        _centre(responses[0], half)[None],
     )
 
 
@@ -127,10 +129,11 @@ def _stdpipe_psf(psf: np.ndarray, fwhm: float) -> dict:
     }
 
 
-def _zogy_noise(
+def _responses(
     noise: np.ndarray, noise_reference: np.ndarray, psf: np.ndarray, psf_reference: np.ndarray, scale: float
-) -> np.ndarray:
-    """Noise of the proper difference: each variance through the square of its filter (Eqs. 13-15)."""
+) -> list[np.ndarray]:
+    """What the proper difference convolves the science image and the reference with (Eqs. 13-15), of the shape of the
+    images, centred on the first pixel."""
     shape = noise.shape
     transforms = []
     for kernel in (psf, psf_reference):
@@ -143,9 +146,19 @@ def _zogy_noise(
         (sky * scale * np.abs(transforms[1])) ** 2 + (sky_reference * np.abs(transforms[0])) ** 2
     ) / np.sqrt((sky * scale) ** 2 + sky_reference**2)
     weight = np.maximum(weight, 1e-6 * weight.max())
-    total = np.zeros(shape, dtype=np.float32)
-    for sigma, transform in ((noise, scale * transforms[1]), (noise_reference, transforms[0])):
-        # D / F_D with F_D = scale / sqrt(...): the sqrt is in the weight, one scale is left.
-        response = fft.irfft2(transform / weight / scale, shape)
-        total += fft.irfft2(fft.rfft2(sigma**2) * fft.rfft2(response**2), shape)
+    # D / F_D with F_D = scale / sqrt(...): the sqrt is in the weight, one scale is left.
+    return [fft.irfft2(transform / weight / scale, shape) for transform in (scale * transforms[1], transforms[0])]
+
+
+def _zogy_noise(planes: list[np.ndarray], responses: list[np.ndarray]) -> np.ndarray:
+    """Noise of the proper difference: each variance through the square of its response."""
+    total = np.zeros(planes[0].shape, dtype=np.float32)
+    for sigma, response in zip(planes, responses, strict=True):
+        total += fft.irfft2(fft.rfft2(sigma**2) * fft.rfft2(response**2), total.shape)
     return np.sqrt(np.maximum(total, 1e-12))
+
+
+def _centre(response: np.ndarray, half: int) -> np.ndarray:
+    """The middle (2 half + 1, 2 half + 1) of a response as a kernel of sum 1."""
+    middle = np.roll(response, (half, half), axis=(0, 1))[: 2 * half + 1, : 2 * half + 1]
+    return (middle / middle.sum()).astype(np.float32)

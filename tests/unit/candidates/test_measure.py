@@ -2,12 +2,16 @@ import numpy as np
 import pytest
 
 from otrain_core.candidates.measure import (
+    BroadenedPSF,
+    ConvolvedPSF,
+    difference_psf,
     filtered_spread,
     gaussian_widths,
     negative_shares,
     psf_fluxes,
     window_ellipticities,
 )
+from otrain_core.images.kernel import KernelField
 from tests.unit.synthetic_difference import NOISE, SEEING, Moffat, add, blank
 
 
@@ -52,3 +56,41 @@ def test_a_dipole_is_half_negative_and_a_new_source_is_not():
     centres = np.array([20.0, 60.0, 5.0]), np.array([20.0, 20.0, 5.0])
     shares = negative_shares(data, error, clear, *centres, seeing=2.8)
     assert shares[0] == 0 and shares[1] == pytest.approx(0.5, abs=0.02) and shares[2] == 0
+
+
+def kernels():
+    """A kernel of sum 1 that changes along x: (3, 5, 5) terms 1, u, v."""
+    rng = np.random.default_rng(1)
+    planes = rng.normal(0, 0.02, (3, 5, 5))
+    planes -= planes.mean(axis=(1, 2), keepdims=True)
+    planes[0, 2, 2] += 1
+    return planes
+
+
+def test_the_convolved_psf_is_what_the_kernel_makes_of_a_star():
+    image = np.zeros((101, 101), np.float32)
+    add(image, Moffat(), 30.3, 61.8, 1.0)
+    field = KernelField.from_kernels(kernels(), image.shape)
+    assert field.order == 1
+    stamp, y0, x0 = ConvolvedPSF(Moffat(), field).stamp(30.3, 61.8)
+    expected = field.apply(image)[y0 : y0 + stamp.shape[0], x0 : x0 + stamp.shape[1]]
+    # The kernel of the star's place against that of each pixel: it changes little over a star.
+    np.testing.assert_allclose(stamp, expected, atol=0.01 * stamp.max())
+    assert stamp.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("convolved", "seeing_reference", "kernel", "kind", "target"),
+    [
+        ("science", 4.0, True, ConvolvedPSF, 4.0),
+        ("both", 4.0, True, ConvolvedPSF, SEEING),
+        ("science", 4.0, False, BroadenedPSF, 4.0),
+        ("reference", 2.0, False, Moffat, SEEING),
+    ],
+)
+def test_the_psf_of_the_difference(convolved, seeing_reference, kernel, kind, target):
+    planes = {"diff": np.zeros((101, 101), np.float32)} | ({"kernel": kernels()} if kernel else {})
+    record = {"convolved": convolved, "seeing_reference_px": seeing_reference}
+    psf, seeing = difference_psf(Moffat(), SEEING, record, planes)
+    assert type(psf) is kind
+    assert seeing == target

@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+from astropy.coordinates import SkyCoord
+from astropy.wcs import WCS
 from scipy import ndimage
 
 from otrain_core.errors import ImageError
@@ -188,3 +190,47 @@ def test_stars_beside_injections_are_no_part_of_the_pattern():
     truth = pd.DataFrame({"x": [52.0, np.nan], "y": [51.0, 90.0]})
     assert list(align._not_injected(stars, truth, radius=3.0)["x"]) == [10.0, 90.0]
     assert len(align._not_injected(stars, truth[:0], radius=3.0)) == 3
+
+
+def tangential(ra, dec, *, parity=-1.0, rot=0.0, shift=(0.0, 0.0), frame="icrs", first="RA"):
+    """A camera of 320 x 360 px of 1 arcsec about a place of the sky, in a frame and an order of the axes."""
+    wcs = WCS(naxis=2)
+    place = SkyCoord(ra, dec, unit="deg").transform_to(frame)
+    lon, lat = place.spherical.lon.deg, place.spherical.lat.deg
+    c, s = np.cos(np.radians(rot)) / 3600, np.sin(np.radians(rot)) / 3600
+    kinds, values, matrix = ["RA---TAN", "DEC--TAN"], [lon, lat], np.array([[parity * c, -parity * s], [s, c]])
+    if frame == "galactic":
+        kinds = ["GLON-TAN", "GLAT-TAN"]
+    if first != "RA":
+        kinds, values, matrix = kinds[::-1], values[::-1], matrix[::-1]
+    wcs.wcs.ctype, wcs.wcs.crval, wcs.wcs.cd = kinds, values, matrix
+    wcs.wcs.crpix = 180.5 + shift[0], 160.5 + shift[1]
+    if frame == "fk4":
+        wcs.wcs.radesys, wcs.wcs.equinox = "FK4", 1950.0
+    wcs.wcs.set()
+    return wcs
+
+
+@pytest.mark.parametrize(("ra", "dec"), [(0.0, 5.0), (359.9999, -40.0), (30.0, 89.97), (200.0, -89.99)])
+def test_the_mapping_holds_across_the_meridian_and_at_the_poles(ra, dec):
+    science = tangential(ra, dec)
+    reference = tangential(ra, dec, rot=0.3, shift=(12.0, -7.0))
+    x, y = np.array([0.0, 179.5, 359, 40]), np.array([0.0, 159.5, 319, 300])
+    found = align.wcs_mapping(science, reference, (320, 360), (320, 360))(x, y)
+    # One tangent point: the camera is turned about it.
+    angle = np.radians(-0.3)
+    dx, dy = x - 179.5, y - 159.5
+    expected = np.cos(angle) * dx - np.sin(angle) * dy + 191.5, np.sin(angle) * dx + np.cos(angle) * dy + 152.5
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("frame", "first"), [("icrs", "DEC"), ("galactic", "RA"), ("galactic", "DEC"), ("fk4", "RA")])
+def test_other_axes_and_frames_are_the_same_sky(frame, first):
+    science = tangential(150.0, 20.0)
+    reference = tangential(150.0, 20.0, frame=frame, first=first)
+    x, y = np.array([0.0, 179.5, 359, 40]), np.array([0.0, 159.5, 319, 300])
+    rx, ry = align.wcs_mapping(science, reference, (320, 360))(x, y)
+    here = science.pixel_to_world(x, y)
+    there = reference.pixel_to_world(rx, ry).transform_to("icrs")
+    assert here.separation(there).arcsec.max() < 1e-3
+    assert np.hypot(rx - 179.5, ry - 159.5)[1] < 1e-3

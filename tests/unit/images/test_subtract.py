@@ -21,10 +21,12 @@ from otrain_core.images.frames import (
     read_planes,
     write_planes,
 )
+from otrain_core.images.kernel import KernelField
 from otrain_core.images.prepare import prepare_image
 from otrain_core.images.subtract import available_method, subtract_files, subtract_images
 from otrain_core.plan.pipelines import PrepareOptions, SubtractOptions
 from otrain_core.plan.telescopes import Detector
+from tests.unit.synthetic_field import star
 from tests.unit.synthetic_pair import already_aligned, difference, make_sky, observe
 
 SHAPE = (320, 360)
@@ -323,3 +325,22 @@ def test_a_kernel_that_explains_little_is_refused(sky):
     assert difference(science, reference).record["model_error"] < 0.05
     with pytest.raises(ImageError, match=r"science: subtract: the kernel leaves \d+ % of the signal of bright stars"):
         difference(science, reference, max_model_error=0.001)
+
+
+@pytest.mark.parametrize("fwhm_reference", [3.4, 2.4])
+def test_the_kernel_of_a_convolved_science_image_is_kept(sky, fwhm_reference):
+    new = [(180.3, 141.8, 6000.0)]
+    result = difference(observe(sky, seed=2, fwhm=2.8, extra=new), observe(sky, seed=3, fwhm=fwhm_reference))
+    if fwhm_reference < 2.8:
+        assert result.kernel is None
+        return
+    assert result.kernel[0].sum() == pytest.approx(1, abs=1e-5)
+    field = KernelField.from_kernels(result.kernel, SHAPE)
+    source = np.zeros(SHAPE, np.float32)
+    source[:] = star(180.3, 141.8, 2.8, SHAPE)
+    model = field.apply(source)
+    near = np.s_[137:147, 175:186]
+    flux = (result.diff * model)[near].sum() / (model**2)[near].sum()
+    assert flux == pytest.approx(6000, rel=0.03)
+    chi2 = (((result.diff - flux * model) / result.noise)[near] ** 2).mean()
+    assert chi2 < 1.5

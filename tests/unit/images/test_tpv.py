@@ -41,3 +41,36 @@ def test_galactic_coordinates_are_refused():
     wcs.wcs.set()
     with pytest.raises(ImageError, match="image a: wcs: align: swarp needs right ascension and declination"):
         swarp_header(wcs, (300, 200), name="a")
+
+
+@pytest.mark.parametrize("make", [lambda: frame((300, 200), scale=0.7, angle=0.3), lambda: distorted((300, 200))])
+def test_declination_first_is_turned_round(make):
+    wcs = make()
+    header = wcs.to_header(relax=True)
+    swapped = header.copy()
+    for one, other in (
+        ("CTYPE1", "CTYPE2"),
+        ("CRVAL1", "CRVAL2"),
+        ("PC1_1", "PC2_1"),
+        ("PC1_2", "PC2_2"),
+        ("CDELT1", "CDELT2"),
+    ):
+        default = 1.0 if one in ("PC1_1", "PC2_2") else 0.0
+        a, b = header.get(one, default), header.get(other, 1.0 if other in ("PC1_1", "PC2_2") else 0.0)
+        swapped[one], swapped[other] = b, a
+    axes = WCS(swapped)
+    assert axes.wcs.lng == 1
+    written = WCS(swarp_header(axes, (300, 200), name="a"))
+    assert written.wcs.lng == 0
+    x, y = np.array([3.0, 150, 190]), np.array([7.0, 20, 290])
+    here, there = wcs.pixel_to_world(x, y), written.pixel_to_world(x, y)
+    assert here.separation(there).arcsec.max() < 0.02
+
+
+@pytest.mark.parametrize(("system", "equinox"), [("FK4", 1950.0), ("FK5", 1975.0)])
+def test_another_equinox_is_refused(system, equinox):
+    wcs = frame((300, 200))
+    wcs.wcs.radesys, wcs.wcs.equinox = system, equinox
+    wcs.wcs.set()
+    with pytest.raises(ImageError, match=f"image a: wcs: align: swarp needs ICRS or FK5 of J2000, found {system}"):
+        swarp_header(wcs, (300, 200), name="a")
