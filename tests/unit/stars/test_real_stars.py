@@ -169,3 +169,19 @@ def test_reference_without_a_psf_is_no_crash(science, sharp):
     empty = np.random.default_rng(1).normal(300, 10, SHAPE).astype(np.float32)
     same, record = remove_stars(type(sharp)(**{**sharp.__dict__, "data": empty}), stars, name="a")
     assert record["removed"] == [] and "no PSF of the reference" in record["failed"][0]["reason"]
+
+
+@pytest.mark.parametrize("centre", [(0.0, 5.0), (30.0, 89.95)], ids=["across ra 0", "at the pole"])
+def test_stars_are_found_wherever_the_field_is(science, sharp, centre):
+    image, psf, record = science
+    image, reference = (type(frame)(**{**vars(frame), "wcs": frame.wcs.deepcopy()}) for frame in (image, sharp))
+    for frame in (image, reference):
+        frame.wcs.wcs.crval = centre
+        frame.wcs.wcs.set()
+    truth = choose((image, psf, record), removed=10)[3]
+    assert truth["ra"].between(0, 360).all()
+    if centre[0] == 0.0:
+        assert truth["ra"].min() < 1 and truth["ra"].max() > 359
+    stars = truth[truth["kind"] == "removed"]
+    _, record = remove_stars(reference, stars, name="a")
+    assert len(record["removed"]) >= 7
