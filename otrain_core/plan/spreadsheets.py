@@ -20,7 +20,7 @@ OLD_WORKBOOK = b"\xd0\xcf\x11\xe0"  # of Excel before 2007
 Row = tuple[int, dict[str, str]]
 
 
-def read_rows(path: str | Path, columns: Collection[str]) -> list[Row]:
+def read_rows(path: str | Path, columns: Collection[str] | None = None) -> list[Row]:
     """Rows of a sheet as text, with the number of the line that each stands in.
 
     Commas, semicolons, tabs or bars separate the cells; the text is UTF-8, UTF-16 (with its mark) or, where it is
@@ -30,8 +30,8 @@ def read_rows(path: str | Path, columns: Collection[str]) -> list[Row]:
     Parameters
     ----------
     path : path-like
-    columns : collection of str
-        Columns that the sheet may have.
+    columns : collection of str, optional
+        Columns that the sheet may have (default: any).
 
     Returns
     -------
@@ -54,7 +54,7 @@ def read_rows(path: str | Path, columns: Collection[str]) -> list[Row]:
     for name in header:
         if header.count(name) > 1:
             raise ConfigError(f"sheet {path}: {name or '(no name)'}: this column stands twice")
-        if name not in columns:
+        if columns is not None and name not in columns:
             raise ConfigError(f"sheet {path}: {name or '(no name)'}: unknown column{near_name(name, '')}")
     found = []
     for line, cells in rows:

@@ -11,6 +11,7 @@ import pandas as pd
 from astropy.io import fits
 
 from otrain_core.errors import ConfigError, ImageError
+from otrain_core.plan.spreadsheets import read_rows
 
 COLUMNS = ["ra", "dec", "mag", "magerr", "color", "kind"]
 
@@ -130,12 +131,12 @@ def read_sky_table(path: str | Path) -> pd.DataFrame:
 
 
 def read_local(path: str | Path, *, key: str, columns: list[str]) -> pd.DataFrame:
-    """Read a list that the user made: a CSV file with the columns ra and dec [deg], the others optional.
+    """Read a list that the user made: a table with the columns ra and dec [deg] (RA, Dec), the others optional.
 
     Parameters
     ----------
     path : path-like
-        Lines that begin with # are comments.
+        CSV or a workbook, see `otrain_core.plan.spreadsheets.read_rows`; lines that begin with # are comments.
     key : str
         Key of the telescope that names the file, for errors.
     columns : list of str
@@ -146,33 +147,42 @@ def read_local(path: str | Path, *, key: str, columns: list[str]) -> pd.DataFram
     ConfigError
         No such file, no such column, or a value that is not a number in its range.
     """
-    from io import StringIO
-
     try:
-        lines = [line for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line[:1] != "#"]
-        source = pd.read_csv(StringIO("\n".join(lines)), skipinitialspace=True, dtype=dict.fromkeys(TEXT, str))
-    except FileNotFoundError:
-        raise ConfigError(f"{key}: {path}: no such file") from None
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ConfigError(f"{key}: {path}: not a CSV table ({str(error).splitlines()[0]})") from None
-    source = source.rename(columns=str.strip)
-    table = empty(columns).reindex(range(len(source)))
+        rows = [(line, {name.lower(): cell for name, cell in cells.items()}) for line, cells in read_rows(path)]
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {str(error).removeprefix('sheet ')}") from None
+    given = {name for _, cells in rows for name in cells}
+    table = empty(columns).reindex(range(len(rows)))
     for name in columns:
-        if name not in source:
-            if name in ("ra", "dec"):
-                raise ConfigError(f"{key}: {path}: a column {name!r} [deg] is needed; it has {list(source.columns)}")
-            table[name] = "" if name in TEXT else np.nan
-        elif name in TEXT:
-            table[name] = source[name].fillna("").astype(str).str.strip()
+        if name in ("ra", "dec") and rows and name not in given:
+            raise ConfigError(f"{key}: {path}: a column {name!r} [deg] with values is needed; it has {sorted(given)}")
+        if name in TEXT:
+            table[name] = [cells.get(name, "") for _, cells in rows]
         else:
-            table[name] = pd.to_numeric(source[name], errors="coerce").astype(float)
-            bad = table[name].isna() & (source[name].notna() | (name in ("ra", "dec")))
-            bad |= {"ra": ~table[name].between(-180, 360), "dec": table[name].abs() > 90}.get(name, False)
-            if bad.any():
-                row = int(np.flatnonzero(bad)[0])
-                wanted = "a number of degrees" if name in ("ra", "dec") else "a number"
-                raise ConfigError(
-                    f"{key}: {path}: {name}: row {row + 1}: {wanted} is needed, found {source[name][row]!r}"
-                )
-    table["ra"] %= 360
+            table[name] = [
+                _number(cells.get(name, ""), name, f"{key}: {path}: {name}: line {line}") for line, cells in rows
+            ]
     return table
+
+
+LIMITS = {"ra": (-180.0, 360.0), "dec": (-90.0, 90.0)}
+MISSING = ("", "nan", "na", "n/a", "null", "none", "-", "--")
+
+
+def _number(text: str, name: str, where: str) -> float:
+    """A cell as a number, with a decimal point or comma; NaN where it is missing, if it may be.
+
+    Raises
+    ------
+    ConfigError
+        Not a number, or none of degrees in the range of `LIMITS`; `where` says of which cell.
+    """
+    low, high = LIMITS.get(name, (-np.inf, np.inf))
+    try:
+        value = np.nan if text.lower() in MISSING else float(text if "." in text else text.replace(",", "."))
+    except ValueError:
+        value = None
+    if value is None or not (low <= value <= high or (np.isnan(value) and name not in LIMITS)):
+        wanted = "a number of degrees" if name in LIMITS else "a number"
+        raise ConfigError(f"{where}: {wanted} is needed, found {text!r}")
+    return value % 360 if name == "ra" else value

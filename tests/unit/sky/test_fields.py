@@ -66,17 +66,44 @@ def test_a_local_list_has_the_columns_that_are_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ra,mag\n1,2\n", "a column 'dec' .* is needed"),
-        ("ra,dec\n83.6,22\n05:34:24,22\n", "ra: row 2: a number of degrees is needed, found '05:34:24'"),
-        ("ra,dec\n83.6,220\n", "dec: row 1"),
-        ("ra,dec\n83.6,\n", "dec: row 1"),
-        ("ra,dec,mag\n83.6,22,bright\n", "mag: row 1: a number is needed, found 'bright'"),
-        ("", "not a CSV table"),
+        ("ra,mag\n1,2\n", "a column 'dec' .* is needed; it has .'mag', 'ra'."),
+        ("ra,dec\n83.6,22\n05:34:24,22\n", "ra: line 3: a number of degrees is needed, found '05:34:24'"),
+        ("ra,dec\n83.6,220\n", "dec: line 2"),
+        ("ra,dec\n83.6,\n", "a column 'dec' .* with values is needed"),
+        ("ra,dec\n83.6,22\n83.6,\n", "dec: line 3"),
+        ("ra,dec,mag\n83.6,22,bright\n", "mag: line 2: a number is needed, found 'bright'"),
+        ("", "empty: a line with the names of the columns is needed"),
+        ("ra,dec,ra\n83.6,22,83.7\n", "ra: this column stands twice"),
+        ("ra,dec\n83.6,nan\n", "dec: line 2: a number of degrees"),
+        ("ra,dec\n83.6,inf\n", "dec: line 2: a number of degrees"),
     ],
 )
 def test_a_wrong_local_catalogue_is_told_in_one_sentence(tmp_path, text, message):
     path = write(tmp_path / "stars.csv", text)
     with pytest.raises(ConfigError, match=f"catalogue: {path}: .*{message}|catalogue: {path}: {message}"):
+        read_local(path, key="catalogue", columns=COLUMNS)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "RA;Dec;mag;name\r\n83,61;22,5;15,25;\xe9toile\r\n".encode("cp1252"),
+        "\ufeffra\tdec\tmag\tname\n83.61\t22.5\t15.25\t\xe9toile\n".encode("utf-16"),
+        "ra,dec,mag,name,,\n83.61,22.5,15.25,\xe9toile,,\n".encode(),
+    ],
+    ids=["semicolons and decimal commas", "utf-16", "trailing commas"],
+)
+def test_lists_of_spreadsheet_programs_are_read(tmp_path, content):
+    (tmp_path / "stars.csv").write_bytes(content)
+    table = read_local(tmp_path / "stars.csv", key="catalogue", columns=["name", "ra", "dec", "mag"])
+    assert table.to_dict("records") == [{"name": "\xe9toile", "ra": 83.61, "dec": 22.5, "mag": 15.25}]
+
+
+@pytest.mark.parametrize("kind", ["directory", "binary"])
+def test_what_is_no_list_is_told(tmp_path, kind):
+    path = tmp_path / "stars.csv"
+    path.mkdir() if kind == "directory" else path.write_bytes(bytes(range(256)))
+    with pytest.raises(ConfigError, match="^catalogue: .*stars.csv: not a"):
         read_local(path, key="catalogue", columns=COLUMNS)
 
 
