@@ -88,7 +88,7 @@ def test_a_wrong_local_catalogue_is_told_in_one_sentence(tmp_path, text, message
     "content",
     [
         "RA;Dec;mag;name\r\n83,61;22,5;15,25;\xe9toile\r\n".encode("cp1252"),
-        "\ufeffra\tdec\tmag\tname\n83.61\t22.5\t15.25\t\xe9toile\n".encode("utf-16"),
+        "ra\tdec\tmag\tname\n83.61\t22.5\t15.25\t\xe9toile\n".encode("utf-16"),
         "ra,dec,mag,name,,\n83.61,22.5,15.25,\xe9toile,,\n".encode(),
     ],
     ids=["semicolons and decimal commas", "utf-16", "trailing commas"],
