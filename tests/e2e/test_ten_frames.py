@@ -42,7 +42,7 @@ def test_borders_of_zeros_are_no_data(run):
             table = pd.read_csv(folder / name)
             x, y = (
                 np.clip(table[key].round().astype(int), 0, side - 1)
-                for key, side in zip(columns.split(), void.shape[::-1])
+                for key, side in zip(columns.split(), void.shape[::-1], strict=True)
             )
             inside = void[y, x] if name == "candidates.csv" else void[y, x] & (table["kind"] != "removed")
             assert not inside.any(), (number, name)
