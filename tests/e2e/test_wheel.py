@@ -100,7 +100,7 @@ def test_every_verb_runs(otrain):
 
 
 def _registry(otrain):
-    write_results(otrain.work / "results", experiments=("paper", "otrain2"), failed=(), n_images=12)
+    write_results(otrain.work / "results", failed=(), n_images=12, model=otrain.work / "mine/model.keras")
     otrain("models", "import", "--results", "results")
     versions = json.loads(otrain("models", "list", "--json"))
     assert {row["version"] for row in versions} == {1, 2}
