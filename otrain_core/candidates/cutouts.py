@@ -43,6 +43,7 @@ def cutouts_files(
     pipeline: str,
     image: str,
     options: CutoutsOptions,
+    field: str = "",
 ) -> None:
     """Read the labelled candidates, the planes of the difference and its PSF, write the stack of cutouts.
 
@@ -54,6 +55,8 @@ def cutouts_files(
         The ``.npz`` to write.
     telescope, pipeline, image : str
     options : CutoutsOptions
+    field : str
+        What the sheet says that the image shows, see `otrain_core.plan.inputs.Inputs.field`.
 
     Raises
     ------
@@ -63,7 +66,8 @@ def cutouts_files(
     planes, _ = read_planes(difference, image=image)
     record = read_json(psf_record)
     raise_if_failed(psf)
-    model, _ = difference_psf(PSFModel.load(psf), record["seeing_px"], read_json(subtract_record), planes)
+    subtraction = read_json(subtract_record)
+    model, _ = difference_psf(PSFModel.load(psf), record["seeing_px"], subtraction, planes)
     arrays = make_cutouts(
         read_table(labelled),
         planes,
@@ -74,7 +78,36 @@ def cutouts_files(
         telescope=telescope,
         pipeline=pipeline,
     )
+    grid = reference_grid(arrays["x"], arrays["y"], subtraction.get("to_reference"), record["pixel_scale"])
+    arrays |= {"field": np.full(len(arrays["x"]), field), "grid_x": grid[0], "grid_y": grid[1]}
     write_arrays(cutouts, arrays)
+
+
+def reference_grid(
+    x: np.ndarray, y: np.ndarray, to_reference: list[list[float]] | None, pixel_scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Places on the pixel grid of the reference, which images without a WCS share.
+
+    Parameters
+    ----------
+    x, y : numpy.ndarray
+        (N,) pixels of the image.
+    to_reference : list or None
+        (2, 3), affine mapping from pixels of the image to those of the reference.
+    pixel_scale : float
+        Of the image [arcsec/px].
+
+    Returns
+    -------
+    grid_x, grid_y : numpy.ndarray
+        (N,) [arcsec] from the first pixel of the reference; NaN where the mapping is not known.
+    """
+    if to_reference is None:
+        return np.full(len(x), np.nan), np.full(len(x), np.nan)
+    matrix = np.asarray(to_reference, dtype=float)
+    scale = pixel_scale / np.sqrt(abs(np.linalg.det(matrix[:, :2])))
+    grid_x, grid_y = (scale * (row[0] * x + row[1] * y + row[2]) for row in matrix)
+    return grid_x, grid_y
 
 
 def make_cutouts(

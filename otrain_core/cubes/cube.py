@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from otrain_core.arrays import read_stack, write_arrays
+from otrain_core.cubes.copies import count_copies, find_copies, leave_out_copies, tell_copies
 from otrain_core.cubes.cube_folders import class_folders, stacks_from_folders
 from otrain_core.cubes.gather import Gathered
 from otrain_core.cubes.labels import override_labels
@@ -43,7 +44,12 @@ CUBE_COLUMNS = {
     "injections": "injection",
     "kinds": "kind",
     "times": "time",
+    "fields": "field",
+    "grid_x": "grid_x",
+    "grid_y": "grid_y",
 }
+# Columns that stacks of earlier versions and ready-made cutouts do not have, and what stands for them.
+OPTIONAL = {"field": "", "grid_x": np.nan, "grid_y": np.nan}
 SENTINELS = (-99.0, 99.0, 0.0)  # "no magnitude" in the cutouts and cubes of the original O'TRAIN
 
 
@@ -156,7 +162,8 @@ def build_cube(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Join the cutouts of all images, leave out what has no label, and balance the classes.
 
-    Candidates flagged EDGE and those with label -1 are left out, and real stars too: they
+    Candidates flagged EDGE and those with label -1 are left out, and so are copies of a cutout (all of them where
+    their labels disagree, see `otrain_core.cubes.copies`), and real stars: they
     stand in a cube of their own (see `real_star_cube`), unless ``options.real_stars`` has them join.
     What is too much of a class is dropped at random over all images. The order is that of
     image, then candid, whatever the order of `stacks`.
@@ -183,7 +190,7 @@ def build_cube(
         Table 1, then `CUBE_COLUMNS`, ``n_missing`` (NaN pixels of the difference), ``labels_before`` where there is
         a label sheet (int8: 1, 0, -1 for none), ``channels``, ``telescope``, ``pipeline``.
     record : dict
-        Counts, what the label sheet changed (``labels``), and the failed images with their reasons.
+        Counts, the copied cutouts (``copies``), what the label sheet changed (``labels``), and the failed images with their reasons.
 
     Raises
     ------
@@ -200,6 +207,9 @@ def build_cube(
     usable = _in_order(column, ~edge & (column["label"] >= 0) & (options.real_stars | ~real))
     given = column["label"][usable].astype(np.uint8)
     where = f"cube {telescope}/{pipeline}" if telescope else "cube"
+    _check_classes(given, 1, where, "were labelled")
+    keep, copies = _without_copies(stacks, column, offsets, usable, where=where)
+    usable, given = usable[keep], given[keep]
     _check_classes(given, options.min_per_class, where, "were labelled")
     keep = draw(given, seed=seed, true_fraction=options.true_fraction, max_cutouts=options.max_cutouts)
     chosen = usable[keep]
@@ -210,6 +220,7 @@ def build_cube(
     record = {"telescope": telescope, "pipeline": pipeline, "seed": seed, "size": int(arrays["cube"].shape[1])}
     record |= {"channels": list(options.channels), "n_images": len(stacks) + len(failed)}
     record |= _counts(arrays, column, usable) | {"n_images_failed": len(failed)}
+    record["copies"] = copies
     if by_hand is not None:
         record["labels"] = by_hand
     return arrays, record | {"failed": [dict(item) for item in failed]}
@@ -410,8 +421,10 @@ def _check_classes(labels: np.ndarray, min_per_class: int, where: str, verb: str
 
 def _join(stacks: Sequence[Mapping[str, np.ndarray]], key: str) -> np.ndarray:
     # Empty stacks are left out so that a void column does not decide the type.
-    parts = [np.asarray(stack[key]) for stack in stacks if len(stack["label"])] or [np.asarray(stacks[0][key])]
-    return np.concatenate(parts)
+    some = [stack for stack in stacks if len(stack["label"])] or stacks[:1]
+    return np.concatenate(
+        [np.asarray(stack[key]) if key in stack else np.full(len(stack["label"]), OPTIONAL[key]) for stack in some]
+    )
 
 
 def draw(labels: np.ndarray, *, seed: int, true_fraction: float | None, max_cutouts: int | None) -> np.ndarray:

@@ -78,6 +78,10 @@ class Gathered:
             start += len(block)
         return cube
 
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """Some of the cutouts, by their numbers in this array."""
+        return self._rows(self._chosen[index])
+
     def _rows(self, rows: np.ndarray) -> np.ndarray:
         block = np.empty((len(rows), *self.shape[1:]), self.dtype)
         owner = np.searchsorted(self._offsets, rows, side="right") - 1

@@ -38,7 +38,7 @@ DIRECTIONS = 16  # directions along which two footprints are compared
 NEIGHBOURS = 9  # of an image, itself among them, that are compared with it first
 AT_ONCE = 256  # images whose other neighbours are then listed at a time
 NEEDED = ("cube", "labels", "candids", "images")
-READ = (*NEEDED, "ra", "dec", "seeing", "pixel_scale")  # what the deal looks at of a cube
+READ = (*NEEDED, "ra", "dec", "seeing", "pixel_scale", "fields", "grid_x", "grid_y")  # what the deal looks at of a cube
 
 
 def split_files(
@@ -72,7 +72,8 @@ def split_files(
     random = split_random(arrays, seed=seed)
     write_table(split, table)
     write_table(split_paper, random)
-    write_json(record, {"seed": seed, "grouped": summarise_split(table), "paper": summarise_split(random)})
+    counts = {"grouped": summarise_split(table), "paper": summarise_split(random)}
+    write_json(record, {"seed": seed, "sky": sky_by(arrays)} | counts)
 
 
 def _read(path: str | Path) -> dict[str, Any]:
@@ -107,7 +108,8 @@ def split_cube(
     ----------
     cube : mapping
         As from `otrain_core.cubes.cube.read_cube`: candids, labels, images, and for the sky ra, dec
-        [deg] (NaN without WCS), seeing [px], pixel_scale [arcsec/px] and the shape of cube.
+        [deg] (NaN without WCS; then fields, the name of what the image shows, and grid_x, grid_y [arcsec], its place
+        on the grid of the reference, decide who shares sky), seeing [px], pixel_scale [arcsec/px] and the shape of cube.
     seed : int
     options : SplitOptions
         Where a field is divided, a candidate of one set stays ``guard`` [seeing FWHM] from every
@@ -136,6 +138,7 @@ def split_cube(
     guards = guard_distances(cube, options.guard)
     if fields is None:
         field_of_image = find_fields(vectors, image, guards, n_images=len(names))
+        field_of_image = _join_unplaced(field_of_image, image, vectors, _field_names(cube))
     else:
         field_of_image = np.unique([fields[name] for name in names], return_inverse=True)[1]
     field = field_of_image[image]
@@ -293,8 +296,65 @@ def _images(cube: Mapping[str, np.ndarray]) -> np.ndarray:
     return images
 
 
+def sky_by(cube: Mapping[str, np.ndarray]) -> str:
+    """How it is known which candidates show the same sky.
+
+    Returns
+    -------
+    str
+        "positions": all have a sky position. "reference": those that have none have a place on the pixel grid
+        of the reference of their field. "unknown": some have neither, or stand on the grids of several reference files,
+        which may show the same sky.
+    """
+    lost = ~np.isfinite(_sky_vectors(cube)[:, 0])
+    if not lost.any():
+        return "positions"
+    files = {name for name in set(_field_names(cube)[lost].tolist()) if name.startswith("reference ")}
+    return "unknown" if np.isnan(_vectors(cube)[:, 0]).any() or len(files) > 1 else "reference"
+
+
+def _field_names(cube: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What the sheet says that the image of each candidate shows, '' where it says nothing."""
+    return np.asarray(cube["fields"]).astype(str) if "fields" in cube else np.full(len(cube["labels"]), "")
+
+
 def _vectors(cube: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Unit vectors (N, 3), NaN where there is no position."""
+    """Unit vectors (N, 3) of the sky, or of places on the grid of the reference; NaN where neither is known.
+
+    The grid of each field without a WCS lies about a direction of its own, so that distances hold within it and
+    different fields are apart.
+    """
+    vectors = _sky_vectors(cube)
+    lost, names = ~np.isfinite(vectors[:, 0]), _field_names(cube)
+    wanted = sorted(set(names[lost].tolist()) - {""})
+    if not wanted or "grid_x" not in cube or "grid_y" not in cube:
+        return vectors
+    grid = np.deg2rad(np.column_stack([np.asarray(cube["grid_x"], float), np.asarray(cube["grid_y"], float)]) / 3600)
+    for number, name in enumerate(wanted):
+        mine = names == name
+        if not np.isfinite(grid[mine]).all():
+            continue
+        # Spread evenly over the sphere (Fibonacci lattice), tangent to it (gnomonic projection).
+        z = 1 - (2 * number + 1) / len(wanted)
+        angle = np.pi * (3 - np.sqrt(5)) * number
+        centre = np.array([np.sqrt(1 - z**2) * np.cos(angle), np.sqrt(1 - z**2) * np.sin(angle), z])
+        offset = grid[mine] - grid[mine].mean(axis=0)
+        placed = centre + offset @ np.stack(_axes(centre))
+        vectors[mine] = placed / np.linalg.norm(placed, axis=1, keepdims=True)
+    return vectors
+
+
+def _join_unplaced(field_of_image: np.ndarray, image: np.ndarray, vectors: np.ndarray, names: np.ndarray) -> np.ndarray:
+    """Images of one name of a field are one field, where the places of some of them are not known."""
+    joined, lost = field_of_image.copy(), ~np.isfinite(vectors[:, 0])
+    for name in sorted(set(names[lost].tolist()) - {""}):
+        groups = np.unique(joined[image[names == name]])
+        joined[np.isin(joined, groups)] = groups.min()
+    return np.unique(joined, return_inverse=True)[1]
+
+
+def _sky_vectors(cube: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Unit vectors (N, 3) of the sky positions, NaN where there is none."""
     n = len(cube["labels"])
     void = np.full(n, np.nan)
     return unit_vectors(np.asarray(cube.get("ra", void), float), np.asarray(cube.get("dec", void), float))

@@ -487,4 +487,5 @@ def align_reference(
         planes = resample(prepared.sci, prepared.noise, prepared.mask, located.mapping)
     data, noise, mask, smoothing = planes
     record = {**located.record, "overlap": float(np.isfinite(data).mean())}
+    record["to_reference"] = located.mapping.affine().tolist()
     return Aligned(data, noise, mask, located.stars, smoothing, record)

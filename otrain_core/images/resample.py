@@ -38,6 +38,16 @@ class Mapping:
             ry = ry + np.tensordot(self.cy, terms, 1)
         return rx, ry
 
+    def affine(self) -> np.ndarray:
+        """The affine mapping nearest to this one over the frame, (2, 3): x and y by columns of x, y and 1 [px].
+
+        Distortions are left out: it tells which places of two frames show the same sky, not where a star is.
+        """
+        mesh_x, mesh_y = np.meshgrid(nodes(self.shape[1]), nodes(self.shape[0]))
+        rx, ry = self(mesh_x, mesh_y)
+        terms = np.stack([mesh_x.ravel(), mesh_y.ravel(), np.ones(mesh_x.size)], axis=1)
+        return np.linalg.lstsq(terms, np.stack([rx.ravel(), ry.ravel()], axis=1), rcond=None)[0].T
+
     def grid(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Reference x and y at every science pixel, and reference pixels per science pixel."""
         height, width = self.shape

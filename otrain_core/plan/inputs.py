@@ -81,6 +81,13 @@ class Inputs:
             return f"results/{telescope}/sky/{image}.survey.fits"
         return self._data(row.reference) if row.reference else f"results/{telescope}/sky/{row.field}.reference.fits"
 
+    def field(self, telescope: str, image: str) -> str:
+        """What the sheet says that a science image shows: "field NAME", "reference FILE", '' where it says nothing."""
+        row = self.sheet.get(telescope, {}).get(image)
+        if row is None or (row.reference or "").startswith(HIPS):  # a survey has a WCS, and its file is the image's own
+            return ""
+        return f"field {row.field}" if row.field else f"reference {row.reference}"
+
     def hips(self, telescope: str, image: str) -> str:
         """Name of the survey (HiPS) from which the reference of a science image is fetched."""
         return (self.sheet[telescope][image].reference or "").removeprefix(HIPS)

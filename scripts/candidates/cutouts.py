@@ -16,5 +16,6 @@ with job_logging(snakemake):
         telescope=snakemake.wildcards.telescope,
         pipeline=snakemake.wildcards.pipeline,
         image=snakemake.wildcards.image,
+        field=snakemake.params.field,
         options=CutoutsOptions.model_validate(snakemake.params.options),
     )

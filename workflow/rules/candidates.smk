@@ -81,6 +81,7 @@ rule cutouts:
         runtime=lambda wildcards, attempt: 5 * attempt,
     params:
         options=step("cutouts"),
+        field=lambda wildcards: RUN.inputs.field(wildcards.telescope, wildcards.image),
         code=code_of("candidates/cutouts"),
     script:
         "../../scripts/candidates/cutouts.py"

@@ -1,0 +1,177 @@
+"""Copied cutouts: the same pixels under several names, which let a classifier score what it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from otrain_core.widths import SIGMA_PER_MAD
+
+SHIFT = 4  # a copy may be cut out so many pixels off
+SMALLEST = 9  # side of the part that is compared after a shift [px]
+PROJECTIONS = 8  # numbers by which pairs that may be copies are found
+NEAR = 0.1  # such pairs are nearer than this in those numbers; independent noise is about 4 apart
+SAME = (
+    0.05  # median difference between the pixels of copies, in units of their noise; that of independent noise is 0.95
+)
+FEW = 512  # cutouts, or pairs, looked at at a time
+NEIGHBOURS = 5  # of each cutout that are compared with it
+
+
+def find_copies(read: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:
+    """Groups of cutouts with the same pixels.
+
+    Two cutouts are copies where their differences, less their medians and over their robust noise, agree pixel by
+    pixel: so a copy may be rescaled and have another background. Cutouts of different images are compared about
+    their brightest pixel too: so a copy may be cut out up to `SHIFT` px off. Turned and mirrored copies are not found.
+
+    Parameters
+    ----------
+    read : callable
+        Differences of the cutouts with the given numbers, float (n, H, W).
+    images : numpy.ndarray
+        (N,) image of every cutout.
+
+    Returns
+    -------
+    numpy.ndarray
+        (N,) int, number of the group, -1 for a cutout that is no copy. A constant cutout is none.
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    n = len(images)
+    whole, centred, side = [], [], 0
+    for start in range(0, n, FEW):
+        normal = _normalised(read(np.arange(start, min(start + FEW, n))))
+        side = min(normal.shape[1:])
+        whole.append(_projected(normal))
+        centred.append(_projected(_about_peak(normal)))
+    pairs = [_same(read, _near_pairs(whole), centre=False)]
+    if 2 * _half(side) + 1 >= SMALLEST:
+        shifted = _near_pairs(centred)
+        pairs.append(_same(read, shifted[images[shifted[:, 0]] != images[shifted[:, 1]]], centre=True))
+    found = np.concatenate(pairs)
+    graph = coo_matrix((np.ones(len(found)), (found[:, 0], found[:, 1])), shape=(n, n))
+    group = connected_components(graph, directed=False)[1] if n else np.zeros(0, int)
+    alone = np.bincount(group, minlength=1)[group] < 2
+    return np.where(alone, -1, group)
+
+
+def leave_out_copies(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Which cutouts stay: the first of each group, or none where its labels disagree; bool (N,)."""
+    keep = groups < 0
+    for number in np.unique(groups[~keep]):
+        mine = np.flatnonzero(groups == number)
+        keep[mine[0]] = len(np.unique(labels[mine])) == 1
+    return keep
+
+
+def count_copies(groups: np.ndarray, *, labels: np.ndarray, images: np.ndarray, candids: np.ndarray) -> dict[str, Any]:
+    """Counts of copied cutouts, and names of a few.
+
+    Returns
+    -------
+    dict
+        n_copies (cutouts whose pixels stand elsewhere too), n_groups, n_across_images (of those whose copies stand
+        under another image), n_both_labels (under both labels), examples (lists of candids, at most three).
+    """
+    record: dict[str, Any] = {"n_copies": int((groups >= 0).sum()), "n_groups": 0}
+    record |= {"n_across_images": 0, "n_both_labels": 0, "examples": []}
+    for number in np.unique(groups[groups >= 0]):
+        mine = groups == number
+        record["n_groups"] += 1
+        record["n_across_images"] += int(mine.sum()) if len(np.unique(images[mine])) > 1 else 0
+        record["n_both_labels"] += int(mine.sum()) if len(np.unique(labels[mine])) > 1 else 0
+        if len(record["examples"]) < 3:
+            record["examples"].append([str(name) for name in candids[mine][:4]])
+    return record
+
+
+def copies_of_cube(cube: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Groups of copied cutouts of a cube as from `otrain_core.cubes.cube.read_cube`, see `find_copies`."""
+    channels = [str(name) for name in cube["channels"]]
+    index = channels.index("difference") if "difference" in channels else 0
+    n = len(cube["labels"])
+    images = np.asarray(cube["images"]).astype(str) if "images" in cube else np.full(n, "")
+    return find_copies(lambda rows: cube["cube"][rows][..., index], images)
+
+
+def tell_copies(record: Mapping[str, Any], n: int) -> str:
+    """The counts of `count_copies` of `n` cutouts in a sentence, '' where there are no copies."""
+    if not record["n_copies"]:
+        return ""
+    both = f", {record['n_both_labels']} of them under both labels" if record["n_both_labels"] else ""
+    names = " = ".join(record["examples"][0])
+    return f"{record['n_copies']} of {n} cutouts have the pixels of another one{both} (such as {names})"
+
+
+def _normalised(block: np.ndarray) -> np.ndarray:
+    """Pixels less their median over their robust noise, float32; missing pixels are 0, a constant cutout is NaN."""
+    values = np.where(np.isfinite(block), block, np.nan).astype(np.float32)
+    void = np.isnan(values).all(axis=(1, 2))
+    values[void] = 0
+    values -= np.nanmedian(values, axis=(1, 2), keepdims=True)
+    noise = SIGMA_PER_MAD * np.nanmedian(np.abs(values), axis=(1, 2), keepdims=True)
+    normal = np.nan_to_num(values) / np.where(noise > 0, noise, np.nan)
+    # The logarithm beyond a few sigma keeps the peaks of bright sources, all alike, from deciding.
+    return np.arcsinh(normal).astype(np.float32)
+
+
+def _about_peak(normal: np.ndarray) -> np.ndarray:
+    """The part about the brightest pixel near the centre, so that shifted copies agree; (n, 0, 0) of small cutouts."""
+    side = min(normal.shape[1:])
+    half = _half(side)
+    if 2 * half + 1 < SMALLEST:
+        return normal[:, :0, :0]
+    centre, reach = side // 2, np.arange(-SHIFT, SHIFT + 1)
+    window = np.abs(normal[:, centre - SHIFT : centre + SHIFT + 1, centre - SHIFT : centre + SHIFT + 1])
+    peak = np.nan_to_num(window, nan=0).reshape(len(normal), -1).argmax(axis=1)
+    rows, columns = centre + reach[peak // len(reach)], centre + reach[peak % len(reach)]
+    offset = np.arange(-half, half + 1)
+    index = np.arange(len(normal))[:, None, None]
+    return normal[index, (rows[:, None] + offset)[:, :, None], (columns[:, None] + offset)[:, None, :]]
+
+
+def _half(side: int) -> int:
+    """Half the side of the part that is compared after a shift [px]."""
+    return side // 2 - SHIFT - 1
+
+
+def _projected(normal: np.ndarray) -> np.ndarray:
+    """(n, PROJECTIONS) numbers, near each other for copies."""
+    flat = normal.reshape(len(normal), -1)
+    directions = np.random.default_rng(0).normal(size=(flat.shape[1], PROJECTIONS)).astype(np.float32)
+    return flat @ directions / np.sqrt(max(flat.shape[1], 1))
+
+
+def _near_pairs(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """(n, 2) pairs whose projections are near."""
+    from scipy.spatial import cKDTree
+
+    points = np.concatenate(parts) if parts else np.zeros((0, PROJECTIONS))
+    rows = np.flatnonzero(np.isfinite(points).all(axis=1))
+    if len(rows) < 2 or not points[rows].any():
+        return np.zeros((0, 2), int)
+    # Of many copies of one cutout the neighbours in order are enough to join them.
+    tree = cKDTree(points[rows])
+    _, near = tree.query(points[rows], k=min(NEIGHBOURS, len(rows)), distance_upper_bound=NEAR)
+    first = np.repeat(np.arange(len(rows)), near.shape[1])
+    second = near.ravel()
+    good = (second < len(rows)) & (second != first)
+    return rows[np.stack([first[good], second[good]], axis=1)]
+
+
+def _same(read: Callable[[np.ndarray], np.ndarray], pairs: np.ndarray, *, centre: bool) -> np.ndarray:
+    """The pairs whose pixels agree."""
+    good = np.zeros(len(pairs), bool)
+    for start in range(0, len(pairs), FEW):
+        some = pairs[start : start + FEW]
+        one, other = (_normalised(read(some[:, side])) for side in (0, 1))
+        if centre:
+            one, other = _about_peak(one), _about_peak(other)
+        difference = np.abs(one - other).reshape(len(some), -1)
+        good[start : start + FEW] = np.median(difference, axis=1) < SAME
+    return pairs[good]
