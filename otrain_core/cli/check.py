@@ -112,6 +112,9 @@ def describe_cube(cube: Mapping[str, np.ndarray]) -> dict[str, Any]:
     candids = np.asarray(cube["candids"])
     if len(np.unique(candids)) < len(candids):
         notes.append("some candids stand twice")
+    copied = _copies(cube, labels, candids)
+    if copied:
+        problems.append(copied)
     return {
         "n_true": n_true,
         "n_false": n_false,
@@ -122,6 +125,17 @@ def describe_cube(cube: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "problems": problems,
         "notes": notes,
     }
+
+
+def _copies(cube: Mapping[str, np.ndarray], labels: np.ndarray, candids: np.ndarray) -> str:
+    """What there is to say about copied cutouts of different images or labels, '' for nothing."""
+    from otrain_core.cubes.copies import copies_of_cube, count_copies, tell_copies
+
+    images = np.asarray(cube["images"]).astype(str) if "images" in cube else np.full(len(labels), "")
+    counts = count_copies(copies_of_cube(cube), labels=labels, images=images, candids=candids)
+    if not counts["n_across_images"] and not counts["n_both_labels"]:
+        return ""
+    return tell_copies(counts, len(labels)) + ": a training does not count them"
 
 
 def _image(path: Path, telescope: Mapping[str, Any]) -> dict[str, Any]:

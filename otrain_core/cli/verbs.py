@@ -5,6 +5,7 @@ Each returns its exit status, a record and a text.
 
 from __future__ import annotations
 
+import logging
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,10 +132,14 @@ def _experiment(arguments: Namespace) -> Experiment:
 def _lay_out(cube: Path, folder: Path) -> dict[str, Path]:
     """Put a cube, its record and its (no) real stars where a run of the workflow has them."""
     from otrain_core.arrays import write_arrays
+    from otrain_core.cubes.copies import drop_copies, tell_copies
     from otrain_core.cubes.cube import no_rows, read_cube
     from otrain_core.io import read_json, write_json
 
-    arrays = read_cube(cube, mmap=True)
+    arrays, copies = drop_copies(read_cube(cube, mmap=True))
+    if n := copies["n_left_out"]:
+        sentence = tell_copies(copies, n + len(arrays["labels"]))
+        logging.getLogger("otrain").warning("%s: %s; %d are left out", cube, sentence, n)
     # The steps read what read_cube makes of it: cubes of the original O'TRAIN lack what they expect.
     paths = {"cube": folder / "cube.npz", "cube_record": folder / "cube.json", "real_stars": folder / "real_stars.npz"}
     write_arrays(paths["cube"], arrays)

@@ -13,9 +13,8 @@ SHIFT = 4  # a copy may be cut out so many pixels off
 SMALLEST = 9  # side of the part that is compared after a shift [px]
 PROJECTIONS = 8  # numbers by which pairs that may be copies are found
 NEAR = 0.1  # such pairs are nearer than this in those numbers; independent noise is about 4 apart
-SAME = (
-    0.05  # median difference between the pixels of copies, in units of their noise; that of independent noise is 0.95
-)
+# Nine tenths of the pixels of copies differ by less, in units of their spread; those of independent noise by up to 2.3.
+SAME = 0.01
 FEW = 512  # cutouts, or pairs, looked at at a time
 NEIGHBOURS = 5  # of each cutout that are compared with it
 
@@ -45,10 +44,10 @@ def find_copies(read: Callable[[np.ndarray], np.ndarray], images: np.ndarray) ->
     n = len(images)
     whole, centred, side = [], [], 0
     for start in range(0, n, FEW):
-        normal = _normalised(read(np.arange(start, min(start + FEW, n))))
-        side = min(normal.shape[1:])
-        whole.append(_projected(normal))
-        centred.append(_projected(_about_peak(normal)))
+        block = read(np.arange(start, min(start + FEW, n)))
+        side = min(block.shape[1:])
+        whole.append(_projected(_normalised(block)))
+        centred.append(_projected(_normalised(_about_peak(block))))
     pairs = [_same(read, _near_pairs(whole), centre=False)]
     if 2 * _half(side) + 1 >= SMALLEST:
         shifted = _near_pairs(centred)
@@ -99,6 +98,29 @@ def copies_of_cube(cube: Mapping[str, np.ndarray]) -> np.ndarray:
     return find_copies(lambda rows: cube["cube"][rows][..., index], images)
 
 
+def drop_copies(cube: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A cube as from `otrain_core.cubes.cube.read_cube` without its copied cutouts, and the counts of these.
+
+    Returns
+    -------
+    cube : dict
+        The same arrays where nothing is copied.
+    record : dict
+        As from `count_copies`, and n_left_out.
+    """
+    labels, n = np.asarray(cube["labels"]), len(cube["labels"])
+    images = np.asarray(cube["images"]).astype(str) if "images" in cube else np.full(n, "")
+    groups = copies_of_cube(cube)
+    keep = leave_out_copies(groups, labels)
+    record = count_copies(groups, labels=labels, images=images, candids=np.asarray(cube["candids"]))
+    record["n_left_out"] = int((~keep).sum())
+    if keep.all():
+        return dict(cube), record
+    rows = np.flatnonzero(keep)
+    kept = {key: value[rows] for key, value in cube.items() if key != "channels" and value.shape[:1] == (n,)}
+    return dict(cube) | kept, record
+
+
 def tell_copies(record: Mapping[str, Any], n: int) -> str:
     """The counts of `count_copies` of `n` cutouts in a sentence, '' where there are no copies."""
     if not record["n_copies"]:
@@ -111,6 +133,8 @@ def tell_copies(record: Mapping[str, Any], n: int) -> str:
 def _normalised(block: np.ndarray) -> np.ndarray:
     """Pixels less their median over their robust noise, float32; missing pixels are 0, a constant cutout is NaN."""
     values = np.where(np.isfinite(block), block, np.nan).astype(np.float32)
+    if values.size == 0:
+        return values
     void = np.isnan(values).all(axis=(1, 2))
     values[void] = 0
     values -= np.nanmedian(values, axis=(1, 2), keepdims=True)
@@ -120,19 +144,19 @@ def _normalised(block: np.ndarray) -> np.ndarray:
     return np.arcsinh(normal).astype(np.float32)
 
 
-def _about_peak(normal: np.ndarray) -> np.ndarray:
-    """The part about the brightest pixel near the centre, so that shifted copies agree; (n, 0, 0) of small cutouts."""
-    side = min(normal.shape[1:])
+def _about_peak(block: np.ndarray) -> np.ndarray:
+    """The part about the pixel near the centre that is farthest from the median; (n, 0, 0) of small cutouts."""
+    side = min(block.shape[1:])
     half = _half(side)
     if 2 * half + 1 < SMALLEST:
-        return normal[:, :0, :0]
+        return block[:, :0, :0]
     centre, reach = side // 2, np.arange(-SHIFT, SHIFT + 1)
-    window = np.abs(normal[:, centre - SHIFT : centre + SHIFT + 1, centre - SHIFT : centre + SHIFT + 1])
-    peak = np.nan_to_num(window, nan=0).reshape(len(normal), -1).argmax(axis=1)
+    window = np.abs(_normalised(block)[:, centre - SHIFT : centre + SHIFT + 1, centre - SHIFT : centre + SHIFT + 1])
+    peak = np.nan_to_num(window, nan=0).reshape(len(block), -1).argmax(axis=1)
     rows, columns = centre + reach[peak // len(reach)], centre + reach[peak % len(reach)]
     offset = np.arange(-half, half + 1)
-    index = np.arange(len(normal))[:, None, None]
-    return normal[index, (rows[:, None] + offset)[:, :, None], (columns[:, None] + offset)[:, None, :]]
+    index = np.arange(len(block))[:, None, None]
+    return block[index, (rows[:, None] + offset)[:, :, None], (columns[:, None] + offset)[:, None, :]]
 
 
 def _half(side: int) -> int:
@@ -169,9 +193,9 @@ def _same(read: Callable[[np.ndarray], np.ndarray], pairs: np.ndarray, *, centre
     good = np.zeros(len(pairs), bool)
     for start in range(0, len(pairs), FEW):
         some = pairs[start : start + FEW]
-        one, other = (_normalised(read(some[:, side])) for side in (0, 1))
+        one, other = (read(some[:, side]) for side in (0, 1))
         if centre:
             one, other = _about_peak(one), _about_peak(other)
-        difference = np.abs(one - other).reshape(len(some), -1)
-        good[start : start + FEW] = np.median(difference, axis=1) < SAME
+        difference = np.abs(_normalised(one) - _normalised(other)).reshape(len(some), -1)
+        good[start : start + FEW] = np.quantile(difference, 0.9, axis=1) < SAME
     return pairs[good]

@@ -226,6 +226,28 @@ def build_cube(
     return arrays, record | {"failed": [dict(item) for item in failed]}
 
 
+def _without_copies(
+    stacks: Sequence[Mapping[str, np.ndarray]],
+    column: Mapping[str, np.ndarray],
+    offsets: np.ndarray,
+    usable: np.ndarray,
+    *,
+    where: str,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Which of the usable rows stay when copied cutouts go, and their counts, see `otrain_core.cubes.copies`."""
+    known = [str(name) for name in stacks[0]["channels"]]
+    pixels = Gathered(stacks, offsets, usable, ["difference" if "difference" in known else known[0]])
+    images, labels = column["image"][usable], column["label"][usable]
+    groups = find_copies(lambda rows: pixels.take(rows)[..., 0], images)
+    keep = leave_out_copies(groups, labels)
+    counts = count_copies(groups, labels=labels, images=images, candids=column["candid"][usable])
+    counts["n_left_out"] = int((~keep).sum())
+    if counts["n_copies"]:
+        sentence = tell_copies(counts, len(usable))
+        logging.getLogger("otrain").warning("%s: %s; %d are left out", where, sentence, counts["n_left_out"])
+    return keep, counts
+
+
 def _counts(arrays: Mapping[str, np.ndarray], column: Mapping[str, np.ndarray], usable: np.ndarray) -> dict[str, Any]:
     """Counts of a cube and of the candidates (`column`) from which its rows were drawn (`usable`)."""
     label, edge = column["label"], column["edge"].astype(bool)

@@ -4,7 +4,7 @@ import pytest
 
 from otrain_core import io
 from otrain_core.arrays import read_arrays
-from otrain_core.candidates.cutouts import CHANNELS, CUTOUT_COLUMNS, cutouts_files
+from otrain_core.candidates.cutouts import CHANNELS, CUTOUT_COLUMNS, cutouts_files, reference_grid
 from otrain_core.candidates.cutouts import make_cutouts as make_with
 from otrain_core.errors import ImageError
 from otrain_core.images.frames import MASK_COSMIC, MASK_MISSING, write_planes
@@ -138,7 +138,8 @@ def test_files(tmp_path):
     io.write_table(tmp_path / "l.csv", labelled([(60, 50)]))
     write_planes(tmp_path / "d.fits", planes())
     io.write_json(tmp_path / "psf.json", {"pixel_scale": 1.5, "seeing_px": 3.0})
-    io.write_json(tmp_path / "subtract.json", {})
+    turned = [[0.0, -2.0, 300.0], [2.0, 0.0, 10.0]]  # a quarter turn, and pixels half as large
+    io.write_json(tmp_path / "subtract.json", {"to_reference": turned})
     offset = np.hypot(*np.mgrid[-24:25, -24:25]) / 2  # two samples to the pixel
     PSFModel(np.exp(-0.5 * (offset / 1.3) ** 2)[None], 0, 2, (100, 120)).save(tmp_path / "psf.fits")
     for name in ("one", "two"):
@@ -152,10 +153,20 @@ def test_files(tmp_path):
             telescope="T",
             pipeline="builtin",
             image="a",
+            field="field M31",
             options=CutoutsOptions(size=33),
         )
     arrays = read_arrays(tmp_path / "one.npz")
     assert arrays["stack"].shape == (1, 33, 33, 5) and str(arrays["telescope"]) == "T"
     assert arrays["stack"][0, ..., 4].argmax() == 33 * 16 + 16 and arrays["stack"][..., 4].sum() == pytest.approx(1)
-    assert arrays["pixel_scale"].tolist() == [1.5]
+    assert arrays["pixel_scale"].tolist() == [1.5] and arrays["field"].tolist() == ["field M31"]
+    # (60, 50) is (200, 130) on the reference, of 0.75 arcsec/px.
+    assert (arrays["grid_x"].tolist(), arrays["grid_y"].tolist()) == ([150.0], [97.5])
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
+
+
+def test_the_grid_of_a_reference_that_is_not_known_is_missing():
+    x = np.array([1.0, 2.0])
+    assert all(np.isnan(values).all() for values in reference_grid(x, x, None, 1.0))
+    same = reference_grid(x, 2 * x, [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], 1.2)
+    np.testing.assert_allclose(same, [1.2 * x, 2.4 * x])

@@ -180,11 +180,38 @@ def test_files_of_real_stars(tmp_path, join):
     assert io.read_json(tmp_path / "r.json")["real_stars"] == ({} if join else {"removed": 3, "transplanted": 3})
 
 
+def test_copied_cutouts_are_left_out_and_counted():
+    rng = np.random.default_rng(4)
+    stacks = [stack_of(f"i{k}", [1, 0] * 10) for k in (1, 2, 3)]
+    for stack in stacks:
+        stack["stack"][..., 0] = rng.normal(0, 5, stack["stack"].shape[:3])
+    stacks[1]["stack"][:4] = stacks[0]["stack"][:4]  # the same image under another name
+    stacks[2]["stack"][0] = stacks[2]["stack"][1]  # one cutout under both labels
+    arrays, record = build(stacks, true_fraction=None)
+    gone = {f"T-i2-{k:04d}" for k in (1, 2, 3, 4)} | {"T-i3-0001", "T-i3-0002"}
+    assert len(arrays["labels"]) == 54 and not gone & set(arrays["candids"].tolist())
+    copies = record["copies"]
+    assert (copies["n_copies"], copies["n_across_images"], copies["n_both_labels"]) == (10, 8, 2)
+    assert copies["n_left_out"] == 6 and copies["examples"][0] == ["T-i1-0001", "T-i2-0001"]
+
+
 def test_same_bytes_for_same_input_in_any_order(tmp_path):
     for name, order in (("a", (0, 1, 2)), ("b", (2, 0, 1))):
         stacks = three_images()
         write_arrays(tmp_path / f"{name}.npz", build([stacks[k] for k in order])[0])
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_fields_and_places_on_the_reference_are_kept_where_they_are_known():
+    stacks = three_images()
+    for stack in stacks[:2]:
+        n = len(stack["label"])
+        stack |= {"field": np.full(n, "field M31"), "grid_x": stack["x"] / 2, "grid_y": stack["y"] / 3}
+    arrays, _ = build(stacks, true_fraction=None)
+    known = arrays["images"] != "i3"
+    assert set(arrays["fields"][known]) == {"field M31"} and set(arrays["fields"][~known]) == {""}
+    np.testing.assert_array_equal(arrays["grid_x"][known], arrays["x"][known] / 2)
+    assert np.isnan(arrays["grid_y"][~known]).all()
 
 
 def test_image_without_candidates_is_no_problem():

@@ -287,3 +287,79 @@ def test_unit_vectors_point_to_the_sky():
     vectors = unit_vectors(np.array([0.0, 90.0, 0.0, 359.5]), np.array([0.0, 0.0, 90.0, 0.0]))
     np.testing.assert_allclose(vectors[:3], np.eye(3), atol=1e-15)
     assert np.degrees(np.arccos(vectors[0] @ vectors[3])) == pytest.approx(0.5)
+
+
+def on_grid(cube, field="field M31", lost=None):
+    """The same cube of images without a WCS, all aligned with one reference: places on its grid [arcsec]."""
+    lost = np.ones(len(cube["labels"]), bool) if lost is None else lost
+    grid = {
+        "grid_x": (cube["ra"] - 10) * np.cos(np.deg2rad(45.0)) * 3600,
+        "grid_y": (cube["dec"] - 45) * 3600,
+        "fields": np.where(lost, field, "field other"),
+    }
+    grid["grid_x"], grid["grid_y"] = (np.where(lost, grid[name], np.nan) for name in ("grid_x", "grid_y"))
+    sky = {name: np.where(lost, np.nan, cube[name]) for name in ("ra", "dec")}
+    return cube | grid | sky
+
+
+def closest_pair(cube, table):
+    """Smallest distance [px] between candidates of different sets on the true sky."""
+    x = (cube["ra"] - 10) * np.cos(np.deg2rad(45.0)) * 3600 / SCALE
+    y = (cube["dec"] - 45) * 3600 / SCALE
+    used, sets = (table["set"] != "unused").to_numpy(), table["set"].to_numpy(str)
+    distance = np.hypot(x[used][:, None] - x[used], y[used][:, None] - y[used])
+    return distance[sets[used][:, None] != sets[used]].min()
+
+
+def test_images_without_a_wcs_are_dealt_by_the_grid_of_their_reference():
+    sky = fake_cube()
+    cube = on_grid(sky)
+    table = split_cube(cube, seed=1)
+    check_split(table, cube, guard=4.0)
+    assert table["field"].nunique() == 1 and (table["set"] == "unused").any()
+    assert closest_pair(sky, table) > SIZE / np.sqrt(2) + 4 * 0.9 * SEEING
+    assert split.sky_by(cube) == "reference" and split.sky_by(sky) == "positions"
+    # Dealt as if every image showed a sky of its own, the same residuals stand in train and test.
+    leaking = split_cube(without_wcs(sky), seed=1)
+    assert closest_pair(sky, leaking) < 2
+    with pytest.raises(CubeError, match="arcsec apart.*the split leaks"):
+        check_split(leaking, cube, guard=4.0)
+
+
+def test_images_with_and_without_a_wcs_of_one_field_are_compared_on_its_grid():
+    sky = fake_cube()
+    cube = on_grid(sky)
+    some = np.isin(cube["images"], ["im000", "im007", "im020"])
+    for name in ("ra", "dec"):
+        cube[name] = np.where(some, sky[name], np.nan)
+    table = split_cube(cube, seed=1)
+    assert table["field"].nunique() == 1 and closest_pair(sky, table) > SIZE / np.sqrt(2)
+
+
+def test_fields_without_a_wcs_are_apart_and_their_images_are_not():
+    sky = fake_cube(n_images=12)
+    names = np.array(["field A", "field B", "field C", "field D"])
+    cube = on_grid(sky) | {"fields": names[np.unique(sky["images"], return_inverse=True)[1] % 4]}
+    table = split_cube(cube, seed=1)
+    assert table["field"].nunique() == 4 and (table["set"] != "unused").all()
+    assert (table.assign(name=cube["fields"]).groupby("name")["set"].nunique() == 1).all()
+    assert split.sky_by(cube) == "reference"
+    files = np.array([name.replace("field", "reference") for name in cube["fields"]])  # may show the same sky
+    assert split.sky_by(cube | {"fields": files}) == "unknown"
+
+
+def test_where_the_sky_is_not_known_a_named_field_is_dealt_whole_and_told(tmp_path):
+    sky = fake_cube(n_images=12)
+    number = np.unique(sky["images"], return_inverse=True)[1]
+    names = np.array(["field A", "field B", "field C", "field D"])[number % 4]
+    cube = without_wcs(sky) | {"fields": names, "grid_x": np.full(len(names), np.nan)}
+    cube["grid_y"] = cube["grid_x"]
+    table = split_cube(cube, seed=1)
+    assert (table.assign(name=names).groupby("name")["set"].nunique() == 1).all()
+    with pytest.raises(CubeError, match="a WCS is needed"):
+        split_cube(cube | {"fields": np.full(len(names), "field A")}, seed=1)
+    assert split.sky_by(without_wcs(sky)) == "unknown"
+    write_arrays(tmp_path / "cube.npz", without_wcs(sky))
+    paths = {key: tmp_path / key for key in ("split", "split_paper", "record")}
+    split_files(cube=tmp_path / "cube.npz", seed=1, options=SplitOptions(), **paths)
+    assert io.read_json(paths["record"])["sky"] == "unknown"

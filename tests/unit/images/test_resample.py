@@ -68,3 +68,12 @@ def test_the_smoothing_is_the_autocorrelation_of_resampled_noise(scale):
     assert good.var() == pytest.approx(smoothing[middle, middle], rel=0.03)
     for lag in (1, 2):
         assert (good[:, lag:] * good[:, :-lag]).mean() == pytest.approx(smoothing[middle, middle + lag], abs=0.02)
+
+
+def test_the_affine_mapping_nearest_to_one_with_distortion():
+    mapping = affine((150, 200), [[0.0, -2.0], [2.0, 0.0]], (300.0, 10.0))
+    np.testing.assert_allclose(mapping.affine(), [[0, -2, 300], [2, 0, 10]], atol=1e-9)
+    bent = resample.Mapping(lambda x, y: (x + 2e-5 * (x - 100) ** 2, y), (150, 200))
+    matrix = bent.affine()
+    places = np.array([[0.0, 100.0, 199.0], [0.0, 75.0, 149.0], [1.0, 1.0, 1.0]])
+    np.testing.assert_allclose(matrix @ places, bent(*places[:2]), atol=0.15)
