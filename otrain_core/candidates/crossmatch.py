@@ -24,6 +24,7 @@ MAG_BIN = 0.5
 DIPOLE = 0.23  # a star residual with more of its signal negative is a dipole, of a misaligned star
 BRIGHT_SNR = 10.0  # injected sources above this S/N must come back
 MIN_BRIGHT = 10  # an image is judged on no fewer sources
+MAX_WITHOUT_FLUX = 0.1  # a larger share of the matches without a flux is refused
 NEAR_FALSE = 1.0  # no False may stand this near to a true source [seeing]
 
 
@@ -106,7 +107,7 @@ def crossmatch_candidates(
     Label 1 (True): matched one to one within ``radius`` with an injected source or a real star
     that was set down or taken out of the reference. Label -1 (left out): flagged EDGE;
     matched, but with more than ``max_flux_ratio`` times the flux of the source, so that most
-    of it is something else; not matched, but within ``exclusion`` of a source; so near to a
+    of it is something else, or with no flux or one of the other sign; not matched, but within ``exclusion`` of a source; so near to a
     star that was to be taken out of the reference and was not; within ``known_radius`` of a
     known object. Label 0 (False): all others.
 
@@ -141,7 +142,8 @@ def crossmatch_candidates(
     record : dict
         Counts, completeness against magnitude and flux scale (see `_completeness`,
         `_flux_scale`) of the injected sources; ``bright_injected`` and ``bright_recovered`` of
-        the usable ones above S/N 10; ``near_injection_false``, False within one FWHM of a source,
+        the usable ones above S/N 10 (a match with a foreign flux is not recovered); ``n_matched`` of the injected
+        and ``n_without_flux`` of them; ``near_injection_false``, False within one FWHM of a source,
         which is 0 by construction; ``kinds``: n, recovered and flux_bias of every kind.
 
     Raises
@@ -166,7 +168,7 @@ def crossmatch_candidates(
         _name_artefacts(table, _without(sky_truth, truth[kinds == "removed"], seeing), seeing=seeing)
     table["seeing"] = float(seeing)
     record = _record(table, truth, matches, image=image, seeing=seeing, limit_mag=limit_mag)
-    _check_subtraction(image, record, max_flux_bias=options.max_flux_bias, min_recovered=options.min_recovered)
+    _check_subtraction(image, record, options)
     return table, record
 
 
@@ -251,7 +253,7 @@ def _match(
         near_distance=near_distance,
         ratio=ratio,
         edge=table["edge"].to_numpy(bool),
-        foreign=matched & (np.abs(ratio) > options.max_flux_ratio),
+        foreign=matched & ~((ratio > 0) & (ratio <= options.max_flux_ratio)),
         excluded=excluded,
         stays=~matched & ~excluded & (stay >= 0),
         known=is_known,
@@ -273,7 +275,8 @@ def _reasons(
     for index in np.flatnonzero(matches.matched):
         reasons[index] = f"{sources[matches.partner[index]]} at {fwhm[index]:.2f} FWHM"
     for index in np.flatnonzero(matches.foreign):
-        reasons[index] += f", {abs(matches.ratio[index]):.1f} times its flux"
+        ratio = matches.ratio[index]
+        reasons[index] += f", {ratio:.1f} times its flux" if np.isfinite(ratio) else ", without a flux"
     reasons[matches.edge] = "EDGE"
     return reasons.astype(str)
 
@@ -293,7 +296,7 @@ def _record(
     """Counts, completeness and flux scale of one image, see `crossmatch_candidates`."""
     label, kinds = matches.label, truth["kind"].to_numpy(str)
     recovered = np.zeros(len(truth), dtype=bool)
-    recovered[matches.partner[matches.matched]] = True
+    recovered[matches.partner[matches.matched & ~matches.foreign]] = True
     real = np.isin(kinds, REAL_KINDS)
     real_candidate = np.isin(table["kind"].to_numpy(str), REAL_KINDS)
     with np.errstate(over="ignore"):
@@ -325,10 +328,14 @@ def _record(
     }
     record |= _completeness(truth["mag"].to_numpy(float)[~real], recovered[~real])
     flux, fluxerr = table["flux"].to_numpy(float), table["fluxerr"].to_numpy(float)
-    record |= _flux_scale(flux, fluxerr, matches.ratio, (label == 1) & ~real_candidate)
+    # Matches with a foreign flux count here: where the subtraction scales every flux, they are the ones that tell.
+    injected = matches.matched & inside & ~real_candidate
+    record |= _flux_scale(flux, fluxerr, matches.ratio, injected)
+    record["n_matched"] = int(injected.sum())
+    record["n_without_flux"] = int((injected & ~np.isfinite(matches.ratio)).sum())
     record["kinds"] = {}
     for kind in sorted(set(kinds.tolist())):
-        mine = (label == 1) & (table["kind"].to_numpy(str) == kind)
+        mine = matches.matched & inside & (table["kind"].to_numpy(str) == kind)
         record["kinds"][kind] = {
             "n": int((kinds == kind).sum()),
             "recovered": int((recovered & (kinds == kind)).sum()),
@@ -356,24 +363,27 @@ def _without(sky_truth: pd.DataFrame, removed: pd.DataFrame, seeing: float) -> p
     return sky_truth[~((near >= 0) & sky_truth["kind"].isin(["star", "galaxy", "variable"]))]
 
 
-def _check_subtraction(image: str, record: dict[str, Any], *, max_flux_bias: float, min_recovered: float) -> None:
+def _check_subtraction(image: str, record: dict[str, Any], options: CrossmatchOptions) -> None:
     """Refuse an image whose injected sources show that its subtraction failed."""
-    bias, n_flux = record["flux_bias"], record["n_flux"]
-    if n_flux >= MIN_BRIGHT and abs(bias) > max_flux_bias:
-        raise ImageError(
-            image,
-            "crossmatch",
-            f"the fluxes of {n_flux} bright injected sources are off by {100 * bias:+.0f} % (median; "
-            f"crossmatch.max_flux_bias is {max_flux_bias:g}): the subtraction failed",
-        )
+
+    def refuse(found: str, key: str, limit: float) -> None:
+        message = f"{found} (crossmatch.{key} is {limit:g}): the subtraction failed"
+        raise ImageError(image, "crossmatch", message)
+
+    matched, void = record["n_matched"], record["n_without_flux"]
+    if matched >= MIN_BRIGHT and void > MAX_WITHOUT_FLUX * matched:
+        raise ImageError(image, "crossmatch", f"{void} of {matched} injected sources that were found have no flux")
+    bias, scatter, n_flux = record["flux_bias"], record["flux_scatter"], record["n_flux"]
+    if n_flux >= MIN_BRIGHT and not abs(bias) <= options.max_flux_bias:
+        found = f"the fluxes of {n_flux} bright injected sources are off by {100 * bias:+.0f} % (median)"
+        refuse(found, "max_flux_bias", options.max_flux_bias)
+    if n_flux >= MIN_BRIGHT and not scatter <= options.max_flux_scatter:
+        found = f"the fluxes of {n_flux} bright injected sources scatter by {100 * scatter:.0f} %"
+        refuse(found, "max_flux_scatter", options.max_flux_scatter)
     bright, back = record["bright_injected"], record["bright_recovered"]
-    if bright >= MIN_BRIGHT and back < min_recovered * bright:
-        raise ImageError(
-            image,
-            "crossmatch",
-            f"only {back} of {bright} sources injected above S/N {BRIGHT_SNR:g} were found again "
-            f"(crossmatch.min_recovered is {min_recovered:g}): the subtraction failed",
-        )
+    if bright >= MIN_BRIGHT and back < options.min_recovered * bright:
+        found = f"only {back} of {bright} sources injected above S/N {BRIGHT_SNR:g} were found again with their flux"
+        refuse(found, "min_recovered", options.min_recovered)
 
 
 def _near_known(table: pd.DataFrame, known: pd.DataFrame | None, *, image: str, radius: float) -> np.ndarray:
@@ -454,15 +464,15 @@ def fifty_percent(mag: np.ndarray, recovered: np.ndarray) -> float:
 
 
 def _flux_scale(flux: np.ndarray, fluxerr: np.ndarray, ratio: np.ndarray, true: np.ndarray) -> dict[str, Any]:
-    """Median of measured over injected flux, minus 1, and its robust scatter, above S/N 20."""
+    """Median of measured over injected flux, minus 1, and its scatter (half of what holds 68 %), above S/N 20."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        bright = true & (flux / fluxerr > FLUX_SNR)
+        bright = true & np.isfinite(ratio) & (np.abs(flux) / fluxerr > FLUX_SNR)
     values = ratio[bright] - 1
     if len(values) == 0:
         return {"flux_bias": np.nan, "flux_scatter": np.nan, "n_flux": 0}
     median = np.median(values)
     return {
         "flux_bias": float(median),
-        "flux_scatter": float(1.4826 * np.median(np.abs(values - median))),
+        "flux_scatter": float(np.diff(np.percentile(values, [16, 84]))[0] / 2),
         "n_flux": len(values),
     }

@@ -218,6 +218,12 @@ class CrossmatchOptions(Section):
     max_flux_bias: float = Field(
         0.3, gt=0, description="an image whose injected sources come out wrong by more than this (median) is refused"
     )
+    max_flux_scatter: float = Field(
+        0.5,
+        gt=0,
+        allow_inf_nan=False,
+        description="an image whose injected sources above S/N 20 come out with a larger scatter of their fluxes is refused",
+    )
     min_recovered: float = Field(
         0.3, ge=0, le=1, description="an image that gives back fewer of its injected sources above S/N 10 is refused"
     )

@@ -151,6 +151,46 @@ def test_subtraction_that_loses_bright_sources_is_refused():
     assert (record["bright_injected"], record["n_injected"]) == (0, 0)
 
 
+def test_outliers_of_the_flux_are_judged_and_do_not_count_as_recovered():
+    """A reference in a non-linear scale: every source comes out with several times its flux."""
+    found, truth = many(ratio=5.0)
+    with pytest.raises(ImageError, match=r"40 bright injected sources are off by \+400 % \(median\)"):
+        label(found, truth, limit_mag=22.0)
+    found["flux"] = 5000.0
+    found["fluxerr"] = 1000.0  # S/N 5: no flux scale, but none of them came back
+    with pytest.raises(ImageError, match="only 0 of 40 sources injected above S/N 10 were found again with their flux"):
+        label(found, truth, limit_mag=22.0)
+    table, record = label(found, truth)  # how bright they are is not known
+    assert record["n_recovered"] == 0 and record["left_out"]["foreign_flux"] == 40 and record["n_true"] == 0
+    assert sum(row["recovered"] for row in record["completeness"]) == 0
+
+
+def test_fluxes_that_scatter_are_refused():
+    found, truth = many()
+    found.loc[:39, "flux"] = np.where(np.arange(40) % 2, 300.0, 1700.0)
+    with pytest.raises(ImageError, match=r"scatter by 70 % \(crossmatch.max_flux_scatter is 0.5\)"):
+        label(found, truth)
+    assert label(found, truth, max_flux_scatter=0.8)[1]["flux_scatter"] == pytest.approx(0.7)
+    found.loc[:39, "flux"] = np.where(np.arange(40) % 8 == 0, 2500.0, 1000.0)  # one in eight on another star
+    record = label(found, truth)[1]
+    assert (record["flux_bias"], record["flux_scatter"], record["n_flux"]) == (0, 0, 40)
+
+
+def test_a_match_without_a_flux_or_with_a_negative_one_is_left_out():
+    found, truth = many(n=30, seen=30)
+    found.loc[0, "flux"], found.loc[1, "flux"] = np.nan, -900.0
+    table, record = label(found, truth)
+    assert table["label"].tolist()[:3] == [-1, -1, 1]
+    assert table["reason"].tolist()[:2] == [
+        "injection 11 at 0.00 FWHM, without a flux",
+        "injection 12 at 0.00 FWHM, -0.9 times its flux",
+    ]
+    assert (record["n_recovered"], record["n_matched"], record["n_without_flux"]) == (28, 30, 1)
+    found.loc[:5, "flux"] = np.nan
+    with pytest.raises(ImageError, match="6 of 30 injected sources that were found have no flux"):
+        label(found, truth)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_no_false_beside_an_injection(seed):
     rng = np.random.default_rng(seed)
