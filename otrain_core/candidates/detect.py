@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ from otrain_core.stars.psf_model import PSFModel
 if TYPE_CHECKING:
     from otrain_core.plan.pipelines import DetectOptions
 
+AUTO_THRESHOLDS = (4.5, 4.25, 4.0, 3.75, 3.5, 3.25, 3.0)  # of the threshold "auto" [sigma]
+SAME_PLACE = 0.5  # sources nearer than this are one [px]
 MIN_COVER = 0.5  # with a smaller share of the PSF on usable pixels the photometry is flagged
 
 # Bits of the column `flags` (and FLAG_CENTROID); the lower ones are those of the program that detects.
@@ -252,17 +255,7 @@ def detect_candidates(
         plane = clean
         if name == "catalogue" and science is not None:
             plane = _science_plane(clean, science, psf=science_psf, seeing=science_seeing)
-        sources = find_sources(
-            options.method,
-            plane.data,
-            plane.error,
-            plane.bad,
-            image=image,
-            seeing=plane.seeing,
-            threshold=options.threshold,
-            min_area=options.min_area,
-            both_signs=options.both_signs and name == "difference",
-        )
+        sources = _without_doubles(_sources(plane, name, options, image=image))
         if name == "catalogue":
             sources = drop_catalogued(sources, catalogue, wcs, diff.shape, radius=options.catalogue_radius)
         _check_number(len(sources), options.max_candidates, name, image)
@@ -283,6 +276,41 @@ def detect_candidates(
     prefix = f"{telescope}-{image}" if telescope else image
     table["candid"] = [f"{prefix}-{number:04d}" for number in range(1, len(table) + 1)]
     return table[list(CANDIDATE_COLUMNS)].astype(CANDIDATE_COLUMNS)
+
+
+def _sources(plane: Plane, search: str, options: DetectOptions, *, image: str) -> pd.DataFrame:
+    """Sources of one plane; with the threshold "auto" that of the first step with as many as are wanted."""
+    steps = AUTO_THRESHOLDS if options.threshold == "auto" else (float(options.threshold),)
+    found = pd.DataFrame()
+    for number, threshold in enumerate(steps):
+        lower = find_sources(
+            options.method,
+            plane.data,
+            plane.error,
+            plane.bad,
+            image=image,
+            seeing=plane.seeing,
+            threshold=threshold,
+            min_area=options.min_area,
+            both_signs=options.both_signs and search == "difference",
+        )
+        if number and len(lower) > options.max_candidates:
+            break  # a step too far
+        found = lower
+        if len(found) >= options.target_candidates or search != "difference":
+            break
+    if len(steps) > 1 and search == "difference":
+        sentence = "image %s: detect.threshold: auto is %.2f sigma, %d candidates"
+        logging.getLogger("otrain").info(sentence, image, threshold, len(found))
+    return found
+
+
+def _without_doubles(sources: pd.DataFrame) -> pd.DataFrame:
+    """Of sources whose centroids ran to one place the first: they are one source, divided by the deblending."""
+    from scipy.spatial import cKDTree
+
+    pairs = cKDTree(sources[["x", "y"]].to_numpy(float)).query_pairs(SAME_PLACE) if len(sources) else set()
+    return sources.drop(index=sorted({max(pair) for pair in pairs})).reset_index(drop=True)
 
 
 def _difference_plane(

@@ -50,6 +50,7 @@ CUBE_COLUMNS = {
 }
 # Columns that stacks of earlier versions and ready-made cutouts do not have, and what stands for them.
 OPTIONAL = {"field": "", "grid_x": np.nan, "grid_y": np.nan}
+MIN_SLOPE = 10  # False from which the slope of their numbers with S/N is told
 SENTINELS = (-99.0, 99.0, 0.0)  # "no magnitude" in the cutouts and cubes of the original O'TRAIN
 
 
@@ -217,13 +218,75 @@ def build_cube(
     arrays = _arrays(
         stacks, column, offsets, chosen, options.channels, telescope=telescope, pipeline=pipeline, gather=gather
     )
-    record = {"telescope": telescope, "pipeline": pipeline, "seed": seed, "size": int(arrays["cube"].shape[1])}
+    record: dict[str, Any] = {
+        "telescope": telescope,
+        "pipeline": pipeline,
+        "seed": seed,
+        "size": int(arrays["cube"].shape[1]),
+    }
     record |= {"channels": list(options.channels), "n_images": len(stacks) + len(failed)}
     record |= _counts(arrays, column, usable) | {"n_images_failed": len(failed)}
     record["copies"] = copies
+    record["advice"] = advise(column["snr"][usable], given, keep_false=record["n_false"], keep_true=record["n_true"])
+    for sentence in record["advice"]:
+        logging.getLogger("otrain").warning("%s: %s", where, sentence)
     if by_hand is not None:
         record["labels"] = by_hand
     return arrays, record | {"failed": [dict(item) for item in failed]}
+
+
+def advise(snr: np.ndarray, labels: np.ndarray, *, keep_true: int, keep_false: int) -> list[str]:
+    """What to change where balancing throws away more than half of a class, and by how much.
+
+    Parameters
+    ----------
+    snr : numpy.ndarray
+        (N,) S/N of the labelled candidates, before balancing.
+    labels : numpy.ndarray
+        (N,) 1 True, 0 False.
+    keep_true, keep_false : int
+        How many of them the cube has.
+
+    Returns
+    -------
+    list of str
+        Sentences; none where the balance is good.
+    """
+    n_true, n_false = int((labels == 1).sum()), int((labels == 0).sum())
+    if keep_true < n_true / 2 and keep_true < n_true and n_false:
+        factor = n_true / n_false
+        said = [f"{n_true - keep_true} of {n_true} True are thrown away to balance {n_false} False"]
+        lower = _threshold_shift(snr[labels == 0], factor)
+        if lower < 4.5 - 3:  # below 3 sigma noise makes most of them
+            said.append(f"a detect.threshold {lower:.1f} sigma lower gives about {factor:.1f} times as many False")
+        said.append("detect.threshold: auto lowers it for each image, detect.both_signs: true adds the negative ones")
+        said.append(f"or {factor:.1f} times as many images with 1 / {factor:.1f} of the injected sources")
+        said.append("cube.true_fraction: null keeps all, and class_weights of the experiment weighs them")
+        return said
+    if keep_false < n_false / 2 and n_true:
+        factor = n_false / n_true
+        return [
+            f"{n_false - keep_false} of {n_false} False are thrown away to balance {n_true} True",
+            f"inject.n_sources may be {factor:.1f} times as large",
+            "cube.true_fraction: null keeps all, and class_weights of the experiment weighs them",
+        ]
+    return []
+
+
+def _threshold_shift(snr: np.ndarray, factor: float) -> float:
+    """By how much a threshold is to be lower [sigma] for `factor` times as many candidates of this S/N.
+
+    Their number falls exponentially with S/N just above the threshold: the slope is that of those within 2 sigma of it
+    (maximum likelihood). NaN with fewer than 10 of them.
+    """
+    snr = snr[np.isfinite(snr)]
+    if len(snr) < MIN_SLOPE:
+        return float("nan")
+    lowest = np.quantile(snr, 0.02)
+    excess = snr[(snr >= lowest) & (snr < lowest + 2)] - lowest
+    if len(excess) < MIN_SLOPE or excess.mean() <= 0:
+        return float("nan")
+    return float(np.log(factor) * excess.mean())
 
 
 def _without_copies(

@@ -174,10 +174,13 @@ class DetectOptions(Section):
     catalogue_radius: float = Field(
         3.0, gt=0, le=1000, description="a source this near to a catalogue entry is known (search: catalogue) [px]"
     )
-    threshold: float = Field(
+    threshold: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = Field(
         4.5,
-        gt=0,
-        description="detection threshold [sigma]: after the matched filter (sep), of single pixels (source-extractor), S/N in an aperture (stdpipe)",
+        description="detection threshold [sigma]: after the matched filter (sep), of single pixels (source-extractor), S/N in an aperture (stdpipe); "
+        "auto: 4.5, or for each image as much lower, down to 3, as target_candidates takes",
+    )
+    target_candidates: int = Field(
+        300, ge=1, description="candidates of an image that threshold: auto aims at, injected sources among them"
     )
     min_area: int = Field(
         1,

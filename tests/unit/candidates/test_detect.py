@@ -424,3 +424,32 @@ def test_files_write_a_table_that_reads_back(bright, tmp_path, monkeypatch):
     io.write_json(tmp_path / "psf.json", record | {"zero_point": None})
     with pytest.raises(ImageError, match="zero_point"):
         detect_files(**arguments, options=DetectOptions())
+
+
+def test_the_threshold_auto_goes_as_low_as_the_wanted_number_takes(caplog):
+    caplog.set_level("INFO", logger="otrain")
+    planes, psf, truth = grid_of_sources(snr=3.9, size=600)  # 144 sources, few of them above 4.5 sigma
+    fixed = detect(planes, psf=psf, threshold=4.5)
+    auto = detect(planes, psf=psf, threshold="auto", target_candidates=80)
+    assert len(fixed) < 60 <= 80 <= len(auto)
+    assert len(detect(planes, psf=psf, threshold="auto", target_candidates=len(fixed))) == len(fixed)
+    assert "image a: detect.threshold: auto is 4.50 sigma" in caplog.text
+    # A step with more candidates than are allowed is not taken, and 3 sigma is the lowest.
+    few = detect(planes, psf=psf, threshold="auto", target_candidates=5000, max_candidates=len(auto) - 1)
+    assert len(fixed) <= len(few) < len(auto)
+    lowest = detect(planes, psf=psf, threshold="auto", target_candidates=5000)
+    assert len(lowest) == len(detect(planes, psf=psf, threshold=3.0)) < 5000
+
+
+def test_two_peaks_that_have_one_centroid_are_one_candidate(monkeypatch):
+    from otrain_core.candidates import detect as module
+
+    planes, psf, truth = grid_of_sources(snr=60)
+    find = module.find_sources
+
+    def twice(*args, **options):
+        found = find(*args, **options)
+        return pd.concat([found, found[:5].assign(x=found["x"][:5] + 0.1)], ignore_index=True)
+
+    monkeypatch.setattr(module, "find_sources", twice)
+    assert len(detect(planes, psf=psf)) == len(truth)

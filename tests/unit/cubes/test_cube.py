@@ -9,7 +9,7 @@ import pytest
 from otrain_core import io
 from otrain_core.arrays import read_stack, write_arrays
 from otrain_core.candidates.cutouts import CHANNELS
-from otrain_core.cubes.cube import CUBE_COLUMNS, TABLE1, build_cube, cube_files, draw, read_cube, real_star_cube
+from otrain_core.cubes.cube import CUBE_COLUMNS, TABLE1, advise, build_cube, cube_files, draw, read_cube, real_star_cube
 from otrain_core.errors import CubeError, ImageError
 from otrain_core.jobs.job import _mark_outputs
 from otrain_core.plan.config import CubeOptions
@@ -178,6 +178,30 @@ def test_files_of_real_stars(tmp_path, join):
     assert real["cube"].shape == (0 if join else 6, 9, 9, 2)
     assert np.isin(cube["kinds"], ["removed", "transplanted"]).sum() == (6 if join else 0)
     assert io.read_json(tmp_path / "r.json")["real_stars"] == ({} if join else {"removed": 3, "transplanted": 3})
+
+
+def test_what_is_thrown_away_is_told_with_what_to_change():
+    rng = np.random.default_rng(1)
+    labels = np.repeat([1, 0], [663, 52])
+    snr = np.where(labels == 1, 40.0, 4.5 + rng.exponential(0.3, 715))
+    said = advise(snr, labels, keep_true=52, keep_false=52)
+    assert said[0] == "611 of 663 True are thrown away to balance 52 False"
+    # 12.75 times as many of an exponential of 0.3 sigma: ln(12.75) x 0.3 = 0.76 sigma lower.
+    assert said[1] in [
+        f"a detect.threshold 0.{k} sigma lower gives about 12.8 times as many False" for k in (6, 7, 8, 9)
+    ]
+    assert "detect.both_signs: true" in said[2] and said[3].startswith("or 12.8 times as many images")
+    assert said[4].startswith("cube.true_fraction: null keeps all")
+    assert advise(snr, labels, keep_true=663, keep_false=52) == []
+    assert advise(snr, 1 - labels, keep_true=52, keep_false=52)[1] == "inject.n_sources may be 12.8 times as large"
+    assert len(advise(np.full(715, np.nan), labels, keep_true=52, keep_false=52)) == 4  # no slope to tell
+
+
+def test_the_advice_is_in_the_record():
+    stacks = [stack_of(f"i{k}", [1] * 30 + [0] * 4) for k in (1, 2, 3)]
+    _, record = build(stacks)
+    assert record["advice"][0] == "78 of 90 True are thrown away to balance 12 False"
+    assert build([stack_of("i1", [1, 0, 0] * 10)])[1]["advice"] == []
 
 
 def test_copied_cutouts_are_left_out_and_counted():
