@@ -24,6 +24,7 @@ from otrain_core.candidates.search import drop_catalogued, find_sources, merge_s
 from otrain_core.errors import ImageError
 from otrain_core.images.frames import MASK_MISSING, image_wcs, read_planes
 from otrain_core.images.pixels import any_near
+from otrain_core.images.wcs import pixel_to_sky
 from otrain_core.io import raise_if_failed, read_json, read_table, write_table
 from otrain_core.stars.psf_model import PSFModel
 
@@ -271,7 +272,7 @@ def detect_candidates(
     table["negative"] = negative_shares(clean.data, clean.error, clean.bad, x, y, seeing=seeing)
     table["ra"], table["dec"] = np.nan, np.nan
     if wcs is not None and len(x) > 0:
-        table["ra"], table["dec"] = wcs.all_pix2world(x, y, 0)
+        table["ra"], table["dec"] = pixel_to_sky(wcs, x, y)
     table["image"], table["time"], table["filter"] = image, time, filter
     prefix = f"{telescope}-{image}" if telescope else image
     table["candid"] = [f"{prefix}-{number:04d}" for number in range(1, len(table) + 1)]

@@ -14,6 +14,7 @@ import pandas as pd
 from otrain_core.candidates.measure import SIGMA
 from otrain_core.errors import ImageError
 from otrain_core.images.pixels import value_at
+from otrain_core.images.wcs import sky_to_pixel
 
 PEAK_MOVED = 1.5  # a windowed centroid farther than this [seeing] from the start has run away
 FLAG_CENTROID = 1024  # the windowed centroid failed, the isophotal one is given
@@ -299,17 +300,11 @@ def require_catalogue(image: str, *, wcs: Any, science: np.ndarray | None, catal
 
 def catalogue_pixels(catalogue: pd.DataFrame, wcs: Any, shape: tuple[int, int]) -> np.ndarray:
     """(N, 2) pixel positions x, y of the catalogue entries on and around an image of this shape."""
-    position = catalogue[["ra", "dec"]].to_numpy(float)
-    position = position[np.isfinite(position).all(axis=1)]
+    x, y = sky_to_pixel(wcs, catalogue["ra"].to_numpy(float), catalogue["dec"].to_numpy(float), shape=shape)
     height, width = shape
-    size = np.array([width, height])
-    if not len(position):
-        return np.empty((0, 2))
-    # Distortions are polynomials that throw far entries anywhere: the linear part tells which ones are near.
-    linear = wcs.wcs_world2pix(position, 0)
     with np.errstate(invalid="ignore"):
-        near = (np.abs(linear - size / 2) < size).all(axis=1)
-    return np.asarray(wcs.all_world2pix(position[near], 0, quiet=True)) if near.any() else np.empty((0, 2))
+        near = (np.abs(x - (width - 1) / 2) < width) & (np.abs(y - (height - 1) / 2) < height)
+    return np.column_stack([x, y])[near]
 
 
 def drop_catalogued(

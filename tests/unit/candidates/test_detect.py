@@ -453,3 +453,54 @@ def test_two_peaks_that_have_one_centroid_are_one_candidate(monkeypatch):
 
     monkeypatch.setattr(module, "find_sources", twice)
     assert len(detect(planes, psf=psf)) == len(truth)
+
+
+def axes_swapped():
+    """The same sky with declination on the first axis, as a legal header may have it."""
+    wcs = tangential()
+    wcs.wcs.ctype, wcs.wcs.crval = ["DEC--TAN", "RA---TAN"], [40, 30]
+    wcs.wcs.cdelt, wcs.wcs.pc = [1 / 3600, -1 / 3600], [[0, 1], [1, 0]]
+    return wcs
+
+
+def test_sky_positions_do_not_hang_on_the_order_or_the_frame_of_the_axes(bright):
+    planes, psf, _, _ = bright
+    straight = detect(planes, psf=psf, wcs=tangential())
+    swapped = detect(planes, psf=psf, wcs=axes_swapped())
+    np.testing.assert_allclose(swapped[["ra", "dec"]], straight[["ra", "dec"]], atol=1e-9)
+    assert abs(straight["ra"].mean() - 30) < 0.1 and abs(straight["dec"].mean() - 40) < 0.1
+    galactic = tangential()
+    galactic.wcs.ctype, galactic.wcs.crval = ["GLON-TAN", "GLAT-TAN"], [120, 40]
+    from astropy.coordinates import SkyCoord
+
+    table = detect(planes, psf=psf, wcs=galactic)
+    centre = SkyCoord(120, 40, unit="deg", frame="galactic").icrs
+    assert SkyCoord(table["ra"], table["dec"], unit="deg").separation(centre).deg.max() < 0.1
+
+
+def test_a_catalogue_is_compared_whatever_the_order_of_the_axes(field):
+    straight = field.detect(search=["catalogue"])
+    swapped = field.detect(search=["catalogue"], wcs=axes_swapped())
+    assert len(straight) == 2 and swapped["x"].tolist() == straight["x"].tolist()
+
+
+def test_a_quiet_image_has_a_table_with_its_columns(tmp_path, monkeypatch):
+    from otrain_core import io
+    from otrain_core.images.frames import write_planes
+
+    monkeypatch.setattr("otrain_core.candidates.detect.PSFModel.load", staticmethod(lambda path: Moffat()))
+    write_planes(tmp_path / "d.fits", dict(zip(("diff", "noise", "mask"), blank(3), strict=True)))
+    io.write_json(tmp_path / "psf.json", {"seeing_px": SEEING, "zero_point": ZERO_POINT})
+    (tmp_path / "psf.fits").write_bytes(b"")
+    detect_files(
+        difference=tmp_path / "d.fits",
+        psf=tmp_path / "psf.fits",
+        psf_record=tmp_path / "psf.json",
+        candidates=tmp_path / "c.csv",
+        image="a",
+        telescope="T",
+        size=32,
+        options=DetectOptions(threshold=9.0),
+    )
+    read = io.read_table(tmp_path / "c.csv")
+    assert len(read) == 0 and list(read.columns) == list(CANDIDATE_COLUMNS)
