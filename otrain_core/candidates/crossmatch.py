@@ -394,11 +394,17 @@ def _near_known(table: pd.DataFrame, known: pd.DataFrame | None, *, image: str, 
     from astropy.coordinates import SkyCoord
 
     ra, dec = table["ra"].to_numpy(float), table["dec"].to_numpy(float)
-    if not (np.isfinite(ra) & np.isfinite(dec)).all() or not np.isfinite(radius):
+    located = np.isfinite(ra) & np.isfinite(dec)
+    if not located.any() or not np.isfinite(radius):
         raise ImageError(image, "crossmatch.known", "known objects need the WCS of the image, which has none")
-    catalogue = SkyCoord(known["ra"].to_numpy(float), known["dec"].to_numpy(float), unit="deg")
-    _, distance, _ = SkyCoord(ra, dec, unit="deg").match_to_catalog_sky(catalogue)
-    return distance < radius * units.arcsec
+    known_ra, known_dec = known["ra"].to_numpy(float), known["dec"].to_numpy(float)
+    usable = np.isfinite(known_ra) & (np.abs(known_dec) <= 90)
+    near = np.zeros(len(table), dtype=bool)
+    if usable.any():
+        catalogue = SkyCoord(known_ra[usable], known_dec[usable], unit="deg")
+        _, distance, _ = SkyCoord(ra[located], dec[located], unit="deg").match_to_catalog_sky(catalogue)
+        near[located] = distance < radius * units.arcsec
+    return near
 
 
 def _completeness(mag: np.ndarray, recovered: np.ndarray) -> dict[str, Any]:

@@ -51,6 +51,11 @@ CUBE_COLUMNS = {
 # Columns that stacks of earlier versions and ready-made cutouts do not have, and what stands for them.
 OPTIONAL = {"field": "", "grid_x": np.nan, "grid_y": np.nan}
 MIN_SLOPE = 10  # False from which the slope of their numbers with S/N is told
+# Keys that hold numbers.
+NUMBERS = (
+    *("mags", "errmags", "fwhms", "x", "y", "ra", "dec", "snr", "seeing", "pixel_scale"),
+    *("injections", "grid_x", "grid_y", "n_missing"),
+)
 SENTINELS = (-99.0, 99.0, 0.0)  # "no magnitude" in the cutouts and cubes of the original O'TRAIN
 
 
@@ -549,13 +554,13 @@ def read_cube(path: str | Path, *, mmap: bool = False, both_classes: bool = True
     -------
     dict of numpy.ndarray
         ``cube`` float32 (N, H, W, C), ``labels`` uint8, and the other keys of the file;
-        ``channels`` always.
+        ``channels`` and ``kinds`` always.
 
     Raises
     ------
     CubeError
-        Not readable, a key of Table 1 is missing, shapes that do not agree, labels other
-        than 0 and 1, one class only.
+        Not readable, a key of Table 1 is missing, shapes that do not agree, text where numbers are needed, labels
+        other than 0 and 1, one class only.
     """
     arrays = read_stack(path, mmap=("cube",) if mmap else ())
     for key in TABLE1:
@@ -563,19 +568,13 @@ def read_cube(path: str | Path, *, mmap: bool = False, both_classes: bool = True
             raise CubeError(f"{path}: key {key!r} is missing; a cube has {', '.join(TABLE1)}")
     if arrays["cube"].ndim == 3:
         arrays["cube"] = arrays["cube"][..., None]
-    cube, labels = arrays["cube"], arrays["labels"]
-    if cube.ndim != 4 or cube.dtype.kind not in "fiu":
+    cube = arrays["cube"]
+    if cube.ndim != 4 or cube.dtype.kind not in "fiu" or 0 in cube.shape[1:]:
         raise CubeError(f"{path}: cube: numbers of shape (N, H, W, C) are needed, found {cube.dtype} {cube.shape}")
     arrays["cube"] = cube.astype(np.float32, copy=False)
-    if labels.ndim == 2 and labels.shape[1] == 2:
-        labels = labels.argmax(axis=1)
-    labels = labels.reshape(len(labels), -1)[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if labels.ndim != 1 or not np.isin(labels, (0, 1)).all():
-        raise CubeError(f"{path}: labels: 0 (False) or 1 (True) for every cutout is needed")
-    arrays["labels"] = labels.astype(np.uint8)
-    for key in (*TABLE1[1:], *CUBE_COLUMNS):
-        if key in arrays and len(arrays[key]) != len(cube):
-            raise CubeError(f"{path}: {key} has {len(arrays[key])} entries for {len(cube)} cutouts")
+    arrays["labels"] = _plain_labels(arrays["labels"], path)
+    _check_columns(arrays, path)
+    arrays.setdefault("kinds", np.full(len(cube), ""))
     if both_classes and len(np.unique(arrays["labels"])) < 2:
         raise CubeError(f"{path}: the cube has one class only")
     if "channels" not in arrays:
@@ -583,9 +582,39 @@ def read_cube(path: str | Path, *, mmap: bool = False, both_classes: bool = True
             values = arrays[key].astype(np.float64)
             arrays[key] = np.where(np.isin(values, SENTINELS if key == "mags" else SENTINELS[:2]), np.nan, values)
         arrays["channels"] = np.array(["difference", *(f"channel{n}" for n in range(2, cube.shape[3] + 1))])
-    if len(arrays["channels"]) != cube.shape[3]:
-        raise CubeError(f"{path}: channels names {len(arrays['channels'])} channels, the cube has {cube.shape[3]}")
+    channels = np.atleast_1d(arrays["channels"])
+    if channels.ndim != 1 or len(channels) != cube.shape[3]:
+        raise CubeError(f"{path}: channels names {channels.size} channels, the cube has {cube.shape[3]}")
+    if channels.dtype.kind != "U" or len(set(channels.tolist())) < len(channels):
+        raise CubeError(f"{path}: channels: a name of its own for each channel is needed, found {channels.tolist()}")
+    arrays["channels"] = channels
     return arrays
+
+
+def _plain_labels(labels: np.ndarray, path: str | Path) -> np.ndarray:
+    """Labels (N,) as uint8; one-hot ones (False, True) are accepted."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    known = labels.dtype.kind in "biuf" and np.isin(labels, (0, 1)).all()
+    if known and labels.ndim == 2 and labels.shape[1] == 2 and (labels.sum(axis=1) == 1).all():
+        return labels.argmax(axis=1).astype(np.uint8)
+    if not known or labels.ndim != 1:
+        raise CubeError(f"{path}: labels: 0 (False) or 1 (True) for every cutout is needed")
+    return labels.astype(np.uint8)
+
+
+def _check_columns(arrays: Mapping[str, np.ndarray], path: str | Path) -> None:
+    """Refuse columns that are not one value, of the right kind, for every cutout."""
+    n = len(arrays["cube"])
+    for key in dict.fromkeys((*TABLE1[1:], *CUBE_COLUMNS, "n_missing")):
+        if key not in arrays:
+            continue
+        column = arrays[key]
+        if column.ndim != 1 or len(column) != n:
+            found = f"{len(column)} entries" if column.ndim == 1 else f"the shape {column.shape}"
+            raise CubeError(f"{path}: {key} has {found} for {n} cutouts")
+        if key in NUMBERS and column.dtype.kind not in "biuf":
+            raise CubeError(f"{path}: {key}: numbers are needed, found {column.dtype}")
 
 
 def kept_false_share(cube_record: dict[str, Any]) -> float:

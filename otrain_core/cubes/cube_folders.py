@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ def stacks_from_folders(
 
     Header keys (Makhlouf et al. 2022, Sect. 2.3) and extensions are those of
     `otrain_core.cubes.cutout_files.read_cutout`: CANDID and EDGE are mandatory in a file without extension DIFF. The
-    image of a cutout is its IMAGE or else its CANDID without the running number at its end; frames of one name in
-    several folders are images of their own.
+    image of a cutout is its IMAGE or else its CANDID without the running number at its end. Images of one name in
+    different folders (``night1/science.fits``, ``night2/science.fits``) are named with their folders. Where CANDIDs
+    are running numbers that start anew for each image or class, the names of these are put before them.
 
     Parameters
     ----------
@@ -64,12 +66,15 @@ def stacks_from_folders(
                 if name not in plane:
                     raise CubeError(f"{path}: it has no channel {name} (but {', '.join(plane)})")
             planes.append(plane)
-            rows.append(row | {"label": label, "reason": "EDGE" if row["edge"] else f"folder {folder.name}"})
+            about = {"label": label, "reason": "EDGE" if row["edge"] else f"folder {folder.name}", "file": path.stem}
+            rows.append(row | about)
     if not rows:
         raise CubeError(f"{true_dir}, {false_dir}: all cutouts are cut off by the edge of their image")
     for row, name in zip(rows, name_images([row.pop("image_path") for row in rows]), strict=True):
         row["image"] = name
-    stack: dict[str, np.ndarray] = {key: np.array([row[key] for row in rows]) for key in rows[0]}
+    _name_candidates(rows)
+    columns = [key for key in rows[0] if key != "file"]
+    stack: dict[str, np.ndarray] = {key: np.array([row[key] for row in rows]) for key in columns}
     channels = list(channels or [name for name in EXTENSIONS if all(name in plane for plane in planes)])
     values = np.stack([np.stack([plane[name] for name in channels], axis=-1) for plane in planes])
     n_missing = np.isnan(values[..., channels.index("difference")]).sum(axis=(1, 2))
@@ -81,6 +86,19 @@ def stacks_from_folders(
         parts.append({key: array if key == "channels" else array[mine] for key, array in stack.items()})
         parts[-1]["image_name"] = np.array(name)
     return parts, n_cut_off
+
+
+def _name_candidates(rows: list[dict[str, Any]]) -> None:
+    """Put image, then class before the candid of rows whose candids are running numbers, or names of files, that repeat."""
+    for before in (lambda row: row["image"], lambda row: "True" if row["label"] else "False"):
+        counts = Counter(row["candid"] for row in rows)
+        repeated = [row for row in rows if counts[row["candid"]] > 1]
+        if not repeated or not all(
+            row["candid"].split("-")[-1].isdigit() or row["file"] in row["candid"] for row in repeated
+        ):
+            return
+        for row in rows:
+            row["candid"] = f"{before(row)}-{row['candid']}"
 
 
 def class_folders(folder: str | Path) -> tuple[Path, Path]:

@@ -22,9 +22,17 @@ EXTENSIONS = {
     "mask": ("MASK",),
     "psf": ("PSF",),
 }
+# Header keys that are read.
+READ_KEYS = (
+    *("CANDID", "NAME", "ID", "EDGE", "MAG", "MAG_CALIB", "MAGERR", "FILTER", "FWHM", "RA", "DEC", "SNR"),
+    *("DATE-OBS", "TIME", "SEEING", "FWHMPSF", "PIXSCALE", "IMAGE", "FILE", "FILENAME"),
+)
 TRUE = ("true", "t", "1", "yes")
 MAX_SIDE = 2048  # [px] of a cutout
 MAX_BYTES = 2**26  # of a file of one cutout, unfolded
+
+
+UNREADABLE = "a card that is not legal FITS"
 
 
 class EdgeCutoutError(CubeError):
@@ -84,18 +92,23 @@ def read_cutout(
         Smaller than the others by the edge of the image, as gmadet writes them.
     """
     path = Path(path)
+    if size is not None and size < 1:
+        raise CubeError(f"size: a side of at least 1 px is needed, found {size}")
     try:
         check_compressed(path, image=path.stem, limit=MAX_BYTES)
         found, header, extended = _read(path)
     except ImageError as error:
         raise CubeError(error.message) from None
-    except (OSError, EOFError, TypeError, ValueError, LookupError, AttributeError) as error:
+    except Exception as error:  # whatever astropy raises on a damaged file: CfitsioException, VerifyError, ...
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CubeError(f"{path}: not a readable FITS image, or truncated ({reason})") from None
     shape = found["difference"].shape
     for name, plane in found.items():
         if plane.shape != shape:
             raise CubeError(f"{path}: channel {name} has shape {plane.shape}, the difference {shape}")
+    damaged = [key for key in READ_KEYS if header.get(key) == UNREADABLE]
+    if damaged:
+        raise CubeError(f"{path}: {damaged[0]}: this header card is not legal FITS")
     edge = str(header.get("EDGE", "")).strip().lower() in TRUE
     if edge and (shape[0] != shape[1] or (size is not None and size > min(shape))):
         raise EdgeCutoutError(f"{path}: EDGE: cut off by the edge of the image, {shape[1]} x {shape[0]} px")
@@ -113,7 +126,7 @@ def read_cutout(
     return planes, _row(path, header)
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], fits.Header, bool]:
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], bool]:
     """Planes by channel, the header that describes them, and whether a DIFF extension was found."""
     channel = {extension: name for name, extensions in EXTENSIONS.items() for extension in extensions}
     with fits.open(path, memmap=False, ignore_missing_simple=False) as hdus:
@@ -128,9 +141,9 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], fits.Header, bool]:
         extended = "difference" in named
         if not extended:
             named = {"difference": images[0][1]}
-        header = hdus[0].header.copy()
+        header = _plain_header(hdus[0].header)
         if named["difference"] is not hdus[0]:
-            header.extend(named["difference"].header, strip=True, unique=True, bottom=True)
+            header = _plain_header(named["difference"].header) | header
         planes = {}
         for name in sorted(named, key=list(EXTENSIONS).index):
             if named[name].data is None:
@@ -144,6 +157,18 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], fits.Header, bool]:
                 )
             planes[name] = data.astype(np.float32)
         return planes, header, extended
+
+
+def _plain_header(header: fits.Header) -> dict[str, Any]:
+    """Keys (upper case) and values of a header; a card that cannot be parsed is `UNREADABLE`."""
+    values: dict[str, Any] = {}
+    for key in dict.fromkeys(header):
+        try:
+            value = header[key]
+        except Exception:  # VerifyError, and others by the kind of damage
+            value = UNREADABLE
+        values.setdefault(key.upper(), None if isinstance(value, fits.card.Undefined) else value)
+    return values
 
 
 def _row(path: Path, header: Mapping[str, Any]) -> dict[str, Any]:

@@ -84,6 +84,15 @@ def test_known_objects_are_left_out():
     assert record["left_out"]["known_object"] == 1
 
 
+def test_one_place_or_one_object_without_a_position_does_not_refuse_the_others():
+    found = candidates((100, 100), (400, 400), (700, 700))
+    found.loc[1, "ra"] = np.nan
+    known = pd.DataFrame({"ra": [np.nan, 30 + 101 / 3600, 10.0], "dec": [5.0, 100 / 3600, 95.0]})
+    table, record = label(found, injections((900, 900)), known=known, known_radius=1.0, seeing_arcsec=2.0)
+    assert table["label"].tolist() == [-1, 0, 0] and record["left_out"]["known_object"] == 1
+    assert (label(found, injections((900, 900)), known=known[:1], seeing_arcsec=2.0)[0]["label"] == 0).all()
+
+
 def real_stars():
     table = injections((100, 100), (150, 100), (200, 100))
     return table.assign(kind=["random", "removed", "transplanted"], usable=True)

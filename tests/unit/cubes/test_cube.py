@@ -340,6 +340,17 @@ def test_cube_of_the_original_program(tmp_path, one_hot):
         ({"labels": np.array([0, 1])}, "labels has 2 entries"),
         ({"cube": np.ones((4, 9))}, "cube: numbers of shape"),
         ({"channels": np.array(["difference", "mask"])}, "channels names 2"),
+        ({"channels": np.array([7])}, "channels: a name of its own for each channel"),
+        ({"mags": np.array(18.0)}, r"mags has the shape \(\) for 4 cutouts"),
+        ({"mags": np.array(list("abcd"))}, "mags: numbers are needed, found <U1"),
+        ({"fwhms": np.ones((4, 2))}, r"fwhms has the shape \(4, 2\)"),
+        ({"cube": np.ones((4, 9, 9, 1), bool)}, "cube: numbers of shape"),
+        ({"cube": np.ones((4, 0, 0, 1))}, "cube: numbers of shape"),
+        ({"labels": np.array(["True", "False"] * 2)}, "labels: 0"),
+        ({"labels": np.array([0, 1, np.nan, 1])}, "labels: 0"),
+        ({"labels": np.array(1)}, "labels: 0"),
+        ({"labels": np.array([[0.5, 0.5]] * 4)}, "labels: 0"),
+        ({"labels": np.ones((4, 2))}, "labels: 0"),
     ],
 )
 def test_unusable_cube(tmp_path, change, match):
@@ -349,6 +360,13 @@ def test_unusable_cube(tmp_path, change, match):
     np.savez(tmp_path / "cube.npz", **{key: value for key, value in (good | change).items() if value is not None})
     with pytest.raises(CubeError, match=match):
         read_cube(tmp_path / "cube.npz")
+
+
+def test_a_cube_that_lacks_the_kinds_has_none(tmp_path):
+    arrays, _ = build(three_images())
+    del arrays["kinds"]
+    write_arrays(tmp_path / "cube.npz", arrays)
+    assert set(read_cube(tmp_path / "cube.npz")["kinds"]) == {""}
 
 
 def test_unreadable_cube(tmp_path):

@@ -106,3 +106,50 @@ def test_frames_of_one_name_of_two_nights_are_two_images(tmp_path):
     assert set(arrays["images"]) == {"night0/science.fits", "night1/science.fits"}
     parity = arrays["cube"][:, 0, 0, 0] % 2
     assert [name[5] for name in arrays["images"]] == [f"{value:.0f}" for value in parity]
+
+
+def write_night(root, *, header_of, n=12, name_of=None):
+    """n cutouts of each class of two nights, all pixels their own."""
+    for folder, start in (("True", 0), ("False", 100)):
+        for k in range(n):
+            name = name_of(k) if name_of else f"{folder[0]}{k:03d}"
+            write_cutout(root / folder / f"{name}.fits", start + k, **header_of(folder, k))
+    return root
+
+
+def test_numbers_that_start_anew_for_each_image_and_class(tmp_path):
+    root = write_night(tmp_path, header_of=lambda label, k: {"CANDID": k % 4, "IMAGE": f"night{k // 4}.fits"})
+    arrays, _ = from_folders(root, true_fraction=None)
+    assert len(set(arrays["candids"])) == 24 and set(arrays["images"]) == {f"night{k}.fits" for k in range(3)}
+    where = arrays["candids"].tolist().index("True-night1.fits-2")
+    assert arrays["cube"][where, 0, 0, 0] == 6 and arrays["labels"][where] == 1
+    assert arrays["cube"][arrays["candids"].tolist().index("False-night1.fits-2"), 0, 0, 0] == 106
+
+
+def test_numbers_that_start_anew_for_each_image_alone(tmp_path):
+    def header(label, k):
+        return {"CANDID": k % 4 + (0 if label == "True" else 50), "IMAGE": f"night{k // 4}.fits"}
+
+    arrays, _ = from_folders(write_night(tmp_path, header_of=header), true_fraction=None)
+    assert len(set(arrays["candids"])) == 24 and "night2.fits-53" in arrays["candids"]
+
+
+def test_images_of_one_name_in_several_folders_are_several_images(tmp_path):
+    def header(label, k):
+        return {"IMAGE": f"/data/night{k % 3}/{'a' if k % 2 else 'b'}/science.fits"}
+
+    arrays, _ = from_folders(write_night(tmp_path, header_of=header), true_fraction=None)
+    assert set(arrays["images"]) == {f"night{night}/{part}/science.fits" for night in range(3) for part in "ab"}
+    where = arrays["candids"].tolist().index("T004")
+    assert arrays["images"][where] == "night1/b/science.fits"
+
+
+def test_one_image_keeps_its_short_name(tmp_path):
+    root = write_night(tmp_path, header_of=lambda label, k: {"IMAGE": f"/data/one/im{k % 3}.fits"})
+    assert set(from_folders(root, true_fraction=None)[0]["images"]) == {"im0.fits", "im1.fits", "im2.fits"}
+
+
+def test_a_name_that_stands_twice_and_is_no_number_is_refused(tmp_path):
+    root = write_night(tmp_path, header_of=lambda label, k: {"CANDID": "SN2026a" if k == 3 else None or f"{label}{k}"})
+    with pytest.raises(CubeError, match="candid SN2026a stands 2 times"):
+        from_folders(root)

@@ -133,6 +133,40 @@ def test_bad_cutouts_are_refused(tmp_path, make, message):
         read_cutout(tmp_path / "a.fits")
 
 
+def _damage(path, old, new):
+    _single(path, GMADET)
+    raw = path.read_bytes()
+    assert raw.count(old) == 1 and len(old) == len(new)
+    path.write_bytes(raw.replace(old, new))
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_a_size_that_is_none_is_refused(tmp_path, size):
+    with pytest.raises(CubeError, match=f"size: a side of at least 1 px is needed, found {size}"):
+        read_cutout(_single(tmp_path / "a.fits", GMADET), size=size)
+
+
+def test_a_card_that_is_not_legal_is_named(tmp_path):
+    _damage(tmp_path / "a.fits", b"MAG     =                -99.0", b"MAG     =              1 2.5x4")
+    with pytest.raises(CubeError, match="a.fits: MAG: this header card is not legal FITS"):
+        read_cutout(tmp_path / "a.fits")
+    _damage(tmp_path / "b.fits", b"XPOS    =                  3.0", b"XPOS    =              1 2.5x4")
+    assert read_cutout(tmp_path / "b.fits")[1]["candid"] == "im7_12"  # a card that nobody reads
+
+
+def test_whatever_a_damaged_file_raises_is_a_sentence(tmp_path, monkeypatch):
+    class CfitsioError(Exception):
+        pass
+
+    def broken(*args, **options):
+        raise CfitsioError("error status 414")
+
+    _single(tmp_path / "a.fits", GMADET)
+    monkeypatch.setattr("otrain_core.cubes.cutout_files.fits.open", broken)
+    with pytest.raises(CubeError, match="a.fits: not a readable FITS image, or truncated .error status 414."):
+        read_cutout(tmp_path / "a.fits")
+
+
 def test_bad_folders_are_refused(tmp_path):
     with pytest.raises(CubeError, match="no such folder"):
         find_cutouts(tmp_path / "nowhere")
