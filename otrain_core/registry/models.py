@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from otrain_core.errors import OtrainError
 from otrain_core.evaluation.gate import NUMBERS, refusal
 from otrain_core.io import digest
 from otrain_core.plan.config import GateOptions
+from otrain_core.plan.sections import NAME_PATTERN
 from otrain_core.registry.records import records_digest
 from otrain_core.registry.store import insist, read_server, read_store, server_address, shown, told
 from otrain_core.results import store_path, training_folder
@@ -27,6 +30,7 @@ log = logging.getLogger("otrain")
 CHAMPION, PREVIOUS = "champion", "previous"
 BY_HAND = "champion_by_hand"  # tag of a registered model whose champion an import must not change
 ONNX = "model.onnx"
+MOST_BYTES = 2**30  # of a model file, as in `otrain_core.classify.classifier`; ours have below 20 MB
 
 
 def find_model(name: str, *, results: str | Path = "results") -> Path:
@@ -188,10 +192,14 @@ def _unless_missing(error) -> None:
 
 def _onnx_of_training(version, results: str | Path) -> Path:
     """The ONNX file of the training that a version is of."""
-    tags = version.tags
-    cube = f"{tags.get('telescope', '')}/{tags.get('pipeline', '')}"
-    folder = Path(results, training_folder(cube, tags.get("experiment", ""), tags.get("seed", "")))
-    named = f"{version.name} version {version.version}"
+    tags, named = version.tags, f"{version.name} version {version.version}"
+    parts = [tags.get(key, "") for key in ("telescope", "pipeline", "experiment", "seed")]
+    if not all(re.fullmatch(NAME_PATTERN, part) for part in parts):  # a store may come from somebody else
+        raise OtrainError(
+            f"{named}: its tags name no training (telescope, pipeline, experiment, seed); import it again"
+        )
+    telescope, pipeline, experiment, seed = parts
+    folder = Path(results, training_folder(f"{telescope}/{pipeline}", experiment, seed))
     if not (folder / ONNX).is_file():
         raise OtrainError(f"{named}: {folder / ONNX}: no such file; write it with `otrain models export {folder}`")
     if tags.get("digest") != records_digest(folder):
@@ -200,23 +208,53 @@ def _onnx_of_training(version, results: str | Path) -> Path:
 
 
 def _onnx_from_server(version, address: str) -> Path:
-    """The ONNX file of a version on a server, from the cache or from the server."""
-    import mlflow
+    """The ONNX file of a version on a server, from the cache or from the server.
 
+    Everybody who may write to the server chooses its tags and its files: the tag is used as a path only where it is
+    a digest, and a file comes to the cache only when it has that digest.
+    """
     named, wanted = f"{version.name} version {version.version}", version.tags.get("onnx")
     if not wanted:
         raise OtrainError(
             f"{named}: {shown(address)} has no {ONNX} of it; write it (otrain models export) and import again"
         )
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(home, "otrain", "models", wanted)
-    if not (folder / ONNX).is_file() or digest(folder / ONNX) != wanted:
-        folder.mkdir(parents=True, exist_ok=True)
-        source = f"{version.source}/{ONNX}"
-        mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder), tracking_uri=address)
-        if digest(folder / ONNX) != wanted:
+    if not re.fullmatch("[0-9a-f]{64}", wanted):
+        raise OtrainError(f"{named}: its tag onnx on {shown(address)} is not a digest (SHA-256); import it again")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "otrain", "models")
+    kept = cache / wanted / ONNX
+    if kept.is_file() and digest(kept) == wanted:
+        return kept
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as folder:
+        found = _download(str(version.source), folder, address=address, named=named)
+        if digest(found) != wanted:
             raise OtrainError(f"{named}: {shown(address)} has another {ONNX} than was imported; import it again")
-    return folder / ONNX
+        kept.parent.mkdir(exist_ok=True)
+        os.replace(found, kept)
+    return kept
+
+
+def _download(source: str, folder: str, *, address: str, named: str) -> Path:
+    """Download the file model.onnx of a registered model into an empty folder.
+
+    Raises
+    ------
+    OtrainError
+        The server has no such file, a folder of that name, or a file larger than any model.
+    """
+    import mlflow
+
+    listed = mlflow.artifacts.list_artifacts(artifact_uri=source, tracking_uri=address)
+    sizes = [file.file_size or 0 for file in listed if Path(file.path).name == ONNX and not file.is_dir]
+    if len(sizes) != 1 or sizes[0] > MOST_BYTES:
+        raise OtrainError(
+            f"{named}: {shown(address)} has no file {ONNX} of at most {MOST_BYTES >> 20} MB; import it again"
+        )
+    mlflow.artifacts.download_artifacts(artifact_uri=f"{source}/{ONNX}", dst_path=folder, tracking_uri=address)
+    found = Path(folder, ONNX)
+    if [path.name for path in Path(folder).iterdir()] != [ONNX] or found.is_symlink() or not found.is_file():
+        raise OtrainError(f"{named}: what {shown(address)} sent is not one file {ONNX}; import it again")
+    return found
 
 
 def ensure_version(client, run_id: str, *, name: str, tags: Mapping[str, str], description: str) -> int:

@@ -1,5 +1,7 @@
 """Registered models by name: found, promoted, rolled back, and left alone by imports."""
 
+import hashlib
+
 import pytest
 
 from otrain_core.errors import OtrainError
@@ -150,3 +152,83 @@ def test_tune_chooses_and_test_is_only_the_gate():
     champion = name_champion(Client(versions), "tiny", gate=GATE)
     assert (champion["version"], champion["mcc"], champion["mcc_tune"]) == (2, 0.9, 0.93)
     assert name_champion(Client(versions[3:]), "tiny", gate=GATE)["version"] == 4
+
+
+@pytest.fixture
+def served(place, tmp_path, monkeypatch):
+    """A model whose files and tags anybody who may write to a server has chosen; gives a function that registers one."""
+    client, _ = open_store(**place)
+    client.create_registered_model("otrain-tca")
+    monkeypatch.setattr(models, "server_address", lambda: "http://server:5000")
+    monkeypatch.setattr(models, "read_server", lambda address: client)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home/cache"))
+
+    def register(tag, **files):
+        source = tmp_path / "artifacts"
+        for name, content in files.items():
+            path = source / name.replace("__", "/").replace("_", ".")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        version = client.create_model_version("otrain-tca", source=source.as_uri(), tags={"onnx": tag} if tag else {})
+        return f"tca@{version.version}"
+
+    return register
+
+
+MODEL = b"an exported network"
+DIGEST = hashlib.sha256(MODEL).hexdigest()
+
+
+def kept(tmp_path):
+    """All files that were written below the home folder of the user."""
+    return sorted(str(path.relative_to(tmp_path / "home")) for path in (tmp_path / "home").rglob("*") if path.is_file())
+
+
+def test_a_model_comes_from_the_server_once(served, tmp_path, monkeypatch):
+    name = served(DIGEST, model_onnx=MODEL, MLmodel=b"x")
+    found = models.find_model(name)
+    assert found == tmp_path / "home/cache/otrain/models" / DIGEST / "model.onnx" and found.read_bytes() == MODEL
+    assert kept(tmp_path) == [f"cache/otrain/models/{DIGEST}/model.onnx"]
+    monkeypatch.setattr(models, "_download", lambda *_args, **_kwargs: pytest.fail("downloaded again"))
+    assert models.find_model(name) == found
+
+
+@pytest.mark.parametrize(
+    "tag", ["../../../escaped", "{tmp}/escaped", DIGEST.upper(), DIGEST[:-1], DIGEST + "\n", "a/" + DIGEST]
+)
+def test_a_tag_that_is_no_digest_is_never_a_path(served, tmp_path, tag):
+    name = served(tag.format(tmp=tmp_path), model_onnx=MODEL)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(OtrainError, match="its tag onnx on http://server:5000 is not a digest"):
+        models.find_model(name)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"model_onnx": b"other"}, "has another model.onnx than was imported"),
+        ({"model_onnx__a_txt": b"1", "model_onnx__b_txt": b"2"}, "has no file model.onnx of at most 1024 MB"),
+        ({"MLmodel": b"x"}, "has no file model.onnx of at most 1024 MB"),
+    ],
+)
+def test_what_a_server_sends_is_checked_before_it_is_kept(served, tmp_path, files, message):
+    with pytest.raises(OtrainError, match=message):
+        models.find_model(served(DIGEST, **files))
+    assert kept(tmp_path) == []
+    assert not list((tmp_path / "home/cache/otrain/models").iterdir())
+
+
+def test_a_file_larger_than_any_model_is_not_downloaded(served, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "MOST_BYTES", len(MODEL) - 1)
+    with pytest.raises(OtrainError, match="has no file model.onnx of at most"):
+        models.find_model(served(DIGEST, model_onnx=MODEL))
+
+
+def test_a_store_of_somebody_else_names_no_folder_outside(place, tmp_path, monkeypatch):
+    client, _ = open_store(**place)
+    client.create_registered_model("otrain-tca")
+    tags = {"telescope": "..", "pipeline": "..", "experiment": "/etc", "seed": "1"}
+    client.create_model_version("otrain-tca", source="file:///nowhere", tags=tags)
+    with pytest.raises(OtrainError, match="its tags name no training"):
+        models.find_model("tca@1", results=tmp_path)
