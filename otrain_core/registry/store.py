@@ -9,7 +9,7 @@ import re
 import sqlite3
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +24,7 @@ ADDRESS = "MLFLOW_TRACKING_URI"  # names the server of a group
 PLACE = "mlflow.id"  # in a results folder: what tells its runs from those of other folders on a server
 EXPERIMENT = "otrain"
 HISTORY = ("loss", "accuracy", "tune_loss", "tune_accuracy")  # metrics of a run by epoch, as epoch/loss and so on
+PATIENCE = 20.0  # seconds that another program may hold a store
 LIVE = "live"  # tag of a run that a training writes itself: running, finished, failed or killed
 # A view of the page that is there from the start: scores of the main runs, by cube and experiment, over the seeds.
 _METRICS = [f"metrics.`{name}`" for name in ("mcc", "recall", "fp_share", "ece", "false_alarms_per_image")]
@@ -79,6 +80,8 @@ def locked(store: Path) -> Iterator[None]:
         except BlockingIOError:
             log.info("%s: another import is at work; waiting for it", store)
             fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a file system without locks
         yield
 
 
@@ -94,6 +97,7 @@ def import_mlflow() -> None:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks of what is told in a sentence
 
 
 def open_store(store: str | Path, artifacts: str | Path):
@@ -113,10 +117,11 @@ def open_store(store: str | Path, artifacts: str | Path):
         The store cannot be opened, or another MLflow version wrote it.
     """
     import_mlflow()
-    from mlflow.exceptions import MlflowException
-
     store, location = Path(store).resolve(), Path(artifacts).resolve().as_uri()
-    try:
+    with _opening(
+        store,
+        advice="delete it, if it is of no other use, and run the rule track again: the store is made of the records",
+    ):
         if store.exists() and _artifact_location(store) not in (None, location):
             log.warning("%s was made in another folder; it is kept as %s.moved and built anew", store, store.name)
             os.replace(store, store.with_name(store.name + ".moved"))
@@ -128,14 +133,9 @@ def open_store(store: str | Path, artifacts: str | Path):
             os.replace(fresh, store)
         client = _client(store)
         experiment = client.get_experiment_by_name(EXPERIMENT)
-    except (MlflowException, sqlite3.DatabaseError) as error:
-        raise OtrainError(
-            f"{store}: not a store that this MLflow can open ({str(error).splitlines()[0]});"
-            " delete it and run the rule track again: it is rebuilt from the records"
-        ) from None
-    if experiment is None:
-        return client, client.create_experiment(EXPERIMENT, artifact_location=location, tags=EXPERIMENT_TAGS)
-    _refresh(client, experiment)
+        if experiment is None:
+            return client, client.create_experiment(EXPERIMENT, artifact_location=location, tags=EXPERIMENT_TAGS)
+        _refresh(client, experiment)
     return client, experiment.experiment_id
 
 
@@ -145,20 +145,31 @@ def read_store(store: str | Path):
     Raises
     ------
     OtrainError
-        No store, or one that another MLflow version wrote.
+        No store, a database that is none, one that another program holds, or that another MLflow version wrote.
     """
     store = Path(store)
     if not store.is_file():
         raise OtrainError(f"{store}: no store of models there; name the folder of a run (--results) or a model file")
     import_mlflow()
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with _opening(store, advice="name the folder of a run (--results)"):
+        _artifact_location(store)
         client = _client(store.resolve())
         client.search_registered_models(max_results=1)
-    except (MlflowException, sqlite3.DatabaseError) as error:
-        raise OtrainError(f"{store}: not a store that this MLflow can open ({str(error).splitlines()[0]})") from None
     return client
+
+
+@contextmanager
+def _opening(store: Path, *, advice: str) -> Iterator[None]:
+    """Tell why a store cannot be opened, in one sentence."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
+        if "database is locked" in str(error):
+            raise OtrainError(f"{store}: another program holds this store; try again when it is done") from None
+        raise OtrainError(f"{store}: not a store that this MLflow can open ({why(error)}); {advice}") from None
 
 
 def _client(store: Path):
@@ -169,13 +180,22 @@ def _client(store: Path):
 
 
 def _artifact_location(store: Path) -> str | None:
-    connection = sqlite3.connect(store)
-    try:
+    """Where the artifacts of a store are; None before its experiment is made.
+
+    MLflow would make its tables in any database: what is not a store is refused before MLflow sees it.
+
+    Raises
+    ------
+    sqlite3.Error
+        The file is not a database, a database of something else, or held by another program.
+    """
+    with closing(sqlite3.connect(f"{store.resolve().as_uri()}?mode=rw", uri=True, timeout=PATIENCE)) as connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not {"alembic_version", "experiments", "registered_models"} <= tables:
+            raise sqlite3.DatabaseError(
+                f"a database of {len(tables)} tables, but none of MLflow" if tables else "it is empty"
+            )
         rows = connection.execute("SELECT artifact_location FROM experiments WHERE name = ?", (EXPERIMENT,)).fetchall()
-    except sqlite3.OperationalError:
-        return None
-    finally:
-        connection.close()
     return rows[0][0] if rows else None
 
 
@@ -288,13 +308,14 @@ def insist(function, *arguments: Any, **named: Any) -> None:
 
 @contextmanager
 def told(store: str | Path) -> Iterator[None]:
-    """Tell what MLflow or its server refuses in one sentence."""
+    """Tell what MLflow, its server or its database refuses in one sentence."""
     from mlflow.exceptions import MlflowException
     from requests import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, RequestException) as error:
+    except (MlflowException, RequestException, SQLAlchemyError) as error:
         raise OtrainError(f"{shown(store)}: {why(error)}; nothing is lost, do it again when that is mended") from None
 
 
@@ -304,7 +325,10 @@ def why(error: BaseException) -> str:
     if "timed out" in text:
         return "no answer in time"
     found = re.findall(r"\[Errno -?\d+\] ([^'\"()<>\[\]]+)", text)
-    return found[-1].strip() if found else shown((text.splitlines() or [type(error).__name__])[0][:200])
+    if found:
+        return found[-1].strip()
+    first = (text.splitlines() or [type(error).__name__])[0][:200]
+    return shown(re.sub(r"^\(\w+\.\w+\) ", "", first))  # of which library the database's words are
 
 
 def place_of(root: str | Path) -> str:

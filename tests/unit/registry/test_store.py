@@ -1,12 +1,25 @@
 """Addresses of servers, what they answer, and what tells results folders apart."""
 
 import shutil
+import sqlite3
 import threading
+from contextlib import closing
 
 import pytest
 
 from otrain_core.errors import OtrainError
-from otrain_core.registry.store import history_metrics, open_store, place_of, read_server, server_address, shown, why
+from otrain_core.registry import store as store_module
+from otrain_core.registry.store import (
+    history_metrics,
+    open_store,
+    place_of,
+    read_server,
+    read_store,
+    server_address,
+    shown,
+    told,
+    why,
+)
 from tests.unit.loopback import loopback
 
 
@@ -82,10 +95,63 @@ def test_one_place_for_many_jobs_that_start_at_once(tmp_path):
     assert place_of(tmp_path / "other") != found[0]
 
 
-def test_a_file_that_is_no_store_is_refused(tmp_path):
-    (tmp_path / "m.db").write_text("not a database at all, but long enough to be read as one" * 20)
-    with pytest.raises(OtrainError, match=r"m\.db: not a store .* delete it"):
-        open_store(tmp_path / "m.db", tmp_path / "art")
+def make(path, content):
+    """A file that is no store: bytes, or the statements of a database of something else."""
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+        return
+    with closing(sqlite3.connect(path)) as database:
+        for statement in content:
+            database.execute(statement)
+        database.commit()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it is empty"),
+        (b"not a database at all, but long enough to be read as one" * 20, "file is not a database"),
+        (["CREATE TABLE answers (x)", "INSERT INTO answers VALUES (1)"], "a database of 1 tables, but none of MLflow"),
+    ],
+)
+def test_a_file_that_is_no_store_is_refused_and_left_as_it_is(tmp_path, content, reason):
+    store = tmp_path / "mlflow.db"
+    make(store, content)
+    before = store.read_bytes()
+    with pytest.raises(
+        OtrainError, match=rf"mlflow\.db: not a store that this MLflow can open \({reason}\); delete it"
+    ):
+        open_store(store, tmp_path / "art")
+    with pytest.raises(OtrainError, match=rf"mlflow\.db: not a store that this MLflow can open \({reason}\); name"):
+        read_store(store)
+    assert store.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+
+
+def test_a_damaged_store_is_one_sentence(place):
+    content = place["store"].read_bytes()
+    place["store"].write_bytes(content[: len(content) // 2])
+    with pytest.raises(OtrainError, match="not a store that this MLflow can open .*malformed"):
+        read_store(place["store"])
+
+
+def test_a_store_that_another_program_holds_is_one_sentence(place, monkeypatch):
+    monkeypatch.setattr(store_module, "PATIENCE", 0.05)
+    client = read_store(place["store"])
+    with closing(sqlite3.connect(place["store"], isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for opened in (read_store, lambda store: open_store(store, place["artifacts"])):
+            with pytest.raises(OtrainError, match=r"mlflow\.db: another program holds this store; try again"):
+                opened(place["store"])
+        other.execute("ROLLBACK")
+    assert not client.search_registered_models()
+
+
+def test_what_a_database_refuses_meanwhile_is_one_sentence(place):
+    from sqlalchemy.exc import OperationalError
+
+    with pytest.raises(OtrainError, match=r"mlflow\.db: database is locked; nothing is lost"), told(place["store"]):
+        raise OperationalError("SELECT 1", {}, sqlite3.OperationalError("database is locked"))
 
 
 def test_a_history_becomes_metrics_without_what_is_missing():
