@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # steps that read no table start without pandas
     import pandas as pd
 
 
+# What a spreadsheet takes for a formula, also behind quotes that keep it from doing so.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 FAILED_MARK = b'{\n "otrain_failed"'  # as `write_json` begins the file
 
 
@@ -130,3 +132,13 @@ def digest(path: str | Path) -> str:
         while block := file.read(1 << 20):
             sha.update(block)
     return sha.hexdigest()
+
+
+def guarded(text: str) -> str:
+    """A text for a cell of a table: a quote is put before what a spreadsheet would take for a formula."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def unguarded(text: str) -> str:
+    """The text that `guarded` was given."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from otrain_core.errors import CubeError, OtrainError, UpstreamFailed
+from otrain_core.io import guarded
 from otrain_core.safe import plain
 
 LARGEST_CUTOUT = 256  # [px]; a single FITS file that is larger is meant as an image
@@ -214,6 +215,4 @@ def _cell(value: Any) -> Any:
         return int(value)
     if isinstance(value, float | np.floating):
         return "" if np.isnan(value) else f"{value:.9g}"
-    text = plain(value)
-    # A spreadsheet would take these for formulas; a name from a header must not become one.
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+    return guarded(plain(value))

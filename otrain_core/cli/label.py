@@ -18,9 +18,8 @@ TOKEN = "OTRAIN_LABEL_TOKEN"  # in the environment: a token of one's own, which 
 
 def label_serve(arguments: Namespace) -> tuple[int, Any, str]:
     """Serve the labelling page until Ctrl-C."""
-    from waitress import create_server
-
     from otrain_core.labelling.page import Labelling, create_app, is_loopback
+    from otrain_core.labelling.serve import make_server
     from otrain_core.labelling.sources import open_cubes, open_new
     from otrain_core.labelling.store import LabelStore
 
@@ -35,7 +34,7 @@ def label_serve(arguments: Namespace) -> tuple[int, Any, str]:
     if arguments.token or not is_loopback(arguments.host):
         token = os.environ.get(TOKEN) or secrets.token_urlsafe(24)
     try:
-        server = create_server(create_app(work, token=token), host=arguments.host, port=arguments.port, threads=8)
+        server = make_server(create_app(work, token=token), host=arguments.host, port=arguments.port)
     except (OSError, ValueError) as error:
         raise OtrainError(f"--host {arguments.host} --port {arguments.port}: {error}") from None
     # A name may stand for several addresses, each with a socket of its own.

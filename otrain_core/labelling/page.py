@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from otrain_core.cubes.labels import agreed, word
 from otrain_core.errors import OtrainError
@@ -214,7 +214,8 @@ def _add_guard(app: Flask, token: str | None) -> None:
 
     @app.before_request
     def guard():
-        if token is None and not is_loopback(urlsplit(f"//{request.host}").hostname or ""):
+        host, origin = _address(f"//{request.host}"), request.headers.get("Origin")
+        if token is None and not is_loopback(host.hostname or "" if host else ""):
             abort(403, "this page is open to the machine it runs on only, by the name localhost")
         if token is not None:
             if request.path == "/" and hmac.compare_digest(request.args.get("token", "").encode(), token.encode()):
@@ -226,8 +227,7 @@ def _add_guard(app: Flask, token: str | None) -> None:
         foreign = request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none")
         if foreign and not (request.method == "GET" and request.path == "/"):
             abort(403, "not from another site")
-        origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != request.host:
+        if origin is not None and ((site := _address(origin)) is None or site.netloc != request.host):
             abort(403, "not from another site")
         if request.method == "POST" and not request.is_json:
             abort(415, "JSON is needed")
@@ -269,10 +269,22 @@ def _add_answers(app: Flask, work: Labelling) -> None:
     """What is asked and answered: the state, the next candidates, answers, and the sheet."""
     from flask import Response, abort, jsonify, request
 
-    def body(*names: str) -> dict[str, Any]:
-        sent = request.get_json(silent=True)
+    def body(*names: str, lists: Sequence[str] = (), texts: Sequence[str] = ()) -> dict[str, Any]:
+        """What was sent: `names` are texts that must be there, `lists` of texts and `texts` may be."""
+        try:
+            sent = request.get_json(silent=True)
+        except RecursionError:  # of thousands of brackets
+            sent = None
         if not isinstance(sent, dict) or not all(isinstance(sent.get(name), str) for name in names):
             abort(400, f"an object with the texts {', '.join(names)} is needed")
+        for name in lists:
+            sent[name] = sent.get(name) or []
+            if not isinstance(sent[name], list) or not all(isinstance(text, str) for text in sent[name]):
+                abort(400, f"{name}: a list of texts is needed")
+        for name in texts:
+            sent[name] = sent.get(name) or ""
+            if not isinstance(sent[name], str):
+                abort(400, f"{name}: a text is needed")
         return sent
 
     @app.get("/api/state")
@@ -281,14 +293,9 @@ def _add_answers(app: Flask, work: Labelling) -> None:
 
     @app.post("/api/next")
     def next_ones():
-        sent = body("who")
-        texts = {key: [text for text in sent.get(key) or () if isinstance(text, str)] for key in ("have", "reasons")}
+        sent = body("who", lists=("have", "reasons"), texts=("cube",))
         found = work.next_ones(
-            check_person(sent["who"]),
-            count=4,
-            cube=str(sent.get("cube") or ""),
-            have=texts["have"],
-            reasons=texts["reasons"],
+            check_person(sent["who"]), count=4, cube=sent["cube"], have=sent["have"], reasons=sent["reasons"]
         )
         return jsonify(candidates=found)
 
@@ -332,6 +339,16 @@ def _add_pictures(app: Flask, work: Labelling, maps: GradCamMaps) -> None:
         said |= {"X-Fallback": "1"} if found["fallback"] else {}
         pixels = next(plane for plane in (work.pixels(name, one) for one in SHOWN) if plane is not None)
         return Response(map_png(pixels, found["map"]), mimetype="image/png", headers=said)
+
+
+def _address(text: str) -> SplitResult | None:
+    """Parts of an address, None where it is none."""
+    try:
+        parts = urlsplit(text)
+        _ = parts.hostname, parts.port
+    except ValueError:
+        return None
+    return parts
 
 
 def is_loopback(host: str) -> bool:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from otrain_core.cubes.labels import ANSWERS
 from otrain_core.errors import OtrainError
+from otrain_core.io import guarded
 
 WITHDRAWN = "withdrawn"
 PERSON = re.compile(r"\w[\w .'@-]{0,39}")
@@ -33,6 +35,8 @@ CREATE INDEX of_candidate ON answers (candidate, who, number);
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_VERSION};
 """
+# A damaged schema shows in an error message that is no text.
+_BROKEN = (sqlite3.Error, UnicodeDecodeError)
 _LATEST = f"""
 SELECT * FROM answers WHERE number IN (SELECT max(number) FROM answers GROUP BY candidate, who)
   AND label <> '{WITHDRAWN}'
@@ -40,7 +44,7 @@ SELECT * FROM answers WHERE number IN (SELECT max(number) FROM answers GROUP BY 
 
 
 class StoreError(OtrainError):
-    """The file of answers cannot be written now (full, locked, gone): to be tried again."""
+    """The file of answers cannot be read or written now (full, locked, gone): to be tried again."""
 
 
 def check_person(name: Any) -> str:
@@ -71,12 +75,14 @@ class LabelStore:
     Raises
     ------
     OtrainError
-        Not such a file, or one of a later version.
+        Not such a file, a damaged one, or one of a later version.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError, IsADirectoryError):  # the names of people are not for all users of the machine
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         try:
             with self._open() as database:
                 # Two programs may start at once: the one that comes second finds the table made.
@@ -88,10 +94,13 @@ class LabelStore:
                 (application,) = database.execute("PRAGMA application_id").fetchone()
                 (version,) = database.execute("PRAGMA user_version").fetchone()
                 database.execute("COMMIT")
-        except sqlite3.Error as error:
+                (state,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        except _BROKEN as error:
             raise OtrainError(f"{path}: not a database of labels that can be used ({error})") from None
         if application != _APPLICATION:
             raise OtrainError(f"{path}: a database, but not one of labels")
+        if state != "ok":
+            raise OtrainError(f"{path}: this database of labels is damaged ({state}); put a copy of it in its place")
         if version > _VERSION:
             raise OtrainError(f"{path}: written by a later version of otrain (format {version})")
 
@@ -145,19 +154,28 @@ class LabelStore:
                     tuple(row.values()),
                 )
                 return added.rowcount == 1
-        except sqlite3.Error as error:
+        except _BROKEN as error:
             raise StoreError(f"{self.path}: the answer cannot be kept ({error})") from None
 
     def answers(self) -> list[dict[str, Any]]:
-        """The answer of every person about every candidate that holds now, in the order they were given."""
-        with self._open() as database:
-            return [dict(row) for row in database.execute(f"{_LATEST} ORDER BY number")]
+        """The answer of every person about every candidate that holds now, in the order they were given.
+
+        Raises
+        ------
+        StoreError
+            The file cannot be read.
+        """
+        try:
+            with self._open() as database:
+                return [dict(row) for row in database.execute(f"{_LATEST} ORDER BY number")]
+        except _BROKEN as error:
+            raise StoreError(f"{self.path}: the answers cannot be read ({error})") from None
 
     def sheet_rows(self) -> list[dict[str, Any]]:
         """Rows of the label sheet, see `otrain_core.plan.sheets.LabelRow`: every answer that holds now."""
         order = ("telescope", "pipeline", "image", "candid", "who")
         rows = sorted(self.answers(), key=lambda row: [row[name] for name in order])
-        return [{name: "" if row[name] is None else row[name] for name in SHEET} for row in rows]
+        return [{name: _cell(row[name]) for name in SHEET} for row in rows]
 
     def write_sheet(self, file) -> int:
         """Write the label sheet to an open text file; the number of its rows."""
@@ -166,3 +184,10 @@ class LabelStore:
         writer.writeheader()
         writer.writerows(rows)
         return len(rows)
+
+
+def _cell(value: Any) -> Any:
+    """A value of the sheet: empty where unknown, and never a formula of a spreadsheet."""
+    if isinstance(value, str):
+        return guarded(value)
+    return "" if value is None else value

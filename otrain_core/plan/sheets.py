@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from otrain_core.errors import ConfigError
+from otrain_core.io import unguarded
 from otrain_core.plan.sections import Name, Section, explain_first
 from otrain_core.plan.spreadsheets import read_rows
 
@@ -63,6 +64,11 @@ class LabelRow(Section):
     when: str | None = Field(
         None, description="time of the answer (ISO, UTC); of two of one person the later one counts"
     )
+
+    @field_validator("image", "candid", mode="before")
+    @classmethod
+    def _as_named(cls, value):  # `otrain label sheet` puts a quote before what a spreadsheet takes for a formula
+        return unguarded(value) if isinstance(value, str) else value
 
     @field_validator("label", "before", mode="before")
     @classmethod

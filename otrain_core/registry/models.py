@@ -194,12 +194,14 @@ def _onnx_of_training(version, results: str | Path) -> Path:
     """The ONNX file of the training that a version is of."""
     tags, named = version.tags, f"{version.name} version {version.version}"
     parts = [tags.get(key, "") for key in ("telescope", "pipeline", "experiment", "seed")]
-    if not all(re.fullmatch(NAME_PATTERN, part) for part in parts):  # a store may come from somebody else
+    if (
+        not all(re.fullmatch(NAME_PATTERN, part) for part in parts) or not parts[-1].isdigit()
+    ):  # a store may come from somebody else
         raise OtrainError(
             f"{named}: its tags name no training (telescope, pipeline, experiment, seed); import it again"
         )
     telescope, pipeline, experiment, seed = parts
-    folder = Path(results, training_folder(f"{telescope}/{pipeline}", experiment, seed))
+    folder = Path(results, training_folder(f"{telescope}/{pipeline}", experiment, int(seed)))
     if not (folder / ONNX).is_file():
         raise OtrainError(f"{named}: {folder / ONNX}: no such file; write it with `otrain models export {folder}`")
     if tags.get("digest") != records_digest(folder):

@@ -166,7 +166,7 @@ def _opening(store: Path, *, advice: str) -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, UnicodeDecodeError) as error:
         if "database is locked" in str(error):
             raise OtrainError(f"{store}: another program holds this store; try again when it is done") from None
         raise OtrainError(f"{store}: not a store that this MLflow can open ({why(error)}); {advice}") from None

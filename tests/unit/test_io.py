@@ -45,3 +45,17 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
         temporary.write_text("half")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+1", "-a", "@x", "\tx", "\rx", "'=1", "''=1", "plain", "'quoted'", "", "a=1", "'"]
+)
+def test_a_cell_is_no_formula_and_comes_back(text):
+    cell = io.guarded(text)
+    assert cell[:1] not in ("=", "+", "-", "@", "\t", "\r")
+    assert io.unguarded(cell) == text
+    assert (cell == text) == (text in ("plain", "'quoted'", "", "a=1", "'"))
+
+
+def test_a_name_that_was_never_guarded_stays():
+    assert io.unguarded("=1+1") == "=1+1"

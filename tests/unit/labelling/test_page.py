@@ -227,3 +227,55 @@ def test_loopback():
 def test_the_server_does_not_import_tensorflow():
     code = "import sys, otrain_core.labelling.page, otrain_core.labelling.reasons, otrain_core.cli.label; sys.exit('tensorflow' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+DEEP = "[" * 20_000 + "]" * 20_000
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/api/answer", DEEP),
+        ("/api/next", DEEP),
+        ("/api/next", '{"who": "anna", "have": ' + DEEP + "}"),
+        ("/api/next", '{"who": "anna", "have": 5}'),
+        ("/api/next", '{"who": "anna", "have": {"a": 1}}'),
+        ("/api/next", '{"who": "anna", "reasons": "uncertain"}'),
+        ("/api/next", '{"who": "anna", "reasons": [1]}'),
+        ("/api/next", '{"who": "anna", "have": [["a"]]}'),
+        ("/api/next", '{"who": "anna", "cube": [1]}'),
+        ("/api/next", '{"who": null}'),
+        ("/api/next", "null"),
+        ("/api/next", "{"),
+        ("/api/next", "\xff"),
+        ("/api/answer", '{"id": ["x"], "label": "True", "who": "anna", "key": "key-00001"}'),
+    ],
+)
+def test_what_is_not_as_the_page_sends_it_is_told(page, work, path, sent):
+    found = page.post(path, data=sent.encode("latin1"), content_type="application/json")
+    assert found.status_code == 400 and "needed" in found.json["error"]
+    assert all_answers(work.store.path) == []
+
+
+@pytest.mark.parametrize(
+    "sent", [{"who": "anna\ud800"}, {"id": "\ud800"}, {"label": "\ud800"}, {"key": "key-\ud800123"}]
+)
+def test_texts_that_are_no_unicode_are_told(page, work, sent):
+    whole = {"id": next(iter(work.why)), "label": "True", "who": "anna", "key": "key-00001"}
+    assert page.post("/api/answer", json=whole | sent).status_code == 422
+    assert all_answers(work.store.path) == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Host": "[::1"}, {"Host": "localhost:x"}, {"Host": "localhost", "Origin": "http://["}, {"Origin": "null"}],
+)
+def test_addresses_that_are_none_are_refused(page, headers):
+    assert page.get("/", headers=headers).status_code in (400, 403)
+
+
+def test_answers_that_cannot_be_read_are_told(page, work):
+    work.store.path.write_bytes(b"no database any more" * 500)
+    for path in ("/api/state?who=anna", "/labels.csv", f"/api/candidate/{next(iter(work.why))}"):
+        found = page.get(path)
+        assert found.status_code == 503 and "the answers cannot be read" in found.json["error"]

@@ -1,7 +1,9 @@
 """The database of answers: nothing is lost, the latest of each person counts, and the sheet is what the workflow reads."""
 
 import io
+import os
 import sqlite3
+import stat
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -100,3 +102,54 @@ def test_what_cannot_be_written_is_to_be_tried_again(store):
     store.path.unlink()
     with pytest.raises(StoreError, match="cannot be kept"):
         say(store, "True", key=1)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o000])
+def test_names_of_people_are_not_for_all_users_of_the_machine(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        store = LabelStore(tmp_path / "labels.sqlite")
+        say(store, "True", key=1)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "labels.sqlite").stat().st_mode) == 0o600
+    (tmp_path / "labels.sqlite").chmod(0o660)  # whoever shares it on purpose
+    assert LabelStore(tmp_path / "labels.sqlite").answers()
+    assert stat.S_IMODE((tmp_path / "labels.sqlite").stat().st_mode) == 0o660
+
+
+def test_no_cell_of_the_sheet_is_a_formula(store, tmp_path):
+    store.add(candidate("c1", candid="=HYPERLINK(1)", image="@a", x=-3.5), label="True", who="bo", key="key-00001")
+    with open(tmp_path / "labels.csv", "w", newline="") as file:
+        store.write_sheet(file)
+    (line,) = (tmp_path / "labels.csv").read_text().splitlines()[1:]
+    assert line.startswith("T,p,'@a,'=HYPERLINK(1),-3.5,5.0,True,False,bo,")
+    (row,) = read_labels(tmp_path / "labels.csv")
+    assert (row["image"], row["candid"], row["x"]) == ("@a", "=HYPERLINK(1)", -3.5)
+
+
+def damage(path, share):
+    """Overwrite the file from a share of its length on."""
+    content = path.read_bytes()
+    kept = int(len(content) * share)
+    path.write_bytes(content[:kept] + b"\xff" * (len(content) - kept))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+def test_a_damaged_database_is_one_sentence(store, share):
+    for key in range(200):
+        say(store, "True", key=key, name=f"c{key}")
+    damage(store.path, share)
+    with pytest.raises(
+        OtrainError, match=r"labels\.sqlite: (this database of labels is damaged|not a database of labels)"
+    ):
+        LabelStore(store.path)
+
+
+def test_what_is_damaged_while_it_is_open_is_told(store):
+    say(store, "True", key=1)
+    damage(store.path, 0.0)
+    with pytest.raises(StoreError, match=r"labels\.sqlite: the answers cannot be read \(file is not a database\)"):
+        store.answers()
+    with pytest.raises(StoreError, match="the answer cannot be kept"):
+        say(store, "True", key=2)
