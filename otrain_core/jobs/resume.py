@@ -14,6 +14,7 @@ import fcntl
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import uuid
@@ -26,9 +27,11 @@ import psutil
 
 from otrain_core.errors import ClusterError, OtrainError
 from otrain_core.jobs import slurm
+from otrain_core.jobs.job import REFUSED
+from otrain_core.jobs.job import RUN_MARK as MARK
 
 RECORD = Path(".snakemake", "otrain_run.json")
-MARK = "OTRAIN_RUN"  # in the environment of all that a run starts
+SHOWN = 5  # refusals of jobs that are told
 PATIENCE = 120.0  # seconds for jobs and processes to end once they were told to
 
 
@@ -51,15 +54,19 @@ def head_lives(note: Mapping[str, Any]) -> bool | None:
         return False
 
 
-def left_processes(note: Mapping[str, Any]) -> list[psutil.Process]:
-    """Processes of this machine that the run started and that outlived it; Slurm looks after those of its jobs."""
+def left_processes(note: Mapping[str, Any], *, of_jobs: bool = False) -> list[psutil.Process]:
+    """Processes of this machine that the run started and that outlived it.
+
+    Slurm looks after those of its jobs while they are in the queue; what escaped it then is found with `of_jobs`.
+    """
     found = []
     for process in psutil.process_iter():
         try:
             environment = process.environ()
         except psutil.Error:  # gone, or another user's
             continue
-        if environment.get(MARK) == note["mark"] and "SLURM_JOB_ID" not in environment and process.pid != os.getpid():
+        mine = environment.get(MARK) == note["mark"] and process.pid != os.getpid()
+        if mine and (of_jobs or slurm.IN_JOB not in environment):
             found.append(process)
     return found
 
@@ -125,6 +132,7 @@ def remember(*, executor: str) -> None:
         "mark": mark,
     }
     write_json(RECORD, note)
+    shutil.rmtree(REFUSED, ignore_errors=True)
     if executor == "slurm":
         print(f"If this process dies, its jobs live on: {_advice()}", file=sys.stderr)
 
@@ -134,29 +142,69 @@ def forget() -> None:
     RECORD.unlink(missing_ok=True)
 
 
-def last_words(failures: str | Path, *, keep_going: bool) -> str:
-    """What to do after a run that ended early.
+def ended() -> str:
+    """The run has ended by itself, with failures: what helps to go on, in words for the terminal."""
+    from otrain_core.io import write_json
 
-    Parameters
-    ----------
-    failures : path-like
-        Folder of the records of failed images, ``results/failures``.
-    keep_going : bool
-        Whether the run left bad images out.
-    """
-    from otrain_core.results import read_record
+    note = read_note()
+    if note is None or note["pid"] != os.getpid():
+        return ""
+    with suppress(OSError):  # a full disk: the run can be gone on with all the same
+        write_json(RECORD, note | {"ended": True})
+    return _what_refused(note) or f"`{_resume_command()}` tries again what is missing."
 
-    records = [record for path in sorted(Path(failures).rglob("*.json")) if (record := read_record(path))]
-    if keep_going or not records:
-        return "`make resume` tries again what is missing."
-    first, more = records[0], len(records) - 1
-    told = f"image {first.get('image')}: {first.get('key')}: {first.get('message')}" + (
-        f" (and {more} more)" * (more > 0)
-    )
-    return (
-        f"{told}\nA bad image stops a run, and would stop it again: mend it or take its row out of the sheet, or leave "
-        "all such images out with `make resume KEEP_GOING=1` (Snakemake's --keep-going)."
-    )
+
+def refusals(note: Mapping[str, Any]) -> list[str]:
+    """What jobs of a run refused in their input, and would refuse again; sorted."""
+    from otrain_core.io import read_json
+
+    found = []
+    for path in sorted(REFUSED.glob("*.json")):
+        with suppress(OSError, ValueError):
+            record = read_json(path)
+            if record["run"] == note["mark"]:
+                found.append(f"rule {record['rule']}: {record['message']}")
+    return found
+
+
+def _what_refused(note: Mapping[str, Any]) -> str:
+    """Sentences about the refusals of a run; '' where there are none."""
+    found = refusals(note)
+    if not found:
+        return ""
+    lines = [*found[:SHOWN], *([f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else [])]
+    advice = f"The same input fails again. Mend it and start anew: {_command(note)}"
+    if any(": image " in text for text in found):  # recorded only where bad images are not left out
+        option = " KEEP_GOING=1" if _resume_command().startswith("make") else " --keep-going"
+        advice += f"\nOr leave bad images out: `{_resume_command()}{option}`"
+    return "\n".join([*lines, advice])
+
+
+def explain_lock() -> None:
+    """Let Snakemake's refusal of a locked folder say what to do here."""
+    import snakemake.exceptions
+
+    class Locked(snakemake.exceptions.WorkflowError):
+        def __init__(self) -> None:
+            super().__init__(_why_locked() or str(original()))
+
+    original = snakemake.exceptions.LockException
+    if original.__name__ != Locked.__name__:
+        snakemake.exceptions.LockException = Locked
+
+
+def _why_locked() -> str:
+    note = read_note()
+    if note is None:
+        return ""
+    alive = head_lives(note)
+    if alive:
+        return f"process {note['pid']} is at work in this folder: {_command(note)}"
+    if alive is None:
+        return (
+            f"a run was started in this folder on {note['host']} and has not ended: `{_resume_command()}` there goes on"
+        )
+    return f"an earlier run in this folder was killed: {_advice()}"
 
 
 def _command(note: Mapping[str, Any]) -> str:
@@ -164,10 +212,13 @@ def _command(note: Mapping[str, Any]) -> str:
 
 
 def _advice() -> str:
+    return f"`{_resume_command()}` stops what is left of it and goes on"
+
+
+def _resume_command() -> str:
     here = Path.cwd()
     clone = here == Path(__file__).resolve().parents[2]
-    command = "make resume" if clone else f"python -m otrain_core.jobs.resume --directory {shlex.quote(str(here))}"
-    return f"`{command}` stops what is left of it and goes on"
+    return "make resume" if clone else f"python -m otrain_core.jobs.resume --directory {shlex.quote(str(here))}"
 
 
 @contextmanager
@@ -196,15 +247,7 @@ def stop_what_is_left(note: Mapping[str, Any], *, wait: bool = False) -> None:
     ClusterError
         Some are still there, or Slurm does not answer.
     """
-    if left := left_processes(note):  # first, so that none of them submits a job any more
-        print(f"stopping {len(left)} processes that it left on this machine")
-        for process in left:
-            _signal(process, "terminate")
-        _, left = psutil.wait_procs(left, timeout=10)
-        for process in left:
-            _signal(process, "kill")
-        if psutil.wait_procs(left, timeout=PATIENCE)[1]:
-            raise ClusterError("processes of the run do not end: " + ", ".join(str(process.pid) for process in left))
+    _stop_processes(left_processes(note))  # first, so that none of them submits a job any more
     if note["executor"] != "slurm":
         return
     if jobs := slurm.jobs_of("."):
@@ -212,6 +255,22 @@ def stop_what_is_left(note: Mapping[str, Any], *, wait: bool = False) -> None:
         if not wait:
             slurm.cancel(jobs)
         slurm.wait_until_gone(".", limit=None if wait else PATIENCE)
+    _stop_processes(left_processes(note, of_jobs=True))  # without cgroups Slurm may lose sight of some
+
+
+def _stop_processes(left: list[psutil.Process]) -> None:
+    """End processes, gently first, and see them gone."""
+    if not left:
+        return
+    print(f"stopping {len(left)} processes that it left on this machine")
+    for process in left:
+        _signal(process, "terminate")
+        _signal(process, "resume")  # a suspended one hears of it only then
+    _, left = psutil.wait_procs(left, timeout=10)
+    for process in left:
+        _signal(process, "kill")
+    if psutil.wait_procs(left, timeout=PATIENCE)[1]:
+        raise ClusterError("processes of the run do not end: " + ", ".join(str(process.pid) for process in left))
 
 
 def _signal(process: psutil.Process, name: str) -> None:
@@ -240,10 +299,14 @@ def resume(*, wait: bool = False, gone: bool = False, keep_going: bool = False) 
     ------
     ClusterError
         There is nothing to go on with, or it is not sure that nothing else writes here.
+    OtrainError
+        The run ended by itself because of its input, and would again.
     """
     note = read_note()
     if note is None:
         raise ClusterError(f"{Path.cwd()}: no run to go on with: the last one finished, or none was started here")
+    if note.get("ended") and not keep_going and (words := _what_refused(note)):
+        raise OtrainError(words)
     with _alone():
         alive = head_lives(note)
         if alive:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +19,8 @@ from otrain_core.errors import ClusterError
 PROFILE = "workflow/profiles/slurm/config.yaml"
 # Snakemake names all jobs of a run by one UUID, behind an optional prefix.
 _RUN_NAME = re.compile(r"(.+_)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+IN_JOB = "SLURM_JOB_ID"  # in the environment of all processes of a job
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 _AT_ONCE = 500  # jobs cancelled by one command
 
 
@@ -29,6 +34,20 @@ class Job(NamedTuple):
 def is_here() -> bool:
     """Whether this machine has Slurm's commands."""
     return shutil.which("squeue") is not None
+
+
+def die_with_parent() -> None:
+    """Within a job of Slurm: end this process when the one that started it ends, also when it is stopped.
+
+    Where Slurm tracks processes by their parents and not by cgroups, one whose parent was killed first is out of its
+    reach: it would go on, or stay suspended, for ever. Linux alone has this; elsewhere nothing happens.
+    """
+    if IN_JOB not in os.environ or not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended in between
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _ask(*command: str) -> str:

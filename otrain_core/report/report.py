@@ -167,7 +167,7 @@ def build_report(
         transfer=transfer_part(studies["transfer"], list(cubes)) if len(studies["transfer"]) else [],
         finetune=finetune_part(studies["finetune"], summary),
         sweeps=sweep_parts(root, config.studies.sweeps),
-        failures=_failures(quality, summary),
+        failures=_failures(Path(root), quality, summary),
         pipelines=comparison["pipelines"].to_dict("records"),
         artefacts=_artefact_columns(comparison["artefacts"], list(cubes)),
         telescope_rows=comparison["telescopes"].to_dict("records"),
@@ -333,14 +333,24 @@ def _training_part(run: Path, summary: pd.DataFrame, *, best: bool, gate: GateOp
     }
 
 
-def _failures(quality: pd.DataFrame, summary: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
+def _failures(root: Path, quality: pd.DataFrame, summary: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
     images = []
     for row in quality[quality["status"] != "ok"].to_dict("records"):
         step, key, message = (
             ([*str(row["reason"]).split(": ", 2), "", ""])[:3] if row["status"] == "failed" else ("", "", row["reason"])
         )
-        images.append({**row, "step": step, "key": key, "message": message})
+        traceback = _traceback(root, row, step)
+        images.append({**row, "step": step, "key": key, "message": message, "traceback": traceback})
     return {"images": images, "trainings": summary[summary["status"] != "ok"].to_dict("records")}
+
+
+def _traceback(root: Path, row: Mapping[str, Any], step: str) -> str:
+    """Where a step of an image met what nothing foresaw; '' where it said itself what is wrong."""
+    for owner in (row["pipeline"], "sky"):
+        record = read_record(root / "failures" / row["telescope"] / owner / row["image"] / f"{step}.json")
+        if text := record.get("traceback"):
+            return str(text)
+    return ""
 
 
 def _timing(folder: Path, cubes: list[str]) -> list[dict[str, Any]]:

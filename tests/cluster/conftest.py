@@ -1,5 +1,6 @@
 """A real Slurm on loopback: munge, the controller, a CPU node and a node whose GPU is a file, for the tests of this folder."""
 
+import contextlib
 import os
 import platform
 import shutil
@@ -11,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel")
@@ -164,6 +166,21 @@ class Cluster:
                 daemon.wait(timeout=10)
             except subprocess.TimeoutExpired:
                 daemon.kill()
+        left = self.processes()
+        for process in left:
+            process.kill()
+        psutil.wait_procs(left, timeout=20)
+        return [" ".join(process.info["cmdline"]) for process in left]
+
+    def processes(self):
+        """Everything on this machine that belongs to the cluster: its daemons and the processes of its jobs."""
+        found = []
+        for process in psutil.process_iter(["cmdline"]):
+            with contextlib.suppress(psutil.Error):
+                mine = process.environ().get("SLURM_CONF") == self.env["SLURM_CONF"]
+                if mine and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
 
 
 @pytest.fixture(scope="session")
@@ -178,4 +195,5 @@ def cluster(root, tmp_path_factory):
         made.start()
         yield made
     finally:
-        made.stop()
+        left = made.stop()
+    assert left == [], "outlived the tests (and were ended)"

@@ -4,6 +4,10 @@ import sys
 sys.path.insert(0, str(Path(workflow.basedir).parents[1]))
 
 from otrain_core.jobs.resume import start
+from otrain_core.jobs.slurm import die_with_parent
+
+if not workflow.is_main_process:
+    die_with_parent()
 
 
 onstart:

@@ -224,6 +224,12 @@ def test_a_cancelled_job_is_tried_again_with_more_time(faults):
     assert results(faults, "cancelled") == ["2"]
 
 
+def test_a_cancelled_job_leaves_no_process(faults, cluster):
+    """Slurm tracks processes by their parents here, as on a node without cgroups."""
+    live = [job["number"] for job in cluster.jobs() if job["state"] in ("RUNNING", "SUSPENDED", "COMPLETING")]
+    assert [process for process in psutil.process_iter() if (job := job_of(process)) and job not in live] == []
+
+
 def test_a_job_out_of_memory_is_tried_again_with_more(faults):
     first, second = faults.jobs["rule_hungry"]
     assert (first["MinMemoryNode"], second["MinMemoryNode"]) == ("600M", "1200M")

@@ -1,7 +1,9 @@
 """The DAG as planned: jobs of the shipped configurations, profiles, lint and format."""
 
 import collections
+import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -232,3 +234,20 @@ def test_no_step_before_train_imports_tensorflow(root):
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_start_after_a_kill_names_make_resume(root, tmp_path):
+    """The folder is still locked, and the note of the run is there."""
+    locks = tmp_path / ".snakemake/locks"
+    locks.mkdir(parents=True)
+    (locks / "0.output.lock").write_text("results/report.html\n")
+    note = {"arguments": ["--cores", "2"], "typed_in": str(tmp_path), "executor": "local", "host": platform.node()}
+    note |= {"pid": 2**22 + 1, "started": 1.0, "mark": "gone"}
+    (tmp_path / ".snakemake/otrain_run.json").write_text(json.dumps(note))
+    refused = snakemake(root, "--cores", "1", "--directory", str(tmp_path), check=False)
+    assert refused.returncode == 1
+    command = f"python -m otrain_core.jobs.resume --directory {tmp_path}"
+    assert (
+        f"an earlier run in this folder was killed: `{command}` stops what is left of it and goes on" in refused.stderr
+    )
+    assert "--unlock" not in refused.stderr

@@ -14,7 +14,15 @@ from otrain_core.jobs.digest import code_digest
 from otrain_core.jobs.job import KEEP_GOING
 from otrain_core.plan.sections import NAME_PATTERN
 from otrain_core.plan.run import Run
+from otrain_core.jobs.resume import explain_lock
+from otrain_core.jobs.slurm import die_with_parent
 from snakemake.exceptions import WorkflowError
+from snakemake.shell import shell
+
+explain_lock()
+shell.prefix("set -euo pipefail; exec ")  # no shell stays between Snakemake and a step
+if not workflow.is_main_process:
+    die_with_parent()
 
 try:
     RUN = Run.from_config(config, root=Path(workflow.basedir).parent)
@@ -167,10 +175,21 @@ def choose_what_a_bad_image_does():
         raise WorkflowError(str(error)) from None
 
 
+def tell_how_it_ended():
+    """When a run ends early: a report of what there is, and what helps to go on; never a second error."""
+    from otrain_core.jobs.resume import ended
+
+    try:
+        page = report_unfinished()
+        print(f"The run ended early. What there is, and what failed and why: {page}", file=sys.stderr)
+    except Exception as error:  # whatever ended the run (a full disk) may stop the report too
+        print(f"The run ended early, and no report of what there is could be written: {error}", file=sys.stderr)
+    print(ended(), file=sys.stderr)
+
+
 def report_unfinished():
-    """Report of what there is, beside the real one, when a run ends early."""
+    """Report of what there is, beside the real one; its file."""
     from otrain_core.evaluation.summary import summary_files
-    from otrain_core.jobs.resume import last_words
     from otrain_core.report.report import report_files
     from otrain_core.results import TABLES
 
@@ -192,6 +211,4 @@ def report_unfinished():
         config=RUN.config,
         rows={name: RUN.telescopes[name].model_dump() for name in RUN.used_telescopes()},
     )
-    print(f"The run ended early. What there is, and what failed and why: {folder}/report.html", file=sys.stderr)
-    keep_going = workflow.execution_settings.keep_going
-    print(last_words("results/failures", keep_going=keep_going), file=sys.stderr)
+    return f"{folder}/report.html"

@@ -2,13 +2,15 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 
 import psutil
 import pytest
 
-from otrain_core.errors import ClusterError
+from otrain_core.errors import ClusterError, OtrainError
 from otrain_core.jobs import resume, slurm
 
 
@@ -157,18 +159,6 @@ def test_the_note_of_a_living_run_stays(folder):
     assert resume.read_note() == first
 
 
-def test_last_words_suggest_what_helps(tmp_path):
-    assert resume.last_words(tmp_path, keep_going=False) == "`make resume` tries again what is missing."
-    for name in ("b", "a"):
-        (tmp_path / "tel/sky" / name).mkdir(parents=True)
-        record = {"image": name, "key": "GAIN", "message": "no gain", "step": "psf"}
-        (tmp_path / "tel/sky" / name / "psf.json").write_text(json.dumps(record))
-    told = resume.last_words(tmp_path, keep_going=False)
-    assert told.startswith("image a: GAIN: no gain (and 1 more)\n")
-    assert "make resume KEEP_GOING=1" in told and "--keep-going" in told
-    assert resume.last_words(tmp_path, keep_going=True) == "`make resume` tries again what is missing."
-
-
 def test_bad_images_are_left_out_on_request(folder, commands):
     resume.remember(executor="local")
     note = json.loads(resume.RECORD.read_text())
@@ -176,3 +166,99 @@ def test_bad_images_are_left_out_on_request(folder, commands):
     assert resume.resume(keep_going=True) == 0
     plain = ["--cores", "2", "--", "paper"]
     assert commands == [["--unlock", "--keep-going", *plain], ["--rerun-incomplete", "--keep-going", *plain]]
+
+
+def refuse(run, name="psf-t-p-i", message="image i: GAIN: no gain"):
+    """What a job leaves that refused its input."""
+    path = resume.REFUSED / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"run": run, "rule": name.split("-")[0], "message": message}))
+
+
+def test_a_run_that_ended_because_of_its_input_is_not_repeated(folder, commands):
+    mark = note()["mark"]
+    refuse(mark)
+    words = resume.ended()
+    assert words.splitlines()[0] == "rule psf: image i: GAIN: no gain"
+    assert "Mend it and start anew: snakemake --cores 2 -- paper" in words
+    assert words.endswith("Or leave bad images out: `" + resume._resume_command() + " --keep-going`")
+    with pytest.raises(OtrainError, match="image i: GAIN: no gain") as refused:
+        resume.resume()
+    assert not commands and "start anew" in str(refused.value)
+    ended = json.loads(resume.RECORD.read_text())
+    resume.RECORD.write_text(json.dumps(ended | {"pid": 2**22 + 1}))
+    assert resume.resume(keep_going=True) == 0 and "--keep-going" in commands[1]
+    resume.remember(executor="local")  # started anew: what was refused before is forgotten
+    assert resume.refusals(resume.read_note()) == []
+
+
+def test_the_first_few_refusals_are_told(folder, commands):
+    mark = note()["mark"]
+    for number in range(7):
+        refuse(mark, f"cube-t-p{number}", f"cube {number}: one class")
+    words = resume.ended()
+    assert words.count("one class") == 5 and "and 2 more" in words
+    assert "keep-going" not in words  # of no image: nothing could be left out
+
+
+@pytest.mark.parametrize("changes", [{}, {"mark": "another"}])
+def test_other_ends_can_be_gone_on_with(folder, commands, changes):
+    refuse("another-run")
+    note()
+    assert resume.ended().endswith("tries again what is missing.")
+    text = json.loads(resume.RECORD.read_text())
+    resume.RECORD.write_text(json.dumps(text | {"pid": 2**22 + 1} | changes))
+    assert resume.resume() == 0 and len(commands) == 2
+
+
+def test_a_run_that_was_killed_after_a_refusal_is_gone_on_with(folder, commands):
+    """It holds the lock, and other jobs were at work."""
+    refuse(note(pid=2**22 + 1)["mark"])
+    assert resume.resume() == 0 and len(commands) == 2
+
+
+def test_a_full_disk_is_no_second_error_at_the_end(folder, monkeypatch):
+    note()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("otrain_core.io.write_json", full)
+    assert "tries again what is missing" in resume.ended()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"pid": 2**22 + 1}, "an earlier run in this folder was killed: `.*otrain_core.jobs.resume .*goes on"),
+        ({"host": "login1"}, "a run was started in this folder on login1 and has not ended: `.*` there goes on"),
+        ({}, "process [0-9]+ is at work in this folder: snakemake --cores 2 -- paper"),
+    ],
+)
+def test_a_locked_folder_says_what_to_do(folder, monkeypatch, changes, words):
+    import snakemake.exceptions
+
+    monkeypatch.setattr(snakemake.exceptions, "LockException", snakemake.exceptions.LockException)
+    resume.explain_lock()
+    assert "--unlock" in str(snakemake.exceptions.LockException())  # no note of ours: Snakemake's own words
+    note(**changes)
+    for _ in range(2):  # every Snakefile that is read explains it again
+        resume.explain_lock()
+        found = str(snakemake.exceptions.LockException())
+        assert re.search(words, found) and "--unlock" not in found
+
+
+def test_processes_of_jobs_that_escaped_slurm_are_stopped(folder, commands, queue):
+    mark = note(pid=2**22 + 1, executor="slurm")["mark"]
+    code = "import time; print(flush=True); time.sleep(60)"
+    environment = os.environ | {resume.MARK: mark, "SLURM_JOB_ID": "7"}
+    left = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
+    try:
+        left.stdout.readline()
+        os.kill(left.pid, signal.SIGSTOP)  # as a suspended job
+        assert [process.pid for process in resume.left_processes(resume.read_note())] == []
+        assert resume.resume() == 0
+        assert left.poll() is not None
+    finally:
+        left.kill()
+        left.communicate()

@@ -1,5 +1,11 @@
 """What is asked of Slurm, with its commands recorded; a real one answers in tests/cluster."""
 
+import contextlib
+import os
+import subprocess
+import sys
+
+import psutil
 import pytest
 
 from otrain_core.errors import ClusterError
@@ -63,3 +69,37 @@ def test_a_slurm_that_does_not_answer_is_not_an_empty_queue():
         slurm._ask("no-such-command")
     with pytest.raises(ClusterError, match="false: ended with 1"):
         slurm._ask("false")
+
+
+CHILD = "from otrain_core.jobs.slurm import die_with_parent; die_with_parent(); print('up', flush=True); input()"
+PARENT = "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdin=0); print(p.pid, flush=True); p.wait()"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="prctl is of Linux")
+@pytest.mark.parametrize("suspended", [False, True])
+def test_a_process_of_a_job_ends_with_the_one_that_started_it(suspended):
+    """Slurm without cgroups loses sight of it then."""
+    command = [sys.executable, "-c", PARENT, CHILD]
+    environment = os.environ | {"SLURM_JOB_ID": "7"}
+    parent = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    child = psutil.Process(int(parent.stdout.readline()))
+    try:
+        assert parent.stdout.readline() == "up\n"
+        if suspended:
+            child.suspend()
+        parent.kill()
+        gone, _ = psutil.wait_procs([child], timeout=30)
+        assert gone or child.status() == psutil.STATUS_ZOMBIE
+    finally:
+        parent.kill()
+        parent.wait()
+        parent.stdin.close()
+        parent.stdout.close()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+
+
+def test_outside_of_jobs_nothing_is_bound_to_its_parent(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setattr(slurm.ctypes, "CDLL", lambda *_args, **_named: pytest.fail("bound"))
+    slurm.die_with_parent()

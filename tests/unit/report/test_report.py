@@ -126,6 +126,15 @@ def test_it_says_why_an_image_failed(page):
     assert "1 of 8 images failed" in parsed.text
 
 
+def test_what_nothing_foresaw_has_its_traceback(quick, run, tmp_path):
+    shutil.copytree(run[0], tmp_path / "results")
+    path = tmp_path / "results/failures/tiny/builtin/I03/prepare.json"
+    io.write_json(path, io.read_json(path) | {"traceback": "Traceback <module>\nZeroDivisionError: <b>0</b>"})
+    text, parsed = write_page(tmp_path / "results", run[1])
+    assert "Traceback <module> ZeroDivisionError: <b>0</b>" in parsed.text
+    assert "&lt;b&gt;0" in text and "<b>0</b>" not in text
+
+
 @pytest.mark.parametrize("source", ["simulated", "images"])
 def test_simulated_data_is_called_simulated(quick, run, source):
     root, made = run
