@@ -19,11 +19,13 @@ help: ## list the targets
 
 setup: $(STAMP) ## make the virtual environment .venv with pinned packages (EXTRAS=gpu,dev for CUDA)
 
+# Versions are pinned, also those that build the package (PIP_CONSTRAINT, or PIP_BUILD_CONSTRAINT from pip 26 on). Hashes are not:
+# pip takes none beside an editable package, and one list serves CPU, GPU and all platforms.
 $(STAMP): pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed; name one with make PYTHON=python3.12 ...")'
 	@echo "Setting up $(VENV) (about 200 packages, 3 GB; once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable ".[$(EXTRAS)]"
+	@PIP_CONSTRAINT=requirements.txt PIP_BUILD_CONSTRAINT=requirements.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(EXTRAS)]"
 	@touch $@
 
 # Programs of the pipelines gmadet and stdpipe, and browser and database of the tests; without them tests are skipped by name.

@@ -30,6 +30,10 @@ log = logging.getLogger("otrain")
 CHAMPION, PREVIOUS = "champion", "previous"
 BY_HAND = "champion_by_hand"  # tag of a registered model whose champion an import must not change
 ONNX = "model.onnx"
+WARNING = (
+    "Loading a version with MLflow (mlflow.pyfunc.load_model) runs the Python code that is stored with it: load only "
+    "versions of people you trust. `otrain classify` takes model.onnx, which is data, and checks its digest."
+)
 MOST_BYTES = 2**30  # of a model file, as in `otrain_core.classify.classifier`; ours have below 20 MB
 
 
@@ -305,19 +309,22 @@ def ensure_version(client, run_id: str, *, name: str, tags: Mapping[str, str], d
 
 
 def _ensure_model(client, name: str, telescope: str) -> None:
+    """Make the registered model, or give it the description of today."""
     from mlflow.exceptions import MlflowException
 
+    words = f"Real/bogus classifier of telescope {telescope} (probability of True). {WARNING}"
     try:
-        client.get_registered_model(name)
+        model = client.get_registered_model(name)
     except MlflowException as error:
         _unless_missing(error)
         try:
-            client.create_registered_model(
-                name, description=f"Real/bogus classifier of telescope {telescope} (probability of True)."
-            )
+            model = client.create_registered_model(name, description=words)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+            return
+    if model.description != words:
+        insist(client.update_registered_model, name, words)
 
 
 def name_champion(client, telescope: str, *, gate: GateOptions) -> dict[str, Any] | None:

@@ -277,3 +277,12 @@ def test_a_server_that_is_away_does_not_stop_the_rule(place, runs, tmp_path, mon
         record = io.read_json(tmp_path / "record.json")
         assert len(record["runs"]) == 1 and reason in record["server"]["error"]
         caplog.clear()
+
+
+def test_the_page_of_a_model_says_that_loading_it_runs_code(place, runs):
+    client, _ = open_store(**place)
+    client.create_registered_model("otrain-tiny", description="of an earlier import")
+    import_runs(runs[:1], **place, gate=GATE)
+    described = client.get_registered_model("otrain-tiny").description
+    assert described.startswith("Real/bogus classifier of telescope tiny (probability of True).")
+    assert "runs the Python code that is stored with it" in described
