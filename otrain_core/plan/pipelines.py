@@ -57,6 +57,12 @@ class InjectOptions(Section):
         le=100,
         description="the PSF of the nearest of so many x so many places is injected (0: of its own place)",
     )
+    negative_fraction: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the sources that fade: they are added to the reference instead (needs detect.both_signs, and removed_stars for the flux scale)",
+    )
     removed_stars: int = Field(
         10, ge=0, le=10_000, description="stars taken out of the reference as a check without simulation, per image"
     )

@@ -94,7 +94,9 @@ def inject_sources(
     beside galaxies and on or beside stars found in the image (see `find_anchors`), each used
     once at most; what an image has too few anchors for goes to "random". Magnitudes are
     uniform, as in gmadet. The photons of a source follow Poisson's law, and the sum stops at
-    saturation as on a detector; a pixel without value stays without.
+    saturation as on a detector; a pixel without value stays without. Of `negative_fraction` the truth
+    has a negative flux and the image nothing: they are added to the reference before the subtraction
+    (`otrain_core.stars.real_stars.remove_stars`), as sources that faded since.
 
     Parameters
     ----------
@@ -118,7 +120,7 @@ def inject_sources(
         float32 (height, width) [ADU].
     truth : pandas.DataFrame
         ``id``, ``x``, ``y`` [px], ``ra``, ``dec`` [deg] (NaN without WCS), ``mag``, ``flux``
-        (expected, whole source [ADU]), ``kind`` and ``usable`` (see `usable_places`).
+        (expected, whole source [ADU]; negative: missing in the science image), ``kind`` and ``usable`` (see `usable_places`).
 
     Raises
     ------
@@ -135,8 +137,9 @@ def inject_sources(
     if wanted["galaxy"] or wanted["star"]:
         _move_to_anchors(x, y, kind, image=image, sky=sky, psf=psf, wanted=wanted, rng=rng)
     flux = 10 ** (0.4 * (zero_point - mag))
+    fading = _fading(options, rng)
     added = np.zeros((height, width))
-    for xi, yi, fi in zip(x, y, flux, strict=True):
+    for xi, yi, fi in zip(x[~fading], y[~fading], flux[~fading], strict=True):
         stamp, y0, x0 = _stamp(psf, xi, yi, options.psf_snapshots, image.shape)
         counts = fi * stamp
         if noise:
@@ -148,6 +151,7 @@ def inject_sources(
         {"id": np.arange(n_sources), "x": x, "y": y, "ra": ra, "dec": dec, "mag": mag, "flux": flux, "kind": kind}
     )
     truth["usable"] = usable_places(image, x, y, fwhm=psf.fwhm)
+    truth.loc[fading, "flux"] *= -1
     return data, truth[TRUTH_COLUMNS]
 
 
@@ -216,6 +220,15 @@ def _numbers(options: InjectOptions) -> dict[str, int]:
         kind = "star" if mix.get("star", 0.0) > 0 else "galaxy"
         numbers[kind] += options.n_sources - sum(numbers.values())
     return numbers
+
+
+def _fading(options: InjectOptions, rng: np.random.Generator) -> np.ndarray:
+    """Which of the sources are missing in the science image: bool (n_sources,)."""
+    fading = np.zeros(options.n_sources, dtype=bool)
+    n = round(options.negative_fraction * options.n_sources)
+    if n:  # else nothing is drawn, and all other draws stay as they are
+        fading[rng.permutation(options.n_sources)[:n]] = True
+    return fading
 
 
 def _move_to_anchors(

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from scipy import ndimage
 
 from otrain_core.errors import ImageError
 from otrain_core.images.frames import Image
-from otrain_core.images.pixels import add_stamp
+from otrain_core.images.pixels import add_stamp, value_at
 from otrain_core.images.wcs import sky_to_pixel
 from otrain_core.plan.pipelines import InjectOptions
 from otrain_core.stars.one_star import StarFit, fit_star, others
@@ -41,6 +42,7 @@ MAX_SHIFT = 0.25  # of the side of the image, so that the PSF is about that of t
 BLEND_RADIUS, BLEND_FLUX = 2.0, 0.1  # [FWHM], share of the star's flux
 SEARCH_RADIUS = 4.0  # a star is searched this far from where the WCS puts it [FWHM],
 FOUND_RADIUS = 1.5  # and must stand this near to it after the common shift [FWHM]
+MIN_SCALE = 3  # fitted stars that give the flux ratio of the two images
 MAX_FLUX_SCATTER = 0.25  # of the flux ratio of the two images about its median
 
 
@@ -232,11 +234,13 @@ def transplant(
 
 
 def remove_stars(reference: Image, stars: pd.DataFrame, *, name: str) -> tuple[Image, dict[str, Any]]:
-    """Take stars out of a reference with the reference's own PSF.
+    """Take stars out of a reference with the reference's own PSF, and add sources that fade.
 
     Every star is found by its sky position, after a shift common to all; flux, position
     and local level are fitted, and the star is subtracted. What the fit leaves is as
-    uncertain as the flux of the star in the reference.
+    uncertain as the flux of the star in the reference. Rows of negative flux are sources that
+    the science image lost: they are added at their sky position, after the same shift, with the
+    flux ratio of the two images that the fitted stars have.
 
     Parameters
     ----------
@@ -245,14 +249,14 @@ def remove_stars(reference: Image, stars: pd.DataFrame, *, name: str) -> tuple[I
     stars : pandas.DataFrame
         id, ra, dec [deg], flux [ADU of the science image].
     name : str
-        Name of the science image, for the log.
+        Name of the science image, for the log, and for the photon noise of what is added.
 
     Returns
     -------
     reference : Image
-        A copy without the stars; the same object where none was removed.
+        A copy without the stars; the same object where none was removed or added.
     record : dict
-        ``removed`` (ids), ``failed`` (list of id and reason) and ``residual``: medians over the
+        ``removed`` (ids, also of what was added), ``failed`` (list of id and reason) and ``residual``: medians over the
         removed stars of ``chi2`` (per pixel of the core, PSF error allowed), ``excess`` (not
         allowed) and ``flux_error`` (of the fit, as a share of the flux).
     """
@@ -276,23 +280,26 @@ def remove_stars(reference: Image, stars: pd.DataFrame, *, name: str) -> tuple[I
     except ImageError as error:
         return nothing(f"no PSF of the reference: {error.message}")
     x, y = sky_to_pixel(reference.wcs, ra, dec, shape=reference.shape)
-    fits, reasons = _fit_removed(reference, sky, psf, x, y)
-    _leave_out_strangers(fits, reasons, stars["flux"].to_numpy(float))
-    record["failed"] = [{"id": ids[k], "reason": str(reasons[k])} for k in range(len(ids)) if k not in fits]
-    if not fits:
-        return reference, record
+    flux = stars["flux"].to_numpy(float)
+    fits, reasons = _fit_removed(reference, sky, psf, np.where(flux > 0, x, np.nan), y)
+    _leave_out_strangers(fits, reasons, flux)
     light = np.zeros(reference.shape)
     for fit in fits.values():
         stamp, y0, x0 = psf.stamp(fit.x, fit.y)
         add_stamp(light, fit.flux * stamp, y0, x0)
-    record["removed"] = [ids[k] for k in fits]
+    added = _add_fading(light, reference, psf, fits, reasons, x=x, y=y, flux=flux, rng=_stream(name))
+    done = [*fits, *added]
+    record["failed"] = [{"id": ids[k], "reason": str(reasons[k])} for k in range(len(ids)) if k not in done]
+    record["removed"] = [ids[k] for k in done]
+    if not fits:
+        return reference, record
     record["residual"] = {
         "n": len(fits),
         "chi2": float(np.median([fit.chi2 for fit in fits.values()])),
         "excess": float(np.median([fit.excess for fit in fits.values()])),
         "flux_error": float(np.median([fit.fluxerr / fit.flux for fit in fits.values()])),
     }
-    return replace(reference, data=(reference.data - light).astype(np.float32)), record
+    return replace(reference, data=add_light(reference, -light)), record
 
 
 def _fit_removed(
@@ -312,6 +319,50 @@ def _fit_removed(
         else:
             fits[k] = fit
     return fits, reasons
+
+
+def _stream(name: str) -> np.random.Generator:
+    """Random numbers that belong to an image, whatever else is done."""
+    return np.random.default_rng(crc32(f"fading/{name}".encode()))
+
+
+def _add_fading(
+    light: np.ndarray,
+    reference: Image,
+    psf: PSFModel,
+    fits: dict[int, StarFit],
+    reasons: np.ndarray,
+    *,
+    x: np.ndarray,
+    y: np.ndarray,
+    flux: np.ndarray,
+    rng: np.random.Generator,
+) -> list[int]:
+    """Add sources of negative `flux` to the reference: `light` is what is taken from it, changed in place.
+
+    Returns the numbers of those that were added; `reasons` says why of the others.
+    """
+    fading = np.flatnonzero(flux < 0)
+    if len(fading) == 0:
+        return []
+    if len(fits) < MIN_SCALE:
+        reasons[fading] = f"fewer than {MIN_SCALE} stars give the flux scale of the reference"
+        return []
+    ratio = float(np.median([fit.flux / flux[k] for k, fit in fits.items()]))
+    shift_x, shift_y = (
+        np.median([fit.x - x[k] for k, fit in fits.items()]),
+        np.median([fit.y - y[k] for k, fit in fits.items()]),
+    )
+    px, py = x[fading] + shift_x, y[fading] + shift_y
+    inside = value_at(np.ones(reference.shape, bool), px, py, outside=False)
+    usable = inside.copy()
+    usable[inside] = usable_places(reference, px[inside], py[inside], fwhm=psf.fwhm)
+    reasons[fading] = np.where(inside, "saturated or missing pixels in the reference", "outside the reference")
+    for k, at_x, at_y in zip(fading[usable], px[usable], py[usable], strict=True):
+        stamp, y0, x0 = psf.stamp(at_x, at_y)
+        counts = rng.poisson(-flux[k] * ratio * stamp * reference.gain) / reference.gain
+        add_stamp(light, -counts, y0, x0)
+    return fading[usable].tolist()
 
 
 def _leave_out_strangers(fits: dict[int, StarFit], reasons: np.ndarray, science: np.ndarray) -> None:

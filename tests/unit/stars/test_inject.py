@@ -321,3 +321,23 @@ def test_inject_files_gives_every_image_its_own_stream(tmp_path):
     assert (injected.gain, injected.saturation, injected.zero_point) == (1.5, 6e4, 24.0)
     assert injected.header["OBJECT"] == "field"
     assert (injected.data - image.data).max() > 10
+
+
+def test_sources_that_fade_are_not_in_the_image(one):
+    model, record = one
+    image = blank(rms=0.0)
+    plain, everything = inject(image, model, record, seed=5, n_sources=40, grid=4, noise=False)
+    data, truth = inject(image, model, record, seed=5, n_sources=40, grid=4, noise=False, negative_fraction=0.25)
+    assert (truth["flux"] < 0).sum() == 10
+    np.testing.assert_array_equal(truth[["x", "y", "mag"]], everything[["x", "y", "mag"]])
+    np.testing.assert_allclose(truth["flux"].abs(), everything["flux"])
+    kept = truth["flux"] > 0
+    light = (data.astype(float) - image.data).sum()
+    assert light == pytest.approx(
+        sum(
+            flux * model.stamp(x, y)[0][inside(model, x, y, image.shape)].sum()
+            for x, y, flux in zip(truth.x[kept], truth.y[kept], truth.flux[kept], strict=True)
+        ),
+        rel=1e-4,
+    )
+    assert light < (plain.astype(float) - image.data).sum()

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from otrain_core.images.wcs import sky_to_pixel
 from otrain_core.plan.pipelines import InjectOptions
 from otrain_core.stars.inject import inject_sources
 from otrain_core.stars.real_stars import add_real_stars, remove_stars
@@ -185,3 +186,41 @@ def test_stars_are_found_wherever_the_field_is(science, sharp, centre):
     stars = truth[truth["kind"] == "removed"]
     _, record = remove_stars(reference, stars, name="a")
     assert len(record["removed"]) >= 7
+
+
+def fading(science, n=12):
+    """Truth of an image half of whose sources fade, with stars to be removed."""
+    image, psf, record = science
+    options = InjectOptions(
+        n_sources=n, mix={"random": 1.0}, negative_fraction=0.5, removed_stars=8, transplanted_stars=0
+    )
+    data, truth = inject_sources(image, psf, record=record, rng=np.random.default_rng(3), options=options)
+    _, truth = add_real_stars(image, data, truth, psf, record=record, rng=np.random.default_rng(4), options=options)
+    return truth
+
+
+def test_fading_sources_are_added_to_the_reference_at_its_flux_scale(science, sharp, sky):
+    truth = fading(science)
+    rows = truth[(truth["kind"] == "removed") | (truth["flux"] < 0)]
+    changed, record = remove_stars(sharp, rows, name="a")
+    added = rows[(rows["flux"] < 0) & rows["id"].isin(record["removed"])]
+    assert len(added) >= 4
+    x, y = sky_to_pixel(sharp.wcs, added["ra"], added["dec"])
+    gained = changed.data.astype(float) - sharp.data
+    yy, xx = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    for px, py, flux in zip(x, y, added["flux"], strict=True):
+        near = np.hypot(xx - px, yy - py) < 6
+        noise = np.sqrt(3 * abs(flux) / GAIN)  # of its photons
+        assert gained[near].sum() == pytest.approx(-3 * flux, abs=5 * noise + 0.05 * 3 * abs(flux))
+    assert sorted(record["removed"] + [row["id"] for row in record["failed"]]) == sorted(rows["id"])
+    again, _ = remove_stars(sharp, rows, name="a")
+    other, _ = remove_stars(sharp, rows, name="b")
+    assert again.data.tobytes() == changed.data.tobytes() != other.data.tobytes()
+
+
+def test_without_stars_for_the_flux_scale_nothing_fades(science, sharp):
+    truth = fading(science)
+    rows = truth[truth["flux"] < 0]
+    same, record = remove_stars(sharp, rows, name="a")
+    assert same is sharp and record["removed"] == []
+    assert {row["reason"] for row in record["failed"]} == {"fewer than 3 stars give the flux scale of the reference"}
