@@ -286,6 +286,12 @@ class Pipeline(Section):
         return type(section).model_validate(values)
 
     @model_validator(mode="after")
+    def _fading_sources_can_be_found(self):
+        if self.inject.negative_fraction > 0 and not (self.detect.both_signs and self.inject.removed_stars):
+            raise ValueError("inject.negative_fraction needs detect.both_signs and inject.removed_stars")
+        return self
+
+    @model_validator(mode="after")
     def _overrides_are_options(self):
         for telescope, steps in self.telescopes.items():
             for step in steps:

@@ -34,6 +34,7 @@ def test_the_shipped_pipelines_differ_where_they_say():
         ({"inject": {"n_sources": 10**9}}, "less than or equal to 100000"),
         ({"psf": {"degree": 50}}, "less than or equal to 4"),
         ({"crossmatch": {"exclusion": 0.5}}, "exclusion must not be smaller than radius"),
+        ({"inject": {"negative_fraction": 0.2}}, "negative_fraction needs detect.both_signs"),
         ({"detect": {"fwhm_ratio": [3, 2]}}, "the smaller ratio comes first"),
         ({"detect": {"threshold": 0}}, "greater than 0"),
         ({"cutouts": {"size": 5}}, "greater than or equal to 9"),
