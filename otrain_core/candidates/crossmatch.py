@@ -129,7 +129,8 @@ def crossmatch_candidates(
         Truth of a simulated image (kind, x, y, size, width, angle, flux); it names the cause
         of every False in the column ``artefact`` (a star's residual with much negative signal is a dipole).
     removed : collection of int
-        Ids of the kind "removed" that were taken out of the reference; others do not count.
+        Ids of the kind "removed" that were taken out of the reference, and of sources of negative flux that were
+        added to it; others of these do not count.
     limit_mag : float
         5-sigma limit of the science image, which gives the S/N of an injected source.
 
@@ -345,13 +346,14 @@ def _record(
 
 
 def _countable(injected: pd.DataFrame, removed: Collection[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Sources that are new in the difference, and stars that were to be taken out of the reference and were not."""
+    """Sources that are new in the difference, and those that the reference was to lose or gain and did not."""
     truth = injected.copy()
     for column, value in (("kind", "random"), ("usable", True)):
         if column not in truth:
             truth[column] = value
     truth["usable"] = truth["usable"].astype(bool)
-    stays = (truth["kind"] == "removed") & ~truth["id"].isin([int(number) for number in removed])
+    in_reference = (truth["kind"] == "removed") | (truth["flux"] < 0)
+    stays = in_reference & ~truth["id"].isin([int(number) for number in removed])
     return truth[~stays].reset_index(drop=True), truth[stays].reset_index(drop=True)
 
 

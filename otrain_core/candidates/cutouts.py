@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +127,8 @@ def make_cutouts(
     The pixel nearest to the candidate has index ``size // 2`` on both axes. A pixel
     that the mask names for any reason, that lies outside the image or that has no
     value is NaN in the difference, never zero. The channel psf is what a point source of flux 1 at the
-    measured position of the candidate would look like.
+    measured position of the candidate would look like. A candidate of negative flux is cut from reference - science,
+    see `flipped`.
 
     Parameters
     ----------
@@ -148,7 +150,7 @@ def make_cutouts(
     dict of numpy.ndarray
         ``stack`` float32 (N, size, size, 5) with channels `CHANNELS` (the mask as numbers, 1
         outside the image), one array (N,) for each of `CUTOUT_COLUMNS`, ``n_missing`` (missing pixels
-        of the difference), ``pixel_scale`` (N,), and ``channels``, ``image_name``, ``telescope``,
+        of the difference), ``sign`` (-1 where it is flipped), ``pixel_scale`` (N,), and ``channels``, ``image_name``, ``telescope``,
         ``pipeline``.
 
     Raises
@@ -177,6 +179,8 @@ def make_cutouts(
     stack[..., 3] = mask[rows, columns]
     stack[..., 0][stack[..., 3] != 0] = np.nan
     stack[..., 4] = np.nan if psf is None else _point_sources(psf, table["x"], table["y"], size)
+    sign = np.where(table["flux"] < 0, -1, 1)
+    stack = flipped(stack, sign, channels=CHANNELS)
     n_missing = np.isnan(stack[..., 0]).sum(axis=(1, 2))
     lost = n_missing > options.max_missing * size**2
     table["edge"] = table["edge"] | lost
@@ -186,12 +190,40 @@ def make_cutouts(
         "stack": stack,
         **table,
         "n_missing": n_missing,
+        "sign": sign,
         "pixel_scale": np.full(len(x), float(pixel_scale)),
         "channels": np.array(CHANNELS),
         "image_name": np.array(image),
         "telescope": np.array(telescope),
         "pipeline": np.array(pipeline),
     }
+
+
+def flipped(stack: np.ndarray, signs: np.ndarray, *, channels: Sequence[str]) -> np.ndarray:
+    """Cutouts of negative sources as those of a source that brightens: reference - science.
+
+    Parameters
+    ----------
+    stack : numpy.ndarray
+        (N, S, S, C)
+    signs : numpy.ndarray
+        (N,), 1 or -1; where it is -1 the difference changes its sign, and science and reference change places.
+    channels : sequence of str
+        Of the last axis.
+    """
+    negative = np.flatnonzero(signs < 0)
+    if len(negative) == 0:
+        return stack
+    stack, where = stack.copy(), {name: k for k, name in enumerate(channels)}
+    if "difference" in where:
+        stack[negative, :, :, where["difference"]] *= -1
+    if {"science", "reference"} <= where.keys():
+        science, reference = where["science"], where["reference"]
+        stack[negative, :, :, science], stack[negative, :, :, reference] = (
+            stack[negative, :, :, reference],
+            stack[negative, :, :, science],
+        )
+    return stack
 
 
 def _check_planes(planes: dict[str, np.ndarray], *, size: int, image: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -203,10 +203,9 @@ def _search(
         )
     with clock("classify"):
         stack = read_stack(work / "cutouts.npz")
-        signs = np.where(read_table(found)["flux"].to_numpy(float) < 0, -1, 1)
-        stack["cube"] = flipped(stack.pop("stack"), signs, channels=[str(name) for name in stack["channels"]])
+        stack["cube"] = stack.pop("stack")
         scored = classifier.classify(stack)
-    table, order = _table(stack | {"sign": signs}, scored)
+    table, order = _table(stack, scored)
     record = _record(image, table, read_json(psf_record), read_json(subtract_record), clock.seconds)
     record |= {"science": str(science), "reference": str(reference)}
     described = {name: np.asarray(scored[name])[order] for name in DESCRIPTORS}
@@ -237,33 +236,6 @@ def _unlabelled(candidates: Any, seeing: float) -> Any:
         if name not in candidates:
             candidates[name] = seeing if name == "seeing" else void[kind]
     return candidates
-
-
-def flipped(stack: np.ndarray, signs: np.ndarray, *, channels: Sequence[str]) -> np.ndarray:
-    """Cutouts of negative sources as those of a source that brightens: reference - science.
-
-    Parameters
-    ----------
-    stack : numpy.ndarray
-        (N, S, S, C)
-    signs : numpy.ndarray
-        (N,), 1 or -1; where it is -1 the difference changes its sign, and science and reference change places.
-    channels : sequence of str
-        Of the last axis.
-    """
-    negative = np.flatnonzero(signs < 0)
-    if len(negative) == 0:
-        return stack
-    stack, where = stack.copy(), {name: k for k, name in enumerate(channels)}
-    if "difference" in where:
-        stack[negative, :, :, where["difference"]] *= -1
-    if {"science", "reference"} <= where.keys():
-        science, reference = where["science"], where["reference"]
-        stack[negative, :, :, science], stack[negative, :, :, reference] = (
-            stack[negative, :, :, reference],
-            stack[negative, :, :, science],
-        )
-    return stack
 
 
 def _table(

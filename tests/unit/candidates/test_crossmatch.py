@@ -349,3 +349,16 @@ def test_star_residuals_with_negative_signal_are_dipoles():
     table, record = label(found, injections()[:0], sky_truth=truth)
     assert table["artefact"].tolist() == ["dipole", "star", "star", "galaxy"]
     assert record["artefacts"] == {"dipole": 1, "galaxy": 1, "star": 2}
+
+
+def test_a_source_that_faded_is_true_with_its_own_sign():
+    truth = injections((100, 100), (200, 200), (300, 300))
+    truth["flux"] = -1000.0
+    found = candidates((100.2, 100), (200.2, 200), (300.2, 300))
+    found["flux"] = [-990.0, 990.0, -1010.0]
+    table, record = label(found, truth, removed=[11, 12])
+    assert table["label"].tolist() == [1, -1, -1]
+    assert table["injection"].tolist()[0] == 11
+    assert "times its flux" in table["reason"][1]  # of the other sign: something else
+    assert (record["n_injected"], record["n_recovered"]) == (2, 1)  # the third was not added to the reference
+    assert record["left_out"]["not_removed"] == 1

@@ -4,7 +4,7 @@ import pytest
 
 from otrain_core import io
 from otrain_core.arrays import read_arrays
-from otrain_core.candidates.cutouts import CHANNELS, CUTOUT_COLUMNS, cutouts_files, reference_grid
+from otrain_core.candidates.cutouts import CHANNELS, CUTOUT_COLUMNS, cutouts_files, flipped, reference_grid
 from otrain_core.candidates.cutouts import make_cutouts as make_with
 from otrain_core.errors import ImageError
 from otrain_core.images.frames import MASK_COSMIC, MASK_MISSING, write_planes
@@ -170,3 +170,24 @@ def test_the_grid_of_a_reference_that_is_not_known_is_missing():
     assert all(np.isnan(values).all() for values in reference_grid(x, x, None, 1.0))
     same = reference_grid(x, 2 * x, [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], 1.2)
     np.testing.assert_allclose(same, [1.2 * x, 2.4 * x])
+
+
+def test_flipped_cutouts():
+    stack = np.arange(2 * 3 * 3 * 3, dtype=float).reshape(2, 3, 3, 3)
+    channels = ["difference", "science", "reference"]
+    turned = flipped(stack, np.array([1, -1]), channels=channels)
+    assert np.array_equal(turned[0], stack[0])
+    assert np.array_equal(turned[1, ..., 0], -stack[1, ..., 0])
+    assert np.array_equal(turned[1, ..., 1], stack[1, ..., 2]) and np.array_equal(turned[1, ..., 2], stack[1, ..., 1])
+    assert flipped(stack, np.array([1, 1]), channels=channels) is stack
+
+
+def test_a_candidate_that_faded_is_cut_from_reference_minus_science():
+    images, table = planes(), labelled([(60.0, 50.0), (40.0, 50.0)])
+    table["flux"] = [500.0, -500.0]
+    found = make_cutouts(table, images, size=9)
+    assert found["sign"].tolist() == [1, -1]
+    there = np.s_[46:55, 36:45]
+    for channel, name, factor in ((0, "diff", -1), (1, "reference", 1), (2, "science", 1), (3, "mask", 1)):
+        np.testing.assert_array_equal(found["stack"][1, ..., channel], factor * images[name][there])
+    np.testing.assert_array_equal(found["stack"][0, ..., 1], images["science"][46:55, 56:65])

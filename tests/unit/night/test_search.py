@@ -6,7 +6,7 @@ import pytest
 from otrain_core.classify import Classifier
 from otrain_core.errors import ImageError
 from otrain_core.images.frames import read_planes
-from otrain_core.night.search import COLUMNS, flipped, search_image
+from otrain_core.night.search import COLUMNS, search_image
 from otrain_core.plan.pipelines import DetectOptions, Pipeline
 from otrain_core.plan.recipe import Recipe
 from otrain_core.plan.telescopes import Detector
@@ -53,16 +53,6 @@ def test_a_source_that_faded_has_a_negative_sign_and_is_classified_flipped(night
     assert distance < 0.5 and found.table["sign"][row] == -1
     middle = found.stamps.shape[1] // 2
     assert found.stamps[row, middle, middle, 0] > 0
-
-
-def test_flipped_cutouts():
-    stack = np.arange(2 * 3 * 3 * 3, dtype=float).reshape(2, 3, 3, 3)
-    channels = ["difference", "science", "reference"]
-    turned = flipped(stack, np.array([1, -1]), channels=channels)
-    assert np.array_equal(turned[0], stack[0])
-    assert np.array_equal(turned[1, ..., 0], -stack[1, ..., 0])
-    assert np.array_equal(turned[1, ..., 1], stack[1, ..., 2]) and np.array_equal(turned[1, ..., 2], stack[1, ..., 1])
-    assert flipped(stack, np.array([1, 1]), channels=channels) is stack
 
 
 def test_a_reference_that_cannot_be_read_is_named(night_pair, tmp_path):
