@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from otrain_core.errors import CubeError, OtrainError
-from otrain_core.io import atomic, raise_if_failed
+from otrain_core.errors import CubeError, OtrainError, first_line
+from otrain_core.io import atomic, raise_if_failed, shown
 from otrain_core.safe import check_npz
 
 BLOCK = 1024  # cutouts gathered at a time
@@ -25,8 +28,8 @@ class Member:
     ----------
     path : path-like
         The ``.npz``, in which the array is stored uncompressed.
-    header_offset : int
-        Place of its member in the file [bytes].
+    info : zipfile.ZipInfo
+        Its member of the archive.
 
     Attributes
     ----------
@@ -39,13 +42,14 @@ class Member:
         Not an array, or one of Python objects.
     """
 
-    def __init__(self, path: str | Path, header_offset: int):
+    def __init__(self, path: str | Path, info: zipfile.ZipInfo):
         self.path = path
         with open(path, "rb") as file:
             # A zip member starts with 30 bytes, the last four of which are the lengths of name and extras.
-            file.seek(header_offset + 26)
+            file.seek(info.header_offset + 26)
             name, extra = np.frombuffer(file.read(4), dtype="<u2")
-            file.seek(header_offset + 30 + int(name) + int(extra))
+            start = info.header_offset + 30 + int(name) + int(extra)
+            file.seek(start)
             version = np.lib.format.read_magic(file)
             old = version == (1, 0)
             read_header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
@@ -56,12 +60,35 @@ class Member:
                 raise ValueError("an array of Python objects")
             self._offset = file.tell()
             self._order: Literal["C", "F"] = "F" if fortran else "C"
+            self._start, self._size, self._crc = start, info.file_size, info.CRC
 
     def map(self) -> np.ndarray:
-        """The array, mapped into memory (read-only); the file is open as long as the array lives."""
+        """The array, mapped into memory (read-only); the file is open as long as the array lives.
+
+        Raises
+        ------
+        CubeError
+            The pixels are not those that were written: their checksum differs.
+        """
+        about = os.stat(self.path)
+        found = _checksum(str(self.path), self._start, self._size, (about.st_mtime_ns, about.st_size, about.st_ino))
+        if found != self._crc:
+            raise CubeError(f"{shown(self.path)}: damaged: an array is not what was written (its checksum differs)")
         if 0 in self.shape:
             return np.empty(self.shape, self.dtype)
         return np.memmap(self.path, self.dtype, "r", offset=self._offset, shape=self.shape, order=self._order)
+
+
+@functools.lru_cache(maxsize=65536)
+def _checksum(path: str, start: int, size: int, _stamp: tuple[int, ...]) -> int:
+    """CRC-32 of a part of a file, computed once for as long as the file is the same (`_stamp`)."""
+    crc = 0
+    with open(path, "rb") as file:
+        file.seek(start)
+        while size > 0 and (block := file.read(min(size, 1 << 22))):
+            crc = zlib.crc32(block, crc)
+            size -= len(block)
+    return crc
 
 
 def read_stack(
@@ -75,12 +102,12 @@ def read_stack(
     Raises
     ------
     CubeError
-        Not a readable ``.npz``, pickles in it, or a decompression bomb.
+        Not a readable ``.npz``, damaged, pickles in it, or a decompression bomb.
     UpstreamFailed
         The file marks the failure of an earlier step of its image.
     """
     if not Path(path).is_file():
-        raise CubeError(f"{path}: no such file")
+        raise CubeError(f"{shown(path)}: no such file")
     raise_if_failed(path)
     check_npz(path)
     try:
@@ -91,11 +118,13 @@ def read_stack(
                 if name not in (*mmap, *later) or info.compress_type != zipfile.ZIP_STORED:
                     arrays[name] = archive[name]
                     continue
-                member = Member(path, info.header_offset)
+                member = Member(path, info)
                 arrays[name] = member if name in later else member.map()
             return arrays
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, AttributeError) as error:
-        raise CubeError(f"{path}: not a readable .npz file ({str(error).splitlines()[0]})") from None
+    except OtrainError:
+        raise
+    except Exception as error:  # of many kinds, from zipfile, zlib and NumPy
+        raise CubeError(f"{shown(path)}: not a readable .npz file ({first_line(error)})") from None
 
 
 def arrays_if_there(path: str | Path) -> dict[str, np.ndarray] | None:

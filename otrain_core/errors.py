@@ -11,6 +11,10 @@ class ConfigError(OtrainError):
     """A key of the configuration or a column of a sheet is wrong."""
 
 
+class FileError(OtrainError, ValueError):
+    """A table or record cannot be read, or a file not be written where it should."""
+
+
 class MissingProgramError(OtrainError):
     """An external program that the chosen pipeline needs is not installed."""
 
@@ -48,3 +52,8 @@ class ImageError(OtrainError):
 
 class UpstreamFailed(ImageError):
     """An earlier step of the same image failed and the image was left out."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of the text of an error, or its kind where it has none."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

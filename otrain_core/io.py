@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import re
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from otrain_core.errors import UpstreamFailed
+from otrain_core.errors import FileError, UpstreamFailed, first_line
 
 if TYPE_CHECKING:  # steps that read no table start without pandas
     import pandas as pd
@@ -32,23 +34,54 @@ def raise_if_failed(path: str | Path) -> None:
     ------
     UpstreamFailed
         With the image, key and message of the first failure.
+    FileError
+        Not a regular file: a named pipe, of which reading would wait for ever, a device or a folder.
+    FileNotFoundError
     """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise FileError(f"{shown(path)}: not a regular file")
     with open(path, "rb") as file:
         if file.read(len(FAILED_MARK)) != FAILED_MARK:
             return
-    record = json.loads(Path(path).read_text())["otrain_failed"]
-    raise UpstreamFailed(record["image"], record["key"], record["message"])
+    try:
+        record = json.loads(Path(path).read_text())["otrain_failed"]
+        failed = UpstreamFailed(record["image"], record["key"], record["message"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise FileError(f"{shown(path)}: the mark of a failed image, and damaged") from None
+    raise failed
+
+
+def shown(path: str | Path) -> str:
+    """A path as text that can be printed and stored: bytes of its name that are not UTF-8 are written as \\xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`, moved onto it when the block ends without error."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}.", suffix=path.suffix)
+    """A temporary path beside `path`, moved onto it when the block ends without error.
+
+    A link stays, and what it points to is written. What is there and no regular file (a device such as /dev/null, a
+    named pipe) is never replaced: the content is written into it.
+
+    Raises
+    ------
+    FileError
+        `path` is a folder.
+    """
+    path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+    if path.is_dir():
+        raise FileError(f"{shown(path)}: a folder, where a file is to be written")
+    special = path.exists() and not path.is_file()
+    folder = Path(tempfile.gettempdir()) if special else path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=folder, prefix=f".{path.stem[:40]}.", suffix=path.suffix)
     os.close(handle)
     try:
         yield Path(name)
+        if special:
+            with open(name, "rb") as source, open(path, "wb") as target:
+                shutil.copyfileobj(source, target)
+            return
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)
@@ -70,15 +103,20 @@ def read_table(path: str | Path, *, columns: Sequence[str] | None = None) -> pd.
     ------
     UpstreamFailed
         The file marks the failure of an earlier step of its image.
+    FileError
+        Not a table, or a column is missing.
     """
     import pandas as pd
 
     raise_if_failed(path)
-    table = pd.read_csv(
-        path,
-        usecols=columns,
-        dtype={"candid": str, "image": str, "filter": str, "time": str, "reason": str, "kind": str},
-    )
+    try:
+        table = pd.read_csv(
+            path,
+            usecols=columns,
+            dtype={"candid": str, "image": str, "filter": str, "time": str, "reason": str, "kind": str},
+        )
+    except (ValueError, OverflowError) as error:  # pandas' own errors and those of the encoding are ValueErrors
+        raise FileError(f"{shown(path)}: not a readable table ({first_line(error)})") from None
     for column in table.columns[table.dtypes.map(pd.api.types.is_string_dtype)]:
         table[column] = table[column].fillna("")
     return table
@@ -112,17 +150,16 @@ def read_json(path: str | Path) -> Any:
     ------
     UpstreamFailed
         The file marks the failure of an earlier step of its image.
+    FileError
+        Not JSON, or nested too deeply.
     """
     raise_if_failed(path)
-    return json.loads(Path(path).read_text())
-
-
-def split_extension(path: str | Path) -> tuple[Path, str | None]:
-    """A path without the extension that it names: ``night.fits[SCI]``, ``night.fits[2]``, ``night.fits[SCI,2]``."""
-    match = re.fullmatch(r"(.+)\[([A-Za-z0-9_.+ \-]+(?:,\d+)?)\]", str(path))
-    if match is None or Path(path).is_file():
-        return Path(path), None
-    return Path(match[1]), match[2].strip()
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FileError(f"{shown(path)}: not readable JSON ({first_line(error)})") from None
+    except RecursionError:
+        raise FileError(f"{shown(path)}: JSON that is nested too deeply") from None
 
 
 def digest(path: str | Path) -> str:

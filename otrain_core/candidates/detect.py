@@ -22,9 +22,9 @@ from otrain_core.candidates.measure import (
 )
 from otrain_core.candidates.search import drop_catalogued, find_sources, merge_searches, require_catalogue
 from otrain_core.errors import ImageError
-from otrain_core.images.frames import MASK_MISSING, image_wcs, read_planes
+from otrain_core.images.frames import MASK_MISSING, read_planes
 from otrain_core.images.pixels import any_near
-from otrain_core.images.wcs import pixel_to_sky
+from otrain_core.images.wcs import image_wcs, pixel_to_sky
 from otrain_core.io import raise_if_failed, read_json, read_table, write_table
 from otrain_core.stars.psf_model import PSFModel
 

@@ -336,14 +336,15 @@ def _read_planes(
     difference: str | Path | np.ndarray, *, name: str, **others: str | Path | None
 ) -> tuple[dict[str, np.ndarray], Any]:
     """Planes diff, science, reference and mask of one shape, and the WCS of the difference or None."""
-    from otrain_core.images.frames import celestial_wcs, read_fits
+    from otrain_core.images.hdus import read_fits
+    from otrain_core.images.wcs import celestial_wcs
 
     wcs = None
     if isinstance(difference, np.ndarray):
         plane = np.asarray(difference, dtype=np.float32)
     else:
         plane, header = read_fits(difference, image=name)
-        wcs = celestial_wcs(header)
+        wcs = celestial_wcs(header, image=name)
     planes: dict[str, np.ndarray] = {"diff": plane, "mask": (~np.isfinite(plane)).astype(np.uint8)}
     for key, path in others.items():
         if path is None:

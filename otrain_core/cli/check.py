@@ -145,6 +145,7 @@ def _image(path: Path, telescope: Mapping[str, Any]) -> dict[str, Any]:
 
     name, notes = path.name.split(".")[0], []
     image = read_image(path, name=name, detector=Detector.model_validate(dict(telescope)))
+    notes.extend(image.notes)
     if image.wcs is None:
         notes.append(
             "no celestial WCS in the header: subtract.align must be stars or auto, and catalogues cannot be used"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from astropy.io import fits
 
-from otrain_core.errors import ImageError
-from otrain_core.images.asinh import linear_pixels
+from otrain_core.errors import ImageError, first_line
+from otrain_core.images.detector import SETTLED, mark_settled, settle
+from otrain_core.images.fill import check_mosaic, fill_values
+from otrain_core.images.hdus import read_fits
+from otrain_core.images.keywords import exposure, numbers, parse_number, start_time, text
+from otrain_core.images.wcs import image_wcs, wcs_scale
 from otrain_core.io import atomic, raise_if_failed
-from otrain_core.safe import check_compressed, check_header
 
 if TYPE_CHECKING:
     from otrain_core.plan.telescopes import Detector
+
+logger = logging.getLogger(__name__)
 
 # Bits of a mask (uint8). A masked pixel is never used as zero: its difference is NaN.
 MASK_MISSING = 1  # NaN, or outside the science image
@@ -25,7 +32,8 @@ MASK_COSMIC = 4
 MASK_BAD = 8  # hot pixel, bad column
 MASK_REFERENCE = 16  # missing, saturated or bad in the aligned reference
 
-MAX_SIP_ORDER = 9  # of the convention (Shupe et al. 2005, ASPC 347, 491)
+
+MOST_SCALE = 1.5  # factor between the scales of WCS and telescope beyond which one of them is wrong
 
 
 @dataclass
@@ -50,6 +58,8 @@ class Image:
         Filter name and ISO time of the exposure ('' where unknown).
     zero_point : float
         Magnitude of 1 ADU, NaN where unknown.
+    notes : tuple of str
+        What a user should know of it: assumptions, and what contradicts its own noise.
     """
 
     name: str
@@ -63,125 +73,11 @@ class Image:
     filter: str = ""
     time: str = ""
     zero_point: float = np.nan
+    notes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.data.shape
-
-
-def read_fits(path: str | Path, *, image: str) -> tuple[np.ndarray, fits.Header]:
-    """First two-dimensional plane of a FITS file (plain, gzip or fpack).
-
-    Returns
-    -------
-    data : numpy.ndarray
-        float32 (height, width), native byte order.
-    header : astropy.io.fits.Header
-
-    Raises
-    ------
-    ImageError
-        No such file, not FITS, truncated, no image in it, or one that is larger than the file can hold.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ImageError(image, "path", f"{path}: no such file")
-    raise_if_failed(path)
-    check_compressed(path, image=image)
-    try:
-        with fits.open(path, memmap=False, ignore_missing_simple=False) as hdus:
-            for hdu in hdus:
-                if hdu.header.get("NAXIS", 0) >= 2 and getattr(hdu, "is_image", False):
-                    check_header(hdu.header, path, image=image)
-                    header = hdu.header.copy()
-                    if hdu is not hdus[0]:  # what holds for the whole file stands in the primary header
-                        header.extend(hdus[0].header, strip=True, unique=True, bottom=True)
-                    data = hdu.data
-                    break
-            else:
-                raise ImageError(image, "path", f"{path}: no two-dimensional image in this FITS file")
-            if data is None:
-                raise ImageError(image, "path", f"{path}: truncated: the header promises data that are not there")
-            data = np.squeeze(np.asarray(data))
-            if data.ndim != 2:
-                raise ImageError(image, "NAXIS", f"{path}: a two-dimensional image is needed, found shape {data.shape}")
-            return linear_pixels(np.ascontiguousarray(data, dtype=np.float32), header, image=image), header
-    except ImageError:
-        raise
-    except (OSError, EOFError, TypeError, ValueError, LookupError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ImageError(image, "path", f"{path}: not a readable FITS image, or truncated ({reason})") from None
-
-
-def celestial_wcs(header: fits.Header) -> Any:
-    """The celestial WCS of a header, or None where there is none (or a void one)."""
-    import warnings
-
-    from astropy.wcs import WCS, FITSFixedWarning
-
-    if "CTYPE1" not in header or "CRVAL1" not in header:
-        return None
-    orders = [header.get(f"{name}_ORDER", 0) for name in ("A", "B", "AP", "BP")]
-    if not all(isinstance(order, int) and order <= MAX_SIP_ORDER for order in orders):
-        return None  # memory is taken for the square of the order
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FITSFixedWarning)
-        try:
-            wcs = WCS(header, naxis=2)
-        except Exception:  # astropy raises many kinds for a malformed header
-            return None
-    return wcs if wcs.has_celestial and np.linalg.det(wcs.pixel_scale_matrix) != 0 else None
-
-
-def image_wcs(
-    header: fits.Header, wcs_path: str | Path | None, *, image: str, record: Mapping[str, Any] | None = None
-) -> Any:
-    """The WCS of an image: the refined one of its record, else from the header file that the
-    sheet names, else from its own header.
-
-    Parameters
-    ----------
-    header : astropy.io.fits.Header
-    wcs_path : path-like or None
-    image : str
-    record : mapping, optional
-        Record of `otrain_core.stars.psf.measure_psf`, with the refined WCS as a header string in ``wcs``.
-
-    Raises
-    ------
-    ImageError
-        The header file is missing, unreadable or without a celestial WCS, or the record is.
-    """
-    refined = (record or {}).get("wcs")
-    if refined:
-        wcs = celestial_wcs(fits.Header.fromstring(refined))
-        if wcs is None:
-            raise ImageError(image, "wcs", "the record of the PSF holds no celestial WCS")
-        return wcs
-    if not wcs_path:
-        return celestial_wcs(header)
-    if not Path(wcs_path).is_file():
-        raise ImageError(image, "wcs", f"{wcs_path}: no such file")
-    try:
-        wcs = celestial_wcs(fits.Header.fromfile(wcs_path, padding=False, endcard=False))
-    except (OSError, ValueError) as error:
-        raise ImageError(image, "wcs", f"{wcs_path}: not a FITS header ({error})") from None
-    if wcs is None:
-        raise ImageError(image, "wcs", f"{wcs_path}: holds no celestial WCS")
-    return wcs
-
-
-def _number(header: fits.Header, keys: tuple[str, ...], fallback: float | None, image: str) -> float | None:
-    for key in keys:
-        if key in header and header[key] not in ("", None):
-            try:
-                value = float(header[key])
-            except (TypeError, ValueError):
-                raise ImageError(image, key, f"a number is needed, found {header[key]!r}") from None
-            if not np.isfinite(value) or value < 0:
-                raise ImageError(image, key, f"a positive number is needed, found {value}")
-            return value
-    return fallback
 
 
 def read_image(
@@ -195,8 +91,11 @@ def read_image(
 ) -> Image:
     """Read an image and settle gain, noise, saturation and scale.
 
-    What the header says (GAIN, RDNOISE, SATURATE, FILTER, DATE-OBS, MAGZP) wins
-    over the detector of the telescope.
+    What the header says (`otrain_core.images.keywords.KEYWORDS`) counts before the detector of the telescope, or the
+    other way round where ``detector.wins`` is ``config``. Pixels become counts of the exposure: rates are multiplied by
+    the exposure time, fractions of the full scale by 65535; electrons stay, with gain 1. Areas of one exact value
+    along the border of the image, which other programs write where they have no data, are missing. The header that the
+    image keeps says what was settled, so that what is written with it is read alike.
 
     Parameters
     ----------
@@ -215,52 +114,82 @@ def read_image(
     Raises
     ------
     ImageError
-        Unreadable file, unusable header value, no pixel scale, all NaN, constant or
-        saturated image.
+        Unreadable file, a WCS that cannot be right, no gain, no pixel scale, a raw colour frame, a unit that the noise
+        contradicts; all NaN, constant or saturated image.
     """
     from otrain_core.plan.telescopes import Detector
 
     detector = detector or Detector(filter="")
-    data, header = read_fits(path, image=name)
+    data, header = read_fits(path, image=name, extension=detector.extension)
     wcs = image_wcs(header, wcs_path, image=name, record=record)
-    gain = _number(header, ("GAIN", "EGAIN"), detector.gain, name)
-    if gain is None or gain == 0:
-        raise ImageError(name, "GAIN", "no gain in the header and none of the telescope (detector.gain)")
-    saturation = _number(header, ("SATURATE",), detector.saturation, name)
-    if wcs is not None:
-        pixel_scale = float(np.sqrt(abs(np.linalg.det(wcs.pixel_scale_matrix))) * 3600)
-    elif detector.pixel_scale:
-        pixel_scale = detector.pixel_scale
-    else:
+    if wcs is None and not detector.pixel_scale:
         raise ImageError(name, "pixel_scale", "no WCS in the image and no detector.pixel_scale of the telescope")
-    zero_point = header.get("MAGZP")
+    data[~np.isfinite(data)] = np.nan
+    first_time = SETTLED not in header
+    if first_time:
+        _leave_out(data, header, detector, name)
+    settled = settle(data, header, detector, image=name)
+    if settled.factor != 1:
+        data *= np.float32(settled.factor)
     image = Image(
         name=name,
         data=data,
         header=header,
         wcs=wcs,
-        gain=gain,
-        read_noise=_number(header, ("RDNOISE",), detector.read_noise, name) or 0.0,
-        saturation=saturation if saturation else np.inf,
-        pixel_scale=pixel_scale,
-        filter=str(header.get("FILTER") or detector.filter),
-        time=str(header.get("DATE-OBS", "")),
-        zero_point=float(zero_point) if isinstance(zero_point, int | float) else np.nan,
+        gain=settled.gain,
+        read_noise=settled.read_noise,
+        saturation=settled.saturation,
+        pixel_scale=wcs_scale(wcs) if wcs is not None else float(detector.pixel_scale or np.nan),
+        filter=_filter(header, detector),
+        time=start_time(header, first=detector.header.get("time") if first_time else None),
+        zero_point=settled.zero_point,
+        notes=settled.notes,
     )
-    image.data[~np.isfinite(image.data)] = np.nan
     if check:
         _check_signal(image)
+    if first_time:
+        for note in image.notes:
+            logger.warning("image %s: %s", name, note)
+        seconds = exposure(header, first=detector.header.get("exposure"))
+        mark_settled(header, settled, filter=image.filter, time=image.time, seconds=seconds)
     return image
 
 
-def check_fit(image: Image, *, needs_wcs: bool, cutout_size: int) -> None:
+def _leave_out(data: np.ndarray, header: fits.Header, detector: Detector, name: str) -> None:
+    """Mark pixels with a fill value as missing, in place; refuse a raw colour frame."""
+    check_mosaic(data, header, image=name)
+    named = detector.header.get("saturation")
+    level = next((value for _, value in numbers(header, "saturation", first=named)), None)
+    data[fill_values(data, fill=detector.fill, saturation=level)] = np.nan
+
+
+def _filter(header: fits.Header, detector: Detector) -> str:
+    if SETTLED in header:
+        return text(header, "filter") or detector.filter
+    if detector.wins == "config" and "filter" in detector.model_fields_set:
+        return detector.filter
+    return text(header, "filter", first=detector.header.get("filter")) or detector.filter
+
+
+def check_fit(image: Image, *, needs_wcs: bool, cutout_size: int, detector: Detector | None = None) -> None:
     """Refuse early what a later step of the pipeline could not use.
 
     Raises
     ------
     ImageError
-        No WCS where the alignment needs one, or a cutout larger than the image.
+        No WCS where the alignment needs one, a WCS whose scale is not that of the telescope (nor that times the
+        binning of the header), or a cutout larger than the image.
     """
+    expected = detector.pixel_scale if detector is not None else None
+    if image.wcs is not None and expected:
+        allowed = [expected * step for step in (1.0, *_binning(image.header))]
+        if all(max(scale / image.pixel_scale, image.pixel_scale / scale) > MOST_SCALE for scale in allowed):
+            raise ImageError(
+                image.name,
+                "WCS",
+                f"its scale is {image.pixel_scale:.3g} arcsec/px, that of the telescope {expected:g} "
+                "(detector.pixel_scale): one of them is wrong",
+            )
     if needs_wcs and image.wcs is None:
         raise ImageError(
             image.name,
@@ -274,6 +203,15 @@ def check_fit(image: Image, *, needs_wcs: bool, cutout_size: int) -> None:
             "cutouts.size",
             f"a cutout of {cutout_size} px is larger than the image of {width} x {height} px",
         )
+
+
+def _binning(header: fits.Header) -> list[float]:
+    """Binning of the header, and its inverse where the telescope's scale may be that of binned pixels; none: []."""
+    for key in ("XBINNING", "BINX", "CCDSUM", "BINNING", "CCDXBIN"):
+        value = parse_number(re.split(r"[\sxX,]+", str(header.get(key, "")).strip())[0])
+        if value and value > 1:
+            return [value, 1 / value]
+    return []
 
 
 def _check_signal(image: Image) -> None:
@@ -323,5 +261,7 @@ def read_planes(path: str | Path, *, image: str) -> tuple[dict[str, np.ndarray],
                 for hdu in hdus[1:]
             }
             return planes, hdus[0].header.copy()
-    except (OSError, TypeError, ValueError, AttributeError) as error:
-        raise ImageError(image, "path", f"{path}: truncated or not written by this workflow ({error})") from None
+    except Exception as error:  # of many kinds for damaged pixels or cards
+        raise ImageError(
+            image, "path", f"{path}: truncated or not written by this workflow ({first_line(error)})"
+        ) from None

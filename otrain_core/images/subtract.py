@@ -23,12 +23,12 @@ from otrain_core.images.frames import (
     MASK_REFERENCE,
     MASK_SATURATED,
     Image,
-    image_wcs,
     read_image,
     read_planes,
     write_planes,
 )
 from otrain_core.images.pixels import fill_bad
+from otrain_core.images.wcs import image_wcs
 from otrain_core.plan.pipelines import SubtractOptions
 from otrain_core.plan.telescopes import Detector
 from otrain_core.programs import find_program

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from otrain_core.errors import ConfigError, ImageError
-from otrain_core.images.frames import celestial_wcs, read_fits
-from otrain_core.images.wcs import pixel_to_sky, sky_to_pixel
+from otrain_core.images.hdus import read_fits
+from otrain_core.images.wcs import celestial_wcs, pixel_to_sky, sky_to_pixel
 
 SUFFIXES = (".fits", ".fit", ".fts", ".fits.fz", ".fits.gz")
 
@@ -67,7 +67,7 @@ class References:
         if not self._skies:
             raise ImageError(image, "reference", f"{science}: no pattern of {self.source} matches its name")
         data, header = read_fits(science, image=image)
-        wcs = celestial_wcs(header)
+        wcs = celestial_wcs(header, image=image)
         if wcs is None:
             raise ImageError(image, "WCS", f"{science}: no WCS to find its reference in {self.source} by")
         height, width = data.shape
@@ -87,7 +87,7 @@ def is_fits(path: Path) -> bool:
 
 def _sky(path: Path) -> tuple:
     data, header = read_fits(path, image=path.name)
-    return celestial_wcs(header), data.shape
+    return celestial_wcs(header, image=path.name), data.shape
 
 
 def _place(sky: tuple, ra: float, dec: float) -> float:

@@ -73,10 +73,7 @@ def _draw(figure: str, table: pd.DataFrame, caption: Mapping[str, Any]):
 
 def read_data(path: str | Path) -> pd.DataFrame:
     """Table of a figure; an empty one where nothing is in it."""
-    try:
-        return read_table(path)
-    except pd.errors.EmptyDataError:
-        return pd.DataFrame()
+    return read_table(path) if Path(path).read_bytes().strip() else pd.DataFrame()
 
 
 def draw_missing(text: str):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from otrain_core.errors import ConfigError, ImageError
-from otrain_core.io import split_extension
+from otrain_core.extensions import file_of, split_extension
 from otrain_core.plan.config import Config
 from otrain_core.plan.sheets import ImageRow
 from otrain_core.plan.telescopes import HIPS, Telescope, is_service
@@ -52,6 +52,12 @@ class Inputs:
     def _data(self, path: str) -> str:
         return str(Path(self._config.data_root) / path)
 
+    def _frame(self, telescope: str, path: str) -> str:
+        """Path of a frame with its extension: that of the sheet, or that of the telescope."""
+        extension = self._telescopes[telescope].detector.extension
+        path = self._data(path)
+        return path if extension is None or split_extension(path)[1] is not None else f"{path}[{extension}]"
+
     def images(self, telescope: str) -> list[str]:
         """Names of the science images of a telescope, sorted."""
         return self._images[telescope]
@@ -70,7 +76,7 @@ class Inputs:
         """Path of a science image as it came."""
         if self._telescopes[telescope].source == "simulated":
             return f"results/{telescope}/sky/{image}/science.fits"
-        return self._data(self.sheet[telescope][image].path)
+        return self._frame(telescope, self.sheet[telescope][image].path)
 
     def reference(self, telescope: str, image: str) -> str:
         """Path of the reference of a science image."""
@@ -99,7 +105,7 @@ class Inputs:
 
     def reference_frames(self, telescope: str, field: str) -> list[str]:
         """Paths of the frames from which the reference of a field is stacked."""
-        return [self._data(row.path) for row in self._reference_rows.get((telescope, field), [])]
+        return [self._frame(telescope, row.path) for row in self._reference_rows.get((telescope, field), [])]
 
     def reference_wcs(self, telescope: str, field: str) -> list[str | None]:
         """WCS headers of the same frames, None where a frame has none of its own."""
@@ -204,7 +210,7 @@ class Inputs:
             for name, row in self.sheet.get(telescope, {}).items():
                 for key in ("path", "reference", "wcs"):
                     path = getattr(row, key)
-                    if path and not path.startswith(HIPS) and not split_extension(self._data(path))[0].is_file():
+                    if path and not path.startswith(HIPS) and not file_of(self._data(path)).is_file():
                         raise ImageError(name, key, f"{self._data(path)}: no such file")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from otrain_core.errors import ConfigError
 from otrain_core.plan.config import Config, load_config
 from otrain_core.plan.inputs import Inputs, used_telescopes
+from otrain_core.plan.mosaics import expand_mosaics
 from otrain_core.plan.pipelines import STEP_OPTIONS, Pipeline
 from otrain_core.plan.recipe import STEPS, Recipe
 from otrain_core.plan.sections import read_yaml
@@ -66,6 +67,7 @@ class Run:
         config = load_config(values)
         telescopes = read_telescopes(_find(config.telescope_folder, root), config.telescopes)
         sheet = read_images(_find(config.images, root)) if config.images else {}
+        sheet = expand_mosaics(sheet, config.data_root)
         for name in sheet:
             if name not in telescopes:
                 raise ConfigError(f"sheet {config.images}: telescope: {name!r} is no telescope of this configuration")

@@ -21,7 +21,9 @@ class ImageRow(Section):
 
     telescope: Name = Field(description="name of the telescope")
     image: Name = Field(description="name of the image, unique within its telescope")
-    path: str = Field(description="FITS file, relative to data_root")
+    path: str = Field(
+        description="FITS file, relative to data_root; night.fits[SCI] names an extension, night.fits[*] stands for all images of a mosaic"
+    )
     role: Literal["science", "reference"] = Field(
         "science", description="reference: one of the frames from which the reference of its field is stacked"
     )

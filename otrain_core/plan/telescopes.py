@@ -46,11 +46,17 @@ class Detector(Section):
     wins: Literal["header", "config"] = Field(
         "header", description="what counts where the header of an image and this entry both give a value"
     )
-    unit: Literal["adu", "electron", "adu/s", "electron/s"] | None = Field(
-        None, description="unit of the pixels where the header does not say (BUNIT)"
+    unit: Literal["adu", "electron", "adu/s", "electron/s", "0..1"] | None = Field(
+        None, description="unit of the pixels where the header does not say (BUNIT); 0..1: fractions of 65535 ADU"
+    )
+    fill: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="value of pixels without data (null: areas of one exact value along the border of the image)",
     )
     extension: int | str | None = Field(
-        None, description="extension with the image, by number or name (null: the first one that holds an image)"
+        None,
+        description="extension with the image where a file has several, by number or name (null: the only one that is no mask, error or preview)",
     )
 
 

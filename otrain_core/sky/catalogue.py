@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from otrain_core.errors import ImageError
-from otrain_core.images.frames import image_wcs, read_fits
+from otrain_core.images.hdus import read_fits
+from otrain_core.images.wcs import image_wcs
 from otrain_core.io import write_table
 from otrain_core.sky.fields import COLUMNS, KNOWN_COLUMNS, Field, empty, field_of, read_local
 

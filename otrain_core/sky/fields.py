@@ -11,6 +11,7 @@ import pandas as pd
 from astropy.io import fits
 
 from otrain_core.errors import ConfigError, ImageError
+from otrain_core.images.keywords import middle_time
 from otrain_core.plan.spreadsheets import read_rows
 
 COLUMNS = ["ra", "dec", "mag", "magerr", "color", "kind"]
@@ -84,31 +85,6 @@ def field_of(wcs: Any, shape: tuple[int, int], *, image: str, header: fits.Heade
     radius = float(sky[0].separation(sky[1:]).deg.max()) * (1 + MARGIN)
     centre = float(sky[0].ra.deg), float(sky[0].dec.deg)
     return Field(image, *centre, radius, middle_time(header) if header is not None else "")
-
-
-def middle_time(header: fits.Header) -> str:
-    """ISO time (UTC) of the middle of the exposure; '' where the header tells none.
-
-    The start is DATE-OBS, with TIME-OBS where it is a date alone, or MJD-OBS; EXPTIME is in seconds.
-    """
-    from astropy import units
-    from astropy.time import Time
-
-    date, day = str(header.get("DATE-OBS", "")).strip(), header.get("MJD-OBS")
-    if "T" not in date and "TIME-OBS" in header:
-        date = f"{date}T{header['TIME-OBS']}"
-    try:
-        if "T" in date:
-            start = Time(date.rstrip("Z"), format="isot", scale="utc")
-        elif isinstance(day, int | float):
-            start = Time(day, format="mjd", scale="utc")
-        else:
-            return ""
-    except ValueError:
-        return ""
-    exposure = header.get("EXPTIME", header.get("EXPOSURE", 0))
-    half = exposure / 2 if isinstance(exposure, int | float) and 0 <= exposure < 1e6 else 0
-    return (start + half * units.s).isot
 
 
 def empty(columns: list[str]) -> pd.DataFrame:

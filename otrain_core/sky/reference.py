@@ -12,6 +12,7 @@ from astropy.io import fits
 
 from otrain_core.errors import ImageError
 from otrain_core.images.align import align_reference
+from otrain_core.images.detector import SETTLED
 from otrain_core.images.frames import MASK_SATURATED, Image, read_image
 from otrain_core.images.prepare import prepare_image
 from otrain_core.images.wcs import pixel_to_sky, sky_to_pixel
@@ -260,6 +261,7 @@ def _stack_header(anchor: Image, wcs: Any, *, field: str, n_frames: int, depth: 
     header["RDNOISE"] = (anchor.read_noise * np.sqrt(depth), "electron, of the mean")
     if np.isfinite(level):
         header["SATURATE"] = (level, "ADU above the background")
+    header[SETTLED] = "adu"
     header["NCOMBINE"] = (n_frames, "frames stacked")
     header["FILTER"] = anchor.filter
     header["OBJECT"] = field

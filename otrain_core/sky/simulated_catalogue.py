@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from astropy.io import fits
 
-from otrain_core.images.frames import celestial_wcs, read_fits
+from otrain_core.images.hdus import read_fits
+from otrain_core.images.wcs import celestial_wcs, wcs_scale
 from otrain_core.io import read_table, write_table
 from otrain_core.sky.fields import COLUMNS, KNOWN_COLUMNS, empty
 from otrain_core.sky.optics import limiting_magnitude
@@ -110,6 +111,6 @@ def known_of(truth: pd.DataFrame) -> pd.DataFrame:
 
 def simulated_limit(header: fits.Header, *, beta: float) -> float:
     """5-sigma limit [mag] of a simulated image, from the truth in its header."""
-    scale = np.sqrt(abs(np.linalg.det(celestial_wcs(header).pixel_scale_matrix))) * 3600
+    scale = wcs_scale(celestial_wcs(header, image="science"))
     noise = np.sqrt(header["SKYLEVEL"] * header["GAIN"] + header["RDNOISE"] ** 2) / header["GAIN"]
     return limiting_magnitude(fwhm=header["SEEING"] / scale, beta=beta, noise=noise, zero_point=header["MAGZP"])

@@ -11,7 +11,9 @@ import numpy as np
 from astropy.io import fits
 
 from otrain_core.errors import ImageError
-from otrain_core.images.frames import image_wcs, read_fits
+from otrain_core.images.detector import SETTLED
+from otrain_core.images.hdus import read_fits
+from otrain_core.images.wcs import image_wcs
 from otrain_core.io import atomic
 from otrain_core.sky import answers
 
@@ -240,5 +242,6 @@ def _normalise(data: np.ndarray, wcs: Any, *, hips: str, image: str) -> tuple[np
     header["NORMAL"] = (NOISE / spread, "values of the survey were multiplied by this")
     header["GAIN"] = (BACKGROUND / NOISE**2, "[electron/ADU] assumed")
     header["RDNOISE"] = (0.0, "[electron] assumed")
+    header[SETTLED] = "adu"
     header["SATURATE"] = (float(np.nanmax(data)), "[ADU] assumed: the highest value")
     return data, header

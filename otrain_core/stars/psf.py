@@ -79,7 +79,7 @@ def psf_files(
         See `otrain_core.images.frames.check_fit` and `measure_psf`.
     """
     frame = read_image(science, name=image, detector=detector, wcs_path=wcs)
-    check_fit(frame, needs_wcs=needs_wcs, cutout_size=cutout_size)
+    check_fit(frame, needs_wcs=needs_wcs, cutout_size=cutout_size, detector=detector)
     stars = read_table(catalogue) if catalogue else None
     model, values = measure_psf(frame, catalogue=stars, options=options)
     model.save(psf)
@@ -122,7 +122,7 @@ def measure_psf(
         ``wcs`` (header string, None where the WCS is the one that came), ``astrometry``,
         ``photometry`` (records of the two modules, None where they were not asked for; where a
         catalogue is at hand and the WCS is not refined, that of
-        `otrain_core.stars.astrometry.check_wcs`).
+        `otrain_core.stars.astrometry.check_wcs`); ``notes`` (of the image).
 
     Raises
     ------
@@ -153,7 +153,7 @@ def measure_psf(
     zero_point, source = _zero_point(image, calibration)
     record = _describe(image, model, sky, zero_point) | {"zero_point_source": source}
     record |= {"n_stars": n_stars, "degree": model.degree, "residual": residual}
-    record |= {"wcs": wcs, "astrometry": solution, "photometry": calibration}
+    record |= {"wcs": wcs, "astrometry": solution, "photometry": calibration, "notes": list(image.notes)}
     return model, record
 
 

@@ -78,3 +78,18 @@ def test_a_half_file_is_refused(tmp_path):
             read(tmp_path / "a.npz")
     with pytest.raises(CubeError, match="no such file"):
         read_stack(tmp_path / "none.npz")
+
+
+def test_damaged_pixels_are_not_mapped(tmp_path):
+    path = tmp_path / "a.npz"
+    write_arrays(path, {"cube": np.arange(5000.0), "label": np.arange(4)})
+    content = bytearray(path.read_bytes())
+    content[3000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CubeError, match=r"a\.npz: damaged: .*its checksum differs"):
+        read_stack(path, mmap=("cube",))
+    member = read_stack(path, later=("cube",))["cube"]
+    with pytest.raises(CubeError, match="its checksum differs"):
+        member.map()
+    with pytest.raises(CubeError, match=r"a\.npz: not a readable \.npz file"):
+        read_stack(path)

@@ -1,13 +1,19 @@
 """Reading and writing of tables and records."""
 
+import json
+import os
+import stat
+import threading
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from otrain_core import io
 from otrain_core.arrays import read_arrays
-from otrain_core.errors import UpstreamFailed
-from otrain_core.images.frames import read_fits, read_planes
+from otrain_core.errors import CubeError, FileError, UpstreamFailed
+from otrain_core.images.frames import read_planes
+from otrain_core.images.hdus import read_fits
 
 
 def test_tables_keep_missing_values_and_text(tmp_path):
@@ -59,3 +65,73 @@ def test_a_cell_is_no_formula_and_comes_back(text):
 
 def test_a_name_that_was_never_guarded_stays():
     assert io.unguarded("=1+1") == "=1+1"
+
+
+def test_a_link_stays_and_its_target_is_written(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere" / "t.json", tmp_path / "link.json"
+    link.symlink_to(target)
+    for value in (1, 2):  # dangling first
+        io.write_json(link, {"a": value})
+        assert link.is_symlink() and io.read_json(target) == {"a": value}
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["elsewhere", "link.json", "t.json"]
+
+
+def test_what_is_no_regular_file_is_written_into(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    got = []
+    read.start()
+    io.write_json(pipe, {"a": 1})
+    read.join(10)
+    assert json.loads(got[0]) == {"a": 1} and stat.S_ISFIFO(pipe.stat().st_mode)
+    null = tmp_path / "null"
+    null.symlink_to("/dev/null")
+    io.write_json(null, {"a": 1})
+    assert null.is_symlink() and stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    with pytest.raises(FileError, match="a folder, where a file is to be written"):
+        io.write_json(tmp_path, {})
+
+
+def test_a_named_pipe_is_not_read(tmp_path):
+    """Reading would wait for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    for read in (io.read_json, io.read_table, io.raise_if_failed):
+        with pytest.raises(FileError, match="pipe: not a regular file"):
+            read(tmp_path / "pipe")
+    with pytest.raises(CubeError, match="pipe: no such file"):
+        read_arrays(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[" * 100_000, "JSON that is nested too deeply"),
+        (b"{broken", "not readable JSON"),
+        (b"\xff\xfe\x00", "not readable JSON"),
+        (b'{\n "otrain_failed": {}}', "the mark of a failed image, and damaged"),
+        (b'{\n "otrain_failed"' + b"[" * 100_000, "the mark of a failed image, and damaged"),
+    ],
+)
+def test_records_that_cannot_be_read(tmp_path, content, message):
+    (tmp_path / "r.json").write_bytes(content)
+    with pytest.raises(FileError, match=rf"r\.json: {message}"):
+        io.read_json(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00\x01,\n", b'a,b\n"1,2\n3'])
+def test_tables_that_cannot_be_read(tmp_path, content):
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(FileError, match=r"t\.csv: not a readable table"):
+        io.read_table(tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(FileError, match=r"t\.csv: not a readable table .*c"):
+        io.read_table(tmp_path / "t.csv", columns=["c"])
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    name = os.fsdecode(b"night\xff.json")
+    assert io.shown(name) == "night\\xff.json"
+    io.write_json(tmp_path / name, {"path": name})
+    assert io.read_json(tmp_path / name) == {"path": name}

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import pickle
 import zipfile
 
@@ -18,7 +19,7 @@ from otrain_core.classify import new_candidates
 from otrain_core.cubes import cutout_files
 from otrain_core.cubes.cube import read_cube
 from otrain_core.errors import ConfigError, CubeError, ImageError, OtrainError
-from otrain_core.images.frames import read_fits
+from otrain_core.images.hdus import read_fits
 
 
 def _member(shape, data=b"", dtype="<f4"):
@@ -144,6 +145,7 @@ def test_hostile_tables_of_candidates(tmp_path):
 
 def test_a_text_on_a_terminal_is_plain():
     assert safe.plain("a\x1b[2J\nb") == "a?[2J?b" and safe.plain("TCA é") == "TCA é"
+    assert safe.plain(os.fsdecode(b"night\xff.fits")) == "night?.fits"
 
 
 def test_compressed_images_that_promise_too_much(tmp_path):
@@ -175,3 +177,35 @@ def test_compressed_images_that_promise_too_much(tmp_path):
 )
 def test_names_never_lead_elsewhere(text, name):
     assert safe.safe_name(text) == name
+
+
+def test_a_header_without_end_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
+    path = tmp_path / "image.fits"
+    monkeypatch.setattr(safe, "MAX_CARDS", 360)
+    for n, refused in ((300, False), (1000, True)):
+        header = fits.PrimaryHDU(np.zeros((4, 4), np.float32)).header.tostring(sep="", endcard=False, padding=False)
+        cards = header + ("HISTORY " + "x" * 72) * n + "END" + " " * 77
+        content = (cards + " " * (-len(cards) % 2880)).encode() + bytes(2880)
+        for fold in (bytes, gzip.compress):
+            path.write_bytes(fold(content))
+            if refused:
+                with pytest.raises(ImageError, match="a header of more than 360 cards is refused"):
+                    read_fits(path, image="a")
+            else:
+                assert read_fits(path, image="a")[0].shape == (4, 4)
+
+
+def test_damaged_archives_of_any_kind_are_refused_in_a_sentence(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", cube=np.random.default_rng(1).normal(size=(20, 9, 9)), labels=np.arange(20))
+    content = (tmp_path / "a.npz").read_bytes()
+    rng, refused = np.random.default_rng(2), 0
+    for _ in range(200):
+        damaged = bytearray(content)
+        for place in rng.integers(0, len(content), 8):
+            damaged[place] = int(rng.integers(0, 256))
+        (tmp_path / "b.npz").write_bytes(damaged)
+        try:
+            read_stack(tmp_path / "b.npz")
+        except CubeError as error:
+            refused += str(error).startswith(str(tmp_path / "b.npz"))
+    assert refused > 190

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(workflow.basedir).parent))
 os.environ |= {"PYTHONPATH": os.pathsep.join([sys.path[0], *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 from otrain_core.errors import OtrainError
-from otrain_core.io import split_extension
+from otrain_core.extensions import file_of
 from otrain_core.jobs.digest import code_digest
 from otrain_core.jobs.job import KEEP_GOING
 from otrain_core.plan.sections import NAME_PATTERN
@@ -56,9 +56,12 @@ def detector(wildcards):
 
 
 def if_exists(path):
-    """An input only where it exists: the job itself tells of a missing file, image by image."""
-    path = path and str(split_extension(path)[0])
-    return path if path and (path.startswith("results/") or Path(path).exists()) else []
+    """An input only where it exists: the job itself tells of a missing file, image by image.
+
+    The path may name an extension, which is no part of the file's name.
+    """
+    file = str(file_of(path)) if path else ""
+    return file if file and (file.startswith("results/") or Path(file).exists()) else []
 
 
 NETWORK_CACHE = "results/cache"  # answers of network services; kept when results of a run are made anew

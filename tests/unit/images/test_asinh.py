@@ -6,7 +6,7 @@ from astropy.io import fits
 
 from otrain_core.errors import ImageError
 from otrain_core.images.asinh import linear_pixels
-from otrain_core.images.frames import read_fits
+from otrain_core.images.hdus import read_fits
 
 
 def packed(flux, *, softening=40.0, offset=3.0):

@@ -4,7 +4,8 @@ from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from otrain_core.images.wcs import pixel_to_sky, sky_to_pixel
+from otrain_core.errors import ImageError
+from otrain_core.images.wcs import celestial_wcs, image_wcs, pixel_to_sky, shift_wcs, sky_to_pixel, wcs_scale
 
 SCALE = 1.2 / 3600
 
@@ -83,3 +84,163 @@ def test_shapes_are_kept():
     assert sky_to_pixel(WCS(header()), ra, dec)[0].shape == (2, 3)
     assert [len(value) for value in sky_to_pixel(WCS(header()), [], [])] == [0, 0]
     assert [len(value) for value in pixel_to_sky(WCS(header()), [], [])] == [0, 0]
+
+
+NO_CD = dict.fromkeys(("CD1_1", "CD1_2", "CD2_1", "CD2_2"))
+PC = {"PC1_1": 1.0, "PC1_2": 0.0, "PC2_1": 0.0, "PC2_2": 1.0, "CDELT1": -SCALE, "CDELT2": SCALE}
+TURNED = {"CD1_1": -SCALE * np.cos(0.3), "CD1_2": SCALE * np.sin(0.3), "CD2_1": SCALE * np.sin(0.3)}
+TURNED |= {"CD2_2": SCALE * np.cos(0.3)}
+
+
+def door(shape=(640, 640), **cards):
+    return celestial_wcs(header(**cards), image="a", shape=shape)
+
+
+@pytest.mark.parametrize(
+    "cards",
+    [
+        SWAPPED,
+        {"CRVAL1": "150.0", "CRVAL2": "20.0"},
+        {"CRVAL1": "150,0", "CRVAL2": " 20,0 "},
+        {"CRVAL1": "10:00:00", "CRVAL2": "+20:00:00.0"},
+        {"CRPIX1": "320.5", "CD1_1": f"{-SCALE}"},
+        {"PC1_1": 1.0, "PC2_2": 1.0},
+        {"PC1_1": 1.0, "PC2_2": 1.0, "CDELT1": 1.0, "CDELT2": 1.0},
+        {"CDELT1": 7.0, "CDELT2": 7.0},
+        {"CROTA2": 30.0},
+        NO_CD | PC,
+        NO_CD | PC | {"CROTA2": 45.0},
+        NO_CD | {"CDELT1": -SCALE, "CDELT2": SCALE},
+        {"A_ORDER": 2, "B_ORDER": 2, "A_2_0": 3e-5, "B_0_2": 3e-5},  # left over: CTYPE is plain TAN
+        SIP | {"A_2_0": 0.0, "B_0_2": 0.0},
+        {"CTYPE1": "ra---tan", "CTYPE2": "dec--tan"},
+        {"EQUINOX": "J2000.0", "RADESYS": "ICRS"},
+    ],
+)
+def test_what_is_legal_or_plain_to_a_reader_is_read(cards):
+    wcs = door(**cards)
+    assert wcs.wcs.lng == 0  # also for those who take longitude and latitude in this order
+    np.testing.assert_allclose(pixel_to_sky(wcs, X, Y), pixel_to_sky(WCS(header()), X, Y), atol=1e-9)
+    np.testing.assert_allclose(wcs.all_pix2world(X, Y, 0), pixel_to_sky(WCS(header()), X, Y), atol=1e-9)
+    assert wcs_scale(wcs) == pytest.approx(1.2, rel=1e-6)
+
+
+@pytest.mark.parametrize("rotation", ["cd", "pc", "crota"])
+def test_axes_are_swapped_with_any_description_of_the_rotation(rotation):
+    straight = WCS(header(**TURNED))
+    rows = {"CD1_1": TURNED["CD2_1"], "CD1_2": TURNED["CD2_2"], "CD2_1": TURNED["CD1_1"], "CD2_2": TURNED["CD1_2"]}
+    cards = SWAPPED | rows
+    if rotation == "pc":
+        cards |= {f"PC{i}_{j}": cards[f"CD{i}_{j}"] / SCALE for i in (1, 2) for j in (1, 2)} | NO_CD
+        cards |= {"CDELT1": SCALE, "CDELT2": SCALE}
+    elif rotation == "crota":  # [[d1 cos, -d2 sin], [d1 sin, d2 cos]] with the rows of a mirrored image
+        cards |= NO_CD | {"CDELT1": SCALE, "CDELT2": SCALE, "CROTA2": -60.0}
+        straight = WCS(header(**{k: v for k, v in zip(rows, _crota(-60.0), strict=True)}))
+    np.testing.assert_allclose(pixel_to_sky(door(**cards), X, Y), pixel_to_sky(straight, X, Y), atol=1e-9)
+
+
+def _crota(angle):
+    """CD1_1, CD1_2, CD2_1, CD2_2 of an image with latitude first and CDELT = SCALE, longitude first."""
+    cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    return SCALE * sin, SCALE * cos, SCALE * cos, -SCALE * sin
+
+
+@pytest.mark.parametrize(
+    "cards",
+    [
+        {"CTYPE1": "GLON-TAN", "CTYPE2": "GLAT-TAN"},
+        {"CTYPE1": "GLON-TAN-SIP", "CTYPE2": "GLAT-TAN-SIP", "A_ORDER": 2, "B_ORDER": 2, "A_2_0": 3e-5},
+        {"CTYPE1": "GLON-SIN", "CTYPE2": "GLAT-SIN"},
+        {"RADESYS": "FK4", "EQUINOX": 1950.0},
+        {"RADESYS": "FK5", "EQUINOX": 1975.0},
+        {"EQUINOX": "B1950"},
+        SWAPPED | {"CTYPE1": "GLAT-TAN", "CTYPE2": "GLON-TAN"},
+    ],
+)
+def test_other_frames_become_icrs(cards):
+    plain = cards | ({"EQUINOX": 1950.0} if "EQUINOX" in cards and isinstance(cards["EQUINOX"], str) else {})
+    truth = pixel_to_sky(WCS(header(**plain)), X, Y)
+    wcs = door(**cards)
+    assert separation(wcs.all_pix2world(X, Y, 0), truth).max() < 0.01
+    assert list(wcs.wcs.ctype)[0].startswith("RA---")
+
+
+@pytest.mark.parametrize("ctype", ["TAN", "TPV"])
+def test_distortions_of_scamp_are_read(ctype):
+    terms = {f"PV{i}_{j}": v for i in (1, 2) for j, v in ((0, 0.0), (1, 1.0), (2, 0.0), (7, 0.2), (9, 0.2))}
+    wcs = door(CTYPE1=f"RA---{ctype}", CTYPE2=f"DEC--{ctype}", **terms)
+    ra, dec = pixel_to_sky(wcs, 0, 0)
+    assert separation((ra, dec), pixel_to_sky(WCS(header()), 0, 0)) / 1.2 == pytest.approx(2.1, abs=0.3)
+    np.testing.assert_allclose(sky_to_pixel(wcs, ra, dec), [0, 0], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("cards", "key", "message"),
+    [
+        (NO_CD, "WCS", "neither CD nor PC nor CDELT"),
+        (NO_CD | {"CDELT1": 0.0, "CDELT2": 0.0}, "WCS", "singular"),
+        ({"CD1_1": 0.0}, "WCS", "singular"),
+        (PC | {"CDELT1": -4 * SCALE, "CDELT2": 4 * SCALE}, "CD1_1", "contradict each other"),
+        ({"CRVAL1": "here"}, "CRVAL1", "the WCS needs a number, found 'here'"),
+        ({"CRVAL1": "150.000,5"}, "CRVAL1", "the WCS needs a number"),
+        ({"CTYPE2": "RA---TAN"}, "CTYPE1", "no pair of axes"),
+        ({"CTYPE1": None}, "CTYPE1", "no pair of axes"),
+        ({"CTYPE2": "DEC--SIN"}, "CTYPE1", "no pair of axes"),
+        ({"CTYPE1": "RA---XYZ", "CTYPE2": "DEC--XYZ"}, "CTYPE1|WCS", "no projection|not readable"),
+        ({"CTYPE1": "GLON-CAR", "CTYPE2": "GLAT-CAR"}, "CTYPE1", "give a WCS in RA and Dec"),
+        ({"CTYPE1": "ELON-TAN", "CTYPE2": "ELAT-TAN"}, "CTYPE1", "give a WCS in RA and Dec"),
+        ({"RADESYS": "NEWSYS"}, "RADESYS", "no known frame"),
+        ({"CUNIT1": "arcsec", "CUNIT2": "arcsec"}, "WCS", "a pixel scale of 0.000333 arcsec/px"),
+        ({"CD1_1": 1e9, "CD2_2": 1e9}, "WCS", "a pixel scale of 3.6e[+]12 arcsec/px"),
+        ({"CPDIS1": "LOOKUP"}, "CPDIS1", "a distortion in tables"),
+        (SIP | {"A_ORDER": 10**9, "B_ORDER": 10**9}, "A_ORDER", "an order of 0 to 9 is needed"),
+        (SIP | {"A_2_0": 3e-2, "B_0_2": 3e-2}, "WCS", "its distortion moves a corner"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(cards, key, message):
+    with pytest.raises(ImageError, match=f"image a: ({key}): .*({message})"):
+        door(**cards)
+
+
+@pytest.mark.parametrize(
+    "cards",
+    [
+        {"CTYPE1": "RA", "CTYPE2": "DEC"},
+        {"CTYPE1": "", "CTYPE2": ""},
+        {"CRVAL1": None},
+        {"CTYPE1": "PIXEL", "CTYPE2": "PIXEL"},
+    ],
+)
+def test_no_wcs_is_no_error(cards):
+    assert celestial_wcs(header(**cards), image="a") is None
+
+
+def test_a_missing_order_of_one_axis_is_none():
+    wcs = door(**{key: value for key, value in SIP.items() if not key.startswith("B_")})
+    assert wcs.has_distortion and separation(pixel_to_sky(wcs, 319.5, 0), pixel_to_sky(WCS(header()), 319.5, 0)) < 1e-6
+
+
+def test_the_header_is_left_alone():
+    cards = header(**SWAPPED, CRVAL3="1,5")
+    before = cards.tostring()
+    celestial_wcs(cards, image="a", shape=(640, 640))
+    assert cards.tostring() == before
+
+
+def test_a_cut_frame_has_its_reference_pixel_moved(tmp_path):
+    cards = header(CRPIX1="352,5")
+    shift_wcs(cards, 32, 0)
+    np.testing.assert_allclose(pixel_to_sky(door(**dict(cards)), X, Y), pixel_to_sky(WCS(header()), X, Y), atol=1e-9)
+    whole = header(CRPIX1=352.5)
+    (tmp_path / "a.wcs").write_text(whole.tostring())
+    cut = fits.Header({"OTTRIMX": 32, "OTTRIMY": 0})
+    wcs = image_wcs(cut, tmp_path / "a.wcs", image="a")
+    np.testing.assert_allclose(pixel_to_sky(wcs, X, Y), pixel_to_sky(WCS(header()), X, Y), atol=1e-9)
+
+
+def test_header_files_that_cannot_be_used(tmp_path):
+    with pytest.raises(ImageError, match="no such file"):
+        image_wcs(fits.Header(), tmp_path / "none.wcs", image="a")
+    (tmp_path / "b.wcs").write_bytes(b"\xff\xfe" * 40)
+    with pytest.raises(ImageError, match="not a FITS header|holds no celestial WCS"):
+        image_wcs(fits.Header(), tmp_path / "b.wcs", image="a")

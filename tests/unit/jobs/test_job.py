@@ -7,7 +7,7 @@ import pytest
 
 from otrain_core import io
 from otrain_core.errors import ClusterError, CubeError, ImageError, MissingProgramError, UpstreamFailed
-from otrain_core.images.frames import read_fits
+from otrain_core.images.hdus import read_fits
 from otrain_core.jobs import job
 
 

@@ -7,7 +7,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from otrain_core.errors import ImageError
-from otrain_core.images.frames import image_wcs
+from otrain_core.images.wcs import image_wcs
 from otrain_core.io import read_json, write_json
 from otrain_core.plan.pipelines import PsfOptions
 from otrain_core.stars.astrometry import check_wcs, refine_wcs

@@ -1,0 +1,92 @@
+"""Pixels that hold no measurement although they have a value: fill values, and frames of raw colours."""
+
+from __future__ import annotations
+
+import numpy as np
+from astropy.io import fits
+from scipy import ndimage
+
+from otrain_core.errors import ImageError
+from otrain_core.widths import mad_sigma
+
+RUN = 24  # pixels of one exact value in a row along the border that noise does not give
+SOLID = 0.97  # least share of such an area without its holes
+REACH = 2  # pixels about it that a resampling mixed with the fill value
+COLOUR_CARDS = ("BAYERPAT", "CFAPAT", "BAYER", "CFA-PAT")
+
+
+def fill_values(data: np.ndarray, *, fill: float | None = None, saturation: float | None = None) -> np.ndarray:
+    """Pixels that another program filled where it had no data, as SWarp, Siril and many mosaics do with 0.
+
+    These are areas of one exact value that touch the border of the image along at least 24 px, with the two pixels
+    about them, which a resampling mixed with the value.
+
+    Parameters
+    ----------
+    data : numpy.ndarray
+        (height, width); NaN where missing.
+    fill : float, optional
+        A value that is a fill value wherever it stands.
+    saturation : float, optional
+        In the unit of the pixels: what is above nine tenths of it is light, or without it the largest value but 0.
+
+    Returns
+    -------
+    numpy.ndarray
+        bool (height, width).
+    """
+    filled = np.zeros(data.shape, bool)
+    if fill is not None:
+        filled |= data == np.float32(fill)
+    if min(data.shape) < RUN or not np.isfinite(data).any():
+        return filled
+    highest = 0.9 * saturation if saturation is not None else float(np.nanmax(data))
+    for value in _border_values(data):
+        if value >= highest and value != 0:
+            continue
+        groups, n_groups = ndimage.label(data == value, np.ones((3, 3)))
+        lines = (groups[0], groups[-1], groups[:, 0], groups[:, -1])
+        on_border = np.bincount(np.concatenate(lines), minlength=n_groups + 1) >= RUN
+        on_border[0] = False
+        area = on_border[groups]
+        whole = ndimage.binary_erosion(
+            np.pad(ndimage.binary_dilation(area, np.ones((3, 3))), 1, mode="edge"), np.ones((3, 3)), border_value=1
+        )[1:-1, 1:-1]
+        if area.any() and not area.all() and area.sum() >= SOLID * whole.sum():
+            filled |= ndimage.binary_dilation(area, np.ones((3, 3)), iterations=REACH)
+    return filled
+
+
+def _border_values(data: np.ndarray) -> list[float]:
+    """Values of which the border has a run of at least `RUN` pixels."""
+    values: set[float] = set()
+    for line in (data[0], data[-1], data[:, 0], data[:, -1]):
+        starts = np.flatnonzero(np.concatenate([[True], line[1:] != line[:-1]]))
+        lengths = np.diff(np.append(starts, len(line)))
+        values.update(float(value) for value in line[starts[lengths >= RUN]] if np.isfinite(value))
+    return sorted(values)
+
+
+def check_mosaic(data: np.ndarray, header: fits.Header, *, image: str) -> None:
+    """Refuse a raw frame of a colour camera: its header names the pattern, and the four kinds of pixels have levels of their own.
+
+    Raises
+    ------
+    ImageError
+        Names the pattern and what to do.
+    """
+    key = next((key for key in COLOUR_CARDS if str(header.get(key, "") or "").strip()), None)
+    if key is None or min(data.shape) < 16:
+        return
+    phases = [data[y::2, x::2] for y in (0, 1) for x in (0, 1)]
+    levels = [float(np.nanmedian(phase)) for phase in phases]
+    steps = phases[0][:, 1:] - phases[0][:, :-1]
+    steps = steps[np.isfinite(steps)]
+    noise = mad_sigma(steps, 0.0) / np.sqrt(2) if steps.size else 0.0
+    if max(levels) - min(levels) > 0.5 * noise:
+        raise ImageError(
+            image,
+            key,
+            f"a raw frame of a colour camera ({str(header[key]).strip()}), whose pixels see different colours: extract "
+            "one colour (green) or debayer it first",
+        )

@@ -1,0 +1,230 @@
+"""Pixels of a FITS file: which extension, which part of the frame, and what is no measurement."""
+
+from __future__ import annotations
+
+import re
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+
+from otrain_core.errors import ImageError, OtrainError, first_line
+from otrain_core.extensions import extension_name, images_of, is_companion, split_extension, without_previews
+from otrain_core.images.asinh import linear_pixels
+from otrain_core.images.keywords import parse_number
+from otrain_core.images.wcs import WCS_CARDS, shift_wcs
+from otrain_core.io import raise_if_failed
+from otrain_core.safe import MAX_CARDS, check_cards, check_compressed
+from otrain_core.widths import mad_sigma
+
+IMAGES = ("SCI", "DIFF")  # names that an image has where others may be in the file
+BAD_PIXELS = ("BPM", "BADPIX")  # not 0 where a pixel cannot be used
+
+
+def read_fits(path: str | Path, *, image: str, extension: str | int | None = None) -> tuple[np.ndarray, fits.Header]:
+    """The two-dimensional image of a FITS file (plain, gzip, bzip2, xz or fpack), without its overscan.
+
+    Parameters
+    ----------
+    path : path-like
+        May name the extension, as ``night.fits[SCI]``.
+    image : str
+        Name for errors.
+    extension : str or int, optional
+        Name, ``NAME,VERSION`` or number (0: the primary) of the HDU, for files with several images; what the path
+        names counts before it. Without, it is the only image of the file that is no mask, error, weight or preview,
+        or the one named SCI.
+
+    Returns
+    -------
+    data : numpy.ndarray
+        float32 (height, width), native byte order; NaN where a pixel is missing: NaN or BLANK in the file, or bad by
+        an extension BPM. The frame is cut to TRIMSEC (or DATASEC), and the level of BIASSEC is subtracted.
+    header : astropy.io.fits.Header
+        That of the HDU, with what only the primary header says but its WCS, without history and comments. Its WCS is
+        that of the cut frame; OTTRIMX and OTTRIMY are the columns and rows cut off, OTBIAS is the level subtracted.
+
+    Raises
+    ------
+    ImageError
+        No such file, not FITS, truncated, no image in it or several, one that is larger than the file can hold, or
+        sections that are not in the frame.
+    """
+    path, named = split_extension(path)
+    if not path.is_file():
+        raise ImageError(image, "path", f"{path}: no such file")
+    raise_if_failed(path)
+    check_compressed(path, image=image)
+    check_cards(path, image=image)
+    try:
+        with fits.open(path, memmap=False, ignore_missing_simple=False, do_not_scale_image_data=True) as hdus:
+            hdu, alone = _choose(hdus, named, extension, path, image)
+            header = _header(hdu, hdus[0], alone, path, image)
+            data = linear_pixels(_values(hdu, path, image), header, image=image)
+            bad = _bad_pixels(hdus, hdu, data.shape, path, image)
+    except OtrainError:
+        raise
+    except Exception as error:  # of many kinds: what a library raises for damaged pixels or cards is not documented
+        raise ImageError(
+            image, "path", f"{path}: not a readable FITS image, or truncated ({first_line(error)})"
+        ) from None
+    if bad is not None:
+        data[bad] = np.nan
+    data = _cut(data, header, image)
+    return np.ascontiguousarray(data, dtype=np.float32), header
+
+
+def _choose(
+    hdus: fits.HDUList, named: str | None, extension: str | int | None, path: Path, image: str
+) -> tuple[Any, bool]:
+    """The HDU with the image, and whether it is the only image of the file."""
+    found = images_of(hdus, path, image=image)
+    if not found:
+        raise ImageError(image, "path", f"{path}: no two-dimensional image in this FITS file")
+    names = {index: extension_name(hdu, index) for index, hdu in found.items()}
+    pictures = {index: hdu for index, hdu in found.items() if not is_companion(names[index])} or found
+    wanted = str(named if named is not None else extension).upper()
+    for index, hdu in found.items():
+        if wanted in (names[index].upper(), str(index), f"{names[index].upper()},1"):
+            return hdu, len(pictures) == 1
+    if named is not None or (extension is not None and len(pictures) > 1):
+        raise ImageError(
+            image, "extension", f"{path}: no image extension {wanted!r}; there are {', '.join(names.values())}"
+        )
+    preferred = {index: hdu for index, hdu in pictures.items() if names[index].split(",")[0].upper() in IMAGES}
+    chosen = without_previews(preferred or pictures)
+    if len(chosen) > 1:
+        listed = ", ".join(names[index] for index in chosen)
+        first = names[next(iter(chosen))]
+        raise ImageError(
+            image,
+            "extension",
+            f"{path}: {len(chosen)} images ({listed}): name one in the sheet, as {path.name}[{first}], "
+            f"or take each as an image of its own by {path.name}[*]",
+        )
+    return next(iter(chosen.values())), len(preferred or pictures) == 1
+
+
+def _header(hdu: Any, primary: Any, alone: bool, path: Path, image: str) -> fits.Header:
+    """Header of an HDU with what holds for the whole file; a WCS of the primary counts where it can be that of the image."""
+    if max(len(hdu.header), len(primary.header)) > MAX_CARDS:
+        raise ImageError(image, "path", f"{path}: a header of more than {MAX_CARDS:,} cards is refused")
+    header = fits.Header([copy(card) for card in hdu.header.cards if card.keyword not in ("HISTORY", "COMMENT", "")])
+    if hdu is primary:
+        return header
+    own = any(key in header for key in ("CTYPE1", "CRVAL1", "CD1_1", "CDELT1"))
+    shared = primary.header.copy(strip=True)
+    for card in shared.cards:
+        key = card.keyword
+        if key in ("HISTORY", "COMMENT", "") or key in header:
+            continue
+        if WCS_CARDS.fullmatch(key) and (own or not alone):
+            continue
+        header.append(card, end=True)
+    return header
+
+
+def _values(hdu: Any, path: Path, image: str) -> np.ndarray:
+    """Pixels of an HDU (height, width), scaled, float32 (float64 for wide integers); NaN for BLANK."""
+    raw: Any = hdu.data
+    if raw is None:
+        raise ImageError(image, "path", f"{path}: truncated: the header promises data that are not there")
+    raw = np.squeeze(np.asarray(raw))
+    if raw.ndim != 2:
+        colours = " (colours?): separate them first" if raw.ndim == 3 and min(raw.shape) in (3, 4) else ""
+        raise ImageError(image, "NAXIS", f"{path}: a two-dimensional image is needed, found shape {raw.shape}{colours}")
+    scale, zero = (parse_number(hdu.header.get(key, default)) for key, default in (("BSCALE", 1), ("BZERO", 0)))
+    if scale is None or zero is None or scale == 0:
+        raise ImageError(image, "BSCALE", f"{path}: BSCALE and BZERO must be numbers and BSCALE not 0")
+    wide = raw.dtype.itemsize > 4 or raw.dtype.kind in "iu" and raw.dtype.itemsize > 2
+    data = raw.astype(np.float64 if wide or (scale, zero) != (1, 0) else np.float32)
+    if (scale, zero) != (1, 0):
+        data = data * scale + zero
+    blank = parse_number(hdu.header.get("BLANK"))
+    if raw.dtype.kind in "iu" and blank is not None:
+        data[raw == blank] = np.nan
+    if data.dtype == np.float64:
+        _check_pedestal(data, image)
+    return data.astype(np.float32)
+
+
+def _check_pedestal(data: np.ndarray, image: str) -> None:
+    """Refuse pixels whose steps as float32 are not small against their noise."""
+    sample = data.ravel()[:: max(1, data.size // 100_000)]
+    sample = sample[np.isfinite(sample)]
+    if sample.size < 100:
+        return
+    level = float(np.median(sample))
+    step, noise = float(np.spacing(np.float32(abs(level)))), float(mad_sigma(np.diff(sample))) / np.sqrt(2)
+    if 0 < noise < 4 * step:
+        raise ImageError(
+            image, "data", f"a level of {level:.3g} with a noise of {noise:.3g}: subtract the level first (float32)"
+        )
+
+
+def _bad_pixels(hdus: fits.HDUList, chosen: Any, shape: tuple[int, ...], path: Path, image: str) -> np.ndarray | None:
+    """Where the bad-pixel extension of an image is not 0, or None where it has none."""
+    version = chosen.header.get("EXTVER", 1)
+    found = [
+        hdu
+        for hdu in hdus
+        if hdu is not chosen
+        and getattr(hdu, "is_image", False)
+        and str(hdu.header.get("EXTNAME", "")).strip().upper() in BAD_PIXELS
+        and hdu.header.get("NAXIS", 0) == 2
+    ]
+    same = [hdu for hdu in found if hdu.header.get("EXTVER", 1) == version]
+    if len(found) == 1 and not same:
+        same = found
+    if not same:
+        return None
+    values = np.asarray(same[0].data)
+    if values.shape != shape:
+        raise ImageError(
+            image, "BPM", f"{path}: the bad-pixel mask has shape {values.shape}, and the image {tuple(shape)}"
+        )
+    return values != 0
+
+
+def _cut(data: np.ndarray, header: fits.Header, image: str) -> np.ndarray:
+    """The frame without overscan and prescan, and without their level; the header follows."""
+    key = next((key for key in ("TRIMSEC", "DATASEC") if str(header.get(key, "") or "").strip()), None)
+    if key is None:
+        return data
+    x0, x1, y0, y1 = _section(header[key], key, image)
+    height, width = data.shape
+    # A frame that is smaller than its sections, or of the size of one, was cut before, and the cards stayed.
+    if (x1 - x0, y1 - y0) != (width, height) and x1 <= width and y1 <= height:
+        level = _overscan(data, header, image)
+        data = data[y0:y1, x0:x1] - np.float32(level)
+        shift_wcs(header, x0, y0)
+        header["NAXIS1"], header["NAXIS2"] = x1 - x0, y1 - y0
+        header["OTTRIMX"], header["OTTRIMY"] = (x0, "columns cut off"), (y0, "rows cut off")
+        header["OTBIAS"] = (level, "level of the overscan, subtracted")
+    for key in ("TRIMSEC", "DATASEC", "BIASSEC"):
+        header.remove(key, ignore_missing=True)
+    return data
+
+
+def _overscan(data: np.ndarray, header: fits.Header, image: str) -> float:
+    """Median of the overscan, 0 where the header names none that is in the frame."""
+    if not str(header.get("BIASSEC", "") or "").strip():
+        return 0.0
+    x0, x1, y0, y1 = _section(header["BIASSEC"], "BIASSEC", image)
+    values = data[y0:y1, x0:x1]
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if values.size else 0.0
+
+
+def _section(value: Any, key: str, image: str) -> tuple[int, int, int, int]:
+    """``[x1:x2,y1:y2]`` of IRAF, from 1 with both ends, as x0, x1, y0, y1 from 0 without the end."""
+    match = re.fullmatch(r"\s*\[\s*(\d+)\s*:\s*(\d+)\s*,\s*(\d+)\s*:\s*(\d+)\s*\]\s*", str(value))
+    if match is None:
+        raise ImageError(image, key, f"a section [x1:x2,y1:y2] is needed, found {value!r}")
+    x1, x2, y1, y2 = (int(text) for text in match.groups())
+    x1, x2, y1, y2 = min(x1, x2), max(x1, x2), min(y1, y2), max(y1, y2)
+    if x1 < 1 or y1 < 1:
+        raise ImageError(image, key, f"a section [x1:x2,y1:y2] from 1 is needed, found {value!r}")
+    return x1 - 1, x2, y1 - 1, y2
