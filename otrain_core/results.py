@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -53,6 +53,18 @@ def results_root(folder: str | Path) -> Path:
 def trained_folders(root: str | Path) -> list[Path]:
     """Folders under the results that hold a finished training, sorted."""
     return sorted(path.parent for depth in ("", "/paper") for path in Path(root).glob(f"*/*/*/seed*{depth}/train.json"))
+
+
+def image_folder(cube: str | Path, image: str) -> Path:
+    """Folder of the steps of one image; `cube` is the folder of its cube."""
+    return Path(cube, "images", image)
+
+
+def job_folder(
+    root: str | Path, kind: Literal["failures", "benchmarks"], telescope: str, pipeline: str, image: str
+) -> Path:
+    """Folder of the failures or benchmarks of the steps of one image; the pipeline is sky for what all share."""
+    return Path(root, kind, telescope, pipeline, image)
 
 
 def store_path(root: str | Path) -> Path:

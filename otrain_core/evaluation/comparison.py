@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.results import STEPS, read_record
+from otrain_core.results import STEPS, image_folder, read_record
 
 PIPELINE_COLUMNS = (
     "telescope",
@@ -122,7 +122,7 @@ def count_artefacts(quality: pd.DataFrame, folders: Mapping[str, str | Path]) ->
         images = mine.loc[mine["status"] == "ok", "image"]
         counts: dict[str, int] = {}
         for image in images:
-            record = read_record(Path(folder) / "images" / image / "crossmatch.json")
+            record = read_record(image_folder(folder, image) / "crossmatch.json")
             for kind, n in (record.get("artefacts") or {}).items():
                 counts[kind or "unknown"] = counts.get(kind or "unknown", 0) + int(n)
         total = sum(counts.values())

@@ -21,6 +21,8 @@ from otrain_core.results import (
     RUN_KEYS,
     STEPS,
     TABLES,
+    image_folder,
+    job_folder,
     number,
     read_benchmark,
     read_failure,
@@ -153,14 +155,14 @@ def _quality_rows(root: Path, cubes: Iterable[str], images: Mapping[str, Sequenc
     for cube in cubes:
         telescope, pipeline = cube.split("/")
         for image in images.get(telescope, []):
-            owners = [f"{telescope}/{pipeline}/{image}", f"{telescope}/sky/{image}"]
+            owners = (pipeline, "sky")
             rows.append(
                 quality_row(
-                    Path(root, cube, "images", image),
+                    image_folder(root / cube, image),
                     telescope=telescope,
                     pipeline=pipeline,
-                    failures=[Path(root, "failures", owner) for owner in owners],
-                    benchmarks=[Path(root, "benchmarks", owner) for owner in owners],
+                    failures=[job_folder(root, "failures", telescope, owner, image) for owner in owners],
+                    benchmarks=[job_folder(root, "benchmarks", telescope, owner, image) for owner in owners],
                 )
             )
     return rows

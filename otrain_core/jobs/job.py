@@ -111,8 +111,10 @@ def _stop_or_leave_out(snakemake: Any, wildcards: dict[str, str], error: ImageEr
 
 
 def _failure_path(snakemake: Any, wildcards: dict[str, str]) -> Path:
-    parts = [wildcards.get("telescope", "-"), wildcards.get("pipeline", "sky"), wildcards["image"]]
-    return Path("results", "failures", *parts, f"{snakemake.rule}.json")
+    from otrain_core.results import job_folder
+
+    telescope, pipeline = wildcards.get("telescope", "-"), wildcards.get("pipeline", "sky")
+    return job_folder("results", "failures", telescope, pipeline, wildcards["image"]) / f"{snakemake.rule}.json"
 
 
 def _failure(error: ImageError, rule: str) -> dict[str, Any]:

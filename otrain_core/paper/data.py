@@ -24,7 +24,7 @@ from otrain_core.paper.plan import (
     shown_protocol,
     training_folder,
 )
-from otrain_core.results import number, read_record, read_scores, table_if_there
+from otrain_core.results import image_folder, number, read_record, read_scores, table_if_there
 
 N_CUTOUTS = 8  # of each class in a gallery
 SWEEP_KEYS = ("telescope", "pipeline", "experiment", "value", "seed", "n_train", "n_test")
@@ -155,7 +155,7 @@ def injected_magnitudes(root: Path, plan: Mapping[str, Any], cube: str) -> tuple
     from otrain_core.evaluation.completeness import completeness_table
 
     images = plan["images"][cube.split("/")[0]]
-    table = completeness_table([root / cube / "images" / image for image in images])
+    table = completeness_table([image_folder(root / cube, image) for image in images])
     if table.empty:
         return table, {"missing": f"no image of {cube} has been searched yet"}
     totals = {name: int(table[name].sum()) for name in ("injected", "found")}
@@ -331,7 +331,7 @@ def find_training(
 
 def images_behind(root: Path, plan: Mapping[str, Any], cube: str) -> dict[str, Any]:
     """How many images a cube is made of, and how they were subtracted."""
-    images = [root / cube / "images" / image for image in plan["images"][cube.split("/")[0]]]
+    images = [image_folder(root / cube, image) for image in plan["images"][cube.split("/")[0]]]
     methods = {read_record(folder / "subtract.json").get("method") for folder in images}
     used = number(read_record(root / cube / "cube.json"), "n_images_used")
     return {"n_images": int(used) if np.isfinite(used) else None, "subtraction": sorted(filter(None, methods))}

@@ -17,7 +17,7 @@ from otrain_core.paper.captions import caption_text, make_caption
 from otrain_core.paper.claims import read_published
 from otrain_core.paper.data import find_training
 from otrain_core.paper.plan import trainings
-from otrain_core.results import number, read_record, table_if_there
+from otrain_core.results import image_folder, number, read_record, table_if_there
 
 ARRAYS = {
     "cube": "cutouts: number, y, x, channel",
@@ -168,7 +168,7 @@ def _quality(plan: Mapping[str, Any], root: Path) -> pd.DataFrame:
         return table
     names = [(*cube.split("/"), cube, image) for cube in plan["cubes"] for image in plan["images"][cube.split("/")[0]]]
     return build_quality(
-        quality_row(root / cube / "images" / image, telescope=telescope, pipeline=pipeline)
+        quality_row(image_folder(root / cube, image), telescope=telescope, pipeline=pipeline)
         for telescope, pipeline, cube, image in names
     )
 

@@ -28,7 +28,7 @@ from otrain_core.report.studies import (
     transfer_part,
 )
 from otrain_core.report.text import config_lines, page_templates, verdict, words
-from otrain_core.results import STEPS, TABLES, number, read_benchmark, read_record, run_keys
+from otrain_core.results import STEPS, TABLES, image_folder, number, read_benchmark, read_record, run_keys
 
 RATES = {  # columns of the table of all trainings: heading, percent?
     "mcc": ("MCC", False),
@@ -255,7 +255,7 @@ SPLITS = {"by image (grouped)": "split.csv", "random by cutout (paper)": "split_
 
 
 def _image_folders(folder: Path, quality: pd.DataFrame) -> list[Path]:
-    return [folder / "images" / image for image in quality.loc[quality["status"] == "ok", "image"]]
+    return [image_folder(folder, image) for image in quality.loc[quality["status"] == "ok", "image"]]
 
 
 def _split_counts(path: Path) -> list[dict[str, Any]]:

@@ -7,6 +7,8 @@ import pytest
 
 from otrain_core import io
 from otrain_core.results import (
+    image_folder,
+    job_folder,
     number,
     read_benchmark,
     read_failure,
@@ -78,3 +80,8 @@ def test_the_folder_of_a_training_and_its_keys_belong_together(tmp_path, protoco
     assert trained_folders(tmp_path) == []
     io.write_json(tmp_path / folder / "train.json", {})
     assert trained_folders(tmp_path) == [tmp_path / folder]
+
+
+def test_folders_of_an_image():
+    assert image_folder("results/t/p", "i1") == Path("results/t/p/images/i1")
+    assert job_folder("results", "failures", "t", "sky", "i1") == Path("results/failures/t/sky/i1")
