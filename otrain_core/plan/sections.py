@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +13,7 @@ from otrain_core.errors import ConfigError
 
 MAX_VALUES = 1_000_000  # of a configuration; the largest sensible one has some thousands
 MAX_DEPTH = 50
+KIND = re.compile(r"(constrained-)?(int|float|str)|(list|literal|tuple|dict)\[.*\]")
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_+.-]*"
 
 
@@ -98,8 +101,9 @@ def check_extent(values: Any, *, where: str) -> None:
 
 
 def explain_first(error: ValidationError, where: str) -> str:
+    """The first error of a section as one sentence: where, key, what is wrong and what was found."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"]) or "(section)"
+    key = _key(first["loc"]) or "(section)"
     if first["type"] == "extra_forbidden":
         return f"{where}: {key}: unknown key{near_name(key.split('.')[-1], error.title)}"
     value = first.get("input")
@@ -107,7 +111,25 @@ def explain_first(error: ValidationError, where: str) -> str:
         wrong = "a name of letters, digits and _ + . - is needed, which begins with a letter or a digit"
         return f"{where}: {key}: {wrong} (found {value!r})"
     shown = f" (found {value!r})" if not isinstance(value, dict | BaseModel) else ""
-    return f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}{shown}"
+    others = [f", or {item['ctx']['expected']}" for item in error.errors()[1:] if _alternative(item, first)]
+    return f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}{''.join(others)}{shown}"
+
+
+def _key(loc: tuple[int | str, ...]) -> str:
+    """Place of an error, less the kinds that pydantic names where a value may be of several."""
+    kept = [
+        str(part)
+        for part, after in zip(loc, (*loc[1:], None), strict=False)
+        if isinstance(part, int) or isinstance(after, str) or not KIND.fullmatch(part)
+    ]
+    return ".".join(kept)
+
+
+def _alternative(error: Mapping[str, Any], first: Mapping[str, Any]) -> bool:
+    """Whether an error only says that the value is not the word which could stand in its place."""
+    return (
+        error["type"] == "literal_error" and error["loc"] != first["loc"] and _key(error["loc"]) == _key(first["loc"])
+    )
 
 
 def near_name(key: str, title: str) -> str:

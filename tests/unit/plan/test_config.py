@@ -16,7 +16,10 @@ NAN = float("nan")
             {"pipelines": {"x": {"detect": {"treshold": 3}}}},
             "pipelines.x.detect.treshold: unknown key; did you mean 'threshold'",
         ),
-        ({"pipelines": {"x": {"detect": {"threshold": -3}}}}, "pipelines.x.detect.threshold: .*greater than 0.*-3"),
+        (
+            {"pipelines": {"x": {"detect": {"threshold": -3}}}},
+            "detect.threshold: Input should be greater than 0, or 'auto' .found -3.$",
+        ),
         ({"pipelines": {"x": {"subtract": {"method": "magic"}}}}, "subtract.method: .*'alard-lupton'.*'magic'"),
         ({"split": {"fractions": [1, 2, 3]}}, "split.fractions: three positive shares"),
         ({"run": {"cubes": ["demo"]}}, "run.cubes: 'demo' is not of the form telescope/pipeline"),

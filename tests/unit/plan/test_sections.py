@@ -1,7 +1,9 @@
 """Sections: what they refuse, how that is told, and their YAML files."""
 
+from typing import Annotated, Literal
+
 import pytest
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from otrain_core.errors import ConfigError
 from otrain_core.plan.sections import Section, explain_first, near_name, read_yaml
@@ -16,6 +18,7 @@ class Example(Section):
 
     wide: float = 1.0
     names: list[int] = []
+    word: Literal["auto"] | Annotated[float, Field(gt=0)] | None = None
 
 
 @pytest.mark.parametrize(
@@ -24,6 +27,7 @@ class Example(Section):
         ({"wide": "x"}, "here: wide: Input should be a valid number, unable to parse string as a number (found 'x')"),
         ({"wide": float("nan")}, "here: wide: Input should be a finite number (found nan)"),
         ({"names": [1, "b"]}, "here: names.1: Input should be a valid integer, unable to parse string as an integer"),
+        ({"word": -1}, "here: word: Input should be 'auto' (found -1)"),
         ({"wid": 1}, "here: wid: unknown key; did you mean 'wide'?"),
         ({"zzzzzz": 1}, "here: zzzzzz: unknown key"),
     ],
