@@ -138,8 +138,8 @@ def crossmatch_candidates(
     -------
     labelled : pandas.DataFrame
         The candidates with label (1, 0, -1), reason, injection (id, -1: none), kind (of the
-        matched source, '' for none), artefact ('': unknown, 'noise': a simulated image shows
-        nothing there) and seeing [px].
+        matched source, '' for none), artefact (of a False: what made it, by the truth of a simulated image or else by
+        the column ``cause``; '': unknown) and seeing [px].
     record : dict
         Counts, completeness against magnitude and flux scale (see `_completeness`,
         `_flux_scale`) of the injected sources; ``bright_injected`` and ``bright_recovered`` of
@@ -165,6 +165,8 @@ def crossmatch_candidates(
     table["injection"] = np.where(matched, ids[partner] if len(ids) else -1, -1).astype(int)
     table["kind"] = np.where(matched, kinds[partner] if len(kinds) else "", "").astype(object)
     table["artefact"] = ""
+    if sky_truth is None and "cause" in table:
+        table["artefact"] = table["cause"].fillna("").astype(object).where(table["label"] == 0, "")
     if sky_truth is not None:
         _name_artefacts(table, _without(sky_truth, truth[kinds == "removed"], seeing), seeing=seeing)
     table["seeing"] = float(seeing)

@@ -21,6 +21,7 @@ from otrain_core.candidates.measure import (
     window_ellipticities,
 )
 from otrain_core.candidates.search import drop_catalogued, find_sources, merge_searches, require_catalogue
+from otrain_core.candidates.surroundings import name_surroundings
 from otrain_core.errors import ImageError
 from otrain_core.images.frames import MASK_MISSING, read_planes
 from otrain_core.images.pixels import any_near
@@ -54,6 +55,7 @@ CANDIDATE_COLUMNS = {
     "fwhm": float,
     "ellipticity": float,
     "negative": float,
+    "cause": str,
     "flags": int,
     "edge": bool,
     "time": str,
@@ -125,6 +127,7 @@ def detect_files(
         science=planes.get("science"),
         science_psf=science_psf,
         science_seeing=record["seeing_px"],
+        reference=planes.get("reference"),
         catalogue=read_table(catalogue) if catalogue else None,
         time=record.get("time") or "",
         filter=record.get("filter") or "",
@@ -176,6 +179,7 @@ def detect_candidates(
     science: np.ndarray | None = None,
     science_psf: Any = None,
     science_seeing: float | None = None,
+    reference: np.ndarray | None = None,
     catalogue: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Find candidates and measure them.
@@ -226,6 +230,8 @@ def detect_candidates(
         takes its noise to be that of the difference and uses the same pixels.
     science_psf, science_seeing : optional
         PSF and FWHM [px] of `science` where it was convolved for the difference (default: `psf`, `seeing`).
+    reference : numpy.ndarray, optional
+        Reference without background on the same pixels, for the column ``cause``.
     catalogue : pandas.DataFrame, optional
         Columns ra and dec [deg]; should go deeper than the image.
 
@@ -234,6 +240,7 @@ def detect_candidates(
     pandas.DataFrame
         Columns `CANDIDATE_COLUMNS`, sorted by y, then x. ``snr`` is |flux| / fluxerr (the flux of a negative source
         is negative, its magnitude NaN); ``negative`` is that of `otrain_core.candidates.measure.negative_shares`;
+        ``cause`` is what made it if it is False, see `otrain_core.candidates.surroundings`;
         ``method`` is "difference", "catalogue" or "both".
 
     Raises
@@ -270,6 +277,9 @@ def detect_candidates(
     table = table.iloc[np.lexsort((table["x"], table["y"]))].reset_index(drop=True)
     x, y = table["x"].to_numpy(), table["y"].to_numpy()
     table["negative"] = negative_shares(clean.data, clean.error, clean.bad, x, y, seeing=seeing)
+    table["cause"] = name_surroundings(
+        table, data=clean.data, noise=clean.error, mask=mask, reference=reference, seeing=seeing
+    )
     table["ra"], table["dec"] = np.nan, np.nan
     if wcs is not None and len(x) > 0:
         table["ra"], table["dec"] = pixel_to_sky(wcs, x, y)
