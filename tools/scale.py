@@ -201,6 +201,7 @@ def _step(step: str, place: Path) -> None:
             cube_record=place / "cube.json",
             real_stars=place / "real_stars.npz",
             split=place / "split.csv",
+            split_record=place / "split.json",
             model=place / "model.keras",
             train_record=place / "train.json",
             scores=place / "scores.csv",

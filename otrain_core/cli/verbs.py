@@ -94,6 +94,7 @@ def train(arguments: Namespace) -> Outcome:
         cube_record=paths["cube_record"],
         real_stars=paths["real_stars"],
         split=of["split.csv"],
+        split_record=folder / "split.json",
         model=of["model.keras"],
         train_record=of["train.json"],
         scores=of["scores.csv"],

@@ -1,11 +1,13 @@
-"""Bootstrap intervals of the metrics of a classifier, drawing whole images."""
+"""Intervals of the metrics of a classifier: draws of whole images, and what the counts leave open."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from otrain_core.evaluation.metrics import ECE_BINS, MISSED, check_scores, rates, score_bin
+from otrain_core.evaluation.metrics import ECE_BINS, MISSED, check_scores, confusion, fpr_at_recall, rates, score_bin
 
+FEW_IMAGES = 5  # with fewer, a bootstrap over images is no interval
+_QUANTILES = (np.arange(400) + 0.5) / 400
 BOOTSTRAPPED = (
     "accuracy",
     "precision",
@@ -24,8 +26,11 @@ BOOTSTRAPPED = (
 
 
 def draw_images(n_images: int, *, rng: np.random.Generator, draws: int) -> np.ndarray:
-    """How often each image is in each draw, int (draws, n_images); no draws of a single image, which tell nothing."""
-    draws = draws if n_images > 1 else 0
+    """How often each image is in each draw, int (draws, n_images).
+
+    No draws of fewer than `FEW_IMAGES` images: their spread is not known well enough for an interval.
+    """
+    draws = draws if n_images >= FEW_IMAGES else 0
     return rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=draws)
 
 
@@ -37,6 +42,84 @@ def percentile_interval(sample: np.ndarray, confidence: float) -> tuple[float, f
         return np.nan, np.nan
     low, high = np.percentile(finite, [50 * (1 - confidence), 50 * (1 + confidence)])
     return float(low), float(high)
+
+
+def proportion_interval(k: int, n: int, confidence: float) -> tuple[float, float]:
+    """Exact binomial interval of a share, k of n (Clopper & Pearson 1934); (NaN, NaN) of none.
+
+    0 of 12 at a confidence of 0.95 leaves up to 0.265 open.
+    """
+    from scipy.special import betaincinv
+
+    if n < 1:
+        return np.nan, np.nan
+    tail = 0.5 * (1 - confidence)
+    low = float(betaincinv(k, n - k + 1, tail)) if k > 0 else 0.0
+    high = float(betaincinv(k + 1, n - k, 1 - tail)) if k < n else 1.0
+    return low, high
+
+
+def counts_intervals(tp: int, fp: int, fn: int, tn: int, confidence: float) -> dict[str, tuple[float, float]]:
+    """Intervals of the metrics from four counts alone, as if all cutouts were independent.
+
+    Recall, FPR, precision and accuracy have the exact interval of `proportion_interval`. F1 and MCC rise with recall
+    and fall with FPR: their lower end is a quantile over the two beta distributions whose quantiles are the lower
+    end of recall and the upper end of FPR, their upper end the reverse. They take the sizes of the classes as given.
+
+    Parameters
+    ----------
+    tp, fp, fn, tn : int
+    confidence : float
+        Between 0 and 1.
+
+    Returns
+    -------
+    dict
+        ``{metric: (low, high)}`` for accuracy, precision, recall, fpr, f1, mcc and fp_share; (NaN, NaN) where a
+        class that the metric needs is empty.
+    """
+    n_true, n_false = tp + fn, fp + tn
+    n = n_true + n_false
+    found = {
+        "accuracy": proportion_interval(tp + tn, n, confidence),
+        "precision": proportion_interval(tp, tp + fp, confidence),
+        "recall": proportion_interval(tp, n_true, confidence),
+        "fpr": proportion_interval(fp, n_false, confidence),
+        "fp_share": proportion_interval(fp, n, confidence),
+        "f1": (np.nan, np.nan),
+        "mcc": (np.nan, np.nan),
+    }
+    if n_true and n_false:
+        tail = 0.5 * (1 - confidence)
+        worst = _rates_over(_quantiles(tp, n_true, upper=False), _quantiles(fp, n_false, upper=True), n_true, n_false)
+        best = _rates_over(_quantiles(tp, n_true, upper=True), _quantiles(fp, n_false, upper=False), n_true, n_false)
+        for name in ("f1", "mcc"):
+            found[name] = float(np.quantile(worst[name], tail)), float(np.quantile(best[name], 1 - tail))
+    return found
+
+
+def _quantiles(k: int, n: int, *, upper: bool) -> np.ndarray:
+    """Quantiles of the beta distribution that has the lower (upper) ends of all exact intervals of k of n."""
+    from scipy.special import betaincinv
+
+    if upper:
+        return betaincinv(k + 1, n - k, _QUANTILES) if k < n else np.ones_like(_QUANTILES)
+    return betaincinv(k, n - k + 1, _QUANTILES) if k > 0 else np.zeros_like(_QUANTILES)
+
+
+def _rates_over(recall: np.ndarray, fpr: np.ndarray, n_true: int, n_false: int) -> dict[str, np.ndarray]:
+    """Metrics of all pairs of a recall and an FPR."""
+    tp, fp = np.meshgrid(recall * n_true, fpr * n_false)
+    return rates(tp, fp, n_true - tp, n_false - fp)
+
+
+def hull(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    """The smallest interval that holds both; the other where one is not known."""
+    if np.isnan(one).any():
+        return other
+    if np.isnan(other).any():
+        return one
+    return min(one[0], other[0]), max(one[1], other[1])
 
 
 def bootstrap_intervals(
@@ -51,12 +134,14 @@ def bootstrap_intervals(
     stated_recall: float,
     kept_false: float = 1.0,
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals from bootstrap draws of whole images, threshold fixed.
+    """Intervals of the metrics, threshold fixed.
 
     Candidates of one image share its seeing, PSF and subtraction, so the image is the
-    unit that is drawn. ECE is a sum of absolute values, which resampling can only raise:
-    its interval leans to high values. With fewer than two images, or where more than
-    half of the draws leave a metric undefined, its interval is (NaN, NaN).
+    unit that is drawn. What no image shows, no draw can: no false alarm among 12 False leaves an FPR of up to 26 %
+    open. So an interval holds that of the draws and that of the counts (`counts_intervals`), and with
+    fewer than `FEW_IMAGES` images the latter alone, which does not know the spread between images. ECE is a sum of
+    absolute values, which resampling can only raise: its interval leans to high values. AUC and ECE have no
+    interval from counts; theirs is (NaN, NaN) where the draws are too few, or leave them undefined by more than half.
 
     Parameters
     ----------
@@ -80,7 +165,7 @@ def bootstrap_intervals(
     samples: dict[str, list[np.ndarray]] = {}
     chunk = max(1, min(draws, 4_000_000 // scores.size))
     done = 0
-    while done < draws and len(names) > 1:
+    while done < draws and len(names) >= FEW_IMAGES:
         size = min(chunk, draws - done)
         weights = draw_images(len(names), rng=rng, draws=size)
         drawn = _weighted_metrics(labels, scores, image, weights, threshold, stated_recall)
@@ -88,9 +173,33 @@ def bootstrap_intervals(
         for name, values in drawn.items():
             samples.setdefault(name, []).append(values)
         done += size
-    return {
-        name: percentile_interval(np.concatenate(samples[name]) if name in samples else np.empty(0), confidence)
-        for name in BOOTSTRAPPED
+    counted = _counted(labels, scores, threshold, confidence, stated_recall)
+    alarms = int((~labels).sum()) / kept_false / len(names)
+    counted["false_alarms_per_image"] = (alarms * counted["fpr"][0], alarms * counted["fpr"][1])
+    intervals = {}
+    for name in BOOTSTRAPPED:
+        sample = np.concatenate(samples[name]) if name in samples else np.empty(0)
+        intervals[name] = hull(percentile_interval(sample, confidence), counted.get(name, (np.nan, np.nan)))
+    return intervals
+
+
+def _counted(
+    labels: np.ndarray, scores: np.ndarray, threshold: float, confidence: float, stated_recall: float
+) -> dict[str, tuple[float, float]]:
+    """Intervals from counts, at the threshold and at the thresholds of given recalls."""
+    counts = confusion(labels, scores, threshold)
+    found = counts_intervals(**counts, confidence=confidence)
+    n_false = counts["fp"] + counts["tn"]
+    for name, recall in _recalls(stated_recall).items():
+        fpr = fpr_at_recall(labels, scores, recall)
+        found[name] = proportion_interval(round(fpr * n_false), n_false, confidence) if fpr >= 0 else (np.nan, np.nan)
+    return found
+
+
+def _recalls(stated_recall: float) -> dict[str, float]:
+    """Recall at which each FPR is quoted."""
+    return {"fpr_at_stated_recall": stated_recall} | {
+        f"fpr_at_{round(100 * missed)}pct_missed": 1 - missed for missed in MISSED
     }
 
 
@@ -112,9 +221,7 @@ def _weighted_metrics(labels, scores, image, weights, threshold, stated_recall) 
     with np.errstate(invalid="ignore", divide="ignore"):
         area = np.sum(np.diff(false, axis=1) * 0.5 * (true[:, 1:] + true[:, :-1]), axis=1) / (n_true * n_false)
         values["auc"] = np.where(one_class, np.nan, area)
-        wanted = {"fpr_at_stated_recall": stated_recall}
-        wanted.update({f"fpr_at_{round(100 * missed)}pct_missed": 1 - missed for missed in MISSED})
-        for name, recall in wanted.items():
+        for name, recall in _recalls(stated_recall).items():
             first = np.argmax(true >= (recall * n_true - 1e-6)[:, None], axis=1)
             fpr = np.take_along_axis(false, first[:, None], axis=1)[:, 0] / n_false
             values[name] = np.where(one_class, np.nan, fpr)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from otrain_core.errors import CubeError
-from otrain_core.evaluation.metrics import check_scores, cross_entropy
+from otrain_core.evaluation.metrics import check_scores, cross_entropy, ece
 
 METHODS = ("platt", "temperature", "isotonic")
 _EPSILON = 1e-7  # scores nearer to 0 and 1 have no finite float32 logit
@@ -138,13 +138,14 @@ def choose_calibration(
     *,
     folds: int = 5,
     methods: tuple[str, ...] = METHODS,
-) -> tuple[Calibration, dict[str, float]]:
-    """The calibration with the lowest log loss on images that it was not fitted to.
+) -> tuple[Calibration, dict[str, Any]]:
+    """The calibration with the lowest log loss on images that it was not fitted to, or none where that is better.
 
     Images are dealt to folds by their count of candidates, largest first; every method is
     fitted to all folds but one and scored on that one. The method that wins is fitted to all.
     The margin by which a method must win over an earlier one of `methods` is one standard error of
-    the difference, over images: what is more flexible must earn it.
+    the difference, over images: what is more flexible must earn it. Where the winner makes the expected calibration
+    error larger than that of the scores as they are, on these same images, the scores stay as they are.
 
     Parameters
     ----------
@@ -158,9 +159,10 @@ def choose_calibration(
     Returns
     -------
     calibration : Calibration
-    losses : dict
-        Mean log loss out of fold [nat] of each method and of ``none``; all NaN with one
-        image only, where the first method is taken.
+    record : dict
+        log_loss: mean log loss out of fold [nat] of each method and of ``none``; ece_tune: expected calibration error
+        of ``none`` and of the method that won, out of fold; refused: that method where it makes the error larger,
+        else ''. With one image the first method is taken, log_loss is NaN, and the error is that of the fit itself.
 
     Raises
     ------
@@ -173,23 +175,35 @@ def choose_calibration(
         raise CubeError(f"{len(checked)} labels and {len(image)} images do not fit together")
     folds = min(folds, len(names))
     if folds < 2:
-        return fit_calibration(labels, scores, method=methods[0]), dict.fromkeys(("none", *methods), np.nan)
+        fitted = fit_calibration(labels, scores, method=methods[0])
+        unknown = dict.fromkeys(("none", *methods), np.nan)
+        return _unless_worse(fitted, checked, values, fitted.apply(values), unknown)
     fold = np.empty(len(names), dtype=int)
     fold[np.argsort(-np.bincount(image), kind="stable")] = np.arange(len(names)) % folds
     fold = fold[image]
-    losses = {"none": cross_entropy(checked, values)} | {method: np.empty(len(checked)) for method in methods}
+    moved = {method: np.empty(len(checked)) for method in methods}
     for number in range(folds):
         out = fold == number
         for method in methods:
-            fitted = fit_calibration(checked[~out], values[~out], method=method)
-            losses[method][out] = cross_entropy(checked[out], fitted.apply(values[out]))
+            moved[method][out] = fit_calibration(checked[~out], values[~out], method=method).apply(values[out])
+    losses = {name: cross_entropy(checked, given) for name, given in ({"none": values} | moved).items()}
     best = methods[0]
     for method in methods[1:]:
         gain = np.bincount(image, losses[best] - losses[method])
         if gain.sum() > np.sqrt(len(names)) * gain.std(ddof=1):
             best = method
     means = {name: float(loss.mean()) for name, loss in losses.items()}
-    return fit_calibration(labels, scores, method=best), means
+    return _unless_worse(fit_calibration(labels, scores, method=best), checked, values, moved[best], means)
+
+
+def _unless_worse(
+    fitted: Calibration, labels: np.ndarray, scores: np.ndarray, moved: np.ndarray, losses: dict[str, float]
+) -> tuple[Calibration, dict[str, Any]]:
+    """The calibration, or none where the probabilities `moved` are worse calibrated than the scores; and the record."""
+    errors = {"none": ece(labels, scores), fitted.method: ece(labels, moved)}
+    worse = errors[fitted.method] > errors["none"]
+    record = {"log_loss": losses, "ece_tune": errors, "refused": fitted.method if worse else ""}
+    return (Calibration() if worse else fitted), record
 
 
 def logit(scores: np.ndarray) -> np.ndarray:

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from otrain_core.evaluation.words import count, interval, num
+from otrain_core.evaluation.bootstrap import FEW_IMAGES
+from otrain_core.evaluation.gate import CUTS, not_beaten
+from otrain_core.evaluation.words import count, interval, num, several
 from otrain_core.io import read_table
 from otrain_core.results import store_path
 
@@ -48,7 +51,7 @@ def closing_table(
     lines = [line(header), "-" * _WIDTH]
     for title, rows in blocks:
         lines += [_fit(title, _WIDTH), *map(line, rows)]
-    lines += ["-" * _WIDTH, *_legend(summary), f"report  {report}", f"MLflow  {store}  (make ui)"]
+    lines += ["-" * _WIDTH, *_cautions(summary), *_legend(summary), f"report  {report}", f"MLflow  {store}  (make ui)"]
     return "\n".join(lines)
 
 
@@ -57,7 +60,8 @@ def _cubes(table: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    name, seed, protocol = str(row["experiment"]), str(row["seed"]), str(row["protocol"])
+    name, protocol = str(row["experiment"]), str(row["protocol"])
+    seed = "-" if name == CUTS else str(row["seed"])
     if row["status"] != "ok":
         return name, seed, protocol, "", "", "", str(row["status"]), ""
     counts = f"{count(row['n_true'])}/{count(row['n_false'])}"
@@ -74,14 +78,35 @@ def _cube_line(telescope: str, pipeline: str, quality: pd.DataFrame) -> str:
     candidates, n_true, n_false, left_out = (
         int(good[name].sum()) for name in ("candidates", "n_true", "n_false", "n_left_out")
     )
-    text = f"{telescope}/{pipeline}: {len(good)} images, {candidates} candidates: {n_true} True, {n_false} False"
-    text += f", {left_out} left out"
+    text = f"{telescope}/{pipeline}: {several(len(good), 'image')}, {several(candidates, 'candidate')}: {n_true} True,"
+    text += f" {n_false} False, {left_out} left out"
     failed = len(rows) - len(good)
-    return text + (f"; {failed} image{'s' if failed > 1 else ''} failed" if failed else "")
+    return _plain(text + (f"; {several(failed, 'image')} failed" if failed else ""))
+
+
+def _cautions(summary: pd.DataFrame) -> list[str]:
+    """Trainings that do not beat the fixed cuts, and cubes of which nothing tells which images show the same sky."""
+    grouped = summary[(summary["protocol"] == "grouped") & (summary["status"] == "ok")]
+    lines = []
+    for row in grouped.to_dict("records"):
+        if row["experiment"] != CUTS and not_beaten(row):
+            gain = _plain(interval(row, "gain")) + ("" if np.isfinite(row["gain_low"]) else " (no interval)")
+            where = f"{row['telescope']}/{row['pipeline']} {row['experiment']} seed {row['seed']}"
+            told = f": not above the fixed cuts for certain, by MCC {gain}"
+            lines.append("! " + _fit(where, _WIDTH - 2 - len(told)) + told)
+    unknown = grouped[grouped["sky_unknown"] > 0]
+    for telescope, pipeline in _cubes(unknown):
+        told = ": nothing tells which images show the same sky; the scores may flatter"
+        lines.append("! " + _fit(f"{telescope}/{pipeline}", _WIDTH - 2 - len(told)) + told)
+    return lines
 
 
 def _legend(summary: pd.DataFrame) -> list[str]:
     lines = ["images, True/False, MCC, FPR: of the scored set, with intervals over images in brackets"]
+    if (summary["interval"] == "counts").any():
+        lines.append(f"with fewer than {FEW_IMAGES} images: intervals from counts, which do not know how images differ")
+    if (summary["experiment"] == CUTS).any():
+        lines.append("fixed-cuts: the best cuts on S/N, FWHM and shape, found on train and tune")
     if (summary["protocol"] == "grouped").any():
         lines.append("grouped: scored on images the model never saw, threshold set on yet others")
     if (summary["protocol"] == "paper").any():
@@ -91,7 +116,7 @@ def _legend(summary: pd.DataFrame) -> list[str]:
 
 def _plain(text: str) -> str:
     """ASCII: a terminal need not have more."""
-    return text.replace("\u2009", "").replace("–", "-")
+    return text.replace("\u202f", "").replace("–", "-")
 
 
 def _fit(text: str, width: int) -> str:

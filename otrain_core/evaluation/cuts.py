@@ -1,7 +1,9 @@
-"""Fixed cuts on what every catalogue has, S/N and FWHM: what a classifier must beat."""
+"""Fixed cuts on S/N, FWHM and shape: what a classifier must beat."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -9,52 +11,210 @@ import pandas as pd
 
 from otrain_core.cubes.inputs import column
 from otrain_core.evaluation import metrics
+from otrain_core.evaluation.bootstrap import bootstrap_intervals, draw_images, percentile_interval
+from otrain_core.plan.config import EvaluateOptions
+
+APERTURE = 1.5  # radius in which the shape is looked at [seeing FWHM]
+UNKNOWN_SEEING = 3.0  # FWHM assumed where a cube does not know the seeing [px]
+EDGES, SHAPE_EDGES = 61, 9  # quantiles tried as limits
+BLOCK = 4096  # cutouts looked at a time
 
 
-def baseline_cut(cube: dict[str, np.ndarray], table: pd.DataFrame) -> dict[str, Any]:
-    """What the best cut on S/N and FWHM alone reaches on the test set.
+@dataclass(frozen=True)
+class Properties:
+    """What the cuts look at, one value a candidate.
 
-    The cut S/N >= snr_min and fwhm_low <= FWHM <= fwhm_high maximises MCC on train and
-    tune, over a grid of quantiles. FWHM is in units of the seeing where the cube knows
-    it, otherwise in pixels. A candidate without S/N or FWHM is refused.
+    Attributes
+    ----------
+    snr, fwhm, negative : numpy.ndarray
+        (N,) S/N; FWHM in units of `fwhm_unit`; share of the signal near the candidate that is negative (a dipole has
+        much, a point source what the noise makes). NaN where unknown.
+    fwhm_unit : {'seeing', 'px'}
+    """
+
+    snr: np.ndarray
+    fwhm: np.ndarray
+    negative: np.ndarray
+    fwhm_unit: str
+
+    @property
+    def usable(self) -> np.ndarray:
+        """Whether S/N and FWHM are known."""
+        return np.isfinite(self.snr) & np.isfinite(self.fwhm)
+
+
+@dataclass(frozen=True)
+class FixedCuts:
+    """S/N >= snr_min, fwhm_low <= FWHM < fwhm_high, negative share <= negative_max; NaN where nothing is known."""
+
+    snr_min: float = np.nan
+    fwhm_low: float = np.nan
+    fwhm_high: float = np.nan
+    negative_max: float = np.inf
+
+    def accept(self, of: Properties) -> np.ndarray:
+        """Whether each candidate is accepted; one without S/N or FWHM is refused."""
+        with np.errstate(invalid="ignore"):
+            inside = of.usable & (of.snr >= self.snr_min) & (of.fwhm >= self.fwhm_low) & (of.fwhm < self.fwhm_high)
+            return inside & ((of.negative <= self.negative_max) | np.isposinf(self.negative_max))
+
+
+def properties_of(cube: Mapping[str, np.ndarray]) -> Properties:
+    """S/N, FWHM and shape of the candidates of a cube, as far as it knows them."""
+    snr, fwhm, seeing = (column(cube, name).astype(float) for name in ("snr", "fwhms", "seeing"))
+    in_seeing = bool(np.isfinite(seeing).any())
+    return Properties(snr, fwhm / seeing if in_seeing else fwhm, negative_share(cube), "seeing" if in_seeing else "px")
+
+
+def negative_share(cube: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Negative signal of the difference over all signal, within `APERTURE` of the centre, (N,); NaN without a difference."""
+    channels = [str(name) for name in np.atleast_1d(cube.get("channels", ()))]
+    share = np.full(len(cube["labels"]), np.nan)
+    if "difference" not in channels or "cube" not in cube:
+        return share
+    pixels, k = cube["cube"], channels.index("difference")
+    seeing = column(cube, "seeing").astype(float)
+    known = seeing[np.isfinite(seeing)]
+    radius = APERTURE * (float(np.median(known)) if known.size else UNKNOWN_SEEING)
+    side = pixels.shape[1]
+    y, x = np.mgrid[:side, :side] - side // 2
+    near = np.hypot(x, y) <= max(radius, 1.5)
+    for start in range(0, len(share), BLOCK):
+        block = np.asarray(pixels[start : start + BLOCK, :, :, k], dtype=float).reshape(-1, side * side)
+        block[~np.isfinite(block)] = np.nan
+        known_rows = np.isfinite(block[:, near.ravel()]).any(axis=1)
+        background = np.full((len(block), 1), np.nan)
+        background[known_rows] = np.nanmedian(block[known_rows], axis=1, keepdims=True)
+        signal = (block - background)[:, near.ravel()]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            part = np.nansum(np.clip(-signal, 0, None), axis=1) / np.nansum(np.abs(signal), axis=1)
+        share[start : start + BLOCK] = np.where(known_rows, part, np.nan)
+    return share
+
+
+def fit_cuts(of: Properties, labels: np.ndarray, fit: np.ndarray) -> FixedCuts:
+    """The cuts of highest MCC on the candidates `fit`, over a grid of quantiles.
+
+    Parameters
+    ----------
+    of : Properties
+    labels, fit : array of bool
+        (N,) True or not; whether a candidate counts.
+    """
+    best, found = -np.inf, FixedCuts()
+    if not (fit & of.usable).any():
+        return found
+    edges_snr = np.unique(np.quantile(of.snr[fit & of.usable], np.linspace(0, 1, EDGES)))
+    edges_fwhm = np.unique(np.quantile(of.fwhm[fit & of.usable], np.linspace(0, 1, EDGES)))
+    shape = of.negative[fit & of.usable & np.isfinite(of.negative)]
+    limits = np.unique(np.quantile(shape, np.linspace(0.1, 0.9, SHAPE_EDGES))) if shape.size else np.empty(0)
+    for limit in (np.inf, *limits):  # without a cut on shape first: one that gains nothing is not made
+        with np.errstate(invalid="ignore"):
+            kept = fit & of.usable & ((of.negative <= limit) | np.isposinf(limit))
+        tp, fp = (_accepted(of, kept & (labels == value), edges_snr, edges_fwhm) for value in (True, False))
+        n_true, n_false = np.sum(fit & labels), np.sum(fit & ~labels)
+        mcc = np.where(tp + fp > 0, metrics.rates(tp, fp, n_true - tp, n_false - fp)["mcc"], -2)
+        place = np.unravel_index(np.nanargmax(mcc), mcc.shape) if np.isfinite(mcc).any() else None
+        if place is not None and mcc[place] > best + 1e-12:
+            best, high = mcc[place], np.inf
+            if place[2] + 1 < edges_fwhm.size:
+                high = edges_fwhm[place[2] + 1]
+            found = FixedCuts(float(edges_snr[place[0]]), float(edges_fwhm[place[1]]), float(high), float(limit))
+    return found
+
+
+def _accepted(of: Properties, chosen: np.ndarray, edges_snr: np.ndarray, edges_fwhm: np.ndarray) -> np.ndarray:
+    """How many candidates each (snr_min, low, high) accepts, low <= FWHM < high; the last high is infinite."""
+    cells = np.zeros((edges_snr.size, edges_fwhm.size + 1))
+    place_snr = np.searchsorted(edges_snr, of.snr[chosen], side="right") - 1
+    place_fwhm = np.searchsorted(edges_fwhm, of.fwhm[chosen], side="right")
+    inside = place_snr >= 0
+    np.add.at(cells, (place_snr[inside], place_fwhm[inside]), 1)
+    below = np.cumsum(np.cumsum(cells[::-1], axis=0)[::-1], axis=1)  # S/N >= edge, FWHM < edge
+    return below[:, None, 1:] - below[:, :-1, None]
+
+
+def evaluate_cuts(
+    cube: Mapping[str, np.ndarray],
+    table: pd.DataFrame,
+    *,
+    threshold: float,
+    rng: np.random.Generator,
+    options: EvaluateOptions,
+    kept_false: float = 1.0,
+) -> dict[str, Any]:
+    """What the best fixed cuts reach on the test set, and what a network gains over them.
+
+    The cuts maximise MCC on train and tune (on train alone where nothing is tune).
+
+    Parameters
+    ----------
+    cube : mapping
+        Arrays of the cube; S/N and FWHM where it has them.
+    table : pandas.DataFrame
+        As `otrain_core.networks.predict.score_cube` returns it.
+    threshold : float
+        Of the network.
+    rng : numpy.random.Generator
+        For draws of whole images.
+    options : EvaluateOptions
+    kept_false : float
+        As in `otrain_core.evaluation.metrics.headline`.
 
     Returns
     -------
     dict
-        The cut, the unit of FWHM, and the metrics of `otrain_core.evaluation.metrics.rates` on
-        test; metrics are NaN where the cube has no S/N and FWHM.
+        The cuts, fwhm_unit, n_images, n_true, n_false, the metrics of `otrain_core.evaluation.metrics.rates` and
+        false_alarms_per_image with _low and _high, and gain: MCC of the network less that of the cuts, with
+        gain_low and gain_high from draws of whole images, the same for both. NaN where the cube has no S/N and FWHM.
     """
-    snr, fwhm, seeing = (column(cube, name).astype(float) for name in ("snr", "fwhms", "seeing"))
-    in_seeing = bool(np.isfinite(seeing).any())
-    fwhm = fwhm / seeing if in_seeing else fwhm
-    usable = np.isfinite(snr) & np.isfinite(fwhm)
-    label = np.asarray(cube["labels"]) == 1
-    sets = np.full(len(label), "unused", dtype=object)
+    of, labels = properties_of(cube), np.asarray(cube["labels"]) == 1
+    sets = np.full(len(labels), "unused", dtype=object)
     sets[table["index"].to_numpy()] = table["set"].to_numpy()
-    fit, test = np.isin(sets, ("train", "tune")), sets == "test"
-    cut = {"snr_min": np.nan, "fwhm_low": np.nan, "fwhm_high": np.nan}
-    accepted = np.zeros(len(label), dtype=bool)
-    if (fit & usable).any():
-        edges_snr = np.unique(np.quantile(snr[fit & usable], np.linspace(0, 1, 61)))
-        edges_fwhm = np.unique(np.quantile(fwhm[fit & usable], np.linspace(0, 1, 61)))
-        grids = []
-        for value in (True, False):
-            chosen = fit & usable & (label == value)
-            cells = np.zeros((edges_snr.size, edges_fwhm.size + 1))
-            place_snr = np.searchsorted(edges_snr, snr[chosen], side="right") - 1
-            place_fwhm = np.searchsorted(edges_fwhm, fwhm[chosen], side="right")
-            np.add.at(cells, (place_snr, place_fwhm), 1)
-            below = np.cumsum(np.cumsum(cells[::-1], axis=0)[::-1], axis=1)  # S/N >= edge, FWHM < edge
-            # Accepted for each (snr_min, low, high), low <= FWHM < high; the last high is infinite.
-            grids.append(below[:, None, 1:] - below[:, :-1, None])
-        tp, fp = grids
-        n_true, n_false = np.sum(fit & label), np.sum(fit & ~label)
-        mcc = metrics.rates(tp, fp, n_true - tp, n_false - fp)["mcc"]
-        best = np.unravel_index(np.nanargmax(np.where(tp + fp > 0, mcc, -2)), mcc.shape)
-        high = edges_fwhm[best[2] + 1] if best[2] + 1 < edges_fwhm.size else np.inf
-        cut = {"snr_min": float(edges_snr[best[0]]), "fwhm_low": float(edges_fwhm[best[1]]), "fwhm_high": float(high)}
-        with np.errstate(invalid="ignore"):
-            accepted = usable & (snr >= cut["snr_min"]) & (fwhm >= cut["fwhm_low"]) & (fwhm < high)
-    counts = metrics.confusion(label[test], accepted[test].astype(float), 0.5) if test.any() else None
-    values = metrics.rates(**counts) if counts and usable.any() else dict.fromkeys(("accuracy", "mcc"), np.nan)
-    return {**cut, "fwhm_unit": "seeing" if in_seeing else "px", **values}
+    cuts = fit_cuts(of, labels, np.isin(sets, ("train", "tune")))
+    record: dict[str, Any] = {**asdict(cuts), "fwhm_unit": of.fwhm_unit}
+    test = table[table["set"] == "test"]
+    if not np.isfinite(cuts.snr_min) or test.empty:
+        return record | dict.fromkeys(("accuracy", "mcc", "gain", "gain_low", "gain_high"), np.nan)
+    accepted = cuts.accept(of)[test["index"].to_numpy()]
+    true, image = test["label"].to_numpy() == 1, test["image"].to_numpy()
+    counts = metrics.confusion(true, accepted.astype(float), 0.5)
+    n_images = test["image"].nunique()
+    record |= {"n_images": n_images, "n_true": int(true.sum()), "n_false": int((~true).sum())}
+    record |= metrics.rates(**counts)
+    record["false_alarms_per_image"] = metrics.false_alarms_per_image(counts["fp"], n_images, kept_false=kept_false)
+    intervals = bootstrap_intervals(
+        true,
+        accepted.astype(float),
+        image,
+        0.5,
+        rng=rng,
+        draws=options.bootstrap,
+        confidence=options.confidence,
+        stated_recall=options.stated_recall,
+        kept_false=kept_false,
+    )
+    for name in intervals.keys() & record.keys():
+        record[f"{name}_low"], record[f"{name}_high"] = intervals[name]
+    called = test["score"].to_numpy(float) >= threshold
+    return record | _gain(true, called, accepted, image, rng, options)
+
+
+def _gain(
+    true: np.ndarray,
+    called: np.ndarray,
+    accepted: np.ndarray,
+    image: np.ndarray,
+    rng: np.random.Generator,
+    options: EvaluateOptions,
+) -> dict[str, float]:
+    """MCC of what is called True less that of what the cuts accept, with its interval over images."""
+    names, place = np.unique(image.astype(str), return_inverse=True)
+    counts = np.zeros((2, len(names), 4))  # of the network and of the cuts: tp, fp, fn, tn of each image
+    for k, decision in enumerate((called, accepted)):
+        np.add.at(counts[k], (place, 2 * (~decision).astype(int) + (~true).astype(int)), 1)
+    ours, theirs = (metrics.rates(*of.sum(axis=0))["mcc"] for of in counts)
+    weights = draw_images(len(names), rng=rng, draws=options.bootstrap)
+    drawn = [metrics.rates(*(weights @ of).T)["mcc"] for of in counts]
+    low, high = percentile_interval(drawn[0] - drawn[1], options.confidence)
+    return {"gain": ours - theirs, "gain_low": low, "gain_high": high}

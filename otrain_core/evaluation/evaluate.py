@@ -16,10 +16,10 @@ from otrain_core.cubes.inputs import column
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import metrics
 from otrain_core.evaluation.abstain import evaluate_abstention, fit_abstention
-from otrain_core.evaluation.bootstrap import bootstrap_intervals
+from otrain_core.evaluation.bootstrap import FEW_IMAGES, bootstrap_intervals
 from otrain_core.evaluation.calibrate import Calibration, choose_calibration
 from otrain_core.evaluation.curves import curves
-from otrain_core.evaluation.cuts import baseline_cut
+from otrain_core.evaluation.cuts import evaluate_cuts
 from otrain_core.evaluation.reality import reality_gap
 from otrain_core.evaluation.thresholds import RULES, best_threshold
 from otrain_core.io import read_json, read_table, write_json, write_table
@@ -35,6 +35,7 @@ def evaluate_files(
     cube_record: str | Path,
     real_stars: str | Path,
     split: str | Path,
+    split_record: str | Path,
     model: str | Path,
     train_record: str | Path,
     scores: str | Path,
@@ -53,8 +54,9 @@ def evaluate_files(
 
     Parameters
     ----------
-    cube, cube_record, real_stars, split, model, train_record : path
-        ``cube.npz``, ``cube.json``, ``real_stars.npz``, the split's CSV, ``model.keras``, ``train.json``.
+    cube, cube_record, real_stars, split, split_record, model, train_record : path
+        ``cube.npz``, ``cube.json``, ``real_stars.npz``, the split's CSV, ``split.json``, ``model.keras``,
+        ``train.json``.
     scores, metrics, curves : path
         Files written: CSV, JSON and CSV.
     load_model, score_cube, score_real_stars : callable
@@ -84,6 +86,7 @@ def evaluate_files(
         protocol=protocol,
         kept_false=kept_false_share(read_json(cube_record)),
         real_stars=check,
+        sky_unknown=read_json(split_record).get("sky") == "unknown",
     )
     result["headline"]["train_seconds"] = trained["train_seconds"]
     about: dict[str, Any] = {key: str(arrays[key]) for key in ("telescope", "pipeline") if key in arrays}
@@ -111,6 +114,7 @@ def evaluate_scores(
     protocol: str = "grouped",
     kept_false: float = 1.0,
     real_stars: pd.DataFrame | None = None,
+    sky_unknown: bool = False,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Metrics of a table of scores.
 
@@ -135,11 +139,16 @@ def evaluate_scores(
     real_stars : pandas.DataFrame, optional
         As `otrain_core.networks.predict.score_real_stars` returns it, for the gap between simulation and reality.
 
+    sky_unknown : bool
+        Whether nothing tells which images show the same sky, so that a star may stand in train and in test.
+
     Returns
     -------
     record : dict
-        headline (numbers, each with _low and _high), confusion, thresholds (all rules,
-        with what each gives), purity, calibration, abstention, accuracy_gap, bins, artefacts,
+        headline (numbers, each with _low and _high), interval (images: from draws of whole images and from counts;
+        counts: from these alone, with fewer than `FEW_IMAGES` images), confusion, thresholds (all rules,
+        with what each gives), purity (by share of real candidates: value, NaN where no False was accepted, with low
+        and high), calibration, abstention, accuracy_gap, bins, artefacts,
         reasons, reality (see `otrain_core.evaluation.reality.reality_gap`), kinds (errors by kind of
         place of the injection), baseline, data.
     curves : pandas.DataFrame
@@ -158,13 +167,16 @@ def evaluate_scores(
     thresholds = {rule: best_threshold(tune["label"], tune["score"], rule) for rule in RULES}
     threshold = thresholds[threshold_rule]
     labels, scores, rows = test["label"].to_numpy(), test["score"].to_numpy(float), test["index"].to_numpy()
-    headline = _headline(test, threshold, rng, options, kept_false * scored_false_share(table))
-    baseline = baseline_cut(cube, table)
-    headline |= {"stated_recall": options.stated_recall, "baseline_mcc": baseline["mcc"]}
+    share = kept_false * scored_false_share(table)
+    headline = _headline(test, threshold, rng, options, share)
+    headline |= {"stated_recall": options.stated_recall, "sky_unknown": float(sky_unknown)}
     reality = _reality(test, cube, real_stars, threshold, rng, options)
     headline |= {key: reality.get(key, np.nan) for key in REALITY}
-    calibration, losses = choose_calibration(tune["label"], tune["score"], tune["image"])
+    calibration, chosen = choose_calibration(tune["label"], tune["score"], tune["image"])
     calibrated = calibration.apply(scores)
+    abstention = _abstention(tune, test, calibration, threshold, rng, options)
+    baseline = evaluate_cuts(cube, table, threshold=threshold, rng=rng, options=options, kept_false=share)
+    headline |= {"baseline_mcc": baseline["mcc"]} | {key: baseline[key] for key in ("gain", "gain_low", "gain_high")}
     record = {
         "protocol": protocol,
         "threshold_rule": threshold_rule,
@@ -172,23 +184,21 @@ def evaluate_scores(
         "scored_set": "test",
         "confidence": options.confidence,
         "bootstrap": options.bootstrap,
+        "interval": "images" if headline["n_images"] >= FEW_IMAGES else "counts",
         "headline": headline,
         "confusion": metrics.confusion(labels, scores, threshold),
         "thresholds": {
             rule: {"threshold": value, **metrics.rates(**metrics.confusion(labels, scores, value))}
             for rule, value in thresholds.items()
         },
-        "purity": {
-            f"{100 * share:g}% real": metrics.purity(headline["recall"], headline["fpr"], share)
-            for share in metrics.REAL_FRACTIONS
-        },
+        "purity": _purity(headline),
         "calibration": {
             **calibration.to_record(),
-            "log_loss": losses,
+            **chosen,
             "ece_before": headline["ece"],
             "ece_after": metrics.ece(labels, calibrated),
         },
-        "abstention": _abstention(tune, test, calibration, threshold, rng, options),
+        "abstention": abstention,
         "accuracy_gap": _accuracy_gap(table, threshold, tune_set),
         **_errors_by_property(labels, scores, cube, rows, threshold, options.bins),
         "reality": reality,
@@ -225,6 +235,23 @@ def _headline(
     for name, (low, high) in intervals.items():
         values |= {f"{name}_low": low, f"{name}_high": high}
     return values
+
+
+def _purity(headline: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Share of real sources among the accepted, for given shares among the candidates.
+
+    Without an accepted False it would be 1 whatever the size of the test set: it is then not known, but for its
+    lower end.
+    """
+    found = {}
+    for share in metrics.REAL_FRACTIONS:
+        known = headline["fpr"] > 0
+        found[f"{100 * share:g} % real"] = {
+            "value": metrics.purity(headline["recall"], headline["fpr"], share) if known else np.nan,
+            "low": metrics.purity(headline["recall_low"], headline["fpr_high"], share),
+            "high": metrics.purity(headline["recall_high"], headline["fpr_low"], share),
+        }
+    return found
 
 
 def _reality(

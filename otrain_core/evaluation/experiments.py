@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.evaluation import metrics
-from otrain_core.evaluation.bootstrap import draw_images, percentile_interval
+from otrain_core.evaluation.bootstrap import counts_intervals, draw_images, hull, percentile_interval
 from otrain_core.evaluation.thresholds import best_threshold
 from otrain_core.results import number, read_record, read_scores, run_keys
 
@@ -145,7 +145,7 @@ def compare_experiments(
         `EXPERIMENT_COLUMNS`. cubes and seeds are how many went in: over all cubes, those seeds that
         the experiment has on each cube where it has any. n_test is the number of scored cutouts;
         errors, rates and costs are means over seeds (costs also over cubes), intervals are those of
-        the mean. mcc_sd is the standard deviation over seeds, NaN with one. mcc_tuned_on_test is MCC
+        the mean, as in `otrain_core.evaluation.bootstrap.bootstrap_intervals` with the counts of all seeds averaged. mcc_sd is the standard deviation over seeds, NaN with one. mcc_tuned_on_test is MCC
         had the threshold been set on the scored cutouts themselves. cpu_seconds [s] of one training.
     """
     rows = []
@@ -163,9 +163,12 @@ def compare_experiments(
             row |= {"cubes": len(parts[0]), "seeds": len(parts), "n_images": len(images)}
             row |= {"n_test": len(tables[0]), "errors": counts[..., 1:3].sum() / len(parts)}
             row["error_rate"] = 1 - rates["accuracy"].mean()
-            row |= _interval("error_rate", 1 - sample["accuracy"].mean(axis=-1), confidence)
+            counted = [counts_intervals(tp, fp, fn, tn, confidence) for tp, fp, fn, tn in counts.sum(axis=0)]
+            low, high = np.mean([of["accuracy"] for of in counted], axis=0)
+            row |= _interval("error_rate", 1 - sample["accuracy"].mean(axis=-1), confidence, (1 - high, 1 - low))
             row |= {name: rates[name].mean() for name in ("mcc", "recall", "fpr")}
-            row |= _interval("mcc", sample["mcc"].mean(axis=-1), confidence)
+            ends = tuple(np.mean([of["mcc"] for of in counted], axis=0))
+            row |= _interval("mcc", sample["mcc"].mean(axis=-1), confidence, ends)
             row["mcc_sd"] = np.std(rates["mcc"], ddof=1) if len(parts) > 1 else np.nan
             row["mcc_tuned_on_test"] = metrics.rates(*tuned.T)["mcc"].mean()
             for name in COSTS:
@@ -287,10 +290,12 @@ def _counts(table: pd.DataFrame, images: np.ndarray, called: str = "called") -> 
     return counts
 
 
-def _interval(name: str, sample: np.ndarray, confidence: float) -> dict[str, float]:
-    """Percentile interval as two columns."""
-    low, high = percentile_interval(sample, confidence)
-    return {f"{name}_low": low, f"{name}_high": high}
+def _interval(
+    name: str, sample: np.ndarray, confidence: float, counted: tuple[float, float] = (np.nan, np.nan)
+) -> dict[str, float]:
+    """Percentile interval, with at least what the counts leave open, as two columns."""
+    low, high = hull(percentile_interval(sample, confidence), counted)
+    return {f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 def _ratio(part: Any, whole: Any) -> Any:

@@ -12,8 +12,20 @@ from otrain_core.evaluation.metrics import confusion, rates
 from otrain_core.plan.config import GateOptions
 from otrain_core.results import number, read_record, read_scores
 
+CUTS = "fixed-cuts"  # name of the fixed cuts among the experiments of a run
 # What the gate reads of the headline of ``metrics.json``; a registered version keeps these as tags.
-NUMBERS = ("mcc", "fp_share")
+NUMBERS = (
+    "mcc",
+    "mcc_low",
+    "fp_share",
+    "n_images",
+    "n_true",
+    "n_false",
+    "baseline_mcc",
+    "gain",
+    "gain_low",
+    "sky_unknown",
+)
 
 
 def refusal(numbers: Mapping[str, Any], options: GateOptions, *, protocol: str = "grouped") -> str:
@@ -22,20 +34,54 @@ def refusal(numbers: Mapping[str, Any], options: GateOptions, *, protocol: str =
     Parameters
     ----------
     numbers : mapping
-        `NUMBERS` of the training, from its headline. A missing one is NaN, and fails.
+        `NUMBERS` of the training, from its headline. A missing one is NaN and fails, but for those of the fixed cuts
+        (a cube without S/N and FWHM has none) and sky_unknown (1: nothing tells which images show the same sky).
     options : GateOptions
-        MCC must exceed its bound, false positives may reach theirs.
+        MCC must exceed its bound with the lower end of its interval, false positives may reach theirs.
     protocol : {'grouped', 'paper'}
         Only ``grouped`` is scored on images that the model never saw.
     """
-    mcc, fp_share = number(numbers, "mcc"), number(numbers, "fp_share")
     if protocol != "grouped":
         return "not scored on images it never saw"
+    if number(numbers, "sky_unknown") > 0:
+        return "nothing tells which images show the same sky: a star may stand in train and in test"
+    if lacks := missing_from_test(numbers, options):
+        return f"the test set is too small: {lacks}"
+    mcc, mcc_low, fp_share = (number(numbers, key) for key in ("mcc", "mcc_low", "fp_share"))
     if not mcc > options.min_mcc:
         return f"MCC {mcc:.3f} is not above {options.min_mcc:g}"
+    if not mcc_low > options.min_mcc:
+        return f"MCC {mcc:.3f} may be as low as {mcc_low:.3f}, which is not above {options.min_mcc:g}"
     if not fp_share <= options.max_fp:
         return f"false positives {fp_share:.3f} of the test set, more than {options.max_fp:g}"
-    return ""
+    return not_beaten(numbers)
+
+
+def missing_from_test(numbers: Mapping[str, Any], options: GateOptions) -> str:
+    """What a test set has too few of for a verdict, as in ``7 of 50 False``; '' where it is large enough."""
+    wanted = (
+        ("n_images", "images", options.min_images),
+        ("n_true", "True", options.min_per_class),
+        ("n_false", "False", options.min_per_class),
+    )
+    lacks = []
+    for key, name, least in wanted:
+        there = number(numbers, key)
+        if not there >= least:
+            lacks.append(f"{there:.0f} of {least} {name}")
+    return ", ".join(lacks)
+
+
+def not_beaten(numbers: Mapping[str, Any]) -> str:
+    """That the training does not beat the fixed cuts, in words; '' where it does, or where there are no cuts.
+
+    It beats them where the interval of what it gains, from the same images drawn for both, lies above 0.
+    """
+    cuts, gain, low = (number(numbers, key) for key in ("baseline_mcc", "gain", "gain_low"))
+    if not np.isfinite(cuts) or low > 0:
+        return ""
+    words = f"MCC {number(numbers, 'mcc'):.3f} does not beat fixed cuts on S/N, FWHM and shape ({cuts:.3f})"
+    return words if gain <= 0 else f"{words} by more than chance"
 
 
 def tune_mcc(folder: str | Path) -> float:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from otrain_core.evaluation.comparison import compare_pipelines, compare_telescopes, count_artefacts
 from otrain_core.evaluation.experiments import compare_experiments, compare_pairs, read_trainings
-from otrain_core.evaluation.gate import tune_mcc
+from otrain_core.evaluation.gate import CUTS, tune_mcc
 from otrain_core.io import write_table
 from otrain_core.plan.config import EvaluateOptions
 from otrain_core.results import (
@@ -56,6 +56,10 @@ SUMMARY_COLUMNS = (
     "fp_share",
     "auc",
     "baseline_mcc",
+    "gain",
+    "gain_low",
+    "gain_high",
+    "sky_unknown",
     "n_real",
     "recall_real",
     "recall_injected",
@@ -63,6 +67,7 @@ SUMMARY_COLUMNS = (
     "reality_gap_low",
     "reality_gap_high",
     "mcc_tune",
+    "interval",
     "status",
 )
 QUALITY_COUNTS = (
@@ -135,7 +140,7 @@ def summary_files(
     trainings = read_trainings(runs)
     draws, confidence = options.bootstrap, options.confidence
     made = {
-        "summary": build_summary(runs),
+        "summary": build_summary(runs, cuts=True),
         "quality": quality,
         "pipelines": compare_pipelines(quality),
         "artefacts": count_artefacts(quality, {cube: Path(root, cube) for cube in cubes}),
@@ -174,30 +179,60 @@ def summary_row(folder: str | Path) -> dict[str, Any]:
     ``status`` is ok, not evaluated (no metrics) or not trained (no record of a training).
     """
     train = read_record(Path(folder) / "train.json")
-    headline = read_record(Path(folder) / "metrics.json").get("headline") or {}
+    record = read_record(Path(folder) / "metrics.json")
+    headline = record.get("headline") or {}
     row: dict[str, Any] = {name: number(headline, name) for name in SUMMARY_COLUMNS}
     row |= {**run_keys(folder), "mcc_tune": tune_mcc(folder)}
     if np.isnan(row["train_seconds"]):
         row["train_seconds"] = number(train, "train_seconds")
-    row["status"] = "ok" if headline else "not evaluated" if train else "not trained"
-    return row
+    status = "ok" if headline else "not evaluated" if train else "not trained"
+    return row | _states(record, status)
 
 
-def build_summary(folders: Iterable[str | Path]) -> pd.DataFrame:
+def cuts_row(folder: str | Path) -> dict[str, Any] | None:
+    """Row of the fixed cuts on the test set of a training; None where they are not known."""
+    record = read_record(Path(folder) / "metrics.json")
+    cuts = record.get("baseline") or {}
+    if not np.isfinite(number(cuts, "mcc")):
+        return None
+    row: dict[str, Any] = {name: number(cuts, name) for name in SUMMARY_COLUMNS}
+    row |= {**run_keys(folder), "experiment": CUTS, "seed": 0, "mcc_tune": np.nan}
+    row |= dict.fromkeys(("gain", "gain_low", "gain_high"), np.nan)
+    return row | {"sky_unknown": number(record.get("headline") or {}, "sky_unknown"), **_states(record, "ok")}
+
+
+def _states(record: Mapping[str, Any], status: str) -> dict[str, Any]:
+    return {"interval": record.get("interval") or "", "status": status}
+
+
+def build_summary(folders: Iterable[str | Path], *, cuts: bool = False) -> pd.DataFrame:
     """One row for each training, in the order given.
 
     Parameters
     ----------
     folders : iterable of path-like
         Folders of trainings, telescope/pipeline/experiment/seedN[/paper].
+    cuts : bool
+        Also a row for the fixed cuts (experiment ``fixed-cuts``, seed 0), after the last training on the same cube
+        and protocol.
 
     Returns
     -------
     pandas.DataFrame
         Columns `SUMMARY_COLUMNS`; counts are nullable integers.
     """
+    folders = list(folders)
     rows = [summary_row(folder) for folder in folders]
+    if cuts:
+        found = {_place(row): row for folder in folders[::-1] if (row := cuts_row(folder)) is not None}
+        last = {_place(row): k for k, row in enumerate(rows)}
+        for place in sorted(found, key=lambda place: -last[place]):
+            rows.insert(last[place] + 1, found[place])
     return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS)).astype(dict.fromkeys(COUNTS, "Int64"))
+
+
+def _place(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    return row["telescope"], row["pipeline"], row["protocol"]
 
 
 def _failure_of(folder: Path, failures: Iterable[Path]) -> dict[str, Any] | None:

@@ -27,8 +27,14 @@ def pct(value: Any, digits: int = 1) -> str:
 
 
 def count(value: Any) -> str:
-    """A whole number with thin spaces between thousands; a dash where it is missing."""
-    return "–" if value is None or pd.isna(value) else f"{int(value):,}".replace(",", "\u2009")
+    """A whole number with narrow spaces, at which no line breaks, between thousands; a dash where it is missing."""
+    return "–" if value is None or pd.isna(value) else f"{int(value):,}".replace(",", "\u202f")
+
+
+def several(n: Any, noun: str, plural: str = "") -> str:
+    """A count and its noun, as in ``1 image`` and ``3 images``."""
+    one = not pd.isna(n) and int(n) == 1
+    return f"{count(n)} {noun if one else plural or noun + 's'}"
 
 
 def interval(row: Mapping[str, Any], name: str, *, percent: bool = False, digits: int | None = None) -> str:

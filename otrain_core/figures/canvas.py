@@ -42,6 +42,12 @@ def save_figure(path: str | Path, figure, **options: Any) -> None:
         figure.savefig(temporary, metadata=blank.get(Path(path).suffix, {}), **options)
 
 
+def legend_above(ax, *, columns: int = 3, handles=None) -> None:
+    """A legend above the axes: inside, there may be no corner without points."""
+    options = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": columns}
+    ax.legend(**options) if handles is None else ax.legend(handles=handles, **options)
+
+
 class Display:
     """Base of all displays: `plot` draws into given axes, or into a new figure."""
 

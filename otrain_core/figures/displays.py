@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.evaluation import metrics
-from otrain_core.figures.canvas import FALSE_COLOUR, NEUTRAL, TRUE_COLOUR, Display, new_figure
+from otrain_core.figures.canvas import FALSE_COLOUR, NEUTRAL, TRUE_COLOUR, Display, legend_above, new_figure
+
+UNIT = (-0.01, 1.01)  # limits of an axis from 0 to 1: a line at either end is seen
 
 
 class ScoreHistogramDisplay(Display):
@@ -43,8 +45,8 @@ class ScoreHistogramDisplay(Display):
             ax.stairs(100 * values, self.edges, color=colour, label=name, linewidth=1.3)
         if self.threshold is not None:
             ax.axvline(self.threshold, color=NEUTRAL, linestyle="--", label=f"threshold {self.threshold:.2f}")
-        ax.set(xlabel="Score (probability of True)", ylabel="Candidates [%]", yscale="log", xlim=(0, 1))
-        ax.legend()
+        ax.set(xlabel="Score (probability of True)", ylabel="Candidates [%]", yscale="log", xlim=UNIT)
+        legend_above(ax)
 
 
 class HistoryDisplay(Display):
@@ -81,7 +83,7 @@ class HistoryDisplay(Display):
             twin.set(ylabel="Cross-entropy loss", yscale="log")  # else a wild first epoch hides all others
         else:
             twin.set(ylabel="Cross-entropy loss", ylim=(0, None))
-        ax.legend(handles=lines, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+        legend_above(ax, handles=lines)
 
 
 class RocByMagnitudeDisplay(Display):
@@ -107,17 +109,27 @@ class RocByMagnitudeDisplay(Display):
         roc = curves[curves["curve"] == "roc"].rename(columns={"x": "fpr", "y": "recall"})
         return cls(roc[["bin", "fpr", "recall"]].assign(bin=roc["bin"].fillna("")).reset_index(drop=True))
 
+    @property
+    def lowest(self) -> float:
+        """Where the axis of FPR begins: the decade of the smallest FPR that is seen, from 1e-4 to 0.01."""
+        seen = self.curves.loc[self.curves["fpr"] > 0, "fpr"].min()
+        return float(np.clip(10 ** np.floor(np.log10(seen)), 1e-4, 0.01)) if seen > 0 else 0.01
+
     def _draw(self, ax):
         colours = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7")
+        dashes = ("-", (0, (6, 2)), (0, (3, 3)), (0, (1, 2)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1)))
+        left = self.lowest
         for number, (name, part) in enumerate(self.curves.groupby("bin", sort=False)):
-            colour, width = ("black", 2) if name == "" else (colours[(number - 1) % len(colours)], 1.2)
+            # Dashes, as curves without an error lie on one another.
+            colour, width = (colours[(number - 1) % 6], 1.4) if name else ("black", 2.0)
+            dash = dashes[number % 6] if name else "-"
             text = f"{name or 'all'}{' mag' if name else ''} (area {self.areas[name]:.4f})"
             # FPR 0 has no logarithm: it is drawn at the left edge.
-            ax.plot(part["fpr"].clip(lower=1e-4), part["recall"], color=colour, linewidth=width, label=text)
-        ax.set(xlabel="False-positive rate", ylabel="Recall (true-positive rate)", xscale="log", xlim=(1e-4, 1))
-        ax.set_ylim(min(0.9, float(self.curves.loc[self.curves["fpr"] > 0.002, "recall"].min())), 1.004)
-        # Above the axes: inside there is no corner that no curve passes.
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+            fpr = part["fpr"].clip(lower=left)
+            ax.plot(fpr, part["recall"], color=colour, linewidth=width, linestyle=dash, label=text)
+        ax.set(xlabel="False-positive rate", ylabel="Recall (true-positive rate)", xscale="log", xlim=(0.94 * left, 1))
+        ax.set_ylim(min(0.9, float(self.curves.loc[self.curves["fpr"] > max(left, 0.002), "recall"].min())), 1.004)
+        legend_above(ax, columns=2)
 
 
 class F1MccDisplay(Display):
@@ -146,8 +158,8 @@ class F1MccDisplay(Display):
             ax.axvline(self.threshold, color=NEUTRAL, linestyle="--", label=f"threshold {self.threshold:.2f}")
         inner = np.concatenate([values[5:-5] for values in (self.f1, self.mcc)])
         lowest = np.nanmin(inner) if np.isfinite(inner).any() else 0
-        ax.set(xlabel="Threshold", ylabel="F1, MCC", xlim=(0, 1), ylim=(max(lowest - 0.02, -0.02), 1.005))
-        ax.legend()
+        ax.set(xlabel="Threshold", ylabel="F1, MCC", xlim=UNIT, ylim=(max(lowest - 0.02, -0.02), 1.005))
+        legend_above(ax)
 
 
 class ConfusionDisplay(Display):
@@ -200,7 +212,8 @@ class CalibrationDisplay(Display):
             curves.loc[curves["curve"] == name, ["x", "y"]].rename(columns=names)
             for name in ("calibration", "calibration_after")
         ]
-        return cls(tables[0], tables[1] if len(tables[1]) else None)
+        before, after = (table.reset_index(drop=True) for table in tables)
+        return cls(before, after if len(after) and not after.equals(before) else None)  # equal: none was used
 
     def _draw(self, ax):
         ax.plot([0, 1], [0, 1], color=NEUTRAL, linestyle=":", label="perfect")
@@ -209,7 +222,7 @@ class CalibrationDisplay(Display):
             if table is not None:
                 ax.plot(table["mean_score"], table["true_fraction"], marks, color=colour, label=name)
         ax.set(xlabel="Mean score", ylabel="Share of True", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-        ax.legend()
+        legend_above(ax, columns=2)
 
 
 class CompletenessDisplay(Display):
@@ -234,7 +247,7 @@ class CompletenessDisplay(Display):
     def _draw(self, ax):
         middle, n = 0.5 * (self.table["low"] + self.table["high"]), self.table["injected"].where(lambda v: v > 0)
         for name, colour, text in (("found", NEUTRAL, "detected"), ("accepted", TRUE_COLOUR, "and called True")):
-            if name in self.table:
+            if name in self.table and self.table[name].notna().any():
                 share = self.table[name] / n
                 error = np.sqrt((share * (1 - share)).clip(lower=0) / n)
                 ax.errorbar(middle, 100 * share, 100 * error, fmt="o-", color=colour, capsize=2, label=text)
@@ -244,7 +257,7 @@ class CompletenessDisplay(Display):
             ylabel="Injected sources [%]",
             ylim=(-2, 103),
         )
-        ax.legend()
+        legend_above(ax)
 
 
 def four_panels(

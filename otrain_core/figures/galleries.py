@@ -139,20 +139,34 @@ class GradCamGallery:
         from otrain_core.evaluation.metrics import OUTCOMES
 
         kinds = np.asarray(self.arrays["kind"]).astype(str)
-        shown = {name: np.flatnonzero(kinds == name)[:per_kind] for name in OUTCOMES}
+        rows = {name: np.flatnonzero(kinds == name)[:per_kind] for name in OUTCOMES}
+        shown = {name: found for name, found in rows.items() if found.size}
+        names = list(shown)
+        pairs = [names[k : k + 2] for k in range(0, len(names), 2)]
+        heights = [max(shown[name].size for name in pair) + 0.45 for pair in pairs] or [1.0]
         with style.context(STYLE):
             if figure is None:
-                figure = Figure(figsize=(8.6, 2 * (1.15 * per_kind + 0.45)))
+                figure = Figure(figsize=(8.6, 1.15 * sum(heights) + 0.3))
                 FigureCanvasAgg(figure)
-            for part, (name, rows) in zip(figure.subfigures(2, 2).ravel(), shown.items(), strict=True):
-                part.suptitle(f"{name}{'' if rows.size else ': none'}", fontweight="bold", fontsize=9)
-                axes = part.subplots(per_kind, 3, squeeze=False)
-                for ax in axes.ravel():
-                    ax.axis("off")
-                for line, row in zip(axes, rows, strict=False):
-                    self._line(line, row)
+            figure.suptitle(self._none(rows), fontsize=9)
+            parts = figure.subfigures(len(heights), 2, squeeze=False, height_ratios=heights)
+            for line_of_parts, pair in zip(parts, pairs, strict=False):
+                lines = max(shown[name].size for name in pair)
+                for part, name in zip(line_of_parts, pair, strict=False):
+                    part.suptitle(name, fontweight="bold", fontsize=9)
+                    axes = part.subplots(lines, 3, squeeze=False)
+                    for ax in axes.ravel():
+                        ax.axis("off")
+                    for line, row in zip(axes, shown[name], strict=False):
+                        self._line(line, row)
         self.figure_ = figure
         return self
+
+    @staticmethod
+    def _none(rows: Mapping[str, np.ndarray]) -> str:
+        """Which kinds there are none of, in words."""
+        none = [name for name, found in rows.items() if not found.size]
+        return f"none: {', '.join(none)}" if none else ""
 
     def _line(self, axes, row: int) -> None:
         channels = [str(name) for name in self.arrays.get("channels", ())]

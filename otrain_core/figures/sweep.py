@@ -16,7 +16,7 @@ def draw_sweep(table: pd.DataFrame):
     """
     import pandas as pd
 
-    from otrain_core.figures.canvas import new_figure
+    from otrain_core.figures.canvas import legend_above, new_figure
 
     done = table[table["mcc"].notna()]
     cubes = list(dict.fromkeys(zip(table["telescope"], table["pipeline"], strict=True)))
@@ -40,7 +40,7 @@ def draw_sweep(table: pd.DataFrame):
     first = axes if len(cubes) == 1 else axes[0]
     first.set_ylabel("MCC on test images")
     if first.get_legend_handles_labels()[0]:
-        first.legend(frameon=False)
+        legend_above(first)
     return figure
 
 

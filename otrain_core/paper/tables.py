@@ -302,7 +302,7 @@ _SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
-    "\u2009": r"\,",
+    "\u202f": r"\,",
     "–": "--",
 }
 

@@ -192,9 +192,18 @@ class LabelNoiseOptions(Section):
 class GateOptions(Section):
     """What a model must reach on test to become the champion of its telescope."""
 
-    min_mcc: float = Field(0.7, ge=-1, lt=1, description="MCC must exceed this (Makhlouf et al. 2022, Sect. 6.1)")
+    min_mcc: float = Field(
+        0.7,
+        ge=-1,
+        lt=1,
+        description="MCC, and the lower end of its interval, must exceed this (Makhlouf et al. 2022, Sect. 6.1)",
+    )
     max_fp: float = Field(
         0.05, ge=0, le=1, description="false positives as a share of the test set must not exceed this"
+    )
+    min_images: int = Field(5, ge=1, description="images of the test set at least")
+    min_per_class: int = Field(
+        50, ge=1, description="True and False of the test set at least, each (0 of 50 leaves a rate of 7 % open)"
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.evaluation.experiments import POOLED
-from otrain_core.evaluation.words import count, interval, num
+from otrain_core.evaluation.words import interval, num, several
 
 PROTOCOLS = {"grouped": "images never seen", "paper": "paper's protocol"}
 SMALL_P = 0.001
@@ -95,11 +95,20 @@ def p_words(p: float) -> str:
 def pair_sentence(row: Mapping[str, Any]) -> str:
     """How many times the errors of the other an experiment makes, on which cutouts, and how sure that is."""
     where = "pooled test images" if row["telescope"] == POOLED else "test images"
-    where += f" of {row['cubes']:.0f} cubes" if row["telescope"] == POOLED else ""
-    text = (
-        f"{row['experiment']} makes {interval(row, 'error_ratio', digits=2)} times the errors of {row['other']} on the"
-        f" {where} ({row['errors']:.0f} against {row['errors_other']:.0f} of {count(row['n'])} cutouts, {p_words(row['p_value'])})"
-    )
+    where += f" of {several(row['cubes'], 'cube')}" if row["telescope"] == POOLED else ""
+    counts = f"of {several(row['n'], 'cutout')}, {p_words(row['p_value'])}"
+    if np.isfinite(row["error_ratio"]):
+        text = (
+            f"{row['experiment']} makes {interval(row, 'error_ratio', digits=2)} times the errors of {row['other']} on the"
+            f" {where} ({row['errors']:.0f} against {row['errors_other']:.0f} {counts})"
+        )
+    elif row["errors"] > 0:  # a ratio to nothing is no number
+        text = (
+            f"{row['experiment']} makes {several(round(row['errors']), 'error')} on the {where} where {row['other']} makes"
+            f" none ({counts})"
+        )
+    else:
+        text = f"Neither {row['experiment']} nor {row['other']} makes an error on the {where} ({counts})"
     return f"{text}, both by the paper's own protocol." if row["protocol"] == "paper" else f"{text}."
 
 

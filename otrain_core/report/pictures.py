@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.arrays import read_arrays
-from otrain_core.figures.canvas import FALSE_COLOUR, NEUTRAL, STYLE, TRUE_COLOUR, embed, new_figure
+from otrain_core.figures.canvas import FALSE_COLOUR, NEUTRAL, STYLE, TRUE_COLOUR, embed, legend_above, new_figure
 from otrain_core.figures.displays import CompletenessDisplay
 from otrain_core.figures.galleries import CutoutGallery, GradCamGallery, robust_limits
 from otrain_core.figures.training import draw_training
@@ -118,7 +118,7 @@ def quality_plots(quality: pd.DataFrame, *, instrumental: bool = False) -> str:
             if wanted is not None:
                 ax.axhline(wanted, color=NEUTRAL, linestyle=":", linewidth=1)
             if len(series) > 1:
-                ax.legend()
+                legend_above(ax)
             ax.set(xlabel="Image", ylabel=label)
             ax.xaxis.get_major_locator().set_params(integer=True)
     return embed(figure)

@@ -12,8 +12,9 @@ import pandas as pd
 
 from otrain_core.arrays import arrays_if_there
 from otrain_core.evaluation import completeness
-from otrain_core.evaluation.gate import refusal
-from otrain_core.evaluation.words import count, interval, num, pct
+from otrain_core.evaluation.bootstrap import FEW_IMAGES
+from otrain_core.evaluation.gate import CUTS, refusal
+from otrain_core.evaluation.words import count, interval, num, pct, several
 from otrain_core.io import atomic, read_table
 from otrain_core.jobs.provenance import provenance
 from otrain_core.plan.config import Config, GateOptions
@@ -27,7 +28,7 @@ from otrain_core.report.studies import (
     sweep_parts,
     transfer_part,
 )
-from otrain_core.report.text import config_lines, page_templates, verdict, words
+from otrain_core.report.text import config_lines, map_cautions, page_templates, verdict, words
 from otrain_core.results import STEPS, TABLES, image_folder, number, read_benchmark, read_record, run_keys
 
 RATES = {  # columns of the table of all trainings: heading, percent?
@@ -150,7 +151,7 @@ def build_report(
     ]
     environment = page_templates()
     environment.filters |= {"num": num, "pct": pct, "count": count, "interval": interval, "words": words}
-    environment.filters["p_words"] = p_words
+    environment.filters |= {"several": several, "p_words": p_words}
     recalls = sorted(set(summary["stated_recall"].dropna()))
     studies = {
         name: read_studies(root, name, cubes=list(cubes), experiments=config.run.experiments, seeds=config.run.seeds)
@@ -159,6 +160,10 @@ def build_report(
     return environment.get_template("report.html").render(
         parts=parts,
         summary=summary.to_dict("records"),
+        n_trainings=int((summary["experiment"] != CUTS).sum()),
+        worth=[(part["name"], sentence) for part in parts for sentence in part["verdict"]["worth"]],
+        cuts=CUTS,
+        few_images=FEW_IMAGES if (summary["interval"] == "counts").any() else 0,
         rates={
             key: (title.format(recall=" / ".join(pct(r, 0) for r in recalls)), percent)
             for key, (title, percent) in RATES.items()
@@ -301,7 +306,7 @@ def _best_run(runs: list[Path], summary: pd.DataFrame, champion: Mapping[str, An
 
 def _tune_mcc(summary: pd.DataFrame) -> dict[tuple[str, int], float]:
     """MCC on tune of the trainings of a cube that can be the best, by experiment and seed."""
-    rated = summary[(summary["protocol"] == "grouped") & summary["mcc"].notna()]
+    rated = summary[(summary["protocol"] == "grouped") & summary["mcc"].notna() & (summary["experiment"] != CUTS)]
     return {(row.experiment, row.seed): row.mcc_tune for row in rated.itertuples()}
 
 
@@ -324,11 +329,12 @@ def _training_part(run: Path, summary: pd.DataFrame, *, best: bool, gate: GateOp
         "headline": headline,
         "train": train,
         "options": train.get("options") or {},
-        "passes": not refusal(headline, gate, protocol=keys["protocol"]),
+        "refusal": refusal(headline, gate, protocol=keys["protocol"]),
         "bins": {name: table for name, table in (metrics.get("bins") or {}).items() if table},
         "gap": number(metrics.get("accuracy_gap") or {}, "train_minus_tune"),
         "figures": figures.training_figures(run),
         "explain": (explain := read_record(run / "explain.json")),
+        "looks_away": map_cautions(explain),
         "neighbours": neighbour_sentence(explain),
     }
 

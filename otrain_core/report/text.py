@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from otrain_core.evaluation.gate import refusal
-from otrain_core.evaluation.words import count, interval, num, pct
+from otrain_core.evaluation.gate import missing_from_test, not_beaten, refusal
+from otrain_core.evaluation.words import count, interval, num, pct, several
 from otrain_core.plan.config import GateOptions
 from otrain_core.results import number, read_record, run_keys
 
@@ -36,48 +36,106 @@ def page_templates(*folders: Path):
 def verdict(
     part: Mapping[str, Any],
     best: Path | None,
-    champion,
+    champion: Mapping[str, Any] | None,
     gate: GateOptions,
     tune: Mapping[tuple[str, int], float],
 ) -> dict[str, Any]:
     """What the numbers mean for someone who wants to use the classifier, and what they do not say.
 
-    `tune` has MCC on tune of the trainings that `best` was chosen from, by experiment and seed.
+    Parameters
+    ----------
+    part : mapping
+        What the page knows of the cube.
+    best : path or None
+        Folder of the best training.
+    champion : mapping or None
+        The registered champion of the telescope.
+    gate : GateOptions
+    tune : mapping
+        MCC on tune of the trainings that `best` was chosen from, by experiment and seed.
+
+    Returns
+    -------
+    dict
+        worth (what stands first: sentences that say what the score is worth; empty where nothing speaks against it),
+        lines and cautions.
     """
+    advice = advice_lines(part["record"])
     if best is None:
-        return {"lines": [], "cautions": ["No training of this cube was evaluated on images it never saw."]}
+        cautions = ["No training of this cube was evaluated on images it never saw."]
+        return {"worth": [], "lines": [], "cautions": cautions + advice}
     metrics = read_record(best / "metrics.json")
-    row, baseline, data = metrics["headline"], metrics.get("baseline") or {}, metrics.get("data") or {}
-    keys = run_keys(best)
-    where = f"{count(row['n_images'])} images it never saw ({count(row['n_true'])} True, {count(row['n_false'])} False)"
+    row, keys = metrics["headline"], run_keys(best)
+    chosen = (champion.get("experiment"), champion.get("seed")) if champion else None
+    is_champion = chosen == (keys["experiment"], str(keys["seed"]))
+    lines = _score_lines(metrics, row, f"{keys['experiment']}, seed {keys['seed']}", _choice(tune, keys, is_champion))
     seeds = [t["headline"]["mcc"] for t in part["trainings"] if t["headline"] and _same_but_seed(t, keys)]
-    is_champion = champion and (champion.get("experiment"), champion.get("seed")) == (
-        keys["experiment"],
-        str(keys["seed"]),
-    )
-    lines = [
-        f"Best: {keys['experiment']}, seed {keys['seed']}, threshold {num(row['threshold'])} (set on tune)."
-        f"{_choice(tune, keys, is_champion)} Scored on {where}.",
-        f"It keeps {interval(row, 'recall', percent=True)} of the True and lets {interval(row, 'fpr', percent=True)} of the"
-        f" False through; MCC {interval(row, 'mcc')}.",
-        f"To miss no more than 1 % (5 %) of the True, it must let {interval(row, 'fpr_at_1pct_missed', percent=True)}"
-        f" ({interval(row, 'fpr_at_5pct_missed', percent=True)}) of the False through.",
-    ]
-    alarms = f"That is {interval(row, 'false_alarms_per_image', digits=2)} false alarms per image"
-    kept = number(data, "kept_false")
-    lines.append(alarms + (f", counting that the cube holds {pct(kept, 0)} of all False." if kept < 1 else "."))
     if len(seeds) > 1:
         lines.append(
             f"Over {len(seeds)} seeds of {keys['experiment']}, MCC goes from {num(min(seeds))} to {num(max(seeds))}."
         )
-    if np.isfinite(number(baseline, "mcc")):
-        lines.append(f"A cut on S/N and FWHM alone reaches MCC {num(number(baseline, 'mcc'))} on the same images.")
-    if purity := metrics.get("purity"):
-        shares = "; ".join(f"{name}: {pct(value)}" for name, value in purity.items() if value is not None)
-        lines.append(f"Share of real sources among what it accepts, by how many of the candidates are real: {shares}.")
-    if is_champion:
+    lines += _cut_lines(metrics.get("baseline") or {}, row)
+    lines += _purity_lines(metrics.get("purity") or {})
+    if champion and is_champion:
         lines.append(f"Registered as {champion['model']}, version {champion['version']}, alias champion.")
-    return {"lines": lines, "cautions": _cautions(part, metrics, row, gate)}
+    explained = read_record(best / "explain.json")
+    cautions = _cautions(part, metrics, row, gate) + map_cautions(explained) + advice
+    return {"worth": worth(row, gate), "lines": lines, "cautions": cautions}
+
+
+def worth(row: Mapping[str, Any], gate: GateOptions) -> list[str]:
+    """What speaks against the score of a training, most harmful first; empty where nothing does."""
+    found = []
+    if number(row, "sky_unknown") > 0:
+        found.append(
+            "Nothing tells which images show the same sky (no WCS, and no field or reference that they share): a star"
+            " may stand in train and in test, so that the scores may flatter."
+        )
+    if lacks := missing_from_test(row, gate):
+        found.append(f"The test set is too small for a verdict ({lacks}).")
+    if beaten := not_beaten(row):
+        found.append(f"{beaten}.")
+    return [*found, "No model becomes champion."] if found else []
+
+
+def _score_lines(metrics: Mapping[str, Any], row: Mapping[str, Any], name: str, choice: str) -> list[str]:
+    where = (
+        f"{several(row['n_images'], 'image')} it never saw ({count(row['n_true'])} True, {count(row['n_false'])} False)"
+    )
+    alarms = f"That is {interval(row, 'false_alarms_per_image', digits=2)} false alarms per image"
+    kept = number(metrics.get("data") or {}, "kept_false")
+    return [
+        f"Best: {name}, threshold {num(row['threshold'])} (set on tune).{choice} Scored on {where}.",
+        f"It keeps {interval(row, 'recall', percent=True)} of the True and lets {interval(row, 'fpr', percent=True)} of the"
+        f" False through; MCC {interval(row, 'mcc')}.",
+        f"To miss no more than 1 % (5 %) of the True, it must let {interval(row, 'fpr_at_1pct_missed', percent=True)}"
+        f" ({interval(row, 'fpr_at_5pct_missed', percent=True)}) of the False through.",
+        alarms + (f", counting that the cube holds {pct(kept, 0)} of all False." if kept < 1 else "."),
+    ]
+
+
+def _cut_lines(cuts: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
+    """What fixed cuts reach on the same images."""
+    if not np.isfinite(number(cuts, "mcc")):
+        return []
+    gain = f"; the classifier gains {interval(row, 'gain')}" if np.isfinite(number(row, "gain_low")) else ""
+    return [f"Fixed cuts on S/N, FWHM and shape reach MCC {interval(cuts, 'mcc')} on the same images{gain}."]
+
+
+def _purity_lines(purity: Mapping[str, Any]) -> list[str]:
+    """Share of real sources among the accepted; not known where no False was accepted, but for its lower end."""
+    shares = []
+    for name, values in purity.items():
+        low, high, value = (number(values, key) for key in ("low", "high", "value"))
+        if np.isfinite(value):
+            shares.append(f"{name}: {pct(value)} [{num(100 * low, 1)}, {num(100 * high, 1)}]")
+        elif np.isfinite(low):
+            shares.append(f"{name}: not known (at least {pct(low)})")
+    if not shares:
+        return []
+    return [
+        f"Share of real sources among what it accepts, by how many of the candidates are real: {'; '.join(shares)}."
+    ]
 
 
 def _choice(tune: Mapping[tuple[str, int], float], keys: Mapping[str, Any], is_champion: bool) -> str:
@@ -99,28 +157,82 @@ def _cautions(
     cautions = ["Every True is an injected point source: what is extended, trailed or moving was not tested."]
     if part["simulated"]:
         cautions.append("The images are simulated: these numbers say nothing about any real telescope.")
-    if refusal(row, gate):
+    if reason := refusal(row, gate):
+        cautions.append(f"The model does not pass the gate, and has no champion alias: {reason}.")
+    if metrics.get("interval") == "counts":
         cautions.append(
-            f"The model does not pass the gate (MCC above {gate.min_mcc:g}, false positives at most"
-            f" {pct(gate.max_fp, 0)} of the test set): it has no champion alias."
+            f"The test set has {several(row['n_images'], 'image')}: intervals are those of the counts of cutouts, and do"
+            " not know how images differ."
         )
-    if row["n_images"] < FEW_IMAGES:
+    elif row["n_images"] < FEW_IMAGES:
         cautions.append(f"The test set has {row['n_images']} images: intervals over so few images are rough.")
     gap = number(metrics.get("accuracy_gap") or {}, "train_minus_tune")
     if gap > WIDE_GAP:
         cautions.append(
             f"Accuracy on train is {pct(gap)} above that on tune: the model is over-trained, or has too few cutouts."
         )
-    calibration = metrics.get("calibration") or {}
-    if number(row, "ece") > 0.05:
-        cautions.append(
-            "A raw score is not a probability"
-            f" (ECE {num(row['ece'])}; {num(number(calibration, 'ece_after'))} after calibration)."
-        )
+    cautions += _calibration_cautions(metrics.get("calibration") or {}, row)
     failed = sum(image["status"] != "ok" for image in part["quality"])
     if failed:
-        cautions.append(f"{failed} of {len(part['quality'])} images failed and are not in the cube; see Failures.")
+        failing = "failed and is" if failed == 1 else "failed and are"
+        cautions.append(
+            f"{failed} of {several(len(part['quality']), 'image')} {failing} not in the cube; see Failures."
+        )
     return cautions
+
+
+def _calibration_cautions(calibration: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
+    """What a raw score is worth as a probability."""
+    if calibration.get("refused"):
+        errors = calibration.get("ece_tune") or {}
+        return [
+            f"The calibration ({calibration['refused']}) would make scores worse as probabilities on tune (ECE"
+            f" {num(number(errors, 'none'))} to {num(number(errors, calibration['refused']))}): it is not used."
+        ]
+    if number(row, "ece") > 0.05:
+        return [
+            f"A raw score is not a probability (ECE {num(row['ece'])}; {num(number(calibration, 'ece_after'))} after"
+            " calibration)."
+        ]
+    return []
+
+
+def map_cautions(explained: Mapping[str, Any]) -> list[str]:
+    """What Grad-CAM maps that look away from the candidate say."""
+    every = explained.get("all") or {}
+    within, flat = number(every, "energy_within_fwhm"), number(every, "energy_of_flat_map")
+    if not within < flat:
+        return []
+    return [
+        f"{pct(within)} of the Grad-CAM map lies within one FWHM of the candidate, less than of a flat map ({pct(flat)}):"
+        " the network may decide by something else in the cutout than the source. Look at the maps, and at how True and"
+        " False differ beside the source."
+    ]
+
+
+def advice_lines(record: Mapping[str, Any]) -> list[str]:
+    """What to change where the cube is small or balancing throws most of a class away, with numbers.
+
+    Parameters
+    ----------
+    record : mapping
+        ``cube.json``: its ``advice`` where it has any, else n_labelled_true, n_labelled_false, n_true and n_false.
+    """
+    if record.get("advice"):
+        return [str(line) for line in record["advice"]]
+    counts = {"True": ("n_labelled_true", "n_true"), "False": ("n_labelled_false", "n_false")}
+    labelled, used = ({name: number(record, keys[k]) for name, keys in counts.items()} for k in (0, 1))
+    few, many = sorted(labelled, key=lambda name: labelled[name])
+    if not labelled[few] > 0 or not used[many] < 0.5 * labelled[many]:
+        return []
+    unused = labelled[many] - used[many]
+    factor = labelled[many] / labelled[few]
+    more = "a lower detect.threshold, both signs of the difference" if few == "False" else "more inject.n_sources"
+    return [
+        f"Balancing leaves {count(unused)} of {count(labelled[many])} {many} unused beside {count(labelled[few])} {few}."
+        f" {factor:.1f} times as many {few} would use them all: {more}, or more images. Or keep them, with"
+        " cube.true_fraction: null, and let class_weights balance the training."
+    ]
 
 
 def config_lines(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -136,4 +248,5 @@ def words(value: Any) -> str:
     """A value of the configuration or a name, in words."""
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
-    return "–" if value is None or value == "" else str(value)
+    missing = value is None or value == "" or (isinstance(value, float) and np.isnan(value))
+    return "–" if missing else str(value)

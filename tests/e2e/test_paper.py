@@ -17,6 +17,6 @@ def test_figures_are_made_as_jobs(root, tmp_path):
     assert all((tmp_path / path).stat().st_size > 0 for path in wanted)
     made = {name: json.loads((tmp_path / f"results/paper/{name}.json").read_text()) for name in ("fig01", "fig06")}
     assert made["fig01"]["made"] and not made["fig06"]["made"]  # the demo has no cube of the paper
-    assert "2\u2009621\u2009826 parameters" in made["fig01"]["same"]
+    assert "2\u202f621\u202f826 parameters" in made["fig01"]["same"]
     assert "Nothing to be done" in snakemake(root, "-n", *command).stdout
     assert planned_jobs(snakemake(root, "-n", "--forcerun", "paper_data", *command).stdout)["paper_figures"] == 2

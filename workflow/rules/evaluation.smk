@@ -9,6 +9,7 @@ rule evaluate:
         cube_record="results/{telescope}/{pipeline}/cube.json",
         real_stars="results/{telescope}/{pipeline}/real_stars.npz",
         split="results/{telescope}/{pipeline}/split.csv",
+        split_record="results/{telescope}/{pipeline}/split.json",
         model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/model.keras",
         train_record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/train.json",
     output:
@@ -38,6 +39,7 @@ use rule evaluate as evaluate_paper with:
         cube_record="results/{telescope}/{pipeline}/cube.json",
         real_stars="results/{telescope}/{pipeline}/real_stars.npz",
         split="results/{telescope}/{pipeline}/split_paper.csv",
+        split_record="results/{telescope}/{pipeline}/split.json",
         model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/model.keras",
         train_record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/train.json",
     output:

@@ -73,13 +73,31 @@ def test_the_choice_is_made_out_of_fold_and_by_image():
     labels, p, images = draw(3000, 7)
     z = calibrate.logit(p)
     bent = 1 / (1 + np.exp(-np.where(z > 0, 0.15 * z, 3 * z)))
-    chosen, losses = calibrate.choose_calibration(labels, bent, images)
+    chosen, record = calibrate.choose_calibration(labels, bent, images)
+    losses = record["log_loss"]
+    assert record["refused"] == "" and record["ece_tune"]["isotonic"] < record["ece_tune"]["none"]
     assert chosen.method == "isotonic" and losses["isotonic"] < losses["platt"] < losses["none"]
-    sharp, losses = calibrate.choose_calibration(labels, 1 / (1 + np.exp(-2 * z)), images)
+    sharp, record = calibrate.choose_calibration(labels, 1 / (1 + np.exp(-2 * z)), images)
     assert sharp.method == "platt", "what is more flexible must earn it"
     assert sharp.slope == pytest.approx(0.5, rel=0.1)
-    assert losses["platt"] == pytest.approx(log_loss(labels, p), rel=0.02)
-    alone, losses = calibrate.choose_calibration(labels, bent, np.full(3000, "a"))
-    assert alone.method == "platt" and all(np.isnan(loss) for loss in losses.values())
+    assert record["log_loss"]["platt"] == pytest.approx(log_loss(labels, p), rel=0.02)
+    alone, record = calibrate.choose_calibration(labels, bent, np.full(3000, "a"))
+    assert alone.method == "platt" and all(np.isnan(loss) for loss in record["log_loss"].values())
     with pytest.raises(CubeError, match="3000 labels and 2 images"):
         calibrate.choose_calibration(labels, bent, ["a", "b"])
+
+
+def test_a_calibration_that_makes_the_error_larger_is_not_used():
+    """Scores that are probabilities, of a few images: what is fitted to some is worse on the others."""
+    refused = 0
+    for seed in range(20):
+        labels, p, images = draw(60, seed, n_images=6)
+        found, record = calibrate.choose_calibration(labels, p, images)
+        errors = record["ece_tune"]
+        if record["refused"]:
+            refused += 1
+            assert errors[record["refused"]] > errors["none"] == pytest.approx(metrics.ece(labels, p))
+            assert found == Calibration() and np.array_equal(found.apply(p), p)
+        else:
+            assert found.method != "none" and errors[found.method] <= errors["none"]
+    assert 3 < refused < 20

@@ -27,7 +27,7 @@ def test_closing_table_is_aligned_and_fits(tables):
     assert "FPR at recall 95 %" in text
     assert "results/report.html" in text
     rows = [line for line in lines if line.count("[") == 2]
-    assert len(rows) == len(tables["summary"])
+    assert len(rows) == (tables["summary"]["experiment"] != "fixed-cuts").sum()
     assert len({line.index("[") for line in rows}) == 1  # the MCC columns stand under each other
 
 
@@ -35,7 +35,7 @@ def test_closing_table_cuts_long_names_not_numbers(tables):
     summary = tables["summary"].assign(experiment="an_experiment_with_a_name_that_never_seems_to_end")
     text = closing_table(summary, tables["quality"])
     assert max(map(len, text.splitlines())) <= 100
-    assert text.count("]") >= 2 * len(summary)
+    assert text.count("]") >= 2 * len(summary) - 2  # the two rows of the fixed cuts have one each
 
 
 def test_closing_table_without_anything():
@@ -50,3 +50,21 @@ def test_it_is_printed_from_the_tables_of_a_run(tables, tmp_path, capsys):
         write_table(tmp_path / f"{name}.csv", tables[name])
     main(tmp_path)
     assert "tiny/builtin: 7 images" in capsys.readouterr().out
+
+
+def test_fixed_cuts_and_what_does_not_beat_them_are_told(tables):
+    summary = tables["summary"]
+    lines = closing_table(summary.assign(gain_low=0.01), tables["quality"]).splitlines()
+    cuts = [line for line in lines if line.startswith(" fixed-cuts")]
+    assert len(cuts) == 2 and all(" - " in line and line.count("[") == 1 for line in cuts)
+    assert not any(line.startswith("!") for line in lines)
+    lines = closing_table(summary.assign(gain_low=-0.01, sky_unknown=1.0), tables["quality"]).splitlines()
+    told = [line for line in lines if line.startswith("!")]
+    grouped = summary[(summary["protocol"] == "grouped") & (summary["experiment"] != "fixed-cuts")]
+    assert len(told) == len(grouped) + 1 and max(map(len, told)) <= 100
+    assert told[0].startswith("! tiny/builtin paper seed 1: not above the fixed cuts") and "same sky" in told[-1]
+
+
+def test_one_image_is_not_several(tables):
+    text = closing_table(tables["summary"], tables["quality"][:1])
+    assert "tiny/builtin: 1 image, 110 candidates" in text

@@ -109,6 +109,27 @@ def test_false_alarms_undo_balancing_and_unused_parts(data):
     assert kept_false_share({}) == 1
 
 
+def test_what_the_cuts_reach_and_what_is_gained_stands_in_the_headline(data):
+    record, _ = run(data)
+    headline, cuts = record["headline"], record["baseline"]
+    assert headline["baseline_mcc"] == cuts["mcc"] and headline["gain"] == pytest.approx(headline["mcc"] - cuts["mcc"])
+    assert headline["gain_low"] < headline["gain"] < headline["gain_high"]
+    assert record["interval"] == "images" and headline["sky_unknown"] == 0
+    assert run(data, sky_unknown=True)[0]["headline"]["sky_unknown"] == 1
+
+
+def test_purity_without_an_accepted_false_is_not_known(data):
+    cube, table = data
+    kept = (table["set"] != "test") | (table["image"] == table.loc[table["set"] == "test", "image"].iloc[0])
+    perfect = table[kept].assign(score=np.where(table.loc[kept, "label"] == 1, 0.9, 0.1))
+    record, _ = run((cube, perfect))
+    purity = record["purity"]["1 % real"]
+    assert record["interval"] == "counts" and record["headline"]["fpr"] == 0
+    assert np.isnan(purity["value"]) and 0 < purity["low"] < 0.5 and purity["high"] == 1
+    open_ = run(data)[0]["purity"]["1 % real"]
+    assert open_["low"] < open_["value"] < open_["high"] < 1
+
+
 def test_a_cube_without_properties_is_evaluated_all_the_same(data):
     cube, table = data
     bare = {"cube": cube["cube"], "labels": cube["labels"]}

@@ -8,6 +8,7 @@ from otrain_core.evaluation.closing import closing_table
 from otrain_core.evaluation.summary import (
     QUALITY_COLUMNS,
     SUMMARY_COLUMNS,
+    build_summary,
     quality_row,
     summary_files,
     summary_row,
@@ -43,7 +44,8 @@ def test_the_agreed_columns_come_first(tables):
 
 
 def test_one_row_for_each_training_with_the_numbers_of_its_record(run, tables):
-    summary, (_, made) = tables["summary"], run
+    everything, (_, made) = tables["summary"], run
+    summary = everything[everything["experiment"] != "fixed-cuts"]
     assert len(summary) == len(made["runs"]) == 8
     assert not summary.duplicated(["telescope", "pipeline", "experiment", "seed", "protocol"]).any()
     assert sorted(summary["protocol"].unique()) == ["grouped", "paper"]
@@ -119,3 +121,20 @@ def test_a_run_without_any_training_has_tables_all_the_same(tmp_path):
         assert io.read_table(paths[name]).empty
     assert io.read_table(paths["quality"])["status"].tolist() == ["not run"]
     assert "far/builtin: 0 images" in closing_table(io.read_table(paths["summary"]), io.read_table(paths["quality"]))
+
+
+def test_the_fixed_cuts_have_a_row_of_their_own(run, tables):
+    summary = tables["summary"]
+    rows = summary[summary["experiment"] == "fixed-cuts"]
+    assert (
+        sorted(rows["protocol"]) == ["grouped", "paper"]
+        and (rows["seed"] == 0).all()
+        and (rows["status"] == "ok").all()
+    )
+    for row in rows.itertuples():
+        mine = summary[(summary["protocol"] == row.protocol) & (summary["experiment"] != "fixed-cuts")]
+        assert row.mcc == pytest.approx(mine["baseline_mcc"].iloc[0]) and row.mcc_low < row.mcc < row.mcc_high
+        assert (row.n_images, row.n_true, row.n_false) == tuple(mine.iloc[0][["n_images", "n_true", "n_false"]])
+        assert np.isnan(row.threshold) and np.isnan(row.gain)
+        assert row.Index > mine.index.max() - 1
+    assert "fixed-cuts" not in build_summary(run[1]["runs"])["experiment"].tolist()

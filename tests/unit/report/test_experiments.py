@@ -61,7 +61,7 @@ def test_a_missing_training_leaves_an_empty_cell():
 
 
 def test_a_pair_is_said_in_words():
-    text = pair_sentence(pair("all/all")).replace("\u2009", "").replace("\u00a0", " ")
+    text = pair_sentence(pair("all/all")).replace("\u202f", "").replace("\u00a0", " ")
     assert text == (
         "otrain2 makes 0.50 [0.40, 0.61] times the errors of paper on the pooled test images of 2 cubes"
         " (5 against 10 of 1200 cutouts, p < 0.001)."

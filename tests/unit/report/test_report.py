@@ -202,7 +202,7 @@ def test_pipelines_artefacts_and_telescopes_stand_side_by_side(page):
     assert "compared" in parsed.ids
     for words in ("Pipelines on the same images", "What makes the False, per image", "Telescopes", "alard-lupton"):
         assert words in parsed.text
-    assert re.search(r"tiny/builtin alard-lupton 7 1 \d+ / 840", re.sub(r"\u2009", "", parsed.text))  # 7 x 120 injected
+    assert re.search(r"tiny/builtin alard-lupton 7 1 \d+ / 840", re.sub(r"\u202f", "", parsed.text))  # 7 x 120 injected
     assert "cosmic 15.0" in parsed.text and "dipole 20.0" in parsed.text
 
 
