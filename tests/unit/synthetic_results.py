@@ -32,8 +32,11 @@ def write_results(
     failed: tuple[str, ...] = ("I03",),
     quality: float = 3.0,
     model: Path | None = None,
+    passing: bool = False,
 ) -> dict[str, list[str]]:
     """Write the records of one cube and its trainings; `quality` is how well scores part the classes.
+
+    With `passing` the test set is large enough for the gate, and no FWHM is known, so that there are no fixed cuts.
 
     Returns
     -------
@@ -42,12 +45,15 @@ def write_results(
     """
     rng = np.random.default_rng(5)
     folder = root / telescope / pipeline
+    n_images = max(n_images, 24) if passing else n_images
     images = [f"I{k:02d}" for k in range(n_images)]
     for name in images:
         write_image(root, telescope, pipeline, name, rng, failed=name in failed)
-    cube = make_cube(400, n_images=n_images, seed=3)
+    cube = make_cube(50 * n_images, n_images=n_images, seed=3)
     good = ~np.isin(cube["images"], failed)
     cube = {key: value[good] if value.shape[:1] == good.shape else value for key, value in cube.items()}
+    if passing:
+        cube["fwhms"][:] = np.nan
     cube |= {"telescope": np.array(telescope), "pipeline": np.array(pipeline)}
     cube["reasons"] = np.where(cube["labels"] == 1, "injection 3 at 0.20 FWHM", "no injection within 2.0 FWHM")
     cube["injections"] = np.where(cube["labels"] == 1, np.arange(len(good[good])) % 120, -1)

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -67,6 +68,14 @@ def test_a_pair_is_said_in_words():
         " (5 against 10 of 1200 cutouts, p < 0.001)."
     )
     assert pair_sentence(pair(protocol="paper")).endswith("by the paper's own protocol.")
+
+
+def test_a_ratio_to_no_error_is_said_in_words():
+    none = {"errors_other": 0.0, "error_ratio": np.nan, "p_value": 0.25, "n": 23}
+    text = pair_sentence(pair() | none | {"errors": 3.0}).replace("\u00a0", " ")
+    assert text == "otrain2 makes 3 errors on the test images where paper makes none (of 23 cutouts, p = 0.25)."
+    text = pair_sentence(pair() | none | {"errors": 0.0, "n": 1, "p_value": 1.0}).replace("\u00a0", " ")
+    assert text == "Neither otrain2 nor paper makes an error on the test images (of 1 cutout, p = 1.00)."
 
 
 def test_words_are_for_all_cubes_and_the_rest_is_a_table():

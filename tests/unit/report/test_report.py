@@ -113,7 +113,7 @@ def test_numbers_stand_with_interval_protocol_and_data(run, page):
     mcc = f"MCC {headline['mcc']:.3f} [{headline['mcc_low']:.3f}, {headline['mcc_high']:.3f}]"
     assert mcc in parsed.text
     assert f"Scored on {headline['n_images']} images it never saw" in parsed.text
-    assert f"A cut on S/N and FWHM alone reaches MCC {headline['baseline_mcc']:.3f}" in parsed.text
+    assert f"Fixed cuts on S/N, FWHM and shape reach MCC {headline['baseline_mcc']:.3f}" in parsed.text
     assert "its numbers flatter the model" in parsed.text
     assert "scored on what it was tuned on" in parsed.text
     assert "otrain-tiny, version 7, alias champion" in parsed.text

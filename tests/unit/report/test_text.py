@@ -1,6 +1,17 @@
 """What the report says in words."""
 
-from otrain_core.report.text import config_lines, words
+import numpy as np
+
+from otrain_core.plan.config import GateOptions
+from otrain_core.report.text import (
+    _calibration_cautions,
+    _purity_lines,
+    advice_lines,
+    config_lines,
+    map_cautions,
+    words,
+    worth,
+)
 
 
 def test_the_configuration_is_flattened():
@@ -9,3 +20,57 @@ def test_the_configuration_is_flattened():
 
 def test_values_in_words():
     assert (words(["a", "b"]), words(None), words(""), words(3)) == ("a, b", "–", "–", "3")
+    assert words(np.nan) == "–"  # what an empty cell of a CSV is read as
+
+
+GATE = GateOptions()
+ROW = {"mcc": 0.9, "mcc_low": 0.85, "fp_share": 0.02, "n_images": 9, "n_true": 80, "n_false": 90}
+ROW |= {"baseline_mcc": 0.8, "gain": 0.1, "gain_low": 0.05, "sky_unknown": 0.0}
+
+
+def test_nothing_stands_first_where_nothing_speaks_against_the_score():
+    assert worth(ROW, GATE) == []
+
+
+def test_what_harms_most_stands_first():
+    told = worth(ROW | {"sky_unknown": 1.0, "n_false": 12, "gain_low": -0.02, "gain": -0.01}, GATE)
+    assert told[0].startswith("Nothing tells which images show the same sky")
+    assert told[1] == "The test set is too small for a verdict (12 of 50 False)."
+    assert told[2] == "MCC 0.900 does not beat fixed cuts on S/N, FWHM and shape (0.800)."
+    assert told[3] == "No model becomes champion." and len(told) == 4
+
+
+def test_advice_says_what_to_change_and_by_how_much():
+    counts = {"n_labelled_true": 663, "n_labelled_false": 52, "n_true": 52, "n_false": 52}
+    (line,) = advice_lines(counts)
+    assert line.startswith("Balancing leaves 611 of 663 True unused beside 52 False. 12.8 times as many False")
+    assert "detect.threshold" in line and "cube.true_fraction: null" in line
+    (line,) = advice_lines({"n_labelled_true": 40, "n_labelled_false": 400, "n_true": 40, "n_false": 40})
+    assert line.startswith("Balancing leaves 360 of 400 False unused") and "inject.n_sources" in line
+    assert advice_lines({"n_labelled_true": 60, "n_labelled_false": 52, "n_true": 52, "n_false": 52}) == []
+    assert advice_lines({}) == []
+    assert advice_lines(counts | {"advice": ["Lower it."]}) == ["Lower it."]
+
+
+def test_a_map_that_looks_away_is_told():
+    (line,) = map_cautions({"all": {"energy_within_fwhm": 0.0, "energy_of_flat_map": 0.017}})
+    assert line.startswith(
+        "0.0 % of the Grad-CAM map lies within one FWHM of the candidate, less than of a flat map (1.7 %)"
+    )
+    assert map_cautions({"all": {"energy_within_fwhm": 0.05, "energy_of_flat_map": 0.017}}) == []
+    assert map_cautions({}) == []
+
+
+def test_purity_is_not_known_without_an_accepted_false():
+    (line,) = _purity_lines({"1 % real": {"value": None, "low": 0.027, "high": 1.0}})
+    assert "1 % real: not known (at least 2.7 %)" in line
+    (line,) = _purity_lines({"1 % real": {"value": 0.147, "low": 0.111, "high": 0.208}})
+    assert "1 % real: 14.7 % [11.1, 20.8]" in line
+    assert _purity_lines({}) == []
+
+
+def test_a_calibration_that_is_not_used_is_told():
+    record = {"refused": "platt", "ece_tune": {"none": 0.082, "platt": 0.107}}
+    (line,) = _calibration_cautions(record, {"ece": 0.08})
+    assert "(platt)" in line and "0.082 to 0.107" in line and line.endswith("it is not used.")
+    assert _calibration_cautions({"refused": "", "ece_after": 0.03}, {"ece": 0.02}) == []
