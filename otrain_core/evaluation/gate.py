@@ -54,7 +54,7 @@ def refusal(numbers: Mapping[str, Any], options: GateOptions, *, protocol: str =
         return f"MCC {mcc:.3f} may be as low as {mcc_low:.3f}, which is not above {options.min_mcc:g}"
     if not fp_share <= options.max_fp:
         return f"false positives {fp_share:.3f} of the test set, more than {options.max_fp:g}"
-    return not_beaten(numbers)
+    return not_beaten(numbers, by=options.min_gain)
 
 
 def missing_from_test(numbers: Mapping[str, Any], options: GateOptions) -> str:
@@ -72,16 +72,17 @@ def missing_from_test(numbers: Mapping[str, Any], options: GateOptions) -> str:
     return ", ".join(lacks)
 
 
-def not_beaten(numbers: Mapping[str, Any]) -> str:
+def not_beaten(numbers: Mapping[str, Any], *, by: float = 0.0) -> str:
     """That the training does not beat the fixed cuts, in words; '' where it does, or where there are no cuts.
 
-    It beats them where the interval of what it gains, from the same images drawn for both, lies above 0.
+    It beats them where the interval of the MCC that it gains, from the same images drawn for both, lies above `by`;
+    where the images are too few for an interval, where the gain does.
     """
     cuts, gain, low = (number(numbers, key) for key in ("baseline_mcc", "gain", "gain_low"))
-    if not np.isfinite(cuts) or low > 0:
+    if not np.isfinite(cuts) or (low if np.isfinite(low) else gain) > by:
         return ""
     words = f"MCC {number(numbers, 'mcc'):.3f} does not beat fixed cuts on S/N, FWHM and shape ({cuts:.3f})"
-    return words if gain <= 0 else f"{words} by more than chance"
+    return f"{words} by more than chance" if gain > max(by, 0) else words
 
 
 def tune_mcc(folder: str | Path) -> float:

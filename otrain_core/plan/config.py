@@ -201,6 +201,12 @@ class GateOptions(Section):
     max_fp: float = Field(
         0.05, ge=0, le=1, description="false positives as a share of the test set must not exceed this"
     )
+    min_gain: float = Field(
+        0.0,
+        ge=-2,
+        le=1,
+        description="MCC above that of fixed cuts on S/N, FWHM and shape, with its interval, must exceed this (-2: any will do)",
+    )
     min_images: int = Field(5, ge=1, description="images of the test set at least")
     min_per_class: int = Field(
         50, ge=1, description="True and False of the test set at least, each (0 of 50 leaves a rate of 7 % open)"

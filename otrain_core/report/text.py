@@ -93,7 +93,7 @@ def worth(row: Mapping[str, Any], gate: GateOptions) -> list[str]:
         )
     if lacks := missing_from_test(row, gate):
         found.append(f"The test set is too small for a verdict ({lacks}).")
-    if beaten := not_beaten(row):
+    if beaten := not_beaten(row, by=gate.min_gain):
         found.append(f"{beaten}.")
     return [*found, "No model becomes champion."] if found else []
 

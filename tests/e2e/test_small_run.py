@@ -63,7 +63,8 @@ def test_summary_and_quality(small_run):
         "mcc_low mcc_high fpr_at_1pct_missed fpr_at_5pct_missed ece false_alarms_per_image train_seconds"
     )
     assert set(columns.split()) <= set(summary.columns)
-    assert len(summary) == 4
+    assert len(summary) == 6  # two trainings under two protocols, and fixed cuts under both
+    assert (summary.experiment == "fixed-cuts").sum() == 2
     assert set(summary.protocol) == {"grouped", "paper"}
     quality = pd.read_csv(small_run / "results/quality.csv")
     assert len(quality) == 6

@@ -47,6 +47,11 @@ def run(tmp_path_factory):
             {"baseline_mcc": 0.95, "gain": -0.05, "gain_low": -0.1},
             "MCC 0.900 does not beat fixed cuts on S/N, FWHM and shape (0.950)",
         ),
+        ({"gain": 0.01, "gain_low": None}, ""),
+        (
+            {"baseline_mcc": 0.9, "gain": 0.0, "gain_low": None},
+            "MCC 0.900 does not beat fixed cuts on S/N, FWHM and shape (0.900)",
+        ),
         ({"baseline_mcc": None, "gain": None, "gain_low": None}, ""),
     ],
 )
@@ -54,6 +59,12 @@ def test_what_a_training_must_reach(changed, words):
     """MCC must exceed its bound with its interval, false positives may reach theirs; counts and cuts come in."""
     assert refusal(GOOD | changed, GATE) == words
     assert set(changed) <= set(NUMBERS)
+
+
+def test_a_wanted_gain_counts():
+    assert refusal(GOOD, GateOptions(min_gain=0.04)) == ""
+    assert "by more than chance" in refusal(GOOD, GateOptions(min_gain=0.06))
+    assert refusal(GOOD | {"gain": -0.5, "gain_low": -0.7}, GateOptions(min_gain=-2)) == ""
 
 
 def test_only_images_never_seen_count():

@@ -12,6 +12,8 @@ from otrain_core.registry.records import records_digest
 from otrain_core.registry.store import open_store
 
 GATE = GateOptions()
+# A test set that is large enough, as tags.
+TESTED = {"n_images": "9", "n_true": "90", "n_false": "90", "mcc_low": "0.8"}
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +28,7 @@ def results(tmp_path_factory):
         (folder / "model.keras").write_bytes(bytes([seed]))
         (folder / "model.onnx").write_bytes(bytes([seed]))
         tags = {"telescope": "tca", "pipeline": "builtin", "experiment": "otrain2", "seed": str(seed), "mcc": "0.9"}
+        tags |= TESTED
         tags |= {"digest": records_digest(folder), "protocol": "grouped", "fp_share": "0.01", "mcc_tune": f"0.{seed}"}
         client.create_model_version("otrain-tca", source=str(folder), tags=tags)
     client.set_registered_model_alias("otrain-tca", "champion", "2")
@@ -111,7 +114,8 @@ class Client:
 
 class Version:
     def __init__(self, version, **tags):
-        self.version, self.run_id, self.tags = version, "", {"protocol": "grouped"} | tags
+        self.version, self.run_id = version, ""
+        self.tags = {"protocol": "grouped", **TESTED, "mcc_low": tags.get("mcc", "nan")} | tags
 
 
 def test_gate_bounds_are_as_in_the_paper():
