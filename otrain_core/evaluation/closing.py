@@ -14,7 +14,7 @@ from otrain_core.evaluation.bootstrap import FEW_IMAGES
 from otrain_core.evaluation.gate import CUTS, not_beaten
 from otrain_core.evaluation.words import count, interval, num, several
 from otrain_core.io import read_table
-from otrain_core.results import store_path
+from otrain_core.results import number, store_path
 
 _WIDTH = 100  # columns of the closing table
 
@@ -31,6 +31,8 @@ def closing_table(
     True, False, MCC and FPR are those of the images the model never saw (protocol grouped)
     or, for protocol paper, of the set it was tuned on; intervals are in brackets.
     """
+    # Tables of published runs lack columns that came later.
+    summary = summary.reindex(columns=list(dict.fromkeys([*summary.columns, "interval", "sky_unknown"])))
     recalls = summary["stated_recall"].dropna().unique()
     recall = f"recall {100 * recalls[0]:g} %" if len(recalls) == 1 else "stated recall"
     header = ("experiment", "seed", "protocol", "images", "True/False", "thr.", "MCC", f"FPR at {recall}")
@@ -89,8 +91,8 @@ def _cautions(summary: pd.DataFrame) -> list[str]:
     grouped = summary[(summary["protocol"] == "grouped") & (summary["status"] == "ok")]
     lines = []
     for row in grouped.to_dict("records"):
-        if row["experiment"] != CUTS and not_beaten(row):
-            gain = _plain(interval(row, "gain")) + ("" if np.isfinite(row["gain_low"]) else " (no interval)")
+        if row["experiment"] != CUTS and np.isfinite(number(row, "gain")) and not_beaten(row):
+            gain = _plain(interval(row, "gain")) + ("" if np.isfinite(number(row, "gain_low")) else " (no interval)")
             where = f"{row['telescope']}/{row['pipeline']} {row['experiment']} seed {row['seed']}"
             told = f": not above the fixed cuts for certain, by MCC {gain}"
             lines.append("! " + _fit(where, _WIDTH - 2 - len(told)) + told)
