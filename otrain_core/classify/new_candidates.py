@@ -16,9 +16,13 @@ from otrain_core.errors import ConfigError, ImageError
 PIXELS = ((("x", "y"), 0), (("XWIN_IMAGE", "YWIN_IMAGE"), 1), (("X_IMAGE", "Y_IMAGE"), 1), (("Xpos", "Ypos"), 1))
 SKY = (("ra", "dec"), ("ALPHA_J2000", "DELTA_J2000"), ("_RAJ2000", "_DEJ2000"))
 NAMES = ("candid", "id", "name", "cand_ID", "NUMBER")
-FORMATS = {".csv": "ascii.csv", ".ecsv": "ascii.ecsv", ".dat": "ascii", ".txt": "ascii"} | dict.fromkeys(
-    (".fits", ".fit", ".cat", ".ldac"), "fits"
-)
+FORMATS = {
+    ".csv": "ascii.csv",
+    ".xlsx": "workbook",
+    ".ecsv": "ascii.ecsv",
+    ".dat": "ascii",
+    ".txt": "ascii",
+} | dict.fromkeys((".fits", ".fit", ".cat", ".ldac"), "fits")
 FORMATS |= dict.fromkeys((".vot", ".votable"), "votable")
 MAX_CANDIDATES = 10**7
 BLOCK = 2048  # candidates at a time: 40 MB of cutouts of 32 px
@@ -156,6 +160,8 @@ def _read_table(path: Path) -> Any:
     form = FORMATS.get(path.suffix.lower())
     if form is None:
         raise ConfigError(f"{path}: a table of candidates is one of {', '.join(FORMATS)}, not {path.suffix or 'this'}")
+    if form == "workbook":
+        return _spreadsheet(path)
     try:
         check_compressed(path, image=path.stem)
         if form == "fits":
@@ -167,9 +173,29 @@ def _read_table(path: Path) -> Any:
     except Exception:  # the reader below tells it better
         pass
     try:
-        return Table.read(path, format=form)
+        table = Table.read(path, format=form)
     except Exception as error:  # astropy's readers raise many kinds
+        if form == "ascii.csv":
+            return _spreadsheet(path)
         raise ConfigError(f"{path}: not a readable table ({str(error).strip().splitlines()[0][:200]})") from None
+    if form == "ascii.csv" and len(table.colnames) == 1:  # other signs than commas separate the cells
+        return _spreadsheet(path)
+    return table
+
+
+def _spreadsheet(path: Path) -> dict[str, np.ndarray]:
+    """A list that a spreadsheet program has saved, with decimal points or commas; empty cells are missing."""
+    from otrain_core.plan.spreadsheets import read_sheet
+
+    names, rows = read_sheet(path)
+    table = {}
+    for name in names:
+        cells = [row.get(name, "") for _, row in rows]
+        try:
+            table[name] = np.array([float(cell.replace(",", ".") or "nan") for cell in cells])
+        except ValueError:
+            table[name] = np.array(cells)
+    return table
 
 
 def _numbers(table: Any, name: str, where: str) -> np.ndarray:

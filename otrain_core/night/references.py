@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import fnmatch
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from otrain_core.errors import ConfigError, ImageError
 from otrain_core.images.hdus import read_fits
 from otrain_core.images.wcs import celestial_wcs, pixel_to_sky, sky_to_pixel
+from otrain_core.plan.spreadsheets import read_rows
 
 SUFFIXES = (".fits", ".fit", ".fts", ".fits.fz", ".fits.gz")
 
@@ -47,11 +47,12 @@ class References:
             self._patterns = [("*", self.source)]
 
     def _read_list(self) -> list[tuple[str, Path]]:
-        with open(self.source, newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            if not {"pattern", "reference"} <= set(rows.fieldnames or ()):
-                raise ConfigError(f"--references: {self.source}: columns pattern and reference are needed")
-            return [(row["pattern"].strip(), self.source.parent / row["reference"].strip()) for row in rows]
+        rows = [cells for _, cells in read_rows(self.source)]
+        if not all({"pattern", "reference"} <= set(cells) for cells in rows):
+            raise ConfigError(
+                f"--references: {self.source}: columns pattern and reference are needed, both in each row"
+            )
+        return [(cells["pattern"], self.source.parent / cells["reference"]) for cells in rows]
 
     def of(self, science: str | Path, *, image: str) -> Path:
         """The reference of a science image.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -105,7 +105,7 @@ def explain_first(error: ValidationError, where: str) -> str:
     first = error.errors()[0]
     key = _key(first["loc"]) or "(section)"
     if first["type"] == "extra_forbidden":
-        return f"{where}: {key}: unknown key{near_name(key.split('.')[-1], error.title)}"
+        return f"{where}: {key}: unknown key{near_name(key.split('.')[-1])}"
     value = first.get("input")
     if first["type"] == "string_pattern_mismatch":
         wrong = "a name of letters, digits and _ + . - is needed, which begins with a letter or a digit"
@@ -132,10 +132,12 @@ def _alternative(error: Mapping[str, Any], first: Mapping[str, Any]) -> bool:
     )
 
 
-def near_name(key: str, title: str) -> str:
+def near_name(key: str, known: Collection[str] | None = None) -> str:
+    """A question whether the nearest of the `known` names is meant (default: the keys of all sections), or ''."""
     import difflib
 
-    known = {name for section in _all_sections() for name in section.model_fields}
+    if known is None:
+        known = {name for section in _all_sections() for name in section.model_fields}
     match = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.6)
     return f"; did you mean {match[0]!r}?" if match else ""
 

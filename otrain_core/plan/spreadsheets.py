@@ -43,6 +43,17 @@ def read_rows(path: str | Path, columns: Collection[str] | None = None) -> list[
     ConfigError
         No such file, not a sheet, an unknown column, a column that stands twice, or a row of another length.
     """
+    return read_sheet(path, columns)[1]
+
+
+def read_sheet(path: str | Path, columns: Collection[str] | None = None) -> tuple[list[str], list[Row]]:
+    """The columns of a sheet, and its rows as from `read_rows`.
+
+    Raises
+    ------
+    ConfigError
+        As `read_rows`.
+    """
     path = Path(path)
     table = _workbook(path) if _begins_with(path, WORKBOOK) else _text_rows(path)
     table = [(line, cells) for line, cells in table if any(cells) and not cells[0].startswith("#")]
@@ -55,13 +66,13 @@ def read_rows(path: str | Path, columns: Collection[str] | None = None) -> list[
         if header.count(name) > 1:
             raise ConfigError(f"sheet {path}: {name or '(no name)'}: this column stands twice")
         if columns is not None and name not in columns:
-            raise ConfigError(f"sheet {path}: {name or '(no name)'}: unknown column{near_name(name, '')}")
+            raise ConfigError(f"sheet {path}: {name or '(no name)'}: unknown column{near_name(name, columns)}")
     found = []
     for line, cells in rows:
         if len(cells) < len(header) or any(cells[len(header) :]):
             raise ConfigError(f"sheet {path}, row {line}: not as many cells as the header has columns")
         found.append((line, {name: cell for name, cell in zip(header, cells, strict=False) if cell}))
-    return found
+    return header, found
 
 
 def _begins_with(path: Path, mark: bytes) -> bool:

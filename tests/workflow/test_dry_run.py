@@ -91,6 +91,14 @@ def test_hatp32_needs_only_its_sheet(root, shared_data):
     assert jobs["psf"] + 20 <= 102
 
 
+def test_a_key_that_stands_twice_is_told(root, tmp_path):
+    (tmp_path / "my.yaml").write_text("seed: 1\nrun: {seeds: [1]}\nseed: 2\n")
+    command = ["-n", "--directory", str(tmp_path), "--configfile", str(tmp_path / "my.yaml")]
+    result = snakemake(root, *command, check=False)
+    assert result.returncode != 0
+    assert "my.yaml: not YAML: line 3: 'seed' stands twice" in result.stdout + result.stderr
+
+
 @pytest.fixture
 def pretend_programs(tmp_path):
     """A PATH on which the programs of gmadet and stdpipe seem to be installed: a dry run only asks whether."""

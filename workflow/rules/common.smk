@@ -12,7 +12,7 @@ from otrain_core.errors import OtrainError
 from otrain_core.extensions import file_of
 from otrain_core.jobs.digest import code_digest
 from otrain_core.jobs.job import KEEP_GOING
-from otrain_core.plan.sections import NAME_PATTERN
+from otrain_core.plan.sections import NAME_PATTERN, read_yaml
 from otrain_core.plan.run import Run
 from otrain_core.jobs.resume import explain_lock
 from otrain_core.jobs.slurm import die_with_parent
@@ -25,6 +25,9 @@ if not workflow.is_main_process:
     die_with_parent()
 
 try:
+    for path in workflow.configfiles:  # of a key that stands twice Snakemake takes the last
+        if Path(path).is_file():
+            read_yaml(path)
     RUN = Run.from_config(config, root=Path(workflow.basedir).parent)
 except OtrainError as error:
     raise WorkflowError(str(error)) from None

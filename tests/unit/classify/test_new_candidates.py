@@ -168,3 +168,37 @@ def test_a_votable(tmp_path):
     Table({"x": [100.3], "y": [200.6]}).write(tmp_path / "t.vot", format="votable")
     found = read_candidates(tmp_path / "t.vot")
     assert found["x"] == pytest.approx([100.3]) and found["y"] == pytest.approx([200.6])
+
+
+LIST = "name;x;y\nnärby 01;12,5;3\nfar;7;1,25\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        LIST.encode("cp1252"),
+        LIST.encode("utf-16"),
+        LIST.replace(";", "\t").encode(),
+        LIST.replace(",", ".").replace(";", ",").encode("cp1252"),
+    ],
+)
+def test_a_list_as_spreadsheet_programs_save_it(tmp_path, content):
+    (tmp_path / "list.csv").write_bytes(content)
+    found = read_candidates(tmp_path / "list.csv")
+    assert found["x"].tolist() == [12.5, 7.0] and found["y"].tolist() == [3.0, 1.25]
+    assert found["candid"].tolist() == ["närby 01", "far"]
+
+
+def test_a_list_in_a_workbook_and_an_empty_one(tmp_path):
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    for row in (["x", "y"], [12.5, 3]):
+        book.active.append(row)
+    book.save(tmp_path / "list.xlsx")
+    assert read_candidates(tmp_path / "list.xlsx")["x"].tolist() == [12.5]
+    (tmp_path / "none.csv").write_text("x;y\n")
+    assert len(read_candidates(tmp_path / "none.csv")["x"]) == 0
+    (tmp_path / "hole.csv").write_text("x;y\n1;\n")
+    with pytest.raises(ConfigError, match="row 1: its position is not a finite number"):
+        read_candidates(tmp_path / "hole.csv")

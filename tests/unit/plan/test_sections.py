@@ -39,8 +39,9 @@ def test_the_first_error_in_one_sentence(values, told):
 
 
 def test_near_names():
-    assert near_name("treshold", "") == "; did you mean 'threshold'?"
-    assert near_name("qqqq", "") == ""
+    assert near_name("treshold") == "; did you mean 'threshold'?"
+    assert near_name("qqqq") == ""
+    assert near_name("imag", ["image", "path"]) == "; did you mean 'image'?"
 
 
 @pytest.mark.parametrize(
