@@ -60,6 +60,7 @@ CANDIDATE_COLUMNS = {
     "edge": bool,
     "time": str,
     "filter": str,
+    "zero_point_source": str,
     "method": str,
 }
 
@@ -120,6 +121,7 @@ def detect_files(
         telescope=telescope,
         seeing=seeing,
         zero_point=record["zero_point"],
+        zero_point_source=record.get("zero_point_source") or "",
         size=size,
         options=options,
         wcs=image_wcs(header, wcs, image=image, record=record),
@@ -176,6 +178,7 @@ def detect_candidates(
     telescope: str = "",
     time: str = "",
     filter: str = "",
+    zero_point_source: str = "",
     science: np.ndarray | None = None,
     science_psf: Any = None,
     science_seeing: float | None = None,
@@ -223,8 +226,8 @@ def detect_candidates(
     psf : otrain_core.stars.psf_model.PSFModel, optional
         Its ``stamp(x, y) -> (array, y0, x0)`` gives the PSF; without it a Gaussian of the
         seeing is taken, which misses the wings of a real PSF.
-    time, filter : str
-        Copied to every candidate.
+    time, filter, zero_point_source : str
+        Copied to every candidate; with the source "assumed" magnitudes are instrumental.
     science : numpy.ndarray, optional
         Science image without background [ADU] (height, width), for the search "catalogue", which
         takes its noise to be that of the difference and uses the same pixels.
@@ -284,6 +287,7 @@ def detect_candidates(
     if wcs is not None and len(x) > 0:
         table["ra"], table["dec"] = pixel_to_sky(wcs, x, y)
     table["image"], table["time"], table["filter"] = image, time, filter
+    table["zero_point_source"] = zero_point_source
     prefix = f"{telescope}-{image}" if telescope else image
     table["candid"] = [f"{prefix}-{number:04d}" for number in range(1, len(table) + 1)]
     return table[list(CANDIDATE_COLUMNS)].astype(CANDIDATE_COLUMNS)

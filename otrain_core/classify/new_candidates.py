@@ -436,6 +436,7 @@ def _detect(
         image=name,
         seeing=fwhm,
         zero_point=30.0,
+        zero_point_source="assumed",
         size=CutoutsOptions().size,
         options=DetectOptions(threshold=threshold),
         psf=psf,

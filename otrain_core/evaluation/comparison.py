@@ -37,7 +37,7 @@ TELESCOPE_COLUMNS = (
     "seeing_arcsec",
     "seeing_px",
     "limit_5sigma_mag",
-    "zero_point",
+    "zero_point_source",
     "field_sq_deg",
     "images",
     "candidates_per_sq_deg",
@@ -147,7 +147,7 @@ def compare_telescopes(quality: pd.DataFrame) -> pd.DataFrame:
         row: dict[str, Any] = {"telescope": telescope, "pipeline": pipeline, "images": len(good)}
         for name in ("pixel_scale", "seeing_arcsec", "limit_5sigma_mag", "field_sq_deg", "noise_spread", "flux_bias"):
             row[name] = good[name].median()
-        row["zero_point"] = "+".join(sorted({str(name) for name in good["zero_point"].dropna()} - {""}))
+        row["zero_point_source"] = "+".join(sorted({str(name) for name in good["zero_point_source"].dropna()} - {""}))
         row["seeing_px"] = (good["seeing_arcsec"] / good["pixel_scale"]).median()
         row["candidates_per_sq_deg"] = _ratio(good["candidates"].sum(), good["field_sq_deg"].sum())
         row |= {name: int(good[name].sum()) for name in ("n_true", "n_false")}

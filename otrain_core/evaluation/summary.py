@@ -92,7 +92,7 @@ QUALITY_COLUMNS = (
     "flux_bias",
     "completeness_50_mag",
     "limit_5sigma_mag",
-    "zero_point",
+    "zero_point_source",
     "seeing_arcsec",
     *QUALITY_COUNTS,
     "candidates_per_sq_deg",
@@ -284,7 +284,7 @@ def quality_row(
         row |= {"status": "not run", "reason": "the run ended before this image was done"}
     row["noise_spread"] = number(subtract, "noise_spread")
     row["limit_5sigma_mag"] = number(psf, "limit_mag")
-    row["zero_point"] = psf.get("zero_point_source", "")
+    row["zero_point_source"] = psf.get("zero_point_source", "")
     row["seeing_arcsec"] = number(psf, "seeing_arcsec")
     row["candidates"] = number(crossmatch, "n_candidates")
     row["n_edge"] = number(crossmatch.get("left_out") or {}, "edge")

@@ -215,7 +215,7 @@ def _cube_part(
 ) -> dict[str, Any]:
     """All that the page says about one cube and its trainings."""
     simulated, gate = telescope.get("source") == "simulated", config.gate
-    instrumental = bool((quality["zero_point"] == "assumed").any())
+    instrumental = bool((quality["zero_point_source"] == "assumed").any())
     part: dict[str, Any] = {
         "name": name,
         "id": name.replace("/", "-"),

@@ -394,7 +394,13 @@ def test_files_write_a_table_that_reads_back(bright, tmp_path, monkeypatch):
     planes, psf, _, table = bright
     monkeypatch.setattr("otrain_core.candidates.detect.PSFModel.load", staticmethod(lambda path: psf))
     write_planes(tmp_path / "d.fits", dict(zip(("diff", "noise", "mask"), planes, strict=True)))
-    record = {"seeing_px": SEEING, "zero_point": ZERO_POINT, "time": "2020-01-01T00:00:00", "filter": "R"}
+    record = {
+        "seeing_px": SEEING,
+        "zero_point": ZERO_POINT,
+        "zero_point_source": "assumed",
+        "time": "2020-01-01T00:00:00",
+        "filter": "R",
+    }
     io.write_json(tmp_path / "psf.json", record)
     (tmp_path / "psf.fits").write_bytes(b"")
     arguments = {
@@ -408,6 +414,7 @@ def test_files_write_a_table_that_reads_back(bright, tmp_path, monkeypatch):
     }
     detect_files(**arguments, options=DetectOptions(threshold=4.5))
     read = io.read_table(tmp_path / "c.csv")
+    assert set(read["zero_point_source"]) == {"assumed"}
     assert set(read["filter"]) == {"R"} and read["candid"].tolist() == table["candid"].tolist()
     np.testing.assert_allclose(read["flux"], table["flux"], rtol=1e-6)
     header = tangential().to_header_string(relax=True)

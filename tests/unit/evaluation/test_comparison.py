@@ -16,7 +16,7 @@ def row(telescope, pipeline, image, **values):
     base |= {
         "completeness_50_mag": 18.9,
         "limit_5sigma_mag": 19.0,
-        "zero_point": "header",
+        "zero_point_source": "header",
         "seeing_arcsec": 3.0,
         "pixel_scale": 1.5,
     }

@@ -67,7 +67,7 @@ def test_one_row_for_each_image_and_why_one_failed(tables):
     assert quality.loc["I03", "limit_5sigma_mag"] > 15  # measured before it failed
     good = quality.drop(index="I03")
     assert (good["status"] == "ok").all()
-    assert (good["zero_point"] == "header").all()
+    assert (good["zero_point_source"] == "header").all()
     assert (good["reason"] == "").all()
     assert (good["n_true"] + good["n_false"] + good["n_left_out"] == good["candidates"]).all()
     assert (
