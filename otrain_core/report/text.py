@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from otrain_core.cubes.copies import tell_copies
 from otrain_core.evaluation.gate import missing_from_test, not_beaten, refusal
 from otrain_core.evaluation.words import count, interval, num, pct, several
 from otrain_core.plan.config import GateOptions
@@ -60,10 +61,10 @@ def verdict(
         worth (what stands first: sentences that say what the score is worth; empty where nothing speaks against it),
         lines and cautions.
     """
-    advice = advice_lines(part["record"])
+    of_cube = cube_lines(part["record"])
     if best is None:
         cautions = ["No training of this cube was evaluated on images it never saw."]
-        return {"worth": [], "lines": [], "cautions": cautions + advice}
+        return {"worth": [], "lines": [], "cautions": cautions + of_cube}
     metrics = read_record(best / "metrics.json")
     row, keys = metrics["headline"], run_keys(best)
     chosen = (champion.get("experiment"), champion.get("seed")) if champion else None
@@ -79,7 +80,7 @@ def verdict(
     if champion and is_champion:
         lines.append(f"Registered as {champion['model']}, version {champion['version']}, alias champion.")
     explained = read_record(best / "explain.json")
-    cautions = _cautions(part, metrics, row, gate) + map_cautions(explained) + advice
+    cautions = _cautions(part, metrics, row, gate) + map_cautions(explained) + of_cube
     return {"worth": worth(row, gate), "lines": lines, "cautions": cautions}
 
 
@@ -210,29 +211,15 @@ def map_cautions(explained: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def advice_lines(record: Mapping[str, Any]) -> list[str]:
-    """What to change where the cube is small or balancing throws most of a class away, with numbers.
-
-    Parameters
-    ----------
-    record : mapping
-        ``cube.json``: its ``advice`` where it has any, else n_labelled_true, n_labelled_false, n_true and n_false.
-    """
+def cube_lines(record: Mapping[str, Any]) -> list[str]:
+    """What ``cube.json`` says against its cube: copied cutouts, and what to change where balancing throws most away."""
+    lines = []
+    labelled = sum(int(record.get(key) or 0) for key in ("n_labelled_true", "n_labelled_false"))
+    if told := tell_copies(record["copies"], labelled) if record.get("copies") else "":
+        lines.append(f"{told}; all but one of each are left out, and all where their labels disagree.")
     if record.get("advice"):
-        return [str(line) for line in record["advice"]]
-    counts = {"True": ("n_labelled_true", "n_true"), "False": ("n_labelled_false", "n_false")}
-    labelled, used = ({name: number(record, keys[k]) for name, keys in counts.items()} for k in (0, 1))
-    few, many = sorted(labelled, key=lambda name: labelled[name])
-    if not labelled[few] > 0 or not used[many] < 0.5 * labelled[many]:
-        return []
-    unused = labelled[many] - used[many]
-    factor = labelled[many] / labelled[few]
-    more = "a lower detect.threshold, both signs of the difference" if few == "False" else "more inject.n_sources"
-    return [
-        f"Balancing leaves {count(unused)} of {count(labelled[many])} {many} unused beside {count(labelled[few])} {few}."
-        f" {factor:.1f} times as many {few} would use them all: {more}, or more images. Or keep them, with"
-        " cube.true_fraction: null, and let class_weights balance the training."
-    ]
+        lines.append(f"{'; '.join(map(str, record['advice']))}.")
+    return lines
 
 
 def config_lines(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -6,8 +6,8 @@ from otrain_core.plan.config import GateOptions
 from otrain_core.report.text import (
     _calibration_cautions,
     _purity_lines,
-    advice_lines,
     config_lines,
+    cube_lines,
     map_cautions,
     words,
     worth,
@@ -40,16 +40,27 @@ def test_what_harms_most_stands_first():
     assert told[3] == "No model becomes champion." and len(told) == 4
 
 
-def test_advice_says_what_to_change_and_by_how_much():
-    counts = {"n_labelled_true": 663, "n_labelled_false": 52, "n_true": 52, "n_false": 52}
-    (line,) = advice_lines(counts)
-    assert line.startswith("Balancing leaves 611 of 663 True unused beside 52 False. 12.8 times as many False")
-    assert "detect.threshold" in line and "cube.true_fraction: null" in line
-    (line,) = advice_lines({"n_labelled_true": 40, "n_labelled_false": 400, "n_true": 40, "n_false": 40})
-    assert line.startswith("Balancing leaves 360 of 400 False unused") and "inject.n_sources" in line
-    assert advice_lines({"n_labelled_true": 60, "n_labelled_false": 52, "n_true": 52, "n_false": 52}) == []
-    assert advice_lines({}) == []
-    assert advice_lines(counts | {"advice": ["Lower it."]}) == ["Lower it."]
+def test_copies_and_advice_of_the_cube_are_told():
+    copies = {
+        "n_copies": 4,
+        "n_groups": 2,
+        "n_across_images": 4,
+        "n_both_labels": 2,
+        "examples": [["a", "b"], ["c", "d"]],
+    }
+    record = {
+        "n_labelled_true": 30,
+        "n_labelled_false": 40,
+        "copies": copies,
+        "advice": ["611 of 663 True are thrown away", "lower it"],
+    }
+    copied, advice = cube_lines(record)
+    assert copied.startswith(
+        "4 of 70 cutouts have the pixels of another one, 2 of them under both labels (such as a = b)"
+    )
+    assert advice == "611 of 663 True are thrown away; lower it."
+    assert cube_lines({"copies": copies | {"n_copies": 0}, "advice": []}) == []
+    assert cube_lines({}) == []
 
 
 def test_a_map_that_looks_away_is_told():
