@@ -60,7 +60,10 @@ def _folder(path: Path) -> dict[str, Any]:
         arrays, record = cube_from_folders(
             *class_folders(path), seed=1, options=CubeOptions(true_fraction=None, min_per_class=1)
         )
-        return describe_cube(arrays) | {"n_edge": record["n_edge"]}
+        found = describe_cube(arrays) | {"n_edge": record["n_edge"]}
+        n = len(arrays["labels"]) + record["copies"]["n_left_out"]
+        found["problems"] += filter(None, [_tell_copies(record["copies"], n)])
+        return found
     sides, problems, edge = set(), [], 0
     paths = find_cutouts(path)
     for one in paths:
@@ -129,13 +132,18 @@ def describe_cube(cube: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 def _copies(cube: Mapping[str, np.ndarray], labels: np.ndarray, candids: np.ndarray) -> str:
     """What there is to say about copied cutouts of different images or labels, '' for nothing."""
-    from otrain_core.cubes.copies import copies_of_cube, count_copies, tell_copies
+    from otrain_core.cubes.copies import copies_of_cube, count_copies
 
     images = np.asarray(cube["images"]).astype(str) if "images" in cube else np.full(len(labels), "")
-    counts = count_copies(copies_of_cube(cube), labels=labels, images=images, candids=candids)
+    return _tell_copies(count_copies(copies_of_cube(cube), labels=labels, images=images, candids=candids), len(labels))
+
+
+def _tell_copies(counts: Mapping[str, Any], n: int) -> str:
+    from otrain_core.cubes.copies import tell_copies
+
     if not counts["n_across_images"] and not counts["n_both_labels"]:
         return ""
-    return tell_copies(counts, len(labels)) + ": a training does not count them"
+    return tell_copies(counts, n) + ": a training does not count them"
 
 
 def _image(path: Path, telescope: Mapping[str, Any]) -> dict[str, Any]:

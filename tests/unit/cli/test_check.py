@@ -36,3 +36,20 @@ def test_check_an_image(tmp_path, capsys):
     assert main(["check", str(tmp_path / "image.fits"), "--gain", "1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)[0]
     assert found["seeing_px"] == pytest.approx(SEEING, rel=0.05) and found["n_stars"] > 20
+
+
+def test_check_names_copied_cutouts(tmp_path, capsys):
+    noise = np.random.default_rng(0).normal(0, 5, (20, 16, 16)).astype(np.float32)
+    for k in range(20):
+        for name in ("a", "b", "c"):  # the same cutouts under three images
+            header = fits.Header({"CANDID": f"{name}_{k}", "EDGE": "False", "IMAGE": f"{name}.fits"})
+            path = tmp_path / "cutouts" / str(k < 10) / f"{name}{k}.fits"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fits.PrimaryHDU(noise[k], header).writeto(path)
+    copied = make_cube(60)
+    copied["cube"][50:], copied["labels"][50:] = copied["cube"][:10], 1 - copied["labels"][:10]
+    write_arrays(tmp_path / "cube.npz", copied)
+    assert main(["check", str(tmp_path / "cutouts"), str(tmp_path / "cube.npz"), "--json"]) == 1
+    folder, cube = json.loads(capsys.readouterr().out)
+    assert "60 of 60 cutouts have the pixels of another one" in folder["problems"][-1]
+    assert "20 of 60 cutouts have the pixels of another one, 20 of them under both labels" in cube["problems"][-1]
