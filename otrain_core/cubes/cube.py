@@ -50,6 +50,7 @@ CUBE_COLUMNS = {
 }
 # Columns that stacks of earlier versions and ready-made cutouts do not have, and what stands for them.
 OPTIONAL = {"field": "", "grid_x": np.nan, "grid_y": np.nan}
+KEEP_ALL = "cube.true_fraction: null keeps all, and class_weights of the experiment weighs them"
 MIN_SLOPE = 10  # False from which the slope of their numbers with S/N is told
 # Keys that hold numbers.
 NUMBERS = (
@@ -216,7 +217,8 @@ def build_cube(
     _check_classes(given, 1, where, "were labelled")
     keep, copies = _without_copies(stacks, column, offsets, usable, where=where)
     usable, given = usable[keep], given[keep]
-    _check_classes(given, options.min_per_class, where, "were labelled")
+    left = f"are left, as {tell_copies(copies, len(keep))}" if copies["n_left_out"] else "were labelled"
+    _check_classes(given, options.min_per_class, where, left)
     keep = draw(given, seed=seed, true_fraction=options.true_fraction, max_cutouts=options.max_cutouts)
     chosen = usable[keep]
     _check_classes(given[keep], options.min_per_class, where, "are left after balancing")
@@ -232,7 +234,13 @@ def build_cube(
     record |= {"channels": list(options.channels), "n_images": len(stacks) + len(failed)}
     record |= _counts(arrays, column, usable) | {"n_images_failed": len(failed)}
     record["copies"] = copies
-    record["advice"] = advise(column["snr"][usable], given, keep_false=record["n_false"], keep_true=record["n_true"])
+    record["advice"] = advise(
+        column["snr"][usable],
+        given,
+        keep_false=record["n_false"],
+        keep_true=record["n_true"],
+        injected=bool((column["injection"][usable] >= 0).any()),
+    )
     for sentence in record["advice"]:
         logging.getLogger("otrain").warning("%s: %s", where, sentence)
     if by_hand is not None:
@@ -240,7 +248,7 @@ def build_cube(
     return arrays, record | {"failed": [dict(item) for item in failed]}
 
 
-def advise(snr: np.ndarray, labels: np.ndarray, *, keep_true: int, keep_false: int) -> list[str]:
+def advise(snr: np.ndarray, labels: np.ndarray, *, keep_true: int, keep_false: int, injected: bool = True) -> list[str]:
     """What to change where balancing throws away more than half of a class, and by how much.
 
     Parameters
@@ -251,6 +259,8 @@ def advise(snr: np.ndarray, labels: np.ndarray, *, keep_true: int, keep_false: i
         (N,) 1 True, 0 False.
     keep_true, keep_false : int
         How many of them the cube has.
+    injected : bool
+        Whether the candidates are those of the workflow, which injects and detects; ready-made cutouts are not.
 
     Returns
     -------
@@ -262,19 +272,19 @@ def advise(snr: np.ndarray, labels: np.ndarray, *, keep_true: int, keep_false: i
         factor = n_true / n_false
         said = [f"{n_true - keep_true} of {n_true} True are thrown away to balance {n_false} False"]
         lower = _threshold_shift(snr[labels == 0], factor)
+        if not injected:
+            return [*said, KEEP_ALL]
         if lower < 4.5 - 3:  # below 3 sigma noise makes most of them
             said.append(f"a detect.threshold {lower:.1f} sigma lower gives about {factor:.1f} times as many False")
         said.append("detect.threshold: auto lowers it for each image, detect.both_signs: true adds the negative ones")
         said.append(f"or {factor:.1f} times as many images with 1 / {factor:.1f} of the injected sources")
-        said.append("cube.true_fraction: null keeps all, and class_weights of the experiment weighs them")
-        return said
+        return [*said, KEEP_ALL]
     if keep_false < n_false / 2 and n_true:
         factor = n_false / n_true
-        return [
-            f"{n_false - keep_false} of {n_false} False are thrown away to balance {n_true} True",
-            f"inject.n_sources may be {factor:.1f} times as large",
-            "cube.true_fraction: null keeps all, and class_weights of the experiment weighs them",
-        ]
+        said = [f"{n_false - keep_false} of {n_false} False are thrown away to balance {n_true} True"]
+        if injected:
+            said.append(f"inject.n_sources may be {factor:.1f} times as large")
+        return [*said, KEEP_ALL]
     return []
 
 

@@ -194,11 +194,15 @@ def test_what_is_thrown_away_is_told_with_what_to_change():
     assert said[4].startswith("cube.true_fraction: null keeps all")
     assert advise(snr, labels, keep_true=663, keep_false=52) == []
     assert advise(snr, 1 - labels, keep_true=52, keep_false=52)[1] == "inject.n_sources may be 12.8 times as large"
+    ready_made = advise(snr, labels, keep_true=52, keep_false=52, injected=False)
+    assert ready_made == [said[0], said[4]]
     assert len(advise(np.full(715, np.nan), labels, keep_true=52, keep_false=52)) == 4  # no slope to tell
 
 
 def test_the_advice_is_in_the_record():
     stacks = [stack_of(f"i{k}", [1] * 30 + [0] * 4) for k in (1, 2, 3)]
+    for stack in stacks:
+        stack["injection"][:30] = np.arange(30)
     _, record = build(stacks)
     assert record["advice"][0] == "78 of 90 True are thrown away to balance 12 False"
     assert build([stack_of("i1", [1, 0, 0] * 10)])[1]["advice"] == []
@@ -217,6 +221,15 @@ def test_copied_cutouts_are_left_out_and_counted():
     copies = record["copies"]
     assert (copies["n_copies"], copies["n_across_images"], copies["n_both_labels"]) == (10, 8, 2)
     assert copies["n_left_out"] == 6 and copies["examples"][0] == ["T-i1-0001", "T-i2-0001"]
+
+
+def test_a_cube_of_copies_under_both_labels_says_so():
+    stacks = [stack_of(f"i{k}", [1, 0] * 3) for k in (1, 2)]
+    pixels = np.random.default_rng(4).normal(0, 5, (3, 9, 9)).astype(np.float32)
+    for stack in stacks:
+        stack["stack"][..., 0] = np.repeat(pixels, 2, axis=0)
+    with pytest.raises(CubeError, match="only 0 True cutouts are left, as 12 of 12 cutouts .* 12 of them under both"):
+        build(stacks)
 
 
 def test_same_bytes_for_same_input_in_any_order(tmp_path):
