@@ -17,7 +17,7 @@ import numpy as np
 from otrain_core.arrays import write_arrays
 from otrain_core.cubes.cube import CUBE_COLUMNS, kept_false_share, read_cube
 from otrain_core.cubes.inputs import select_inputs
-from otrain_core.cubes.split import SETS, UNUSED, summarise_split
+from otrain_core.cubes.split import SETS, UNUSED, sky_by, summarise_split
 from otrain_core.errors import CubeError
 from otrain_core.io import read_json, read_table, write_json, write_table
 from otrain_core.plan.pools import left_out
@@ -84,7 +84,9 @@ def pool_files(
     write_arrays(pooled_stars, join_rows(stars, channels=arrays["channels"].tolist()) | about)
     write_table(split, table)
     write_json(cube_record, about | {"seed": seed, "sets": list(sets)} | counts)
-    write_json(split_record, {"seed": seed, "grouped": summarise_split(table)})
+    skies = {sky_by(members) for members in opened.values()}
+    sky = next(name for name in ("unknown", "reference", "positions") if name in skies)  # the least that is known
+    write_json(split_record, {"seed": seed, "sky": sky, "grouped": summarise_split(table)})
 
 
 def pool_cubes(

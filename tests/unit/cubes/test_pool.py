@@ -118,6 +118,7 @@ def test_files_are_those_of_a_cube(three, name, tmp_path):
     for key, other in three[1].items():  # an image of the test set is in the pool of all only, as test
         tested = [f"{key}:{image}" for image in other.loc[other["set"] == "test", "image"]]
         assert set(split.loc[split["image"].isin(tested), "set"]) <= {"test"} & sets
+    assert read_json(out / "split_record.json")["sky"] == "unknown"  # none of them has a sky position
     record = read_json(out / "cube_record.json")
     assert record["n_labelled_false"] == pytest.approx(2 * record["n_false"], abs=1)
     assert record["telescopes"]["B"]["train"] == (three[1]["B"]["set"] == "train").sum()

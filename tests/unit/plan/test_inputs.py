@@ -38,6 +38,7 @@ def test_real_images(run, tmp_path):
     assert inputs.reference("t1", "b") == "results/t1/sky/north.reference.fits"
     assert inputs.reference("t1", "c") == "results/t1/sky/c.survey.fits"
     assert inputs.hips("t1", "c") == "CDS/P/X"
+    assert [inputs.field("t1", name) for name in "abc"] == ["reference ref.fits", "field north", ""]
     assert inputs.wcs("t1", "b") == f"{tmp_path}/b.wcs" and inputs.wcs("t1", "a") is None
     assert inputs.reference_frames("t1", "north") == [f"{tmp_path}/r1.fits", f"{tmp_path}/r2.fits"]
     assert inputs.reference_wcs("t1", "north") == [None, f"{tmp_path}/r2.wcs"]
@@ -47,6 +48,7 @@ def test_real_images(run, tmp_path):
 def test_simulated_images(run):
     inputs = run.inputs
     assert inputs.images("demo") == [f"sim{number:04d}" for number in range(1, 31)]
+    assert inputs.field("demo", "sim0002") == ""
     assert inputs.science("demo", "sim0002") == "results/demo/sky/sim0002/science.fits"
     assert inputs.reference("demo", "sim0002") == "results/demo/sky/sim0002/reference.fits"
     assert inputs.wcs("demo", "sim0002") is None
