@@ -13,11 +13,11 @@ from otrain_core.images.common_stars import choose_stamps, stars_flux_scale
 from otrain_core.images.kernel import Convolver, KernelField, fit_kernel, make_basis
 from otrain_core.images.polynomials import polynomial, polynomial_map
 from otrain_core.plan.pipelines import SubtractOptions
-from otrain_core.widths import FWHM_PER_SIGMA, mad_sigma
+from otrain_core.widths import FWHM_PER_SIGMA
 
 CONTAMINATED = 0.02  # share of the kernel that may lie on bad pixels
 MIN_COMPARED = 5  # stamps in common, to prefer one order of the kernel to another
-MEDIAN_ERROR = 1.2533  # standard error of the median of Gaussian values over that of their mean
+WINSORISED = 0.95  # share of the stamps whose gain stays as it is
 
 
 def alard_lupton(inputs: Inputs, options: SubtractOptions) -> Matched:
@@ -141,13 +141,18 @@ def _best_order(highest: KernelField, fit_order: Callable[[int], KernelField]) -
 
 
 def predicts_better(chi2: np.ndarray, than: np.ndarray) -> bool:
-    """Whether the first of two fits predicts the stamps better, by more than two standard errors of the median gain."""
+    """Whether the first of two fits predicts the stamps better: a mean gain of more than two standard errors.
+
+    The gains of the few stamps that gain or lose most are moved in: bright stars shall count, variable ones shall not
+    rule.
+    """
     known = np.isfinite(chi2) & np.isfinite(than)
     if known.sum() < MIN_COMPARED:
         return False
     gain = than[known] - chi2[known]
-    error = MEDIAN_ERROR * mad_sigma(gain) / np.sqrt(len(gain))
-    return bool(np.median(gain) > 2 * error)
+    limit = np.quantile(np.abs(gain), WINSORISED)
+    gain = np.clip(gain, -limit, limit)
+    return bool(gain.mean() > 2 * gain.std() / np.sqrt(len(gain)))
 
 
 def convolved_variance(variance: np.ndarray, fit: KernelField, smoothing: np.ndarray | None) -> np.ndarray:

@@ -123,6 +123,11 @@ def test_one_fit_predicts_better_than_another():
     assert alard_lupton.predicts_better(chi2, chi2 + rng.normal(0.05, 0.05, 40))
     assert not alard_lupton.predicts_better(chi2, chi2 + rng.normal(0, 0.05, 40))
     assert not alard_lupton.predicts_better(chi2 + 0.05, chi2)
+    variable = chi2.copy()
+    variable[7] += 50  # one stamp alone
+    assert not alard_lupton.predicts_better(chi2, variable)
+    bright = chi2 + np.where(np.arange(40) % 4 == 0, 1.0, 0.0)
+    assert alard_lupton.predicts_better(chi2, bright)
     assert not alard_lupton.predicts_better(np.full(40, np.inf), chi2)
     assert not alard_lupton.predicts_better(chi2[:4], chi2[:4] + 1)
 
