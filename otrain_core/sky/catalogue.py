@@ -10,6 +10,7 @@ from otrain_core.errors import ImageError
 from otrain_core.images.hdus import read_fits
 from otrain_core.images.wcs import image_wcs
 from otrain_core.io import write_table
+from otrain_core.plan.telescopes import Detector
 from otrain_core.sky.fields import COLUMNS, KNOWN_COLUMNS, Field, empty, field_of, read_local
 
 
@@ -19,6 +20,7 @@ def catalogue_files(
     catalogue: str | Path,
     known: str | Path,
     image: str,
+    detector: Detector,
     wcs: str | Path | None,
     source: str | None,
     known_source: str | None,
@@ -32,6 +34,8 @@ def catalogue_files(
     catalogue, known : path-like
         What is written (CSV).
     image : str
+    detector : Detector
+        Its extension holds the image.
     wcs : path-like or None
         FITS header with the WCS, for images that have none.
     source : str or None
@@ -48,7 +52,7 @@ def catalogue_files(
     ConfigError
         A file is wrong, or a service gives no answer.
     """
-    data, header = read_fits(science, image=image)
+    data, header = read_fits(science, image=image, extension=detector.extension)
     stars, objects = empty(COLUMNS), empty(KNOWN_COLUMNS)
     if source or known_source:
         solution = image_wcs(header, wcs, image=image)
@@ -56,7 +60,7 @@ def catalogue_files(
             raise ImageError(
                 image, "WCS", "a star catalogue or known objects need a celestial WCS; give one (column wcs)"
             )
-        field = field_of(solution, data.shape, image=image, header=header)
+        field = field_of(solution, data.shape, image=image, header=header, time_key=detector.header.get("time"))
         if source:
             stars = star_catalogue(source, field, cache=cache)
         if known_source:

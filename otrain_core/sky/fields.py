@@ -56,7 +56,14 @@ class Field:
         return f"field of {2 * self.radius:.3g} deg about ra {self.ra:.4f}, dec {self.dec:.4f}"
 
 
-def field_of(wcs: Any, shape: tuple[int, int], *, image: str, header: fits.Header | None = None) -> Field:
+def field_of(
+    wcs: Any,
+    shape: tuple[int, int],
+    *,
+    image: str,
+    header: fits.Header | None = None,
+    time_key: str | None = None,
+) -> Field:
     """The circle about an image, a little larger than it.
 
     Parameters
@@ -67,6 +74,8 @@ def field_of(wcs: Any, shape: tuple[int, int], *, image: str, header: fits.Heade
     image : str
     header : astropy.io.fits.Header, optional
         Gives the time.
+    time_key : str, optional
+        Keyword of the time, where it is not a usual one.
 
     Raises
     ------
@@ -84,7 +93,7 @@ def field_of(wcs: Any, shape: tuple[int, int], *, image: str, header: fits.Heade
     sky = sky.icrs
     radius = float(sky[0].separation(sky[1:]).deg.max()) * (1 + MARGIN)
     centre = float(sky[0].ra.deg), float(sky[0].dec.deg)
-    return Field(image, *centre, radius, middle_time(header) if header is not None else "")
+    return Field(image, *centre, radius, middle_time(header, first=time_key) if header is not None else "")
 
 
 def empty(columns: list[str]) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from otrain_core.images.detector import SETTLED
 from otrain_core.images.hdus import read_fits
 from otrain_core.images.wcs import image_wcs
 from otrain_core.io import atomic
+from otrain_core.plan.telescopes import Detector
 from otrain_core.sky import answers
 
 SERVERS = (
@@ -33,7 +34,14 @@ log = logging.getLogger("otrain")
 
 
 def survey_reference_files(
-    *, science: str | Path, reference: str | Path, image: str, wcs: str | Path | None, hips: str, cache: str | Path
+    *,
+    science: str | Path,
+    reference: str | Path,
+    image: str,
+    wcs: str | Path | None,
+    hips: str,
+    cache: str | Path,
+    detector: Detector | None = None,
 ) -> None:
     """Read the WCS and the size of a science image, fetch the survey, write the reference (FITS).
 
@@ -48,6 +56,8 @@ def survey_reference_files(
         FITS header with the WCS, for images that have none.
     hips, cache
         See `survey_reference`.
+    detector : Detector, optional
+        Its extension holds the image.
 
     Raises
     ------
@@ -56,7 +66,7 @@ def survey_reference_files(
     ConfigError
         The service gives no answer.
     """
-    data, header = read_fits(science, image=image)
+    data, header = read_fits(science, image=image, extension=detector.extension if detector else None)
     solution = image_wcs(header, wcs, image=image)
     if solution is None:
         raise ImageError(image, "WCS", "a reference from a survey needs a celestial WCS; give one (column wcs)")

@@ -117,6 +117,7 @@ rule catalogue:
         runtime=lambda wildcards, attempt: 5 * attempt,
     params:
         science=science_path,
+        detector=detector,
         wcs=wcs_path,
         source=catalogue_of("catalogue"),
         known_source=catalogue_of("known"),
@@ -147,6 +148,7 @@ rule fetch_catalogue:
         runtime=lambda wildcards, attempt: 20 * attempt,
     params:
         science=science_path,
+        detector=detector,
         wcs=wcs_path,
         source=catalogue_of("catalogue"),
         known_source=catalogue_of("known"),
@@ -174,6 +176,7 @@ rule survey_reference:
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         science=science_path,
+        detector=detector,
         wcs=wcs_path,
         hips=lambda wildcards: RUN.inputs.hips(wildcards.telescope, wildcards.image),
         cache=NETWORK_CACHE,

@@ -3,6 +3,7 @@ import pytest
 from astropy.io import fits
 
 from otrain_core.errors import ConfigError, ImageError
+from otrain_core.plan.telescopes import Detector
 from otrain_core.sky import catalogue
 from otrain_core.sky.fields import COLUMNS, KNOWN_COLUMNS, read_sky_table
 from tests.unit.loopback import recorded
@@ -55,12 +56,16 @@ def test_a_survey_that_is_blind_there_is_told(server, tmp_path, field):
         catalogue.star_catalogue("panstarrs", field, cache=tmp_path)
 
 
-def run(tmp_path, science, *, source=None, known_source=None):
+DETECTOR = Detector()
+
+
+def run(tmp_path, science, *, source=None, known_source=None, detector=DETECTOR):
     names = {"catalogue": tmp_path / "out.csv", "known": tmp_path / "known_out.csv"}
     catalogue.catalogue_files(
         science=science,
         **names,
         image="one",
+        detector=detector,
         wcs=None,
         source=source,
         known_source=known_source,
@@ -85,3 +90,18 @@ def test_catalogue_files_needs_a_wcs_only_where_it_looks_something_up(tmp_path):
     assert len(stars) == 0
     with pytest.raises(ImageError, match="image one: WCS"):
         run(tmp_path, tmp_path / "one.fits", source="gaia")
+
+
+def test_the_field_is_that_of_the_extension_with_the_image(tmp_path, header):
+    path = write(tmp_path / "stars.csv", "ra,dec,mag\n83.6,22.0,15\n")
+    preview = fits.ImageHDU(np.ones((40, 40), np.float32), name="FAR")
+    preview.header.update(
+        {key: value for key, value in header().items() if key[:5] in ("CTYPE", "CRPIX", "CD1_1", "CD2_2")}
+    )
+    preview.header.update({"CRVAL1": 200.0, "CRVAL2": -40.0})
+    image = fits.ImageHDU(np.ones((100, 100), np.float32), header=header(), name="NEAR")
+    fits.HDUList([fits.PrimaryHDU(), preview, image]).writeto(tmp_path / "two.fits")
+    stars, _ = run(tmp_path, tmp_path / "two.fits", source=path, detector=Detector(extension="NEAR"))
+    assert len(stars) == 1
+    with pytest.raises(ImageError, match="lists nothing in the field of .* ra 200"):
+        run(tmp_path, tmp_path / "two.fits", source=path, detector=Detector(extension="FAR"))

@@ -10,6 +10,7 @@ from otrain_core.plan.pipelines import InjectOptions, PsfOptions
 from otrain_core.plan.telescopes import Detector
 from otrain_core.stars.inject import find_anchors, inject_files, inject_sources
 from otrain_core.stars.psf import measure_psf, psf_files
+from otrain_core.stars.psf_model import PSFModel
 from otrain_core.stars.truth import TRUTH_COLUMNS
 from tests.unit.synthetic_field import field
 
@@ -341,3 +342,50 @@ def test_sources_that_fade_are_not_in_the_image(one):
         rel=1e-4,
     )
     assert light < (plain.astype(float) - image.data).sum()
+
+
+COUNTS = {"GAIN": 1.5, "RDNOISE": 4.5, "SATURATE": 6e4, "EXPTIME": 60.0, "MAGZP": 25.0}
+
+
+@pytest.mark.parametrize(
+    ("cards", "factor", "detector"),
+    [
+        ({}, 1.0, {}),
+        ({"BUNIT": "adu/s", "SATURATE": 1000.0}, 1 / 60, {}),
+        ({"BUNIT": "electron", "SATURATE": 9e4}, 1.5, {}),
+        ({"BUNIT": "electron/s", "SATURATE": 1500.0}, 1.5 / 60, {}),
+        ({"GAIN": 139.0}, 1.0, {"gain": 1.5, "wins": "config"}),
+    ],
+    ids=["counts", "counts per second", "electrons", "electrons per second", "a gain that is a setting"],
+)
+def test_noise_of_injected_sources_is_that_of_their_photons_whatever_the_unit(tmp_path, cards, factor, detector):
+    """In electrons every frame is the same: the same sources, the same noise, read back alike by the next step."""
+    image, *_ = field(fwhm=2.2, n=90, sky=300.0)
+    fits.writeto(tmp_path / "science.fits", image.data * np.float32(factor), fits.Header(COUNTS | cards))
+    about = {"image": "a", "detector": Detector(pixel_scale=1.2, **detector), "wcs": None}
+    common = {"science": tmp_path / "science.fits", "psf": tmp_path / "psf.fits", "record": tmp_path / "psf.json"}
+    psf_files(**common, **about, options=PsfOptions())
+    paths = {"injected": tmp_path / "injected.fits", "truth": tmp_path / "injected.csv"}
+    options = InjectOptions(n_sources=40, mix={"random": 1.0}, removed_stars=0, transplanted_stars=0)
+    inject_files(**common, **paths, **about, telescope="t", seed=1, options=options)
+    before = read_image(common["science"], name="a", detector=about["detector"])
+    after = read_image(paths["injected"], name="a", detector=about["detector"])
+    record = read_json(common["record"])
+    assert (after.gain, after.read_noise, after.saturation) == (before.gain, before.read_noise, before.saturation)
+    assert record["background_rms"] * record["gain"] == pytest.approx(1.5 * np.sqrt(300 / 1.5 + 9), rel=0.05)
+    truth = read_table(paths["truth"])
+    r = PSFModel.load(common["psf"]).radius
+    whole = truth[truth.x.between(r, 383 - r) & truth.y.between(r, 383 - r)]
+    light = (after.data.astype(float) - before.data) * after.gain
+    expected = truth.flux.sum() * after.gain
+    lost = expected - whole.flux.sum() * after.gain
+    # In electrons, Poisson's law: the sum of all sources has the root of itself as its error.
+    assert -5 * np.sqrt(expected) - lost < light.sum() - expected < 5 * np.sqrt(expected)
+    gap = np.hypot(whole.x.to_numpy()[:, None] - truth.x.to_numpy(), whole.y.to_numpy()[:, None] - truth.y.to_numpy())
+    alone = whole[np.sort(gap, axis=1)[:, 1] > 2 * r]
+    peak = alone.loc[alone.flux.idxmax()]
+    y, x = int(peak.y + 0.5), int(peak.x + 0.5)
+    stamp, *_ = PSFModel.load(common["psf"]).stamp(peak.x, peak.y)
+    counts = peak.flux * after.gain * stamp
+    chi2 = ((light[y - r : y + r + 1, x - r : x + r + 1] - counts) ** 2 / np.maximum(counts, 1))[counts > 5]
+    assert len(chi2) > 10 and 0.5 < chi2.mean() < 1.7
