@@ -21,7 +21,7 @@ BAD = {
     "nowcs": ("WCS", "wcs"),
     "farref": ("reference", "covers 0 % of the field"),
     "small": ("cutouts.size", "cutout"),
-    "badgain": ("GAIN", "number"),
+    "badunit": ("BUNIT", "no exposure time"),
     "noref": ("reference", "no such file"),
 }
 
@@ -71,8 +71,9 @@ def camera(root, tmp_path_factory):
     _write(folder / "farref.ref.fits", pair.reference, far)
     _write(folder / "small.fits", data[:20, :20], header)
     wrong = header.copy()
-    wrong["GAIN"] = "unknown"
-    _write(folder / "badgain.fits", data, wrong)
+    wrong["BUNIT"] = "adu/s"
+    wrong.remove("EXPTIME")
+    _write(folder / "badunit.fits", data, wrong)
     lines = ["telescope,image,path,reference"]
     for name in sheet + sorted(BAD):
         reference = {"farref": "farref.ref.fits", "noref": "noref.ref.fits"}.get(name, f"{last}.ref.fits")

@@ -16,6 +16,7 @@ VOIDS = {
     "wedge": COLUMNS + 0.4 * ROWS < 60,
     "strip of two columns": COLUMNS >= 238,
     "rows": ROWS < 7,
+    "one column and one row": (COLUMNS < 1) | (ROWS > 198),
     "turned frame": (COLUMNS + 0.1 * ROWS < 12) | (ROWS - 0.1 * COLUMNS > 190),
 }
 
