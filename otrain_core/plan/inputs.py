@@ -172,27 +172,25 @@ class Inputs:
             if row.reference and not row.reference.startswith(HIPS) and self._place(row.reference) == place:
                 raise ConfigError(f"image {name}: reference: {row.reference} is the science image itself")
 
-    def warnings(self) -> list[str]:
+    def warnings(self, telescope: str) -> list[str]:
         """What is likely a mistake of the image sheet: science frames that are part of their own reference."""
-        told = []
-        for telescope in used_telescopes(self._config):
-            if self._telescopes[telescope].source != "images":
-                continue
-            rows = [self.sheet[telescope][name] for name in self._images[telescope]]
-            stacked = {
-                (field, self._place(row.path))
-                for (owner, field), frames in self._reference_rows.items()
-                if owner == telescope
-                for row in frames
-            }
-            shared = [row.image for row in rows if (row.field, self._place(row.path)) in stacked]
-            if shared:
-                told.append(
-                    f"telescope {telescope}: {len(shared)} of {len(rows)} science images are also in the stack of "
-                    f"their reference ({', '.join(shared[:3])}{', ...' * (len(shared) > 3)}): a source that shines in "
-                    "such a frame is subtracted from itself; stack the reference from other frames"
-                )
-        return told
+        if self._telescopes[telescope].source != "images":
+            return []
+        rows = [self.sheet[telescope][name] for name in self._images[telescope]]
+        stacked = {
+            (field, self._place(row.path))
+            for (owner, field), frames in self._reference_rows.items()
+            if owner == telescope
+            for row in frames
+        }
+        shared = [row.image for row in rows if (row.field, self._place(row.path)) in stacked]
+        if not shared:
+            return []
+        return [
+            f"Telescope {telescope}: {len(shared)} of {len(rows)} science images are also in the stack of their "
+            f"reference ({', '.join(shared[:3])}{', ...' * (len(shared) > 3)}): a source that shines in such a frame is "
+            "subtracted from itself; stack the reference from other frames."
+        ]
 
     def check_files(self) -> None:
         """Look for every file that the telescopes of the run and their rows of the image sheet name.

@@ -222,6 +222,7 @@ def _cube_part(
         "data": "simulated images" if simulated else "real images",
         "simulated": simulated,
         "record": read_record(folder / "cube.json"),
+        "warnings": list(telescope.get("warnings", [])),
         "quality": quality.to_dict("records"),
         "instrumental": instrumental,
         "quality_plots": figures.quality_plots(quality, instrumental=instrumental)

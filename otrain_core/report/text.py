@@ -61,7 +61,7 @@ def verdict(
         worth (what stands first: sentences that say what the score is worth; empty where nothing speaks against it),
         lines and cautions.
     """
-    of_cube = cube_lines(part["record"])
+    of_cube = cube_lines(part["record"]) + part.get("warnings", [])
     if best is None:
         cautions = ["No training of this cube was evaluated on images it never saw."]
         return {"worth": [], "lines": [], "cautions": cautions + of_cube}

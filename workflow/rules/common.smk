@@ -170,7 +170,7 @@ def choose_what_a_bad_image_does():
 
     Jobs read the choice from their environment, so that it does not count as a changed parameter.
     """
-    for warning in RUN.inputs.warnings():
+    for warning in sum(map(RUN.inputs.warnings, RUN.used_telescopes()), []):
         print(f"warning: {warning}", file=sys.stderr)
     if workflow.execution_settings.keep_going:
         os.environ |= {KEEP_GOING: "1"}
@@ -191,6 +191,14 @@ def tell_how_it_ended():
     except Exception as error:  # whatever ended the run (a full disk) may stop the report too
         print(f"The run ended early, and no report of what there is could be written: {error}", file=sys.stderr)
     print(ended(), file=sys.stderr)
+
+
+def report_rows():
+    """Telescopes of the run, with what the report must warn of."""
+    return {
+        name: RUN.telescopes[name].model_dump() | {"warnings": RUN.inputs.warnings(name)}
+        for name in RUN.used_telescopes()
+    }
 
 
 def report_unfinished():
@@ -215,6 +223,6 @@ def report_unfinished():
         cubes=RUN.config.run.cubes,
         runs=RUN.trainings(),
         config=RUN.config,
-        rows={name: RUN.telescopes[name].model_dump() for name in RUN.used_telescopes()},
+        rows=report_rows(),
     )
     return f"{folder}/report.html"

@@ -38,7 +38,7 @@ rule report:
         cubes=RUN.config.run.cubes,
         runs=RUN.trainings(),
         config=RUN.config.model_dump(mode="json"),
-        rows={name: RUN.telescopes[name].model_dump() for name in RUN.used_telescopes()},
+        rows=report_rows(),
         code=code_of("report/report"),
     script:
         "../../scripts/report/report.py"

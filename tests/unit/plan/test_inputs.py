@@ -129,6 +129,6 @@ def test_extensions_of_one_file_are_images_of_their_own(root, tmp_path):
 def test_science_frames_in_the_stack_of_their_reference_are_told(root, tmp_path):
     rows = "t1,a,a.fits,,f,,\nt1,b,b.fits,,f,,\nt1,c,c.fits,,g,,\n"
     stack = "t1,ra,a.fits,reference,f,,\nt1,rc,c.fits,reference,f,,\nt1,rg,g.fits,reference,g,,\n"
-    (told,) = from_rows(root, tmp_path, rows + stack).inputs.warnings()
-    assert told.startswith("telescope t1: 1 of 3 science images are also in the stack of their reference (a): ")
-    assert from_rows(root, tmp_path, rows + stack.replace("a.fits", "d.fits")).inputs.warnings() == []
+    (told,) = from_rows(root, tmp_path, rows + stack).inputs.warnings("t1")
+    assert told.startswith("Telescope t1: 1 of 3 science images are also in the stack of their reference (a): ")
+    assert from_rows(root, tmp_path, rows + stack.replace("a.fits", "d.fits")).inputs.warnings("t1") == []

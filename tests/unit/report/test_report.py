@@ -63,7 +63,7 @@ def write_page(root, made, *, source="simulated", cubes=("tiny/builtin",), mlflo
         cubes=list(cubes),
         runs=made["runs"],
         config=CONFIG,
-        rows={"tiny": {"source": source}},
+        rows={"tiny": {"source": source, "warnings": ["Telescope tiny: a warning of the sheet."]}},
         mlflow=mlflow,
         root=root,
     )
@@ -104,6 +104,10 @@ def test_it_shows_every_part(page):
         assert words in parsed.text, words
     # gallery, two triplets, completeness, quality; panels, confusion, calibration of two trainings
     assert len(parsed.images) == 5 + 2 * 3
+
+
+def test_what_the_image_sheet_warns_of_is_told(page):
+    assert "Telescope tiny: a warning of the sheet." in page[1].text
 
 
 def test_numbers_stand_with_interval_protocol_and_data(run, page):
