@@ -299,8 +299,10 @@ def ensure_version(client, run_id: str, *, name: str, tags: Mapping[str, str], d
         ]
     first = min(mine, key=lambda version: int(version.version))
     number = int(first.version)
-    if first.tags.get("onnx") != tags.get("onnx") and "onnx" in tags:  # exported after the import
-        insist(client.set_model_version_tag, name, first.version, "onnx", tags["onnx"])
+    for key, value in tags.items():
+        # What an earlier import did not write: model.onnx is exported later, the gate learns to look at more.
+        if key not in first.tags or (key == "onnx" and first.tags[key] != value):
+            insist(client.set_model_version_tag, name, first.version, key, value)
     for version in versions:
         same = all(version.tags.get(key, tags[key]) == tags[key] for key in ("training", "place"))
         if same and int(version.version) != number and "superseded" not in version.tags:
@@ -350,7 +352,7 @@ def _choose(client, name: str, versions, gate: GateOptions) -> dict[str, Any] | 
     passing, reasons = [], []
     for version in sorted(versions, key=lambda version: int(version.version)):
         numbers = {key: _float(version.tags.get(key)) for key in NUMBERS}
-        reason = refusal(numbers, gate, protocol=version.tags.get("protocol", ""))
+        reason = version.tags.get("collapsed") or refusal(numbers, gate, protocol=version.tags.get("protocol", ""))
         verdict = f"failed: {reason}" if reason else "passed"
         if version.tags.get("gate") != verdict:
             insist(client.set_model_version_tag, name, version.version, "gate", verdict)

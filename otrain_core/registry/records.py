@@ -153,13 +153,23 @@ class TrainingRecord:
             "mlflow.source.git.commit": str(self.train.get("commit", "")).rstrip("+"),
         }
 
+    @property
+    def collapsed(self) -> str:
+        """That the network gives every cutout of the test set one class, in words; '' where it does not."""
+        counts = {key: number(self.metrics.get("confusion") or {}, key) for key in ("tp", "fp", "fn", "tn")}
+        called_true, called_false = counts["tp"] + counts["fp"], counts["fn"] + counts["tn"]
+        if not called_true + called_false > 0 or (called_true and called_false):
+            return ""
+        return f"the training collapsed: it calls every cutout {'True' if called_true else 'False'}"
+
     def words(self) -> str:
-        """What the numbers are and on which data, in one sentence."""
+        """What the numbers are and on which data, in one sentence; first of all where the training collapsed."""
         grouped = self.keys["protocol"] == "grouped"
         data = "images it never saw" if grouped else "images of a random split, tuned and scored on the same cutouts"
         row = self.headline
+        collapsed = f"{self.collapsed[0].upper()}{self.collapsed[1:]}. " if self.collapsed else ""
         return (
-            f"MCC {interval(row, 'mcc')}, recall {interval(row, 'recall', percent=True)}, FPR"
+            f"{collapsed}MCC {interval(row, 'mcc')}, recall {interval(row, 'recall', percent=True)}, FPR"
             f" {interval(row, 'fpr', percent=True)} at threshold {num(number(row, 'threshold'))}, on"
             f" {count(row.get('n_true'))} True and {count(row.get('n_false'))} False from {count(row.get('n_images'))} {data}."
         )
@@ -195,6 +205,7 @@ class TrainingRecord:
             "calibration": json.dumps(use, sort_keys=True),
             "place": self.place,
             "mcc_tune": f"{tune_mcc(self.folder):.6g}",
+            "collapsed": self.collapsed,
             **{name: f"{number(self.headline, name):.6g}" for name in NUMBERS},
         }
 

@@ -137,6 +137,16 @@ def test_gate_bounds_are_as_in_the_paper():
     assert gates[2].startswith("failed: false positives 0.050 of the test set")
 
 
+def test_a_collapsed_training_is_no_champion_and_it_is_said_why():
+    words = "the training collapsed: it calls every cutout False"
+    versions = [
+        Version("1", mcc="0.9", mcc_tune="0.9", fp_share="0.0", collapsed=words),
+        Version("2", mcc="0.8", fp_share="0.0"),
+    ]
+    assert name_champion(Client(versions), "tiny", gate=GATE)["version"] == 2
+    assert versions[0].tags["gate"] == f"failed: {words}"
+
+
 def test_a_better_version_that_comes_meanwhile_is_the_champion():
     """Two imports at once: the one that looked first looks again."""
     first = Version("1", mcc="0.9", mcc_tune="0.8", fp_share="0.01")

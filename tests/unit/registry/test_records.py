@@ -110,3 +110,22 @@ def test_the_table_of_a_sweep_names_its_trainings(tmp_path):
     assert study.members == ["t/p/otrain2-size-15/1", "t/p/otrain2-size-32/1"]
     io.write_table(tmp_path / "none.csv", table[:0])
     assert StudyTable(tmp_path / "none.csv", "here").members == []
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ({"tp": 0, "fp": 0, "fn": 30, "tn": 40}, "the training collapsed: it calls every cutout False"),
+        ({"tp": 30, "fp": 40, "fn": 0, "tn": 0}, "the training collapsed: it calls every cutout True"),
+        ({"tp": 30, "fp": 0, "fn": 0, "tn": 40}, ""),
+        ({"tp": 0, "fp": 1, "fn": 30, "tn": 40}, ""),
+        ({"tp": 0, "fp": 0, "fn": 0, "tn": 0}, ""),
+        (None, ""),
+    ],
+)
+def test_a_network_that_calls_everything_one_class_has_collapsed(runs, counts, words):
+    folder = Path(runs[0])
+    io.write_json(folder / "metrics.json", io.read_json(folder / "metrics.json") | {"confusion": counts})
+    training = TrainingRecord(folder, {})
+    assert training.collapsed == training.version_tags()["collapsed"] == words
+    assert training.words().startswith(f"T{words[1:]}. MCC" if words else "MCC")

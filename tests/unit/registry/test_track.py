@@ -287,3 +287,13 @@ def test_the_page_of_a_model_says_that_loading_it_runs_code(place, runs):
     described = client.get_registered_model("otrain-tiny").description
     assert described.startswith("Real/bogus classifier of telescope tiny (probability of True).")
     assert "runs the Python code that is stored with it" in described
+
+
+def test_what_the_gate_looks_at_comes_to_versions_of_earlier_imports(place, runs):
+    import_runs(runs, **place, gate=GATE)
+    client, _ = open_store(**place)
+    before = client.get_model_version("otrain-tiny", "1").tags
+    client.delete_model_version_tag("otrain-tiny", "1", "fp_share")
+    record = import_runs(runs, **place, gate=GATE)
+    assert client.get_model_version("otrain-tiny", "1").tags == before
+    assert record["champions"]["tiny"]
