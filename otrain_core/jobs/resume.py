@@ -36,10 +36,26 @@ PATIENCE = 120.0  # seconds for jobs and processes to end once they were told to
 
 
 def read_note() -> dict[str, Any] | None:
-    """The note of the last run in this folder that has not finished, or None."""
+    """The note of the last run in this folder that has not finished, or None.
+
+    Raises
+    ------
+    ClusterError
+        It is damaged: nothing is known about processes and jobs that may still be at work.
+    """
     from otrain_core.io import read_json
 
-    return dict(read_json(RECORD)) if RECORD.is_file() else None
+    if not RECORD.is_file():
+        return None
+    try:
+        note = dict(read_json(RECORD))
+        if missing := {"arguments", "typed_in", "executor", "host", "pid", "started", "mark"} - set(note):
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+    except (TypeError, ValueError) as error:
+        raise ClusterError(
+            f"{RECORD}: the note of the last run is damaged ({error}); see that nothing of it is at work, and delete it"
+        ) from None
+    return note
 
 
 def head_lives(note: Mapping[str, Any]) -> bool | None:
@@ -146,7 +162,10 @@ def ended() -> str:
     """The run has ended by itself, with failures: what helps to go on, in words for the terminal."""
     from otrain_core.io import write_json
 
-    note = read_note()
+    try:
+        note = read_note()
+    except ClusterError as error:
+        return str(error)
     if note is None or note["pid"] != os.getpid():
         return ""
     with suppress(OSError):  # a full disk: the run can be gone on with all the same
@@ -194,7 +213,10 @@ def explain_lock() -> None:
 
 
 def _why_locked() -> str:
-    note = read_note()
+    try:
+        note = read_note()
+    except ClusterError as error:
+        return str(error)
     if note is None:
         return ""
     alive = head_lives(note)

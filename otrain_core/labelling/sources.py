@@ -6,11 +6,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from otrain_core.errors import OtrainError
+from otrain_core.results import table_if_there
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger("otrain")
 
@@ -123,10 +127,9 @@ def open_cubes(results: str | Path, cubes: Sequence[str] = (), *, experiments: S
 
 
 def _summarised(root: Path) -> list[str]:
-    import pandas as pd
-
-    path = root / "summary.csv"
-    return pd.read_csv(path)["experiment"].astype(str).unique().tolist() if path.is_file() else []
+    """Experiments of ``summary.csv``; none where there is no such table."""
+    table = table_if_there(root / "summary.csv")
+    return table["experiment"].astype(str).unique().tolist() if table is not None and "experiment" in table else []
 
 
 def _add_trainings(source: Source, folder: Path, experiments: Sequence[str]) -> None:
@@ -136,7 +139,7 @@ def _add_trainings(source: Source, folder: Path, experiments: Sequence[str]) -> 
     for path in sorted(folder.glob("*/seed*/scores.csv")):
         if experiments and path.parent.parent.name not in experiments:
             continue
-        record, table = read_record(path.parent / "metrics.json"), _table(path, source)
+        record, table = read_record(path.parent / "metrics.json"), _table(path, source, "score", "set", "label")
         threshold = number(record.get("headline") or {}, "threshold")
         if table is None or not np.isfinite(threshold):
             continue
@@ -171,20 +174,28 @@ def _undecided(score: np.ndarray, record: Mapping[str, Any]) -> np.ndarray:
 
 def _add_suspects(source: Source, folder: Path) -> None:
     for path in sorted(folder.glob("*/label_noise/suspects.csv")):
-        table = _table(path, source)
+        table = _table(path, source, "suspected", "p_wrong")
         if table is None:
             continue
         for row in table[table["suspected"].astype(str) == "True"].itertuples():
             source.suspects[row.index_] = max(float(row.p_wrong), source.suspects.get(row.index_, 0))
 
 
-def _table(path: Path, source: Source):
-    """A table about the rows of a cube, None where it was made for another one."""
+def _table(path: Path, source: Source, *columns: str) -> pd.DataFrame | None:
+    """A table about the rows of a cube, None where it was made for another one or cannot be read."""
     from otrain_core.io import read_table
 
-    table = read_table(path)
-    rows = table["index"].to_numpy(int)
-    if len(rows) and (rows.max() >= len(source) or (source.cube["candids"][rows] != table["candid"]).any()):
+    try:
+        table = read_table(path)
+        if missing := {"index", "candid", *columns} - set(table):
+            raise OtrainError(f"no columns {', '.join(sorted(missing))}")
+        rows = table["index"].to_numpy(int)
+    except (OtrainError, OSError, ValueError) as error:
+        log.warning("%s: cannot be used (%s), left aside", path, error)
+        return None
+    if len(rows) and (
+        rows.min() < 0 or rows.max() >= len(source) or (source.cube["candids"][rows] != table["candid"]).any()
+    ):
         log.warning("%s: made for an earlier cube, left aside", path)
         return None
     return table.assign(index_=rows)

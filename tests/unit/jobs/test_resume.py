@@ -262,3 +262,13 @@ def test_processes_of_jobs_that_escaped_slurm_are_stopped(folder, commands, queu
     finally:
         left.kill()
         left.communicate()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "[1]", "7", '{"pid": 1}'])
+def test_a_damaged_note_is_told(folder, commands, content):
+    resume.RECORD.write_text(content)
+    for ask in (resume.resume, resume.read_note, lambda: resume.check_before_start(executor="local")):
+        with pytest.raises(ClusterError, match=r"otrain_run\.json: the note of the last run is damaged"):
+            ask()
+    assert not commands
+    assert "is damaged" in resume.ended() and "is damaged" in resume._why_locked()

@@ -65,6 +65,24 @@ def test_suspects_and_what_was_made_for_an_earlier_cube(results, caplog):
     assert "suspects.csv: made for an earlier cube" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "cannot be used"),
+        (b"index,candid,score\n0,a,0.5\n", "no columns label, set"),
+        (b"index,candid,label,score,set\nx,a,1,0.5,test\n", "cannot be used"),
+        (b"index,candid,label,score,set\n-1,a,1,0.5,test\n", "made for an earlier cube"),
+        (b"\xff\xfe\x00binary\x00", "cannot be used"),
+    ],
+)
+def test_scores_that_cannot_be_read_are_left_aside(results, caplog, content, reason):
+    (results / "tiny/builtin/paper/seed1/scores.csv").write_bytes(content)
+    with caplog.at_level("WARNING", "otrain"):
+        (one,) = open_cubes(results)
+    assert [training.name for training in one.trainings] == ["otrain2/seed1"]
+    assert "paper/seed1/scores.csv" in caplog.text and reason in caplog.text and "left aside" in caplog.text
+
+
 def test_nothing_to_open(tmp_path):
     with pytest.raises(OtrainError, match="no cube"):
         open_cubes(tmp_path)
