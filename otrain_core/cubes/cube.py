@@ -516,7 +516,9 @@ def _check_classes(labels: np.ndarray, min_per_class: int, where: str, verb: str
         count = int((labels == value).sum())
         if count < max(min_per_class, 1):
             what = "the cube has one class only" if count == 0 else f"cube.min_per_class is {min_per_class}"
-            raise CubeError(f"{where}: only {count} {name} cutouts {verb}; {what}")
+            more = "raise inject.n_sources" if value else "lower detect.threshold (auto lowers it by itself)"
+            missing = f"{max(min_per_class, 1) - count} are missing: add images, or {more}"
+            raise CubeError(f"{where}: only {count} {name} cutouts {verb}; {what}; {missing}")
 
 
 def _join(stacks: Sequence[Mapping[str, np.ndarray]], key: str) -> np.ndarray:

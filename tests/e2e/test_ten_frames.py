@@ -17,6 +17,8 @@ MORE = """
 pipelines:
   builtin:
     inject: {n_sources: 40}
+    detect: {threshold: auto, target_candidates: 70}
+cube: {min_per_class: 5}
 experiments:
   otrain2: {epochs: 4}
 evaluate: {bootstrap: 200}
