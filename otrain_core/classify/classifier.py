@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from otrain_core.classify.descriptors import DESCRIPTORS, describe, unlike
+from otrain_core.classify.graph import open_graph, run_graph
 from otrain_core.cubes.inputs import SAMPLING, select_inputs
 from otrain_core.errors import CubeError
 from otrain_core.evaluation.abstain import Abstention
@@ -77,7 +78,7 @@ class Classifier:
         Parameters
         ----------
         path : path-like
-            ``model.onnx``. The file holds no code: its operators are those of ONNX Runtime.
+            ``model.onnx``. The file holds no code; see `otrain_core.classify.graph` for what it may ask for.
         threads : int
             CPU threads; one is best where images are worked on side by side.
         threshold : float, optional
@@ -89,14 +90,11 @@ class Classifier:
             No such file, not an ONNX model, too large, or not written by O'TRAIN.
         """
         data = _read(Path(path))
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = max(1, threads), 1
-        options.log_severity_level = 3
         try:
-            session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            session = open_graph(data, threads=threads)
             about = json.loads(session.get_modelmeta().custom_metadata_map.get(KEY, "null"))
+        except CubeError as error:
+            raise CubeError(f"{path}: {error}") from None
         except Exception as error:  # ONNX Runtime raises kinds of its own
             raise CubeError(f"{path}: not a readable ONNX model ({str(error).splitlines()[0][:200]})") from None
         if not isinstance(about, dict) or not {"channels", "size"} <= about.keys():
@@ -204,10 +202,7 @@ class Classifier:
         return select_inputs(raw, inputs=["science"], size=self.size)[..., 0]
 
     def _run(self, block: np.ndarray) -> np.ndarray:
-        try:
-            output = np.asarray(self._session.run(None, {self._input: block})[0])
-        except Exception as error:  # ONNX Runtime raises kinds of its own
-            raise CubeError(f"the model cannot score cutouts: {str(error).splitlines()[0][:200]}") from None
+        output = run_graph(self._session, self._input, block)
         if output.ndim != 2 or len(output) != len(block) or output.shape[1] not in (1, 2) or output.dtype.kind != "f":
             raise CubeError(
                 f"the model gives {output.dtype} {output.shape} for {len(block)} cutouts, not probabilities"
