@@ -42,7 +42,7 @@ def monitor(arguments: Namespace) -> tuple[int, Any, str]:
     comparisons = compare_night(found, statistics, images=named, false_alarms=arguments.false_alarms)
     n, n_images = len(found["score"]), max(item.n_images for item in comparisons)
     advice, status = advise(comparisons, n_images=n_images), _status(comparisons)
-    about = {key: classifier.about.get(key) for key in ("telescope", "pipeline", "experiment", "seed", "trained")}
+    about = {key: classifier.about.get(key) for key in ("telescope", "pipeline", "experiment", "seed", "commit")}
     record = {
         "model": about,
         "n": n,

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from otrain_core.errors import ConfigError
+from otrain_core.errors import ConfigError, OtrainError
 
 log = logging.getLogger("otrain")
 
@@ -77,6 +79,38 @@ def _prepare_tensorflow(threads: int | None, deterministic: bool) -> list[str]:
         tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
         for gpu in tf.config.list_physical_devices("GPU")
     ]
+
+
+@contextmanager
+def memory_told(what: str) -> Iterator[None]:
+    """Say in one sentence that memory does not suffice, and what to change.
+
+    Raises
+    ------
+    OtrainError
+        In place of what Python, TensorFlow, JAX and PyTorch raise.
+    """
+    try:
+        yield
+    except Exception as error:
+        text = str(error)
+        told = ("RESOURCE_EXHAUSTED", "out of memory", "OOM when", "failed to allocate memory")
+        if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError" or any(
+            words.lower() in text.lower() for words in told
+        ):
+            raise OtrainError(f"there is not enough memory for {what}") from error
+        raise
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that the generators of random numbers do not take.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"seed: {seed} is not possible; a whole number from 0 to {2**32 - 1} is")
 
 
 if __name__ == "__main__":

@@ -58,6 +58,9 @@ def explain_files(
     """
     from otrain_core.networks.architecture import load_model
     from otrain_core.networks.neighbours import neighbour_test
+    from otrain_core.networks.devices import check_seed
+
+    check_seed(seed)
 
     network, arrays, table = load_model(model), read_stack(cube, mmap=("cube",)), read_table(scores)
     threshold = read_json(metrics)["headline"]["threshold"]

@@ -52,7 +52,8 @@ def export_model(
     Returns
     -------
     dict
-        What was written as metadata, with ``checked``: the number of cutouts and the largest difference.
+        What was written as metadata, with ``checked``: the number of cutouts and the largest difference. Equal
+        networks with equal `about` and `cutouts` give equal files.
 
     Raises
     ------
@@ -88,9 +89,10 @@ def export_model(
         difference = float(np.max(np.where(undefined, 0.0, np.abs(found - expected))))
         if not difference <= TOLERANCE:  # NaN of one of them too
             raise OtrainError(f"{path}: ONNX Runtime gives probabilities that differ by {difference:.2g} from Keras'")
-        record["checked"] = {"n": len(probes), "max_difference": difference}
+        # The difference itself depends on the machine: equal networks give equal files.
+        record["checked"] = {"n": len(probes), "tolerance": TOLERANCE}
         _write_metadata(temporary, record)
-    return record
+    return record | {"checked": {"n": len(probes), "max_difference": difference}}
 
 
 def export_onnx_files(
@@ -126,6 +128,9 @@ def export_onnx_files(
     from otrain_core.cubes.inputs import select_inputs
     from otrain_core.io import read_json, read_table
     from otrain_core.networks.architecture import input_stage, load_model
+    from otrain_core.networks.devices import check_seed
+
+    check_seed(seed)
 
     arrays, network, rng = read_cube(cube, mmap=True), load_model(model), np.random.default_rng(seed)
     rows = np.sort(rng.permutation(len(arrays["labels"]))[:N_CHECKED])
@@ -192,7 +197,6 @@ def model_record(
         **{key: metrics.get(key, "") for key in ("telescope", "pipeline", "experiment", "protocol", "threshold_rule")},
         "seed": train.get("seed"),
         "commit": train.get("commit", ""),
-        "trained": train.get("time", ""),
         "threshold": headline.get("threshold"),
         "headline": {
             key: headline.get(key)
@@ -272,6 +276,7 @@ def _convert(model, path: Path) -> None:
     except (ValueError, RuntimeError, NotImplementedError, TypeError) as error:
         raise OtrainError(f"model {model.name}: cannot be written as ONNX ({str(error).splitlines()[0]})") from None
     _ease_arcsinh(path)
+    _make_repeatable(path)
 
 
 def _ease_arcsinh(path: Path) -> None:
@@ -306,6 +311,86 @@ def _ease_arcsinh(path: Path) -> None:
         for name, number in (("arcsinh_large", 1e15), ("arcsinh_one", 1.0)):
             graph.initializer.append(onnx.numpy_helper.from_array(np.array(number, np.float32), name))
         onnx.save(proto, str(path))
+
+
+def _make_repeatable(path: Path) -> None:
+    """Name and order all of a graph by what it computes: converters name and sort by counters and hashes.
+
+    What is computed twice is kept once. A graph with graphs inside its operators stays as it is.
+    """
+    import onnx
+
+    proto = onnx.load(str(path))
+    graph = proto.graph
+    attributes = (attribute for node in graph.node for attribute in node.attribute)
+    if any(item.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for item in attributes):
+        return
+    makers = {output: node for node in graph.node for output in node.output if output}
+    constants = {array.name: array for array in graph.initializer}
+    names = {value.name: value.name for value in (*graph.input, *graph.output)} | {"": ""}
+    seen: dict[bytes, list[str]] = {}
+    nodes, arrays = [], []
+
+    def name_constant(old: str) -> None:
+        array = constants[old]
+        array.ClearField("name")
+        key = array.SerializeToString(deterministic=True)
+        if key not in seen:
+            seen[key] = [f"c{len(arrays)}"]
+            arrays.append(array)
+            array.name = seen[key][0]
+        names[old] = seen[key][0]
+
+    def name_node(node: Any) -> None:
+        about = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
+        inputs = [names[old] for old in node.input]
+        final = [old for old in node.output if names.get(old) == old and old]  # outputs of the graph keep their names
+        key = repr((node.domain, node.op_type, inputs, len(node.output), about, final)).encode()
+        if key in seen:
+            names.update(zip(node.output, seen[key], strict=True))
+            return
+        number = len(nodes)
+        outputs = [old if old in final else f"v{number}_{k}" if old else "" for k, old in enumerate(node.output)]
+        names.update(zip(node.output, outputs, strict=True))
+        seen[key] = outputs
+        nodes.append(node)
+        node.name = f"{node.op_type}{number}"
+        node.ClearField("input")
+        node.ClearField("output")
+        node.ClearField("doc_string")
+        if not node.domain:
+            node.ClearField("domain")  # set to nothing or not set
+        node.input.extend(inputs)
+        node.output.extend(outputs)
+
+    for value in graph.output:
+        # Depth first, without recursion: a node is named once all that it reads has names.
+        waiting, done = [makers[value.name]], set()
+        while waiting:
+            node = waiting[-1]
+            missing = [old for old in node.input if old not in names]
+            for old in missing:
+                if old in constants:
+                    name_constant(old)
+            unmade = [makers[old] for old in missing if old not in constants]
+            if unmade:
+                waiting.append(unmade[0])
+                continue
+            waiting.pop()
+            if id(node) not in done:
+                done.add(id(node))
+                name_node(node)
+    for field, kept in (("node", nodes), ("initializer", arrays)):
+        kept = [type(item).FromString(item.SerializeToString()) for item in kept]
+        graph.ClearField(field)
+        getattr(graph, field).extend(kept)
+    graph.ClearField("value_info")
+    graph.ClearField("doc_string")
+    for value in (*graph.input, *graph.output):
+        for length in value.type.tensor_type.shape.dim:
+            if length.dim_param:
+                length.dim_param = "N"  # cutouts
+    onnx.save(proto, str(path))
 
 
 def _probes(height: int, width: int, channels, cutouts, rng: np.random.Generator, brightest: float) -> np.ndarray:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,18 +57,66 @@ LAYERS = {
     "Sequential",
     "InputStage",
     "CentreWindow",
+}
+OURS = {"InputStage", "CentreWindow"}
+# What else has a class in a description: none of them runs anything but itself.
+PARTS = {
+    "__keras_tensor__",
+    "__tuple__",
+    "Constant",
     "DTypePolicy",
+    "GlorotNormal",
+    "GlorotUniform",
+    "HeNormal",
+    "HeUniform",
+    "L1",
+    "L1L2",
+    "L2",
+    "LecunNormal",
+    "LecunUniform",
+    "MaxNorm",
+    "MinMaxNorm",
+    "NonNeg",
+    "Ones",
+    "Orthogonal",
+    "Policy",
+    "RandomNormal",
+    "RandomUniform",
+    "TensorShape",
+    "TruncatedNormal",
+    "UnitNorm",
+    "VarianceScaling",
+    "Zeros",
+}
+MODULES = {
+    "builtins",
+    "keras",
+    "keras.constraints",
+    "keras.dtype_policies",
+    "keras.engine.functional",
+    "keras.engine.sequential",
+    "keras.initializers",
+    "keras.layers",
+    "keras.models",
+    "keras.regularizers",
+    "keras.src.engine.functional",
+    "keras.src.engine.sequential",
+    "keras.src.models.functional",
+    "keras.src.models.sequential",
 }
 MAX_CONFIG = 2**24  # bytes of the description of a model
+MAX_NESTING = 60  # of its lists and dictionaries
 SIZES = ("units", "filters", "kernel_size", "batch_shape", "target_shape", "padding", "size", "pool_size", "shape")
 MAX_LENGTH = 2**14  # of any of them: memory is taken as the description says
+MAX_OUTPUT = 2**26  # numbers that a layer may give for one cutout
 
 
 def load_any_model(path: str | Path):
     """A Keras model from a ``.keras`` or ``.h5`` file, ours or another's.
 
     Its description is looked through first: only layers that compute are let in, so that nothing in
-    the file can run.
+    the file can run. It may have no more weights than the file has bytes, and no layer that gives more than
+    `MAX_OUTPUT` numbers for a cutout.
 
     Returns
     -------
@@ -87,54 +137,114 @@ def load_any_model(path: str | Path):
     check_layers(readers[path.suffix.lower()](path), path)
     from otrain_core.networks.architecture import load_model
 
-    return load_model(path)
+    with _weights_limited(limit_of(path), path):
+        model = load_model(path)
+    for layer in model._flatten_layers():
+        for shape in _output_shapes(layer):
+            if math.prod(length or 1 for length in shape) > MAX_OUTPUT:
+                raise CubeError(f"{path}: layer {layer.name} gives {shape[1:]} numbers for a cutout: too many")
+    return model
+
+
+def _output_shapes(layer: Any) -> list[tuple[int | None, ...]]:
+    """Shapes that a layer of a model gives, as far as they are known."""
+    shapes = []
+    for node in getattr(layer, "_inbound_nodes", []):
+        shapes += [tuple(tensor.shape) for tensor in node.output_tensors]
+    return shapes
+
+
+@contextmanager
+def _weights_limited(limit: int, path: Path) -> Iterator[None]:
+    """Refuse a model once its layers ask for more weights than a number, before memory is taken for them."""
+    from otrain_core.networks.architecture import keras
+
+    original, total = keras.layers.Layer.add_weight, 0
+
+    def add_weight(layer, shape=None, *arguments, **options):
+        nonlocal total
+        total += math.prod(int(length) for length in (shape or ()))
+        if total > limit:
+            raise CubeError(f"{path}: its layers have more weights than the file can hold; refused")
+        return original(layer, shape, *arguments, **options)
+
+    keras.layers.Layer.add_weight = add_weight
+    try:
+        yield
+    finally:
+        keras.layers.Layer.add_weight = original
 
 
 def check_layers(config: Any, path: str | Path) -> None:
-    """Refuse a description with layers that carry code or that are not known.
+    """Refuse a description with anything but layers that compute and their parts, whatever it is called.
 
     Raises
     ------
     CubeError
     """
     for key, length in _lengths(config):
-        if length > MAX_LENGTH:
+        if not 0 <= abs(length) <= MAX_LENGTH:  # NaN too
             raise CubeError(f"{path}: {key}: {length} is more than the {MAX_LENGTH} that are read from a file")
-    for name in _layers(config):
-        if name not in LAYERS:
-            raise CubeError(
-                f"{path}: layer {name} is refused: only layers that compute are read from a file, as others can run code"
-            )
+    _check_classes(config, path)
 
 
-def _lengths(config: Any, key: str = "") -> Iterator[tuple[str, float]]:
-    """Every whole number under one of `SIZES`."""
+def _check_classes(config: Any, path: str | Path, depth: int = 0) -> None:
+    """Look at everything that Keras would make an object of: all that has a class, and all in lists of layers."""
+    if depth > MAX_NESTING:
+        raise CubeError(f"{path}: its description is nested too deeply for a model")
+    if isinstance(config, dict):
+        if "class_name" in config:
+            _check_class(config, path)
+        for entry in _list_of(config.get("layers")):
+            if not isinstance(entry, dict) or "class_name" not in entry:
+                raise CubeError(f"{path}: its list of layers holds something that is no layer; refused")
+            if not _is_one_of(entry["class_name"], LAYERS):
+                _refuse(entry["class_name"], path)
+        for name, value in config.items():
+            if name != "compile_config" or depth:  # of the outermost: a model is not compiled here
+                _check_classes(value, path, depth + 1)
+    elif isinstance(config, list):
+        for value in config:
+            _check_classes(value, path, depth + 1)
+
+
+def _list_of(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _check_class(config: dict[str, Any], path: str | Path) -> None:
+    name, module, registered = (config.get(key) for key in ("class_name", "module", "registered_name"))
+    if not _is_one_of(name, LAYERS | PARTS):
+        _refuse(name, path)
+    if name in OURS:
+        if registered != f"otrain>{name}":
+            _refuse(f"{registered or module}.{name}", path)
+    elif not (module is None or _is_one_of(module, MODULES)) or registered not in (None, name):
+        _refuse(f"{registered if registered not in (None, name) else module}.{name}", path)
+
+
+def _is_one_of(name: Any, names: set[str]) -> bool:
+    return isinstance(name, str) and name in names
+
+
+def _refuse(name: Any, path: str | Path) -> None:
+    raise CubeError(
+        f"{path}: layer {str(name)[:80]} is refused: only layers that compute are read from a file, as others can run code"
+    )
+
+
+def _lengths(config: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, float]]:
+    """Every number under one of `SIZES`."""
+    if depth > MAX_NESTING:
+        return  # told by _check_classes
     if isinstance(config, dict):
         for name, value in config.items():
-            yield from _lengths(value, name if name in SIZES else "")
+            yield from _lengths(value, name if name in SIZES else "", depth + 1)
     elif isinstance(config, list):
         for value in config:
-            yield from _lengths(value, key)
+            yield from _lengths(value, key, depth + 1)
     elif key and isinstance(config, int | float):
         yield key, config
-
-
-def _layers(config: Any) -> Iterator[str]:
-    """Class names of all layers: of everything in a list of layers, and of what is a model itself."""
-    if isinstance(config, dict):
-        registered = str(config.get("registered_name") or "")
-        module = str(config.get("module") or "keras")
-        if "class_name" in config and isinstance(config.get("config"), dict):
-            is_layer = "batch_shape" in config["config"] or "layers" in config["config"] or "name" in config["config"]
-            if is_layer:
-                yield str(config["class_name"])
-            if module.split(".")[0] not in ("keras", "builtins") and not registered.startswith("otrain>"):
-                yield f"{module}.{config['class_name']}"
-        for value in config.values():
-            yield from _layers(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from _layers(value)
 
 
 def _keras_config(path: Path) -> Any:
@@ -146,7 +256,7 @@ def _keras_config(path: Path) -> Any:
             if archive.getinfo("config.json").file_size > MAX_CONFIG:
                 raise CubeError(f"{path}: its description is too large for a model")
             return json.loads(archive.read("config.json"))
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError, RecursionError, NotImplementedError) as error:
         raise CubeError(f"{path}: not a readable Keras model ({error})") from None
 
 
@@ -159,5 +269,5 @@ def _h5_config(path: Path) -> Any:
                 raise CubeError(f"{path}: holds weights without the network they belong to; save the whole model")
             text = file.attrs["model_config"]
             return json.loads(text)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, RuntimeError) as error:
         raise CubeError(f"{path}: not a readable HDF5 model ({str(error).splitlines()[0]})") from None

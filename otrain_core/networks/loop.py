@@ -49,6 +49,11 @@ def _batches(data, order: np.ndarray, symmetry: np.ndarray | None, batch_size: i
     return Batches()
 
 
+def passes(n: int, experiment: Experiment) -> int:
+    """Passes over n cutouts in an epoch: of few there are several, so that it has about ``min_batches`` batches."""
+    return max(1, round(experiment.min_batches * experiment.batch_size / n)) if n else 1
+
+
 class Watch(Protocol):
     """What hears of every epoch of a training, such as `otrain_core.registry.live.LiveRun`."""
 
@@ -70,7 +75,8 @@ class Loop:
         Cutouts as the model takes them, and labels 0 or 1. Cutouts that are a `numpy.memmap` are read
         batch by batch, to the same weights.
     experiment : Experiment
-        epochs, batch_size, learning_rate, schedule, label_smoothing, keep, patience, augment and jit_compile count.
+        epochs, batch_size, min_batches, learning_rate, schedule, label_smoothing, keep, patience, augment and
+        jit_compile count.
     seed : int
     weights : dict or None
         Weight of each class.
@@ -97,7 +103,8 @@ class Loop:
         self.model, self.experiment, self.seed, self.weights = model, experiment, seed, weights
         self.train = train[0], np.eye(2, dtype=np.float32)[train[1]]
         self.tune = tune[0], np.eye(2, dtype=np.float32)[tune[1]]
-        self.steps = -(-len(train[1]) // experiment.batch_size)
+        self.passes = passes(len(train[1]), experiment)
+        self.steps = -(-self.passes * len(train[1]) // experiment.batch_size)
         rate = experiment.learning_rate
         if experiment.schedule == "cosine":
             rate = keras.optimizers.schedules.CosineDecay(rate, experiment.epochs * self.steps, alpha=0.01)
@@ -143,7 +150,7 @@ class Loop:
     def epoch(self, epoch: int) -> None:
         """Train one epoch (from 1) and watch it on tune."""
         rng = np.random.default_rng([self.seed, epoch])
-        order = rng.permutation(len(self.train[1]))
+        order = np.concatenate([rng.permutation(len(self.train[1])) for _ in range(self.passes)])
         symmetry = rng.integers(0, 8, len(order)) if self.experiment.augment else None
         rate = float(self.model.optimizer.learning_rate)
         started = time.perf_counter()

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.cubes.inputs import column, input_blocks, select_inputs
+from otrain_core.networks.devices import memory_told
 
 
 def score_cube(model, cube: Mapping[str, np.ndarray], split: pd.DataFrame) -> pd.DataFrame:
@@ -64,7 +65,8 @@ def score_real_stars(model, cube: Mapping[str, np.ndarray], table: pd.DataFrame)
 
 def predict(model, cutouts: np.ndarray) -> np.ndarray:
     """Output of a Keras model, float32, for cutouts as it takes them."""
-    return np.asarray(model.predict(cutouts, batch_size=256, verbose=0), dtype=np.float32)
+    with memory_told(f"batches of 256 cutouts of {cutouts.shape[1]} px"):
+        return np.asarray(model.predict(cutouts, batch_size=256, verbose=0), dtype=np.float32)
 
 
 def score_cutouts(model, cutouts: np.ndarray | Iterable[np.ndarray]) -> np.ndarray:

@@ -20,7 +20,7 @@ from otrain_core.cubes.inputs import SAMPLING, input_blocks, select_inputs
 from otrain_core.errors import CubeError
 from otrain_core.io import digest, read_table, write_json, write_table
 from otrain_core.jobs.provenance import provenance
-from otrain_core.networks.devices import prepare_device
+from otrain_core.networks.devices import check_seed, memory_told, prepare_device
 from otrain_core.networks.loop import Loop, Watch
 from otrain_core.networks.predict import predict
 from otrain_core.networks.progress import progress_on_terminal
@@ -70,15 +70,19 @@ def train_files(
 
     Raises
     ------
-    CubeError, ConfigError
-        As `train_model`.
+    CubeError, ConfigError, OtrainError
+        As `check_enough` and `train_model`; memory that does not suffice.
     """
+    check_seed(seed)
+    arrays = read_stack(cube, mmap=("cube",), only=("cube", "labels", "channels", *SAMPLING))
+    table = read_table(split, columns=("index", "set"))
+    check_enough(arrays["labels"], table, tune_set="test" if protocol == "paper" else "tune", least=experiment.min_train)
     folder = Path(model).parent
     digests = {"cube_digest": digest(cube), "split_digest": digest(split)}
     with live_run(folder) if live_run else nullcontext() as watch:
         trained, epochs, result = train_model(
-            read_stack(cube, mmap=("cube",), only=("cube", "labels", "channels", *SAMPLING)),
-            read_table(split, columns=("index", "set")),
+            arrays,
+            table,
             experiment=experiment,
             seed=seed,
             protocol=protocol,
@@ -95,6 +99,40 @@ def train_files(
     write_table(history, epochs)
     run = {"mlflow_run": watch.run_id} if watch and watch.run_id else {}
     write_json(record, result | run | digests | provenance())
+
+
+def check_enough(labels: np.ndarray, split: pd.DataFrame, *, tune_set: str, least: int) -> None:
+    """Refuse, before any training, sets from which no network and no threshold can come.
+
+    Parameters
+    ----------
+    labels : numpy.ndarray
+        (N,) of the cube.
+    split : pandas.DataFrame
+        Columns index and set.
+    tune_set : str
+        The set that sets the threshold: one cutout of each class is needed.
+    least : int
+        Cutouts of each class that train needs.
+
+    Raises
+    ------
+    CubeError
+        Says how many cutouts of which class are missing in which set.
+    """
+    lacking = []
+    for name, needed in (("train", least), (tune_set, 1)):
+        rows = split.loc[split["set"] == name, "index"].to_numpy(int)
+        mine = np.asarray(labels)[rows[(rows >= 0) & (rows < len(labels))]]
+        for kind, value in (("True", 1), ("False", 0)):
+            missing = needed - int(np.sum(mine == value))
+            if missing > 0:
+                lacking.append(f"{missing} {kind} in {name}")
+    if lacking:
+        raise CubeError(
+            f"too few cutouts to train on: {', '.join(lacking)} are missing ({least} of each class are needed in train, 1"
+            f" in {tune_set}); use more images or a lower detect.threshold, or fine-tune a model of other telescopes"
+        )
 
 
 def train_model(
@@ -161,6 +199,7 @@ def train_model(
         A GPU was asked for and none is seen, cutouts too small for a network, or another training that writes
         to `checkpoint`.
     """
+    check_seed(seed)
     tune_set = "test" if protocol == "paper" else "tune"
     rows = _rows(split, experiment, seed, tune_set)
     labels = _check_sets(np.asarray(cube["labels"]), rows, tune_set)
@@ -176,7 +215,8 @@ def train_model(
     architecture.keras.utils.set_random_seed(seed)
     model = architecture.build_network(used, size=size)
     stage = architecture.keras.Model(model.input, architecture.input_stage(model).output)
-    train, tune = (_staged(stage, cube, used, index) for index in rows.values())
+    with memory_told(f"{len(labels)} cutouts of {size} px; train on fewer (n_train) or smaller ones (size)"):
+        train, tune = (_staged(stage, cube, used, index) for index in rows.values())
     loop = Loop(
         architecture.without_input_stage(model),
         (train, labels[rows["train"]]),
@@ -193,7 +233,8 @@ def train_model(
         loop.resume(Path(checkpoint), _digest(about, labels, *rows.values()))
     started, cpu = time.perf_counter(), time.process_time()
     try:
-        history = loop.run()
+        with memory_told(f"batches of {batch_size} cutouts of {size} px; lower batch_size of the experiment"):
+            history = loop.run()
     except BaseException:
         loop.release()
         raise
@@ -232,7 +273,7 @@ def _epochs(loop: Loop, history: pd.DataFrame) -> dict[str, Any]:
         "kept_epoch": loop.kept_epoch,
         "got_worse": loop.got_worse(),
         "resumed_at_epoch": loop.resumed_at,
-        "cutouts_per_second": len(loop.train[1]) / float(timed.mean()),
+        "cutouts_per_second": loop.passes * len(loop.train[1]) / float(timed.mean()),
     }
 
 

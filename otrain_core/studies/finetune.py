@@ -111,7 +111,7 @@ def fine_tune(
     architecture.keras.utils.set_random_seed(seed)
     stage = architecture.keras.Model(model.input, architecture.input_stage(model).output)
     data = (predict(stage, cutouts), labels)
-    changed = {"schedule": "cosine", "keep": "last", "patience": 0, "jit_compile": "auto"}
+    changed = {"schedule": "cosine", "keep": "last", "patience": 0, "jit_compile": "auto", "min_batches": 1}
     counts = np.bincount(labels, minlength=2)
     loop = Loop(
         architecture.without_input_stage(model),

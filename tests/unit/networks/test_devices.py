@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from otrain_core.errors import ConfigError
+from otrain_core.errors import ConfigError, OtrainError
 from otrain_core.networks import devices
 
 pytestmark = pytest.mark.xdist_group("tensorflow")
@@ -45,3 +45,11 @@ def test_a_back_end_that_cannot_train_is_refused(backend):
     backend("openvino")
     with pytest.raises(ConfigError, match="KERAS_BACKEND: 'openvino' cannot train"):
         devices.prepare_device()
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory():
+    with pytest.raises(ValueError, match="a wrong shape"), devices.memory_told("a batch"):
+        raise ValueError("a wrong shape")
+    for error in (MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 bytes")):
+        with pytest.raises(OtrainError, match="there is not enough memory for a batch"), devices.memory_told("a batch"):
+            raise error

@@ -1,6 +1,9 @@
 """The ONNX file gives what Keras gives, and carries what its use needs."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -98,3 +101,26 @@ def test_record_of_a_training():
     )
     assert statistics["quantiles"]["background"][middle] == pytest.approx(200, abs=30)
     assert statistics["scores"]["true"][middle] == 0.5
+
+
+EXPORTS = """
+import sys
+from otrain_core.networks import architecture
+from otrain_core.networks.export_onnx import export_model
+from tests.unit.tiny_network import tiny_network
+
+for number in range(2):
+    architecture.keras.utils.set_random_seed(1)
+    model = tiny_network(size=12, channels=["difference", "seeing", "psf"], normalise="mad-asinh")
+    export_model(model, f"{sys.argv[1]}/{sys.argv[2]}{number}.onnx", about={"threshold": 0.5})
+"""
+
+
+def test_equal_networks_give_equal_files(tmp_path, root):
+    """Within a process, whose counters go on, and between two with different hashes of their strings."""
+    for name, hashes in (("a", "1"), ("b", "2")):
+        environment = os.environ | {"PYTHONHASHSEED": hashes}
+        run = [sys.executable, "-c", EXPORTS, str(tmp_path), name]
+        subprocess.run(run, cwd=root, env=environment, check=True, capture_output=True)
+    contents = {path.read_bytes() for path in tmp_path.glob("*.onnx")}
+    assert len(list(tmp_path.glob("*.onnx"))) == 4 and len(contents) == 1

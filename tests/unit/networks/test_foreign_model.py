@@ -60,13 +60,75 @@ def test_code_in_a_model_is_refused(tmp_path, keras, name):
     "entry",
     [
         {"class_name": "TFSMLayer", "config": {"name": "x", "filepath": "/tmp/x"}},
+        {"class_name": "TFSMLayer", "config": {"filepath": "/tmp/x"}},
+        {"class_name": "Lambda", "config": {}},
+        {"class_name": "Lambda"},
+        {"class_name": "Lambda", "config": "text"},
+        {"class_name": "Dense", "config": {"units": 2, "activation": {"class_name": "__lambda__", "config": {}}}},
+        {"class_name": "Dense", "config": {"activation": {"class_name": "function", "config": "system"}}},
         {"class_name": "Dense", "module": "os", "registered_name": None, "config": {"name": "system"}},
+        {"class_name": "Dense", "module": "os", "config": {}},
+        {"class_name": "Dense", "module": "keras.layers", "registered_name": "mine>Dense", "config": {}},
+        {"class_name": "InputStage", "module": "os", "registered_name": "otrain>system", "config": {}},
         {"class_name": "Sequential", "config": {"layers": [{"class_name": "Lambda", "config": {"name": "l"}}]}},
+        {"class_name": "Sequential", "config": {"layers": [{"class_name": "Lambda", "config": {}}]}},
+        {"class_name": "Sequential", "config": {"layers": ["Lambda"]}},
+        {"class_name": "Sequential", "config": {"layers": [{"config": {"function": "x"}}]}},
+        {"class_name": "Sequential", "config": {"layers": [{"class_name": "Zeros", "config": {}}]}},
+        {"class_name": ["Lambda"], "config": {}},
     ],
+    ids=lambda entry: str(entry)[:60],
 )
 def test_layers_that_do_more_than_compute(entry):
-    with pytest.raises(CubeError, match="is refused"):
-        check_layers({"class_name": "Functional", "config": {"name": "m", "layers": [entry]}}, "m.keras")
+    for config in (
+        {"class_name": "Functional", "config": {"name": "m", "layers": [entry]}},
+        {"class_name": "Functional", "config": {"layers": [], "extra": {"deep": [entry]}}},
+        entry,
+    ):
+        with pytest.raises(CubeError, match="refused"):
+            check_layers(config, "m.keras")
+
+
+def test_a_description_that_is_nested_without_end(tmp_path):
+    deep = "[" * 100_000 + "]" * 100_000
+    with zipfile.ZipFile(tmp_path / "m.keras", "w") as archive:
+        archive.writestr("config.json", deep)
+    with pytest.raises(CubeError, match="not a readable Keras model|nested too deeply"):
+        load_any_model(tmp_path / "m.keras")
+    config: dict = {}
+    for _ in range(100):
+        config = {"config": config}
+    with pytest.raises(CubeError, match="nested too deeply"):
+        check_layers(config, "m.keras")
+
+
+def test_lengths_that_are_small_alone_and_large_together(tmp_path, keras, monkeypatch):
+    """Two dense layers of 16,000 units have a kernel of 1 GB; the file that asks for it has some kilobytes."""
+    layers = keras.layers
+    small = keras.Sequential([layers.Input((8, 8, 1)), layers.Flatten(), layers.Dense(3), layers.Dense(2)])
+    small.save(tmp_path / "small.keras")
+    with zipfile.ZipFile(tmp_path / "small.keras") as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(files["config.json"])
+    for entry in config["config"]["layers"]:
+        if entry["class_name"] == "Dense":
+            entry["config"]["units"] = 16_000
+            entry.pop("build_config", None)
+    files["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(tmp_path / "m.keras", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    monkeypatch.setattr(safe, "SMALL", 2**22)
+    before = keras.layers.Layer.add_weight
+    with pytest.raises(CubeError, match="more weights than the file can hold"):
+        load_any_model(tmp_path / "m.keras")
+    assert keras.layers.Layer.add_weight is before
+    large = keras.Sequential(
+        [layers.Input((64, 64, 1)), layers.UpSampling2D((128, 128)), layers.GlobalAveragePooling2D(), layers.Dense(2)]
+    )
+    large.save(tmp_path / "large.keras")
+    with pytest.raises(CubeError, match="numbers for a cutout: too many"):
+        load_any_model(tmp_path / "large.keras")
 
 
 def test_models_that_take_all_memory(tmp_path, monkeypatch):

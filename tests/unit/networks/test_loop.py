@@ -40,3 +40,11 @@ def test_a_model_that_gets_worse_is_noticed(caplog, losses, keep, line):
         assert loop.Loop.got_worse(state) is (line is not None)
     told = [f"{record.levelname} {record.message}" for record in caplog.records]
     assert not told if line is None else len(told) == 1 and told[0].startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "min_batches", "passes"), [(40, 16, 32, 13), (300, 16, 32, 2), (3617, 112, 32, 1), (40, 16, 1, 1)]
+)
+def test_few_cutouts_are_passed_several_times_in_an_epoch(n, batch_size, min_batches, passes):
+    experiment = SimpleNamespace(batch_size=batch_size, min_batches=min_batches)
+    assert loop.passes(n, experiment) == passes

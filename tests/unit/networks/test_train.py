@@ -10,7 +10,7 @@ import pytest
 
 from otrain_core.arrays import write_arrays
 from otrain_core.cubes.inputs import select_inputs
-from otrain_core.errors import ConfigError, CubeError
+from otrain_core.errors import ConfigError, CubeError, OtrainError
 from otrain_core.io import digest, read_json, read_table, write_table
 from otrain_core.networks import architecture, loop, predict, train
 from otrain_core.networks.checkpoint import Checkpoint
@@ -376,3 +376,43 @@ def test_a_missing_gpu_is_told(data):
 )
 def test_few_cutouts_are_dealt_in_small_batches(n, min_batches, expected):
     assert train._fewer(128, n, min_batches) == expected
+
+
+def test_too_few_cutouts_are_refused_before_any_training(data, tmp_path):
+    """Four of each class in train and none of False in tune: the sentence counts what is missing."""
+    cube, split = data
+    kept = [split.index[(split["set"] == "train") & (split["label"] == label)][:4] for label in (0, 1)]
+    kept.append(split.index[(split["set"] == "tune") & (split["label"] == 1)])
+    write_arrays(tmp_path / "cube.npz", cube)
+    write_table(tmp_path / "split.csv", split.loc[np.concatenate(kept)])
+    files = {name: tmp_path / name for name in ("model", "history", "record")}
+    files |= {"cube": tmp_path / "cube.npz", "split": tmp_path / "split.csv"}
+    with pytest.raises(CubeError, match="6 True in train, 6 False in train, 1 False in tune are missing"):
+        train.train_files(**files, experiment=Experiment(inputs=["difference"]), seed=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cube.npz", "split.csv"]
+    train.check_enough(cube["labels"], split, tune_set="tune", least=10)
+    train.check_enough(cube["labels"], split.assign(set=split["set"].replace("tune", "unused")), tune_set="test", least=10)
+
+
+def test_cutouts_that_are_too_small_are_refused_before_any_training(data):
+    cube, split = data
+    small = cube | {"cube": cube["cube"][:, 6:14, 6:14]}
+    with pytest.raises(ConfigError, match="at least 9 x 9 pixels are needed, not 8 x 8"):
+        fit(small, split, seed=1, epochs=1)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_impossible_seeds_are_refused(data, seed):
+    with pytest.raises(ConfigError, match="seed: .* is not possible; a whole number from 0"):
+        fit(*data, seed=seed, **TINY)
+
+
+def test_memory_that_does_not_suffice_is_one_sentence(data, monkeypatch):
+    from tensorflow.errors import ResourceExhaustedError
+
+    def exhausted(self):
+        raise ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[128,12,15,15]")
+
+    monkeypatch.setattr(loop.Loop, "run", exhausted)
+    with pytest.raises(OtrainError, match="not enough memory for batches of 16 cutouts of 15 px; lower batch_size"):
+        fit(*data, seed=1, **TINY)
