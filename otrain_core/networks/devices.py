@@ -95,8 +95,10 @@ def memory_told(what: str) -> Iterator[None]:
     except Exception as error:
         text = str(error)
         told = ("RESOURCE_EXHAUSTED", "out of memory", "OOM when", "failed to allocate memory")
-        if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError" or any(
-            words.lower() in text.lower() for words in told
+        if (
+            isinstance(error, MemoryError)
+            or type(error).__name__ == "ResourceExhaustedError"
+            or any(words.lower() in text.lower() for words in told)
         ):
             raise OtrainError(f"there is not enough memory for {what}") from error
         raise

@@ -57,8 +57,8 @@ def explain_files(
         As `explain_model` and `otrain_core.networks.neighbours.neighbour_test`.
     """
     from otrain_core.networks.architecture import load_model
-    from otrain_core.networks.neighbours import neighbour_test
     from otrain_core.networks.devices import check_seed
+    from otrain_core.networks.neighbours import neighbour_test
 
     check_seed(seed)
 

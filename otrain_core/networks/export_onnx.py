@@ -329,7 +329,8 @@ def _make_repeatable(path: Path) -> None:
     constants = {array.name: array for array in graph.initializer}
     names = {value.name: value.name for value in (*graph.input, *graph.output)} | {"": ""}
     seen: dict[bytes, list[str]] = {}
-    nodes, arrays = [], []
+    nodes: list[Any] = []
+    arrays: list[Any] = []
 
     def name_constant(old: str) -> None:
         array = constants[old]

@@ -108,7 +108,7 @@ MAX_CONFIG = 2**24  # bytes of the description of a model
 MAX_NESTING = 60  # of its lists and dictionaries
 SIZES = ("units", "filters", "kernel_size", "batch_shape", "target_shape", "padding", "size", "pool_size", "shape")
 MAX_LENGTH = 2**14  # of any of them: memory is taken as the description says
-MAX_OUTPUT = 2**26  # numbers that a layer may give for one cutout
+MAX_OUTPUT = 2**22  # numbers that a layer may give for one cutout
 
 
 def load_any_model(path: str | Path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("otrain")
 
 HISTORY = ("epoch", "loss", "accuracy", "tune_loss", "tune_accuracy", "seconds", "learning_rate")
+DROPPED = ("psf", "science", "reference")  # channels that ``drop_inputs`` leaves out
+Change = Callable[[np.ndarray, slice], np.ndarray]  # what is done to cutouts, given their places in the order
 WORSE = 0.1  # a loss on tune above the lowest by more than this share of it: the model got worse
+
+
+def _unchanged(cutouts: np.ndarray, part: slice) -> np.ndarray:
+    return cutouts
 
 
 def turn_cutouts(cutouts: np.ndarray, symmetry: np.ndarray) -> np.ndarray:
@@ -33,7 +39,39 @@ def turn_cutouts(cutouts: np.ndarray, symmetry: np.ndarray) -> np.ndarray:
     return turned
 
 
-def _batches(data, order: np.ndarray, symmetry: np.ndarray | None, batch_size: int):
+def drop_channels(cutouts: np.ndarray, dropped: np.ndarray, channels: Sequence[str]) -> np.ndarray:
+    """Cutouts as the input stage gives them where some channels are missing.
+
+    Parameters
+    ----------
+    cutouts : numpy.ndarray
+        (N, S, S, C) behind the input stage.
+    dropped : numpy.ndarray
+        bool (N, len(`DROPPED`)), which of them are missing; those that are no channels do not count.
+    channels : sequence of str
+        C names.
+
+    Returns
+    -------
+    numpy.ndarray
+        A copy. What is missing is 0; in place of the channel psf stands the difference in units of the noise, as
+        `otrain_core.networks.psf_residual.psf_residual` gives it without a PSF.
+    """
+    from otrain_core.networks.architecture import MAD_OF_NOISE
+
+    found = cutouts.copy()
+    for name, rows in zip(DROPPED, dropped.T, strict=True):
+        if name not in channels:
+            continue
+        k = channels.index(name)
+        found[rows, :, :, k] = 0
+        if name == "psf":
+            noise = np.sinh(cutouts[rows, :, :, channels.index("difference")]) / np.float32(MAD_OF_NOISE)
+            found[rows, :, :, k] = np.arcsinh(np.clip(noise, -1e9, 1e9))
+    return found
+
+
+def _batches(data, order: np.ndarray, change: Change, batch_size: int):
     """Cutouts and labels in some order and turned, read batch by batch: for cutouts mapped from a file."""
     from otrain_core.networks.architecture import keras
 
@@ -43,8 +81,7 @@ def _batches(data, order: np.ndarray, symmetry: np.ndarray | None, batch_size: i
 
         def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
             part = slice(number * batch_size, (number + 1) * batch_size)
-            cutouts = np.asarray(data[0][order[part]])
-            return cutouts if symmetry is None else turn_cutouts(cutouts, symmetry[part]), data[1][order[part]]
+            return change(np.asarray(data[0][order[part]]), part), data[1][order[part]]
 
     return Batches()
 
@@ -75,8 +112,8 @@ class Loop:
         Cutouts as the model takes them, and labels 0 or 1. Cutouts that are a `numpy.memmap` are read
         batch by batch, to the same weights.
     experiment : Experiment
-        epochs, batch_size, min_batches, learning_rate, schedule, label_smoothing, keep, patience, augment and
-        jit_compile count.
+        epochs, batch_size, min_batches, learning_rate, schedule, label_smoothing, keep, patience, augment,
+        drop_inputs and jit_compile count.
     seed : int
     weights : dict or None
         Weight of each class.
@@ -152,10 +189,18 @@ class Loop:
         rng = np.random.default_rng([self.seed, epoch])
         order = np.concatenate([rng.permutation(len(self.train[1])) for _ in range(self.passes)])
         symmetry = rng.integers(0, 8, len(order)) if self.experiment.augment else None
+        share = self.experiment.drop_inputs
+        dropped = rng.random((len(order), len(DROPPED))) < share if share else None
+
+        def change(cutouts: np.ndarray, part: slice) -> np.ndarray:
+            if dropped is not None:
+                cutouts = drop_channels(cutouts, dropped[part], self.experiment.inputs)
+            return cutouts if symmetry is None else turn_cutouts(cutouts, symmetry[part])
+
         rate = float(self.model.optimizer.learning_rate)
         started = time.perf_counter()
         fitted = self.model.fit(
-            **self._fed(self.train, order, symmetry, batch_size=self.experiment.batch_size),
+            **self._fed(self.train, order, change, batch_size=self.experiment.batch_size),
             epochs=1,
             shuffle=False,
             class_weight=self.weights,
@@ -196,16 +241,18 @@ class Loop:
             self.kept_epoch = epoch
 
     @staticmethod
-    def _fed(data, order=None, symmetry=None, *, batch_size: int) -> dict[str, Any]:
+    def _fed(
+        data: tuple[np.ndarray, np.ndarray],
+        order: np.ndarray | None = None,
+        change: Change = _unchanged,
+        *,
+        batch_size: int,
+    ) -> dict[str, Any]:
         """Arguments of Keras' fit and evaluate: arrays, or batches of what is mapped from a file."""
         if isinstance(data[0], np.memmap):
-            return {"x": _batches(data, np.arange(len(data[1])) if order is None else order, symmetry, batch_size)}
+            return {"x": _batches(data, np.arange(len(data[1])) if order is None else order, change, batch_size)}
         cutouts, labels = data if order is None else (data[0][order], data[1][order])
-        return {
-            "x": cutouts if symmetry is None else turn_cutouts(cutouts, symmetry),
-            "y": labels,
-            "batch_size": batch_size,
-        }
+        return {"x": change(cutouts, slice(None)), "y": labels, "batch_size": batch_size}
 
     def got_worse(self) -> bool:
         """Whether the loss on tune of the last epoch is above the lowest by more than `WORSE`; told in the log."""

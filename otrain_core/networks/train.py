@@ -76,7 +76,9 @@ def train_files(
     check_seed(seed)
     arrays = read_stack(cube, mmap=("cube",), only=("cube", "labels", "channels", *SAMPLING))
     table = read_table(split, columns=("index", "set"))
-    check_enough(arrays["labels"], table, tune_set="test" if protocol == "paper" else "tune", least=experiment.min_train)
+    check_enough(
+        arrays["labels"], table, tune_set="test" if protocol == "paper" else "tune", least=experiment.min_train
+    )
     folder = Path(model).parent
     digests = {"cube_digest": digest(cube), "split_digest": digest(split)}
     with live_run(folder) if live_run else nullcontext() as watch:
@@ -229,7 +231,7 @@ def train_model(
     )
     backend = architecture.keras.backend.backend()
     if checkpoint is not None:
-        about = [used.model_dump(exclude={"threshold"}), seed, protocol, backend, *identity]
+        about = [used.model_dump(exclude={"threshold", "min_train"}), seed, protocol, backend, *identity]
         loop.resume(Path(checkpoint), _digest(about, labels, *rows.values()))
     started, cpu = time.perf_counter(), time.process_time()
     try:
@@ -241,7 +243,7 @@ def train_model(
     loop.restore_kept()
     took = {"train_seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
     record = {
-        "options": used.model_dump(exclude={"threshold", "require_gpu", "n_train", "min_batches"}),
+        "options": used.model_dump(exclude={"threshold", "require_gpu", "n_train", "min_batches", "min_train"}),
         "seed": seed,
         "protocol": protocol,
         "n_parameters": int(model.count_params()),

@@ -88,7 +88,19 @@ class Experiment(Section):
         32,
         ge=1,
         le=100_000,
-        description="batches in an epoch at least: of few cutouts the batches are smaller, down to 16 cutouts",
+        description="batches in an epoch at least: of few cutouts the batches are smaller, down to 16 cutouts, and an "
+        "epoch passes them several times",
+    )
+    min_train: int = Field(
+        10, ge=1, le=1_000_000, description="cutouts of each class in train, without which nothing is trained"
+    )
+    drop_inputs: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="probability with which each of psf, science and reference is missing for a cutout in training, so "
+        "that the network can do without them",
     )
     learning_rate: float = Field(1e-3, gt=0, le=10, description="Adam's (first) learning rate")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="learning-rate schedule")

@@ -391,7 +391,9 @@ def test_too_few_cutouts_are_refused_before_any_training(data, tmp_path):
         train.train_files(**files, experiment=Experiment(inputs=["difference"]), seed=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cube.npz", "split.csv"]
     train.check_enough(cube["labels"], split, tune_set="tune", least=10)
-    train.check_enough(cube["labels"], split.assign(set=split["set"].replace("tune", "unused")), tune_set="test", least=10)
+    train.check_enough(
+        cube["labels"], split.assign(set=split["set"].replace("tune", "unused")), tune_set="test", least=10
+    )
 
 
 def test_cutouts_that_are_too_small_are_refused_before_any_training(data):
@@ -416,3 +418,23 @@ def test_memory_that_does_not_suffice_is_one_sentence(data, monkeypatch):
     monkeypatch.setattr(loop.Loop, "run", exhausted)
     with pytest.raises(OtrainError, match="not enough memory for batches of 16 cutouts of 15 px; lower batch_size"):
         fit(*data, seed=1, **TINY)
+
+
+def test_a_network_trained_with_inputs_dropped_does_without_them(data):
+    """The classes differ in the reference most, in the difference too: only dropping makes the network read both."""
+    cube, split = data
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(size=cube["cube"].shape).astype(np.float32)
+    true = cube["labels"] == 1
+    pixels[true, 9:12, 9:12, 2] += 12
+    pixels[true, 9:12, 9:12, 0] += 3
+    told = {**cube, "cube": pixels}
+    options = {"seed": 1, "inputs": ["difference", "reference"], "epochs": 6, "batch_size": 16, "size": 15}
+    without = {**told, "cube": pixels.copy()}
+    without["cube"][..., 2] = np.nan
+    right = {}
+    for share in (0.0, 0.5):
+        model = fit(told, split, **options, drop_inputs=share)[0]
+        test = split.loc[split["set"] == "test", "index"].to_numpy(int)
+        right[share] = np.mean((predict.score_rows(model, without, test) > 0.5) == true[test])
+    assert right[0.5] > 0.9 and right[0.5] > right[0.0] + 0.05
