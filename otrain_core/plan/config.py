@@ -92,7 +92,7 @@ class Experiment(Section):
         "epoch passes them several times",
     )
     min_train: int = Field(
-        10, ge=1, le=1_000_000, description="cutouts of each class in train, without which nothing is trained"
+        5, ge=1, le=1_000_000, description="cutouts of each class in train, without which nothing is trained"
     )
     drop_inputs: float = Field(
         0.0,
