@@ -70,6 +70,10 @@ def if_exists(path):
 NETWORK_CACHE = "results/cache"  # answers of network services; kept when results of a run are made anew
 
 
+def is_simulated(telescope):
+    return RUN.telescopes[telescope].source == "simulated"
+
+
 def telescopes_where(condition):
     """Wildcard constraint: the telescopes of the run for which a condition holds."""
     names = [re.escape(name) for name in RUN.used_telescopes() if condition(name)]

@@ -4,10 +4,6 @@ localrules:
     survey_reference,
 
 
-def is_simulated(telescope):
-    return RUN.telescopes[telescope].source == "simulated"
-
-
 rule simulate:
     """Simulate a science image, its reference and the truth, for one image of a simulated telescope."""
     output:
