@@ -81,6 +81,7 @@ def alard_lupton(inputs: Inputs, options: SubtractOptions) -> Matched:
         "n_stamps_rejected": fit.record["n_rejected"],
         "stamp_chi2": fit.record["stamp_chi2"],
         "model_error": fit.record["model_error"],
+        "model_error_low": fit.record["model_error_low"],
         "kernel_order": fit.order,
         "kernel_half_width": width,
         "kernel_sigmas": [float(s) for s in sigmas],

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import fft, linalg
 
 from otrain_core.images.polynomials import axes, exponents, polynomial, polynomial_map
-from otrain_core.widths import SIGMA_PER_MAD
+from otrain_core.widths import SIGMA_PER_MAD, mad_sigma
 
 # Of the photon noise in the weights of the fit. With all of it faint stars say as much as bright ones and their
 # noise blurs the kernel; with none of it the brightest few rule. On simulated, crowded and undersampled images
@@ -23,6 +23,7 @@ from otrain_core.widths import SIGMA_PER_MAD
 PHOTON_SHARE = 0.3
 # Of the reference's noise that is taken off the normal matrix; the rest keeps the bases in check that no star constrains.
 NOISE_SHARES = (0.8, 0.6, 0.4, 0.2, 0.0)
+MEDIAN_ERROR = 1.2533  # standard error of the median of Gaussian values over that of their mean
 FOLDS = 5  # of the stamps, to judge a fit by stamps that are not in it
 DEGREES = (6, 4, 2)  # of the polynomials that go with the three Gaussians
 
@@ -270,7 +271,8 @@ def fit_kernel(
     -------
     KernelField
         Its record has n_stamps, n_rejected, stamp_chi2 (median, reduced), model_error (what the kernel leaves of the
-        brighter stamps beyond their noise, root mean square as a share of the signal).
+        brighter stamps beyond their noise, root mean square as a share of the signal) and model_error_low (what it
+        surely is, two standard errors below).
 
     Raises
     ------
@@ -320,6 +322,7 @@ def fit_kernel(
         excess = (used * ((stamps.data - model) ** 2 - expected)).sum(axis=1) / (used * model**2).sum(axis=1)
         bright = keep & (signal.sum(axis=1) >= np.median(signal[keep].sum(axis=1)))
         error = float(np.sqrt(max(np.median(excess[bright]), lowest**2)))
+        doubt = 2 * MEDIAN_ERROR * mad_sigma(excess[bright]) / np.sqrt(bright.sum())
         softening = min(error, 0.2)
         if iteration == 0:
             ratio = (used * (stamps.data - model) ** 2).sum(axis=1) / (used * expected).sum(axis=1)
@@ -348,6 +351,7 @@ def fit_kernel(
         "n_rejected": int((~keep).sum()),
         "stamp_chi2": float(middle),
         "model_error": error,
+        "model_error_low": float(np.sqrt(max(np.median(excess[bright]) - doubt, 0.0))),
     }
     return field
 

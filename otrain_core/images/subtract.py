@@ -364,12 +364,12 @@ def _refuse_unclean(record: dict[str, Any], options: SubtractOptions, *, name: s
             f"bright stars leave {100 * residual:.0f} % of their flux in the difference (at most "
             f"{100 * options.max_star_residual:.0f} % are accepted): misaligned reference, or no kernel that fits",
         )
-    error = record.get("model_error", np.nan)
+    error = record.get("model_error_low", np.nan)
     if error > options.max_model_error:
         raise ImageError(
             name,
             "subtract",
-            f"the kernel leaves {100 * error:.0f} % of the signal of bright stars unexplained (at most "
+            f"the kernel leaves at least {100 * error:.0f} % of the signal of bright stars unexplained (at most "
             f"{100 * options.max_model_error:.0f} % are accepted, subtract.max_model_error): misaligned reference, "
             "or a PSF that no kernel matches",
         )

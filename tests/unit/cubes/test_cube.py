@@ -268,7 +268,11 @@ FAILED = [{"image": "i7", "step": "psf", "key": "data", "message": "all pixels a
         ([stack_of("i1", [1, 0] * 5)], {"failed": FAILED * 3, "max_failed_fraction": 0.5}, "3 of 4 images failed"),
         ([stack_of("i1", [1] * 9)], {}, "only 0 False cutouts were labelled; the cube has one class only"),
         ([stack_of("i1", [0] * 9)], {}, "only 0 True cutouts"),
-        ([stack_of("i1", [0] * 9 + [1])], {}, "only 1 True cutouts were labelled; cube.min_per_class is 2; 1 are missing: add images, or raise inject"),
+        (
+            [stack_of("i1", [0] * 9 + [1])],
+            {},
+            "only 1 True cutouts were labelled; cube.min_per_class is 2; 1 are missing: add images, or raise inject",
+        ),
         ([stack_of("i1", [1, 0] * 9)], {"max_cutouts": 2}, "left after balancing"),
         ([stack_of("i1", [1, 0] * 5), stack_of("i1", [1, 0] * 5)], {}, "image i1 was given twice"),
         ([without_psf(stack_of("i1", [1, 0] * 5))], {"channels": ["psf"]}, "image i1: cube.channels asks for psf"),

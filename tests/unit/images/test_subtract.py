@@ -321,10 +321,20 @@ def test_fluxes_that_scatter_are_refused(sky):
 
 
 def test_a_kernel_that_explains_little_is_refused(sky):
-    science, reference = observe(sky, seed=2, fwhm=3.0), observe(sky, seed=3, fwhm=2.4)
+    science, reference = observe(sky, seed=2, fwhm=3.2, variation=0.5), observe(sky, seed=3, fwhm=2.3)
     assert difference(science, reference).record["model_error"] < 0.05
-    with pytest.raises(ImageError, match=r"science: subtract: the kernel leaves \d+ % of the signal of bright stars"):
-        difference(science, reference, max_model_error=0.001)
+    record = difference(science, reference, kernel_order=0).record
+    assert 0.02 < record["model_error_low"] < record["model_error"]
+    with pytest.raises(
+        ImageError, match=r"science: subtract: the kernel leaves at least \d+ % of the signal of bright"
+    ):
+        difference(science, reference, kernel_order=0, max_model_error=0.01)
+
+
+def test_faint_stars_do_not_make_a_kernel_bad():
+    faint = make_sky(shape=SHAPE, n=40, margin=20, logflux=(3.0, 3.3), seed=5)
+    record = difference(observe(faint, seed=2, fwhm=3.0), observe(faint, seed=3, fwhm=2.4)).record
+    assert record["model_error_low"] < 0.1
 
 
 @pytest.mark.parametrize("fwhm_reference", [3.4, 2.4])
