@@ -8,7 +8,9 @@ import sys
 import numpy as np
 import pytest
 
+from otrain_core.arrays import write_arrays
 from otrain_core.errors import CubeError, OtrainError
+from otrain_core.io import write_json, write_table
 from tests.unit.synthetic_cube import make_cube, make_split
 from tests.unit.tiny_network import tiny_network
 
@@ -101,6 +103,35 @@ def test_record_of_a_training():
     )
     assert statistics["quantiles"]["background"][middle] == pytest.approx(200, abs=30)
     assert statistics["scores"]["true"][middle] == 0.5
+
+
+def test_files_of_an_export(tmp_path, networks):
+    """What the file gives is what the network gives, and it tells the threshold of the training."""
+    from otrain_core.classify.classifier import Classifier
+    from otrain_core.networks.export_onnx import export_onnx_files
+    from otrain_core.networks.predict import score_rows
+
+    cube = make_cube(60, size=16)
+    networks.keras.utils.set_random_seed(5)
+    model = tiny_network(size=16, normalise="mad-asinh")
+    networks.save_model(model, tmp_path / "model.keras")
+    write_arrays(tmp_path / "cube.npz", cube)
+    write_table(tmp_path / "scores.csv", make_split(cube).assign(score=score_rows(model, cube)))
+    write_json(tmp_path / "metrics.json", {"telescope": "tiny", "headline": {"threshold": 0.45}})
+    write_json(tmp_path / "train.json", {"seed": 5, "options": {"inputs": ["difference"], "size": 16}})
+    export_onnx_files(
+        cube=tmp_path / "cube.npz",
+        model=tmp_path / "model.keras",
+        train_record=tmp_path / "train.json",
+        scores=tmp_path / "scores.csv",
+        metrics=tmp_path / "metrics.json",
+        onnx=tmp_path / "model.onnx",
+        seed=1,
+    )
+    classifier = Classifier.load(tmp_path / "model.onnx")
+    assert classifier.threshold == 0.45 and classifier.channels == ["difference"] and classifier.size == 16
+    assert classifier.about["seed"] == 5 and classifier.about["training"]["n_true"] > 0
+    assert classifier.score(cube) == pytest.approx(score_rows(model, cube), abs=1e-5)
 
 
 EXPORTS = """
