@@ -19,13 +19,14 @@ from otrain_core.images.wcs import pixel_to_sky, sky_to_pixel
 from otrain_core.io import atomic, write_json
 from otrain_core.plan.pipelines import PrepareOptions
 from otrain_core.plan.telescopes import Detector
-from otrain_core.widths import SIGMA_PER_MAD
+from otrain_core.widths import SIGMA_PER_MAD, mad_sigma
 
 log = logging.getLogger("otrain")
 
 PREPARE = PrepareOptions(cosmics="none", saturation_grow=1)  # of the anchor; the clipped mean leaves out cosmic rays
 SEEING = 2.5  # about the FWHM of a star [px]
 MIN_FRAMES = 3  # fewer cannot tell a hot pixel or a cosmic ray from the sky
+MAX_FLUX_SPREAD = 0.4  # of the flux ratio of matched stars, natural logarithm; of one field it is some 0.03
 MAX_ANCHORS = 3  # frames that are tried as the one to which the others are aligned
 CLIP = 4.0  # values off by more sigma than this are left out of the mean
 CORE = 0.25  # share of the signal by which undersampled star cores differ from frame to frame
@@ -248,9 +249,17 @@ def _on_grid(frame: Image, grid: _Grid) -> tuple[np.ndarray, np.ndarray, float]:
     if len(aligned.stars) < MIN_FRAMES:
         raise ImageError(frame.name, "align", "too few stars in common with the other frames")
     bright = aligned.stars.nlargest(200, "flux")
-    scale = float(np.median(bright["flux"] / bright["flux_reference"]))
+    ratio = (bright["flux"] / bright["flux_reference"]).to_numpy(float)
+    scale = float(np.median(ratio))
     if not (np.isfinite(scale) and scale > 0):
         raise ImageError(frame.name, "reference", f"its flux scale against the other frames is {scale:g}")
+    spread = float(mad_sigma(np.log(np.maximum(ratio, 1e-6))))
+    if spread > MAX_FLUX_SPREAD:  # stars of another field fall on those of this one by chance
+        raise ImageError(
+            frame.name,
+            "align",
+            f"the fluxes of its {len(bright)} stars are not those of the other frames: another field",
+        )
     return aligned.data * scale, aligned.mask, scale
 
 
