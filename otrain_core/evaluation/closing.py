@@ -94,7 +94,7 @@ def _cautions(summary: pd.DataFrame) -> list[str]:
         if row["experiment"] != CUTS and np.isfinite(number(row, "gain")) and not_beaten(row):
             gain = _plain(interval(row, "gain")) + ("" if np.isfinite(number(row, "gain_low")) else " (no interval)")
             where = f"{row['telescope']}/{row['pipeline']} {row['experiment']} seed {row['seed']}"
-            told = f": not above the fixed cuts for certain, by MCC {gain}"
+            told = f": does not beat the fixed cuts; gain in MCC {gain}"
             lines.append("! " + _fit(where, _WIDTH - 2 - len(told)) + told)
     unknown = grouped[grouped["sky_unknown"] > 0]
     for telescope, pipeline in _cubes(unknown):

@@ -62,7 +62,7 @@ def test_fixed_cuts_and_what_does_not_beat_them_are_told(tables):
     told = [line for line in lines if line.startswith("!")]
     grouped = summary[(summary["protocol"] == "grouped") & (summary["experiment"] != "fixed-cuts")]
     assert len(told) == len(grouped) + 1 and max(map(len, told)) <= 100
-    assert told[0].startswith("! tiny/builtin paper seed 1: not above the fixed cuts") and "same sky" in told[-1]
+    assert told[0].startswith("! tiny/builtin paper seed 1: does not beat the fixed cuts") and "same sky" in told[-1]
 
 
 def test_one_image_is_not_several(tables):
