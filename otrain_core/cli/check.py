@@ -151,9 +151,9 @@ def _image(path: Path, telescope: Mapping[str, Any]) -> dict[str, Any]:
     from otrain_core.plan.telescopes import Detector
     from otrain_core.stars.psf import measure_psf
 
-    name, notes = path.name.split(".")[0], []
+    name = path.name.split(".")[0]
     image = read_image(path, name=name, detector=Detector.model_validate(dict(telescope)))
-    notes.extend(image.notes)
+    notes = list(image.notes)
     if image.wcs is None:
         notes.append(
             "no celestial WCS in the header: subtract.align must be stars or auto, and catalogues cannot be used"
