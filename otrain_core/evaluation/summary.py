@@ -31,11 +31,7 @@ from otrain_core.results import (
 )
 
 COUNTS = ("n_images", "n_true", "n_false")
-# Columns after train_seconds go beyond what others rely on.
-SUMMARY_COLUMNS = (
-    *RUN_KEYS,
-    *COUNTS,
-    "threshold",
+SCORES = (
     "accuracy",
     "precision",
     "recall",
@@ -46,6 +42,13 @@ SUMMARY_COLUMNS = (
     "fpr_at_1pct_missed",
     "fpr_at_5pct_missed",
     "ece",
+)
+# Columns after train_seconds go beyond what others rely on.
+SUMMARY_COLUMNS = (
+    *RUN_KEYS,
+    *COUNTS,
+    "threshold",
+    *SCORES,
     "false_alarms_per_image",
     "train_seconds",
     "stated_recall",

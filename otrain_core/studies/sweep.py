@@ -6,22 +6,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from otrain_core.evaluation.summary import SCORES, summary_row
+
 if TYPE_CHECKING:
     import pandas as pd
 
 SWEEP_KEYS = ("sweep", "option", "value", "telescope", "pipeline", "experiment", "seed")
-SCORES = (
-    "accuracy",
-    "precision",
-    "recall",
-    "f1",
-    "mcc",
-    "mcc_low",
-    "mcc_high",
-    "fpr_at_1pct_missed",
-    "fpr_at_5pct_missed",
-    "ece",
-)
 SWEEP_COLUMNS = (
     *SWEEP_KEYS,
     "n_train",
@@ -78,7 +68,6 @@ def gather_sweep(rows: Iterable[Mapping[str, Any]], *, root: str | Path = "resul
     """
     import pandas as pd
 
-    from otrain_core.evaluation.summary import summary_row
     from otrain_core.results import number, read_record
 
     table = []
