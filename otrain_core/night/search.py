@@ -108,109 +108,126 @@ def search_image(
     ImageError
         The image or its reference cannot be used; the key says what is wrong.
     """
+    clock = _Clock()
     with tempfile.TemporaryDirectory(prefix="otrain-search-") as folder:
-        return _search(
-            Path(folder),
-            science=science,
-            reference=reference,
-            classifier=classifier,
-            recipe=recipe,
-            image=image,
-            wcs=wcs,
-            catalogue=catalogue,
-            difference=Path(difference) if difference else None,
-        )
+        files = _Files(Path(folder), Path(difference) if difference else None)
+        _subtract(files, clock, science, reference, recipe=recipe, image=image, wcs=wcs, catalogue=catalogue)
+        _cut(files, clock, recipe=recipe, image=image, wcs=wcs, catalogue=catalogue)
+        with clock("classify"):
+            stack = read_stack(files.path("cutouts.npz"))
+            stack["cube"] = stack.pop("stack")
+            scored = classifier.classify(stack)
+        psf, subtraction = read_json(files.path("psf.json")), read_json(files.path("subtract.json"))
+    table, order = _table(stack, scored)
+    record = _record(image, table, psf, subtraction, clock.seconds)
+    record |= {"science": str(science), "reference": str(reference)}
+    described = {name: np.asarray(scored[name])[order] for name in DESCRIPTORS}
+    return Search(table, stack["cube"][order], described, record)
 
 
-def _search(
-    work: Path,
-    *,
+@dataclass(frozen=True)
+class _Files:
+    """The files of one search: all in a temporary folder, but for a difference that is kept."""
+
+    folder: Path
+    kept: Path | None
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    @property
+    def difference(self) -> Path:
+        return self.kept or self.folder / "difference.fits"
+
+
+def _subtract(
+    files: _Files,
+    clock: _Clock,
     science: str | Path,
     reference: str | Path,
-    classifier: Classifier,
+    *,
     recipe: Recipe,
     image: str,
     wcs: str | Path | None,
     catalogue: str | Path | None,
-    difference: Path | None,
-) -> Search:
-    clock = _Clock()
-    pipeline, size = recipe.pipeline, recipe.pipeline.cutouts.size
-    psf, psf_record = work / "psf.fits", work / "psf.json"
-    prepared, subtracted = work / "prepared.fits", difference or work / "difference.fits"
-    subtract_record, found, labelled = work / "subtract.json", work / "candidates.csv", work / "labelled.csv"
+) -> None:
+    """From the frame to the difference: the steps psf, prepare and subtract."""
     with clock("psf"):
         psf_files(
             science=science,
-            psf=psf,
-            record=psf_record,
+            psf=files.path("psf.fits"),
+            record=files.path("psf.json"),
             image=image,
             detector=recipe.detector,
             wcs=wcs,
             catalogue=catalogue,
             needs_wcs=False,
-            cutout_size=size,
-            options=pipeline.psf,
+            cutout_size=recipe.pipeline.cutouts.size,
+            options=recipe.pipeline.psf,
         )
     with clock("prepare"):
         prepare_files(
             injected=science,
-            psf_record=psf_record,
-            prepared=prepared,
+            psf_record=files.path("psf.json"),
+            prepared=files.path("prepared.fits"),
             image=image,
             detector=recipe.detector,
             wcs=wcs,
-            options=pipeline.prepare,
+            options=recipe.pipeline.prepare,
         )
     with clock("subtract"):
         subtract_files(
-            prepared=prepared,
-            psf_record=psf_record,
+            prepared=files.path("prepared.fits"),
+            psf_record=files.path("psf.json"),
             reference=reference,
-            difference=subtracted,
-            record=subtract_record,
+            difference=files.difference,
+            record=files.path("subtract.json"),
             image=image,
             detector=recipe.detector,
             wcs=wcs,
-            options=pipeline.subtract,
+            options=recipe.pipeline.subtract,
         )
+
+
+def _cut(
+    files: _Files,
+    clock: _Clock,
+    *,
+    recipe: Recipe,
+    image: str,
+    wcs: str | Path | None,
+    catalogue: str | Path | None,
+) -> None:
+    """From the difference to cutouts: the steps detect and cutouts."""
     with clock("detect"):
         detect_files(
-            difference=subtracted,
-            psf=psf,
-            psf_record=psf_record,
-            candidates=found,
+            difference=files.difference,
+            psf=files.path("psf.fits"),
+            psf_record=files.path("psf.json"),
+            candidates=files.path("candidates.csv"),
             image=image,
             telescope=recipe.telescope,
-            size=size,
-            options=pipeline.detect,
+            size=recipe.pipeline.cutouts.size,
+            options=recipe.pipeline.detect,
             wcs=wcs,
-            subtract_record=subtract_record,
+            subtract_record=files.path("subtract.json"),
             catalogue=catalogue,
         )
     with clock("cutouts"):
-        write_table(labelled, _unlabelled(read_table(found), read_json(psf_record)["seeing_px"]))
+        seeing = read_json(files.path("psf.json"))["seeing_px"]
+        write_table(files.path("labelled.csv"), _unlabelled(read_table(files.path("candidates.csv")), seeing))
         cutouts_files(
-            labelled=labelled,
-            difference=subtracted,
-            psf=psf,
-            psf_record=psf_record,
-            subtract_record=subtract_record,
-            cutouts=work / "cutouts.npz",
+            labelled=files.path("labelled.csv"),
+            difference=files.difference,
+            psf=files.path("psf.fits"),
+            psf_record=files.path("psf.json"),
+            subtract_record=files.path("subtract.json"),
+            cutouts=files.path("cutouts.npz"),
             telescope=recipe.telescope,
             pipeline=recipe.name,
             image=image,
-            options=pipeline.cutouts,
+            options=recipe.pipeline.cutouts,
         )
-    with clock("classify"):
-        stack = read_stack(work / "cutouts.npz")
-        stack["cube"] = stack.pop("stack")
-        scored = classifier.classify(stack)
-    table, order = _table(stack, scored)
-    record = _record(image, table, read_json(psf_record), read_json(subtract_record), clock.seconds)
-    record |= {"science": str(science), "reference": str(reference)}
-    described = {name: np.asarray(scored[name])[order] for name in DESCRIPTORS}
-    return Search(table, stack["cube"][order], described, record)
 
 
 class _Clock:
