@@ -19,7 +19,7 @@ pipelines:
   builtin:
     psf: {min_stars: 4, min_snr: 15}
     inject: {n_sources: 80}
-    subtract: {max_noise_spread: 3}
+    subtract: {max_noise_spread: 3, max_flux_scatter: 1}
 cube: {min_per_class: 5}
 run: {cubes: [cecilia/builtin, toros/builtin, decam/builtin]}
 """

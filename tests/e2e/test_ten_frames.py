@@ -46,7 +46,7 @@ def test_borders_of_zeros_are_no_data(run):
                 np.clip(table[key].round().astype(int), 0, side - 1)
                 for key, side in zip(columns.split(), void.shape[::-1], strict=True)
             )
-            inside = void[y, x] if name == "candidates.csv" else void[y, x] & (table["kind"] != "removed")
+            inside = void[y, x] if name == "candidates.csv" else void[y, x] & table["usable"]
             assert not inside.any(), (number, name)
 
 

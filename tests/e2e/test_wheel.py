@@ -111,7 +111,9 @@ def _registry(otrain):
 
 
 def _labels(otrain):
-    process = otrain("label", "serve", "cube.npz", "-m", "mine", "--port", "0", "--json", start=True)
+    process = otrain(
+        "label", "serve", "cube.npz", "-m", "mine", "--telescope", "tiny", "--port", "0", "--json", start=True
+    )
     try:
         address = json.loads(process.stdout.readline())["url"]
         with urllib.request.urlopen(address, timeout=60) as page:

@@ -173,20 +173,22 @@ def _real_stars(cube):
 @pytest.mark.xdist_group("tensorflow")
 def test_train_evaluate_and_explain_scripts(tmp_path):
     """From a cube on disk to scores, metrics, curves and Grad-CAM, with a channel order of their own."""
+    from otrain_core.figures.galleries import draw_grad_cam
     from otrain_core.networks.architecture import load_model
+    from otrain_core.networks.explain import explain_files
     from otrain_core.networks.predict import score_cube, score_real_stars
+    from otrain_core.networks.train import train_files
     from otrain_core.plan.config import Experiment, ExplainOptions
-    from scripts.networks import explain as explain_script
-    from scripts.networks import train as train_script
 
     path = {name: tmp_path / name for name in ("cube.npz", "cube.json", "split.csv", "model.keras", "train.json")}
     cube = make_cube(240, size=20)
     write_arrays(path["cube.npz"], cube)
+    write_json(tmp_path / "split.json", {"sky": "positions"})
     write_json(path["cube.json"], {"n_false": 120, "n_labelled_false": 240})
     write_arrays(tmp_path / "real_stars.npz", _real_stars(cube))
     write_table(path["split.csv"], make_split(cube)[lambda split: split["index"] > 3])
-    experiment = Experiment(epochs=3, size=15, batch_size=32, inputs=["mask", "difference"]).model_dump()
-    train_script.main(
+    experiment = Experiment(epochs=3, size=15, batch_size=32, inputs=["mask", "difference"])
+    train_files(
         cube=path["cube.npz"],
         split=path["split.csv"],
         model=path["model.keras"],
@@ -206,6 +208,7 @@ def test_train_evaluate_and_explain_scripts(tmp_path):
         cube_record=path["cube.json"],
         real_stars=tmp_path / "real_stars.npz",
         split=path["split.csv"],
+        split_record=tmp_path / "split.json",
         model=path["model.keras"],
         train_record=path["train.json"],
         scores=tmp_path / "scores.csv",
@@ -232,14 +235,15 @@ def test_train_evaluate_and_explain_scripts(tmp_path):
     assert result["headline"]["reality_gap"] == pytest.approx(0, abs=0.05)
 
     for output in ("logit", "softmax"):
-        explain_script.main(
+        explain_files(
             model=path["model.keras"],
             cube=path["cube.npz"],
             scores=tmp_path / "scores.csv",
             metrics=tmp_path / "metrics.json",
             gradcam=tmp_path / f"{output}.npz",
             figure=tmp_path / f"{output}.png",
-            options=ExplainOptions(output=output, n_cutouts=3).model_dump(),
+            draw=draw_grad_cam,
+            options=ExplainOptions(output=output, n_cutouts=3),
             seed=1,
         )
         assert (tmp_path / f"{output}.png").stat().st_size > 10_000
