@@ -369,7 +369,7 @@ def _make_repeatable(path: Path) -> None:
         waiting, done = [makers[value.name]], set()
         while waiting:
             node = waiting[-1]
-            missing = [old for old in node.input if old not in names]
+            missing = [old for old in dict.fromkeys(node.input) if old not in names]  # one may be read twice
             for old in missing:
                 if old in constants:
                     name_constant(old)

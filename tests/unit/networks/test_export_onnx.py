@@ -71,6 +71,17 @@ def test_half_precision_is_written_in_single(tmp_path, networks):
     assert export_model(model, tmp_path / "model.onnx")["checked"]["max_difference"] <= 1e-5
 
 
+def test_a_plain_sequential_model(tmp_path, networks):
+    """Its Flatten is written as a node that reads the same constant twice."""
+    layers = networks.keras.layers
+    model = networks.keras.Sequential(
+        [layers.Input((32, 32, 1)), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(2, "softmax")]
+    )
+    path = tmp_path / "model.onnx"
+    assert export_model(model, path)["checked"]["max_difference"] <= 1e-5
+    assert _metadata(path)["channels"] == ["difference"]
+
+
 def test_other_models_are_refused(tmp_path, networks):
     layers = networks.keras.layers
     model = networks.keras.Sequential([layers.Input((16, 16, 1)), layers.Flatten(), layers.Dense(3)])
