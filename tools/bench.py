@@ -24,8 +24,8 @@ def bench_networks(
 
     The last rows set ONNX Runtime beside Keras, from memory and from FITS files.
 
-    Each is trained as its experiment says (of ``paper`` raw differences in batches of 1024), on cutouts of noise with
-    a point source in every other one: the speed does not depend on the pixels.
+    Each is trained as its experiment says (of ``paper`` raw differences in batches of 1024), but with one pass in an
+    epoch, on cutouts of noise with a point source in every other one: the speed does not depend on the pixels.
 
     Parameters
     ----------
@@ -156,7 +156,8 @@ class _Runner:
         data = (np.asarray(stage.predict(cutouts, batch_size=256, verbose=0)), labels)
         few = (data[0][:64], labels[:64])  # watched after every epoch; not what is timed
         body = architecture.without_input_stage(self.model)
-        timed = experiment.model_copy(update={"epochs": epochs})
+        # One pass in an epoch for both networks: few cutouts would pass `otrain2` several times.
+        timed = experiment.model_copy(update={"epochs": epochs, "min_batches": 1})
         self.loop = Loop(body, data, few, experiment=timed, seed=seed, weights=None)
         self.cutouts, self._score = cutouts, score_cutouts
 

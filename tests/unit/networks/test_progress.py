@@ -52,7 +52,7 @@ def test_a_bar_on_a_terminal_and_a_log_line_elsewhere(monkeypatch, caplog, termi
     reader.start()
     rng = np.random.default_rng(0)
     data = rng.normal(size=(20, 9, 9, 1)).astype(np.float32), np.arange(20) % 2
-    experiment = Experiment(inputs=["difference"], epochs=2, batch_size=5, augment=False)
+    experiment = Experiment(inputs=["difference"], epochs=2, batch_size=5, min_batches=1, augment=False)
     body = architecture.without_input_stage(tiny_network("otrain2", size=9))
     with caplog.at_level(logging.INFO, logger="otrain"):
         bar = progress.progress_on_terminal()
