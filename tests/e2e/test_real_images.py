@@ -110,7 +110,7 @@ def test_a_classifier_of_these_frames_in_use(real_run, shared_data, capsys):
     assert (found.reason.str.contains("noise")).mean() > 0.9
     assert found.real.mean() < 0.5  # nearly all are residuals of stars, cosmic rays and hot pixels
     capsys.readouterr()
-    assert main(["monitor", str(table), "-m", str(mine), "--json"]) == 0
+    assert main(["monitor", str(table), "-m", str(mine), "--json"]) == 3
     told = json.loads(capsys.readouterr().out)
     assert "cannot be told: only 2 images" in told["advice"] and "Most candidates lie beyond" in told["advice"]
 

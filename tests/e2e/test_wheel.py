@@ -16,6 +16,7 @@ from astropy.io import fits
 from otrain_core.arrays import write_arrays
 from otrain_core.cli.main import build_parser
 from tests.unit.synthetic_cube import make_cube
+from tests.unit.synthetic_night import write_pair
 from tests.unit.synthetic_results import write_results
 
 
@@ -94,9 +95,20 @@ def test_every_verb_runs(otrain):
     otrain("classify", "diff.fits", "--detect", "--psf", "3", "-m", "again.onnx", "-o", "scores.csv")
     assert len((work / "scores.csv").read_text().splitlines()) >= 2
     assert json.loads(otrain("monitor", "cube.npz", "-m", "mine", "--json"))["n"] == 300
+    _tonight(otrain)
     _registry(otrain)
     _labels(otrain)
     assert set(verbs()) - otrain.done == set()
+
+
+def _tonight(otrain):
+    science, reference, model = write_pair(otrain.work)
+    (otrain.work / "incoming").mkdir()
+    shutil.copy(science, otrain.work / "incoming")
+    otrain("search", science.name, "--reference", reference.name, "-m", model.name, "-o", "tonight")
+    assert (otrain.work / "tonight/science.ecsv").stat().st_size > 0
+    otrain("night", "incoming", "--references", reference.name, "-m", model.name, "-o", "nights", "--once")
+    assert "science" in next((otrain.work / "nights").glob("2024-*/index.html")).read_text()
 
 
 def _registry(otrain):
