@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from otrain_core import __version__
 from otrain_core.errors import OtrainError
 
+SHIPPED = "universal"  # `otrain_core.classify.shipped.NAME`, written out: parsing imports nothing heavy
 LABELS = "labels.sqlite"  # beside the results: what people said is not to be deleted with them
 EPILOG = """exit status: 0 done; 1 refused, or found unfit (the reason is on standard error); 2 wrong usage; 3 (monitor) unlike the training set, 4 (monitor) cannot be told"""
 
@@ -217,8 +218,8 @@ def _add_candidates(made: argparse.ArgumentParser, more: str = "") -> None:
     made.add_argument(
         "-m",
         "--model",
-        required=True,
-        help="model file (.onnx, .keras, .h5), folder of a training, or TELESCOPE[@VERSION]",
+        default=SHIPPED,
+        help="model file (.onnx, .keras, .h5), folder of a training, or TELESCOPE[@VERSION] (default: the shipped model)",
     )
     made.add_argument("--results", default="results", help="run that registered the telescope (default: results)")
     made.add_argument("--threshold", type=_probability, help="in place of the model's own, of the raw score")
@@ -287,8 +288,8 @@ def _add_recipe(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "-m",
         "--model",
-        required=True,
-        help="model file (.onnx, .keras, .h5), folder of a training, or TELESCOPE[@VERSION]",
+        default=SHIPPED,
+        help="model file (.onnx, .keras, .h5), folder of a training, or TELESCOPE[@VERSION] (default: the shipped model)",
     )
     made.add_argument("--results", default="results", help="run that registered the telescope (default: results)")
     made.add_argument("--pipeline", help="builtin, gmadet or stdpipe, in place of the one of the training")
@@ -312,7 +313,7 @@ def _add_models(verb) -> None:
         made.add_argument("--results", default="results", help="folder of the run (default: results)")
         return made
 
-    action("list", "list all versions of all telescopes")
+    action("list", "list the shipped model and what it reaches, and all versions of all telescopes")
     promote = action("promote", "make a version the champion; imports then leave the choice alone")
     promote.add_argument("model", help="telescope")
     promote.add_argument("version", type=int)

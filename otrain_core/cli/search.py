@@ -10,6 +10,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from otrain_core.classify.shipped import NAME as SHIPPED
 from otrain_core.cli.classify import load_classifier
 from otrain_core.errors import ConfigError, OtrainError
 from otrain_core.io import write_json
@@ -87,6 +88,8 @@ def choose_recipe(arguments: Namespace, about: dict[str, Any]) -> Recipe:
             )
         detector = recipe.detector if recipe else Detector()
         recipe = Recipe(pipelines[arguments.pipeline], detector, str(about.get("telescope") or ""), arguments.pipeline)
+    if recipe is None and arguments.model == SHIPPED:  # trained on many pipelines and detectors
+        recipe = Recipe(pipelines["builtin"], Detector(), SHIPPED, "builtin")
     if recipe is None:
         log.warning("%s: the model does not say how its cutouts were made; builtin is taken", arguments.model)
         recipe = Recipe(pipelines["builtin"], Detector(), str(about.get("telescope") or ""), "builtin")

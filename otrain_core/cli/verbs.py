@@ -203,17 +203,26 @@ def check(arguments: Namespace) -> Outcome:
 
 
 def models_list(arguments: Namespace) -> Outcome:
-    """List all registered versions."""
+    """List the shipped model with its card, and all registered versions."""
+    from otrain_core.classify.card import card_lines
+    from otrain_core.classify.shipped import NAME, shipped_card
     from otrain_core.registry.models import list_models
+    from otrain_core.registry.store import server_address
+    from otrain_core.results import store_path
 
+    card = shipped_card()
+    shipped = [] if card is None else [{"model": NAME, "version": "shipped", "card": card}]
+    lines = [f"{NAME} (shipped; used without -m)", *(f"  {line}" for line in card_lines(card or {}))] if shipped else []
+    if shipped and not server_address() and not store_path(arguments.results).is_file():
+        return 0, shipped, "\n".join([*lines, f"no registered models in {arguments.results}"])
     rows = list_models(results=arguments.results)
-    lines = [
+    lines += [
         f"{row['model']} version {row['version']}: {row['pipeline']}/{row['experiment']}/seed{row['seed']}, MCC {row['mcc']}"
         + (f" [{row['alias']}]" if row["alias"] else "")
         + (" (superseded)" if row["superseded"] else "")
         for row in rows
     ]
-    return 0, rows, "\n".join(lines) or "no registered models"
+    return 0, shipped + rows, "\n".join(lines if rows else [*lines, "no registered models"])
 
 
 def models_import(arguments: Namespace) -> Outcome:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from otrain_core.classify.shipped import NAME, shipped_file
 from otrain_core.errors import OtrainError
 from otrain_core.evaluation.gate import NUMBERS, refusal
 from otrain_core.io import digest
@@ -43,8 +44,9 @@ def find_model(name: str, *, results: str | Path = "results") -> Path:
     Parameters
     ----------
     name : str
-        A file, a folder with ``model.onnx``, or a registered telescope: ``TCA`` or ``otrain-TCA`` (its champion),
-        ``TCA@previous`` (an alias), ``TCA@3`` (a version).
+        ``universal`` (the shipped model; a file or folder of that name is ``./universal``), a file, a folder with
+        ``model.onnx``, or a registered telescope: ``TCA`` or ``otrain-TCA`` (its champion), ``TCA@previous`` (an
+        alias), ``TCA@3`` (a version).
     results : path-like
         Folder of the run that registered it. Where ``MLFLOW_TRACKING_URI`` names a server, the model comes from
         there, once: it is kept in ``~/.cache/otrain``.
@@ -54,6 +56,8 @@ def find_model(name: str, *, results: str | Path = "results") -> Path:
     OtrainError
         No such file or model, no model with that alias, or its training is gone or was done anew.
     """
+    if name == NAME:
+        return shipped_file()
     path = Path(name)
     if path.is_file():
         return path

@@ -45,6 +45,16 @@ def test_classify_a_cube_and_a_folder(tmp_path, cube, model, capsys):
     assert found == {row["candid"]: row["score"] for row in rows}
 
 
+def test_without_m_the_shipped_model_is_taken(tmp_path, cube, shipped_model, capsys):
+    for number, options in enumerate(([], ["-m", "universal"], ["-m", str(shipped_model)])):
+        assert main(["classify", cube, *options, "-o", str(tmp_path / f"{number}.csv"), "--quiet"]) == 0
+    tables = [(tmp_path / f"{number}.csv").read_text() for number in range(3)]
+    assert tables[0] == tables[1] == tables[2] and len(tables[0].splitlines()) == 61
+    shipped_model.unlink()
+    assert main(["classify", cube]) == 1
+    assert "this installation has no shipped model" in capsys.readouterr().err
+
+
 def test_classify_a_difference_image(tmp_path, model, capsys):
     (diff, _, _), _, sources = grid_of_sources(30)
     image = tmp_path / "diff.fits"

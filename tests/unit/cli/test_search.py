@@ -50,6 +50,16 @@ def test_the_recipe_travels_in_the_model(night_pair, tmp_path, capsys):
     assert json.loads(captured.out)["images"][0]["n"] >= len(NEW)
 
 
+def test_the_shipped_model_has_no_recipe_of_a_telescope(night_pair, tmp_path, shipped_model, capsys):
+    science, reference, _ = night_pair
+    arguments = ["search", str(science), "--reference", str(reference), "-o", str(tmp_path / "out"), "--json"]
+    assert main([*arguments, "--gain", "2.5"]) == 0
+    captured = capsys.readouterr()
+    record = json.loads(captured.out)
+    assert record["recipe"]["pipeline"] == "builtin" and record["recipe"]["detector"]["gain"] == 2.5
+    assert record["images"][0]["n"] >= len(NEW) and "does not say" not in captured.err
+
+
 def test_names_of_images():
     assert image_names(["a/x.fits", "b/y.fits.fz", "z.FIT"]) == ["x", "y", "z"]
     assert image_names(["n1/science.fits", "n2/science.fits"]) == ["n1-science", "n2-science"]

@@ -19,3 +19,19 @@ def test_export_and_convert_are_inverse(tmp_path, cube, capsys):
     with np.load(again) as arrays:
         assert arrays["channels"].tolist() == ["difference", "science", "reference", "mask"]
         assert str(arrays["telescope"]) == "tiny"
+
+
+def test_the_list_of_models_begins_with_the_shipped_one(tmp_path, shipped_model, capsys):
+    arguments = ["models", "list", "--results", str(tmp_path / "none")]
+    assert main([*arguments, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["model"] == "universal" and row["card"]["scores"][0]["auc"] == 0.98
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "universal (shipped; used without -m)" and "3 telescopes" in lines[1]
+    assert lines[-1] == f"no registered models in {tmp_path / 'none'}"
+
+
+def test_without_a_shipped_model_a_missing_store_is_an_error(tmp_path, shipped_folder, capsys):
+    assert main(["models", "list", "--results", str(tmp_path / "none")]) == 1
+    assert "none" in capsys.readouterr().err

@@ -1,0 +1,57 @@
+"""The model that comes with O'TRAIN, `universal`: its files, and its scores on a cube (step `shipped`)."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from otrain_core.errors import CubeError, OtrainError
+
+NAME = "universal"
+FOLDER = Path(__file__).with_name("models")
+SCORE_COLUMNS = ("index", "score", "threshold")
+
+log = logging.getLogger("otrain")
+
+
+def shipped_file(kind: str = "onnx") -> Path:
+    """File of the shipped model.
+
+    Parameters
+    ----------
+    kind : {'onnx', 'keras'}
+        For use, or for fine-tuning.
+
+    Raises
+    ------
+    OtrainError
+        This installation has none.
+    """
+    path = FOLDER / f"{NAME}.{kind}"
+    if not path.is_file():
+        raise OtrainError(
+            f"{path}: this installation has no shipped model; name another one (-m), or build it with `make universal`"
+        )
+    return path
+
+
+def shipped_card() -> dict[str, Any] | None:
+    """What ``universal.json`` says of the shipped model (`otrain_core.classify.card`), None where there is no model.
+
+    Raises
+    ------
+    OtrainError
+        A card that cannot be read.
+    """
+    if not (FOLDER / f"{NAME}.onnx").is_file():
+        return None
+    path = FOLDER / f"{NAME}.json"
+    try:
+        card = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise OtrainError(f"{path}: not a readable card ({error})") from None
+    if not isinstance(card, dict):
+        raise OtrainError(f"{path}: not a card")
+    return card
