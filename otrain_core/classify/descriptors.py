@@ -66,7 +66,7 @@ def describe(
     if seeing is not None:
         described["seeing"] = np.broadcast_to(np.asarray(seeing, dtype=float), (n,))
     if "psf" in names:
-        described["psf_width"] = _psf_width(cutouts[..., names.index("psf")])
+        described["psf_width"] = psf_width(cutouts[..., names.index("psf")])
     return {name: described[name] for name in DESCRIPTORS}
 
 
@@ -95,8 +95,13 @@ def _median(values: np.ndarray, axis: int) -> np.ndarray:
     return np.partition(values, (values.shape[axis] - 1) // 2, axis=axis).take((values.shape[axis] - 1) // 2, axis=axis)
 
 
-def _psf_width(plane: np.ndarray) -> np.ndarray:
-    """FWHM [px] of point sources (N, S, S)."""
+def image_noise(plane: np.ndarray) -> np.ndarray:
+    """1.4826 MAD of each cutout (N, S, S), NaN where no pixel is known."""
+    return _spread(plane)[1]
+
+
+def psf_width(plane: np.ndarray) -> np.ndarray:
+    """FWHM [px] of the Gaussians with the noise-equivalent area of point sources (N, S, S), NaN where there is none."""
     psf = np.where(np.isfinite(plane), plane, 0.0).astype(np.float64)
     total, square = psf.sum(axis=(1, 2)), (psf**2).sum(axis=(1, 2))
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("otrain")
 
 HISTORY = ("epoch", "loss", "accuracy", "tune_loss", "tune_accuracy", "seconds", "learning_rate")
-DROPPED = ("psf", "science", "reference")  # channels that ``drop_inputs`` leaves out
 Change = Callable[[np.ndarray, slice], np.ndarray]  # what is done to cutouts, given their places in the order
 WORSE = 0.1  # a loss on tune above the lowest by more than this share of it: the model got worse
 
@@ -37,38 +36,6 @@ def turn_cutouts(cutouts: np.ndarray, symmetry: np.ndarray) -> np.ndarray:
         some = np.rot90(cutouts[chosen], number % 4, axes=(1, 2))
         turned[chosen] = some[:, :, ::-1] if number >= 4 else some
     return turned
-
-
-def drop_channels(cutouts: np.ndarray, dropped: np.ndarray, channels: Sequence[str]) -> np.ndarray:
-    """Cutouts as the input stage gives them where some channels are missing.
-
-    Parameters
-    ----------
-    cutouts : numpy.ndarray
-        (N, S, S, C) behind the input stage.
-    dropped : numpy.ndarray
-        bool (N, len(`DROPPED`)), which of them are missing; those that are no channels do not count.
-    channels : sequence of str
-        C names.
-
-    Returns
-    -------
-    numpy.ndarray
-        A copy. What is missing is 0; in place of the channel psf stands the difference in units of the noise, as
-        `otrain_core.networks.psf_residual.psf_residual` gives it without a PSF.
-    """
-    from otrain_core.networks.architecture import MAD_OF_NOISE
-
-    found = cutouts.copy()
-    for name, rows in zip(DROPPED, dropped.T, strict=True):
-        if name not in channels:
-            continue
-        k = channels.index(name)
-        found[rows, :, :, k] = 0
-        if name == "psf":
-            noise = np.sinh(cutouts[rows, :, :, channels.index("difference")]) / np.float32(MAD_OF_NOISE)
-            found[rows, :, :, k] = np.arcsinh(np.clip(noise, -1e9, 1e9))
-    return found
 
 
 def _batches(data, order: np.ndarray, change: Change, batch_size: int):
@@ -112,11 +79,13 @@ class Loop:
         Cutouts as the model takes them, and labels 0 or 1. Cutouts that are a `numpy.memmap` are read
         batch by batch, to the same weights.
     experiment : Experiment
-        epochs, batch_size, min_batches, learning_rate, schedule, label_smoothing, keep, patience, augment,
-        drop_inputs and jit_compile count.
+        epochs, batch_size, min_batches, learning_rate, schedule, label_smoothing, keep, patience, augment
+        and jit_compile count.
     seed : int
     weights : dict or None
         Weight of each class.
+    renew : callable, optional
+        Gives the cutouts of train for an epoch (from 1), in place of those of `train`.
     watch : Watch, optional
     progress : otrain_core.networks.progress.Progress, optional
         Draws the batches of every epoch.
@@ -131,6 +100,7 @@ class Loop:
         experiment: Experiment,
         seed: int,
         weights: dict[int, float] | None,
+        renew: Callable[[int], np.ndarray] | None = None,
         watch: Watch | None = None,
         progress: Any = None,
     ):
@@ -138,6 +108,7 @@ class Loop:
 
         self.keras = keras
         self.model, self.experiment, self.seed, self.weights = model, experiment, seed, weights
+        self.renew = renew
         self.train = train[0], np.eye(2, dtype=np.float32)[train[1]]
         self.tune = tune[0], np.eye(2, dtype=np.float32)[tune[1]]
         self.passes = passes(len(train[1]), experiment)
@@ -186,15 +157,13 @@ class Loop:
 
     def epoch(self, epoch: int) -> None:
         """Train one epoch (from 1) and watch it on tune."""
+        if self.renew:
+            self.train = self.renew(epoch), self.train[1]
         rng = np.random.default_rng([self.seed, epoch])
         order = np.concatenate([rng.permutation(len(self.train[1])) for _ in range(self.passes)])
         symmetry = rng.integers(0, 8, len(order)) if self.experiment.augment else None
-        share = self.experiment.drop_inputs
-        dropped = rng.random((len(order), len(DROPPED))) < share if share else None
 
         def change(cutouts: np.ndarray, part: slice) -> np.ndarray:
-            if dropped is not None:
-                cutouts = drop_channels(cutouts, dropped[part], self.experiment.inputs)
             return cutouts if symmetry is None else turn_cutouts(cutouts, symmetry[part])
 
         rate = float(self.model.optimizer.learning_rate)

@@ -24,6 +24,7 @@ from otrain_core.networks.devices import check_seed, memory_told, prepare_device
 from otrain_core.networks.loop import Loop, Watch
 from otrain_core.networks.predict import predict
 from otrain_core.networks.progress import progress_on_terminal
+from otrain_core.networks.vary import vary_inputs
 
 if TYPE_CHECKING:
     from otrain_core.plan.config import Experiment
@@ -218,7 +219,9 @@ def train_model(
     model = architecture.build_network(used, size=size)
     stage = architecture.keras.Model(model.input, architecture.input_stage(model).output)
     with memory_told(f"{len(labels)} cutouts of {size} px; train on fewer (n_train) or smaller ones (size)"):
-        train, tune = (_staged(stage, cube, used, index) for index in rows.values())
+        # Tune is varied once, train in every epoch.
+        tune = _staged(stage, cube, used, rows[tune_set], seed=[seed, 0])
+        train = tune[:0] if used.varied else _staged(stage, cube, used, rows["train"], seed=[seed])
     loop = Loop(
         architecture.without_input_stage(model),
         (train, labels[rows["train"]]),
@@ -226,6 +229,7 @@ def train_model(
         experiment=used,
         seed=seed,
         weights=_class_weights(labels[rows["train"]]) if used.class_weights else None,
+        renew=(lambda epoch: _staged(stage, cube, used, rows["train"], seed=[seed, epoch])) if used.varied else None,
         watch=watch,
         progress=progress,
     )
@@ -317,9 +321,15 @@ def _class_weights(labels: np.ndarray) -> dict[int, float]:
     return {value: float(len(labels) / (2 * counts[value])) for value in (0, 1)}
 
 
-def _staged(stage, cube: Mapping[str, np.ndarray], experiment: Experiment, rows: np.ndarray) -> np.ndarray:
+def _staged(
+    stage, cube: Mapping[str, np.ndarray], experiment: Experiment, rows: np.ndarray, *, seed: Sequence[int]
+) -> np.ndarray:
     """What the input stage makes of some cutouts, in memory or, where it is too much, mapped from a file without name."""
     blocks = input_blocks(cube, inputs=experiment.inputs, size=experiment.size, rows=rows)
+    if experiment.varied:
+        rng = np.random.default_rng(seed)
+        varied = experiment.vary_inputs
+        blocks = (vary_inputs(block, experiment.inputs, options=varied, rng=rng) for block in blocks)
     shape = (len(rows), *stage.output_shape[1:])
     if 4 * np.prod(shape, dtype=np.int64) <= IN_MEMORY:
         parts = [predict(stage, block) for block in blocks]

@@ -59,6 +59,29 @@ class SplitOptions(Section):
         return value
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class VaryInputs(Section):
+    """Cutouts in training as other telescopes give them, drawn anew in every epoch; each key is a share of the cutouts."""
+
+    no_psf: Share = Field(0.0, description="the channel psf is missing")
+    wrong_psf: Share = Field(0.0, description="psf is a round Gaussian or Moffat profile of about its width")
+    no_images: Share = Field(0.0, description="science and reference are missing, or, in a fifth of these, one of them")
+    no_mask: Share = Field(0.0, description="mask is 0 everywhere")
+    pixels: Share = Field(
+        0.0,
+        description="each of: noise correlated; background sloping; coarse units; an edge, a rim or a column missing; "
+        "missing pixels filled with a number",
+    )
+
+    @model_validator(mode="after")
+    def _one_psf(self):
+        if self.no_psf + self.wrong_psf > 1:
+            raise ValueError("no_psf and wrong_psf are shares of the same cutouts: together at most 1")
+        return self
+
+
 class Experiment(Section):
     """A named training set-up."""
 
@@ -94,14 +117,7 @@ class Experiment(Section):
     min_train: int = Field(
         5, ge=1, le=1_000_000, description="cutouts of each class in train, without which nothing is trained"
     )
-    drop_inputs: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        allow_inf_nan=False,
-        description="probability with which each of psf, science and reference is missing for a cutout in training, so "
-        "that the network can do without them",
-    )
+    vary_inputs: VaryInputs = Field(VaryInputs())
     learning_rate: float = Field(1e-3, gt=0, le=10, description="Adam's (first) learning rate")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="learning-rate schedule")
     label_smoothing: float = Field(
@@ -126,6 +142,11 @@ class Experiment(Section):
         description="rule that sets the decision threshold: the highest g-mean, F1 or F1 + MCC on tune, or even odds on a "
         "logistic curve fitted to tune (platt), which depends less on which images are in tune",
     )
+
+    @property
+    def varied(self) -> bool:
+        """Whether the cutouts differ from epoch to epoch by more than their turns."""
+        return any(self.vary_inputs.model_dump().values())
 
     @field_validator("inputs")
     @classmethod

@@ -19,6 +19,7 @@ from otrain_core.plan.config import (
     SplitOptions,
     StudyOptions,
     Sweep,
+    VaryInputs,
 )
 from otrain_core.plan.pipelines import (
     CrossmatchOptions,
@@ -118,6 +119,7 @@ def keys_markdown() -> str:
         ("cube", CubeOptions),
         ("split", SplitOptions),
         ("experiments.{experiment}", Experiment),
+        ("experiments.{experiment}.vary_inputs", VaryInputs),
         ("evaluate", EvaluateOptions),
         ("explain", ExplainOptions),
         ("label_noise", LabelNoiseOptions),

@@ -49,26 +49,3 @@ def test_a_model_that_gets_worse_is_noticed(caplog, losses, keep, line):
 def test_few_cutouts_are_passed_several_times_in_an_epoch(n, batch_size, min_batches, passes):
     experiment = SimpleNamespace(batch_size=batch_size, min_batches=min_batches)
     assert loop.passes(n, experiment) == passes
-
-
-def test_a_dropped_channel_is_what_the_input_stage_makes_of_a_missing_one():
-    from otrain_core.networks.architecture import InputStage
-
-    channels = ["difference", "science", "psf", "mask"]
-    rng = np.random.default_rng(3)
-    raw = rng.normal(100, 5, (6, 15, 15, 4)).astype(np.float32)
-    raw[..., 2] = np.exp(-np.sum((np.mgrid[:15, :15] - 7) ** 2, axis=0) / 8)
-    raw[..., 0] += 60 * raw[..., 2]
-    raw[..., 3] = rng.random((6, 15, 15)) < 0.1
-    raw[1, :3, :3, 0] = np.nan
-    dropped = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 0], [0, 0, 1], [1, 1, 1]], dtype=bool)
-    stage = InputStage(channels=channels, normalise="mad-asinh")
-    found = loop.drop_channels(np.asarray(stage(raw)), dropped, channels)
-    missing = raw.copy()
-    missing[dropped[:, 0], :, :, 2] = np.nan
-    missing[dropped[:, 1], :, :, 1] = np.nan
-    assert np.allclose(found, np.asarray(stage(missing)), atol=1e-4)
-    assert not np.allclose(found[0, ..., 2], np.asarray(stage(raw))[0, ..., 2], atol=1e-2)
-    assert np.array_equal(found[3], np.asarray(stage(raw))[3]) and np.array_equal(
-        found[..., 3], np.asarray(stage(raw))[..., 3]
-    )

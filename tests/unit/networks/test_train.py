@@ -403,6 +403,41 @@ def test_cutouts_that_are_too_small_are_refused_before_any_training(data):
         fit(small, split, seed=1, epochs=1)
 
 
+def test_varied_inputs_are_drawn_anew_in_every_epoch_and_repeat_themselves(data, tmp_path, monkeypatch):
+    cube, split = data
+    drawn = []
+    vary = train.vary_inputs
+
+    def noted(cutouts, *args, **kwargs):
+        drawn.append(vary(cutouts, *args, **kwargs).copy())
+        return drawn[-1]
+
+    monkeypatch.setattr(train, "vary_inputs", noted)
+    options = {"seed": 2, **TINY, "inputs": ["difference", "science"], "vary_inputs": {"no_images": 0.5, "pixels": 0.2}}
+    model, history, record = fit(cube, split, **options)
+    assert record["options"]["vary_inputs"]["no_images"] == 0.5
+    _, *epochs = drawn  # the first is tune
+    lacking = [np.isnan(block[..., 1]).all(axis=(1, 2)) for block in epochs]
+    assert len(epochs) == 3 and all(0.2 < np.mean(rows) < 0.7 for rows in lacking)
+    assert not np.array_equal(lacking[0], lacking[1])
+    # A training that goes on from its checkpoint, its cutouts in a file, ends at the same weights.
+    monkeypatch.setattr(train, "IN_MEMORY", 0)
+    write = loop.Loop._save
+
+    def killed(self, epoch):
+        write(self, epoch)
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Loop, "_save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit(cube, split, checkpoint=tmp_path / "c", **options)
+    monkeypatch.setattr(loop.Loop, "_save", write)
+    again, _, record = fit(cube, split, checkpoint=tmp_path / "c", **options)
+    assert record["resumed_at_epoch"] == 3
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), again.get_weights(), strict=True))
+
+
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_impossible_seeds_are_refused(data, seed):
     with pytest.raises(ConfigError, match="seed: .* is not possible; a whole number from 0"):
@@ -420,7 +455,7 @@ def test_memory_that_does_not_suffice_is_one_sentence(data, monkeypatch):
         fit(*data, seed=1, **TINY)
 
 
-def test_a_network_trained_with_inputs_dropped_does_without_them(data):
+def test_a_network_trained_with_images_missing_does_without_them(data):
     """The classes differ in the reference most, in the difference too: only dropping makes the network read both."""
     cube, split = data
     rng = np.random.default_rng(0)
@@ -434,7 +469,7 @@ def test_a_network_trained_with_inputs_dropped_does_without_them(data):
     without["cube"][..., 2] = np.nan
     right = {}
     for share in (0.0, 0.5):
-        model = fit(told, split, **options, drop_inputs=share)[0]
+        model = fit(told, split, **options, vary_inputs={"no_images": share})[0]
         test = split.loc[split["set"] == "test", "index"].to_numpy(int)
         right[share] = np.mean((predict.score_rows(model, without, test) > 0.5) == true[test])
     assert right[0.5] > 0.9 and right[0.5] > right[0.0] + 0.05
