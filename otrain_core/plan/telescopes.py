@@ -101,6 +101,48 @@ class SimulatedSky(Section):
     ghosts: float = Field(0.5, ge=0, le=1e4, description="ghosts of bright stars per image")
     crosstalk: float = Field(0.0, ge=0, le=1, description="crosstalk of saturated stars, relative to their signal")
     bleed: bool = Field(True, description="saturated stars bleed along columns")
+    defocus: float = Field(
+        0.0, ge=0, le=3, description="diameter of the out-of-focus pupil over the seeing; it widens the PSF to a ring"
+    )
+    warm_pixels: float = Field(
+        0.0, ge=0, le=1e5, description="warm pixels per million pixels, at the same places in all images"
+    )
+    reference_warm_pixels: float = Field(
+        0.2, ge=0, le=1, description="share of their charge that the reference keeps, smeared by its registration"
+    )
+    banding: float = Field(0.0, ge=0, le=10, description="offsets of rows and columns [noise of the background]")
+    quantisation: float = Field(
+        0.0, ge=0, le=10, description="step of the converter [noise of the background]; 0: real numbers"
+    )
+    resampled: Literal["none", "bilinear", "lanczos"] = Field(
+        "none", description="interpolation of the science image at shifted pixels, which correlates its noise"
+    )
+    reference_resampled: Literal["none", "bilinear", "lanczos"] = Field("none", description="that of the reference")
+    reference_smoothing: float = Field(
+        0.0, ge=0, le=5, description="sigma of a Gaussian that smooths the reference [its px]"
+    )
+    reference_holes: float = Field(
+        0.0, ge=0, le=1, description="share of the bright stars that are NaN, 0, too low or negative in the reference"
+    )
+    reference_missing: float = Field(
+        0.0, ge=0, le=1, description="share of the stars that the reference lacks (left out as known variables)"
+    )
+    no_data: float = Field(0.0, ge=0, le=0.5, description="share of the pixels of a science image without data")
+    reference_no_data: float = Field(0.0, ge=0, le=0.5, description="share of the pixels of a reference without data")
+    no_data_value: float | None = Field(
+        None, allow_inf_nan=False, description="what is written for pixels without data (null: NaN)"
+    )
+    sky_removed: Literal["none", "science", "reference", "both"] = Field(
+        "none", description="images from which the sky was subtracted"
+    )
+    offset: float = Field(
+        0.0, ge=-1e4, le=1e4, description="what is added to all pixels of both images [noise of the background]"
+    )
+    clipped: bool = Field(False, description="negative pixels of both images are written as 0")
+    gain_error: float = Field(0.0, gt=-0.9, le=9, description="error of the gain in the headers [relative]")
+    saturation_error: float = Field(
+        0.0, gt=-0.9, le=9, description="error of the saturation level in the headers [relative]"
+    )
 
 
 class Telescope(Section):

@@ -25,7 +25,7 @@ PIXEL_UM = 9.0  # size of a pixel that the length of a cosmic-ray track is drawn
 Rows = list[dict[str, Any]]
 
 
-def _row(kind: str, x: float, y: float, size: float, *, width: float = np.nan, angle: float = 0.0, flux=np.nan):
+def row_of(kind: str, x: float, y: float, size: float, *, width: float = np.nan, angle: float = 0.0, flux=np.nan):
     width = size if np.isnan(width) else width
     return {
         "kind": kind,
@@ -85,7 +85,9 @@ def add_cosmics(image: np.ndarray, rng: np.random.Generator, *, n: int, gain: fl
         _deposit(image, rng, x, y, weights, diffusion)
         size = max(np.hypot(np.ptp(x), np.ptp(y)), 1.0) + 2 * diffusion
         rows.append(
-            _row("cosmic", x.mean(), y.mean(), size, width=1 + 2 * diffusion, angle=_direction(x, y, angle), flux=total)
+            row_of(
+                "cosmic", x.mean(), y.mean(), size, width=1 + 2 * diffusion, angle=_direction(x, y, angle), flux=total
+            )
         )
     return rows
 
@@ -134,7 +136,7 @@ def add_hot_pixels(image: np.ndarray, rng: np.random.Generator, *, n: int, noise
                 image[y + dy, x + dx] += value
                 total += value
         extent = max(max(abs(dx), abs(dy)) for dx, dy, _ in pixels)
-        rows.append(_row("hot_pixel", x, y, 1 + 2 * extent, flux=total))
+        rows.append(row_of("hot_pixel", x, y, 1 + 2 * extent, flux=total))
     return rows
 
 
@@ -166,7 +168,7 @@ def add_bad_columns(image: np.ndarray, rng: np.random.Generator, *, n: int, nois
             part -= np.minimum(noise * rng.uniform(2, 6), 0.8 * np.maximum(part, 0))
         else:
             part *= rng.uniform(0.2, 0.6)
-        rows.append(_row("bad_column", x, first + (height - first - 1) / 2, height - first, width=1.0, angle=90.0))
+        rows.append(row_of("bad_column", x, first + (height - first - 1) / 2, height - first, width=1.0, angle=90.0))
     return rows
 
 
@@ -217,7 +219,7 @@ def add_trails(image: np.ndarray, rng: np.random.Generator, *, n: int, fwhm: flo
             spread += gap
         signal = peak * shape * profile
         image += signal
-        rows.append(_row("trail", x0, y0, length, width=spread, angle=angle, flux=signal.sum(dtype=float)))
+        rows.append(row_of("trail", x0, y0, length, width=spread, angle=angle, flux=signal.sum(dtype=float)))
     return rows
 
 
@@ -266,7 +268,7 @@ def add_ghosts(
             disc *= 0.5 * (1 + np.tanh((np.hypot(x - xc - shift[0], y - yc - shift[1]) - hole * radius) / soft))
         signal = surface * disc
         image += signal
-        rows.append(_row("ghost", xc, yc, 2 * radius, flux=signal.sum(dtype=float)))
+        rows.append(row_of("ghost", xc, yc, 2 * radius, flux=signal.sum(dtype=float)))
     return rows
 
 
@@ -315,7 +317,7 @@ def add_asteroids(
             dx, dy = step * np.cos(np.deg2rad(angle)), step * np.sin(np.deg2rad(angle))
             stamp, y0, x0 = psf.stamp(x + dx, y + dy, psf.half)
             add_stamp(image, stamp * np.float32(flux / len(steps)), y0, x0)
-        row = _row("asteroid", x, y, length + psf.fwhm, width=psf.fwhm, angle=angle, flux=flux)
+        row = row_of("asteroid", x, y, length + psf.fwhm, width=psf.fwhm, angle=angle, flux=flux)
         rows.append(row | {"mag": mag, "known": (number + 1) % 2})
     return rows
 
@@ -346,7 +348,7 @@ def saturate(image: np.ndarray, rng: np.random.Generator, *, level: float, bleed
         ys, xs = ys + box[0].start, xs + box[1].start
         excess = image[ys, xs] - level
         flux = float(excess.sum())
-        rows.append(_row("saturated", xs.mean(), ys.mean(), 2 * np.sqrt(xs.size / np.pi) + 1, flux=flux))
+        rows.append(row_of("saturated", xs.mean(), ys.mean(), 2 * np.sqrt(xs.size / np.pi) + 1, flux=flux))
         image[ys, xs] = level
         if not bleed:
             continue
@@ -360,7 +362,9 @@ def saturate(image: np.ndarray, rng: np.random.Generator, *, level: float, bleed
                 low, high = min(low, end), max(high, end)
         if high - low > np.ptp(ys) + 1:
             rows.append(
-                _row("bleed", xs.mean(), (low + high) / 2, high - low + 1, width=np.ptp(xs) + 1, angle=90.0, flux=flux)
+                row_of(
+                    "bleed", xs.mean(), (low + high) / 2, high - low + 1, width=np.ptp(xs) + 1, angle=90.0, flux=flux
+                )
             )
     return rows
 
@@ -394,7 +398,7 @@ def add_crosstalk(image: np.ndarray, *, factor: float, level: float) -> Rows:
     for number, box in enumerate(ndimage.find_objects(regions), start=1):
         ys, xs = np.nonzero(regions[box] == number)
         rows.append(
-            _row(
+            row_of(
                 "crosstalk",
                 xs.mean() + box[1].start,
                 ys.mean() + box[0].start,

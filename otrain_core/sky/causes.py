@@ -60,7 +60,19 @@ def name_causes(
     return names
 
 
-KINDS = ("cosmic", "hot_pixel", "bad_column", "trail", "ghost", "bleed", "crosstalk", "saturated")
+KINDS = (
+    "cosmic",
+    "hot_pixel",
+    "warm_pixel",
+    "bad_column",
+    "trail",
+    "ghost",
+    "bleed",
+    "crosstalk",
+    "saturated",
+    "hole",
+    "no_data",
+)
 
 
 def name_artefacts(truth: pd.DataFrame, x: np.ndarray, y: np.ndarray, *, margin: float) -> np.ndarray:

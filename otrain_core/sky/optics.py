@@ -9,7 +9,7 @@ King 2000, PASP 112, 1360) on a few nodes of the field.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,8 @@ from otrain_core.widths import moffat_alpha
 
 NODES = 5  # the PSF is computed on NODES x NODES positions and interpolated between
 OVERSAMPLING = 5
+WELL_SAMPLED = 3.5  # above this FWHM [px] two samples a pixel are enough
+OBSTRUCTION = 0.35  # diameter of the central obstruction over that of the pupil
 
 
 def limiting_magnitude(*, fwhm: float, beta: float, noise: float, zero_point: float, snr: float = 5.0) -> float:
@@ -52,11 +54,17 @@ class FieldPSF:
         Length of the trailing [px].
     rng : numpy.random.Generator
         Draws the directions.
+    defocus : float
+        Diameter of the out-of-focus pupil at the field centre [px]; it widens the PSF beyond `fwhm`.
+    defocus_tilt : numpy.ndarray
+        (2,) relative change of that diameter from the centre to the right and upper edge.
     """
 
-    def __init__(self, shape, *, fwhm, beta, ellipticity, variation, trail, rng):
+    def __init__(self, shape, *, fwhm, beta, ellipticity, variation, trail, rng, defocus=0.0, defocus_tilt=(0.0, 0.0)):
         import galsim
 
+        self.defocus, self.defocus_tilt = defocus, np.asarray(defocus_tilt)
+        self.oversampling = OVERSAMPLING if fwhm <= WELL_SAMPLED else 2
         self.shape, self.beta, self.variation, self.trail = shape, beta, variation, trail
         self.trail_angle, tilt = rng.uniform(0, np.pi), rng.uniform(0, 2 * np.pi)
         self.tilt = variation * rng.uniform(0.1, 0.4) * np.array([np.cos(tilt), np.sin(tilt)])
@@ -73,7 +81,7 @@ class FieldPSF:
             [[self._effective(x * (shape[1] - 1), y * (shape[0] - 1)) for x in nodes] for y in nodes], dtype=np.float32
         )
         peaks = self.grid.max(axis=(2, 3), keepdims=True)
-        areas = (self.grid > peaks / 2).sum(axis=(2, 3)) / OVERSAMPLING**2
+        areas = (self.grid > peaks / 2).sum(axis=(2, 3)) / self.oversampling**2
         self.fwhm = float(np.median(2 * np.sqrt(areas / np.pi)))
         self.peak = float(np.median(peaks))
 
@@ -94,17 +102,30 @@ class FieldPSF:
         import galsim
 
         parts = [self.profile(x, y)] + ([source] if source is not None else [])
+        if self.defocus > 0.05:
+            parts.append(self._pupil(x, y))
         if self.trail > 0.02:
             parts.append(galsim.Box(self.trail, 1e-3).rotate(self.trail_angle * galsim.radians))
         return galsim.Convolve(parts) if len(parts) > 1 else parts[0]
+
+    def _pupil(self, x: float, y: float):
+        """Ring of light of a pupil out of focus, at a position."""
+        import galsim
+
+        u, v = 2 * x / (self.shape[1] - 1) - 1, 2 * y / (self.shape[0] - 1) - 1
+        radius = self.defocus / 2 * max(1 + self.defocus_tilt @ (u, v), 0.1)
+        area = 1 - OBSTRUCTION**2
+        shadow = galsim.TopHat(OBSTRUCTION * radius, flux=OBSTRUCTION**2 / area)
+        return galsim.TopHat(radius, flux=1 / area) - shadow
 
     def _effective(self, x: float, y: float) -> np.ndarray:
         import galsim
 
         profile = galsim.Convolve(self.smeared(x, y), galsim.Pixel(1.0), gsparams=self.accuracy)
-        side = (2 * self.half + 3) * OVERSAMPLING
-        drawn = profile.drawImage(nx=side, ny=side, scale=1 / OVERSAMPLING, method="no_pixel")
-        return drawn.array * OVERSAMPLING**2
+        n = self.oversampling
+        side = (2 * self.half + 3) * n
+        drawn = profile.drawImage(nx=side, ny=side, scale=1 / n, method="no_pixel")
+        return drawn.array * n**2
 
     def stamp(self, x: float, y: float, half: int) -> tuple[np.ndarray, int, int]:
         """PSF of unit flux on the pixel grid about a sub-pixel position.
@@ -124,7 +145,8 @@ class FieldPSF:
         weights = np.outer([1 - wy, wy], [1 - wx, wx]).astype(np.float32)
         cropped = self._crop(corners, inner)
         effective = np.dot(weights.reshape(1, 4), cropped.reshape(4, -1)).reshape(cropped.shape[2:])
-        stamp = _shift(_shift(effective, y - yi, inner).T, x - xi, inner).T
+        n = self.oversampling
+        stamp = _shift(_shift(effective, y - yi, inner, n).T, x - xi, inner, n).T
         if half > self.half:
             wings = self.profile(x, y).drawImage(
                 nx=2 * half + 1, ny=2 * half + 1, scale=1.0, method="no_pixel", offset=(x - xi, y - yi)
@@ -136,15 +158,16 @@ class FieldPSF:
         return stamp, yi - half, xi - half
 
     def _crop(self, grid: np.ndarray, half: int) -> np.ndarray:
-        margin = (self.half - half) * OVERSAMPLING
+        margin = (self.half - half) * self.oversampling
         return grid[..., margin : grid.shape[-2] - margin, margin : grid.shape[-1] - margin]
 
     def half_size(self, surface: float | np.ndarray) -> np.ndarray:
-        """Radius (int) at which the PSF drops below `surface` [flux fraction per px], at least five FWHM."""
+        """Radius (int) at which the PSF drops below `surface` [flux fraction per px], at least 5 FWHM (3 of a wide PSF)."""
         alpha = moffat_alpha(self.fwhm, self.beta)
         central = (self.beta - 1) / (np.pi * alpha**2)
         radius = alpha * np.sqrt(np.maximum((central / np.asarray(surface)) ** (1 / self.beta) - 1, 0))
-        return np.ceil(np.clip(radius, 5 * self.fwhm, max(self.shape))).astype(int)
+        least = 5 if self.oversampling == OVERSAMPLING else 3
+        return np.ceil(np.clip(radius, least * self.fwhm, max(self.shape))).astype(int)
 
 
 class Distortion:
@@ -190,7 +213,10 @@ class Distortion:
 
 @dataclass
 class Exposure:
-    """Circumstances of one image; lengths in its own pixels, flux in its own ADU."""
+    """Circumstances of one image; lengths in its own pixels, flux in its own ADU.
+
+    What the reduction did afterwards: what was at x, y is at x, y less `shift` [px]; `level` was added [ADU].
+    """
 
     shape: tuple[int, int]
     wcs: WCS
@@ -203,6 +229,8 @@ class Exposure:
     flat: float
     bleed: bool
     distortion: Distortion | None = None
+    shift: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    level: float = 0.0
 
     @property
     def noise(self) -> float:
@@ -267,6 +295,7 @@ def draw_sources(sources: pd.DataFrame, psf: FieldPSF, *, scale: float, turn: fl
     image = np.zeros(psf.shape, np.float32)
     quick = galsim.GSParams(folding_threshold=1e-2, maxk_threshold=2e-2, kvalue_accuracy=1e-3)
     height, width = psf.shape
+    sources = sources[sources.flux > 0]
     half = psf.half_size(faint / sources.flux.to_numpy(float))
     half = np.where(sources.kind == "galaxy", np.minimum(half + 4 * sources.radius / scale, 120), half).astype(int)
     reached = sources.x.between(-half, width + half) & sources.y.between(-half, height + half)
@@ -306,10 +335,10 @@ def _between(position: float) -> tuple[float, int]:
     return float(scaled - index), index
 
 
-def _shift(samples: np.ndarray, offset: float, half: int) -> np.ndarray:
-    """Rows of an oversampled profile at ``k - offset``, k = -half..half, by cubic (Keys 1981) interpolation."""
+def _shift(samples: np.ndarray, offset: float, half: int, n: int) -> np.ndarray:
+    """Rows of an `n` times oversampled profile at ``k - offset``, k = -half..half, by cubic (Keys 1981) interpolation."""
     middle = (samples.shape[0] - 1) / 2
-    start = middle - (half + offset) * OVERSAMPLING
+    start = middle - (half + offset) * n
     base = int(np.floor(start))
     t = start - base
     weights = (
@@ -320,7 +349,7 @@ def _shift(samples: np.ndarray, offset: float, half: int) -> np.ndarray:
     )
     count = 2 * half + 1
     a, b, c, d = (
-        np.float32(weight) * samples[base + k : base + k + (count - 1) * OVERSAMPLING + 1 : OVERSAMPLING]
+        np.float32(weight) * samples[base + k : base + k + (count - 1) * n + 1 : n]
         for k, weight in zip((-1, 0, 1, 2), weights, strict=True)
     )
     return a + b + c + d

@@ -20,7 +20,7 @@ from astropy.wcs import WCS
 
 from otrain_core.errors import ConfigError
 from otrain_core.io import atomic, write_table
-from otrain_core.sky import artefacts
+from otrain_core.sky import artefacts, flaws
 from otrain_core.sky.optics import Distortion, Exposure, FieldPSF
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ BRIGHT_END = 3.0  # stars are drawn up to so many magnitudes above saturation
 SCINTILLATION = 0.007  # relative scatter of a star's flux between two exposures
 FAST_STARS = 0.01  # share of stars that moved visibly between reference and science image
 SMALLEST_FWHM = 1.15  # of a point source after integration over the pixel [px]
+MAX_ELLIPTICITY = 0.75
 PIVOT_COLOR = 0.6  # g - r of a star that has no colour term
+FIXED = 10_000  # in place of the number of an image: what all images of a telescope share
 STREAMS = {
     "sky": 0,
     "exposure": 1,
@@ -45,6 +47,10 @@ STREAMS = {
     "variables": 6,
     "asteroids": 7,
     "distortion": 8,
+    "defocus": 9,
+    "science_flaws": 10,
+    "reference_flaws": 11,
+    "missing": 12,
 }
 
 
@@ -61,11 +67,11 @@ class Simulated:
         MAGZP (true), SEEING (true FWHM, pixel included [arcsec]).
     truth : pandas.DataFrame
         One row for each source and artefact of the science image: kind (star, variable,
-        galaxy, asteroid, or one of `otrain_core.sky.artefacts.KINDS`), x, y [px], true ra, dec
+        galaxy, asteroid, or one of `otrain_core.sky.causes.KINDS`), x, y [px], true ra, dec
         [deg], mag, flux [ADU], size, width [px], angle [deg], color (g - r of stars, else
         NaN) and known (1: a variable or an asteroid of the lists that an observer has).
         `flux` is what the science image holds; `mag` is in the system of the reference,
-        that of a variable at the epoch of the reference.
+        that of a variable at the epoch of the reference. A star that the reference lacks is a known variable.
     """
 
     science: np.ndarray
@@ -148,7 +154,7 @@ def simulate_pair(telescope: Telescope, *, index: int, seed: int, noise_seed: in
         for stream in ("science_noise", "reference_noise"):
             rng[stream] = np.random.default_rng(np.random.SeedSequence([noise_seed, name, index, STREAMS[stream]]))
     centre = field_centre(index, np.random.default_rng(np.random.SeedSequence([seed, name])))
-    science, reference = _exposures(sky, detector, centre, rng["exposure"])
+    science, reference = _exposures(sky, detector, centre, rng["exposure"], rng["defocus"])
     science.distortion = _differential_distortion(sky, rng["distortion"])
     sources = _draw_sky(sky, science, reference, rng)
 
@@ -159,7 +165,19 @@ def simulate_pair(telescope: Telescope, *, index: int, seed: int, noise_seed: in
     image *= _flat(reference, rng["exposure"])
     reference_data, _ = _detect_photons(image, reference, rng["reference_noise"])
 
-    header = {"TELESCOP": telescope.name, "FILTER": detector.filter, "EXPTIME": sky.exposure}
+    fixed = np.random.default_rng(np.random.SeedSequence([seed, name, FIXED]))
+    warm = flaws.warm_places(fixed.poisson(sky.warm_pixels * science_data.size / 1e6), fixed)
+    science_data, more = flaws.degrade(science_data, science, sky, rng["science_flaws"], warm=warm)
+    stars = sources[sources.kind == "star"].rename(
+        columns={"x_reference": "x", "y_reference": "y", "flux_reference": "flux"}
+    )
+    reference_data, of_reference = flaws.degrade(
+        reference_data, reference, sky, rng["reference_flaws"], warm=warm, stars=stars, stacked=sky.reference_depth
+    )
+    rows += more + flaws.on_science(of_reference, reference=reference, science=science)
+
+    header: dict[str, Any] = {"TELESCOP": telescope.name, "FILTER": detector.filter, "EXPTIME": sky.exposure}
+    header |= {"GAIN": 1 + sky.gain_error, "SATURATE": 1 + sky.saturation_error}
     return Simulated(
         science=science_data,
         science_header=_header(science, header, sky.wcs_error, 60310 + index, rng["exposure"]),
@@ -230,7 +248,9 @@ def field_centre(index: int, rng: np.random.Generator) -> tuple[float, float]:
     return float(360 * u), float(-20 + 80 * v)
 
 
-def _exposures(sky: SimulatedSky, detector: Detector, centre: tuple[float, float], rng) -> tuple[Exposure, Exposure]:
+def _exposures(
+    sky: SimulatedSky, detector: Detector, centre: tuple[float, float], rng, defocus
+) -> tuple[Exposure, Exposure]:
     """Draw seeing, transparency, sky, pointing and rotation of the science image and of the reference."""
     width, height, ratio = sky.width, sky.height, sky.reference_scale
     scale, gain, read_noise, saturation = (
@@ -255,14 +275,18 @@ def _exposures(sky: SimulatedSky, detector: Detector, centre: tuple[float, float
     ):
         zero_point = sky.zero_point - np.clip(rng.exponential(0.1), 0, 0.5)
         sky_mag = sky.sky_mag + 0.2 * np.clip(rng.normal(), -2, 2)
+        # A reference is made of frames that were in focus, more or less.
+        amount = sky.defocus * (defocus.uniform(0.5, 1.5) if own_wcs is wcs else defocus.uniform(0, 0.5))
         psf = FieldPSF(
             shape,
             fwhm=max(fwhm / own_scale, SMALLEST_FWHM),
             beta=sky.psf_beta,
-            ellipticity=sky.psf_ellipticity * rng.uniform(0.5, 1.5) / np.sqrt(frames),
+            ellipticity=min(sky.psf_ellipticity * rng.uniform(0.5, 1.5) / np.sqrt(frames), MAX_ELLIPTICITY),
             variation=sky.psf_variation,
             trail=abs(np.clip(rng.normal(), -2.5, 2.5)) * sky.tracking / np.sqrt(frames) * scale / own_scale,
             rng=rng,
+            defocus=amount * fwhm / own_scale,
+            defocus_tilt=defocus.uniform(-0.4, 0.4, 2),
         )
         pairs.append(
             Exposure(
@@ -362,6 +386,9 @@ def _draw_sky(sky: SimulatedSky, science: Exposure, reference: Exposure, streams
     now = sources.mag + sources.change + chromatic
     sources["flux_science"] = 10 ** (0.4 * (science.zero_point - now)) * sources.scintillation
     sources["flux_reference"] = 10 ** (0.4 * (reference.zero_point - sources.mag))
+    sources["missing"] = (streams["missing"].random(len(sources)) < sky.reference_missing) & (sources.kind == "star")
+    sources.loc[sources.missing, "flux_reference"] = 0.0
+    sources.loc[sources.missing, "known"] = 1
     return sources
 
 
@@ -444,7 +471,7 @@ def _header(exposure: Exposure, values: dict[str, Any], wcs_error: float, day: i
 
     wcs = exposure.wcs.deepcopy()
     error = wcs_error * np.clip(rng.normal(size=3), -2.5, 2.5)
-    wcs.wcs.crpix = wcs.wcs.crpix + error[:2]
+    wcs.wcs.crpix = wcs.wcs.crpix + error[:2] - exposure.shift
     turn = 0.5 * error[2] / (0.5 * np.hypot(*exposure.shape))
     wcs.wcs.cd = wcs.wcs.cd @ np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     wcs.wcs.set()
@@ -453,9 +480,9 @@ def _header(exposure: Exposure, values: dict[str, Any], wcs_error: float, day: i
     header["FILTER"] = values["FILTER"]
     header["EXPTIME"] = (values["EXPTIME"], "[s] total")
     header["DATE-OBS"] = Time(day + rng.uniform(0.0, 0.4), format="mjd").isot
-    header["GAIN"] = (exposure.gain, "[electron/ADU] effective")
+    header["GAIN"] = (exposure.gain * values["GAIN"], "[electron/ADU] effective")
     header["RDNOISE"] = (exposure.read_noise, "[electron] effective")
-    header["SATURATE"] = (exposure.saturation, "[ADU]")
+    header["SATURATE"] = ((exposure.saturation + exposure.level) * values["SATURATE"], "[ADU]")
     header["MAGZP"] = (exposure.zero_point, "magnitude of 1 ADU, true")
     header["SEEING"] = (exposure.psf.fwhm * exposure.scale, "[arcsec] true FWHM, pixel included")
     header["SKYLEVEL"] = (exposure.sky, "[ADU] true")
@@ -470,11 +497,13 @@ def _truth(sources: pd.DataFrame, rows: artefacts.Rows, science: Exposure) -> pd
     table["size"] = np.where(galaxy, 2 * table.radius / science.scale, science.psf.fwhm)
     table["width"] = np.where(galaxy, table["size"] * table.axis_ratio, science.psf.fwhm)
     table["angle"] = np.where(galaxy, table.angle, 0.0)
-    table["kind"] = np.where(table.change != 0, "variable", table.kind)
+    table["kind"] = np.where((table.change != 0) | table.missing, "variable", table.kind)
     numbers = ["x", "y", "size", "width", "angle", "flux", "mag"]
     more = pd.DataFrame(rows, columns=["kind", *numbers, "known"]).astype(dict.fromkeys(numbers, float))
     more["ra"], more["dec"] = science.sky_positions(more.x, more.y)
     more["color"] = np.nan
     more["known"] = more.known.fillna(0).astype(int)
     columns = ["kind", "x", "y", "ra", "dec", "mag", "flux", "size", "width", "angle", "color", "known"]
-    return pd.concat([table[columns], more[columns]], ignore_index=True)
+    truth = pd.concat([table[columns], more[columns]], ignore_index=True)
+    truth[["x", "y"]] -= science.shift
+    return truth

@@ -6,14 +6,21 @@ import pytest
 from otrain_core.sky.optics import Distortion, FieldPSF, draw_sources, limiting_magnitude
 
 
-def field_psf(fwhm, *, beta=3.0, variation=0.1, trail=0.2, ellipticity=0.05):
-    rng = np.random.default_rng(3)
+def field_psf(fwhm, *, beta=3.0, variation=0.1, trail=0.2, ellipticity=0.05, defocus=0.0, defocus_tilt=(0, 0)):
     return FieldPSF(
-        (300, 400), fwhm=fwhm, beta=beta, ellipticity=ellipticity, variation=variation, trail=trail, rng=rng
+        (300, 400),
+        fwhm=fwhm,
+        beta=beta,
+        ellipticity=ellipticity,
+        variation=variation,
+        trail=trail,
+        rng=np.random.default_rng(3),
+        defocus=defocus,
+        defocus_tilt=defocus_tilt,
     )
 
 
-@pytest.fixture(scope="module", params=[1.3, 2.5, 4.5])
+@pytest.fixture(scope="module", params=[1.3, 2.5, 4.5, 8.0])
 def psf(request):
     return field_psf(request.param)
 
@@ -73,6 +80,19 @@ def test_fwhm_grows_towards_the_corners_and_trailing_widens():
     corners = [psf.profile(x, y).original.fwhm for x in (0, 399) for y in (0, 299)]
     assert np.mean(corners) / psf.profile(199.5, 149.5).original.fwhm == pytest.approx(1.3, rel=0.01)
     assert field_psf(2.5, trail=2.0).fwhm > 1.05 * field_psf(2.5, trail=0.0).fwhm
+
+
+def test_defocus_makes_a_ring_that_changes_over_the_field():
+    psf = field_psf(2.5, variation=0.0, trail=0.0, ellipticity=0.0, defocus=15.0, defocus_tilt=(0.4, 0.0))
+    stamp, y0, x0 = psf.stamp(200.0, 150.0, psf.half)
+    y, x = np.indices(stamp.shape)
+    r = np.hypot(x + x0 - 200, y + y0 - 150)
+    ring, middle = stamp[(r > 4.0) & (r < 6.5)].mean(), stamp[r < 1].mean()
+    assert stamp.sum() == pytest.approx(1, abs=0.01) and ring > 1.5 * middle
+    assert stamp[r < 8.5].sum() > 0.85
+    left, right = (psf.stamp(edge, 150.0, psf.half)[0].max() for edge in (10.0, 390.0))
+    assert left > 1.5 * right
+    assert psf.fwhm > 2 * field_psf(2.5, variation=0.0, trail=0.0, ellipticity=0.0).fwhm
 
 
 def test_limiting_magnitude_is_that_of_psf_photometry():
