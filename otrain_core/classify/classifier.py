@@ -7,7 +7,7 @@ input stage, the threshold, the calibration and what the training set was like.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ MAX_SIZE = 1024  # of a cutout [px]
 MAX_CHANNELS = 32
 BATCH = 64  # cutouts that fit into the cache of a core
 
+# Inputs that a network may do without: the score of a cutout is put on one scale by which of them are given.
+GROUPS = {"psf": ("psf",), "images": ("science", "reference")}
+
 _NOTHING = {name: np.empty(0) for name in DESCRIPTORS} | {"score": np.empty(0, np.float32), "reason": np.empty(0, "U1")}
 
 Cutouts = np.ndarray | Mapping[str, Any] | Iterable[Any]
@@ -45,6 +48,10 @@ class Classifier:
         A candidate is called True from this score on.
     calibration : otrain_core.evaluation.calibrate.Calibration
     abstention : otrain_core.evaluation.abstain.Abstention or None
+    optional : list of str
+        Channels that the network was trained to do without; of a cutout they may be missing.
+    least_size : int
+        Side [px] of the smallest cutouts that it takes, with a rim of missing pixels.
     about : dict
         All that the file holds, see `otrain_core.networks.export_onnx.model_record`.
 
@@ -68,6 +75,9 @@ class Classifier:
             raise ValueError(f"size {self.size} or channels {self.channels[:MAX_CHANNELS]} are out of bounds")
         self.threshold = about.get("threshold") if threshold is None else float(threshold)
         self.calibration = Calibration.from_record(about["calibration"]) if about.get("calibration") else Calibration()
+        self.optional = [str(name) for name in about.get("optional") or ()]
+        self.least_size = int(about.get("least_size") or self.size)
+        self._scales = {str(key): (float(a), float(b)) for key, (a, b) in (about.get("scales") or {}).items()}
         rule = about.get("abstention") if threshold is None else None
         self.abstention = Abstention(**rule) if rule and None not in rule.values() else None
 
@@ -109,7 +119,7 @@ class Classifier:
             raise CubeError(f"{path}: its metadata cannot be used ({type(error).__name__}: {error})") from None
 
     def score(self, cutouts: Cutouts, *, batch: int = BATCH) -> np.ndarray:
-        """Probability of True as the network gives it, not calibrated.
+        """Probability of True as the network gives it, not calibrated but for the inputs that are missing.
 
         Parameters
         ----------
@@ -117,7 +127,7 @@ class Classifier:
             An array (N, S, S, C) with the channels of the model, or (N, S, S) of differences; a mapping of
             channels to arrays (N, S, S); a cube as `otrain_core.cubes.cube.read_cube` gives it, mapped into
             memory or not; or an iterable of any of these, which is read one by one. NaN where a pixel is
-            missing. The channel psf may be left out.
+            missing. The channel psf may be left out, and what is `optional`.
         batch : int
             Cutouts at a time, for which memory is needed.
 
@@ -170,14 +180,15 @@ class Classifier:
             widths = known[done : done + len(score)] if known is not None and known.ndim else known
             if widths is None and "seeing" in raw:
                 widths = raw["seeing"]
-            described = describe(block, self.channels, seeing=widths, science=self._science(raw))
+            described = describe(self._own(block, raw), self.channels, seeing=widths, science=self._science(raw))
             # What the network does not read does not make a cutout unlike.
             read = described if "science" in self.channels else described | {"background": np.full(len(score), np.nan)}
             reason = unlike(read, statistics).astype(object)
-            if "psf" in self.channels:
-                lacking = ~np.isfinite(block[..., self.channels.index("psf")]).any(axis=(1, 2))
-                for k in np.flatnonzero(lacking):
-                    reason[k] = "; ".join(filter(None, ["no PSF given, the model reads one", reason[k]]))
+            for name in ("psf", "science", "reference"):
+                if name in self.channels and name not in self.optional:
+                    text = f"no {'PSF' if name == 'psf' else name} given, the model reads one"
+                    for k in np.flatnonzero(~_known(block, self.channels, [name])):
+                        reason[k] = "; ".join(filter(None, [text, reason[k]]))
             parts.append({"score": score, "reason": reason, **described})
             done += len(score)
         found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else _NOTHING
@@ -199,7 +210,13 @@ class Classifier:
         """The science plane (n, S, S) that came with cutouts whose network does not read it."""
         if "science" in self.channels or "science" not in raw["channels"]:
             return None
-        return select_inputs(raw, inputs=["science"], size=self.size)[..., 0]
+        return select_inputs(raw, inputs=["science"], size=min(self.size, *raw["cube"].shape[1:3]))[..., 0]
+
+    def _own(self, block: np.ndarray, raw: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The cutouts as the network reads them without the rim that smaller ones got."""
+        side = min(self.size, *raw["cube"].shape[1:3])
+        start = self.size // 2 - side // 2
+        return block[:, start : start + side, start : start + side]
 
     def _run(self, block: np.ndarray) -> np.ndarray:
         output = run_graph(self._session, self._input, block)
@@ -207,7 +224,13 @@ class Classifier:
             raise CubeError(
                 f"the model gives {output.dtype} {output.shape} for {len(block)} cutouts, not probabilities"
             )
-        return np.ascontiguousarray(output[:, -1])  # two probabilities, or that of True alone
+        score = np.ascontiguousarray(output[:, -1])  # two probabilities, or that of True alone
+        if self._scales:
+            given = inputs_given(block, self.channels)
+            for state, (slope, offset) in self._scales.items():
+                rows = given == state
+                score[rows] = Calibration(slope, offset).apply(score[rows])
+        return score
 
     def _blocks(self, cutouts: Cutouts, batch: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         """Blocks of at most `batch` cutouts as the network reads them, and the columns that came with them."""
@@ -221,7 +244,11 @@ class Classifier:
             rows = slice(start, min(start + batch, n))
             # A slice of a cube in memory or mapped into it: nothing is copied beyond the block.
             part = {key: value if key == "channels" else value[rows] for key, value in cube.items()}
-            yield select_inputs(part, inputs=self.channels, size=self.size), part
+            optional = [*self.optional, "psf"]
+            yield (
+                select_inputs(part, inputs=self.channels, size=self.size, optional=optional, least=self.least_size),
+                part,
+            )
 
     def _as_cube(self, cutouts: np.ndarray | Mapping[str, Any]) -> dict[str, np.ndarray]:
         if isinstance(cutouts, np.ndarray):
@@ -247,6 +274,21 @@ class Classifier:
             if name in cutouts:
                 kept[name] = np.broadcast_to(np.asarray(cutouts[name], dtype=float), (len(kept["cube"]),))
         return kept
+
+
+def inputs_given(cutouts: np.ndarray, channels: Sequence[str]) -> np.ndarray:
+    """Which of `GROUPS` that a network reads each cutout (N, S, S, C) has: their names joined by "+", text (N,)."""
+    names = np.full(len(cutouts), "", dtype=object)
+    for group, members in GROUPS.items():
+        read = [name for name in members if name in channels]
+        for k in np.flatnonzero(_known(cutouts, channels, read)) if read else ():
+            names[k] = f"{names[k]}+{group}" if names[k] else group
+    return names
+
+
+def _known(cutouts: np.ndarray, channels: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """Whether each cutout has a value in all of some channels."""
+    return np.all([np.isfinite(cutouts[..., channels.index(name)]).any(axis=(1, 2)) for name in names], axis=0)
 
 
 def _read(path: Path) -> bytes:

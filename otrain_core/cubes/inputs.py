@@ -17,7 +17,13 @@ FEW = 256  # cutouts of which all channels are in memory at a time
 
 
 def select_inputs(
-    cube: Mapping[str, np.ndarray], *, inputs: Sequence[str], size: int | None, rows: np.ndarray | None = None
+    cube: Mapping[str, np.ndarray],
+    *,
+    inputs: Sequence[str],
+    size: int | None,
+    rows: np.ndarray | None = None,
+    optional: Sequence[str] = ("psf",),
+    least: int | None = None,
 ) -> np.ndarray:
     """Channels of a cube, cropped about the candidate (pixel side // 2).
 
@@ -33,12 +39,16 @@ def select_inputs(
         Side of the cropped cutouts; None keeps S.
     rows : numpy.ndarray, optional
         Cutouts wanted, and the only ones read from a cube mapped into memory (default: all).
+    optional : sequence of str
+        Channels and columns that the cube need not have.
+    least : int, optional
+        Cutouts of this side or more, but smaller than `size`, get a rim of missing pixels.
 
     Returns
     -------
     numpy.ndarray
-        float32 (n, size, size, len(inputs)); missing pixels, unknown numbers and the channel psf of a
-        cube that has none are NaN.
+        float32 (n, size, size, len(inputs)); missing pixels, unknown numbers and channels that the cube does not
+        have are NaN.
 
     Raises
     ------
@@ -50,18 +60,19 @@ def select_inputs(
     stack, names = cube["cube"], [str(name) for name in np.atleast_1d(cube["channels"])]
     if stack.ndim != 4 or stack.shape[3] != len(names):
         raise CubeError(f"the cube of shape {stack.shape} does not fit its {len(names)} channels")
-    pixels = [name for name in inputs if name not in SAMPLING and (name in names or name != "psf")]
+    pixels = [name for name in inputs if name not in SAMPLING and (name in names or name not in optional)]
     if not pixels:
         raise ConfigError(f"inputs: at least one channel of pixels is needed beside {', '.join(inputs) or 'nothing'}")
     for name in inputs:
-        if name in SAMPLING and name not in cube:
+        if name in SAMPLING and name not in cube and name not in optional:
             raise CubeError(f"the cube does not have the column {name!r} that the network reads")
-        if name not in SAMPLING and name not in names and name != "psf":
+        if name not in SAMPLING and name not in names and name not in optional:
             raise CubeError(f"channel {name!r} is not in the cube (it has {', '.join(names)})")
     side = min(stack.shape[1:3])
     size = size or side
-    if size > side:
+    if size > side and side < (least or size):
         raise CubeError(f"cutouts of {size} px were asked for, those of the cube have {side} px")
+    whole, size = size, min(size, side)
     top, left = (length // 2 - size // 2 for length in stack.shape[1:3])
     index = [names.index(name) for name in pixels]
     if rows is None:
@@ -72,15 +83,16 @@ def select_inputs(
         for start in range(0, len(rows), FEW):
             some = stack[rows[start : start + FEW]]
             cutouts[start : start + FEW] = some[:, top : top + size, left : left + size, index]
-    if pixels == list(inputs):
+    if pixels == list(inputs) and size == whole:
         return cutouts
-    joined = np.full((*cutouts.shape[:3], len(inputs)), np.nan, np.float32)
+    joined = np.full((len(cutouts), whole, whole, len(inputs)), np.nan, np.float32)
+    inner = slice(whole // 2 - size // 2, whole // 2 - size // 2 + size)
     for k, name in enumerate(inputs):
-        if name in SAMPLING:
+        if name in SAMPLING and name in cube:
             column = np.asarray(cube[name], np.float32)
             joined[..., k] = (column if rows is None else column[rows])[:, None, None]
         elif name in pixels:
-            joined[..., k] = cutouts[..., pixels.index(name)]
+            joined[:, inner, inner, k] = cutouts[..., pixels.index(name)]
     return joined
 
 

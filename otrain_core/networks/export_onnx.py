@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from otrain_core.classify.classifier import FORMAT, KEY
+from otrain_core.classify.classifier import FORMAT, GROUPS, KEY, inputs_given
+from otrain_core.cubes.inputs import select_inputs
 from otrain_core.errors import CubeError, OtrainError
+from otrain_core.networks.predict import score_cutouts
+from otrain_core.networks.vary import RIM
 
 if TYPE_CHECKING:
     import pandas as pd
 
 OPSET = 18
+N_SCALED = 20_000  # cutouts of tune at most for the scales
 N_CHECKED = 512  # real cutouts on which the file of a training is compared with the network
 TOLERANCE = 1e-5  # of a probability, between Keras and ONNX Runtime
 
@@ -125,7 +129,6 @@ def export_onnx_files(
         As `export_model`.
     """
     from otrain_core.cubes.cube import read_cube
-    from otrain_core.cubes.inputs import select_inputs
     from otrain_core.io import read_json, read_table
     from otrain_core.networks.architecture import input_stage, load_model
     from otrain_core.networks.devices import check_seed
@@ -135,7 +138,10 @@ def export_onnx_files(
     arrays, network, rng = read_cube(cube, mmap=True), load_model(model), np.random.default_rng(seed)
     rows = np.sort(rng.permutation(len(arrays["labels"]))[:N_CHECKED])
     inputs = select_inputs(arrays, inputs=input_stage(network).channels, size=network.input_shape[1], rows=rows)
-    about = model_record(read_json(metrics), read_json(train_record), arrays, read_table(scores))
+    table = read_table(scores)
+    about = model_record(read_json(metrics), read_json(train_record), arrays, table)
+    if about.get("optional"):
+        about["scales"] = input_scales(network, about["optional"], arrays, table)
     if recipe:
         about["recipe"] = dict(recipe)
     export_model(network, onnx, about=about, cutouts=inputs, rng=rng)
@@ -187,7 +193,8 @@ def model_record(
         Plain values: threshold, calibration, abstention, telescope, pipeline, experiment, seed, commit, headline,
         training (statistics of `otrain_core.classify.descriptors.training_statistics` over the set train, and
         quantiles of the score by class over the set that is scored; by image, the share of wrong decisions
-        that the probabilities promise, over all that was not trained on).
+        that the probabilities promise, over all that was not trained on), and optional and least_size of a network
+        whose inputs varied in training (`otrain_core.classify.classifier.Classifier`).
     """
     from otrain_core.classify.descriptors import doubt, image_values, thin
     from otrain_core.evaluation.calibrate import Calibration
@@ -209,6 +216,7 @@ def model_record(
         names = {"low": "low", "high": "high", "threshold": "threshold", "coverage": "stated_coverage"}
         record["abstention"] = {name: abstention.get(key) for name, key in names.items()}
     options = train.get("options") or {}
+    record |= _done_without(options)
     if cube is None or scores is None or not options.get("inputs"):
         return record
     statistics = _training_part(cube, scores, options, scored_set=metrics.get("scored_set") or "test")
@@ -224,12 +232,68 @@ def model_record(
     return record | {"training": statistics}
 
 
+def _done_without(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Channels that a network was trained to do without, and the side of the smallest cutouts that it takes [px]."""
+    varied, inputs, size = (options.get(key) for key in ("vary_inputs", "inputs", "size"))
+    shares = {"no_psf": GROUPS["psf"], "no_images": GROUPS["images"], "no_mask": ("mask",)}
+    found: dict[str, Any] = {}
+    for key, names in shares.items():
+        if varied and varied.get(key):
+            found.setdefault("optional", []).extend(name for name in names if name in (inputs or ()))
+    if varied and varied.get("pixels") and size:
+        found["least_size"] = size - 2 * RIM
+    return found
+
+
+def input_scales(
+    network, optional: Sequence[str], cube: Mapping[str, np.ndarray], scores: pd.DataFrame
+) -> dict[str, list[float]]:
+    """What puts the scores of cutouts that lack inputs on the scale of those that have all.
+
+    Logistic curves (Platt 1999) are fitted to the cutouts of tune as they are and with inputs taken away.
+
+    Parameters
+    ----------
+    network : keras.Model
+    optional : sequence of str
+        Channels that may be missing.
+    cube : mapping of arrays
+    scores : pandas.DataFrame
+        ``scores.csv``: index, label, set.
+
+    Returns
+    -------
+    dict
+        By the inputs that are given (`otrain_core.classify.classifier.inputs_given`): slope and offset of the log odds.
+        Nothing where tune has one class only.
+    """
+    from otrain_core.evaluation.calibrate import fit_calibration
+    from otrain_core.networks.architecture import input_stage
+
+    channels = input_stage(network).channels
+    tune = scores[scores["set"] == "tune"]
+    tune = tune.iloc[:: max(1, -(-len(tune) // N_SCALED))]
+    labels = tune["label"].to_numpy()
+    if len(set(labels.tolist())) < 2:
+        return {}
+    inputs = select_inputs(cube, inputs=channels, size=network.input_shape[1], rows=tune["index"].to_numpy(int))
+    whole = fit_calibration(labels, score_cutouts(network, inputs))
+    found = {}
+    psf, images = (tuple(channels.index(name) for name in names if name in optional) for names in GROUPS.values())
+    for lacking in sorted({psf, images, psf + images} - {()}):
+        part = inputs.copy()
+        part[..., list(lacking)] = np.nan
+        state = max(inputs_given(part, channels), key=len)  # of some cutouts more is missing
+        curve = fit_calibration(labels, score_cutouts(network, part))
+        found[state] = [curve.slope / whole.slope, (curve.offset - whole.offset) / whole.slope]
+    return found
+
+
 def _training_part(
     cube: Mapping[str, np.ndarray], scores: pd.DataFrame, options: Mapping[str, Any], *, scored_set: str
 ) -> dict[str, Any]:
     """What the cutouts of train are like, and the scores of the set that is scored."""
     from otrain_core.classify.descriptors import PROBABILITIES, describe, training_statistics
-    from otrain_core.cubes.inputs import select_inputs
 
     train = scores[scores["set"] == "train"]
     rows, labels = train["index"].to_numpy(int), train["label"].to_numpy(int)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from otrain_core.plan.config import VaryInputs
 
 IMAGES = ("science", "reference")
+RIM = 2  # [px], the widest rim and the widest column that is missing
 ONE_OF_TWO = 0.2  # share of the cutouts without images that have one of the two
 WRONG_BY = 0.15  # spread of the logarithm of a wrong width of the PSF
 SHIFTED_BY = 0.15  # [px], spread of the place of a wrong PSF
@@ -105,7 +106,7 @@ def _lose_pixels(pixels: list[np.ndarray], mask: np.ndarray | None, rows: np.nda
     size = pixels[0].shape[1]
     place = np.arange(size)
     for row in rows:
-        kind, width = rng.integers(0, 3), int(rng.integers(1, 3))
+        kind, width = rng.integers(0, 3), int(rng.integers(1, RIM + 1))
         if kind == 0:  # beyond an edge; the candidate and what is next to it stand inside
             lost = place < rng.integers(1, max(2, size // 3))
         elif kind == 1:
@@ -114,7 +115,7 @@ def _lose_pixels(pixels: list[np.ndarray], mask: np.ndarray | None, rows: np.nda
             start = int(rng.choice([rng.integers(0, size // 2 - 3), rng.integers(size // 2 + 3, size)]))
             lost = (place >= start) & (place < start + width) & (abs(place - size // 2) > 2)
         lost = np.broadcast_to(lost, (size, size))
-        lost = lost | lost.T if kind == 1 else np.rot90(lost, rng.integers(0, 4))
+        lost = lost | lost.T if kind == 1 else np.rot90(lost, int(rng.integers(0, 4)))
         for plane in pixels:
             plane[row][lost] = np.nan
         if mask is not None:

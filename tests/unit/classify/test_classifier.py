@@ -58,6 +58,46 @@ def test_a_missing_psf_is_told(tmp_path):
     assert classifier.classify(_cutouts([1.0]))["reason"][0].startswith("no PSF given")
 
 
+ALL = ("difference", "psf", "science", "reference")
+
+
+def test_inputs_that_a_model_does_without_may_be_missing(tmp_path):
+    about = {"optional": ["psf", "science", "reference"], "scales": {"": [2, 0.5], "images": [1, 1]}}
+    classifier = Classifier.load(write_tiny(tmp_path / "model.onnx", channels=ALL, about=about))
+    logits = np.array([-0.5, 0.2])
+    found = classifier.classify(_cutouts(logits))
+    assert np.allclose(found["score"], _sigmoid(2 * logits + 0.5), atol=1e-6) and not any(found["reason"])
+    assert np.allclose(found["probability"], _sigmoid(2 * (2 * logits + 0.5)), atol=1e-5)
+    planes = {name: _cutouts(logits) for name in ALL}
+    assert np.allclose(classifier.score(planes), _sigmoid(logits), atol=1e-6)
+    planes["psf"] = np.full_like(planes["psf"], np.nan)
+    planes["reference"][1] = np.nan  # of one of them: as without both
+    assert np.allclose(classifier.score(planes), _sigmoid([-0.5 + 1, 2 * 0.2 + 0.5]), atol=1e-6)
+
+
+def test_inputs_that_a_model_needs_are_asked_for(tmp_path):
+    classifier = Classifier.load(write_tiny(tmp_path / "model.onnx", channels=ALL, about={"optional": ["science"]}))
+    with pytest.raises(CubeError, match="channel 'reference' is not in the cube"):
+        classifier.score(_cutouts([1.0]))
+    planes = {"difference": _cutouts([1.0]), "reference": np.full((1, 9, 9), np.nan)}
+    reasons = classifier.classify(planes)["reason"][0]
+    assert "no PSF given" in reasons and "no reference given" in reasons and "science" not in reasons
+
+
+def test_smaller_cutouts_get_a_rim_of_missing_pixels(tmp_path):
+    rng = np.random.default_rng(1)
+    train = rng.normal(0, 5, (500, 10, 10, 1)).astype(np.float32)
+    about = {"least_size": 8, "training": training_statistics(describe(train, ["difference"]))}
+    classifier = Classifier.load(write_tiny(tmp_path / "model.onnx", size=10, about=about))
+    for size in (8, 9, 10, 13):
+        cutouts = rng.normal(0, 5, (4, size, size)).astype(np.float32)
+        found = classifier.classify(cutouts)
+        assert np.allclose(found["score"], _sigmoid(cutouts[:, size // 2, size // 2]), atol=1e-5)
+        assert not found["missing"].any()  # the rim is ours
+    with pytest.raises(CubeError, match="cutouts of 10 px were asked for, those of the cube have 7 px"):
+        classifier.score(np.zeros((2, 7, 7), np.float32))
+
+
 def test_reason_where_the_cutouts_are_unlike_the_training_set(tmp_path):
     rng = np.random.default_rng(1)
     train = rng.normal(0, 5, (500, 9, 9, 1)).astype(np.float32)

@@ -145,6 +145,39 @@ def test_files_of_an_export(tmp_path, networks):
     assert classifier.score(cube) == pytest.approx(score_rows(model, cube), abs=1e-5)
 
 
+def test_scores_without_an_input_are_put_on_the_scale_of_those_with_it(tmp_path, networks):
+    """A network that is three times as sure, and shifted, where it has the images."""
+    from otrain_core.classify.classifier import inputs_given
+    from otrain_core.networks import export_onnx
+
+    cube = make_cube(2000, size=9)
+    scores, channels = make_split(cube), ["difference", "science", "reference"]
+    strength = np.random.default_rng(4).normal(0, 1.5, 2000)
+    strength[scores["label"] == 1] += 1
+    cube["cube"][:, 4, 4, 0] = strength
+
+    def score(network, cutouts):
+        logit = cutouts[:, 4, 4, 0] * np.where(inputs_given(cutouts, channels) == "images", 3, 1) + 0.5
+        return (1 / (1 + np.exp(-logit))).astype(np.float32)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_onnx, "score_cutouts", score)
+        network = tiny_network(size=9, channels=channels, normalise="mad-asinh")
+        scales = export_onnx.input_scales(network, ["science", "reference"], cube, scores)
+    # The same pixel, log odds z + 0.5 without the images and 3 z + 0.5 with them.
+    assert list(scales) == [""] and scales[""] == pytest.approx([3, -1], abs=1e-3)
+
+
+def test_a_varied_training_tells_what_may_be_missing():
+    from otrain_core.networks.export_onnx import model_record
+
+    options = {"inputs": ["difference", "psf", "reference"], "size": 32}
+    assert not {"optional", "least_size"} & model_record({}, {"options": options}).keys()
+    options["vary_inputs"] = {"no_psf": 0.3, "no_images": 0.2, "no_mask": 0.1, "pixels": 0.1}
+    record = model_record({}, {"options": options})
+    assert record["optional"] == ["psf", "reference"] and record["least_size"] == 28
+
+
 EXPORTS = """
 import sys
 from otrain_core.networks import architecture
