@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from otrain_core.errors import ConfigError, ImageError
+from otrain_core.widths import FWHM_PER_SIGMA
 
 # Columns that name a position, in order of preference. Those of Source Extractor and gmadet count from 1.
 PIXELS = ((("x", "y"), 0), (("XWIN_IMAGE", "YWIN_IMAGE"), 1), (("X_IMAGE", "Y_IMAGE"), 1), (("Xpos", "Ypos"), 1))
@@ -25,6 +26,9 @@ FORMATS = {
 } | dict.fromkeys((".fits", ".fit", ".cat", ".ldac"), "fits")
 FORMATS |= dict.fromkeys((".vot", ".votable"), "votable")
 MAX_CANDIDATES = 10**7
+BRIGHT = 8.0  # sigma of a pixel; sources whose width tells that of the PSF
+FEW_SOURCES = 5
+UNKNOWN_FWHM = 3.0  # [px]
 BLOCK = 2048  # candidates at a time: 40 MB of cutouts of 32 px
 
 log = logging.getLogger(__name__)
@@ -289,8 +293,8 @@ def cut_blocks(
     ----------
     difference : path-like or numpy.ndarray
     candidates : optional
-        As `read_candidates` takes them; without, they are detected on the difference, for which the FWHM
-        of the PSF must be known.
+        As `read_candidates` takes them; without, they are detected on the difference, with the FWHM of its bright
+        sources where that of the PSF is not known.
     size : int
         Side [px].
     science, reference, mask : path-like, optional
@@ -317,7 +321,7 @@ def cut_blocks(
     Raises
     ------
     ImageError, ConfigError
-        A file that cannot be used, planes of different shapes, no FWHM where one is needed, no candidate in the image.
+        A file that cannot be used, planes of different shapes, no candidate in the image.
     """
     from otrain_core.candidates.cutouts import make_cutouts
     from otrain_core.images.wcs import pixel_to_sky
@@ -424,14 +428,16 @@ def _detect(
     from otrain_core.candidates.detect import detect_candidates
     from otrain_core.plan.pipelines import CutoutsOptions, DetectOptions
 
-    if fwhm is None:
-        raise ConfigError("detection needs the FWHM of the PSF: give a science image, or psf as a number [px]")
     if not (np.isfinite(threshold) and threshold > 0):
         raise ConfigError(f"threshold: a positive number of sigma is needed, found {threshold}")
     background = sep.Background(np.where(mask != 0, 0, plane).astype(np.float32), mask=mask != 0)
+    plane, rms = plane - background.back(), background.rms()
+    if fwhm is None:
+        fwhm = _fwhm_of_sources(plane, rms, mask)
+        log.warning("%s: no PSF and no science image: detected with a FWHM of %.1f px", name, fwhm)
     table = detect_candidates(
-        plane - background.back(),
-        background.rms(),
+        plane,
+        rms,
         mask,
         image=name,
         seeing=fwhm,
@@ -442,6 +448,17 @@ def _detect(
         psf=psf,
     )
     return {key: table[key].to_numpy() for key in ("candid", "x", "y", "ra", "dec")}
+
+
+def _fwhm_of_sources(plane: np.ndarray, rms: np.ndarray, mask: np.ndarray) -> float:
+    """Median FWHM [px] of the bright positive sources of a difference, `UNKNOWN_FWHM` with fewer than `FEW_SOURCES`."""
+    import sep
+
+    lost = (mask != 0) | ~np.isfinite(plane)
+    found = sep.extract(np.where(lost, 0, plane).astype(np.float32), BRIGHT, err=rms.astype(np.float32), mask=lost)
+    width = FWHM_PER_SIGMA * np.sqrt(found["a"] * found["b"])
+    width = width[(found["b"] > 0.5 * found["a"]) & (width > 1)]  # trails, columns and cosmic rays are no stars
+    return float(np.clip(np.median(width), 1.2, 10)) if len(width) >= FEW_SOURCES else UNKNOWN_FWHM
 
 
 def _as_table(found: Mapping[str, Any], fwhm: float | None) -> Any:

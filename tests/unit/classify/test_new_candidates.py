@@ -84,8 +84,19 @@ def test_detection_where_there_is_no_list(field):
     path, sources = field
     _, table = cut_candidates(path, size=21, psf=str(SEEING))
     assert 0.85 * len(sources) <= len(table["x"]) <= 1.1 * len(sources)
-    with pytest.raises(ConfigError, match="needs the FWHM"):
-        cut_candidates(path, size=21)
+
+
+def test_detection_with_nothing_but_a_difference(field, caplog):
+    """The width of the PSF comes from the bright sources; the cutouts do not claim to know it."""
+    path, sources = field
+    cutouts, table = cut_candidates(path, size=21)
+    assert 0.85 * len(sources) <= len(table["x"]) <= 1.1 * len(sources)
+    told = float(caplog.text.split("FWHM of ")[1].split()[0])
+    assert told == pytest.approx(SEEING, rel=0.25)
+    assert "seeing" not in cutouts and np.isnan(cutouts["cube"][..., 4]).all()
+    noise = np.random.default_rng(1).normal(0, 5, (200, 200)).astype(np.float32)
+    cut_candidates(noise, size=21)
+    assert "diff: no PSF" in caplog.text and "difference: no PSF and no science image" in caplog.text
 
 
 def test_binned_images(field, tmp_path):
