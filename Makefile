@@ -12,7 +12,7 @@ MLFLOW := MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
 STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup programs slurm-programs demo resume test test-cluster bench scale lint format config lock ui server clean paper paper-draw paper-estimate
+.PHONY: help setup programs slurm-programs demo resume test test-cluster bench scale real-sky lint format config lock ui server clean paper paper-draw paper-estimate
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -80,6 +80,11 @@ bench: setup ## cost of otrain2 beside the paper's network, side by side (result
 
 scale: setup ## cost of a cutout in cubes of 1000 to a million (results/scale; 30 GB of disk, half an hour)
 	@$(RUN) python -m tools.scale
+
+MODELS ?=
+
+real-sky: setup ## score models on the real sky (MODELS="A.onnx B.onnx"; needs ../shared/data, half an hour the first time; results/real-sky)
+	@$(RUN) python -m tools.real_sky -m $(MODELS)
 
 lint: setup ## ruff, snakefmt, snakemake --lint, the contract of imports, types
 	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) snakefmt --check workflow && $(RUN) lint-imports && $(RUN) mypy && $(RUN) python -m pytest -q tests/workflow/test_dry_run.py -k lint

@@ -23,7 +23,7 @@ from otrain_core.errors import ImageError
 from otrain_core.images.frames import Image
 from otrain_core.images.pixels import add_stamp, value_at
 from otrain_core.images.wcs import sky_to_pixel
-from otrain_core.plan.pipelines import InjectOptions
+from otrain_core.plan.pipelines import InjectOptions, PsfOptions
 from otrain_core.stars.one_star import StarFit, fit_star, others
 from otrain_core.stars.psf import measure_psf
 from otrain_core.stars.psf_model import PSFModel
@@ -32,7 +32,7 @@ from otrain_core.stars.truth import TRUTH_COLUMNS, add_light, limits, sky_positi
 
 log = logging.getLogger("otrain.real_stars")
 
-DEFAULTS = InjectOptions()
+DEFAULTS, PSF_DEFAULTS = InjectOptions(), PsfOptions()
 MIN_SNR = 8.0
 MAX_CHI2 = 3.0  # per pixel of the core
 STAMP_RADIUS = 4.0  # of a transplanted star, with a soft edge over the last quarter [FWHM]
@@ -233,7 +233,9 @@ def transplant(
     return added, pd.DataFrame(rows, columns=["x", "y", "mag", "flux"])
 
 
-def remove_stars(reference: Image, stars: pd.DataFrame, *, name: str) -> tuple[Image, dict[str, Any]]:
+def remove_stars(
+    reference: Image, stars: pd.DataFrame, *, name: str, options: PsfOptions = PSF_DEFAULTS
+) -> tuple[Image, dict[str, Any]]:
     """Take stars out of a reference with the reference's own PSF, and add sources that fade.
 
     Every star is found by its sky position, after a shift common to all; flux, position
@@ -250,6 +252,8 @@ def remove_stars(reference: Image, stars: pd.DataFrame, *, name: str) -> tuple[I
         id, ra, dec [deg], flux [ADU of the science image].
     name : str
         Name of the science image, for the log, and for the photon noise of what is added.
+    options : PsfOptions
+        Those of the science image: which stars make the PSF of the reference.
 
     Returns
     -------
@@ -276,7 +280,9 @@ def remove_stars(reference: Image, stars: pd.DataFrame, *, name: str) -> tuple[I
         return nothing("the science image has no WCS")
     try:
         sky = measure_sky(reference)
-        psf, _ = measure_psf(reference, sky=sky)
+        # The reference needs no zero point and has its WCS.
+        stars_of = options.model_copy(update={"method": "empirical", "astrometry": "none", "photometry": "header"})
+        psf, _ = measure_psf(reference, options=stars_of, sky=sky)
     except ImageError as error:
         return nothing(f"no PSF of the reference: {error.message}")
     x, y = sky_to_pixel(reference.wcs, ra, dec, shape=reference.shape)

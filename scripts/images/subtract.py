@@ -3,8 +3,10 @@
 from otrain_core.jobs.job import job_logging
 
 with job_logging(snakemake):
+    from functools import partial
+
     from otrain_core.images.subtract import subtract_files
-    from otrain_core.plan.pipelines import SubtractOptions
+    from otrain_core.plan.pipelines import PsfOptions, SubtractOptions
     from otrain_core.plan.telescopes import Detector
     from otrain_core.stars.real_stars import remove_stars
 
@@ -19,5 +21,5 @@ with job_logging(snakemake):
         wcs=snakemake.params.wcs,
         injected=snakemake.input.injected,
         options=SubtractOptions.model_validate(snakemake.params.options),
-        remove_stars=remove_stars,
+        remove_stars=partial(remove_stars, options=PsfOptions.model_validate(snakemake.params.psf_options)),
     )

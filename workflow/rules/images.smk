@@ -55,6 +55,7 @@ rule subtract:
         detector=detector,
         wcs=wcs_path,
         options=step("subtract"),
+        psf_options=step("psf"),
         stamps=lambda wildcards: RUN.inputs.stamps([reference_path(wildcards)]),
         code=code_of("images/subtract"),
     script:

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from otrain_core.images.wcs import sky_to_pixel
-from otrain_core.plan.pipelines import InjectOptions
+from otrain_core.plan.pipelines import InjectOptions, PsfOptions
 from otrain_core.stars.inject import inject_sources
 from otrain_core.stars.real_stars import add_real_stars, remove_stars
 from otrain_core.stars.truth import TRUTH_COLUMNS
@@ -170,6 +170,16 @@ def test_reference_without_a_psf_is_no_crash(science, sharp):
     empty = np.random.default_rng(1).normal(300, 10, SHAPE).astype(np.float32)
     same, record = remove_stars(type(sharp)(**{**sharp.__dict__, "data": empty}), stars, name="a")
     assert record["removed"] == [] and "no PSF of the reference" in record["failed"][0]["reason"]
+
+
+def test_the_psf_of_the_reference_has_the_options_of_the_pipeline(science, sharp):
+    stars = choose(science, removed=10)[3].query("kind == 'removed'")
+    strict = PsfOptions(method="psfex", photometry="catalogue", min_stars=900)
+    same, record = remove_stars(sharp, stars, name="a", options=strict)
+    assert same is sharp and "at least 900 are needed" in record["failed"][0]["reason"]
+    # Neither PSFEx nor a catalogue is needed for a reference.
+    _, record = remove_stars(sharp, stars, name="a", options=strict.model_copy(update={"min_stars": 4}))
+    assert len(record["removed"]) >= 7
 
 
 @pytest.mark.parametrize("centre", [(0.0, 5.0), (30.0, 89.95)], ids=["across ra 0", "at the pole"])
