@@ -118,6 +118,25 @@ def read_benchmark(path: str | Path) -> tuple[float, float]:
     return cpu, number(row, "max_rss")
 
 
+def fused_costs(cube: str | Path) -> dict[tuple[str, str], tuple[float, float]]:
+    """CPU time [s] and peak memory [MB] by image and step, from the records of jobs that took whole images.
+
+    Parameters
+    ----------
+    cube : path-like
+        Folder of a cube; empty where its images were not fused (`run.fused`). The start of a process is the step
+        ``start`` of the first image of its job.
+    """
+    costs = {}
+    for path in sorted(Path(cube).glob("images/*/steps.csv")):
+        table = table_if_there(path)
+        if table is not None:
+            table["image"] = table["image"].replace("", path.parent.name)
+            for row in table.itertuples():
+                costs[row.image, row.step] = (float(row.cpu_seconds), float(row.peak_mb))
+    return costs
+
+
 def read_failure(path: str | Path) -> dict[str, Any] | None:
     """What a failed image left in place of a file: image, key, message, step; None where it did not fail."""
     try:

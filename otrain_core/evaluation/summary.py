@@ -21,6 +21,7 @@ from otrain_core.results import (
     RUN_KEYS,
     STEPS,
     TABLES,
+    fused_costs,
     image_folder,
     job_folder,
     number,
@@ -162,6 +163,7 @@ def _quality_rows(root: Path, cubes: Iterable[str], images: Mapping[str, Sequenc
     rows = []
     for cube in cubes:
         telescope, pipeline = cube.split("/")
+        fused = fused_costs(root / cube)
         for image in images.get(telescope, []):
             owners = (pipeline, "sky")
             rows.append(
@@ -171,6 +173,7 @@ def _quality_rows(root: Path, cubes: Iterable[str], images: Mapping[str, Sequenc
                     pipeline=pipeline,
                     failures=[job_folder(root, "failures", telescope, owner, image) for owner in owners],
                     benchmarks=[job_folder(root, "benchmarks", telescope, owner, image) for owner in owners],
+                    fused=fused,
                 )
             )
     return rows
@@ -256,6 +259,7 @@ def quality_row(
     pipeline: str,
     failures: Iterable[str | Path] = (),
     benchmarks: Iterable[str | Path] = (),
+    fused: Mapping[tuple[str, str], tuple[float, float]] | None = None,
 ) -> dict[str, Any]:
     """Row of one image.
 
@@ -267,6 +271,8 @@ def quality_row(
     telescope, pipeline : str
     failures, benchmarks : iterable of path-like
         Folders with ``{step}.json`` of failed steps, and with ``{step}.tsv`` of Snakemake.
+    fused : mapping, optional
+        Costs of steps that ran in one job, see `otrain_core.results.fused_costs`.
 
     Returns
     -------
@@ -301,6 +307,7 @@ def quality_row(
     row["candidates_per_sq_deg"] = row["candidates"] / row["field_sq_deg"]
     for step in STEPS:
         times = [read_benchmark(Path(part) / f"{step}.tsv") for part in benchmarks]
+        times.append((fused or {}).get((folder.name, step), (np.nan, np.nan)))
         cpu, memory = next((pair for pair in times if np.isfinite(pair[0])), (np.nan, np.nan))
         row[f"{step}_cpu_seconds"], row[f"{step}_peak_mb"] = cpu, memory
     return row

@@ -6,8 +6,9 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,6 +36,17 @@ def job_logging(snakemake: Any) -> Iterator[None]:
     handlers = _start_logging(log_path)
     wildcards = dict(snakemake.wildcards.items())
     try:
+        with _failures_told(snakemake, wildcards, log_path):
+            yield
+    finally:
+        for handler in handlers[1:]:
+            handler.close()
+
+
+@contextmanager
+def _failures_told(snakemake: Any, wildcards: dict[str, str], log_path: Path | None) -> Iterator[None]:
+    """What `job_logging` does with a failure, for a rule or for one of the steps that a job runs."""
+    try:
         yield
     except (OtrainError, OSError) as error:
         image_error = _of_image(error, wildcards, log_path)
@@ -52,9 +64,35 @@ def job_logging(snakemake: Any) -> Iterator[None]:
         if "image" in wildcards:
             _failure_path(snakemake, wildcards).unlink(missing_ok=True)
         refused_path(snakemake.rule, wildcards).unlink(missing_ok=True)
-    finally:
-        for handler in handlers[1:]:
-            handler.close()
+
+
+@dataclass
+class _Step:
+    """What the handling of failures reads of Snakemake's object."""
+
+    rule: str
+    output: list[str | Path]
+
+
+@contextmanager
+def step_of_job(
+    rule: str, outputs: Iterable[str | Path], *, wildcards: dict[str, str], log_path: str | Path | None
+) -> Iterator[None]:
+    """Run one of several steps within a job: its failures are told and marked as if it were the job of a rule.
+
+    Parameters
+    ----------
+    rule : str
+        Name of the step.
+    outputs : iterable of path-like
+        Files that it writes.
+    wildcards : dict of str
+        As of the rule: telescope, pipeline, image.
+    log_path : path-like or None
+        Log of the job.
+    """
+    with _failures_told(_Step(rule, list(outputs)), wildcards, Path(log_path) if log_path else None):
+        yield
 
 
 def _start_logging(log_path: Path | None) -> list[logging.Handler]:

@@ -7,7 +7,6 @@ a temporary folder.
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from otrain_core.arrays import read_stack
-from otrain_core.candidates.cutouts import CUTOUT_COLUMNS, cutouts_files
-from otrain_core.candidates.detect import detect_files
+from otrain_core.candidates.cutouts import CUTOUT_COLUMNS
+from otrain_core.chain.image import Clock, ImageSteps
 from otrain_core.classify.descriptors import DESCRIPTORS
-from otrain_core.images.prepare import prepare_files
-from otrain_core.images.subtract import subtract_files
 from otrain_core.io import read_json, read_table, write_table
 from otrain_core.plan.recipe import Recipe
-from otrain_core.stars.psf import psf_files
 
 if TYPE_CHECKING:
     from otrain_core.classify import Classifier
@@ -108,143 +104,24 @@ def search_image(
     ImageError
         The image or its reference cannot be used; the key says what is wrong.
     """
-    clock = _Clock()
+    clock, kept = Clock(), Path(difference) if difference else None
     with tempfile.TemporaryDirectory(prefix="otrain-search-") as folder:
-        files = _Files(Path(folder), Path(difference) if difference else None)
-        _subtract(files, clock, science, reference, recipe=recipe, image=image, wcs=wcs, catalogue=catalogue)
-        _cut(files, clock, recipe=recipe, image=image, wcs=wcs, catalogue=catalogue)
+        run = ImageSteps(image, recipe, Path(folder), Path(folder), clock, wcs)
+        run.psf(science, catalogue=catalogue)
+        run.subtract(science, reference, difference=kept)
+        run.detect(catalogue=catalogue, difference=kept)
+        psf, subtraction = read_json(run.file("psf.json")), read_json(run.file("subtract.json"))
+        write_table(run.file("labelled.csv"), _unlabelled(read_table(run.file("candidates.csv")), psf["seeing_px"]))
+        run.cutouts(difference=kept)
         with clock("classify"):
-            stack = read_stack(files.path("cutouts.npz"))
+            stack = read_stack(run.file("cutouts.npz"))
             stack["cube"] = stack.pop("stack")
             scored = classifier.classify(stack)
-        psf, subtraction = read_json(files.path("psf.json")), read_json(files.path("subtract.json"))
     table, order = _table(stack, scored)
     record = _record(image, table, psf, subtraction, clock.seconds)
     record |= {"science": str(science), "reference": str(reference)}
     described = {name: np.asarray(scored[name])[order] for name in DESCRIPTORS}
     return Search(table, stack["cube"][order], described, record)
-
-
-@dataclass(frozen=True)
-class _Files:
-    """The files of one search: all in a temporary folder, but for a difference that is kept."""
-
-    folder: Path
-    kept: Path | None
-
-    def path(self, name: str) -> Path:
-        return self.folder / name
-
-    @property
-    def difference(self) -> Path:
-        return self.kept or self.folder / "difference.fits"
-
-
-def _subtract(
-    files: _Files,
-    clock: _Clock,
-    science: str | Path,
-    reference: str | Path,
-    *,
-    recipe: Recipe,
-    image: str,
-    wcs: str | Path | None,
-    catalogue: str | Path | None,
-) -> None:
-    """From the frame to the difference: the steps psf, prepare and subtract."""
-    with clock("psf"):
-        psf_files(
-            science=science,
-            psf=files.path("psf.fits"),
-            record=files.path("psf.json"),
-            image=image,
-            detector=recipe.detector,
-            wcs=wcs,
-            catalogue=catalogue,
-            needs_wcs=False,
-            cutout_size=recipe.pipeline.cutouts.size,
-            options=recipe.pipeline.psf,
-        )
-    with clock("prepare"):
-        prepare_files(
-            injected=science,
-            psf_record=files.path("psf.json"),
-            prepared=files.path("prepared.fits"),
-            image=image,
-            detector=recipe.detector,
-            wcs=wcs,
-            options=recipe.pipeline.prepare,
-        )
-    with clock("subtract"):
-        subtract_files(
-            prepared=files.path("prepared.fits"),
-            psf_record=files.path("psf.json"),
-            reference=reference,
-            difference=files.difference,
-            record=files.path("subtract.json"),
-            image=image,
-            detector=recipe.detector,
-            wcs=wcs,
-            options=recipe.pipeline.subtract,
-        )
-
-
-def _cut(
-    files: _Files,
-    clock: _Clock,
-    *,
-    recipe: Recipe,
-    image: str,
-    wcs: str | Path | None,
-    catalogue: str | Path | None,
-) -> None:
-    """From the difference to cutouts: the steps detect and cutouts."""
-    with clock("detect"):
-        detect_files(
-            difference=files.difference,
-            psf=files.path("psf.fits"),
-            psf_record=files.path("psf.json"),
-            candidates=files.path("candidates.csv"),
-            image=image,
-            telescope=recipe.telescope,
-            size=recipe.pipeline.cutouts.size,
-            options=recipe.pipeline.detect,
-            wcs=wcs,
-            subtract_record=files.path("subtract.json"),
-            catalogue=catalogue,
-        )
-    with clock("cutouts"):
-        seeing = read_json(files.path("psf.json"))["seeing_px"]
-        write_table(files.path("labelled.csv"), _unlabelled(read_table(files.path("candidates.csv")), seeing))
-        cutouts_files(
-            labelled=files.path("labelled.csv"),
-            difference=files.difference,
-            psf=files.path("psf.fits"),
-            psf_record=files.path("psf.json"),
-            subtract_record=files.path("subtract.json"),
-            cutouts=files.path("cutouts.npz"),
-            telescope=recipe.telescope,
-            pipeline=recipe.name,
-            image=image,
-            options=recipe.pipeline.cutouts,
-        )
-
-
-class _Clock:
-    """CPU seconds of the steps."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def __call__(self, step: str) -> _Clock:
-        self._step = step
-        return self
-
-    def __enter__(self) -> None:
-        self._start = time.process_time()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds[self._step] = round(time.process_time() - self._start, 3)
 
 
 def _unlabelled(candidates: Any, seeing: float) -> Any:

@@ -18,7 +18,7 @@ import pandas as pd
 from otrain_core.cubes.split import PAPER_FRACTION
 from otrain_core.io import read_table, write_table
 from otrain_core.paper.plan import SWEEPS
-from otrain_core.results import STEPS, number, read_benchmark, read_record
+from otrain_core.results import STEPS, fused_costs, number, read_benchmark, read_record
 
 if TYPE_CHECKING:
     from otrain_core.plan.run import Run
@@ -65,12 +65,18 @@ def recorded_costs(root: str | Path) -> pd.DataFrame:
     """CPU seconds of the jobs of earlier runs, by rule: mean, size (how many) and known_from.
 
     Read are Snakemake's benchmark files under ``benchmarks``; where a rule has none, what was published: the tables
-    ``published/*/benchmarks.csv`` and, for the steps of an image, ``published/*/quality.csv``.
+    ``published/*/benchmarks.csv`` and, for the steps of an image, ``published/*/quality.csv``. The rule image, all
+    steps of a job in one process, takes their sum where it was not run itself.
     """
     rows = [
         {"rule": _rule_of(path), "cpu": read_benchmark(path)[0]}
         for path in sorted(Path(root, "benchmarks").rglob("*.tsv"))
     ]
+    for cube in sorted(path.parent for path in Path(root).glob("*/*/images")):
+        fused = fused_costs(cube)
+        rows += [{"rule": step, "cpu": cpu} for (_, step), (cpu, _) in fused.items() if step != "start"]
+        jobs = sum(step == "start" for _, step in fused)
+        rows += [{"rule": "image", "cpu": sum(cpu for cpu, _ in fused.values()) / jobs}] * jobs
     table = pd.DataFrame(rows, columns=["rule", "cpu"]).dropna()
     costs = table.groupby("rule")["cpu"].agg(["mean", "size"]).assign(known_from="results/benchmarks")
     for path in sorted(Path(root, "published").glob("*/benchmarks.csv")):
@@ -83,6 +89,9 @@ def recorded_costs(root: str | Path) -> pd.DataFrame:
         values = pd.concat([part[column] for part in published if column in part] or [pd.Series(dtype=float)]).dropna()
         if step not in costs.index and len(values):
             costs.loc[step] = [values.mean(), len(values), "results/published/*/quality.csv"]
+    known = [step for step in STEPS if step in costs.index]
+    if "image" not in costs.index and known:
+        costs.loc["image"] = [costs.loc[known, "mean"].sum(), 0, "its steps, one by one"]
     return costs
 
 

@@ -305,6 +305,16 @@ class RunOptions(Section):
     max_images: int | None = Field(
         None, ge=1, description="use at most so many science images of each telescope, the first ones (null: all)"
     )
+    fused: bool = Field(
+        False,
+        description="all steps of an image in one job and one process: the same cutouts with less time and fewer files",
+    )
+    images_per_job: int = Field(
+        1,
+        ge=1,
+        le=10_000,
+        description="images that one job takes, one after the other (with fused; more for small images)",
+    )
     protocols: list[Literal["grouped", "paper"]] = Field(
         ["grouped"],
         min_length=1,

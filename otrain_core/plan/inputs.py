@@ -66,6 +66,15 @@ class Inputs:
         """Place of a science image among those of its telescope, from 0."""
         return self._numbers[telescope][image]
 
+    def parts(self, telescope: str) -> list[str]:
+        """First image of every part of a telescope: the `run.images_per_job` images that one fused job takes."""
+        return self._images[telescope][:: self._config.run.images_per_job]
+
+    def part(self, telescope: str, first: str) -> list[str]:
+        """Images of the part of a telescope that begins with an image."""
+        start = self._numbers[telescope][first]
+        return self._images[telescope][start : start + self._config.run.images_per_job]
+
     def simulated(self, telescope: str) -> dict[str, Any]:
         """Entry of a simulated telescope, less what does not change the pixels of an image."""
         return self._telescopes[telescope].model_dump(

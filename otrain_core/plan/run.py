@@ -170,6 +170,17 @@ class Run:
         }
         return any(needs.values()) if step is None else needs[step]
 
+    def reads_catalogue(self, telescope: str, pipeline: str, step: str) -> bool:
+        """Whether a step (psf or detect) reads the star catalogue; psf checks the WCS with one that is made anyway."""
+        made = self.needs_catalogue(telescope, pipeline) or self.inputs.knows_objects(telescope)
+        at_hand = step == "psf" and bool(self.telescopes[telescope].catalogue) and made
+        return at_hand or self.needs_catalogue(telescope, pipeline, step)
+
+    def makes_sky(self, telescope: str) -> bool:
+        """Whether the job of a fused image simulates it, or reads its catalogues: no other pipeline or service needs them."""
+        cubes = [cube for cube in self.config.run.cubes if cube.split("/")[0] == telescope]
+        return len(cubes) == 1 and not self.inputs.asks_network(telescope)
+
     def trainings(self, protocol: str | None = None) -> list[str]:
         """Folders of all trainings of the run, or of those under one protocol."""
         run = self.config.run

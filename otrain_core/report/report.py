@@ -29,7 +29,7 @@ from otrain_core.report.studies import (
     transfer_part,
 )
 from otrain_core.report.text import config_lines, map_cautions, page_templates, verdict, words
-from otrain_core.results import STEPS, TABLES, image_folder, number, read_benchmark, read_record, run_keys
+from otrain_core.results import STEPS, TABLES, fused_costs, image_folder, number, read_benchmark, read_record, run_keys
 
 RATES = {  # columns of the table of all trainings: heading, percent?
     "mcc": ("MCC", False),
@@ -372,11 +372,15 @@ def _timing(folder: Path, cubes: list[str]) -> list[dict[str, Any]]:
         if len(parts) == 1 or mine:
             cpu, memory = read_benchmark(path)
             rows.append({"step": path.stem, "cpu": cpu, "memory": memory})
+    for cube in cubes:
+        for (_, step), (cpu, memory) in fused_costs(folder.parent / cube).items():
+            rows.append({"step": step, "cpu": cpu, "memory": memory})
     if not rows:
         return []
     table = pd.DataFrame(rows).groupby("step")
     result = table["cpu"].agg(jobs="size", median="median", largest="max", total="sum").join(table["memory"].max())
     order = [
+        "start",
         "simulate",
         "reference",
         *STEPS[1:],

@@ -7,7 +7,7 @@ with job_logging(snakemake):
     from otrain_core.plan.config import CubeOptions
 
     cube_files(
-        stacks=list(snakemake.input.stacks),
+        stacks=list(snakemake.params.stacks),
         cube=snakemake.output.cube,
         real_stars=snakemake.output.real_stars,
         record=snakemake.output.record,

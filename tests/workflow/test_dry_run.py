@@ -53,6 +53,26 @@ def test_default_run(root, tmp_path):
     assert jobs == golden
 
 
+def test_fused_images_are_one_job_each_and_parts_of_a_telescope_one_job(root, tmp_path):
+    """The same targets, with the rules of the single steps in one."""
+    for per_job, n in ((1, 30), (4, 8)):
+        values = f"run={{'fused': True, 'images_per_job': {per_job}}}"
+        result = snakemake(root, "--cores", "2", "-n", "--directory", str(tmp_path), "--config", values)
+        jobs = planned_jobs(result.stdout)
+        assert jobs.pop("image") == n
+        assert not {"simulate", "psf", "inject", "prepare", "subtract", "detect", "crossmatch", "cutouts"} & set(jobs)
+        assert (jobs["cube"], jobs["train"], jobs["report"]) == (1, 2, 1)
+
+
+def test_fused_images_of_two_pipelines_share_their_sky(root, tmp_path):
+    config = tmp_path / "two.yaml"
+    config.write_text(
+        "pipelines: {other: {detect: {threshold: 6}}}\nrun: {cubes: [demo/builtin, demo/other], fused: true}\n"
+    )
+    jobs = planned_jobs(snakemake(root, "-n", "--directory", str(tmp_path), "--configfile", str(config)).stdout)
+    assert (jobs["simulate"], jobs["image"]) == (30, 60)
+
+
 def test_both_protocols(root, tmp_path):
     config = tmp_path / "both.yaml"
     config.write_text("run: {protocols: [grouped, paper], experiments: [paper], seeds: [1, 2]}\n")
@@ -237,6 +257,7 @@ def test_no_step_before_train_imports_tensorflow(root):
         "from otrain_core.candidates import detect, crossmatch, cutouts\n"
         "from otrain_core.cubes import cube, split\n"
         "from otrain_core.sky import simulate, reference\n"
+        "from otrain_core.chain import image\n"
         "heavy = [m for m in ('tensorflow', 'keras', 'mlflow', 'matplotlib', 'sklearn', 'galsim', 'stdpipe') if m in sys.modules]\n"
         "sys.exit(', '.join(heavy) or 0)\n"
     )

@@ -117,10 +117,7 @@ def catalogue_for(step):
     """The star catalogue, where a step of the pipeline needs one; psf checks the WCS with one that is made anyway."""
 
     def path(wildcards):
-        telescope = wildcards.telescope
-        made = RUN.needs_catalogue(telescope, wildcards.pipeline) or RUN.inputs.knows_objects(telescope)
-        at_hand = step == "psf" and RUN.telescopes[telescope].catalogue and made
-        if not at_hand and not RUN.needs_catalogue(telescope, wildcards.pipeline, step):
+        if not RUN.reads_catalogue(wildcards.telescope, wildcards.pipeline, step):
             return []
         return f"results/{wildcards.telescope}/sky/{wildcards.image}/catalogue.csv"
 
@@ -134,10 +131,17 @@ def known_objects(wildcards):
 
 
 def stacks(wildcards):
-    return [
-        f"results/{wildcards.telescope}/{wildcards.pipeline}/images/{image}/cutouts.npz"
-        for image in RUN.inputs.images(wildcards.telescope)
-    ]
+    """Cutouts of every image of a telescope."""
+    folder = f"results/{wildcards.telescope}/{wildcards.pipeline}/images"
+    return [f"{folder}/{image}/cutouts.npz" for image in RUN.inputs.images(wildcards.telescope)]
+
+
+def finished_images(wildcards):
+    """What the cube waits for: the cutouts or, with fused images, the records of the jobs that made them."""
+    folder = f"results/{wildcards.telescope}/{wildcards.pipeline}/images"
+    if not RUN.config.run.fused:
+        return stacks(wildcards)
+    return [f"{folder}/{first}/steps.csv" for first in RUN.inputs.parts(wildcards.telescope)]
 
 
 def trainings(*names):

@@ -1,7 +1,7 @@
 rule cube:
     """Assemble the cube of one telescope under one pipeline from the cutouts of all its images."""
     input:
-        stacks=stacks,
+        images=finished_images,
         labels=RUN.labels or [],
     output:
         cube="results/{telescope}/{pipeline}/cube.npz",
@@ -18,6 +18,7 @@ rule cube:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
+        stacks=stacks,
         folder=lambda wildcards: RUN.inputs.folder(wildcards.telescope),
         seed=RUN.config.seed,
         options=RUN.config.cube.model_dump(),

@@ -1,0 +1,1 @@
+"""The steps of one image, from the frame to cutouts, in one process."""

@@ -1,0 +1,104 @@
+"""What a job reads that runs all steps of one image, or of some images, in one process (`run.fused`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from otrain_core.plan.pipelines import STEP_OPTIONS, Pipeline
+from otrain_core.plan.sections import Section
+from otrain_core.plan.telescopes import Detector, Telescope
+
+if TYPE_CHECKING:
+    from otrain_core.plan.run import Run
+
+
+class Frame(Section):
+    """One science image and its inputs."""
+
+    image: str
+    number: int  # among the images of its telescope, from 0
+    science: str
+    reference: str
+    wcs: str | None = None
+    field: str = ""  # what the sheet says that it shows
+
+
+class Chain(Section):
+    """The steps of the images of one telescope under one pipeline, and some of these images."""
+
+    telescope: str
+    name: str  # of the pipeline
+    pipeline: Pipeline
+    detector: Detector
+    seed: int
+    needs_wcs: bool
+    makes_sky: bool  # simulated images, star catalogues and known objects are made here, not by the rules of the sky
+    simulated: Telescope | None = None
+    catalogue: str | None = None  # files of the star catalogue and of the known objects of a real telescope
+    known: str | None = None
+    psf_catalogue: bool = False  # whether the step reads the star catalogue
+    detect_catalogue: bool = False
+    knows_objects: bool = False
+    frames: list[Frame]
+
+
+def chain_record(run: Run, telescope: str, pipeline: str, image: str) -> dict[str, Any]:
+    """Plain values of the `Chain` of one job: the images of a part of the telescope, which has the name of its first."""
+    inputs, steps = run.inputs, run.config.pipelines[pipeline]
+    entry, makes_sky = run.telescopes[telescope], run.makes_sky(telescope)
+    frames = [
+        Frame(
+            image=name,
+            number=inputs.number(telescope, name),
+            science=inputs.science(telescope, name),
+            reference=inputs.reference(telescope, name),
+            wcs=inputs.wcs(telescope, name),
+            field=inputs.field(telescope, name),
+        )
+        for name in inputs.part(telescope, image)
+    ]
+    chain = Chain(
+        telescope=telescope,
+        name=pipeline,
+        pipeline=Pipeline(**{step: steps.options(telescope, step) for step in STEP_OPTIONS}),
+        detector=entry.detector,
+        seed=run.config.seed,
+        needs_wcs=run.needs_wcs(telescope, pipeline),
+        makes_sky=makes_sky,
+        simulated=inputs.simulated(telescope) if entry.source == "simulated" else None,
+        catalogue=inputs.catalogue_file(telescope, "catalogue") if entry.source == "images" else None,
+        known=inputs.catalogue_file(telescope, "known") if entry.source == "images" else None,
+        psf_catalogue=run.reads_catalogue(telescope, pipeline, "psf"),
+        detect_catalogue=run.reads_catalogue(telescope, pipeline, "detect"),
+        knows_objects=inputs.knows_objects(telescope),
+        frames=frames,
+    )
+    return chain.model_dump()
+
+
+def chain_inputs(run: Run, telescope: str, pipeline: str, image: str) -> list[str]:
+    """Files that the images of a part wait for: science images, references, and what the rules of the sky make."""
+    inputs, sky = run.inputs, f"results/{telescope}/sky"
+    files = []
+    reads_catalogue = any(run.reads_catalogue(telescope, pipeline, step) for step in ("psf", "detect"))
+    for name in inputs.part(telescope, image):
+        made_here = run.makes_sky(telescope)
+        if run.telescopes[telescope].source != "simulated" or not made_here:
+            files += [inputs.science(telescope, name), inputs.reference(telescope, name)]
+        if not made_here:
+            files += [f"{sky}/{name}/truth.csv"] if run.telescopes[telescope].source == "simulated" else []
+            files += [f"{sky}/{name}/catalogue.csv"] if reads_catalogue else []
+            files += [f"{sky}/{name}/known.csv"] if inputs.knows_objects(telescope) else []
+    return list(dict.fromkeys(files))
+
+
+def chain_stamps(run: Run, telescope: str, pipeline: str, image: str) -> list[list[int] | None]:
+    """Size and time of the user's files that the images of a part are made of, see `otrain_core.plan.inputs`."""
+    inputs = run.inputs
+    paths = [
+        path
+        for name in inputs.part(telescope, image)
+        for path in (inputs.science(telescope, name), inputs.wcs(telescope, name), inputs.reference(telescope, name))
+    ]
+    paths += [file for key in ("catalogue", "known") for file in inputs.source_files(telescope, key)]
+    return inputs.stamps(paths)

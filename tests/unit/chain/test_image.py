@@ -1,0 +1,87 @@
+"""All steps of one image in one process: bad images, costs. That it equals the single rules: tests/e2e/test_fused.py."""
+
+import pandas as pd
+import pytest
+
+from otrain_core.chain.image import KEPT, Clock, image_files
+from otrain_core.io import read_json
+from otrain_core.jobs.job import KEEP_GOING
+from otrain_core.plan.chain import Chain, Frame
+from otrain_core.plan.pipelines import InjectOptions, Pipeline
+from otrain_core.plan.telescopes import Detector
+from otrain_core.results import fused_costs
+
+
+def chain_of(*frames):
+    return Chain(
+        telescope="T",
+        name="p",
+        pipeline=Pipeline(inject=InjectOptions(n_sources=20)),
+        detector=Detector(),
+        seed=1,
+        needs_wcs=False,
+        makes_sky=True,
+        frames=list(frames),
+    )
+
+
+def run(chain, cache):
+    image_files(chain=chain, steps="results/T/p/images/bad/steps.csv", cache=cache, log="image.log")
+
+
+@pytest.fixture
+def frames(night_pair, tmp_path, monkeypatch):
+    """A frame that is missing, and one that is good."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(KEEP_GOING, raising=False)
+    science, reference, _ = night_pair
+    bad = Frame(image="bad", number=0, science="bad.fits", reference=str(reference))
+    return bad, Frame(image="good", number=1, science=str(science), reference=str(reference))
+
+
+def test_a_bad_image_is_left_out_and_the_next_one_is_done(frames, tmp_path, monkeypatch):
+    monkeypatch.setenv(KEEP_GOING, "1")
+    run(chain_of(*frames), tmp_path)
+    bad, good = (tmp_path / f"results/T/p/images/{name}" for name in ("bad", "good"))
+    marks = {name: (bad / name).read_text() for name in KEPT}
+    assert all("otrain_failed" in text and "bad.fits: no such file" in text for text in marks.values())
+    assert '"step": "cutouts"' in marks["cutouts.npz"]  # as its own rule marks it
+    records = sorted(path.name for path in (tmp_path / "results/failures/T/p/bad").iterdir())
+    assert records == ["psf.json"]
+    assert sorted(path.name for path in good.iterdir()) == sorted(KEPT)
+    assert read_json(good / "crossmatch.json")["n_true"] > 0
+    costs = fused_costs(tmp_path / "results/T/p")
+    assert {step for image, step in costs if image == "good"} == {
+        "psf", "inject", "prepare", "subtract", "detect", "crossmatch", "cutouts"
+    }  # fmt: skip
+    assert costs["bad", "start"][0] > 0 and costs["good", "subtract"][1] > 50
+
+
+def test_a_bad_image_stops_the_job(frames, tmp_path):
+    run(chain_of(frames[1]), tmp_path)
+    stale = tmp_path / "results/T/p/images/bad"
+    (stale / "steps.csv").unlink()
+    (stale / "cutouts.npz").write_text("of an earlier run")
+    with pytest.raises(SystemExit):
+        run(chain_of(*frames), tmp_path)
+    assert list(stale.iterdir()) == []  # nothing old beside what would be new
+
+
+def test_the_buffers_of_sep_are_those_of_a_new_process(frames, tmp_path):
+    import sep
+
+    before = (sep.get_extract_pixstack(), sep.get_sub_object_limit())
+    sep.set_extract_pixstack(5)
+    try:
+        run(chain_of(frames[1]), tmp_path)
+    finally:
+        sep.set_extract_pixstack(before[0])
+        sep.set_sub_object_limit(before[1])
+    assert pd.read_csv("results/T/p/images/bad/steps.csv").step.tolist()[-1] == "cutouts"
+
+
+def test_clock_counts_cpu_seconds_of_steps():
+    clock = Clock()
+    with clock("sum"):
+        assert sum(range(2_000_000)) > 0
+    assert clock.seconds["sum"] > 0 and clock.peak["sum"] > 10
