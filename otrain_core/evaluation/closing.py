@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.evaluation.bootstrap import FEW_IMAGES
-from otrain_core.evaluation.gate import CUTS, not_beaten
+from otrain_core.evaluation.gate import CUTS, NOT_TRAINED, SHIPPED, not_beaten, not_better
 from otrain_core.evaluation.words import count, interval, num, several
 from otrain_core.io import read_table
 from otrain_core.results import number, store_path
 
 _WIDTH = 100  # columns of the closing table
+SHIPPED_COLUMNS = ("shipped_mcc", "shipped_gain", "shipped_gain_low", "shipped_gain_high")
 
 
 def closing_table(
@@ -32,7 +33,9 @@ def closing_table(
     or, for protocol paper, of the set it was tuned on; intervals are in brackets.
     """
     # Tables of published runs lack columns that came later.
-    summary = summary.reindex(columns=list(dict.fromkeys([*summary.columns, "interval", "sky_unknown"])))
+    summary = summary.reindex(
+        columns=list(dict.fromkeys([*summary.columns, "interval", "sky_unknown", *SHIPPED_COLUMNS]))
+    )
     recalls = summary["stated_recall"].dropna().unique()
     recall = f"recall {100 * recalls[0]:g} %" if len(recalls) == 1 else "stated recall"
     header = ("experiment", "seed", "protocol", "images", "True/False", "thr.", "MCC", f"FPR at {recall}")
@@ -63,7 +66,7 @@ def _cubes(table: pd.DataFrame) -> list[tuple[str, str]]:
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     name, protocol = str(row["experiment"]), str(row["protocol"])
-    seed = "-" if name == CUTS else str(row["seed"])
+    seed = "-" if name in NOT_TRAINED else str(row["seed"])
     if row["status"] != "ok":
         return name, seed, protocol, "", "", "", str(row["status"]), ""
     counts = f"{count(row['n_true'])}/{count(row['n_false'])}"
@@ -87,15 +90,17 @@ def _cube_line(telescope: str, pipeline: str, quality: pd.DataFrame) -> str:
 
 
 def _cautions(summary: pd.DataFrame) -> list[str]:
-    """Trainings that do not beat the fixed cuts, and cubes of which nothing tells which images show the same sky."""
+    """Trainings that do not beat the fixed cuts or the shipped model, and cubes of which nothing tells which images show the same sky."""
     grouped = summary[(summary["protocol"] == "grouped") & (summary["status"] == "ok")]
     lines = []
+    rivals = (("gain", not_beaten, "the fixed cuts"), ("shipped_gain", not_better, "the shipped model"))
     for row in grouped.to_dict("records"):
-        if row["experiment"] != CUTS and np.isfinite(number(row, "gain")) and not_beaten(row):
-            gain = _plain(interval(row, "gain")) + ("" if np.isfinite(number(row, "gain_low")) else " (no interval)")
-            where = f"{row['telescope']}/{row['pipeline']} {row['experiment']} seed {row['seed']}"
-            told = f": does not beat the fixed cuts; gain in MCC {gain}"
-            lines.append("! " + _fit(where, _WIDTH - 2 - len(told)) + told)
+        where = f"{row['telescope']}/{row['pipeline']} {row['experiment']} seed {row['seed']}"
+        for key, lost, rival in rivals:
+            if row["experiment"] not in NOT_TRAINED and np.isfinite(number(row, key)) and lost(row):
+                no_interval = "" if np.isfinite(number(row, f"{key}_low")) else " (no interval)"
+                told = f": does not beat {rival}; gain in MCC {_plain(interval(row, key))}{no_interval}"
+                lines.append("! " + _fit(where, _WIDTH - 2 - len(told)) + told)
     unknown = grouped[grouped["sky_unknown"] > 0]
     for telescope, pipeline in _cubes(unknown):
         told = ": nothing tells which images show the same sky; the scores may flatter"
@@ -107,6 +112,10 @@ def _legend(summary: pd.DataFrame) -> list[str]:
     lines = ["images, True/False, MCC, FPR: of the scored set, with intervals over images in brackets"]
     if (summary["interval"] == "counts").any():
         lines.append(f"with fewer than {FEW_IMAGES} images: intervals from counts, which do not know how images differ")
+    if (summary["experiment"] == SHIPPED).any():
+        lines.append(
+            "universal: the shipped model, which otrain classify takes without -m; it saw none of these images"
+        )
     if (summary["experiment"] == CUTS).any():
         lines.append("fixed-cuts: the best cuts on S/N, FWHM and shape, found on train and tune")
     if (summary["protocol"] == "grouped").any():

@@ -197,20 +197,37 @@ def evaluate_cuts(
     for name in intervals.keys() & record.keys():
         record[f"{name}_low"], record[f"{name}_high"] = intervals[name]
     called = test["score"].to_numpy(float) >= threshold
-    return record | _gain(true, called, accepted, image, rng, options)
+    return record | paired_gain(true, called, accepted, image, rng=rng, options=options)
 
 
-def _gain(
+def paired_gain(
     true: np.ndarray,
     called: np.ndarray,
     accepted: np.ndarray,
     image: np.ndarray,
+    *,
     rng: np.random.Generator,
     options: EvaluateOptions,
 ) -> dict[str, float]:
-    """MCC of what is called True less that of what the cuts accept, with its interval over images."""
+    """MCC of what is called True less that of what another accepts, with its interval over images.
+
+    Parameters
+    ----------
+    true, called, accepted : numpy.ndarray
+        bool (N,), the labels and the two decisions.
+    image : numpy.ndarray
+        (N,) names; whole images are drawn, the same for both.
+    rng : numpy.random.Generator
+    options : EvaluateOptions
+        Draws and confidence.
+
+    Returns
+    -------
+    dict
+        gain, gain_low, gain_high; no interval with too few images.
+    """
     names, place = np.unique(image.astype(str), return_inverse=True)
-    counts = np.zeros((2, len(names), 4))  # of the network and of the cuts: tp, fp, fn, tn of each image
+    counts = np.zeros((2, len(names), 4))  # of the one and of the other: tp, fp, fn, tn of each image
     for k, decision in enumerate((called, accepted)):
         np.add.at(counts[k], (place, 2 * (~decision).astype(int) + (~true).astype(int)), 1)
     ours, theirs = (metrics.rates(*of.sum(axis=0))["mcc"] for of in counts)

@@ -19,7 +19,7 @@ from otrain_core.evaluation.abstain import evaluate_abstention, fit_abstention
 from otrain_core.evaluation.bootstrap import FEW_IMAGES, bootstrap_intervals
 from otrain_core.evaluation.calibrate import Calibration, choose_calibration
 from otrain_core.evaluation.curves import curves
-from otrain_core.evaluation.cuts import evaluate_cuts
+from otrain_core.evaluation.cuts import evaluate_cuts, paired_gain
 from otrain_core.evaluation.reality import reality_gap
 from otrain_core.evaluation.thresholds import RULES, best_threshold
 from otrain_core.io import read_json, read_table, write_json, write_table
@@ -49,6 +49,7 @@ def evaluate_files(
     protocol: str,
     seed: int,
     experiment_name: str = "",
+    shipped: str | Path | None = None,
 ) -> None:
     """Score a cube with a trained network; write scores, metrics and curves (step `evaluate`).
 
@@ -68,6 +69,8 @@ def evaluate_files(
         Seed of the bootstrap.
     experiment_name : str
         Name of the experiment, for the record.
+    shipped : path, optional
+        Scores of the shipped model on the cube, as `otrain_core.classify.shipped.shipped_files` writes them.
 
     Raises
     ------
@@ -87,6 +90,7 @@ def evaluate_files(
         kept_false=kept_false_share(read_json(cube_record)),
         real_stars=check,
         sky_unknown=read_json(split_record).get("sky") == "unknown",
+        shipped=read_table(shipped) if shipped else None,
     )
     result["headline"]["train_seconds"] = trained["train_seconds"]
     about: dict[str, Any] = {key: str(arrays[key]) for key in ("telescope", "pipeline") if key in arrays}
@@ -115,6 +119,7 @@ def evaluate_scores(
     kept_false: float = 1.0,
     real_stars: pd.DataFrame | None = None,
     sky_unknown: bool = False,
+    shipped: pd.DataFrame | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Metrics of a table of scores.
 
@@ -138,9 +143,10 @@ def evaluate_scores(
         alarms per image are scaled up by it, and by `scored_false_share`.
     real_stars : pandas.DataFrame, optional
         As `otrain_core.networks.predict.score_real_stars` returns it, for the gap between simulation and reality.
-
     sky_unknown : bool
         Whether nothing tells which images show the same sky, so that a star may stand in train and in test.
+    shipped : pandas.DataFrame, optional
+        index, score and threshold of the shipped model; no rows where it does not fit the cube.
 
     Returns
     -------
@@ -150,14 +156,15 @@ def evaluate_scores(
         with what each gives), purity (by share of real candidates: value, NaN where no False was accepted, with low
         and high), calibration, abstention, accuracy_gap, bins, artefacts,
         reasons, reality (see `otrain_core.evaluation.reality.reality_gap`), kinds (errors by kind of
-        place of the injection), baseline, data.
+        place of the injection), baseline, shipped (headline of the shipped model on the same cutouts, and gain: MCC
+        of the network less its MCC), data.
     curves : pandas.DataFrame
         curve, x, y, threshold, bin ('' for all; else the range of magnitudes).
 
     Raises
     ------
     CubeError
-        The set that gives the threshold lacks a class, or nothing is in test.
+        The set that gives the threshold lacks a class, nothing is in test, or `shipped` is of another cube.
     """
     tune_set = "test" if protocol == "paper" else "tune"
     tune, test = table[table["set"] == tune_set], table[table["set"] == "test"]
@@ -177,6 +184,8 @@ def evaluate_scores(
     abstention = _abstention(tune, test, calibration, threshold, rng, options)
     baseline = evaluate_cuts(cube, table, threshold=threshold, rng=rng, options=options, kept_false=share)
     headline |= {"baseline_mcc": baseline["mcc"]} | {key: baseline[key] for key in ("gain", "gain_low", "gain_high")}
+    other = _shipped(test, shipped, threshold, rng, options, share)
+    headline |= {f"shipped_{key}": other.get(key, np.nan) for key in ("mcc", "gain", "gain_low", "gain_high")}
     record = {
         "protocol": protocol,
         "threshold_rule": threshold_rule,
@@ -203,6 +212,7 @@ def evaluate_scores(
         **_errors_by_property(labels, scores, cube, rows, threshold, options.bins),
         "reality": reality,
         "baseline": baseline,
+        "shipped": other,
         "data": _data(table, kept_false),
     }
     return record, curves(labels, scores, calibrated, column(cube, "mags")[rows], bins=options.bins)
@@ -235,6 +245,26 @@ def _headline(
     for name, (low, high) in intervals.items():
         values |= {f"{name}_low": low, f"{name}_high": high}
     return values
+
+
+def _shipped(
+    test: pd.DataFrame,
+    shipped: pd.DataFrame | None,
+    threshold: float,
+    rng: np.random.Generator,
+    options: EvaluateOptions,
+    kept_false: float,
+) -> dict[str, float]:
+    """Headline numbers of the shipped model on test, and what the network gains over it; empty where it was not scored."""
+    if shipped is None or shipped.empty:
+        return {}
+    scores = shipped.set_index("index")["score"].reindex(test["index"]).to_numpy(float)
+    if not np.isfinite(scores).all():
+        raise CubeError("the scores of the shipped model are of another cube: run the step `shipped` again")
+    own = float(shipped["threshold"].iloc[0])
+    row = _headline(test.assign(score=scores), own, rng, options, kept_false)
+    called, true = test["score"].to_numpy(float) >= threshold, test["label"].to_numpy() == 1
+    return row | paired_gain(true, called, scores >= own, test["image"].to_numpy(), rng=rng, options=options)
 
 
 def _purity(headline: dict[str, float]) -> dict[str, dict[str, float]]:

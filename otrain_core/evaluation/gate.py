@@ -13,6 +13,8 @@ from otrain_core.plan.config import GateOptions
 from otrain_core.results import number, read_record, read_scores
 
 CUTS = "fixed-cuts"  # name of the fixed cuts among the experiments of a run
+SHIPPED = "universal"  # and of the shipped model
+NOT_TRAINED = (CUTS, SHIPPED)
 # What the gate reads of the headline of ``metrics.json``; a registered version keeps these as tags.
 NUMBERS = (
     "mcc",
@@ -25,6 +27,9 @@ NUMBERS = (
     "gain",
     "gain_low",
     "sky_unknown",
+    "shipped_mcc",
+    "shipped_gain",
+    "shipped_gain_low",
 )
 
 
@@ -35,7 +40,7 @@ def refusal(numbers: Mapping[str, Any], options: GateOptions, *, protocol: str =
     ----------
     numbers : mapping
         `NUMBERS` of the training, from its headline. A missing one is NaN and fails, but for those of the fixed cuts
-        (a cube without S/N and FWHM has none) and sky_unknown (1: nothing tells which images show the same sky).
+        (a cube without S/N and FWHM has none) and of the shipped model (cutouts that do not fit it have none), and sky_unknown (1: nothing tells which images show the same sky).
     options : GateOptions
         MCC must exceed its bound with the lower end of its interval, false positives may reach theirs.
     protocol : {'grouped', 'paper'}
@@ -54,7 +59,7 @@ def refusal(numbers: Mapping[str, Any], options: GateOptions, *, protocol: str =
         return f"MCC {mcc:.3f} may be as low as {mcc_low:.3f}, which is not above {options.min_mcc:g}"
     if not fp_share <= options.max_fp:
         return f"false positives {fp_share:.3f} of the test set, more than {options.max_fp:g}"
-    return not_beaten(numbers, by=options.min_gain)
+    return not_beaten(numbers, by=options.min_gain) or not_better(numbers, by=options.min_gain_shipped)
 
 
 def missing_from_test(numbers: Mapping[str, Any], options: GateOptions) -> str:
@@ -83,6 +88,21 @@ def not_beaten(numbers: Mapping[str, Any], *, by: float = 0.0) -> str:
         return ""
     words = f"MCC {number(numbers, 'mcc'):.3f} does not beat fixed cuts on S/N, FWHM and shape ({cuts:.3f})"
     return f"{words} by more than chance" if gain > max(by, 0) else words
+
+
+def not_better(numbers: Mapping[str, Any], *, by: float = 0.0) -> str:
+    """That the training is not shown to be better than the shipped model, in words; '' where it is, or where nothing compares.
+
+    It is where the interval over images of the MCC that it gains, from the same images drawn for both, lies above `by`.
+    Where the interval lies below 0 the shipped model is the better one. With `by` at -2 anything will do.
+    """
+    shipped, low = (number(numbers, key) for key in ("shipped_mcc", "shipped_gain_low"))
+    if not np.isfinite(shipped) or by <= -2 or low > by:
+        return ""
+    words = f"MCC {number(numbers, 'mcc'):.3f} is not shown to be above that of the shipped model ({shipped:.3f})"
+    if number(numbers, "shipped_gain") < 0:
+        return f"{words}; use the shipped model: otrain classify without -m"
+    return words
 
 
 def tune_mcc(folder: str | Path) -> float:

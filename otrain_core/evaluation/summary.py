@@ -14,7 +14,7 @@ import pandas as pd
 
 from otrain_core.evaluation.comparison import compare_pipelines, compare_telescopes, count_artefacts
 from otrain_core.evaluation.experiments import compare_experiments, compare_pairs, read_trainings
-from otrain_core.evaluation.gate import CUTS, tune_mcc
+from otrain_core.evaluation.gate import CUTS, SHIPPED, tune_mcc
 from otrain_core.io import write_table
 from otrain_core.plan.config import EvaluateOptions
 from otrain_core.results import (
@@ -70,6 +70,10 @@ SUMMARY_COLUMNS = (
     "reality_gap",
     "reality_gap_low",
     "reality_gap_high",
+    "shipped_mcc",
+    "shipped_gain",
+    "shipped_gain_low",
+    "shipped_gain_high",
     "mcc_tune",
     "interval",
     "status",
@@ -144,7 +148,7 @@ def summary_files(
     trainings = read_trainings(runs)
     draws, confidence = options.bootstrap, options.confidence
     made = {
-        "summary": build_summary(runs, cuts=True),
+        "summary": build_summary(runs, rivals=True),
         "quality": quality,
         "pipelines": compare_pipelines(quality),
         "artefacts": count_artefacts(quality, {cube: Path(root, cube) for cube in cubes}),
@@ -195,14 +199,14 @@ def summary_row(folder: str | Path) -> dict[str, Any]:
     return row | _states(record, status)
 
 
-def cuts_row(folder: str | Path) -> dict[str, Any] | None:
-    """Row of the fixed cuts on the test set of a training; None where they are not known."""
+def rival_row(folder: str | Path, name: str) -> dict[str, Any] | None:
+    """Row of the fixed cuts or the shipped model on the test set of a training; None where they are not known."""
     record = read_record(Path(folder) / "metrics.json")
-    cuts = record.get("baseline") or {}
-    if not np.isfinite(number(cuts, "mcc")):
+    found = record.get({CUTS: "baseline", SHIPPED: "shipped"}[name]) or {}
+    if not np.isfinite(number(found, "mcc")):
         return None
-    row: dict[str, Any] = {name: number(cuts, name) for name in SUMMARY_COLUMNS}
-    row |= {**run_keys(folder), "experiment": CUTS, "seed": 0, "mcc_tune": np.nan}
+    row: dict[str, Any] = {key: number(found, key) for key in SUMMARY_COLUMNS}
+    row |= {**run_keys(folder), "experiment": name, "seed": 0, "mcc_tune": np.nan}
     row |= dict.fromkeys(("gain", "gain_low", "gain_high"), np.nan)
     return row | {"sky_unknown": number(record.get("headline") or {}, "sky_unknown"), **_states(record, "ok")}
 
@@ -211,16 +215,16 @@ def _states(record: Mapping[str, Any], status: str) -> dict[str, Any]:
     return {"interval": record.get("interval") or "", "status": status}
 
 
-def build_summary(folders: Iterable[str | Path], *, cuts: bool = False) -> pd.DataFrame:
+def build_summary(folders: Iterable[str | Path], *, rivals: bool = False) -> pd.DataFrame:
     """One row for each training, in the order given.
 
     Parameters
     ----------
     folders : iterable of path-like
         Folders of trainings, telescope/pipeline/experiment/seedN[/paper].
-    cuts : bool
-        Also a row for the fixed cuts (experiment ``fixed-cuts``, seed 0), after the last training on the same cube
-        and protocol.
+    rivals : bool
+        Also a row for the shipped model (experiment ``universal``) and one for the fixed cuts (``fixed-cuts``), both
+        with seed 0, after the last training on the same cube and protocol.
 
     Returns
     -------
@@ -229,9 +233,9 @@ def build_summary(folders: Iterable[str | Path], *, cuts: bool = False) -> pd.Da
     """
     folders = list(folders)
     rows = [summary_row(folder) for folder in folders]
-    if cuts:
-        found = {_place(row): row for folder in folders[::-1] if (row := cuts_row(folder)) is not None}
-        last = {_place(row): k for k, row in enumerate(rows)}
+    for name in (CUTS, SHIPPED) if rivals else ():  # the one inserted last stands first
+        found = {_place(row): row for folder in folders[::-1] if (row := rival_row(folder, name)) is not None}
+        last = {_place(row): k for k, row in enumerate(rows) if row["experiment"] != CUTS}
         for place in sorted(found, key=lambda place: -last[place]):
             rows.insert(last[place] + 1, found[place])
     return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS)).astype(dict.fromkeys(COUNTS, "Int64"))

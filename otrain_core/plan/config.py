@@ -240,6 +240,12 @@ class GateOptions(Section):
         le=1,
         description="MCC above that of fixed cuts on S/N, FWHM and shape, with its interval, must exceed this (-2: any will do)",
     )
+    min_gain_shipped: float = Field(
+        0.0,
+        ge=-2,
+        le=1,
+        description="MCC above that of the shipped model, with its interval, must exceed this (-2: any will do)",
+    )
     min_images: int = Field(5, ge=1, description="images of the test set at least")
     min_per_class: int = Field(
         50, ge=1, description="True and False of the test set at least, each (0 of 50 leaves a rate of 7 % open)"
@@ -392,6 +398,8 @@ class Config(Section):
             for name in getattr(self, kind):
                 if name in ("images", "sky"):
                     raise ValueError(f"{kind}: {name!r} is the name of a folder of results")
+                if name in ("universal", "fixed-cuts"):
+                    raise ValueError(f"{kind}: {name!r} is what tables name the shipped model or the fixed cuts")
         named = {"run.experiments": self.run.experiments}
         named |= {f"studies.{key}": getattr(self.studies, key) for key in ("experiments", "label_noise")}
         named |= {f"studies.sweeps.{key}.experiments": sweep.experiments for key, sweep in self.studies.sweeps.items()}

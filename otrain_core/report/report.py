@@ -13,7 +13,7 @@ import pandas as pd
 from otrain_core.arrays import arrays_if_there
 from otrain_core.evaluation import completeness
 from otrain_core.evaluation.bootstrap import FEW_IMAGES
-from otrain_core.evaluation.gate import CUTS, refusal
+from otrain_core.evaluation.gate import CUTS, NOT_TRAINED, SHIPPED, refusal
 from otrain_core.evaluation.words import count, interval, num, pct, several
 from otrain_core.io import atomic, read_table
 from otrain_core.jobs.provenance import provenance
@@ -160,9 +160,10 @@ def build_report(
     return environment.get_template("report.html").render(
         parts=parts,
         summary=summary.to_dict("records"),
-        n_trainings=int((summary["experiment"] != CUTS).sum()),
+        n_trainings=int((~summary["experiment"].isin(NOT_TRAINED)).sum()),
         worth=[(part["name"], sentence) for part in parts for sentence in part["verdict"]["worth"]],
         cuts=CUTS,
+        shipped=SHIPPED,
         few_images=FEW_IMAGES if (summary["interval"] == "counts").any() else 0,
         rates={
             key: (title.format(recall=" / ".join(pct(r, 0) for r in recalls)), percent)
@@ -307,7 +308,9 @@ def _best_run(runs: list[Path], summary: pd.DataFrame, champion: Mapping[str, An
 
 def _tune_mcc(summary: pd.DataFrame) -> dict[tuple[str, int], float]:
     """MCC on tune of the trainings of a cube that can be the best, by experiment and seed."""
-    rated = summary[(summary["protocol"] == "grouped") & summary["mcc"].notna() & (summary["experiment"] != CUTS)]
+    rated = summary[
+        (summary["protocol"] == "grouped") & summary["mcc"].notna() & ~summary["experiment"].isin(NOT_TRAINED)
+    ]
     return {(row.experiment, row.seed): row.mcc_tune for row in rated.itertuples()}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from otrain_core.cubes.copies import tell_copies
-from otrain_core.evaluation.gate import missing_from_test, not_beaten, refusal
+from otrain_core.evaluation.gate import missing_from_test, not_beaten, not_better, refusal
 from otrain_core.evaluation.words import count, interval, num, pct, several
 from otrain_core.plan.config import GateOptions
 from otrain_core.results import number, read_record, run_keys
@@ -76,6 +76,7 @@ def verdict(
             f"Over {len(seeds)} seeds of {keys['experiment']}, MCC goes from {num(min(seeds))} to {num(max(seeds))}."
         )
     lines += _cut_lines(metrics.get("baseline") or {}, row)
+    lines += _shipped_lines(metrics.get("shipped") or {})
     lines += _purity_lines(metrics.get("purity") or {})
     if champion and is_champion:
         lines.append(f"Registered as {champion['model']}, version {champion['version']}, alias champion.")
@@ -96,6 +97,8 @@ def worth(row: Mapping[str, Any], gate: GateOptions) -> list[str]:
         found.append(f"The test set is too small for a verdict ({lacks}).")
     if beaten := not_beaten(row, by=gate.min_gain):
         found.append(f"{beaten}.")
+    if short := not_better(row, by=gate.min_gain_shipped):
+        found.append(f"{short}.")
     return [*found, "No model becomes champion."] if found else []
 
 
@@ -121,6 +124,16 @@ def _cut_lines(cuts: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
         return []
     gain = f"; the classifier gains {interval(row, 'gain')}" if np.isfinite(number(row, "gain_low")) else ""
     return [f"Fixed cuts on S/N, FWHM and shape reach MCC {interval(cuts, 'mcc')} on the same images{gain}."]
+
+
+def _shipped_lines(shipped: Mapping[str, Any]) -> list[str]:
+    """What the shipped model reaches on the same images, and what the classifier gains over it."""
+    if not np.isfinite(number(shipped, "mcc")):
+        return []
+    return [
+        f"The shipped model, which saw no image of this telescope, reaches MCC {interval(shipped, 'mcc')} on the same"
+        f" images (AUC {interval(shipped, 'auc')}); the classifier gains {interval(shipped, 'gain')}."
+    ]
 
 
 def _purity_lines(purity: Mapping[str, Any]) -> list[str]:

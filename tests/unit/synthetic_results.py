@@ -33,10 +33,12 @@ def write_results(
     quality: float = 3.0,
     model: Path | None = None,
     passing: bool = False,
+    shipped: float | None = None,
 ) -> dict[str, list[str]]:
     """Write the records of one cube and its trainings; `quality` is how well scores part the classes.
 
     With `passing` the test set is large enough for the gate, and no FWHM is known, so that there are no fixed cuts.
+    `shipped` is how well the scores of the shipped model part them (None: it does not fit the cube).
 
     Returns
     -------
@@ -72,7 +74,9 @@ def write_results(
             for protocol in protocols:
                 run = folder / experiment / f"seed{seed}"
                 run = run / "paper" if protocol == "paper" else run
-                write_training(run, cube, split, protocol=protocol, seed=seed, quality=quality, model=model)
+                write_training(
+                    run, cube, split, protocol=protocol, seed=seed, quality=quality, model=model, shipped=shipped
+                )
                 runs.append(str(run))
     return {"images": images, "runs": runs}
 
@@ -120,12 +124,26 @@ def write_image(root: Path, telescope: str, pipeline: str, name: str, rng, *, fa
     (folder / "cutouts.npz").write_bytes(b"PK")
 
 
-def write_training(folder: Path, cube, split, *, protocol: str, seed: int, quality: float, model: Path | None) -> None:
+def write_training(
+    folder: Path,
+    cube,
+    split,
+    *,
+    protocol: str,
+    seed: int,
+    quality: float,
+    model: Path | None,
+    shipped: float | None = None,
+) -> None:
     """Scores drawn about the labels, and their real evaluation."""
     rng = np.random.default_rng([seed, len(str(folder))])
     table = split.drop(columns=["field", "cell"])
     logit = rng.normal(quality * (2 * table["label"].astype(int) - 1), 1.7)
     table["score"] = 1 / (1 + np.exp(-logit))
+    other = None
+    if shipped is not None:
+        logit = np.random.default_rng(9).normal(shipped * (2 * table["label"].astype(int) - 1), 1.7)
+        other = table[["index"]].assign(score=1 / (1 + np.exp(-logit)), threshold=0.5)
     true = table[(table["set"] == "test") & (table["label"].astype(int) == 1)]
     real = true[["image", "score"]].assign(kind="removed", mag=np.asarray(cube["mags"])[true["index"]])
     metrics, curves = evaluate_scores(
@@ -135,6 +153,7 @@ def write_training(folder: Path, cube, split, *, protocol: str, seed: int, quali
         options=EvaluateOptions(bootstrap=200),
         protocol=protocol,
         real_stars=real if protocol == "grouped" else None,
+        shipped=other,
     )
     metrics["headline"]["train_seconds"] = 12.5
     metrics |= {"telescope": str(cube["telescope"]), "pipeline": str(cube["pipeline"]), "seed": seed}

@@ -42,6 +42,7 @@ def test_default_run(root, tmp_path):
         "cube": 1,
         "split": 1,
         "train": 2,
+        "shipped": 1,
         "evaluate": 2,
         "explain": 2,
         "export_onnx": 2,

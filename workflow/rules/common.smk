@@ -8,6 +8,7 @@ import sys
 sys.path.insert(0, str(Path(workflow.basedir).parent))
 os.environ |= {"PYTHONPATH": os.pathsep.join([sys.path[0], *filter(None, [os.environ.get("PYTHONPATH")])])}
 
+from otrain_core.classify.shipped import shipped_digest
 from otrain_core.errors import OtrainError
 from otrain_core.extensions import file_of
 from otrain_core.jobs.digest import code_digest

@@ -10,6 +10,7 @@ rule evaluate:
         real_stars="results/{telescope}/{pipeline}/real_stars.npz",
         split="results/{telescope}/{pipeline}/split.csv",
         split_record="results/{telescope}/{pipeline}/split.json",
+        shipped="results/{telescope}/{pipeline}/universal.csv",
         model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/model.keras",
         train_record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/train.json",
     output:
@@ -40,6 +41,7 @@ use rule evaluate as evaluate_paper with:
         real_stars="results/{telescope}/{pipeline}/real_stars.npz",
         split="results/{telescope}/{pipeline}/split_paper.csv",
         split_record="results/{telescope}/{pipeline}/split.json",
+        shipped="results/{telescope}/{pipeline}/universal.csv",
         model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/model.keras",
         train_record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/train.json",
     output:

@@ -1,5 +1,6 @@
 """The closing table."""
 
+import numpy as np
 import pytest
 
 from otrain_core.evaluation.closing import closing_table, main
@@ -63,6 +64,20 @@ def test_fixed_cuts_and_what_does_not_beat_them_are_told(tables):
     grouped = summary[(summary["protocol"] == "grouped") & (summary["experiment"] != "fixed-cuts")]
     assert len(told) == len(grouped) + 1 and max(map(len, told)) <= 100
     assert told[0].startswith("! tiny/builtin paper seed 1: does not beat the fixed cuts") and "same sky" in told[-1]
+
+
+def test_the_shipped_model_has_a_row_and_is_compared_with(tmp_path):
+    made = write_results(tmp_path, shipped=6.0, experiments=("otrain2",), failed=(), n_images=24)
+    summary = build_summary(made["runs"], rivals=True)
+    assert summary["experiment"].tolist() == ["otrain2", "universal", "fixed-cuts"]
+    ours, shipped = summary.iloc[0], summary.iloc[1]
+    assert shipped["mcc"] == ours["shipped_mcc"] > ours["mcc"] and shipped["threshold"] == 0.5
+    assert ours["shipped_gain"] == pytest.approx(ours["mcc"] - shipped["mcc"]) and np.isnan(shipped["shipped_gain"])
+    lines = closing_table(summary, build_quality([])).splitlines()
+    assert sum(line.startswith(" universal") for line in lines) == 1
+    told = [line for line in lines if line.startswith("! ")]
+    assert "does not beat the shipped model; gain in MCC -0." in told[-1] and max(map(len, told)) <= 100
+    assert any("shipped model, which otrain classify takes without -m" in line for line in lines)
 
 
 def test_one_image_is_not_several(tables):

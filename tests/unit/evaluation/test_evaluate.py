@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from otrain_core.arrays import write_arrays
@@ -8,6 +9,7 @@ from otrain_core.cubes.cube import kept_false_share
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import evaluate
 from otrain_core.evaluation.curves import CURVE_COLUMNS
+from otrain_core.evaluation.metrics import confusion, rates
 from otrain_core.evaluation.thresholds import RULES, best_threshold
 from otrain_core.io import read_json, read_table, write_json, write_table
 from otrain_core.plan.config import EvaluateOptions
@@ -116,6 +118,28 @@ def test_what_the_cuts_reach_and_what_is_gained_stands_in_the_headline(data):
     assert headline["gain_low"] < headline["gain"] < headline["gain_high"]
     assert record["interval"] == "images" and headline["sky_unknown"] == 0
     assert run(data, sky_unknown=True)[0]["headline"]["sky_unknown"] == 1
+
+
+def test_the_shipped_model_is_scored_on_the_same_cutouts(data):
+    cube, table = data
+    other = pd.DataFrame({"index": table["index"], "score": table["score"] ** 2, "threshold": 0.25})
+    record, _ = run(data, shipped=other.sample(frac=1, random_state=1))
+    headline, shipped = record["headline"], record["shipped"]
+    squared = run((cube, table.assign(score=table["score"] ** 2)))[0]["headline"]
+    assert shipped["auc"] == squared["auc"] and shipped["n_true"] == headline["n_true"]
+    test = table[table["set"] == "test"]
+    ours, theirs = (
+        rates(**confusion(test["label"], test["score"], value))["mcc"] for value in (headline["threshold"], 0.5)
+    )
+    assert headline["shipped_mcc"] == shipped["mcc"] == pytest.approx(theirs)
+    assert headline["shipped_gain"] == pytest.approx(ours - theirs)
+    assert headline["shipped_gain_low"] <= headline["shipped_gain"] <= headline["shipped_gain_high"]
+    without = run(data)[0]
+    assert without["shipped"] == {} and np.isnan(without["headline"]["shipped_mcc"])
+    assert without["headline"]["mcc_low"] == headline["mcc_low"]  # the draws before do not change
+    assert run(data, shipped=other[:0])[0]["shipped"] == {}
+    with pytest.raises(CubeError, match="are of another cube: run the step `shipped` again"):
+        run(data, shipped=other[:50])
 
 
 def test_purity_without_an_accepted_false_is_not_known(data):

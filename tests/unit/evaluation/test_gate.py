@@ -1,5 +1,6 @@
 """The gate: its bounds, and the choice on tune."""
 
+import re
 import shutil
 
 import numpy as np
@@ -100,3 +101,20 @@ def test_the_mcc_on_tune_is_unknown_without_scores(run, tmp_path, removed):
     shutil.copytree(run[1]["runs"][0], tmp_path / "seed1")
     (tmp_path / "seed1" / removed).unlink()
     assert np.isnan(tune_mcc(tmp_path / "seed1"))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "by", "words"),
+    [
+        ({}, 0.0, ""),
+        ({"shipped_mcc": 0.85, "shipped_gain": 0.05, "shipped_gain_low": 0.01}, 0.0, ""),
+        ({"shipped_mcc": 0.85, "shipped_gain": 0.05, "shipped_gain_low": 0.01}, 0.02, "is not shown to be above"),
+        ({"shipped_mcc": 0.85, "shipped_gain": 0.05, "shipped_gain_low": -0.01}, 0.0, r"shipped model \(0.850\)$"),
+        ({"shipped_mcc": 0.85, "shipped_gain": 0.05, "shipped_gain_low": None}, 0.0, "is not shown to be above"),
+        ({"shipped_mcc": 0.95, "shipped_gain": -0.05, "shipped_gain_low": -0.1}, 0.0, "use the shipped model: otrain"),
+        ({"shipped_mcc": 0.95, "shipped_gain": -0.05, "shipped_gain_low": None}, -2.0, ""),
+    ],
+)
+def test_a_training_must_be_shown_to_be_better_than_the_shipped_model(numbers, by, words):
+    found = refusal(GOOD | numbers, GateOptions(min_gain_shipped=by))
+    assert re.search(words, found) if words else found == ""

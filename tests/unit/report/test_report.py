@@ -74,7 +74,7 @@ def write_page(root, made, *, source="simulated", cubes=("tiny/builtin",), mlflo
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
-    made = write_results(root, protocols=("grouped", "paper"), experiments=("otrain2",))
+    made = write_results(root, protocols=("grouped", "paper"), experiments=("otrain2",), shipped=2.0)
     champion = {"model": "otrain-tiny", "version": 7, "pipeline": "builtin", "experiment": "otrain2", "seed": "1"}
     io.write_json(root / "mlflow.json", {"champions": {"tiny": champion}})
     return root, made
@@ -118,6 +118,10 @@ def test_numbers_stand_with_interval_protocol_and_data(run, page):
     assert mcc in parsed.text
     assert f"Scored on {headline['n_images']} images it never saw" in parsed.text
     assert f"Fixed cuts on S/N, FWHM and shape reach MCC {headline['baseline_mcc']:.3f}" in parsed.text
+    assert (
+        f"The shipped model, which saw no image of this telescope, reaches MCC {headline['shipped_mcc']:.3f}"
+        in parsed.text
+    )
     assert "its numbers flatter the model" in parsed.text
     assert "scored on what it was tuned on" in parsed.text
     assert "otrain-tiny, version 7, alias champion" in parsed.text

@@ -40,6 +40,16 @@ def test_what_harms_most_stands_first():
     assert told[3] == "No model becomes champion." and len(told) == 4
 
 
+def test_the_shipped_model_is_named_where_it_is_the_better_one():
+    better = {"shipped_mcc": 0.95, "shipped_gain": -0.05, "shipped_gain_low": -0.08}
+    told = "MCC 0.900 is not shown to be above that of the shipped model (0.950)"
+    assert worth(ROW | better, GATE) == [
+        f"{told}; use the shipped model: otrain classify without -m.",
+        "No model becomes champion.",
+    ]
+    assert worth(ROW | better | {"shipped_gain": 0.01}, GATE)[0] == f"{told}."
+
+
 def test_copies_and_advice_of_the_cube_are_told():
     copies = {
         "n_copies": 4,

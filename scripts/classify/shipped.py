@@ -1,0 +1,8 @@
+"""Score a cube with the model that comes with O'TRAIN (step `shipped`)."""
+
+from otrain_core.jobs.job import job_logging
+
+with job_logging(snakemake):
+    from otrain_core.classify.shipped import shipped_files
+
+    shipped_files(cube=snakemake.input.cube, scores=snakemake.output.scores, threads=snakemake.threads)
