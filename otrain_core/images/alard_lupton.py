@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,8 +29,7 @@ def alard_lupton(inputs: Inputs, options: SubtractOptions) -> Matched:
     ImageError
         Too few stars to fit a kernel.
     """
-    convolve_science = inputs.seeing_reference > inputs.seeing
-    side = _sides(inputs, convolve_science=convolve_science)
+    side = sides(inputs)
     broad, sharp = sorted((inputs.seeing, inputs.seeing_reference), reverse=True)
     sigmas, width, half = kernel_sizes(broad, sharp, options.kernel_half_width)
     if min(side.source.shape) < 4 * (half + width) + 1:
@@ -37,7 +37,7 @@ def alard_lupton(inputs: Inputs, options: SubtractOptions) -> Matched:
     bad = inputs.bad_science | inputs.bad_reference
     x, y = choose_stamps(inputs.stars, bad, half=half, margin=half + width + 1, max_stamps=options.max_stamps)
     sigma_match = max(np.sqrt(max(broad**2 - sharp**2, 0)) / FWHM_PER_SIGMA, 0.5)
-    ratio = 1 / stars_flux_scale(inputs.stars) if convolve_science else stars_flux_scale(inputs.stars)
+    ratio = 1 / stars_flux_scale(inputs.stars) if side.convolve_science else stars_flux_scale(inputs.stars)
     variance = side.target_noise**2 + side.source_noise**2 * np.float32(ratio**2 / (4 * np.pi * sigma_match**2))
 
     def fit_order(order: int) -> KernelField:
@@ -63,41 +63,25 @@ def alard_lupton(inputs: Inputs, options: SubtractOptions) -> Matched:
             fit = _best_order(fit, fit_order)
     except (ValueError, np.linalg.LinAlgError) as error:
         raise ImageError(inputs.name, "subtract", f"no kernel could be fitted: {error}") from None
-    if not np.isfinite(fit.scale) or fit.scale <= 0:
-        raise ImageError(inputs.name, "subtract", f"the fitted flux ratio is {fit.scale:g}; a positive one is needed")
-    difference = side.target - fit.apply(side.source) - fit.background_map()
-    difference -= sky_level(difference, side.target_noise, quiet_pixels(inputs) & ~bad, fit.background_order)
-    noise = np.sqrt(
-        side.target_calm * side.target_noise**2 + convolved_variance(side.source_noise**2, fit, side.source_smoothing)
-    )
-    if convolve_science:
-        difference *= np.float32(-1 / fit.scale)
-        noise /= np.float32(fit.scale)
-    contaminated, nothing = contaminated_pixels(side.source_bad, fit), np.zeros(side.source.shape, dtype=bool)
-    record = {
-        "convolved": "science" if convolve_science else "reference",
-        "flux_scale": 1 / fit.scale if convolve_science else fit.scale,
-        "n_stamps": fit.record["n_stamps"],
-        "n_stamps_rejected": fit.record["n_rejected"],
-        "stamp_chi2": fit.record["stamp_chi2"],
-        "model_error": fit.record["model_error"],
-        "model_error_low": fit.record["model_error_low"],
-        "kernel_order": fit.order,
-        "kernel_half_width": width,
-        "kernel_sigmas": [float(s) for s in sigmas],
-    }
-    return Matched(
-        difference,
-        noise,
-        nothing if convolve_science else contaminated,
-        contaminated if convolve_science else nothing,
-        record,
-        (fit.kernels / fit.scale).astype(np.float32) if convolve_science else None,
+    return subtract_convolved(
+        inputs,
+        side,
+        fit,
+        {
+            "n_stamps": fit.record["n_stamps"],
+            "n_stamps_rejected": fit.record["n_rejected"],
+            "stamp_chi2": fit.record["stamp_chi2"],
+            "model_error": fit.record["model_error"],
+            "model_error_low": fit.record["model_error_low"],
+            "kernel_order": fit.order,
+            "kernel_half_width": width,
+            "kernel_sigmas": [float(s) for s in sigmas],
+        },
     )
 
 
 @dataclass
-class _Sides:
+class Sides:
     """The image that is convolved (source) and the other one (target), as in `Inputs`."""
 
     source: np.ndarray
@@ -107,11 +91,13 @@ class _Sides:
     target: np.ndarray
     target_noise: np.ndarray
     target_calm: np.float32  # a target that was interpolated has less noise in a pixel than before
+    convolve_science: bool
 
 
-def _sides(inputs: Inputs, *, convolve_science: bool) -> _Sides:
-    if convolve_science:
-        return _Sides(
+def sides(inputs: Inputs) -> Sides:
+    """The sharper image as the one to convolve."""
+    if inputs.seeing_reference > inputs.seeing:
+        return Sides(
             source=inputs.science,
             source_noise=inputs.noise,
             source_bad=inputs.bad_science,
@@ -119,8 +105,9 @@ def _sides(inputs: Inputs, *, convolve_science: bool) -> _Sides:
             target=inputs.reference,
             target_noise=inputs.reference_noise,
             target_calm=np.float32(inputs.smoothing[tuple(n // 2 for n in inputs.smoothing.shape)]),
+            convolve_science=True,
         )
-    return _Sides(
+    return Sides(
         source=inputs.reference,
         source_noise=inputs.reference_noise,
         source_bad=inputs.bad_reference,
@@ -128,7 +115,43 @@ def _sides(inputs: Inputs, *, convolve_science: bool) -> _Sides:
         target=inputs.science,
         target_noise=inputs.noise,
         target_calm=np.float32(1),
+        convolve_science=False,
     )
+
+
+def subtract_convolved(inputs: Inputs, side: Sides, fit: KernelField, record: dict[str, Any]) -> Matched:
+    """Difference by a kernel that was fitted, its noise, and where it rests on bad pixels.
+
+    Parameters
+    ----------
+    inputs : Inputs
+    side : Sides
+    fit : KernelField
+        Brings the image to be convolved to the other one.
+    record : dict
+        What the back end tells of the fit.
+
+    Raises
+    ------
+    ImageError
+        A flux ratio that is not positive.
+    """
+    if not np.isfinite(fit.scale) or fit.scale <= 0:
+        raise ImageError(inputs.name, "subtract", f"the fitted flux ratio is {fit.scale:g}; a positive one is needed")
+    bad = inputs.bad_science | inputs.bad_reference
+    difference = side.target - fit.apply(side.source) - fit.background_map()
+    difference -= sky_level(difference, side.target_noise, quiet_pixels(inputs) & ~bad, fit.background_order)
+    noise = np.sqrt(
+        side.target_calm * side.target_noise**2 + convolved_variance(side.source_noise**2, fit, side.source_smoothing)
+    )
+    contaminated, nothing = contaminated_pixels(side.source_bad, fit), np.zeros(side.source.shape, dtype=bool)
+    if not side.convolve_science:
+        record = {"convolved": "reference", "flux_scale": fit.scale} | record
+        return Matched(difference, noise, contaminated, nothing, record)
+    difference *= np.float32(-1 / fit.scale)
+    noise /= np.float32(fit.scale)
+    record = {"convolved": "science", "flux_scale": 1 / fit.scale} | record
+    return Matched(difference, noise, nothing, contaminated, record, (fit.kernels / fit.scale).astype(np.float32))
 
 
 def _best_order(highest: KernelField, fit_order: Callable[[int], KernelField]) -> KernelField:

@@ -297,6 +297,10 @@ def _match(inputs: Inputs, method: str, options: SubtractOptions) -> Matched:
         from otrain_core.images.zogy import zogy
 
         return zogy(inputs, options)
+    if method == "sfft":
+        from otrain_core.images.sfft import sfft
+
+        return sfft(inputs, options)
     from otrain_core.images.hotpants import hotpants
 
     return hotpants(inputs, options)

@@ -104,8 +104,10 @@ class PrepareOptions(Section):
 class SubtractOptions(Section):
     """Reference aligned to the science grid, matched and subtracted."""
 
-    method: Literal["alard-lupton", "zogy", "hotpants"] = Field("alard-lupton", description="subtraction back end")
-    fallback: Literal["none", "alard-lupton", "zogy"] = Field(
+    method: Literal["alard-lupton", "sfft", "zogy", "hotpants"] = Field(
+        "alard-lupton", description="subtraction back end"
+    )
+    fallback: Literal["none", "alard-lupton", "sfft", "zogy"] = Field(
         "none", description="back end used where the program of the chosen one is not installed (none: an error)"
     )
     align: Literal["auto", "wcs", "stars", "swarp"] = Field(

@@ -58,7 +58,7 @@ def add_warm_pixels(
     np.add.at(added, (y, x), charge)
     data += (ndimage.gaussian_filter(added, smear) if smear else added).astype(np.float32)
     size = 1 + 2.4 * smear
-    return [row_of("warm_pixel", *row, size, flux=flux) for *row, flux in zip(x, y, charge, strict=True) if flux]
+    return [row_of("warm_pixel", xi, yi, size, flux=flux) for xi, yi, flux in zip(x, y, charge, strict=True)]
 
 
 def warm_places(n: int, rng: np.random.Generator) -> np.ndarray:
@@ -155,7 +155,7 @@ def add_holes(
     rows = []
     for star in bright[rng.random(len(bright)) < share].itertuples():
         # Up to where the star sinks into the noise, or its core alone.
-        reach = exposure.psf.half_size(exposure.noise / star.flux)
+        reach = float(exposure.psf.half_size(exposure.noise / star.flux))
         radius = exposure.psf.fwhm * rng.uniform(0.5, min(2.5, reach / exposure.psf.fwhm))
         hole = (x - star.x) ** 2 + (y - star.y) ** 2 < radius**2
         form = rng.choice(["nan", "zero", "low", "negative"], p=[0.25, 0.2, 0.3, 0.25])
