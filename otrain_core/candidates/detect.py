@@ -13,6 +13,7 @@ import pandas as pd
 from otrain_core.candidates.measure import (
     FIT_RADIUS,
     difference_psf,
+    filtered_significance,
     filtered_spread,
     gaussian_widths,
     negative_shares,
@@ -296,28 +297,56 @@ def detect_candidates(
 def _sources(plane: Plane, search: str, options: DetectOptions, *, image: str) -> pd.DataFrame:
     """Sources of one plane; with the threshold "auto" that of the first step with as many as are wanted."""
     steps = AUTO_THRESHOLDS if options.threshold == "auto" else (float(options.threshold),)
-    found = pd.DataFrame()
-    for number, threshold in enumerate(steps):
-        lower = find_sources(
-            options.method,
-            plane.data,
-            plane.error,
-            plane.bad,
-            image=image,
-            seeing=plane.seeing,
-            threshold=threshold,
-            min_area=options.min_area,
-            both_signs=options.both_signs and search == "difference",
-        )
-        if number and len(lower) > options.max_candidates:
-            break  # a step too far
-        found = lower
+    first = _first_step(plane, options) if len(steps) > 1 and search == "difference" else 0
+    threshold = steps[first]
+    found = _find(plane, search, options, threshold, image=image)
+    while first and len(found) > options.max_candidates:  # a step too far
+        first -= 1
+        threshold = steps[first]
+        found = _find(plane, search, options, threshold, image=image)
+    for lower in steps[first + 1 :]:
         if len(found) >= options.target_candidates or search != "difference":
             break
+        more = _find(plane, search, options, lower, image=image)
+        if len(more) > options.max_candidates:
+            break
+        found, threshold = more, lower
     if len(steps) > 1 and search == "difference":
         sentence = "image %s: detect.threshold: auto is %.2f sigma, %d candidates"
         logging.getLogger("otrain").info(sentence, image, threshold, len(found))
     return found
+
+
+def _find(plane: Plane, search: str, options: DetectOptions, threshold: float, *, image: str) -> pd.DataFrame:
+    return find_sources(
+        options.method,
+        plane.data,
+        plane.error,
+        plane.bad,
+        image=image,
+        seeing=plane.seeing,
+        threshold=threshold,
+        min_area=options.min_area,
+        both_signs=options.both_signs and search == "difference",
+    )
+
+
+def _first_step(plane: Plane, options: DetectOptions) -> int:
+    """First of `AUTO_THRESHOLDS` that may give as many sources as are wanted, by the peaks of the filtered difference.
+
+    A source has a peak, so that steps before it need not be tried.
+    """
+    from scipy.ndimage import maximum_filter
+
+    if options.method != "sep":  # the others' thresholds are not those of the filtered difference
+        return 0
+    filtered = np.nan_to_num(filtered_significance(plane.data, plane.error, plane.bad, plane.seeing))
+    count = np.zeros(len(AUTO_THRESHOLDS), dtype=int)
+    for signed in (filtered, -filtered) if options.both_signs else (filtered,):
+        peaks = signed[signed == maximum_filter(signed, 3)]
+        count += [int((peaks > threshold).sum()) for threshold in AUTO_THRESHOLDS]
+    enough = np.flatnonzero(count >= options.target_candidates)
+    return int(enough[0]) if len(enough) else len(AUTO_THRESHOLDS) - 1
 
 
 def _without_doubles(sources: pd.DataFrame) -> pd.DataFrame:

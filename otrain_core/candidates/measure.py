@@ -89,11 +89,8 @@ def difference_psf(
     return psf, seeing
 
 
-def filtered_spread(data: np.ndarray, error: np.ndarray, bad: np.ndarray, seeing: float) -> float:
-    """Robust standard deviation of the matched-filtered difference in units of its expected noise.
-
-    1 for independent noise of the given size. Masked pixels do not count; `seeing` in px.
-    """
+def filtered_significance(data: np.ndarray, error: np.ndarray, bad: np.ndarray, seeing: float) -> np.ndarray:
+    """Matched-filtered difference in units of its expected noise, (height, width); NaN at masked pixels; `seeing` in px."""
     from scipy.ndimage import gaussian_filter
 
     sigma = SIGMA * seeing
@@ -101,7 +98,15 @@ def filtered_spread(data: np.ndarray, error: np.ndarray, bad: np.ndarray, seeing
     # The square of a Gaussian is a Gaussian narrower by sqrt(2), with integral 1 / (4 pi sigma^2).
     signal = gaussian_filter(data * weight, sigma, mode="constant")
     variance = gaussian_filter(weight, sigma / np.sqrt(2), mode="constant") / (4 * np.pi * sigma**2)
-    significance = signal[~bad] / np.sqrt(variance[~bad])
+    return np.divide(signal, np.sqrt(variance), out=np.full(data.shape, np.nan), where=~bad & (variance > 0))
+
+
+def filtered_spread(data: np.ndarray, error: np.ndarray, bad: np.ndarray, seeing: float) -> float:
+    """Robust standard deviation of the matched-filtered difference in units of its expected noise.
+
+    1 for independent noise of the given size. Masked pixels do not count; `seeing` in px.
+    """
+    significance = filtered_significance(data, error, bad, seeing)[~bad]
     spread = 1.4826 * float(np.median(np.abs(significance - np.median(significance))))
     return spread if np.isfinite(spread) and spread > 0 else 1.0
 

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from otrain_core.errors import ConfigError
 from otrain_core.plan.pipelines import GMADET, STDPIPE, Pipeline
 from otrain_core.plan.pools import is_pool
+from otrain_core.plan.prior import DrawOptions
 from otrain_core.plan.sections import Name, Section, check_extent, explain_first
 from otrain_core.plan.telescopes import OLD_SHEET
 
@@ -377,6 +378,7 @@ class Config(Section):
     label_noise: LabelNoiseOptions = LabelNoiseOptions()
     gate: GateOptions = GateOptions()
     studies: StudyOptions = StudyOptions()
+    draw: DrawOptions = Field(DrawOptions(), description="telescopes drawn at random (target universal)")
     finetune: FinetuneOptions = FinetuneOptions()
 
     @field_validator("telescopes", mode="before")
@@ -401,6 +403,11 @@ class Config(Section):
                 if name in ("universal", "fixed-cuts"):
                     raise ValueError(f"{kind}: {name!r} is what tables name the shipped model or the fixed cuts")
         named = {"run.experiments": self.run.experiments}
+        if self.draw.telescopes:
+            named["draw.experiments"] = self.draw.experiments
+            for name in self.draw.pipelines:
+                if name not in self.pipelines:
+                    raise ValueError(f"draw.pipelines names {name!r}; pipelines has {sorted(self.pipelines)}")
         named |= {f"studies.{key}": getattr(self.studies, key) for key in ("experiments", "label_noise")}
         named |= {f"studies.sweeps.{key}.experiments": sweep.experiments for key, sweep in self.studies.sweeps.items()}
         for key, names in named.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,20 @@ class Inputs:
     telescopes : mapping of str to Telescope
     sheet : mapping of str to mapping of str to ImageRow
         Image sheet by telescope and image.
+    drawn : sequence of str
+        Names of telescopes drawn at random.
     """
 
     def __init__(
-        self, config: Config, telescopes: Mapping[str, Telescope], sheet: Mapping[str, Mapping[str, ImageRow]]
+        self,
+        config: Config,
+        telescopes: Mapping[str, Telescope],
+        sheet: Mapping[str, Mapping[str, ImageRow]],
+        drawn: Sequence[str] = (),
     ):
         self.sheet = sheet
         self._config, self._telescopes = config, telescopes
-        self._images = {name: self._science_images(name) for name in used_telescopes(config)}
+        self._images = {name: self._science_images(name) for name in [*used_telescopes(config), *drawn]}
         # Looked up for every image: a search through the sheet each time would cost the square of its length.
         self._numbers = {name: {image: k for k, image in enumerate(images)} for name, images in self._images.items()}
         self._reference_rows: dict[tuple[str, str], list[ImageRow]] = {}

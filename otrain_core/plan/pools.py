@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 POOL = "pool"  # a pool of telescopes stands where a telescope would
-
-
 WITHOUT = f"{POOL}-without-"
+DRAWN = f"{POOL}-drawn/all"  # cube of all telescopes drawn at random, whatever their pipelines
 
 
 def is_pool(telescope: str) -> bool:
     """Whether a name is that of a pool; no telescope may bear one."""
-    return telescope == POOL or telescope.startswith(WITHOUT)
+    return telescope in (POOL, DRAWN.split("/")[0]) or telescope.startswith(WITHOUT)
 
 
 def left_out(telescope: str) -> str | None:

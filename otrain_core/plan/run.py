@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from otrain_core.errors import ConfigError
-from otrain_core.plan.config import Config, load_config
+from otrain_core.plan.config import Config, CubeOptions, load_config
 from otrain_core.plan.inputs import Inputs, used_telescopes
 from otrain_core.plan.mosaics import expand_mosaics
 from otrain_core.plan.pipelines import STEP_OPTIONS, Pipeline
+from otrain_core.plan.pools import DRAWN
+from otrain_core.plan.prior import draw_telescopes
 from otrain_core.plan.recipe import STEPS, Recipe
 from otrain_core.plan.sections import read_yaml
 from otrain_core.plan.sheets import ImageRow, read_images, read_labels
 from otrain_core.plan.studies import Studies
-from otrain_core.plan.telescopes import Telescope, read_telescopes
+from otrain_core.plan.telescopes import Detector, Telescope, read_telescopes
 from otrain_core.programs import require_programs
 from otrain_core.results import training_folder
 
@@ -36,6 +38,8 @@ class Run:
         Images, references and catalogues.
     studies : Studies
         Sweeps, pools and their tables.
+    drawn : dict of str to Drawn
+        Telescopes drawn at random, with pipeline and set, by name.
     experiments : dict of str to Experiment
         Those of the configuration, and those that its sweeps make of them.
     labels : str or None
@@ -44,8 +48,12 @@ class Run:
 
     def __init__(self, config: Config, telescopes: dict[str, Telescope], sheet: dict[str, dict[str, ImageRow]]):
         self.config = config
-        self.telescopes = telescopes
-        self.inputs = Inputs(config, telescopes, sheet)
+        self.drawn = {item.telescope.name: item for item in draw_telescopes(config.draw)}
+        for name in self.drawn:
+            if name in telescopes:
+                raise ConfigError(f"draw.name: {config.draw.name!r}: there is a telescope {name} already")
+        self.telescopes = telescopes | {name: item.telescope for name, item in self.drawn.items()}
+        self.inputs = Inputs(config, self.telescopes, sheet, list(self.drawn))
         self.studies = Studies(config)
         self.labels: str | None = None
         # The rules know the trainings of a study as experiments like all others.
@@ -89,6 +97,8 @@ class Run:
             run._check_telescope(name)
         for cube in config.run.cubes:
             run._check_cube(*cube.split("/"))
+        for name in config.draw.pipelines if config.draw.telescopes else ():
+            require_programs({step: run.options("", name, step) for step in STEP_OPTIONS}, name=name)
         return run
 
     @classmethod
@@ -139,12 +149,29 @@ class Run:
                 f"telescopes.{telescope}.catalogue is not given; give a CSV file, gaia or panstarrs"
             )
 
+    def drawn_cube(self) -> CubeOptions:
+        """Options of the cube of all telescopes that are drawn at random."""
+        share = max(self.config.draw.max_failed_fraction, self.config.cube.max_failed_fraction)
+        return self.config.cube.model_copy(update={"max_failed_fraction": share})
+
+    def drawn_trainings(self) -> list[str]:
+        """Folders of the trainings on all telescopes that are drawn at random."""
+        draw = self.config.draw
+        return [
+            f"results/{training_folder(DRAWN, experiment, seed)}"
+            for experiment in draw.experiments
+            for seed in draw.seeds
+            if draw.telescopes
+        ]
+
     def used_telescopes(self) -> list[str]:
-        """Telescopes whose cubes the run makes, sorted."""
+        """Telescopes whose cubes the run makes, sorted; those that are drawn are not among them."""
         return used_telescopes(self.config)
 
     def recipe(self, telescope: str, pipeline: str) -> dict[str, Any] | None:
         """How the cutouts of a cube were made, for its models; None of pools and of ready-made cutouts."""
+        if f"{telescope}/{pipeline}" == DRAWN:
+            return Recipe(Pipeline(), Detector(), telescope=telescope, name=pipeline).record()
         entry = self.telescopes.get(telescope)
         if entry is None or entry.source == "folders":
             return None

@@ -77,7 +77,7 @@ def is_simulated(telescope):
 
 def telescopes_where(condition):
     """Wildcard constraint: the telescopes of the run for which a condition holds."""
-    names = [re.escape(name) for name in RUN.used_telescopes() if condition(name)]
+    names = [re.escape(name) for name in [*RUN.used_telescopes(), *RUN.drawn] if condition(name)]
     return "|".join(names) or "(?!)"
 
 

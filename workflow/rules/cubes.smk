@@ -84,3 +84,36 @@ rule pool:
         code=code_of("cubes/pool"),
     script:
         "../../scripts/cubes/pool.py"
+
+
+rule drawn:
+    """Join the cutouts of all telescopes drawn at random, and deal the telescopes to train, tune and test."""
+    input:
+        stacks=[
+            f"results/{name}/{item.pipeline}/images/{image}/cutouts.npz"
+            for name, item in RUN.drawn.items()
+            for image in RUN.inputs.images(name)
+        ],
+    output:
+        cube="results/pool-drawn/all/cube.npz",
+        drawn_stars="results/pool-drawn/all/real_stars.npz",
+        cube_record="results/pool-drawn/all/cube.json",
+        split="results/pool-drawn/all/split.csv",
+        split_record="results/pool-drawn/all/split.json",
+    log:
+        "results/logs/pool-drawn/all/drawn.log",
+    benchmark:
+        "results/benchmarks/pool-drawn/all/drawn.tsv"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        telescopes=[name for name in RUN.drawn for image in RUN.inputs.images(name)],
+        sets={name: item.set for name, item in RUN.drawn.items()},
+        max_per_class=RUN.config.draw.max_per_class,
+        seed=RUN.config.seed,
+        options=RUN.drawn_cube().model_dump(),
+        code=code_of("cubes/drawn"),
+    script:
+        "../../scripts/cubes/drawn.py"
