@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,34 @@ def read_fits(path: str | Path, *, image: str, extension: str | int | None = Non
         sections that are not in the frame.
     """
     path, named = split_extension(path)
+    with _opened(path, image) as hdus:
+        hdu, alone = _choose(hdus, named, extension, path, image)
+        header = _header(hdu, hdus[0], alone, path, image)
+        data = linear_pixels(_values(hdu, path, image), header, image=image)
+        bad = _bad_pixels(hdus, hdu, data.shape, path, image)
+    if bad is not None:
+        data[bad] = np.nan
+    data = _cut(data, header, image)
+    return np.ascontiguousarray(data, dtype=np.float32), header
+
+
+def read_header(path: str | Path, *, image: str, extension: str | int | None = None) -> fits.Header:
+    """The header that `read_fits` gives, without reading pixels; its WCS is that of the whole frame.
+
+    Raises
+    ------
+    ImageError
+        As `read_fits`, but for what only the pixels tell.
+    """
+    path, named = split_extension(path)
+    with _opened(path, image) as hdus:
+        hdu, alone = _choose(hdus, named, extension, path, image)
+        return _header(hdu, hdus[0], alone, path, image)
+
+
+@contextmanager
+def _opened(path: Path, image: str) -> Iterator[fits.HDUList]:
+    """The HDUs of a file that is safe to read; whatever a library raises becomes an error of the image."""
     if not path.is_file():
         raise ImageError(image, "path", f"{path}: no such file")
     raise_if_failed(path)
@@ -60,20 +90,13 @@ def read_fits(path: str | Path, *, image: str, extension: str | int | None = Non
     check_cards(path, image=image)
     try:
         with fits.open(path, memmap=False, ignore_missing_simple=False, do_not_scale_image_data=True) as hdus:
-            hdu, alone = _choose(hdus, named, extension, path, image)
-            header = _header(hdu, hdus[0], alone, path, image)
-            data = linear_pixels(_values(hdu, path, image), header, image=image)
-            bad = _bad_pixels(hdus, hdu, data.shape, path, image)
+            yield hdus
     except OtrainError:
         raise
     except Exception as error:  # of many kinds: what a library raises for damaged pixels or cards is not documented
         raise ImageError(
             image, "path", f"{path}: not a readable FITS image, or truncated ({first_line(error)})"
         ) from None
-    if bad is not None:
-        data[bad] = np.nan
-    data = _cut(data, header, image)
-    return np.ascontiguousarray(data, dtype=np.float32), header
 
 
 def _choose(

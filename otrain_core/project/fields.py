@@ -1,0 +1,206 @@
+"""Which frames show one field, and which of them become its reference."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from otrain_core.plan.telescopes import HIPS
+from otrain_core.project.look import Frame
+from otrain_core.project.measure import Measured
+from otrain_core.safe import safe_name
+
+LEAST, MOST = 3, 15  # frames of a stack; fewer cannot tell a cosmic ray from the sky
+SHARE = 0.25  # of the frames of a field that are stacked, where all are of one night
+PAUSE = 6.0  # hours without a frame that part two nights
+NEAR = 0.5  # frames whose centres are nearer than this share of their side show one field
+PANSTARRS_DEC = -30.0
+PANSTARRS = {"g": "g", "r": "r", "i": "i", "z": "z", "y": "y", "b": "g", "v": "g", "clear": "r", "l": "r", "lum": "r"}
+
+
+@dataclass
+class Field:
+    """Frames of one field and filter.
+
+    Attributes
+    ----------
+    name : str
+    science, stacked : list of Frame
+        Images to search, and frames of which the reference is stacked.
+    reference : str
+        Path of a ready reference, or a survey; '' where it is stacked, or where there is none.
+    because : str
+        Why these frames or this reference; where there is none, what to do.
+    """
+
+    name: str
+    science: list[Frame] = field(default_factory=list)
+    stacked: list[Frame] = field(default_factory=list)
+    reference: str = ""
+    because: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether there are science frames and a reference for them."""
+        return bool(self.science and (self.reference or self.stacked))
+
+
+def group_fields(frames: Sequence[Frame], *, fallback: str) -> dict[str, list[Frame]]:
+    """Frames by field and filter: by their centres on the sky, else by the object that the header names.
+
+    Parameters
+    ----------
+    frames : sequence of Frame
+        Of one telescope.
+    fallback : str
+        Name of a field whose frames say nothing.
+    """
+    places: list[tuple[Frame, list[Frame]]] = []
+    unplaced: dict[str, list[Frame]] = {}
+    for frame in sorted(frames, key=lambda frame: (not frame.wcs, frame.time, frame.path)):
+        if not np.isfinite(frame.ra):
+            unplaced.setdefault(_plain(frame.object), []).append(frame)
+            continue
+        same = (group for first, group in places if _near(first, frame))
+        group = next(same, None)
+        if group is None:
+            places.append((frame, group := []))
+        group.append(frame)
+    for name, group in list(unplaced.items()):  # by name, to a field that others placed
+        home = next((other for _, other in places if name and _plain(other[0].object) == name), None)
+        if home is not None:
+            home += unplaced.pop(name)
+    named: dict[str, list[Frame]] = {}
+    for group in [group for _, group in places] + list(unplaced.values()):
+        filters = sorted({frame.filter for frame in group})
+        for band in filters:
+            name = _name(group, fallback) + (f"-{safe_name(band, fallback='clear')}" if len(filters) > 1 else "")
+            free = name if name not in named else f"{name}-{len(named) + 1}"
+            named[free] = sorted(
+                (frame for frame in group if frame.filter == band), key=lambda frame: (frame.time, frame.path)
+            )
+    return named
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[\s_-]+", "", text).lower()
+
+
+def _near(first: Frame, frame: Frame) -> bool:
+    """Whether the centre of a frame lies within half a side of that of another; pointings err by more than a WCS."""
+    apart = np.hypot((frame.ra - first.ra + 180) % 360 - 180, 0) * np.cos(np.deg2rad(frame.dec))
+    scale = first.scale if np.isfinite(first.scale) else 1.0
+    return bool(np.hypot(apart, frame.dec - first.dec) * 3600 < NEAR * max(first.shape) * scale)
+
+
+def _name(group: Sequence[Frame], fallback: str) -> str:
+    names = [frame.object for frame in group if frame.object]
+    if names:
+        return safe_name(max(sorted(set(names)), key=names.count), fallback=fallback)
+    first = group[0]
+    if np.isfinite(first.ra):
+        return f"J{first.ra:.2f}{first.dec:+.2f}"
+    return safe_name(fallback, fallback="field")
+
+
+def propose(
+    name: str, frames: Sequence[Frame], stacks: Sequence[Frame], measured: Mapping[str, Measured], *, alone: bool
+) -> Field:
+    """Choose the reference of a field: a ready stack, frames of another night, the best of this one, or a survey.
+
+    Parameters
+    ----------
+    name : str
+    frames : sequence of Frame
+        Of the field and of one filter, by time.
+    stacks : sequence of Frame
+        Ready stacks of the telescope.
+    measured : mapping of str to Measured
+        Some of the frames, by path.
+    alone : bool
+        Whether the telescope has this field only: a stack whose header says nothing is its.
+    """
+    frames = list(frames)
+    fitting = [stack for stack in stacks if _fits(stack, frames[0], alone)]
+    if fitting:
+        return Field(name, frames, reference=fitting[0].path, because=f"a ready stack ({fitting[0].why})")
+    nights = nights_of(frames)
+    if len(nights) > 1:
+        good = [night for night in nights if len(night) >= LEAST]
+        if good and len(frames) > len(good[0]):
+            night = min(good[:-1] or good, key=lambda night: _seeing(night, measured))
+            stacked = best_of(night, min(len(night), MOST), measured)
+            because = f"of the night of {night[0].time[:10]}, apart from the others{_told(stacked, measured)}"
+            return Field(name, _without(frames, stacked), stacked, because=because)
+    n = int(np.clip(round(SHARE * len(frames)), LEAST, MOST))
+    if len(frames) > LEAST:
+        parts = np.array_split(np.arange(len(frames)), n)
+        stacked = [best_of([frames[k] for k in part], 1, measured)[0] for part in parts]
+        because = f"the best of {n} parts of the series, so that they are apart in time{_told(stacked, measured)}"
+        return Field(name, _without(frames, stacked), stacked, because=because)
+    if len(frames) > 1:
+        (best,) = best_of(frames, 1, measured)
+        because = f"{len(frames)} frames are too few to stack: the best one is the reference, with its cosmic rays"
+        return Field(name, _without(frames, [best]), reference=best.path, because=because)
+    return _from_survey(name, frames)
+
+
+def _fits(stack: Frame, frame: Frame, alone: bool) -> bool:
+    if stack.filter and frame.filter and stack.filter != frame.filter:
+        return False
+    if np.isfinite(stack.ra) and np.isfinite(frame.ra):
+        return _near(frame, stack)
+    return alone or bool(stack.object and _plain(stack.object) == _plain(frame.object))
+
+
+def nights_of(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """Frames parted where none was taken for six hours; those without a time are of one night."""
+    nights: list[list[Frame]] = []
+    last = None
+    for frame in sorted(frames, key=lambda frame: (frame.time, frame.path)):
+        moment = np.datetime64(frame.time[:19]) if frame.time else None
+        apart = moment is not None and last is not None and (moment - last) / np.timedelta64(1, "h") > PAUSE
+        if not nights or apart:
+            nights.append([])
+        nights[-1].append(frame)
+        last = moment if moment is not None else last
+    return nights
+
+
+def best_of(frames: Sequence[Frame], n: int, measured: Mapping[str, Measured]) -> list[Frame]:
+    """The `n` frames with the best seeing and the most stars, in order of time; those not measured come last."""
+    looks = [measured.get(frame.path) for frame in frames]
+    seeing = [look.fwhm if look and np.isfinite(look.fwhm) else np.inf for look in looks]
+    fewest = [-look.stars if look else np.inf for look in looks]
+    rank = np.argsort(np.argsort(seeing, kind="stable")) + np.argsort(np.argsort(fewest, kind="stable"))
+    rank = rank + np.where(np.isinf(seeing), 2 * len(looks), 0)
+    return [frames[k] for k in sorted(np.argsort(rank, kind="stable")[:n])]
+
+
+def _seeing(frames: Sequence[Frame], measured: Mapping[str, Measured]) -> float:
+    found = [measured[frame.path].fwhm for frame in frames if frame.path in measured]
+    found = [value for value in found if np.isfinite(value)]
+    return float(np.median(found)) if found else np.inf
+
+
+def _told(frames: Sequence[Frame], measured: Mapping[str, Measured]) -> str:
+    seeing = _seeing(frames, measured)
+    return f" (FWHM {seeing:.1f} px)" if np.isfinite(seeing) else ""
+
+
+def _without(frames: Sequence[Frame], others: Sequence[Frame]) -> list[Frame]:
+    taken = {frame.path for frame in others}
+    return [frame for frame in frames if frame.path not in taken]
+
+
+def _from_survey(name: str, frames: list[Frame]) -> Field:
+    """A reference from Pan-STARRS where it covers the field and the frame has a WCS, else what is missing."""
+    band = re.sub(r"[^a-z]", "", frames[0].filter.lower()).removeprefix("sdss").removesuffix("p")
+    if frames[0].wcs and frames[0].dec > PANSTARRS_DEC:
+        survey = f"{HIPS}CDS/P/PanSTARRS/DR1/{PANSTARRS.get(band, 'r')}"
+        return Field(name, frames, reference=survey, because="there is one frame only (the survey needs the network)")
+    why = "there is one frame only, and no survey for it"
+    return Field(name, frames, because=f"{why}: add frames, or a file *_reference.fits, and run otrain init again")

@@ -1,0 +1,322 @@
+"""What the FITS files of a folder are, from their headers and names alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from otrain_core.errors import ConfigError, ImageError, OtrainError
+from otrain_core.extensions import image_extensions
+from otrain_core.images.hdus import read_header
+from otrain_core.images.keywords import exposure, numbers, parse_angle, parse_number, start_time, text
+from otrain_core.images.wcs import image_wcs, pixel_to_sky, wcs_scale
+from otrain_core.io import digest, shown
+
+FITS_NAME = re.compile(r"\.(fits?|fts)(\.(fz|gz|bz2|xz))?$", re.I)
+SOLUTION_NAME = re.compile(r"\.wcs$", re.I)
+SMALLEST = 64  # side of a frame [px]; what is smaller is a cutout
+ARCSEC_PER_RADIAN = 206.26480625  # times micrometres over millimetres
+
+TYPE_KEYS = ("IMAGETYP", "OBSTYPE", "IMGTYPE", "FRAMETYP", "FRAME", "PICTTYPE", "OBJTYPE")
+TYPES = {  # words of those keywords and of names; the first that fits counts
+    "bias": r"bias|biases|zeros?|offset|masterbias|superbias",
+    "dark": r"darks?|masterdark",
+    "flat": r"flats?|skyflats?|domeflats?|masterflat|twilight|dome",
+    "other": r"focus|autofocus|foc|test|acquisition|acq|guide|guiding|pointing|slew|arc|lamp|comp|comparison|finder",
+}
+PRODUCTS = r"diff|difference|mask|weight|wht|bkg|background|rms|residual|residuals|thumb|preview|psf"
+STACKS = r"stack|stacked|stk|coadd|coadded|reference|ref|template"
+STACK_KEYS = ("NCOMBINE", "STACKCNT", "NSTACK", "NCOMB")
+CALIBRATED_KEYS = ("CALSTAT", "FLATCOR", "DARKCOR", "FLATFIL", "DESBIAS", "L1STATFL", "CCDPROC", "FLAT_COR")
+SCALE_KEYS = ("SECPIX", "SECPIX1", "PIXSCALE", "IM_SCALE", "SCALE", "PIXSCAL1", "PIXELSCL")
+POINTINGS = (("OBJCTRA", "OBJCTDEC"), ("RA", "DEC"), ("TELRA", "TELDEC"), ("RA_OBJ", "DEC_OBJ"), ("CRVAL1", "CRVAL2"))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One FITS file of a folder.
+
+    Attributes
+    ----------
+    path : str
+        Relative to the folder; ``[*]`` follows where the file holds several images.
+    kind : str
+        science, stack (made of several frames), bias, dark, flat, other, or unreadable.
+    why : str
+        What told the kind of all but science frames.
+    telescope, camera, filter, object : str
+        Of the header, '' where it does not say.
+    binning : int
+    exposure : float
+        [s], NaN where unknown.
+    time : str
+        Beginning of the exposure, ISO 8601 (UTC), '' where unknown.
+    ra, dec : float
+        Centre by the WCS, or pointing of the header [deg]; NaN where unknown.
+    scale : float
+        [arcsec/px], NaN where unknown.
+    scale_from, wcs : str
+        What told the scale; where the WCS is: 'header', the path of a header file relative to the folder, or ''.
+    shape : tuple of int
+        (height, width) [px].
+    numbers : dict
+        Keyword and value of gain, read_noise and saturation, of those that the header gives.
+    calibrated : bool
+        Whether the header tells of darks or flats that were applied.
+    """
+
+    path: str
+    kind: str
+    why: str = ""
+    telescope: str = ""
+    camera: str = ""
+    filter: str = ""
+    object: str = ""
+    binning: int = 1
+    exposure: float = np.nan
+    time: str = ""
+    ra: float = np.nan
+    dec: float = np.nan
+    scale: float = np.nan
+    scale_from: str = ""
+    wcs: str = ""
+    shape: tuple[int, int] = (0, 0)
+    numbers: Mapping[str, tuple[str, float]] | None = None
+    calibrated: bool = False
+
+
+def look_at(
+    folder: str | Path,
+    *,
+    leave_out: str | Path | None = None,
+    threads: int = 8,
+    tell: Callable[[int, int], None] | None = None,
+) -> list[Frame]:
+    """All FITS files under a folder, by name; headers are read in parallel, pixels are not.
+
+    Parameters
+    ----------
+    folder : path-like
+    leave_out : path-like, optional
+        A folder under it that is not looked at.
+    threads : int
+    tell : callable, optional
+        Called with the number of files that are done, and of all.
+
+    Raises
+    ------
+    ConfigError
+        No such folder, or no FITS file in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ConfigError(f"{shown(folder)}: no such folder")
+    files, solutions = _files(folder, Path(leave_out).resolve() if leave_out else None)
+    if not files:
+        raise ConfigError(f"{shown(folder)}: no FITS file (.fits, .fit, .fts, compressed or not) under this folder")
+    frames = []
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+        warnings.simplefilter("ignore")  # cards that are not standard
+        for frame in pool.map(lambda path: _look(folder, path, solutions.get(_stem(path))), files):
+            frames.append(frame)
+            if tell:
+                tell(len(frames), len(files))
+    return mark_copies(frames, folder)
+
+
+def _files(folder: Path, leave_out: Path | None) -> tuple[list[str], dict[str, str]]:
+    """Paths of the FITS files relative to the folder, sorted; paths of WCS headers by the name of their frame."""
+    files, solutions = [], {}
+    for where, folders, names in os.walk(folder):
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and Path(where, name).resolve() != leave_out
+        )
+        for name in names:
+            path = os.path.relpath(os.path.join(where, name), folder)
+            if FITS_NAME.search(name) and not name.startswith("."):
+                files.append(path)
+            elif SOLUTION_NAME.search(name):
+                solutions[_stem(name)] = path
+    return sorted(files), solutions
+
+
+def _stem(path: str) -> str:
+    """Name of a file without its folder and without what tells its format."""
+    return SOLUTION_NAME.sub("", FITS_NAME.sub("", os.path.basename(path)))
+
+
+def _look(folder: Path, path: str, solution: str | None) -> Frame:
+    name = shown(_stem(path))
+    try:
+        try:
+            header = read_header(folder / path, image=name)
+        except ImageError as error:
+            if error.key != "extension":
+                raise
+            first = image_extensions(folder / path, image=name)[0]
+            header, path = read_header(f"{folder / path}[{first}]", image=name), f"{path}[*]"
+        return _frame(folder, path, header, solution)
+    except OtrainError as error:
+        return Frame(path, "unreadable", getattr(error, "message", str(error)).replace(f"{folder / path}: ", ""))
+
+
+def _frame(folder: Path, path: str, header: Mapping[str, Any], solution: str | None) -> Frame:
+    """What a header says of its frame."""
+    shape = int(header.get("NAXIS2", 0)), int(header.get("NAXIS1", 0))
+    kind, why = _kind(path, header, shape)
+    frame = Frame(
+        path,
+        kind,
+        why,
+        telescope=_word(header, "TELESCOP"),
+        camera=_word(header, "INSTRUME", "CAMERA"),
+        filter=text(header, "filter"),
+        object=_word(header, "OBJECT", "OBJNAME", "TARGET"),
+        binning=int(parse_number(header.get("XBINNING"), unit=True) or 1),
+        exposure=float(exposure(header)),
+        time=start_time(header),
+        shape=shape,
+        numbers={
+            role: found
+            for role in ("gain", "read_noise", "saturation")
+            if (found := next(numbers(header, role), None)) is not None
+        },
+        calibrated=any(str(header.get(key, "") or "").strip() not in ("", "F", "False") for key in CALIBRATED_KEYS),
+    )
+    return _placed(folder, frame, header, solution) if kind in ("science", "stack") else frame
+
+
+def _placed(folder: Path, frame: Frame, header: Mapping[str, Any], solution: str | None) -> Frame:
+    """The frame with its place on the sky and its scale."""
+    found: dict[str, Any] = {}
+    for where in filter(None, (solution, "header")):
+        try:
+            wcs = image_wcs(header, folder / where if where != "header" else None, image=frame.path)
+        except ImageError:
+            continue  # a solution that cannot be right is none
+        if wcs is not None:
+            middle = (frame.shape[1] - 1) / 2, (frame.shape[0] - 1) / 2
+            ra, dec = (float(value) for value in pixel_to_sky(wcs, *middle))
+            return replace(frame, wcs=where, ra=ra, dec=dec, scale=wcs_scale(wcs), scale_from="WCS")
+    found["ra"], found["dec"] = _pointing(header)
+    found["scale"], found["scale_from"] = _scale(header)
+    return replace(frame, **found)
+
+
+def _word(header: Mapping[str, Any], *keys: str) -> str:
+    return next((word for key in keys if (word := str(header.get(key, "") or "").strip())), "")
+
+
+def _kind(path: str, header: Mapping[str, Any], shape: tuple[int, int]) -> tuple[str, str]:
+    """Kind of a frame and what tells it."""
+    if min(shape) < SMALLEST:
+        return "other", f"{shape[1]} x {shape[0]} px, smaller than a frame"
+    words, name = _words(path), _words(os.path.basename(path))
+    for key in TYPE_KEYS:
+        said = str(header.get(key, "") or "").strip()
+        told = _words(said)
+        for kind, pattern in TYPES.items():
+            if any(re.fullmatch(pattern, word) for word in told):
+                return kind, f"{key} {said!r}"
+        if told & {"light", "object", "science", "sci", "target"}:
+            break
+    else:
+        for kind, pattern in TYPES.items():
+            if match := next((word for word in sorted(words) if re.fullmatch(pattern, word)), None):
+                return kind, f"{match!r} in its name"
+    if match := next((word for word in sorted(name) if re.fullmatch(PRODUCTS, word)), None):
+        return "other", f"{match!r} in its name"
+    for key in STACK_KEYS:
+        if (parse_number(header.get(key)) or 0) > 1:
+            return "stack", f"{key} {header[key]}"
+    if match := next((word for word in sorted(name) if re.fullmatch(STACKS, word)), None):
+        return "stack", f"{match!r} in its name"
+    return "science", ""
+
+
+def _words(text: str) -> set[str]:
+    """Words of a text in lower case, also those that only a capital letter parts."""
+    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
+    return set(filter(None, re.split(r"[^a-z]+", parted.lower())))
+
+
+def _pointing(header: Mapping[str, Any]) -> tuple[float, float]:
+    """Pointing [deg] of the header, NaN where it does not say."""
+    for keys in POINTINGS:
+        values = []
+        for key, hours in zip(keys, (True, False), strict=True):
+            value = header.get(key)
+            angle = parse_angle(str(value), hours=hours) if value is not None else None
+            values.append(angle if angle is not None else parse_number(value))
+        ra, dec = values
+        if ra is not None and dec is not None and 0 <= ra <= 360 and abs(dec) <= 90:
+            return float(ra), float(dec)
+    return np.nan, np.nan
+
+
+def _scale(header: Mapping[str, Any]) -> tuple[float, str]:
+    """Pixel scale [arcsec/px] without a WCS, and what tells it: a keyword, or the pixel size over the focal length."""
+    for key in SCALE_KEYS:
+        value = parse_number(header.get(key), unit=True)
+        if value and 0.01 < value < 1000:
+            return float(value), key
+    size, length = (parse_number(header.get(key), unit=True) for key in ("XPIXSZ", "FOCALLEN"))
+    if size and length and size > 0 and length > 0:
+        return ARCSEC_PER_RADIAN * size / length, "XPIXSZ and FOCALLEN"
+    return np.nan, ""
+
+
+def mark_copies(frames: Sequence[Frame], folder: Path) -> list[Frame]:
+    """The frames, with copies of one exposure marked as other: the best of them stays.
+
+    Copies have one content, or one telescope, time and filter and names of which one holds the other (a raw frame
+    and what was made of it).
+    """
+    same: dict[tuple, list[int]] = {}
+    sizes: dict[tuple, list[int]] = {}
+    for index, frame in enumerate(frames):
+        if frame.kind != "science":
+            continue
+        key = (frame.telescope, frame.camera, frame.filter, frame.time)
+        if frame.time:
+            same.setdefault(key, []).append(index)
+        sizes.setdefault((*key, os.path.getsize(_file(folder, frame))), []).append(index)
+    marked = list(frames)
+    for indices in sizes.values():
+        contents: dict[str, Frame] = {}
+        for index in indices if len(indices) > 1 else ():
+            first = contents.setdefault(digest(_file(folder, frames[index])), frames[index])
+            if first is not frames[index]:
+                marked[index] = replace(frames[index], kind="other", why=f"a copy of {first.path}")
+    for indices in same.values():
+        _mark_versions(marked, [index for index in indices if marked[index].kind == "science"])
+    return marked
+
+
+def _file(folder: Path, frame: Frame) -> Path:
+    return folder / frame.path.removesuffix("[*]")
+
+
+def _mark_versions(frames: list[Frame], indices: list[int]) -> None:
+    """Of several files of one exposure keep the one with a WCS, or the calibrated one, or the first, in place."""
+    order = sorted(indices, key=lambda index: (not frames[index].wcs, not frames[index].calibrated, index))
+    kept: list[int] = []
+    for index in order:
+        stem = _stem(frames[index].path).lower()
+        best = next(
+            (k for k in kept if stem in (other := _stem(frames[k].path).lower()) or other in stem),
+            None,
+        )
+        if best is None:
+            kept.append(index)
+        else:
+            why = f"the same exposure as {frames[best].path}"
+            frames[index] = replace(frames[index], kind="other", why=why)
