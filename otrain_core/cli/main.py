@@ -113,6 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
         made.set_defaults(function=function or f"verbs:{name}")
         return made
 
+    _add_project_verbs(verb)
     _add_cutout_verbs(verb)
     _add_training_verbs(verb)
     _add_classify(verb)
@@ -128,6 +129,39 @@ def build_parser() -> argparse.ArgumentParser:
     for name, unit in (("gain", "electron/ADU"), ("pixel-scale", "arcsec/px"), ("saturation", "ADU")):
         check.add_argument(f"--{name}", type=_positive, help=f"of images whose header lacks it [{unit}]")
     return parser
+
+
+def _add_project_verbs(verb) -> None:
+    init = verb(
+        "init",
+        "write a project for a folder of FITS files: configuration, telescopes and sheet of images",
+        details="Headers are read, and some pixels. A table says what was found, what is assumed and what is missing."
+        " Nothing is overwritten: run again, it adds what is new in the folder.",
+        function="project:init",
+    )
+    init.add_argument("folder", help="folder of FITS files; folders in it count, too")
+    init.add_argument("-o", "--output", metavar="PROJECT", help="folder of the project (default: FOLDER-otrain)")
+    init.add_argument("--threads", type=_threads, default=2, help="CPU threads (default 2)")
+    example = verb(
+        "example",
+        "write a small set of simulated FITS files, as a telescope leaves them",
+        details="Ten frames of one night, six of an earlier one, darks and flats; the headers say that they are simulated.",
+        function="project:example",
+    )
+    example.add_argument("folder", help="folder to write to, new or empty")
+    example.add_argument("--frames", type=_count, default=10, help="frames of the later night (default 10)")
+    example.add_argument("--wcs", action="store_true", help="with a WCS in the headers")
+    example.add_argument("--seed", type=_seed, default=1, help="of all random numbers (default 1)")
+    run = verb(
+        "run",
+        "run the workflow on a configuration: train, evaluate, register, report",
+        details="Snakemake with the options of make demo. Needs a clone of the project.",
+        function="project:run",
+    )
+    run.add_argument("config", nargs="+", help="configuration (YAML); later ones are laid over earlier ones")
+    run.add_argument("--cores", type=_threads, help="CPU cores (default: all)")
+    run.add_argument("--keep-going", action="store_true", help="leave bad images out, and report them")
+    run.add_argument("--target", action="append", default=[], metavar="FILE", help="make this only (may stand twice)")
 
 
 def _add_cutout_verbs(verb) -> None:
@@ -250,8 +284,13 @@ def _add_search(verb) -> None:
         details="Each image goes through the steps of the model's training, without injection. For each, the folder gets"
         " a table (ECSV and FITS), a record (JSON) and a picture of the best candidates.",
     )
-    search.add_argument("science", nargs="+", metavar="SCIENCE", help="science image (FITS)")
-    origin = search.add_mutually_exclusive_group(required=True)
+    search.add_argument(
+        "science",
+        nargs="+",
+        metavar="SCIENCE",
+        help="science image (FITS); or the configuration of a project (otrain init), whose images and references are taken",
+    )
+    origin = search.add_mutually_exclusive_group()
     origin.add_argument("--reference", metavar="FITS", help="reference image")
     origin.add_argument("--stack", nargs="+", metavar="FITS", help="frames to stack the reference from")
     origin.add_argument("--survey", metavar="HIPS", help="survey to fetch it from (network), as CDS/P/PanSTARRS/DR1/r")

@@ -24,6 +24,10 @@ log = logging.getLogger("otrain")
 
 def search(arguments: Namespace) -> tuple[int, Any, str]:
     """Search images: exit status (1 where one is refused), record for --json, and text."""
+    if any(path.endswith((".yaml", ".yml")) for path in arguments.science):
+        from otrain_core.cli.project import search_project
+
+        return search_project(arguments)
     classifier = load_classifier(arguments)
     recipe = choose_recipe(arguments, classifier.about)
     folder = Path(arguments.output)
@@ -93,6 +97,8 @@ def choose_recipe(arguments: Namespace, about: dict[str, Any]) -> Recipe:
     if recipe is None:
         log.warning("%s: the model does not say how its cutouts were made; builtin is taken", arguments.model)
         recipe = Recipe(pipelines["builtin"], Detector(), str(about.get("telescope") or ""), "builtin")
+    own = getattr(arguments, "detector", None)  # of the telescope of a project
+    recipe = Recipe(recipe.pipeline, own or recipe.detector, recipe.telescope, recipe.name)
     given = {"gain": arguments.gain, "pixel_scale": arguments.pixel_scale, "saturation": arguments.saturation}
     changed = {key: value for key, value in given.items() if value is not None}
     detector, detect = recipe.detector.model_copy(update=changed), recipe.pipeline.detect

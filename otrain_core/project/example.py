@@ -29,7 +29,7 @@ SIMULATED = "simulated by otrain example: no telescope took this"
 README = """These frames are simulated (otrain example): no telescope took them.
 
 They look as a small observatory leaves them: {n} frames of one field in two nights, calibrated, beside
-darks and flats. A transient of magnitude 16.5 to 17.5 shines in the frames of the second night only, at
+darks and flats. A transient of magnitude 15 shines in the frames of the second night only, at
 {x:.0f}, {y:.0f} [px from 0, in the grid of the first frame].
 
 Try:  otrain init {folder}
@@ -92,13 +92,11 @@ def _field(rng: np.random.Generator) -> pd.DataFrame:
 
 
 def _with_transient(sources: pd.DataFrame, place: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
-    new = sources.iloc[[-1]].assign(kind="star", x=place[0], y=place[1], mag=rng.uniform(16.5, 17.5))
+    new = sources.iloc[[-1]].assign(kind="star", x=place[0], y=place[1], mag=rng.uniform(14.5, 15.0))
     return pd.concat([sources, new], ignore_index=True)
 
 
-def _expose(
-    sources: pd.DataFrame, night: str, number: int, rng: np.random.Generator
-) -> tuple[np.ndarray, fits.Header]:
+def _expose(sources: pd.DataFrame, night: str, number: int, rng: np.random.Generator) -> tuple[np.ndarray, fits.Header]:
     """One frame [ADU, uint16] and its header."""
     from otrain_core.sky.artefacts import add_cosmics, add_hot_pixels
 
@@ -123,7 +121,7 @@ def _expose(
     add_hot_pixels(data, rng, n=int(rng.poisson(25)), noise=exposure.noise)
     add_cosmics(data, rng, n=int(rng.poisson(12)), gain=GAIN)
     header = exposure.wcs.to_header()
-    header["DATE-OBS"] = f"{night}T21:{3 * number // 60 + 10:02d}:{3 * number % 60:02d}"
+    header["DATE-OBS"] = str(np.datetime64(f"{night}T21:10:00") + np.timedelta64(150 * number, "s"))
     return np.clip(np.rint(data), 0, FULL).astype(np.uint16), header
 
 

@@ -69,7 +69,7 @@ def group_fields(frames: Sequence[Frame], *, fallback: str) -> dict[str, list[Fr
         if group is None:
             places.append((frame, group := []))
         group.append(frame)
-    for name, group in list(unplaced.items()):  # by name, to a field that others placed
+    for name in list(unplaced):  # by name, to a field that others placed
         home = next((other for _, other in places if name and _plain(other[0].object) == name), None)
         if home is not None:
             home += unplaced.pop(name)
@@ -172,11 +172,12 @@ def nights_of(frames: Sequence[Frame]) -> list[list[Frame]]:
 
 def best_of(frames: Sequence[Frame], n: int, measured: Mapping[str, Measured]) -> list[Frame]:
     """The `n` frames with the best seeing and the most stars, in order of time; those not measured come last."""
+    from scipy.stats import rankdata
+
     looks = [measured.get(frame.path) for frame in frames]
     seeing = [look.fwhm if look and np.isfinite(look.fwhm) else np.inf for look in looks]
     fewest = [-look.stars if look else np.inf for look in looks]
-    rank = np.argsort(np.argsort(seeing, kind="stable")) + np.argsort(np.argsort(fewest, kind="stable"))
-    rank = rank + np.where(np.isinf(seeing), 2 * len(looks), 0)
+    rank = rankdata(seeing) + rankdata(fewest) + np.where(np.isinf(seeing), 2 * len(looks), 0)
     return [frames[k] for k in sorted(np.argsort(rank, kind="stable")[:n])]
 
 

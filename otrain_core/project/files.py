@@ -109,7 +109,10 @@ def write_telescope(project: Path, camera: Camera) -> Path | None:
     path = project / TELESCOPES / f"{camera.name}.yaml"
     if path.exists():
         return None
-    lines = [f"# {camera.name}: written by otrain init, which never overwrites it. Correct what is assumed.", "detector:"]
+    lines = [
+        f"# {camera.name}: written by otrain init, which never overwrites it. Correct what is assumed.",
+        "detector:",
+    ]
     for value in camera.values:
         if value.key not in DETECTOR or value.value is None or (value.key == "filter" and "," in str(value.value)):
             continue
@@ -117,7 +120,9 @@ def write_telescope(project: Path, camera: Camera) -> Path | None:
         unit = f" [{UNITS[value.key]}]" if value.key in UNITS else ""
         if value.state == "assumed":
             reason = json.dumps(value.because, ensure_ascii=False)
-            lines.append(f"  {value.key}: {{assumed: {shown_value}, because: {reason}}}{f' # {unit.strip()}' * bool(unit)}")
+            lines.append(
+                f"  {value.key}: {{assumed: {shown_value}, because: {reason}}}{f' # {unit.strip()}' * bool(unit)}"
+            )
         else:
             lines.append(f"  {value.key}: {shown_value} #{unit} from {value.because}")
     with atomic(path) as temporary:

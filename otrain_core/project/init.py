@@ -190,7 +190,7 @@ def _free_name(frame: Frame, telescope: str, names: set[tuple[str, str]]) -> str
 
 def _note_missing(found: Project, telescopes: Sequence[str]) -> None:
     folder, project = found.folder, found.project
-    for camera in found.cameras:
+    for camera in [camera for camera in found.cameras if camera.science]:
         for value in camera.values:
             if value.state != "missing":
                 continue
@@ -209,14 +209,18 @@ def _note_missing(found: Project, telescopes: Sequence[str]) -> None:
     raw = [camera for camera in found.cameras if camera.science and not any(f.calibrated for f in camera.science)]
     if raw and any(frame.kind in ("dark", "flat") for frame in found.left_out):
         told = "the frames do not look calibrated, and darks or flats are beside them"
-        found.missing.append((told, "calibrate them first (Siril, AstroImageJ, ccdproc); uncalibrated ones work less well"))
+        found.missing.append(
+            (told, "calibrate them first (Siril, AstroImageJ, ccdproc); uncalibrated ones work less well")
+        )
 
 
 def init_text(found: Project) -> str:
     """What was found, assumed and left out, what is missing, and the line to go on with."""
     lines: list[str] = []
     for camera in found.cameras:
-        lines.append(f"{camera.name}: {len(camera.science)} images of the sky")
+        lines.append(f"{camera.name}: {len(camera.science)} images of the sky, {len(camera.stacks)} stacks of images")
+        if not camera.science:
+            continue
         for value in camera.values:
             if value.state != "missing":
                 said = f"{value.value:g}" if isinstance(value.value, float) else str(value.value)
@@ -225,7 +229,9 @@ def init_text(found: Project) -> str:
         for entry in found.fields[camera.name]:
             if entry.complete:
                 made = f"stacked from {len(entry.stacked)}" if entry.stacked else entry.reference
-                lines.append(f"  field    {entry.name:<12} {len(entry.science)} images; reference {made}: {entry.because}")
+                lines.append(
+                    f"  field    {entry.name:<12} {len(entry.science)} images; reference {made}: {entry.because}"
+                )
     if found.left_out:
         lines += ["left out:", *_left_out(found.left_out)]
     if found.missing:

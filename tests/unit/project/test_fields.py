@@ -1,0 +1,86 @@
+"""Fields and their references."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from otrain_core.project.fields import best_of, group_fields, nights_of, propose
+from otrain_core.project.look import Frame
+from otrain_core.project.measure import Measured
+
+
+def frames(n, *, day=1, **changes):
+    made = [
+        Frame(
+            f"{day}-{k:02d}.fit",
+            "science",
+            object="M 1",
+            filter="R",
+            shape=(500, 500),
+            time=f"2026-01-{day:02d}T20:{k:02d}:00.000",
+        )
+        for k in range(n)
+    ]
+    return [replace(frame, **changes) for frame in made]
+
+
+def looks(frames, fwhm=3.0):
+    return {frame.path: Measured(fwhm, 50, 900.0, 20.0, 4e4, False, True) for frame in frames}
+
+
+def test_fields_by_place_by_name_and_by_filter():
+    here = frames(2, ra=10.0, dec=20.0, scale=1.0, wcs="header")
+    near = frames(1, day=2, ra=10.05, dec=20.0, scale=1.0, wcs="header")
+    far = frames(1, day=3, ra=10.5, dec=20.0, scale=1.0, wcs="header", object="")
+    named, other = frames(1, day=4), frames(1, day=5, filter="V")
+    found = group_fields([*here, *near, *far, *named, *other], fallback="night")
+    assert {name: len(group) for name, group in found.items()} == {"M_1-R": 4, "M_1-V": 1, "J10.50+20.00": 1}
+
+
+def test_frames_that_say_nothing_are_one_field():
+    found = group_fields(frames(3, object=""), fallback="my night")
+    assert {name: len(group) for name, group in found.items()} == {"my_night": 3}
+
+
+def test_places_are_compared_across_zero_hours():
+    both = frames(1, ra=359.99, dec=0.0, scale=1.0) + frames(1, day=2, ra=0.01, dec=0.0, scale=1.0)
+    assert len(group_fields(both, fallback="x")) == 1
+
+
+def test_the_reference_is_stacked_from_another_night():
+    first, second = frames(5), frames(8, day=9)
+    found = propose("M1", first + second, [], looks(first, 2.5) | looks(second, 2.0), alone=True)
+    assert found.stacked == first and found.science == second
+    assert "2026-01-01" in found.because and "2.5 px" in found.because
+
+
+def test_of_one_night_the_best_of_each_part():
+    night = frames(12)
+    measured = looks(night) | looks([night[1], night[6], night[11]], 2.0)
+    found = propose("M1", night, [], measured, alone=True)
+    assert found.stacked == [night[1], night[6], night[11]] and len(found.science) == 9
+
+
+def test_a_ready_stack_counts_first():
+    stack = Frame("stack.fit", "stack", "'stack' in its name")
+    found = propose("M1", frames(5), [stack], {}, alone=True)
+    assert found.reference == "stack.fit" and len(found.science) == 5
+    other = replace(stack, filter="V")
+    assert propose("M1", frames(5), [other], {}, alone=True).reference == ""
+
+
+def test_two_frames_and_one():
+    pair = frames(2)
+    found = propose("M1", pair, [], looks(pair[:1], 3.0) | looks(pair[1:], 2.0), alone=True)
+    assert found.reference == pair[1].path and found.science == [pair[0]]
+    one = propose("M1", frames(1), [], {}, alone=True)
+    assert not one.complete and "one frame only" in one.because
+    solved = propose("M1", frames(1, wcs="header", ra=1.0, dec=2.0, filter="SDSS r'"), [], {}, alone=True)
+    assert solved.reference == "hips:CDS/P/PanSTARRS/DR1/r" and solved.complete
+
+
+def test_nights_and_ranks():
+    assert [len(night) for night in nights_of(frames(3) + frames(2, day=2))] == [3, 2]
+    night = frames(3)
+    measured = looks(night[:1], np.nan) | looks(night[1:2], 4.0) | looks(night[2:], 3.0)
+    assert best_of(night, 2, measured) == night[1:]
