@@ -65,7 +65,7 @@ class DrawOptions(Section):
         {},
         description="distribution or value by key of a telescope, as detector.gain and sky.psf_beta; sky.fwhm [px] stands for sky.seeing",
     )
-    pipelines: dict[Name, float] = Field({"builtin": 1.0}, description="share of the telescopes by pipeline")
+    pipelines: dict[Name, float] = Field({}, description="share of the telescopes by pipeline ({}: all under builtin)")
     max_per_class: int = Field(300, ge=1, description="True, and False, of one telescope at most")
     max_failed_fraction: float = Field(0.3, ge=0, lt=1, description="largest share of refused images")
     experiments: list[Name] = Field(["universal"], min_length=1, description="experiments trained on their cutouts")
@@ -77,7 +77,7 @@ class DrawOptions(Section):
             raise ValueError("tune and test need telescopes, and fewer than all are to be left for train")
         if self.telescopes and (not self.tune or not self.test):
             raise ValueError("tune and test need one telescope each at least")
-        if self.telescopes and not sum(self.pipelines.values()) > 0:
+        if self.pipelines and not sum(self.pipelines.values()) > 0:
             raise ValueError("pipelines: one with a positive share is needed")
         return self
 
@@ -128,7 +128,7 @@ def _draw_one(options: DrawOptions, number: int) -> Drawn:
         raise ConfigError(explain_first(error, f"draw.prior (telescope {name})")) from None
     rng = np.random.default_rng([options.seed, number, crc32(b"pipeline")])
     where = "test" if number < options.test else "tune" if number < options.test + options.tune else "train"
-    return Drawn(telescope, _pipeline(options.pipelines, rng), where)
+    return Drawn(telescope, _pipeline(options.pipelines or {"builtin": 1.0}, rng), where)
 
 
 def _pipeline(shares: Mapping[str, float], rng: np.random.Generator) -> str:
