@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import csv
 import logging
+import tempfile
 from collections.abc import Callable, Mapping
-from functools import partial
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ import pandas as pd
 from otrain_core.candidates.cutouts import CHANNELS, flipped, make_cutouts
 from otrain_core.errors import ImageError, OtrainError
 from otrain_core.io import read_json, write_json
+from otrain_core.plan.pipelines import STEP_OPTIONS, Pipeline
+from otrain_core.plan.recipe import Recipe
 
 log = logging.getLogger("otrain.real_sets")
 
@@ -69,7 +72,9 @@ def build_frames(name: str, data: Path, folder: Path) -> dict[str, Any]:
         writer.writerows(_rows(name, data, folder))
     (folder / "config.yaml").write_text(CONFIG.format(sheet=sheet, data=data, telescope=telescope))
     run = Run.from_files([folder / "config.yaml"])
-    detector = run.telescopes[telescope].detector
+    detector, pipeline = run.telescopes[telescope].detector, run.config.pipelines[PIPELINE]
+    options = {step: pipeline.options(telescope, step) for step in STEP_OPTIONS}
+    recipe = Recipe(Pipeline(**options), detector, telescope=telescope, name=PIPELINE)
     stacked = folder / "reference.fits"
     if name == "hatp32" and not stacked.is_file():
         frames, wcs = run.inputs.reference_frames(telescope, name), run.inputs.reference_wcs(telescope, name)
@@ -87,7 +92,8 @@ def build_frames(name: str, data: Path, folder: Path) -> dict[str, Any]:
         place = folder / "images" / image
         reference = stacked if name == "hatp32" else run.inputs.reference(telescope, image)
         try:
-            stacks.append(_one_image(run, telescope, image, place, reference))
+            science, wcs = run.inputs.science(telescope, image), run.inputs.wcs(telescope, image)
+            stacks.append(_one_image(recipe, image, place, science=science, reference=reference, wcs=wcs))
             convolved[image] = read_json(place / "subtract.json")["convolved"]
         except ImageError as error:
             log.warning("%s: %s", image, error)
@@ -136,93 +142,24 @@ def _with_wcs(source: Path, copy: Path) -> str:
     return str(copy.resolve())
 
 
-def _one_image(run: Any, telescope: str, image: str, place: Path, reference: str | Path) -> dict[str, np.ndarray]:
-    """All steps of one image; its cutouts, which are kept."""
+def _one_image(
+    recipe: Recipe, image: str, place: Path, *, science: str, reference: str | Path, wcs: str | None
+) -> dict[str, np.ndarray]:
+    """All steps of one image; its cutouts, which are kept with the records."""
     from otrain_core.arrays import read_arrays
-    from otrain_core.candidates.crossmatch import crossmatch_files
-    from otrain_core.candidates.cutouts import cutouts_files
-    from otrain_core.candidates.detect import detect_files
-    from otrain_core.images.prepare import prepare_files
-    from otrain_core.images.subtract import subtract_files
-    from otrain_core.stars.inject import inject_files
-    from otrain_core.stars.psf import psf_files
-    from otrain_core.stars.real_stars import remove_stars
+    from otrain_core.chain.image import ImageSteps
 
-    at = {name: place / f"{name}.fits" for name in ("psf", "injected", "prepared", "difference")}
-    note = {name: place / f"{name}.json" for name in ("psf", "subtract", "crossmatch")}
-    table = {name: place / f"{name}.csv" for name in ("truth", "candidates", "labelled")}
     if (place / "cutouts.npz").is_file():
         return read_arrays(place / "cutouts.npz")
     place.mkdir(parents=True, exist_ok=True)
-    steps = run.config.pipelines[PIPELINE]
-    detector, wcs = run.telescopes[telescope].detector, run.inputs.wcs(telescope, image)
-    science, frame = run.inputs.science(telescope, image), {"image": image, "detector": detector, "wcs": wcs}
-    psf_files(science=science, psf=at["psf"], record=note["psf"], options=steps.options(telescope, "psf"), **frame)
-    inject_files(
-        science=science,
-        psf=at["psf"],
-        record=note["psf"],
-        injected=at["injected"],
-        truth=table["truth"],
-        telescope=telescope,
-        seed=SEED,
-        options=steps.options(telescope, "inject"),
-        **frame,
-    )
-    prepare_files(
-        injected=at["injected"],
-        psf_record=note["psf"],
-        prepared=at["prepared"],
-        options=steps.options(telescope, "prepare"),
-        **frame,
-    )
-    subtract_files(
-        prepared=at["prepared"],
-        psf_record=note["psf"],
-        reference=reference,
-        difference=at["difference"],
-        record=note["subtract"],
-        injected=table["truth"],
-        options=steps.options(telescope, "subtract"),
-        remove_stars=partial(remove_stars, options=steps.options(telescope, "psf")),
-        **frame,
-    )
-    detect_files(
-        difference=at["difference"],
-        psf=at["psf"],
-        psf_record=note["psf"],
-        candidates=table["candidates"],
-        image=image,
-        telescope=telescope,
-        size=SIZE,
-        options=steps.options(telescope, "detect"),
-        wcs=wcs,
-        subtract_record=note["subtract"],
-    )
-    crossmatch_files(
-        candidates=table["candidates"],
-        injected=table["truth"],
-        psf_record=note["psf"],
-        labelled=table["labelled"],
-        record=note["crossmatch"],
-        image=image,
-        options=steps.options(telescope, "crossmatch"),
-        subtract_record=note["subtract"],
-    )
-    cutouts_files(
-        labelled=table["labelled"],
-        difference=at["difference"],
-        psf=at["psf"],
-        psf_record=note["psf"],
-        subtract_record=note["subtract"],
-        cutouts=place / "cutouts.npz",
-        telescope=telescope,
-        pipeline=PIPELINE,
-        image=image,
-        options=steps.options(telescope, "cutouts"),
-    )
-    for name in ("injected", "prepared"):
-        at[name].unlink()
+    with tempfile.TemporaryDirectory(prefix="otrain-real-") as folder:
+        steps = ImageSteps(image, recipe, place, Path(folder), lambda *_: nullcontext(), wcs)
+        steps.psf(science, catalogue=None)
+        steps.inject(science, seed=SEED)
+        steps.subtract(steps.file("injected.fits"), reference, injected=steps.file("injected.csv"))
+        steps.detect(catalogue=None)
+        steps.crossmatch(known=None, sky_truth=None)
+        steps.cutouts()
     return read_arrays(place / "cutouts.npz")
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -144,7 +145,7 @@ class ImageSteps:
                 wcs=self.wcs,
                 injected=injected,
                 options=self.recipe.pipeline.subtract,
-                remove_stars=remove_stars if injected else None,
+                remove_stars=partial(remove_stars, options=self.recipe.pipeline.psf) if injected else None,
             )
 
     def detect(self, *, catalogue: str | Path | None, difference: Path | None = None) -> None:
