@@ -404,7 +404,6 @@ class Config(Section):
                     raise ValueError(f"{kind}: {name!r} is what tables name the shipped model or the fixed cuts")
         named = {"run.experiments": self.run.experiments}
         if self.draw.telescopes:
-            named["draw.experiments"] = self.draw.experiments
             for name in self.draw.pipelines:
                 if name not in self.pipelines:
                     raise ValueError(f"draw.pipelines names {name!r}; pipelines has {sorted(self.pipelines)}")

@@ -68,8 +68,6 @@ class DrawOptions(Section):
     pipelines: dict[Name, float] = Field({}, description="share of the telescopes by pipeline ({}: all under builtin)")
     max_per_class: int = Field(300, ge=1, description="True, and False, of one telescope at most")
     max_failed_fraction: float = Field(0.3, ge=0, lt=1, description="largest share of refused images")
-    experiments: list[Name] = Field(["universal"], min_length=1, description="experiments trained on their cutouts")
-    seeds: list[int] = Field([1], min_length=1, description="one training for each seed")
 
     @model_validator(mode="after")
     def _sets_fit(self):

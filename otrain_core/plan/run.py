@@ -156,12 +156,12 @@ class Run:
 
     def drawn_trainings(self) -> list[str]:
         """Folders of the trainings on all telescopes that are drawn at random."""
-        draw = self.config.draw
+        run = self.config.run
         return [
             f"results/{training_folder(DRAWN, experiment, seed)}"
-            for experiment in draw.experiments
-            for seed in draw.seeds
-            if draw.telescopes
+            for experiment in run.experiments
+            for seed in run.seeds
+            if self.drawn
         ]
 
     def used_telescopes(self) -> list[str]:
@@ -206,7 +206,7 @@ class Run:
     def makes_sky(self, telescope: str) -> bool:
         """Whether the job of a fused image simulates it, or reads its catalogues: no other pipeline or service needs them."""
         cubes = [cube for cube in self.config.run.cubes if cube.split("/")[0] == telescope]
-        return len(cubes) == 1 and not self.inputs.asks_network(telescope)
+        return telescope in self.drawn or (len(cubes) == 1 and not self.inputs.asks_network(telescope))
 
     def trainings(self, protocol: str | None = None) -> list[str]:
         """Folders of all trainings of the run, or of those under one protocol."""

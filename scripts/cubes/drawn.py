@@ -8,7 +8,7 @@ with job_logging(snakemake):
     from otrain_core.plan.pools import DRAWN
 
     drawn_files(
-        stacks=list(snakemake.input.stacks),
+        stacks=snakemake.params.stacks,
         telescopes=snakemake.params.telescopes,
         sets=snakemake.params.sets,
         cube=snakemake.output.cube,

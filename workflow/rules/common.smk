@@ -139,10 +139,24 @@ def stacks(wildcards):
 
 def finished_images(wildcards):
     """What the cube waits for: the cutouts or, with fused images, the records of the jobs that made them."""
-    folder = f"results/{wildcards.telescope}/{wildcards.pipeline}/images"
+    return images_files(wildcards.telescope, wildcards.pipeline)
+
+
+def images_files(telescope, pipeline):
+    """See `finished_images`."""
+    folder = f"results/{telescope}/{pipeline}/images"
     if not RUN.config.run.fused:
-        return stacks(wildcards)
-    return [f"{folder}/{first}/steps.csv" for first in RUN.inputs.parts(wildcards.telescope)]
+        return [f"{folder}/{image}/cutouts.npz" for image in RUN.inputs.images(telescope)]
+    return [f"{folder}/{first}/steps.csv" for first in RUN.inputs.parts(telescope)]
+
+
+def drawn_images():
+    """Telescope and cutouts of every image of the telescopes that are drawn at random."""
+    return [
+        (name, f"results/{name}/{item.pipeline}/images/{image}/cutouts.npz")
+        for name, item in RUN.drawn.items()
+        for image in RUN.inputs.images(name)
+    ]
 
 
 def trainings(*names):

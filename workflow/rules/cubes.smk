@@ -89,11 +89,7 @@ rule pool:
 rule drawn:
     """Join the cutouts of all telescopes drawn at random, and deal the telescopes to train, tune and test."""
     input:
-        stacks=[
-            f"results/{name}/{item.pipeline}/images/{image}/cutouts.npz"
-            for name, item in RUN.drawn.items()
-            for image in RUN.inputs.images(name)
-        ],
+        finished=[path for name, item in RUN.drawn.items() for path in images_files(name, item.pipeline)],
     output:
         cube="results/pool-drawn/all/cube.npz",
         drawn_stars="results/pool-drawn/all/real_stars.npz",
@@ -109,7 +105,8 @@ rule drawn:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        telescopes=[name for name in RUN.drawn for image in RUN.inputs.images(name)],
+        stacks=[path for name, path in drawn_images()],
+        telescopes=[name for name, path in drawn_images()],
         sets={name: item.set for name, item in RUN.drawn.items()},
         max_per_class=RUN.config.draw.max_per_class,
         seed=RUN.config.seed,

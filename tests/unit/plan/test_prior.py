@@ -76,8 +76,8 @@ def test_a_distribution_is_of_one_kind(wrong):
 def test_a_run_trains_on_the_drawn_telescopes_under_a_cube_of_their_own():
     values = {
         "telescope_folder": "config/telescopes",
-        "run": {"cubes": []},
-        "draw": {"telescopes": 5, "tune": 1, "test": 1, "prior": PRIOR, "experiments": ["otrain2"], "seeds": [1, 2]},
+        "run": {"cubes": [], "experiments": ["otrain2"], "seeds": [1, 2]},
+        "draw": {"telescopes": 5, "tune": 1, "test": 1, "prior": PRIOR},
     }
     run = Run.from_config(values)
     assert list(run.drawn) == [f"random{number:04d}" for number in range(5)]
