@@ -16,7 +16,7 @@ from otrain_core.cubes.inputs import column
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import metrics
 from otrain_core.evaluation.abstain import evaluate_abstention, fit_abstention
-from otrain_core.evaluation.bootstrap import FEW_IMAGES, bootstrap_intervals
+from otrain_core.evaluation.bootstrap import FEW_IMAGES, bootstrap_intervals, percentile_interval
 from otrain_core.evaluation.calibrate import Calibration, choose_calibration
 from otrain_core.evaluation.curves import curves
 from otrain_core.evaluation.cuts import evaluate_cuts, paired_gain
@@ -157,7 +157,7 @@ def evaluate_scores(
         and high), calibration, abstention, accuracy_gap, bins, artefacts,
         reasons, reality (see `otrain_core.evaluation.reality.reality_gap`), kinds (errors by kind of
         place of the injection), baseline, shipped (headline of the shipped model on the same cutouts, and gain: MCC
-        of the network less its MCC), data.
+        of the network less its MCC), data; of a cube of several telescopes telescopes (see `by_telescope`).
     curves : pandas.DataFrame
         curve, x, y, threshold, bin ('' for all; else the range of magnitudes).
 
@@ -215,7 +215,59 @@ def evaluate_scores(
         "shipped": other,
         "data": _data(table, kept_false),
     }
+    if "telescopes" in cube:
+        owners = np.asarray(cube["telescopes"])[rows].astype(str)
+        record["telescopes"] = by_telescope(labels, scores, owners, threshold, rng=rng, options=options)
     return record, curves(labels, scores, calibrated, column(cube, "mags")[rows], bins=options.bins)
+
+
+def by_telescope(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    telescopes: np.ndarray,
+    threshold: float,
+    *,
+    rng: np.random.Generator,
+    options: EvaluateOptions,
+) -> dict[str, Any]:
+    """Scores of each telescope at one threshold.
+
+    Parameters
+    ----------
+    labels, scores, telescopes : numpy.ndarray
+        (N,) of the scored set.
+    threshold : float
+    rng : numpy.random.Generator
+        For the interval of the mean, from draws of whole telescopes.
+    options : EvaluateOptions
+
+    Returns
+    -------
+    dict
+        mcc_mean, mcc_mean_low, mcc_mean_high, mcc_worst, worst (name) over the telescopes that have both classes, and
+        single: n_true, n_false, mcc, auc, recall, fpr by name, NaN where a class is missing.
+    """
+    single: dict[str, dict[str, float]] = {}
+    for name in np.unique(telescopes):
+        mine = telescopes == name
+        given = labels[mine]
+        rates = metrics.rates(**metrics.confusion(given, scores[mine], threshold))
+        counts = {"n_true": int(given.sum()), "n_false": int((given == 0).sum())}
+        both = min(counts.values()) > 0
+        area = metrics.auc(given, scores[mine]) if both else np.nan
+        single[str(name)] = counts | {
+            "auc": area,
+            **{key: float(rates[key]) for key in ("mcc", "recall", "fpr")},
+        }
+    values = {name: row["mcc"] for name, row in single.items() if np.isfinite(row["mcc"])}
+    if not values:
+        return {"single": single}
+    mcc = np.array(list(values.values()))
+    draws = mcc[rng.integers(len(mcc), size=(options.bootstrap, len(mcc)))].mean(axis=1)
+    low, high = percentile_interval(draws, options.confidence)
+    worst = min(values, key=lambda name: values[name])
+    about = {"mcc_mean": float(mcc.mean()), "mcc_mean_low": low, "mcc_mean_high": high}
+    return about | {"mcc_worst": values[worst], "worst": worst, "single": single}
 
 
 def _headline(

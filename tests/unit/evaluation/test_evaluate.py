@@ -271,3 +271,17 @@ def test_train_evaluate_and_explain_scripts(tmp_path):
             seed=1,
         )
         assert (tmp_path / f"{output}.png").stat().st_size > 10_000
+
+
+def test_each_telescope_is_scored_at_the_common_threshold():
+    labels = np.array([1, 1, 0, 0] * 2 + [1, 1])
+    scores = np.array([0.9, 0.8, 0.2, 0.1, 0.9, 0.3, 0.2, 0.1, 0.9, 0.4])
+    names = np.array(["a"] * 4 + ["b"] * 4 + ["c"] * 2)
+    found = evaluate.by_telescope(
+        labels, scores, names, 0.5, rng=np.random.default_rng(1), options=EvaluateOptions(bootstrap=200)
+    )
+    assert found["single"]["a"] == {"n_true": 2, "n_false": 2, "auc": 1.0, "mcc": 1.0, "recall": 1.0, "fpr": 0.0}
+    assert found["single"]["b"]["mcc"] == pytest.approx(0.57735, abs=1e-5) and found["single"]["b"]["auc"] == 1.0
+    assert found["single"]["c"]["recall"] == 0.5 and np.isnan(found["single"]["c"]["mcc"])
+    assert found["worst"] == "b" and found["mcc_mean"] == pytest.approx(0.78868, abs=1e-5)
+    assert 0.577 <= found["mcc_mean_low"] < found["mcc_mean"] < found["mcc_mean_high"] <= 1
