@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from otrain_core.errors import ImageError
-from otrain_core.images.backends import Inputs, Matched, affordable_order, kernel_sizes, quiet_pixels
+from otrain_core.images.backends import Inputs, Matched, affordable_order, kernel_sizes
 from otrain_core.images.common_stars import choose_stamps, stars_flux_scale
 from otrain_core.images.kernel import Convolver, KernelField, fit_kernel, make_basis
 from otrain_core.images.polynomials import polynomial, polynomial_map
@@ -140,7 +140,7 @@ def subtract_convolved(inputs: Inputs, side: Sides, fit: KernelField, record: di
         raise ImageError(inputs.name, "subtract", f"the fitted flux ratio is {fit.scale:g}; a positive one is needed")
     bad = inputs.bad_science | inputs.bad_reference
     difference = side.target - fit.apply(side.source) - fit.background_map()
-    difference -= sky_level(difference, side.target_noise, quiet_pixels(inputs) & ~bad, fit.background_order)
+    difference -= sky_level(difference, side.target_noise, inputs.quiet & ~bad, fit.background_order)
     noise = np.sqrt(
         side.target_calm * side.target_noise**2 + convolved_variance(side.source_noise**2, fit, side.source_smoothing)
     )

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage
 
 from otrain_core.images.frames import MASK_MISSING
-from otrain_core.images.pixels import fill_bad
+from otrain_core.images.pixels import any_near, fill_bad
 from otrain_core.widths import FWHM_PER_SIGMA, mad_sigma
 
 MIN_RESIDUAL_STARS = 5
@@ -49,10 +48,9 @@ def find_stars(
         except Exception as failure:  # sep raises bare exceptions for its full buffers
             if factor == 16 or "full" not in str(failure) and "limit" not in str(failure):
                 raise
-    near_bad = ndimage.binary_dilation(bad, iterations=2) if bad.any() else bad
     column, row = np.rint(found["x"]).astype(int), np.rint(found["y"]).astype(int)
     inside = (column > 2) & (row > 2) & (column < data.shape[1] - 3) & (row < data.shape[0] - 3)
-    found = found[inside & ~near_bad[row.clip(0, data.shape[0] - 1), column.clip(0, data.shape[1] - 1)]]
+    found = found[inside & ~any_near(bad, column, row, 2)]
     found = found[np.argsort(-found["flux"], kind="stable")][:max_stars]
     if len(found) == 0:
         return pd.DataFrame({key: np.zeros(0) for key in ("x", "y", "flux", "peak", "fwhm")})

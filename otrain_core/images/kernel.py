@@ -158,12 +158,13 @@ class KernelField:
         """Sum of the squared kernel at each pixel (float32): variance of convolved white noise."""
         u, v = axes(self.shape)
         products = np.einsum("axy,bxy->ab", self.kernels, self.kernels)
-        out = np.zeros(self.shape, dtype=np.float32)
-        terms = exponents(self.order)
-        for a, (i, j) in enumerate(terms):
-            for b, (k, m) in enumerate(terms[: a + 1]):
-                out += (1 if a == b else 2) * products[a, b] * np.outer(v ** (j + m), u ** (i + k))
-        return out
+        coefficients = np.zeros((2 * self.order + 1,) * 2)  # by the powers of v and of u
+        for a, (i, j) in enumerate(exponents(self.order)):
+            for b, (k, m) in enumerate(exponents(self.order)):
+                coefficients[j + m, i + k] += products[a, b]
+        power = np.arange(2 * self.order + 1)
+        lines = (v[:, None] ** power) @ coefficients
+        return lines.astype(np.float32) @ (u ** power[:, None]).astype(np.float32)
 
 
 class Convolver:
@@ -179,7 +180,7 @@ class Convolver:
         # The transform of a small kernel by two matrix products is cheaper than padding it.
         fy = np.exp(-2j * np.pi * np.outer(np.fft.fftfreq(self.size[0]), np.arange(-half, half + 1)))
         fx = np.exp(-2j * np.pi * np.outer(np.arange(-half, half + 1), np.fft.rfftfreq(self.size[1])))
-        product = (fy @ kernel @ fx).astype(np.complex64)
+        product = (fy @ kernel).astype(np.complex64) @ fx.astype(np.complex64)
         product *= self.transform
         return fft.irfft2(product, self.size, overwrite_x=True)[: self.shape[0], : self.shape[1]]
 

@@ -9,6 +9,8 @@ from scipy import ndimage
 
 from otrain_core.images.frames import MASK_MISSING
 
+FILLED_AT_A_TIME = 20_000  # pixels
+
 
 def nearest_pixel(position: np.ndarray) -> np.ndarray:
     """Index of the pixel that holds a coordinate (halves go up, always)."""
@@ -63,9 +65,27 @@ def fill_bad(data: np.ndarray, bad: np.ndarray, *, sigma: float = 1.5) -> np.nda
     """
     hole = ~np.isfinite(data) | ((bad & MASK_MISSING) > 0)
     filled = np.where(hole, np.float32(0), data).astype(np.float32, copy=False)
-    if hole.any():
-        weight = ndimage.gaussian_filter((~hole).astype(np.float32), sigma)
-        near = hole & (weight > 0.05)
-        if near.any():
-            filled[near] = ndimage.gaussian_filter(filled, sigma)[near] / weight[near]
+    reach = int(4 * sigma + 0.5)
+    rows, columns = _near_good(hole, reach)
+    profile = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    profile = (profile / profile.sum()).astype(np.float32)
+    padded, good = np.pad(filled, reach, mode="symmetric"), np.pad(~hole, reach, mode="symmetric")
+    step = np.arange(2 * reach + 1)
+    for part in np.array_split(np.arange(len(rows)), 1 + len(rows) // FILLED_AT_A_TIME):
+        around = (rows[part, None] + step)[:, :, None], (columns[part, None] + step)[:, None, :]
+        weight = good[around].astype(np.float32) @ profile @ profile
+        value = padded[around] @ profile @ profile
+        near = weight > 0.05
+        filled[rows[part][near], columns[part][near]] = value[near] / weight[near]
     return filled
+
+
+def _near_good(hole: np.ndarray, reach: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the pixels of holes, without those in the middle of large ones, farther than `reach` from any other."""
+    height, width = hole.shape
+    parts = np.pad(hole, ((0, -height % reach), (0, -width % reach)), constant_values=True)
+    solid = parts.reshape(parts.shape[0] // reach, reach, -1, reach).all(axis=(1, 3))
+    deep = ndimage.binary_erosion(solid, np.ones((3, 3)), border_value=1)
+    rows, columns = np.nonzero(hole)
+    edge = ~deep[rows // reach, columns // reach]
+    return rows[edge], columns[edge]

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from otrain_core.errors import ImageError
+from otrain_core.images.cosmics import cosmic_rays, star_like, star_templates
 from otrain_core.images.frames import (
     MASK_BAD,
     MASK_COSMIC,
@@ -210,12 +211,22 @@ def _background(
     # White noise shrinks by the smoothing: a source is what stands 3 sigma above it.
     limit = 3 * first.rms(dtype=np.float32) / (2 * np.sqrt(np.pi) * width_px)
     sources = smooth > limit
-    sources = ndimage.binary_opening(sources, np.ones((2, 2)))
+    sources = _opened(sources)
     reach = int(np.ceil(seeing))
     sources = ndimage.maximum_filter(sources, size=2 * reach + 1)
     crowded = (sources | excluded).mean()
     second = sep.Background(data, mask=excluded | sources, **options) if crowded < 0.7 else first
     return second.back(dtype=np.float32), second.rms(dtype=np.float32), sources
+
+
+def _opened(plane: np.ndarray) -> np.ndarray:
+    """The squares of 2 x 2 pixels that are all True."""
+    square = plane[1:, 1:] & plane[1:, :-1] & plane[:-1, 1:] & plane[:-1, :-1]
+    out = np.zeros_like(plane)
+    for rows in (slice(1, None), slice(None, -1)):
+        for columns in (slice(1, None), slice(None, -1)):
+            out[rows, columns] |= square
+    return out
 
 
 def _photutils_background(
@@ -253,94 +264,27 @@ def _cosmics(
     templates: np.ndarray,
     options: PrepareOptions,
 ) -> np.ndarray:
-    """Pixels hit by cosmic rays (hot pixels look the same), without those of undersampled stars.
-
-    L.A.Cosmic (van Dokkum 2001, PASP 113, 1420) as astroscrappy does it. The second round finds the edges of
-    wide hits, more find little.
-    """
-    import astroscrappy
-
-    saturation = image.saturation if np.isfinite(image.saturation) else 2 * float(data.max())
+    """Pixels hit by cosmic rays (hot pixels look the same), without those of undersampled stars."""
     residual = data - background
-    hit, _ = astroscrappy.detect_cosmics(
+    hit = cosmic_rays(
         residual,
-        inmask=excluded,
-        inbkg=background,
-        invar=(rms**2 + np.maximum(residual, 0) / image.gain).astype(np.float32),
+        rms**2 + np.maximum(residual, 0) / np.float32(image.gain),
+        rms,
+        excluded,
         sigclip=options.cosmics_sigclip,
         objlim=options.cosmics_objlim,
-        gain=image.gain,
-        readnoise=image.read_noise,
-        satlevel=saturation,
-        sepmed=True,
-        fsmode="median",
-        cleantype="medmask",
-        niter=options.cosmics_iterations,
-        verbose=False,
+        iterations=options.cosmics_iterations,
     )
-    hit = hit & ~excluded
     groups, n_groups = ndimage.label(hit, np.ones((3, 3)))
     if n_groups == 0:
         return hit
-    peaks = np.array(ndimage.maximum_position(residual, groups, np.arange(1, n_groups + 1)), dtype=int)
+    places = np.argwhere(hit)
+    number, value = groups[hit], residual[hit]
+    last = np.flatnonzero(np.diff(number[order := np.lexsort((value, number))], append=n_groups + 1))
+    peaks = places[order[last]]
     stars = star_like(residual, rms, peaks, templates=templates, gain=image.gain)
-    return hit & ~np.concatenate([[False], stars])[groups]
-
-
-def star_templates(seeing: float, ellipticity: float = 0.0, angle: float = 0.0) -> np.ndarray:
-    """Gaussian stars of sum of squares 1, float64 (n, 25): patches of 5 x 5 pixels.
-
-    The brightest pixel of a trailed star may stand off its centre by more than half
-    a pixel: their centres cover -1.25 to 1.25 px in x and y.
-    """
-    major, minor = max(seeing, 1.0) / FWHM_PER_SIGMA * np.sqrt(1 - ellipticity) ** np.array([-1, 1])
-    turn = np.radians(angle)
-    phase = np.linspace(-1.25, 1.25, 11)
-    py, px, y, x = np.meshgrid(phase, phase, np.arange(-2, 3), np.arange(-2, 3), indexing="ij")
-    along = (x - px) * np.cos(turn) + (y - py) * np.sin(turn)
-    across = (y - py) * np.cos(turn) - (x - px) * np.sin(turn)
-    stars = np.exp(-((along / major) ** 2 + (across / minor) ** 2) / 2).reshape(-1, 25)
-    return stars / np.sqrt((stars**2).sum(axis=1, keepdims=True))
-
-
-def star_like(
-    residual: np.ndarray, rms: np.ndarray, peaks: np.ndarray, *, templates: np.ndarray, gain: float
-) -> np.ndarray:
-    """Whether the light around a pixel is that of a star rather than of a hit.
-
-    L.A.Cosmic takes stars narrower than about two pixels for hits, and a contrast
-    limit that spares them spares hits too. Here the 5 x 5 pixels around the peak are
-    fitted by a star at the best of the sub-pixel positions, and by one bright pixel
-    alone. It is a star if the first fits better and leaves no more than the noise and
-    three tenths of the signal (a real PSF differs from the Gaussian by less, the
-    track of a particle by more).
-
-    Parameters
-    ----------
-    residual, rms : numpy.ndarray
-        Background-subtracted image and noise of the sky [ADU].
-    peaks : numpy.ndarray
-        int (n, 2), brightest pixels [y, x].
-    templates : numpy.ndarray
-        From `star_templates`.
-    gain : float
-        [electron/ADU].
-
-    Returns
-    -------
-    numpy.ndarray
-        bool (n,).
-    """
-    reach = np.arange(-2, 3)
-    rows, columns = peaks[:, 0, None, None] + reach[:, None] + 2, peaks[:, 1, None, None] + reach + 2
-    patches = np.pad(residual, 2)[rows, columns].reshape(-1, 25).astype(np.float64)
-    peak = patches[:, 12]
-    # One noise for the patch keeps the comparison linear; the peak's photons count where they matter.
-    variance = rms[peaks[:, 0], peaks[:, 1]].astype(np.float64) ** 2 + np.maximum(peak, 0) / (4 * gain)
-    total = (patches**2).sum(axis=1)
-    explained = (np.maximum(patches @ templates.T, 0) ** 2).max(axis=1)
-    left, left_single = (total - explained) / variance, (total - peak**2) / variance
-    return (left < left_single) & (left < 24 + 3 * np.sqrt(48) + 0.3**2 * total / variance)
+    hit[hit] = ~stars[number - 1]
+    return hit
 
 
 def _bad_columns(residual: np.ndarray, rms: np.ndarray, excluded: np.ndarray, limit: float) -> np.ndarray:

@@ -10,7 +10,6 @@ from otrain_core.images.backends import (
     kernel_sizes,
     noise_correlation,
     noise_spread,
-    quiet_pixels,
 )
 from tests.unit.synthetic_field import star
 
@@ -56,7 +55,7 @@ def test_sources_of_either_image_are_not_quiet(which):
     (science if which == "science" else reference)[:] += np.float32(2000) * star(40, 30, 3.0, (80, 80)).astype(
         np.float32
     )
-    quiet = quiet_pixels(inputs(science, reference=reference))
+    quiet = inputs(science, reference=reference).quiet
     assert not quiet[27:34, 37:44].any()
     assert quiet.mean() > 0.8
 

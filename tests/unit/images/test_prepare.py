@@ -5,7 +5,7 @@ from scipy import ndimage
 
 from otrain_core.errors import ImageError
 from otrain_core.images.frames import MASK_BAD, MASK_COSMIC, MASK_MISSING, MASK_SATURATED, read_planes, write_planes
-from otrain_core.images.prepare import prepare_files, prepare_image, star_like, star_templates
+from otrain_core.images.prepare import prepare_files, prepare_image
 from otrain_core.io import write_json
 from otrain_core.plan.pipelines import PrepareOptions
 from otrain_core.plan.telescopes import Detector
@@ -46,27 +46,6 @@ def test_cosmics_are_masked_and_stars_survive(fwhm):
     eaten = ndimage.maximum_filter(found, 3)[rows, columns] & isolated
     assert isolated.sum() > 150
     assert eaten.sum() <= 0.03 * isolated.sum()
-
-
-def test_star_templates_follow_the_trailing():
-    """A trailed undersampled star is a star for the template of its shape, and a track is not."""
-    y, x = np.mgrid[:41, :41]
-    angle = np.radians(30)
-    along, across = (x - 20.3) * np.cos(angle) + (y - 19.8) * np.sin(angle), None
-    across = (y - 19.8) * np.cos(angle) - (x - 20.3) * np.sin(angle)
-    trailed = 2000 * np.exp(-((along / 1.4) ** 2 + (across / 0.55) ** 2) / 2)
-    track = np.zeros((41, 41))
-    track[20, 17:24] = 1500.0
-    rms = np.full((41, 41), 3.0)
-    seeing, ellipticity = 2.355 * np.sqrt(1.4 * 0.55), 1 - 0.55 / 1.4
-    right, round_ = star_templates(seeing, ellipticity, 30.0), star_templates(seeing)
-    peak = np.array([np.unravel_index(trailed.argmax(), trailed.shape)])
-    assert star_like(trailed, rms, peak, templates=right, gain=1.5)[0]
-    assert not star_like(trailed, rms, peak, templates=round_, gain=1.5)[0]
-    assert not star_like(track, rms, np.array([[20, 20]]), templates=round_, gain=1.5)[0]
-    single = np.zeros((41, 41))
-    single[20, 20] = 1500.0
-    assert not star_like(single, rms, np.array([[20, 20]]), templates=star_templates(1.3), gain=1.5)[0]
 
 
 def test_background_does_not_swallow_stars():
