@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from otrain_core.images.kernel import KernelField
-from otrain_core.images.pixels import add_stamp, nearest_pixel, stamps
+from otrain_core.images.pixels import add_stamp, nearest_pixel, sampled, stamps
 
 SIGMA = 1 / np.sqrt(8 * np.log(2))  # standard deviation of a Gaussian of unit FWHM
 FIT_RADIUS = 1.5  # photometry uses the pixels within this radius [seeing]
@@ -94,7 +94,7 @@ def filtered_significance(data: np.ndarray, error: np.ndarray, bad: np.ndarray, 
     from scipy.ndimage import gaussian_filter
 
     sigma = SIGMA * seeing
-    weight = np.where(bad, 0, 1 / error.astype(float) ** 2)
+    weight = np.where(bad, np.float32(0), 1 / error**2)
     # The square of a Gaussian is a Gaussian narrower by sqrt(2), with integral 1 / (4 pi sigma^2).
     signal = gaussian_filter(data * weight, sigma, mode="constant")
     variance = gaussian_filter(weight, sigma / np.sqrt(2), mode="constant") / (4 * np.pi * sigma**2)
@@ -106,7 +106,7 @@ def filtered_spread(data: np.ndarray, error: np.ndarray, bad: np.ndarray, seeing
 
     1 for independent noise of the given size. Masked pixels do not count; `seeing` in px.
     """
-    significance = filtered_significance(data, error, bad, seeing)[~bad]
+    significance = sampled(filtered_significance(data, error, bad, seeing))[~sampled(bad)]
     spread = 1.4826 * float(np.median(np.abs(significance - np.median(significance))))
     return spread if np.isfinite(spread) and spread > 0 else 1.0
 

@@ -1,21 +1,27 @@
-"""The best candidates of an image as science, reference and difference stamps."""
+"""The best candidates of an image as science, reference and difference stamps.
+
+Drawn by Pillow: Matplotlib would cost a search more than all else that it draws.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from otrain_core.figures.canvas import STYLE
-from otrain_core.figures.galleries import robust_limits
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 PANELS = ("science", "reference", "difference")
+COLUMNS = 4  # candidates side by side
+STAMP = 96  # side of a stamp [px], about
+LINE, GAP = 16, 8  # height of a line of text, and space between candidates [px]
 
 
 def draw_stamps(
     table: Mapping[str, np.ndarray], stamps: np.ndarray, *, channels: Sequence[str], n: int = 24, title: str = ""
-) -> Any:
+) -> Image:
     """Draw the first candidates of a table, three stamps each.
 
     Parameters
@@ -31,41 +37,52 @@ def draw_stamps(
 
     Returns
     -------
-    matplotlib.figure.Figure
+    PIL.Image.Image
     """
-    from matplotlib import style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from PIL import Image, ImageDraw, ImageFont
 
-    shown, columns = min(n, len(stamps)), 4
-    rows = max(1, -(-shown // columns))
-    with style.context(STYLE):
-        figure = Figure(figsize=(3.3 * columns, 1.5 * rows + 0.5))
-        FigureCanvasAgg(figure)
-        figure.suptitle(title or f"{shown} candidates of highest probability", fontsize=10)
-        parts = figure.subfigures(rows, columns, squeeze=False).ravel()
-        for k, part in enumerate(parts[:shown]):
-            axes = part.subplots(1, len(PANELS), squeeze=False)[0]
-            part.suptitle(_words(table, k), fontsize=7, y=0.98)
-            for ax, name in zip(axes, PANELS, strict=True):
-                ax.axis("off")
-                if name in channels:
-                    _show(ax, stamps[k, :, :, list(channels).index(name)])
-                if k < columns:
-                    ax.set_title(name, fontsize=6, y=-0.18)
-    return figure
+    shown = min(n, len(stamps))
+    named = [name for name in PANELS if name in channels]
+    strips = [strip([stamps[k, :, :, list(channels).index(name)] for name in named]) for k in range(shown)]
+    wide = max([240, *(part.width for part in strips)]) + GAP
+    high = max([0, *(part.height for part in strips)]) + 2 * LINE + GAP
+    columns, rows = min(COLUMNS, max(1, shown)), -(-shown // COLUMNS)
+    picture = Image.new("L", (columns * wide + GAP, rows * high + 3 * LINE), 255)
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(11)
+    pen.text((GAP, 2), title or f"{shown} candidates of highest probability", fill=0, font=ImageFont.load_default(13))
+    pen.text((GAP, LINE + 6), ", ".join(named) + ", from left to right", fill=90, font=font)
+    for k, part in enumerate(strips):
+        x, y = GAP + k % COLUMNS * wide, 3 * LINE + k // COLUMNS * high
+        for number, line in enumerate(words(table, k)):
+            pen.text((x, y + number * LINE), line, fill=0, font=font)
+        picture.paste(part, (x, y + 2 * LINE))
+    return picture
 
 
-def _words(table: Mapping[str, np.ndarray], k: int) -> str:
+def strip(planes: Sequence[np.ndarray]) -> Image:
+    """Stamps side by side, first row below, enlarged by a whole number."""
+    from PIL import Image
+
+    gap = np.full((planes[0].shape[0], 1), 255, np.uint8)
+    joined = np.hstack([part for plane in planes for part in (_grey(plane), gap)][:-1])[::-1]
+    times = max(1, round(STAMP / planes[0].shape[0]))
+    return Image.fromarray(joined).resize((times * joined.shape[1], times * joined.shape[0]), Image.Resampling.NEAREST)
+
+
+def words(table: Mapping[str, np.ndarray], k: int) -> tuple[str, str]:
+    """Two lines on a candidate: its name, and its numbers."""
     mag, snr = float(table["mag"][k]), float(table["snr"][k])
-    text = f"{table['candid'][k]}\np {float(table['probability'][k]):.3f}, S/N {snr:.1f}"
+    text = f"p {float(table['probability'][k]):.3f}, S/N {snr:.1f}"
     text += f", {mag:.2f} mag" if np.isfinite(mag) else ""
-    return text + (", undecided" if table["undecided"][k] else "") + (", unlike training" if table["reason"][k] else "")
+    text += ", undecided" if table["undecided"][k] else ""
+    return str(table["candid"][k]), text + (", unlike training" if table["reason"][k] else "")
 
 
-def _show(ax: Any, plane: np.ndarray) -> None:
-    if not np.isfinite(plane).any():
-        ax.text(0.5, 0.5, "none", ha="center", va="center", fontsize=6, transform=ax.transAxes)
-        return
-    low, high = robust_limits(plane)
-    ax.imshow(plane, origin="lower", cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+def _grey(plane: np.ndarray) -> np.ndarray:
+    """uint8, from the 1st percentile (black) to the 99.5th (white); missing pixels are mid grey."""
+    known = np.isfinite(plane)
+    if not known.any():
+        return np.full(plane.shape, 128, np.uint8)
+    low, high = np.percentile(plane[known], (1, 99.5))
+    scaled = 255 * (np.where(known, plane, low) - low) / max(high - low, 1e-12)
+    return np.where(known, np.clip(scaled, 0, 255), 128).astype(np.uint8)

@@ -12,6 +12,7 @@ from otrain_core.errors import ImageError
 from otrain_core.images.backends import Inputs, Matched, affordable_order, kernel_sizes
 from otrain_core.images.common_stars import choose_stamps, stars_flux_scale
 from otrain_core.images.kernel import Convolver, KernelField, fit_kernel, make_basis
+from otrain_core.images.pixels import sampled
 from otrain_core.images.polynomials import polynomial, polynomial_map
 from otrain_core.plan.pipelines import SubtractOptions
 from otrain_core.widths import FWHM_PER_SIGMA
@@ -192,7 +193,7 @@ def convolved_variance(variance: np.ndarray, fit: KernelField, smoothing: np.nda
     if smoothing is not None and smoothing.size > 1:
         factor = _correlated_power(kernel, smoothing) / power
     half = kernel.shape[0] // 2
-    outside = np.float32(np.median(variance))
+    outside = np.float32(np.median(sampled(variance)))
     smooth = Convolver(variance - outside, half)(kernel**2 / power) + outside
     return np.maximum(smooth, 0) * fit.power() * np.float32(factor)
 

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from otrain_core.images.pixels import ENOUGH, sampled
 from otrain_core.images.polynomials import polynomial
 from otrain_core.widths import FWHM_PER_SIGMA, mad_sigma
 
 HIGHEST_AUTO = 2  # degree of the kernel's variation at most, where it is chosen by the stamps
 MIN_STAMPS_EVERYWHERE = 2.0
-ENOUGH = 1_000_000  # pixels, to tell how the noise of two images correlates
 
 
 @dataclass
@@ -132,7 +132,8 @@ def _rough(plane: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def noise_spread(diff: np.ndarray, noise: np.ndarray, inputs: Inputs) -> tuple[float, float]:
     """Robust sigma and median of diff / noise in pixels away from sources of either image."""
-    use = inputs.quiet & np.isfinite(diff)
+    diff, noise = sampled(diff), sampled(noise)
+    use = sampled(inputs.quiet) & np.isfinite(diff)
     if use.sum() < 100:
         use = np.isfinite(diff)
     values = diff[use] / noise[use]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.images.frames import MASK_MISSING
-from otrain_core.images.pixels import any_near, fill_bad
+from otrain_core.images.pixels import any_near, fill_bad, sampled
 from otrain_core.widths import FWHM_PER_SIGMA, mad_sigma
 
 MIN_RESIDUAL_STARS = 5
@@ -39,7 +39,7 @@ def find_stars(
 
     bad = mask.astype(bool) | ~np.isfinite(data) | ~np.isfinite(noise)
     filled = fill_bad(data, np.where(bad, np.uint8(MASK_MISSING), np.uint8(0)))
-    error = np.where(bad, np.float32(np.nanmedian(noise)), noise)
+    error = np.where(bad, np.float32(np.nanmedian(sampled(noise))), noise)
     sep.set_extract_pixstack(max(1_000_000, data.size // 2))
     for factor in (1, 4, 16):
         try:

@@ -115,9 +115,7 @@ def _laplacian(image: np.ndarray) -> np.ndarray:
     return out
 
 
-def _significance(
-    variance: np.ndarray, laplacian: np.ndarray, points: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _significance(variance: np.ndarray, laplacian: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Laplacian less its median over 7 x 7 pixels, in units of its noise, and the noise of the pixels, each (n,)."""
     noise = np.sqrt(np.maximum(_running_median(_windows(variance, points, 3), 7)[:, 0, 0], 1e-30))
     around = _windows(laplacian, points, 3)

@@ -10,6 +10,7 @@ from scipy import ndimage
 from otrain_core.images.frames import MASK_MISSING
 
 FILLED_AT_A_TIME = 20_000  # pixels
+ENOUGH = 500_000  # pixels, for the median of a plane
 
 
 def nearest_pixel(position: np.ndarray) -> np.ndarray:
@@ -56,6 +57,12 @@ def stamps(
     dx = (column[:, None] + offset - np.asarray(x)[:, None])[:, None, :]
     dy = (row[:, None] + offset - np.asarray(y)[:, None])[:, :, None]
     return padded[rows, columns], dx, dy
+
+
+def sampled(plane: np.ndarray) -> np.ndarray:
+    """About a million pixels of a large plane (view), spread evenly: enough for a median."""
+    step = max(1, int(np.sqrt(plane.size / ENOUGH)))
+    return plane[::step, ::step]
 
 
 def fill_bad(data: np.ndarray, bad: np.ndarray, *, sigma: float = 1.5) -> np.ndarray:

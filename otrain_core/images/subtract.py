@@ -27,7 +27,7 @@ from otrain_core.images.frames import (
     read_planes,
     write_planes,
 )
-from otrain_core.images.pixels import fill_bad
+from otrain_core.images.pixels import fill_bad, sampled
 from otrain_core.images.wcs import image_wcs
 from otrain_core.plan.pipelines import SubtractOptions
 from otrain_core.plan.telescopes import Detector
@@ -277,10 +277,10 @@ def _inputs(
     return Inputs(
         name=name,
         science=np.where(bad_science & ~np.isfinite(science), 0, fill_bad(science, mask)).astype(np.float32),
-        noise=np.where(np.isfinite(noise), noise, np.nanmedian(noise)).astype(np.float32),
+        noise=np.where(np.isfinite(noise), noise, np.float32(np.nanmedian(sampled(noise)))),
         bad_science=bad_science,
         reference=fill_bad(aligned.data, aligned.mask),
-        reference_noise=np.where(bad_reference, np.nanmedian(aligned.noise), aligned.noise).astype(np.float32),
+        reference_noise=np.where(bad_reference, np.float32(np.nanmedian(sampled(aligned.noise))), aligned.noise),
         bad_reference=bad_reference,
         smoothing=aligned.smoothing,
         stars=stars,

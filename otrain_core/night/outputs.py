@@ -10,14 +10,12 @@ import numpy as np
 
 from otrain_core.candidates.cutouts import CHANNELS
 from otrain_core.classify.descriptors import DESCRIPTORS
+from otrain_core.figures.stamps import PANELS, draw_stamps, strip
 from otrain_core.io import atomic, write_json
 from otrain_core.night.search import COLUMNS, Search
 
 if TYPE_CHECKING:
     from astropy.table import Table
-
-SHOWN = ("science", "reference", "difference")
-ENLARGED = 3  # pixels of a stamp for each of the image
 
 
 def write_search(folder: Path, name: str, found: Search, *, gallery: int) -> None:
@@ -28,12 +26,10 @@ def write_search(folder: Path, name: str, found: Search, *, gallery: int) -> Non
             table.write(temporary, format=form, overwrite=True)
     write_json(folder / f"{name}.json", found.record)
     if gallery and len(found.stamps):
-        from otrain_core.figures.canvas import save_figure
-        from otrain_core.figures.stamps import draw_stamps
-
         title = f"{name}: {in_words(found.record)}"
-        figure = draw_stamps(found.table, found.stamps, channels=CHANNELS, n=gallery, title=title)
-        save_figure(folder / f"{name}.png", figure)
+        picture = draw_stamps(found.table, found.stamps, channels=CHANNELS, n=gallery, title=title)
+        with atomic(folder / f"{name}.png") as temporary:
+            picture.save(temporary, format="PNG")
 
 
 def as_table(found: Search) -> Table:
@@ -68,27 +64,10 @@ def _cells(values: np.ndarray) -> list[Any]:
 
 def write_stamps(folder: str | Path, found: Search, *, n: int) -> None:
     """Write science, reference and difference of the first `n` candidates side by side, one PNG each."""
-    from PIL import Image
-
     for name, stamp in zip(found.table["candid"][:n], found.stamps, strict=False):
-        planes = [_grey(stamp[:, :, CHANNELS.index(channel)]) for channel in SHOWN]
-        gap = np.full((planes[0].shape[0], 2), 255, np.uint8)
-        strip = np.hstack([planes[0], gap, planes[1], gap, planes[2]])[::-1]  # first row below
-        picture = Image.fromarray(strip).resize(
-            (ENLARGED * strip.shape[1], ENLARGED * strip.shape[0]), Image.Resampling.NEAREST
-        )
+        picture = strip([stamp[:, :, CHANNELS.index(channel)] for channel in PANELS])
         with atomic(Path(folder, f"{name}.png")) as temporary:
             picture.save(temporary, format="PNG")
-
-
-def _grey(plane: np.ndarray) -> np.ndarray:
-    """uint8, from the 1st percentile (black) to the 99.5th (white); missing pixels are mid grey."""
-    known = np.isfinite(plane)
-    if not known.any():
-        return np.full(plane.shape, 128, np.uint8)
-    low, high = np.percentile(plane[known], (1, 99.5))
-    scaled = 255 * (np.where(known, plane, low) - low) / max(high - low, 1e-12)
-    return np.where(known, np.clip(scaled, 0, 255), 128).astype(np.uint8)
 
 
 def in_words(record: dict[str, Any]) -> str:
