@@ -8,7 +8,7 @@ from astropy.table import Table
 from PIL import Image
 
 from otrain_core.classify.descriptors import DESCRIPTORS
-from otrain_core.night.outputs import ENLARGED, as_table, in_words, write_scores, write_search, write_stamps
+from otrain_core.night.outputs import as_table, in_words, write_scores, write_search, write_stamps
 from otrain_core.night.search import COLUMNS, Search
 
 
@@ -40,13 +40,14 @@ def test_scores_are_a_table_of_classify(found, tmp_path):
     assert rows[0]["probability"] == "1.5" and rows[1]["probability"] == "" and set(DESCRIPTORS) <= set(rows[0])
 
 
-def test_stamps_lie_side_by_side_with_the_first_row_below(found, tmp_path):
+def test_stamps_are_science_reference_and_difference(found, tmp_path):
     write_stamps(tmp_path, found, n=2)
     picture = np.asarray(Image.open(tmp_path / "a.png"))
-    assert picture.shape == (9 * ENLARGED, (3 * 9 + 4) * ENLARGED)
+    times = picture.shape[0] // 9
+    assert times > 1 and picture.shape == (9 * times, (3 * 9 + 2) * times)
     assert picture[-1, 0] == 255 and picture[0, 0] == 0
     missing = np.asarray(Image.open(tmp_path / "b.png"))
-    assert (missing[:, 11 * ENLARGED : 20 * ENLARGED] == 128).all()
+    assert (missing[:, 10 * times : 19 * times] == 128).all()
 
 
 def test_words(found):
