@@ -104,10 +104,10 @@ def crossmatch_candidates(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Label every candidate and say why.
 
-    Label 1 (True): matched one to one within ``radius`` with an injected source or a real star
-    that was set down or taken out of the reference. Label -1 (left out): flagged EDGE;
+    Label 1 (True): matched one to one within ``radius`` with an injected source of the same sign or a real star
+    that was set down, or taken out of the reference or of the science image. Label -1 (left out): flagged EDGE;
     matched, but with more than ``max_flux_ratio`` times the flux of the source, so that most
-    of it is something else, or with no flux or one of the other sign; not matched, but within ``exclusion`` of a source; so near to a
+    of it is something else, or with no flux; not matched, but within ``exclusion`` of a source; so near to a
     star that was to be taken out of the reference and was not; within ``known_radius`` of a
     known object. Label 0 (False): all others.
 
@@ -137,7 +137,7 @@ def crossmatch_candidates(
     Returns
     -------
     labelled : pandas.DataFrame
-        The candidates with label (1, 0, -1), reason, injection (id, -1: none), kind (of the
+        The candidates with sign (-1: of negative flux), label (1, 0, -1), reason, injection (id, -1: none), kind (of the
         matched source, '' for none), artefact (of a False: what made it, by the truth of a simulated image or else by
         the column ``cause``; '': unknown) and seeing [px].
     record : dict
@@ -164,6 +164,7 @@ def crossmatch_candidates(
     table["reason"] = _reasons(matches, ids, kinds, seeing=seeing, options=options)
     table["injection"] = np.where(matched, ids[partner] if len(ids) else -1, -1).astype(int)
     table["kind"] = np.where(matched, kinds[partner] if len(kinds) else "", "").astype(object)
+    table["sign"] = np.where(table["flux"] < 0, -1, 1)
     table["artefact"] = ""
     if sky_truth is None and "cause" in table:
         table["artefact"] = table["cause"].fillna("").astype(object).where(table["label"] == 0, "")
@@ -242,7 +243,7 @@ def _match(
 ) -> Matches:
     x, y = table["x"].to_numpy(float), table["y"].to_numpy(float)
     xi, yi = truth["x"].to_numpy(float), truth["y"].to_numpy(float)
-    partner, distance = match_one_to_one(x, y, xi, yi, radius=options.radius * seeing)
+    partner, distance = _match_by_sign(table, truth, radius=options.radius * seeing)
     matched = partner >= 0
     ratio = np.full(len(table), np.nan)
     ratio[matched] = table["flux"].to_numpy(float)[matched] / truth["flux"].to_numpy(float)[partner[matched]]
@@ -261,6 +262,26 @@ def _match(
         stays=~matched & ~excluded & (stay >= 0),
         known=is_known,
     )
+
+
+def _match_by_sign(table: pd.DataFrame, truth: pd.DataFrame, *, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Source of every candidate (-1: none) and its distance: what brightened matches what brightens, faded what fades.
+
+    A candidate without a flux may be either.
+    """
+    flux = table["flux"].to_numpy(float)
+    fades = truth["flux"].to_numpy(float) < 0
+    partner, distance = np.full(len(table), -1), np.full(len(table), np.nan)
+    for candidates, sources in ((~(flux < 0), ~fades), (flux < 0, fades)):
+        rows, of = np.flatnonzero(candidates), np.flatnonzero(sources)
+        found, away = match_one_to_one(
+            *(table[name].to_numpy(float)[rows] for name in "xy"),
+            *(truth[name].to_numpy(float)[of] for name in "xy"),
+            radius=radius,
+        )
+        matched = found >= 0
+        partner[rows[matched]], distance[rows[matched]] = of[found[matched]], away[matched]
+    return partner, distance
 
 
 def _reasons(
@@ -354,7 +375,7 @@ def _countable(injected: pd.DataFrame, removed: Collection[int]) -> tuple[pd.Dat
         if column not in truth:
             truth[column] = value
     truth["usable"] = truth["usable"].astype(bool)
-    in_reference = (truth["kind"] == "removed") | (truth["flux"] < 0)
+    in_reference = (truth["kind"] == "removed") | ((truth["flux"] < 0) & (truth["kind"] != "vanished"))
     stays = in_reference & ~truth["id"].isin([int(number) for number in removed])
     return truth[~stays].reset_index(drop=True), truth[stays].reset_index(drop=True)
 

@@ -243,7 +243,7 @@ def detect_candidates(
     -------
     pandas.DataFrame
         Columns `CANDIDATE_COLUMNS`, sorted by y, then x. ``snr`` is |flux| / fluxerr (the flux of a negative source
-        is negative, its magnitude NaN); ``negative`` is that of `otrain_core.candidates.measure.negative_shares`;
+        is negative, its magnitude that of |flux|); ``negative`` is that of `otrain_core.candidates.measure.negative_shares`;
         ``cause`` is what made it if it is False, see `otrain_core.candidates.surroundings`;
         ``method`` is "difference", "catalogue" or "both".
 
@@ -404,10 +404,9 @@ def _properties(sources: pd.DataFrame, plane: Plane, *, zero_point: float) -> pd
             fwhm *= point_source_scale(psf, data.shape, seeing)
     flags = sources["flags"].to_numpy() | np.where(cover < MIN_COVER, FLAG_COVER, 0)
     flags |= np.where(any_near(bad, x, y, seeing), FLAG_MASKED, 0)
-    positive = flux > 0
-    mag, magerr = np.full(len(x), np.nan), np.full(len(x), np.nan)
-    mag[positive] = zero_point - 2.5 * np.log10(flux[positive])
-    magerr[positive] = 2.5 / np.log(10) * fluxerr[positive] / flux[positive]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        size = np.where(flux == 0, np.nan, np.abs(flux))
+        mag, magerr = zero_point - 2.5 * np.log10(size), 2.5 / np.log(10) * fluxerr / size
     return pd.DataFrame(
         {
             "x": x,

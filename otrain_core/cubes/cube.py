@@ -47,15 +47,16 @@ CUBE_COLUMNS = {
     "fields": "field",
     "grid_x": "grid_x",
     "grid_y": "grid_y",
+    "signs": "sign",
 }
 # Columns that stacks of earlier versions and ready-made cutouts do not have, and what stands for them.
-OPTIONAL = {"field": "", "grid_x": np.nan, "grid_y": np.nan}
+OPTIONAL = {"field": "", "grid_x": np.nan, "grid_y": np.nan, "sign": 1}
 KEEP_ALL = "cube.true_fraction: null keeps all, and class_weights of the experiment weighs them"
 MIN_SLOPE = 10  # False from which the slope of their numbers with S/N is told
 # Keys that hold numbers.
 NUMBERS = (
     *("mags", "errmags", "fwhms", "x", "y", "ra", "dec", "snr", "seeing", "pixel_scale"),
-    *("injections", "grid_x", "grid_y", "n_missing"),
+    *("injections", "grid_x", "grid_y", "signs", "n_missing"),
 )
 SENTINELS = (-99.0, 99.0, 0.0)  # "no magnitude" in the cutouts and cubes of the original O'TRAIN
 
@@ -402,7 +403,7 @@ def real_star_cube(
     pipeline: str = "",
     gather: bool = True,
 ) -> dict[str, Any]:
-    """The cutouts of real stars (kinds "removed" and "transplanted"), in the format of the cube.
+    """The cutouts of real stars (kinds `otrain_core.stars.kinds.REAL_KINDS`), in the format of the cube.
 
     Parameters
     ----------

@@ -18,6 +18,7 @@ import numpy as np
 from otrain_core.arrays import write_arrays
 from otrain_core.cubes.cube import (
     CUBE_COLUMNS,
+    OPTIONAL,
     build_cube,
     kept_false_share,
     read_cube,
@@ -297,7 +298,7 @@ def join_rows(
     for key in CUBE_COLUMNS:
         having = [np.asarray(cubes[name][key]) for name in names if key in cubes[name]]
         if having:
-            missing = {"U": "", "i": -1}.get(having[0].dtype.kind, np.nan)
+            missing = OPTIONAL.get(CUBE_COLUMNS[key], {"U": "", "i": -1}.get(having[0].dtype.kind, np.nan))
             arrays[key] = np.concatenate(
                 [
                     np.asarray(cubes[name][key])[rows[name]] if key in cubes[name] else np.full(count, missing)

@@ -157,7 +157,7 @@ def evaluate_scores(
         and high), calibration, abstention, accuracy_gap, bins, artefacts,
         reasons, reality (see `otrain_core.evaluation.reality.reality_gap`), kinds (errors by kind of
         place of the injection), baseline, shipped (headline of the shipped model on the same cutouts, and gain: MCC
-        of the network less its MCC), data; of a cube of several telescopes telescopes (see `by_telescope`).
+        of the network less its MCC), data, signs (see `errors_by_sign`); of a cube of several telescopes telescopes (see `by_telescope`).
     curves : pandas.DataFrame
         curve, x, y, threshold, bin ('' for all; else the range of magnitudes).
 
@@ -214,6 +214,7 @@ def evaluate_scores(
         "baseline": baseline,
         "shipped": other,
         "data": _data(table, kept_false),
+        "signs": errors_by_sign(test, threshold, rng=rng, options=options, kept_false=share),
     }
     if "telescopes" in cube:
         owners = np.asarray(cube["telescopes"])[rows].astype(str)
@@ -396,6 +397,58 @@ def _errors_by_property(
         "reasons": grouped_errors(labels, scores, reasons, threshold),
         "kinds": grouped_errors(labels, scores, column(cube, "kinds", "")[rows], threshold, of=1),
     }
+
+
+def errors_by_sign(
+    test: pd.DataFrame, threshold: float, *, rng: np.random.Generator, options: EvaluateOptions, kept_false: float = 1.0
+) -> list[dict[str, Any]]:
+    """Recall and false alarms of what is brighter and of what is fainter than in the reference.
+
+    Parameters
+    ----------
+    test : pandas.DataFrame
+        label, score, image and sign (1, -1).
+    threshold : float
+    rng : numpy.random.Generator
+        For the bootstrap by image.
+    options : EvaluateOptions
+    kept_false : float
+        Share of all False that `test` holds.
+
+    Returns
+    -------
+    list of dict
+        One for each sign: sign, n_true, n_false, fn, fp; recall, fpr and false_alarms_per_image with _low and _high
+        (NaN for what a sign has none of). Empty where all candidates have one sign.
+    """
+    if "sign" not in test or test["sign"].nunique() < 2:
+        return []
+    rows = []
+    for sign in (1, -1):
+        part = test[test["sign"] == sign]
+        labels, scores, images = part["label"].to_numpy(), part["score"].to_numpy(float), part["image"].to_numpy()
+        counts = metrics.confusion(labels, scores, threshold)
+        kept = kept_false * test["image"].nunique() / part["image"].nunique()  # an image may have none of this sign
+        intervals = bootstrap_intervals(
+            labels,
+            scores,
+            images,
+            threshold,
+            rng=rng,
+            draws=options.bootstrap,
+            confidence=options.confidence,
+            stated_recall=options.stated_recall,
+            kept_false=kept,
+        )
+        row: dict[str, Any] = {"sign": sign, "n_true": counts["tp"] + counts["fn"]}
+        row |= {"n_false": counts["fp"] + counts["tn"], "fn": counts["fn"], "fp": counts["fp"]}
+        row["recall"] = counts["tp"] / row["n_true"] if row["n_true"] else np.nan
+        row["fpr"] = counts["fp"] / row["n_false"] if row["n_false"] else np.nan
+        row["false_alarms_per_image"] = counts["fp"] / kept_false / test["image"].nunique()
+        for name in ("recall", "fpr", "false_alarms_per_image"):
+            row[f"{name}_low"], row[f"{name}_high"] = intervals[name]
+        rows.append(row)
+    return rows
 
 
 def _data(table: pd.DataFrame, kept_false: float) -> dict[str, Any]:

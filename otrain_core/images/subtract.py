@@ -103,7 +103,7 @@ def subtract_files(
         FITS header with the WCS of the science image.
     injected : path-like, optional
         Table of the injected sources, which serve no pattern of stars. Those of kind ``removed`` are stars to take
-        out of the reference first, those of negative flux are added to it.
+        out of the reference first, those of negative flux are added to it, but for ``vanished`` ones, which it has.
     options : SubtractOptions
     remove_stars : callable, optional
         `otrain_core.stars.real_stars.remove_stars`; without it no star is removed.
@@ -171,7 +171,7 @@ def _without_removed(
 ) -> tuple[Image, dict[str, Any]]:
     """The reference without the stars of kind ``removed`` and with the sources that fade (negative flux), and the keys
     of the record that tell of it."""
-    stars = truth[(truth["kind"] == "removed") | (truth["flux"] < 0)]
+    stars = truth[(truth["kind"] == "removed") | ((truth["flux"] < 0) & (truth["kind"] != "vanished"))]
     if len(stars) == 0:
         return reference, {}
     reference, record = remove_stars(reference, stars, name=image)

@@ -17,7 +17,7 @@ def score_cube(model, cube: Mapping[str, np.ndarray], split: pd.DataFrame) -> pd
     Returns
     -------
     pandas.DataFrame
-        index, candid, image, label, score (probability of True), set (train, tune,
+        index, candid, image, label, sign (-1: fainter than in the reference), score (probability of True), set (train, tune,
         test, or unused where the split does not name the cutout).
 
     Raises
@@ -34,6 +34,7 @@ def score_cube(model, cube: Mapping[str, np.ndarray], split: pd.DataFrame) -> pd
             "candid": column(cube, "candids", ""),
             "image": column(cube, "images", ""),
             "label": np.asarray(cube["labels"], dtype=int),
+            "sign": column(cube, "signs", 1),
             "score": score_rows(model, cube),
             "set": sets,
         }

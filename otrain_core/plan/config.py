@@ -33,7 +33,8 @@ class CubeOptions(Section):
         ["difference", "science", "reference", "mask", "psf"], min_length=1, description="channels kept in the cube"
     )
     real_stars: bool = Field(
-        False, description="real stars (removed, transplanted) join the cube and train; otherwise they only check"
+        False,
+        description="real stars (removed, transplanted, vanished) join the cube and train; otherwise they only check",
     )
     min_per_class: int = Field(20, ge=1, le=1_000_000, description="with fewer cutouts of a class the cube is refused")
     max_failed_fraction: float = Field(

@@ -72,6 +72,12 @@ class InjectOptions(Section):
         le=10_000,
         description="stars of the science image set down elsewhere in it as a check without simulation",
     )
+    vanished_stars: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="stars taken out of the science image, which so have faded, as a check without simulation (needs detect.both_signs)",
+    )
 
     @model_validator(mode="after")
     def _range_is_not_empty(self):
@@ -291,6 +297,8 @@ class Pipeline(Section):
     def _fading_sources_can_be_found(self):
         if self.inject.negative_fraction > 0 and not (self.detect.both_signs and self.inject.removed_stars):
             raise ValueError("inject.negative_fraction needs detect.both_signs and inject.removed_stars")
+        if self.inject.vanished_stars > 0 and not self.detect.both_signs:
+            raise ValueError("inject.vanished_stars needs detect.both_signs")
         return self
 
     @model_validator(mode="after")

@@ -2,4 +2,5 @@
 
 from __future__ import annotations
 
-REAL_KINDS = ("removed", "transplanted")
+# Taken out of the reference; set down elsewhere in the science image; taken out of the science image, so that they fade.
+REAL_KINDS = ("removed", "transplanted", "vanished")

@@ -4,7 +4,8 @@ A star that is taken out of the reference, with the reference's own PSF, appears
 difference as a new source with the true PSF and the true noise of the science image. A
 star cut from one place of the science image and set down at another does too; its own
 sky noise comes along, so that the noise under it is higher by up to the square root of
-two.
+two. A star that is taken out of the science image has faded: what it leaves there is smooth, but as
+noisy as it was itself.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ def add_real_stars(
     options: InjectOptions = DEFAULTS,
     sky: Sky | None = None,
 ) -> tuple[np.ndarray, pd.DataFrame]:
-    """Name stars to be taken out of the reference, and set others down elsewhere in the image.
+    """Name stars to be taken out of the reference, take some out of the image, and set others down elsewhere in it.
 
     Parameters
     ----------
@@ -139,7 +140,7 @@ def add_real_stars(
     rng : numpy.random.Generator
         A stream of its own, so that the injected sources do not depend on the numbers here.
     options : InjectOptions
-        `removed_stars` and `transplanted_stars`: how many; fewer where the image has fewer that fit,
+        `removed_stars`, `vanished_stars` and `transplanted_stars`: how many; fewer where the image has fewer that fit,
         and none to remove without WCS.
     sky : Sky, optional
         Of the image, where it is measured already.
@@ -149,26 +150,31 @@ def add_real_stars(
     data : numpy.ndarray
         float32 (height, width) [ADU].
     truth : pandas.DataFrame
-        With rows of the kinds "removed" (place and flux of the star in the science image) and
-        "transplanted" (the new place) at the end.
+        With rows of the kinds "removed" (place and flux of the star in the science image), "vanished" (the same, the
+        flux negative) and "transplanted" (the new place) at the end.
     """
-    removed_stars, wanted = options.removed_stars, options.removed_stars + options.transplanted_stars
+    removed_stars = options.removed_stars
     if image.wcs is None and removed_stars:
         log.warning("image %s: WCS: there is none, so no star is taken out of the reference", image.name)
-        removed_stars, wanted = 0, options.transplanted_stars
+        removed_stars = 0
+    wanted = removed_stars + options.vanished_stars + options.transplanted_stars
     if wanted == 0:
         return data, truth
     sky = sky or measure_sky(image)
     stars, segments = choose_stars(image, psf, sky, record=record, rng=rng, n=wanted, options=options, avoid=truth)
-    # Where there are too few, both kinds get their share.
-    n_removed = round(len(stars) * removed_stars / wanted)
-    removed, copied = stars[:n_removed], stars[n_removed:]
+    # Where there are too few, all kinds get their share.
+    first, second = (round(len(stars) * n / wanted) for n in (removed_stars, removed_stars + options.vanished_stars))
+    removed, vanished, copied = stars[:first], stars[first:second], stars[second:]
     added, moved = transplant(image, psf, sky, segments, copied, rng=rng, avoid=pd.concat([truth, stars]))
-    rows = pd.concat([removed.assign(kind="removed"), moved.assign(kind="transplanted")], ignore_index=True)
+    for star in vanished.itertuples():
+        stamp, y0, x0 = psf.stamp(star.x, star.y)
+        add_stamp(added, -star.flux * stamp, y0, x0)
+    kinds = {"removed": removed, "vanished": vanished.assign(flux=-vanished["flux"]), "transplanted": moved}
+    rows = pd.concat([table.assign(kind=kind) for kind, table in kinds.items()], ignore_index=True)
     if len(rows) == 0:
         return data, truth
-    first = int(truth["id"].max()) + 1 if len(truth) else 0
-    rows["id"] = first + np.arange(len(rows))
+    next_id = int(truth["id"].max()) + 1 if len(truth) else 0
+    rows["id"] = next_id + np.arange(len(rows))
     rows["ra"], rows["dec"] = sky_positions(image, rows["x"].to_numpy(), rows["y"].to_numpy())
     rows["usable"] = usable_places(image, rows["x"], rows["y"], fwhm=psf.fwhm)
     return add_light(image, added, data), pd.concat([truth, rows[TRUTH_COLUMNS]], ignore_index=True)

@@ -192,9 +192,9 @@ def test_a_match_without_a_flux_or_with_a_negative_one_is_left_out():
     assert table["label"].tolist()[:3] == [-1, -1, 1]
     assert table["reason"].tolist()[:2] == [
         "injection 11 at 0.00 FWHM, without a flux",
-        "injection 12 at 0.00 FWHM, -0.9 times its flux",
+        "not the match of injection 12 at 0.00 FWHM",
     ]
-    assert (record["n_recovered"], record["n_matched"], record["n_without_flux"]) == (28, 30, 1)
+    assert (record["n_recovered"], record["n_matched"], record["n_without_flux"]) == (28, 29, 1)
     found.loc[:5, "flux"] = np.nan
     with pytest.raises(ImageError, match="6 of 30 injected sources that were found have no flux"):
         label(found, truth)
@@ -359,6 +359,24 @@ def test_a_source_that_faded_is_true_with_its_own_sign():
     table, record = label(found, truth, removed=[11, 12])
     assert table["label"].tolist() == [1, -1, -1]
     assert table["injection"].tolist()[0] == 11
-    assert "times its flux" in table["reason"][1]  # of the other sign: something else
+    assert table["reason"][1] == "not the match of injection 12 at 0.10 FWHM"  # of the other sign: something else
+    assert table["sign"].tolist() == [-1, 1, -1]
     assert (record["n_injected"], record["n_recovered"]) == (2, 1)  # the third was not added to the reference
     assert record["left_out"]["not_removed"] == 1
+
+
+def test_the_nearer_candidate_of_the_other_sign_takes_no_match():
+    """A source beside the negative side of a dipole keeps its own candidate."""
+    found = candidates((100.1, 100), (101.0, 100))
+    found["flux"] = [-500.0, 1000.0]
+    table, record = label(found, injections((100, 100)))
+    assert table["label"].tolist() == [-1, 1] and table["injection"].tolist() == [-1, 11]
+    assert record["n_recovered"] == 1
+
+
+def test_a_star_taken_out_of_the_science_image_needs_no_change_of_the_reference():
+    truth = injections((100, 100), (200, 200)).assign(flux=-1000.0, kind=["vanished", "random"])
+    found = candidates((100, 100), (200, 200)).assign(flux=-1000.0)
+    table, record = label(found, truth)
+    assert table["label"].tolist() == [1, -1] and table["kind"].tolist() == ["vanished", ""]
+    assert (record["n_real_stars"], record["n_true"], record["left_out"]["not_removed"]) == (1, 0, 1)

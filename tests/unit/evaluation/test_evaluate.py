@@ -142,6 +142,31 @@ def test_the_shipped_model_is_scored_on_the_same_cutouts(data):
         run(data, shipped=other[:50])
 
 
+def test_recall_and_false_alarms_by_sign(data):
+    cube, table = data
+    sign = np.where(np.arange(len(table)) % 4 == 0, -1, 1)
+    record, _ = run((cube, table.assign(sign=sign)))
+    test = table.assign(sign=sign)[table["set"] == "test"]
+    for row in record["signs"]:
+        part = test[test["sign"] == row["sign"]]
+        found = part["score"] >= record["headline"]["threshold"]
+        assert row["recall"] == found[part["label"] == 1].mean() and row["fpr"] == found[part["label"] == 0].mean()
+        assert row["recall_low"] < row["recall"] < row["recall_high"]
+        assert row["false_alarms_per_image"] == (found & (part["label"] == 0)).sum() / test["image"].nunique()
+        assert row["false_alarms_per_image_low"] <= row["false_alarms_per_image"] <= row["false_alarms_per_image_high"]
+    assert [row["sign"] for row in record["signs"]] == [1, -1]
+    assert sum(row["n_true"] + row["n_false"] for row in record["signs"]) == len(test)
+    plain = run(data)[0]
+    assert plain["signs"] == [] and plain["headline"] == record["headline"]
+
+
+def test_a_sign_without_true_has_no_recall(data):
+    cube, table = data
+    one = table.assign(sign=np.where(table["label"] == 1, 1, -1))
+    rows = {row["sign"]: row for row in run((cube, one))[0]["signs"]}
+    assert np.isnan(rows[-1]["recall"]) and rows[-1]["fpr"] > 0 and np.isnan(rows[1]["fpr"])
+
+
 def test_purity_without_an_accepted_false_is_not_known(data):
     cube, table = data
     kept = (table["set"] != "test") | (table["image"] == table.loc[table["set"] == "test", "image"].iloc[0])
@@ -248,7 +273,7 @@ def test_train_evaluate_and_explain_scripts(tmp_path):
         experiment_name="tiny",
     )
     scores, result = read_table(tmp_path / "scores.csv"), read_json(tmp_path / "metrics.json")
-    assert list(scores.columns) == ["index", "candid", "image", "label", "score", "set"]
+    assert list(scores.columns) == ["index", "candid", "image", "label", "sign", "score", "set"]
     assert scores["set"].iloc[:4].tolist() == ["unused"] * 4 and len(scores) == 240
     assert result["experiment"] == "tiny" and result["headline"]["train_seconds"] == record["train_seconds"]
     assert result["data"]["kept_false"] == 0.5

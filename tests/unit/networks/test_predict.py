@@ -42,7 +42,7 @@ def test_scores_are_what_the_model_gives_for_true(model, cube):
 def test_the_table_of_a_cube(model, cube):
     split = make_split(cube)
     table = predict.score_cube(model, cube, split[split["set"] != "tune"])
-    assert list(table.columns) == ["index", "candid", "image", "label", "score", "set"]
+    assert list(table.columns) == ["index", "candid", "image", "label", "sign", "score", "set"]
     assert table["index"].tolist() == list(range(60)) and np.array_equal(table["label"], cube["labels"])
     assert np.array_equal(table["set"], split["set"].replace("tune", "unused"))
     assert np.array_equal(table["score"], predict.score_rows(model, cube))

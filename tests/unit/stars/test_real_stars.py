@@ -18,12 +18,14 @@ def sharp(sky):
     return observe(sky, seed=2, fwhm=2.0, angle=3.0, shift=(8.0, -5.0), factor=3.0, level=300.0, name="reference")
 
 
-def choose(science, *, removed=8, transplanted=8, seed=1, n_sources=40):
+def choose(science, *, removed=8, transplanted=8, vanished=0, seed=1, n_sources=40):
     image, psf, record = science
     rng = np.random.default_rng(seed)
     plain = InjectOptions(n_sources=n_sources, mix={"random": 1.0})
     data, truth = inject_sources(image, psf, record=record, rng=rng, options=plain)
-    options = InjectOptions(removed_stars=removed, transplanted_stars=transplanted, bright_mag=9.0)
+    options = InjectOptions(
+        removed_stars=removed, transplanted_stars=transplanted, vanished_stars=vanished, bright_mag=9.0
+    )
     own = np.random.default_rng(seed + 100)
     both, table = add_real_stars(image, data, truth, psf, record=record, rng=own, options=options)
     return data, truth, both, table
@@ -82,6 +84,26 @@ def test_transplanted_star_is_the_star_itself(science, sky):
         x, y = int(np.floor(row.x + 0.5)), int(np.floor(row.y + 0.5))
         touched[y - half : y + half + 1, x - half : x + half + 1] = True
     assert (both[~touched] == data[~touched]).all()
+
+
+def test_vanished_stars_leave_less_than_their_noise(science, sky):
+    _, psf, _ = science
+    data, _, both, table = choose(science, vanished=8)
+    gone = table[table.kind == "vanished"]
+    assert table["kind"].value_counts().to_dict() == {"random": 40, "removed": 8, "transplanted": 8, "vanished": 8}
+    assert (gone["flux"] < 0).all() and np.isfinite(gone["mag"]).all()
+    yy, xx = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    for row in gone.itertuples():
+        near = np.hypot(xx - row.x, yy - row.y) < 2 * psf.fwhm
+        lost = (both.astype(float) - data)[near].sum()
+        assert lost == pytest.approx(row.flux, rel=0.05)
+        k = np.hypot(sky.x - row.x, sky.y - row.y).argmin()
+        noise = np.sqrt(near.sum() * 300 / GAIN + sky.flux[k] / GAIN)
+        assert lost == pytest.approx(-sky.flux[k], abs=4 * noise + 0.05 * sky.flux[k])
+    elsewhere = np.ones(SHAPE, bool)
+    for row in table[table.kind != "random"].itertuples():
+        elsewhere &= np.hypot(xx - row.x, yy - row.y) > 6 * psf.fwhm
+    np.testing.assert_array_equal(both[elsewhere], data[elsewhere])
 
 
 def test_nothing_asked_for_changes_nothing(science):
