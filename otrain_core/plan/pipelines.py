@@ -47,9 +47,9 @@ class InjectOptions(Section):
     faint_mag: float = Field(
         0.5, ge=-20, le=20, description="faintest source, in magnitudes fainter than the 5-sigma limit"
     )
-    mix: dict[Literal["random", "galaxy", "star"], Annotated[float, Field(ge=0)]] = Field(
+    mix: dict[Literal["random", "galaxy", "star", "variable"], Annotated[float, Field(ge=0)]] = Field(
         {"random": 0.7, "galaxy": 0.15, "star": 0.15},
-        description="shares of the kinds of places: at random, near galaxies, on or beside stars",
+        description="shares of the kinds of places: at random, near galaxies, beside stars, and in the middle of stars, which vary",
     )
     psf_snapshots: int = Field(
         0,

@@ -23,6 +23,7 @@ from otrain_core.stars.truth import TRUTH_COLUMNS, add_light, limits, sky_positi
 
 DEFAULTS = InjectOptions()
 BESIDE_STAR = 3.0  # sources beside a star stand within this of it [FWHM]
+ANCHORED = ("galaxy", "star", "variable")  # kinds of places beside or on sources of the image
 GALAXY_SIZE = 1.35  # least half-light radius of a galaxy over that of the stars
 GALAXY_PEAK = 0.65  # largest share of its flux in the brightest pixel, over that of the stars
 GALAXY_SNR = 10.0
@@ -90,8 +91,8 @@ def inject_sources(
 
     Of the kind "random": the field is cut into `grid` x `grid` cells; every cell gets its
     share of the sources (what does not divide goes to cells drawn at random), at uniform
-    random positions that avoid neither sources nor edges. Of the kinds "galaxy" and "star":
-    beside galaxies and on or beside stars found in the image (see `find_anchors`), each used
+    random positions that avoid neither sources nor edges. Of the kinds "galaxy", "star" and "variable":
+    beside galaxies, on or beside stars, and exactly on stars found in the image (see `find_anchors`), each used
     once at most; what an image has too few anchors for goes to "random". Magnitudes are
     uniform, as in gmadet. The photons of a source follow Poisson's law, and the sum stops at
     saturation as on a detector; a pixel without value stays without. Of `negative_fraction` the truth
@@ -134,7 +135,7 @@ def inject_sources(
     x, y = _positions(rng, n_sources, options.grid, width, height)
     mag = rng.uniform(limit - options.bright_mag, limit + options.faint_mag, n_sources)
     kind = np.full(n_sources, "random", dtype=object)
-    if wanted["galaxy"] or wanted["star"]:
+    if any(wanted.values()):
         _move_to_anchors(x, y, kind, image=image, sky=sky, psf=psf, wanted=wanted, rng=rng)
     flux = 10 ** (0.4 * (zero_point - mag))
     fading = _fading(options, rng)
@@ -215,9 +216,9 @@ def _numbers(options: InjectOptions) -> dict[str, int]:
     """How many sources beside galaxies and beside stars; the others are random."""
     mix: dict[str, float] = {str(kind): share for kind, share in options.mix.items()}
     total = sum(mix.values())
-    numbers = {kind: int(options.n_sources * mix.get(kind, 0.0) / total + 1e-9) for kind in ("galaxy", "star")}
+    numbers = {kind: int(options.n_sources * mix.get(kind, 0.0) / total + 1e-9) for kind in ANCHORED}
     if mix.get("random", 0.0) == 0:  # nothing is left over for a kind without a share
-        kind = "star" if mix.get("star", 0.0) > 0 else "galaxy"
+        kind = next(kind for kind in ("star", "galaxy", "variable") if mix.get(kind, 0.0) > 0)
         numbers[kind] += options.n_sources - sum(numbers.values())
     return numbers
 
@@ -242,7 +243,7 @@ def _move_to_anchors(
     wanted: Mapping[str, int],
     rng: np.random.Generator,
 ) -> None:
-    """Set some of the sources beside galaxies and stars: changes x, y and kind in place.
+    """Set some of the sources beside galaxies and stars, or on stars: changes x, y and kind in place.
 
     Beside a galaxy the distance follows an exponential law of the scale of its half-light
     radius; beside a star it is uniform up to three FWHM.
@@ -250,12 +251,17 @@ def _move_to_anchors(
     height, width = image.shape
     stars, galaxies = find_anchors(image, sky)
     order = rng.permutation(len(x))
-    for name, anchors in (("galaxy", galaxies), ("star", stars)):
+    for name in ANCHORED:
+        if name == "variable" and not wanted[name]:
+            continue  # nothing is drawn for it
+        anchors = galaxies if name == "galaxy" else stars
         n = min(wanted[name], len(anchors))
         chosen = anchors.iloc[rng.choice(len(anchors), n, replace=False)] if n else anchors.iloc[:0]
+        if name == "star":
+            stars = stars.drop(chosen.index)  # each is used once
         mine, order = order[:n], order[n:]
         away = rng.exponential(chosen["size"].to_numpy()) if name == "galaxy" else rng.uniform(0, BESIDE_STAR, n)
-        away = away * (1.0 if name == "galaxy" else psf.fwhm)
+        away = away * {"galaxy": 1.0, "star": psf.fwhm, "variable": 0.0}[name]
         angle = rng.uniform(0, 2 * np.pi, n)
         x[mine] = np.clip(chosen["x"].to_numpy() + away * np.cos(angle), -0.5, width - 0.5)
         y[mine] = np.clip(chosen["y"].to_numpy() + away * np.sin(angle), -0.5, height - 0.5)

@@ -255,6 +255,15 @@ def test_an_unknown_limit_is_told(one):
         inject(blank(), one[0], one[1] | {"limit_mag": None}, seed=1)
 
 
+def test_variables_stand_exactly_on_stars(busy, one):
+    image, (model, record) = busy[0], one
+    _, truth = inject(image, model, record, seed=3, n_sources=40, mix={"random": 0.5, "star": 0.25, "variable": 0.25})
+    stars, _ = find_anchors(image)
+    changed = truth[truth.kind == "variable"]
+    away = [np.hypot(stars.x - x, stars.y - y).min() for x, y in zip(changed.x, changed.y, strict=True)]
+    assert len(changed) == 10 and max(away) < 1e-6 and len(changed[["x", "y"]].drop_duplicates()) == 10
+
+
 def test_the_default_mix_has_galaxies_and_stars(busy):
     model, record = measure_psf(busy[0])
     _, truth = inject_sources(busy[0], model, record=record, rng=np.random.default_rng(1))
