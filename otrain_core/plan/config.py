@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from otrain_core.errors import ConfigError
+from otrain_core.plan.archive import ArchiveOptions
 from otrain_core.plan.pipelines import GMADET, STDPIPE, Pipeline
 from otrain_core.plan.pools import is_pool
 from otrain_core.plan.prior import DrawOptions
@@ -381,6 +382,7 @@ class Config(Section):
     studies: StudyOptions = StudyOptions()
     draw: DrawOptions = Field(DrawOptions(), description="telescopes drawn at random (target universal)")
     finetune: FinetuneOptions = FinetuneOptions()
+    archive: ArchiveOptions = ArchiveOptions()
 
     @field_validator("telescopes", mode="before")
     @classmethod

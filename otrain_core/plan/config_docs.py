@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from otrain_core.plan.archive import ArchiveOptions
 from otrain_core.plan.config import (
     Config,
     CubeOptions,
@@ -127,6 +128,7 @@ def keys_markdown() -> str:
         ("studies", StudyOptions),
         ("studies.sweeps.{sweep}", Sweep),
         ("finetune", FinetuneOptions),
+        ("archive", ArchiveOptions),
         ("telescopes.{telescope}", Telescope),
         ("telescopes.{telescope}.detector", Detector),
         ("telescopes.{telescope}.sky", SimulatedSky),

@@ -74,6 +74,17 @@ def test_fused_images_of_two_pipelines_share_their_sky(root, tmp_path):
     assert (jobs["simulate"], jobs["image"]) == (30, 60)
 
 
+def test_an_archive_is_planned_in_jobs_of_many_images(root, tmp_path):
+    """`snakemake --profile slurm --configfile archive.yaml search`: a job for every three images, and nothing is trained."""
+    for k in range(7):
+        (tmp_path / f"im{k}.fits").write_bytes(b"")
+    config = tmp_path / "archive.yaml"
+    values = {"images": f"{tmp_path}/*.fits", "references": "ref.fits", "images_per_job": 3}
+    config.write_text(yaml.safe_dump({"archive": values}))
+    command = ["-n", "--directory", str(tmp_path / "run"), "--configfile", str(config), "--", "search"]
+    assert planned_jobs(snakemake(root, "--profile", "slurm", *command).stdout) == {"archive": 3, "search": 1}
+
+
 def test_both_protocols(root, tmp_path):
     config = tmp_path / "both.yaml"
     config.write_text("run: {protocols: [grouped, paper], experiments: [paper], seeds: [1, 2]}\n")

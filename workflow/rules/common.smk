@@ -1,5 +1,6 @@
 """Configuration, sheets and the few functions that rules share."""
 
+import functools
 import os
 import re
 import sys
@@ -176,6 +177,24 @@ def pool_members(wildcards):
 
 def finetune_source(wildcards):
     return RUN.studies.finetune_source(wildcards.telescope, wildcards.pipeline)
+
+
+@functools.cache
+def archive_jobs():
+    """Images of each job of the archive, looked for once."""
+    from otrain_core.plan import archive
+
+    try:
+        return archive.archive_jobs(RUN.config.archive)
+    except OtrainError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def archive_stamps(wildcards):
+    """Size and time of the images of a job and of what they are searched with."""
+    images = archive_jobs()[wildcards.job]
+    paths = [image[key] for image in images for key in ("path", "reference", "wcs")]
+    return RUN.inputs.stamps([*paths, RUN.config.archive.model, RUN.config.archive.references])
 
 
 def check_and_remember():

@@ -1,0 +1,201 @@
+"""The search of an archive: scored candidates as one Parquet dataset, partitioned by night (steps `archive`, `nights`).
+
+Each image is searched once, by content: a job that is started again goes on where it was, and a copy of an image under
+another name is no second image. Every file appears whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from otrain_core.classify.shipped import shipped_file
+from otrain_core.errors import ConfigError, OtrainError
+from otrain_core.io import plain_values, read_json, write_json, write_table
+from otrain_core.night.night import night_of
+from otrain_core.night.references import References
+from otrain_core.night.search import Search, search_image
+from otrain_core.night.watch import file_digest
+from otrain_core.plan.archive import ArchiveImage, ArchiveOptions
+from otrain_core.plan.recipe import Recipe, read_recipe
+from otrain_core.safe import safe_name
+
+if TYPE_CHECKING:
+    from otrain_core.classify import Classifier
+
+log = logging.getLogger("otrain")
+
+# What the table of images says of each; the rest of the record of a search stays in its own file.
+KEPT = ("image", "night", "n", "real", "undecided", "unlike_training", "seeing_px", "limit_mag", "filter", "time")
+
+
+def archive_files(
+    *, images: Sequence[Mapping[str, Any]], folder: str | Path, record: str | Path, options: ArchiveOptions
+) -> None:
+    """Search some images of an archive; an image that cannot be used is noted, and the others go on.
+
+    Parameters
+    ----------
+    images : sequence of mapping
+        path, reference, wcs, see `otrain_core.plan.archive.ArchiveImage`.
+    folder : path-like
+        Of the archive: ``candidates/night=YYYY-MM-DD/DIGEST.parquet`` and ``images/DIGEST.json`` are written to it.
+    record : path-like
+        Written last: what became of each image (JSON).
+    options : ArchiveOptions
+
+    Raises
+    ------
+    ConfigError
+        The model does not say how its cutouts were made, or the references cannot be used.
+    OSError
+        Nothing can be written (a full disk); what is done is kept.
+    """
+    archive = Archive(Path(folder), options)
+    items = []
+    for values in images:
+        image = ArchiveImage(**values)
+        items.append({"path": image.path, **archive.search(image)})
+        log.info("%s: %s", image.path, items[-1].get("reason") or f"{items[-1].get('n')} candidates")
+    write_json(record, {"images": items})
+
+
+@dataclass
+class Archive:
+    """What the images of a job share."""
+
+    folder: Path
+    options: ArchiveOptions
+    classifier: Classifier = field(init=False)
+    recipe: Recipe = field(init=False)
+    made_with: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        from otrain_core.classify import Classifier
+
+        path = Path(self.options.model) if self.options.model else shipped_file()
+        self.classifier = Classifier.load(path)
+        recipe = read_recipe(self.classifier.about, where=str(path))
+        if recipe is None:
+            raise ConfigError(f"archive.model: {path}: does not say how its cutouts were made; export it again")
+        given = {key: getattr(self.options, key) for key in ("gain", "pixel_scale", "saturation")}
+        detector = recipe.detector.model_copy(update={key: value for key, value in given.items() if value is not None})
+        detect = recipe.pipeline.detect
+        if self.options.both_signs:
+            detect = detect.model_copy(update={"both_signs": True})
+        pipeline = recipe.pipeline.model_copy(update={"detect": detect})
+        self.recipe = Recipe(pipeline, detector, recipe.telescope, recipe.name)
+        about = json.dumps([file_digest(path), self.recipe.record()], sort_keys=True)
+        self.made_with = hashlib.sha256(about.encode()).hexdigest()[:16]
+
+    @cached_property
+    def references(self) -> References:
+        """Of the images for which the sheet names none."""
+        return References(self.options.references or "")
+
+    def search(self, image: ArchiveImage) -> dict[str, Any]:
+        """Search an image that was not searched with this model: what the record of the job says of it."""
+        try:
+            digest = file_digest(image.path)
+            about = self.folder / "images" / f"{digest}.json"
+            if about.is_file() and (known := read_json(about)).get("made_with") == self.made_with:
+                return known
+            item = self._search(image, digest)
+        except FileNotFoundError:
+            return {"status": "gone", "reason": f"{image.path}: no such file"}
+        except OtrainError as error:
+            return {"status": "refused", "reason": str(error)}
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # one image must not end the job
+            log.exception("%s", image.path)
+            return {"status": "refused", "reason": f"{image.path}: unexpected {type(error).__name__} ({error})"}
+        write_json(about, item)
+        return item
+
+    def _search(self, image: ArchiveImage, digest: str) -> dict[str, Any]:
+        # Files of one name in the folders of many nights are usual: the name of a candidate must tell them apart.
+        name = f"{safe_name(Path(image.path).name.split('.')[0], fallback='image')}-{digest[:8]}"
+        reference = image.reference or self.references.of(image.path, image=name)
+        found = search_image(
+            image.path,
+            reference=reference,
+            classifier=self.classifier,
+            recipe=self.recipe,
+            image=name,
+            wcs=image.wcs,
+        )
+        night = night_of(found.record.get("time"), Path(image.path))
+        self._write(found, night, digest)
+        about = plain_values({key: value for key, value in found.record.items() if key in KEPT})
+        return {"status": "done", "digest": digest, "made_with": self.made_with, "night": night, **about}
+
+    def _write(self, found: Search, night: str, digest: str) -> None:
+        """The candidates as one file of the dataset; none without candidates."""
+        import pyarrow.parquet as parquet
+
+        path = self.folder / "candidates" / f"night={night}" / f"{digest[:32]}.parquet"
+        if not len(found.table["candid"]):
+            path.unlink(missing_ok=True)
+            return
+        temporary = self.folder / "unfinished" / f"{digest[:32]}.{os.getpid()}"  # outside of the dataset
+        for each in (path, temporary):
+            each.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            parquet.write_table(as_arrow(found.table, digest=digest), temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def as_arrow(table: Mapping[str, np.ndarray], *, digest: str) -> Any:
+    """The candidates of an image as a pyarrow table: `otrain_core.night.search.COLUMNS`, and ``digest`` of the image's file."""
+    import pyarrow as pa
+
+    kinds = {"f": pa.float64(), "i": pa.int64(), "u": pa.int64(), "b": pa.bool_()}
+    columns = {name: np.asarray(values) for name, values in table.items()}
+    arrays = {
+        name: pa.array(values.tolist(), kinds.get(values.dtype.kind, pa.string())) for name, values in columns.items()
+    }
+    return pa.table(arrays | {"digest": pa.array([digest] * len(columns["candid"]), pa.string())})
+
+
+def nights_files(*, records: Sequence[str | Path], nights: str | Path, images: str | Path) -> None:
+    """Write what was found, night by night, and a row for each image (CSV).
+
+    Parameters
+    ----------
+    records : sequence of path-like
+        Of the jobs.
+    nights : path-like
+        night, images, candidates, real, undecided, seeing_px, limit_mag (medians); a copy of an image does not count.
+    images : path-like
+        path, status (done, refused, gone), reason, digest, and `KEPT`.
+    """
+    import pandas as pd
+
+    rows = [item for path in records for item in read_json(path)["images"]]
+    columns = ("path", "status", "reason", "digest", *KEPT)
+    table = pd.DataFrame([{key: row.get(key) for key in columns} for row in rows], columns=columns)
+    write_table(images, table)
+    done = table[table["status"] == "done"].drop_duplicates("digest")
+    counts = done.astype(dict.fromkeys(("n", "real", "undecided", "seeing_px", "limit_mag"), float)).groupby("night")
+    summary = counts.agg(
+        images=("digest", "size"),
+        candidates=("n", "sum"),
+        real=("real", "sum"),
+        undecided=("undecided", "sum"),
+        seeing_px=("seeing_px", "median"),
+        limit_mag=("limit_mag", "median"),
+    )
+    summary = summary.astype(dict.fromkeys(("candidates", "real", "undecided"), int))
+    write_table(nights, summary.reset_index())
