@@ -455,14 +455,14 @@ def _completeness(mag: np.ndarray, recovered: np.ndarray) -> dict[str, Any]:
                     "completeness": float(recovered[inside].mean()) if inside.any() else np.nan,
                 }
             )
-    return {"completeness": bins, "completeness_50_mag": fifty_percent(mag, recovered)}
+    return {"completeness": bins, "completeness_50_mag": completeness_limit(mag, recovered)}
 
 
-def fifty_percent(mag: np.ndarray, recovered: np.ndarray) -> float:
-    """Magnitude at which half of the sources are recovered.
+def completeness_limit(mag: np.ndarray, recovered: np.ndarray, *, share: float = 0.5) -> float:
+    """Magnitude at which this share of the sources is recovered.
 
     Fits ``top / (1 + exp((mag - m50) / width))`` by maximum likelihood and returns where
-    it crosses one half; `top` allows for bright sources lost on masked pixels.
+    it crosses the share; `top` allows for bright sources lost on masked pixels.
 
     Returns
     -------
@@ -488,9 +488,9 @@ def fifty_percent(mag: np.ndarray, recovered: np.ndarray) -> float:
     start = (np.percentile(mag[recovered], 95), np.log(0.3), 3.0)
     best = minimize(cost, start, method="Nelder-Mead", options={"maxiter": 2000, "xatol": 1e-4, "fatol": 1e-6})
     m50, width, top = parts(best.x)
-    if top <= 0.5:
+    if top <= share:
         return float("nan")
-    crossing = m50 + width * np.log(2 * top - 1)
+    crossing = m50 + width * np.log(top / share - 1)
     return float(crossing) if mag.min() <= crossing <= mag.max() else float("nan")
 
 

@@ -301,6 +301,14 @@ def _add_search(verb) -> None:
     search.add_argument(
         "--gallery", type=_number, default=24, metavar="N", help="best candidates drawn (default 24; 0: none)"
     )
+    search.add_argument(
+        "--inject",
+        type=_number,
+        default=0,
+        metavar="N",
+        help="add N sources to a copy of each image, and tell how many are found at which magnitude",
+    )
+    search.add_argument("--inject-seed", type=_number, default=1, metavar="SEED", help="of their places (default 1)")
     _add_recipe(search)
     night = verb(
         "night",

@@ -8,16 +8,19 @@ import sys
 import tempfile
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from otrain_core.classify.shipped import NAME as SHIPPED
 from otrain_core.cli.classify import load_classifier
 from otrain_core.errors import ConfigError, OtrainError
 from otrain_core.io import write_json
 from otrain_core.night.outputs import in_words, write_search
-from otrain_core.night.search import search_image
+from otrain_core.night.search import Search, search_image
 from otrain_core.plan.recipe import Recipe, read_recipe
 from otrain_core.safe import safe_name
+
+if TYPE_CHECKING:
+    from otrain_core.classify import Classifier
 
 log = logging.getLogger("otrain")
 
@@ -52,6 +55,8 @@ def search(arguments: Namespace) -> tuple[int, Any, str]:
                 write_search(folder, name, found, gallery=arguments.gallery)
                 done.append(found.record)
                 _tell(arguments, f"{path}: {in_words(found.record)}")
+                if arguments.inject:
+                    _add_limits(arguments, found, path, reference, classifier, recipe, folder)
             except OtrainError as error:
                 refused.append({"science": str(path), "image": name, "reason": str(error)})
                 print(f"{path}: {error} (refused)", file=sys.stderr)
@@ -61,6 +66,35 @@ def search(arguments: Namespace) -> tuple[int, Any, str]:
     write_json(folder / "search.json", record)
     text = "\n".join(f"{folder / item['image']}.ecsv: {in_words(item)}" for item in done)
     return int(bool(refused)), record, text
+
+
+def _add_limits(
+    arguments: Namespace,
+    found: Search,
+    path: str,
+    reference: str | Path,
+    classifier: Classifier,
+    recipe: Recipe,
+    folder: Path,
+) -> None:
+    """What the search would have found (--inject), beside its candidates and in its record."""
+    from otrain_core.night.limits import limits_in_words, measure_limits, write_limits
+
+    limits = measure_limits(
+        path,
+        reference=reference,
+        classifier=classifier,
+        recipe=recipe,
+        found=found,
+        n=arguments.inject,
+        seed=arguments.inject_seed,
+        wcs=arguments.wcs,
+        catalogue=arguments.catalogue,
+    )
+    name = found.record["image"]
+    write_limits(folder, name, limits, instrumental=found.record["zero_point_source"] == "assumed")
+    found.record["limits"] = limits.record
+    _tell(arguments, f"{path}: {limits_in_words(limits.record)}")
 
 
 def image_names(paths: list[str]) -> list[str]:

@@ -111,17 +111,25 @@ def search_image(
         run.subtract(science, reference, difference=kept)
         run.detect(catalogue=catalogue, difference=kept)
         psf, subtraction = read_json(run.file("psf.json")), read_json(run.file("subtract.json"))
-        write_table(run.file("labelled.csv"), _unlabelled(read_table(run.file("candidates.csv")), psf["seeing_px"]))
-        run.cutouts(difference=kept)
-        with clock("classify"):
-            stack = read_stack(run.file("cutouts.npz"))
-            stack["cube"] = stack.pop("stack")
-            scored = classifier.classify(stack)
+        stack, scored = scored_candidates(run, classifier, difference=kept)
     table, order = _table(stack, scored)
     record = _record(image, table, psf, subtraction, clock.seconds)
     record |= {"science": str(science), "reference": str(reference)}
     described = {name: np.asarray(scored[name])[order] for name in DESCRIPTORS}
     return Search(table, stack["cube"][order], described, record)
+
+
+def scored_candidates(
+    run: ImageSteps, classifier: Classifier, *, difference: Path | None = None
+) -> tuple[dict[str, Any], Mapping[str, np.ndarray]]:
+    """Cut out and score what the step detect has found: the stack (``cube``, and columns), and what the classifier says."""
+    seeing = read_json(run.file("psf.json"))["seeing_px"]
+    write_table(run.file("labelled.csv"), _unlabelled(read_table(run.file("candidates.csv")), seeing))
+    run.cutouts(difference=difference)
+    with run.step("classify"):
+        stack = read_stack(run.file("cutouts.npz"))
+        stack["cube"] = stack.pop("stack")
+        return stack, classifier.classify(stack)
 
 
 def _unlabelled(candidates: Any, seeing: float) -> Any:

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from otrain_core import io
-from otrain_core.candidates.crossmatch import crossmatch_candidates, crossmatch_files, fifty_percent
+from otrain_core.candidates.crossmatch import completeness_limit, crossmatch_candidates, crossmatch_files
 from otrain_core.errors import ImageError
 from otrain_core.plan.pipelines import CrossmatchOptions
 from otrain_core.sky.causes import name_causes
@@ -237,11 +237,20 @@ def test_completeness_and_flux_scale():
     assert record["completeness"][0]["completeness"] == 1 and record["completeness"][-1]["completeness"] < 0.05
 
 
+def test_the_limit_at_any_share_is_that_of_the_curve():
+    rng = np.random.default_rng(1)
+    mag = rng.uniform(16, 22, 4000)
+    recovered = rng.random(4000) < 0.95 / (1 + np.exp((mag - 20) / 0.2))
+    assert completeness_limit(mag, recovered) == pytest.approx(20 + 0.2 * np.log(0.9), abs=0.05)
+    assert completeness_limit(mag, recovered, share=0.9) == pytest.approx(20 + 0.2 * np.log(0.05 / 0.9), abs=0.1)
+    assert np.isnan(completeness_limit(mag, recovered, share=0.99))
+
+
 def test_fifty_percent_without_a_crossing():
     mag = np.linspace(18, 20, 50)
-    assert np.isnan(fifty_percent(mag, np.ones(50, bool)))
-    assert np.isnan(fifty_percent(mag, np.zeros(50, bool)))
-    assert np.isnan(fifty_percent(mag[:5], mag[:5] < 18.1))
+    assert np.isnan(completeness_limit(mag, np.ones(50, bool)))
+    assert np.isnan(completeness_limit(mag, np.zeros(50, bool)))
+    assert np.isnan(completeness_limit(mag[:5], mag[:5] < 18.1))
 
 
 def test_causes_of_false_candidates():
