@@ -35,7 +35,7 @@ with _banners_dropped():
     import keras
     from keras import layers, ops
 
-    from .psf_residual import psf_residual  # relative: both travel with a registered model
+    from .psf_residual import matched_filter, psf_residual  # relative: both travel with a registered model
 
 MIN_SIZE = 9  # side of the smallest cutouts [px]
 NORMALISATIONS = ("none", "mad-asinh")
@@ -68,6 +68,9 @@ class InputStage(layers.Layer):
         exactly in its middle, so that flips and quarter turns leave it in place.
     usual : mapping of str to float, optional
         Usual value of every channel that is a plane of one number.
+    matched : bool
+        Add `otrain_core.networks.psf_residual.matched_filter`, compressed by asinh, as a last plane, and take the
+        median and MAD of science and reference from every second pixel each way.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class InputStage(layers.Layer):
         normalise: str,
         centre: bool = False,
         usual: Mapping[str, float] | None = None,
+        matched: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -88,6 +92,7 @@ class InputStage(layers.Layer):
         self.normalise = normalise
         self.centre = centre
         self.usual = {str(name): float(value) for name, value in (usual or {}).items()}
+        self.matched = matched
 
     def call(self, inputs):
         x = ops.cast(inputs, "float32")
@@ -115,41 +120,53 @@ class InputStage(layers.Layer):
         index = [k for k, name in enumerate(self.channels) if name not in ("mask", "psf", *self.usual)]
         if not index:
             return {}
-        x, valid = (ops.stack([array[..., k] for k in index], axis=-1) for array in (x, valid))
-        normal = self._in_mads(x, valid)
-        seen = {self.channels[k]: ops.arcsinh(normal[..., j : j + 1]) for j, k in enumerate(index)}
+        normal = {}
+        # The difference apart where the others are looked at coarsely; else all at once.
+        first = [k for k in index if not self.matched or self.channels[k] == "difference"]
+        for some, step in ((first, 1), ([k for k in index if k not in first], 2)):
+            if some:
+                own = [ops.stack([array[..., k] for k in some], axis=-1) for array in (x, valid)]
+                found = _in_mads(*own, step=step)
+                normal |= {self.channels[k]: found[..., j : j + 1] for j, k in enumerate(some)}
+        seen = {name: ops.arcsinh(plane) for name, plane in normal.items()}
         if "psf" in planes:
-            j = index.index(self.channels.index("difference"))
-            residual = psf_residual(normal[..., j] / MAD_OF_NOISE, valid[..., j], planes["psf"][..., 0])
-            seen["psf"] = ops.arcsinh(residual)[..., None]
+            sigmas = normal["difference"][..., 0] / MAD_OF_NOISE
+            known, psf = valid[..., self.channels.index("difference")], planes["psf"][..., 0]
+            seen["psf"] = ops.arcsinh(psf_residual(sigmas, known, psf))[..., None]
+            if self.matched:
+                seen["matched"] = ops.arcsinh(matched_filter(sigmas, known, psf))[..., None]
         return seen
-
-    def _in_mads(self, x, valid):
-        """Distance from the median of each cutout and channel in units of its MAD, 0 where missing."""
-        n_pixels, n_channels = x.shape[1] * x.shape[2], x.shape[3]
-        pixels = ops.transpose(ops.reshape(x, (-1, n_pixels, n_channels)), (0, 2, 1))
-        valid = ops.transpose(ops.reshape(valid, (-1, n_pixels, n_channels)), (0, 2, 1))
-        weight = ops.cast(valid, "float32")
-        count = ops.sum(weight, axis=-1, keepdims=True)
-        median = _median(pixels, valid, count)
-        deviation = ops.abs(pixels - median) * weight
-        mad = _median(deviation, valid, count)
-        mean_deviation = ops.sum(deviation, axis=-1, keepdims=True) / ops.maximum(count, 1.0)
-        scale = ops.where(mad > 0, mad, mean_deviation)
-        scale = ops.where(scale > 0, scale, 1.0)
-        normal = ops.clip((pixels - median) / scale, -1e30, 1e30) * weight
-        return ops.reshape(ops.transpose(normal, (0, 2, 1)), (-1, x.shape[1], x.shape[2], n_channels))
 
     def compute_output_shape(self, input_shape):
         batch, height, width, channels = input_shape
         if self.centre:
             height, width = height - 1 + height % 2, width - 1 + width % 2
-        return (batch, height, width, channels)
+        return (batch, height, width, channels + self.matched)
 
     def get_config(self):
         config = super().get_config()
         config.update(channels=self.channels, normalise=self.normalise, centre=self.centre, usual=self.usual)
-        return config
+        return config | {"matched": self.matched}
+
+
+def _in_mads(x, valid, *, step: int):
+    """Distance from the median of each cutout and channel in units of its MAD, 0 where missing.
+
+    Median and MAD are those of every `step`-th pixel each way.
+    """
+    pixels, among = (array[:, ::step, ::step] for array in (x, valid))
+    shape = (-1, pixels.shape[1] * pixels.shape[2], pixels.shape[3])
+    pixels, among = (ops.transpose(ops.reshape(array, shape), (0, 2, 1)) for array in (pixels, among))
+    weight = ops.cast(among, "float32")
+    count = ops.sum(weight, axis=-1, keepdims=True)
+    median = _median(pixels, among, count)
+    deviation = ops.abs(pixels - median) * weight
+    mad = _median(deviation, among, count)
+    mean_deviation = ops.sum(deviation, axis=-1, keepdims=True) / ops.maximum(count, 1.0)
+    scale = ops.where(mad > 0, mad, mean_deviation)
+    scale = ops.where(scale > 0, scale, 1.0)
+    median, scale = (ops.reshape(array, (-1, 1, 1, x.shape[3])) for array in (median, scale))
+    return ops.clip((x - median) / scale, -1e30, 1e30) * ops.cast(valid, "float32")
 
 
 def _median(values, valid, count):
@@ -255,14 +272,15 @@ def _build(network: str, *, size: int, channels: Sequence[str], normalise: str, 
 
     if size < MIN_SIZE:
         raise ConfigError(f"cutouts of at least {MIN_SIZE} x {MIN_SIZE} pixels are needed, not {size} x {size}")
-    builders = {"paper": _paper, "otrain2": _otrain2}
+    builders = {"paper": _paper, "otrain2": _otrain2, "universal": _otrain2}
     if network not in builders:
         raise ValueError(f"network must be one of {', '.join(builders)}, not {network!r}")
     cutouts = keras.Input((size, size, len(channels)), name="cutouts")
     stage = InputStage(
         channels=channels,
         normalise=normalise,
-        centre=network == "otrain2",
+        centre=network != "paper",
+        matched=network == "universal" and "psf" in channels,
         usual={name: SAMPLING[name] for name in channels if name in SAMPLING},
         dtype="float32",
         name="input_stage",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from keras import ops
 
 FIT_ABOVE = 0.02  # pixels brighter than this share of the peak of the PSF are fitted
@@ -9,6 +10,8 @@ MAX_SHIFT = 0.7  # [px]; the position of a candidate is no worse, a larger one i
 # The PSF is not known better than this share of itself: without it, the residuals of bright injected sources,
 # whose PSF is exact, would tell them from real ones.
 MODEL_ERROR = 0.03
+CLIPPED_MEAN = 0.778  # mean |x| of Gaussian noise of sigma 1, clipped twice at 2.5 times itself
+UNKNOWN_SIGMA = 1.3  # [px] of the matched filter without a PSF
 
 
 def psf_residual(difference, valid, psf):
@@ -31,9 +34,8 @@ def psf_residual(difference, valid, psf):
     tensor
         float32 (N, H, W), 0 where missing.
     """
-    peak = ops.max(psf, axis=(1, 2), keepdims=True)
     difference = ops.clip(difference, -1e9, 1e9)  # whose squares are finite
-    star = psf / ops.where(peak > 0, peak, 1.0)
+    star = _of_peak_one(psf)
     weight = ops.cast(ops.logical_and(valid, star > FIT_ABOVE), "float32")
     basis = (star, _slope(star, 1), _slope(star, 2))
     matrix = [[_total(weight * a * b) for b in basis] for a in basis]
@@ -43,6 +45,50 @@ def psf_residual(difference, valid, psf):
     model = flux * basis[0] + ops.clip(down, -limit, limit) * basis[1] + ops.clip(right, -limit, limit) * basis[2]
     residual = (difference - model) / ops.sqrt(1.0 + ops.square(MODEL_ERROR * model))
     return residual * ops.cast(valid, "float32")
+
+
+def matched_filter(difference, valid, psf):
+    """Significance of a point source at every pixel of difference cutouts, by their own noise.
+
+    The filter is the round Gaussian with the noise-equivalent area of the PSF (King 1983, PASP 95, 163). What it gives
+    is divided by its spread in the surroundings of the candidate, so that correlated noise is no more significant
+    than independent one.
+
+    Parameters
+    ----------
+    difference, valid, psf : tensor
+        As for `psf_residual`; without a PSF the filter is one of sigma `UNKNOWN_SIGMA`.
+
+    Returns
+    -------
+    tensor
+        float32 (N, H, W), 0 where missing.
+    """
+    size = difference.shape[1]
+    star = _of_peak_one(psf)
+    square, total = _total(star * star), _total(star)
+    area = total * total / ops.where(square > 0, square, 1.0)
+    sigma2 = ops.where(square > 0, area / (4 * np.pi), UNKNOWN_SIGMA**2)
+    offset = np.arange(size)[:, None] - np.arange(size)[None, :]
+    kernel = ops.exp(ops.convert_to_tensor(-0.5 * offset**2, "float32") / ops.clip(sigma2, 0.2, 25.0))
+    kernel = kernel / ops.sqrt(ops.sum(kernel * kernel, axis=2, keepdims=True))  # symmetric but for its rows' lengths
+    weight = ops.cast(valid, "float32")
+    found = ops.matmul(ops.matmul(kernel, ops.clip(difference, -1e9, 1e9)), ops.transpose(kernel, (0, 2, 1)))
+    far = np.max(np.abs(np.mgrid[:size, :size] - size // 2), axis=0) > size // 4
+    around = weight * ops.convert_to_tensor(far.astype("float32"))
+    count = ops.maximum(_total(around), 1.0)
+    size_of = ops.abs(found)
+    spread = _total(around * size_of) / count
+    for _ in range(2):  # of what is not a source
+        spread = _total(around * ops.minimum(size_of, 2.5 * spread)) / count
+    spread = spread / CLIPPED_MEAN
+    return found / ops.where(spread > 0, spread, 1.0) * weight
+
+
+def _of_peak_one(psf):
+    """A PSF without its flux; 0 where it is not known."""
+    peak = ops.max(psf, axis=(1, 2), keepdims=True)
+    return ops.clip(psf / ops.where(peak > 0, peak, 1.0), -1.0, 1.0) * ops.cast(peak > 0, "float32")
 
 
 def _slope(plane, axis: int):

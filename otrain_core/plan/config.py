@@ -88,7 +88,7 @@ class VaryInputs(Section):
 class Experiment(Section):
     """A named training set-up."""
 
-    network: Literal["paper", "otrain2"] = Field("otrain2", description="architecture")
+    network: Literal["paper", "otrain2", "universal"] = Field("otrain2", description="architecture")
     inputs: list[Input] = Field(
         ["difference", "psf"],
         min_length=1,
