@@ -69,8 +69,8 @@ class InputStage(layers.Layer):
     usual : mapping of str to float, optional
         Usual value of every channel that is a plane of one number.
     matched : bool
-        Add `otrain_core.networks.psf_residual.matched_filter`, compressed by asinh, as a last plane, and take the
-        median and MAD of science and reference from every second pixel each way.
+        Add `otrain_core.networks.psf_residual.matched_filter`, compressed by asinh, as a last plane, and take
+        median and MAD from every second pixel each way, in a quarter of the time.
     """
 
     def __init__(
@@ -95,22 +95,22 @@ class InputStage(layers.Layer):
         self.matched = matched
 
     def call(self, inputs):
-        x = ops.cast(inputs, "float32")
+        # Plane by plane: with a last axis of 1, ONNX Runtime takes forty times as long over a number and an array.
+        x = ops.transpose(ops.cast(inputs, "float32"), (0, 3, 1, 2))
         valid = ops.isfinite(x)
         # Not where(valid, ...): ONNX converters turn that into a product, and NaN * 0 is NaN.
         x = ops.where(ops.isnan(x), 0.0, x)
         x = ops.where(ops.isinf(x), 0.0, x)
-        planes = {name: x[..., k : k + 1] for k, name in enumerate(self.channels)}
-        if self.normalise == "mad-asinh":
-            planes |= self._normalised(x, valid, planes)
+        planes = {name: x[:, k] for k, name in enumerate(self.channels)}
         if "mask" in planes:
-            k = self.channels.index("mask")
-            flag = ops.logical_or(inputs != 0, ops.logical_not(valid))
-            planes["mask"] = ops.cast(flag[..., k : k + 1], "float32")
+            flag = ops.logical_or(planes["mask"] != 0, ops.logical_not(valid[:, self.channels.index("mask")]))
+            planes["mask"] = ops.cast(flag, "float32")
         for name, usual in self.usual.items():
             known = ops.where(planes[name] > 0, planes[name], usual)
             planes[name] = ops.clip(ops.log(known / usual), -3.0, 3.0)
-        x = ops.concatenate(list(planes.values()), axis=-1) if len(planes) > 1 else planes[self.channels[0]]
+        if self.normalise == "mad-asinh":
+            planes |= self._normalised(x, valid, planes)
+        x = ops.stack(list(planes.values()), axis=-1)
         if self.centre:
             x = x[:, 1 - x.shape[1] % 2 :, 1 - x.shape[2] % 2 :, :]
         return ops.cast(x, self.compute_dtype)
@@ -118,23 +118,17 @@ class InputStage(layers.Layer):
     def _normalised(self, x, valid, planes):
         """The images in the compressed units of their noise, and the residual in place of the PSF."""
         index = [k for k, name in enumerate(self.channels) if name not in ("mask", "psf", *self.usual)]
-        if not index:
-            return {}
         normal = {}
-        # The difference apart where the others are looked at coarsely; else all at once.
-        first = [k for k in index if not self.matched or self.channels[k] == "difference"]
-        for some, step in ((first, 1), ([k for k in index if k not in first], 2)):
-            if some:
-                own = [ops.stack([array[..., k] for k in some], axis=-1) for array in (x, valid)]
-                found = _in_mads(*own, step=step)
-                normal |= {self.channels[k]: found[..., j : j + 1] for j, k in enumerate(some)}
+        if index:
+            own = [ops.stack([array[:, k] for k in index], axis=1) for array in (x, valid)]
+            found = _in_mads(*own, step=2 if self.matched else 1)
+            normal = {self.channels[k]: found[:, j] for j, k in enumerate(index)}
         seen = {name: ops.arcsinh(plane) for name, plane in normal.items()}
         if "psf" in planes:
-            sigmas = normal["difference"][..., 0] / MAD_OF_NOISE
-            known, psf = valid[..., self.channels.index("difference")], planes["psf"][..., 0]
-            seen["psf"] = ops.arcsinh(psf_residual(sigmas, known, psf))[..., None]
+            sigmas, known = normal["difference"] / MAD_OF_NOISE, valid[:, self.channels.index("difference")]
+            seen["psf"] = ops.arcsinh(psf_residual(sigmas, known, planes["psf"]))
             if self.matched:
-                seen["matched"] = ops.arcsinh(matched_filter(sigmas, known, psf))[..., None]
+                seen["matched"] = ops.arcsinh(matched_filter(sigmas, known, planes["psf"]))
         return seen
 
     def compute_output_shape(self, input_shape):
@@ -150,13 +144,13 @@ class InputStage(layers.Layer):
 
 
 def _in_mads(x, valid, *, step: int):
-    """Distance from the median of each cutout and channel in units of its MAD, 0 where missing.
+    """Distance of (N, C, H, W) from the median of each plane in units of its MAD, 0 where missing.
 
     Median and MAD are those of every `step`-th pixel each way.
     """
-    pixels, among = (array[:, ::step, ::step] for array in (x, valid))
-    shape = (-1, pixels.shape[1] * pixels.shape[2], pixels.shape[3])
-    pixels, among = (ops.transpose(ops.reshape(array, shape), (0, 2, 1)) for array in (pixels, among))
+    pixels, among = (array[:, :, ::step, ::step] for array in (x, valid))
+    shape = (-1, pixels.shape[1], pixels.shape[2] * pixels.shape[3])
+    pixels, among = ops.reshape(pixels, shape), ops.reshape(among, shape)
     weight = ops.cast(among, "float32")
     count = ops.sum(weight, axis=-1, keepdims=True)
     median = _median(pixels, among, count)
@@ -165,7 +159,7 @@ def _in_mads(x, valid, *, step: int):
     mean_deviation = ops.sum(deviation, axis=-1, keepdims=True) / ops.maximum(count, 1.0)
     scale = ops.where(mad > 0, mad, mean_deviation)
     scale = ops.where(scale > 0, scale, 1.0)
-    median, scale = (ops.reshape(array, (-1, 1, 1, x.shape[3])) for array in (median, scale))
+    median, scale = median[..., None], scale[..., None]
     return ops.clip((x - median) / scale, -1e30, 1e30) * ops.cast(valid, "float32")
 
 
