@@ -69,8 +69,8 @@ class InputStage(layers.Layer):
     usual : mapping of str to float, optional
         Usual value of every channel that is a plane of one number.
     matched : bool
-        Add `otrain_core.networks.psf_residual.matched_filter`, compressed by asinh, as a last plane, and take
-        median and MAD from every second pixel each way, in a quarter of the time.
+        Add `otrain_core.networks.psf_residual.matched_filter`, compressed by asinh, as a last plane. Science and
+        reference are in the unit of the difference, its MAD; median and MAD are those of every second pixel each way.
     """
 
     def __init__(
@@ -118,12 +118,13 @@ class InputStage(layers.Layer):
     def _normalised(self, x, valid, planes):
         """The images in the compressed units of their noise, and the residual in place of the PSF."""
         index = [k for k, name in enumerate(self.channels) if name not in ("mask", "psf", *self.usual)]
+        index.sort(key=lambda k: self.channels[k] != "difference")
         normal = {}
         if index:
             own = [ops.stack([array[:, k] for k in index], axis=1) for array in (x, valid)]
-            found = _in_mads(*own, step=2 if self.matched else 1)
+            found = _in_mads(*own, coarse=self.matched)
             normal = {self.channels[k]: found[:, j] for j, k in enumerate(index)}
-        seen = {name: ops.arcsinh(plane) for name, plane in normal.items()}
+        seen = {name: ops.arcsinh(normal[name]) for name in self.channels if name in normal}
         if "psf" in planes:
             sigmas, known = normal["difference"] / MAD_OF_NOISE, valid[:, self.channels.index("difference")]
             seen["psf"] = ops.arcsinh(psf_residual(sigmas, known, planes["psf"]))
@@ -143,18 +144,21 @@ class InputStage(layers.Layer):
         return config | {"matched": self.matched}
 
 
-def _in_mads(x, valid, *, step: int):
+def _in_mads(x, valid, *, coarse: bool):
     """Distance of (N, C, H, W) from the median of each plane in units of its MAD, 0 where missing.
 
-    Median and MAD are those of every `step`-th pixel each way.
+    With `coarse` the unit of all planes is the MAD of the first, so that their fluxes can be compared, and
+    medians and MAD are those of every second pixel each way.
     """
+    step = 2 if coarse else 1
     pixels, among = (array[:, :, ::step, ::step] for array in (x, valid))
     shape = (-1, pixels.shape[1], pixels.shape[2] * pixels.shape[3])
     pixels, among = ops.reshape(pixels, shape), ops.reshape(among, shape)
-    weight = ops.cast(among, "float32")
-    count = ops.sum(weight, axis=-1, keepdims=True)
+    count = ops.sum(ops.cast(among, "float32"), axis=-1, keepdims=True)
     median = _median(pixels, among, count)
-    deviation = ops.abs(pixels - median) * weight
+    if coarse:
+        pixels, among, count = pixels[:, :1], among[:, :1], count[:, :1]
+    deviation = ops.abs(pixels - (median[:, :1] if coarse else median)) * ops.cast(among, "float32")
     mad = _median(deviation, among, count)
     mean_deviation = ops.sum(deviation, axis=-1, keepdims=True) / ops.maximum(count, 1.0)
     scale = ops.where(mad > 0, mad, mean_deviation)

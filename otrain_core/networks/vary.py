@@ -49,6 +49,7 @@ def vary_inputs(
     if options.pixels and "difference" in planes:
         noise = np.nan_to_num(image_noise(planes["difference"]))[:, None, None]
         _smooth([*pixels, *([planes["psf"]] if "psf" in planes else [])], some(options.pixels), rng)
+        _change_unit([planes[name] for name in IMAGES if name in planes], some(options.pixels), rng)
         _add_slope(planes["difference"], noise, some(options.pixels), rng)
         _quantise(planes["difference"], noise, some(options.pixels), rng)
         _lose_pixels(pixels, planes.get("mask"), some(options.pixels), rng)
@@ -85,6 +86,13 @@ def _smooth(planes: list[np.ndarray], rows: np.ndarray, rng: np.random.Generator
         weight = blurred(known.astype(np.float32))
         total = blurred(np.where(known, plane[rows], 0))
         plane[rows] = np.where(known, total / np.maximum(weight, 1e-6), np.nan)
+
+
+def _change_unit(planes: list[np.ndarray], rows: np.ndarray, rng: np.random.Generator) -> None:
+    """Science and reference in another unit than the difference."""
+    factor = 10 ** rng.uniform(-1, 1, (len(rows), 1, 1)).astype(np.float32)
+    for plane in planes:
+        plane[rows] *= factor
 
 
 def _add_slope(plane: np.ndarray, noise: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> None:

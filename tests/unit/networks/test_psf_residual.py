@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from otrain_core.networks import architecture
-from otrain_core.networks.psf_residual import MODEL_ERROR, psf_residual
+from otrain_core.networks.psf_residual import MODEL_ERROR, matched_filter, psf_residual
 from tests.unit.tiny_network import tiny_network
 
 SIDE = 21
@@ -55,6 +55,41 @@ def test_missing_pixels_and_an_unknown_psf():
     np.testing.assert_allclose(residual(noise, np.zeros_like(noise)), noise, rtol=1e-6)
     nothing = residual(np.zeros((SIDE, SIDE), np.float32), valid=np.zeros((SIDE, SIDE), bool))
     assert (nothing == 0).all()
+
+
+def significance(difference, psf, valid=None):
+    valid = np.ones(difference.shape, bool) if valid is None else valid
+    return np.asarray(matched_filter(*(array.astype(array.dtype) for array in (difference, valid, psf))))
+
+
+def test_the_matched_filter_has_the_significance_of_the_noise_it_finds():
+    """Of the same star, correlated noise leaves less; of noise alone the filter has a spread of 1 whatever its kind."""
+    from scipy.ndimage import gaussian_filter
+
+    white = np.random.default_rng(4).normal(size=(400, SIDE, SIDE)).astype(np.float32)
+    psf = np.repeat(star(fwhm=4.0)[None], 400, axis=0)
+    middle = SIDE // 2
+    found = {}
+    for width in (0.0, 1.2):
+        noise = gaussian_filter(white, (0, width, width)) if width else white
+        noise = (noise / noise.std()).astype(np.float32)
+        assert significance(noise, psf).std() == pytest.approx(1, abs=0.05)
+        found[width] = np.median(significance(noise + 3 * psf, psf)[:, middle, middle])
+    # 3 sqrt(sum PSF^2) for white noise.
+    assert found[0.0] == pytest.approx(3 * np.sqrt(np.sum(star(fwhm=4.0) ** 2)), rel=0.08)
+    assert found[1.2] < 0.5 * found[0.0]
+
+
+def test_the_matched_filter_without_a_psf_and_without_pixels():
+    noise = np.random.default_rng(5).normal(size=(50, SIDE, SIDE)).astype(np.float32)
+    psf = np.zeros_like(noise)
+    assert significance(noise, psf).std() == pytest.approx(1, abs=0.1)
+    valid = np.ones(noise.shape, bool)
+    valid[:, :4], valid[0] = False, False
+    got = significance(noise * valid, psf, valid)
+    assert not got[~valid].any() and np.isfinite(got).all()
+    huge = np.where(noise > 0, 1e30, -1e30).astype(np.float32)
+    assert np.isfinite(significance(huge, huge)).all()
 
 
 def stage(size=20, channels=("difference", "psf")):
