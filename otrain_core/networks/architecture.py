@@ -217,7 +217,8 @@ def build_network(experiment: Experiment, *, size: int) -> keras.Model:
     experiment : Experiment
         Its ``network``, ``inputs``, ``normalise`` and ``precision`` count. ``paper`` is the network of Makhlouf et
         al. 2022 (A&A 664, A81) as their code has it, 2,621,826 parameters at 32 x 32 x 1. ``otrain2`` is a
-        strided network with batch normalisation, whose weights do not depend on the size. ``inputs`` are
+        strided network with batch normalisation, whose weights do not depend on the size; ``otrain3`` has the same
+        layers behind another input stage. ``inputs`` are
         the channels in the order of the last axis; those of `otrain_core.cubes.inputs.SAMPLING` are planes of one
         number. ``precision`` is that of the layers between the input stage and the logits; these two and all
         weights are float32 always.
@@ -270,7 +271,7 @@ def _build(network: str, *, size: int, channels: Sequence[str], normalise: str, 
 
     if size < MIN_SIZE:
         raise ConfigError(f"cutouts of at least {MIN_SIZE} x {MIN_SIZE} pixels are needed, not {size} x {size}")
-    builders = {"paper": _paper, "otrain2": _otrain2, "universal": _otrain2}
+    builders = {"paper": _paper, "otrain2": _otrain2, "otrain3": _otrain2}
     if network not in builders:
         raise ValueError(f"network must be one of {', '.join(builders)}, not {network!r}")
     cutouts = keras.Input((size, size, len(channels)), name="cutouts")
@@ -278,7 +279,7 @@ def _build(network: str, *, size: int, channels: Sequence[str], normalise: str, 
         channels=channels,
         normalise=normalise,
         centre=network != "paper",
-        matched=network == "universal" and "psf" in channels,
+        matched=network == "otrain3",
         usual={name: SAMPLING[name] for name in channels if name in SAMPLING},
         dtype="float32",
         name="input_stage",

@@ -88,7 +88,11 @@ class VaryInputs(Section):
 class Experiment(Section):
     """A named training set-up."""
 
-    network: Literal["paper", "otrain2", "universal"] = Field("otrain2", description="architecture")
+    network: Literal["paper", "otrain2", "otrain3"] = Field(
+        "otrain2",
+        description="architecture; otrain3 (for many telescopes) also reads the significance of a point source at every "
+        "pixel, and science and reference in the unit of the difference",
+    )
     inputs: list[Input] = Field(
         ["difference", "psf"],
         min_length=1,
@@ -162,6 +166,8 @@ class Experiment(Section):
     def _psf_with_difference(self):
         if "psf" in self.inputs and ("difference" not in self.inputs or self.normalise != "mad-asinh"):
             raise ValueError("inputs: psf needs difference beside it, and normalise: mad-asinh")
+        if self.network == "otrain3" and "psf" not in self.inputs:
+            raise ValueError("network: otrain3 needs psf among the inputs")
         return self
 
 

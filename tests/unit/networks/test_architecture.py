@@ -53,10 +53,19 @@ def test_otrain2_is_small_and_its_weights_do_not_depend_on_the_size(networks):
     assert np.isfinite(models[63].predict(cutouts(size=63), verbose=0)).all()
 
 
-@pytest.mark.parametrize("network", ["paper", "otrain2"])
-@pytest.mark.parametrize("normalise", ["none", "mad-asinh"])
+@pytest.mark.parametrize(
+    ("network", "normalise"),
+    [
+        ("paper", "none"),
+        ("paper", "mad-asinh"),
+        ("otrain2", "none"),
+        ("otrain2", "mad-asinh"),
+        ("otrain3", "mad-asinh"),
+    ],
+)
 def test_missing_pixels_and_channels(networks, tmp_path, network, normalise):
-    model = tiny_network(network, size=20, channels=CHANNELS, normalise=normalise)
+    channels = ("difference", "science", "psf", "mask") if network == "otrain3" else CHANNELS
+    model = tiny_network(network, size=20, channels=channels, normalise=normalise)
     values = cutouts(size=20, channels=4)
     values[0, :7] = np.nan
     values[1] = np.nan
@@ -68,7 +77,7 @@ def test_missing_pixels_and_channels(networks, tmp_path, network, normalise):
     assert np.allclose(scores.sum(axis=1), 1, atol=1e-6)
     networks.save_model(model, tmp_path / "model.keras")
     loaded = networks.load_model(tmp_path / "model.keras")
-    assert networks.input_stage(loaded).channels == list(CHANNELS)
+    assert networks.input_stage(loaded).channels == list(channels)
     assert np.array_equal(loaded.predict(values, verbose=0), scores)
 
 
@@ -130,6 +139,27 @@ def test_only_the_middle_of_a_network_is_of_lower_precision(networks, network):
     assert networks.keras.config.dtype_policy().name == "float32"  # of what is built next
     assert networks.precision_of(model) == networks.precision_of(networks.without_input_stage(model)) == precision
     assert networks.precision_of(tiny_network(network, size=15)) == "float32"
+
+
+def test_science_and_reference_in_the_unit_of_the_difference(networks):
+    channels = ["science", "difference", "reference", "psf"]
+    values = cutouts(n=4, channels=4, seed=3)
+    values[..., 0] *= 10
+    values[..., 3] = np.exp(-np.sum((np.mgrid[:32, :32] - 16) ** 2, axis=0) / 6)
+    values[0, 16, 16, 0] += 4000
+    values[1, ..., 2], values[2, :16, :, 1] = np.nan, np.nan
+    layer = networks.InputStage(channels=channels, normalise="mad-asinh", matched=True)
+    got = np.asarray(layer(values))
+    assert got.shape == (4, 32, 32, 5) and np.isfinite(got).all()
+    sampled = values[0, ::2, ::2]
+    unit = np.median(np.abs(sampled[..., 1] - np.median(sampled[..., 1])))
+    expected = np.arcsinh((values[0, ..., :3] - np.median(sampled[..., :3], axis=(0, 1))) / unit)
+    np.testing.assert_allclose(got[0, ..., :3], expected, rtol=1e-3, atol=1e-3)
+    assert not got[1, ..., 2].any() and not got[2, :16, :, 1].any()
+    again = networks.InputStage.from_config(layer.get_config())
+    assert np.array_equal(np.asarray(again(values)), got)
+    for factor in (1e-3, 1e4):  # units do not matter
+        np.testing.assert_allclose(np.asarray(layer(values * np.float32(factor))), got, atol=2e-3)
 
 
 def test_the_centred_stage_keeps_the_candidate_in_the_middle(networks):

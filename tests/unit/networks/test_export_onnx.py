@@ -34,6 +34,7 @@ def _metadata(path):
     [
         ("otrain2", ["difference", "psf"], "mad-asinh", 32),
         ("otrain2", ["difference", "science", "mask", "pixel_scale", "psf"], "mad-asinh", 21),
+        ("otrain3", ["difference", "psf", "science", "reference"], "mad-asinh", 32),
         ("paper", ["difference"], "none", 32),
     ],
 )

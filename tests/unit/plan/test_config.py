@@ -41,6 +41,8 @@ NAN = float("nan")
         ({"experiments": {"mine": {"learning_rate": 0}}}, "mine.learning_rate: .*greater than 0"),
         ({"experiments": {"mine": {"inputs": ["seeing"]}}}, "mine.inputs: at least one of difference"),
         ({"experiments": {"mine": {"inputs": ["psf"]}}}, "psf needs difference beside it"),
+        ({"experiments": {"mine": {"network": "otrain3", "inputs": ["difference"]}}}, "otrain3 needs psf"),
+        ({"experiments": {"mine": {"vary_inputs": {"no_psf": 0.6, "wrong_psf": 0.5}}}}, "together at most 1"),
         ({"experiments": {"sky": {}, "paper": {}, "otrain2": {}}}, "experiments: 'sky' is the name of a folder"),
         ({"studies": {"label_noise": ["mine"]}}, "studies.label_noise names 'mine'"),
     ],
