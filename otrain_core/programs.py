@@ -14,6 +14,10 @@ PROGRAMS = {
     "psfex": (("psfex",), "package psfex of Debian"),
     "scamp": (("scamp",), "package scamp of Debian"),
     "swarp": (("SWarp", "swarp"), "package swarp of Debian"),
+    "solve-field": (
+        ("solve-field",),
+        "packages astrometry.net and astrometry-data-tycho2 of Debian (index files for fields of 0.2 degrees and more)",
+    ),
     "hotpants": (("hotpants",), "built from https://github.com/acbecker/hotpants with a C compiler and CFITSIO"),
 }
 CONDA = "astromatic-{name} on conda-forge"
@@ -43,7 +47,7 @@ def find_program(name: str, *, path: str | None = None) -> str:
     for candidate in names:
         if found := shutil.which(candidate):
             return found
-    if name != "hotpants":
+    if name not in ("hotpants", "solve-field"):
         source += f", or {CONDA.format(name=name)}"
     raise MissingProgramError(f"the program {name} is not on the PATH; it is to be had as {source}")
 

@@ -152,6 +152,17 @@ def _add_project_verbs(verb) -> None:
     example.add_argument("--frames", type=_count, default=10, help="frames of the later night (default 10)")
     example.add_argument("--wcs", action="store_true", help="with a WCS in the headers")
     example.add_argument("--seed", type=_seed, default=1, help="of all random numbers (default 1)")
+    solve = verb(
+        "solve",
+        "find the WCS of frames that have none, with solve-field of astrometry.net",
+        details="Writes a header file NAME.wcs for each; frames with a WCS are passed over. Exit status 1 when one is not solved.",
+        function="project:solve",
+    )
+    solve.add_argument("paths", nargs="+", metavar="PATH", help="FITS file, or folder of them")
+    solve.add_argument("-o", "--output", metavar="FOLDER", help="folder to write to (default: beside each frame)")
+    solve.add_argument("--scale", type=_positive, help="pixel scale, where the headers do not tell it [arcsec/px]")
+    solve.add_argument("--seconds", type=_count, default=60, help="CPU time for a frame at most (default 60)")
+    solve.add_argument("--threads", type=_threads, default=2, help="frames at a time (default 2)")
     run = verb(
         "run",
         "run the workflow on a configuration: train, evaluate, register, report",

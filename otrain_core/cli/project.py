@@ -1,4 +1,4 @@
-"""The verbs of a project: ``init``, ``example`` and ``run``, and ``search`` of all images of a project."""
+"""The verbs of a project: ``init``, ``example``, ``solve`` and ``run``, and ``search`` of all images of a project."""
 
 from __future__ import annotations
 
@@ -41,6 +41,25 @@ def example(arguments: Namespace) -> Outcome:
     paths = write_example(arguments.folder, frames=arguments.frames, wcs=arguments.wcs, seed=arguments.seed)
     text = f"{arguments.folder}: {len(paths) - 1} simulated FITS files; next: otrain init {arguments.folder}"
     return 0, {"folder": arguments.folder, "files": [str(path) for path in paths]}, text
+
+
+def solve(arguments: Namespace) -> Outcome:
+    """Write WCS headers; status 1 where a frame is not solved."""
+    from otrain_core.project.solve import solve_frames
+
+    quiet = arguments.quiet or not sys.stderr.isatty()
+    found = solve_frames(
+        arguments.paths,
+        output=arguments.output,
+        scale=arguments.scale,
+        seconds=arguments.seconds,
+        threads=arguments.threads,
+        tell=None if quiet else _bar,
+    )
+    lost = [item for item in found if item["reason"]]
+    lines = [f"{item['path']}: {item['reason'] or item['wcs']}" for item in found]
+    lines.append(f"{len(found) - len(lost)} of {len(found)} frames without a WCS are solved")
+    return int(bool(lost)), found, "\n".join(lines)
 
 
 def snakefile() -> Path:

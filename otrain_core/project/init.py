@@ -24,7 +24,7 @@ from otrain_core.project.files import (
     write_sheet,
     write_telescope,
 )
-from otrain_core.project.look import Frame, look_at
+from otrain_core.project.look import SOLUTIONS, Frame, look_at
 from otrain_core.project.measure import Measured, measure
 from otrain_core.project.settle import UNITS, Camera, cameras_of, settle_detector
 from otrain_core.safe import safe_name
@@ -84,7 +84,7 @@ def init_project(folder: str | Path, project: str | Path, *, threads: int = 2, t
         No folder, no FITS file in it, another run at work, or a sheet that cannot be added to.
     """
     folder, project = Path(folder), Path(project)
-    frames = look_at(folder, leave_out=project, threads=4 * threads, tell=_named(tell, "headers"))
+    frames = look_at(folder, project=project, threads=4 * threads, tell=_named(tell, "headers"))
     cameras = cameras_of(frames, fallback=folder.resolve().name)
     dark = [frame for kind in ("bias", "dark") for frame in frames if frame.kind == kind][:CALIBRATION]
     calibration = measure(dark, folder, threads=threads)
@@ -196,7 +196,7 @@ def _note_missing(found: Project, telescopes: Sequence[str]) -> None:
                 continue
             mend = f"correct {project / TELESCOPES / camera.name}.yaml"
             if value.key == "WCS":
-                mend = f"otrain solve {folder} && otrain init {folder} -o {project}"
+                mend = f"otrain solve {folder} -o {project / SOLUTIONS} && otrain init {folder} -o {project}"
             found.missing.append((f"{camera.name}: {value.key}: {value.because}", mend if value.key != "time" else ""))
         for entry in found.fields[camera.name]:
             if not entry.complete:
@@ -269,7 +269,7 @@ def _next(found: Project) -> list[str]:
     if found.science >= ENOUGH:
         return [f"next, what a run costs:   {enter}otrain plan {CONFIG}", f"next, train your own:     {train}"]
     return [
-        f"next, with the shipped model:  {enter}otrain search {CONFIG} -m universal -o tonight",
+        f"next, with the shipped model:  {enter}otrain search {CONFIG} -o tonight",
         f"later, train your own:         {train}   ({found.science} images: too few to say how good it is)",
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from otrain_core.io import digest, shown
 
 FITS_NAME = re.compile(r"\.(fits?|fts)(\.(fz|gz|bz2|xz))?$", re.I)
 SOLUTION_NAME = re.compile(r"\.wcs$", re.I)
+SOLUTIONS = "wcs"  # folder of a project with WCS headers, where those that `otrain solve` made are
 SMALLEST = 64  # side of a frame [px]; what is smaller is a cutout
 ARCSEC_PER_RADIAN = 206.26480625  # times micrometres over millimetres
 
@@ -96,7 +98,7 @@ class Frame:
 def look_at(
     folder: str | Path,
     *,
-    leave_out: str | Path | None = None,
+    project: str | Path | None = None,
     threads: int = 8,
     tell: Callable[[int, int], None] | None = None,
 ) -> list[Frame]:
@@ -105,8 +107,8 @@ def look_at(
     Parameters
     ----------
     folder : path-like
-    leave_out : path-like, optional
-        A folder under it that is not looked at.
+    project : path-like, optional
+        Project of the folder: it is not looked at where it lies in it, but for WCS headers in its folder `SOLUTIONS`.
     threads : int
     tell : callable, optional
         Called with the number of files that are done, and of all.
@@ -119,33 +121,69 @@ def look_at(
     folder = Path(folder)
     if not folder.is_dir():
         raise ConfigError(f"{shown(folder)}: no such folder")
-    files, solutions = _files(folder, Path(leave_out).resolve() if leave_out else None)
+    files, solutions = _files(folder, Path(project).resolve() if project else None)
     if not files:
         raise ConfigError(f"{shown(folder)}: no FITS file (.fits, .fit, .fts, compressed or not) under this folder")
     frames = []
     with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
         warnings.simplefilter("ignore")  # cards that are not standard
-        for frame in pool.map(lambda path: _look(folder, path, solutions.get(_stem(path))), files):
+        for frame in pool.map(lambda path: _look(folder, path, solutions.get(path)), files):
             frames.append(frame)
             if tell:
                 tell(len(frames), len(files))
     return mark_copies(frames, folder)
 
 
-def _files(folder: Path, leave_out: Path | None) -> tuple[list[str], dict[str, str]]:
-    """Paths of the FITS files relative to the folder, sorted; paths of WCS headers by the name of their frame."""
-    files, solutions = [], {}
+def look_at_file(path: str | Path) -> Frame:
+    """The same for one file, named without its folder.
+
+    Raises
+    ------
+    ImageError
+        It cannot be read.
+    """
+    path = Path(path)
+    frame = _look(
+        path.parent,
+        path.name,
+        _match([path.name], [(p.name, p.name) for p in path.parent.glob("*.wcs")]).get(path.name),
+    )
+    if frame.kind == "unreadable":
+        raise ImageError(shown(path.name), "path", frame.why)
+    return frame
+
+
+def _files(folder: Path, project: Path | None) -> tuple[list[str], dict[str, str]]:
+    """Paths of the FITS files relative to the folder, sorted, and of the WCS headers of those that have one."""
+    files, solutions = [], []
     for where, folders, names in os.walk(folder):
         folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and Path(where, name).resolve() != leave_out
+            name for name in folders if not name.startswith(".") and Path(where, name).resolve() != project
         )
         for name in names:
             path = os.path.relpath(os.path.join(where, name), folder)
             if FITS_NAME.search(name) and not name.startswith("."):
                 files.append(path)
             elif SOLUTION_NAME.search(name):
-                solutions[_stem(name)] = path
-    return sorted(files), solutions
+                solutions.append((path, path))
+    if project is not None:
+        more = project / SOLUTIONS
+        found = [path for path in sorted(more.rglob("*")) if SOLUTION_NAME.search(path.name)]
+        solutions += [(str(path.relative_to(more)), os.path.relpath(path, folder.resolve())) for path in found]
+    return sorted(files), _match(files, solutions)
+
+
+def _match(files: Sequence[str], solutions: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """WCS headers by frame: that of the same path, or the only one of its name where no other frame has the name."""
+    same = {SOLUTION_NAME.sub("", place): path for place, path in solutions}
+    stems, named = Counter(map(_stem, files)), Counter(_stem(place) for place, _ in solutions)
+    alone = {_stem(place): path for place, path in solutions if named[_stem(place)] == 1}
+    matched = {}
+    for path in files:
+        found = same.get(FITS_NAME.sub("", path)) or (alone.get(_stem(path)) if stems[_stem(path)] == 1 else None)
+        if found:
+            matched[path] = found
+    return matched
 
 
 def _stem(path: str) -> str:

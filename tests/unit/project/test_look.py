@@ -67,6 +67,20 @@ def test_a_wcs_in_the_header_or_beside_the_frame(tmp_path):
     assert found["b.fit"].dec == pytest.approx(40, abs=1e-3) and found["b.fit"].scale == pytest.approx(2.0, rel=1e-3)
 
 
+def test_solutions_are_found_by_path_or_by_a_name_that_is_unique(tmp_path):
+    for name in ("a/1.fit", "b/1.fit", "b/2.fit"):
+        write_frame(tmp_path / "data" / name, seed=ord(name[0]))
+    for name, ra in (("p/wcs/a/1.wcs", 10.0), ("data/wcs/2.wcs", 30.0)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        fits.Header(sky_cards(ra, 40.0).items()).tofile(tmp_path / name, endcard=True, padding=False)
+    found = by_path(tmp_path / "data", project=tmp_path / "p")
+    assert {path: frame.wcs for path, frame in found.items()} == {
+        "a/1.fit": "../p/wcs/a/1.wcs",
+        "b/1.fit": "",
+        "b/2.fit": "wcs/2.wcs",
+    }
+
+
 def test_an_exposure_counts_once(tmp_path):
     first = write_frame(tmp_path / "a.fit")
     shutil.copy(first, tmp_path / "z.fit")
@@ -93,9 +107,7 @@ def test_the_project_within_the_folder_is_not_looked_at(tmp_path):
     write_frame(tmp_path / "a.fit")
     write_frame(tmp_path / "project/results/b.fit")
     told = []
-    assert list(by_path(tmp_path, leave_out=tmp_path / "project", tell=lambda *counts: told.append(counts))) == [
-        "a.fit"
-    ]
+    assert list(by_path(tmp_path, project=tmp_path / "project", tell=lambda *counts: told.append(counts))) == ["a.fit"]
     assert told == [(1, 1)]
 
 

@@ -1,0 +1,170 @@
+"""The WCS of frames that have none, by solve-field of astrometry.net (Lang et al. 2010, AJ 139, 1782)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+
+from otrain_core.errors import ConfigError, ImageError
+from otrain_core.images.detector import sky_noise
+from otrain_core.images.hdus import read_fits
+from otrain_core.images.wcs import image_wcs
+from otrain_core.io import atomic, shown
+from otrain_core.programs import find_program
+from otrain_core.project.look import FITS_NAME, Frame, look_at, look_at_file
+
+MOST_STARS = 300  # brightest ones that the solver gets
+SCALE_RANGE = 1.25  # factor by which the scale of a header may be wrong
+RADIUS = 3.0  # by which a pointing may be wrong [deg]
+
+Tell = Callable[[str, int, int], None]
+
+
+def solve_frames(
+    paths: Sequence[str | Path],
+    *,
+    output: str | Path | None = None,
+    scale: float | None = None,
+    seconds: int = 60,
+    threads: int = 2,
+    tell: Tell | None = None,
+) -> list[dict[str, Any]]:
+    """Solve the science frames among files and folders that have no WCS, and write a header file for each.
+
+    Parameters
+    ----------
+    paths : sequence of path-like
+        FITS files, and folders of them.
+    output : path-like, optional
+        Folder to write to, with the folders of the frames in it (default: beside each frame).
+    scale : float, optional
+        [arcsec/px], for frames whose header does not tell it.
+    seconds : int
+        CPU time of the solver for one frame at most.
+    threads : int
+        Frames at a time.
+    tell : callable, optional
+        Called with what is done, the number that is done and that of all.
+
+    Returns
+    -------
+    list of dict
+        path, wcs (the file written, or None) and reason (why not, or '').
+
+    Raises
+    ------
+    MissingProgramError
+        solve-field is not installed.
+    ConfigError
+        No such file or folder.
+    """
+    program = find_program("solve-field")
+    jobs = [job for path in paths for job in _without_wcs(Path(path))]
+
+    def solve(job: tuple[Path, Frame]) -> dict[str, Any]:
+        folder, frame = job
+        path = folder / frame.path
+        target = (Path(output) if output else folder) / f"{FITS_NAME.sub('', frame.path)}.wcs"
+        try:
+            header = solve_one(program, path, frame, scale=scale, seconds=seconds)
+            with atomic(target) as temporary:
+                header.tofile(temporary, endcard=True, padding=False, overwrite=True)
+        except ImageError as error:
+            return {"path": shown(path), "wcs": None, "reason": error.message}
+        return {"path": shown(path), "wcs": shown(target), "reason": ""}
+
+    found = []
+    with ThreadPoolExecutor(threads) as pool:
+        for result in pool.map(solve, jobs):
+            found.append(result)
+            if tell:
+                tell("solved or tried", len(found), len(jobs))
+    return found
+
+
+def _without_wcs(path: Path) -> list[tuple[Path, Frame]]:
+    """Folder and frame of the science frames without a WCS."""
+    if path.is_dir():
+        return [(path, frame) for frame in look_at(path) if frame.kind in ("science", "stack") and not frame.wcs]
+    if not path.is_file():
+        raise ConfigError(f"{shown(path)}: no such file or folder")
+    frame = look_at_file(path)
+    return [(path.parent, frame)] if not frame.wcs else []
+
+
+def solve_one(program: str, path: Path, frame: Frame, *, scale: float | None, seconds: int) -> fits.Header:
+    """WCS header of the whole frame.
+
+    Raises
+    ------
+    ImageError
+        Too few stars, or the solver finds no solution.
+    """
+    name = frame.path
+    data, header = read_fits(path, image=name)
+    x, y, flux = _stars(data, name)
+    left, bottom = int(header.get("OTTRIMX", 0)), int(header.get("OTTRIMY", 0))
+    with tempfile.TemporaryDirectory(prefix="otrain-solve-") as work:
+        columns = [
+            fits.Column(key, "D", array=values)
+            for key, values in (("X", x + left + 1), ("Y", y + bottom + 1), ("FLUX", flux))
+        ]
+        fits.BinTableHDU.from_columns(columns).writeto(Path(work, "stars.xyls"))
+        size = data.shape[1] + left, data.shape[0] + bottom
+        known = scale or frame.scale
+        for hints in _hints(frame, known):
+            _run(program, work, size, hints, seconds)
+            solution = Path(work, "stars.wcs")
+            if solution.is_file():
+                wcs = fits.Header.fromfile(solution, padding=False, endcard=False)
+                image_wcs(wcs, None, image=name)
+                return wcs
+    told = f"scale {known:.3g} arcsec/px" if np.isfinite(known) else "scale unknown (--scale)"
+    raise ImageError(name, "WCS", f"no solution from {len(x)} stars ({told}); are index files of this size installed?")
+
+
+def _stars(data: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x, y [px from 0] and flux of the brightest stars."""
+    import sep
+
+    missing = ~np.isfinite(data)
+    filled = np.where(missing, 0, data)
+    _, noise = sky_noise(data)
+    try:
+        background = sep.Background(filled, mask=missing)
+        table = sep.extract(filled - background.back(), 6 * noise, mask=missing, minarea=5)
+    except Exception as error:  # sep raises Exception where objects overflow its buffers
+        raise ImageError(name, "data", f"no stars can be found ({error})") from None
+    good = np.flatnonzero((table["b"] > 0.45) & (table["b"] > 0.4 * table["a"]))
+    best = good[np.argsort(-table["flux"][good], kind="stable")][:MOST_STARS]
+    if len(best) < 8:
+        raise ImageError(name, "data", f"only {len(best)} stars are found, and 8 are needed")
+    return table["x"][best], table["y"][best], table["flux"][best]
+
+
+def _hints(frame: Frame, scale: float) -> list[list[str]]:
+    """Options of the tries: with the scale and the pointing, then without the pointing, which may be wrong."""
+    scales: list[str] = []
+    if np.isfinite(scale):
+        low, high = scale / SCALE_RANGE, scale * SCALE_RANGE
+        scales = ["--scale-units", "arcsecperpix", "--scale-low", f"{low:.4f}", "--scale-high", f"{high:.4f}"]
+    if not np.isfinite(frame.ra):
+        return [scales]
+    return [[*scales, "--ra", f"{frame.ra:.5f}", "--dec", f"{frame.dec:.5f}", "--radius", f"{RADIUS:g}"], scales]
+
+
+def _run(program: str, work: str, size: tuple[int, int], hints: list[str], seconds: int) -> None:
+    """Run the solver on the list of stars; it leaves stars.wcs where it succeeds."""
+    command = [program, "stars.xyls", "--overwrite", "--no-plots", "--cpulimit", str(seconds), "--dir", "."]
+    command += ["--width", str(size[0]), "--height", str(size[1]), "--x-column", "X", "--y-column", "Y"]
+    command += ["--sort-column", "FLUX", "--new-fits", "none", "--corr", "none", "--rdls", "none", "--match", "none"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, *hints], cwd=work, capture_output=True, check=False, env=environment)
