@@ -163,6 +163,14 @@ def _add_project_verbs(verb) -> None:
     solve.add_argument("--scale", type=_positive, help="pixel scale, where the headers do not tell it [arcsec/px]")
     solve.add_argument("--seconds", type=_count, default=60, help="CPU time for a frame at most (default 60)")
     solve.add_argument("--threads", type=_threads, default=2, help="frames at a time (default 2)")
+    plan = verb(
+        "plan",
+        "say what a run will cost and be enough for, before it is started",
+        details="Jobs, time on this machine, disk, cutouts to expect of each class, and whether they are enough for a verdict.",
+        function="project:plan",
+    )
+    plan.add_argument("config", nargs="+", help="configuration (YAML); later ones are laid over earlier ones")
+    plan.add_argument("--results", default="results", help="folder of earlier runs (default: results)")
     run = verb(
         "run",
         "run the workflow on a configuration: train, evaluate, register, report",

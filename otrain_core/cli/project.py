@@ -1,4 +1,4 @@
-"""The verbs of a project: ``init``, ``example``, ``solve`` and ``run``, and ``search`` of all images of a project."""
+"""The verbs of a project: ``init``, ``example``, ``solve``, ``plan`` and ``run``, and ``search`` of all images of a project."""
 
 from __future__ import annotations
 
@@ -78,6 +78,15 @@ def snakefile() -> Path:
     return path
 
 
+def plan(arguments: Namespace) -> Outcome:
+    """Say what a run will cost and be enough for."""
+    from otrain_core.project.costs import plan_record, plan_run, plan_text
+
+    snakefile()
+    found = plan_run(arguments.config, results=arguments.results)
+    return 0, plan_record(found), plan_text(found, arguments.config)
+
+
 def run(arguments: Namespace) -> Outcome:
     """Become Snakemake, with the options of ``make demo``."""
     from otrain_core.plan.run import Run
@@ -85,8 +94,8 @@ def run(arguments: Namespace) -> Outcome:
     path = snakefile()
     Run.from_files(arguments.config)  # a wrong key is told in one sentence
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(path), "--cores", str(arguments.cores or "all")]
-    command += ["--scheduler", "greedy", "--scheduler-subsample", "20", "--rerun-incomplete", "--show-failed-logs"]
-    command += ["--keep-going"] * arguments.keep_going + ["--quiet", "rules"]
+    command += ["--scheduler", "greedy", "--scheduler-subsample", "20", "--rerun-incomplete"]
+    command += ["--keep-going"] * arguments.keep_going
     command += ["--configfile", *arguments.config, *(["--", *arguments.target] if arguments.target else [])]
     sys.stdout.flush()
     os.execv(sys.executable, command)

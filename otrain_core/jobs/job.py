@@ -16,6 +16,10 @@ from otrain_core.errors import ClusterError, ImageError, MissingProgramError, Ot
 from otrain_core.jobs.slurm import die_with_parent
 
 KEEP_GOING = "OTRAIN_KEEP_GOING"  # set by the Snakefile under --keep-going
+DISPLAYED = (
+    "OTRAIN_DISPLAYED"  # set while `otrain_core.jobs.display` tells of failures: jobs then write to their log alone
+)
+LEFT_OUT = "(left out of the run)"
 RUN_MARK = "OTRAIN_RUN"  # in the environment of all that a run starts, see `otrain_core.jobs.resume`
 REFUSED = Path(".snakemake", "otrain_refused")  # notes of jobs that refused their input
 
@@ -106,7 +110,7 @@ def _start_logging(log_path: Path | None) -> list[logging.Handler]:
     )
     logging.getLogger("otrain").setLevel(logging.INFO)
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every glyph that a PDF embeds
-    handlers[0].setLevel(logging.WARNING)
+    handlers[0].setLevel(logging.CRITICAL if log_path and os.environ.get(DISPLAYED) else logging.WARNING)
     return handlers
 
 
@@ -140,7 +144,7 @@ def _stop_or_leave_out(snakemake: Any, wildcards: dict[str, str], error: ImageEr
     if os.environ.get(KEEP_GOING) != "1":
         _stop(snakemake, wildcards, error)
     if not isinstance(error, UpstreamFailed):
-        log.warning("%s (left out of the run)", error)
+        log.warning("%s %s", error, LEFT_OUT)
         log.info("%s", traceback.format_exc())
     try:
         _mark_outputs(snakemake, error)

@@ -31,8 +31,12 @@ SPEED = "operations per second, "  # in benchmarks.csv, before cpu or gpu
 COLUMNS = ("rule", "jobs", "cpu_hours", "gpu_hours", "known_from")
 
 
-def planned_jobs(config: Sequence[str | Path], *, target: str = "paper", root: str | Path = ".") -> dict[str, int]:
-    """Number of jobs of every rule for a run from nothing, from a dry run of Snakemake.
+def planned_jobs(
+    config: Sequence[str | Path], *, target: str = "paper", root: str | Path = ".", here: bool = False
+) -> dict[str, int]:
+    """Number of jobs of every rule for a run from nothing, or for what is left in the working directory (`here`).
+
+    A dry run of Snakemake tells it.
 
     Raises
     ------
@@ -53,11 +57,19 @@ def planned_jobs(config: Sequence[str | Path], *, target: str = "paper", root: s
         "rules",
     ]
     with tempfile.TemporaryDirectory() as empty:  # there nothing is done yet
-        command += ["--directory", empty, "--configfile", *[str(Path(path).resolve()) for path in config], "--", target]
+        directory = str(Path.cwd()) if here else empty
+        command += [
+            "--directory",
+            directory,
+            "--configfile",
+            *[str(Path(path).resolve()) for path in config],
+            "--",
+            target,
+        ]
         result = subprocess.run(command, capture_output=True, text=True, cwd=empty)
     if result.returncode:
         raise subprocess.CalledProcessError(result.returncode, "snakemake -n", stderr=result.stderr or result.stdout)
-    table = (result.stdout + result.stderr).split("Job stats:")[1]
+    table = (result.stdout + result.stderr).partition("Job stats:")[2]  # empty where nothing is left to do
     return {name: int(n) for name, n in re.findall(r"^(\w+)\s+(\d+)$", table, flags=re.M) if name != "total"}
 
 
@@ -76,7 +88,8 @@ def recorded_costs(root: str | Path) -> pd.DataFrame:
         fused = fused_costs(cube)
         rows += [{"rule": step, "cpu": cpu} for (_, step), (cpu, _) in fused.items() if step != "start"]
         jobs = sum(step == "start" for _, step in fused)
-        rows += [{"rule": "image", "cpu": sum(cpu for cpu, _ in fused.values()) / jobs}] * jobs
+        if jobs:
+            rows += [{"rule": "image", "cpu": sum(cpu for cpu, _ in fused.values()) / jobs}] * jobs
     table = pd.DataFrame(rows, columns=["rule", "cpu"]).dropna()
     costs = table.groupby("rule")["cpu"].agg(["mean", "size"]).assign(known_from="results/benchmarks")
     for path in sorted(Path(root, "published").glob("*/benchmarks.csv")):

@@ -207,6 +207,13 @@ def check_and_remember():
         raise WorkflowError(str(error)) from None
 
 
+def show_progress():
+    """One display of a run on this machine, in place of Snakemake's lines."""
+    from otrain_core.jobs.display import attach
+
+    attach(workflow)
+
+
 def choose_what_a_bad_image_does():
     """Under --keep-going a bad image is left out of its cube; otherwise it stops the run, if it can before any work.
 
