@@ -17,6 +17,23 @@ from otrain_core.errors import OtrainError
 
 SHIPPED = "universal"  # `otrain_core.classify.shipped.NAME`, written out: parsing imports nothing heavy
 LABELS = "labels.sqlite"  # beside the results: what people said is not to be deleted with them
+# Packages by the extra of the installation that brings them; the base has what classify, search and night need.
+EXTRAS = {
+    "train": ("keras", "tensorflow", "tf2onnx", "onnx", "sklearn", "matplotlib"),
+    "workflow": (
+        "astroquery",
+        "galsim",
+        "mlflow",
+        "openpyxl",
+        "photutils",
+        "psutil",
+        "pyarrow",
+        "rich",
+        "snakemake",
+        "stdpipe",
+    ),
+    "serve": ("flask", "waitress"),
+}
 EPILOG = """exit status: 0 done; 1 refused, or found unfit (the reason is on standard error); 2 wrong usage; 3 (monitor) unlike the training set, 4 (monitor) cannot be told"""
 
 
@@ -59,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except OtrainError as error:
         return _refuse(arguments, str(error))
+    except ModuleNotFoundError as error:
+        return _refuse(arguments, _missing_package(error))
     except BrokenPipeError:
         sys.stderr.close()
         return 1
@@ -70,6 +89,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(arguments, "not enough memory for this input")
     except Exception as error:
         return _refuse(arguments, f"{_unexpected(error)}; please report it")
+
+
+def _missing_package(error: ModuleNotFoundError) -> str:
+    """A sentence for a package that is not installed, with the extra that brings it."""
+    package = (error.name or "").split(".")[0]
+    extra = next((extra for extra, packages in EXTRAS.items() if package in packages), None)
+    if extra is None:
+        return f"{_unexpected(error)}; please report it"
+    return f"this needs the package {package}, which is not installed: pip install 'otrain[{extra}]'"
 
 
 def _unexpected(error: Exception) -> str:

@@ -17,7 +17,7 @@ from otrain_core.plan.recipe import STEPS, Recipe
 from otrain_core.plan.sections import read_yaml
 from otrain_core.plan.sheets import ImageRow, read_images, read_labels
 from otrain_core.plan.studies import Studies
-from otrain_core.plan.telescopes import Detector, Telescope, read_telescopes
+from otrain_core.plan.telescopes import Detector, Telescope, lay_over, read_telescopes
 from otrain_core.programs import require_programs
 from otrain_core.results import training_folder
 
@@ -110,12 +110,11 @@ class Run:
         ConfigError, MissingProgramError
             As `from_config`.
         """
-        from snakemake.utils import update_config
-
         clone = Path(__file__).parents[2]
-        values = read_yaml(clone / "config/config.yaml")
+        default = clone / "config/config.yaml"  # an installed package has none, and the same values in the model
+        values = read_yaml(default) if default.is_file() else Config().model_dump(mode="json")
         for path in paths:
-            update_config(values, read_yaml(path))
+            values = lay_over(values, read_yaml(path))
         return cls.from_config(values, root=clone)
 
     def _check_telescope(self, telescope: str) -> None:

@@ -96,6 +96,7 @@ def test_every_verb_runs(otrain):
     assert len((work / "scores.csv").read_text().splitlines()) >= 2
     assert json.loads(otrain("monitor", "cube.npz", "-m", "mine", "--json"))["n"] == 300
     _tonight(otrain)
+    _project(otrain)
     _registry(otrain)
     _labels(otrain)
     assert set(verbs()) - otrain.done == set()
@@ -109,6 +110,17 @@ def _tonight(otrain):
     assert (otrain.work / "tonight/science.ecsv").stat().st_size > 0
     otrain("night", "incoming", "--references", reference.name, "-m", model.name, "-o", "nights", "--once")
     assert "science" in next((otrain.work / "nights").glob("2024-*/index.html")).read_text()
+
+
+def _project(otrain):
+    """A folder becomes a project and is searched; the workflow itself needs a clone, and says so."""
+    otrain("example", "frames", "--frames", "1")
+    otrain("init", "frames", "-o", ".")
+    otrain("search", "config.yaml", "-m", "model.onnx", "-o", "found")
+    assert (otrain.work / "found/ngc9000-0001_R.ecsv").stat().st_size > 0
+    otrain("solve", "none", status=1)
+    for verb in ("plan", "run"):
+        otrain(verb, "config.yaml", status=1)
 
 
 def _registry(otrain):

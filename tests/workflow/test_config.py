@@ -7,14 +7,26 @@ import pytest
 import yaml
 
 
+def requirements(project):
+    """Everything that `make setup` installs: the base, its extras, and the tools of developers."""
+    extras = project["optional-dependencies"]
+    assert extras["cpu"] == ["otrain[train,workflow,serve]"]
+    return project["dependencies"] + [one for name in ("train", "workflow", "serve", "dev") for one in extras[name]]
+
+
+def test_the_gpu_extra_is_train_with_cuda(root):
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    plain = {one for one in extras["train"] if not one.startswith(("tensorflow", "matplotlib"))}
+    assert set(extras["gpu"]) - plain == {"otrain[workflow,serve]", "tensorflow[and-cuda]>=2.19"}
+
+
 def test_environment_yml_has_what_pyproject_has(root):
     """conda users get the same packages, and the AstrOmatic programs besides."""
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     conda_names = {"matplotlib": "matplotlib-base", "snakemake": "snakemake-minimal", "tensorflow-cpu": "tensorflow"}
     conda_names["psycopg2-binary"] = "psycopg2"
-    extras = project["optional-dependencies"]
     wanted = {}
-    for requirement in project["dependencies"] + extras["cpu"] + extras["dev"]:
+    for requirement in requirements(project):
         name, version = re.match(r"([A-Za-z0-9_-]+)\s*(>=[\d.]+)", requirement).groups()
         wanted[conda_names.get(name, name)] = version
     environment = yaml.safe_load((root / "environment.yml").read_text())
@@ -32,8 +44,7 @@ def test_environment_yml_has_what_pyproject_has(root):
 def test_requirements_pin_every_dependency(root):
     pinned = {re.split(r"[=\[; ]", line)[0].lower() for line in (root / "requirements.txt").read_text().splitlines()}
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    for requirement in project["dependencies"] + extras["cpu"] + extras["dev"]:
+    for requirement in requirements(project):
         assert re.match(r"[A-Za-z0-9_-]+", requirement).group().lower() in pinned
     assert "://" not in (root / "requirements.txt").read_text()
 

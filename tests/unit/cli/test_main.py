@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from otrain_core.cli.main import build_parser, main
+from tests.unit.synthetic_night import write_pair
 
 
 @pytest.mark.parametrize(
@@ -73,3 +74,37 @@ def test_numbers_out_of_bounds_are_wrong_usage(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         build_parser().parse_args(arguments)
     assert stop.value.code == 2 and "needed" in capsys.readouterr().err
+
+
+BASE_ONLY = """
+import sys
+from importlib.machinery import PathFinder
+from otrain_core.cli.main import EXTRAS, main
+class BaseOnly:
+    def find_spec(name, path=None, target=None):
+        missing = name.split(".")[0] in {package for packages in EXTRAS.values() for package in packages} | {"h5py"}
+        return None if missing else PathFinder.find_spec(name, path, target)
+sys.meta_path = [BaseOnly if finder is PathFinder else finder for finder in sys.meta_path]
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def base_only(folder, *arguments):
+    """`otrain` where no extra is installed."""
+    command = [sys.executable, "-c", BASE_ONLY, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+
+
+def test_search_needs_the_base_only(tmp_path):
+    write_pair(tmp_path)
+    done = base_only(
+        tmp_path, "search", "science.fits", "--reference", "reference.fits", "-m", "model.onnx", "-o", "out"
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/science.ecsv").is_file() and (tmp_path / "out/science.png").is_file()
+
+
+def test_what_an_extra_brings_is_named(tmp_path):
+    done = base_only(tmp_path, "label", "serve")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "this needs the package" in done.stderr and "pip install 'otrain[" in done.stderr
