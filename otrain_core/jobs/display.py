@@ -59,6 +59,7 @@ def attach(workflow: Any) -> Display | None:
     logger.addHandler(display)
     os.environ[DISPLAYED] = "1"
     display.open()
+    theirs.setStream(sys.stderr)  # which a live display has redirected: what else Snakemake says stands above it
     return display
 
 
@@ -112,8 +113,6 @@ class Display(logging.Handler):
                 get_renderable=self.table, console=Console(file=self.stream), refresh_per_second=2, transient=False
             )
             self._live.start()
-        else:
-            self._print(f"{sum(self.stages.values())} jobs: " + ", ".join(f"{n} {s}" for s, n in self.stages.items()))
 
     def close(self) -> None:
         """End the live display; what it showed last stays."""
@@ -135,8 +134,10 @@ class Display(logging.Handler):
             self.handleError(record)
 
     def _finished(self, job: int) -> None:
-        about, began = self.running.pop(job, ({}, time.monotonic()))
-        rule = about.get("rule_name", "?")
+        if job not in self.running:
+            return
+        about, began = self.running.pop(job)
+        rule = about["rule_name"]
         self.done[rule] += 1
         self.seconds[rule] += time.monotonic() - began
         if about.get("wildcards") and (sentence := said(about.get("log") or [], LEFT_OUT)):
@@ -148,11 +149,11 @@ class Display(logging.Handler):
             self._print(self.line())
 
     def _failed(self, about: Mapping[str, Any]) -> None:
-        self.running.pop(about["jobid"], None)
+        began, _ = self.running.pop(about["jobid"], (about, 0.0))  # the record of an error lacks the wildcards
         self.failed[about["rule_name"]] += 1
         logs = list(about.get("log") or [])
         sentence = said(logs, " ERROR ") or last_line(logs) or "no log was written"
-        self._print(f"FAILED: {_shown(about)}: {sentence}")
+        self._print(f"FAILED: {_shown(began)}: {sentence}")
         if logs:
             self._print(f"        the log: {logs[0]}")
 
@@ -168,8 +169,8 @@ class Display(logging.Handler):
         theirs = sum(self.costs.get(rule, 0.0) * n for rule, n in self.done.items())
         ours = sum(self.seconds[rule] for rule in self.done if rule in self.costs)
         pace = ours / theirs if theirs > 0 and ours > 0 else 1.0
-        usual = sum(self.costs.values()) / len(self.costs) if self.costs else 1.0
-        to_come = {rule: n - self.done[rule] for rule, n in self.stages.items()}
+        usual = sorted(self.costs.values())[len(self.costs) // 2] if self.costs else 1.0
+        to_come = {rule: n - self.done[rule] - self.failed[rule] for rule, n in self.stages.items()}
         work = sum(n * known.get(rule, pace * self.costs.get(rule, usual)) for rule, n in to_come.items() if n > 0)
         return work / self.cores
 
