@@ -221,7 +221,7 @@ def verdict(item: Expected, run: Run) -> str:
     sure = "" if item.test[0] >= gate.min_per_class else "perhaps "
     return (
         f"{sure}for a model of your own that can become champion; none wrong of so many still leaves a false-positive "
-        f"rate of {100 * limit:.1g} % open"
+        f"rate of {100 * limit:.2g} % open"
     )
 
 
