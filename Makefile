@@ -42,7 +42,7 @@ programs: ## install Source Extractor, PSFEx, SCAMP, SWarp, Chromium and Postgre
 	else echo "not installed:" $$missing "(Debian: source-extractor psfex scamp swarp chromium postgresql; conda-forge: astromatic-*, postgresql); their tests are skipped"; fi
 
 demo: setup ## simulated telescope from raw sky to a registered classifier (12 minutes on 2 cores)
-	@$(RUN) snakemake --cores $(CORES) --scheduler greedy --scheduler-subsample 20 --configfile $(CONFIG) --rerun-incomplete --show-failed-logs --quiet rules
+	@$(RUN) snakemake --cores $(CORES) --scheduler greedy --scheduler-subsample 20 --configfile $(CONFIG) --rerun-incomplete
 	@$(RUN) python -m otrain_core.evaluation.closing results
 
 resume: setup ## go on with a run whose process has died, on a cluster or not (WAIT=1: its jobs may end first; KEEP_GOING=1: bad images are left out)
@@ -67,7 +67,7 @@ test: setup programs slurm-programs ## all tests
 PAPER_CONFIGS := config/paper.yaml $(if $(QUICK),config/paper_quick.yaml)
 
 paper: setup programs ## all figures and tables of the paper in results/paper (QUICK=1: reduced size)
-	@$(RUN) snakemake --cores $(CORES) --scheduler greedy --scheduler-subsample 20 --configfile $(PAPER_CONFIGS) --rerun-incomplete --show-failed-logs --quiet rules -- paper
+	@$(RUN) snakemake --cores $(CORES) --scheduler greedy --scheduler-subsample 20 --configfile $(PAPER_CONFIGS) --rerun-incomplete -- paper
 
 paper-draw: setup ## what there is of the paper so far, in results/unfinished/paper (QUICK=1)
 	@$(RUN) python -m otrain_core.paper.paper $(PAPER_CONFIGS)
@@ -80,7 +80,7 @@ UNIVERSAL_CONFIGS := config/universal.yaml $(if $(QUICK),config/universal_quick.
 UNIVERSAL_FOLDER := $(if $(QUICK),results/universal,otrain_core/classify/models)
 
 universal: setup ## draw telescopes, train the model that is shipped and install it with its card (QUICK=1: small, into results/universal)
-	@$(RUN) snakemake --cores $(CORES) --scheduler greedy --scheduler-subsample 20 --configfile $(UNIVERSAL_CONFIGS) --rerun-incomplete --show-failed-logs --keep-going --quiet rules -- universal
+	@$(RUN) snakemake --cores $(CORES) --scheduler greedy --scheduler-subsample 20 --configfile $(UNIVERSAL_CONFIGS) --rerun-incomplete --keep-going -- universal
 	@$(RUN) python -m tools.ship results/pool-drawn/all/any-telescope/seed1 --config $(UNIVERSAL_CONFIGS) -o $(UNIVERSAL_FOLDER)
 
 bench: setup ## cost of otrain2 beside the paper's network, side by side (results/bench.json)
