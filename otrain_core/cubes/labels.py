@@ -12,6 +12,7 @@ ANSWERS = ("True", "False", "unsure")
 LEFT_OUT = "left out"  # what a candidate was labelled that has no label
 AGREEMENT = 2 / 3  # share of all who answered that must give the same label
 SAME_PLACE = 2.0  # a row of the sheet belongs to a candidate this near [px]
+SNR_EDGES = (0.0, 6.0, 8.0, 12.0, 20.0, np.inf)  # in which answers are counted: people call faint sources bogus
 BY_HAND = "by hand"  # kind of a True that nobody injected
 
 
@@ -47,7 +48,7 @@ def override_labels(
     Parameters
     ----------
     column : mapping of arrays
-        image, candid, x, y [px], label, edge, reason, kind, artefact, injection; all (N,).
+        image, candid, x, y [px], label, edge, reason, kind, artefact, injection, and snr where it is known; all (N,).
     rows : iterable of mapping
         Rows of the label sheet, see `otrain_core.plan.sheets.LabelRow`. Of two rows of one person for one
         candidate the later one counts.
@@ -61,7 +62,7 @@ def override_labels(
         ``label_before``, the label before.
     record : dict
         n_rows and, of them, n_not_found, n_void and n_edge; n_candidates, of which n_true, n_false and
-        n_left_out; n_changed; people (rows of each that counted).
+        n_left_out; n_changed; people (rows of each that counted); by_snr (see `answers_by_snr`).
     """
     mine = [row for row in rows if row["telescope"] == telescope and row.get("pipeline") in (None, pipeline)]
     label = np.asarray(column["label"]).astype(int)
@@ -92,7 +93,42 @@ def override_labels(
         "n_left_out": int((settled < 0).sum()),
         "n_changed": int((new["label"] != label).sum()),
         "people": dict(sorted(people.items())),
+        "by_snr": answers_by_snr(column, settled, label, rows=list(answers)) if "snr" in column else [],
     }
+
+
+def answers_by_snr(
+    column: Mapping[str, np.ndarray], settled: np.ndarray, before: np.ndarray, *, rows: Sequence[int]
+) -> list[dict[str, float]]:
+    """How often people said bogus, of all candidates and of those that are real by construction, by S/N.
+
+    Parameters
+    ----------
+    column : mapping of arrays
+        snr (N,).
+    settled : numpy.ndarray
+        (n,) what people agreed on: 1, 0 or -1.
+    before : numpy.ndarray
+        (N,) label of the cross-match: 1 is a source that was injected, or a star that was set down or taken out.
+    rows : sequence of int
+        (n,) candidates that were answered.
+
+    Returns
+    -------
+    list of dict
+        snr_low, snr_high (NaN: open), n, bogus, n_injected, injected_bogus; bins without an answer are left out.
+    """
+    snr, real = np.asarray(column["snr"], float)[list(rows)], before[list(rows)] == 1
+    found = []
+    for low, high in zip(SNR_EDGES[:-1], SNR_EDGES[1:], strict=True):
+        mine = (snr >= low) & (snr < high) & (settled >= 0)
+        if not mine.any():
+            continue
+        numbers = {"n": mine, "bogus": mine & (settled == 0), "n_injected": mine & real}
+        numbers["injected_bogus"] = numbers["bogus"] & real
+        row = {"snr_low": low, "snr_high": high if np.isfinite(high) else np.nan}
+        found.append(row | {name: int(which.sum()) for name, which in numbers.items()})
+    return found
 
 
 def _answers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from otrain_core.evaluation.bootstrap import FEW_IMAGES, bootstrap_intervals, pe
 from otrain_core.evaluation.calibrate import Calibration, choose_calibration
 from otrain_core.evaluation.curves import curves
 from otrain_core.evaluation.cuts import evaluate_cuts, paired_gain
+from otrain_core.evaluation.label_trend import label_trend
 from otrain_core.evaluation.reality import reality_gap
 from otrain_core.evaluation.thresholds import RULES, best_threshold
 from otrain_core.io import read_json, read_table, write_json, write_table
@@ -93,6 +95,10 @@ def evaluate_files(
         shipped=read_table(shipped) if shipped else None,
     )
     result["headline"]["train_seconds"] = trained["train_seconds"]
+    labels = read_json(cube_record).get("labels") or {}
+    result["label_trend"] = label_trend(labels.get("by_snr") or [], confidence=options.confidence)
+    if result["label_trend"].get("trend"):
+        logging.getLogger("otrain").warning("%s", result["label_trend"]["sentence"])
     about: dict[str, Any] = {key: str(arrays[key]) for key in ("telescope", "pipeline") if key in arrays}
     write_table(scores, table)
     write_json(metrics, {**about, "experiment": experiment_name, "seed": trained["seed"], **result})

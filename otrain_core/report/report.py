@@ -14,6 +14,7 @@ from otrain_core.arrays import arrays_if_there
 from otrain_core.evaluation import completeness
 from otrain_core.evaluation.bootstrap import FEW_IMAGES
 from otrain_core.evaluation.gate import CUTS, NOT_TRAINED, SHIPPED, refusal
+from otrain_core.evaluation.label_trend import label_trend
 from otrain_core.evaluation.words import count, interval, num, pct, several
 from otrain_core.io import atomic, read_table
 from otrain_core.jobs.provenance import provenance
@@ -217,12 +218,16 @@ def _cube_part(
     """All that the page says about one cube and its trainings."""
     simulated, gate = telescope.get("source") == "simulated", config.gate
     instrumental = bool((quality["zero_point_source"] == "assumed").any())
+    record = read_record(folder / "cube.json")
     part: dict[str, Any] = {
         "name": name,
         "id": name.replace("/", "-"),
         "data": "simulated images" if simulated else "real images",
         "simulated": simulated,
-        "record": read_record(folder / "cube.json"),
+        "record": record,
+        "label_trend": label_trend(
+            (record.get("labels") or {}).get("by_snr") or [], confidence=config.evaluate.confidence
+        ),
         "warnings": list(telescope.get("warnings", [])),
         "quality": quality.to_dict("records"),
         "instrumental": instrumental,
