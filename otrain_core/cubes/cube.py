@@ -143,9 +143,19 @@ def read_stacks(paths: Sequence[str | Path]) -> tuple[list[dict[str, Any]], list
         As from `otrain_core.arrays.read_stack`, the pixels left in their files.
     failed : list of dict
         image, step, key and message of every image whose file is a failure mark.
+
+    Raises
+    ------
+    CubeError
+        A file is missing.
     """
     loaded, failed = [], []
     for path in paths:
+        if not Path(path).is_file():  # of a job of several images, which Snakemake does not know file by file
+            raise CubeError(
+                f"{path}: no such file; to have it made again under run.fused delete the steps.csv of its job, in the "
+                "folder of the job's first image"
+            )
         try:
             loaded.append(read_stack(path, later=("stack",)))
         except ImageError as error:

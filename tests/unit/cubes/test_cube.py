@@ -420,6 +420,9 @@ def test_files_survive_a_failed_image(tmp_path, folders):
     assert len(read_cube(tmp_path / "cube.npz")["labels"]) == record["n_true"] + record["n_false"]
     with pytest.raises(CubeError, match="1 of 4 images failed.*all saturated"):
         cube_files(stacks=paths, seed=1, options=section(max_failed_fraction=0.1), **arguments)
+    paths[-1].unlink()
+    with pytest.raises(CubeError, match="i4.npz: no such file; to have it made again"):
+        cube_files(stacks=paths, seed=1, options=options, **arguments)
     cube_files(stacks=[], folder=str(folders), seed=1, options=options, **arguments)
     assert io.read_json(tmp_path / "cube.json")["n_true"] == 6
     empty = read_cube(tmp_path / "real_stars.npz", both_classes=False)
