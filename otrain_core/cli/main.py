@@ -390,6 +390,21 @@ def _add_recipe(made: argparse.ArgumentParser) -> None:
     made.add_argument("--both-signs", action="store_true", help="also sources fainter than in the reference")
     made.add_argument("--threshold", type=_probability, help="in place of the model's own, of the raw score")
     made.add_argument("--threads", type=_threads, default=1, help="CPU threads (default 1)")
+    made.add_argument(
+        "--known",
+        metavar="SOURCES",
+        help="known objects near candidates: vsx, skybot[:OBSERVATORY], CSV files, joined by +",
+    )
+    made.add_argument(
+        "--stars", metavar="SOURCE", help="stars and galaxies near candidates: gaia, panstarrs or a CSV file"
+    )
+    made.add_argument(
+        "--alerts", metavar="FOLDER", help="write Avro packets in the schema of ZTF, one for each real one"
+    )
+    made.add_argument(
+        "--report", choices=("skyportal", "tns"), help="write JSON that the service takes; nothing is sent"
+    )
+    made.add_argument("--report-about", metavar="YAML", help="who reports: group, instrument and so on, for --report")
     for name, unit in (("gain", "electron/ADU"), ("pixel-scale", "arcsec/px"), ("saturation", "ADU")):
         made.add_argument(f"--{name}", type=_positive, help=f"of images whose header lacks it [{unit}]")
 

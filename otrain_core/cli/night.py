@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from otrain_core.cli.classify import load_classifier
-from otrain_core.cli.search import choose_recipe
+from otrain_core.cli.search import choose_catalogues, choose_hand_on, choose_recipe
 from otrain_core.night.night import Night
 from otrain_core.night.references import References
 
@@ -24,6 +24,8 @@ def night(arguments: Namespace) -> tuple[int, Any, str]:
         references=References(arguments.references),
         classifier=classifier,
         recipe=choose_recipe(arguments, classifier.about),
+        catalogues=choose_catalogues(arguments),
+        hand_on=choose_hand_on(arguments, classifier.about),
     )
     stop = threading.Event()
     if threading.current_thread() is threading.main_thread():

@@ -14,7 +14,10 @@ from otrain_core.classify.shipped import NAME as SHIPPED
 from otrain_core.cli.classify import load_classifier
 from otrain_core.errors import ConfigError, OtrainError
 from otrain_core.io import write_json
-from otrain_core.night.outputs import in_words, write_search
+from otrain_core.night.context import Catalogues
+from otrain_core.night.hand_on import HandOn, end_night, keep
+from otrain_core.night.ledger import Ledger
+from otrain_core.night.outputs import in_words
 from otrain_core.night.search import Search, search_image
 from otrain_core.plan.recipe import Recipe, read_recipe
 from otrain_core.safe import safe_name
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from otrain_core.classify import Classifier
 
 log = logging.getLogger("otrain")
+
+ALL = "search"  # the images of one search are one night
 
 
 def search(arguments: Namespace) -> tuple[int, Any, str]:
@@ -36,6 +41,7 @@ def search(arguments: Namespace) -> tuple[int, Any, str]:
     folder = Path(arguments.output)
     folder.mkdir(parents=True, exist_ok=True)
     names = image_names(arguments.science)
+    hand_on, ledger = choose_hand_on(arguments, classifier.about), Ledger(":memory:")
     done, refused = [], []
     with tempfile.TemporaryDirectory(prefix="otrain-reference-") as work:
         stack = _stacked(arguments.stack, recipe, Path(work)) if arguments.stack else arguments.reference
@@ -51,8 +57,19 @@ def search(arguments: Namespace) -> tuple[int, Any, str]:
                     wcs=arguments.wcs,
                     catalogue=arguments.catalogue,
                     difference=folder / f"{name}.difference.fits" if arguments.keep_difference else None,
+                    catalogues=choose_catalogues(arguments),
                 )
-                write_search(folder, name, found, gallery=arguments.gallery)
+                number, _ = ledger.begin(name, path=str(path), name=name) or (0, "")
+                keep(
+                    found,
+                    ledger,
+                    number,
+                    name=name,
+                    night=ALL,
+                    folder=folder,
+                    gallery=arguments.gallery,
+                    hand_on=hand_on,
+                )
                 done.append(found.record)
                 _tell(arguments, f"{path}: {in_words(found.record)}")
                 if arguments.inject:
@@ -60,6 +77,7 @@ def search(arguments: Namespace) -> tuple[int, Any, str]:
             except OtrainError as error:
                 refused.append({"science": str(path), "image": name, "reason": str(error)})
                 print(f"{path}: {error} (refused)", file=sys.stderr)
+    end_night(ledger, ALL, folder)
     about = {key: classifier.about.get(key) for key in ("telescope", "pipeline", "experiment", "seed", "commit")}
     record = {"model": about, "threshold": classifier.threshold, "images": done, "refused": refused}
     record["recipe"] = recipe.record()
@@ -139,6 +157,19 @@ def choose_recipe(arguments: Namespace, about: dict[str, Any]) -> Recipe:
     if arguments.both_signs:
         detect = detect.model_copy(update={"both_signs": True})
     return Recipe(recipe.pipeline.model_copy(update={"detect": detect}), detector, recipe.telescope, recipe.name)
+
+
+def choose_catalogues(arguments: Namespace) -> Catalogues | None:
+    """Where known objects and stars near candidates are looked up, None for nowhere."""
+    if not (arguments.known or arguments.stars):
+        return None
+    cache = str(Path(arguments.results, "cache"))
+    return Catalogues(known=arguments.known or "", stars=arguments.stars or "", cache=cache)
+
+
+def choose_hand_on(arguments: Namespace, about: dict[str, Any]) -> HandOn:
+    """What is handed on to brokers and portals."""
+    return HandOn.choose(alerts=arguments.alerts, service=arguments.report, about=arguments.report_about, model=about)
 
 
 def _stacked(frames: list[str], recipe: Recipe, work: Path) -> Path:

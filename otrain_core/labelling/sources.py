@@ -207,7 +207,7 @@ def open_new(paths: Sequence[str], model: str, *, results: str | Path = "results
     Parameters
     ----------
     paths : sequence of str
-        Cubes (``.npz``), folders of FITS cutouts, or such files.
+        Cubes (``.npz``), folders of cubes (as `otrain night` keeps them), folders of FITS cutouts, or such files.
     model : str
         ``model.onnx``, folder of a training, or a registered telescope, see `otrain_core.registry.models.find_model`.
     results : path-like
@@ -234,7 +234,9 @@ def open_new(paths: Sequence[str], model: str, *, results: str | Path = "results
         )
     telescope = telescope or str(classifier.about.get("telescope") or "")
     cubes = [read_cube(one, mmap=True, both_classes=False) for one in paths if one.endswith(".npz")]
-    files = [one for one in paths if not one.endswith(".npz")]
+    folders = {one: sorted(Path(one).glob("*.npz")) for one in paths if Path(one).is_dir()}
+    cubes += [_joined([read_cube(part, both_classes=False) for part in parts]) for parts in folders.values() if parts]
+    files = [one for one in paths if not one.endswith(".npz") and not folders.get(one)]
     cubes += [_read_files(files, classifier.size)] if files else []
     sources = []
     for cube in cubes:
@@ -254,6 +256,14 @@ def open_new(paths: Sequence[str], model: str, *, results: str | Path = "results
         notes = {int(k): str(found["reason"][k]) for k in np.flatnonzero(found["reason"] != "")}
         sources.append(Source(mine, str(cube.get("pipeline", "")), cube, [training], new=True, notes=notes))
     return sources
+
+
+def _joined(cubes: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Cubes of one telescope, pipeline and channels as one."""
+    alone = ("channels", "telescope", "pipeline")
+    return {
+        key: value if key in alone else np.concatenate([cube[key] for cube in cubes]) for key, value in cubes[0].items()
+    }
 
 
 def _read_files(paths: Sequence[str], size: int) -> dict[str, np.ndarray]:

@@ -21,6 +21,7 @@ import numpy as np
 from otrain_core.classify.shipped import shipped_file
 from otrain_core.errors import ConfigError, OtrainError
 from otrain_core.io import plain_values, read_json, write_json, write_table
+from otrain_core.night.context import NIGHT_COLUMNS
 from otrain_core.night.night import night_of
 from otrain_core.night.references import References
 from otrain_core.night.search import Search, search_image
@@ -158,11 +159,12 @@ class Archive:
 
 
 def as_arrow(table: Mapping[str, np.ndarray], *, digest: str) -> Any:
-    """The candidates of an image as a pyarrow table: `otrain_core.night.search.COLUMNS`, and ``digest`` of the image's file."""
+    """The candidates of an image as a pyarrow table: `otrain_core.night.search.COLUMNS` but those of a night, of which an
+    image alone knows nothing, and ``digest`` of the image's file."""
     import pyarrow as pa
 
     kinds = {"f": pa.float64(), "i": pa.int64(), "u": pa.int64(), "b": pa.bool_()}
-    columns = {name: np.asarray(values) for name, values in table.items()}
+    columns = {name: np.asarray(values) for name, values in table.items() if name not in NIGHT_COLUMNS}
     arrays = {
         name: pa.array(values.tolist(), kinds.get(values.dtype.kind, pa.string())) for name, values in columns.items()
     }

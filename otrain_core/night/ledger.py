@@ -15,7 +15,7 @@ import numpy as np
 
 from otrain_core.errors import OtrainError
 
-_VERSION, _APPLICATION = 1, 0x0712A2  # of the file, in its header
+_VERSION, _APPLICATION = 2, 0x0712A2  # of the file, in its header
 _SCHEMA = f"""
 CREATE TABLE images (
   number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -31,7 +31,7 @@ CREATE TABLE detections (
   object INTEGER REFERENCES objects (number),
   x REAL NOT NULL, y REAL NOT NULL, ra REAL, dec REAL, mag REAL, magerr REAL, snr REAL NOT NULL,
   probability REAL NOT NULL, real INTEGER NOT NULL, undecided INTEGER NOT NULL, sign INTEGER NOT NULL,
-  reason TEXT NOT NULL, time TEXT NOT NULL,
+  reason TEXT NOT NULL, time TEXT NOT NULL, more TEXT NOT NULL,  -- JSON, the other columns of the table
   PRIMARY KEY (image, candid)
 );
 CREATE INDEX of_object ON detections (object);
@@ -162,16 +162,11 @@ class Ledger:
                 (reason, _now(), number),
             )
 
+    @contextmanager
     def finish(
-        self,
-        number: int,
-        *,
-        night: str,
-        record: Mapping[str, Any],
-        table: Mapping[str, np.ndarray],
-        radius: float,
-    ) -> None:
-        """Note that an image is done, with its detections.
+        self, number: int, *, night: str, record: Mapping[str, Any], table: Mapping[str, np.ndarray], radius: float
+    ) -> Iterator[None]:
+        """Note that an image is done, with its detections; what fails within the context leaves it as it was begun.
 
         A detection joins the nearest object of the same night within `radius`, each object once; others become
         objects of their own. Without sky positions there are no objects.
@@ -185,30 +180,33 @@ class Ledger:
         record : mapping
             Plain values.
         table : mapping of arrays
-            `COLUMNS`, (N,).
+            `COLUMNS`, (N,); others are kept too.
         radius : float
-            [arcsec]
+            [arcsec]; NaN: no objects.
         """
+        more = [name for name in table if name not in COLUMNS]
         with self._told(), self._transaction():
             self._base.execute(
                 "UPDATE images SET status = 'done', night = ?, record = ?, \"when\" = ? WHERE number = ?",
                 (night, json.dumps(record), _now(), number),
             )
             objects = self._associate(night, np.asarray(table["ra"], float), np.asarray(table["dec"], float), radius)
-            marks = ", ".join("?" * (len(COLUMNS) + 2))
+            marks = ", ".join("?" * (len(COLUMNS) + 3))
             for k, found in enumerate(objects):
                 values = [_plain(table[name][k]) for name in COLUMNS]
+                other = json.dumps({name: _plain(table[name][k]) for name in more})
                 self._base.execute(
-                    f"INSERT INTO detections (image, object, {', '.join(COLUMNS)}) VALUES ({marks})",
-                    (number, found, *values),
+                    f"INSERT INTO detections (image, object, {', '.join(COLUMNS)}, more) VALUES ({marks})",
+                    (number, found, *values, other),
                 )
+            yield
 
     def _associate(self, night: str, ra: np.ndarray, dec: np.ndarray, radius: float) -> list[int | None]:
         from otrain_core.cubes.split import unit_vectors
         from otrain_core.positions import match_one_to_one
 
         rows = self._base.execute("SELECT number, ra, dec FROM objects WHERE night = ?", (night,)).fetchall()
-        known = np.isfinite(ra) & np.isfinite(dec)
+        known = np.isfinite(ra) & np.isfinite(dec) & np.isfinite(radius)
         objects: list[int | None] = [None] * len(ra)
         if known.any() and rows:
             # A tangent plane at the first position: an image is small.
@@ -246,13 +244,14 @@ class Ledger:
         return [dict(row) | {"record": json.loads(row["record"])} for row in rows]
 
     def detections(self, night: str) -> list[dict[str, Any]]:
-        """All detections of a night with the name of their image, by object and time."""
+        """All detections of a night with their image and the first place of their object, by object and time."""
         rows = self._base.execute(
-            "SELECT d.*, i.name AS image_name FROM detections d JOIN images i ON i.number = d.image "
+            "SELECT d.*, i.name AS image_name, o.ra AS object_ra, o.dec AS object_dec FROM detections d "
+            "JOIN images i ON i.number = d.image LEFT JOIN objects o ON o.number = d.object "
             "WHERE i.night = ? AND i.status = 'done' ORDER BY d.object, d.time, d.image",
             (night,),
         )
-        return [dict(row) for row in rows]
+        return [json.loads(row["more"]) | dict(row) for row in rows]
 
 
 @contextmanager

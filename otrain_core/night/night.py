@@ -7,17 +7,16 @@ import logging
 import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from otrain_core.errors import ImageError, OtrainError
-from otrain_core.io import plain_values
+from otrain_core.errors import OtrainError
+from otrain_core.night.context import Catalogues
+from otrain_core.night.hand_on import HandOn, end_night, keep
 from otrain_core.night.ledger import Ledger, alone
-from otrain_core.night.outputs import write_scores, write_search, write_stamps
+from otrain_core.night.outputs import write_cutouts, write_scores, write_stamps
 from otrain_core.night.page import write_index, write_page
 from otrain_core.night.references import References
 from otrain_core.night.search import search_image
@@ -32,8 +31,7 @@ log = logging.getLogger("otrain")
 
 LEDGER = "ledger.sqlite"
 MAX_TRIES = 25  # an image whose search ended the process so often is refused
-STAMPS = 50  # candidates of an image whose stamps are kept
-RADIUS = 1.0  # detections so near are one object [FWHM]
+STAMPS = 50  # candidates of an image whose stamps and cutouts are kept
 FULL = (errno.ENOSPC, errno.EDQUOT)
 WAIT = 30.0  # before a full disk is tried again [s]
 
@@ -53,6 +51,9 @@ class Night:
     recipe : Recipe
     false_alarms : float
         Nights without a change that the monitor calls changed.
+    catalogues : Catalogues or None
+        Where known objects and stars near the candidates are looked up.
+    hand_on : HandOn
     """
 
     folder: Path
@@ -61,6 +62,8 @@ class Night:
     classifier: Classifier
     recipe: Recipe
     false_alarms: float = 0.01
+    catalogues: Catalogues | None = None
+    hand_on: HandOn = field(default_factory=HandOn)
 
     def run(self, *, once: bool, stop: threading.Event, tell: Callable[[str], None]) -> dict[str, int]:
         """Search images until `stop`, or with `once` until all that is there is done.
@@ -84,6 +87,8 @@ class Night:
                 self._pages(ledger)
                 for path in watch(self.folder, once=once, stop=stop):
                     counts[self._one(ledger, path, once=once, stop=stop, tell=tell)] += 1
+                for item in ledger.nights():
+                    end_night(ledger, item["night"], self.output / item["night"])
             finally:
                 ledger.close()
         return counts
@@ -124,9 +129,10 @@ class Night:
                 classifier=self.classifier,
                 recipe=self.recipe,
                 image=name,
+                catalogues=self.catalogues,
             )
         except OtrainError as error:
-            return self._refuse(ledger, number, str(error), tell)
+            return self._refuse(ledger, number, f"{path}: {error}", tell)
         except (OSError, MemoryError):
             raise
         except Exception as error:  # one image must not end the night
@@ -134,11 +140,20 @@ class Night:
             return self._refuse(ledger, number, f"{path}: unexpected {type(error).__name__} ({error})", tell)
         night = night_of(found.record.get("time"), path)
         folder = self.output / night
-        write_search(folder, name, found, gallery=0)
         write_scores(folder / f"{name}.csv", found)
         write_stamps(folder / "stamps", found, n=STAMPS)
-        radius = RADIUS * _arcsec(found.record)
-        ledger.finish(number, night=night, record=plain_values(found.record), table=found.table, radius=radius)
+        write_cutouts(folder / "cutouts" / f"{name}.npz", found, n=STAMPS)
+        keep(
+            found,
+            ledger,
+            number,
+            name=name,
+            night=night,
+            folder=folder,
+            gallery=0,
+            hand_on=self.hand_on,
+            part=night,
+        )
         self._pages(ledger, night)
         tell(f"{path}: {found.record['n']} candidates, {found.record['real']} real ({night}/{name})")
         return "done"
@@ -169,10 +184,3 @@ def _stem(path: Path) -> str:
     for suffix in (".fz", ".gz", ".bz2"):
         name = name.removesuffix(suffix)
     return name.rsplit(".", 1)[0]
-
-
-def _arcsec(record: dict[str, Any]) -> float:
-    seeing, scale = record.get("seeing_px"), record.get("pixel_scale")
-    if not seeing or not scale or not np.isfinite(seeing * scale):
-        raise ImageError(str(record.get("image")), "pixel_scale", "the seeing or the pixel scale is not known")
-    return float(seeing * scale)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from otrain_core.arrays import write_arrays
 from otrain_core.candidates.cutouts import CHANNELS
 from otrain_core.classify.descriptors import DESCRIPTORS
+from otrain_core.cubes.cube import CUBE_COLUMNS
 from otrain_core.figures.stamps import PANELS, draw_stamps, strip
 from otrain_core.io import atomic, write_json
 from otrain_core.night.search import COLUMNS, Search
@@ -20,16 +22,20 @@ if TYPE_CHECKING:
 
 def write_search(folder: Path, name: str, found: Search, *, gallery: int) -> None:
     """Write NAME.ecsv, NAME.fits, NAME.json and, with candidates, NAME.png."""
-    table = as_table(found)
-    for suffix, form in (("ecsv", "ascii.ecsv"), ("fits", "fits")):
-        with atomic(folder / f"{name}.{suffix}") as temporary:
-            table.write(temporary, format=form, overwrite=True)
+    write_tables(folder, name, as_table(found))
     write_json(folder / f"{name}.json", found.record)
     if gallery and len(found.stamps):
         title = f"{name}: {in_words(found.record)}"
         picture = draw_stamps(found.table, found.stamps, channels=CHANNELS, n=gallery, title=title)
         with atomic(folder / f"{name}.png") as temporary:
             picture.save(temporary, format="PNG")
+
+
+def write_tables(folder: Path, name: str, table: Table) -> None:
+    """Write NAME.ecsv and NAME.fits."""
+    for suffix, form in (("ecsv", "ascii.ecsv"), ("fits", "fits")):
+        with atomic(folder / f"{name}.{suffix}") as temporary:
+            table.write(temporary, format=form, overwrite=True)
 
 
 def as_table(found: Search) -> Table:
@@ -60,6 +66,22 @@ def _cells(values: np.ndarray) -> list[Any]:
     if values.dtype.kind != "f":
         return values.tolist()
     return ["" if np.isnan(value) else f"{value:.9g}" for value in values]
+
+
+def write_cutouts(path: str | Path, found: Search, *, n: int) -> None:
+    """Write the first `n` candidates as a cube without labels, which `otrain label serve` shows."""
+    if not len(found.stamps):
+        return
+    cube: dict[str, Any] = {"cube": found.stamps[:n], "channels": np.array(CHANNELS)}
+    for key, column in CUBE_COLUMNS.items():
+        if column in found.table and key != "reasons":  # of labels, which there are none
+            values = np.asarray(found.table[column][:n])
+            cube[key] = values.astype("U") if values.dtype.kind in "OUS" else values
+    rows = len(cube["cube"])
+    cube |= {"labels": np.zeros(rows, np.uint8), "kinds": np.full(rows, "")}
+    for key, name in (("seeing", "seeing_px"), ("pixel_scale", "pixel_scale")):
+        cube[key] = np.full(rows, found.record.get(name) or np.nan)
+    write_arrays(path, cube | {key: np.array(str(found.record.get(key) or "")) for key in ("telescope", "pipeline")})
 
 
 def write_stamps(folder: str | Path, found: Search, *, n: int) -> None:

@@ -11,15 +11,18 @@ import numpy as np
 from otrain_core.classify.descriptors import DESCRIPTORS
 from otrain_core.errors import OtrainError
 from otrain_core.io import atomic
+from otrain_core.night.context import covers, detections_of, is_fixed, mjd
 from otrain_core.night.ledger import Ledger
 
 SHOWN = 60  # objects on a page
-CURVE = (220, 60)  # a light curve [px]
+CURVE = (230, 80)  # a light curve [px]
 
 
 def write_page(folder: Path, night: str, ledger: Ledger, *, about: Mapping[str, Any], false_alarms: float) -> None:
     """Write ``index.html`` of a night: its objects, its images, and whether it is like the training set."""
-    images, objects = ledger.images(night), night_objects(ledger.detections(night))
+    images, objects = ledger.images(night), night_objects(detections_of(ledger, night))
+    for entry in objects[:SHOWN]:
+        entry["curve"] = light_curve(entry["detections"], images)
     verdict = monitor_verdict(folder, images, about.get("training") or {}, false_alarms=false_alarms)
     _write(
         folder / "index.html",
@@ -29,6 +32,7 @@ def write_page(folder: Path, night: str, ledger: Ledger, *, about: Mapping[str, 
         objects=objects[:SHOWN],
         n_objects=len(objects),
         verdict=verdict,
+        size=CURVE,
         model={key: about.get(key) for key in ("telescope", "pipeline", "experiment", "seed")},
     )
 
@@ -56,13 +60,12 @@ def night_objects(detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     Returns
     -------
     list of dict
-        best (the detection of highest probability), detections, n_images, curve (SVG path points or ''), fixed (bool:
-        the same pixel of the detector while the sky moved: a hot pixel, not a source).
+        best (the detection of highest probability), detections, n_images, n_covered, fixed (bool: the same pixel of the
+        detector while the sky moved: a hot pixel, not a source).
     """
     groups: dict[Any, list[Mapping[str, Any]]] = {}
     for item in detections:
         groups.setdefault(item["object"] or (item["image"], item["candid"]), []).append(item)
-    fixed = _fixed_places(detections)
     objects = []
     for items in groups.values():
         best = max(items, key=lambda item: item["probability"])
@@ -71,53 +74,65 @@ def night_objects(detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
                 "best": best,
                 "detections": items,
                 "n_images": len({item["image"] for item in items}),
-                "curve": light_curve(items),
-                "fixed": any((item["image"], item["candid"]) in fixed for item in items),
+                "n_covered": best["n_covered"],
+                "fixed": any(is_fixed(item) for item in items),
             }
         )
-    order = {"real": lambda entry: bool(entry["best"]["real"]) and not entry["best"]["undecided"]}
     return sorted(
         objects,
-        key=lambda entry: (entry["fixed"], not order["real"](entry), -entry["n_images"], -entry["best"]["probability"]),
+        key=lambda entry: (
+            entry["fixed"],
+            not entry["best"]["real"] or bool(entry["best"]["undecided"]),
+            -entry["n_images"],
+            -entry["best"]["probability"],
+        ),
     )
 
 
-def _fixed_places(detections: Sequence[Mapping[str, Any]], *, pixels: float = 1.0) -> set[tuple[int, str]]:
-    """Detections at one place of the detector in several images that are different places of the sky."""
-    fixed: set[tuple[int, str]] = set()
-    if len(detections) < 2:
-        return fixed
-    from scipy.spatial import cKDTree
+def light_curve(items: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What a small light curve shows, brighter above.
 
-    places = np.array([[item["x"], item["y"]] for item in detections])
-    for first, second in cKDTree(places).query_pairs(pixels):
-        a, b = detections[first], detections[second]
-        known = a["object"] is not None and b["object"] is not None
-        if known and a["image"] != b["image"] and a["object"] != b["object"]:
-            fixed |= {(a["image"], a["candid"]), (b["image"], b["candid"])}
-    return fixed
+    Parameters
+    ----------
+    items : sequence of mapping
+        Detections of one object.
+    images : sequence of mapping
+        Of the night; one that shows the place of the object without a detection gives its limit.
 
-
-def light_curve(items: Sequence[Mapping[str, Any]]) -> list[tuple[float, float, str]]:
-    """Points (x, y, words) of a small light curve, brighter above, in order of time; empty below two magnitudes."""
-    from datetime import datetime
-
-    points = []
-    for item in items:
-        try:
-            moment = datetime.fromisoformat(item["time"]).timestamp()
-        except ValueError:
-            continue
-        if item["mag"] is not None:
-            points.append((moment, float(item["mag"]), item["time"]))
-    if len(points) < 2:
-        return []
-    times, mags = np.array([point[0] for point in points]), np.array([point[1] for point in points])
+    Returns
+    -------
+    dict or None
+        points (x, y, half the error bar [px], words), limits (x, y, words), bright, faint, start, end (words of the
+        axes); None where there are fewer than two of both, or no time.
+    """
+    seen = [(mjd(item["time"]), item["mag"], item["magerr"] or 0.0, item["time"]) for item in items]
+    missed, of = [], {item["image"] for item in items}
+    ra, dec = (np.array([items[0].get(name)], float) for name in ("object_ra", "object_dec"))
+    for image in images:
+        record = image["record"]
+        if image["number"] not in of and record.get("limit_mag") is not None and covers(record, ra, dec)[0]:
+            missed.append((mjd(record.get("time")), record["limit_mag"], 0.0, record.get("time")))
+    seen, missed = ([row for row in rows if np.isfinite(row[0]) and row[1] is not None] for rows in (seen, missed))
+    if not seen or len(seen) + len(missed) < 2:
+        return None
+    times, mags = (np.array([row[k] for row in seen + missed], float) for k in (0, 1))
     width, height = CURVE
-    x = 6 + (width - 12) * (times - times.min()) / max(np.ptp(times), 1e-9)
-    y = 6 + (height - 12) * (mags - mags.min()) / max(np.ptp(mags), 0.05)
-    words = [f"{point[2]}: {point[1]:.2f} mag" for point in points]
-    return [(round(float(a), 1), round(float(b), 1), text) for a, b, text in zip(x, y, words, strict=True)]
+    scale = (height - 14) / max(np.ptp(mags), 0.1)
+    x = np.round(7 + (width - 14) * (times - times.min()) / max(np.ptp(times), 1e-9), 1).tolist()
+    y = np.round(7 + scale * (mags - mags.min()), 1).tolist()
+    rows = list(zip(x, y, seen + missed, strict=True))
+    first, last = (seen + missed)[int(times.argmin())][3], (seen + missed)[int(times.argmax())][3]
+    return {
+        "points": [
+            (a, b, round(min(scale * row[2], height), 1), f"{row[3]}: {row[1]:.2f} +- {row[2]:.2f} mag")
+            for a, b, row in rows[: len(seen)]
+        ],
+        "limits": [(a, b, f"{row[3]}: not found, limit {row[1]:.2f} mag") for a, b, row in rows[len(seen) :]],
+        "bright": f"{mags.min():.2f}",
+        "faint": f"{mags.max():.2f}",
+        "start": first[11:16],
+        "end": last[11:16],
+    }
 
 
 def monitor_verdict(

@@ -6,8 +6,9 @@ a temporary folder.
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +19,24 @@ from otrain_core.arrays import read_stack
 from otrain_core.candidates.cutouts import CUTOUT_COLUMNS
 from otrain_core.chain.image import Clock, ImageSteps
 from otrain_core.classify.descriptors import DESCRIPTORS
+from otrain_core.cubes.split import unit_vectors
+from otrain_core.errors import ImageError, first_line
+from otrain_core.images.frames import read_planes
+from otrain_core.images.hdus import split_extension
+from otrain_core.images.keywords import exposure, start_time, text
+from otrain_core.images.wcs import celestial_wcs, image_wcs, pixel_to_sky
 from otrain_core.io import read_json, read_table, write_table
+from otrain_core.night.alerts import band
+from otrain_core.night.context import IMAGE_COLUMNS, NIGHT_COLUMNS, Catalogues, footprint, image_context
 from otrain_core.plan.recipe import Recipe
 
 if TYPE_CHECKING:
     from otrain_core.classify import Classifier
 
+log = logging.getLogger("otrain")
+
+LETTERS = tuple("ubvgrizy")  # of filters
+MOST_OFFSET = 60.0  # between the WCS of an image and that of its reference [arcsec]
 # Columns of a table of candidates: name, unit, description.
 COLUMNS = {
     "candid": ("", "name of the candidate"),
@@ -32,6 +45,8 @@ COLUMNS = {
     "y": ("pix", "row, from 0"),
     "ra": ("deg", "right ascension, ICRS; NaN without a WCS"),
     "dec": ("deg", "declination, ICRS; NaN without a WCS"),
+    "flux": ("adu", "of the difference"),
+    "fluxerr": ("adu", "its error"),
     "mag": ("mag", "magnitude of the difference"),
     "magerr": ("mag", "its error"),
     "zero_point_source": ("", "catalogue, header, or assumed: then the magnitude is instrumental"),
@@ -47,6 +62,7 @@ COLUMNS = {
     "time": ("", "of the image, UTC"),
     "filter": ("", "of the image"),
 }
+COLUMNS |= IMAGE_COLUMNS | NIGHT_COLUMNS
 
 
 @dataclass
@@ -81,6 +97,7 @@ def search_image(
     wcs: str | Path | None = None,
     catalogue: str | Path | None = None,
     difference: str | Path | None = None,
+    catalogues: Catalogues | None = None,
 ) -> Search:
     """Find and score the candidates of one image.
 
@@ -98,6 +115,8 @@ def search_image(
         Table of stars (ra, dec, mag), for pipelines that need one.
     difference : path-like, optional
         Where to keep the planes diff, noise, mask, science and reference.
+    catalogues : Catalogues, optional
+        Where known objects and stars near the candidates are looked up.
 
     Raises
     ------
@@ -108,13 +127,29 @@ def search_image(
     with tempfile.TemporaryDirectory(prefix="otrain-search-") as folder:
         run = ImageSteps(image, recipe, Path(folder), Path(folder), clock, wcs)
         run.psf(science, catalogue=catalogue)
+        headers = _headers(reference, image=image)
+        _check_filter(read_json(run.file("psf.json"))["filter"], headers, image=image, reference=reference)
         run.subtract(science, reference, difference=kept)
         run.detect(catalogue=catalogue, difference=kept)
         psf, subtraction = read_json(run.file("psf.json")), read_json(run.file("subtract.json"))
         stack, scored = scored_candidates(run, classifier, difference=kept)
-    table, order = _table(stack, scored)
+        with clock("context"):
+            planes, header = read_planes(kept or run.file("difference.fits"), image=image)
+            sky = image_wcs(header, wcs, image=image, record=psf)
+            offset = _wcs_offset(sky, planes["mask"].shape, subtraction, headers, image=image)
+            around = _around(stack, planes, psf, wcs=sky, header=header, recipe=recipe, catalogues=catalogues)
+    table, order = _table(stack | around, scored)
     record = _record(image, table, psf, subtraction, clock.seconds)
-    record |= {"science": str(science), "reference": str(reference)}
+    record |= {
+        "telescope": recipe.telescope,
+        "pipeline": recipe.name,
+        "science": str(science),
+        "reference": str(reference),
+        "reference_time": next(filter(None, map(start_time, headers)), ""),
+        "wcs_offset": offset,
+        "footprint": footprint(sky, planes["mask"].shape) if sky is not None else None,
+        "exposure": exposure(header, first=recipe.detector.header.get("exposure")),
+    }
     described = {name: np.asarray(scored[name])[order] for name in DESCRIPTORS}
     return Search(table, stack["cube"][order], described, record)
 
@@ -130,6 +165,85 @@ def scored_candidates(
         stack = read_stack(run.file("cutouts.npz"))
         stack["cube"] = stack.pop("stack")
         return stack, classifier.classify(stack)
+
+
+def _around(
+    stack: Mapping[str, np.ndarray],
+    planes: Mapping[str, np.ndarray],
+    psf: Mapping[str, Any],
+    *,
+    wcs: Any,
+    header: Any,
+    recipe: Recipe,
+    catalogues: Catalogues | None,
+) -> dict[str, np.ndarray]:
+    """What stands around the candidates, as if theirs were the only image of the night."""
+    from otrain_core.sky.fields import field_of
+
+    field, image = None, str(psf["image"])
+    if wcs is not None and catalogues is not None:
+        time_key = recipe.detector.header.get("time")
+        field = field_of(wcs, planes["mask"].shape, image=image, header=header, time_key=time_key)
+    columns = image_context(
+        stack,
+        planes,
+        image=image,
+        seeing=psf["seeing_px"],
+        pixel_scale=psf["pixel_scale"],
+        zero_point=psf["zero_point"],
+        wcs=wcs,
+        field=field,
+        catalogues=catalogues,
+    )
+    n = len(stack["x"])
+    once = {"object_name": np.full(n, ""), "motion": np.full(n, np.nan), "motion_error": np.full(n, np.nan)}
+    return columns | once | {name: np.ones(n, int) for name in NIGHT_COLUMNS if name not in once}
+
+
+def _headers(path: str | Path, *, image: str) -> list[Any]:
+    """All headers of a FITS file."""
+    from astropy.io import fits
+
+    try:
+        with fits.open(split_extension(path)[0]) as hdus:
+            return [hdu.header for hdu in hdus]
+    except (OSError, ValueError) as error:
+        raise ImageError(image, "reference", f"{path}: not a readable FITS file ({first_line(error)})") from None
+
+
+def _check_filter(name: str, headers: Sequence[Any], *, image: str, reference: str | Path) -> None:
+    """Refuse a reference of another filter, where both are known by a letter; upper and lower case are one."""
+    of_reference = next(filter(None, (text(header, "filter") for header in headers)), "")
+    one, other = (band(found).lower() for found in (name, of_reference))
+    if one in LETTERS and other in LETTERS and one != other:
+        raise ImageError(
+            image,
+            "FILTER",
+            f"it was taken in {name!r}, the reference {reference} in {of_reference!r}; give one in {name!r}",
+        )
+
+
+def _wcs_offset(
+    wcs: Any, shape: tuple[int, int], subtraction: Mapping[str, Any], headers: Sequence[Any], *, image: str
+) -> float:
+    """How far the WCS of an image is from that of its reference, where both were aligned by their stars [arcsec].
+
+    NaN where one of them has none. Beyond `MOST_OFFSET` a warning says that one of the two is wrong.
+    """
+    matrix = subtraction.get("to_reference")
+    of_reference = next(
+        (found for header in headers if (found := celestial_wcs(header, image=image)) is not None), None
+    )
+    if wcs is None or of_reference is None or matrix is None:
+        return float("nan")
+    x, y = (shape[1] - 1) / 2, (shape[0] - 1) / 2
+    places = pixel_to_sky(wcs, x, y), pixel_to_sky(of_reference, *(np.asarray(matrix, float) @ (x, y, 1)))
+    here, there = (unit_vectors(np.atleast_1d(ra), np.atleast_1d(dec))[0] for ra, dec in places)
+    offset = float(np.degrees(2 * np.arcsin(np.linalg.norm(here - there) / 2)) * 3600)
+    if offset > MOST_OFFSET:
+        sentence = "image %s: WCS: by its stars it lies on the reference, by its WCS %.0f arcsec away; one WCS is wrong, and so may be the positions"
+        log.warning(sentence, image, offset)
+    return offset
 
 
 def _unlabelled(candidates: Any, seeing: float) -> Any:
@@ -170,6 +284,7 @@ def _record(
         "seeing_px": psf.get("seeing_px"),
         "pixel_scale": psf.get("pixel_scale"),
         "limit_mag": psf.get("limit_mag"),
+        "zero_point": psf.get("zero_point"),
         "zero_point_source": psf.get("zero_point_source", ""),
         "time": psf.get("time"),
         "filter": psf.get("filter"),

@@ -15,6 +15,7 @@ from otrain_core.night.references import is_fits
 log = logging.getLogger("otrain")
 
 BLOCK = 2880  # bytes of a FITS block
+STALE = 60.0  # a file that is not whole and has not changed for so long stays as it is [s]
 
 
 def file_digest(path: str | Path) -> str:
@@ -68,6 +69,18 @@ def whole_images(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
+def stale_images(folder: Path) -> list[Path]:
+    """FITS files that are not whole and have not changed for `STALE`: truncated, and not still being written."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        try:
+            if is_fits(path) and path.is_file() and not is_whole(path) and time.time() - path.stat().st_mtime > STALE:
+                found.append(path)
+        except OSError:  # gone since
+            continue
+    return found
+
+
 def watch(
     folder: Path, *, once: bool, stop: threading.Event, settle: float = 1.0, look: float = 15.0
 ) -> Iterator[Path]:
@@ -77,7 +90,7 @@ def watch(
     ----------
     folder : Path
     once : bool
-        End when all that is there has been given out.
+        End when all that is there has been given out; at last those that are not whole and no longer change.
     stop : threading.Event
         Ends the watch.
     settle : float
@@ -106,6 +119,7 @@ def watch(
                         return
                 seen[path] = state
             if once and not fresh:
+                yield from stale_images(folder)
                 return
             if not once:
                 waiting = any((path, *state) not in given for path, state in seen.items())

@@ -113,7 +113,9 @@ def simulate_files(
     write_table(truth, pair.truth)
 
 
-def simulate_pair(telescope: Telescope, *, index: int, seed: int, noise_seed: int | None = None) -> Simulated:
+def simulate_pair(
+    telescope: Telescope, *, index: int, seed: int, noise_seed: int | None = None, exposure: int = 0
+) -> Simulated:
     """Simulate one field: a science image with artefacts, and a reference.
 
     Parameters
@@ -127,6 +129,8 @@ def simulate_pair(telescope: Telescope, *, index: int, seed: int, noise_seed: in
     noise_seed : int, optional
         Seed of the noise of both images, for a second exposure of the same sky under
         the same circumstances (default: `seed`).
+    exposure : int
+        Number of the exposure of one night: from 1 on the science image has other noise and other artefacts.
 
     Notes
     -----
@@ -150,6 +154,8 @@ def simulate_pair(telescope: Telescope, *, index: int, seed: int, noise_seed: in
         stream: np.random.default_rng(np.random.SeedSequence([seed, name, index, number]))
         for stream, number in STREAMS.items()
     }
+    for stream in ("artefacts", "science_noise", "science_flaws") if exposure else ():
+        rng[stream] = np.random.default_rng(np.random.SeedSequence([seed, name, index, STREAMS[stream], exposure]))
     if noise_seed is not None:
         for stream in ("science_noise", "reference_noise"):
             rng[stream] = np.random.default_rng(np.random.SeedSequence([noise_seed, name, index, STREAMS[stream]]))

@@ -60,6 +60,32 @@ def test_the_shipped_model_has_no_recipe_of_a_telescope(night_pair, tmp_path, sh
     assert record["images"][0]["n"] >= len(NEW) and "does not say" not in captured.err
 
 
+def test_alerts_report_and_known_objects(night_pair, tmp_path, capsys):
+    import fastavro
+
+    science, reference, model = night_pair
+    (tmp_path / "about.yaml").write_text(
+        "reporting_group_id: 1\ndiscovery_data_source_id: 1\nreporter: A. Person\ninstrument: 5\n"
+    )
+    (tmp_path / "known.csv").write_text("name,ra,dec,kind\nV1,0,0,variable\n")
+    shutil.copy(science, tmp_path / "again.fits")
+    arguments = ["search", str(science), str(tmp_path / "again.fits"), "--reference", str(reference), "-m", str(model)]
+    arguments += ["-o", str(tmp_path / "out"), "--alerts", str(tmp_path / "alerts"), "--threshold", "0", "--quiet"]
+    arguments += ["--known", str(tmp_path / "known.csv"), "--report", "tns"]
+    assert main(arguments) == 1 and "--report-about" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "science.ecsv").exists()  # refused before any work
+    assert main([*arguments, "--report-about", str(tmp_path / "about.yaml")]) == 0
+    table = Table.read(tmp_path / "out" / "science.ecsv")
+    assert (table["n_images"] == 2).all() and (table["n_covered"] == 2).all() and set(table["known"].filled("")) == {""}
+    assert len(set(table["object_name"])) == len(table) and (table["edge_distance"] > 0).all()
+    packets = sorted((tmp_path / "alerts").glob("*.avro"))
+    assert len(packets) == 2 * len(table)
+    with open(tmp_path / "alerts" / f"{table['candid'][0]}.avro", "rb") as file:
+        (packet,) = fastavro.reader(file)
+    assert packet["candidate"]["ra"] == table["ra"][0] and packet["objectId"] == table["object_name"][0]
+    assert json.loads((tmp_path / "out" / "tns.json").read_text()) == {"at_report": {}}  # magnitudes are instrumental
+
+
 def test_names_of_images():
     assert image_names(["a/x.fits", "b/y.fits.fz", "z.FIT"]) == ["x", "y", "z"]
     assert image_names(["n1/science.fits", "n2/science.fits"]) == ["n1-science", "n2-science"]

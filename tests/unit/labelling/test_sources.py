@@ -112,3 +112,15 @@ def test_new_candidates_as_a_cube_and_as_files(tmp_path):
         assert score == pytest.approx(by_name[name], abs=1e-6)
     with pytest.raises(OtrainError, match="new candidates are needed too"):
         open_new([], str(tmp_path / "model.onnx"))
+
+
+def test_cubes_of_a_night_are_one_source(tmp_path):
+    (tmp_path / "cutouts").mkdir()
+    for name, seed in (("a", 1), ("b", 2)):
+        cube = make_cube(12, size=9, seed=seed)
+        cube["candids"] = np.array([f"{name}{k}" for k in range(len(cube["candids"]))])
+        write_arrays(tmp_path / "cutouts" / f"{name}.npz", cube)
+    write_tiny(tmp_path / "model.onnx", about={"telescope": "tiny", "experiment": "otrain2", "abstention": None})
+    (one,) = open_new([str(tmp_path / "cutouts")], str(tmp_path / "model.onnx"))
+    assert len(one) == 24 and one.new and len(one.trainings[0].score) == 24
+    assert [str(one.cube["candids"][k]) for k in (0, -1)] == ["a0", "b11"]

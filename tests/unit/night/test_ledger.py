@@ -19,7 +19,8 @@ def rows(ra, dec):
 
 def done(ledger, digest, ra, dec, *, night="2024-02-29", radius=2.0):
     number, name = ledger.begin(digest, path=f"/data/{digest}.fits", name="science")
-    ledger.finish(number, night=night, record={"n": len(ra)}, table=rows(ra, dec), radius=radius)
+    with ledger.finish(number, night=night, record={"n": len(ra)}, table=rows(ra, dec), radius=radius):
+        pass
     return name
 
 
@@ -48,8 +49,12 @@ def test_a_finish_that_fails_leaves_nothing(tmp_path):
     number, _ = ledger.begin("a", path="x", name="science")
     table = rows([10.0, 11.0], [20.0, 20.0])
     table["candid"] = np.array(["same", "same"])
-    with pytest.raises(OtrainError, match="cannot be written"):
-        ledger.finish(number, night="2024-02-29", record={}, table=table, radius=1.0)
+    finish = ledger.finish(number, night="2024-02-29", record={}, table=table, radius=1.0)
+    with pytest.raises(OtrainError, match="cannot be written"), finish:
+        pass
+    finish = ledger.finish(number, night="2024-02-29", record={}, table=rows([10.0], [20.0]), radius=1.0)
+    with pytest.raises(OSError), finish:  # of the files that belong to it
+        raise OSError("no space left")
     assert ledger.status("a") == "working" and ledger.detections("2024-02-29") == []
 
 
@@ -63,6 +68,17 @@ def test_detections_of_one_place_are_one_object(tmp_path, ra, dec):
     assert sorted(numbers) == [1, 1, 2, 3]
     other = [item["object"] for item in ledger.detections("2024-03-01")]
     assert None in other and len(other) == 2 and 1 not in other  # of another night, and without a place on the sky
+
+
+def test_other_columns_are_kept_and_objects_know_their_first_place(tmp_path):
+    ledger, table = Ledger(tmp_path / "ledger.sqlite"), rows([10.0], [20.0]) | {"fwhm": np.array([2.5])}
+    number, _ = ledger.begin("a", path="x", name="science")
+    with ledger.finish(number, night="2024-02-29", record={}, table=table, radius=np.nan):
+        pass
+    (item,) = ledger.detections("2024-02-29")
+    assert item["fwhm"] == 2.5 and item["mag"] is None and item["object"] is None and item["object_ra"] is None
+    done(ledger, "b", [10.0], [20.0])
+    assert ledger.detections("2024-02-29")[-1]["object_ra"] == 10.0
 
 
 def test_other_files_are_refused(tmp_path):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,8 +16,11 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
+from scipy.ndimage import uniform_filter1d
 
 from otrain_core.classify import Classifier
+from otrain_core.cli.main import main
+from otrain_core.cubes.cube import read_cube
 from otrain_core.errors import OtrainError
 from otrain_core.night import night as module
 from otrain_core.night.ledger import Ledger
@@ -65,11 +69,13 @@ def test_a_night(night_pair, tmp_path):
     assert sum(len(images) == 3 for images in seen.values()) >= len(NEW)  # the new sources are in all three
     page = (tmp_path / "nights/2024-02-29/index.html").read_text()
     best = max(found, key=lambda item: item["probability"])
-    assert best["candid"] in page and "seen in 3 images" in page and "training set" in page
+    assert best["candid"] in page and "seen in 3 of 3 images that show the place" in page and "training set" in page
     assert (tmp_path / f"nights/2024-02-29/stamps/{best['candid']}.png").stat().st_size > 100
     index = (tmp_path / "nights/index.html").read_text()
     assert "2024-02-29" in index and "broken.fits" in index
     assert "http:" not in page + index and "https:" not in page + index  # no network
+    (cube,) = (read_cube(path, both_classes=False) for path in (tmp_path / "nights/2024-02-29/cutouts").glob("im0.npz"))
+    assert set(cube["candids"]) == {item["candid"] for item in found if item["image_name"] == "im0"}
     names = {image["name"] for image in ledger.images("2024-02-29")}
     assert {path.stem for path in (tmp_path / "nights/2024-02-29").glob("*.ecsv")} == names
 
@@ -82,7 +88,7 @@ def test_a_full_disk_loses_nothing(night_pair, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_search", full)
+        patch.setattr("otrain_core.night.hand_on.write_search", full)
         with pytest.raises(OtrainError, match="no space left"):
             run(night)
     assert run(night)["done"] == 1
@@ -132,6 +138,72 @@ def test_killed_again_and_again(night_pair, tmp_path):
         table = Table.read(tmp_path / f"nights/2024-02-29/{image['name']}.ecsv")
         mine = [item["candid"] for item in detections if item["image"] == image["number"]]
         assert sorted(mine) == sorted(table["candid"]) and len(mine) == image["record"]["n"]
+
+
+BAD = {
+    "elsewhere": "no reference of .* shows its centre",
+    "no_wcs": "no WCS to find its reference",
+    "other_filter": "FILTER: it was taken in 'B', the reference .* in 'r'",
+    "saturated": "100 % of the pixels are saturated",
+    "trailed": "the stars are trailed",
+    "blank": "all pixels have the same value",
+    "truncated": "truncated",
+}
+
+
+def spoil(name, data, header):
+    """Data of an image with one thing wrong; the header is changed in place."""
+    if name == "elsewhere":
+        header["CRVAL1"] += 20
+    elif name == "no_wcs":
+        for key in [key for key in header if key.startswith(("CTYPE", "CRVAL", "CRPIX", "CDELT", "CUNIT", "CD", "PC"))]:
+            del header[key]
+    elif name == "other_filter":
+        header["FILTER"] = "B"
+    elif name == "saturated":
+        return np.full_like(data, header["SATURATE"])
+    elif name == "trailed":
+        noise = np.random.default_rng(1).normal(0, 5, data.shape)
+        return (uniform_filter1d(data, size=25, axis=1) + noise).astype(np.float32)
+    elif name == "blank":
+        return np.zeros_like(data)
+    return data
+
+
+@pytest.fixture(scope="module")
+def bad_night(night_pair, tmp_path_factory):
+    """A night of one good image and one of each that is not: exit status, and the refused images by name."""
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "references").mkdir()
+    shutil.copy(night_pair[1], folder / "references/reference.fits")
+    (folder / "incoming").mkdir()
+    for name in ("good", *BAD):
+        with fits.open(night_pair[0]) as hdus:
+            header = hdus[0].header.copy()
+            data = spoil(name, hdus[0].data.copy(), header)
+        path = folder / f"incoming/{name}.fits"
+        fits.PrimaryHDU(data, header).writeto(path)
+        if name == "truncated":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+            os.utime(path, (time.time() - 3600,) * 2)
+    arguments = ["night", str(folder / "incoming"), "--references", str(folder / "references"), "--once", "--quiet"]
+    status = main([*arguments, "-m", str(night_pair[2]), "-o", str(folder / "nights")])
+    images = {image["name"]: image for image in Ledger(folder / "nights/ledger.sqlite").images()}
+    return status, images, (folder / "nights/index.html").read_text()
+
+
+def test_bad_images_do_not_stop_the_good_one(bad_night):
+    status, images, _ = bad_night
+    assert status == 1 and images["good"]["status"] == "done"
+    assert [name for name, image in images.items() if image["status"] == "done"] == ["good"]
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_image_is_refused_in_one_sentence(bad_night, name):
+    _, images, index = bad_night
+    reason = images[name]["reason"]
+    assert re.search(BAD[name], reason) and f"{name}.fits" in reason and "\n" not in reason
+    assert f"{name}.fits" in index
 
 
 def test_the_verb(night_pair, tmp_path):

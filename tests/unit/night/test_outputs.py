@@ -8,7 +8,8 @@ from astropy.table import Table
 from PIL import Image
 
 from otrain_core.classify.descriptors import DESCRIPTORS
-from otrain_core.night.outputs import as_table, in_words, write_scores, write_search, write_stamps
+from otrain_core.cubes.cube import read_cube
+from otrain_core.night.outputs import as_table, in_words, write_cutouts, write_scores, write_search, write_stamps
 from otrain_core.night.search import COLUMNS, Search
 
 
@@ -48,6 +49,17 @@ def test_stamps_are_science_reference_and_difference(found, tmp_path):
     assert picture[-1, 0] == 255 and picture[0, 0] == 0
     missing = np.asarray(Image.open(tmp_path / "b.png"))
     assert (missing[:, 10 * times : 19 * times] == 128).all()
+
+
+def test_cutouts_are_a_cube_for_the_labelling_page(found, tmp_path):
+    found.record |= {"telescope": "T", "pipeline": "builtin", "seeing_px": 2.5, "pixel_scale": None}
+    write_cutouts(tmp_path / "a.npz", found, n=1)
+    cube = read_cube(tmp_path / "a.npz", both_classes=False)
+    assert cube["candids"].tolist() == ["a"] and cube["cube"].shape == (1, 9, 9, 5) and cube["labels"].tolist() == [0]
+    assert str(cube["telescope"]) == "T" and cube["seeing"].tolist() == [2.5] and np.isnan(cube["pixel_scale"]).all()
+    none = Search({}, found.stamps[:0], {}, found.record)
+    write_cutouts(tmp_path / "none.npz", none, n=1)
+    assert not (tmp_path / "none.npz").exists()
 
 
 def test_words(found):

@@ -1,9 +1,16 @@
 """The page of a night: objects in order, light curves, hot pixels."""
 
-from otrain_core.night.page import light_curve, night_objects
+import numpy as np
+
+from otrain_core.night.ledger import Ledger
+from otrain_core.night.page import light_curve, night_objects, write_page
+from tests.unit.night.detections import detection as found
+from tests.unit.night.detections import images
 
 
-def detection(image, candid, *, found=None, x=10.0, y=10.0, probability=0.5, mag=18.0, real=1, undecided=0, hour=1):
+def detection(
+    image, candid, *, found=None, x=10.0, y=10.0, probability=0.5, mag=18.0, real=1, undecided=0, hour=1, n_detector=1
+):
     return {
         "image": image,
         "candid": candid,
@@ -17,6 +24,9 @@ def detection(image, candid, *, found=None, x=10.0, y=10.0, probability=0.5, mag
         "probability": probability,
         "real": real,
         "undecided": undecided,
+        "n_detector": n_detector,
+        "n_images": 1,
+        "n_covered": 1,
         "time": f"2024-03-01T0{hour}:00:00",
     }
 
@@ -34,27 +44,48 @@ def test_what_is_seen_again_comes_first():
     assert [entry["n_images"] for entry in objects] == [2, 1, 1, 1]
 
 
-def test_a_hot_pixel_keeps_its_place_on_the_detector():
-    """The sky has moved between the images: one pixel, two places of the sky."""
+def test_what_is_fixed_on_the_detector_comes_last():
     items = [
-        detection(1, "hot1", found=1, x=300.0, probability=0.99),
-        detection(2, "hot2", found=2, x=300.4, probability=0.99),
-        detection(1, "source1", found=3, x=100.0, probability=0.6),
-        detection(2, "source2", found=3, x=120.0, probability=0.6),
+        detection(1, "hot", found=1, probability=0.99, n_detector=3),
+        detection(2, "source", found=2, probability=0.6),
     ]
     objects = night_objects(items)
-    assert [entry["fixed"] for entry in objects] == [False, True, True]
-    assert objects[0]["n_images"] == 2
-
-
-def test_a_source_on_an_unmoved_detector_is_no_hot_pixel():
-    items = [detection(1, "a", found=1), detection(2, "b", found=1)]
-    assert not night_objects(items)[0]["fixed"]
+    assert [(entry["best"]["candid"], entry["fixed"]) for entry in objects] == [("source", False), ("hot", True)]
 
 
 def test_light_curve():
-    items = [detection(1, "a", mag=18.0, hour=1), detection(2, "b", mag=17.0, hour=3), detection(3, "c", mag=None)]
-    points = light_curve(items)
-    assert [point[:2] for point in points] == [(6.0, 54.0), (214.0, 6.0)]  # brighter is above
-    assert points[1][2] == "2024-03-01T03:00:00: 17.00 mag"
-    assert light_curve(items[:1]) == []
+    items = [found(1, "a", mag=18.0, magerr=0.1), found(2, "b", mag=17.0, magerr=0.1), found(3, "c", mag=None)]
+    curve = light_curve(items, images())
+    assert [point[:3] for point in curve["points"]] == [(7.0, 73.0, 6.6), (223.0, 7.0, 6.6)]  # brighter is above
+    assert curve["points"][1][3] == "2024-03-01T02:10:00: 17.00 +- 0.10 mag" and curve["limits"] == []
+    assert [curve[name] for name in ("bright", "faint", "start", "end")] == ["17.00", "18.00", "02:00", "02:10"]
+    assert light_curve(items[:1], images()[:1]) is None
+
+
+def test_images_without_a_detection_give_their_limit():
+    curve = light_curve([found(1, "a", mag=18.0, magerr=0.1)], images())
+    assert [point[0] for point in curve["limits"]] == [115.0, 223.0] and len(curve["points"]) == 1
+    assert curve["limits"][0][2] == "2024-03-01T02:10:00: not found, limit 20.50 mag"
+    elsewhere = found(1, "a", mag=18.0, object_ra=50.0)
+    assert light_curve([elsewhere], images()) is None  # the others do not show its place
+    assert light_curve([found(1, "a", mag=18.0, time="")], images()) is None
+
+
+def test_the_page_tells_what_stands_around(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    number, name = ledger.begin("1", path="x", name="im1")
+    item = found(1, "a", mag=18.0, known="V1", known_kind="variable", known_distance=3.0, saturated_distance=12.0)
+    table = {key: np.array([np.nan if value is None else value]) for key, value in item.items()}
+    record = images()[0]["record"] | {
+        "n": 1,
+        "real": 1,
+        "undecided": 0,
+        "unlike_training": 0,
+        "subtraction": {"noise_spread": 1.0},
+    }
+    with ledger.finish(number, night="2024-02-29", record=record, table=table, radius=1.0):
+        pass
+    write_page(tmp_path, "2024-02-29", ledger, about={}, false_alarms=0.01)
+    page = (tmp_path / "index.html").read_text()
+    assert "<b>V1</b> (variable) at 3.0 arcsec" in page and "saturated pixel 12 px away" in page
+    assert "seen in 1 of 1 image that shows the place" in page and "J004000.00+200000.0" in page

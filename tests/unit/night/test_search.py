@@ -2,14 +2,17 @@
 
 import numpy as np
 import pytest
+from astropy.io import fits
 
 from otrain_core.classify import Classifier
 from otrain_core.errors import ImageError
 from otrain_core.images.frames import read_planes
-from otrain_core.night.search import COLUMNS, search_image
+from otrain_core.images.wcs import celestial_wcs
+from otrain_core.night.search import COLUMNS, _check_filter, _wcs_offset, search_image
 from otrain_core.plan.pipelines import DetectOptions, Pipeline
 from otrain_core.plan.recipe import Recipe
 from otrain_core.plan.telescopes import Detector
+from tests.unit.synthetic_difference import tangential
 from tests.unit.synthetic_night import FADED, NEW, nearest
 
 
@@ -66,3 +69,28 @@ def test_a_reference_that_cannot_be_read_is_named(night_pair, tmp_path):
             recipe=recipe(),
             image="n1",
         )
+
+
+@pytest.mark.parametrize(("shift", "warned"), [(0.0, False), (0.1, True)])
+def test_a_wcs_that_is_wrong_is_told(shift, warned, caplog):
+    header = tangential(2.0).to_header()
+    other = tangential(2.0).to_header()
+    other["CRVAL1"] += shift
+    record = {"to_reference": [[1.0, 0.0, 3.0], [0.0, 1.0, 0.0]]}
+    offset = _wcs_offset(celestial_wcs(header, image="n1"), (60, 80), record, [other], image="n1")
+    assert offset == pytest.approx(np.hypot(3600 * shift * np.cos(np.radians(header["CRVAL2"])), 3.0), rel=0.05)
+    assert ("one WCS is wrong" in caplog.text) == warned
+    assert np.isnan(_wcs_offset(None, (60, 80), record, [other], image="n1"))
+    assert np.isnan(_wcs_offset(celestial_wcs(header, image="n1"), (60, 80), {}, [other], image="n1"))
+
+
+@pytest.mark.parametrize(
+    ("name", "of_reference", "refused"), [("r", "R", False), ("r", "B", True), ("Clear", "B", False), ("r", "", False)]
+)
+def test_a_reference_of_another_filter_is_refused(name, of_reference, refused):
+    headers = [fits.Header(), fits.Header([("FILTER", of_reference)])]
+    if not refused:
+        _check_filter(name, headers, image="n1", reference="ref.fits")
+        return
+    with pytest.raises(ImageError, match="n1: FILTER: it was taken in 'r', the reference ref.fits in 'B'"):
+        _check_filter(name, headers, image="n1", reference="ref.fits")

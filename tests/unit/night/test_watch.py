@@ -1,8 +1,10 @@
 """A folder that fills: whole files only, each once."""
 
 import gzip
+import os
 import shutil
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -32,6 +34,17 @@ def test_once(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "part.fits").write_bytes(paths[0].read_bytes()[:3000])
     assert sorted(watch(tmp_path, once=True, stop=threading.Event())) == sorted(paths)
+
+
+def test_what_stays_truncated_is_given_out_at_last(tmp_path):
+    data = frame(tmp_path / "whole.fits").read_bytes()
+    for name, age in (("written.fits", 0), ("truncated.fits", 3600)):
+        (tmp_path / name).write_bytes(data[:3000])
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    assert [path.name for path in watch(tmp_path, once=True, stop=threading.Event())] == [
+        "whole.fits",
+        "truncated.fits",
+    ]
 
 
 def test_files_that_come_later(tmp_path):

@@ -74,6 +74,16 @@ def test_noise_has_a_seed_of_its_own():
     assert change.std() == pytest.approx(np.sqrt(2) * background_noise(first.science), rel=0.05)
 
 
+def test_another_exposure_has_other_noise_and_other_artefacts():
+    row = telescope(**CLEAN | {"cosmics": 300}, saturation=1e9)
+    first, second = (simulate_pair(row, index=1, seed=1, exposure=number) for number in (0, 1))
+    np.testing.assert_array_equal(first.reference, second.reference)
+    stars, others = (pair.truth[pair.truth.kind == "star"] for pair in (first, second))
+    pd.testing.assert_frame_equal(stars, others)
+    places = [set(zip(t.x, t.y, strict=True)) for t in (first.truth, second.truth) for t in [t[t.kind == "cosmic"]]]
+    assert places[0] and places[1] and not places[0] & places[1]
+
+
 def background_noise(data):
     """Pixel noise from differences of neighbours, which no gradient reaches."""
     step = np.diff(data.astype(float), axis=1)
