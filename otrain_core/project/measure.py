@@ -37,8 +37,6 @@ class Measured:
         Highest value of the whole frame.
     piled : bool
         Whether at least `PILED` pixels have it.
-    whole : bool
-        Whether all pixels are whole numbers.
     """
 
     fwhm: float
@@ -47,7 +45,6 @@ class Measured:
     noise: float
     highest: float
     piled: bool
-    whole: bool
 
     def transfer(self, read_noise: float) -> float:
         """Gain that the noise of the sky gives [electron/unit], see `otrain_core.images.detector.photon_transfer`."""
@@ -97,12 +94,11 @@ def _measure(frame: Frame, folder: Path) -> Measured | None:
     if finite.size == 0:
         return None
     highest = float(finite.max())
-    whole = bool((finite[:: max(1, finite.size // 100_000)] % 1 == 0).all())
     y, x = (max((side - SIDE) // 2, 0) for side in data.shape)
     part = np.ascontiguousarray(data[y : y + SIDE, x : x + SIDE])
     level, noise = sky_noise(part)
     fwhm, stars = _stars(part, noise, highest) if noise > 0 else (np.nan, 0)
-    return Measured(fwhm, stars, level, noise, highest, int((finite == highest).sum()) >= PILED, whole)
+    return Measured(fwhm, stars, level, noise, highest, int((finite == highest).sum()) >= PILED)
 
 
 def _stars(data: np.ndarray, noise: float, highest: float) -> tuple[float, int]:

@@ -148,13 +148,11 @@ def _saturation(frames: Sequence[Frame], looks: Sequence[Measured]) -> Value:
     if piled:
         return Value("saturation", float(median(piled)), "found", f"{len(piled)} frames, whose pixels pile up there")
     highest = max((look.highest for look in looks), default=np.nan)
-    if np.isfinite(highest) and all(look.whole for look in looks):
-        full = next((level for level in CONVERTERS if level >= highest), highest)
-        return Value(
-            "saturation", full, "assumed", f"range of the converter; the highest of {len(looks)} frames is {highest:g}"
-        )
     if np.isfinite(highest):
-        return Value("saturation", round(highest, 1), "assumed", f"the highest value of {len(looks)} frames")
+        scaled = 65535.0 * highest if highest <= 1.001 else highest  # pixels of 0..1 are read as shares of 65535
+        full = next((level for level in CONVERTERS if level >= scaled), round(scaled, 1))
+        why = f"range of the converter; the highest of {len(looks)} frames is {highest:g}, and nothing piles up there"
+        return Value("saturation", full, "assumed", why)
     return Value("saturation", None, "missing", "no frame could be measured")
 
 

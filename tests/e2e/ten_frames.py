@@ -13,17 +13,6 @@ FWHM, PIXEL_SCALE, GAIN, READ_NOISE, SKY = 3.8, 1.4, 1.6, 8.0, 900.0
 FRAMES = 10
 STACKED = 6  # frames of another night, of which Siril made the reference
 
-CONFIG = """
-telescopes:
-  ten:
-    detector: {{pixel_scale: 1.4}}
-images: images.csv
-run:
-  cubes: [ten/builtin]
-  experiments: [otrain2]
-{more}
-"""
-
 
 def stars(rng, shape, n):
     """x, y [px] and flux [electron] of a field, power law of faint and bright stars."""
@@ -72,8 +61,8 @@ def registered(signal, rng, shape):
     return data.astype(np.float32)
 
 
-def write(folder, *, scale=1.0, seed=1, more=""):
-    """Write ten frames, the stacked reference, sheet and configuration; returns the configuration."""
+def write(folder, *, scale=1.0, seed=1):
+    """Write ten frames and the stacked reference; returns the folder."""
     folder, rng = Path(folder), np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     shape = (int(1250 * scale), int(1600 * scale))
@@ -81,7 +70,6 @@ def write(folder, *, scale=1.0, seed=1, more=""):
     header = fits.Header()
     header["CVF"] = (GAIN, "Conversion factor (e-/adu)")
     header["FILTER"], header["EXPTIME"] = "L", 120.0
-    lines = ["telescope,image,path,role,field,reference"]
     frames = []
     for number in range(FRAMES + STACKED):
         data = registered(signal, rng, shape)
@@ -90,14 +78,11 @@ def write(folder, *, scale=1.0, seed=1, more=""):
             continue
         header["DATE-OBS"] = f"2024-05-01T22:{2 * number:02d}:00"
         fits.PrimaryHDU(data, header).writeto(folder / f"r_light_{number:05d}.fit", overwrite=True)
-        lines.append(f"ten,light{number:02d},r_light_{number:05d}.fit,science,,reference.fit")
     with np.errstate(all="ignore"):
         stack = np.nan_to_num(np.nanmedian(frames, axis=0), nan=0.0).astype(np.float32)
     header["DATE-OBS"], header["CVF"] = "2024-04-20T22:00:00", GAIN * STACKED
     fits.PrimaryHDU(stack, header).writeto(folder / "reference.fit", overwrite=True)
-    (folder / "images.csv").write_text("\n".join(lines) + "\n")
-    (folder / "config.yaml").write_text(CONFIG.format(more=more))
-    return folder / "config.yaml"
+    return folder
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Ten frames of a small telescope go from the folder to a report that says first what its score is worth."""
+"""Ten frames of a small telescope go from the folder, by otrain init, to a report that says first what its score is worth."""
 
 import json
 import re
 import sqlite3
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 from astropy.io import fits
 
 from otrain_core.arrays import read_arrays
+from otrain_core.cli.main import main
 from tests.e2e.ten_frames import FRAMES, GAIN, write
 from tests.workflow.test_dry_run import snakemake
 
@@ -27,19 +29,26 @@ evaluate: {bootstrap: 200}
 
 @pytest.fixture(scope="module")
 def run(root, tmp_path_factory):
-    """Working directory of the finished run, at 0.4 of the size."""
-    workdir = tmp_path_factory.mktemp("ten")
-    config = write(workdir, scale=0.4, more=MORE)
-    snakemake(root, "--cores", "2", "--directory", str(workdir), "--configfile", str(config), timeout=1500)
-    return workdir
+    """Project of the finished run, at 0.4 of the size; not a line of it is written by hand but what makes it short."""
+    workdir = tmp_path_factory.mktemp("project")
+    frames = write(tmp_path_factory.mktemp("frames") / "ten", scale=0.4)
+    assert main(["init", str(frames), "-o", str(workdir)]) == 0
+    (workdir / "short.yaml").write_text(MORE)
+    configs = [str(workdir / name) for name in ("config.yaml", "short.yaml")]
+    snakemake(root, "--cores", "2", "--directory", str(workdir), "--configfile", *configs, timeout=1500)
+    return SimpleNamespace(project=workdir, frames=frames)
+
+
+def results(run):
+    return run.project / "results"
 
 
 def test_borders_of_zeros_are_no_data(run):
     """No candidate lies on them, and no source is injected there."""
     for number in range(FRAMES):
-        with fits.open(run / f"r_light_{number:05d}.fit") as hdus:
+        with fits.open(run.frames / f"r_light_{number:05d}.fit") as hdus:
             void = hdus[0].data == 0
-        folder = run / f"results/ten/builtin/images/light{number:02d}"
+        folder = results(run) / f"ten/builtin/images/r_light_{number:05d}"
         for name, columns in (("candidates.csv", "x y"), ("injected.csv", "x y")):
             table = pd.read_csv(folder / name)
             x, y = (
@@ -51,12 +60,17 @@ def test_borders_of_zeros_are_no_data(run):
 
 
 def test_the_gain_is_that_of_siril(run):
-    assert json.loads((run / "results/ten/builtin/images/light00/psf.json").read_text())["gain"] == pytest.approx(GAIN)
+    assert json.loads((results(run) / "ten/builtin/images/r_light_00000/psf.json").read_text())[
+        "gain"
+    ] == pytest.approx(GAIN)
 
 
 def test_no_sky_is_in_two_sets(run):
     """All frames show one field: cutouts of different sets keep their distance on the common grid."""
-    cube, split = read_arrays(run / "results/ten/builtin/cube.npz"), pd.read_csv(run / "results/ten/builtin/split.csv")
+    cube, split = (
+        read_arrays(results(run) / "ten/builtin/cube.npz"),
+        pd.read_csv(results(run) / "ten/builtin/split.csv"),
+    )
     sets = split.set_index("index")["set"].reindex(range(len(cube["labels"]))).fillna("").to_numpy(str)
     seeing = float(np.median(cube["seeing"]))
     for first, second in (("train", "test"), ("train", "tune"), ("tune", "test")):
@@ -67,7 +81,7 @@ def test_no_sky_is_in_two_sets(run):
 
 
 def test_the_report_says_first_what_its_score_is_worth(run):
-    page = (run / "results/report.html").read_text()
+    page = (results(run) / "report.html").read_text()
     text = re.sub(r"\s+", " ", re.sub(r"<style.*?</style>|<[^>]+>", " ", page, flags=re.S))
     start = text[: text.index("MCC") if "MCC" in text[:1500] else 1500]
     assert re.search(r"too small for a verdict|No model becomes champion|no champion", text[:3000]), start
@@ -75,15 +89,15 @@ def test_the_report_says_first_what_its_score_is_worth(run):
 
 def test_no_champion_of_so_few(run):
     """The test set is below the stated size: versions may be registered, none is the champion."""
-    with sqlite3.connect(run / "results/mlflow.db") as base:
+    with sqlite3.connect(results(run) / "mlflow.db") as base:
         (champions,) = base.execute("SELECT count(*) FROM registered_model_aliases WHERE alias = 'champion'").fetchone()
     assert champions == 0
 
 
 def test_magnitudes_are_called_instrumental(run):
-    assert "instrumental" in (run / "results/report.html").read_text()
+    assert "instrumental" in (results(run) / "report.html").read_text()
 
 
 def test_the_fixed_cuts_stand_beside(run):
-    summary = pd.read_csv(run / "results/summary.csv")
+    summary = pd.read_csv(results(run) / "summary.csv")
     assert {"otrain2", "fixed-cuts"} <= set(summary["experiment"])

@@ -25,7 +25,7 @@ def frames(n, *, day=1, **changes):
 
 
 def looks(frames, fwhm=3.0):
-    return {frame.path: Measured(fwhm, 50, 900.0, 20.0, 4e4, False, True) for frame in frames}
+    return {frame.path: Measured(fwhm, 50, 900.0, 20.0, 4e4, False) for frame in frames}
 
 
 def test_fields_by_place_by_name_and_by_filter():

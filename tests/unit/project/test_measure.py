@@ -16,7 +16,7 @@ def test_seeing_noise_and_gain_of_a_frame(tmp_path):
     assert 12 <= found.stars <= 30
     assert found.level == pytest.approx(800, rel=0.01)
     assert found.transfer(4.0) == pytest.approx(2.0, rel=0.1)
-    assert found.whole and not found.piled
+    assert not found.piled
 
 
 def test_saturated_pixels_pile_up(tmp_path):

@@ -12,7 +12,7 @@ from otrain_core.project.settle import Camera, cameras_of, settle_detector
 FRAME = Frame(
     "a.fit", "science", telescope="T1", camera="Cam", filter="R", exposure=60.0, time="2026-01-01T20:00:00.000"
 )
-LOOK = Measured(fwhm=3.0, stars=50, level=900.0, noise=25.0, highest=40_000.0, piled=False, whole=True)
+LOOK = Measured(fwhm=3.0, stars=50, level=900.0, noise=25.0, highest=40_000.0, piled=False)
 
 
 def values(frames, look=LOOK, calibration=None):
@@ -54,6 +54,15 @@ def test_a_bias_in_the_sky_gives_no_gain():
     found = values([FRAME], look)
     assert found["saturation"].value == 4095.0 and found["saturation"].state == "found"
     assert found["gain"].value == pytest.approx(100_000 / 4095, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "highest, range_",
+    [(3000.0, 4095), (20_568.6, 65535), (0.9, 65535), (80_000.0, 80_000)],
+)
+def test_without_saturated_pixels_the_range_of_the_camera_is_assumed(highest, range_):
+    value = values([FRAME], replace(LOOK, highest=highest))["saturation"]
+    assert value.state == "assumed" and value.value == range_
 
 
 def test_dark_frames_give_the_read_noise():
