@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from otrain_core.errors import ConfigError, ImageError, OtrainError
+from otrain_core.errors import ConfigError, ImageError, OtrainError, first_line
 from otrain_core.extensions import image_extensions
 from otrain_core.images.hdus import read_header
 from otrain_core.images.keywords import exposure, numbers, parse_angle, parse_number, start_time, text
@@ -204,6 +204,8 @@ def _look(folder: Path, path: str, solution: str | None) -> Frame:
         return _frame(folder, path, header, solution)
     except OtrainError as error:
         return Frame(path, "unreadable", getattr(error, "message", str(error)).replace(f"{folder / path}: ", ""))
+    except Exception as error:  # of many kinds for odd cards, and none is worth more than this file
+        return Frame(path, "unreadable", f"a header that cannot be used ({type(error).__name__}: {first_line(error)})")
 
 
 def _frame(folder: Path, path: str, header: Mapping[str, Any], solution: str | None) -> Frame:
@@ -257,6 +259,8 @@ def _kind(path: str, header: Mapping[str, Any], shape: tuple[int, int]) -> tuple
     """Kind of a frame and what tells it."""
     if min(shape) < SMALLEST:
         return "other", f"{shape[1]} x {shape[0]} px, smaller than a frame"
+    if (parse_number(header.get("NAXIS3")) or 1) > 1:
+        return "other", f"{header['NAXIS3']} planes (colours?): separate them first"
     words, name = _words(path), _words(os.path.basename(path))
     for key in TYPE_KEYS:
         said = str(header.get(key, "") or "").strip()

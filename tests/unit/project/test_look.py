@@ -47,6 +47,14 @@ def test_small_images_and_broken_files_are_told_apart(tmp_path):
     assert "not a readable FITS" in found["text.fits"].why
 
 
+def test_colour_planes_and_odd_headers_cost_one_file(tmp_path, monkeypatch):
+    fits.PrimaryHDU(np.ones((3, 80, 80), np.float32)).writeto(tmp_path / "rgb.fit")
+    write_frame(tmp_path / "a.fit")
+    assert by_path(tmp_path)["rgb.fit"].why == "3 planes (colours?): separate them first"
+    monkeypatch.setattr("otrain_core.project.look._scale", lambda header: 1 / 0)
+    assert by_path(tmp_path)["a.fit"].why == "a header that cannot be used (ZeroDivisionError: division by zero)"
+
+
 def test_values_of_a_header(tmp_path):
     write_frame(tmp_path / "a.fit", OBJCTRA="10 00 24", OBJCTDEC="-22 30 00", RDNOISE=7.5)
     frame = by_path(tmp_path)["a.fit"]
