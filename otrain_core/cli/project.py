@@ -104,64 +104,76 @@ def run(arguments: Namespace) -> Outcome:
 def search_project(arguments: Namespace) -> Outcome:
     """Search all images of a project, with its references and detectors; see `otrain_core.cli.search.search`."""
     from otrain_core.cli.search import search
-    from otrain_core.io import write_json
     from otrain_core.plan.run import Run
 
     if arguments.reference or arguments.stack or arguments.survey or arguments.wcs:
         raise ConfigError("a project has its own references: --reference, --stack, --survey and --wcs are for images")
     project = Run.from_files(arguments.science)
-    done, lines = 0, []
+    telescopes = project.used_telescopes()
+    worst, lines = 0, []
     images: list[Any] = []
     refused: list[Any] = []
-    for telescope in project.used_telescopes():
+    for telescope in telescopes:
         if project.telescopes[telescope].source != "images":
             raise ConfigError(f"telescope {telescope}: search takes the images of a sheet (source images)")
-        for group in _groups(project, telescope, Path(arguments.output)):
-            own = copy.copy(arguments)
-            own.detector = project.telescopes[telescope].detector
-            own.science, own.wcs = group["science"], group["wcs"]
-            own.reference, own.survey = group["reference"], group["survey"]
-            status, record, text = search(own)
-            done, images, refused = max(done, status), images + record["images"], refused + record["refused"]
-            lines.append(text)
-    record = record | {"images": images, "refused": refused}
-    write_json(Path(arguments.output, "search.json"), record)
-    return done, record, "\n".join(filter(None, lines))
+        own = copy.copy(arguments)
+        own.detector = project.telescopes[telescope].detector
+        own.output = str(Path(arguments.output, telescope)) if len(telescopes) > 1 else arguments.output
+        own.by_image, lost = _by_image(own, project, telescope)
+        own.science = list(own.by_image)
+        status, record, text = search(own)
+        worst = max(worst, status, int(bool(lost)))
+        images, refused = images + record["images"], refused + record["refused"] + lost
+        lines.append(text)
+    return worst, record | {"images": images, "refused": refused}, "\n".join(filter(None, lines))
 
 
-def _groups(project: Any, telescope: str, output: Path) -> list[dict[str, Any]]:
-    """Science images that have one reference and one WCS file, or none; stacks are made in OUTPUT/references, once."""
-    inputs = project.inputs
-    groups: dict[tuple[str | None, str, str | None], list[str]] = {}
-    stack = _stacker(project, telescope, output)
+def _by_image(arguments: Namespace, project: Any, telescope: str) -> tuple[dict[str, Namespace], list[dict[str, str]]]:
+    """Arguments by science image, with its reference and WCS, and the images whose reference cannot be stacked.
+
+    Stacks are made in OUTPUT/references, once.
+    """
+    inputs, found, lost = project.inputs, {}, []
+    stack = _stacker(project, telescope, Path(arguments.output))
     for image in inputs.images(telescope):
-        survey, row = inputs.hips(telescope, image), inputs.sheet[telescope][image]
-        reference = None if survey else inputs.reference(telescope, image) if row.reference else stack(row.field)
-        key = (reference, survey, inputs.wcs(telescope, image))
-        groups.setdefault(key, []).append(inputs.science(telescope, image))
-    return [
-        {"reference": reference, "survey": survey or None, "wcs": wcs, "science": paths}
-        for (reference, survey, wcs), paths in groups.items()
-    ]
+        one, row, path = copy.copy(arguments), inputs.sheet[telescope][image], inputs.science(telescope, image)
+        one.survey, one.wcs = inputs.hips(telescope, image) or None, inputs.wcs(telescope, image)
+        try:
+            if not one.survey:
+                one.reference = inputs.reference(telescope, image) if row.reference else stack(row.field)
+        except OtrainError as error:
+            lost.append({"science": path, "image": image, "reason": str(error)})
+            print(f"{path}: {error} (refused)", file=sys.stderr)
+        else:
+            found[path] = one
+    return found, lost
 
 
 def _stacker(project: Any, telescope: str, output: Path) -> Callable[[str], str]:
     from otrain_core.sky.reference import reference_files
 
+    failed: dict[str, OtrainError] = {}  # a stack is tried once, not for each of its images
+
     def stack(field: str) -> str:
+        if field in failed:
+            raise failed[field]
         path = output / "references" / f"{telescope}-{field}.fits"
         frames = project.inputs.reference_frames(telescope, field)
         newest = max((os.path.getmtime(frame) for frame in frames if Path(frame).is_file()), default=0.0)
         if not path.is_file() or os.path.getmtime(path) < newest:
             path.parent.mkdir(parents=True, exist_ok=True)
-            reference_files(
-                frames=frames,
-                wcs=project.inputs.reference_wcs(telescope, field),
-                reference=path,
-                record=path.with_suffix(".json"),
-                detector=project.telescopes[telescope].detector,
-                field=field,
-            )
+            try:
+                reference_files(
+                    frames=frames,
+                    wcs=project.inputs.reference_wcs(telescope, field),
+                    reference=path,
+                    record=path.with_suffix(".json"),
+                    detector=project.telescopes[telescope].detector,
+                    field=field,
+                )
+            except OtrainError as error:
+                failed[field] = error
+                raise
         return str(path)
 
     return stack

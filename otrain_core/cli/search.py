@@ -46,15 +46,16 @@ def search(arguments: Namespace) -> tuple[int, Any, str]:
     with tempfile.TemporaryDirectory(prefix="otrain-reference-") as work:
         stack = _stacked(arguments.stack, recipe, Path(work)) if arguments.stack else arguments.reference
         for path, name in zip(arguments.science, names, strict=True):
+            one = getattr(arguments, "by_image", {}).get(path, arguments)  # images of a project differ in these
             try:
-                reference = _reference(arguments, path, stack, name, Path(work))
+                reference = _reference(one, path, stack or one.reference, name, Path(work))
                 found = search_image(
                     path,
                     reference=reference,
                     classifier=classifier,
                     recipe=recipe,
                     image=name,
-                    wcs=arguments.wcs,
+                    wcs=one.wcs,
                     catalogue=arguments.catalogue,
                     difference=folder / f"{name}.difference.fits" if arguments.keep_difference else None,
                     catalogues=choose_catalogues(arguments),
@@ -73,7 +74,7 @@ def search(arguments: Namespace) -> tuple[int, Any, str]:
                 done.append(found.record)
                 _tell(arguments, f"{path}: {in_words(found.record)}")
                 if arguments.inject:
-                    _add_limits(arguments, found, path, reference, classifier, recipe, folder)
+                    _add_limits(one, found, path, reference, classifier, recipe, folder)
             except OtrainError as error:
                 refused.append({"science": str(path), "image": name, "reason": str(error)})
                 print(f"{path}: {error} (refused)", file=sys.stderr)

@@ -68,4 +68,28 @@ def test_a_search_takes_images_and_references_of_the_project(made, monkeypatch):
     arguments = build_parser().parse_args(["search", "config.yaml", "-m", "x", "-o", "out"])
     status, record, _ = project.search_project(arguments)
     assert status == 0 and len(record["images"]) == 3 and len(calls) == 1
-    assert calls[0].reference == "out/references/T1-M_1.fits" and calls[0].detector.gain == 2.0
+    assert calls[0].detector.gain == 2.0 and calls[0].output == "out"
+    for path, one in calls[0].by_image.items():
+        assert path in calls[0].science and one.reference == "out/references/T1-M_1.fits" and one.wcs is None
+
+
+def test_images_whose_reference_cannot_be_stacked_are_named(made, monkeypatch, capsys):
+    from otrain_core.errors import ImageError
+
+    def search(arguments):
+        return 0, {"images": [], "refused": []}, ""
+
+    tries = []
+
+    def stacked(*, field, **_):
+        tries.append(field)
+        raise ImageError(field, "reference", "only 1 of 3 frames could be aligned")
+
+    monkeypatch.setattr("otrain_core.cli.search.search", search)
+    monkeypatch.setattr("otrain_core.sky.reference.reference_files", stacked)
+    from otrain_core.cli.main import build_parser
+
+    arguments = build_parser().parse_args(["search", "config.yaml", "-m", "x", "-o", "out"])
+    status, record, _ = project.search_project(arguments)
+    assert status == 1 and len(record["refused"]) == 3 and tries == ["M_1"]
+    assert "only 1 of 3 frames could be aligned (refused)" in capsys.readouterr().err
