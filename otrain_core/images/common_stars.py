@@ -14,6 +14,8 @@ from otrain_core.widths import FWHM_PER_SIGMA, mad_sigma
 MIN_RESIDUAL_STARS = 5
 MIN_RELATION_STARS = 8  # to say something about the relation of their fluxes in both images
 MAX_RELATION_STARS = 300
+ALIKE = 0.7  # largest change of a star that takes part in a fit [natural logarithm of its flux]
+MIN_ALIKE = 5
 RESIDUAL_SNR = 20  # of a star in the difference, to say something about the residual
 
 
@@ -86,6 +88,21 @@ def aperture_flux(data: np.ndarray, mask: np.ndarray, x: Any, y: Any, radius: fl
     return flux
 
 
+def alike_stars(stars: pd.DataFrame) -> pd.DataFrame:
+    """Stars whose flux ratio is that of the others, brightest first; all where fewer than `MIN_ALIKE` are.
+
+    Holes of the reference, variable stars and blends have no say in a kernel or a PSF.
+
+    Parameters
+    ----------
+    stars : pandas.DataFrame
+        flux, flux_reference, both positive.
+    """
+    change = np.abs(np.log(stars["flux"] / stars["flux_reference"] / stars_flux_scale(stars)))
+    chosen = stars[change < ALIKE] if (change < ALIKE).sum() >= MIN_ALIKE else stars
+    return chosen.sort_values("flux", ascending=False, kind="stable")
+
+
 def stars_flux_scale(stars: pd.DataFrame) -> float:
     """Median flux ratio science / reference of the brighter half of the stars."""
     bright = stars.nlargest(max(3, len(stars) // 2), "flux")
@@ -126,11 +143,12 @@ def flux_relation(stars: pd.DataFrame) -> dict[str, float]:
 def choose_stamps(
     stars: pd.DataFrame, bad: np.ndarray, *, half: int, margin: int, max_stamps: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bright clean stars spread over the field: integer x, y.
+    """Bright clean stars spread over the field, of like flux ratio: integer x, y.
 
     The field is cut into square cells; each gives its brightest star, then its
     second, until there are enough.
     """
+    stars = alike_stars(stars)
     height, width = bad.shape
     x, y = np.rint(stars["x"].to_numpy()).astype(int), np.rint(stars["y"].to_numpy()).astype(int)
     inside = (x >= margin) & (y >= margin) & (x < width - margin) & (y < height - margin)

@@ -9,6 +9,7 @@ from scipy import ndimage
 from otrain_core.errors import ImageError
 from otrain_core.widths import mad_sigma
 
+AREA, SQUARE = 100, 7  # an area inside of the image has so many pixels, and squares of this side lie in it
 RUN = 24  # pixels of one exact value in a row along the border that noise does not give
 SOLID = 0.97  # least share of such an area without its holes
 REACH = 2  # pixels about it that a resampling mixed with the fill value
@@ -18,8 +19,8 @@ COLOUR_CARDS = ("BAYERPAT", "CFAPAT", "BAYER", "CFA-PAT")
 def fill_values(data: np.ndarray, *, fill: float | None = None, saturation: float | None = None) -> np.ndarray:
     """Pixels that another program filled where it had no data, as SWarp, Siril and many mosaics do with 0.
 
-    These are areas of one exact value that touch the border of the image along at least 24 px, with the two pixels
-    about them, which a resampling mixed with the value.
+    These are areas of one exact value that touch the border of the image along at least 24 px, or hold at least 100 px
+    inside of it, with the two pixels about them, which a resampling mixed with the value.
 
     Parameters
     ----------
@@ -41,20 +42,36 @@ def fill_values(data: np.ndarray, *, fill: float | None = None, saturation: floa
     if min(data.shape) < RUN or not np.isfinite(data).any():
         return filled
     highest = 0.9 * saturation if saturation is not None else float(np.nanmax(data))
-    for value in _border_values(data):
+    for value in sorted({*_border_values(data), *_inner_values(data)}):
         if value >= highest and value != 0:
             continue
         groups, n_groups = ndimage.label(data == value, np.ones((3, 3)))
         lines = (groups[0], groups[-1], groups[:, 0], groups[:, -1])
-        on_border = np.bincount(np.concatenate(lines), minlength=n_groups + 1) >= RUN
-        on_border[0] = False
-        area = on_border[groups]
+        chosen = np.bincount(np.concatenate(lines), minlength=n_groups + 1) >= RUN
+        chosen |= _solid(groups, n_groups)
+        chosen[0] = False
+        area = chosen[groups]
         whole = ndimage.binary_erosion(
             np.pad(ndimage.binary_dilation(area, np.ones((3, 3))), 1, mode="edge"), np.ones((3, 3)), border_value=1
         )[1:-1, 1:-1]
         if area.any() and not area.all() and area.sum() >= SOLID * whole.sum():
             filled |= ndimage.binary_dilation(area, np.ones((3, 3)), iterations=REACH)
     return filled
+
+
+def _inner_values(data: np.ndarray) -> list[float]:
+    """Values that fill a square of `SQUARE` px somewhere."""
+    flat = ndimage.maximum_filter(data, SQUARE) == ndimage.minimum_filter(data, SQUARE)
+    values, count = np.unique(data[flat], return_counts=True)
+    return [float(value) for value in values[np.argsort(-count, kind="stable")][:8]]
+
+
+def _solid(groups: np.ndarray, n_groups: int) -> np.ndarray:
+    """Which groups are areas: at least `AREA` px, most of them within squares of `SQUARE` px that lie in the group."""
+    size = np.bincount(groups.ravel(), minlength=n_groups + 1)
+    inner = ndimage.binary_opening(groups > 0, np.ones((SQUARE, SQUARE)))
+    held = np.bincount(groups.ravel(), weights=inner.ravel(), minlength=n_groups + 1)
+    return (size >= AREA) & (size < groups.size / 2) & (held > 0.8 * size)
 
 
 def _border_values(data: np.ndarray) -> list[float]:

@@ -239,7 +239,7 @@ def _calibrate(
 
 
 def _trailed(image: Image, sky: Sky, options: PsfOptions) -> float | None:
-    """Median ellipticity of the stars where enough of them fail by that alone, else None."""
+    """Median ellipticity of the stars where enough of them, and most, fail by that alone, else None."""
     stars = select_stars(
         image, sky, min_snr=options.min_snr, max_ellipticity=0.95, max_stars=max(options.max_stars, options.min_stars)
     )
@@ -247,7 +247,8 @@ def _trailed(image: Image, sky: Sky, options: PsfOptions) -> float | None:
         return None
     found, _ = sky.sources
     own = found[stars.labels - 1]
-    return float(np.median(1 - own["b"] / own["a"]))
+    ellipticity = float(np.median(1 - own["b"] / own["a"]))
+    return ellipticity if ellipticity > options.max_ellipticity else None
 
 
 def _too_few(image: Image, found: int, options: PsfOptions, *, trailed: float | None = None) -> ImageError:

@@ -4,7 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core.images.common_stars import aperture_flux, choose_stamps, find_stars, flux_relation, star_residual
+from otrain_core.images.common_stars import (
+    alike_stars,
+    aperture_flux,
+    choose_stamps,
+    find_stars,
+    flux_relation,
+    star_residual,
+)
 from otrain_core.images.frames import MASK_MISSING
 from otrain_core.images.prepare import prepare_image
 from otrain_core.plan.pipelines import PrepareOptions
@@ -61,6 +68,7 @@ def test_stamps_are_spread_and_clean():
     rng = np.random.default_rng(1)
     stars = pd.DataFrame({"x": rng.uniform(0, 200, 500), "y": rng.uniform(0, 200, 500), "flux": rng.uniform(1, 9, 500)})
     stars.loc[stars["x"] < 100, "flux"] *= 100  # the brightest are all on one side
+    stars["flux_reference"] = stars["flux"]
     bad = np.zeros((200, 200), bool)
     bad[50:60, 150:160] = True
     x, y = choose_stamps(stars, bad, half=5, margin=12, max_stamps=64)
@@ -69,6 +77,16 @@ def test_stamps_are_spread_and_clean():
     assert max(x.max(), y.max()) < 188
     assert not bad[y, x].any()
     assert 24 <= (x > 100).sum() <= 40
+
+
+def test_stars_that_changed_take_no_part():
+    stars = pairs(40, scatter=0.03)
+    stars.loc[[2, 3, 7], "flux_reference"] *= [0.3, 0.01, 5]
+    alike = alike_stars(stars)
+    assert len(alike) == 37 and not alike.index.isin([2, 3, 7]).any()
+    assert alike["flux"].is_monotonic_decreasing
+    stars["flux_reference"] = 10 ** np.random.default_rng(1).uniform(0, 40, 40)  # nothing in common
+    assert len(alike_stars(stars)) == 40
 
 
 def lamp(*, share=0.0, moved=0.0):
