@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 OPSET = 18
 N_SCALED = 20_000  # cutouts of tune at most for the scales
+SURE = 2.0
 N_CHECKED = 512  # real cutouts on which the file of a training is compared with the network
 TOLERANCE = 1e-5  # of a probability, between Keras and ONNX Runtime
 
@@ -250,7 +251,8 @@ def input_scales(
 ) -> dict[str, list[float]]:
     """What puts the scores of cutouts that lack inputs on the scale of those that have all.
 
-    Logistic curves (Platt 1999) are fitted to the cutouts of tune as they are and with inputs taken away.
+    Logistic curves (Platt 1999) are fitted to the cutouts of tune as they are and with inputs taken away. The second
+    counts where its log loss is lower than that of the first by `SURE` standard errors over images.
 
     Parameters
     ----------
@@ -267,7 +269,9 @@ def input_scales(
         By the inputs that are given (`otrain_core.classify.classifier.inputs_given`): slope and offset of the log odds.
         Nothing where tune has one class only.
     """
+    from otrain_core.cubes.inputs import column
     from otrain_core.evaluation.calibrate import fit_calibration
+    from otrain_core.evaluation.metrics import cross_entropy
     from otrain_core.networks.architecture import input_stage
 
     channels = input_stage(network).channels
@@ -276,6 +280,7 @@ def input_scales(
     labels = tune["label"].to_numpy()
     if len(set(labels.tolist())) < 2:
         return {}
+    image = np.unique(column(cube, "images", "")[tune["index"].to_numpy(int)], return_inverse=True)[1]
     inputs = select_inputs(cube, inputs=channels, size=network.input_shape[1], rows=tune["index"].to_numpy(int))
     whole = fit_calibration(labels, score_cutouts(network, inputs))
     found = {}
@@ -284,8 +289,12 @@ def input_scales(
         part = inputs.copy()
         part[..., list(lacking)] = np.nan
         state = max(inputs_given(part, channels), key=len)  # of some cutouts more is missing
-        curve = fit_calibration(labels, score_cutouts(network, part))
-        found[state] = [curve.slope / whole.slope, (curve.offset - whole.offset) / whole.slope]
+        score = score_cutouts(network, part)
+        curve = fit_calibration(labels, score)
+        loss, own = (cross_entropy(labels, fitted.apply(score)) for fitted in (whole, curve))
+        gain = np.bincount(image, loss - own)
+        if len(gain) > 1 and gain.sum() > SURE * np.sqrt(len(gain)) * gain.std(ddof=1):
+            found[state] = [curve.slope / whole.slope, (curve.offset - whole.offset) / whole.slope]
     return found
 
 
