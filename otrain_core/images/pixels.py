@@ -48,12 +48,15 @@ def add_stamp(image: np.ndarray, stamp: np.ndarray, y0: int, x0: int) -> None:
 def stamps(
     plane: np.ndarray, x: np.ndarray, y: np.ndarray, half: int, *, fill: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(N, K, K) stamps about the nearest pixels, and the offsets of their pixels from the positions."""
-    padded = np.pad(plane, half, constant_values=fill)
+    """(N, K, K) stamps about the nearest pixels, and the offsets of their pixels from the positions.
+
+    `fill` stands for all that is not on the plane, however far away.
+    """
+    padded = np.pad(plane, half + 1, constant_values=fill)
     offset = np.arange(-half, half + 1)
     column, row = nearest_pixel(x), nearest_pixel(y)
-    rows = (row[:, None] + offset + half)[:, :, None]
-    columns = (column[:, None] + offset + half)[:, None, :]
+    rows = np.clip(row[:, None] + offset + half + 1, 0, padded.shape[0] - 1)[:, :, None]
+    columns = np.clip(column[:, None] + offset + half + 1, 0, padded.shape[1] - 1)[:, None, :]
     dx = (column[:, None] + offset - np.asarray(x)[:, None])[:, None, :]
     dy = (row[:, None] + offset - np.asarray(y)[:, None])[:, :, None]
     return padded[rows, columns], dx, dy

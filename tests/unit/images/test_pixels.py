@@ -55,3 +55,11 @@ def test_holes_get_the_mean_of_their_neighbours_and_saturated_pixels_keep_their_
     assert filled[39, 39] == 0  # far from any pixel that has a value
     assert filled[26, 30] == pytest.approx(7, rel=1e-5)
     assert filled.dtype == np.float32 and np.isnan(data[5, 5])
+
+
+def test_stamps_of_places_far_off_the_plane_hold_the_fill():
+    plane = np.arange(12.0).reshape(3, 4) + 1
+    found, _, _ = stamps(plane, np.array([1.0, 500.0, -90.0]), np.array([1.0, 1.0, 700.0]), 1, fill=0)
+    assert found[0].tolist() == [[1, 2, 3], [5, 6, 7], [9, 10, 11]]
+    assert not found[1:].any()
+    assert any_near(plane > 11, np.array([3.0, 40.0]), np.array([2.0, 90.0]), 2).tolist() == [True, False]
