@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from scipy import fft, ndimage
 
 from otrain_core.errors import ImageError
 from otrain_core.images.backends import Inputs, Matched
-from otrain_core.images.common_stars import stars_flux_scale
+from otrain_core.images.common_stars import alike_stars, stars_flux_scale
 from otrain_core.plan.pipelines import SubtractOptions
+
+MAX_MASKED = 0.1  # share of the light of a PSF star that may lie on masked pixels, which do not count
 
 
 def star_psf(
@@ -30,23 +34,30 @@ def star_psf(
     Raises
     ------
     ValueError
-        No clean star.
+        No star whose centre is free of masked pixels, and all but `MAX_MASKED` of the half radius about it.
     """
     stamps = []
+    core = np.hypot(*np.mgrid[-half : half + 1, -half : half + 1]) <= half / 2
     for xi, yi in zip(x, y, strict=True):
         column, row = round(xi), round(yi)
         inside = half + 1 <= row < image.shape[0] - half - 1 and half + 1 <= column < image.shape[1] - half - 1
+        if not inside or bad[row - 2 : row + 3, column - 2 : column + 3].any():
+            continue
         area = slice(row - half - 1, row + half + 2), slice(column - half - 1, column + half + 2)
-        if not inside or bad[area].any():
+        masked = ndimage.binary_dilation(bad[area])[1:-1, 1:-1]
+        if masked[core].mean() > MAX_MASKED:
             continue
         stamp = ndimage.shift(image[area].astype(float), (row - yi, column - xi), order=3, mode="nearest")[1:-1, 1:-1]
-        if stamp.sum() > 0:
-            stamps.append(stamp / stamp.sum())
+        total = stamp[core].sum()
+        if total > 0:
+            stamps.append(np.where(masked, np.nan, stamp / total))
         if len(stamps) == max_stars:
             break
     if not stamps:
         raise ValueError("no star is free of masked pixels")
-    psf = np.median(stamps, axis=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a pixel that is masked about every star: no light
+        psf = np.nan_to_num(np.nanmedian(stamps, axis=0))
     offset = np.hypot(*np.mgrid[-half : half + 1, -half : half + 1])
     psf = np.where(offset <= half, np.maximum(psf, 0), 0)
     return psf / psf.sum()
@@ -65,7 +76,8 @@ def zogy(inputs: Inputs, options: SubtractOptions) -> Matched:
     """
     from stdpipe.subtraction import run_zogy
 
-    stars = inputs.stars.sort_values("flux", ascending=False, kind="stable")
+    stars = alike_stars(inputs.stars)
+    ratio = stars_flux_scale(stars)
     bad = inputs.bad_science | inputs.bad_reference
     half = int(np.ceil(4 * max(inputs.seeing, inputs.seeing_reference)))
     try:
@@ -75,7 +87,6 @@ def zogy(inputs: Inputs, options: SubtractOptions) -> Matched:
         ]
     except ValueError as error:
         raise ImageError(inputs.name, "subtract", f"no PSF for ZOGY: {error}") from None
-    ratio = stars_flux_scale(inputs.stars)
     # Its shift to the corner is off by a pixel for odd sizes: the frame is padded to even ones.
     height, width = inputs.science.shape
     pad = ((0, height % 2), (0, width % 2))
@@ -98,6 +109,8 @@ def zogy(inputs: Inputs, options: SubtractOptions) -> Matched:
         nthreads=1,
     )
     responses = _responses(noise, noise_reference, psf, psf_reference, 1 / ratio)
+    # The interpolation of the reference correlated its noise, which the responses let pass less or more of.
+    noise_reference *= np.sqrt(np.float32(_correlated(responses[1], inputs.smoothing)))
     sigma = _zogy_noise([noise, noise_reference], responses)
     cut = slice(0, height), slice(0, width)
     reach = np.ones((3, 3), dtype=bool)
@@ -148,6 +161,14 @@ def _responses(
     weight = np.maximum(weight, 1e-6 * weight.max())
     # D / F_D with F_D = scale / sqrt(...): the sqrt is in the weight, one scale is left.
     return [fft.irfft2(transform / weight / scale, shape) for transform in (scale * transforms[1], transforms[0])]
+
+
+def _correlated(response: np.ndarray, smoothing: np.ndarray) -> float:
+    """Variance after the response of unit noise with this autocorrelation, over that of white unit noise."""
+    power = fft.irfft2(np.abs(fft.rfft2(response)) ** 2, response.shape)
+    half = smoothing.shape[0] // 2
+    lags = np.arange(-half, half + 1)
+    return max(float((smoothing * power[np.ix_(lags, lags)]).sum() / power[0, 0]), 0.0)
 
 
 def _zogy_noise(planes: list[np.ndarray], responses: list[np.ndarray]) -> np.ndarray:
