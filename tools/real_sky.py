@@ -219,8 +219,8 @@ def causes(cube: Mapping[str, np.ndarray], scored: Scored, kept: np.ndarray) -> 
 
 def draw_wrong(cube: Mapping[str, np.ndarray], scored: Scored, kept: np.ndarray, path: Path, title: str) -> None:
     """Picture of the real ones of lowest and the bogus of highest probability, in few greys."""
-    from otrain_core.figures.canvas import save_figure
     from otrain_core.figures.stamps import draw_stamps
+    from otrain_core.io import atomic
 
     rows: list[int] = []
     for label, sign in ((1, 1), (0, -1)):
@@ -234,15 +234,10 @@ def draw_wrong(cube: Mapping[str, np.ndarray], scored: Scored, kept: np.ndarray,
     table |= {key: scored.found[key][rows] for key in ("probability", "undecided", "reason")}
     middle = cube["cube"].shape[1] // 2
     window = slice(max(0, middle - 16), middle + 16)
-    figure = draw_stamps(
-        table, cube["cube"][rows][:, window, window], channels=CHANNELS, n=len(rows), title=f"{title}: {scored.model}"
-    )
-    save_figure(path, figure, dpi=60)
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        small = picture.convert("L").quantize(GREYS)
-    small.save(path, optimize=True)
+    stamps = cube["cube"][rows][:, window, window]
+    picture = draw_stamps(table, stamps, channels=CHANNELS, n=len(rows), title=f"{title}: {scored.model}")
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        picture.quantize(GREYS).save(file, "PNG", optimize=True)
 
 
 def demo_models(results: Path) -> tuple[dict[str, Path], FixedCuts | None, list[str]]:

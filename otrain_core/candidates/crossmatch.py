@@ -14,7 +14,7 @@ from otrain_core.errors import ImageError
 from otrain_core.io import read_json, read_table, write_json, write_table
 from otrain_core.positions import match_one_to_one, nearest
 from otrain_core.sky.causes import name_causes
-from otrain_core.stars.kinds import REAL_KINDS
+from otrain_core.stars.kinds import REAL_KINDS, STAMP_RADIUS
 
 if TYPE_CHECKING:
     from otrain_core.plan.pipelines import CrossmatchOptions
@@ -108,8 +108,8 @@ def crossmatch_candidates(
     that was set down, or taken out of the reference or of the science image. Label -1 (left out): flagged EDGE;
     matched, but with more than ``max_flux_ratio`` times the flux of the source, so that most
     of it is something else, or with no flux; not matched, but within ``exclusion`` of a source; so near to a
-    star that was to be taken out of the reference and was not; within ``known_radius`` of a
-    known object. Label 0 (False): all others.
+    star that was to be taken out of the reference and was not; within the stamp of a transplanted star, which brings its
+    faint neighbours along; within ``known_radius`` of a known object. Label 0 (False): all others.
 
     Parameters
     ----------
@@ -205,9 +205,10 @@ class Matches:
         Index of the nearest source within the exclusion radius, -1 for none.
     ratio : numpy.ndarray
         Measured over true flux, NaN where there is no match.
-    edge, foreign, excluded, stays, known : numpy.ndarray
+    edge, foreign, excluded, stays, carried, known : numpy.ndarray
         bool, why a candidate may be left out: at the edge, most of its flux is something else's, beside a source
-        without being its match, beside a star that is still in the reference, beside a known object.
+        without being its match, beside a star that is still in the reference, in the stamp of a transplanted star,
+        beside a known object.
     """
 
     partner: np.ndarray
@@ -219,6 +220,7 @@ class Matches:
     foreign: np.ndarray
     excluded: np.ndarray
     stays: np.ndarray
+    carried: np.ndarray
     known: np.ndarray
 
     @property
@@ -228,8 +230,8 @@ class Matches:
     @property
     def label(self) -> np.ndarray:
         """1 (True), 0 (False) or -1 (left out); the first reason that holds decides."""
-        conditions = [self.edge, self.foreign, self.matched, self.excluded, self.stays, self.known]
-        return np.select(conditions, [-1, -1, 1, -1, -1, -1], default=0).astype(int)
+        conditions = [self.edge, self.foreign, self.matched, self.excluded, self.stays, self.carried, self.known]
+        return np.select(conditions, [-1, -1, 1, -1, -1, -1, -1], default=0).astype(int)
 
 
 def _match(
@@ -250,6 +252,8 @@ def _match(
     near, near_distance = nearest(x, y, xi, yi, radius=options.exclusion * seeing)
     excluded = ~matched & (near >= 0)
     stay, _ = nearest(x, y, kept_stars["x"], kept_stars["y"], radius=options.exclusion * seeing)
+    moved = truth["kind"].to_numpy(str) == "transplanted"
+    stamp, _ = nearest(x, y, xi[moved], yi[moved], radius=STAMP_RADIUS * seeing)
     return Matches(
         partner=partner,
         distance=distance,
@@ -260,6 +264,7 @@ def _match(
         foreign=matched & ~((ratio > 0) & (ratio <= options.max_flux_ratio)),
         excluded=excluded,
         stays=~matched & ~excluded & (stay >= 0),
+        carried=~matched & ~excluded & (stay < 0) & (stamp >= 0),
         known=is_known,
     )
 
@@ -293,6 +298,7 @@ def _reasons(
     fwhm, near_fwhm = matches.distance / seeing, matches.near_distance / seeing
     reasons = np.full(len(fwhm), f"no injection within {options.exclusion:.1f} FWHM", dtype=object)
     reasons[matches.known] = f"known object within {options.known_radius:.1f} FWHM"
+    reasons[matches.carried] = "in the stamp of a transplanted star"
     reasons[matches.stays] = "star not removed from the reference"
     for index in np.flatnonzero(matches.excluded):
         reasons[index] = f"not the match of {sources[matches.near[index]]} at {near_fwhm[index]:.2f} FWHM"
@@ -327,7 +333,7 @@ def _record(
         snr = 5 * 10 ** (0.4 * (limit_mag - truth["mag"].to_numpy(float)))
     bright = ~real & truth["usable"].to_numpy(bool) & (snr > BRIGHT_SNR)
     beside, _ = nearest(table["x"], table["y"], truth["x"], truth["y"], radius=NEAR_FALSE * seeing)
-    inside, alone = ~matches.edge, ~matches.matched & ~matches.excluded & ~matches.stays
+    inside, alone = ~matches.edge, ~matches.matched & ~matches.excluded & ~matches.stays & ~matches.carried
     artefacts = table.loc[label == 0, "artefact"].value_counts().sort_index()
     record: dict[str, Any] = {
         "image": image,
@@ -341,6 +347,7 @@ def _record(
             "not_the_match": int((matches.excluded & inside).sum()),
             "foreign_flux": int((matches.foreign & inside).sum()),
             "not_removed": int((matches.stays & inside).sum()),
+            "in_a_stamp": int((matches.carried & inside).sum()),
             "known_object": int((matches.known & inside & alone).sum()),
         },
         "artefacts": {str(name): int(n) for name, n in artefacts.items()},

@@ -4,3 +4,4 @@ from __future__ import annotations
 
 # Taken out of the reference; set down elsewhere in the science image; taken out of the science image, so that they fade.
 REAL_KINDS = ("removed", "transplanted", "vanished")
+STAMP_RADIUS = 4.0  # of a transplanted star, whose stamp brings faint neighbours along [FWHM]

@@ -25,6 +25,7 @@ from otrain_core.images.frames import Image
 from otrain_core.images.pixels import add_stamp, value_at
 from otrain_core.images.wcs import sky_to_pixel
 from otrain_core.plan.pipelines import InjectOptions, PsfOptions
+from otrain_core.stars.kinds import STAMP_RADIUS
 from otrain_core.stars.one_star import StarFit, fit_star, others
 from otrain_core.stars.psf import measure_psf
 from otrain_core.stars.psf_model import PSFModel
@@ -36,7 +37,6 @@ log = logging.getLogger("otrain.real_stars")
 DEFAULTS, PSF_DEFAULTS = InjectOptions(), PsfOptions()
 MIN_SNR = 8.0
 MAX_CHI2 = 3.0  # per pixel of the core
-STAMP_RADIUS = 4.0  # of a transplanted star, with a soft edge over the last quarter [FWHM]
 FREE_RADIUS = 2.5  # of the place it is set down: nothing is detected this near [FWHM]
 APART = 4.0  # real stars keep this far from injected sources [FWHM]
 MAX_SHIFT = 0.25  # of the side of the image, so that the PSF is about that of the new place
@@ -192,7 +192,8 @@ def transplant(
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Copies of stars at empty places, moved by whole pixels so that nothing is resampled.
 
-    What belongs to a neighbour is replaced by the PSF fit; the stamp ends softly. A star
+    What belongs to a neighbour that is detected is replaced by the PSF fit; fainter ones come along. The stamp ends softly over its
+    last quarter. A star
     without an empty place within a quarter of the image's side is left out.
 
     Returns

@@ -121,6 +121,15 @@ def test_kinds_and_stars_that_stay_in_the_reference():
     assert record["near_injection_false"] == 0
 
 
+def test_what_a_transplanted_star_brings_along_is_no_false():
+    """Its stamp has a radius of 4 FWHM; around other sources only the exclusion of 2 FWHM holds."""
+    found = candidates((200, 100), (207.5, 100), (208.5, 100), (107.5, 100), (157.5, 100))
+    table, record = label(found, real_stars(), removed=[12])
+    assert table["label"].tolist() == [1, -1, 0, 0, 0]
+    assert table["reason"].tolist()[1] == "in the stamp of a transplanted star"
+    assert record["left_out"]["in_a_stamp"] == 1 and record["n_left_out"] == 1
+
+
 def test_flux_bias_of_every_kind():
     found = candidates((100, 100), (150, 100), (200, 100))
     found["flux"] = [1000.0, 1100.0, 900.0]
