@@ -40,6 +40,7 @@ COLUMNS += [
     f"{name}{end}" for name in (*INTERVALS, "ece_50_labels", *PURITIES.values()) for end in ("", "_low", "_high")
 ]
 COLUMNS += ["note"]
+INJECTED = ("random", "galaxy", "star", "variable")  # kinds of sources that are no real ones
 SHOWN = 8  # of either class in a picture
 GREYS = 32  # of the pictures, which are to be small
 STDPIPE = Path.home() / ".stdpipe/models/realbogus_default.h5"  # STDPipe comes without weights
@@ -82,7 +83,7 @@ def by_hand(name: str, cube: dict[str, np.ndarray], rows: Sequence[Mapping[str, 
 def usable(cube: Mapping[str, np.ndarray]) -> np.ndarray:
     """Candidates that count: no injected source, and none of a sign of which the set has no True."""
     kinds, labels, signs = cube["kinds"].astype(str), cube["labels"] == 1, cube["signs"]
-    real = labels & ~np.isin(kinds, ("random", "galaxy", "star"))
+    real = labels & ~np.isin(kinds, INJECTED)
     return (real | ~labels) & np.isin(signs, np.unique(signs[real]))
 
 
@@ -178,11 +179,13 @@ def own_calibration(
 ) -> tuple[float, tuple[float, float]]:
     """ECE after a calibration on 50 labelled candidates of other images: median and interval over draws of them."""
     errors = []
+    names, of = np.unique(units, return_inverse=True)
+    sizes = np.bincount(of)
     for _ in range(OWN_DRAWS):
-        order = rng.permutation(np.unique(units))
-        number = np.searchsorted(np.cumsum([np.sum(units == unit) for unit in order]), OWN_LABELS) + 1
-        mine = np.flatnonzero(np.isin(units, order[:number]))
-        rest = ~np.isin(units, order[:number])
+        order = rng.permutation(len(names))
+        chosen = np.zeros(len(names), bool)
+        chosen[order[: np.searchsorted(np.cumsum(sizes[order]), OWN_LABELS) + 1]] = True
+        mine, rest = np.flatnonzero(chosen[of]), ~chosen[of]
         if len(mine) < OWN_LABELS or rest.sum() < OWN_LABELS or len(np.unique(labels[rest])) < 2:
             continue
         mine = rng.choice(mine, OWN_LABELS, replace=False)
