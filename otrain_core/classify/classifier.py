@@ -7,7 +7,7 @@ input stage, the threshold, the calibration and what the training set was like.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,6 @@ MAX_SIZE = 1024  # of a cutout [px]
 MAX_CHANNELS = 32
 BATCH = 64  # cutouts that fit into the cache of a core
 
-# Inputs that a network may do without: the score of a cutout is put on one scale by which of them are given.
-GROUPS = {"psf": ("psf",), "images": ("science", "reference")}
 
 _NOTHING = {name: np.empty(0) for name in DESCRIPTORS} | {"score": np.empty(0, np.float32), "reason": np.empty(0, "U1")}
 
@@ -77,7 +75,6 @@ class Classifier:
         self.calibration = Calibration.from_record(about["calibration"]) if about.get("calibration") else Calibration()
         self.optional = [str(name) for name in about.get("optional") or ()]
         self.least_size = int(about.get("least_size") or self.size)
-        self._scales = {str(key): (float(a), float(b)) for key, (a, b) in (about.get("scales") or {}).items()}
         rule = about.get("abstention") if threshold is None else None
         self.abstention = Abstention(**rule) if rule and None not in rule.values() else None
 
@@ -119,7 +116,7 @@ class Classifier:
             raise CubeError(f"{path}: its metadata cannot be used ({type(error).__name__}: {error})") from None
 
     def score(self, cutouts: Cutouts, *, batch: int = BATCH) -> np.ndarray:
-        """Probability of True as the network gives it, not calibrated but for the inputs that are missing.
+        """Probability of True as the network gives it, not calibrated.
 
         Parameters
         ----------
@@ -187,7 +184,8 @@ class Classifier:
             for name in ("psf", "science", "reference"):
                 if name in self.channels and name not in self.optional:
                     text = f"no {'PSF' if name == 'psf' else name} given, the model reads one"
-                    for k in np.flatnonzero(~_known(block, self.channels, [name])):
+                    lacking = ~np.isfinite(block[..., self.channels.index(name)]).any(axis=(1, 2))
+                    for k in np.flatnonzero(lacking):
                         reason[k] = "; ".join(filter(None, [text, reason[k]]))
             parts.append({"score": score, "reason": reason, **described})
             done += len(score)
@@ -224,13 +222,7 @@ class Classifier:
             raise CubeError(
                 f"the model gives {output.dtype} {output.shape} for {len(block)} cutouts, not probabilities"
             )
-        score = np.ascontiguousarray(output[:, -1])  # two probabilities, or that of True alone
-        if self._scales:
-            given = inputs_given(block, self.channels)
-            for state, (slope, offset) in self._scales.items():
-                rows = given == state
-                score[rows] = Calibration(slope, offset).apply(score[rows])
-        return score
+        return np.ascontiguousarray(output[:, -1])  # two probabilities, or that of True alone
 
     def _blocks(self, cutouts: Cutouts, batch: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         """Blocks of at most `batch` cutouts as the network reads them, and the columns that came with them."""
@@ -274,21 +266,6 @@ class Classifier:
             if name in cutouts:
                 kept[name] = np.broadcast_to(np.asarray(cutouts[name], dtype=float), (len(kept["cube"]),))
         return kept
-
-
-def inputs_given(cutouts: np.ndarray, channels: Sequence[str]) -> np.ndarray:
-    """Which of `GROUPS` that a network reads each cutout (N, S, S, C) has: their names joined by "+", text (N,)."""
-    names = np.full(len(cutouts), "", dtype=object)
-    for group, members in GROUPS.items():
-        read = [name for name in members if name in channels]
-        for k in np.flatnonzero(_known(cutouts, channels, read)) if read else ():
-            names[k] = f"{names[k]}+{group}" if names[k] else group
-    return names
-
-
-def _known(cutouts: np.ndarray, channels: Sequence[str], names: Sequence[str]) -> np.ndarray:
-    """Whether each cutout has a value in all of some channels."""
-    return np.all([np.isfinite(cutouts[..., channels.index(name)]).any(axis=(1, 2)) for name in names], axis=0)
 
 
 def _read(path: Path) -> bytes:

@@ -9,24 +9,21 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from otrain_core.classify.classifier import FORMAT, GROUPS, KEY, inputs_given
+from otrain_core.classify.classifier import FORMAT, KEY
 from otrain_core.cubes.inputs import select_inputs
 from otrain_core.errors import CubeError, OtrainError
-from otrain_core.networks.predict import score_cutouts
-from otrain_core.networks.vary import RIM
+from otrain_core.networks.vary import IMAGES, RIM
 
 if TYPE_CHECKING:
     import pandas as pd
 
 OPSET = 18
-N_SCALED = 20_000  # cutouts of tune at most for the scales
-SURE = 2.0
 N_CHECKED = 512  # real cutouts on which the file of a training is compared with the network
 TOLERANCE = 1e-5  # of a probability, between Keras and ONNX Runtime
 
@@ -139,10 +136,7 @@ def export_onnx_files(
     arrays, network, rng = read_cube(cube, mmap=True), load_model(model), np.random.default_rng(seed)
     rows = np.sort(rng.permutation(len(arrays["labels"]))[:N_CHECKED])
     inputs = select_inputs(arrays, inputs=input_stage(network).channels, size=network.input_shape[1], rows=rows)
-    table = read_table(scores)
-    about = model_record(read_json(metrics), read_json(train_record), arrays, table)
-    if about.get("optional"):
-        about["scales"] = input_scales(network, about["optional"], arrays, table)
+    about = model_record(read_json(metrics), read_json(train_record), arrays, read_table(scores))
     if recipe:
         about["recipe"] = dict(recipe)
     export_model(network, onnx, about=about, cutouts=inputs, rng=rng)
@@ -236,65 +230,13 @@ def model_record(
 def _done_without(options: Mapping[str, Any]) -> dict[str, Any]:
     """Channels that a network was trained to do without, and the side of the smallest cutouts that it takes [px]."""
     varied, inputs, size = (options.get(key) for key in ("vary_inputs", "inputs", "size"))
-    shares = {"no_psf": GROUPS["psf"], "no_images": GROUPS["images"], "no_mask": ("mask",)}
+    shares = {"no_psf": ("psf",), "no_images": IMAGES, "no_mask": ("mask",)}
     found: dict[str, Any] = {}
     for key, names in shares.items():
         if varied and varied.get(key):
             found.setdefault("optional", []).extend(name for name in names if name in (inputs or ()))
     if varied and varied.get("pixels") and size:
         found["least_size"] = size - 2 * RIM
-    return found
-
-
-def input_scales(
-    network, optional: Sequence[str], cube: Mapping[str, np.ndarray], scores: pd.DataFrame
-) -> dict[str, list[float]]:
-    """What puts the scores of cutouts that lack inputs on the scale of those that have all.
-
-    Logistic curves (Platt 1999) are fitted to the cutouts of tune as they are and with inputs taken away. The second
-    counts where its log loss is lower than that of the first by `SURE` standard errors over images.
-
-    Parameters
-    ----------
-    network : keras.Model
-    optional : sequence of str
-        Channels that may be missing.
-    cube : mapping of arrays
-    scores : pandas.DataFrame
-        ``scores.csv``: index, label, set.
-
-    Returns
-    -------
-    dict
-        By the inputs that are given (`otrain_core.classify.classifier.inputs_given`): slope and offset of the log odds.
-        Nothing where tune has one class only.
-    """
-    from otrain_core.cubes.inputs import column
-    from otrain_core.evaluation.calibrate import fit_calibration
-    from otrain_core.evaluation.metrics import cross_entropy
-    from otrain_core.networks.architecture import input_stage
-
-    channels = input_stage(network).channels
-    tune = scores[scores["set"] == "tune"]
-    tune = tune.iloc[:: max(1, -(-len(tune) // N_SCALED))]
-    labels = tune["label"].to_numpy()
-    if len(set(labels.tolist())) < 2:
-        return {}
-    image = np.unique(column(cube, "images", "")[tune["index"].to_numpy(int)], return_inverse=True)[1]
-    inputs = select_inputs(cube, inputs=channels, size=network.input_shape[1], rows=tune["index"].to_numpy(int))
-    whole = fit_calibration(labels, score_cutouts(network, inputs))
-    found = {}
-    psf, images = (tuple(channels.index(name) for name in names if name in optional) for names in GROUPS.values())
-    for lacking in sorted({psf, images, psf + images} - {()}):
-        part = inputs.copy()
-        part[..., list(lacking)] = np.nan
-        state = max(inputs_given(part, channels), key=len)  # of some cutouts more is missing
-        score = score_cutouts(network, part)
-        curve = fit_calibration(labels, score)
-        loss, own = (cross_entropy(labels, fitted.apply(score)) for fitted in (whole, curve))
-        gain = np.bincount(image, loss - own)
-        if len(gain) > 1 and gain.sum() > SURE * np.sqrt(len(gain)) * gain.std(ddof=1):
-            found[state] = [curve.slope / whole.slope, (curve.offset - whole.offset) / whole.slope]
     return found
 
 
