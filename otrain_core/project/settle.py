@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 
 from otrain_core.images.detector import A_SETTING
+from otrain_core.plan.pools import is_pool
+from otrain_core.plan.telescopes import RESERVED_NAMES
 from otrain_core.project.look import Frame
 from otrain_core.project.measure import Measured
 from otrain_core.safe import safe_name
@@ -58,13 +60,19 @@ def cameras_of(frames: Sequence[Frame], *, fallback: str) -> list[Camera]:
             camera = groups.setdefault(key, Camera(""))
             (camera.science if frame.kind == "science" else camera.stacks).append(frame)
     groups = _join_stacks(groups)
-    plain = [safe_name(key[0], fallback="telescope") for key in groups]
+    plain = [_telescope_name(key[0]) for key in groups]
     for (_, instrument, binning), camera, name in zip(groups, groups.values(), plain, strict=True):
         others = [key for key, other in zip(groups, plain, strict=True) if other == name]
         if len({key[1] for key in others}) > 1 and instrument:
             name += f"-{safe_name(instrument, fallback='camera')}"
         camera.name = name + (f"-bin{binning}" if len({key[2] for key in others}) > 1 and binning > 1 else "")
     return sorted(groups.values(), key=lambda camera: camera.name)
+
+
+def _telescope_name(text: str) -> str:
+    """A name that a telescope may have: others are those of folders of results, or of pools."""
+    name = safe_name(text, fallback="telescope").lstrip("+")
+    return f"{name}-telescope" if name in RESERVED_NAMES or is_pool(name) else name
 
 
 def _join_stacks(groups: dict[tuple[str, str, int], Camera]) -> dict[tuple[str, str, int], Camera]:

@@ -87,3 +87,8 @@ def test_a_stack_without_names_goes_with_the_only_telescope():
     stack = Frame("stack.fit", "stack", ra=np.nan)
     (camera,) = cameras_of([FRAME, stack], fallback="x")
     assert camera.stacks == [stack]
+
+
+def test_a_name_that_no_telescope_may_have_is_changed():
+    frames = [replace(FRAME, telescope="", camera=""), replace(FRAME, path="b.fit", telescope="paper")]
+    assert [camera.name for camera in cameras_of(frames, fallback="images")] == ["images-telescope", "paper-telescope"]
