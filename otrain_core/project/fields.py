@@ -14,7 +14,7 @@ from otrain_core.project.measure import Measured
 from otrain_core.safe import safe_name
 
 LEAST, MOST = 3, 15  # frames of a stack; fewer cannot tell a cosmic ray from the sky
-SHARE = 0.25  # of the frames of a field that are stacked, where all are of one night
+SHARE = 0.25  # of the frames of a field that are stacked
 PAUSE = 6.0  # hours without a frame that part two nights
 NEAR = 0.5  # frames whose centres are nearer than this share of their side show one field
 PANSTARRS_DEC = -30.0
@@ -127,15 +127,19 @@ def propose(
     fitting = [stack for stack in stacks if _fits(stack, frames[0], alone)]
     if fitting:
         return Field(name, frames, reference=fitting[0].path, because=f"a ready stack ({fitting[0].why})")
-    nights = nights_of(frames)
-    if len(nights) > 1:
-        good = [night for night in nights if len(night) >= LEAST]
-        if good and len(frames) > len(good[0]):
-            night = min(good[:-1] or good, key=lambda night: _seeing(night, measured))
-            stacked = best_of(night, min(len(night), MOST), measured)
-            because = f"of the night of {night[0].time[:10]}, apart from the others{_told(stacked, measured)}"
-            return Field(name, _without(frames, stacked), stacked, because=because)
     n = int(np.clip(round(SHARE * len(frames)), LEAST, MOST))
+    *others, _ = nights_of(frames)  # what is new is looked for in the last night
+    pool: list[Frame] = []
+    used = 0
+    for night in sorted(others, key=lambda night: _seeing(night, measured)):
+        if len(pool) < n:
+            pool, used = pool + night, used + 1
+    if len(pool) >= LEAST:
+        pool = sorted(pool, key=lambda frame: (frame.time, frame.path))
+        stacked = best_of(pool, min(len(pool), MOST, max(n, len(frames) // 2)), measured)
+        nights = f"the night of {stacked[0].time[:10]}" + (f" and {used - 1} more" if used > 1 else "")
+        because = f"of {nights}, apart from the last one{_told(stacked, measured)}"
+        return Field(name, _without(frames, stacked), stacked, because=because)
     if len(frames) > LEAST:
         parts = np.array_split(np.arange(len(frames)), n)
         stacked = [best_of([frames[k] for k in part], 1, measured)[0] for part in parts]

@@ -54,6 +54,23 @@ def test_the_reference_is_stacked_from_another_night():
     assert "2026-01-01" in found.because and "2.5 px" in found.because
 
 
+def test_of_many_nights_those_with_the_best_seeing():
+    nights = [frames(3, day=day) for day in range(1, 11)]
+    measured = {}
+    for k, night in enumerate(nights):
+        measured |= looks(night, 2.0 if k in (1, 4, 9) else 3.0)
+    found = propose("M1", sum(nights, []), [], measured, alone=True)
+    assert {frame.path[0] for frame in found.stacked} >= {"2", "5"} and len(found.stacked) == 9
+    assert not {frame.path for frame in nights[9]} & {frame.path for frame in found.stacked}
+    assert "2026-01-02 and 2 more" in found.because and len(found.science) == 21
+
+
+def test_at_least_half_of_the_frames_stay_to_be_searched():
+    first = frames(12)
+    found = propose("M1", first + frames(1, day=9), [], looks(first), alone=True)
+    assert len(found.stacked) == 6 and len(found.science) == 7
+
+
 def test_of_one_night_the_best_of_each_part():
     night = frames(12)
     measured = looks(night) | looks([night[1], night[6], night[11]], 2.0)
