@@ -62,7 +62,7 @@ def test_of_many_nights_those_with_the_best_seeing():
     found = propose("M1", sum(nights, []), [], measured, alone=True)
     assert {frame.path[0] for frame in found.stacked} >= {"2", "5"} and len(found.stacked) == 9
     assert not {frame.path for frame in nights[9]} & {frame.path for frame in found.stacked}
-    assert "2026-01-02 and 2 more" in found.because and len(found.science) == 21
+    assert "2026-01-01 and 2 more" in found.because and len(found.science) == 21
 
 
 def test_at_least_half_of_the_frames_stay_to_be_searched():
