@@ -158,7 +158,9 @@ class Loop:
     def epoch(self, epoch: int) -> None:
         """Train one epoch (from 1) and watch it on tune."""
         if self.renew:
-            self.train = self.renew(epoch), self.train[1]
+            labels = self.train[1]
+            del self.train  # which may fill a file of the size of the new one
+            self.train = self.renew(epoch), labels
         rng = np.random.default_rng([self.seed, epoch])
         order = np.concatenate([rng.permutation(len(self.train[1])) for _ in range(self.passes)])
         symmetry = rng.integers(0, 8, len(order)) if self.experiment.augment else None
