@@ -241,7 +241,15 @@ def _add_training_verbs(verb) -> None:
     )
     train.add_argument("cube", help="cube (.npz)")
     train.add_argument("-o", "--output", required=True, metavar="FOLDER", help="folder of the training")
-    train.add_argument("--experiment", default="otrain2", help="named training set-up (default otrain2)")
+    train.add_argument(
+        "--experiment", help="named training set-up (default otrain2, or fine-tuned with --from universal)"
+    )
+    train.add_argument(
+        "--from",
+        dest="start",
+        choices=[SHIPPED],
+        help="fine-tune the shipped model as far as the labels show a gain, in place of a training from scratch",
+    )
     train.add_argument("--epochs", type=_count, help="epochs at most, in place of those of the experiment")
     train.add_argument("--inputs", help="comma-separated channels, in place of those of the experiment")
     train.add_argument("--seed", type=_seed, default=1)

@@ -57,6 +57,7 @@ def export(arguments: Namespace) -> Outcome:
 
 def train(arguments: Namespace) -> Outcome:
     """Split a cube, train, evaluate and export, by the steps of the workflow."""
+    from otrain_core.classify.shipped import shipped_files
     from otrain_core.cubes.split import split_files
     from otrain_core.evaluation.evaluate import evaluate_files
     from otrain_core.networks.architecture import load_model
@@ -68,7 +69,7 @@ def train(arguments: Namespace) -> Outcome:
     config, experiment = Config(), _experiment(arguments)
     folder = Path(arguments.output)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = _lay_out(Path(arguments.cube), folder)
+    paths = _lay_out(Path(arguments.cube), folder, tuned=experiment.start is not None)
     of = {name: str(folder / name) for name in ("split.csv", "model.keras", "train.json", "scores.csv", "metrics.json")}
     split_files(
         cube=paths["cube"],
@@ -88,7 +89,9 @@ def train(arguments: Namespace) -> Outcome:
         seed=arguments.seed,
         threads=arguments.threads,
         live_run=live_run,
+        finetune=config.finetune.model_copy(update={"epochs": arguments.epochs} if arguments.epochs else {}),
     )
+    shipped_files(cube=paths["cube"], scores=folder / "universal.csv", threads=arguments.threads or 1)
     evaluate_files(
         cube=paths["cube"],
         cube_record=paths["cube_record"],
@@ -107,7 +110,8 @@ def train(arguments: Namespace) -> Outcome:
         threshold_rule=experiment.threshold,
         seed=arguments.seed,
         protocol="grouped",
-        experiment_name=arguments.experiment,
+        experiment_name=arguments.experiment or ("fine-tuned" if experiment.start else "otrain2"),
+        shipped=folder / "universal.csv",
     )
     _export_onnx(folder, paths["cube"], folder / "model.onnx", seed=arguments.seed)
     return 0, *_headline(folder)
@@ -119,19 +123,24 @@ def _experiment(arguments: Namespace) -> Experiment:
     from otrain_core.plan.sections import explain_first
 
     experiments = Config().experiments
-    if arguments.experiment not in experiments:
-        raise OtrainError(f"--experiment: {arguments.experiment!r} is not one of {', '.join(experiments)}")
+    name = arguments.experiment or ("fine-tuned" if arguments.start else "otrain2")
+    if name not in experiments:
+        raise OtrainError(f"--experiment: {name!r} is not one of {', '.join(experiments)}")
     changed = {"epochs": arguments.epochs, "inputs": arguments.inputs.split(",") if arguments.inputs else None}
-    values = experiments[arguments.experiment].model_dump()
+    values = experiments[name].model_dump()
+    if arguments.start and values["start"] is None:
+        values |= {"start": arguments.start, "threshold": "even"}
+    if values["start"] and arguments.inputs:
+        raise OtrainError("--inputs: a fine-tuned network reads what the shipped model reads")
     values |= {key: value for key, value in changed.items() if value is not None}
     try:
         return Experiment.model_validate(values)
     except ValidationError as error:
-        raise OtrainError(explain_first(error, f"--experiment {arguments.experiment}")) from None
+        raise OtrainError(explain_first(error, f"--experiment {name}")) from None
 
 
-def _lay_out(cube: Path, folder: Path) -> dict[str, Path]:
-    """Put a cube, its record and its (no) real stars where a run of the workflow has them."""
+def _lay_out(cube: Path, folder: Path, *, tuned: bool = False) -> dict[str, Path]:
+    """Put a cube, its record and its (no) real stars where a run of the workflow has them; `tuned` as the shipped model reads it."""
     from otrain_core.arrays import write_arrays
     from otrain_core.cubes.copies import drop_copies, tell_copies
     from otrain_core.cubes.cube import no_rows, read_cube
@@ -141,6 +150,8 @@ def _lay_out(cube: Path, folder: Path) -> dict[str, Path]:
     if n := copies["n_left_out"]:
         sentence = tell_copies(copies, n + len(arrays["labels"]))
         logging.getLogger("otrain").warning("%s: %s; %d are left out", cube, sentence, n)
+    if tuned:
+        arrays = _completed(arrays)
     # The steps read what read_cube makes of it: cubes of the original O'TRAIN lack what they expect.
     paths = {"cube": folder / "cube.npz", "cube_record": folder / "cube.json", "real_stars": folder / "real_stars.npz"}
     write_arrays(paths["cube"], arrays)
@@ -148,6 +159,28 @@ def _lay_out(cube: Path, folder: Path) -> dict[str, Path]:
     write_json(paths["cube_record"], read_json(beside) if beside.is_file() else {})
     write_arrays(paths["real_stars"], no_rows(arrays))
     return paths
+
+
+def _completed(arrays: dict[str, Any]) -> dict[str, Any]:
+    """A cube with all that the shipped model reads: what it can do without is missing (NaN), and so is a rim of small cutouts."""
+    import numpy as np
+
+    from otrain_core.classify.classifier import Classifier
+    from otrain_core.classify.shipped import shipped_file
+    from otrain_core.cubes.inputs import SAMPLING, select_inputs
+
+    model = Classifier.load(shipped_file())
+    pixels = [name for name in model.channels if name not in SAMPLING]
+    there = [str(name) for name in arrays["channels"]]
+    read = pixels + [name for name in there if name not in pixels]
+    size, side = model.size, min(arrays["cube"].shape[1:3])
+    cutouts = select_inputs(
+        arrays, inputs=read, size=max(size, side), optional=[*model.optional, "psf"], least=model.least_size
+    )
+    columns = {
+        name: np.full(len(cutouts), np.nan) for name in model.channels if name in SAMPLING and name not in arrays
+    }
+    return arrays | columns | {"cube": cutouts, "channels": np.array(read)}
 
 
 def diagnose(arguments: Namespace) -> Outcome:

@@ -46,6 +46,10 @@ class Calibration:
             return np.asarray(scores, dtype=float)
         return _sigmoid(self.slope * logit(scores) + self.offset)
 
+    def probability(self, odds: np.ndarray) -> np.ndarray:
+        """Probabilities of log odds by the logistic curve, float64."""
+        return _sigmoid(self.slope * np.asarray(odds, dtype=float) + self.offset)
+
     def score_at(self, probability: float) -> float:
         """The score in [0, 1] to which the logistic curve gives a probability strictly between 0 and 1."""
         odds = np.log(probability / (1 - probability))
@@ -117,6 +121,44 @@ def _fit_logistic(z: np.ndarray, target: np.ndarray, method: str) -> Calibration
     return Calibration(float(np.exp(found[0])), float(found[1]) if method == "platt" else 0.0, method)
 
 
+def pull_calibration(labels: np.ndarray, odds: np.ndarray, *, start: Calibration, pull: float) -> Calibration:
+    """A logistic curve fitted to few labels, pulled to a curve that is known: the more labels, the less it counts.
+
+    The logarithm of the slope and the offset have a Gaussian prior about those of `start` (maximum a posteriori).
+
+    Parameters
+    ----------
+    labels, odds : numpy.ndarray
+        (N,) 0 or 1, and log odds; there may be none.
+    start : Calibration
+        A logistic curve.
+    pull : float
+        Width of the prior of the offset [nat]; that of the logarithm of the slope is half of it.
+    """
+    from scipy.optimize import minimize
+
+    target, odds = np.asarray(labels, dtype=float), np.asarray(odds, dtype=float)
+    middle, width = np.array([np.log(start.slope), start.offset]), np.array([pull / 2, pull])
+
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        scaled = np.exp(parameters[0]) * odds
+        moved, away = scaled + parameters[1], (parameters - middle) / width
+        error = _sigmoid(moved) - target
+        value = np.sum(np.logaddexp(0, moved) - target * moved) + np.sum(away**2) / 2
+        return value, np.array([np.sum(error * scaled), np.sum(error)]) + away / width
+
+    found = minimize(loss, middle, jac=True, method="L-BFGS-B").x
+    return Calibration(float(np.exp(found[0])), float(found[1]), "platt")
+
+
+def deal_folds(images: np.ndarray, folds: int) -> np.ndarray:
+    """Fold of each cutout (N,): whole images, dealt by their count of cutouts, largest first; fewer with fewer images."""
+    names, image = np.unique(np.asarray(images).astype(str), return_inverse=True)
+    fold = np.empty(len(names), dtype=int)
+    fold[np.argsort(-np.bincount(image), kind="stable")] = np.arange(len(names)) % min(folds, len(names))
+    return fold[image]
+
+
 def _fit_isotonic(z: np.ndarray, target: np.ndarray) -> Calibration:
     from scipy.optimize import isotonic_regression
 
@@ -178,9 +220,7 @@ def choose_calibration(
         fitted = fit_calibration(labels, scores, method=methods[0])
         unknown = dict.fromkeys(("none", *methods), np.nan)
         return _unless_worse(fitted, checked, values, fitted.apply(values), unknown)
-    fold = np.empty(len(names), dtype=int)
-    fold[np.argsort(-np.bincount(image), kind="stable")] = np.arange(len(names)) % folds
-    fold = fold[image]
+    fold = deal_folds(images, folds)
     moved = {method: np.empty(len(checked)) for method in methods}
     for number in range(folds):
         out = fold == number

@@ -7,7 +7,7 @@ import numpy as np
 from otrain_core.errors import CubeError
 from otrain_core.evaluation.metrics import threshold_curve
 
-RULES = ("gmean", "f1", "f1-mcc", "platt")
+RULES = ("gmean", "f1", "f1-mcc", "platt", "even")
 
 
 def best_threshold(labels: np.ndarray, scores: np.ndarray, rule: str) -> float:
@@ -16,6 +16,8 @@ def best_threshold(labels: np.ndarray, scores: np.ndarray, rule: str) -> float:
     ``platt`` is the score to which a logistic curve fitted to all scores (Platt 1999) gives even odds. The maxima
     of the other rules hang on the few cutouts near them: where these are few, they wander from one draw of
     images to the next, within a plateau that need not be one on other images.
+
+    ``even`` is 0.5, whatever the labels say: for a network that was fine-tuned, whose odds its own labels have set.
 
     All thresholds between two neighbouring scores give the same counts; the middle of
     that interval is taken. Where neighbouring intervals tie, they count as one, and of
@@ -31,6 +33,8 @@ def best_threshold(labels: np.ndarray, scores: np.ndarray, rule: str) -> float:
     curve = threshold_curve(labels, scores)
     if curve.n_true == 0 or curve.n_false == 0:
         raise CubeError(f"no threshold can be set from {curve.n_true} True and {curve.n_false} False")
+    if rule == "even":
+        return 0.5
     if rule == "platt":
         from otrain_core.evaluation.calibrate import fit_calibration  # which builds on this module
 

@@ -16,19 +16,21 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.arrays import read_stack
-from otrain_core.cubes.inputs import SAMPLING, input_blocks, select_inputs
+from otrain_core.classify.shipped import shipped_file
+from otrain_core.cubes.inputs import SAMPLING, column, input_blocks, select_inputs
 from otrain_core.errors import CubeError
 from otrain_core.io import digest, read_table, write_json, write_table
 from otrain_core.jobs.provenance import provenance
 from otrain_core.networks.devices import check_seed, memory_told, prepare_device
 from otrain_core.networks.loop import Loop, Watch
-from otrain_core.networks.predict import predict
+from otrain_core.networks.predict import model_inputs, predict
 from otrain_core.networks.progress import progress_on_terminal
 from otrain_core.networks.vary import vary_inputs
 
 if TYPE_CHECKING:
-    from otrain_core.plan.config import Experiment
+    from otrain_core.plan.config import Experiment, FinetuneOptions
 
+MOST_LABELS = 20_000  # that a model is fine-tuned with, all in memory; of more, so many are drawn
 SMALL_BATCH = 16  # with fewer cutouts the statistics of a batch are too rough
 IN_MEMORY = 2**28  # bytes of cutouts trained on that are held in memory; more are read from a file batch by batch
 
@@ -48,6 +50,7 @@ def train_files(
     code: str = "",
     threads: int | None = None,
     live_run: Callable[[Path], AbstractContextManager[Any]] | None = None,
+    finetune: FinetuneOptions | None = None,
 ) -> None:
     """Train on the files of a cube and write the model, its history and its record.
 
@@ -68,6 +71,8 @@ def train_files(
     live_run : callable, optional
         `otrain_core.registry.live.live_run`: gives for the folder of the model a context whose value hears of
         every epoch (None: nothing does).
+    finetune : FinetuneOptions, optional
+        Of an experiment that starts from the shipped model, see `tune_model`.
 
     Raises
     ------
@@ -75,25 +80,30 @@ def train_files(
         As `check_enough` and `train_model`; memory that does not suffice.
     """
     check_seed(seed)
-    arrays = read_stack(cube, mmap=("cube",), only=("cube", "labels", "channels", *SAMPLING))
+    arrays = read_stack(cube, mmap=("cube",), only=("cube", "labels", "images", "channels", *SAMPLING))
     table = read_table(split, columns=("index", "set"))
-    check_enough(
-        arrays["labels"], table, tune_set="test" if protocol == "paper" else "tune", least=experiment.min_train
-    )
+    least = 0 if experiment.start else experiment.min_train  # without labels the shipped model stays as it is
+    check_enough(arrays["labels"], table, tune_set="test" if protocol == "paper" else "tune", least=least)
     folder = Path(model).parent
     digests = {"cube_digest": digest(cube), "split_digest": digest(split)}
-    with live_run(folder) if live_run else nullcontext() as watch:
-        trained, epochs, result = train_model(
-            arrays,
-            table,
-            experiment=experiment,
-            seed=seed,
-            protocol=protocol,
-            checkpoint=folder / f"{Path(model).stem}.checkpoint",
-            identity=[*digests.values(), code],
-            threads=threads,
-            watch=watch,
-            progress=progress_on_terminal(),
+    with live_run(folder) if live_run and not experiment.start else nullcontext() as watch:
+        trained, epochs, result = (
+            tune_model(
+                arrays, table, experiment=experiment, options=finetune, seed=seed, protocol=protocol, threads=threads
+            )
+            if experiment.start
+            else train_model(
+                arrays,
+                table,
+                experiment=experiment,
+                seed=seed,
+                protocol=protocol,
+                checkpoint=folder / f"{Path(model).stem}.checkpoint",
+                identity=[*digests.values(), code],
+                threads=threads,
+                watch=watch,
+                progress=progress_on_terminal(),
+            )
         )
 
     from otrain_core.networks.architecture import save_model
@@ -259,6 +269,88 @@ def train_model(
     record |= _counts(labels, rows, tune_set) | _epochs(loop, history) | took
     loop.remove_checkpoint()
     return model, history, record
+
+
+def tune_model(
+    cube: Mapping[str, np.ndarray],
+    split: pd.DataFrame,
+    *,
+    experiment: Experiment,
+    options: FinetuneOptions | None,
+    seed: int,
+    protocol: str = "grouped",
+    threads: int | None = None,
+) -> tuple[Any, pd.DataFrame, dict[str, Any]]:
+    """Fine-tune the shipped model on the set train, see `otrain_core.networks.adapt.adapt`.
+
+    Parameters
+    ----------
+    cube, split, seed, protocol, threads
+        As for `train_model`; of more than `MOST_LABELS` cutouts of train so many are drawn.
+    experiment : Experiment
+        ``n_train``, ``augment`` and ``require_gpu`` count; network, inputs and size are those of the shipped model.
+    options : FinetuneOptions or None
+        None takes the defaults.
+
+    Returns
+    -------
+    model, history, record
+        As from `train_model`; the record has ``adapted``, too (the record of `adapt`). Where the shipped weights stay, the
+        history has one row, which tells their loss, and learning_rate 0.
+
+    Raises
+    ------
+    OtrainError
+        No shipped model, or the cube lacks a channel that it reads.
+    """
+    from otrain_core.networks import adapt, architecture
+    from otrain_core.plan.config import FinetuneOptions
+
+    tune_set, options = "test" if protocol == "paper" else "tune", options or FinetuneOptions()
+    device = prepare_device(require_gpu=experiment.require_gpu, threads=threads, deterministic=True)
+    model, classifier, trained_with = adapt.load_shipped()
+    used = experiment.model_copy(update={key: trained_with[key] for key in ("network", "inputs", "size", "normalise")})
+    most = min(experiment.n_train or MOST_LABELS, MOST_LABELS)
+    rows = {name: split.loc[split["set"] == name, "index"].to_numpy(int) for name in ("train", tune_set)}
+    if len(rows["train"]) > most:
+        rows["train"] = _draw(rows["train"], most, np.random.default_rng(seed))
+    labels = np.asarray(cube["labels"]).astype(np.int32)
+    started, cpu = time.perf_counter(), time.process_time()
+    cutouts, tune = (model_inputs(model, cube, index) for index in rows.values())
+    watched = tune, labels[rows[tune_set]]
+    history, adapted = adapt.adapt(
+        model,
+        cutouts,
+        labels[rows["train"]],
+        column(cube, "images", "")[rows["train"]],
+        start=adapt.even_odds(float(classifier.threshold or np.nan)),
+        seed=seed,
+        options=options,
+        experiment=used,
+        tune=watched,
+    )
+    if history.empty:
+        history = adapt.standing(model, (cutouts, labels[rows["train"]]), watched)
+    record = {
+        "options": trained_with | options.model_dump(include={"learning_rate", "epochs", "batch_size"}),
+        "seed": seed,
+        "protocol": protocol,
+        "n_parameters": int(model.count_params()),
+        "flops_per_cutout": architecture.flops(model),
+        "tune_set": tune_set,
+        "device": device,
+        "backend": architecture.keras.backend.backend(),
+        "adapted": {"from": experiment.start, "shipped": digest(shipped_file()), **adapted},
+        "epochs": len(history),
+        "best_epoch": len(history),
+        "kept_epoch": len(history),
+        "got_worse": False,
+        "resumed_at_epoch": 0,
+        "cutouts_per_second": len(cutouts) / max(float(history["seconds"].mean()), 1e-9),
+        "train_seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - cpu,
+    }
+    return model, history, record | _counts(labels, rows, tune_set)
 
 
 def _counts(labels: np.ndarray, rows: Mapping[str, np.ndarray], tune_set: str) -> dict[str, int]:

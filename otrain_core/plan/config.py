@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from otrain_core.errors import ConfigError
 from otrain_core.plan.archive import ArchiveOptions
@@ -88,6 +88,14 @@ class VaryInputs(Section):
 class Experiment(Section):
     """A named training set-up."""
 
+    model_config = ConfigDict(populate_by_name=True)  # in Python ``from`` is no name
+
+    start: Literal["universal"] | None = Field(
+        None,
+        alias="from",
+        description="fine-tune the shipped model, universal, as far as the labels show a gain (section finetune says how); "
+        "network, inputs and size are then its own, and threshold is even (null: train anew)",
+    )
     network: Literal["paper", "otrain2", "otrain3"] = Field(
         "otrain2",
         description="architecture; otrain3 (for many telescopes) also reads the significance of a point source at every "
@@ -144,11 +152,19 @@ class Experiment(Section):
         "TensorFlow a training then need not repeat exactly",
     )
     require_gpu: bool = Field(False, description="refuse to train where no GPU is seen")
-    threshold: Literal["gmean", "f1", "f1-mcc", "platt"] = Field(
+    threshold: Literal["gmean", "f1", "f1-mcc", "platt", "even"] = Field(
         "platt",
         description="rule that sets the decision threshold: the highest g-mean, F1 or F1 + MCC on tune, or even odds on a "
-        "logistic curve fitted to tune (platt), which depends less on which images are in tune",
+        "logistic curve fitted to tune (platt), which depends less on which images are in tune; even takes a score of 0.5, "
+        "for a fine-tuned network, whose odds its own labels have set",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _even_odds_after_tuning(cls, values):
+        if isinstance(values, dict) and (values.get("from") or values.get("start")) and "threshold" not in values:
+            return {**values, "threshold": "even"}
+        return values
 
     @property
     def varied(self) -> bool:
@@ -295,19 +311,36 @@ class StudyOptions(Section):
     finetune: list[Annotated[int, Field(ge=2)]] = Field(
         [], description="numbers of labels with which a model that never saw a telescope is fine-tuned ([]: none)"
     )
+    finetune_from: Literal["pool", "universal"] = Field(
+        "pool",
+        description="what is fine-tuned: the experiments trained on the other telescopes of the run, or the shipped model",
+    )
     label_noise: list[Name] = Field(
         [], description="experiments whose networks rank the suspected wrong labels of every cube ([]: none)"
     )
 
 
 class FinetuneOptions(Section):
-    """Fine-tuning of a model on few labels of another telescope."""
+    """Fine-tuning of a model on labels of another telescope."""
 
     learning_rate: float = Field(3e-4, gt=0, le=10, description="Adam's first learning rate; it falls along a cosine")
     epochs: int = Field(20, ge=1, le=100_000, description="epochs; the last is kept")
     batch_size: int = Field(16, ge=1, le=100_000, description="cutouts per batch")
     batch_norm: Literal["frozen", "trained"] = Field(
         "frozen", description="batch normalisation as the source left it, or trained on with the rest"
+    )
+    folds: int = Field(4, ge=2, le=20, description="folds by image, on which it is chosen how far the weights go")
+    steps: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        [0.25, 0.5, 0.75, 1.0],
+        min_length=1,
+        description="shares of the way from the old weights to the fine-tuned ones that are tried; without a gain out of "
+        "fold the old ones stay",
+    )
+    pull: float = Field(
+        0.5,
+        gt=0,
+        le=10,
+        description="how far few labels move the log odds (width of the prior about those of the source) [nat]",
     )
 
 
@@ -378,8 +411,10 @@ class Config(Section):
             "paper-normalised": PAPER_EXPERIMENT.model_copy(update={"normalise": "mad-asinh"}),
             "otrain2": Experiment(),
             "otrain2-difference": Experiment(inputs=["difference"]),
+            "fine-tuned": Experiment(start="universal"),
         },
-        description="named training set-ups (those between paper and otrain2 show what each change gives)",
+        description="named training set-ups (those between paper and otrain2 show what each change gives; fine-tuned goes on "
+        "with the shipped model)",
     )
     evaluate: EvaluateOptions = EvaluateOptions()
     explain: ExplainOptions = ExplainOptions()

@@ -36,7 +36,13 @@ from otrain_core.plan.sheets import ImageRow, LabelRow
 from otrain_core.plan.telescopes import Detector, SimulatedSky, Telescope
 
 # Shown by what differs from the default, which is named first.
-SHORT = {"gmadet": "builtin", "stdpipe": "builtin", "paper-normalised": "otrain2", "otrain2-difference": "otrain2"}
+SHORT = {
+    "gmadet": "builtin",
+    "stdpipe": "builtin",
+    "paper-normalised": "otrain2",
+    "otrain2-difference": "otrain2",
+    "fine-tuned": "otrain2",
+}
 
 
 def default_yaml() -> str:
@@ -70,14 +76,18 @@ def _dump_section(section: Section, lines: list[str], indent: int) -> None:
                 else:
                     _dump_section(item, lines, indent + 2)
         else:
-            lines.append(f"{pad}{name}: {json.dumps(value)}  # {field.description}{_allowed(field.annotation)}")
+            lines.append(
+                f"{pad}{field.alias or name}: {json.dumps(value)}  # {field.description}{_allowed(field.annotation)}"
+            )
 
 
 def _dump_difference(section: Section, indent: int) -> list[str]:
     """Keys of a section that are not at their default."""
     import yaml
 
-    text = yaml.safe_dump(section.model_dump(mode="json", exclude_defaults=True), sort_keys=False, width=100)
+    text = yaml.safe_dump(
+        section.model_dump(mode="json", exclude_defaults=True, by_alias=True), sort_keys=False, width=100
+    )
     return ["  " * indent + line for line in text.splitlines()]
 
 
@@ -95,7 +105,7 @@ def _table(section: type[Section]) -> list[str]:
             continue
         shown = default if default == "(needed)" else f"`{json.dumps(default)}`"
         allowed = _allowed(field.annotation).replace("|", "\\|")
-        lines.append(f"| `{name}` | {shown} | {field.description}{allowed} |")
+        lines.append(f"| `{field.alias or name}` | {shown} | {field.description}{allowed} |")
     return lines
 
 

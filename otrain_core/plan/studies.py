@@ -50,7 +50,7 @@ class Studies:
         """Pools that the studies train on, with the cubes that each is made of."""
         studies, cubes = self._config.studies, self._config.run.cubes
         planned = plan_pools(cubes, pooled=studies.pool, leave_one_out=studies.leave_one_out)
-        sources = {source_without(cube, cubes) for cube in cubes} if studies.finetune else set()
+        sources = {self.finetune_source(*cube.split("/")) for cube in cubes} if studies.finetune else set()
         return planned | {name: members for name, members in plan_pools(cubes).items() if name in sources}
 
     def pool_members(self, telescope: str, pipeline: str) -> list[str]:
@@ -58,7 +58,9 @@ class Studies:
         return plan_pools(self._config.run.cubes).get(f"{telescope}/{pipeline}", [])
 
     def finetune_source(self, telescope: str, pipeline: str) -> str | None:
-        """Cube whose models have never seen a telescope, to start fine-tuning from."""
+        """Cube whose models have never seen a telescope, to start fine-tuning from; ``universal`` for the shipped model."""
+        if self._config.studies.finetune_from == "universal":
+            return "universal"
         return source_without(f"{telescope}/{pipeline}", self._config.run.cubes)
 
     def trained_channels(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from otrain_core.classify.classifier import Classifier
+from otrain_core.classify.shipped import NAME
 from otrain_core.cubes.cube import read_cube
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import metrics
 from otrain_core.io import read_table, write_table
+from otrain_core.networks.adapt import adapt, even_odds, load_shipped
 from otrain_core.networks.devices import prepare_device
-from otrain_core.networks.loop import Loop
-from otrain_core.networks.predict import model_inputs, predict
+from otrain_core.networks.predict import model_inputs
 from otrain_core.studies.transfer import (
     RATES,
     NamedCube,
@@ -50,6 +53,7 @@ FINETUNE_COLUMNS = (
     "threshold_tune",
     *(f"{name}_tune" for name in RATES),
     "seconds",
+    "step",
 )
 
 log = logging.getLogger("otrain")
@@ -76,59 +80,11 @@ def draw_labels(split: pd.DataFrame, n: int, *, seed: int) -> np.ndarray:
     return drawn
 
 
-def fine_tune(
-    model, cutouts: np.ndarray, labels: np.ndarray, *, seed: int, options: FinetuneOptions, experiment: Experiment
-) -> pd.DataFrame:
-    """Go on training a model in place, and give the history.
-
-    Batch normalisation is frozen by default, statistics and scale alike: those of the source come
-    from many cutouts, and the input stage has brought those of the target to the same scale. The
-    last epoch is kept: no label is spent on choosing one.
-
-    Parameters
-    ----------
-    model : keras.Model
-        Of `otrain_core.networks.architecture.build_network`.
-    cutouts : numpy.ndarray
-        (n, size, size, channels) as from `otrain_core.networks.predict.model_inputs`.
-    labels : numpy.ndarray
-        (n,) 0 or 1, weighed by their inverse frequency.
-    seed : int
-        Of the order, augmentation and dropout.
-    options : FinetuneOptions
-        The learning rate falls along a cosine.
-    experiment : Experiment
-        With which the model was trained; ``label_smoothing`` and ``augment`` stay as they were.
-    """
-    from otrain_core.networks import architecture
-
-    labels = np.asarray(labels).astype(np.int32)
-    for layer in model.layers:
-        if isinstance(layer, architecture.keras.layers.BatchNormalization):
-            layer.trainable = options.batch_norm != "frozen"
-        if hasattr(layer, "seed_generator"):  # dropout: its state would depend on what ran before
-            layer.seed_generator.state.assign([seed, 0])
-    architecture.keras.utils.set_random_seed(seed)
-    stage = architecture.keras.Model(model.input, architecture.input_stage(model).output)
-    data = (predict(stage, cutouts), labels)
-    changed = {"schedule": "cosine", "keep": "last", "patience": 0, "jit_compile": "auto", "min_batches": 1}
-    counts = np.bincount(labels, minlength=2)
-    loop = Loop(
-        architecture.without_input_stage(model),
-        data,
-        data,
-        experiment=experiment.model_copy(update=changed | options.model_dump(exclude={"batch_norm"})),
-        seed=seed,
-        weights={value: float(len(labels) / (2 * counts[value])) for value in (0, 1)},
-    )
-    return loop.run()
-
-
 def finetune_files(
     *,
-    model: str | Path,
-    source_cube: str | Path,
-    source_split: str | Path,
+    model: str | Path | None,
+    source_cube: str | Path | None,
+    source_split: str | Path | None,
     cube: str | Path,
     split: str | Path,
     table: str | Path,
@@ -148,7 +104,7 @@ def finetune_files(
     Parameters
     ----------
     model, source_cube, source_split : path-like
-        ``model.keras`` and the files that it was trained on.
+        ``model.keras`` and the files that it was trained on; None thrice for the shipped model.
     cube, split : path-like
         ``cube.npz`` and ``split.csv`` of the target.
     table : path-like
@@ -167,12 +123,19 @@ def finetune_files(
     CubeError
         As `finetune_curve`.
     """
+    prepare_device(threads=threads)  # before anything starts TensorFlow
     from otrain_core.networks.architecture import load_model
 
-    prepare_device(threads=threads)  # before anything starts TensorFlow
+    if model is None or source_cube is None or source_split is None:
+        network, classifier, trained_with = load_shipped()
+        origin: NamedCube | Classifier = classifier
+        experiment = experiment.model_copy(update={"inputs": trained_with["inputs"]})
+    else:
+        network = load_model(model)
+        origin = (source, read_cube(source_cube, mmap=True), read_table(source_split))
     result = finetune_curve(
-        load_model(model),
-        (source, read_cube(source_cube, mmap=True), read_table(source_split)),
+        network,
+        origin,
         (target, read_cube(cube, mmap=True), read_table(split)),
         sizes=sizes,
         seed=seed,
@@ -188,7 +151,7 @@ def finetune_files(
 
 def finetune_curve(
     model,
-    source: NamedCube,
+    source: NamedCube | Classifier,
     target: NamedCube,
     *,
     sizes: Sequence[int],
@@ -206,7 +169,8 @@ def finetune_curve(
     ----------
     model : keras.Model
     source, target : tuple
-        telescope/pipeline, cube and split: what the model was trained on, and the target.
+        telescope/pipeline, cube and split: what the model was trained on, and the target. The source of the shipped
+        model is the model itself, as a `Classifier`.
     sizes : sequence of int
         Numbers of labels; those that the target's train set does not have are left out.
     seed : int
@@ -225,8 +189,9 @@ def finetune_curve(
     -------
     pandas.DataFrame
         `FINETUNE_COLUMNS`, one row for no labels and one for each size. The rates of `RATES` are at a
-        threshold that needs no more labels: that of the source's tune set without labels, else
-        from the same n labels (threshold_from). With ``_tune`` they are at the threshold of the
+        threshold that needs no more labels: that of the source's tune set without labels, else 0.5, to which
+        the same n labels bring even odds (threshold_from). step tells how far the weights went
+        (`otrain_core.networks.adapt.adapt`). With ``_tune`` they are at the threshold of the
         target's whole tune set, which has more labels: what a better threshold would give.
 
     Raises
@@ -234,13 +199,12 @@ def finetune_curve(
     CubeError
         The model has seen the target's test images, or the draws have one class only.
     """
-    if not unseen_by(source, target, rows_of(target[2], "test"), guard=guard).all():
+    if isinstance(source, tuple) and not unseen_by(source, target, rows_of(target[2], "test"), guard=guard).all():
         raise CubeError(f"the model of {source[0]} was trained on what the test set of {target[0]} shows")
     other, other_split = target[1:]
     labels = np.asarray(other["labels"]).astype(int)
     rule = experiment.threshold
-    first_tune = rows_of(source[2], "tune")
-    own = tune_threshold(np.asarray(source[1]["labels"])[first_tune], score_fitted(model, source[1], first_tune), rule)
+    own = _own_threshold(model, source, rule)
     model = fit_to(model, min(other["cube"].shape[1:3]))
     weights = model.get_weights()
     table = []
@@ -248,22 +212,24 @@ def finetune_curve(
         if n > np.sum(other_split["set"] == "train"):
             log.warning("%s has fewer than %d labels to fine-tune with", target[0], n)
             continue
-        drawn, threshold, seconds = np.empty(0, int), own, 0.0
+        drawn, threshold, step, seconds = np.empty(0, int), own, 0.0, 0.0
         if n:
             drawn = draw_labels(other_split, n, seed=seed)
             model.set_weights(weights)
-            history = fine_tune(
+            started, inputs = time.perf_counter(), model_inputs(model, other, drawn)
+            _, adapted = adapt(
                 model,
-                model_inputs(model, other, drawn),
+                inputs,
                 labels[drawn],
+                image_names(other, target[0].split("/")[0])[drawn],
+                start=even_odds(own),
                 seed=seed,
                 options=options,
                 experiment=experiment,
             )
-            threshold = tune_threshold(labels[drawn], score_fitted(model, other, drawn), rule)
-            seconds = float(history["seconds"].sum())
+            threshold, step, seconds = 0.5, adapted["step"], time.perf_counter() - started
         row = {
-            "source": source[0],
+            "source": source[0] if isinstance(source, tuple) else NAME,
             "target": target[0],
             "experiment": name,
             "seed": seed,
@@ -271,10 +237,19 @@ def finetune_curve(
             "n_labelled_true": int(labels[drawn].sum()),
             "threshold_from": "labels" if n else "source",
             "threshold": threshold,
+            "step": step,
             "seconds": seconds,
         }
         table.append(row | _scored(model, target, threshold, rule=rule, rng=rng, options=evaluate))
     return pd.DataFrame(table, columns=list(FINETUNE_COLUMNS))
+
+
+def _own_threshold(model, source: NamedCube | Classifier, rule: str) -> float:
+    """Threshold of a model that has seen no label of the target."""
+    if isinstance(source, Classifier):
+        return float(source.threshold or np.nan)
+    tune = rows_of(source[2], "tune")
+    return tune_threshold(np.asarray(source[1]["labels"])[tune], score_fitted(model, source[1], tune), rule)
 
 
 def _scored(

@@ -4,7 +4,7 @@ from otrain_core.jobs.job import job_logging
 
 with job_logging(snakemake):
     from otrain_core.networks.train import train_files
-    from otrain_core.plan.config import Experiment
+    from otrain_core.plan.config import Experiment, FinetuneOptions
     from otrain_core.registry.live import live_run
 
     train_files(
@@ -19,4 +19,5 @@ with job_logging(snakemake):
         code=snakemake.params.code,
         threads=snakemake.threads,
         live_run=live_run,
+        finetune=FinetuneOptions.model_validate(snakemake.params.tuned["options"]) if snakemake.params.tuned else None,
     )

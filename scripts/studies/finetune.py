@@ -7,9 +7,9 @@ with job_logging(snakemake):
     from otrain_core.studies.finetune import finetune_files
 
     finetune_files(
-        model=snakemake.input.model,
-        source_cube=snakemake.input.source_cube,
-        source_split=snakemake.input.source_split,
+        model=snakemake.input.get("model") or None,
+        source_cube=snakemake.input.get("source_cube") or None,
+        source_split=snakemake.input.get("source_split") or None,
         cube=snakemake.input.cube,
         split=snakemake.input.split,
         table=snakemake.output.table,

@@ -171,6 +171,13 @@ def with_studies(folders):
     return list(dict.fromkeys(folders + swept))
 
 
+def tuned_from(wildcards):
+    """Of an experiment that starts from the shipped model: how it is fine-tuned, and which model that is."""
+    if RUN.experiments[wildcards.experiment].start is None:
+        return None
+    return {"options": RUN.config.finetune.model_dump(), "shipped": shipped_digest()}
+
+
 def pool_members(wildcards):
     return RUN.studies.pool_members(wildcards.telescope, wildcards.pipeline)
 
@@ -195,6 +202,17 @@ def archive_stamps(wildcards):
     images = archive_jobs()[wildcards.job]
     paths = [image[key] for image in images for key in ("path", "reference", "wcs")]
     return RUN.inputs.stamps([*paths, RUN.config.archive.model, RUN.config.archive.references])
+
+
+def source_file(name):
+    """A file of what fine-tuning starts from; nothing for the shipped model."""
+
+    def path(wildcards):
+        if RUN.config.studies.finetune_from == "universal":
+            return []
+        return f"results/{finetune_source(wildcards)}/{name}".format(**dict(wildcards.items()))
+
+    return path
 
 
 def check_and_remember():

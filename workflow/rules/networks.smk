@@ -19,6 +19,7 @@ rule train:
     params:
         experiment=lambda wildcards: RUN.experiments[wildcards.experiment].model_dump(),
         protocol="grouped",
+        tuned=tuned_from,
         code=code_of("networks/train"),
     script:
         "../../scripts/networks/train.py"
@@ -39,6 +40,7 @@ use rule train as train_paper with:
     params:
         experiment=lambda wildcards: RUN.experiments[wildcards.experiment].model_dump(),
         protocol="paper",
+        tuned=tuned_from,
         code=code_of("networks/train"),
 
 

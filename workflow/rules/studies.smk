@@ -34,9 +34,9 @@ rule transfer:
 rule finetune:
     """Fine-tune a model that never saw the telescope with ever more of its labels."""
     input:
-        model=lambda wildcards: f"results/{finetune_source(wildcards)}/{wildcards.experiment}/seed{wildcards.seed}/model.keras",
-        source_cube=lambda wildcards: f"results/{finetune_source(wildcards)}/cube.npz",
-        source_split=lambda wildcards: f"results/{finetune_source(wildcards)}/split.csv",
+        model=source_file("{experiment}/seed{seed}/model.keras"),
+        source_cube=source_file("cube.npz"),
+        source_split=source_file("split.csv"),
         cube="results/{telescope}/{pipeline}/cube.npz",
         split="results/{telescope}/{pipeline}/split.csv",
     output:
@@ -52,6 +52,7 @@ rule finetune:
         gpu=1,
     params:
         source=finetune_source,
+        shipped=shipped_digest() if RUN.config.studies.finetune_from == "universal" else None,
         sizes=RUN.config.studies.finetune,
         options=RUN.config.finetune.model_dump(),
         evaluate=RUN.config.evaluate.model_dump(include={"bootstrap", "confidence"}),

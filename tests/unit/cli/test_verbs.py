@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 
-from otrain_core.cli.main import main
+from otrain_core.cli.main import build_parser, main
+from otrain_core.cli.verbs import _completed, _experiment
+from otrain_core.errors import CubeError, OtrainError
+from tests.unit.synthetic_cube import make_cube
+from tests.unit.tiny_onnx import write_tiny
 
 
 def test_export_and_convert_are_inverse(tmp_path, cube, capsys):
@@ -35,3 +40,31 @@ def test_the_list_of_models_begins_with_the_shipped_one(tmp_path, shipped_model,
 def test_without_a_shipped_model_a_missing_store_is_an_error(tmp_path, shipped_folder, capsys):
     assert main(["models", "list", "--results", str(tmp_path / "none")]) == 1
     assert "none" in capsys.readouterr().err
+
+
+def test_a_training_from_the_shipped_model():
+    def experiment(*options):
+        return _experiment(build_parser().parse_args(["train", "cube.npz", "-o", "mine", *options]))
+
+    assert experiment("--from", "universal").start == "universal"
+    assert experiment("--from", "universal").threshold == "even" and experiment().start is None
+    named = experiment("--from", "universal", "--experiment", "otrain2-difference")
+    assert (named.start, named.threshold) == ("universal", "even")
+    with pytest.raises(OtrainError, match="--inputs: a fine-tuned network reads what the shipped model reads"):
+        experiment("--from", "universal", "--inputs", "difference")
+
+
+def test_a_cube_gets_what_the_shipped_model_reads(shipped_folder):
+    about = {"optional": ["science"], "least_size": 17}
+    channels = ("difference", "psf", "science", "seeing")
+    write_tiny(shipped_folder / "universal.onnx", size=21, channels=channels, about=about)
+    cube = make_cube(20, size=19)
+    cube["cube"], cube["channels"] = cube["cube"][..., [3, 0]], np.array(["mask", "difference"])
+    del cube["seeing"]
+    whole = _completed(cube)
+    assert whole["channels"].tolist() == ["difference", "psf", "science", "mask"]
+    assert whole["cube"].shape == (20, 21, 21, 4) and np.isnan(whole["seeing"]).all()
+    assert np.array_equal(whole["cube"][:, 1:20, 1:20, 0], cube["cube"][..., 1], equal_nan=True)
+    assert np.isnan(whole["cube"][..., 1:3]).all() and np.isnan(whole["cube"][:, 0]).all()
+    with pytest.raises(CubeError, match="channel 'difference' is not in the cube"):
+        _completed(cube | {"channels": np.array(["mask", "reference"])})

@@ -7,7 +7,7 @@ import pytest
 
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import calibrate, metrics
-from otrain_core.evaluation.calibrate import Calibration, fit_calibration
+from otrain_core.evaluation.calibrate import Calibration, deal_folds, fit_calibration, pull_calibration
 from tests.unit.noisy_scores import calibrated as draw
 
 
@@ -101,3 +101,26 @@ def test_a_calibration_that_makes_the_error_larger_is_not_used():
         else:
             assert found.method != "none" and errors[found.method] <= errors["none"]
     assert 3 < refused < 20
+
+
+def test_a_pulled_curve_stays_without_labels_and_follows_many():
+    rng = np.random.default_rng(3)
+    start = Calibration(1.3, -0.4, "platt")
+    none = pull_calibration(np.empty(0), np.empty(0), start=start, pull=0.5)
+    assert (none.slope, none.offset) == pytest.approx((1.3, -0.4))
+    odds = rng.normal(0, 3, 20_000)
+    labels = rng.random(20_000) < 1 / (1 + np.exp(-(0.7 * odds + 1.0)))
+    many, few = (pull_calibration(labels[:n], odds[:n], start=start, pull=0.5) for n in (20_000, 10))
+    assert (many.slope, many.offset) == pytest.approx((0.7, 1.0), abs=0.06)
+    assert abs(few.offset + 0.4) < 1.0 and abs(np.log(few.slope / 1.3)) < 0.6
+    wide = pull_calibration(labels[:10], odds[:10], start=start, pull=10.0)
+    assert abs(wide.offset + 0.4) > abs(few.offset + 0.4)
+    one = pull_calibration(np.ones(5), np.zeros(5), start=Calibration(), pull=0.5)  # one class moves it, and not far
+    assert 0 < one.offset < 1
+
+
+def test_whole_images_are_dealt_to_folds():
+    images = np.repeat(["a", "b", "c", "d", "e"], [9, 1, 5, 5, 4])
+    fold = deal_folds(images, 2)
+    assert all(len(set(fold[images == name])) == 1 for name in "abcde")
+    assert sorted(np.bincount(fold)) == [9, 15] and deal_folds(images[:9], 4).tolist() == [0] * 9

@@ -13,7 +13,7 @@ from otrain_core.evaluation.thresholds import RULES, best_threshold
 from tests.unit.noisy_scores import noisy
 
 HAND = json.loads((Path(__file__).parents[2] / "golden" / "metrics_by_hand.json").read_text())
-HIGHEST = [rule for rule in RULES if rule != "platt"]
+HIGHEST = [rule for rule in RULES if rule not in ("platt", "even")]
 
 
 def test_thresholds_worked_out_by_hand():
@@ -64,3 +64,9 @@ def test_one_class_has_no_threshold():
 def test_an_unknown_rule_is_named():
     with pytest.raises(ValueError, match="rule must be one of .* not 'youden'"):
         best_threshold([0, 1], [0.2, 0.9], "youden")
+
+
+def test_even_odds_are_half_whatever_the_labels_say():
+    assert best_threshold(np.array([0, 1, 1]), np.array([0.1, 0.2, 0.3]), "even") == 0.5
+    with pytest.raises(CubeError, match="no threshold can be set"):
+        best_threshold(np.ones(3), np.array([0.1, 0.2, 0.3]), "even")

@@ -9,13 +9,16 @@ import pandas as pd
 import pytest
 
 from otrain_core.arrays import write_arrays
+from otrain_core.classify import shipped as shipped_module
 from otrain_core.cubes.inputs import select_inputs
 from otrain_core.errors import ConfigError, CubeError, OtrainError
+from otrain_core.evaluation.metrics import cross_entropy
 from otrain_core.io import digest, read_json, read_table, write_table
 from otrain_core.networks import architecture, loop, predict, train
 from otrain_core.networks.checkpoint import Checkpoint
-from otrain_core.plan.config import Experiment
+from otrain_core.plan.config import Experiment, FinetuneOptions
 from tests.unit.synthetic_cube import make_cube, make_split
+from tests.unit.tiny_onnx import write_tiny
 
 pytestmark = pytest.mark.xdist_group("tensorflow")
 
@@ -473,3 +476,48 @@ def test_a_network_trained_with_images_missing_does_without_them(data):
         test = split.loc[split["set"] == "test", "index"].to_numpy(int)
         right[share] = np.mean((predict.score_rows(model, without, test) > 0.5) == true[test])
     assert right[0.5] > 0.9 and right[0.5] > right[0.0] + 0.05
+
+
+@pytest.fixture
+def shipped(tmp_path_factory, monkeypatch):
+    """A network that was not trained in the place of the shipped one."""
+    folder = tmp_path_factory.mktemp("shipped")
+    monkeypatch.setattr(shipped_module, "FOLDER", folder)
+    write_tiny(folder / "universal.onnx", size=15)
+    architecture.keras.utils.set_random_seed(3)
+    network = architecture.build_network(Experiment(inputs=["difference"]), size=15)
+    architecture.save_model(network, folder / "universal.keras")
+    return network
+
+
+def test_files_of_a_fine_tuning(data, tmp_path, shipped):
+    cube, split = data
+    write_arrays(tmp_path / "cube.npz", cube)
+    write_table(tmp_path / "split.csv", split)
+    train.train_files(
+        cube=tmp_path / "cube.npz",
+        split=tmp_path / "split.csv",
+        model=tmp_path / "model.keras",
+        history=tmp_path / "history.csv",
+        record=tmp_path / "train.json",
+        experiment=Experiment(start="universal"),
+        seed=1,
+        finetune=FinetuneOptions(epochs=3, learning_rate=3e-3, folds=2, steps=[1.0]),
+    )
+    record, history = read_json(tmp_path / "train.json"), read_table(tmp_path / "history.csv")
+    assert record["adapted"]["from"] == "universal" and record["adapted"]["step"] == 1
+    assert record["n_train"] == record["adapted"]["n_labels"] == (split["set"] == "train").sum()
+    assert record["options"]["inputs"] == ["difference"] and record["options"]["size"] == 15
+    assert len(history) == record["epochs"] == 3 and history["tune_loss"].notna().all()
+    tuned, test = architecture.load_model(tmp_path / "model.keras"), split.loc[split["set"] == "test", "index"]
+    losses = [cross_entropy(cube["labels"][test], scores_of(m, cube)[test]).mean() for m in (tuned, shipped)]
+    assert losses[0] < losses[1]
+
+
+def test_fine_tuning_without_a_true_leaves_the_network(data, shipped):
+    cube, split = data
+    few = split.assign(set=split["set"].where((split["set"] != "train") | (split["label"] == 0), "unused"))
+    model, history, record = train.tune_model(cube, few, experiment=Experiment(start="universal"), options=None, seed=1)
+    assert record["adapted"]["step"] == 0 and record["n_train_true"] == 0
+    assert len(history) == 1 and history["learning_rate"].item() == 0
+    assert np.array_equal(model.get_layer("conv1").get_weights()[0], shipped.get_layer("conv1").get_weights()[0])

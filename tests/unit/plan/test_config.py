@@ -69,3 +69,16 @@ def test_anchors_that_repeat_each_other_are_refused():
         values = {"a": values, "b": values}
     with pytest.raises(ConfigError, match="config: more than 1000000 values once its anchors are written out"):
         load_config({"telescopes": values})
+
+
+def test_an_experiment_that_starts_from_the_shipped_model():
+    chosen = {"run": {"experiments": ["mine"]}}
+    tuned = load_config(chosen | {"experiments": {"mine": {"from": "universal"}}}).experiments["mine"]
+    assert tuned.start == "universal" and tuned.threshold == "even"
+    assert Experiment.model_validate(tuned.model_dump()) == tuned  # as a rule hands it to a step
+    assert Experiment.model_validate({"from": "universal", "threshold": "platt"}).threshold == "platt"
+    assert Config().experiments["fine-tuned"].start == "universal" and Experiment().threshold == "platt"
+    with pytest.raises(ConfigError, match="from"):
+        load_config({"experiments": {"mine": {"from": "demo"}}})
+    with pytest.raises(ConfigError, match="is what tables name the shipped model"):
+        load_config({"experiments": {"universal": {}}})

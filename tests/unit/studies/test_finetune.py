@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 
@@ -9,10 +11,11 @@ from otrain_core.networks.train import train_model
 from otrain_core.plan.config import EvaluateOptions, Experiment, FinetuneOptions
 from otrain_core.studies import finetune
 from tests.unit.synthetic_cube import make_cube, make_split
+from tests.unit.tiny_onnx import write_tiny
 
 pytestmark = pytest.mark.xdist_group("tensorflow")
 
-SHORT = FinetuneOptions(epochs=6, learning_rate=2e-3)
+SHORT = FinetuneOptions(epochs=6, learning_rate=2e-3, folds=2, steps=[1.0])
 EXPERIMENT = Experiment(inputs=["difference"], epochs=4, batch_size=16)
 
 
@@ -87,6 +90,7 @@ def test_the_curve(tuned, target):
     assert list(curve.columns) == list(finetune.FINETUNE_COLUMNS)
     assert curve["n_labels"].tolist() == [0, 40, 120]  # more than there are: left out
     assert curve["threshold_from"].tolist() == ["source", "labels", "labels"]
+    assert curve["threshold"].tolist()[1:] == [0.5, 0.5] and curve["step"].iloc[0] == 0 < curve["step"].iloc[2]
     assert curve["auc"].iloc[0] < 0.5 < curve["auc"].iloc[2]  # labels turned it round
     split = target[2]
     drawn = finetune.draw_labels(split, 120, seed=1)
@@ -116,6 +120,32 @@ def test_a_model_that_has_seen_the_test_images_is_refused(source):
     dealt = source[2].assign(set=source[2]["set"].replace({"train": "test", "test": "train"}))
     with pytest.raises(CubeError, match="model of A/p was trained on what the test set of A/q shows"):
         run(None, source, ("A/q", source[1], dealt), sizes=[50])
+
+
+def test_the_curve_of_the_shipped_model(saved, target, tmp_path, shipped_folder):
+    write_tiny(shipped_folder / "universal.onnx", size=13)
+    shutil.copy(saved, shipped_folder / "universal.keras")
+    write_arrays(tmp_path / "B.npz", target[1])
+    write_table(tmp_path / "B.csv", target[2])
+    finetune.finetune_files(
+        model=None,
+        source_cube=None,
+        source_split=None,
+        cube=tmp_path / "B.npz",
+        split=tmp_path / "B.csv",
+        table=tmp_path / "finetune.csv",
+        source="universal",
+        target="B/p",
+        experiment_name="otrain2",
+        experiment=EXPERIMENT,
+        seed=1,
+        sizes=[100000],
+        options=SHORT,
+        evaluate=EvaluateOptions(bootstrap=100),
+        guard=4.0,
+    )
+    table = read_table(tmp_path / "finetune.csv")
+    assert table["source"].tolist() == ["universal"] and table["threshold"].tolist() == [0.6]
 
 
 def test_files_of_the_curve(saved, source, target, tmp_path):

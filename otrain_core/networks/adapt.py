@@ -1,0 +1,265 @@
+"""Fine-tuning: a trained model goes on training on labels of another telescope, as far as they show a gain.
+
+The network is trained on the labels, and its weights are drawn part of the way from the old to the new ones (Wortsman et al.
+2022, arXiv:2109.01903). How far is chosen on images that a training has not seen, by cross-validation over the images of the
+labels; without a gain there the old weights stay. The log odds are then scaled and shifted to the labels, the less the fewer
+they are. So no labels leave the model as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from otrain_core.classify.classifier import Classifier
+from otrain_core.classify.shipped import shipped_card, shipped_file
+from otrain_core.errors import OtrainError
+from otrain_core.evaluation.calibrate import Calibration, deal_folds, logit, pull_calibration
+from otrain_core.evaluation.metrics import cross_entropy
+from otrain_core.networks.loop import HISTORY, Loop
+from otrain_core.networks.predict import predict
+
+if TYPE_CHECKING:
+    from otrain_core.plan.config import Experiment, FinetuneOptions
+
+MIN_PER_CLASS = 2  # labels of each class outside a fold, without which nothing is trained
+
+Tune = tuple[np.ndarray, np.ndarray]  # cutouts and labels that a training is watched on
+
+log = logging.getLogger("otrain")
+
+
+def load_shipped() -> tuple[Any, Classifier, dict[str, Any]]:
+    """The shipped model for fine-tuning: its network, itself for use, and the options of its training.
+
+    Raises
+    ------
+    OtrainError
+        This installation has none, or its files do not fit together.
+    """
+    from otrain_core.networks.architecture import input_stage, load_model
+
+    classifier, model = Classifier.load(shipped_file()), load_model(shipped_file("keras"))
+    stage = input_stage(model)
+    if stage.channels != classifier.channels or model.input_shape[1] != classifier.size or not classifier.threshold:
+        raise OtrainError(f"{shipped_file('keras')}: not the network of {shipped_file().name}")
+    used = {"network": model.name, "inputs": stage.channels, "size": classifier.size, "normalise": stage.normalise}
+    return model, classifier, ((shipped_card() or {}).get("options") or {}) | used
+
+
+def even_odds(threshold: float) -> Calibration:
+    """What makes of scores probabilities whose even odds are a threshold; nothing where it is NaN."""
+    known = np.isfinite(threshold)
+    return Calibration(1.0, -float(logit(np.array([threshold]))[0]) if known else 0.0, "platt")
+
+
+def fine_tune(
+    model, cutouts: np.ndarray, labels: np.ndarray, *, seed: int, options: FinetuneOptions, experiment: Experiment
+) -> pd.DataFrame:
+    """Go on training a model in place, and give the history.
+
+    Batch normalisation is frozen by default, statistics and scale alike: those of the source come
+    from many cutouts, and the input stage has brought those of the target to the same scale. The
+    last epoch is kept: no label is spent on choosing one.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Of `otrain_core.networks.architecture.build_network`.
+    cutouts : numpy.ndarray
+        (n, size, size, channels) as from `otrain_core.networks.predict.model_inputs`.
+    labels : numpy.ndarray
+        (n,) 0 or 1, weighed by their inverse frequency.
+    seed : int
+        Of the order, augmentation and dropout.
+    options : FinetuneOptions
+        The learning rate falls along a cosine.
+    experiment : Experiment
+        With which the model was trained; ``label_smoothing`` and ``augment`` stay as they were.
+    """
+    from otrain_core.networks import architecture
+
+    stage = architecture.keras.Model(model.input, architecture.input_stage(model).output)
+    return _train(model, predict(stage, cutouts), labels, seed=seed, options=options, experiment=experiment)
+
+
+def _train(
+    model,
+    staged: np.ndarray,
+    labels: np.ndarray,
+    *,
+    seed: int,
+    options: FinetuneOptions,
+    experiment: Experiment,
+    tune: Tune | None = None,
+) -> pd.DataFrame:
+    """`fine_tune` on cutouts behind the input stage, watched on those of tune (default: on themselves)."""
+    from otrain_core.networks import architecture
+
+    labels = np.asarray(labels).astype(np.int32)
+    for layer in model.layers:
+        if isinstance(layer, architecture.keras.layers.BatchNormalization):
+            layer.trainable = options.batch_norm != "frozen"
+        if hasattr(layer, "seed_generator"):  # dropout: its state would depend on what ran before
+            layer.seed_generator.state.assign([seed, 0])
+    architecture.keras.utils.set_random_seed(seed)
+    changed = {"schedule": "cosine", "keep": "last", "patience": 0, "jit_compile": "auto", "min_batches": 1}
+    kept = options.model_dump(include={"learning_rate", "epochs", "batch_size"})
+    counts = np.bincount(labels, minlength=2)
+    loop = Loop(
+        architecture.without_input_stage(model),
+        (staged, labels),
+        tune or (staged, labels),
+        experiment=experiment.model_copy(update=changed | kept),
+        seed=seed,
+        weights={value: float(len(labels) / (2 * counts[value])) for value in (0, 1)},
+    )
+    return loop.run()
+
+
+def adapt(
+    model,
+    cutouts: np.ndarray,
+    labels: np.ndarray,
+    images: np.ndarray,
+    *,
+    start: Calibration,
+    seed: int,
+    options: FinetuneOptions,
+    experiment: Experiment,
+    tune: Tune | None = None,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Fine-tune a model in place as far as the labels show a gain, and bring its even odds to 0.5.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Of `otrain_core.networks.architecture.build_network`; it has not seen the images.
+    cutouts, labels : numpy.ndarray
+        As for `fine_tune`; there may be none.
+    images : numpy.ndarray
+        (n,) names of the images, by which the labels are dealt to folds.
+    start : Calibration
+        What makes of the scores of the model probabilities whose even odds are its threshold: kept without labels.
+    seed, options, experiment
+        As for `fine_tune`; ``folds``, ``steps`` and ``pull`` of the options count too.
+    tune : tuple of array, optional
+        Cutouts and labels that the history tells the loss of; nothing else is done with them.
+
+    Returns
+    -------
+    history : pandas.DataFrame
+        Of the training on all labels; no rows where none was made.
+    record : dict
+        step (how far the weights went, 0 to 1), n_labels, n_labelled_images, log_loss (out of fold, of each step), slope
+        and offset of the log odds.
+    """
+    labels, old = np.asarray(labels).astype(int), model.get_weights()
+    history = pd.DataFrame(columns=list(HISTORY))
+    staged, scores = _staged_and_scores(model, cutouts)
+    step, odds = 0.0, logit(scores)
+    losses: dict[str, float] = {}
+    fold = deal_folds(images, options.folds) if len(labels) else np.empty(0, int)
+    if _enough(labels, fold):
+        found = _out_of_fold(model, staged, labels, fold, seed=seed, options=options, experiment=experiment)
+        step, losses = _choose_step(found, labels, images, start=start, pull=options.pull)
+        odds = found[step]
+        if step:
+            watched = (_staged_and_scores(model, tune[0])[0], np.asarray(tune[1]).astype(np.int32)) if tune else None
+            history = _train(model, staged, labels, seed=seed, options=options, experiment=experiment, tune=watched)
+            model.set_weights(_between(old, model.get_weights(), step))
+    curve = pull_calibration(labels, odds, start=start, pull=options.pull)
+    _move_odds(model, curve)
+    about = {"step": step, "n_labels": len(labels), "n_labelled_images": len(np.unique(images))}
+    log.info(
+        f"{len(labels)} labels on {about['n_labelled_images']} images: weights moved by {step:g} of the way to the"
+        f" fine-tuned ones, log odds {curve.slope:.2f} z {curve.offset:+.2f}"
+    )
+    return history, {**about, "log_loss": losses, "slope": curve.slope, "offset": curve.offset}
+
+
+def _staged_and_scores(model, cutouts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the input stage makes of cutouts, and the probability of True."""
+    from otrain_core.networks import architecture
+
+    stage = architecture.keras.Model(model.input, architecture.input_stage(model).output)
+    if len(cutouts) == 0:
+        return np.empty((0, *stage.output_shape[1:]), np.float32), np.empty(0, np.float32)
+    staged = predict(stage, cutouts)
+    return staged, predict(architecture.without_input_stage(model), staged)[:, 1]
+
+
+def _enough(labels: np.ndarray, fold: np.ndarray) -> bool:
+    """Whether a network can be trained on the labels outside each fold."""
+    outside = [np.bincount(labels[fold != number], minlength=2) for number in np.unique(fold)]
+    return len(outside) > 1 and min(int(counts.min()) for counts in outside) >= MIN_PER_CLASS
+
+
+def _out_of_fold(
+    model,
+    staged: np.ndarray,
+    labels: np.ndarray,
+    fold: np.ndarray,
+    *,
+    seed: int,
+    options: FinetuneOptions,
+    experiment: Experiment,
+) -> dict[float, np.ndarray]:
+    """Log odds (n,) of each step, for every fold by a network trained on the others; the model keeps its weights."""
+    from otrain_core.networks.architecture import without_input_stage
+
+    old = model.get_weights()
+    body = without_input_stage(model)
+    found = {step: np.empty(len(labels)) for step in (0.0, *options.steps)}
+    for number in np.unique(fold):
+        out = fold == number
+        model.set_weights(old)
+        found[0.0][out] = logit(predict(body, staged[out])[:, 1])
+        _train(model, staged[~out], labels[~out], seed=seed, options=options, experiment=experiment)
+        new = model.get_weights()
+        for step in options.steps:
+            model.set_weights(_between(old, new, step))
+            found[step][out] = logit(predict(body, staged[out])[:, 1])
+    model.set_weights(old)
+    return found
+
+
+def _choose_step(
+    odds: Mapping[float, np.ndarray], labels: np.ndarray, images: np.ndarray, *, start: Calibration, pull: float
+) -> tuple[float, dict[str, float]]:
+    """The step of lowest log loss out of fold, or 0 where its gain is below one standard error over images; all losses."""
+    losses = {}
+    for step, values in odds.items():
+        curve = pull_calibration(labels, values, start=start, pull=pull)
+        losses[step] = cross_entropy(labels, curve.probability(values))
+    best = min(losses, key=lambda step: float(losses[step].mean()))
+    _, image = np.unique(np.asarray(images).astype(str), return_inverse=True)
+    gain = np.bincount(image, losses[0.0] - losses[best])
+    shown = gain.sum() > np.sqrt(len(gain)) * gain.std(ddof=1)
+    return (best if shown else 0.0), {f"{step:g}": float(loss.mean()) for step, loss in losses.items()}
+
+
+def _between(old: Sequence[np.ndarray], new: Sequence[np.ndarray], step: float) -> list[np.ndarray]:
+    return [(1 - step) * before + step * after for before, after in zip(old, new, strict=True)]
+
+
+def _move_odds(model, curve: Calibration) -> None:
+    """Scale and shift the log odds of a network in its last layer."""
+    layer = model.get_layer("logits")
+    kernel, bias = layer.get_weights()
+    shift = np.array([-curve.offset / 2, curve.offset / 2], np.float32)
+    layer.set_weights([kernel * curve.slope, bias * curve.slope + shift])
+
+
+def standing(model, train: Tune, tune: Tune) -> pd.DataFrame:
+    """A history of one row for a network that was not trained: what it makes of train and tune."""
+    row: dict[str, float] = {"epoch": 1, "seconds": 0.0, "learning_rate": 0.0}
+    for prefix, (cutouts, labels) in (("", train), ("tune_", tune)):
+        scores = _staged_and_scores(model, cutouts)[1]
+        row[f"{prefix}loss"] = float(cross_entropy(labels, scores).mean()) if len(labels) else np.nan
+        row[f"{prefix}accuracy"] = float(np.mean((scores >= 0.5) == (labels == 1))) if len(labels) else np.nan
+    return pd.DataFrame([row], columns=list(HISTORY))
