@@ -136,6 +136,7 @@ def plan_run(config: Sequence[str | Path], *, results: str | Path = "results") -
     except subprocess.CalledProcessError as error:
         said = [line for line in (error.stderr or "").splitlines() if line.strip()]
         raise ConfigError(f"Snakemake refuses the run: {said[-1].strip() if said else error}") from None
+    jobs.pop("all", None)  # it does nothing
     costs = _costs(Path(results), expected)
     speeds = training_speeds(results) or training_speeds(CLONE / "results")
     cpu = training_seconds(run, CLONE / "results", speed=speeds["cpu"]) if "cpu" in speeds else {}
