@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from otrain_core.plan.pipelines import STEP_OPTIONS, Pipeline
@@ -44,8 +45,7 @@ class Chain(Section):
 
 def chain_record(run: Run, telescope: str, pipeline: str, image: str) -> dict[str, Any]:
     """Plain values of the `Chain` of one job: the images of a part of the telescope, which has the name of its first."""
-    inputs, steps = run.inputs, run.config.pipelines[pipeline]
-    entry, makes_sky = run.telescopes[telescope], run.makes_sky(telescope)
+    inputs = run.inputs
     frames = [
         Frame(
             image=name,
@@ -54,26 +54,32 @@ def chain_record(run: Run, telescope: str, pipeline: str, image: str) -> dict[st
             reference=inputs.reference(telescope, name),
             wcs=inputs.wcs(telescope, name),
             field=inputs.field(telescope, name),
-        )
+        ).model_dump()
         for name in inputs.part(telescope, image)
     ]
+    return _without_frames(run, telescope, pipeline) | {"frames": frames}
+
+
+@functools.cache  # what all images share is checked once, not for each of thousands of jobs
+def _without_frames(run: Run, telescope: str, pipeline: str) -> dict[str, Any]:
+    inputs, steps, entry = run.inputs, run.config.pipelines[pipeline], run.telescopes[telescope]
     chain = Chain(
         telescope=telescope,
         name=pipeline,
-        pipeline=Pipeline(**{step: steps.options(telescope, step) for step in STEP_OPTIONS}),
+        pipeline=Pipeline.model_validate({step: steps.options(telescope, step) for step in STEP_OPTIONS}),
         detector=entry.detector,
         seed=run.config.seed,
         needs_wcs=run.needs_wcs(telescope, pipeline),
-        makes_sky=makes_sky,
+        makes_sky=run.makes_sky(telescope),
         simulated=inputs.simulated(telescope) if entry.source == "simulated" else None,
         catalogue=inputs.catalogue_file(telescope, "catalogue") if entry.source == "images" else None,
         known=inputs.catalogue_file(telescope, "known") if entry.source == "images" else None,
         psf_catalogue=run.reads_catalogue(telescope, pipeline, "psf"),
         detect_catalogue=run.reads_catalogue(telescope, pipeline, "detect"),
         knows_objects=inputs.knows_objects(telescope),
-        frames=frames,
+        frames=[],
     )
-    return chain.model_dump()
+    return chain.model_dump(exclude={"frames"})
 
 
 def chain_inputs(run: Run, telescope: str, pipeline: str, image: str) -> list[str]:

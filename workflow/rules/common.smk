@@ -1,6 +1,7 @@
 """Configuration, sheets and the few functions that rules share."""
 
 import functools
+import functools
 import os
 import re
 import sys
@@ -45,9 +46,12 @@ wildcard_constraints:
     sweep="|".join(map(re.escape, RUN.config.studies.sweeps)) or "(?!)",
 
 
+digest_once = functools.cache(code_digest)  # thousands of jobs ask; and a run has one code, whatever is edited meanwhile
+
+
 def code_of(script):
     """Digest of the code of a step, as a parameter of its rule."""
-    return lambda wildcards: code_digest(script)
+    return lambda wildcards: digest_once(script)
 
 
 def step(name):
