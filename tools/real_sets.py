@@ -147,7 +147,7 @@ def _one_image(
 ) -> dict[str, np.ndarray]:
     """All steps of one image; its cutouts, which are kept with the records."""
     from otrain_core.arrays import read_arrays
-    from otrain_core.chain.image import ImageSteps
+    from otrain_core.chain.steps import ImageSteps
 
     if (place / "cutouts.npz").is_file():
         return read_arrays(place / "cutouts.npz")

@@ -2,198 +2,22 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
-from otrain_core.candidates.crossmatch import crossmatch_files
-from otrain_core.candidates.cutouts import cutouts_files
-from otrain_core.candidates.detect import detect_files
-from otrain_core.images.prepare import prepare_files
-from otrain_core.images.subtract import subtract_files
+from otrain_core.chain.steps import KEPT, Clock, ImageSteps, Step
 from otrain_core.io import write_table
 from otrain_core.jobs.job import step_of_job
 from otrain_core.plan.chain import Chain, Frame
 from otrain_core.plan.recipe import Recipe
 from otrain_core.results import image_folder
-from otrain_core.stars.inject import inject_files
-from otrain_core.stars.psf import psf_files
-from otrain_core.stars.real_stars import remove_stars
 
-KEPT = ("psf.fits", "psf.json", "injected.csv", "subtract.json", "labelled.csv", "crossmatch.json", "cutouts.npz")
 SEP_BUFFERS = (300_000, 1024)  # pixels and sub-objects, as sep begins: a step sets larger ones for its process
-
-# How a step runs: given its name and the files it writes, the context in which it does.
-Step = Callable[..., AbstractContextManager[None]]
-
-
-class Clock:
-    """CPU time and peak memory of the steps of a process.
-
-    Attributes
-    ----------
-    seconds : dict of str to float
-        CPU seconds of every step.
-    peak : dict of str to float
-        Largest memory of the process until the step ended [MB].
-    """
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.peak: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, step: str, *outputs: str | Path) -> Iterator[None]:
-        start = time.process_time()
-        yield
-        self.seconds[step] = round(time.process_time() - start, 3)
-        unit = 1e6 if sys.platform == "darwin" else 1e3
-        self.peak[step] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
-
-
-@dataclass(frozen=True)
-class ImageSteps:
-    """The steps of one image, and where their files are.
-
-    Parameters
-    ----------
-    image : str
-        Name of the image.
-    recipe : Recipe
-        Options of the steps.
-    kept, temporary : path-like
-        Folder of the files that are kept, and of the others.
-    step : callable
-        Given the name of a step and its files, the context in which it runs (a `Clock`, for example).
-    wcs : path-like, optional
-        FITS header with the WCS, for an image that has none.
-    """
-
-    image: str
-    recipe: Recipe
-    kept: Path
-    temporary: Path
-    step: Step
-    wcs: str | Path | None = None
-
-    def file(self, name: str) -> Path:
-        return (self.kept if name in KEPT else self.temporary) / name
-
-    def psf(self, science: str | Path, *, catalogue: str | Path | None, needs_wcs: bool = False) -> None:
-        with self.step("psf", self.file("psf.fits"), self.file("psf.json")):
-            psf_files(
-                science=science,
-                psf=self.file("psf.fits"),
-                record=self.file("psf.json"),
-                image=self.image,
-                detector=self.recipe.detector,
-                wcs=self.wcs,
-                catalogue=catalogue,
-                needs_wcs=needs_wcs,
-                cutout_size=self.recipe.pipeline.cutouts.size,
-                options=self.recipe.pipeline.psf,
-            )
-
-    def inject(self, science: str | Path, *, seed: int) -> None:
-        with self.step("inject", self.file("injected.fits"), self.file("injected.csv")):
-            inject_files(
-                science=science,
-                psf=self.file("psf.fits"),
-                record=self.file("psf.json"),
-                injected=self.file("injected.fits"),
-                truth=self.file("injected.csv"),
-                telescope=self.recipe.telescope,
-                image=self.image,
-                detector=self.recipe.detector,
-                wcs=self.wcs,
-                seed=seed,
-                options=self.recipe.pipeline.inject,
-            )
-
-    def subtract(
-        self, frame: str | Path, reference: str | Path, *, injected: Path | None = None, difference: Path | None = None
-    ) -> None:
-        """The steps prepare and subtract."""
-        with self.step("prepare", self.file("prepared.fits")):
-            prepare_files(
-                injected=frame,
-                psf_record=self.file("psf.json"),
-                prepared=self.file("prepared.fits"),
-                image=self.image,
-                detector=self.recipe.detector,
-                wcs=self.wcs,
-                options=self.recipe.pipeline.prepare,
-            )
-        difference = difference or self.file("difference.fits")
-        with self.step("subtract", difference, self.file("subtract.json")):
-            subtract_files(
-                prepared=self.file("prepared.fits"),
-                psf_record=self.file("psf.json"),
-                reference=reference,
-                difference=difference,
-                record=self.file("subtract.json"),
-                image=self.image,
-                detector=self.recipe.detector,
-                wcs=self.wcs,
-                injected=injected,
-                options=self.recipe.pipeline.subtract,
-                remove_stars=partial(remove_stars, options=self.recipe.pipeline.psf) if injected else None,
-            )
-
-    def detect(self, *, catalogue: str | Path | None, difference: Path | None = None) -> None:
-        with self.step("detect", self.file("candidates.csv")):
-            detect_files(
-                difference=difference or self.file("difference.fits"),
-                psf=self.file("psf.fits"),
-                psf_record=self.file("psf.json"),
-                subtract_record=self.file("subtract.json"),
-                catalogue=catalogue,
-                candidates=self.file("candidates.csv"),
-                image=self.image,
-                telescope=self.recipe.telescope,
-                size=self.recipe.pipeline.cutouts.size,
-                options=self.recipe.pipeline.detect,
-                wcs=self.wcs,
-            )
-
-    def crossmatch(self, *, known: str | Path | None, sky_truth: str | Path | None) -> None:
-        with self.step("crossmatch", self.file("labelled.csv"), self.file("crossmatch.json")):
-            crossmatch_files(
-                candidates=self.file("candidates.csv"),
-                injected=self.file("injected.csv"),
-                psf_record=self.file("psf.json"),
-                subtract_record=self.file("subtract.json"),
-                known=known,
-                sky_truth=sky_truth,
-                labelled=self.file("labelled.csv"),
-                record=self.file("crossmatch.json"),
-                image=self.image,
-                options=self.recipe.pipeline.crossmatch,
-            )
-
-    def cutouts(self, *, field: str = "", difference: Path | None = None) -> None:
-        with self.step("cutouts", self.file("cutouts.npz")):
-            cutouts_files(
-                labelled=self.file("labelled.csv"),
-                difference=difference or self.file("difference.fits"),
-                psf=self.file("psf.fits"),
-                psf_record=self.file("psf.json"),
-                subtract_record=self.file("subtract.json"),
-                cutouts=self.file("cutouts.npz"),
-                telescope=self.recipe.telescope,
-                pipeline=self.recipe.name,
-                image=self.image,
-                field=field,
-                options=self.recipe.pipeline.cutouts,
-            )
 
 
 def image_files(

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.candidates.crossmatch import MAG_BIN, completeness_limit
-from otrain_core.chain.image import Clock, ImageSteps
+from otrain_core.chain.steps import Clock, ImageSteps
 from otrain_core.io import read_json, read_table, write_json, write_table
 from otrain_core.night.search import Search, scored_candidates
 from otrain_core.plan.pipelines import InjectOptions

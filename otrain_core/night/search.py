@@ -17,7 +17,7 @@ import numpy as np
 
 from otrain_core.arrays import read_stack
 from otrain_core.candidates.cutouts import CUTOUT_COLUMNS
-from otrain_core.chain.image import Clock, ImageSteps
+from otrain_core.chain.steps import Clock, ImageSteps
 from otrain_core.classify.descriptors import DESCRIPTORS
 from otrain_core.cubes.split import unit_vectors
 from otrain_core.errors import ImageError, first_line

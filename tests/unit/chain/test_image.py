@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from otrain_core.chain.image import KEPT, Clock, image_files
+from otrain_core.chain.image import image_files
+from otrain_core.chain.steps import KEPT
 from otrain_core.io import read_json
 from otrain_core.jobs.job import KEEP_GOING
 from otrain_core.plan.chain import Chain, Frame
@@ -78,10 +79,3 @@ def test_the_buffers_of_sep_are_those_of_a_new_process(frames, tmp_path):
         sep.set_extract_pixstack(before[0])
         sep.set_sub_object_limit(before[1])
     assert pd.read_csv("results/T/p/images/bad/steps.csv").step.tolist()[-1] == "cutouts"
-
-
-def test_clock_counts_cpu_seconds_of_steps():
-    clock = Clock()
-    with clock("sum"):
-        assert sum(range(2_000_000)) > 0
-    assert clock.seconds["sum"] > 0 and clock.peak["sum"] > 10
