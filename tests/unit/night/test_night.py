@@ -145,7 +145,7 @@ BAD = {
     "no_wcs": "no WCS to find its reference",
     "other_filter": "FILTER: it was taken in 'B', the reference .* in 'r'",
     "saturated": "100 % of the pixels are saturated",
-    "trailed": "the stars are trailed",
+    "trailed": "usable stars .*are needed",
     "blank": "all pixels have the same value",
     "truncated": "truncated",
 }
@@ -164,7 +164,7 @@ def spoil(name, data, header):
         return np.full_like(data, header["SATURATE"])
     elif name == "trailed":
         noise = np.random.default_rng(1).normal(0, 5, data.shape)
-        return (uniform_filter1d(data, size=25, axis=1) + noise).astype(np.float32)
+        return (uniform_filter1d(data, size=9, axis=1) + noise).astype(np.float32)
     elif name == "blank":
         return np.zeros_like(data)
     return data
