@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -228,21 +229,23 @@ def main(model: str, output: str, *, hatp32: str | None = None, seed: int = 1) -
     recipe = read_recipe(classifier.about, where=model) or Recipe(
         Config().pipelines["builtin"], Detector(), "", "builtin"
     )
-    telescope = read_telescopes("config/telescopes")["demo"]
+    telescopes = read_telescopes("config/telescopes")
     rng, rows = np.random.default_rng(seed), []
     with tempfile.TemporaryDirectory(prefix="otrain-purity-") as work:
         nights = {
             "simulated": [
-                simulate_night(Path(work), FIRST_FIELD + k, telescope=telescope, seed=seed) for k in range(FIELDS)
+                simulate_night(Path(work), FIRST_FIELD + k, telescope=telescopes["demo"], seed=seed)
+                for k in range(FIELDS)
             ]
         }
+        recipes = {"simulated": recipe, "hatp32": replace(recipe, detector=telescopes["cecilia"].detector)}
         if hatp32:
-            triplets, reference = hatp32_night(Path(work), Path(hatp32), recipe=recipe)
+            triplets, reference = hatp32_night(Path(work), Path(hatp32), recipe=recipes["hatp32"])
             nights["hatp32"] = [(paths, reference) for paths in triplets]
         for name, groups in nights.items():
             parts: list[list[np.ndarray]] = [[], [], []]
             for paths, reference in groups:
-                detections, real = search_night(paths, reference, classifier=classifier, recipe=recipe, rng=rng)
+                detections, real = search_night(paths, reference, classifier=classifier, recipe=recipes[name], rng=rng)
                 one = np.array([item["probability"] for item in detections])
                 for part, values in zip(parts, (real, one, second_highest(detections)), strict=True):
                     part.append(values)

@@ -145,7 +145,7 @@ BAD = {
     "no_wcs": "no WCS to find its reference",
     "other_filter": "FILTER: it was taken in 'B', the reference .* in 'r'",
     "saturated": "100 % of the pixels are saturated",
-    "trailed": "usable stars .*are needed",
+    "trailed": "the stars are trailed",
     "blank": "all pixels have the same value",
     "truncated": "truncated",
 }
