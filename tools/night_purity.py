@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 COLUMNS = ("night", "images", "real", "bogus", "score", "recall", "false_positives", "purity", "purity_low")
 PREVALENCE, RECALL = 0.01, 0.9  # share of real candidates, and of the real ones that are kept
 DITHER, MARGIN = 15, 20  # of the pointing of the simulated exposures, and of what is simulated around them [px]
-FIELDS, SOURCES = 4, 40  # simulated fields, and sources added to each; they are no fields of a training
-FIRST_FIELD = 500
+FIELDS, SIDE, SOURCES = 6, 512, 15  # simulated fields, their side [px], sources added to each field or triplet
+FIRST_FIELD = 500  # none of a training
 NEAR = 1.5  # a candidate so near to a source is that source [px]
 FRAMES, STEP, REFERENCE = (
     4,
@@ -229,14 +229,12 @@ def main(model: str, output: str, *, hatp32: str | None = None, seed: int = 1) -
     recipe = read_recipe(classifier.about, where=model) or Recipe(
         Config().pipelines["builtin"], Detector(), "", "builtin"
     )
-    telescopes = read_telescopes("config/telescopes")
-    rng, rows = np.random.default_rng(seed), []
+    telescopes, rows = read_telescopes("config/telescopes"), []
+    sky = telescopes["demo"].sky.model_copy(update={"width": SIDE, "height": SIDE})
+    demo = telescopes["demo"].model_copy(update={"sky": sky})
     with tempfile.TemporaryDirectory(prefix="otrain-purity-") as work:
         nights = {
-            "simulated": [
-                simulate_night(Path(work), FIRST_FIELD + k, telescope=telescopes["demo"], seed=seed)
-                for k in range(FIELDS)
-            ]
+            "simulated": [simulate_night(Path(work), FIRST_FIELD + k, telescope=demo, seed=seed) for k in range(FIELDS)]
         }
         recipes = {"simulated": recipe, "hatp32": replace(recipe, detector=telescopes["cecilia"].detector)}
         if hatp32:
@@ -244,6 +242,7 @@ def main(model: str, output: str, *, hatp32: str | None = None, seed: int = 1) -
             nights["hatp32"] = [(paths, reference) for paths in triplets]
         for name, groups in nights.items():
             parts: list[list[np.ndarray]] = [[], [], []]
+            rng = np.random.default_rng(seed)
             for paths, reference in groups:
                 detections, real = search_night(paths, reference, classifier=classifier, recipe=recipes[name], rng=rng)
                 one = np.array([item["probability"] for item in detections])
