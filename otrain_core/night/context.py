@@ -26,7 +26,7 @@ REACH = 30.0  # of what counts as near in a catalogue [arcsec]
 SOURCE_REACH = 12.0  # of what counts as near in the reference [FWHM]
 SOURCE_SNR = 5.0  # of its brightest pixels
 SAME_PIXEL = 1.0  # candidates of several images so near on the detector are at one place [px]
-CENTROID = 0.05  # the least error of a position [FWHM]
+LEAST_ERROR = 0.2  # of a place from image to image, that of the WCS included [FWHM]
 EARLIEST = datetime(1858, 11, 17)  # MJD 0
 
 # Columns of candidates: name, unit, description; of one image, and of a night.
@@ -288,7 +288,7 @@ def _motion(items: Sequence[Mapping[str, Any]], seeing: np.ndarray) -> tuple[flo
     ra, dec = (np.array([item[name] for item in items])[known] for name in ("ra", "dec"))
     east = 3600 * ((ra - ra[0] + 180) % 360 - 180) * np.cos(np.radians(dec[0]))
     north = 3600 * (dec - dec[0])
-    sigma = seeing[known] * np.maximum(1 / (2.355 * snr[known]), CENTROID)
+    sigma = seeing[known] * np.maximum(1 / (2.355 * snr[known]), LEAST_ERROR)
     weight = sigma**-2.0
     since = hours[known] - np.average(hours[known], weights=weight)
     spread = (weight * since**2).sum()

@@ -23,6 +23,7 @@ def write_page(folder: Path, night: str, ledger: Ledger, *, about: Mapping[str, 
     images, objects = ledger.images(night), night_objects(detections_of(ledger, night))
     for entry in objects[:SHOWN]:
         entry["curve"] = light_curve(entry["detections"], images)
+        entry["stamp"] = _stamp(folder, entry["detections"])
     verdict = monitor_verdict(folder, images, about.get("training") or {}, false_alarms=false_alarms)
     _write(
         folder / "index.html",
@@ -87,6 +88,12 @@ def night_objects(detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
             -entry["best"]["probability"],
         ),
     )
+
+
+def _stamp(folder: Path, items: Sequence[Mapping[str, Any]]) -> str | None:
+    """Of the detections whose stamps are kept the one of highest probability; None without one."""
+    best = sorted(items, key=lambda item: -item["probability"])
+    return next((item["candid"] for item in best if (folder / "stamps" / f"{item['candid']}.png").is_file()), None)
 
 
 def light_curve(items: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

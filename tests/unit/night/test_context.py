@@ -125,7 +125,7 @@ def test_motion_of_an_object_and_its_error():
     items = [detection(k, f"c{k}", dec=20 + step * k, snr=1000.0) for k in (1, 2, 3)]
     found = night_context(items, images())
     assert found["motion"] == pytest.approx([6.0] * 3, rel=1e-3)
-    assert found["motion_error"][0] == pytest.approx(0.05 * 5.0 / np.sqrt(2) * 6, rel=1e-3)  # two sides of ten minutes
+    assert found["motion_error"][0] == pytest.approx(0.2 * 5.0 / np.sqrt(2) * 6, rel=1e-3)  # two sides of ten minutes
     assert np.isnan(night_context(items[:1], images())["motion"][0])
 
 

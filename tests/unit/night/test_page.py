@@ -87,5 +87,11 @@ def test_the_page_tells_what_stands_around(tmp_path):
         pass
     write_page(tmp_path, "2024-02-29", ledger, about={}, false_alarms=0.01)
     page = (tmp_path / "index.html").read_text()
+    assert "stamps were not kept" in page and "<img" not in page
+    (tmp_path / "stamps").mkdir()
+    (tmp_path / "stamps/a.png").write_bytes(b"")
+    write_page(tmp_path, "2024-02-29", ledger, about={}, false_alarms=0.01)
+    page = (tmp_path / "index.html").read_text()
+    assert 'src="stamps/a.png"' in page
     assert "<b>V1</b> (variable) at 3.0 arcsec" in page and "saturated pixel 12 px away" in page
     assert "seen in 1 of 1 image that shows the place" in page and "J004000.00+200000.0" in page
