@@ -12,7 +12,7 @@ MLFLOW := MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
 STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup programs slurm-programs demo resume test test-cluster bench scale real-sky universal lint format config lock ui server clean paper paper-draw paper-estimate
+.PHONY: help setup programs slurm-programs demo resume test test-cluster bench scale kill real-sky universal lint format config lock ui server clean paper paper-draw paper-estimate
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -88,6 +88,9 @@ bench: setup ## cost of otrain2 beside the paper's network, side by side (result
 
 scale: setup ## cost of a cutout in cubes of 1000 to a million (results/scale; 30 GB of disk, half an hour)
 	@$(RUN) python -m tools.scale
+
+kill: setup ## a night of 100 images, killed at 20 random moments: each scored once? (results/kill; a quarter of an hour)
+	@$(RUN) python -m tools.kill
 
 MODELS ?=
 

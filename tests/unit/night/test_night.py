@@ -5,17 +5,14 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from astropy.io import fits
-from astropy.table import Table
 from scipy.ndimage import uniform_filter1d
 
 from otrain_core.classify import Classifier
@@ -110,34 +107,24 @@ def test_an_unexpected_error_of_one_image_does_not_end_the_night(night_pair, tmp
     assert "unexpected ZeroDivisionError" in refused["reason"]
 
 
-def test_killed_again_and_again(night_pair, tmp_path):
-    """SIGKILL at random moments: every image is scored once, nothing is lost and nothing twice."""
-    folder = images(tmp_path / "images", night_pair[0], 6)
-    _, reference, model = night_pair
-    command = [sys.executable, "-m", "otrain_core.cli.main", "night", str(folder), "--references", str(reference)]
-    command += ["-m", str(model), "-o", str(tmp_path / "nights"), "--once"]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    rng, kills = np.random.default_rng(1), 0
-    for _ in range(40):
-        process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + rng.uniform(1, 6)
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        if process.poll() is not None:
-            break
-        if kills < 4:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.communicate()
-    subprocess.run(command, env=env, check=True, capture_output=True)
-    ledger = Ledger(tmp_path / "nights/ledger.sqlite")
-    done = ledger.images("2024-02-29")
-    assert len(done) == 6 and {image["status"] for image in done} == {"done"}
-    detections = ledger.detections("2024-02-29")
-    for image in done:
-        table = Table.read(tmp_path / f"nights/2024-02-29/{image['name']}.ecsv")
-        mine = [item["candid"] for item in detections if item["image"] == image["number"]]
-        assert sorted(mine) == sorted(table["candid"]) and len(mine) == image["record"]["n"]
+def test_an_image_that_is_gone_when_its_turn_comes(night_pair, tmp_path, monkeypatch):
+    folder = images(tmp_path / "images", night_pair[0], 2)
+    night = a_night(folder, tmp_path / "nights", night_pair)
+    found = sorted(folder.iterdir())
+    monkeypatch.setattr(module, "watch", lambda *args, **options: iter([*found, folder / "gone.fits"]))
+    found[0].unlink()
+    assert run(night) == {"done": 1, "refused": 0, "known": 2}
+    assert [image["status"] for image in Ledger(tmp_path / "nights/ledger.sqlite").images()] == ["done"]
+
+
+def test_a_second_night_on_the_same_folder_is_refused(night_pair, tmp_path):
+    night = a_night(images(tmp_path / "images", night_pair[0], 1), tmp_path / "nights", night_pair)
+    with (
+        module.alone(tmp_path / "nights"),
+        pytest.raises(OtrainError, match="another otrain night works on this folder"),
+    ):
+        run(night)
+    assert run(night)["done"] == 1
 
 
 BAD = {

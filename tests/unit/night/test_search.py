@@ -1,17 +1,25 @@
 """A frame to scored candidates in one process, as the steps of the DAG would find them."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from astropy.io import fits
 
+from otrain_core.arrays import read_stack
+from otrain_core.candidates.cutouts import cutouts_files
+from otrain_core.candidates.detect import detect_files
 from otrain_core.classify import Classifier
 from otrain_core.errors import ImageError
-from otrain_core.images.frames import read_planes
+from otrain_core.images.frames import read_image, read_planes, write_planes
+from otrain_core.images.prepare import prepare_files
+from otrain_core.images.subtract import subtract_files
 from otrain_core.images.wcs import celestial_wcs
-from otrain_core.night.search import COLUMNS, _check_filter, _wcs_offset, search_image
+from otrain_core.io import read_json, read_table, write_table
+from otrain_core.night.search import COLUMNS, _check_filter, _unlabelled, _wcs_offset, search_image
 from otrain_core.plan.pipelines import DetectOptions, Pipeline
 from otrain_core.plan.recipe import Recipe
 from otrain_core.plan.telescopes import Detector
+from otrain_core.stars.psf import psf_files
 from tests.unit.synthetic_difference import tangential
 from tests.unit.synthetic_night import FADED, NEW, nearest
 
@@ -94,3 +102,41 @@ def test_a_reference_of_another_filter_is_refused(name, of_reference, refused):
         return
     with pytest.raises(ImageError, match="n1: FILTER: it was taken in 'r', the reference ref.fits in 'B'"):
         _check_filter(name, headers, image="n1", reference="ref.fits")
+
+
+def test_candidates_and_scores_are_those_of_the_rules(night_pair, tmp_path):
+    """The functions of the rules one by one, with an injection of nothing: the same table to the last bit."""
+    science, reference, model = night_pair
+    mine, file = recipe(), lambda name: tmp_path / name
+    about = {"image": "n1", "detector": mine.detector, "wcs": None}
+    psf_files(science=science, psf=file("psf.fits"), record=file("psf.json"), catalogue=None, needs_wcs=False,
+              cutout_size=mine.pipeline.cutouts.size, options=mine.pipeline.psf, **about)  # fmt: skip
+    frame = read_image(science, name="n1", detector=mine.detector, record=read_json(file("psf.json")))
+    write_planes(file("injected.fits"), {"sci": frame.data}, frame.header.copy(strip=True))
+    nothing = {name: np.zeros(0) for name in ("id", "x", "y", "flux", "mag")} | {"kind": np.zeros(0, str)}
+    write_table(file("injected.csv"), pd.DataFrame(nothing))
+    prepare_files(injected=file("injected.fits"), psf_record=file("psf.json"), prepared=file("prepared.fits"),
+                  options=mine.pipeline.prepare, **about)  # fmt: skip
+    subtract_files(prepared=file("prepared.fits"), psf_record=file("psf.json"), reference=reference,
+                   difference=file("difference.fits"), record=file("subtract.json"), injected=file("injected.csv"),
+                   options=mine.pipeline.subtract, **about)  # fmt: skip
+    made = {"difference": file("difference.fits"), "psf": file("psf.fits"), "psf_record": file("psf.json")}
+    made |= {"subtract_record": file("subtract.json"), "image": "n1", "telescope": mine.telescope}
+    detect_files(
+        candidates=file("candidates.csv"), size=mine.pipeline.cutouts.size, options=mine.pipeline.detect, **made
+    )
+    write_table(
+        file("labelled.csv"), _unlabelled(read_table(file("candidates.csv")), read_json(file("psf.json"))["seeing_px"])
+    )
+    cutouts_files(labelled=file("labelled.csv"), cutouts=file("cutouts.npz"), pipeline=mine.name,
+                  options=mine.pipeline.cutouts, **made)  # fmt: skip
+    stack = read_stack(file("cutouts.npz"))
+    scored = Classifier.load(model).classify({**stack, "cube": stack["stack"]})
+    found = search_image(science, reference=reference, classifier=Classifier.load(model), recipe=mine, image="n1")
+    assert len(found.table["candid"]) == len(stack["candid"]) > 2
+    rows = [list(stack["candid"]).index(name) for name in found.table["candid"]]
+    np.testing.assert_array_equal(found.stamps, stack["stack"][rows])
+    for name in set(found.table) & (set(scored) | set(stack)):
+        values = found.table[name]
+        theirs = np.asarray(scored[name] if name in scored else stack[name])[rows]
+        np.testing.assert_array_equal(values, theirs, err_msg=name)
