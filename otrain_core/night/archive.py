@@ -12,7 +12,6 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +77,7 @@ class Archive:
     options: ArchiveOptions
     classifier: Classifier = field(init=False)
     recipe: Recipe = field(init=False)
+    references: References | None = field(init=False)
     made_with: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -88,6 +88,7 @@ class Archive:
         recipe = read_recipe(self.classifier.about, where=str(path))
         if recipe is None:
             raise ConfigError(f"archive.model: {path}: does not say how its cutouts were made; export it again")
+        self.references = References(self.options.references) if self.options.references else None
         given = {key: getattr(self.options, key) for key in ("gain", "pixel_scale", "saturation")}
         detector = recipe.detector.model_copy(update={key: value for key, value in given.items() if value is not None})
         detect = recipe.pipeline.detect
@@ -97,11 +98,6 @@ class Archive:
         self.recipe = Recipe(pipeline, detector, recipe.telescope, recipe.name)
         about = json.dumps([file_digest(path), self.recipe.record()], sort_keys=True)
         self.made_with = hashlib.sha256(about.encode()).hexdigest()[:16]
-
-    @cached_property
-    def references(self) -> References:
-        """Of the images for which the sheet names none."""
-        return References(self.options.references or "")
 
     def search(self, image: ArchiveImage) -> dict[str, Any]:
         """Search an image that was not searched with this model: what the record of the job says of it."""
@@ -126,7 +122,9 @@ class Archive:
     def _search(self, image: ArchiveImage, digest: str) -> dict[str, Any]:
         # Files of one name in the folders of many nights are usual: the name of a candidate must tell them apart.
         name = f"{safe_name(Path(image.path).name.split('.')[0], fallback='image')}-{digest[:8]}"
-        reference = image.reference or self.references.of(image.path, image=name)
+        reference = image.reference or (self.references and self.references.of(image.path, image=name))
+        if not reference:
+            raise ConfigError(f"archive.references: {image.path} needs a reference")
         found = search_image(
             image.path,
             reference=reference,

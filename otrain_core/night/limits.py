@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import pandas as pd
 from otrain_core.candidates.crossmatch import MAG_BIN, completeness_limit
 from otrain_core.chain.steps import Clock, ImageSteps
 from otrain_core.io import read_json, read_table, write_json, write_table
-from otrain_core.night.search import Search, scored_candidates
+from otrain_core.night.search import WORK, Search, scored_candidates
 from otrain_core.plan.pipelines import InjectOptions
 from otrain_core.plan.recipe import Recipe
 from otrain_core.positions import match_one_to_one
@@ -84,7 +85,7 @@ def measure_limits(
         recipe.pipeline.model_copy(update={"inject": options}), recipe.detector, recipe.telescope, recipe.name
     )
     image = found.record["image"]
-    with tempfile.TemporaryDirectory(prefix="otrain-limits-") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{WORK}{os.getpid()}-") as folder:
         run = ImageSteps(image, recipe, Path(folder), Path(folder), Clock(), wcs)
         run.psf(science, catalogue=catalogue)
         run.inject(science, seed=seed)

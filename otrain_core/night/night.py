@@ -19,7 +19,7 @@ from otrain_core.night.ledger import Ledger, alone
 from otrain_core.night.outputs import write_cutouts, write_scores, write_stamps
 from otrain_core.night.page import write_index, write_page
 from otrain_core.night.references import References
-from otrain_core.night.search import search_image
+from otrain_core.night.search import remove_abandoned, search_image
 from otrain_core.night.watch import file_digest, watch
 from otrain_core.plan.recipe import Recipe
 from otrain_core.safe import safe_name
@@ -82,6 +82,7 @@ class Night:
             raise OtrainError(f"{self.folder}: no such folder")
         counts = {"done": 0, "refused": 0, "known": 0}
         with alone(self.output):
+            remove_abandoned()
             ledger = Ledger(self.output / LEDGER)
             try:
                 self._pages(ledger)

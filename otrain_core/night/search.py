@@ -7,6 +7,8 @@ a temporary folder.
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +39,8 @@ log = logging.getLogger("otrain")
 
 LETTERS = tuple("ubvgrizy")  # of filters
 MOST_OFFSET = 60.0  # between the WCS of an image and that of its reference [arcsec]
+WORK = "otrain-search-"  # prefix of temporary folders; the number of the process follows
+
 # Columns of a table of candidates: name, unit, description.
 COLUMNS = {
     "candid": ("", "name of the candidate"),
@@ -124,7 +128,7 @@ def search_image(
         The image or its reference cannot be used; the key says what is wrong.
     """
     clock, kept = Clock(), Path(difference) if difference else None
-    with tempfile.TemporaryDirectory(prefix="otrain-search-") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{WORK}{os.getpid()}-") as folder:
         run = ImageSteps(image, recipe, Path(folder), Path(folder), clock, wcs)
         run.psf(science, catalogue=catalogue)
         headers = _headers(reference, image=image)
@@ -152,6 +156,18 @@ def search_image(
     }
     described = {name: np.asarray(scored[name])[order] for name in DESCRIPTORS}
     return Search(table, stack["cube"][order], described, record)
+
+
+def remove_abandoned() -> None:
+    """Remove the temporary folders of searches whose process is gone: kill -9 leaves them, and they fill the disk."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{WORK}*-*"):
+        number = folder.name.removeprefix(WORK).partition("-")[0]
+        try:
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except (ValueError, OSError):  # of another user, and alive
+            continue
 
 
 def scored_candidates(
