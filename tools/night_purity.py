@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 COLUMNS = ("night", "images", "real", "bogus", "score", "recall", "false_positives", "purity", "purity_low")
 PREVALENCE, RECALL = 0.01, 0.9  # share of real candidates, and of the real ones that are kept
 DITHER, MARGIN = 15, 20  # of the pointing of the simulated exposures, and of what is simulated around them [px]
-FIELDS, SIDE, SOURCES = 6, 512, 15  # simulated fields, their side [px], sources added to each field or triplet
+FIELDS, SIDE, SOURCES = 7, 512, 15  # simulated fields, their side [px], sources added to each field or triplet
 FIRST_FIELD = 500  # none of a training
 NEAR = 1.5  # a candidate so near to a source is that source [px]
 FRAMES, STEP, REFERENCE = (
