@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -49,7 +49,7 @@ def attach(workflow: Any) -> Display | None:
     """
     logger = logging.getLogger("snakemake.logging")
     theirs = next((handler for handler in logger.handlers if handler.name == "DefaultStreamHandler"), None)
-    if theirs is None or not workflow.local_exec:
+    if not isinstance(theirs, logging.StreamHandler) or not workflow.local_exec:
         return None
     totals = Counter(job.rule.name for job in workflow.dag.needrun_jobs())
     order = {rule.name: place for place, rule in enumerate(workflow.rules)}
@@ -98,7 +98,7 @@ class Display(logging.Handler):
         self.stream = stream or sys.stderr
         self.done: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
-        self.seconds: Counter[str] = Counter()  # of the jobs that are done, by rule
+        self.seconds: defaultdict[str, float] = defaultdict(float)  # of the jobs that are done, by rule
         self.running: dict[int, tuple[dict[str, Any], float]] = {}
         self.start, self.told = time.monotonic(), 0.0
         self._live: Any = None

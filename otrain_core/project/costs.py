@@ -75,10 +75,9 @@ def expect(run: Run, cube: str, *, results: str | Path = "results") -> Expected:
     images = run.inputs.images(telescope)
     n, size = len(images), _megapixels(run, telescope, images)
     record = read_record(Path(results, cube, "cube.json"))
-    if record.get("n_images_used"):
-        true = false = 0.0
-        true, false = float(record["n_true"]), float(record["n_false"])
-        low = high = np.array([true, false])
+    measured = bool(record.get("n_images_used"))
+    if measured:
+        low = high = np.array([record["n_true"], record["n_false"]], float)
     else:
         injected = n * run.options(telescope, pipeline, "inject")["n_sources"]
         low, high = (
@@ -89,9 +88,16 @@ def expect(run: Run, cube: str, *, results: str | Path = "results") -> Expected:
     fields = [run.inputs.field(telescope, image) or image for image in images]
     one_sky = len(set(fields)) < len(fields)  # then images and sky are both dealt to the sets
     part = share**2 if one_sky else share
-    test = float(min(low)) * part, float(min(high)) * part
-    true, false = ((float(low[k]), float(high[k])) for k in (0, 1))
-    return Expected(cube, n, size, true, false, round(share * n), test, bool(record.get("n_images_used")))
+    return Expected(
+        cube,
+        images=n,
+        megapixels=size,
+        true=(float(low[0]), float(high[0])),
+        false=(float(low[1]), float(high[1])),
+        test_images=round(share * n),
+        test=(float(low.min()) * part, float(high.min()) * part),
+        measured=measured,
+    )
 
 
 def _megapixels(run: Run, telescope: str, images: Sequence[str]) -> float:
@@ -166,7 +172,8 @@ def _disk(run: Run, expected: Sequence[Expected]) -> float:
     """Results that stay, and the largest temporary files [MB]."""
     total, largest = 0.0, 0.0
     for item in expected:
-        side = run.options(*item.cube.split("/"), "cutouts")["size"]
+        telescope, pipeline = item.cube.split("/")
+        side = run.options(telescope, pipeline, "cutouts")["size"]
         cutouts = item.true[1] + item.false[1]
         total += 2 * cutouts * side**2 * CUTOUT_BYTES / 1e6
         largest = max(largest, item.megapixels * 4 * PLANES)
