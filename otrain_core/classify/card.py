@@ -80,6 +80,8 @@ def _plain(value: Any) -> str:
         return "; ".join(f"{key} {_plain(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(_plain, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return UNKNOWN if value is None else str(value)
 
 
