@@ -30,7 +30,7 @@ def test_what_is_missing_was_not_measured():
 def test_a_card_as_a_page():
     page = card_markdown(CARD | {"model": "universal", "threshold": 0.5, "prior": {"sky.fwhm": {"log": [1.2, 8.0]}}})
     assert "| hatp32 | 62 | – / – | 0.980 [0.970, 0.990] | 4.1 % |" in page
-    assert "| sky.fwhm | log 1.2, 8.0 |" in page and "- trailed sources" in page and "| threshold | 0.5 |" in page
+    assert "| sky.fwhm | log 1.2, 8 |" in page and "- trailed sources" in page and "| threshold | 0.5 |" in page
     assert "Not measured." in card_markdown({})
 
 
