@@ -10,6 +10,7 @@ from otrain_core.errors import ImageError
 from otrain_core.widths import mad_sigma
 
 AREA, SQUARE = 100, 7  # an area inside of the image has so many pixels, and squares of this side lie in it
+FAR = 6.0  # a fill value so many sigma from the sky is one wherever it stands
 RUN = 24  # pixels of one exact value in a row along the border that noise does not give
 SOLID = 0.97  # least share of such an area without its holes
 REACH = 2  # pixels about it that a resampling mixed with the fill value
@@ -20,7 +21,8 @@ def fill_values(data: np.ndarray, *, fill: float | None = None, saturation: floa
     """Pixels that another program filled where it had no data, as SWarp, Siril and many mosaics do with 0.
 
     These are areas of one exact value that touch the border of the image along at least 24 px, or hold at least 100 px
-    inside of it, with the two pixels about them, which a resampling mixed with the value.
+    inside of it, with the two pixels about them, which a resampling mixed with the value; and, where the value is far
+    from the sky, all other pixels that have it.
 
     Parameters
     ----------
@@ -56,6 +58,9 @@ def fill_values(data: np.ndarray, *, fill: float | None = None, saturation: floa
         )[1:-1, 1:-1]
         if area.any() and not area.all() and area.sum() >= SOLID * whole.sum():
             filled |= ndimage.binary_dilation(area, np.ones((3, 3)), iterations=REACH)
+            sky = data[np.isfinite(data) & ~area]
+            if abs(value - np.median(sky)) > FAR * mad_sigma(sky):
+                filled |= data == value
     return filled
 
 

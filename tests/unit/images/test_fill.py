@@ -86,3 +86,12 @@ def test_a_raw_colour_frame_is_refused():
         check_mosaic(bayer(), fits.Header({"BAYERPAT": "RGGB"}), image="a")
     check_mosaic(sky(), fits.Header({"BAYERPAT": "RGGB"}), image="a")  # one colour, whose header kept the card
     check_mosaic(bayer(), fits.Header(), image="a")
+
+
+@pytest.mark.parametrize("value", [-999.0, 300.0])
+def test_a_fill_value_far_from_the_sky_is_one_wherever_it_stands(value):
+    data, void = sky(), VOIDS["block inside"]
+    data[void], data[:, 200] = value, value
+    found = fill_values(data, saturation=6e4)
+    assert found[void].all()
+    assert found[:, 200].all() == (value == -999.0)
