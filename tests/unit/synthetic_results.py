@@ -140,6 +140,7 @@ def write_training(
     table = split.drop(columns=["field", "cell"])
     logit = rng.normal(quality * (2 * table["label"].astype(int) - 1), 1.7)
     table["score"] = 1 / (1 + np.exp(-logit))
+    table["sign"] = np.where(np.arange(len(table)) % 5 == 0, -1, 1)
     other = None
     if shipped is not None:
         logit = np.random.default_rng(9).normal(shipped * (2 * table["label"].astype(int) - 1), 1.7)

@@ -99,7 +99,14 @@ def test_it_shows_every_part(page):
     _, parsed = page
     for words in (
         *("How far to trust it", "What True and False look like", "False by cause", "Injected and recovered"),
-        *("Quality of the images", "By magnitude, its error and S/N", "Failures", "Median CPU", "Configuration"),
+        *(
+            "Quality of the images",
+            "By magnitude, its error and S/N",
+            "By sign",
+            "Failures",
+            "Median CPU",
+            "Configuration",
+        ),
     ):
         assert words in parsed.text, words
     # gallery, two triplets, completeness, quality; panels, confusion, calibration of two trainings
