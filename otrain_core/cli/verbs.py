@@ -57,7 +57,7 @@ def export(arguments: Namespace) -> Outcome:
 
 def train(arguments: Namespace) -> Outcome:
     """Split a cube, train, evaluate and export, by the steps of the workflow."""
-    from otrain_core.classify.shipped import shipped_files
+    from otrain_core.classify.shipped_scores import shipped_files
     from otrain_core.cubes.split import split_files
     from otrain_core.evaluation.evaluate import evaluate_files
     from otrain_core.networks.architecture import load_model

@@ -72,7 +72,7 @@ def evaluate_files(
     experiment_name : str
         Name of the experiment, for the record.
     shipped : path, optional
-        Scores of the shipped model on the cube, as `otrain_core.classify.shipped.shipped_files` writes them.
+        Scores of the shipped model on the cube, as `otrain_core.classify.shipped_scores.shipped_files` writes them.
 
     Raises
     ------
