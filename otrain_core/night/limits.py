@@ -121,7 +121,7 @@ def _summary(sources: pd.DataFrame, before: Mapping[str, np.ndarray], *, n: int,
     mag, accepted = sources["mag"].to_numpy(float), sources["accepted"].to_numpy(bool)
     rng = np.random.default_rng(seed)
     samples = [rng.integers(0, len(mag), len(mag)) for _ in range(RESAMPLES)] if len(mag) else []
-    limits = {}
+    limits: dict[str, float] = {}
     for share in SHARES:
         spread = [completeness_limit(mag[rows], accepted[rows], share=share) for rows in samples]
         low, high = _interval(np.array(spread))

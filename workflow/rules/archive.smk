@@ -1,6 +1,7 @@
 # `snakemake --configfile archive.yaml search`: candidates of an archive of images, see the section archive.
 # An image that is done is not searched again, so that a job that was ended early goes on.
 
+
 localrules:
     search,
 

@@ -46,7 +46,9 @@ wildcard_constraints:
     sweep="|".join(map(re.escape, RUN.config.studies.sweeps)) or "(?!)",
 
 
-digest_once = functools.cache(code_digest)  # thousands of jobs ask; and a run has one code, whatever is edited meanwhile
+digest_once = functools.cache(
+    code_digest
+)  # thousands of jobs ask; and a run has one code, whatever is edited meanwhile
 
 
 def code_of(script):
