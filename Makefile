@@ -12,7 +12,7 @@ MLFLOW := MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
 STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup programs slurm-programs demo resume test test-cluster bench scale kill real-sky universal lint format config lock ui server clean paper paper-draw paper-estimate
+.PHONY: help setup programs slurm-programs demo resume test test-cluster bench scale kill real-sky universal lint format docs config lock ui server clean paper paper-draw paper-estimate
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -102,6 +102,9 @@ lint: setup ## ruff, snakefmt, snakemake --lint, the contract of imports, types
 
 format: setup ## format Python and Snakemake files
 	@$(RUN) ruff check --fix . ; $(RUN) ruff format . && $(RUN) snakefmt workflow
+
+docs: setup ## the documentation as a site (site/index.html)
+	@NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet && echo "The documentation: site/index.html"
 
 config: setup ## regenerate config/config.yaml, its schema and the tables of keys
 	@$(RUN) python -m otrain_core.plan.config_docs

@@ -116,7 +116,7 @@ def main(cubes: Sequence[str], output: str, *, trials: int = TRIALS, seed: int =
 
 
 def as_markdown(table: pd.DataFrame) -> str:
-    """The table as the README quotes it: a line for each cube."""
+    """The table as the documentation quotes it: a line for each cube."""
     lines = [
         "| cube | images | their seeing varies by | night of | any false alarm | seeing +30 % found | seeing -23 % found |"
     ]

@@ -1,4 +1,4 @@
-"""Small tables of a run, kept in the repository and quoted in the README: ``python -m tools.publish RESULTS FOLDER``."""
+"""Small tables of a run, kept in the repository and quoted in README and documentation: ``python -m tools.publish RESULTS FOLDER``."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from otrain_core.results import TABLES, read_record
 
 
 def published_table(folder: str | Path) -> str:
-    """The closing table of a published run, as the README quotes it."""
+    """The closing table of a published run, as README or documentation quote it."""
     tables = [read_table(Path(folder, f"{name}.csv")) for name in ("summary", "quality")]
     return closing_table(*tables)
 
 
-def publish(root: str | Path, folder: str | Path, readme: str | Path) -> None:
-    """Keep the tables of a run in the repository and quote them in the README.
+def quoting(root: str | Path) -> list[Path]:
+    """README and the pages of the documentation."""
+    return [Path(root, "README.md"), *sorted(Path(root, "docs").rglob("*.md"))]
 
-    The README's block between ``<!-- NAME from here -->`` and ``<!-- to here -->`` is
+
+def publish(root: str | Path, folder: str | Path, page: str | Path) -> None:
+    """Keep the tables of a run in the repository and quote them in a page.
+
+    Its block between ``<!-- NAME from here -->`` and ``<!-- to here -->`` is
     replaced, where NAME is the name of `folder`.
     """
     from otrain_core.io import write_json, write_table
@@ -35,12 +40,16 @@ def publish(root: str | Path, folder: str | Path, readme: str | Path) -> None:
     training = read_record(trainings[0])
     write_json(Path(folder, "about.json"), {key: training.get(key) for key in ("commit", "time", "cpus", "versions")})
     mark = f"<!-- {Path(folder).name} from here -->"
-    before, _, rest = Path(readme).read_text().partition(mark)
+    before, _, rest = Path(page).read_text().partition(mark)
     after = rest.partition("<!-- to here -->")[2]
-    Path(readme).write_text(f"{before}{mark}\n```text\n{published_table(folder)}\n```\n<!-- to here -->{after}")
+    Path(page).write_text(f"{before}{mark}\n```text\n{published_table(folder)}\n```\n<!-- to here -->{after}")
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit("usage: python -m tools.publish RESULTS FOLDER, with FOLDER in results/published")
-    publish(sys.argv[1], sys.argv[2], "README.md")
+    name = Path(sys.argv[2]).name
+    page = next((page for page in quoting(".") if f"<!-- {name} from here -->" in page.read_text()), None)
+    if page is None:
+        sys.exit(f"no page quotes {name}: put <!-- {name} from here --> and <!-- to here --> into one")
+    publish(sys.argv[1], sys.argv[2], page)

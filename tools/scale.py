@@ -242,7 +242,7 @@ def _watched(cost: dict[str, float]) -> Iterator[None]:
 
 
 def costs_text(table: pd.DataFrame) -> str:
-    """The table for people, as the README quotes it."""
+    """The table for people, as the documentation quotes it."""
     lines = [f"{'step':<10}{'cutouts':>9}{'CPU s':>9}{'memory MB':>11}{'CPU us/cutout':>15}{'bytes/cutout':>14}"]
     for row in table.itertuples():
         each = (f"{v:.0f}" if np.isfinite(v) else "-" for v in (row.cpu_us_per_cutout, row.memory_bytes_per_cutout))

@@ -1,7 +1,7 @@
 """The regenerated paper as one page without network, and the same from a run that is not finished.
 
 ``python -m otrain_core.paper.paper config/paper.yaml`` draws what there is into ``results/unfinished/paper``;
-``python -m otrain_core.paper.paper --quote`` puts the numbers and two pictures of ``results/paper`` into the README.
+``python -m otrain_core.paper.paper --quote`` puts the numbers and two pictures of ``results/paper`` into `PAGE`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from otrain_core.paper.tables import condensed, read_experiments, summary_of, ta
 from otrain_core.plan.run import Run
 from otrain_core.report.text import page_templates
 
+PAGE = "docs/explanation/paper.md"
 MARK = "<!-- paper from here -->"
 TABLE_COLUMNS = {  # of the page, where a table is too wide for it
     "table2": (
@@ -158,7 +159,7 @@ def captions_text(folder: str | Path, names: Sequence[str] = (*FIGURES, *TABLES)
 
 
 def readme_block(folder: str | Path) -> str:
-    """What the README quotes of a finished page: the paper beside ours, its claims, two pictures; '' without one."""
+    """What the documentation quotes of a finished page: the paper beside ours, its claims, two pictures; '' without one."""
     folder = Path(folder)
     if not (folder / "comparison.csv").is_file() or (folder / "comparison.csv").stat().st_size < 2:
         return ""
@@ -178,7 +179,7 @@ def readme_block(folder: str | Path) -> str:
         "",
     ]
     lines += [*_markdown(table.drop(columns="Seeds")), "", *_markdown(shown), ""]
-    lines += [f"![{TITLES[name]}](results/paper/{name}.png)" for name in ("fig10", "fig12")]
+    lines += [f"![{TITLES[name]}](../paper/{name}.png)" for name in ("fig10", "fig12")]
     return "\n".join(lines) + "\n"
 
 
@@ -187,12 +188,12 @@ def _markdown(table: pd.DataFrame) -> list[str]:
     return ["| " + " | ".join(row) + " |" for row in rows]
 
 
-def quote(folder: str | Path, readme: str | Path) -> None:
-    """Replace the README's block between ``<!-- paper from here -->`` and ``<!-- to here -->``."""
-    before, _, rest = Path(readme).read_text(encoding="utf-8").partition(MARK)
+def quote(folder: str | Path, page: str | Path) -> None:
+    """Replace the block of a page between ``<!-- paper from here -->`` and ``<!-- to here -->``."""
+    before, _, rest = Path(page).read_text(encoding="utf-8").partition(MARK)
     after = rest.partition("<!-- to here -->")[2]
     text = f"{before}{MARK}\n{readme_block(folder)}<!-- to here -->{after}"
-    Path(readme).write_text(text, encoding="utf-8")
+    Path(page).write_text(text, encoding="utf-8")
 
 
 def draw_unfinished(config: Sequence[str], *, root: str | Path = "results") -> Path:
@@ -237,6 +238,6 @@ if __name__ == "__main__":
     import sys
 
     if sys.argv[1:] == ["--quote"]:
-        quote("results/paper", "README.md")
+        quote("results/paper", PAGE)
     else:
         print(f"What there is of the paper: {draw_unfinished(sys.argv[1:] or ['config/paper.yaml'])}")

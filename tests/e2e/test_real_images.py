@@ -87,7 +87,7 @@ def _rows(path):
 
 
 def test_a_classifier_of_these_frames_in_use(real_run, shared_data, capsys):
-    """As the README has it: trained on frames of one telescope, used on its others and on another's differences."""
+    """As the documentation has it: trained on frames of one telescope, used on its others and on another's differences."""
     workdir, images = real_run
     mine, table = workdir / "mine", workdir / "scores.csv"
     cube = workdir / "results/cecilia/builtin/cube.npz"

@@ -50,14 +50,18 @@ def test_requirements_pin_every_dependency(root):
 
 
 @pytest.mark.parametrize("name", ["demo", "hatp32"])
-def test_readme_numbers_are_those_of_the_files(root, name):
-    from tools.publish import published_table
+def test_quoted_numbers_are_those_of_the_files(root, name):
+    from tools.publish import published_table, quoting
 
-    assert published_table(root / "results/published" / name) in (root / "README.md").read_text()
+    (page,) = [text for path in quoting(root) if f"<!-- {name} from here -->" in (text := path.read_text())]
+    assert published_table(root / "results/published" / name) in page
 
 
-def test_readme_quotes_what_a_cutout_costs(root):
+def test_the_documentation_quotes_what_a_cutout_costs(root):
     from otrain_core.io import read_table
     from tools.scale import costs_text
 
-    assert costs_text(read_table(root / "results/published/scale/costs.csv")) in (root / "README.md").read_text()
+    assert (
+        costs_text(read_table(root / "results/published/scale/costs.csv"))
+        in (root / "docs/explanation/costs.md").read_text()
+    )

@@ -127,9 +127,9 @@ def test_a_cube_of_the_original(tmp_path, cube, model, capsys):
     assert len(headers) == 60 and sum("MAG" not in header for header in headers) == 3
 
 
-def test_the_example_of_the_readme(root, tmp_path):
+def test_the_example_of_the_documentation(root, tmp_path):
     """The ten lines run as they stand, beside a model and two arrays."""
-    section = (root / "README.md").read_text().split("## Use it in your pipeline")[1].split("\n## ")[0]
+    section = (root / "docs/how-to/use-in-a-pipeline.md").read_text()
     example = re.search(r"```python\n(.*?)```", section, flags=re.S).group(1)
     assert len(example.strip().splitlines()) <= 10
     write_tiny(tmp_path / "model.onnx", size=32, channels=("difference", "psf"))

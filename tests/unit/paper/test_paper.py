@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from otrain_core.io import read_json, read_table
-from otrain_core.paper.paper import MARK, captions_text, draw_unfinished, quote, readme_block
+from otrain_core.paper.paper import MARK, PAGE, captions_text, draw_unfinished, quote, readme_block
 from otrain_core.paper.plan import FIGURES, TABLES
 from tests.unit.report.test_report import Page
 from tests.unit.synthetic_paper import ROOT, make_plan, paper_values, write_paper
@@ -70,9 +70,9 @@ def test_captions_are_kept_as_text(made):
     assert text.count("\n\n") == len(FIGURES) + len(TABLES) - 1
 
 
-def test_readme_quotes_the_files(root):
-    """No number of the paper in the README is typed by hand: `python -m otrain_core.paper.paper --quote`."""
-    text = (root / "README.md").read_text(encoding="utf-8")
+def test_the_documentation_quotes_the_files(root):
+    """No number of the paper in the documentation is typed by hand: `python -m otrain_core.paper.paper --quote`."""
+    text = (root / PAGE).read_text(encoding="utf-8")
     assert text.partition(MARK)[2].partition("<!-- to here -->")[0] == "\n" + readme_block(root / "results/paper")
 
 

@@ -1,4 +1,4 @@
-"""The measurement of alarms, and its table in the README."""
+"""The measurement of alarms, and its table in the documentation."""
 
 import json
 
@@ -25,8 +25,13 @@ def test_a_cube_is_measured(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "out" / "about.json").read_text())["versions"]["numpy"]
 
 
-def test_the_readme_quotes_what_was_measured(root):
+def test_the_documentation_quotes_what_was_measured(root):
     table = pd.read_csv(root / "results/published/monitor/monitor.csv")
-    block = (root / "README.md").read_text().split("<!-- monitor from here -->\n")[1].split("\n<!-- to here -->")[0]
+    block = (
+        (root / "docs/how-to/monitoring.md")
+        .read_text()
+        .split("<!-- monitor from here -->\n")[1]
+        .split("\n<!-- to here -->")[0]
+    )
     assert block == monitor_power.as_markdown(table), "python -m tools.monitor_power CUBE... and quote it again"
     assert (table.false_alarms < 0.03).all()

@@ -1,0 +1,86 @@
+"""Pages of the site that are made from the code: command line, configuration, architecture."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def on_page_markdown(markdown: str, *, page, config, files) -> str:
+    """Put what the code says in place of the markers ``<!-- made: NAME -->``."""
+    makers = {"command line": command_line, "configuration": configuration, "wings": wings, "results": results}
+    return re.sub(r"<!-- made: ([a-z ]+) -->", lambda found: makers[found[1]](), markdown)
+
+
+def command_line() -> str:
+    """Every verb of the command with its options."""
+    from otrain_core.cli.main import build_parser
+
+    return "\n".join(_verbs(build_parser(), "otrain", 2))
+
+
+def _verbs(parser: argparse.ArgumentParser, name: str, level: int) -> list[str]:
+    lines: list[str] = []
+    for action in parser._actions:
+        if not isinstance(action, argparse._SubParsersAction):
+            continue
+        for verb, made in action.choices.items():
+            lines += [f"{'#' * level} {name} {verb}", "", made.description or "", ""]
+            usage = " ".join(made.format_usage().removeprefix("usage: ").split())
+            lines += ["```text", usage, "```", "", *_options(made), ""]
+            lines += _verbs(made, f"{name} {verb}", level + 1)
+    return lines
+
+
+def _options(parser: argparse.ArgumentParser) -> list[str]:
+    rows = [
+        f"| `{', '.join(action.option_strings) or action.dest}` | {(action.help or '').replace('|', chr(92) + '|')} |"
+        for action in parser._actions
+        if action.help and action.help != argparse.SUPPRESS and "--help" not in action.option_strings
+    ]
+    rows = [row.replace("%(default)s", "its default") for row in rows]
+    return ["| argument | |", "|---|---|", *rows] if rows else []
+
+
+def configuration() -> str:
+    """All keys: the text of config/README.md, whose tables come from the typed configuration."""
+    text = (ROOT / "config/README.md").read_text(encoding="utf-8")
+    return "\n".join(text.splitlines()[1:])
+
+
+def results() -> str:
+    """What a run writes: the text of results/README.md."""
+    text = (ROOT / "results/README.md").read_text(encoding="utf-8")
+    return "\n".join(text.splitlines()[1:])
+
+
+def on_files(files, *, config):
+    """Pictures of the paper, which a run writes to results/paper."""
+    from mkdocs.structure.files import File
+
+    for path in sorted((ROOT / "results/paper").glob("*.png")):
+        files.append(File.generated(config, f"paper/{path.name}", abs_src_path=str(path)))
+    return files
+
+
+def wings() -> str:
+    """The wings of the package from top to bottom: a wing imports only those below it."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    lines = ["| wing | what it is for |", "|---|---|"]
+    for layer in layers:
+        for name in re.split(r"\s*[|:]\s*", layer):
+            lines.append(f"| `{name}` | {_first_sentence(name)} |")
+    return "\n".join(lines)
+
+
+def _first_sentence(name: str) -> str:
+    path = ROOT / "otrain_core" / name
+    text = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
+    return text.split('"""')[1].split("\n")[0]
