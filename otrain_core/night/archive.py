@@ -19,9 +19,10 @@ import numpy as np
 
 from otrain_core.classify.shipped import shipped_file
 from otrain_core.errors import ConfigError, OtrainError
-from otrain_core.io import plain_values, read_json, write_json, write_table
+from otrain_core.io import plain_values, read_json, write_json
 from otrain_core.night.context import NIGHT_COLUMNS
 from otrain_core.night.night import night_of
+from otrain_core.night.nights import KEPT
 from otrain_core.night.references import References
 from otrain_core.night.search import Search, search_image
 from otrain_core.night.watch import file_digest
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from otrain_core.classify import Classifier
 
 log = logging.getLogger("otrain")
-
-# What the table of images says of each; the rest of the record of a search stays in its own file.
-KEPT = ("image", "night", "n", "real", "undecided", "unlike_training", "seeing_px", "limit_mag", "filter", "time")
 
 
 def archive_files(
@@ -167,35 +165,3 @@ def as_arrow(table: Mapping[str, np.ndarray], *, digest: str) -> Any:
         name: pa.array(values.tolist(), kinds.get(values.dtype.kind, pa.string())) for name, values in columns.items()
     }
     return pa.table(arrays | {"digest": pa.array([digest] * len(columns["candid"]), pa.string())})
-
-
-def nights_files(*, records: Sequence[str | Path], nights: str | Path, images: str | Path) -> None:
-    """Write what was found, night by night, and a row for each image (CSV).
-
-    Parameters
-    ----------
-    records : sequence of path-like
-        Of the jobs.
-    nights : path-like
-        night, images, candidates, real, undecided, seeing_px, limit_mag (medians); a copy of an image does not count.
-    images : path-like
-        path, status (done, refused, gone), reason, digest, and `KEPT`.
-    """
-    import pandas as pd
-
-    rows = [item for path in records for item in read_json(path)["images"]]
-    columns = ("path", "status", "reason", "digest", *KEPT)
-    table = pd.DataFrame([{key: row.get(key) for key in columns} for row in rows], columns=columns)
-    write_table(images, table)
-    done = table[table["status"] == "done"].drop_duplicates("digest")
-    counts = done.astype(dict.fromkeys(("n", "real", "undecided", "seeing_px", "limit_mag"), float)).groupby("night")
-    summary = counts.agg(
-        images=("digest", "size"),
-        candidates=("n", "sum"),
-        real=("real", "sum"),
-        undecided=("undecided", "sum"),
-        seeing_px=("seeing_px", "median"),
-        limit_mag=("limit_mag", "median"),
-    )
-    summary = summary.astype(dict.fromkeys(("candidates", "real", "undecided"), int))
-    write_table(nights, summary.reset_index())

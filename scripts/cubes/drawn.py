@@ -3,7 +3,7 @@
 from otrain_core.jobs.job import job_logging
 
 with job_logging(snakemake):
-    from otrain_core.cubes.pool import drawn_files
+    from otrain_core.cubes.drawn import drawn_files
     from otrain_core.plan.config import CubeOptions
     from otrain_core.plan.pools import DRAWN
 

@@ -3,7 +3,7 @@
 from otrain_core.jobs.job import job_logging
 
 with job_logging(snakemake):
-    from otrain_core.night.archive import nights_files
+    from otrain_core.night.nights import nights_files
 
     nights_files(
         records=list(snakemake.input.records),

@@ -63,8 +63,8 @@ def test_summary_and_quality(small_run):
         "mcc_low mcc_high fpr_at_1pct_missed fpr_at_5pct_missed ece false_alarms_per_image train_seconds"
     )
     assert set(columns.split()) <= set(summary.columns)
-    assert len(summary) == 6  # two trainings under two protocols, and fixed cuts under both
-    assert (summary.experiment == "fixed-cuts").sum() == 2
+    assert len(summary) == 8  # two trainings, fixed cuts and the shipped model, under two protocols each
+    assert summary.experiment.value_counts()[["fixed-cuts", "universal"]].tolist() == [2, 2]
     assert set(summary.protocol) == {"grouped", "paper"}
     quality = pd.read_csv(small_run / "results/quality.csv")
     assert len(quality) == 6

@@ -7,7 +7,7 @@ import pytest
 
 from otrain_core.jobs import digest
 
-NIGHT = {"night/archive", "night/nights"}  # they search images as the steps do
+NIGHT = {"night/archive"}  # it searches images as the steps do
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,11 @@ def test_an_archive_is_planned_in_jobs_of_many_images(root, tmp_path):
     values = {"images": f"{tmp_path}/*.fits", "references": "ref.fits", "images_per_job": 3}
     config.write_text(yaml.safe_dump({"archive": values}))
     command = ["-n", "--directory", str(tmp_path / "run"), "--configfile", str(config), "--", "search"]
-    assert planned_jobs(snakemake(root, "--profile", "slurm", *command).stdout) == {"archive": 3, "search": 1}
+    assert planned_jobs(snakemake(root, "--profile", "slurm", *command).stdout) == {
+        "archive": 3,
+        "nights": 1,
+        "search": 1,
+    }
 
 
 def test_both_protocols(root, tmp_path):

@@ -10,7 +10,8 @@ from astropy.io import fits
 from otrain_core.errors import ConfigError
 from otrain_core.io import read_json, read_table
 from otrain_core.night import archive as module
-from otrain_core.night.archive import archive_files, nights_files
+from otrain_core.night.archive import archive_files
+from otrain_core.night.nights import nights_files
 from otrain_core.plan.archive import ArchiveOptions
 from otrain_core.plan.pipelines import Pipeline
 from otrain_core.plan.recipe import Recipe

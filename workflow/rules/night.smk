@@ -3,7 +3,7 @@
 
 
 localrules:
-    search,
+    nights,
 
 
 rule archive:
@@ -27,7 +27,7 @@ rule archive:
         "../../scripts/night/archive.py"
 
 
-rule search:
+rule nights:
     """What was found in the archive: results/archive/candidates (Parquet), and these tables."""
     input:
         records=lambda wildcards: [f"results/archive/jobs/{job}.json" for job in archive_jobs()],
