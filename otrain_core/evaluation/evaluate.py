@@ -264,7 +264,9 @@ def by_telescope(
         area = metrics.auc(given, scores[mine]) if both else np.nan
         single[str(name)] = counts | {
             "auc": area,
-            **{key: float(rates[key]) for key in ("mcc", "recall", "fpr")},
+            "mcc": float(rates["mcc"]),
+            "recall": float(rates["recall"]),
+            "fpr": float(rates["fpr"]),
         }
     values = {name: row["mcc"] for name, row in single.items() if np.isfinite(row["mcc"])}
     if not values:
@@ -277,11 +279,28 @@ def by_telescope(
     return about | {"mcc_worst": values[worst], "worst": worst, "single": single}
 
 
+def _intervals(
+    part: pd.DataFrame, threshold: float, rng: np.random.Generator, options: EvaluateOptions, kept_false: float
+) -> dict[str, tuple[float, float]]:
+    """Intervals over images of the numbers of some candidates (label, score, image)."""
+    return bootstrap_intervals(
+        part["label"].to_numpy(),
+        part["score"].to_numpy(float),
+        part["image"].to_numpy(),
+        threshold,
+        rng=rng,
+        draws=options.bootstrap,
+        confidence=options.confidence,
+        stated_recall=options.stated_recall,
+        kept_false=kept_false,
+    )
+
+
 def _headline(
     test: pd.DataFrame, threshold: float, rng: np.random.Generator, options: EvaluateOptions, kept_false: float
 ) -> dict[str, float]:
     """Headline numbers of test, each with its interval; `kept_false` is the share of all False that test holds."""
-    labels, scores, images = test["label"].to_numpy(), test["score"].to_numpy(float), test["image"].to_numpy()
+    labels, scores = test["label"].to_numpy(), test["score"].to_numpy(float)
     values = metrics.headline(
         labels,
         scores,
@@ -290,18 +309,7 @@ def _headline(
         stated_recall=options.stated_recall,
         kept_false=kept_false,
     )
-    intervals = bootstrap_intervals(
-        labels,
-        scores,
-        images,
-        threshold,
-        rng=rng,
-        draws=options.bootstrap,
-        confidence=options.confidence,
-        stated_recall=options.stated_recall,
-        kept_false=kept_false,
-    )
-    for name, (low, high) in intervals.items():
+    for name, (low, high) in _intervals(test, threshold, rng, options, kept_false).items():
         values |= {f"{name}_low": low, f"{name}_high": high}
     return values
 
@@ -432,20 +440,9 @@ def errors_by_sign(
     rows = []
     for sign in (1, -1):
         part = test[test["sign"] == sign]
-        labels, scores, images = part["label"].to_numpy(), part["score"].to_numpy(float), part["image"].to_numpy()
-        counts = metrics.confusion(labels, scores, threshold)
+        counts = metrics.confusion(part["label"].to_numpy(), part["score"].to_numpy(float), threshold)
         kept = kept_false * test["image"].nunique() / part["image"].nunique()  # an image may have none of this sign
-        intervals = bootstrap_intervals(
-            labels,
-            scores,
-            images,
-            threshold,
-            rng=rng,
-            draws=options.bootstrap,
-            confidence=options.confidence,
-            stated_recall=options.stated_recall,
-            kept_false=kept,
-        )
+        intervals = _intervals(part, threshold, rng, options, kept)
         row: dict[str, Any] = {"sign": sign, "n_true": counts["tp"] + counts["fn"]}
         row |= {"n_false": counts["fp"] + counts["tn"], "fn": counts["fn"], "fp": counts["fp"]}
         row["recall"] = counts["tp"] / row["n_true"] if row["n_true"] else np.nan

@@ -48,6 +48,21 @@ def scores_of(model, cube, size=15):
     return predict.score_cutouts(model, select_inputs(cube, inputs=["difference"], size=size))
 
 
+def kill_in_second_epoch(monkeypatch, cube, split, *, checkpoint, options):
+    """Begin a training that dies when its second epoch is saved."""
+    write = loop.Loop._save
+
+    def killed(self, epoch):
+        write(self, epoch)
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Loop, "_save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fit(cube, split, checkpoint=checkpoint, **options)
+
+
 @pytest.mark.parametrize(("side", "size"), [(32, 15), (32, 24), (63, 32), (15, 15), (20, 11)])
 def test_a_crop_keeps_the_candidate_at_its_pixel(side, size):
     stack = np.zeros((1, side, side, 2), np.float32)
@@ -106,17 +121,7 @@ def test_cutouts_read_from_a_file_give_the_same_weights(data, tmp_path, monkeypa
     with pytest.raises(FileNotFoundError):  # it is that folder which is written to
         fit(cube, split, **options)
     (tmp_path / "scratch").mkdir()
-    write = loop.Loop._save
-
-    def killed(self, epoch):
-        write(self, epoch)
-        if epoch == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop.Loop, "_save", killed)
-    with pytest.raises(KeyboardInterrupt):
-        fit(cube, split, checkpoint=tmp_path / "checkpoint", **options)
-    monkeypatch.setattr(loop.Loop, "_save", write)
+    kill_in_second_epoch(monkeypatch, cube, split, checkpoint=tmp_path / "checkpoint", options=options)
     again, history_again, record = fit(cube, split, checkpoint=tmp_path / "checkpoint", **options)
     assert record["resumed_at_epoch"] == 3
     pd.testing.assert_frame_equal(history.drop(columns="seconds"), history_again.drop(columns="seconds"))
@@ -425,17 +430,7 @@ def test_varied_inputs_are_drawn_anew_in_every_epoch_and_repeat_themselves(data,
     assert not np.array_equal(lacking[0], lacking[1])
     # A training that goes on from its checkpoint, its cutouts in a file, ends at the same weights.
     monkeypatch.setattr(train, "IN_MEMORY", 0)
-    write = loop.Loop._save
-
-    def killed(self, epoch):
-        write(self, epoch)
-        if epoch == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop.Loop, "_save", killed)
-    with pytest.raises(KeyboardInterrupt):
-        fit(cube, split, checkpoint=tmp_path / "c", **options)
-    monkeypatch.setattr(loop.Loop, "_save", write)
+    kill_in_second_epoch(monkeypatch, cube, split, checkpoint=tmp_path / "c", options=options)
     again, _, record = fit(cube, split, checkpoint=tmp_path / "c", **options)
     assert record["resumed_at_epoch"] == 3
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), again.get_weights(), strict=True))
