@@ -104,6 +104,9 @@ class SimulatedSky(Section):
     defocus: float = Field(
         0.0, ge=0, le=3, description="diameter of the out-of-focus pupil over the seeing; it widens the PSF to a ring"
     )
+    clouds: float = Field(
+        0.0, ge=0, lt=1, description="largest loss of light in patches of thin cloud over the science image [relative]"
+    )
     warm_pixels: float = Field(
         0.0, ge=0, le=1e5, description="warm pixels per million pixels, at the same places in all images"
     )

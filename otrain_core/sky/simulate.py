@@ -51,6 +51,7 @@ STREAMS = {
     "science_flaws": 10,
     "reference_flaws": 11,
     "missing": 12,
+    "clouds": 13,
 }
 
 
@@ -391,6 +392,8 @@ def _draw_sky(sky: SimulatedSky, science: Exposure, reference: Exposure, streams
     chromatic = sky.color_term * (sources.color - PIVOT_COLOR).fillna(0)
     now = sources.mag + sources.change + chromatic
     sources["flux_science"] = 10 ** (0.4 * (science.zero_point - now)) * sources.scintillation
+    if sky.clouds:
+        sources["flux_science"] *= _transparency(sky, sources.x_science / width, sources.y_science / height, streams)
     sources["flux_reference"] = 10 ** (0.4 * (reference.zero_point - sources.mag))
     sources["missing"] = (streams["missing"].random(len(sources)) < sky.reference_missing) & (sources.kind == "star")
     sources.loc[sources.missing, "flux_reference"] = 0.0
@@ -423,6 +426,19 @@ def _variability(sky: SimulatedSky, science: Exposure, sources: pd.DataFrame, rn
     change[chosen] = np.where(rng.random(len(chosen)) < 0.5, size, -size)
     known[chosen[::2]] = 1
     return change, known
+
+
+def _transparency(sky: SimulatedSky, x: pd.Series, y: pd.Series, streams) -> np.ndarray:
+    """Share of the light that passes thin clouds, whose patches are a tenth of the image and larger.
+
+    `x` and `y` are shares of the width and height.
+    """
+    rng = streams["clouds"]
+    pattern = np.zeros(len(x))
+    for _ in range(3):
+        angle, waves = rng.uniform(0, 2 * np.pi), np.exp(rng.uniform(np.log(0.5), np.log(5)))
+        pattern += np.cos(2 * np.pi * (waves * (np.cos(angle) * x + np.sin(angle) * y) + rng.random())) / 3
+    return 1 - sky.clouds * (0.5 + 0.5 * pattern)
 
 
 def _background(exposure: Exposure, rng) -> np.ndarray:

@@ -360,6 +360,22 @@ def test_flaws_keep_stars_where_the_header_says():
     assert len(away) > 4 and np.abs(np.median(away, axis=0)).max() < 0.1
 
 
+def test_clouds_dim_stars_in_patches_of_the_science_image():
+    row = telescope(**CLEAN, clouds=0.5, star_density=2000)
+    pair, clear = (
+        simulate_pair(row, index=2, seed=3),
+        simulate_pair(telescope(**CLEAN, star_density=2000), index=2, seed=3),
+    )
+    np.testing.assert_array_equal(pair.reference, clear.reference)
+    stars = clear.truth.kind == "star"
+    passed = pair.truth.flux[stars] / clear.truth.flux[stars]
+    assert 0.5 <= passed.min() < 0.7 and 0.9 < passed.max() <= 1
+    x, y, passed = pair.truth.x[stars].to_numpy(), pair.truth.y[stars].to_numpy(), passed.to_numpy()
+    away = np.hypot(x - x[:, None], y - y[:, None])
+    near = np.abs(passed - passed[:, None])[(away > 0) & (away < 5)]
+    assert near.max() < 0.1
+
+
 def test_headers_can_be_wrong():
     row = telescope(width=96, height=80, gain_error=0.2, saturation_error=-0.3, sky_removed="science")
     pair, right = simulate_pair(row, index=1, seed=3), simulate_pair(telescope(width=96, height=80), index=1, seed=3)
