@@ -7,7 +7,7 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -230,8 +230,8 @@ def train_model(
     stage = architecture.keras.Model(model.input, architecture.input_stage(model).output)
     with memory_told(f"{len(labels)} cutouts of {size} px; train on fewer (n_train) or smaller ones (size)"):
         # Tune is varied once, train in every epoch.
-        tune = _staged(stage, cube, used, rows[tune_set], seed=[seed, 0])
-        train = tune[:0] if used.varied else _staged(stage, cube, used, rows["train"], seed=[seed])
+        tune = _staged(stage, cube, used, rows[tune_set], labels=labels, seed=[seed, 0])
+        train = tune[:0] if used.varied else _staged(stage, cube, used, rows["train"], labels=labels, seed=[seed])
     loop = Loop(
         architecture.without_input_stage(model),
         (train, labels[rows["train"]]),
@@ -239,7 +239,9 @@ def train_model(
         experiment=used,
         seed=seed,
         weights=_class_weights(labels[rows["train"]]) if used.class_weights else None,
-        renew=(lambda epoch: _staged(stage, cube, used, rows["train"], seed=[seed, epoch])) if used.varied else None,
+        renew=(lambda epoch: _staged(stage, cube, used, rows["train"], labels=labels, seed=[seed, epoch]))
+        if used.varied
+        else None,
         watch=watch,
         progress=progress,
     )
@@ -414,14 +416,18 @@ def _class_weights(labels: np.ndarray) -> dict[int, float]:
 
 
 def _staged(
-    stage, cube: Mapping[str, np.ndarray], experiment: Experiment, rows: np.ndarray, *, seed: Sequence[int]
+    stage,
+    cube: Mapping[str, np.ndarray],
+    experiment: Experiment,
+    rows: np.ndarray,
+    *,
+    labels: np.ndarray,
+    seed: Sequence[int],
 ) -> np.ndarray:
     """What the input stage makes of some cutouts, in memory or, where it is too much, mapped from a file without name."""
     blocks = input_blocks(cube, inputs=experiment.inputs, size=experiment.size, rows=rows)
     if experiment.varied:
-        rng = np.random.default_rng(seed)
-        varied = experiment.vary_inputs
-        blocks = (vary_inputs(block, experiment.inputs, options=varied, rng=rng) for block in blocks)
+        blocks = _varied(blocks, experiment, labels[rows], np.random.default_rng(seed))
     shape = (len(rows), *stage.output_shape[1:])
     if 4 * np.prod(shape, dtype=np.int64) <= IN_MEMORY:
         parts = [predict(stage, block) for block in blocks]
@@ -431,6 +437,17 @@ def _staged(
             file.write(predict(stage, block).data)  # not through a mapping, which ends a job when a disk is full
         file.flush()
         return np.memmap(file, np.float32, "r", shape=shape)
+
+
+def _varied(
+    blocks: Iterable[np.ndarray], experiment: Experiment, labels: np.ndarray, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Blocks of cutouts, varied; `labels` (N,) are those of all of them, in order."""
+    start = 0
+    for block in blocks:
+        own = labels[start : start + len(block)]
+        yield vary_inputs(block, experiment.inputs, options=experiment.vary_inputs, rng=rng, labels=own)
+        start += len(block)
 
 
 def _digest(about: Sequence[Any], *arrays: np.ndarray) -> str:

@@ -17,10 +17,18 @@ RIM = 2  # [px], the widest rim and the widest column that is missing
 ONE_OF_TWO = 0.2  # share of the cutouts without images that have one of the two
 WRONG_BY = 0.15  # spread of the logarithm of a wrong width of the PSF
 SHIFTED_BY = 0.15  # [px], spread of the place of a wrong PSF
+FLUX_SCALE = (0.02, 0.5)  # smallest and largest part of the reference that is left in a difference
+LEFT_IN_TRUE = 0.2  # of a True candidate's light at most so much may be light of the reference
+NEIGHBOUR = 5  # [px] from the middle and farther, and [noise] of a pixel: what tells that other stars are left too
 
 
 def vary_inputs(
-    cutouts: np.ndarray, channels: Sequence[str], *, options: VaryInputs, rng: np.random.Generator
+    cutouts: np.ndarray,
+    channels: Sequence[str],
+    *,
+    options: VaryInputs,
+    rng: np.random.Generator,
+    labels: np.ndarray | None = None,
 ) -> np.ndarray:
     """Change some of the cutouts at random.
 
@@ -33,6 +41,8 @@ def vary_inputs(
     options : VaryInputs
         Shares of the cutouts that are changed.
     rng : numpy.random.Generator
+    labels : numpy.ndarray, optional
+        (N,) 1 for True, 0 for False; `flux_scale` needs them.
 
     Returns
     -------
@@ -46,6 +56,8 @@ def vary_inputs(
     def some(share: float) -> np.ndarray:
         return np.flatnonzero(rng.random(n) < share)
 
+    if options.flux_scale and labels is not None and {"difference", "reference"} <= set(planes):
+        _leave_light(planes["difference"], planes["reference"], labels, some(options.flux_scale), rng)
     if options.pixels and "difference" in planes:
         noise = np.nan_to_num(image_noise(planes["difference"]))[:, None, None]
         _smooth([*pixels, *([planes["psf"]] if "psf" in planes else [])], some(options.pixels), rng)
@@ -68,6 +80,35 @@ def vary_inputs(
     if "mask" in planes:
         planes["mask"][some(options.no_mask)] = 0
     return cutouts
+
+
+def _leave_light(
+    difference: np.ndarray, reference: np.ndarray, labels: np.ndarray, rows: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Leave a part of the reference in the difference: a False is then a star whose neighbours are left like it.
+
+    What is left of a star in the middle is positive, as candidates are. A False without a neighbour that tells stays
+    as it is: it would look like a star that became brighter.
+    """
+    with np.errstate(invalid="ignore"):
+        noise = np.nan_to_num(image_noise(difference[rows]))
+        known = np.isfinite(reference[rows]).any(axis=(1, 2))
+    rows, noise = rows[known & (noise > 0)], noise[known & (noise > 0), None, None]
+    light = np.nan_to_num(reference[rows] - np.nanmedian(reference[rows], axis=(1, 2), keepdims=True))
+    half = difference.shape[1] // 2
+    middle = (slice(None), slice(half - 1, half + 2), slice(half - 1, half + 2))
+    star = light[middle].sum(axis=(1, 2), keepdims=True)
+    source = np.nan_to_num(difference[rows][middle]).sum(axis=(1, 2), keepdims=True)
+    low, high = np.log(FLUX_SCALE)
+    part = np.exp(rng.uniform(low, high, (len(rows), 1, 1)))
+    part *= np.where(star > 3 * noise, 1, rng.choice([-1, 1], (len(rows), 1, 1)))
+    true = labels[rows][:, None, None] == 1
+    largest = LEFT_IN_TRUE * np.abs(source) / np.maximum(np.abs(star), 1e-9 * noise)
+    part = np.where(true, np.clip(part * rng.choice([-1, 1], (len(rows), 1, 1)), -largest, largest), part)
+    y, x = np.mgrid[: difference.shape[1], : difference.shape[2]] - half
+    beside = np.where(np.hypot(x, y) >= NEIGHBOUR, np.abs(part * light), 0).max(axis=(1, 2), keepdims=True)
+    left = np.where(true | (beside > NEIGHBOUR * noise), part * light, 0)
+    difference[rows] += left.astype(np.float32)
 
 
 def _smooth(planes: list[np.ndarray], rows: np.ndarray, rng: np.random.Generator) -> None:

@@ -77,6 +77,9 @@ class VaryInputs(Section):
         description="each of: noise correlated; background sloping; coarse units; an edge, a rim or a column missing; "
         "missing pixels filled with a number",
     )
+    flux_scale: Share = Field(
+        0.0, description="light of the reference is left in the difference, as where the flux scale of the two is wrong"
+    )
 
     @model_validator(mode="after")
     def _one_psf(self):

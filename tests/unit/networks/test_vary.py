@@ -75,6 +75,30 @@ def test_pixels_change_but_not_the_candidate():
     assert not np.array_equal(varied(before, pixels=0.5, seed=2), got, equal_nan=True)
 
 
+def test_light_of_the_reference_is_left_with_its_neighbours():
+    stack = cutouts(300)
+    stack[..., 0] -= 0.98 * 200 * stack[:1, ..., 4] / stack[0, 15, 15, 4]  # little is left of the star in the middle
+    y, x = np.mgrid[:31, :31] - 15
+    stack[:200, ..., 2] += stack[:200, ..., 1] + 300 * np.exp(-((x - 9) ** 2 + y**2) / 6)
+    stack[200:, ..., 2] += stack[200:, ..., 1]  # no neighbour
+    labels = (np.arange(300) % 2).astype(int)
+    shares = VaryInputs(flux_scale=1)
+    got = vary_inputs(stack.copy(), CHANNELS, options=shares, rng=np.random.default_rng(1), labels=labels)
+    assert np.array_equal(got[..., 1:], stack[..., 1:])
+    change = got[..., 0] - stack[..., 0]
+    false, alone = change[:200][labels[:200] == 0], change[200:][labels[200:] == 0]
+    assert not alone.any()
+    left = false[:, 15, 15] / 200
+    told = left > 0
+    assert told.mean() > 0.5 and (left[told] < 0.75).all() and not false[~told].any()
+    assert np.median(false[told, 15, 24] / false[told, 15, 15]) == pytest.approx(1.5, rel=0.1)
+    true = np.abs(change[labels == 1][:, 14:17, 14:17].sum(axis=(1, 2)))
+    source = np.abs(stack[labels == 1][:, 14:17, 14:17, 0].sum(axis=(1, 2)))
+    assert np.all(true <= 0.2 * source * 1.001) and (true > 0).any()
+    # Without labels nothing is known of what may be left.
+    assert np.array_equal(varied(stack, flux_scale=1), stack)
+
+
 @pytest.mark.parametrize("size", [9, 12, 32])
 def test_all_sizes_and_cutouts_without_a_value_pass(size):
     stack = cutouts(50, size=size)
