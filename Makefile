@@ -41,7 +41,7 @@ programs: ## install Source Extractor, PSFEx, SCAMP, SWarp, Chromium and Postgre
 	    || { echo "could not be installed:" $$missing; test -z "$$CI"; }; \
 	else echo "not installed:" $$missing "(Debian: source-extractor psfex scamp swarp chromium postgresql; conda-forge: astromatic-*, postgresql); their tests are skipped"; fi
 
-demo: setup ## simulated telescope from raw sky to a registered classifier (12 minutes on 2 cores)
+demo: setup ## simulated telescope from raw sky to a registered classifier (6 minutes on 2 free cores)
 	@$(RUN) snakemake --cores $(CORES) --scheduler greedy --scheduler-subsample 20 --configfile $(CONFIG) --rerun-incomplete
 	@$(RUN) python -m otrain_core.evaluation.closing results
 
