@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class OtrainError(Exception):
     """A problem with what the user gave; shown as one sentence, without a traceback."""
@@ -57,3 +59,19 @@ class UpstreamFailed(ImageError):
 def first_line(error: BaseException) -> str:
     """The first line of the text of an error, or its kind where it has none."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+_FULL = ("Not enough space on disk", "No space left on device")  # of astropy, and of programs
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether a full disk is behind an error, also behind one that took its place (of the system, SQLite, astropy)."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(words in str(error) for words in _FULL):
+            return True
+        if getattr(error, "sqlite_errorname", "") in ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

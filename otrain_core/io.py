@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from otrain_core.errors import FileError, UpstreamFailed, first_line
+from otrain_core.errors import FileError, UpstreamFailed, first_line, is_full
 
 if TYPE_CHECKING:  # steps that read no table start without pandas
     import pandas as pd
@@ -67,6 +68,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     ------
     FileError
         `path` is a folder.
+    OSError
+        Of a full disk, with `path` as its file, whatever the block met it as.
     """
     path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
     if path.is_dir():
@@ -86,6 +89,10 @@ def atomic(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)
         os.replace(name, path)
+    except Exception as error:
+        if is_full(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), shown(path)) from error
+        raise
     finally:
         Path(name).unlink(missing_ok=True)
 

@@ -1,6 +1,7 @@
 """Fixtures that tests of several kinds share."""
 
 import os
+import tempfile
 from pathlib import Path
 
 # Quiet and single-threaded numerics: several tests may run side by side.
@@ -12,6 +13,8 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)  # tests write to no server but thei
 
 import pytest
 
+from otrain_core.temporary import temporary_folder
+
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
@@ -22,6 +25,18 @@ def pytest_terminal_summary(terminalreporter):
     for report in skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         terminalreporter.write_line(f"not run: {report.nodeid}: {reason}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_temporary_files(tmp_path_factory):
+    """Temporary files of the tests, and of processes that they kill, go when the tests end."""
+    tmp_path_factory.getbasetemp()  # pytest's own folders stay where they are
+    with temporary_folder("tests") as folder:
+        before = os.environ.get("TMPDIR")
+        os.environ["TMPDIR"], tempfile.tempdir = str(folder), None
+        yield
+        os.environ.pop("TMPDIR") if before is None else os.environ.update(TMPDIR=before)
+        tempfile.tempdir = None
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ from otrain_core.candidates.measure import SIGMA
 from otrain_core.errors import ImageError
 from otrain_core.images.pixels import value_at
 from otrain_core.images.wcs import sky_to_pixel
+from otrain_core.temporary import temporary_folder
 
 PEAK_MOVED = 1.5  # a windowed centroid farther than this [seeing] from the start has run away
 FLAG_CENTROID = 1024  # the windowed centroid failed, the isophotal one is given
@@ -233,10 +232,10 @@ def _run_source_extractor(
 
     # Source Extractor drops objects silently when its pixel stack overflows.
     extra = {"MEMORY_PIXSTACK": max(300_000, data.size // 2), "BACK_SIZE": 64, "NTHREADS": 1} | (extra or {})
-    with tempfile.TemporaryDirectory(prefix="otrain-detect-") as folder, warnings.catch_warnings():
+    with temporary_folder("detect") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # units of the catalogue that astropy does not know
         if convolve:
-            kernel = Path(folder) / "default.conv"
+            kernel = folder / "default.conv"
             rows = "\n".join(" ".join(str(value) for value in row) for row in PYRAMID)
             kernel.write_text(f"CONV NORM\n{rows}\n")
             extra |= {"FILTER": "Y", "FILTER_NAME": str(kernel)}

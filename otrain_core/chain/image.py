@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from otrain_core.jobs.job import step_of_job
 from otrain_core.plan.chain import Chain, Frame
 from otrain_core.plan.recipe import Recipe
 from otrain_core.results import image_folder
+from otrain_core.temporary import temporary_folder
 
 SEP_BUFFERS = (300_000, 1024)  # pixels and sub-objects, as sep begins: a step sets larger ones for its process
 
@@ -45,8 +45,8 @@ def image_files(
     rows = [("", "start", round(time.process_time(), 3), 0.0)]
     for frame in chain.frames:
         clock = Clock()
-        with tempfile.TemporaryDirectory(prefix="otrain-image-") as folder:
-            _run_image(chain, frame, Path(root), Path(folder), clock=clock, cache=cache, log=log)
+        with temporary_folder("image") as folder:
+            _run_image(chain, frame, Path(root), folder, clock=clock, cache=cache, log=log)
         rows += [(frame.image, step, seconds, clock.peak[step]) for step, seconds in clock.seconds.items()]
     write_table(steps, pd.DataFrame(rows, columns=["image", "step", "cpu_seconds", "peak_mb"]))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import sys
-import tempfile
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from otrain_core.night.outputs import in_words
 from otrain_core.night.search import Search, search_image
 from otrain_core.plan.recipe import Recipe, read_recipe
 from otrain_core.safe import safe_name
+from otrain_core.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from otrain_core.classify import Classifier
@@ -43,12 +43,12 @@ def search(arguments: Namespace) -> tuple[int, Any, str]:
     names = image_names(arguments.science)
     hand_on, ledger = choose_hand_on(arguments, classifier.about), Ledger(":memory:")
     done, refused = [], []
-    with tempfile.TemporaryDirectory(prefix="otrain-reference-") as work:
-        stack = _stacked(arguments.stack, recipe, Path(work)) if arguments.stack else arguments.reference
+    with temporary_folder("reference") as work:
+        stack = _stacked(arguments.stack, recipe, work) if arguments.stack else arguments.reference
         for path, name in zip(arguments.science, names, strict=True):
             one = getattr(arguments, "by_image", {}).get(path, arguments)  # images of a project differ in these
             try:
-                reference = _reference(one, path, stack or one.reference, name, Path(work))
+                reference = _reference(one, path, stack or one.reference, name, work)
                 found = search_image(
                     path,
                     reference=reference,

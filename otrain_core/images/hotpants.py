@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from otrain_core.images.backends import Inputs, Matched, affordable_order, kerne
 from otrain_core.images.common_stars import choose_stamps, stars_flux_scale
 from otrain_core.plan.pipelines import SubtractOptions
 from otrain_core.programs import find_program
+from otrain_core.temporary import temporary_folder
 
 PEDESTAL = 1000.0  # HOTPANTS takes pixels of exactly 0 for missing ones
 PLANES = ("inim", "tmplim", "ini", "tni", "imi", "tmi")  # files it reads, each KEY.fits for its option -KEY
@@ -58,7 +58,7 @@ def hotpants(inputs: Inputs, options: SubtractOptions, *, workdir: str | Path | 
     )
     # The program writes the sum of its kernel with four decimals: images of like flux keep them significant.
     ratio = np.float32(stars_flux_scale(inputs.stars))
-    with tempfile.TemporaryDirectory(prefix="hotpants") as temporary:
+    with temporary_folder("hotpants") as temporary:
         folder = Path(workdir or temporary)
         folder.mkdir(parents=True, exist_ok=True)
         _write_inputs(folder, inputs, x, y, ratio=ratio)

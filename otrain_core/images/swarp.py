@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from otrain_core.images.prepare import Prepared
 from otrain_core.images.resample import Mapping, autocorrelation, pick
 from otrain_core.images.tpv import swarp_header
 from otrain_core.programs import find_program
+from otrain_core.temporary import temporary_folder
 
 RESAMPLING = {"bilinear": "BILINEAR", "lanczos3": "LANCZOS3"}
 
@@ -88,7 +88,7 @@ def run_swarp(
     """
     program = find_program("swarp")
     header, target = swarp_header(wcs, data.shape, name=name), swarp_header(target_wcs, shape, name=name)
-    with tempfile.TemporaryDirectory(prefix="swarp") as temporary:
+    with temporary_folder("swarp") as temporary:
         folder = Path(workdir or temporary)
         folder.mkdir(parents=True, exist_ok=True)
         fits.writeto(folder / "input.fits", data.astype(np.float32, copy=False), header, overwrite=True)

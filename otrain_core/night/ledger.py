@@ -76,6 +76,7 @@ class Ledger:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self._begun: set[str] = set()  # digests, by this process: what waits for a full disk is tried once
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._base = sqlite3.connect(self.path, timeout=60, isolation_level=None)
@@ -108,10 +109,11 @@ class Ledger:
         self._base.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._base.execute("COMMIT")
         except BaseException:
-            self._base.execute("ROLLBACK")
+            if self._base.in_transaction:  # a full disk may have ended it
+                self._base.execute("ROLLBACK")
             raise
-        self._base.execute("COMMIT")
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -136,9 +138,11 @@ class Ledger:
             if row is not None and row["status"] != "working":
                 return None
             if row is not None:
+                tries = row["tries"] + (digest not in self._begun)
                 self._base.execute(
-                    'UPDATE images SET tries = tries + 1, "when" = ? WHERE number = ?', (now, row["number"])
+                    'UPDATE images SET tries = ?, "when" = ? WHERE number = ?', (tries, now, row["number"])
                 )
+                self._begun.add(digest)
                 return int(row["number"]), str(row["name"])
             free, count = name, 1
             while self._base.execute("SELECT 1 FROM images WHERE name = ?", (free,)).fetchone():
@@ -148,10 +152,11 @@ class Ledger:
                 "INSERT INTO images (digest, name, path, status, tries, \"when\") VALUES (?, ?, ?, 'working', 1, ?)",
                 (digest, free, path, now),
             )
+            self._begun.add(digest)
             return int(cursor.lastrowid or 0), free
 
     def tries(self, number: int) -> int:
-        """How often an image was begun."""
+        """How many processes have begun an image."""
         return int(self._base.execute("SELECT tries FROM images WHERE number = ?", (number,)).fetchone()["tries"])
 
     def refuse(self, number: int, reason: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +13,11 @@ import pandas as pd
 from otrain_core.candidates.crossmatch import MAG_BIN, completeness_limit
 from otrain_core.chain.steps import Clock, ImageSteps
 from otrain_core.io import read_json, read_table, write_json, write_table
-from otrain_core.night.search import WORK, Search, scored_candidates
+from otrain_core.night.search import Search, scored_candidates
 from otrain_core.plan.pipelines import InjectOptions
 from otrain_core.plan.recipe import Recipe
 from otrain_core.positions import match_one_to_one
+from otrain_core.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from otrain_core.classify import Classifier
@@ -85,8 +84,8 @@ def measure_limits(
         recipe.pipeline.model_copy(update={"inject": options}), recipe.detector, recipe.telescope, recipe.name
     )
     image = found.record["image"]
-    with tempfile.TemporaryDirectory(prefix=f"{WORK}{os.getpid()}-") as folder:
-        run = ImageSteps(image, recipe, Path(folder), Path(folder), Clock(), wcs)
+    with temporary_folder("search") as folder:
+        run = ImageSteps(image, recipe, folder, folder, Clock(), wcs)
         run.psf(science, catalogue=catalogue)
         run.inject(science, seed=seed)
         run.subtract(run.file("injected.fits"), reference, injected=run.file("injected.csv"))

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from otrain_core.errors import OtrainError
+from otrain_core.errors import OtrainError, is_full
 from otrain_core.night.context import Catalogues
 from otrain_core.night.hand_on import HandOn, end_night, keep
 from otrain_core.night.ledger import Ledger, alone
 from otrain_core.night.outputs import write_cutouts, write_scores, write_stamps
 from otrain_core.night.page import write_index, write_page
 from otrain_core.night.references import References
-from otrain_core.night.search import remove_abandoned, search_image
+from otrain_core.night.search import search_image
 from otrain_core.night.watch import file_digest, watch
 from otrain_core.plan.recipe import Recipe
 from otrain_core.safe import safe_name
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from otrain_core.classify import Classifier
 
 log = logging.getLogger("otrain")
+T = TypeVar("T")
 
 LEDGER = "ledger.sqlite"
 MAX_TRIES = 25  # an image whose search ended the process so often is refused
 STAMPS = 50  # candidates of an image whose stamps and cutouts are kept
-FULL = (errno.ENOSPC, errno.EDQUOT)
 WAIT = 30.0  # before a full disk is tried again [s]
 
 
@@ -82,38 +82,47 @@ class Night:
             raise OtrainError(f"{self.folder}: no such folder")
         counts = {"done": 0, "refused": 0, "known": 0}
         with alone(self.output):
-            remove_abandoned()
-            ledger = Ledger(self.output / LEDGER)
+            ledger = self._with_space(lambda: Ledger(self.output / LEDGER), once=once, stop=stop)
+            if ledger is None:
+                return counts
             try:
-                self._pages(ledger)
+                self._with_space(lambda: self._pages(ledger), once=once, stop=stop)
                 for path in watch(self.folder, once=once, stop=stop):
-                    counts[self._one(ledger, path, once=once, stop=stop, tell=tell)] += 1
-                for item in ledger.nights():
-                    end_night(ledger, item["night"], self.output / item["night"])
+                    work = partial(self._one, ledger, path, tell)
+                    counts[self._with_space(work, once=once, stop=stop) or "known"] += 1
+                self._with_space(lambda: self._end(ledger), once=once, stop=stop)
             finally:
                 ledger.close()
         return counts
 
-    def _one(
-        self, ledger: Ledger, path: Path, *, once: bool, stop: threading.Event, tell: Callable[[str], None]
-    ) -> str:
-        """Search one image; a full disk is waited for."""
+    def _with_space(self, work: Callable[[], T], *, once: bool, stop: threading.Event) -> T | None:
+        """Do work that writes; a full disk is waited for, or with `once` ends the night. None where it was stopped."""
         while True:
             try:
-                return self._search(ledger, path, tell)
-            except FileNotFoundError:
-                tell(f"{path}: gone")
-                return "known"
-            except OSError as error:
-                if error.errno not in FULL:
+                return work()
+            except (OtrainError, OSError) as error:
+                if not is_full(error):
                     raise
+                file = getattr(error, "filename", None) or self.output
                 if once:
-                    raise OtrainError(
-                        f"{self.output}: no space left; run again when there is, nothing is lost"
-                    ) from None
-                log.error("%s: no space left; tried again in %g s", self.output, WAIT)
+                    raise OtrainError(f"{file}: no space left; run again when there is, nothing is lost") from None
+                log.error("%s: no space left; tried again in %g s", file, WAIT)
                 if stop.wait(WAIT):
-                    return "known"
+                    return None
+
+    def _end(self, ledger: Ledger) -> None:
+        for item in ledger.nights():
+            end_night(ledger, item["night"], self.output / item["night"])
+
+    def _one(self, ledger: Ledger, path: Path, tell: Callable[[str], None]) -> str:
+        """Search one image, if it is still there."""
+        try:
+            return self._search(ledger, path, tell)
+        except FileNotFoundError:
+            if path.exists():  # another file is missing
+                raise
+            tell(f"{path}: gone")
+            return "known"
 
     def _search(self, ledger: Ledger, path: Path, tell: Callable[[str], None]) -> str:
         digest = file_digest(path)
@@ -132,11 +141,13 @@ class Night:
                 image=name,
                 catalogues=self.catalogues,
             )
-        except OtrainError as error:
-            return self._refuse(ledger, number, f"{path}: {error}", tell)
         except (OSError, MemoryError):
             raise
         except Exception as error:  # one image must not end the night
+            if is_full(error):
+                raise
+            if isinstance(error, OtrainError):
+                return self._refuse(ledger, number, f"{path}: {error}", tell)
             log.error("%s: %s", path, traceback.format_exc())
             return self._refuse(ledger, number, f"{path}: unexpected {type(error).__name__} ({error})", tell)
         night = night_of(found.record.get("time"), path)

@@ -7,9 +7,6 @@ a temporary folder.
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +28,7 @@ from otrain_core.io import read_json, read_table, write_table
 from otrain_core.night.alerts import band
 from otrain_core.night.context import IMAGE_COLUMNS, NIGHT_COLUMNS, Catalogues, footprint, image_context
 from otrain_core.plan.recipe import Recipe
+from otrain_core.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from otrain_core.classify import Classifier
@@ -39,7 +37,6 @@ log = logging.getLogger("otrain")
 
 LETTERS = tuple("ubvgrizy")  # of filters
 MOST_OFFSET = 60.0  # between the WCS of an image and that of its reference [arcsec]
-WORK = "otrain-search-"  # prefix of temporary folders; the number of the process follows
 
 # Columns of a table of candidates: name, unit, description.
 COLUMNS = {
@@ -128,8 +125,8 @@ def search_image(
         The image or its reference cannot be used; the key says what is wrong.
     """
     clock, kept = Clock(), Path(difference) if difference else None
-    with tempfile.TemporaryDirectory(prefix=f"{WORK}{os.getpid()}-") as folder:
-        run = ImageSteps(image, recipe, Path(folder), Path(folder), clock, wcs)
+    with temporary_folder("search") as folder:
+        run = ImageSteps(image, recipe, folder, folder, clock, wcs)
         run.psf(science, catalogue=catalogue)
         headers = _headers(reference, image=image)
         _check_filter(read_json(run.file("psf.json"))["filter"], headers, image=image, reference=reference)
@@ -156,18 +153,6 @@ def search_image(
     }
     described = {name: np.asarray(scored[name])[order] for name in DESCRIPTORS}
     return Search(table, stack["cube"][order], described, record)
-
-
-def remove_abandoned() -> None:
-    """Remove the temporary folders of searches whose process is gone: kill -9 leaves them, and they fill the disk."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{WORK}*-*"):
-        number = folder.name.removeprefix(WORK).partition("-")[0]
-        try:
-            os.kill(int(number), 0)
-        except ProcessLookupError:
-            shutil.rmtree(folder, ignore_errors=True)
-        except (ValueError, OSError):  # of another user, and alive
-            continue
 
 
 def scored_candidates(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +19,7 @@ from otrain_core.images.wcs import image_wcs
 from otrain_core.io import atomic, shown
 from otrain_core.programs import find_program
 from otrain_core.project.look import FITS_NAME, Frame, look_at, look_at_file
+from otrain_core.temporary import temporary_folder
 
 MOST_STARS = 300  # brightest ones that the solver gets
 SCALE_RANGE = 1.25  # factor by which the scale of a header may be wrong
@@ -112,17 +112,17 @@ def solve_one(program: str, path: Path, frame: Frame, *, scale: float | None, se
     data, header = read_fits(path, image=name)
     x, y, flux = _stars(data, name)
     left, bottom = int(header.get("OTTRIMX", 0)), int(header.get("OTTRIMY", 0))
-    with tempfile.TemporaryDirectory(prefix="otrain-solve-") as work:
+    with temporary_folder("solve") as work:
         columns = [
             fits.Column(key, "D", array=values)
             for key, values in (("X", x + left + 1), ("Y", y + bottom + 1), ("FLUX", flux))
         ]
-        fits.BinTableHDU.from_columns(columns).writeto(Path(work, "stars.xyls"))
+        fits.BinTableHDU.from_columns(columns).writeto(work / "stars.xyls")
         size = data.shape[1] + left, data.shape[0] + bottom
         known = scale or frame.scale
         for hints in _hints(frame, known):
             _run(program, work, size, hints, seconds)
-            solution = Path(work, "stars.wcs")
+            solution = work / "stars.wcs"
             if solution.is_file():
                 wcs = fits.Header.fromfile(solution, padding=False, endcard=False)
                 image_wcs(wcs, None, image=name)
@@ -161,7 +161,7 @@ def _hints(frame: Frame, scale: float) -> list[list[str]]:
     return [[*scales, "--ra", f"{frame.ra:.5f}", "--dec", f"{frame.dec:.5f}", "--radius", f"{RADIUS:g}"], scales]
 
 
-def _run(program: str, work: str, size: tuple[int, int], hints: list[str], seconds: int) -> None:
+def _run(program: str, work: Path, size: tuple[int, int], hints: list[str], seconds: int) -> None:
     """Run the solver on the list of stars; it leaves stars.wcs where it succeeds."""
     command = [program, "stars.xyls", "--overwrite", "--no-plots", "--cpulimit", str(seconds), "--dir", "."]
     command += ["--width", str(size[0]), "--height", str(size[1]), "--x-column", "X", "--y-column", "Y"]

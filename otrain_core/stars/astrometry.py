@@ -8,7 +8,6 @@ is turned into SIP for that, and SIP back into TPV for SWarp, see `otrain_core.i
 from __future__ import annotations
 
 import logging
-import tempfile
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from otrain_core.errors import ImageError
 from otrain_core.images.frames import Image
 from otrain_core.images.wcs import pixel_to_sky, sky_to_pixel
 from otrain_core.plan.pipelines import PsfOptions
+from otrain_core.temporary import temporary_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -349,7 +349,7 @@ def _scamp(image: Image, objects: Table, stars: Table, *, degree: int, radius: f
     objects["magerr"] = np.hypot(objects["magerr"], MAG_FLOOR)
     # STDPipe turns SIP into TPV for SCAMP, but not where the matrix has no turn in it.
     came = image.wcs if image.wcs.sip is None else WCS(swarp_header(image.wcs, image.shape, name=image.name))
-    with tempfile.TemporaryDirectory(prefix="otrain-scamp-") as folder, warnings.catch_warnings():
+    with temporary_folder("scamp") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         header = refine_wcs_scamp(
             objects,

@@ -9,7 +9,6 @@ interpolation that PSFEx itself uses (Lanczos-4).
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from otrain_core.images.frames import Image
 from otrain_core.images.polynomials import exponents, polynomial
 from otrain_core.plan.pipelines import PsfOptions
 from otrain_core.stars.psf_fit import Stars
+from otrain_core.temporary import temporary_folder
 
 THRESHOLD, MIN_AREA = 4.0, 4  # of the catalogue, as gmadet sets them [sigma], [px]
 SAMPLES = 3.0  # of the table over the FWHM at least; with 4.7, PSFEx's own choice, narrow stars come out too wide
@@ -114,7 +114,7 @@ def run_psfex(
     while degree > 0 and n_stars < 4 * len(exponents(degree)):
         degree -= 1
     while True:
-        with tempfile.TemporaryDirectory(prefix="otrain-psfex-") as folder, warnings.catch_warnings():
+        with temporary_folder("psfex") as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # astropy on the units of the catalogue
             found = stdpipe_psf.run_psfex(
                 data,

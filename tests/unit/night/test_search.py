@@ -1,9 +1,5 @@
 """A frame to scored candidates in one process, as the steps of the DAG would find them."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,7 +15,7 @@ from otrain_core.images.prepare import prepare_files
 from otrain_core.images.subtract import subtract_files
 from otrain_core.images.wcs import celestial_wcs
 from otrain_core.io import read_json, read_table, write_table
-from otrain_core.night.search import COLUMNS, _check_filter, _unlabelled, _wcs_offset, remove_abandoned, search_image
+from otrain_core.night.search import COLUMNS, _check_filter, _unlabelled, _wcs_offset, search_image
 from otrain_core.plan.pipelines import DetectOptions, Pipeline
 from otrain_core.plan.recipe import Recipe
 from otrain_core.plan.telescopes import Detector
@@ -144,15 +140,3 @@ def test_candidates_and_scores_are_those_of_the_rules(night_pair, tmp_path):
         values = found.table[name]
         theirs = np.asarray(scored[name] if name in scored else stack[name])[rows]
         np.testing.assert_array_equal(values, theirs, err_msg=name)
-
-
-def test_folders_of_searches_that_were_killed_are_removed(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    kept = (f"otrain-search-{os.getpid()}-a", "otrain-search-x-b", "other")
-    for name in (f"otrain-search-{ended.pid}-c", *kept):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "psf.fits").write_bytes(b"")
-    remove_abandoned()
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

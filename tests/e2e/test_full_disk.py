@@ -1,0 +1,97 @@
+"""A disk that is full, for real: a small file system in memory, which only root can mount."""
+
+import subprocess
+import threading
+
+import pytest
+
+from otrain_core.cli.main import main
+from otrain_core.errors import OtrainError
+from otrain_core.night import night as module
+from tests.unit.night.test_night import a_night, images, run
+from tests.unit.synthetic_night import write_pair
+from tools.kill import problems
+
+SIZE = 4096  # of the disk [kB]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return write_pair(tmp_path_factory.mktemp("night"))
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of `SIZE`."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={SIZE}k", "tmpfs", str(place)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill(disk, *, free):
+    """A file that leaves so many kB."""
+    filler = disk / "filler"
+    filler.write_bytes(b"x" * 1024 * (SIZE - free))
+    return filler
+
+
+@pytest.mark.parametrize("free", [0, 64, 128, 192])  # the ledger, its first entry, stamps, tables do not fit
+def test_a_night_says_so_in_one_sentence_and_goes_on_later(pair, disk, tmp_path, free):
+    night = a_night(images(tmp_path / "images", pair[0], 1), disk / "nights", pair)
+    filler = fill(disk, free=free)
+    with pytest.raises(OtrainError, match=f"^{disk}/nights.*: no space left; run again when there is") as raised:
+        run(night)
+    assert "\n" not in str(raised.value)
+    filler.unlink()
+    assert run(night)["done"] == 1
+    assert problems(disk / "nights", 1) == []
+    left = [path.name for path in disk.rglob("*") if path.name.startswith(".") and path.name != ".lock"]
+    assert left == []  # no half-written file
+
+
+def test_a_watching_night_waits_for_space(pair, disk, tmp_path, caplog):
+    night = a_night(images(tmp_path / "images", pair[0], 2), disk / "nights", pair)
+    filler, waits = fill(disk, free=128), []
+
+    class Stop(threading.Event):
+        def wait(self, timeout=None):
+            waits.append(timeout)
+            if len(waits) > module.MAX_TRIES + 1:  # longer than an image may kill its process
+                filler.unlink(missing_ok=True)
+            return self.is_set()
+
+    stop, told = Stop(), []
+
+    def tell(text):
+        told.append(text)
+        if len(told) == 2:
+            stop.set()
+
+    assert night.run(once=False, stop=stop, tell=tell) == {"done": 2, "refused": 0, "known": 0}
+    assert problems(disk / "nights", 2) == []
+    assert f"{disk}/nights" in caplog.text and "no space left; tried again in 30 s" in caplog.text
+
+
+def test_temporary_files_without_space_refuse_no_image(pair, disk, tmp_path, monkeypatch):
+    """The image is not to blame, and it is searched when there is space."""
+    night = a_night(images(tmp_path / "images", pair[0], 1), tmp_path / "nights", pair)
+    filler = fill(disk, free=200)
+    monkeypatch.setattr("tempfile.tempdir", str(disk))
+    with pytest.raises(OtrainError, match=f"^{disk}/otrain-work-.*: no space left"):
+        run(night)
+    filler.unlink()
+    assert run(night) == {"done": 1, "refused": 0, "known": 0}
+
+
+def test_a_search_says_so_in_one_sentence(pair, disk, capsys):
+    science, reference, model = map(str, pair)
+    fill(disk, free=16)
+    assert main(["search", science, "--reference", reference, "-m", model, "-o", str(disk / "out"), "--quiet"]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("otrain search: ")]
+    assert str(disk / "out") in line and line.endswith(": No space left on device")
