@@ -248,9 +248,9 @@ def _data_size(plan, facts, table):
         f"accuracy gap against the size of the training set, {pct(limit, 0)} dashed; below, scores of the first cube."
     )
     knees = []
-    for experiment, mine in gap_knee(table, limit=limit).groupby("experiment", sort=False):
+    for experiment, mine in gap_knee(table, limit=limit, column="fit_minus_tune").groupby("experiment", sort=False):
         sizes = [
-            f"{row.telescope} {row.pipeline} "
+            f"{row.telescope} {row.pipeline} of {row.n_images:g} images "
             + (f"{row.stays_under_from:g}" if row.stays_under_from > 0 else "not reached")
             for row in mine.itertuples()
         ]
@@ -258,9 +258,10 @@ def _data_size(plan, facts, table):
     epochs = ", ".join(f"{name}: {value}" for name, value in facts["epochs"].items())
     differs = (
         _STUDY.format(seeds=facts["seeds"])
-        + " The gap is that of the trained network, dropout off, between train and tune"
-        f" (paper: batch and validation). Sizes count training cutouts alone. Epochs: {epochs} (paper: 25). Size from which"
-        f" on the gap stays under {pct(limit, 0)}: {'; '.join(knees)}." + _done(facts)
+        + " The gap of the paper is that of the last epoch between batches, with dropout, and validation (here tune); below"
+        " it stands that of the kept epoch between train and tune, dropout off in both."
+        f" Sizes count training cutouts alone. Epochs: {epochs} (paper: 25). Size from which"
+        f" on the paper's gap stays under {pct(limit, 0)}: {'; '.join(knees)}." + _done(facts)
     )
     return same, differs
 

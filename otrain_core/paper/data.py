@@ -15,6 +15,7 @@ import pandas as pd
 from otrain_core.arrays import arrays_if_there
 from otrain_core.io import write_json, write_table
 from otrain_core.paper.captions import make_caption
+from otrain_core.paper.claims import GAPS
 from otrain_core.paper.plan import (
     GALLERIES,
     MAPS,
@@ -27,7 +28,7 @@ from otrain_core.paper.plan import (
 from otrain_core.results import image_folder, number, read_record, read_scores, table_if_there
 
 N_CUTOUTS = 8  # of each class in a gallery
-SWEEP_KEYS = ("telescope", "pipeline", "experiment", "value", "seed", "n_train", "n_test")
+SWEEP_KEYS = ("telescope", "pipeline", "n_images", "experiment", "value", "seed", "n_train", "n_test")
 SCORES = ("accuracy", "f1", "mcc")
 MAP_KINDS = {"fig09": "right False", "fig13": "wrong True"}
 
@@ -286,7 +287,7 @@ def panel_data(root: Path, plan: Mapping[str, Any], cube: str) -> tuple[pd.DataF
 
 
 def sweep_data(root: Path, plan: Mapping[str, Any], sweep: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Trainings of a sweep that are done: `SWEEP_KEYS`, accuracy, f1, mcc and train_minus_tune.
+    """Trainings of a sweep that are done: `SWEEP_KEYS`, accuracy, f1, mcc, and `otrain_core.paper.claims.GAPS`.
 
     Read from the trainings themselves, so that a study half done can be drawn.
     """
@@ -308,7 +309,7 @@ def sweep_data(root: Path, plan: Mapping[str, Any], sweep: str) -> tuple[pd.Data
     facts["seeds"] = " to ".join(map(str, sorted({seeds.min(), seeds.max()})))
     done["value"] = pd.to_numeric(done["value"])
     facts["cubes"] = list(dict.fromkeys(done["telescope"] + "/" + done["pipeline"]))
-    return done[[*SWEEP_KEYS, *SCORES, "train_minus_tune"]], facts
+    return done[[*SWEEP_KEYS, *SCORES, *GAPS]], facts
 
 
 def find_training(

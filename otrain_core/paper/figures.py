@@ -11,7 +11,7 @@ import pandas as pd
 
 from otrain_core.figures.canvas import NEUTRAL, STYLE, TRUE_COLOUR, new_figure, save_figure
 from otrain_core.io import read_json, read_table
-from otrain_core.paper.claims import published_value
+from otrain_core.paper.claims import GAPS, published_value
 from otrain_core.paper.data import image_of
 from otrain_core.paper.diagrams import draw_architecture, draw_loop, draw_summary
 from otrain_core.paper.plan import GALLERIES, MAPS, PANELS
@@ -198,32 +198,35 @@ def draw_data_size(table: pd.DataFrame):
     from matplotlib.ticker import NullLocator, ScalarFormatter
 
     names, limit = list(dict.fromkeys(table["experiment"])), published_value("all", "accuracy_gap")["high"]
-    cubes = list(dict.fromkeys(zip(table["telescope"], table["pipeline"], strict=True)))
-    figure, axes = new_figure(4.4 * len(names) + 1.2, 6.4, rows=2, columns=len(names))
-    axes = np.reshape(axes, (2, len(names)))
-    for (top, bottom), name in zip(axes.T, names, strict=True):
+    images = table["n_images"].astype("Int64").astype(str)
+    table = table.assign(cube=table["telescope"] + " " + table["pipeline"] + ", " + images + " images")
+    cubes = list(dict.fromkeys(table["cube"]))
+    rows = len(GAPS) + 1
+    figure, axes = new_figure(4.4 * len(names) + 1.8, 2.9 * rows, rows=rows, columns=len(names))
+    axes = np.reshape(axes, (rows, len(names)))
+    for (*tops, bottom), name in zip(axes.T, names, strict=True):
         mine = table[table["experiment"] == name]
-        for number, cube in enumerate(cubes):
-            part = mine[(mine["telescope"] == cube[0]) & (mine["pipeline"] == cube[1])]
-            _line(top, part, "train_minus_tune", number, label=" ".join(cube), scale=100)
-        for sign in (-1, 1):
-            top.axhline(100 * sign * limit, color=NEUTRAL, linestyle="--", linewidth=1)
-        top.set_title(name)
-        part = mine[(mine["telescope"] == cubes[0][0]) & (mine["pipeline"] == cubes[0][1])]
+        for top, gap in zip(tops, GAPS, strict=True):
+            for number, cube in enumerate(cubes):
+                _line(top, mine[mine["cube"] == cube], gap, number, label=cube, scale=100)
+            for sign in (-1, 1):
+                top.axhline(100 * sign * limit, color=NEUTRAL, linestyle="--", linewidth=1)
+        tops[0].set_title(name)
         for number, (metric, text) in enumerate(METRICS.items()):
-            _line(bottom, part, metric, number, label=text)
-        bottom.set(xlabel="Training cutouts (True and False)", title=f"{name}, {' '.join(cubes[0])}")
+            _line(bottom, mine[mine["cube"] == cubes[0]], metric, number, label=text)
+        bottom.set(xlabel="Training cutouts (True and False)", title=f"{name}, {cubes[0]}")
         sizes = sorted(table["n_train"].unique())
-        for ax in (top, bottom):
+        for ax in (*tops, bottom):
             ax.set_xscale("log")
             ax.set_xticks(sizes)
             ax.xaxis.set_major_formatter(ScalarFormatter())
             ax.xaxis.set_minor_locator(NullLocator())
             ax.tick_params(axis="x", rotation=30)
     _share_y(axes)
-    axes[0, 0].set_ylabel("Accuracy, train minus tune [%]")
-    axes[1, 0].set_ylabel("Score on test images")
-    for line in axes:
+    axes[0, 0].set_ylabel("Gap of the paper [%]")
+    axes[1, 0].set_ylabel("Gap, dropout off [%]")
+    axes[-1, 0].set_ylabel("Score on test images")
+    for line in (axes[1], axes[-1]):
         line[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 

@@ -93,6 +93,8 @@ def write_sweep_training(folder: Path, row: dict, rng: np.random.Generator, numb
     headline |= {"n_true": 50, "n_false": 50, "n_images": 5, "threshold": 0.5}
     gaps = {"train": 0.96, "tune": 0.96 - gap, "train_minus_tune": gap + noise}
     io.write_json(folder / "metrics.json", {"headline": headline, "accuracy_gap": gaps})
+    history = pd.DataFrame({"epoch": [1, 2], "accuracy": [0.5, 0.94], "tune_accuracy": [0.6, 0.94 - gap]})
+    io.write_table(folder / "history.csv", history)
     n_train = value if row["option"] == "n_train" else 6000
     options = {"epochs": 25, "network": row["experiment"]}
     record = {"n_train": n_train, "flops_per_cutout": 1000, "cpu_seconds": 20.0 + number, "options": options}

@@ -26,7 +26,7 @@ def gaps(points):
         {"telescope": "A", "pipeline": "x", "experiment": "paper", "seed": 1, "n_train": n, "train_minus_tune": gap}
         for n, gap in points
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).assign(n_images=20, fit_minus_tune=np.nan)
 
 
 def test_every_published_value_has_its_place():
@@ -42,7 +42,7 @@ def test_claims_of_the_cubes():
     assert verdicts(summary(mcc=[0.5, 0.6]))[1] == "no"
     assert verdicts(summary(fp_share=[0.02, 0.01]))[2] == "partly"
     assert verdicts(summary(threshold=[0.1, 0.9]))[3] == "no"
-    assert verdicts(summary().iloc[:0]) == ["unknown"] * 6
+    assert verdicts(summary().iloc[:0]) == ["unknown"] * 7
 
 
 def test_the_worst_cube_is_named():
@@ -72,18 +72,36 @@ def test_knee(points, start, last_over):
     np.testing.assert_equal([row["stays_under_from"], row["last_over"]], [start, last_over])
 
 
-def test_claim_of_the_knee():
-    knee = lambda points: verdicts(summary(), data_size=gaps(points))[4]  # noqa: E731
-    assert knee([(1000, 0.05), (4000, 0.03), (5500, 0.01)]) == "yes"
-    assert knee([(1000, 0.05), (4000, 0.01), (5500, 0.01)]) == "partly"
-    assert knee([(1000, 0.01), (5500, 0.03)]) == "no"
-    assert knee([(1000, 0.05), (4000, 0.01)]) == "unknown"
+@pytest.mark.parametrize(
+    ("points", "verdict"),
+    [
+        ([(1000, 0.05), (4000, 0.03), (5500, 0.01)], "yes"),
+        ([(1000, 0.05), (4000, 0.01), (5500, 0.01)], "partly"),
+        ([(1000, 0.01), (5500, 0.03)], "no"),
+        ([(1000, -0.05), (4000, 0.03)], "unknown"),  # the half above 5,000 is open
+        ([(1000, 0.05), (4000, 0.01)], "partly"),  # the half below fails, whatever is above
+        ([(1000, 0.001), (4000, 0.01)], "no"),
+    ],
+)
+def test_claim_of_the_knee(points, verdict):
+    assert verdicts(summary(), data_size=gaps(points))[4:6] == ["unknown", verdict]  # no gap by the paper's definition
+
+
+def test_the_paper_defines_its_gap_by_the_last_epoch():
+    table = gaps([(1000, 0.001), (5500, 0.001)]).assign(fit_minus_tune=[-0.04, -0.01])
+    assert verdicts(summary(), data_size=table)[4:6] == ["yes", "partly"]
+    assert gap_knee(table, limit=0.02, column="fit_minus_tune")["last_over"].iloc[0] == 1000
+
+
+def test_cubes_of_other_sizes_are_not_mixed():
+    table = pd.concat([gaps([(500, 0.05)]), gaps([(500, -0.05)]).assign(n_images=10)])
+    assert list(gap_knee(table, limit=0.02)["last_over"]) == [500, 500]
 
 
 def test_claim_of_the_collapse():
     def size(above):
         rows = [{"experiment": "paper", "value": v, "mcc": m, "seed": 1} for v, m in ((32, 0.9), (48, 0.9), *above)]
-        return verdicts(summary(), size=pd.DataFrame(rows))[5]
+        return verdicts(summary(), size=pd.DataFrame(rows))[6]
 
     assert size([(55, 0.1), (63, 0.0)]) == "yes"
     assert size([(55, 0.9), (63, 0.0)]) == "partly"
