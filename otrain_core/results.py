@@ -28,31 +28,33 @@ def run_keys(folder: str | Path) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        The folder is not of the form telescope/pipeline/experiment/seedN[/paper].
+        The folder is not of the form telescope/pipeline/experiment/seedN[/random].
     """
     parts = Path(folder).parts
-    protocol = "grouped"
-    if parts and parts[-1] == "paper":
-        parts, protocol = parts[:-1], "paper"
+    protocol = "by-image"
+    if parts and parts[-1] == "random":
+        parts, protocol = parts[:-1], "random"
     if len(parts) < 4 or not parts[-1].startswith("seed") or not parts[-1][4:].isdigit():
-        raise ValueError(f"{folder}: not the folder of a training (telescope/pipeline/experiment/seedN[/paper])")
+        raise ValueError(f"{folder}: not the folder of a training (telescope/pipeline/experiment/seedN[/random])")
     return dict(zip(RUN_KEYS, (*parts[-4:-1], int(parts[-1][4:]), protocol), strict=True))
 
 
-def training_folder(cube: str, experiment: str, seed: int, protocol: str = "grouped") -> str:
+def training_folder(cube: str, experiment: str, seed: int, protocol: str = "by-image") -> str:
     """Folder of a training under the results; `cube` is telescope/pipeline."""
-    return f"{cube}/{experiment}/seed{seed}" + ("/paper" if protocol == "paper" else "")
+    return f"{cube}/{experiment}/seed{seed}" + ("/random" if protocol == "random" else "")
 
 
 def results_root(folder: str | Path) -> Path:
     """Results folder of the training in `folder`."""
     folder = Path(folder)
-    return (folder.parent if folder.name == "paper" else folder).parents[3]
+    return (folder.parent if folder.name == "random" else folder).parents[3]
 
 
 def trained_folders(root: str | Path) -> list[Path]:
     """Folders under the results that hold a finished training, sorted."""
-    return sorted(path.parent for depth in ("", "/paper") for path in Path(root).glob(f"*/*/*/seed*{depth}/train.json"))
+    return sorted(
+        path.parent for depth in ("", "/random") for path in Path(root).glob(f"*/*/*/seed*{depth}/train.json")
+    )
 
 
 def image_folder(cube: str | Path, image: str) -> Path:

@@ -173,7 +173,7 @@ def _step(step: str, place: Path) -> None:
         split_files(
             cube=place / "cube.npz",
             split=place / "split.csv",
-            split_paper=place / "split_paper.csv",
+            random_split=place / "split_random.csv",
             record=place / "split.json",
             seed=1,
             options=config.split,
@@ -212,7 +212,7 @@ def _step(step: str, place: Path) -> None:
             score_real_stars=score_real_stars,
             options=config.evaluate,
             threshold_rule=Experiment().threshold,
-            protocol="grouped",
+            protocol="by-image",
             seed=1,
         )
 

@@ -96,7 +96,9 @@ def describe_cube(cube: Mapping[str, np.ndarray]) -> dict[str, Any]:
             notes.append(f"only {number} {name} cutouts; some {MIN_PER_CLASS} of each class are the least")
     images = len(np.unique(cube["images"])) if "images" in cube else 0
     if images < MIN_IMAGES:
-        problems.append(f"cutouts of {images} images: train, tune and test need at least {MIN_IMAGES} (column images)")
+        problems.append(
+            f"cutouts of {images} images: train, validation and test need at least {MIN_IMAGES} (column images)"
+        )
     rows = np.linspace(0, max(len(labels) - 1, 0), min(len(labels), 2000)).astype(int)
     sample = np.asarray(cube["cube"][rows])
     described = describe(sample, channels)

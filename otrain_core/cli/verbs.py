@@ -74,7 +74,7 @@ def train(arguments: Namespace) -> Outcome:
     split_files(
         cube=paths["cube"],
         split=of["split.csv"],
-        split_paper=folder / "split_paper.csv",
+        random_split=folder / "split_random.csv",
         record=folder / "split.json",
         seed=arguments.seed,
         options=config.split,
@@ -109,7 +109,7 @@ def train(arguments: Namespace) -> Outcome:
         options=config.evaluate,
         threshold_rule=experiment.threshold,
         seed=arguments.seed,
-        protocol="grouped",
+        protocol="by-image",
         experiment_name=arguments.experiment or ("fine-tuned" if experiment.start else "otrain2"),
         shipped=folder / "universal.csv",
     )

@@ -46,7 +46,7 @@ def drawn_files(
     telescopes : sequence of str
         Telescope of each of `stacks`.
     sets : mapping of str to str
-        train, tune or test, by telescope.
+        train, validation or test, by telescope.
     cube, real_stars, cube_record, split, split_record : path-like
         Files to write.
     name, pipeline : str
@@ -80,7 +80,7 @@ def drawn_files(
     write_table(split, table)
     record["cutouts_per_image"] = {}  # thousands of images: the table of the split has them
     write_json(cube_record, record | {"telescopes": _counts_by_telescope(table)})
-    write_json(split_record, {"seed": seed, "sky": "positions", "grouped": summarise_split(table)})
+    write_json(split_record, {"seed": seed, "sky": "positions", "by-image": summarise_split(table)})
 
 
 def _of_telescope(stack: Mapping[str, np.ndarray], telescope: str) -> dict[str, np.ndarray]:

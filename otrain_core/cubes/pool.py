@@ -1,7 +1,7 @@
 """Pools: the cutouts of several telescopes under one pipeline, as one cube and one split (step `pool`).
 
 A pool stands where a telescope would: ``pool`` holds all telescopes of the run under a pipeline,
-``pool-without-T`` the train and tune parts of all but T. So the rules that train on a
+``pool-without-T`` the train and validation parts of all but T. So the rules that train on a
 telescope train on a pool.
 """
 
@@ -30,7 +30,7 @@ from otrain_core.plan.pools import left_out
 if TYPE_CHECKING:
     import pandas as pd
 
-TRAINED = ("train", "tune")  # sets that decide weights, kept epoch and threshold
+TRAINED = ("train", "validation")  # sets that decide weights, kept epoch and threshold
 CHUNK = 4096  # cutouts copied at a time
 
 
@@ -60,7 +60,7 @@ def pool_files(
     cube, split, cube_record, split_record, pooled_stars : path-like
         The same files of the pool, and ``split.json``.
     name : str
-        pool, or pool-without-{telescope}: train and tune only, as the target brings its own test.
+        pool, or pool-without-{telescope}: train and validation only, as the target brings its own test.
     pipeline : str
     seed : int
         Of the run, for the records.
@@ -91,7 +91,7 @@ def pool_files(
     write_json(cube_record, about | {"seed": seed, "sets": list(sets)} | counts)
     skies = {sky_by(members) for members in opened.values()}
     sky = next(name for name in ("unknown", "reference", "positions") if name in skies)  # the least that is known
-    write_json(split_record, {"seed": seed, "sky": sky, "grouped": summarise_split(table)})
+    write_json(split_record, {"seed": seed, "sky": sky, "by-image": summarise_split(table)})
 
 
 def pool_cubes(
@@ -221,7 +221,7 @@ def check_pool(arrays: Mapping[str, np.ndarray], split: pd.DataFrame, *, without
     Raises
     ------
     CubeError
-        A cutout of the telescope that was to be left out, an image in two sets, train or tune of one
+        A cutout of the telescope that was to be left out, an image in two sets, train or validation of one
         class only, or a split that is not that of the cube.
     """
     if not np.array_equal(split["candid"].to_numpy(str), arrays["candids"]):

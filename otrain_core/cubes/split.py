@@ -1,4 +1,4 @@
-"""Train, tune and test: dealt by image and, where images show the same sky, by sky sector too (step `split`).
+"""Train, validation and test: dealt by image and, where images show the same sky, by sky sector too (step `split`).
 
 Two cutouts are related when they come from one image (same PSF, noise, subtraction) or
 show one place of the sky (the residual of one star). Neither may stand in two sets.
@@ -10,7 +10,7 @@ its sector agree.
 
 With shares p of the images and q of the sky the used share is the sum of p * q over
 the sets; whatever is dealt to whom, the square roots of the used shares cannot add up to more
-than 1. With p = q = (0.6, 0.15, 0.25) 45 % are used, but only 2 % for tune.
+than 1. With p = q = (0.6, 0.15, 0.25) 45 % are used, but only 2 % for validation.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from otrain_core.io import write_json, write_table
 if TYPE_CHECKING:
     from otrain_core.plan.config import SplitOptions
 
-SETS = ("train", "tune", "test")
+SETS = ("train", "validation", "test")
 UNUSED = "unused"
-PAPER_FRACTION = 0.85  # of the cutouts train under the protocol of the paper
+RANDOM_FRACTION = 0.85  # of the cutouts train under the protocol of the paper
 SKY_POWER = 0.75  # the sky is dealt by shares to this power: a little more for the smaller sets
 TRIALS = 32  # deals tried; the best balanced is kept
 DIRECTIONS = 16  # directions along which two footprints are compared
@@ -45,7 +45,7 @@ def split_files(
     *,
     cube: str | Path,
     split: str | Path,
-    split_paper: str | Path,
+    random_split: str | Path,
     record: str | Path,
     seed: int,
     options: SplitOptions,
@@ -56,7 +56,7 @@ def split_files(
     ----------
     cube : path-like
         As the step `cube` writes it.
-    split, split_paper, record : path-like
+    split, random_split, record : path-like
         Tables and record to write.
     seed : int
     options : SplitOptions
@@ -71,8 +71,8 @@ def split_files(
     check_split(table, arrays, guard=options.guard)
     random = split_random(arrays, seed=seed)
     write_table(split, table)
-    write_table(split_paper, random)
-    counts = {"grouped": summarise_split(table), "paper": summarise_split(random)}
+    write_table(random_split, random)
+    counts = {"by-image": summarise_split(table), "random": summarise_split(random)}
     write_json(record, {"seed": seed, "sky": sky_by(arrays)} | counts)
 
 
@@ -97,7 +97,7 @@ def split_cube(
     options: SplitOptions,
     fields: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Deal the candidates of a cube to train, tune and test.
+    """Deal the candidates of a cube to train, validation and test.
 
     Images whose footprints come closer than the guard distance form a field. Fields are dealt
     whole when that keeps the shares; otherwise the fields that are larger than the
@@ -121,7 +121,7 @@ def split_cube(
     -------
     pandas.DataFrame
         index, candid, image, label, field (name), cell (sector, 0 where the field is whole) and
-        set (train, tune, test, unused), in the order of the cube.
+        set (train, validation, test, unused), in the order of the cube.
 
     Raises
     ------
@@ -133,7 +133,9 @@ def split_cube(
     labels = np.asarray(cube["labels"]).astype(int)
     names, image = np.unique(images, return_inverse=True)
     if len(names) < 3:
-        raise CubeError(f"the cube has candidates of {len(names)} images; train, tune and test need at least three")
+        raise CubeError(
+            f"the cube has candidates of {len(names)} images; train, validation and test need at least three"
+        )
     vectors = _vectors(cube)
     guards = guard_distances(cube, options.guard)
     if fields is None:
@@ -178,7 +180,7 @@ def split_cube(
     )
 
 
-def split_random(cube: Mapping[str, np.ndarray], *, seed: int, train_fraction: float = PAPER_FRACTION) -> pd.DataFrame:
+def split_random(cube: Mapping[str, np.ndarray], *, seed: int, train_fraction: float = RANDOM_FRACTION) -> pd.DataFrame:
     """The protocol of Makhlouf et al. (2022): cutouts dealt at random, 85 % train and 15 % test.
 
     Returns
@@ -492,7 +494,7 @@ def _choices(
         choices.append(large)
     if not choices:
         raise CubeError(
-            f"the {len(field_of_image)} images show {n_fields} fields, none with three images: train, tune and test "
+            f"the {len(field_of_image)} images show {n_fields} fields, none with three images: train, validation and test "
             "need three fields, or three images of one field"
         )
     return choices

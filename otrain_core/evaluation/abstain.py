@@ -1,7 +1,7 @@
 """Abstention: a classifier that leaves the least certain candidates undecided.
 
 A candidate is called True from a probability of `high` on, False below `low`, and is left
-undecided between. The interval is set on tune for a stated coverage, the share of
+undecided between. The interval is set on the validation set for a stated coverage, the share of
 candidates that are decided, and is fixed when test is scored.
 """
 
@@ -48,19 +48,19 @@ class Abstention:
 
 
 def fit_abstention(probabilities: np.ndarray, *, threshold: float, coverage: float) -> Abstention:
-    """Set the interval of abstention on tune.
+    """Set the interval of abstention on the validation set.
 
     Undecided are the candidates whose log odds are nearest to those of the threshold, the
     rule of Chow 1970 for costs that set this threshold. Its half-width is the k-th smallest
     distance among n, k = floor((1 - coverage) (n + 1)): a candidate drawn like
-    those of tune is then decided with a probability of at least `coverage` (the rank of
+    those of validation is then decided with a probability of at least `coverage` (the rank of
     split conformal prediction, Vovk et al. 2005). Candidates of a new image are not
     drawn quite so: the coverage reached on test is to be quoted beside the stated one.
 
     Parameters
     ----------
     probabilities : array
-        (N,) calibrated, of the set tune.
+        (N,) calibrated, of the validation set.
     threshold : float
         Decision threshold, as a calibrated probability.
     coverage : float
@@ -105,7 +105,7 @@ def evaluate_abstention(
     labels, probabilities, images : array
         (N,) labels, calibrated probabilities and names of the images, of the set test.
     rule : Abstention
-        From `fit_abstention` on tune.
+        From `fit_abstention` on the validation set.
     rng : numpy.random.Generator
     draws, confidence : int, float
         Bootstrap draws of whole images, and confidence of the percentile intervals.

@@ -192,7 +192,7 @@ def choose_calibration(
     Parameters
     ----------
     labels, scores, images : array
-        (N,) of the set tune.
+        (N,) of the validation set.
     folds : int
         Fewer where there are fewer images.
     methods : tuple of str
@@ -202,7 +202,7 @@ def choose_calibration(
     -------
     calibration : Calibration
     record : dict
-        log_loss: mean log loss out of fold [nat] of each method and of ``none``; ece_tune: expected calibration error
+        log_loss: mean log loss out of fold [nat] of each method and of ``none``; ece_validation: expected calibration error
         of ``none`` and of the method that won, out of fold; refused: that method where it makes the error larger,
         else ''. With one image the first method is taken, log_loss is NaN, and the error is that of the fit itself.
 
@@ -242,7 +242,7 @@ def _unless_worse(
     """The calibration, or none where the probabilities `moved` are worse calibrated than the scores; and the record."""
     errors = {"none": ece(labels, scores), fitted.method: ece(labels, moved)}
     worse = errors[fitted.method] > errors["none"]
-    record = {"log_loss": losses, "ece_tune": errors, "refused": fitted.method if worse else ""}
+    record = {"log_loss": losses, "ece_validation": errors, "refused": fitted.method if worse else ""}
     return (Calibration() if worse else fitted), record
 
 

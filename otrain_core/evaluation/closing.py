@@ -29,8 +29,8 @@ def closing_table(
 ) -> str:
     """What a run ends with on the terminal, at most 100 columns wide.
 
-    True, False, MCC and FPR are those of the images the model never saw (protocol grouped)
-    or, for protocol paper, of the set it was tuned on; intervals are in brackets.
+    True, False, MCC and FPR are those of the images the model never saw (protocol by-image)
+    or, for protocol random, of the set it was tuned on; intervals are in brackets.
     """
     # Tables of published runs lack columns that came later.
     summary = summary.reindex(
@@ -91,17 +91,17 @@ def _cube_line(telescope: str, pipeline: str, quality: pd.DataFrame) -> str:
 
 def _cautions(summary: pd.DataFrame) -> list[str]:
     """Trainings that do not beat the fixed cuts or the shipped model, and cubes of which nothing tells which images show the same sky."""
-    grouped = summary[(summary["protocol"] == "grouped") & (summary["status"] == "ok")]
+    by_image = summary[(summary["protocol"] == "by-image") & (summary["status"] == "ok")]
     lines = []
     rivals = (("gain", not_beaten, "the fixed cuts"), ("shipped_gain", not_better, "the shipped model"))
-    for row in grouped.to_dict("records"):
+    for row in by_image.to_dict("records"):
         where = f"{row['telescope']}/{row['pipeline']} {row['experiment']} seed {row['seed']}"
         for key, lost, rival in rivals:
             if row["experiment"] not in NOT_TRAINED and np.isfinite(number(row, key)) and lost(row):
                 no_interval = "" if np.isfinite(number(row, f"{key}_low")) else " (no interval)"
                 told = f": does not beat {rival}; gain in MCC {_plain(interval(row, key))}{no_interval}"
                 lines.append("! " + _fit(where, _WIDTH - 2 - len(told)) + told)
-    unknown = grouped[grouped["sky_unknown"] > 0]
+    unknown = by_image[by_image["sky_unknown"] > 0]
     for telescope, pipeline in _cubes(unknown):
         told = ": nothing tells which images show the same sky; the scores may flatter"
         lines.append("! " + _fit(f"{telescope}/{pipeline}", _WIDTH - 2 - len(told)) + told)
@@ -117,10 +117,10 @@ def _legend(summary: pd.DataFrame) -> list[str]:
             "universal: the shipped model, which otrain classify takes without -m; it saw none of these images"
         )
     if (summary["experiment"] == CUTS).any():
-        lines.append("fixed-cuts: the best cuts on S/N, FWHM and shape, found on train and tune")
-    if (summary["protocol"] == "grouped").any():
-        lines.append("grouped: scored on images the model never saw, threshold set on yet others")
-    if (summary["protocol"] == "paper").any():
+        lines.append("fixed-cuts: the best cuts on S/N, FWHM and shape, found on train and validation")
+    if (summary["protocol"] == "by-image").any():
+        lines.append("by-image: scored on images the model never saw, threshold set on yet others")
+    if (summary["protocol"] == "random").any():
         lines.append("paper: random split by cutout, threshold set on the scored cutouts themselves (optimistic)")
     return lines
 

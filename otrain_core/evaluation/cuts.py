@@ -145,7 +145,7 @@ def evaluate_cuts(
 ) -> dict[str, Any]:
     """What the best fixed cuts reach on the test set, and what a network gains over them.
 
-    The cuts maximise MCC on train and tune (on train alone where nothing is tune).
+    The cuts maximise MCC on train and validation (on train alone where nothing is validation).
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ def evaluate_cuts(
     of, labels = properties_of(cube), np.asarray(cube["labels"]) == 1
     sets = np.full(len(labels), "unused", dtype=object)
     sets[table["index"].to_numpy()] = table["set"].to_numpy()
-    cuts = fit_cuts(of, labels, np.isin(sets, ("train", "tune")))
+    cuts = fit_cuts(of, labels, np.isin(sets, ("train", "validation")))
     record: dict[str, Any] = {**asdict(cuts), "fwhm_unit": of.fwhm_unit}
     test = table[table["set"] == "test"]
     if not np.isfinite(cuts.snr_min) or test.empty:

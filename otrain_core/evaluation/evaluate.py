@@ -81,7 +81,7 @@ def evaluate_files(
     """
     arrays, trained, network = read_stack(cube, mmap=("cube",)), read_json(train_record), load_model(model)
     table = score_cube(network, arrays, read_table(split))
-    check = score_real_stars(network, read_stack(real_stars, mmap=("cube",)), table) if protocol == "grouped" else None
+    check = score_real_stars(network, read_stack(real_stars, mmap=("cube",)), table) if protocol == "by-image" else None
     result, points = evaluate_scores(
         table,
         arrays,
@@ -121,7 +121,7 @@ def evaluate_scores(
     rng: np.random.Generator,
     options: EvaluateOptions,
     threshold_rule: str = "platt",
-    protocol: str = "grouped",
+    protocol: str = "by-image",
     kept_false: float = 1.0,
     real_stars: pd.DataFrame | None = None,
     sky_unknown: bool = False,
@@ -129,8 +129,8 @@ def evaluate_scores(
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Metrics of a table of scores.
 
-    Under the protocol ``grouped`` the threshold and the calibration come from the set
-    tune and all metrics from test. Under ``paper`` both come from the set test, as in
+    Under the protocol ``by-image`` the threshold and the calibration come from the set
+    validation and all metrics from test. Under ``random`` both come from the set test, as in
     Makhlouf et al. 2022, so that its numbers flatter the model.
 
     Parameters
@@ -143,7 +143,7 @@ def evaluate_scores(
         For the bootstrap by image.
     options : EvaluateOptions
     threshold_rule : {'gmean', 'f1', 'f1-mcc', 'platt'}
-    protocol : {'grouped', 'paper'}
+    protocol : {'by-image', 'random'}
     kept_false : float
         Share of the False candidates that balancing kept, see `otrain_core.cubes.cube.kept_false_share`; false
         alarms per image are scaled up by it, and by `scored_false_share`.
@@ -172,12 +172,12 @@ def evaluate_scores(
     CubeError
         The set that gives the threshold lacks a class, nothing is in test, or `shipped` is of another cube.
     """
-    tune_set = "test" if protocol == "paper" else "tune"
-    tune, test = table[table["set"] == tune_set], table[table["set"] == "test"]
-    for name, part in ((tune_set, tune), ("test", test)):
+    validation_set = "test" if protocol == "random" else "validation"
+    validation, test = table[table["set"] == validation_set], table[table["set"] == "test"]
+    for name, part in ((validation_set, validation), ("test", test)):
         if part.empty:
             raise CubeError(f"the set {name} is empty: there is nothing to evaluate")
-    thresholds = {rule: best_threshold(tune["label"], tune["score"], rule) for rule in RULES}
+    thresholds = {rule: best_threshold(validation["label"], validation["score"], rule) for rule in RULES}
     threshold = thresholds[threshold_rule]
     labels, scores, rows = test["label"].to_numpy(), test["score"].to_numpy(float), test["index"].to_numpy()
     share = kept_false * scored_false_share(table)
@@ -185,9 +185,9 @@ def evaluate_scores(
     headline |= {"stated_recall": options.stated_recall, "sky_unknown": float(sky_unknown)}
     reality = _reality(test, cube, real_stars, threshold, rng, options)
     headline |= {key: reality.get(key, np.nan) for key in REALITY}
-    calibration, chosen = choose_calibration(tune["label"], tune["score"], tune["image"])
+    calibration, chosen = choose_calibration(validation["label"], validation["score"], validation["image"])
     calibrated = calibration.apply(scores)
-    abstention = _abstention(tune, test, calibration, threshold, rng, options)
+    abstention = _abstention(validation, test, calibration, threshold, rng, options)
     baseline = evaluate_cuts(cube, table, threshold=threshold, rng=rng, options=options, kept_false=share)
     headline |= {"baseline_mcc": baseline["mcc"]} | {key: baseline[key] for key in ("gain", "gain_low", "gain_high")}
     other = _shipped(test, shipped, threshold, rng, options, share)
@@ -195,7 +195,7 @@ def evaluate_scores(
     record = {
         "protocol": protocol,
         "threshold_rule": threshold_rule,
-        "threshold_set": tune_set,
+        "threshold_set": validation_set,
         "scored_set": "test",
         "confidence": options.confidence,
         "bootstrap": options.bootstrap,
@@ -214,7 +214,7 @@ def evaluate_scores(
             "ece_after": metrics.ece(labels, calibrated),
         },
         "abstention": abstention,
-        "accuracy_gap": _accuracy_gap(table, threshold, tune_set),
+        "accuracy_gap": _accuracy_gap(table, threshold, validation_set),
         **_errors_by_property(labels, scores, cube, rows, threshold, options.bins),
         "reality": reality,
         "baseline": baseline,
@@ -370,7 +370,7 @@ def _reality(
 
 
 def _abstention(
-    tune: pd.DataFrame,
+    validation: pd.DataFrame,
     test: pd.DataFrame,
     calibration: Calibration,
     threshold: float,
@@ -379,7 +379,9 @@ def _abstention(
 ) -> dict[str, float]:
     """What is left to a person when only the share `coverage` is decided."""
     decisive = float(calibration.apply(np.array([threshold]))[0])
-    rule = fit_abstention(calibration.apply(tune["score"].to_numpy()), threshold=decisive, coverage=options.coverage)
+    rule = fit_abstention(
+        calibration.apply(validation["score"].to_numpy()), threshold=decisive, coverage=options.coverage
+    )
     return evaluate_abstention(
         test["label"].to_numpy(),
         calibration.apply(test["score"].to_numpy(float)),
@@ -466,14 +468,14 @@ def _data(table: pd.DataFrame, kept_false: float) -> dict[str, Any]:
     }
 
 
-def _accuracy_gap(table: pd.DataFrame, threshold: float, tune_set: str) -> dict[str, float]:
-    """Accuracy of each set at the threshold, dropout off, and what train is ahead of tune."""
+def _accuracy_gap(table: pd.DataFrame, threshold: float, validation_set: str) -> dict[str, float]:
+    """Accuracy of each set at the threshold, dropout off, and what train is ahead of validation."""
     accuracy = {
         name: float(np.mean((part["score"] >= threshold) == (part["label"] == 1)))
         for name, part in table.groupby("set")
         if name != "unused"
     }
-    return {**accuracy, "train_minus_tune": accuracy.get("train", np.nan) - accuracy[tune_set]}
+    return {**accuracy, "train_minus_validation": accuracy.get("train", np.nan) - accuracy[validation_set]}
 
 
 def _without_numbers(texts: np.ndarray) -> np.ndarray:

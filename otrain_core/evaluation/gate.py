@@ -33,7 +33,7 @@ NUMBERS = (
 )
 
 
-def refusal(numbers: Mapping[str, Any], options: GateOptions, *, protocol: str = "grouped") -> str:
+def refusal(numbers: Mapping[str, Any], options: GateOptions, *, protocol: str = "by-image") -> str:
     """What a training fails at, in words; '' where it passes.
 
     Parameters
@@ -43,10 +43,10 @@ def refusal(numbers: Mapping[str, Any], options: GateOptions, *, protocol: str =
         (a cube without S/N and FWHM has none) and of the shipped model (cutouts that do not fit it have none), and sky_unknown (1: nothing tells which images show the same sky).
     options : GateOptions
         MCC must exceed its bound with the lower end of its interval, false positives may reach theirs.
-    protocol : {'grouped', 'paper'}
-        Only ``grouped`` is scored on images that the model never saw.
+    protocol : {'by-image', 'random'}
+        Only ``by-image`` is scored on images that the model never saw.
     """
-    if protocol != "grouped":
+    if protocol != "by-image":
         return "not scored on images it never saw"
     if number(numbers, "sky_unknown") > 0:
         return "nothing tells which images show the same sky: a star may stand in train and in test"
@@ -105,17 +105,17 @@ def not_better(numbers: Mapping[str, Any], *, by: float = 0.0) -> str:
     return words
 
 
-def tune_mcc(folder: str | Path) -> float:
-    """MCC of a training on tune at its own threshold, by which the best training is chosen; NaN where unknown.
+def validation_mcc(folder: str | Path) -> float:
+    """MCC of a training on validation at its own threshold, by which the best training is chosen; NaN where unknown.
 
-    A choice by test would flatter what is then read from test. Under the protocol ``paper`` nothing
-    is tune: NaN.
+    A choice by test would flatter what is then read from test. Under the protocol ``random`` nothing
+    is validation: NaN.
     """
     scores, record = read_scores(folder), read_record(Path(folder) / "metrics.json")
     threshold = number(record.get("headline") or {}, "threshold")
     if scores is None or not np.isfinite(threshold):
         return np.nan
-    tune = scores[scores["set"] == "tune"]
-    if tune.empty:
+    validation = scores[scores["set"] == "validation"]
+    if validation.empty:
         return np.nan
-    return rates(**confusion(tune["label"], tune["score"], threshold))["mcc"]
+    return rates(**confusion(validation["label"], validation["score"], threshold))["mcc"]

@@ -14,7 +14,7 @@ import pandas as pd
 
 from otrain_core.evaluation.comparison import compare_pipelines, compare_telescopes, count_artefacts
 from otrain_core.evaluation.experiments import compare_experiments, compare_pairs, read_trainings
-from otrain_core.evaluation.gate import CUTS, SHIPPED, tune_mcc
+from otrain_core.evaluation.gate import CUTS, SHIPPED, validation_mcc
 from otrain_core.io import write_table
 from otrain_core.plan.config import EvaluateOptions
 from otrain_core.results import (
@@ -74,7 +74,7 @@ SUMMARY_COLUMNS = (
     "shipped_gain",
     "shipped_gain_low",
     "shipped_gain_high",
-    "mcc_tune",
+    "mcc_validation",
     "interval",
     "status",
 )
@@ -192,7 +192,7 @@ def summary_row(folder: str | Path) -> dict[str, Any]:
     record = read_record(Path(folder) / "metrics.json")
     headline = record.get("headline") or {}
     row: dict[str, Any] = {name: number(headline, name) for name in SUMMARY_COLUMNS}
-    row |= {**run_keys(folder), "mcc_tune": tune_mcc(folder)}
+    row |= {**run_keys(folder), "mcc_validation": validation_mcc(folder)}
     if np.isnan(row["train_seconds"]):
         row["train_seconds"] = number(train, "train_seconds")
     status = "ok" if headline else "not evaluated" if train else "not trained"
@@ -206,7 +206,7 @@ def rival_row(folder: str | Path, name: str) -> dict[str, Any] | None:
     if not np.isfinite(number(found, "mcc")):
         return None
     row: dict[str, Any] = {key: number(found, key) for key in SUMMARY_COLUMNS}
-    row |= {**run_keys(folder), "experiment": name, "seed": 0, "mcc_tune": np.nan}
+    row |= {**run_keys(folder), "experiment": name, "seed": 0, "mcc_validation": np.nan}
     row |= dict.fromkeys(("gain", "gain_low", "gain_high"), np.nan)
     return row | {"sky_unknown": number(record.get("headline") or {}, "sky_unknown"), **_states(record, "ok")}
 
@@ -221,7 +221,7 @@ def build_summary(folders: Iterable[str | Path], *, rivals: bool = False) -> pd.
     Parameters
     ----------
     folders : iterable of path-like
-        Folders of trainings, telescope/pipeline/experiment/seedN[/paper].
+        Folders of trainings, telescope/pipeline/experiment/seedN[/random].
     rivals : bool
         Also a row for the shipped model (experiment ``universal``) and one for the fixed cuts (``fixed-cuts``), both
         with seed 0, after the last training on the same cube and protocol.

@@ -50,7 +50,7 @@ class ScoreHistogramDisplay(Display):
 
 
 class HistoryDisplay(Display):
-    """Accuracy and loss of train and tune against the epoch.
+    """Accuracy and loss of train and validation against the epoch.
 
     Attributes
     ----------
@@ -71,14 +71,14 @@ class HistoryDisplay(Display):
         twin.grid(False)
         lines = []
         for axes, quantity, colour in ((ax, "accuracy", TRUE_COLOUR), (twin, "loss", FALSE_COLOUR)):
-            for prefix, dash, name in (("", "--", "train"), ("tune_", "-", "tune")):
+            for prefix, dash, name in (("", "--", "train"), ("validation_", "-", "validation")):
                 label = f"{quantity}, {name}"
                 lines += axes.plot(epoch, self.history[prefix + quantity], dash, color=colour, label=label)
         if self.kept_epoch:
             lines.append(ax.axvline(self.kept_epoch, color=NEUTRAL, linestyle=":", label="epoch kept"))
         ax.set(xlabel="Epoch", ylabel="Accuracy", ylim=(None, 1.005))
         ax.xaxis.get_major_locator().set_params(integer=True)
-        losses = self.history[["loss", "tune_loss"]]
+        losses = self.history[["loss", "validation_loss"]]
         if losses.min().min() > 0 and losses.max().max() > 20 * losses.min().min():
             twin.set(ylabel="Cross-entropy loss", yscale="log")  # else a wild first epoch hides all others
         else:
@@ -217,7 +217,10 @@ class CalibrationDisplay(Display):
 
     def _draw(self, ax):
         ax.plot([0, 1], [0, 1], color=NEUTRAL, linestyle=":", label="perfect")
-        parts = ((self.before, FALSE_COLOUR, "o--", "network"), (self.after, TRUE_COLOUR, "s-", "calibrated on tune"))
+        parts = (
+            (self.before, FALSE_COLOUR, "o--", "network"),
+            (self.after, TRUE_COLOUR, "s-", "calibrated on the validation set"),
+        )
         for table, colour, marks, name in parts:
             if table is not None:
                 ax.plot(table["mean_score"], table["true_fraction"], marks, color=colour, label=name)

@@ -32,7 +32,7 @@ class Training:
         bool: too near to the threshold, see `otrain_core.evaluation.abstain`.
     model : Path or None
         ``model.keras``, for Grad-CAM.
-    tune_mcc : float
+    validation_mcc : float
         By which the best one is chosen.
     """
 
@@ -41,7 +41,7 @@ class Training:
     threshold: float
     undecided: np.ndarray
     model: Path | None = None
-    tune_mcc: float = np.nan
+    validation_mcc: float = np.nan
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Source:
     suspects : dict of int to float
         Probability that the label is wrong, by row, for suspected ones.
     sets : numpy.ndarray or None
-        train, tune or test, by row.
+        train, validation or test, by row.
     new : bool
         New candidates, that are in no cube of a run.
     notes : mapping of int to str
@@ -87,7 +87,7 @@ class Source:
 
 
 def open_cubes(results: str | Path, cubes: Sequence[str] = (), *, experiments: Sequence[str] = ()) -> list[Source]:
-    """The cubes of a run with their trainings under the protocol grouped.
+    """The cubes of a run with their trainings under the protocol by-image.
 
     Parameters
     ----------
@@ -146,15 +146,19 @@ def _add_trainings(source: Source, folder: Path, experiments: Sequence[str]) -> 
         score = np.full(len(source), np.nan)
         score[table["index"]] = table["score"]
         model = path.parent / "model.keras"
-        tune = table[table["set"] == "tune"]
-        mcc = rates(**confusion(tune["label"], tune["score"], threshold))["mcc"] if len(tune) else np.nan
+        validation = table[table["set"] == "validation"]
+        mcc = (
+            rates(**confusion(validation["label"], validation["score"], threshold))["mcc"]
+            if len(validation)
+            else np.nan
+        )
         name = f"{path.parent.parent.name}/{path.parent.name}"
         undecided = _undecided(score, record)
         source.trainings.append(Training(name, score, threshold, undecided, model if model.is_file() else None, mcc))
         if source.sets is None:
-            source.sets = np.full(len(source), "", dtype="U8")
+            source.sets = np.full(len(source), "", dtype="U10")
             source.sets[table["index"]] = table["set"].astype(str)
-    source.trainings.sort(key=lambda training: -np.nan_to_num(training.tune_mcc, nan=-2))
+    source.trainings.sort(key=lambda training: -np.nan_to_num(training.validation_mcc, nan=-2))
 
 
 def _undecided(score: np.ndarray, record: Mapping[str, Any]) -> np.ndarray:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MIN_PER_CLASS = 2  # labels of each class outside a fold, without which nothing is trained
 
-Tune = tuple[np.ndarray, np.ndarray]  # cutouts and labels that a training is watched on
+Labelled = tuple[np.ndarray, np.ndarray]  # cutouts and labels that a training is watched on
 
 log = logging.getLogger("otrain")
 
@@ -95,9 +95,9 @@ def _train(
     seed: int,
     options: FinetuneOptions,
     experiment: Experiment,
-    tune: Tune | None = None,
+    validation: Labelled | None = None,
 ) -> pd.DataFrame:
-    """`fine_tune` on cutouts behind the input stage, watched on those of tune (default: on themselves)."""
+    """`fine_tune` on cutouts behind the input stage, watched on those of validation (default: on themselves)."""
     from otrain_core.networks import architecture
 
     labels = np.asarray(labels).astype(np.int32)
@@ -113,7 +113,7 @@ def _train(
     loop = Loop(
         architecture.without_input_stage(model),
         (staged, labels),
-        tune or (staged, labels),
+        validation or (staged, labels),
         experiment=experiment.model_copy(update=changed | kept),
         seed=seed,
         weights={value: float(len(labels) / (2 * counts[value])) for value in (0, 1)},
@@ -131,7 +131,7 @@ def adapt(
     seed: int,
     options: FinetuneOptions,
     experiment: Experiment,
-    tune: Tune | None = None,
+    validation: Labelled | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Fine-tune a model in place as far as the labels show a gain, and bring its even odds to 0.5.
 
@@ -147,7 +147,7 @@ def adapt(
         What makes of the scores of the model probabilities whose even odds are its threshold: kept without labels.
     seed, options, experiment
         As for `fine_tune`; ``folds``, ``steps`` and ``pull`` of the options count too.
-    tune : tuple of array, optional
+    validation : tuple of array, optional
         Cutouts and labels that the history tells the loss of; nothing else is done with them.
 
     Returns
@@ -169,8 +169,14 @@ def adapt(
         step, losses = _choose_step(found, labels, images, start=start, pull=options.pull)
         odds = found[step]
         if step:
-            watched = (_staged_and_scores(model, tune[0])[0], np.asarray(tune[1]).astype(np.int32)) if tune else None
-            history = _train(model, staged, labels, seed=seed, options=options, experiment=experiment, tune=watched)
+            watched = (
+                (_staged_and_scores(model, validation[0])[0], np.asarray(validation[1]).astype(np.int32))
+                if validation
+                else None
+            )
+            history = _train(
+                model, staged, labels, seed=seed, options=options, experiment=experiment, validation=watched
+            )
             model.set_weights(_between(old, model.get_weights(), step))
     curve = pull_calibration(labels, odds, start=start, pull=options.pull)
     _move_odds(model, curve)
@@ -255,10 +261,10 @@ def _move_odds(model, curve: Calibration) -> None:
     layer.set_weights([kernel * curve.slope, bias * curve.slope + shift])
 
 
-def standing(model, train: Tune, tune: Tune) -> pd.DataFrame:
-    """A history of one row for a network that was not trained: what it makes of train and tune."""
+def standing(model, train: Labelled, validation: Labelled) -> pd.DataFrame:
+    """A history of one row for a network that was not trained: what it makes of train and validation."""
     row: dict[str, float] = {"epoch": 1, "seconds": 0.0, "learning_rate": 0.0}
-    for prefix, (cutouts, labels) in (("", train), ("tune_", tune)):
+    for prefix, (cutouts, labels) in (("", train), ("validation_", validation)):
         scores = _staged_and_scores(model, cutouts)[1]
         row[f"{prefix}loss"] = float(cross_entropy(labels, scores).mean()) if len(labels) else np.nan
         row[f"{prefix}accuracy"] = float(np.mean((scores >= 0.5) == (labels == 1))) if len(labels) else np.nan

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("otrain")
 
-HISTORY = ("epoch", "loss", "accuracy", "tune_loss", "tune_accuracy", "seconds", "learning_rate")
+HISTORY = ("epoch", "loss", "accuracy", "validation_loss", "validation_accuracy", "seconds", "learning_rate")
 Change = Callable[[np.ndarray, slice], np.ndarray]  # what is done to cutouts, given their places in the order
-WORSE = 0.1  # a loss on tune above the lowest by more than this share of it: the model got worse
+WORSE = 0.1  # a loss on validation above the lowest by more than this share of it: the model got worse
 
 
 def _unchanged(cutouts: np.ndarray, part: slice) -> np.ndarray:
@@ -75,7 +75,7 @@ class Loop:
     ----------
     model : keras.Model
         Behind the input stage. It ends with the weights that are kept.
-    train, tune : tuple of array
+    train, validation : tuple of array
         Cutouts as the model takes them, and labels 0 or 1. Cutouts that are a `numpy.memmap` are read
         batch by batch, to the same weights.
     experiment : Experiment
@@ -95,7 +95,7 @@ class Loop:
         self,
         model: Any,
         train: tuple[np.ndarray, np.ndarray],
-        tune: tuple[np.ndarray, np.ndarray],
+        validation: tuple[np.ndarray, np.ndarray],
         *,
         experiment: Experiment,
         seed: int,
@@ -110,7 +110,7 @@ class Loop:
         self.model, self.experiment, self.seed, self.weights = model, experiment, seed, weights
         self.renew = renew
         self.train = train[0], np.eye(2, dtype=np.float32)[train[1]]
-        self.tune = tune[0], np.eye(2, dtype=np.float32)[tune[1]]
+        self.validation = validation[0], np.eye(2, dtype=np.float32)[validation[1]]
         self.passes = passes(len(train[1]), experiment)
         self.steps = -(-self.passes * len(train[1]) // experiment.batch_size)
         rate = experiment.learning_rate
@@ -141,7 +141,7 @@ class Loop:
             self.watch.begin(self.history)
         for epoch in range(len(self.history) + 1, self.experiment.epochs + 1):
             if self._out_of_patience():
-                log.info("no lower loss on tune for %d epochs: stopped", self.experiment.patience)
+                log.info("no lower loss on validation for %d epochs: stopped", self.experiment.patience)
                 break
             self.epoch(epoch)
             if self.checkpoint is not None:
@@ -152,11 +152,11 @@ class Loop:
         patience = self.experiment.patience
         if not patience or not self.history:
             return False
-        losses = [row["tune_loss"] for row in self.history]
+        losses = [row["validation_loss"] for row in self.history]
         return len(losses) - 1 - int(np.argmin(losses)) >= patience
 
     def epoch(self, epoch: int) -> None:
-        """Train one epoch (from 1) and watch it on tune."""
+        """Train one epoch (from 1) and watch it on validation."""
         if self.renew:
             labels = self.train[1]
             del self.train  # which may fill a file of the size of the new one
@@ -179,13 +179,13 @@ class Loop:
             verbose=0,
         ).history
         seconds = time.perf_counter() - started
-        watched = self.model.evaluate(**self._fed(self.tune, batch_size=256), verbose=0, return_dict=True)
+        watched = self.model.evaluate(**self._fed(self.validation, batch_size=256), verbose=0, return_dict=True)
         row = {
             "epoch": epoch,
             "loss": fitted["loss"][0],
             "accuracy": fitted["accuracy"][0],
-            "tune_loss": watched["loss"],
-            "tune_accuracy": watched["accuracy"],
+            "validation_loss": watched["loss"],
+            "validation_accuracy": watched["accuracy"],
             "seconds": seconds,
             "learning_rate": rate,
         }
@@ -193,7 +193,7 @@ class Loop:
         self._keep(row)
         log.info(
             f"epoch {epoch:3d}/{self.experiment.epochs}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}"
-            f"  tune loss {row['tune_loss']:.4f}  tune accuracy {row['tune_accuracy']:.4f}  {seconds:.1f} s"
+            f"  validation loss {row['validation_loss']:.4f}  validation accuracy {row['validation_accuracy']:.4f}  {seconds:.1f} s"
         )
         if self.progress:
             self.progress.end(row)
@@ -204,8 +204,8 @@ class Loop:
         """Note an epoch, and its weights where they are the ones to keep."""
         self.history.append(row)
         epoch = len(self.history)
-        if row["tune_loss"] < self.best_loss:
-            self.best_loss = row["tune_loss"]
+        if row["validation_loss"] < self.best_loss:
+            self.best_loss = row["validation_loss"]
             if self.experiment.keep == "best":
                 self.kept_epoch, self.best_weights = epoch, self.model.get_weights()
         if self.experiment.keep == "last":
@@ -226,12 +226,12 @@ class Loop:
         return {"x": change(cutouts, slice(None)), "y": labels, "batch_size": batch_size}
 
     def got_worse(self) -> bool:
-        """Whether the loss on tune of the last epoch is above the lowest by more than `WORSE`; told in the log."""
-        losses = [row["tune_loss"] for row in self.history]
+        """Whether the loss on validation of the last epoch is above the lowest by more than `WORSE`; told in the log."""
+        losses = [row["validation_loss"] for row in self.history]
         if losses[-1] <= (1 + WORSE) * min(losses):
             return False
         best = int(np.argmin(losses)) + 1
-        text = f"tune loss rose from {min(losses):.2f} (epoch {best}) to {losses[-1]:.2f}: "
+        text = f"validation loss rose from {min(losses):.2f} (epoch {best}) to {losses[-1]:.2f}: "
         if self.experiment.keep == "best":
             log.info("%sthe kept epoch is %d", text, self.kept_epoch)
         else:
@@ -289,7 +289,7 @@ class Loop:
 
 
 def _check_losses(row: dict[str, float]) -> None:
-    for name in ("loss", "tune_loss"):
+    for name in ("loss", "validation_loss"):
         if not np.isfinite(row[name]):
             raise CubeError(
                 f"the {name.replace('_', ' ')} became {row[name]} in epoch {row['epoch']}: lower the learning rate"

@@ -17,7 +17,7 @@ def score_cube(model, cube: Mapping[str, np.ndarray], split: pd.DataFrame) -> pd
     Returns
     -------
     pandas.DataFrame
-        index, candid, image, label, sign (-1: fainter than in the reference), score (probability of True), set (train, tune,
+        index, candid, image, label, sign (-1: fainter than in the reference), score (probability of True), set (train, validation,
         test, or unused where the split does not name the cutout).
 
     Raises

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import redirect_stdout
 from typing import Any, TextIO
 
-SHOWN = ("loss", "accuracy", "tune_loss", "tune_accuracy")
+SHOWN = ("loss", "accuracy", "validation_loss", "validation_accuracy")
 
 
 def progress_on_terminal() -> Progress | None:

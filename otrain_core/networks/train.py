@@ -1,4 +1,4 @@
-"""Training of a network on the train part of a split, watched on the tune part."""
+"""Training of a network on the train part of a split, watched on the validation part."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def train_files(
     record: str | Path,
     experiment: Experiment,
     seed: int,
-    protocol: str = "grouped",
+    protocol: str = "by-image",
     code: str = "",
     threads: int | None = None,
     live_run: Callable[[Path], AbstractContextManager[Any]] | None = None,
@@ -62,7 +62,7 @@ def train_files(
         Files written: ``.keras``, CSV and JSON. The checkpoint is a folder beside the model.
     experiment : Experiment
     seed : int
-    protocol : {'grouped', 'paper'}
+    protocol : {'by-image', 'random'}
         See `train_model`.
     code : str
         Digest of the code that trains: a checkpoint of other code is not gone on with.
@@ -72,7 +72,7 @@ def train_files(
         `otrain_core.registry.live.live_run`: gives for the folder of the model a context whose value hears of
         every epoch (None: nothing does).
     finetune : FinetuneOptions, optional
-        Of an experiment that starts from the shipped model, see `tune_model`.
+        Of an experiment that starts from the shipped model, see `finetune_model`.
 
     Raises
     ------
@@ -83,12 +83,12 @@ def train_files(
     arrays = read_stack(cube, mmap=("cube",), only=("cube", "labels", "images", "channels", *SAMPLING))
     table = read_table(split, columns=("index", "set"))
     least = 0 if experiment.start else experiment.min_train  # without labels the shipped model stays as it is
-    check_enough(arrays["labels"], table, tune_set="test" if protocol == "paper" else "tune", least=least)
+    check_enough(arrays["labels"], table, validation_set="test" if protocol == "random" else "validation", least=least)
     folder = Path(model).parent
     digests = {"cube_digest": digest(cube), "split_digest": digest(split)}
     with live_run(folder) if live_run and not experiment.start else nullcontext() as watch:
         trained, epochs, result = (
-            tune_model(
+            finetune_model(
                 arrays, table, experiment=experiment, options=finetune, seed=seed, protocol=protocol, threads=threads
             )
             if experiment.start
@@ -114,7 +114,7 @@ def train_files(
     write_json(record, result | run | digests | provenance())
 
 
-def check_enough(labels: np.ndarray, split: pd.DataFrame, *, tune_set: str, least: int) -> None:
+def check_enough(labels: np.ndarray, split: pd.DataFrame, *, validation_set: str, least: int) -> None:
     """Refuse, before any training, sets from which no network and no threshold can come.
 
     Parameters
@@ -123,7 +123,7 @@ def check_enough(labels: np.ndarray, split: pd.DataFrame, *, tune_set: str, leas
         (N,) of the cube.
     split : pandas.DataFrame
         Columns index and set.
-    tune_set : str
+    validation_set : str
         The set that sets the threshold: one cutout of each class is needed.
     least : int
         Cutouts of each class that train needs.
@@ -134,7 +134,7 @@ def check_enough(labels: np.ndarray, split: pd.DataFrame, *, tune_set: str, leas
         Says how many cutouts of which class are missing in which set.
     """
     lacking = []
-    for name, needed in (("train", least), (tune_set, 1)):
+    for name, needed in (("train", least), (validation_set, 1)):
         rows = split.loc[split["set"] == name, "index"].to_numpy(int)
         mine = np.asarray(labels)[rows[(rows >= 0) & (rows < len(labels))]]
         for kind, value in (("True", 1), ("False", 0)):
@@ -144,7 +144,7 @@ def check_enough(labels: np.ndarray, split: pd.DataFrame, *, tune_set: str, leas
     if lacking:
         raise CubeError(
             f"too few cutouts to train on: {', '.join(lacking)} are missing ({least} of each class are needed in train, 1"
-            f" in {tune_set}); use more images or a lower detect.threshold, or fine-tune a model of other telescopes"
+            f" in {validation_set}); use more images or a lower detect.threshold, or fine-tune a model of other telescopes"
         )
 
 
@@ -154,7 +154,7 @@ def train_model(
     *,
     experiment: Experiment,
     seed: int,
-    protocol: str = "grouped",
+    protocol: str = "by-image",
     checkpoint: str | Path | None = None,
     identity: Sequence[str] = (),
     threads: int | None = None,
@@ -173,14 +173,14 @@ def train_model(
         names). More cutouts than `IN_MEMORY` go, as the network takes them, to a file in the folder of
         temporary files (TMPDIR), which is gone at the end; the weights are the same.
     split : pandas.DataFrame
-        Columns index (row of the cube) and set (train, tune, test, unused).
+        Columns index (row of the cube) and set (train, validation, test, unused).
     experiment : Experiment
         What is trained and how; ``threshold`` does not count here. Of ``n_train`` cutouts a smaller draw with
         the same seed is part of a larger one.
     seed : int
         Seed of the weights, the order of the cutouts, dropout and augmentation.
-    protocol : {'grouped', 'paper'}
-        Under ``paper`` the set test plays the part of tune, as in Makhlouf et al. 2022.
+    protocol : {'by-image', 'random'}
+        Under ``random`` the set test plays the part of validation, as in Makhlouf et al. 2022.
     checkpoint : path-like, optional
         Folder in which every epoch is saved. A training that was killed resumes from
         it and ends as it would have; a file that cannot be read, or is of a training with other
@@ -198,24 +198,24 @@ def train_model(
         Takes the raw cutouts of the cube, NaN included.
     history : pandas.DataFrame
         One row for each epoch: epoch (from 1), loss, accuracy (train, with dropout and
-        augmentation), tune_loss, tune_accuracy, seconds, learning_rate.
+        augmentation), validation_loss, validation_accuracy, seconds, learning_rate.
     record : dict
         Options, parameters, operations, counts, time, device; got_worse, whether the loss on
-        tune of the last epoch is above the lowest by more than `otrain_core.networks.loop.WORSE`.
+        validation of the last epoch is above the lowest by more than `otrain_core.networks.loop.WORSE`.
 
     Raises
     ------
     CubeError
         A channel that is not in the cube, an empty or one-class train set, an empty
-        tune set, or a loss that becomes NaN or infinite.
+        validation set, or a loss that becomes NaN or infinite.
     ConfigError
         A GPU was asked for and none is seen, cutouts too small for a network, or another training that writes
         to `checkpoint`.
     """
     check_seed(seed)
-    tune_set = "test" if protocol == "paper" else "tune"
-    rows = _rows(split, experiment, seed, tune_set)
-    labels = _check_sets(np.asarray(cube["labels"]), rows, tune_set)
+    validation_set = "test" if protocol == "random" else "validation"
+    rows = _rows(split, experiment, seed, validation_set)
+    labels = _check_sets(np.asarray(cube["labels"]), rows, validation_set)
     size = select_inputs(cube, inputs=experiment.inputs, size=experiment.size, rows=np.empty(0, int)).shape[1]
     batch_size = _fewer(experiment.batch_size, len(rows["train"]), experiment.min_batches)
     used = experiment.model_copy(update={"size": size, "batch_size": batch_size})
@@ -229,13 +229,13 @@ def train_model(
     model = architecture.build_network(used, size=size)
     stage = architecture.keras.Model(model.input, architecture.input_stage(model).output)
     with memory_told(f"{len(labels)} cutouts of {size} px; train on fewer (n_train) or smaller ones (size)"):
-        # Tune is varied once, train in every epoch.
-        tune = _staged(stage, cube, used, rows[tune_set], labels=labels, seed=[seed, 0])
-        train = tune[:0] if used.varied else _staged(stage, cube, used, rows["train"], labels=labels, seed=[seed])
+        # Validation is varied once, train in every epoch.
+        validation = _staged(stage, cube, used, rows[validation_set], labels=labels, seed=[seed, 0])
+        train = validation[:0] if used.varied else _staged(stage, cube, used, rows["train"], labels=labels, seed=[seed])
     loop = Loop(
         architecture.without_input_stage(model),
         (train, labels[rows["train"]]),
-        (tune, labels[rows[tune_set]]),
+        (validation, labels[rows[validation_set]]),
         experiment=used,
         seed=seed,
         weights=_class_weights(labels[rows["train"]]) if used.class_weights else None,
@@ -264,23 +264,23 @@ def train_model(
         "protocol": protocol,
         "n_parameters": int(model.count_params()),
         "flops_per_cutout": architecture.flops(model),
-        "tune_set": tune_set,
+        "validation_set": validation_set,
         "device": device,
         "backend": backend,
     }
-    record |= _counts(labels, rows, tune_set) | _epochs(loop, history) | took
+    record |= _counts(labels, rows, validation_set) | _epochs(loop, history) | took
     loop.remove_checkpoint()
     return model, history, record
 
 
-def tune_model(
+def finetune_model(
     cube: Mapping[str, np.ndarray],
     split: pd.DataFrame,
     *,
     experiment: Experiment,
     options: FinetuneOptions | None,
     seed: int,
-    protocol: str = "grouped",
+    protocol: str = "by-image",
     threads: int | None = None,
 ) -> tuple[Any, pd.DataFrame, dict[str, Any]]:
     """Fine-tune the shipped model on the set train, see `otrain_core.networks.adapt.adapt`.
@@ -308,18 +308,18 @@ def tune_model(
     from otrain_core.networks import adapt, architecture
     from otrain_core.plan.config import FinetuneOptions
 
-    tune_set, options = "test" if protocol == "paper" else "tune", options or FinetuneOptions()
+    validation_set, options = "test" if protocol == "random" else "validation", options or FinetuneOptions()
     device = prepare_device(require_gpu=experiment.require_gpu, threads=threads, deterministic=True)
     model, classifier, trained_with = adapt.load_shipped()
     used = experiment.model_copy(update={key: trained_with[key] for key in ("network", "inputs", "size", "normalise")})
     most = min(experiment.n_train or MOST_LABELS, MOST_LABELS)
-    rows = {name: split.loc[split["set"] == name, "index"].to_numpy(int) for name in ("train", tune_set)}
+    rows = {name: split.loc[split["set"] == name, "index"].to_numpy(int) for name in ("train", validation_set)}
     if len(rows["train"]) > most:
         rows["train"] = _draw(rows["train"], most, np.random.default_rng(seed))
     labels = np.asarray(cube["labels"]).astype(np.int32)
     started, cpu = time.perf_counter(), time.process_time()
-    cutouts, tune = (model_inputs(model, cube, index) for index in rows.values())
-    watched = tune, labels[rows[tune_set]]
+    cutouts, validation = (model_inputs(model, cube, index) for index in rows.values())
+    watched = validation, labels[rows[validation_set]]
     history, adapted = adapt.adapt(
         model,
         cutouts,
@@ -329,7 +329,7 @@ def tune_model(
         seed=seed,
         options=options,
         experiment=used,
-        tune=watched,
+        validation=watched,
     )
     if history.empty:
         history = adapt.standing(model, (cutouts, labels[rows["train"]]), watched)
@@ -339,7 +339,7 @@ def tune_model(
         "protocol": protocol,
         "n_parameters": int(model.count_params()),
         "flops_per_cutout": architecture.flops(model),
-        "tune_set": tune_set,
+        "validation_set": validation_set,
         "device": device,
         "backend": architecture.keras.backend.backend(),
         "adapted": {"from": experiment.start, "shipped": digest(shipped_file()), **adapted},
@@ -352,15 +352,15 @@ def tune_model(
         "train_seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - cpu,
     }
-    return model, history, record | _counts(labels, rows, tune_set)
+    return model, history, record | _counts(labels, rows, validation_set)
 
 
-def _counts(labels: np.ndarray, rows: Mapping[str, np.ndarray], tune_set: str) -> dict[str, int]:
+def _counts(labels: np.ndarray, rows: Mapping[str, np.ndarray], validation_set: str) -> dict[str, int]:
     return {
         "n_train": len(rows["train"]),
         "n_train_true": int(labels[rows["train"]].sum()),
-        "n_tune": len(rows[tune_set]),
-        "n_tune_true": int(labels[rows[tune_set]].sum()),
+        "n_validation": len(rows[validation_set]),
+        "n_validation_true": int(labels[rows[validation_set]].sum()),
     }
 
 
@@ -369,7 +369,7 @@ def _epochs(loop: Loop, history: pd.DataFrame) -> dict[str, Any]:
     timed = history["seconds"].iloc[min(1, len(history) - 1) :]
     return {
         "epochs": len(history),
-        "best_epoch": int(history["tune_loss"].idxmin()) + 1,
+        "best_epoch": int(history["validation_loss"].idxmin()) + 1,
         "kept_epoch": loop.kept_epoch,
         "got_worse": loop.got_worse(),
         "resumed_at_epoch": loop.resumed_at,
@@ -383,9 +383,9 @@ def _fewer(batch_size: int, n: int, min_batches: int) -> int:
     return min(batch_size, max(SMALL_BATCH, few))
 
 
-def _rows(split: pd.DataFrame, experiment: Experiment, seed: int, tune_set: str) -> dict[str, np.ndarray]:
+def _rows(split: pd.DataFrame, experiment: Experiment, seed: int, validation_set: str) -> dict[str, np.ndarray]:
     """Rows of the cube that are trained on, and those that watch."""
-    rows = {name: split.loc[split["set"] == name, "index"].to_numpy(int) for name in ("train", tune_set)}
+    rows = {name: split.loc[split["set"] == name, "index"].to_numpy(int) for name in ("train", validation_set)}
     if experiment.n_train:
         rows["train"] = _draw(rows["train"], experiment.n_train, np.random.default_rng(seed))
     return rows
@@ -397,7 +397,7 @@ def _draw(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     return np.sort(rng.permutation(rows)[:n])
 
 
-def _check_sets(labels: np.ndarray, rows: dict[str, np.ndarray], tune_set: str) -> np.ndarray:
+def _check_sets(labels: np.ndarray, rows: dict[str, np.ndarray], validation_set: str) -> np.ndarray:
     for name, index in rows.items():
         if index.size and (index.min() < 0 or index.max() >= len(labels)):
             raise CubeError(f"the split's set {name} names cutouts that the cube of {len(labels)} does not have")
@@ -405,8 +405,8 @@ def _check_sets(labels: np.ndarray, rows: dict[str, np.ndarray], tune_set: str) 
     n_true, n_false = int(np.sum(train == 1)), int(np.sum(train == 0))
     if n_true == 0 or n_false == 0:
         raise CubeError(f"training needs both classes: the set train has {n_true} True and {n_false} False cutouts")
-    if rows[tune_set].size == 0:
-        raise CubeError(f"the set {tune_set} is empty: there is nothing to watch the training on")
+    if rows[validation_set].size == 0:
+        raise CubeError(f"the set {validation_set} is empty: there is nothing to watch the training on")
     return labels.astype(np.int32)
 
 

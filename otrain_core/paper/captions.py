@@ -34,8 +34,8 @@ TITLES = {
     "table5": "Classification of the five cubes",
 }
 PROTOCOLS = {
-    "paper": "random 85/15 split by cutout, threshold set on the scored set itself (the paper's protocol)",
-    "grouped": "split by image, threshold set on tune, scored on test images that no training saw",
+    "random": "random 85/15 split by cutout, threshold set on the scored set itself (the paper's protocol)",
+    "by-image": "split by image, threshold from the validation set, scored on test images that no training saw",
 }
 _STUDY = (
     "Images are split by image and scores come from test images, where the paper splits at random; points are means"
@@ -212,7 +212,7 @@ def _wrong_map(plan, facts, table):
 
 
 def _heading(facts) -> str:
-    split = "random split" if facts["protocol"] == "paper" else "split by image"
+    split = "random split" if facts["protocol"] == "random" else "split by image"
     row = facts["headline"]
     scored = f"{count(row['n_true'])} True, {count(row['n_false'])} False scored"
     return f"{facts['cube'].replace('/', ', ')}: {facts['experiment']}, seed {facts['seed']}, {split}, {scored}"
@@ -225,13 +225,10 @@ def _panels(plan, facts, table):
         f" ROC by magnitude. Network {facts['experiment']}; best threshold {num(row['threshold'], 2)}"
         f" (paper: {num(published.get('low'), 2)})."
     )
-    tune = ", here called tune" if facts["protocol"] == "paper" else ""
-    differs = f"{PROTOCOLS[facts['protocol']]}{tune}; MCC {interval(row, 'mcc')}, accuracy {pct(row['accuracy'])},"
+    differs = f"{PROTOCOLS[facts['protocol']]}; MCC {interval(row, 'mcc')}, accuracy {pct(row['accuracy'])},"
     differs += f" false positives {pct(row['fp_share'])} of the scored set."
     if tenth := facts.get("tenth"):
-        differs += (
-            f" After ten epochs the accuracy is {pct(tenth['tune_accuracy'])}, the loss {num(tenth['tune_loss'], 2)}"
-        )
+        differs += f" After ten epochs the accuracy is {pct(tenth['validation_accuracy'])}, the loss {num(tenth['validation_loss'], 2)}"
         differs += " (paper, JAST-gmadet: above 98 %, below 0.1)." if facts["cube"] == "JAST/gmadet" else "."
     return same, differs
 
@@ -248,7 +245,9 @@ def _data_size(plan, facts, table):
         f"accuracy gap against the size of the training set, {pct(limit, 0)} dashed; below, scores of the first cube."
     )
     knees = []
-    for experiment, mine in gap_knee(table, limit=limit, column="fit_minus_tune").groupby("experiment", sort=False):
+    for experiment, mine in gap_knee(table, limit=limit, column="fit_minus_validation").groupby(
+        "experiment", sort=False
+    ):
         sizes = [
             f"{row.telescope} {row.pipeline} of {row.n_images:g} images "
             + (f"{row.stays_under_from:g}" if row.stays_under_from > 0 else "not reached")
@@ -258,8 +257,8 @@ def _data_size(plan, facts, table):
     epochs = ", ".join(f"{name}: {value}" for name, value in facts["epochs"].items())
     differs = (
         _STUDY.format(seeds=facts["seeds"])
-        + " The gap of the paper is that of the last epoch between batches, with dropout, and validation (here tune); below"
-        " it stands that of the kept epoch between train and tune, dropout off in both."
+        + " The gap of the paper is that of the last epoch between batches, with dropout, and validation; below"
+        " it stands that of the kept epoch between train and validation, dropout off in both."
         f" Sizes count training cutouts alone. Epochs: {epochs} (paper: 25). Size from which"
         f" on the paper's gap stays under {pct(limit, 0)}: {'; '.join(knees)}." + _done(facts)
     )

@@ -29,8 +29,8 @@ CLAIM_COLUMNS = (
 )
 RANDOM_MCC = 0.2  # a classifier below it is called random
 GAPS = {  # columns of the tables of Fig. 11, by their definition
-    "fit_minus_tune": "last epoch, train with dropout as Keras logs it: the paper's",
-    "train_minus_tune": "kept epoch, dropout off",
+    "fit_minus_validation": "last epoch, train with dropout as Keras logs it: the paper's",
+    "train_minus_validation": "kept epoch, dropout off",
 }
 SHOWN = {"accuracy": (100, 1, " %"), "fp_share": (100, 1, " %"), "mcc": (1, 3, ""), "threshold": (1, 2, "")}
 
@@ -47,7 +47,7 @@ def published_value(cube: str, quantity: str) -> dict[str, Any]:
     return found.iloc[0].to_dict() if len(found) else {}
 
 
-def gap_knee(table: pd.DataFrame, *, limit: float, column: str = "train_minus_tune") -> pd.DataFrame:
+def gap_knee(table: pd.DataFrame, *, limit: float, column: str = "train_minus_validation") -> pd.DataFrame:
     """From which size of the training set the accuracy gap stays under a limit.
 
     Parameters
@@ -102,7 +102,7 @@ def list_claims(
             mine = summary[(summary["experiment"] == experiment) & (summary["protocol"] == protocol)]
             about = {"experiment": experiment, "protocol": protocol, "cubes_planned": len(plan["cubes"])}
             rows += [_over_cubes(mine, name) | about for name in ("accuracy", "mcc", "fp_share", "threshold")]
-        about = {"experiment": experiment, "protocol": "grouped"}
+        about = {"experiment": experiment, "protocol": "by-image"}
         rows += [_knee_claim(_of(data_size, experiment), len(plan["cubes"]), gap) | about for gap in GAPS]
         rows.append(_size_claim(_of(size, experiment)) | about)
     return pd.DataFrame(rows, columns=list(CLAIM_COLUMNS))

@@ -137,7 +137,7 @@ def training_loop(root: Path, plan: Mapping[str, Any], cube: str) -> tuple[pd.Da
         "cube": cube,
         "protocol": record.get("protocol"),
         "n_train": record.get("n_train"),
-        "n_watched": record.get("n_tune"),
+        "n_watched": record.get("n_validation"),
         "batch_size": batch,
         "batches": -(-number(record, "n_train") // number(options, "batch_size")),
         "epochs": record.get("epochs"),
@@ -203,7 +203,7 @@ def map_data(root: Path, plan: Mapping[str, Any], cube: str, kind: str) -> tuple
     rows: list[dict[str, Any]] = []
     facts: dict[str, Any] = {"cube": cube, "kind": kind, "shown": {}}
     for experiment in plan["experiments"]:
-        folder = find_training(root, plan, cube, experiment, file="gradcam.npz", protocols=("grouped",))
+        folder = find_training(root, plan, cube, experiment, file="gradcam.npz", protocols=("by-image",))
         arrays = arrays_if_there(folder / "gradcam.npz") if folder else None
         if folder is None or arrays is None:
             continue
@@ -272,7 +272,7 @@ def panel_data(root: Path, plan: Mapping[str, Any], cube: str) -> tuple[pd.DataF
         pd.DataFrame({"panel": "scores", "series": series, "x": shown.edges[:-1], "y": values})
         for series, values in (("False", shown.false), ("True", shown.true))
     ]
-    for series in ("accuracy", "tune_accuracy", "loss", "tune_loss"):
+    for series in ("accuracy", "validation_accuracy", "loss", "validation_loss"):
         parts.append(pd.DataFrame({"panel": "history", "series": series, "x": history["epoch"], "y": history[series]}))
     f1_mcc, roc = curves[curves["curve"].isin(["f1", "mcc"])], curves[curves["curve"] == "roc"]
     parts.append(f1_mcc[["x", "y"]].assign(panel="f1-mcc", series=f1_mcc["curve"]))
@@ -322,7 +322,7 @@ def find_training(
     protocols: Sequence[str] | None = None,
 ) -> Path | None:
     """Folder of the first training that has a file: of the paper's own protocol if there is one, else by image."""
-    for protocol in protocols or dict.fromkeys((shown_protocol(plan), "grouped")):
+    for protocol in protocols or dict.fromkeys((shown_protocol(plan), "by-image")):
         for seed in plan["seeds"]:
             folder = root / training_folder(plan, cube, experiment, protocol, seed)
             if (folder / file).is_file():

@@ -92,13 +92,12 @@ def draw_loop(table: pd.DataFrame):
     figure, ax = new_figure(9.2, 4.2)
     ax.set(xlim=(0, 100), ylim=(0, 46))
     ax.axis("off")
-    watched = "validation" if values.get("protocol") == "paper" else "tune"
-    split = "at random, by cutout" if values.get("protocol") == "paper" else "by image"
+    split = "at random, by cutout" if values.get("protocol") == "random" else "by image"
     total = int(float(values.get("n_train") or 0)) + int(float(values.get("n_watched") or 0))
     cells = {
         "cube": (2, 18, 17, 11, f"{values.get('cube')}\n{total:,} labelled\ncutouts", "#D9D9D9"),
         "train": (26, 29, 20, 10, f"train\n{whole('n_train')} cutouts,\nnew order every epoch", "#C9E4F5"),
-        "watch": (26, 5, 20, 10, f"{watched}\n{whole('n_watched')} cutouts", "#F5D9C4"),
+        "watch": (26, 5, 20, 10, f"validation\n{whole('n_watched')} cutouts", "#F5D9C4"),
         "batch": (53, 29, 18, 10, f"{whole('batches')} batches of\nup to {whole('batch_size')}", "#C9E4F5"),
         "network": (78, 29, 20, 10, f"network\n{whole('n_parameters')}\ntrainable parameters", "#BFE3D4"),
         "loss": (78, 5, 20, 10, "accuracy and loss\nat the end of the epoch", "#F5D9C4"),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.cubes.split import PAPER_FRACTION
+from otrain_core.cubes.split import RANDOM_FRACTION
 from otrain_core.io import read_table, write_table
 from otrain_core.paper.plan import SWEEPS
 from otrain_core.results import STEPS, fused_costs, number, read_benchmark, read_record
@@ -23,7 +23,7 @@ from otrain_core.results import STEPS, fused_costs, number, read_benchmark, read
 if TYPE_CHECKING:
     from otrain_core.plan.run import Run
 
-SAME_COST = {"train_paper": "train", "evaluate_paper": "evaluate"}
+SAME_COST = {"train_random": "train", "evaluate_random": "evaluate"}
 START = 15.0  # of a training before its first epoch [s CPU]: libraries, reading the cube
 PASSES = 3.0  # forward and backward pass of a cutout, in forward passes
 PER_IMAGE = 400.0  # cutouts that an image gives where neither a run nor a published table says it
@@ -148,7 +148,7 @@ def plan_trainings(run: Run) -> list[dict[str, Any]]:
     rows = []
     for protocol in run.config.run.protocols:
         rule, share = (
-            ("train_paper", PAPER_FRACTION) if protocol == "paper" else ("train", run.config.split.fractions[0])
+            ("train_random", RANDOM_FRACTION) if protocol == "random" else ("train", run.config.split.fractions[0])
         )
         rows += [
             (rule, cube, share, run.experiments[name])

@@ -73,7 +73,7 @@ def trainings(plan: Mapping[str, Any]) -> list[str]:
 
 def shown_protocol(plan: Mapping[str, Any]) -> str:
     """The protocol of Figs. 2, 10 and A.1 to A.4: that of the paper where the run has it."""
-    return "paper" if "paper" in plan["protocols"] else "grouped"
+    return "random" if "random" in plan["protocols"] else "by-image"
 
 
 def figure_sources(plan: Mapping[str, Any], figure: str) -> list[str]:
@@ -91,8 +91,8 @@ def figure_sources(plan: Mapping[str, Any], figure: str) -> list[str]:
         return []
     if figure in MAPS:
         files = ("gradcam.npz", "neighbours.csv", "explain.json", "metrics.json")
-        folders = [training_folder(plan, cube, each, "grouped") for cube in cubes for each in plan["experiments"]]
-        return [f"{folder}/{file}" for folder in folders for file in files] if "grouped" in plan["protocols"] else []
+        folders = [training_folder(plan, cube, each, "by-image") for cube in cubes for each in plan["experiments"]]
+        return [f"{folder}/{file}" for folder in folders for file in files] if "by-image" in plan["protocols"] else []
     drawn = (
         ["train.json"]
         if figure == "fig02"

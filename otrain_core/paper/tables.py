@@ -267,7 +267,7 @@ def condensed(table: pd.DataFrame, experiments: pd.DataFrame | None = None) -> p
         row = {
             "Cube": f"{keys[0]}-{keys[1]}",
             "Network": keys[3],
-            "Split": "random" if keys[2] == "paper" else "by image",
+            "Split": "random" if keys[2] == "random" else "by image",
         }
         row |= {"Seeds": str(len(mine)), "p_t": f"{mine['threshold'].mean():.2f}"}
         row |= {"p_t, paper": f"{mine['paper_threshold'].iloc[0]:.2f}"}

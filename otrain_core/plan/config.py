@@ -44,9 +44,9 @@ class CubeOptions(Section):
 
 
 class SplitOptions(Section):
-    """Train, tune and test, dealt by image and, where images share a field, by sector of the sky."""
+    """Train, validation and test, dealt by image and, where images share a field, by sector of the sky."""
 
-    fractions: tuple[float, float, float] = Field((0.6, 0.15, 0.25), description="shares of train, tune and test")
+    fractions: tuple[float, float, float] = Field((0.6, 0.15, 0.25), description="shares of train, validation and test")
     guard: float = Field(
         4.0,
         ge=0,
@@ -141,9 +141,12 @@ class Experiment(Section):
     label_smoothing: float = Field(
         0.05, ge=0, lt=1, description="share of the target spread over both classes (0.1: a True is to score 0.95)"
     )
-    keep: Literal["best", "last"] = Field("best", description="epoch that is kept, by the loss on tune")
+    keep: Literal["best", "last"] = Field("best", description="epoch that is kept, by the loss on the validation set")
     patience: int = Field(
-        0, ge=0, le=100_000, description="stop after so many epochs without a better tune loss (0: never)"
+        0,
+        ge=0,
+        le=100_000,
+        description="stop after so many epochs without a better loss on the validation set (0: never)",
     )
     class_weights: bool = Field(True, description="weigh the classes by their inverse frequency")
     precision: Literal["float32", "mixed_bfloat16"] = Field(
@@ -157,8 +160,8 @@ class Experiment(Section):
     require_gpu: bool = Field(False, description="refuse to train where no GPU is seen")
     threshold: Literal["gmean", "f1", "f1-mcc", "platt", "even"] = Field(
         "platt",
-        description="rule that sets the decision threshold: the highest g-mean, F1 or F1 + MCC on tune, or even odds on a "
-        "logistic curve fitted to tune (platt), which depends less on which images are in tune; even takes a score of 0.5, "
+        description="rule that sets the decision threshold on the validation set: the highest g-mean, F1 or F1 + MCC, or "
+        "even odds on a fitted logistic curve (platt), which depends less on which images are in it; even takes a score of 0.5, "
         "for a fine-tuned network, whose odds its own labels have set",
     )
 
@@ -240,7 +243,7 @@ class ExplainOptions(Section):
 class LabelNoiseOptions(Section):
     """Suspected wrong labels (target `results/{telescope}/{pipeline}/{experiment}/label_noise/suspects.csv`)."""
 
-    folds: int = Field(4, ge=2, le=100, description="folds by image over train and tune; one training each")
+    folds: int = Field(4, ge=2, le=100, description="folds by image over train and validation; one training each")
     n_cutouts: int = Field(12, ge=1, le=10_000, description="suspects of each class in the gallery")
     flip_fraction: float = Field(
         0.0,
@@ -296,7 +299,7 @@ class Sweep(Section):
 
 
 class StudyOptions(Section):
-    """Studies that a run adds to its trainings (protocol grouped)."""
+    """Studies that a run adds to its trainings (protocol by-image)."""
 
     sweeps: dict[Name, Sweep] = Field(
         {},
@@ -366,10 +369,11 @@ class RunOptions(Section):
         le=10_000,
         description="images that one job takes, one after the other (with fused; more for small images)",
     )
-    protocols: list[Literal["grouped", "paper"]] = Field(
-        ["grouped"],
+    protocols: list[Literal["by-image", "random"]] = Field(
+        ["by-image"],
         min_length=1,
-        description="grouped: by image, scored on test; paper: random 85/15, tuned and scored on the same set",
+        description="by-image: dealt by image, threshold from the validation set, scored on test; random: 85/15 by "
+        "cutout as in the paper, the threshold set on the scored cutouts",
     )
 
     @field_validator("cubes")

@@ -14,7 +14,7 @@ from otrain_core.errors import ConfigError
 from otrain_core.plan.sections import Name, Section, explain_first
 from otrain_core.plan.telescopes import Telescope
 
-SETS = ("train", "tune", "test")
+SETS = ("train", "validation", "test")
 FWHM = "sky.fwhm"  # key of a prior in place of sky.seeing: FWHM of a star [px]
 
 
@@ -57,7 +57,9 @@ class DrawOptions(Section):
     """Telescopes drawn at random, whose cutouts train one classifier (target `universal`)."""
 
     telescopes: int = Field(0, ge=0, le=100_000, description="telescopes drawn (0: none)")
-    tune: int = Field(0, ge=0, description="of them so many decide the kept epoch, the threshold and the calibration")
+    validation: int = Field(
+        0, ge=0, description="of them so many decide the kept epoch, the threshold and the calibration"
+    )
     test: int = Field(0, ge=0, description="of them so many are scored and seen by nothing else")
     name: Name = Field("random", description="their names begin so")
     seed: int = Field(1, ge=0, lt=2**32, description="seed of the draws")
@@ -71,10 +73,10 @@ class DrawOptions(Section):
 
     @model_validator(mode="after")
     def _sets_fit(self):
-        if self.telescopes and not 0 < self.tune + self.test < self.telescopes:
-            raise ValueError("tune and test need telescopes, and fewer than all are to be left for train")
-        if self.telescopes and (not self.tune or not self.test):
-            raise ValueError("tune and test need one telescope each at least")
+        if self.telescopes and not 0 < self.validation + self.test < self.telescopes:
+            raise ValueError("validation and test need telescopes, and fewer than all are to be left for train")
+        if self.telescopes and (not self.validation or not self.test):
+            raise ValueError("validation and test need one telescope each at least")
         if self.pipelines and not sum(self.pipelines.values()) > 0:
             raise ValueError("pipelines: one with a positive share is needed")
         return self
@@ -82,7 +84,7 @@ class DrawOptions(Section):
 
 @dataclass(frozen=True)
 class Drawn:
-    """One telescope of a draw: its entry, its pipeline and its set (train, tune or test)."""
+    """One telescope of a draw: its entry, its pipeline and its set (train, validation or test)."""
 
     telescope: Telescope
     pipeline: str
@@ -90,7 +92,7 @@ class Drawn:
 
 
 def draw_telescopes(options: DrawOptions) -> list[Drawn]:
-    """All telescopes of a draw, in order: first those of test, then tune, then train.
+    """All telescopes of a draw, in order: first those of test, then validation, then train.
 
     Each value has a random stream of its own, of seed, number of the telescope and key: more telescopes and more
     keys leave the others as they are.
@@ -125,7 +127,7 @@ def _draw_one(options: DrawOptions, number: int) -> Drawn:
     except ValidationError as error:
         raise ConfigError(explain_first(error, f"draw.prior (telescope {name})")) from None
     rng = np.random.default_rng([options.seed, number, crc32(b"pipeline")])
-    where = "test" if number < options.test else "tune" if number < options.test + options.tune else "train"
+    where = "test" if number < options.test else "validation" if number < options.test + options.validation else "train"
     return Drawn(telescope, _pipeline(options.pipelines or {"builtin": 1.0}, rng), where)
 
 

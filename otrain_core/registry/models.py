@@ -75,7 +75,7 @@ def find_model(name: str, *, results: str | Path = "results") -> Path:
 
 
 def list_models(*, results: str | Path = "results") -> list[dict[str, Any]]:
-    """Registered models, by name and version: model, version, alias, experiment, seed, mcc, mcc_tune, threshold,
+    """Registered models, by name and version: model, version, alias, experiment, seed, mcc, mcc_validation, threshold,
     gate ('passed', or what it failed at).
 
     Raises
@@ -92,7 +92,7 @@ def list_models(*, results: str | Path = "results") -> list[dict[str, Any]]:
             versions = client.search_model_versions(f"name = '{model.name}'")
             for version in sorted(versions, key=lambda version: int(version.version)):
                 tags = version.tags
-                kept = ("pipeline", "experiment", "seed", "mcc", "mcc_tune", "threshold", "gate")
+                kept = ("pipeline", "experiment", "seed", "mcc", "mcc_validation", "threshold", "gate")
                 rows.append(
                     {
                         "model": model.name,
@@ -334,7 +334,7 @@ def _ensure_model(client, name: str, telescope: str) -> None:
 
 
 def name_champion(client, telescope: str, *, gate: GateOptions) -> dict[str, Any] | None:
-    """Give the alias to the version of highest MCC on tune among those that pass the gate on test, or to none.
+    """Give the alias to the version of highest MCC on validation among those that pass the gate on test, or to none.
 
     A champion chosen by hand stays. Where others import at the same time, it is chosen again until no version has
     come meanwhile. The tag ``gate`` of every version tells whether it passes.
@@ -342,7 +342,7 @@ def name_champion(client, telescope: str, *, gate: GateOptions) -> dict[str, Any
     Returns
     -------
     dict or None
-        model, version, run_id, mcc, mcc_tune, pipeline, experiment, seed and threshold of the champion.
+        model, version, run_id, mcc, mcc_validation, pipeline, experiment, seed and threshold of the champion.
     """
     name = f"otrain-{telescope}"
     versions, seen = client.search_model_versions(f"name = '{name}'"), None
@@ -363,8 +363,8 @@ def _choose(client, name: str, versions, gate: GateOptions) -> dict[str, Any] | 
         if reason and "superseded" not in version.tags:
             reasons.append(f"version {version.version}: {reason}")
         elif "superseded" not in version.tags:
-            mcc_tune = _float(version.tags.get("mcc_tune"))
-            rank = mcc_tune if np.isfinite(mcc_tune) else -np.inf  # versions of older imports lack it
+            mcc_validation = _float(version.tags.get("mcc_validation"))
+            rank = mcc_validation if np.isfinite(mcc_validation) else -np.inf  # versions of older imports lack it
             passing.append((rank, -int(version.version), version))
     model = client.get_registered_model(name)
     current = model.aliases.get(CHAMPION)
@@ -392,7 +392,7 @@ def _crown(client, name: str, version) -> None:
 
 
 def _champion(name: str, best) -> dict[str, Any]:
-    scores = {key: value for key in ("mcc", "mcc_tune") if np.isfinite(value := _float(best.tags.get(key)))}
+    scores = {key: value for key in ("mcc", "mcc_validation") if np.isfinite(value := _float(best.tags.get(key)))}
     named = {key: best.tags[key] for key in ("pipeline", "experiment", "seed", "threshold") if key in best.tags}
     return {"model": name, "version": int(best.version), "run_id": best.run_id, **scores, **named}
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.errors import OtrainError
-from otrain_core.evaluation.gate import NUMBERS, tune_mcc
+from otrain_core.evaluation.gate import NUMBERS, validation_mcc
 from otrain_core.evaluation.words import count, interval, num
 from otrain_core.io import digest, read_json
 from otrain_core.plan.pools import is_pool
@@ -58,7 +58,7 @@ def find_trainings(root: str | Path) -> tuple[list[str], list[str]]:
 def run_name(keys: Mapping[str, Any]) -> str:
     """Name of a run in the list."""
     name = "/".join(str(keys[key]) for key in ("telescope", "pipeline", "experiment", "seed"))
-    return name + (" (paper)" if keys["protocol"] == "paper" else "")
+    return name + (" (random)" if keys["protocol"] == "random" else "")
 
 
 def run_tags(keys: Mapping[str, Any], place: str) -> dict[str, str]:
@@ -104,7 +104,7 @@ class TrainingRecord:
     Parameters
     ----------
     folder : Path
-        telescope/pipeline/experiment/seedN[/paper].
+        telescope/pipeline/experiment/seedN[/random].
     children : mapping
         Of a training of a study (as telescope/pipeline/experiment/seed): name of the study and id of its run.
 
@@ -164,8 +164,8 @@ class TrainingRecord:
 
     def words(self) -> str:
         """What the numbers are and on which data, in one sentence; first of all where the training collapsed."""
-        grouped = self.keys["protocol"] == "grouped"
-        data = "images it never saw" if grouped else "images of a random split, tuned and scored on the same cutouts"
+        by_image = self.keys["protocol"] == "by-image"
+        data = "images it never saw" if by_image else "images of a random split, tuned and scored on the same cutouts"
         row = self.headline
         collapsed = f"{self.collapsed[0].upper()}{self.collapsed[1:]}. " if self.collapsed else ""
         return (
@@ -204,7 +204,7 @@ class TrainingRecord:
             **self.use(),
             "calibration": json.dumps(use, sort_keys=True),
             "place": self.place,
-            "mcc_tune": f"{tune_mcc(self.folder):.6g}",
+            "mcc_validation": f"{validation_mcc(self.folder):.6g}",
             "collapsed": self.collapsed,
             **{name: f"{number(self.headline, name):.6g}" for name in NUMBERS},
         }

@@ -23,7 +23,12 @@ log = logging.getLogger("otrain")
 ADDRESS = "MLFLOW_TRACKING_URI"  # names the server of a group
 PLACE = "mlflow.id"  # in a results folder: what tells its runs from those of other folders on a server
 EXPERIMENT = "otrain"
-HISTORY = ("loss", "accuracy", "tune_loss", "tune_accuracy")  # metrics of a run by epoch, as epoch/loss and so on
+HISTORY = (
+    "loss",
+    "accuracy",
+    "validation_loss",
+    "validation_accuracy",
+)  # metrics of a run by epoch, as epoch/loss and so on
 PATIENCE = 20.0  # seconds that another program may hold a store
 LIVE = "live"  # tag of a run that a training writes itself: running, finished, failed or killed
 # A view of the page that is there from the start: scores of the main runs, by cube and experiment, over the seeds.
@@ -31,7 +36,7 @@ _METRICS = [f"metrics.`{name}`" for name in ("mcc", "recall", "fp_share", "ece",
 _TAGS = [f"tags.`{name}`" for name in ("telescope", "pipeline", "experiment", "seed", "commit")]
 _WIDTHS = {"attributes.`Run Name`": 430, **dict.fromkeys(_METRICS, 120), **dict.fromkeys(_TAGS, 110)}
 VIEW = {
-    "searchFilter": "tags.study = 'none' and tags.protocol = 'grouped'",
+    "searchFilter": "tags.study = 'none' and tags.protocol = 'by-image'",
     "orderByKey": "metrics.`mcc`",
     "orderByAsc": False,
     "startTime": "ALL",
@@ -62,7 +67,7 @@ VIEW = {
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",  # the page opens on training runs, not on language models
     "mlflow.note.content": "Every training of O'TRAIN. Group or filter by the tags telescope, cube, experiment, protocol,"
-    " study; sort by mcc. Protocol grouped: scored on images the model never saw. Protocol paper: random split, scored on"
+    " study; sort by mcc. Protocol by-image: scored on images the model never saw. Protocol random: random split, scored on"
     " the set it was tuned on.",
     "mlflow.sharedViewState.telescopes": json.dumps(VIEW),  # page experiments/ID/runs?viewStateShareKey=telescopes
 }

@@ -125,15 +125,15 @@ def import_runs(
     Parameters
     ----------
     folders : iterable of path-like
-        telescope/pipeline/experiment/seedN[/paper], each with train.json,
+        telescope/pipeline/experiment/seedN[/random], each with train.json,
         metrics.json, history.csv and model.keras; scores.csv, curves.csv, model.onnx, transfer.csv, finetune.csv and
         gradcam.png if there are any.
-        Only trainings under the protocol ``grouped`` are registered: the others have no
+        Only trainings under the protocol ``by-image`` are registered: the others have no
         score on images they never saw.
     store : path-like
         SQLite file, or address of a server.
     gate : GateOptions
-        See `otrain_core.evaluation.gate`. Of the models that pass, the champion is the one of highest MCC on tune,
+        See `otrain_core.evaluation.gate`. Of the models that pass, the champion is the one of highest MCC on validation,
         so that its numbers on test were not what it was chosen by. Without any model that passes, the
         alias is removed.
     artifacts : path-like, optional
@@ -145,7 +145,7 @@ def import_runs(
     -------
     dict
         experiment, runs (folder, run_id, digest, and model and version where registered),
-        studies (name: run_id), champions (telescope: version, run_id, mcc, mcc_tune, or None), skipped (folders that
+        studies (name: run_id), champions (telescope: version, run_id, mcc, mcc_validation, or None), skipped (folders that
         are not complete, with the reason), broken (folders with a file that cannot be read, with the reason).
 
     Raises
@@ -234,7 +234,7 @@ def _send_files(client, run, files: Mapping[Path, str]) -> None:
 
 
 def _ensure_run(client, experiment: str, training: TrainingRecord) -> tuple[dict[str, Any], bool]:
-    """The run of this training and, under the protocol grouped, its registered version."""
+    """The run of this training and, under the protocol by-image, its registered version."""
     found = [
         run
         for run in client.search_runs([experiment], f"tags.training = '{training.name}'")
@@ -259,7 +259,7 @@ def _ensure_run(client, experiment: str, training: TrainingRecord) -> tuple[dict
     )
     entry = {"folder": str(training.folder), "run_id": run.info.run_id, "digest": training.digest}
     onnx = _send_onnx(client, run, training.folder / ONNX)
-    if training.keys["protocol"] == "grouped" and not training.study:
+    if training.keys["protocol"] == "by-image" and not training.study:
         tags = {**training.version_tags(), **({"onnx": onnx} if onnx else {})}
         name = f"otrain-{training.keys['telescope']}"
         version = ensure_version(client, run.info.run_id, name=name, tags=tags, description=training.words())

@@ -11,7 +11,7 @@ import pandas as pd
 from otrain_core.evaluation.experiments import POOLED
 from otrain_core.evaluation.words import interval, num, several
 
-PROTOCOLS = {"grouped": "images never seen", "paper": "paper's protocol"}
+PROTOCOLS = {"by-image": "images never seen", "random": "random split"}
 SMALL_P = 0.001
 
 
@@ -82,7 +82,7 @@ def _sentences(wide: Mapping[str, Mapping[tuple, dict[str, Any]]]) -> list[str]:
     """One for each pair over all cubes, or on the only one; by the paper's protocol only where there is no other."""
     cells = wide.get(POOLED, {}) if len(wide) > 1 else next(iter(wide.values()), {})
     rows = list(cells.values())
-    honest = [row for row in rows if row["protocol"] != "paper"]
+    honest = [row for row in rows if row["protocol"] != "random"]
     return [pair_sentence(row) for row in honest or rows]
 
 
@@ -109,7 +109,7 @@ def pair_sentence(row: Mapping[str, Any]) -> str:
         )
     else:
         text = f"Neither {row['experiment']} nor {row['other']} makes an error on the {where} ({counts})"
-    return f"{text}, both by the paper's own protocol." if row["protocol"] == "paper" else f"{text}."
+    return f"{text}, both by the paper's own protocol." if row["protocol"] == "random" else f"{text}."
 
 
 def honesty_steps(wide: Mapping[str, Mapping[tuple, dict[str, Any]]]) -> dict[str, Any]:
@@ -117,19 +117,19 @@ def honesty_steps(wide: Mapping[str, Mapping[tuple, dict[str, Any]]]) -> dict[st
 
     Three values of MCC for each cube and experiment that was run under both protocols: by the
     paper's protocol; on images never seen, with the threshold that is best for them; the same
-    with the threshold from tune.
+    with the threshold from the validation set.
 
     Returns
     -------
     dict
         experiments, rows (cube, and for each experiment its three values or None), sentences.
     """
-    names = [name for cells in wide.values() for name, protocol in cells if protocol == "paper"]
-    both = [n for n in dict.fromkeys(names) if any((n, "grouped") in c and (n, "paper") in c for c in wide.values())]
+    names = [name for cells in wide.values() for name, protocol in cells if protocol == "random"]
+    both = [n for n in dict.fromkeys(names) if any((n, "by-image") in c and (n, "random") in c for c in wide.values())]
     rows: list[dict[str, Any]] = []
     sentences = []
     for cube, cells in wide.items():
-        steps = [_steps(cells.get((name, "paper")), cells.get((name, "grouped"))) for name in both]
+        steps = [_steps(cells.get((name, "random")), cells.get((name, "by-image"))) for name in both]
         if any(steps):
             rows.append({"cube": cube, "pooled": cube == POOLED, "steps": steps})
     if rows and (rows[-1]["pooled"] or len(rows) == 1):
@@ -142,10 +142,10 @@ def honesty_steps(wide: Mapping[str, Mapping[tuple, dict[str, Any]]]) -> dict[st
     return {"experiments": both, "rows": rows if len(rows) > 1 else [], "sentences": sentences}
 
 
-def _steps(paper: Mapping[str, Any] | None, grouped: Mapping[str, Any] | None) -> list[float] | None:
-    if paper is None or grouped is None or paper["cubes"] != grouped["cubes"]:
+def _steps(random: Mapping[str, Any] | None, by_image: Mapping[str, Any] | None) -> list[float] | None:
+    if random is None or by_image is None or random["cubes"] != by_image["cubes"]:
         return None
-    return [paper["mcc"], grouped["mcc_tuned_on_test"], grouped["mcc"]]
+    return [random["mcc"], by_image["mcc_tuned_on_test"], by_image["mcc"]]
 
 
 def _costs(wide: Mapping[str, Mapping[tuple, dict[str, Any]]], names: list[tuple]) -> list[dict[str, Any]]:

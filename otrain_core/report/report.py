@@ -259,11 +259,11 @@ def _cube_part(
         part["figures"]["completeness"] = figures.completeness(table, instrumental=instrumental)
         part["completeness"] = table.to_dict("records")
     part["trainings"] = [_training_part(run, summary, best=run == best, gate=gate) for run in runs]
-    part["verdict"] = verdict(part, best, champion, gate, tune=_tune_mcc(summary))
+    part["verdict"] = verdict(part, best, champion, gate, validation=_validation_mcc(summary))
     return part
 
 
-SPLITS = {"by image (grouped)": "split.csv", "random by cutout (paper)": "split_paper.csv"}
+SPLITS = {"by image": "split.csv", "random, by cutout": "split_random.csv"}
 
 
 def _image_folders(folder: Path, quality: pd.DataFrame) -> list[Path]:
@@ -276,7 +276,7 @@ def _split_counts(path: Path) -> list[dict[str, Any]]:
         return []
     table = read_table(path)
     rows = []
-    for name in ("train", "tune", "test", "unused"):
+    for name in ("train", "validation", "test", "unused"):
         part = table[table["set"] == name]
         if len(part):
             images, n_true = part["image"].nunique() if "image" in part else np.nan, int((part["label"] == 1).sum())
@@ -299,24 +299,24 @@ def _artefacts(cube: Mapping[str, np.ndarray], metrics: Mapping[str, Any]) -> li
 
 
 def _best_run(runs: list[Path], summary: pd.DataFrame, champion: Mapping[str, Any] | None) -> Path | None:
-    """The champion's training, or else that of highest MCC on tune: what is read from test must not choose."""
+    """The champion's training, or else that of highest MCC on the validation set: what is read from test must not choose."""
     rated = []
     for run in runs:
         keys = run_keys(run)
         row = _row(summary, keys)
-        if keys["protocol"] != "grouped" or row is None or not np.isfinite(row["mcc"]):
+        if keys["protocol"] != "by-image" or row is None or not np.isfinite(row["mcc"]):
             continue
         is_champion = champion and (keys["experiment"], str(keys["seed"])) == (champion["experiment"], champion["seed"])
-        rated.append((bool(is_champion), float(np.nan_to_num(row["mcc_tune"], nan=-np.inf)), run))
+        rated.append((bool(is_champion), float(np.nan_to_num(row["mcc_validation"], nan=-np.inf)), run))
     return max(rated, key=lambda item: item[:2])[2] if rated else None
 
 
-def _tune_mcc(summary: pd.DataFrame) -> dict[tuple[str, int], float]:
-    """MCC on tune of the trainings of a cube that can be the best, by experiment and seed."""
+def _validation_mcc(summary: pd.DataFrame) -> dict[tuple[str, int], float]:
+    """MCC on the validation set of the trainings of a cube that can be the best, by experiment and seed."""
     rated = summary[
-        (summary["protocol"] == "grouped") & summary["mcc"].notna() & ~summary["experiment"].isin(NOT_TRAINED)
+        (summary["protocol"] == "by-image") & summary["mcc"].notna() & ~summary["experiment"].isin(NOT_TRAINED)
     ]
-    return {(row.experiment, row.seed): row.mcc_tune for row in rated.itertuples()}
+    return {(row.experiment, row.seed): row.mcc_validation for row in rated.itertuples()}
 
 
 def _row(summary: pd.DataFrame, keys: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -330,7 +330,8 @@ def _training_part(run: Path, summary: pd.DataFrame, *, best: bool, gate: GateOp
     headline = metrics.get("headline") or {}
     return {
         **keys,
-        "title": f"{keys['experiment']}, seed {keys['seed']}" + (", paper" if keys["protocol"] == "paper" else ""),
+        "title": f"{keys['experiment']}, seed {keys['seed']}"
+        + (", random split" if keys["protocol"] == "random" else ""),
         "id": "-".join(str(value) for value in keys.values()),
         "best": best,
         "status": (row or {}).get("status", "not trained"),
@@ -340,7 +341,7 @@ def _training_part(run: Path, summary: pd.DataFrame, *, best: bool, gate: GateOp
         "options": train.get("options") or {},
         "refusal": refusal(headline, gate, protocol=keys["protocol"]),
         "bins": {name: table for name, table in (metrics.get("bins") or {}).items() if table},
-        "gap": number(metrics.get("accuracy_gap") or {}, "train_minus_tune"),
+        "gap": number(metrics.get("accuracy_gap") or {}, "train_minus_validation"),
         "figures": figures.training_figures(run),
         "explain": (explain := read_record(run / "explain.json")),
         "looks_away": map_cautions(explain),

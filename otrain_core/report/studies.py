@@ -110,7 +110,7 @@ def transfer_part(table: pd.DataFrame, cubes: Sequence[str]) -> list[dict[str, A
             for source, values in zip(matrix.index, matrix.to_numpy(float), strict=True)
         ]
         means = [
-            {"relation": words, "n": len(of), "mcc": of["mcc"].mean(), "mcc_tune": of["mcc_tune"].mean()}
+            {"relation": words, "n": len(of), "mcc": of["mcc"].mean(), "mcc_validation": of["mcc_validation"].mean()}
             for relation, words in RELATIONS.items()
             if len(of := mine[(mine["relation"] == relation) & mine["mcc"].notna()])
         ]
@@ -137,7 +137,7 @@ def finetune_part(table: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Any] 
         own = summary[
             (summary["telescope"] + "/" + summary["pipeline"] == target)
             & (summary["experiment"] == experiment)
-            & (summary["protocol"] == "grouped")
+            & (summary["protocol"] == "by-image")
         ]
         row = {"target": target, "experiment": experiment, "source": source_name(mine["source"].iloc[0])}
         row |= {"cells": [means.loc[n].to_dict() if n in means.index else None for n in sizes]}
@@ -154,7 +154,7 @@ def label_noise_part(folder: str | Path, experiments: Iterable[str]) -> list[dic
         if "n_suspected" not in record:
             continue
         lines = [
-            f"{count(record['n_suspected'])} of {count(record['n'])} labels of train and tune are more probably wrong than right"
+            f"{count(record['n_suspected'])} of {count(record['n'])} labels of train and validation are more probably wrong than right"
             f" ({count(record['n_suspected_false'])} labelled False, {count(record['n_suspected_true'])} labelled True),"
             f" by networks that saw no cutout of the same image."
         ]

@@ -15,7 +15,7 @@ from otrain_core.plan.config import GateOptions
 from otrain_core.results import number, read_record, run_keys
 
 FEW_IMAGES = 10  # with fewer test images the bootstrap by image is itself uncertain
-WIDE_GAP = 0.02  # |accuracy(train) - accuracy(tune)|, Makhlouf et al. 2022, Fig. 11
+WIDE_GAP = 0.02  # |accuracy(train) - accuracy(validation)|, Makhlouf et al. 2022, Fig. 11
 
 
 def page_templates(*folders: Path):
@@ -39,7 +39,7 @@ def verdict(
     best: Path | None,
     champion: Mapping[str, Any] | None,
     gate: GateOptions,
-    tune: Mapping[tuple[str, int], float],
+    validation: Mapping[tuple[str, int], float],
 ) -> dict[str, Any]:
     """What the numbers mean for someone who wants to use the classifier, and what they do not say.
 
@@ -52,8 +52,8 @@ def verdict(
     champion : mapping or None
         The registered champion of the telescope.
     gate : GateOptions
-    tune : mapping
-        MCC on tune of the trainings that `best` was chosen from, by experiment and seed.
+    validation : mapping
+        MCC on the validation set of the trainings that `best` was chosen from, by experiment and seed.
 
     Returns
     -------
@@ -69,7 +69,9 @@ def verdict(
     row, keys = metrics["headline"], run_keys(best)
     chosen = (champion.get("experiment"), champion.get("seed")) if champion else None
     is_champion = chosen == (keys["experiment"], str(keys["seed"]))
-    lines = _score_lines(metrics, row, f"{keys['experiment']}, seed {keys['seed']}", _choice(tune, keys, is_champion))
+    lines = _score_lines(
+        metrics, row, f"{keys['experiment']}, seed {keys['seed']}", _choice(validation, keys, is_champion)
+    )
     seeds = [t["headline"]["mcc"] for t in part["trainings"] if t["headline"] and _same_but_seed(t, keys)]
     if len(seeds) > 1:
         lines.append(
@@ -109,7 +111,7 @@ def _score_lines(metrics: Mapping[str, Any], row: Mapping[str, Any], name: str, 
     alarms = f"That is {interval(row, 'false_alarms_per_image', digits=2)} false alarms per image"
     kept = number(metrics.get("data") or {}, "kept_false")
     return [
-        f"Best: {name}, threshold {num(row['threshold'])} (set on tune).{choice} Scored on {where}.",
+        f"Best: {name}, threshold {num(row['threshold'])} (from the validation set).{choice} Scored on {where}.",
         f"It keeps {interval(row, 'recall', percent=True)} of the True and lets {interval(row, 'fpr', percent=True)} of the"
         f" False through; MCC {interval(row, 'mcc')}.",
         f"To miss no more than 1 % (5 %) of the True, it must let {interval(row, 'fpr_at_1pct_missed', percent=True)}"
@@ -152,13 +154,13 @@ def _purity_lines(purity: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _choice(tune: Mapping[tuple[str, int], float], keys: Mapping[str, Any], is_champion: bool) -> str:
+def _choice(validation: Mapping[tuple[str, int], float], keys: Mapping[str, Any], is_champion: bool) -> str:
     """How the best training was chosen, in a sentence; nothing where there was no choice."""
-    if len(tune) < 2:
+    if len(validation) < 2:
         return ""
-    among = "those that pass the gate" if is_champion else f"{len(tune)} trainings"
-    mine = num(tune.get((keys["experiment"], keys["seed"])))
-    return f" Chosen by MCC on tune ({mine}), not on test, among {among}."
+    among = "those that pass the gate" if is_champion else f"{len(validation)} trainings"
+    mine = num(validation.get((keys["experiment"], keys["seed"])))
+    return f" Chosen by MCC on validation ({mine}), not on test, among {among}."
 
 
 def _same_but_seed(training: Mapping[str, Any], keys: Mapping[str, Any]) -> bool:
@@ -180,10 +182,10 @@ def _cautions(
         )
     elif row["n_images"] < FEW_IMAGES:
         cautions.append(f"The test set has {row['n_images']} images: intervals over so few images are rough.")
-    gap = number(metrics.get("accuracy_gap") or {}, "train_minus_tune")
+    gap = number(metrics.get("accuracy_gap") or {}, "train_minus_validation")
     if gap > WIDE_GAP:
         cautions.append(
-            f"Accuracy on train is {pct(gap)} above that on tune: the model is over-trained, or has too few cutouts."
+            f"Accuracy on train is {pct(gap)} above that on the validation set: the model is over-trained, or has too few cutouts."
         )
     cautions += _calibration_cautions(metrics.get("calibration") or {}, row)
     failed = sum(image["status"] != "ok" for image in part["quality"])
@@ -198,9 +200,9 @@ def _cautions(
 def _calibration_cautions(calibration: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
     """What a raw score is worth as a probability."""
     if calibration.get("refused"):
-        errors = calibration.get("ece_tune") or {}
+        errors = calibration.get("ece_validation") or {}
         return [
-            f"The calibration ({calibration['refused']}) would make scores worse as probabilities on tune (ECE"
+            f"The calibration ({calibration['refused']}) would make scores worse as probabilities on validation (ECE"
             f" {num(number(errors, 'none'))} to {num(number(errors, calibration['refused']))}): it is not used."
         ]
     if number(row, "ece") > 0.05:

@@ -28,8 +28,8 @@ from otrain_core.studies.transfer import (
     rates_at,
     rows_of,
     score_fitted,
-    tune_threshold,
     unseen_by,
+    validation_threshold,
 )
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ FINETUNE_COLUMNS = (
     *RATES,
     "auc",
     "fpr_at_5pct_missed",
-    "threshold_tune",
-    *(f"{name}_tune" for name in RATES),
+    "threshold_validation",
+    *(f"{name}_validation" for name in RATES),
     "seconds",
     "step",
 )
@@ -189,10 +189,10 @@ def finetune_curve(
     -------
     pandas.DataFrame
         `FINETUNE_COLUMNS`, one row for no labels and one for each size. The rates of `RATES` are at a
-        threshold that needs no more labels: that of the source's tune set without labels, else 0.5, to which
+        threshold that needs no more labels: that of the source's validation set without labels, else 0.5, to which
         the same n labels bring even odds (threshold_from). step tells how far the weights went
-        (`otrain_core.networks.adapt.adapt`). With ``_tune`` they are at the threshold of the
-        target's whole tune set, which has more labels: what a better threshold would give.
+        (`otrain_core.networks.adapt.adapt`). With ``_validation`` they are at the threshold of the
+        target's whole validation set, which has more labels: what a better threshold would give.
 
     Raises
     ------
@@ -248,27 +248,29 @@ def _own_threshold(model, source: NamedCube | Classifier, rule: str) -> float:
     """Threshold of a model that has seen no label of the target."""
     if isinstance(source, Classifier):
         return float(source.threshold or np.nan)
-    tune = rows_of(source[2], "tune")
-    return tune_threshold(np.asarray(source[1]["labels"])[tune], score_fitted(model, source[1], tune), rule)
+    validation = rows_of(source[2], "validation")
+    return validation_threshold(
+        np.asarray(source[1]["labels"])[validation], score_fitted(model, source[1], validation), rule
+    )
 
 
 def _scored(
     model, target: NamedCube, threshold: float, *, rule: str, rng: np.random.Generator, options: EvaluateOptions
 ) -> dict[str, Any]:
-    """Scores on the test set of a target, at a threshold and at the one of its whole tune set."""
+    """Scores on the test set of a target, at a threshold and at the one of its whole validation set."""
     name, cube, split = target
     labels, images = np.asarray(cube["labels"]).astype(int), image_names(cube, name.split("/")[0])
-    tune, test = rows_of(split, "tune"), rows_of(split, "test")
-    better = tune_threshold(labels[tune], score_fitted(model, cube, tune), rule)
+    validation, test = rows_of(split, "validation"), rows_of(split, "test")
+    better = validation_threshold(labels[validation], score_fitted(model, cube, validation), rule)
     scores = score_fitted(model, cube, test)
-    at_tune = rates_at(labels[test], scores, images[test], better, rng=rng, options=options)
+    at_validation = rates_at(labels[test], scores, images[test], better, rng=rng, options=options)
     return {
         "n_images": len(np.unique(images[test])),
         "n_true": int(labels[test].sum()),
         "n_false": int((labels[test] == 0).sum()),
-        "threshold_tune": better,
+        "threshold_validation": better,
         **rates_at(labels[test], scores, images[test], threshold, rng=rng, options=options),
         "auc": metrics.auc(labels[test], scores),
         "fpr_at_5pct_missed": metrics.fpr_at_recall(labels[test], scores, 0.95),
-        **{f"{key}_tune": value for key, value in at_tune.items()},
+        **{f"{key}_validation": value for key, value in at_validation.items()},
     }

@@ -1,7 +1,7 @@
 """Suspected wrong labels: what a network says of cutouts whose images it was not trained on.
 
 Real variables hide among False, and failed injections among True. Every cutout of train and
-tune is scored by a network that saw none of its image; where a score contradicts its label, one
+validation is scored by a network that saw none of its image; where a score contradicts its label, one
 of the two is wrong. Test is never used, so that its labels stay a measure of everything else.
 """
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("otrain")
 
 SUSPECTED = 0.5  # more probably wrong than right
-USED_SETS = ("train", "tune")
+USED_SETS = ("train", "validation")
 
 
 def label_noise_files(
@@ -89,7 +89,7 @@ def label_noise_files(
 
 
 def deal_folds(split: pd.DataFrame, *, folds: int, rng: np.random.Generator) -> np.ndarray:
-    """Fold of every cutout of train and tune, whole images together, classes balanced.
+    """Fold of every cutout of train and validation, whole images together, classes balanced.
 
     Where the split knows at least two fields a fold, fields are dealt whole: a variable is
     labelled alike in every image of its field, and must not vouch for itself.
@@ -118,7 +118,7 @@ def deal_folds(split: pd.DataFrame, *, folds: int, rng: np.random.Generator) -> 
     by_field = "field" in part and part["field"].nunique() >= 2 * folds
     groups = part["field" if by_field else "image"]
     if groups.nunique() < folds:
-        raise CubeError(f"{folds} folds by image need {folds} images in train and tune, not {groups.nunique()}")
+        raise CubeError(f"{folds} folds by image need {folds} images in train and validation, not {groups.nunique()}")
     dealer = StratifiedGroupKFold(folds, shuffle=True, random_state=int(rng.integers(2**31)))
     fold = np.full(len(split), -1)
     rows = np.flatnonzero(used)
@@ -137,10 +137,10 @@ def out_of_fold_scores(
     seed: int,
     threads: int | None = None,
 ) -> pd.DataFrame:
-    """Score train and tune with networks that saw none of the image.
+    """Score train and validation with networks that saw none of the image.
 
     One network for each fold, trained on the cutouts of train that are not in the fold and
-    watched on those of tune; where these are all in the fold, on the next fold.
+    watched on those of validation; where these are all in the fold, on the next fold.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ def out_of_fold_scores(
     Returns
     -------
     pandas.DataFrame
-        index, candid, image, label, set, fold, score; rows of train and tune.
+        index, candid, image, label, set, fold, score; rows of train and validation.
 
     Raises
     ------
@@ -172,8 +172,8 @@ def out_of_fold_scores(
     for number in range(folds):
         out = (table["fold"] == number).to_numpy()
         sets = table["set"].where(~out, "out").to_numpy(dtype=object)
-        if not np.any(sets == "tune"):
-            sets[(table["fold"] == (number + 1) % folds).to_numpy()] = "tune"
+        if not np.any(sets == "validation"):
+            sets[(table["fold"] == (number + 1) % folds).to_numpy()] = "validation"
         dealt = table.assign(set=sets)
         model, _, _ = train_model(cube, dealt, experiment=experiment, seed=seed, threads=threads)
         score[out] = score_rows(model, cube, table.loc[out, "index"].to_numpy(int))
@@ -182,7 +182,7 @@ def out_of_fold_scores(
 
 
 def find_suspects(cube: Mapping[str, np.ndarray], scores: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """All cutouts of train and tune, most suspect label first (see `otrain_core.studies.confident.label_quality`).
+    """All cutouts of train and validation, most suspect label first (see `otrain_core.studies.confident.label_quality`).
 
     Parameters
     ----------
@@ -232,10 +232,10 @@ def flip_trial(
     seed: int,
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """What flipped labels of train and tune cost, and how many of them are found.
+    """What flipped labels of train and validation cost, and how many of them are found.
 
     Takes ``folds + 3`` trainings. Every model is scored on the test set with its own labels; the
-    threshold comes from tune as the model knew it, flipped labels included.
+    threshold comes from validation as the model knew it, flipped labels included.
 
     Parameters
     ----------
@@ -244,7 +244,7 @@ def flip_trial(
     rng : numpy.random.Generator
         Draws the flips and deals the folds.
     options : LabelNoiseOptions
-        ``folds``, and ``flip_fraction``, the share of the labels of train and tune that is flipped.
+        ``folds``, and ``flip_fraction``, the share of the labels of train and validation that is flipped.
 
     Returns
     -------
@@ -287,11 +287,13 @@ def _test_mcc(
     seed: int,
     threads: int | None,
 ) -> float:
-    """MCC on test against some labels, at a threshold from tune as the cube labels it."""
+    """MCC on test against some labels, at a threshold from validation as the cube labels it."""
     model, _, _ = train_model(cube, split, experiment=experiment, seed=seed, threads=threads)
-    rows = {name: split.loc[split["set"] == name, "index"].to_numpy(int) for name in ("tune", "test")}
+    rows = {name: split.loc[split["set"] == name, "index"].to_numpy(int) for name in ("validation", "test")}
     scores = {name: score_rows(model, cube, index) for name, index in rows.items()}
-    threshold = best_threshold(np.asarray(cube["labels"])[rows["tune"]], scores["tune"], experiment.threshold)
+    threshold = best_threshold(
+        np.asarray(cube["labels"])[rows["validation"]], scores["validation"], experiment.threshold
+    )
     return metrics.rates(**metrics.confusion(labels[rows["test"]], scores["test"], threshold))["mcc"]
 
 

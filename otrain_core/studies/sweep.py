@@ -19,9 +19,9 @@ SWEEP_COLUMNS = (
     "n_test",
     *SCORES,
     "accuracy_train",
-    "accuracy_tune",
-    "train_minus_tune",
-    "fit_minus_tune",
+    "accuracy_validation",
+    "train_minus_validation",
+    "fit_minus_validation",
     "flops_per_cutout",
     "cpu_seconds",
     "status",
@@ -65,8 +65,8 @@ def gather_sweep(rows: Iterable[Mapping[str, Any]], *, root: str | Path = "resul
     -------
     pandas.DataFrame
         Columns `SWEEP_COLUMNS`, one row a training: scores on test, images of the cube (n_images), n_train cutouts
-        trained on, accuracy of train and of tune at the threshold with dropout off, what train is ahead
-        (train_minus_tune), and the same by the definition of Makhlouf et al. 2022 (fit_minus_tune): last epoch, train as
+        trained on, accuracy of train and of validation at the threshold with dropout off, what train is ahead
+        (train_minus_validation), and the same by the definition of Makhlouf et al. 2022 (fit_minus_validation): last epoch, train as
         Keras logs it, with dropout and during the updates. CPU seconds of the training. ``status`` as in summary.csv: a
         training that is not there leaves its cells empty.
     """
@@ -84,15 +84,21 @@ def gather_sweep(rows: Iterable[Mapping[str, Any]], *, root: str | Path = "resul
         last = (
             history.iloc[-1]
             if history is not None and len(history)
-            else {"accuracy": float("nan"), "tune_accuracy": 0.0}
+            else {"accuracy": float("nan"), "validation_accuracy": 0.0}
         )
         table.append(
             {name: found.get(name) for name in ("telescope", "pipeline", "seed", "status", *SCORES)}
             | {name: row[name] for name in ("sweep", "option", "value", "experiment")}
             | {name: number(train, name) for name in ("n_train", "flops_per_cutout", "cpu_seconds")}
-            | {f"accuracy_{name}": number(gap, name) for name in ("train", "tune")}
-            | {"train_minus_tune": number(gap, "train_minus_tune"), "n_test": found["n_true"] + found["n_false"]}
-            | {"fit_minus_tune": last["accuracy"] - last["tune_accuracy"], "n_images": number(cube, "n_images_used")}
+            | {f"accuracy_{name}": number(gap, name) for name in ("train", "validation")}
+            | {
+                "train_minus_validation": number(gap, "train_minus_validation"),
+                "n_test": found["n_true"] + found["n_false"],
+            }
+            | {
+                "fit_minus_validation": last["accuracy"] - last["validation_accuracy"],
+                "n_images": number(cube, "n_images_used"),
+            }
         )
     counts = dict.fromkeys(("n_images", "n_train", "n_test", "flops_per_cutout"), "Int64")
     return pd.DataFrame(table, columns=list(SWEEP_COLUMNS)).astype(counts)

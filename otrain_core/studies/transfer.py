@@ -44,8 +44,8 @@ TRANSFER_COLUMNS = (
     *RATES,
     "auc",
     "fpr_at_5pct_missed",
-    "threshold_tune",
-    *(f"{name}_tune" for name in RATES),
+    "threshold_validation",
+    *(f"{name}_validation" for name in RATES),
     "note",
 )
 
@@ -170,7 +170,7 @@ def score_fitted(model, cube: Mapping[str, np.ndarray], rows: np.ndarray) -> np.
     return score_rows(fit_to(model, min(cube["cube"].shape[1:3])), cube, rows)
 
 
-def tune_threshold(labels: np.ndarray, scores: np.ndarray, rule: str) -> float:
+def validation_threshold(labels: np.ndarray, scores: np.ndarray, rule: str) -> float:
     """Threshold by a rule of `otrain_core.evaluation.thresholds`; NaN without both classes."""
     return best_threshold(labels, scores, rule) if len(np.unique(labels)) == 2 else np.nan
 
@@ -312,12 +312,12 @@ def transfer(
     pandas.DataFrame
         `TRANSFER_COLUMNS`, one row a target. relation as from `relation`; size [px] of the cutouts scored;
         n_seen test cutouts left out by `unseen`; the rates of `RATES` at the model's own threshold
-        (from the source's tune set) and, with ``_tune``, at one set on the target's tune set. A
+        (from the source's validation set) and, with ``_validation``, at one set on the target's validation set. A
         target that the model cannot score has NaN and the reason in note.
     """
     name, cube, split = source
-    tune = rows_of(split, "tune")
-    own = tune_threshold(np.asarray(cube["labels"])[tune], score_fitted(model, cube, tune), rule)
+    validation = rows_of(split, "validation")
+    own = validation_threshold(np.asarray(cube["labels"])[validation], score_fitted(model, cube, validation), rule)
     members = np.unique(cube["telescopes"]).tolist() if "telescopes" in cube else []
     table = []
     for target in targets:
@@ -351,9 +351,9 @@ def transfer(
 
 
 def _parts(source: NamedCube, target: NamedCube, guard: float) -> tuple[dict[str, np.ndarray], int]:
-    """Rows of tune and test of a target that the model has not seen, and how many it has."""
+    """Rows of validation and test of a target that the model has not seen, and how many it has."""
     parts, n_seen = {}, 0
-    for chosen in ("tune", "test"):
+    for chosen in ("validation", "test"):
         rows = kept = rows_of(target[2], chosen)
         if target[0] != source[0]:  # the own split has been checked for leaks when it was made
             kept = rows[unseen_by(source, target, rows, guard=guard)]
@@ -373,14 +373,14 @@ def _compare(
 ) -> dict[str, Any]:
     if len(labels["test"]) == 0:
         return {"note": "every test cutout shows what the model was trained on"}
-    threshold = tune_threshold(labels["tune"], scores["tune"], rule)
-    at_tune = rates_at(labels["test"], scores["test"], images, threshold, rng=rng, options=options)
+    threshold = validation_threshold(labels["validation"], scores["validation"], rule)
+    at_validation = rates_at(labels["test"], scores["test"], images, threshold, rng=rng, options=options)
     return {
         **rates_at(labels["test"], scores["test"], images, own, rng=rng, options=options),
         "auc": metrics.auc(labels["test"], scores["test"]),
         "fpr_at_5pct_missed": metrics.fpr_at_recall(labels["test"], scores["test"], 0.95),
-        "threshold_tune": threshold,
-        **{f"{name}_tune": value for name, value in at_tune.items()},
+        "threshold_validation": threshold,
+        **{f"{name}_validation": value for name, value in at_validation.items()},
     }
 
 

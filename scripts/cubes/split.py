@@ -1,4 +1,4 @@
-"""Deal the candidates of a cube to train, tune and test (step `split`)."""
+"""Deal the candidates of a cube to train, validation and test (step `split`)."""
 
 from otrain_core.jobs.job import job_logging
 
@@ -9,7 +9,7 @@ with job_logging(snakemake):
     split_files(
         cube=snakemake.input.cube,
         split=snakemake.output.split,
-        split_paper=snakemake.output.split_paper,
+        random_split=snakemake.output.random_split,
         record=snakemake.output.record,
         seed=snakemake.params.seed,
         options=SplitOptions.model_validate(snakemake.params.options),

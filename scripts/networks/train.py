@@ -1,4 +1,4 @@
-"""Train one network on one cube (steps `train` and `train_paper`)."""
+"""Train one network on one cube (steps `train` and `train_random`)."""
 
 from otrain_core.jobs.job import job_logging
 

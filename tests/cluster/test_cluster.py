@@ -72,7 +72,7 @@ def killed(cluster, root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed")
     config = folder / "small.yaml"
     config.write_text(
-        "run: {experiments: [otrain2], protocols: [grouped], max_images: 3}\nexperiments: {otrain2: {epochs: 1}}\n"
+        "run: {experiments: [otrain2], protocols: [by-image], max_images: 3}\nexperiments: {otrain2: {epochs: 1}}\n"
     )
     arguments = [
         *site_profile(root, folder / "profile", NO_ACCOUNTING),

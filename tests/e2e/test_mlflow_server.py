@@ -22,7 +22,7 @@ import requests
 from otrain_core import io
 from otrain_core.cli.main import main
 from otrain_core.errors import OtrainError
-from otrain_core.evaluation.gate import tune_mcc
+from otrain_core.evaluation.gate import validation_mcc
 from otrain_core.plan.config import GateOptions
 from otrain_core.registry import track
 from otrain_core.registry.live import LiveRun
@@ -200,7 +200,7 @@ def test_eight_writers_at_once_lose_nothing(server, folders):
     }
     champion = server.client.get_model_version_by_alias("otrain-tiny", "champion")
     passing = [version for version in versions if version.tags["gate"] == "passed"]
-    assert float(champion.tags["mcc_tune"]) == max(float(version.tags["mcc_tune"]) for version in passing)
+    assert float(champion.tags["mcc_validation"]) == max(float(version.tags["mcc_validation"]) for version in passing)
 
 
 def import_one(folder, address, barrier):
@@ -308,7 +308,7 @@ def test_a_training_outlives_the_server(server, tmp_path, model_file, monkeypatc
 
 def test_a_resumed_training_goes_on_with_its_run(server, tmp_path, folders):
     rows = io.read_table(Path(folders[0]) / "history.csv").to_dict("records")
-    keys = {"telescope": "again", "pipeline": "builtin", "experiment": "paper", "seed": 1, "protocol": "grouped"}
+    keys = {"telescope": "again", "pipeline": "builtin", "experiment": "paper", "seed": 1, "protocol": "by-image"}
     ids = []
     for begin in (0, 3, 0):  # killed after three epochs, resumed, then trained anew
         live = LiveRun(server.address, keys, place="here", wait=60)
@@ -332,9 +332,9 @@ def test_a_resumed_training_goes_on_with_its_run(server, tmp_path, folders):
 def test_the_best_of_eight_is_the_champion_again(server, folders):
     """What the killed server had is there after its restart."""
     versions = server.client.search_model_versions("name = 'otrain-tiny'")
-    passing = [float(version.tags["mcc_tune"]) for version in versions if version.tags["gate"] == "passed"]
+    passing = [float(version.tags["mcc_validation"]) for version in versions if version.tags["gate"] == "passed"]
     champion = server.client.get_model_version_by_alias("otrain-tiny", "champion")
-    assert float(champion.tags["mcc_tune"]) == max(passing)
-    best = max(map(tune_mcc, folders))
-    assert max(float(version.tags["mcc_tune"]) for version in versions) == pytest.approx(best, rel=1e-5)
+    assert float(champion.tags["mcc_validation"]) == max(passing)
+    best = max(map(validation_mcc, folders))
+    assert max(float(version.tags["mcc_validation"]) for version in versions) == pytest.approx(best, rel=1e-5)
     assert all(is_whole(server.client, runs_of(server.client, folder)[0], folder) for folder in folders[:2])

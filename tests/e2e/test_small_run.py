@@ -50,7 +50,7 @@ def test_contract_files(small_run):
     for name in ("summary.csv", "quality.csv", "mlflow.db", "report.html", "mlflow.json"):
         assert (small_run / "results" / name).stat().st_size > 0, name
     for experiment in ("paper", "otrain2"):
-        for folder in ("seed1", "seed1/paper"):
+        for folder in ("seed1", "seed1/random"):
             for name in ("model.keras", "scores.csv", "metrics.json", "history.csv", "train.json"):
                 assert (small_run / CUBE / experiment / folder / name).stat().st_size > 0, (experiment, folder, name)
         assert (small_run / CUBE / experiment / "seed1/model.onnx").stat().st_size > 0, experiment
@@ -65,7 +65,7 @@ def test_summary_and_quality(small_run):
     assert set(columns.split()) <= set(summary.columns)
     assert len(summary) == 8  # two trainings, fixed cuts and the shipped model, under two protocols each
     assert summary.experiment.value_counts()[["fixed-cuts", "universal"]].tolist() == [2, 2]
-    assert set(summary.protocol) == {"grouped", "paper"}
+    assert set(summary.protocol) == {"by-image", "random"}
     quality = pd.read_csv(small_run / "results/quality.csv")
     assert len(quality) == 6
     assert (quality.status == "ok").all()
@@ -102,7 +102,7 @@ def test_every_true_has_its_injection(small_run):
 def test_no_image_on_two_sides(small_run):
     split = pd.read_csv(small_run / CUBE / "split.csv")
     used = split[split.set != "unused"]
-    assert set(used.set) == {"train", "tune", "test"}
+    assert set(used.set) == {"train", "validation", "test"}
     assert (used.groupby("image").set.nunique() == 1).all()
     scores = pd.read_csv(small_run / CUBE / "otrain2/seed1/scores.csv")
     merged = used.merge(scores, on="index")
@@ -115,7 +115,7 @@ def test_headline_numbers_come_from_test_images(small_run):
     folder = small_run / CUBE / "otrain2/seed1"
     summary = (
         pd.read_csv(small_run / "results/summary.csv")
-        .query("experiment == 'otrain2' and protocol == 'grouped'")
+        .query("experiment == 'otrain2' and protocol == 'by-image'")
         .iloc[0]
     )
     scores = pd.read_csv(folder / "scores.csv").query("set == 'test'")
@@ -167,7 +167,7 @@ def test_same_seed_same_bytes(root, clone, small_run, tmp_path):
     """A second run with the same seed: cube and splits byte for byte, the same metrics."""
     targets = [f"{CUBE}/otrain2/seed1/metrics.json"]
     snakemake(clone, "--cores", "2", *options(root, tmp_path), "--", *targets, timeout=1500)
-    for name in ("cube.npz", "split.csv", "split_paper.csv", "otrain2/seed1/scores.csv", "otrain2/seed1/curves.csv"):
+    for name in ("cube.npz", "split.csv", "split_random.csv", "otrain2/seed1/scores.csv", "otrain2/seed1/curves.csv"):
         assert digest(tmp_path / CUBE / name) == digest(small_run / CUBE / name), name
     first, second = (json.loads((d / targets[0]).read_text()) for d in (small_run, tmp_path))
     assert first["headline"] | {"train_seconds": 0} == second["headline"] | {"train_seconds": 0}

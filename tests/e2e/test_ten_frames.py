@@ -73,7 +73,7 @@ def test_no_sky_is_in_two_sets(run):
     )
     sets = split.set_index("index")["set"].reindex(range(len(cube["labels"]))).fillna("").to_numpy(str)
     seeing = float(np.median(cube["seeing"]))
-    for first, second in (("train", "test"), ("train", "tune"), ("tune", "test")):
+    for first, second in (("train", "test"), ("train", "validation"), ("validation", "test")):
         a, b = (np.flatnonzero(sets == name) for name in (first, second))
         assert len(a) and len(b)
         distance = np.hypot(cube["x"][a][:, None] - cube["x"][b], cube["y"][a][:, None] - cube["y"][b])

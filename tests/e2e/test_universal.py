@@ -15,7 +15,7 @@ from tests.workflow.test_dry_run import snakemake
 
 TRAINING = "results/pool-drawn/all/any-telescope/seed1"
 TINY = {
-    "draw": {"telescopes": 6, "tune": 2, "test": 2, "pipelines": {"random": 1.0}, "max_failed_fraction": 0.9},
+    "draw": {"telescopes": 6, "validation": 2, "test": 2, "pipelines": {"random": 1.0}, "max_failed_fraction": 0.9},
     "experiments": {"any-telescope": {"epochs": 2}},
     "evaluate": {"bootstrap": 100},
 }

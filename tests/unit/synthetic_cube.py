@@ -66,10 +66,12 @@ def _gauss(x, y, sigma):
 
 
 def make_split(cube: dict[str, np.ndarray], *, fractions=(0.6, 0.15, 0.25)) -> pd.DataFrame:
-    """Whole images dealt to train, tune and test."""
+    """Whole images dealt to train, validation and test."""
     names = np.unique(cube["images"])
     edges = np.round(np.cumsum(fractions)[:2] * len(names)).astype(int)
-    sets = {name: ("train", "tune", "test")[np.searchsorted(edges, k, side="right")] for k, name in enumerate(names)}
+    sets = {
+        name: ("train", "validation", "test")[np.searchsorted(edges, k, side="right")] for k, name in enumerate(names)
+    }
     return pd.DataFrame(
         {
             "index": np.arange(len(cube["labels"])),

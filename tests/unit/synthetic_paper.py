@@ -91,9 +91,9 @@ def write_sweep_training(folder: Path, row: dict, rng: np.random.Generator, numb
     noise = rng.normal(0, 0.002)
     headline = {"accuracy": 0.95 + noise, "f1": 0.95 + noise, "mcc": (0.02 if large else 0.9) + noise}
     headline |= {"n_true": 50, "n_false": 50, "n_images": 5, "threshold": 0.5}
-    gaps = {"train": 0.96, "tune": 0.96 - gap, "train_minus_tune": gap + noise}
+    gaps = {"train": 0.96, "validation": 0.96 - gap, "train_minus_validation": gap + noise}
     io.write_json(folder / "metrics.json", {"headline": headline, "accuracy_gap": gaps})
-    history = pd.DataFrame({"epoch": [1, 2], "accuracy": [0.5, 0.94], "tune_accuracy": [0.6, 0.94 - gap]})
+    history = pd.DataFrame({"epoch": [1, 2], "accuracy": [0.5, 0.94], "validation_accuracy": [0.6, 0.94 - gap]})
     io.write_table(folder / "history.csv", history)
     n_train = value if row["option"] == "n_train" else 6000
     options = {"epochs": 25, "network": row["experiment"]}

@@ -27,7 +27,7 @@ def write_results(
     pipeline: str = "builtin",
     experiments: tuple[str, ...] = ("paper", "otrain2"),
     seeds: tuple[int, ...] = (1,),
-    protocols: tuple[str, ...] = ("grouped",),
+    protocols: tuple[str, ...] = ("by-image",),
     n_images: int = 8,
     failed: tuple[str, ...] = ("I03",),
     quality: float = 3.0,
@@ -73,7 +73,7 @@ def write_results(
         for seed in seeds:
             for protocol in protocols:
                 run = folder / experiment / f"seed{seed}"
-                run = run / "paper" if protocol == "paper" else run
+                run = run / "random" if protocol == "random" else run
                 write_training(
                     run, cube, split, protocol=protocol, seed=seed, quality=quality, model=model, shipped=shipped
                 )
@@ -153,7 +153,7 @@ def write_training(
         rng=rng,
         options=EvaluateOptions(bootstrap=200),
         protocol=protocol,
-        real_stars=real if protocol == "grouped" else None,
+        real_stars=real if protocol == "by-image" else None,
         shipped=other,
     )
     metrics["headline"]["train_seconds"] = 12.5
@@ -163,8 +163,8 @@ def write_training(
     io.write_table(folder / "scores.csv", table[["index", "candid", "image", "label", "score", "set"]])
     epoch = np.arange(1, 9)
     history = pd.DataFrame({"epoch": epoch, "loss": np.exp(-epoch / 3), "accuracy": 1 - 0.4 * np.exp(-epoch / 2)})
-    history["tune_loss"] = history["loss"] + 0.05
-    history["tune_accuracy"] = history["accuracy"] - 0.02
+    history["validation_loss"] = history["loss"] + 0.05
+    history["validation_accuracy"] = history["accuracy"] - 0.02
     history["seconds"], history["learning_rate"] = 1.5, 1e-3
     io.write_table(folder / "history.csv", history)
     options = {"network": "otrain2", "inputs": ["difference"], "size": 32, "normalise": "mad-asinh", "augment": True}

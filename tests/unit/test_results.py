@@ -50,7 +50,7 @@ def test_broken_benchmark_file_is_no_number(tmp_path, text):
 
 def test_the_keys_of_a_training_come_from_its_folder():
     keys = {"telescope": "a", "pipeline": "b", "experiment": "c", "seed": 12}
-    assert run_keys("results/a/b/c/seed12") == keys | {"protocol": "grouped"}
+    assert run_keys("results/a/b/c/seed12") == keys | {"protocol": "by-image"}
 
 
 def test_what_is_missing_broken_or_marked_as_failed_reads_as_nothing(tmp_path):
@@ -71,7 +71,7 @@ def test_only_numbers_are_numbers():
     assert all(np.isnan(number(record, key)) for key in "bcde")
 
 
-@pytest.mark.parametrize(("protocol", "folder"), [("grouped", "a/b/c/seed12"), ("paper", "a/b/c/seed12/paper")])
+@pytest.mark.parametrize(("protocol", "folder"), [("by-image", "a/b/c/seed12"), ("random", "a/b/c/seed12/random")])
 def test_the_folder_of_a_training_and_its_keys_belong_together(tmp_path, protocol, folder):
     assert training_folder("a/b", "c", 12, protocol) == folder
     assert results_root(f"results/{folder}") == Path("results")

@@ -91,9 +91,9 @@ def test_an_archive_is_planned_in_jobs_of_many_images(root, tmp_path):
 
 def test_both_protocols(root, tmp_path):
     config = tmp_path / "both.yaml"
-    config.write_text("run: {protocols: [grouped, paper], experiments: [paper], seeds: [1, 2]}\n")
+    config.write_text("run: {protocols: [by-image, random], experiments: [paper], seeds: [1, 2]}\n")
     jobs = planned_jobs(snakemake(root, "-n", "--directory", str(tmp_path), "--configfile", str(config)).stdout)
-    assert jobs["train"] == jobs["train_paper"] == jobs["evaluate_paper"] == 2
+    assert jobs["train"] == jobs["train_random"] == jobs["evaluate_random"] == 2
 
 
 def test_slurm_profile(root):
@@ -116,7 +116,7 @@ def test_every_training_has_the_partition_of_gpus(root):
             if re.search(r"^        gpu=", text, flags=re.M):
                 asks.add(re.match(r"rule (\w+)", text)[1])
     profile = yaml.safe_load((root / "slurm/config.yaml").read_text())
-    assert set(profile["set-resources"]) == asks | {"train_paper"}
+    assert set(profile["set-resources"]) == asks | {"train_random"}
     assert {settings["slurm_partition"] for settings in profile["set-resources"].values()} == {"gpu"}
 
 
@@ -151,7 +151,7 @@ def test_the_paper(root, tmp_path, pretend_programs):
     command = ["-n", "--directory", str(tmp_path / "run"), "--configfile", "config/paper.yaml"]
     jobs = planned_jobs(snakemake(root, *command, "--", "paper", env=pretend_programs).stdout)
     assert (jobs["paper_data"], jobs["paper_figures"], jobs["paper_tables"], jobs["paper"]) == (17, 17, 5, 1)
-    assert (jobs["cube"], jobs["sweep"], jobs["train_paper"]) == (5, 2, 5 * 4 * 3)
+    assert (jobs["cube"], jobs["sweep"], jobs["train_random"]) == (5, 2, 5 * 4 * 3)
     assert jobs["train"] == jobs["evaluate"] == 5 * 4 * 3 + 6 * 3 * 3 + 6 * 2 * 5 * 3
     assert not {"track", "report", "transfer", "pool", "finetune"} & set(jobs)
 

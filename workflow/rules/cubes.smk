@@ -29,12 +29,12 @@ rule cube:
 
 
 rule split:
-    """Deal the images of one cube, and the sky cells where they overlap, to train, tune and test."""
+    """Deal the images of one cube, and the sky cells where they overlap, to train, validation and test."""
     input:
         cube="results/{telescope}/{pipeline}/cube.npz",
     output:
         split="results/{telescope}/{pipeline}/split.csv",
-        split_paper="results/{telescope}/{pipeline}/split_paper.csv",
+        random_split="results/{telescope}/{pipeline}/split_random.csv",
         record="results/{telescope}/{pipeline}/split.json",
     log:
         "results/logs/{telescope}/{pipeline}/split.log",
@@ -87,7 +87,7 @@ rule pool:
 
 
 rule drawn:
-    """Join the cutouts of all telescopes drawn at random, and deal the telescopes to train, tune and test."""
+    """Join the cutouts of all telescopes drawn at random, and deal the telescopes to train, validation and test."""
     input:
         finished=[path for name, item in RUN.drawn.items() for path in images_files(name, item.pipeline)],
     output:

@@ -28,34 +28,34 @@ rule evaluate:
     params:
         options=RUN.config.evaluate.model_dump(),
         threshold_rule=lambda wildcards: RUN.experiments[wildcards.experiment].threshold,
-        protocol="grouped",
+        protocol="by-image",
         code=code_of("evaluation/evaluate"),
     script:
         "../../scripts/evaluation/evaluate.py"
 
 
-use rule evaluate as evaluate_paper with:
+use rule evaluate as evaluate_random with:
     input:
         cube="results/{telescope}/{pipeline}/cube.npz",
         cube_record="results/{telescope}/{pipeline}/cube.json",
         real_stars="results/{telescope}/{pipeline}/real_stars.npz",
-        split="results/{telescope}/{pipeline}/split_paper.csv",
+        split="results/{telescope}/{pipeline}/split_random.csv",
         split_record="results/{telescope}/{pipeline}/split.json",
         shipped="results/{telescope}/{pipeline}/universal.csv",
-        model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/model.keras",
-        train_record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/train.json",
+        model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random/model.keras",
+        train_record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random/train.json",
     output:
-        scores="results/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/scores.csv",
-        metrics="results/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/metrics.json",
-        curves="results/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/curves.csv",
+        scores="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random/scores.csv",
+        metrics="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random/metrics.json",
+        curves="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random/curves.csv",
     log:
-        "results/logs/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/evaluate.log",
+        "results/logs/{telescope}/{pipeline}/{experiment}/seed{seed}/random/evaluate.log",
     benchmark:
-        "results/benchmarks/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/evaluate.tsv"
+        "results/benchmarks/{telescope}/{pipeline}/{experiment}/seed{seed}/random/evaluate.tsv"
     params:
         options=RUN.config.evaluate.model_dump(),
         threshold_rule=lambda wildcards: RUN.experiments[wildcards.experiment].threshold,
-        protocol="paper",
+        protocol="random",
         code=code_of("evaluation/evaluate"),
 
 

@@ -1,5 +1,5 @@
 rule train:
-    """Train one experiment on one cube with one seed (protocol grouped: by image)."""
+    """Train one experiment on one cube with one seed (protocol by-image: by image)."""
     input:
         cube="results/{telescope}/{pipeline}/cube.npz",
         split="results/{telescope}/{pipeline}/split.csv",
@@ -18,28 +18,28 @@ rule train:
         gpu=1,
     params:
         experiment=lambda wildcards: RUN.experiments[wildcards.experiment].model_dump(),
-        protocol="grouped",
+        protocol="by-image",
         tuned=tuned_from,
         code=code_of("networks/train"),
     script:
         "../../scripts/networks/train.py"
 
 
-use rule train as train_paper with:
+use rule train as train_random with:
     input:
         cube="results/{telescope}/{pipeline}/cube.npz",
-        split="results/{telescope}/{pipeline}/split_paper.csv",
+        split="results/{telescope}/{pipeline}/split_random.csv",
     output:
-        model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/model.keras",
-        history="results/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/history.csv",
-        record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/train.json",
+        model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random/model.keras",
+        history="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random/history.csv",
+        record="results/{telescope}/{pipeline}/{experiment}/seed{seed}/random/train.json",
     log:
-        "results/logs/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/train.log",
+        "results/logs/{telescope}/{pipeline}/{experiment}/seed{seed}/random/train.log",
     benchmark:
-        "results/benchmarks/{telescope}/{pipeline}/{experiment}/seed{seed}/paper/train.tsv"
+        "results/benchmarks/{telescope}/{pipeline}/{experiment}/seed{seed}/random/train.tsv"
     params:
         experiment=lambda wildcards: RUN.experiments[wildcards.experiment].model_dump(),
-        protocol="paper",
+        protocol="random",
         tuned=tuned_from,
         code=code_of("networks/train"),
 

@@ -8,7 +8,7 @@ rule track:
         metrics=trainings("metrics.json", "history.csv", "train.json", "model.keras", "curves.csv", "scores.csv"),
         later=[
             f"{folder}/{name}"
-            for folder in RUN.trainings(protocol="grouped")
+            for folder in RUN.trainings(protocol="by-image")
             for name in ("gradcam.png", "model.onnx")
         ],
         tables=RUN.studies.tables(),

@@ -14,11 +14,11 @@ rule report:
         experiments="results/experiments.csv",
         mcnemar="results/mcnemar.csv",
         cubes=expand("results/{cube}/cube.npz", cube=RUN.config.run.cubes),
-        splits=expand("results/{cube}/{name}.csv", cube=RUN.config.run.cubes, name=["split", "split_paper"]),
+        splits=expand("results/{cube}/{name}.csv", cube=RUN.config.run.cubes, name=["split", "random_split"]),
         metrics=trainings("metrics.json", "history.csv", "scores.csv", "curves.csv"),
         gradcam=[
             f"{folder}/{name}"
-            for folder in RUN.trainings(protocol="grouped")
+            for folder in RUN.trainings(protocol="by-image")
             for name in ("gradcam.npz", "explain.json")
         ],
         studies=RUN.studies.tables(),

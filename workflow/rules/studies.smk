@@ -90,7 +90,7 @@ rule sweep:
 
 
 rule label_noise:
-    """Rank the labels of train and tune that networks trained without their image contradict."""
+    """Rank the labels of train and validation that networks trained without their image contradict."""
     input:
         cube="results/{telescope}/{pipeline}/cube.npz",
         split="results/{telescope}/{pipeline}/split.csv",

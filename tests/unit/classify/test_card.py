@@ -42,7 +42,7 @@ def test_what_a_training_says():
     headline = {"threshold": 0.5, "mcc": 0.9, "mcc_low": 0.8, "mcc_high": 1.0, "n_images": 3, "n_true": 7, "n_false": 6}
     train = {"seed": 3, "commit": "abc", "options": {"network": "otrain2"}, "n_parameters": 12}
     card = training_card(
-        train, {"headline": headline, "protocol": "grouped", "telescopes": telescopes}, scores, {"n_images_failed": 2}
+        train, {"headline": headline, "protocol": "by-image", "telescopes": telescopes}, scores, {"n_images_failed": 2}
     )
     assert card["data"] == {
         "text": "simulated telescopes drawn at random",

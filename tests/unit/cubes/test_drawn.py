@@ -28,7 +28,7 @@ def test_drawn_telescopes_are_split_as_a_whole_and_thinned(tmp_path):
     drawn_files(
         stacks=stacks,
         telescopes=telescopes,
-        sets={"r0": "test", "r1": "tune", "r2": "train"},
+        sets={"r0": "test", "r1": "validation", "r2": "train"},
         **files,
         name="pool-drawn",
         pipeline="all",
@@ -38,8 +38,8 @@ def test_drawn_telescopes_are_split_as_a_whole_and_thinned(tmp_path):
     )
     arrays, split = read_cube(files["cube"]), read_table(files["split"])
     assert split.groupby(["telescope", "set", "label"]).size().tolist() == [25] * 6
-    assert dict(zip(split["telescope"], split["set"], strict=True)) == {"r0": "test", "r1": "tune", "r2": "train"}
+    assert dict(zip(split["telescope"], split["set"], strict=True)) == {"r0": "test", "r1": "validation", "r2": "train"}
     assert split["candid"].tolist() == arrays["candids"].tolist() and split["image"].str.startswith("r").all()
     record = read_json(files["cube_record"])
     assert record["failed"] == [mark | {"image": "r2:i3"}]
-    assert record["telescopes"]["r1"] == {"set": "tune", "n_images": 2, "n_true": 25, "n_false": 25}
+    assert record["telescopes"]["r1"] == {"set": "validation", "n_images": 2, "n_true": 25, "n_false": 25}

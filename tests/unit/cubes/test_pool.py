@@ -63,7 +63,10 @@ def one_of(split, name):
         (lambda arrays, split: arrays["telescopes"].__setitem__(0, "T"), "without T holds cutouts of T"),
         (lambda arrays, split: arrays["images"].__setitem__(0, "T:I00"), "without T holds cutouts of T"),
         (lambda arrays, split: split.loc.__setitem__((one_of(split, "train"), "set"), "test"), "stands in two sets"),
-        (lambda arrays, split: split.loc.__setitem__((split["set"] == "tune", "label"), 1), "tune of the pool has one"),
+        (
+            lambda arrays, split: split.loc.__setitem__((split["set"] == "validation", "label"), 1),
+            "validation of the pool has one",
+        ),
         (lambda arrays, split: arrays["candids"].__setitem__(0, "other"), "do not list the same"),
     ],
 )
@@ -112,7 +115,7 @@ def test_files_are_those_of_a_cube(three, name, tmp_path):
         channels=["difference"],
     )
     cube, split = read_cube(out / "cube.npz"), read_table(out / "split.csv")
-    sets = {"train", "tune", "test"} if name == "pool" else {"train", "tune"}
+    sets = {"train", "validation", "test"} if name == "pool" else {"train", "validation"}
     assert set(split["set"]) == sets and len(split) == len(cube["labels"]) and str(cube["telescope"]) == name
     assert cube["cube"].shape[1:] == (10, 10, 1)
     for key, other in three[1].items():  # an image of the test set is in the pool of all only, as test

@@ -86,7 +86,7 @@ def test_images_of_one_field_are_dealt_by_image_and_sky():
     # The bound is 45 % for shares dealt as they are; the guard takes some of it.
     assert 0.3 < len(used) / len(table) < 0.6
     share = used["set"].value_counts(normalize=True)
-    assert share["tune"] > 0.03 and share["test"] > 0.1
+    assert share["validation"] > 0.03 and share["test"] > 0.1
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -193,7 +193,7 @@ def one_class_in_two_images():
 @pytest.mark.parametrize(
     "cube, match",
     [
-        (fake_cube(n_images=2), "candidates of 2 images; train, tune and test need at least three"),
+        (fake_cube(n_images=2), "candidates of 2 images; train, validation and test need at least three"),
         ({key: value for key, value in fake_cube(n_images=3).items() if key != "images"}, "key images"),
         (fake_cube(n_images=3) | {"images": np.full(240, "")}, "key images"),
         (one_class_in_two_images(), "no False candidate is left for"),
@@ -226,8 +226,8 @@ def test_check_finds_every_leak():
 
     with pytest.raises(CubeError, match="same candidates"):
         check_split(good.iloc[::-1], cube, guard=4.0)
-    with pytest.raises(CubeError, match="set tune has one class only"):
-        check_split(good.assign(set=good["set"].replace("tune", "unused")), cube, guard=4.0)
+    with pytest.raises(CubeError, match="set validation has one class only"):
+        check_split(good.assign(set=good["set"].replace("validation", "unused")), cube, guard=4.0)
 
 
 def test_random_split_of_the_paper():
@@ -251,18 +251,18 @@ def test_files_and_summary(tmp_path):
         split_files(
             cube=tmp_path / "cube.npz",
             split=tmp_path / f"{name}.csv",
-            split_paper=tmp_path / f"{name}_paper.csv",
+            random_split=tmp_path / f"{name}_random.csv",
             record=tmp_path / f"{name}.json",
             seed=1,
             options=SplitOptions(),
         )
-    for kind in (".csv", "_paper.csv", ".json"):
+    for kind in (".csv", "_random.csv", ".json"):
         assert (tmp_path / f"a{kind}").read_bytes() == (tmp_path / f"b{kind}").read_bytes()
     table = io.read_table(tmp_path / "a.csv")
     assert list(table.columns) == ["index", "candid", "image", "label", "field", "cell", "set"]
     assert table["candid"].tolist() == cube["candids"].tolist()
     counts = summarise_split(table)
-    assert counts == io.read_json(tmp_path / "a.json")["grouped"]
+    assert counts == io.read_json(tmp_path / "a.json")["by-image"]
     assert sum(c["n_true"] + c["n_false"] for c in counts["sets"].values()) == n == counts["n_candidates"]
 
 
@@ -277,7 +277,7 @@ def test_files_and_summary(tmp_path):
 def test_a_cube_that_cannot_be_dealt_is_refused(tmp_path, change, match):
     cube = fake_cube(n_images=8) | change
     write_arrays(tmp_path / "cube.npz", {key: value for key, value in cube.items() if value is not None})
-    paths = {key: tmp_path / key for key in ("split", "split_paper", "record")}
+    paths = {key: tmp_path / key for key in ("split", "random_split", "record")}
     with pytest.raises(CubeError, match=match):
         split_files(cube=tmp_path / "cube.npz", seed=1, options=SplitOptions(), **paths)
     assert not paths["split"].exists()
@@ -360,6 +360,6 @@ def test_where_the_sky_is_not_known_a_named_field_is_dealt_whole_and_told(tmp_pa
         split_cube(cube | {"fields": np.full(len(names), "field A")}, seed=1)
     assert split.sky_by(without_wcs(sky)) == "unknown"
     write_arrays(tmp_path / "cube.npz", without_wcs(sky))
-    paths = {key: tmp_path / key for key in ("split", "split_paper", "record")}
+    paths = {key: tmp_path / key for key in ("split", "random_split", "record")}
     split_files(cube=tmp_path / "cube.npz", seed=1, options=SplitOptions(), **paths)
     assert io.read_json(paths["record"])["sky"] == "unknown"

@@ -9,28 +9,28 @@ from tests.unit.noisy_scores import calibrated as draw
 
 
 @pytest.mark.parametrize("coverage", [0.5, 0.8, 0.95, 0.99])
-def test_the_stated_coverage_holds_on_tune_and_on_new_candidates(coverage):
+def test_the_stated_coverage_holds_on_validation_and_on_new_candidates(coverage):
     reached = []
     for seed in range(40):
-        _, tune, _ = draw(200, seed)
+        _, validation, _ = draw(200, seed)
         _, test, _ = draw(4000, 1000 + seed)
-        rule = abstain.fit_abstention(tune, threshold=0.4, coverage=coverage)
+        rule = abstain.fit_abstention(validation, threshold=0.4, coverage=coverage)
         assert rule.low <= 0.4 <= rule.high
-        assert np.mean(rule.decide(tune) >= 0) >= coverage
+        assert np.mean(rule.decide(validation) >= 0) >= coverage
         reached.append(np.mean(rule.decide(test) >= 0))
-    # The mean over tune sets is guaranteed, to within 2 / (n + 1).
+    # The mean over validation sets is guaranteed, to within 2 / (n + 1).
     assert coverage - 0.005 < np.mean(reached) < coverage + 0.025
 
 
 def test_full_coverage_and_what_is_decided():
-    _, tune, _ = draw(500, 0)
-    whole = abstain.fit_abstention(tune, threshold=0.3, coverage=1)
-    assert np.array_equal(whole.decide(tune), tune >= 0.3)
-    part = abstain.fit_abstention(tune, threshold=0.3, coverage=0.8)
-    decision = part.decide(tune)
+    _, validation, _ = draw(500, 0)
+    whole = abstain.fit_abstention(validation, threshold=0.3, coverage=1)
+    assert np.array_equal(whole.decide(validation), validation >= 0.3)
+    part = abstain.fit_abstention(validation, threshold=0.3, coverage=0.8)
+    decision = part.decide(validation)
     decided = decision >= 0
-    assert np.array_equal(decision[decided], (tune >= 0.3)[decided]), "abstention changed a decision"
-    odds = np.abs(np.log(tune / (1 - tune)) - np.log(0.3 / 0.7))
+    assert np.array_equal(decision[decided], (validation >= 0.3)[decided]), "abstention changed a decision"
+    odds = np.abs(np.log(validation / (1 - validation)) - np.log(0.3 / 0.7))
     assert odds[decided].min() >= odds[~decided].max()
 
 

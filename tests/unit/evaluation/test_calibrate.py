@@ -75,7 +75,7 @@ def test_the_choice_is_made_out_of_fold_and_by_image():
     bent = 1 / (1 + np.exp(-np.where(z > 0, 0.15 * z, 3 * z)))
     chosen, record = calibrate.choose_calibration(labels, bent, images)
     losses = record["log_loss"]
-    assert record["refused"] == "" and record["ece_tune"]["isotonic"] < record["ece_tune"]["none"]
+    assert record["refused"] == "" and record["ece_validation"]["isotonic"] < record["ece_validation"]["none"]
     assert chosen.method == "isotonic" and losses["isotonic"] < losses["platt"] < losses["none"]
     sharp, record = calibrate.choose_calibration(labels, 1 / (1 + np.exp(-2 * z)), images)
     assert sharp.method == "platt", "what is more flexible must earn it"
@@ -93,7 +93,7 @@ def test_a_calibration_that_makes_the_error_larger_is_not_used():
     for seed in range(20):
         labels, p, images = draw(60, seed, n_images=6)
         found, record = calibrate.choose_calibration(labels, p, images)
-        errors = record["ece_tune"]
+        errors = record["ece_validation"]
         if record["refused"]:
             refused += 1
             assert errors[record["refused"]] > errors["none"] == pytest.approx(metrics.ece(labels, p))

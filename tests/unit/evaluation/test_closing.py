@@ -12,7 +12,7 @@ from tests.unit.synthetic_results import summary_tables, write_results
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
-    made = write_results(root, protocols=("grouped", "paper"), seeds=(1, 2), failed=("I03",))
+    made = write_results(root, protocols=("by-image", "random"), seeds=(1, 2), failed=("I03",))
     return summary_tables(root, made)
 
 
@@ -61,8 +61,8 @@ def test_fixed_cuts_and_what_does_not_beat_them_are_told(tables):
     assert not any(line.startswith("!") for line in lines)
     lines = closing_table(summary.assign(gain_low=-0.01, sky_unknown=1.0), tables["quality"]).splitlines()
     told = [line for line in lines if line.startswith("!")]
-    grouped = summary[(summary["protocol"] == "grouped") & (summary["experiment"] != "fixed-cuts")]
-    assert len(told) == len(grouped) + 1 and max(map(len, told)) <= 100
+    by_image = summary[(summary["protocol"] == "by-image") & (summary["experiment"] != "fixed-cuts")]
+    assert len(told) == len(by_image) + 1 and max(map(len, told)) <= 100
     assert told[0].startswith("! tiny/builtin paper seed 1: does not beat the fixed cuts") and "same sky" in told[-1]
 
 

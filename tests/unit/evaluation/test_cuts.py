@@ -25,7 +25,9 @@ def box():
     n = 4000
     snr, fwhm = rng.uniform(4, 50, n), rng.uniform(1, 9, n)
     labels = ((snr > 10) & (fwhm > 3) & (fwhm < 6)).astype(int)
-    table = pd.DataFrame({"index": np.arange(n), "set": np.array(["train", "tune", "test"])[rng.integers(0, 3, n)]})
+    table = pd.DataFrame(
+        {"index": np.arange(n), "set": np.array(["train", "validation", "test"])[rng.integers(0, 3, n)]}
+    )
     table = table.assign(label=labels, image=[f"I{k % 12:02d}" for k in range(n)])
     return {"labels": labels, "snr": snr, "fwhms": fwhm}, table
 
@@ -62,7 +64,7 @@ def test_no_random_cut_is_better():
     cube = make_cube(300, size=9)
     table = make_split(cube)
     of = properties_of(cube)
-    fit = table["set"].isin(("train", "tune")).to_numpy()
+    fit = table["set"].isin(("train", "validation")).to_numpy()
     labels = cube["labels"] == 1
 
     def mcc(accepted):

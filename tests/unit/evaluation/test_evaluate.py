@@ -33,18 +33,18 @@ def run(data, seed=0, bins=4, **options):
     return evaluate.evaluate_scores(table, cube, rng=np.random.default_rng(seed), options=section, **options)
 
 
-def test_the_headline_comes_from_test_and_the_threshold_from_tune(data):
+def test_the_headline_comes_from_test_and_the_threshold_from_validation(data):
     record, _ = run(data)
-    tune, test = (data[1][data[1]["set"] == name] for name in ("tune", "test"))
+    validation, test = (data[1][data[1]["set"] == name] for name in ("validation", "test"))
     headline = record["headline"]
-    assert headline["threshold"] == best_threshold(tune["label"], tune["score"], "platt")
+    assert headline["threshold"] == best_threshold(validation["label"], validation["score"], "platt")
     assert headline["n_images"] == test["image"].nunique()
     assert headline["n_true"] + headline["n_false"] == len(test) == sum(record["confusion"].values())
     wrong = (test["score"] >= headline["threshold"]) != (test["label"] == 1)
     assert headline["accuracy"] == pytest.approx(1 - wrong.mean())
     assert headline["mcc_low"] < headline["mcc"] < headline["mcc_high"]
     assert headline["fpr_at_stated_recall_low"] <= headline["fpr_at_stated_recall"]
-    assert record["scored_set"] == "test" and record["threshold_set"] == "tune"
+    assert record["scored_set"] == "test" and record["threshold_set"] == "validation"
 
 
 def test_labels_of_test_cannot_reach_threshold_or_calibration(data):
@@ -57,17 +57,17 @@ def test_labels_of_test_cannot_reach_threshold_or_calibration(data):
     assert one["headline"]["mcc"] > 0 > other["headline"]["mcc"]
 
 
-def test_the_paper_protocol_tunes_and_scores_on_one_set(data):
+def test_the_random_protocol_tunes_and_scores_on_one_set(data):
     cube, table = data
-    paper = (cube, table.assign(set=table["set"].replace("tune", "train")))
-    with pytest.raises(CubeError, match="set tune is empty"):
+    paper = (cube, table.assign(set=table["set"].replace("validation", "train")))
+    with pytest.raises(CubeError, match="set validation is empty"):
         run(paper)
-    record, _ = run(paper, protocol="paper")
+    record, _ = run(paper, protocol="random")
     test = paper[1][paper[1]["set"] == "test"]
     assert record["threshold_set"] == record["scored_set"] == "test"
     best = best_threshold(test["label"], test["score"], "platt")
     assert record["headline"]["threshold"] == best
-    assert "tune" not in record["accuracy_gap"]
+    assert "validation" not in record["accuracy_gap"]
 
 
 def test_every_table_adds_up(data):
@@ -82,8 +82,8 @@ def test_every_table_adds_up(data):
     assert sum(row["fp"] for row in record["artefacts"]) == record["confusion"]["fp"]
     assert sum(row["n_true"] + row["n_false"] for row in record["reasons"]) == len(test)
     assert set(record["thresholds"]) == set(RULES)
-    assert record["accuracy_gap"]["train_minus_tune"] == pytest.approx(
-        record["accuracy_gap"]["train"] - record["accuracy_gap"]["tune"]
+    assert record["accuracy_gap"]["train_minus_validation"] == pytest.approx(
+        record["accuracy_gap"]["train"] - record["accuracy_gap"]["validation"]
     )
     json.dumps(record, default=float)
 
@@ -188,9 +188,9 @@ def test_a_cube_without_properties_is_evaluated_all_the_same(data):
     assert set(curves.loc[curves["curve"] == "roc", "bin"]) == {""}
 
 
-def test_one_class_in_tune_is_one_sentence(data):
+def test_one_class_in_validation_is_one_sentence(data):
     cube, table = data
-    one = table[(table["set"] != "tune") | (table["label"] == 1)]
+    one = table[(table["set"] != "validation") | (table["label"] == 1)]
     with pytest.raises(CubeError, match="no threshold can be set from .* True and 0 False"):
         run((cube, one))
 
@@ -245,7 +245,7 @@ def test_train_evaluate_and_explain_scripts(tmp_path):
         record=path["train.json"],
         experiment=experiment,
         seed=1,
-        protocol="grouped",
+        protocol="by-image",
     )
     record = read_json(path["train.json"])
     assert record["options"]["inputs"] == ["mask", "difference"] and len(record["cube_digest"]) == 64
@@ -269,7 +269,7 @@ def test_train_evaluate_and_explain_scripts(tmp_path):
         options=EvaluateOptions(bootstrap=100),
         threshold_rule="gmean",
         seed=1,
-        protocol="grouped",
+        protocol="by-image",
         experiment_name="tiny",
     )
     scores, result = read_table(tmp_path / "scores.csv"), read_json(tmp_path / "metrics.json")

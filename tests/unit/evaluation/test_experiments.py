@@ -19,7 +19,7 @@ from otrain_core.evaluation.experiments import (
 from tests.unit.synthetic_results import summary_tables, write_results
 
 
-def training(wrong, *, cube=("A", "one"), experiment="ours", seed=1, protocol="grouped", n=200, images=10, costs=1.0):
+def training(wrong, *, cube=("A", "one"), experiment="ours", seed=1, protocol="by-image", n=200, images=10, costs=1.0):
     """A training that calls the cutouts `wrong` wrongly; cutout k is of image k % images, True where k is odd."""
     k = np.arange(n)
     label = (k // images) % 2 == 1
@@ -163,7 +163,7 @@ def test_nothing_gives_empty_tables(rng):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
-    return root, write_results(root, protocols=("grouped", "paper"), seeds=(1, 2))
+    return root, write_results(root, protocols=("by-image", "random"), seeds=(1, 2))
 
 
 def test_a_training_is_read_at_its_own_threshold(run):
@@ -180,7 +180,7 @@ def test_a_training_is_read_at_its_own_threshold(run):
 
 
 def test_under_the_papers_protocol_the_threshold_is_set_on_what_is_scored(run):
-    paper = [folder for folder in run[1]["runs"] if folder.endswith("paper")][0]
+    paper = [folder for folder in run[1]["runs"] if folder.endswith("random")][0]
     cutouts = read_training(paper).cutouts
     assert (cutouts["called"] == cutouts["called_tuned"]).all()
 
@@ -199,7 +199,7 @@ def test_the_step_writes_both_tables(run):
     table, pairs = made["experiments"], made["mcnemar"]
     assert len(table) == len(table[["protocol", "experiment"]].drop_duplicates()) == 4
     assert (pairs["experiment"] == "otrain2").all() and (pairs["other"] == "paper").all()
-    assert pairs["protocol"].tolist() == ["grouped", "paper"]
+    assert pairs["protocol"].tolist() == ["by-image", "random"]
     summary = made["summary"]
     mean = summary.groupby(["protocol", "experiment"])["mcc"].mean()
     for row in table.itertuples():

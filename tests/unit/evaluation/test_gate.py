@@ -1,4 +1,4 @@
-"""The gate: its bounds, and the choice on tune."""
+"""The gate: its bounds, and the choice on validation."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ import pytest
 from otrain_core import io
 from otrain_core.evaluation import metrics
 from otrain_core.evaluation.bootstrap import bootstrap_intervals
-from otrain_core.evaluation.gate import NUMBERS, refusal, tune_mcc
+from otrain_core.evaluation.gate import NUMBERS, refusal, validation_mcc
 from otrain_core.evaluation.summary import summary_row
 from otrain_core.plan.config import GateOptions
 from tests.unit.synthetic_results import write_results
@@ -22,7 +22,7 @@ GOOD |= {"baseline_mcc": 0.8, "gain": 0.1, "gain_low": 0.05, "sky_unknown": 0.0}
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
-    return root, write_results(root, protocols=("grouped", "paper"))
+    return root, write_results(root, protocols=("by-image", "random"))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_wanted_gain_counts():
 
 
 def test_only_images_never_seen_count():
-    assert refusal(GOOD, GATE, protocol="paper") == "not scored on images it never saw"
+    assert refusal(GOOD, GATE, protocol="random") == "not scored on images it never saw"
 
 
 def test_the_perfect_score_of_a_tiny_test_set_makes_no_champion():
@@ -86,21 +86,21 @@ def test_the_perfect_score_of_a_tiny_test_set_makes_no_champion():
     assert refusal(headline, loose) == "MCC 1.000 may be as low as 0.599, which is not above 0.7"
 
 
-def test_the_mcc_on_tune_is_that_of_the_models_own_threshold(run):
+def test_the_mcc_on_validation_is_that_of_the_models_own_threshold(run):
     for folder, row in zip(run[1]["runs"], [summary_row(folder) for folder in run[1]["runs"]], strict=True):
-        assert row["mcc_tune"] == pytest.approx(tune_mcc(folder), nan_ok=True)
+        assert row["mcc_validation"] == pytest.approx(validation_mcc(folder), nan_ok=True)
     folder = run[1]["runs"][0]
     scores, threshold = io.read_table(f"{folder}/scores.csv"), io.read_json(f"{folder}/metrics.json")["headline"]
-    tune = scores[scores["set"] == "tune"]
-    called = tune["score"] >= threshold["threshold"]
-    assert tune_mcc(folder) == pytest.approx(np.corrcoef(called, tune["label"])[0, 1])
+    validation = scores[scores["set"] == "validation"]
+    called = validation["score"] >= threshold["threshold"]
+    assert validation_mcc(folder) == pytest.approx(np.corrcoef(called, validation["label"])[0, 1])
 
 
 @pytest.mark.parametrize("removed", ["scores.csv", "metrics.json"])
-def test_the_mcc_on_tune_is_unknown_without_scores(run, tmp_path, removed):
+def test_the_mcc_on_validation_is_unknown_without_scores(run, tmp_path, removed):
     shutil.copytree(run[1]["runs"][0], tmp_path / "seed1")
     (tmp_path / "seed1" / removed).unlink()
-    assert np.isnan(tune_mcc(tmp_path / "seed1"))
+    assert np.isnan(validation_mcc(tmp_path / "seed1"))
 
 
 @pytest.mark.parametrize(

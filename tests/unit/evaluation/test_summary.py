@@ -29,7 +29,7 @@ OPTIONS = EvaluateOptions(bootstrap=200)
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
-    return root, write_results(root, protocols=("grouped", "paper"), seeds=(1, 2), failed=("I03",))
+    return root, write_results(root, protocols=("by-image", "random"), seeds=(1, 2), failed=("I03",))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_one_row_for_each_training_with_the_numbers_of_its_record(run, tables):
     summary = everything[everything["experiment"] != "fixed-cuts"]
     assert len(summary) == len(made["runs"]) == 8
     assert not summary.duplicated(["telescope", "pipeline", "experiment", "seed", "protocol"]).any()
-    assert sorted(summary["protocol"].unique()) == ["grouped", "paper"]
+    assert sorted(summary["protocol"].unique()) == ["by-image", "random"]
     for folder, row in zip(made["runs"], summary.to_dict("records"), strict=True):
         headline = io.read_json(f"{folder}/metrics.json")["headline"]
         for name in ("n_images", "n_true", "threshold", "mcc", "mcc_low", "fpr_at_5pct_missed", "baseline_mcc"):
@@ -104,12 +104,12 @@ def test_a_failure_mark_alone_tells_the_reason(tmp_path):
 
 
 def test_trained_but_not_evaluated(tmp_path):
-    folder = tmp_path / "far/builtin/paper/seed3/paper"
+    folder = tmp_path / "far/builtin/paper/seed3/random"
     io.write_json(folder / "train.json", {"train_seconds": 4.0})
     row = summary_row(folder)
     assert row["status"] == "not evaluated"
     assert row["train_seconds"] == 4.0
-    assert (row["seed"], row["protocol"]) == (3, "paper")
+    assert (row["seed"], row["protocol"]) == (3, "random")
 
 
 def test_a_run_without_any_training_has_tables_all_the_same(tmp_path):
@@ -127,7 +127,7 @@ def test_the_fixed_cuts_have_a_row_of_their_own(run, tables):
     summary = tables["summary"]
     rows = summary[summary["experiment"] == "fixed-cuts"]
     assert (
-        sorted(rows["protocol"]) == ["grouped", "paper"]
+        sorted(rows["protocol"]) == ["by-image", "random"]
         and (rows["seed"] == 0).all()
         and (rows["status"] == "ok").all()
     )

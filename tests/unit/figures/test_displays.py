@@ -15,8 +15,8 @@ HISTORY = pd.DataFrame(
         "epoch": [1, 2, 3],
         "loss": [0.7, 0.4, 0.3],
         "accuracy": [0.5, 0.8, 0.9],
-        "tune_loss": [0.6, 0.5, 0.55],
-        "tune_accuracy": [0.6, 0.75, 0.74],
+        "validation_loss": [0.6, 0.5, 0.55],
+        "validation_accuracy": [0.6, 0.75, 0.74],
     }
 )
 
@@ -72,7 +72,7 @@ def test_confusion_shows_counts_and_shares():
 def test_calibration_before_and_after(curves):
     display = displays.CalibrationDisplay.from_curves(curves)
     assert np.allclose(display.before["true_fraction"], metrics.calibration_curve(LABELS, SCORES)["true_fraction"])
-    assert labels_of(display.plot().ax_) == ["perfect", "network", "calibrated on tune"]
+    assert labels_of(display.plot().ax_) == ["perfect", "network", "calibrated on the validation set"]
     alone = displays.CalibrationDisplay.from_curves(curves[curves["curve"] != "calibration_after"])
     assert alone.after is None
 

@@ -25,7 +25,7 @@ def test_cubes_of_a_run(results):
     (one,) = open_cubes(results)
     assert {training.name for training in one.trainings} == {"paper/seed1", "otrain2/seed1"}
     best, other = one.trainings
-    assert best.tune_mcc >= other.tune_mcc
+    assert best.validation_mcc >= other.validation_mcc
     record = io.read_json(results / "tiny/builtin/otrain2/seed1/metrics.json")
     otrain2 = next(training for training in one.trainings if training.name == "otrain2/seed1")
     table = pd.read_csv(results / "tiny/builtin/otrain2/seed1/scores.csv")
@@ -38,7 +38,7 @@ def test_cubes_of_a_run(results):
     calibrated = Calibration.from_record(record["calibration"]).apply(table["score"].to_numpy())
     open_ = table["index"][(calibrated > 0.2) & (calibrated < 0.8)]
     assert sorted(np.flatnonzero(otrain2.undecided)) == sorted(open_) and len(open_) > 5
-    assert set(one.sets) == {"train", "tune", "test"}
+    assert set(one.sets) == {"train", "validation", "test"}
     chosen = worth_a_look(one, most=20)
     assert {reason for reasons in chosen.values() for reason in reasons} >= {
         "uncertain",

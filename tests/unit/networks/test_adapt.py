@@ -107,4 +107,4 @@ def test_the_history_of_a_network_that_was_not_trained(saved):
     table = adapt.standing(model, (inputs, cube["labels"]), (inputs[:20], cube["labels"][:20]))
     expected = cross_entropy(cube["labels"], score_rows(model, cube)).mean()
     assert len(table) == 1 and table["loss"].item() == pytest.approx(expected, rel=1e-4)
-    assert table["learning_rate"].item() == 0 and table["tune_loss"].item() != table["loss"].item()
+    assert table["learning_rate"].item() == 0 and table["validation_loss"].item() != table["loss"].item()

@@ -8,7 +8,7 @@ from otrain_core.networks.checkpoint import Checkpoint
 
 SHAPES = [(3,), (2, 2)]
 ARRAYS = [np.arange(3.0), np.eye(2)]
-STATE = {"history": [{"epoch": 1, "tune_loss": 0.1}], "best_loss": 0.1, "kept_epoch": 1}
+STATE = {"history": [{"epoch": 1, "validation_loss": 0.1}], "best_loss": 0.1, "kept_epoch": 1}
 
 
 @pytest.fixture

@@ -25,14 +25,18 @@ def test_augmentation_leaves_a_plane_of_one_number_as_it_is():
 @pytest.mark.parametrize(
     ("losses", "keep", "line"),
     [
-        ([0.5, 0.21, 0.3, 0.34], "best", "INFO tune loss rose from 0.21 (epoch 2) to 0.34: the kept epoch is 2"),
-        ([0.5, 0.21, 0.34], "last", "WARNING tune loss rose from 0.21 (epoch 2) to 0.34: the last epoch is kept all "),
+        ([0.5, 0.21, 0.3, 0.34], "best", "INFO validation loss rose from 0.21 (epoch 2) to 0.34: the kept epoch is 2"),
+        (
+            [0.5, 0.21, 0.34],
+            "last",
+            "WARNING validation loss rose from 0.21 (epoch 2) to 0.34: the last epoch is kept all ",
+        ),
         ([0.5, 0.21, 0.4, 0.23], "best", None),  # less than a tenth
         ([0.5, 0.4, 0.3], "last", None),
     ],
 )
 def test_a_model_that_gets_worse_is_noticed(caplog, losses, keep, line):
-    history = [{"epoch": number, "tune_loss": loss} for number, loss in enumerate(losses, start=1)]
+    history = [{"epoch": number, "validation_loss": loss} for number, loss in enumerate(losses, start=1)]
     state = SimpleNamespace(
         history=history, experiment=SimpleNamespace(keep=keep), kept_epoch=2 if keep == "best" else len(losses)
     )

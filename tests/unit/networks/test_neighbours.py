@@ -106,7 +106,7 @@ def test_neighbours_of_a_network_with_all_channels(networks):
     assert table["distance"].iloc[:20].notna().sum() > 5
     with pytest.raises(CubeError, match="set test is empty"):
         neighbours.neighbour_test(
-            model, cube, scores.assign(set="tune"), threshold=0.5, rng=np.random.default_rng(0), n_sigma=5.0
+            model, cube, scores.assign(set="validation"), threshold=0.5, rng=np.random.default_rng(0), n_sigma=5.0
         )
 
 

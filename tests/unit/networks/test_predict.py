@@ -41,10 +41,10 @@ def test_scores_are_what_the_model_gives_for_true(model, cube):
 
 def test_the_table_of_a_cube(model, cube):
     split = make_split(cube)
-    table = predict.score_cube(model, cube, split[split["set"] != "tune"])
+    table = predict.score_cube(model, cube, split[split["set"] != "validation"])
     assert list(table.columns) == ["index", "candid", "image", "label", "sign", "score", "set"]
     assert table["index"].tolist() == list(range(60)) and np.array_equal(table["label"], cube["labels"])
-    assert np.array_equal(table["set"], split["set"].replace("tune", "unused"))
+    assert np.array_equal(table["set"], split["set"].replace("validation", "unused"))
     assert np.array_equal(table["score"], predict.score_rows(model, cube))
     with pytest.raises(CubeError, match="15 px were asked for, those of the cube have 12"):
         predict.score_cube(model, {**cube, "cube": cube["cube"][:, 4:16, 4:16]}, split)

@@ -14,7 +14,7 @@ from tests.unit.tiny_network import tiny_network
 
 pytestmark = pytest.mark.xdist_group("tensorflow")
 
-ROW = {"loss": 0.5, "accuracy": 0.75, "tune_loss": 0.4, "tune_accuracy": 0.8}
+ROW = {"loss": 0.5, "accuracy": 0.75, "validation_loss": 0.4, "validation_accuracy": 0.8}
 
 
 def test_durations():
@@ -63,6 +63,6 @@ def test_a_bar_on_a_terminal_and_a_log_line_elsewhere(monkeypatch, caplog, termi
     assert len([line for line in caplog.messages if re.match(r"epoch +\d/2  loss", line)]) == 2
     if terminal:
         assert "epoch 1/2" in text and re.search(r"epoch 2/2, \d+ s left", text)
-        assert "1/4" in text and text.count("tune_loss") == 2
+        assert "1/4" in text and text.count("validation_loss") == 2
     else:
         assert text == ""

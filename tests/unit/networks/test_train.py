@@ -31,7 +31,7 @@ def data():
     return cube, make_split(cube)
 
 
-def fit(cube, split, *, seed, protocol="grouped", checkpoint=None, identity=(), **options):
+def fit(cube, split, *, seed, protocol="by-image", checkpoint=None, identity=(), **options):
     """A training with these options of an experiment, on the difference where they do not say."""
     return train.train_model(
         cube,
@@ -85,10 +85,10 @@ def test_training_learns_and_repeats_itself(data):
     model, history, record = fit(cube, split, **options)
     assert list(history.columns) == list(loop.HISTORY)
     assert history["epoch"].tolist() == list(range(1, len(history) + 1))
-    assert history["tune_loss"].iloc[-1] < history["tune_loss"].iloc[0]
+    assert history["validation_loss"].iloc[-1] < history["validation_loss"].iloc[0]
     assert history["learning_rate"].iloc[0] == pytest.approx(1e-3)
     assert history["learning_rate"].iloc[-1] < 3e-4  # cosine
-    assert record["kept_epoch"] == record["best_epoch"] == history["tune_loss"].idxmin() + 1
+    assert record["kept_epoch"] == record["best_epoch"] == history["validation_loss"].idxmin() + 1
     assert record["n_train"] == (split["set"] == "train").sum()
     assert record["n_parameters"] == model.count_params()
     assert record["got_worse"] is False
@@ -96,11 +96,11 @@ def test_training_learns_and_repeats_itself(data):
     json.dumps(record)
 
     first = scores_of(model, cube)
-    # The model that is returned is the epoch that was kept: its loss on tune is the lowest.
-    tune = split.loc[split["set"] == "tune", "index"].to_numpy()
-    p = np.where(cube["labels"][tune] == 1, first[tune], 1 - first[tune])
+    # The model that is returned is the epoch that was kept: its loss on validation is the lowest.
+    validation = split.loc[split["set"] == "validation", "index"].to_numpy()
+    p = np.where(cube["labels"][validation] == 1, first[validation], 1 - first[validation])
     loss = -0.9 * np.log(p) - 0.1 * np.log(1 - p)
-    assert loss.mean() == pytest.approx(history["tune_loss"].min(), rel=1e-3)
+    assert loss.mean() == pytest.approx(history["validation_loss"].min(), rel=1e-3)
 
     again, history_again, _ = fit(cube, split, **options)
     assert np.array_equal(scores_of(again, cube), first)
@@ -141,14 +141,14 @@ def test_test_and_unused_cutouts_do_not_touch_the_training(data):
 
 def test_the_paper_protocol_watches_the_test_set(data):
     cube, split = data
-    paper = split.assign(set=split["set"].replace("tune", "train"))
-    with pytest.raises(CubeError, match="set tune is empty"):
+    paper = split.assign(set=split["set"].replace("validation", "train"))
+    with pytest.raises(CubeError, match="set validation is empty"):
         fit(cube, paper, seed=1, **TINY)
     options = {"network": "paper", "normalise": "none", "augment": False, "schedule": "constant", "keep": "last"}
     _, history, record = fit(
-        cube, paper, seed=1, protocol="paper", epochs=2, batch_size=64, patience=0, class_weights=False, **options
+        cube, paper, seed=1, protocol="random", epochs=2, batch_size=64, patience=0, class_weights=False, **options
     )
-    assert record["tune_set"] == "test" and record["kept_epoch"] == 2
+    assert record["validation_set"] == "test" and record["kept_epoch"] == 2
     assert history["learning_rate"].nunique() == 1
 
 
@@ -356,7 +356,10 @@ def test_compilation_is_asked_for(data, monkeypatch):
     [
         (lambda cube, split: cube["labels"].fill(1), "train has .* True and 0 False"),
         (lambda cube, split: split.drop(split.index[split["set"] == "train"], inplace=True), "0 True and 0 False"),
-        (lambda cube, split: split.drop(split.index[split["set"] == "tune"], inplace=True), "set tune is empty"),
+        (
+            lambda cube, split: split.drop(split.index[split["set"] == "validation"], inplace=True),
+            "set validation is empty",
+        ),
         (lambda cube, split: split.__setitem__("index", split["index"] + 1000), "does not have"),
     ],
 )
@@ -387,20 +390,20 @@ def test_few_cutouts_are_dealt_in_small_batches(n, min_batches, expected):
 
 
 def test_too_few_cutouts_are_refused_before_any_training(data, tmp_path):
-    """Four of each class in train and none of False in tune: the sentence counts what is missing."""
+    """Four of each class in train and none of False in validation: the sentence counts what is missing."""
     cube, split = data
     kept = [split.index[(split["set"] == "train") & (split["label"] == label)][:4] for label in (0, 1)]
-    kept.append(split.index[(split["set"] == "tune") & (split["label"] == 1)])
+    kept.append(split.index[(split["set"] == "validation") & (split["label"] == 1)])
     write_arrays(tmp_path / "cube.npz", cube)
     write_table(tmp_path / "split.csv", split.loc[np.concatenate(kept)])
     files = {name: tmp_path / name for name in ("model", "history", "record")}
     files |= {"cube": tmp_path / "cube.npz", "split": tmp_path / "split.csv"}
-    with pytest.raises(CubeError, match="1 True in train, 1 False in train, 1 False in tune are missing"):
+    with pytest.raises(CubeError, match="1 True in train, 1 False in train, 1 False in validation are missing"):
         train.train_files(**files, experiment=Experiment(inputs=["difference"]), seed=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cube.npz", "split.csv"]
-    train.check_enough(cube["labels"], split, tune_set="tune", least=10)
+    train.check_enough(cube["labels"], split, validation_set="validation", least=10)
     train.check_enough(
-        cube["labels"], split.assign(set=split["set"].replace("tune", "unused")), tune_set="test", least=10
+        cube["labels"], split.assign(set=split["set"].replace("validation", "unused")), validation_set="test", least=10
     )
 
 
@@ -424,7 +427,7 @@ def test_varied_inputs_are_drawn_anew_in_every_epoch_and_repeat_themselves(data,
     options = {"seed": 2, **TINY, "inputs": ["difference", "science"], "vary_inputs": {"no_images": 0.5, "pixels": 0.2}}
     model, history, record = fit(cube, split, **options)
     assert record["options"]["vary_inputs"]["no_images"] == 0.5
-    _, *epochs = drawn  # the first is tune
+    _, *epochs = drawn  # the first is validation
     lacking = [np.isnan(block[..., 1]).all(axis=(1, 2)) for block in epochs]
     assert len(epochs) == 3 and all(0.2 < np.mean(rows) < 0.7 for rows in lacking)
     assert not np.array_equal(lacking[0], lacking[1])
@@ -503,7 +506,7 @@ def test_files_of_a_fine_tuning(data, tmp_path, shipped):
     assert record["adapted"]["from"] == "universal" and record["adapted"]["step"] == 1
     assert record["n_train"] == record["adapted"]["n_labels"] == (split["set"] == "train").sum()
     assert record["options"]["inputs"] == ["difference"] and record["options"]["size"] == 15
-    assert len(history) == record["epochs"] == 3 and history["tune_loss"].notna().all()
+    assert len(history) == record["epochs"] == 3 and history["validation_loss"].notna().all()
     tuned, test = architecture.load_model(tmp_path / "model.keras"), split.loc[split["set"] == "test", "index"]
     losses = [cross_entropy(cube["labels"][test], scores_of(m, cube)[test]).mean() for m in (tuned, shipped)]
     assert losses[0] < losses[1]
@@ -512,7 +515,9 @@ def test_files_of_a_fine_tuning(data, tmp_path, shipped):
 def test_fine_tuning_without_a_true_leaves_the_network(data, shipped):
     cube, split = data
     few = split.assign(set=split["set"].where((split["set"] != "train") | (split["label"] == 0), "unused"))
-    model, history, record = train.tune_model(cube, few, experiment=Experiment(start="universal"), options=None, seed=1)
+    model, history, record = train.finetune_model(
+        cube, few, experiment=Experiment(start="universal"), options=None, seed=1
+    )
     assert record["adapted"]["step"] == 0 and record["n_train_true"] == 0
     assert len(history) == 1 and history["learning_rate"].item() == 0
     assert np.array_equal(model.get_layer("conv1").get_weights()[0], shipped.get_layer("conv1").get_weights()[0])

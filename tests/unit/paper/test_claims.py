@@ -6,7 +6,7 @@ import pytest
 
 from otrain_core.paper.claims import complete, gap_knee, list_claims, published_value, read_published
 
-PLAN = {"cubes": ["A/x", "B/x"], "experiments": {"paper": {}}, "protocols": ["grouped"]}
+PLAN = {"cubes": ["A/x", "B/x"], "experiments": {"paper": {}}, "protocols": ["by-image"]}
 EMPTY = {"data_size": pd.DataFrame(), "size": pd.DataFrame()}
 
 
@@ -14,7 +14,7 @@ def summary(**values):
     base = {"accuracy": [0.95, 0.97], "mcc": [0.9, 0.95], "fp_share": [0.01, 0.015], "threshold": [0.4, 0.5]} | values
     table = pd.DataFrame(base)
     table["telescope"], table["pipeline"], table["seed"] = ["A", "B"][: len(table)], "x", 1
-    return table.assign(experiment="paper", protocol="grouped")
+    return table.assign(experiment="paper", protocol="by-image")
 
 
 def verdicts(table, **studies):
@@ -23,10 +23,17 @@ def verdicts(table, **studies):
 
 def gaps(points):
     rows = [
-        {"telescope": "A", "pipeline": "x", "experiment": "paper", "seed": 1, "n_train": n, "train_minus_tune": gap}
+        {
+            "telescope": "A",
+            "pipeline": "x",
+            "experiment": "paper",
+            "seed": 1,
+            "n_train": n,
+            "train_minus_validation": gap,
+        }
         for n, gap in points
     ]
-    return pd.DataFrame(rows).assign(n_images=20, fit_minus_tune=np.nan)
+    return pd.DataFrame(rows).assign(n_images=20, fit_minus_validation=np.nan)
 
 
 def test_every_published_value_has_its_place():
@@ -88,9 +95,9 @@ def test_claim_of_the_knee(points, verdict):
 
 
 def test_the_paper_defines_its_gap_by_the_last_epoch():
-    table = gaps([(1000, 0.001), (5500, 0.001)]).assign(fit_minus_tune=[-0.04, -0.01])
+    table = gaps([(1000, 0.001), (5500, 0.001)]).assign(fit_minus_validation=[-0.04, -0.01])
     assert verdicts(summary(), data_size=table)[4:6] == ["yes", "partly"]
-    assert gap_knee(table, limit=0.02, column="fit_minus_tune")["last_over"].iloc[0] == 1000
+    assert gap_knee(table, limit=0.02, column="fit_minus_validation")["last_over"].iloc[0] == 1000
 
 
 def test_cubes_of_other_sizes_are_not_mixed():

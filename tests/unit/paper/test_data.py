@@ -50,13 +50,13 @@ def test_pixels_come_back():
 
 def test_panels_hold_what_the_evaluation_says(plan, results):
     table, facts = figure_data("fig10", plan, root=results)
-    assert facts["protocol"] == "paper"  # the paper's own protocol first
+    assert facts["protocol"] == "random"  # the paper's own protocol first
     scores = table[table["panel"] == "scores"]
     means = {name: np.average(part["x"], weights=part["y"]) for name, part in scores.groupby("series")}
     assert means["True"] > 0.5 > means["False"]
     assert scores["y"].sum() == pytest.approx(1)
-    grouped = figure_data("fig10", plan | {"protocols": ["grouped"]}, root=results)[1]
-    assert grouped["protocol"] == "grouped"
+    by_image = figure_data("fig10", plan | {"protocols": ["by-image"]}, root=results)[1]
+    assert by_image["protocol"] == "by-image"
 
 
 def test_a_missing_first_seed_gives_way_to_the_next(plan, results):

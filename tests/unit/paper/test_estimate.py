@@ -71,8 +71,8 @@ def test_speed_of_trainings_by_device(root):
 
 
 def test_hours_are_jobs_times_seconds(root):
-    jobs = {"psf": 36, "train": 4, "train_paper": 2, "track": 1}
-    cpu = {"train": 1800.0, "train_paper": 3600.0}
+    jobs = {"psf": 36, "train": 4, "train_random": 2, "track": 1}
+    cpu = {"train": 1800.0, "train_random": 3600.0}
     table = estimate(jobs, recorded_costs(root), cpu=cpu, gpu={"train": 90.0}).set_index("rule")
     assert table["cpu_hours"].iloc[:3].tolist() == pytest.approx([0.2, 2, 2])
     assert np.isnan(table.loc["track", "cpu_hours"]) and table.loc["train", "gpu_hours"] == pytest.approx(0.1)
@@ -92,7 +92,7 @@ def test_trainings_of_the_paper(monkeypatch, root):
     values["run"] |= {
         "experiments": ["paper"],
         "seeds": [1],
-        "protocols": ["grouped", "paper"],
+        "protocols": ["by-image", "random"],
         "cubes": ["JAST/stdpipe"],
     }
     values["studies"] |= {"sweeps": {"data-size": {"option": "n_train", "values": [500], "experiments": ["paper"]}}}
@@ -100,11 +100,11 @@ def test_trainings_of_the_paper(monkeypatch, root):
     rows = plan_trainings(run)
     assert [(row["rule"], row["n_train"]) for row in rows] == [
         ("train", None),
-        ("train_paper", None),
+        ("train_random", None),
         ("train", 500),
     ]
     io.write_json(root / "JAST/stdpipe/cube.json", {"n_true": 100, "n_false": 100, "n_images_used": 2})
     cost, n = 3 * 30 * flops(tiny_network("paper", size=32)) / 1e9, 100 * len(run.inputs.images("JAST"))
     seconds = training_seconds(run, root, speed=1e9)
-    assert seconds["train_paper"] == pytest.approx(START + cost * 0.85 * n)
+    assert seconds["train_random"] == pytest.approx(START + cost * 0.85 * n)
     assert seconds["train"] == pytest.approx(START + cost * (0.6 * n + 500) / 2)

@@ -7,7 +7,7 @@ from otrain_core.paper.plan import CUBES, FIGURES, figure_sources, table_sources
 
 def test_the_plan_is_that_of_the_paper(plan):
     assert plan["cubes"] == list(CUBES) and list(plan["experiments"]) == ["paper", "otrain2"]
-    assert set(plan["protocols"]) == {"grouped", "paper"} and plan["seeds"] == [1, 2]
+    assert set(plan["protocols"]) == {"by-image", "random"} and plan["seeds"] == [1, 2]
     data_size = plan["sweeps"]["data-size"]
     assert {row["experiment"] for row in data_size} == {"paper", "otrain2"}
     assert {"/".join(row["folder"].split("/")[:2]) for row in data_size} == set(CUBES)

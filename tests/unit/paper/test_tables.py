@@ -52,9 +52,9 @@ def test_counts_are_those_of_the_cubes(plan, results):
 
 def test_confusion_adds_up(plan, results):
     table, facts = make_table("table4", plan, root=results)
-    assert table["share"].sum() == pytest.approx(1) and facts["protocol"] == "paper"
+    assert table["share"].sum() == pytest.approx(1) and facts["protocol"] == "random"
     by = table.set_index("component")
-    headline = read_json(results / "JAST/gmadet/paper/seed1/paper/metrics.json")["headline"]
+    headline = read_json(results / "JAST/gmadet/paper/seed1/random/metrics.json")["headline"]
     assert by.loc["FP", "share"] == pytest.approx(headline["fp_share"])
     assert by.loc["TP", "count"] + by.loc["FN", "count"] == headline["n_true"]
 
@@ -64,7 +64,7 @@ def test_table5_has_the_columns_of_the_summary_and_the_papers_values(plan, resul
     assert list(table.columns[: len(SUMMARY_COLUMNS)]) == list(SUMMARY_COLUMNS)
     assert len(table) == 5 * 2 * 2 * 2 and facts["done"] == len(table)
     row = summary_row(results / "TCA/gmadet/otrain2/seed2")
-    mine = table[(table["telescope"] == "TCA") & (table["experiment"] == "otrain2") & (table["protocol"] == "grouped")]
+    mine = table[(table["telescope"] == "TCA") & (table["experiment"] == "otrain2") & (table["protocol"] == "by-image")]
     assert mine["mcc"].iloc[1] == row["mcc"]
     assert set(mine["paper_threshold"]) == {0.34} and set(table["paper_mcc_low"]) == {0.84}
 
@@ -74,7 +74,7 @@ def test_condensed_is_the_mean_over_seeds(plan, results):
     short = condensed(table)
     assert len(short) == 5 * 2 * 2 and set(short["Seeds"]) == {"2"}
     mine = table[(table["telescope"] == "JAST") & (table["pipeline"] == "gmadet") & (table["experiment"] == "paper")]
-    mine = mine[mine["protocol"] == "grouped"]
+    mine = mine[mine["protocol"] == "by-image"]
     line = short[(short["Cube"] == "JAST-gmadet") & (short["Network"] == "paper") & (short["Split"] == "by image")]
     assert line["MCC"].item().startswith(f"{mine['mcc'].mean():.3f}")
     assert line["p_t, paper"].item() == "0.35"

@@ -22,7 +22,7 @@ PRIOR = {
 
 
 def options(**changes) -> DrawOptions:
-    values = {"telescopes": 40, "tune": 4, "test": 6, "prior": PRIOR, "pipelines": {"a": 3, "b": 1}}
+    values = {"telescopes": 40, "validation": 4, "test": 6, "prior": PRIOR, "pipelines": {"a": 3, "b": 1}}
     return DrawOptions.model_validate(values | changes)
 
 
@@ -40,7 +40,7 @@ def test_values_stay_within_their_distribution_and_vary():
 
 def test_sets_go_to_whole_telescopes_test_first():
     drawn = draw_telescopes(options())
-    assert [item.set for item in drawn] == ["test"] * 6 + ["tune"] * 4 + ["train"] * 30
+    assert [item.set for item in drawn] == ["test"] * 6 + ["validation"] * 4 + ["train"] * 30
 
 
 def test_more_telescopes_and_more_keys_leave_the_others_as_they_are():
@@ -77,7 +77,7 @@ def test_a_run_trains_on_the_drawn_telescopes_under_a_cube_of_their_own():
     values = {
         "telescope_folder": "config/telescopes",
         "run": {"cubes": [], "experiments": ["otrain2"], "seeds": [1, 2]},
-        "draw": {"telescopes": 5, "tune": 1, "test": 1, "prior": PRIOR},
+        "draw": {"telescopes": 5, "validation": 1, "test": 1, "prior": PRIOR},
     }
     run = Run.from_config(values)
     assert list(run.drawn) == [f"random{number:04d}" for number in range(5)]

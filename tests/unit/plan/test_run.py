@@ -65,11 +65,11 @@ def made(root, **values):
 
 
 def test_trainings_by_cube_experiment_seed_and_protocol(root):
-    run = made(root, run={"experiments": ["otrain2"], "seeds": [1, 2], "protocols": ["grouped", "paper"]})
+    run = made(root, run={"experiments": ["otrain2"], "seeds": [1, 2], "protocols": ["by-image", "random"]})
     folder = "results/demo/builtin/otrain2"
-    assert run.trainings("grouped") == [f"{folder}/seed1", f"{folder}/seed2"]
-    assert run.trainings("paper") == [f"{folder}/seed1/paper", f"{folder}/seed2/paper"]
-    assert sorted(run.trainings()) == sorted(run.trainings("grouped") + run.trainings("paper"))
+    assert run.trainings("by-image") == [f"{folder}/seed1", f"{folder}/seed2"]
+    assert run.trainings("random") == [f"{folder}/seed1/random", f"{folder}/seed2/random"]
+    assert sorted(run.trainings()) == sorted(run.trainings("by-image") + run.trainings("random"))
     assert run.used_telescopes() == ["demo"]
 
 

@@ -41,7 +41,7 @@ def place(tmp_path, blank_store):
 
 @pytest.fixture
 def runs(tmp_path, model_file):
-    return write_results(tmp_path / "results", model=model_file, protocols=("grouped", "paper"), passing=True)["runs"]
+    return write_results(tmp_path / "results", model=model_file, protocols=("by-image", "random"), passing=True)["runs"]
 
 
 @pytest.fixture(autouse=True)

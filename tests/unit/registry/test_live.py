@@ -10,8 +10,8 @@ from otrain_core.registry import live as mlflow_live
 from otrain_core.registry.live import LiveRun, live_run
 from tests.unit.loopback import loopback
 
-KEYS = {"telescope": "TCA", "pipeline": "gmadet", "experiment": "otrain2", "seed": 1, "protocol": "grouped"}
-ROW = {"loss": 0.5, "accuracy": 0.9, "tune_loss": float("nan"), "tune_accuracy": 0.8, "seconds": 1.0}
+KEYS = {"telescope": "TCA", "pipeline": "gmadet", "experiment": "otrain2", "seed": 1, "protocol": "by-image"}
+ROW = {"loss": 0.5, "accuracy": 0.9, "validation_loss": float("nan"), "validation_accuracy": 0.8, "seconds": 1.0}
 
 
 class Server:
@@ -68,10 +68,10 @@ def test_every_epoch_arrives_when_the_server_comes_back(monkeypatch, caplog, awa
     monkeypatch.setattr(mlflow_live, "open_server", server.open)
     live = LiveRun("http://server", KEYS, place="here")
     train(live, server)
-    names = {"epoch/loss", "epoch/accuracy", "epoch/tune_accuracy"}  # what is NaN is left out
+    names = {"epoch/loss", "epoch/accuracy", "epoch/validation_accuracy"}  # what is NaN is left out
     assert sorted(server.points) == sorted((name, epoch) for name in names for epoch in range(1, 5))
     assert (server.ended, server.tags["live"], live.run_id) == ("FINISHED", "finished", "abc")
-    assert server.tags["training"] == "TCA/gmadet/otrain2/1/grouped"
+    assert server.tags["training"] == "TCA/gmadet/otrain2/1/by-image"
     assert caplog.text.count("import its record later with `otrain models import`") == min(away, 1)
     assert caplog.text.count("answers again") == min(away, 1)
 

@@ -29,7 +29,12 @@ def results(tmp_path_factory):
         (folder / "model.onnx").write_bytes(bytes([seed]))
         tags = {"telescope": "tca", "pipeline": "builtin", "experiment": "otrain2", "seed": str(seed), "mcc": "0.9"}
         tags |= TESTED
-        tags |= {"digest": records_digest(folder), "protocol": "grouped", "fp_share": "0.01", "mcc_tune": f"0.{seed}"}
+        tags |= {
+            "digest": records_digest(folder),
+            "protocol": "by-image",
+            "fp_share": "0.01",
+            "mcc_validation": f"0.{seed}",
+        }
         client.create_model_version("otrain-tca", source=str(folder), tags=tags)
     client.set_registered_model_alias("otrain-tca", "champion", "2")
     return root
@@ -68,7 +73,7 @@ def test_promoted_and_rolled_back(results):
     assert models.roll_back("tca", results=results)["version"] == 2
     assert models.roll_back("tca", results=results)["version"] == 1
     models.automatic("tca", results=results)
-    assert name_champion(client, "tca", gate=GATE)["version"] == 3  # the best on tune
+    assert name_champion(client, "tca", gate=GATE)["version"] == 3  # the best on validation
     models.promote("tca", 2, results=results)
     with pytest.raises(OtrainError, match="no version '7'"):
         models.promote("tca", 7, results=results)
@@ -115,7 +120,7 @@ class Client:
 class Version:
     def __init__(self, version, **tags):
         self.version, self.run_id = version, ""
-        self.tags = {"protocol": "grouped", **TESTED, "mcc_low": tags.get("mcc", "nan")} | tags
+        self.tags = {"protocol": "by-image", **TESTED, "mcc_low": tags.get("mcc", "nan")} | tags
 
 
 def test_gate_bounds_are_as_in_the_paper():
@@ -125,7 +130,7 @@ def test_gate_bounds_are_as_in_the_paper():
         Version("2", mcc="0.8", fp_share="0.05"),
         Version("3", mcc="0.9", fp_share="0.0501"),
         Version("4", mcc="0.95", fp_share="0.0", superseded="5"),
-        Version("5", mcc="0.99", fp_share="0.0", protocol="paper"),
+        Version("5", mcc="0.99", fp_share="0.0", protocol="random"),
         Version("6", mcc="nan", fp_share="nan"),
     ]
     client = Client(versions)
@@ -140,7 +145,7 @@ def test_gate_bounds_are_as_in_the_paper():
 def test_a_collapsed_training_is_no_champion_and_it_is_said_why():
     words = "the training collapsed: it calls every cutout False"
     versions = [
-        Version("1", mcc="0.9", mcc_tune="0.9", fp_share="0.0", collapsed=words),
+        Version("1", mcc="0.9", mcc_validation="0.9", fp_share="0.0", collapsed=words),
         Version("2", mcc="0.8", fp_share="0.0"),
     ]
     assert name_champion(Client(versions), "tiny", gate=GATE)["version"] == 2
@@ -149,22 +154,22 @@ def test_a_collapsed_training_is_no_champion_and_it_is_said_why():
 
 def test_a_better_version_that_comes_meanwhile_is_the_champion():
     """Two imports at once: the one that looked first looks again."""
-    first = Version("1", mcc="0.9", mcc_tune="0.8", fp_share="0.01")
-    second = Version("2", mcc="0.9", mcc_tune="0.9", fp_share="0.01")
+    first = Version("1", mcc="0.9", mcc_validation="0.8", fp_share="0.01")
+    second = Version("2", mcc="0.9", mcc_validation="0.9", fp_share="0.01")
     client = Client([first], [first, second])
     assert name_champion(client, "tiny", gate=GATE)["version"] == 2
     assert client.aliases == {"champion": "2"}
 
 
-def test_tune_chooses_and_test_is_only_the_gate():
+def test_validation_chooses_and_test_is_only_the_gate():
     versions = [
-        Version("1", mcc="0.95", mcc_tune="0.90", fp_share="0.01"),
-        Version("2", mcc="0.90", mcc_tune="0.93", fp_share="0.01"),
-        Version("3", mcc="0.60", mcc_tune="0.99", fp_share="0.01"),
+        Version("1", mcc="0.95", mcc_validation="0.90", fp_share="0.01"),
+        Version("2", mcc="0.90", mcc_validation="0.93", fp_share="0.01"),
+        Version("3", mcc="0.60", mcc_validation="0.99", fp_share="0.01"),
         Version("4", mcc="0.97", fp_share="0.01"),  # of an import that did not know it
     ]
     champion = name_champion(Client(versions), "tiny", gate=GATE)
-    assert (champion["version"], champion["mcc"], champion["mcc_tune"]) == (2, 0.9, 0.93)
+    assert (champion["version"], champion["mcc"], champion["mcc_validation"]) == (2, 0.9, 0.93)
     assert name_champion(Client(versions[3:]), "tiny", gate=GATE)["version"] == 4
 
 

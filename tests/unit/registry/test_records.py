@@ -7,7 +7,7 @@ import pytest
 
 from otrain_core import io
 from otrain_core.errors import OtrainError
-from otrain_core.evaluation.gate import tune_mcc
+from otrain_core.evaluation.gate import validation_mcc
 from otrain_core.registry.records import (
     StudyTable,
     TrainingRecord,
@@ -18,7 +18,7 @@ from otrain_core.registry.records import (
 )
 from otrain_core.registry.store import place_of
 
-KEYS = {"telescope": "TCA", "pipeline": "gmadet", "experiment": "otrain2", "seed": 1, "protocol": "grouped"}
+KEYS = {"telescope": "TCA", "pipeline": "gmadet", "experiment": "otrain2", "seed": 1, "protocol": "by-image"}
 
 
 def test_the_digest_follows_every_record(runs):
@@ -49,14 +49,14 @@ def test_folders_of_trainings_are_found(runs, tmp_path):
 
 def test_names_and_tags():
     assert run_name(KEYS) == "TCA/gmadet/otrain2/1"
-    assert run_name(KEYS | {"protocol": "paper"}) == "TCA/gmadet/otrain2/1 (paper)"
+    assert run_name(KEYS | {"protocol": "random"}) == "TCA/gmadet/otrain2/1 (random)"
     tags = run_tags(KEYS, "here")
     assert tags["cube"] == "TCA/gmadet" and tags["seed"] == "1" and tags["place"] == "here"
-    assert tags["training"] == "TCA/gmadet/otrain2/1/grouped"
+    assert tags["training"] == "TCA/gmadet/otrain2/1/by-image"
 
 
 def test_a_training_in_tags_parameters_and_words(runs, tmp_path):
-    folder = Path(next(run for run in runs if "otrain2/seed1" in run and "paper" not in run))
+    folder = Path(next(run for run in runs if "otrain2/seed1" in run and not run.endswith("random")))
     study = {"tiny/builtin/otrain2/1": ("size", "parent")}
     training = TrainingRecord(folder, study)
     headline = io.read_json(folder / "metrics.json")["headline"]
@@ -72,13 +72,13 @@ def test_a_training_in_tags_parameters_and_words(runs, tmp_path):
     used = training.version_tags()
     assert float(used["mcc"]) == pytest.approx(headline["mcc"], rel=1e-5)
     assert float(used["fp_share"]) == pytest.approx(headline["fp_share"], rel=1e-5)
-    assert float(used["mcc_tune"]) == pytest.approx(tune_mcc(folder), rel=1e-5)
+    assert float(used["mcc_validation"]) == pytest.approx(validation_mcc(folder), rel=1e-5)
     assert float(used["threshold"]) == pytest.approx(headline["threshold"], rel=1e-5)
     assert used["place"] == place_of(tmp_path / "results")
 
 
 def test_a_training_of_the_random_split_says_what_its_numbers_are(runs):
-    folder = Path(next(run for run in runs if run.endswith("/paper")))
+    folder = Path(next(run for run in runs if run.endswith("/random")))
     assert "images of a random split, tuned and scored on the same cutouts" in TrainingRecord(folder, {}).words()
 
 

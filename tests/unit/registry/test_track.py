@@ -13,7 +13,7 @@ import yaml
 
 from otrain_core import io
 from otrain_core.errors import OtrainError
-from otrain_core.evaluation.gate import tune_mcc
+from otrain_core.evaluation.gate import validation_mcc
 from otrain_core.plan.config import GateOptions
 from otrain_core.registry import track
 from otrain_core.registry.records import find_trainings
@@ -53,7 +53,7 @@ def test_every_run_has_the_same_metrics_and_its_tags(place, runs):
         assert run.data.metrics["mcc"] == pytest.approx(headline["mcc"])
         tags = {key: run.data.tags[key] for key in ("telescope", "pipeline", "seed", "commit")}
         assert tags == {"telescope": "tiny", "pipeline": "builtin", "seed": "1", "commit": "0123456789ab"}
-        assert run.data.tags["protocol"] == ("paper" if folder.endswith("paper") else "grouped")
+        assert run.data.tags["protocol"] == ("random" if folder.endswith("random") else "by-image")
         assert run.data.tags["experiment"] in folder
         assert run.data.params["inputs"] == "difference"
 
@@ -63,9 +63,9 @@ def test_history_figures_and_records_are_there(place, runs):
     client, _ = open_store(**place)
     run_id = record["runs"][0]["run_id"]
     table = io.read_table(Path(runs[0]) / "history.csv")
-    points = client.get_metric_history(run_id, "epoch/tune_loss")
+    points = client.get_metric_history(run_id, "epoch/validation_loss")
     assert [point.step for point in points] == table["epoch"].tolist()
-    np.testing.assert_allclose([point.value for point in points], table["tune_loss"])
+    np.testing.assert_allclose([point.value for point in points], table["validation_loss"])
     assert {file.path for file in client.list_artifacts(run_id, "figures")} >= {"figures/panels.png"}
     assert {file.path for file in client.list_artifacts(run_id, "records")} >= {
         "records/metrics.json",
@@ -87,14 +87,14 @@ def test_importing_twice_changes_nothing(place, runs, tmp_path):
 def test_the_champion_is_the_best_of_those_that_pass(place, runs):
     record = import_runs(runs, **place, gate=GATE)
     client, _ = open_store(**place)
-    grouped = {run: io.read_json(f"{run}/metrics.json")["headline"] for run in runs if not run.endswith("/paper")}
-    assert len(client.search_model_versions("name = 'otrain-tiny'")) == len(grouped) == 2
-    calibrations = {run: io.read_json(f"{run}/metrics.json")["calibration"]["method"] for run in grouped}
-    passing = [run for run, row in grouped.items() if row["mcc_low"] > 0.7 and row["fp_share"] <= 0.05]
-    best = max(passing, key=tune_mcc)
+    by_image = {run: io.read_json(f"{run}/metrics.json")["headline"] for run in runs if not run.endswith("/random")}
+    assert len(client.search_model_versions("name = 'otrain-tiny'")) == len(by_image) == 2
+    calibrations = {run: io.read_json(f"{run}/metrics.json")["calibration"]["method"] for run in by_image}
+    passing = [run for run, row in by_image.items() if row["mcc_low"] > 0.7 and row["fp_share"] <= 0.05]
+    best = max(passing, key=validation_mcc)
     champion = client.get_model_version_by_alias("otrain-tiny", "champion")
-    assert champion.tags["training"] == "/".join(["tiny/builtin", Path(best).parent.name, "1", "grouped"])
-    assert float(champion.tags["threshold"]) == pytest.approx(grouped[best]["threshold"], rel=1e-5)
+    assert champion.tags["training"] == "/".join(["tiny/builtin", Path(best).parent.name, "1", "by-image"])
+    assert float(champion.tags["threshold"]) == pytest.approx(by_image[best]["threshold"], rel=1e-5)
     assert json.loads(champion.tags["calibration"])["method"] == calibrations[best]
     described = yaml.safe_load(Path(champion.source.removeprefix("file://"), "MLmodel").read_text())
     stored = {key: described["metadata"][key] for key in ("threshold", "cube_digest", "commit", "telescope")}
@@ -103,7 +103,7 @@ def test_the_champion_is_the_best_of_those_that_pass(place, runs):
     assert "tensor" in described["signature"]["inputs"]
     assert champion.tags["cube_digest"] == "ab" * 32
     assert record["champions"]["tiny"]["version"] == int(champion.version)
-    assert record["champions"]["tiny"]["mcc_tune"] == pytest.approx(tune_mcc(best), rel=1e-5)
+    assert record["champions"]["tiny"]["mcc_validation"] == pytest.approx(validation_mcc(best), rel=1e-5)
 
 
 def test_the_alias_goes_when_nothing_passes(place, runs, caplog):

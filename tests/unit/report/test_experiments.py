@@ -10,7 +10,7 @@ from otrain_core.evaluation.experiments import EXPERIMENT_COLUMNS, PAIR_COLUMNS
 from otrain_core.report.experiments import p_words, pair_sentence, side_by_side
 
 
-def experiment(cube="A/one", name="paper", protocol="grouped", **values):
+def experiment(cube="A/one", name="paper", protocol="by-image", **values):
     telescope, pipeline = cube.split("/")
     row = {"telescope": telescope, "pipeline": pipeline, "protocol": protocol, "experiment": name}
     row |= {"cubes": 2 if telescope == "all" else 1, "seeds": 1, "n_test": 100, "n_images": 5, "errors": 10.0}
@@ -36,7 +36,7 @@ def test_nothing_to_compare_makes_no_section():
     assert section([experiment(), experiment("B/one")]) is None
 
 
-@pytest.mark.parametrize("other", [{"name": "otrain2"}, {"protocol": "paper"}, {"seeds": 3, "cube": "B/one"}])
+@pytest.mark.parametrize("other", [{"name": "otrain2"}, {"protocol": "random"}, {"seeds": 3, "cube": "B/one"}])
 def test_two_experiments_protocols_or_seeds_make_one(other):
     assert section([experiment(), experiment(**other)]) is not None
 
@@ -47,11 +47,11 @@ def test_every_number_is_in_its_cell():
         [
             experiment(cube, name, protocol, mcc=10 * i + j)
             for i, cube in enumerate(cubes)
-            for j, (name, protocol) in enumerate((("paper", "paper"), ("paper", "grouped"), ("otrain2", "grouped")))
+            for j, (name, protocol) in enumerate((("paper", "random"), ("paper", "by-image"), ("otrain2", "by-image")))
         ]
     )
     names = [(column["experiment"], column["protocol"]) for column in made["columns"]]
-    assert names == [("paper", "images never seen"), ("otrain2", "images never seen"), ("paper", "paper's protocol")]
+    assert names == [("paper", "images never seen"), ("otrain2", "images never seen"), ("paper", "random split")]
     assert [[cell["mcc"] for cell in row["cells"]] for row in made["rows"]] == [[1, 2, 0], [11, 12, 10], [21, 22, 20]]
     assert [row["cube"] for row in made["rows"]] == ["A/one", "B/one", "all 2 cubes"]
 
@@ -67,7 +67,7 @@ def test_a_pair_is_said_in_words():
         "otrain2 makes 0.50 [0.40, 0.61] times the errors of paper on the pooled test images of 2 cubes"
         " (5 against 10 of 1200 cutouts, p < 0.001)."
     )
-    assert pair_sentence(pair(protocol="paper")).endswith("by the paper's own protocol.")
+    assert pair_sentence(pair(protocol="random")).endswith("by the paper's own protocol.")
 
 
 def test_a_ratio_to_no_error_is_said_in_words():
@@ -81,7 +81,7 @@ def test_a_ratio_to_no_error_is_said_in_words():
 def test_words_are_for_all_cubes_and_the_rest_is_a_table():
     experiments = [experiment(cube, name) for cube in ("A/one", "B/one", "all/all") for name in ("paper", "otrain2")]
     pairs = [
-        pair(cube, protocol=protocol) for cube in ("A/one", "B/one", "all/all") for protocol in ("grouped", "paper")
+        pair(cube, protocol=protocol) for cube in ("A/one", "B/one", "all/all") for protocol in ("by-image", "random")
     ]
     made = section(experiments, pairs)
     assert len(made["sentences"]) == 1 and "2 cubes" in made["sentences"][0]
@@ -91,7 +91,7 @@ def test_words_are_for_all_cubes_and_the_rest_is_a_table():
 
 
 def test_steps_of_honesty():
-    rows = [experiment(cube, protocol="paper", mcc=0.95) for cube in ("A/one", "B/one", "all/all")]
+    rows = [experiment(cube, protocol="random", mcc=0.95) for cube in ("A/one", "B/one", "all/all")]
     rows += [experiment(cube) for cube in ("A/one", "all/all")]
     made = section(rows)["honesty"]
     assert [row["steps"] for row in made["rows"]] == [[[0.95, 0.85, 0.8]], [[0.95, 0.85, 0.8]]]
@@ -101,12 +101,12 @@ def test_steps_of_honesty():
 
 
 def test_steps_over_other_cubes_are_not_set_against_each_other():
-    rows = [experiment("all/all", protocol="paper", cubes=3), experiment("all/all", cubes=2)]
+    rows = [experiment("all/all", protocol="random", cubes=3), experiment("all/all", cubes=2)]
     assert section(rows)["honesty"]["rows"] == []
 
 
 def test_costs_are_of_each_experiment_once():
-    rows = [experiment(name=name, protocol=p) for name in ("paper", "otrain2") for p in ("grouped", "paper")]
+    rows = [experiment(name=name, protocol=p) for name in ("paper", "otrain2") for p in ("by-image", "random")]
     rows.append(experiment(name="unknown", n_parameters=float("nan")))
     assert [row["experiment"] for row in section(rows)["costs"]] == ["paper", "otrain2"]
 

@@ -74,7 +74,7 @@ def write_page(root, made, *, source="simulated", cubes=("tiny/builtin",), mlflo
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
-    made = write_results(root, protocols=("grouped", "paper"), experiments=("otrain2",), shipped=2.0)
+    made = write_results(root, protocols=("by-image", "random"), experiments=("otrain2",), shipped=2.0)
     champion = {"model": "otrain-tiny", "version": 7, "pipeline": "builtin", "experiment": "otrain2", "seed": "1"}
     io.write_json(root / "mlflow.json", {"champions": {"tiny": champion}})
     return root, made
@@ -224,7 +224,7 @@ def test_pipelines_artefacts_and_telescopes_stand_side_by_side(page):
 def test_experiments_stand_side_by_side(page):
     parsed = page[1]
     assert "#experiments" in parsed.links and "#transfer" not in parsed.links  # no study was run
-    for words in ("images never seen", "paper's protocol", "What each step of honesty costs", "What each costs"):
+    for words in ("images never seen", "random split", "What each step of honesty costs", "What each costs"):
         assert words in parsed.text, words
 
 
@@ -240,7 +240,7 @@ def test_studies_are_shown_where_they_were_run(quick, run, tmp_path):
     shutil.copytree(root, tmp_path / "results")
     folder = tmp_path / "results/tiny/builtin/otrain2"
     row = {"source": "tiny/builtin", "target": "tiny/builtin", "experiment": "otrain2", "seed": 1, "mcc": 0.912}
-    io.write_table(folder / "seed1/transfer.csv", pd.DataFrame([row | {"relation": "own", "mcc_tune": 0.913}]))
+    io.write_table(folder / "seed1/transfer.csv", pd.DataFrame([row | {"relation": "own", "mcc_validation": 0.913}]))
     tuned = row | {"n_labels": 50, "mcc": 0.777, "mcc_low": 0.7, "mcc_high": 0.8}
     io.write_table(folder / "seed1/finetune.csv", pd.DataFrame([tuned]))
     counts = {"n": 90, "n_suspected": 7, "n_suspected_false": 4, "n_suspected_true": 3}
@@ -255,15 +255,15 @@ def test_studies_are_shown_where_they_were_run(quick, run, tmp_path):
         assert words in parsed.text, words
 
 
-def test_the_best_is_chosen_on_tune(quick, run):
+def test_the_best_is_chosen_on_validation(quick, run):
     root, made = run
-    seeds = [folder for folder in made["runs"] if not folder.endswith("paper")]
+    seeds = [folder for folder in made["runs"] if not folder.endswith("random")]
     summary = pd.DataFrame([summary_row(folder) for folder in seeds])
-    other = {**summary.iloc[0].to_dict(), "seed": 2, "mcc": summary["mcc"].iloc[0] + 0.05, "mcc_tune": -0.5}
+    other = {**summary.iloc[0].to_dict(), "seed": 2, "mcc": summary["mcc"].iloc[0] + 0.05, "mcc_validation": -0.5}
     second = Path(seeds[0]).with_name("seed2")
     table = pd.concat([summary, pd.DataFrame([other])], ignore_index=True)
     assert _best_run([second, Path(seeds[0])], table, None) == Path(seeds[0])
-    table["mcc_tune"] = [-0.5, 0.9]
+    table["mcc_validation"] = [-0.5, 0.9]
     assert _best_run([second, Path(seeds[0])], table, None) == second
     assert _best_run([second, Path(seeds[0])], table, {"experiment": "otrain2", "seed": "1"}) == Path(seeds[0])
 
@@ -272,9 +272,9 @@ def test_it_says_how_the_best_was_chosen(quick, tmp_path):
     made = write_results(tmp_path)
     _, parsed = write_page(tmp_path, made)
     rows = [summary_row(folder) for folder in made["runs"]]
-    best = max(rows, key=lambda row: row["mcc_tune"])
+    best = max(rows, key=lambda row: row["mcc_validation"])
     assert f"Best: {best['experiment']}, seed 1" in parsed.text
-    assert f"Chosen by MCC on tune ({best['mcc_tune']:.3f}), not on test, among 2 trainings." in parsed.text
+    assert f"Chosen by MCC on validation ({best['mcc_validation']:.3f}), not on test, among 2 trainings." in parsed.text
 
 
 def test_the_gap_to_real_stars_is_told(page):

@@ -21,7 +21,7 @@ ASKED = {"cubes": CUBES, "experiments": ["paper", "otrain2"], "seeds": [1, 2]}
 
 def transfer_row(source, target, mcc, relation, **values):
     row = {"source": source, "target": target, "experiment": "otrain2", "seed": 1, "relation": relation}
-    return row | {"mcc": mcc, "mcc_tune": mcc + 0.05} | values
+    return row | {"mcc": mcc, "mcc_validation": mcc + 0.05} | values
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_the_matrix_has_sources_down_and_targets_across(root):
     ]
     shades = [row["cells"][1]["shade"] for row in part["rows"]]
     assert shades == sorted(shades, reverse=True) and part["rows"][1]["cells"][0]["shade"] == 0
-    means = {row["relation"]: (row["mcc"], row["mcc_tune"]) for row in part["means"]}
+    means = {row["relation"]: (row["mcc"], row["mcc_validation"]) for row in part["means"]}
     assert means["one other telescope"] == pytest.approx((0.65, 0.7))
     assert means["all other telescopes"] == pytest.approx((0.7, 0.75))
     assert "another pipeline of the same telescope" not in means
@@ -79,7 +79,7 @@ def test_fine_tuning_is_averaged_over_seeds():
         for seed in (1, 2)
     ]
     summary = pd.DataFrame({"telescope": "A", "pipeline": "one", "experiment": "otrain2", "mcc": [0.9, 0.8, 0.1]})
-    summary["protocol"] = ["grouped", "grouped", "paper"]
+    summary["protocol"] = ["by-image", "by-image", "random"]
     made = finetune_part(pd.DataFrame(rows).reindex(columns=list(finetune.FINETUNE_COLUMNS)), summary)
     assert made["sizes"] == [0, 50]
     (row,) = made["rows"]

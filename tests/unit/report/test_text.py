@@ -91,7 +91,7 @@ def test_purity_is_not_known_without_an_accepted_false():
 
 
 def test_a_calibration_that_is_not_used_is_told():
-    record = {"refused": "platt", "ece_tune": {"none": 0.082, "platt": 0.107}}
+    record = {"refused": "platt", "ece_validation": {"none": 0.082, "platt": 0.107}}
     (line,) = _calibration_cautions(record, {"ece": 0.08})
     assert "(platt)" in line and "0.082 to 0.107" in line and line.endswith("it is not used.")
     assert _calibration_cautions({"refused": "", "ece_after": 0.03}, {"ece": 0.02}) == []

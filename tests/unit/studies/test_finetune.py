@@ -103,15 +103,15 @@ def test_test_and_undrawn_labels_do_not_touch_the_model(tuned, saved, source, ta
     """Whatever stands in the test set or is not drawn: the same thresholds. So a curve repeats itself, too."""
     name, cube, split = target
     drawn = finetune.draw_labels(split, 120, seed=1)
-    tune = split.loc[split["set"] == "tune", "index"]
-    others = np.setdiff1d(split["index"], np.concatenate([drawn, tune]))
+    validation = split.loc[split["set"] == "validation", "index"]
+    others = np.setdiff1d(split["index"], np.concatenate([drawn, validation]))
     assert (split["set"].iloc[others] == "test").sum() == (split["set"] == "test").sum()
     changed = {**cube, "cube": cube["cube"].copy(), "labels": cube["labels"].copy()}
     changed["cube"][others] *= -1
     changed["labels"][others] = 1 - changed["labels"][others]
     changed_target = (name, changed, split.assign(label=changed["labels"]))
     one, other = tuned[0].iloc[2], run(architecture.load_model(saved), source, changed_target, sizes=[120]).iloc[1]
-    for key in ("threshold", "threshold_tune", "n_labels", "n_labelled_true"):
+    for key in ("threshold", "threshold_validation", "n_labels", "n_labelled_true"):
         assert one[key] == other[key], key
     assert one["auc"] != other["auc"]
 

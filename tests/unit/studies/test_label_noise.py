@@ -30,8 +30,10 @@ def linear(monkeypatch):
 
     def stand_in(cube, split, **options):
         inspect.signature(train.train_model).bind(cube, split, **options)
-        rows = {name: split.loc[split["set"] == name, "index"].to_numpy(int) for name in ("train", "tune", "test")}
-        assert rows["train"].size and rows["tune"].size
+        rows = {
+            name: split.loc[split["set"] == name, "index"].to_numpy(int) for name in ("train", "validation", "test")
+        }
+        assert rows["train"].size and rows["validation"].size
         seen.append(rows)
         cutouts = select_inputs(cube, inputs=["difference"], size=options["experiment"].size)
         model = LogisticRegression(C=10, max_iter=300).fit(
@@ -63,7 +65,7 @@ def test_folds_keep_images_together_and_leave_test_alone(data):
     assert sizes.size == 4 and sizes.min() > 0.15 * used.sum()
     again = label_noise.deal_folds(split, folds=4, rng=np.random.default_rng(0))
     assert np.array_equal(fold, again)
-    with pytest.raises(CubeError, match="40 folds by image need 40 images in train and tune, not 15"):
+    with pytest.raises(CubeError, match="40 folds by image need 40 images in train and validation, not 15"):
         label_noise.deal_folds(split, folds=40, rng=np.random.default_rng(0))
 
 
@@ -87,14 +89,14 @@ def test_scores_come_from_networks_that_saw_none_of_the_image(data, linear):
     for number, rows in enumerate(linear):
         scored = set(scores.loc[scores["fold"] == number, "image"])
         learned = {name: set(images[index]) for name, index in rows.items()}
-        assert not scored & (learned["train"] | learned["tune"]), "an image was scored by a network that saw it"
-        assert not learned["train"] & learned["tune"]
-        assert set(split.loc[split["set"] == "test", "image"]).isdisjoint(learned["train"] | learned["tune"])
-    assert set(scores["set"]) == {"train", "tune"} and scores["score"].between(0, 1).all()
+        assert not scored & (learned["train"] | learned["validation"]), "an image was scored by a network that saw it"
+        assert not learned["train"] & learned["validation"]
+        assert set(split.loc[split["set"] == "test", "image"]).isdisjoint(learned["train"] | learned["validation"])
+    assert set(scores["set"]) == {"train", "validation"} and scores["score"].between(0, 1).all()
     assert np.array_equal(scores["label"], cube["labels"][scores["index"]])
-    # Tune may be one image, all of it in one fold: the next fold then watches.
-    lone = split.assign(set=split["set"].where(split["set"] != "tune", "train"))
-    lone.loc[lone["image"] == lone["image"].iloc[0], "set"] = "tune"
+    # Validation may be one image, all of it in one fold: the next fold then watches.
+    lone = split.assign(set=split["set"].where(split["set"] != "validation", "train"))
+    lone.loc[lone["image"] == lone["image"].iloc[0], "set"] = "validation"
     label_noise.out_of_fold_scores(cube, lone, rng=np.random.default_rng(0), seed=1, folds=4, experiment=SMALL)
 
 
@@ -134,7 +136,7 @@ def test_a_trial_measures_flips_on_labels_that_training_never_saw(data, linear):
     assert trial["found"]["n_flipped"] == pytest.approx(0.1 * n_used, abs=1)
     assert trial["found"]["recall_at_precision_80"] > 0.4
     assert trial["mcc_clean"] > 0.6 and trial["mcc_loss"] == trial["mcc_clean"] - trial["mcc_flipped"]
-    cleaned = np.concatenate([linear[6][name] for name in ("train", "tune")])
+    cleaned = np.concatenate([linear[6][name] for name in ("train", "validation")])
     assert len(cleaned) == n_used - trial["noise"]["n_suspected"]
     assert np.array_equal(linear[6]["test"], linear[4]["test"])
 

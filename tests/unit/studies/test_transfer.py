@@ -58,7 +58,7 @@ def test_numbers_are_those_of_the_targets_test_set(model, cubes):
     assert table["relation"].tolist() == ["own", "telescope", "telescope"] and (table["seed"] == 3).all()
     cube, split = cubes["B/p"]
     scores = score_cutouts(model, select_inputs(cube, inputs=["difference"], size=15))
-    tune, test = ((split["set"] == name).to_numpy() for name in ("tune", "test"))
+    validation, test = ((split["set"] == name).to_numpy() for name in ("validation", "test"))
     row = table.loc["B/p"]
     assert row["n_true"] + row["n_false"] == test.sum() and row["n_images"] == split.loc[test, "image"].nunique()
     expected = metrics.rates(**metrics.confusion(cube["labels"][test], scores[test], row["threshold"]))
@@ -66,10 +66,12 @@ def test_numbers_are_those_of_the_targets_test_set(model, cubes):
         assert row[name] == pytest.approx(expected[name])
     assert row["auc"] == pytest.approx(metrics.auc(cube["labels"][test], scores[test]))
     assert row["mcc_low"] <= row["mcc"] <= row["mcc_high"]
-    # The own threshold is that of the source's tune set for every target, the other one of the target's.
-    assert table["threshold"].nunique() == 1 and table.loc["A/p", "threshold"] == table.loc["A/p", "threshold_tune"]
-    best = best_threshold(cube["labels"][tune], scores[tune], "platt")
-    assert row["threshold_tune"] == pytest.approx(best, abs=1e-5)
+    # The own threshold is that of the source's validation set for every target, the other one of the target's.
+    assert (
+        table["threshold"].nunique() == 1 and table.loc["A/p", "threshold"] == table.loc["A/p", "threshold_validation"]
+    )
+    best = best_threshold(cube["labels"][validation], scores[validation], "platt")
+    assert row["threshold_validation"] == pytest.approx(best, abs=1e-5)
 
 
 def test_labels_of_the_targets_test_set_reach_no_threshold(model, cubes):
@@ -77,7 +79,7 @@ def test_labels_of_the_targets_test_set_reach_no_threshold(model, cubes):
     test = (split["set"] == "test").to_numpy()
     flipped = {**cubes, "B/p": ({**cube, "labels": np.where(test, 1 - cube["labels"], cube["labels"])}, split)}
     one, other = (run(model, "A/p", {name: some[name] for name in ("A/p", "B/p")}) for some in (cubes, flipped))
-    names = ["threshold", "threshold_tune"]
+    names = ["threshold", "threshold_validation"]
     pd.testing.assert_frame_equal(one[names], other[names])
     assert one.loc["B/p", "mcc"] == pytest.approx(-other.loc["B/p", "mcc"])
 
@@ -122,7 +124,7 @@ def test_images_of_the_training_are_left_out(model, cubes):
     assert row["n_seen"] + row["n_true"] + row["n_false"] == (dealt["set"] == "test").sum()
     elsewhere = run(model, "A/p", {"A/p": (cube, split), "B/q": (cube, dealt)}).loc["B/q"]
     assert elsewhere["n_seen"] == 0  # the same names at another telescope are other images
-    nothing = run(model, "A/p", {"A/p": (cube, split.assign(set="train").where(split["set"] != "tune", split)),
+    nothing = run(model, "A/p", {"A/p": (cube, split.assign(set="train").where(split["set"] != "validation", split)),
                                  "A/q": (cube, dealt)}).loc["A/q"]  # fmt: skip
     assert nothing["n_images"] == 0 and "every test cutout" in nothing["note"] and np.isnan(nothing["mcc"])
 

@@ -26,7 +26,7 @@ def training(tmp_path):
     write_tiny(folder / "model.onnx", size=21)
     (folder / "model.keras").write_bytes(b"weights")
     write_json(folder / "train.json", {"seed": 1, "commit": "abc", "options": {"inputs": ["difference"]}})
-    write_json(folder / "metrics.json", {"headline": {"threshold": 0.6, "mcc": 0.9}, "protocol": "grouped"})
+    write_json(folder / "metrics.json", {"headline": {"threshold": 0.6, "mcc": 0.9}, "protocol": "by-image"})
     table = make_split(cube)[["index", "image", "label", "set"]]
     write_table(folder / "scores.csv", table.assign(score=Classifier.load(folder / "model.onnx").score(cube)))
     (tmp_path / "draw.yaml").write_text("draw: {telescopes: 9, seed: 4, prior: {detector.gain: {log: [1, 2]}}}")
