@@ -37,14 +37,14 @@ def decide(cube: Mapping[str, Any], split: pd.DataFrame, model: str, n: int, see
 
     experiment = Config().experiments["otrain2"].model_copy(update={"size": SIZE})
     labels, images = np.asarray(cube["labels"]).astype(int), transfer.image_names(cube, name.split("/")[0])
-    tune, test = transfer.rows_of(split, "tune"), transfer.rows_of(split, "test")
+    validation, test = transfer.rows_of(split, "validation"), transfer.rows_of(split, "test")
     drawn, step = finetune.draw_labels(split, n, seed=seed) if n else np.empty(0, int), np.nan
     if model in ("own", "scratch"):
         left_out = (split["set"] == "train") & ~split["index"].isin(drawn) if n else np.zeros(len(split), bool)
         used = split.assign(set=split["set"].where(~left_out, "unused"))
         network = train_model(cube, used, experiment=experiment, seed=seed, threads=1)[0]
-        threshold = transfer.tune_threshold(
-            labels[tune], transfer.score_fitted(network, cube, tune), experiment.threshold
+        threshold = transfer.validation_threshold(
+            labels[validation], transfer.score_fitted(network, cube, validation), experiment.threshold
         )
     else:
         network, classifier, trained_with = adapt.load_shipped()
