@@ -1,8 +1,8 @@
 """The shipped model on the cubes of a run: ``python -m tools.shipped_cubes RESULTS -o FOLDER [--labels 20 50] [--seeds 1 2]``.
 
-On the test images of every cube, which no model has seen: the own model, the shipped one, the shipped one fine-tuned with some
-labels of the set train, and a network trained from scratch on the same labels. Decisions are kept in RESULTS/shipped, those of
-the shipped model by its digest, so that another one is scored in a minute.
+On the test images of every cube, which no model has seen: the own model, the shipped one, the same at a threshold from the labels of
+the set tune (rethresholded), the same fine-tuned with some labels of the set train, and a network trained from scratch on these.
+Decisions are kept in RESULTS/shipped, those of the shipped model by its digest, so that another one is scored in a minute.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from otrain_core.evaluation.metrics import rates
 from otrain_core.io import read_table, write_json, write_table
 
 DRAWS, CONFIDENCE, SIZE = 2000, 0.95, 32
-MODELS = ("own", "shipped", "tuned", "scratch")
 COLUMNS = ["cube", "model", "n_labels", "seeds", "n_images", "n_true", "n_false", "mcc", "recall", "fpr"]
 COLUMNS += [f"mcc_minus_{other}{end}" for other in ("own", "shipped") for end in ("", "_low", "_high")] + ["step"]
 
@@ -46,10 +45,12 @@ def decide(cube: Mapping[str, Any], split: pd.DataFrame, model: str, n: int, see
         threshold = transfer.validation_threshold(
             labels[validation], transfer.score_fitted(network, cube, validation), experiment.threshold
         )
-    else:
+    else:  # shipped: as it is; rethresholded: at the threshold of the set tune, its weights as they are; tuned
         network, classifier, trained_with = adapt.load_shipped()
         network = transfer.fit_to(network, min(cube["cube"].shape[1:3]))
         threshold = float(classifier.threshold)
+        if model == "rethresholded":
+            threshold = transfer.tune_threshold(labels[tune], transfer.score_fitted(network, cube, tune), "platt")
         if n:
             _, record = adapt.adapt(
                 network,
@@ -82,13 +83,13 @@ def all_decisions(
     if not cubes:
         raise OtrainError(f"{root}: no cube there (telescope/pipeline/cube.npz)")
     asked = [(n, seed, model) for n in sorted(labels) for seed in seeds for model in ("tuned", "scratch")]
-    for n, seed, model in [(0, 0, "shipped"), *((0, seed, "own") for seed in seeds), *asked]:
+    for n, seed, model in [(0, 0, "shipped"), (0, 0, "rethresholded"), *((0, seed, "own") for seed in seeds), *asked]:
         for folder in cubes:
             cube, split = read_cube(folder / "cube.npz", mmap=True), read_table(folder / "split.csv")
             name = f"{folder.parent.name}/{folder.name}"
             if n > np.sum(split["set"] == "train"):
                 continue
-            of = digest if model in ("shipped", "tuned") else "any"
+            of = "any" if model in ("own", "scratch") else digest
             kept = root / "shipped" / f"{name.replace('/', '-')}-{model}-{n}-{seed}-{of}.csv"
             if not kept.is_file():
                 kept.parent.mkdir(exist_ok=True)
