@@ -26,7 +26,7 @@ def image_files(
     """Run all steps of some images, one image after the other, and write what each step took.
 
     Kept are the files that the single rules keep, but for the tables of candidates, of the star catalogue and of known
-    objects, which these can be made from. A bad image ends the job or, under ``--keep-going``, leaves failure marks.
+    objects, which these can be made from, and the difference where the detector network is trained. A bad image ends the job or, under ``--keep-going``, leaves failure marks.
 
     Parameters
     ----------
@@ -56,7 +56,8 @@ def _run_image(
 ) -> None:
     sky = root / chain.telescope / "sky" / frame.image
     kept = image_folder(root / chain.telescope / chain.name, frame.image)
-    for name in KEPT:  # of an earlier run: nothing old is to stand beside what is new
+    difference = kept / "difference.fits" if chain.keeps_difference else None
+    for name in (*KEPT, "difference.fits"):  # of an earlier run: nothing old is to stand beside what is new
         (kept / name).unlink(missing_ok=True)
 
     @contextmanager
@@ -80,12 +81,12 @@ def _run_image(
     catalogue, known = ((temporary if chain.makes_sky else sky) / name for name in ("catalogue.csv", "known.csv"))
     run.psf(science, catalogue=catalogue if chain.psf_catalogue else None, needs_wcs=chain.needs_wcs)
     run.inject(science, seed=chain.seed)
-    run.subtract(run.file("injected.fits"), reference, injected=run.file("injected.csv"))
-    run.detect(catalogue=catalogue if chain.detect_catalogue else None)
+    run.subtract(run.file("injected.fits"), reference, injected=run.file("injected.csv"), difference=difference)
+    run.detect(catalogue=catalogue if chain.detect_catalogue else None, difference=difference)
     run.crossmatch(
         known=known if chain.knows_objects else None, sky_truth=sky / "truth.csv" if chain.simulated else None
     )
-    run.cutouts(field=frame.field)
+    run.cutouts(field=frame.field, difference=difference)
 
 
 def _reset_sep() -> None:

@@ -84,7 +84,7 @@ def export_model(
     brightest = 5.0 if record["normalise"] != "none" else 2.0  # of raw values, float32 logits lose digits
     probes = _probes(height, width, channels, cutouts, rng or np.random.default_rng(0), brightest)
     with atomic(path) as temporary:
-        _convert(single, temporary)
+        convert_model(single, temporary)
         expected = np.asarray(single.predict(probes, batch_size=256, verbose=0))
         found = _run(temporary, probes)
         undefined = np.isnan(found) & np.isnan(expected)
@@ -93,7 +93,7 @@ def export_model(
             raise OtrainError(f"{path}: ONNX Runtime gives probabilities that differ by {difference:.2g} from Keras'")
         # The difference itself depends on the machine: equal networks give equal files.
         record["checked"] = {"n": len(probes), "tolerance": TOLERANCE}
-        _write_metadata(temporary, record)
+        write_metadata(temporary, record)
     return record | {"checked": {"n": len(probes), "max_difference": difference}}
 
 
@@ -278,14 +278,15 @@ def _shape(model) -> tuple[int | None, int, int, int]:
     return shape
 
 
-def _convert(model, path: Path) -> None:
+def convert_model(model, path: Path, *, name: str = "cutouts") -> None:
+    """Write the graph of a Keras model with one input, `name`, as ONNX."""
     try:
         import tf2onnx  # noqa: F401
     except ImportError:
         raise OtrainError("tf2onnx is not installed, which writes ONNX files: pip install tf2onnx") from None
     from otrain_core.networks.architecture import keras
 
-    batch = keras.InputSpec(shape=(None, *model.input_shape[1:]), dtype="float32", name="cutouts")
+    batch = keras.InputSpec(shape=(None, *model.input_shape[1:]), dtype="float32", name=name)
     try:
         model.export(str(path), format="onnx", opset_version=OPSET, input_signature=[batch], verbose=False)
     except (ValueError, RuntimeError, NotImplementedError, TypeError) as error:
@@ -403,9 +404,9 @@ def _make_repeatable(path: Path) -> None:
     graph.ClearField("value_info")
     graph.ClearField("doc_string")
     for value in (*graph.input, *graph.output):
-        for length in value.type.tensor_type.shape.dim:
+        for name, length in zip(("N", "H", "W", "C"), value.type.tensor_type.shape.dim, strict=False):
             if length.dim_param:
-                length.dim_param = "N"  # cutouts
+                length.dim_param = name
     onnx.save(proto, str(path))
 
 
@@ -436,7 +437,8 @@ def _run(path: Path, cutouts: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _write_metadata(path: Path, record: Mapping[str, Any]) -> None:
+def write_metadata(path: Path, record: Mapping[str, Any]) -> None:
+    """Put a record into an ONNX file, as JSON under the key `KEY`."""
     import onnx
 
     from otrain_core.io import plain_values

@@ -40,6 +40,7 @@ class Chain(Section):
     psf_catalogue: bool = False  # whether the step reads the star catalogue
     detect_catalogue: bool = False
     knows_objects: bool = False
+    keeps_difference: bool = False  # for the detector network
     frames: list[Frame]
 
 
@@ -77,6 +78,7 @@ def _without_frames(run: Run, telescope: str, pipeline: str) -> dict[str, Any]:
         psf_catalogue=run.reads_catalogue(telescope, pipeline, "psf"),
         detect_catalogue=run.reads_catalogue(telescope, pipeline, "detect"),
         knows_objects=inputs.knows_objects(telescope),
+        keeps_difference=run.config.finder.train,
         frames=[],
     )
     return chain.model_dump(exclude={"frames"})

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator, model_
 
 from otrain_core.errors import ConfigError
 from otrain_core.plan.archive import ArchiveOptions
+from otrain_core.plan.finder import FinderOptions
 from otrain_core.plan.pipelines import GMADET, STDPIPE, Pipeline
 from otrain_core.plan.pools import is_pool
 from otrain_core.plan.prior import DrawOptions
@@ -430,6 +431,7 @@ class Config(Section):
     studies: StudyOptions = StudyOptions()
     draw: DrawOptions = Field(DrawOptions(), description="telescopes drawn at random (target universal)")
     finetune: FinetuneOptions = FinetuneOptions()
+    finder: FinderOptions = FinderOptions()
     archive: ArchiveOptions = ArchiveOptions()
 
     @field_validator("telescopes", mode="before")

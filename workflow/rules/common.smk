@@ -157,6 +157,11 @@ def images_files(telescope, pipeline):
     return [f"{folder}/{first}/steps.csv" for first in RUN.inputs.parts(telescope)]
 
 
+def kept_for_finder(path):
+    """The planes of a difference: what the detector network is trained on, temporary where none is."""
+    return path if RUN.config.finder.train else temp(path)
+
+
 def drawn_images():
     """Telescope and cutouts of every image of the telescopes that are drawn at random."""
     return [

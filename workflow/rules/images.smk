@@ -37,7 +37,7 @@ rule subtract:
         reference=lambda wildcards: if_exists(reference_path(wildcards)),
         injected="results/{telescope}/{pipeline}/images/{image}/injected.csv",
     output:
-        difference=temp("results/{telescope}/{pipeline}/images/{image}/difference.fits"),
+        difference=kept_for_finder("results/{telescope}/{pipeline}/images/{image}/difference.fits"),
         record="results/{telescope}/{pipeline}/images/{image}/subtract.json",
     log:
         "results/logs/{telescope}/{pipeline}/{image}/subtract.log",

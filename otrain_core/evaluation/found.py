@@ -1,0 +1,175 @@
+"""What a detector found in images against the sources that are in them: completeness and false alarms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from otrain_core.evaluation.bootstrap import draw_images, percentile_interval
+from otrain_core.plan.config import EvaluateOptions
+from otrain_core.plan.pipelines import CrossmatchOptions
+from otrain_core.positions import match_one_to_one, nearest
+from otrain_core.stars.kinds import STAMP_RADIUS
+
+EDGE = 16  # pixels at the border of an image where nothing counts
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The sources and the false alarms of one image.
+
+    Attributes
+    ----------
+    sources : pandas.DataFrame
+        Those that count: image, x, y, kind, snr, limit, and of their match score (-inf: none), distance [px] and
+        found_snr (NaN: none).
+    false : numpy.ndarray
+        Scores of the false alarms.
+    """
+
+    sources: pd.DataFrame
+    false: np.ndarray
+
+
+def judge(
+    found: pd.DataFrame,
+    truth: pd.DataFrame,
+    *,
+    image: str,
+    shape: tuple[int, int],
+    seeing: float,
+    options: CrossmatchOptions,
+    least_snr: float = 0.0,
+) -> Judged:
+    """Match what was found in an image with its sources, as the step crossmatch does.
+
+    Parameters
+    ----------
+    found : pandas.DataFrame
+        x, y [px], score, and snr where it is known.
+    truth : pandas.DataFrame
+        Sources, see `otrain_core.candidates.planes.Field`. Injected sources that are usable, at least 16 px from the border and above `least_snr` count. Real stars that
+        were moved, unusable places and sources that fade make no false alarm.
+    image : str
+    shape : tuple of int
+        Of the image (height, width).
+    seeing : float
+        FWHM [px].
+    options : CrossmatchOptions
+        ``radius`` and ``exclusion``.
+    """
+    height, width = shape
+
+    def inside(table: pd.DataFrame) -> np.ndarray:
+        x, y = table["x"].to_numpy(float), table["y"].to_numpy(float)
+        return (x >= EDGE) & (y >= EDGE) & (x <= width - 1 - EDGE) & (y <= height - 1 - EDGE)
+
+    found = found.reset_index(drop=True)
+    partner, distance = match_one_to_one(truth["x"], truth["y"], found["x"], found["y"], radius=options.radius * seeing)
+    near, _ = nearest(found["x"], found["y"], truth["x"], truth["y"], radius=options.exclusion * seeing)
+    moved = truth[truth["kind"] == "transplanted"]
+    stamp, _ = nearest(found["x"], found["y"], moved["x"], moved["y"], radius=STAMP_RADIUS * seeing)
+    counts = ~truth["real"] & truth["usable"] & (truth["flux"] > 0) & (truth["snr"] >= least_snr) & inside(truth)
+    table = truth[["x", "y", "kind", "snr", "limit"]].assign(image=image)
+    matched, score = partner >= 0, found["score"].to_numpy(float)
+    found_snr = found["snr"].to_numpy(float) if "snr" in found else np.full(len(found), np.nan)
+    for name, values, none in (("score", score, -np.inf), ("found_snr", found_snr, np.nan)):
+        table[name] = np.where(matched, values[partner] if len(found) else none, none)
+    table["distance"] = distance
+    is_false = (near < 0) & (stamp < 0) & inside(found)
+    return Judged(table[counts].reset_index(drop=True), score[is_false])
+
+
+def score_at(judged: Sequence[Judged], per_image: float, weights: np.ndarray | None = None) -> float:
+    """Score above which there are at most so many false alarms an image on average; each image counts `weights` times."""
+    weights = np.ones(len(judged)) if weights is None else weights
+    false = np.concatenate([*(one.false for one in judged), np.empty(0)])
+    order = np.argsort(-false, kind="stable")
+    above = np.cumsum(np.repeat(weights, [one.false.size for one in judged])[order])
+    too_many = np.flatnonzero(above > per_image * weights.sum())
+    return float(false[order[too_many[0]]]) if too_many.size else -np.inf
+
+
+def curve(judged: Sequence[Judged], *, low: float = 0.0, high: float = np.inf) -> pd.DataFrame:
+    """Completeness of the sources from S/N `low` to `high` against false alarms an image: a row for each false alarm.
+
+    Columns false_alarms (an image), completeness and score.
+    """
+    false = np.sort(np.concatenate([one.false for one in judged]))[::-1]
+    scores = np.sort(np.concatenate([_scores(one, low, high) for one in judged]))
+    above = scores.size - np.searchsorted(scores, false, side="right")
+    share = above / scores.size if scores.size else np.full(false.size, np.nan)
+    return pd.DataFrame({"false_alarms": np.arange(false.size) / len(judged), "completeness": share, "score": false})
+
+
+def completeness(
+    judged: Mapping[str, Sequence[Judged]],
+    *,
+    low: float,
+    high: float,
+    per_image: float,
+    options: EvaluateOptions,
+    rng: np.random.Generator,
+    kind: str | None = None,
+    baseline: str | None = None,
+) -> pd.DataFrame:
+    """Completeness of detectors at so many false alarms an image, with intervals over images.
+
+    Parameters
+    ----------
+    judged : mapping
+        The same images, in the same order, of each detector.
+    low, high : float
+        S/N of the sources.
+    per_image : float
+    kind : str, optional
+        Of the places of the sources.
+    baseline : str, optional
+        Detector that the others are compared with, draw by draw.
+
+    Returns
+    -------
+    pandas.DataFrame
+        detector, n (sources), completeness, completeness_low, completeness_high, gain, gain_low, gain_high.
+    """
+    n_images = len(next(iter(judged.values())))
+    weights = np.vstack([np.ones(n_images), draw_images(n_images, rng=rng, draws=options.bootstrap)])
+    values = {
+        name: np.array([_share(found, low, high, per_image, kind, weight) for weight in weights])
+        for name, found in judged.items()
+    }
+    n = sum(_scores(one, low, high, kind).size for one in next(iter(judged.values())))
+    rows = []
+    for name, mine in values.items():
+        row = {"detector": name, "n": n, "completeness": mine[0]}
+        row |= dict(
+            zip(
+                ("completeness_low", "completeness_high"),
+                percentile_interval(mine[1:], options.confidence),
+                strict=True,
+            )
+        )
+        if baseline in values:
+            gain = mine - values[baseline]
+            row |= {"gain": gain[0]}
+            row |= dict(zip(("gain_low", "gain_high"), percentile_interval(gain[1:], options.confidence), strict=True))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _share(
+    judged: Sequence[Judged], low: float, high: float, per_image: float, kind: str | None, weights: np.ndarray
+) -> float:
+    scores = [_scores(one, low, high, kind) for one in judged]
+    of_image = np.repeat(weights, [one.size for one in scores])
+    found = np.concatenate(scores) > score_at(judged, per_image, weights)
+    return float(np.sum(of_image * found) / of_image.sum()) if of_image.sum() > 0 else np.nan
+
+
+def _scores(one: Judged, low: float, high: float, kind: str | None = None) -> np.ndarray:
+    table = one.sources
+    chosen = (table["snr"] >= low) & (table["snr"] < high)
+    return table.loc[chosen & (table["kind"] == kind) if kind else chosen, "score"].to_numpy(float)

@@ -1,0 +1,275 @@
+"""Training of the detector network on the images of a cube (step `train_finder`)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from otrain_core.candidates.planes import Field, read_field
+from otrain_core.classify.finder import LEAST_SCORE, Finder
+from otrain_core.errors import CubeError, ImageError, UpstreamFailed
+from otrain_core.evaluation.found import judge, score_at
+from otrain_core.io import digest, read_table, write_json, write_table
+from otrain_core.jobs.provenance import provenance
+from otrain_core.networks.checkpoint import Checkpoint
+from otrain_core.networks.devices import check_seed, memory_told, prepare_device
+from otrain_core.networks.tiles import TileImage, draw_batch
+from otrain_core.plan.finder import FinderOptions
+from otrain_core.plan.pipelines import CrossmatchOptions
+from otrain_core.results import image_folder
+
+N_TUNE = 8  # batches of tune that watch, the same at every look
+WARM_UP = 0.05  # share of the steps in which the learning rate rises
+MAX_NORM = 5.0  # of the gradient
+
+log = logging.getLogger("otrain")
+
+
+def train_finder_files(
+    *,
+    cube: str | Path,
+    split: str | Path,
+    onnx: str | Path,
+    history: str | Path,
+    record: str | Path,
+    options: FinderOptions,
+    crossmatch: CrossmatchOptions,
+    seed: int,
+    code: str = "",
+    threads: int | None = None,
+    live_run: Callable[[Path], AbstractContextManager[Any]] | None = None,
+) -> None:
+    """Train on the images of a cube and write the network, its history and its record.
+
+    Parameters
+    ----------
+    cube : path-like
+        Folder of the cube, whose images have kept their differences.
+    split : path-like
+        Its split.
+    onnx, history, record : path-like
+        Files written: ONNX, CSV, JSON. The checkpoint is a folder beside them.
+    options : FinderOptions
+    crossmatch : CrossmatchOptions
+        How the threshold is set, at one false alarm an image of tune.
+    seed : int
+    code : str
+        Digest of the code that trains.
+    threads : int, optional
+    live_run : callable, optional
+        As of `otrain_core.networks.train.train_files`.
+
+    Raises
+    ------
+    CubeError
+        No image of train or tune, or a loss that is not finite.
+    ConfigError
+        Another training writes to the checkpoint.
+    """
+    check_seed(seed)
+    folder = Path(onnx).parent
+    images = {name: tile_images(cube, split, name) for name in ("train", "tune")}
+    for name, found in images.items():
+        if not found:
+            raise CubeError(f"{split}: no image of {name} whose difference was kept; the detector network needs one")
+    prepare_device(threads=threads)
+    about = [options.model_dump(exclude={"train"}), seed, code, digest(split)]
+    about += [digest(image_folder(cube, one.field.image) / "injected.csv") for one in images["train"]]
+    identity = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    with live_run(folder) if live_run else nullcontext() as watch:
+        model, rows, result = train_finder(
+            images, options=options, seed=seed, checkpoint=folder / "finder.checkpoint", identity=identity, watch=watch
+        )
+    from otrain_core.networks.finder import export_finder
+
+    telescope, pipeline = Path(cube).parts[-2:]
+    probes, _ = draw_batch(images["tune"], options=options, side=64, n=2, rng=np.random.default_rng(seed), vary=False)
+    named = {"telescope": telescope, "pipeline": pipeline, "seed": seed, "threshold": LEAST_SCORE}
+    export_finder(model, onnx, options=options, about=named, probes=probes)
+    named["threshold"] = tuned_threshold(Finder(onnx), [one.field for one in images["tune"]], options, crossmatch)
+    export_finder(model, onnx, options=options, about=named, probes=probes)
+    write_table(history, rows)
+    live = {"mlflow_run": watch.run_id} if watch and watch.run_id else {}
+    write_json(record, named | result | live | {"options": options.model_dump()} | provenance())
+
+
+def images_of(split: str | Path, name: str) -> list[str]:
+    """Images of a set of a split, sorted."""
+    table = read_table(split, columns=("image", "set"))
+    return sorted(table.loc[table["set"] == name, "image"].unique())
+
+
+def tile_images(cube: str | Path, split: str | Path, name: str) -> list[TileImage]:
+    """Images of a set with what may be used of them; those that failed, or whose difference is gone, are left out."""
+    table, found = read_table(split, columns=("candid", "image", "set")), []
+    for image in images_of(split, name):
+        folder = image_folder(cube, image)
+        try:
+            field = read_field(folder, image=image)
+        except (ImageError, UpstreamFailed) as error:
+            log.warning("%s", error)
+            continue
+        candidates = read_table(folder / "labelled.csv", columns=("candid", "x", "y"))
+        found.append(TileImage(field, _unused(field, candidates.merge(table[table["image"] == image]), name)))
+    return found
+
+
+def _unused(field: Field, candidates: pd.DataFrame, name: str) -> np.ndarray | None:
+    """Pixels whose nearest candidate of the split is of another set; None where all of the image is of one."""
+    from scipy.spatial import cKDTree
+
+    mine = candidates["set"].eq(name).to_numpy()
+    if mine.all():
+        return None
+    height, width = field.planes.shape
+    places = np.indices((height, width)).reshape(2, -1).T
+    nearest = cKDTree(candidates[["y", "x"]].to_numpy(float)).query(places)[1]
+    return ~mine[nearest].reshape(height, width)
+
+
+def tuned_threshold(
+    finder: Finder, fields: Sequence[Field], options: FinderOptions, crossmatch: CrossmatchOptions
+) -> float:
+    """Score above which a network makes one false alarm an image, with the difference."""
+    judged = [
+        judge(
+            finder.find(field.planes, threshold=0.0),
+            field.sources,
+            image=field.image,
+            shape=field.planes.shape,
+            seeing=field.planes.seeing,
+            options=crossmatch,
+            least_snr=options.min_snr,
+        )
+        for field in fields
+    ]
+    return float(np.clip(np.nextafter(score_at(judged, 1.0), 1.0), LEAST_SCORE, 1.0))
+
+
+def train_finder(
+    images: Mapping[str, Sequence[TileImage]],
+    *,
+    options: FinderOptions,
+    seed: int,
+    checkpoint: str | Path | None = None,
+    identity: str = "",
+    watch: Any = None,
+) -> tuple[Any, pd.DataFrame, dict[str, Any]]:
+    """Train a detector network.
+
+    Two trainings with the same arguments give the same weights on the same CPU with the same number of threads. Each
+    batch is drawn by its own number, so that one that was killed goes on as it would have.
+
+    Parameters
+    ----------
+    images : mapping
+        Those of train and of tune.
+    options : FinderOptions
+    seed : int
+    checkpoint : path-like, optional
+        Folder in which the state is kept at every look at tune; removed at the end.
+    identity : str
+        Digest of what is trained: a checkpoint of another one is not gone on with.
+    watch : optional
+        As of `otrain_core.networks.loop.Loop`.
+
+    Returns
+    -------
+    model : keras.Model
+        With the weights of the look with the lowest loss on tune.
+    history : pandas.DataFrame
+        A row for each look: epoch, loss, tune_loss, seconds, learning_rate.
+    record : dict
+        n_parameters, images and sources of each set, kept_epoch, cpu_seconds.
+
+    Raises
+    ------
+    CubeError
+        A loss that is not finite.
+    """
+    from otrain_core.networks.finder import build_finder, finder_loss, keras
+
+    side = min(options.tile, *(length for some in images.values() for one in some for length in one.field.planes.shape))
+    keras.utils.set_random_seed(seed)
+    model = build_finder(options)
+    model.compile(keras.optimizers.Adam(options.learning_rate, global_clipnorm=MAX_NORM), loss=finder_loss)
+    model.optimizer.build(model.trainable_variables)
+    variables = [*model.weights, *model.optimizer.variables]
+    kept = Checkpoint(Path(checkpoint), identity) if checkpoint else None
+    rows: list[dict[str, float]] = []
+    best, best_loss, kept_epoch = None, np.inf, 0
+    state = kept.read([tuple(variable.shape) for variable in variables]) if kept else None
+    if state is not None:
+        about, saved, best = state
+        for variable, value in zip(variables, saved, strict=True):
+            variable.assign(value)
+        rows, best_loss, kept_epoch = about["history"], about["best_loss"], about["kept_epoch"]
+    if watch is not None:
+        watch.begin(rows)
+    started = time.process_time()
+    looks = -(-options.steps // options.check_every)
+    with memory_told(f"batches of {options.batch_size} tiles of {side} px; lower finder.batch_size or finder.tile"):
+        for look in range(len(rows) + 1, looks + 1):
+            row = _until_look(model, images, options, side, look=look, seed=seed)
+            rows.append(row)
+            if row["tune_loss"] < best_loss:
+                best, best_loss, kept_epoch = model.get_weights(), row["tune_loss"], look
+            if watch is not None:
+                watch.epoch(row)
+            log.info("step %d: loss %.3f, tune %.3f", look * options.check_every, row["loss"], row["tune_loss"])
+            if kept is not None:
+                arrays = [keras.ops.convert_to_numpy(variable) for variable in variables]
+                kept.write(look, {"history": rows, "best_loss": best_loss, "kept_epoch": kept_epoch}, arrays, best)
+    if best is not None:
+        model.set_weights(best)
+    if kept is not None:
+        kept.remove()
+    counts = {f"n_{name}_images": len(some) for name, some in images.items()}
+    result = {"n_parameters": int(model.count_params()), "kept_epoch": kept_epoch, "tile": side}
+    return model, pd.DataFrame(rows), result | counts | {"cpu_seconds": time.process_time() - started}
+
+
+def _until_look(
+    model: Any, images: Mapping[str, Sequence[TileImage]], options: FinderOptions, side: int, *, look: int, seed: int
+) -> dict[str, float]:
+    """Train until the next look at tune; what it shows."""
+    started, losses = time.perf_counter(), []
+    first, last = (look - 1) * options.check_every, min(look * options.check_every, options.steps)
+    for step in range(first, last):
+        model.optimizer.learning_rate = rate = _rate(step, options)
+        rng = np.random.default_rng([seed, 1, step])
+        batch = draw_batch(images["train"], options=options, side=side, n=options.batch_size, rng=rng)
+        losses.append(float(model.train_on_batch(*batch)))
+        if not np.isfinite(losses[-1]):
+            raise CubeError(f"the loss became {losses[-1]} in step {step}: lower finder.learning_rate")
+    tune = [
+        draw_batch(
+            images["tune"],
+            options=options,
+            side=side,
+            n=options.batch_size,
+            rng=np.random.default_rng([seed, 2, number]),
+            vary=False,
+        )
+        for number in range(N_TUNE)
+    ]
+    tune_loss = float(np.mean([float(model.test_on_batch(*batch)) for batch in tune]))
+    row = {"epoch": look, "loss": float(np.mean(losses)), "tune_loss": tune_loss}
+    return row | {"seconds": time.perf_counter() - started, "learning_rate": rate}
+
+
+def _rate(step: int, options: FinderOptions) -> float:
+    """Learning rate of a step: it rises for a while, then falls along a cosine to 0."""
+    warm = max(1, round(WARM_UP * options.steps))
+    if step < warm:
+        return options.learning_rate * (step + 1) / warm
+    return options.learning_rate * 0.5 * (1 + np.cos(np.pi * (step - warm) / max(options.steps - warm, 1)))
