@@ -21,6 +21,7 @@ from otrain_core.candidates.measure import (
     psf_fluxes,
     window_ellipticities,
 )
+from otrain_core.candidates.planes import Planes
 from otrain_core.candidates.search import drop_catalogued, find_sources, merge_searches, require_catalogue
 from otrain_core.candidates.surroundings import name_surroundings
 from otrain_core.errors import ImageError
@@ -79,6 +80,7 @@ def detect_files(
     wcs: str | Path | None = None,
     subtract_record: str | Path | None = None,
     catalogue: str | Path | None = None,
+    finder: Any = None,
 ) -> None:
     """Read the difference and what is known of its PSF, write the table of candidates.
 
@@ -100,6 +102,8 @@ def detect_files(
         Record of the subtraction, which tells whether the science image was convolved to the seeing of the reference.
     catalogue : path-like, optional
         Table of known sources (ra, dec).
+    finder : object, optional
+        As for `detect_candidates`.
 
     Raises
     ------
@@ -134,6 +138,7 @@ def detect_files(
         catalogue=read_table(catalogue) if catalogue else None,
         time=record.get("time") or "",
         filter=record.get("filter") or "",
+        finder=finder,
     )
     write_table(candidates, table)
 
@@ -185,6 +190,7 @@ def detect_candidates(
     science_seeing: float | None = None,
     reference: np.ndarray | None = None,
     catalogue: pd.DataFrame | None = None,
+    finder: Any = None,
 ) -> pd.DataFrame:
     """Find candidates and measure them.
 
@@ -192,7 +198,8 @@ def detect_candidates(
     the seeing and weighted by the noise of every pixel, exceeds the threshold (the matched
     filter of `sep`, Barbary 2016, after SExtractor, Bertin & Arnouts 1996), and positions are
     windowed centroids. "source-extractor" and "stdpipe" run Source Extractor itself as gmadet
-    and STDPipe do (`otrain_core.candidates.search`), and positions and the lower flags are its own.
+    and STDPipe do (`otrain_core.candidates.search`), and positions and the lower flags are its own. "finder" asks a
+    detector network, whose score the column ``finder_score`` then has.
 
     Whatever found a candidate, its columns mean the same: fluxes, S/N and magnitudes are
     those of the PSF that fit best (weighted least squares within 1.5 FWHM), so a point source
@@ -238,6 +245,8 @@ def detect_candidates(
         Reference without background on the same pixels, for the column ``cause``.
     catalogue : pandas.DataFrame, optional
         Columns ra and dec [deg]; should go deeper than the image.
+    finder : otrain_core.classify.finder.Finder, optional
+        Needed by the method "finder".
 
     Returns
     -------
@@ -257,6 +266,10 @@ def detect_candidates(
     """
     if not (np.isfinite(seeing) and seeing > 0):
         raise ImageError(image, "detect.seeing", f"a positive seeing [px] is needed, found {seeing}")
+    if options.method == "finder" and (finder is None or science is None or reference is None):
+        raise ImageError(
+            image, "detect.finder", "the method finder needs a network, the science image and the reference"
+        )
     if "catalogue" in options.search:
         require_catalogue(image, wcs=wcs, science=science, catalogue=catalogue)
     clean = _difference_plane(diff, noise, mask, image=image, seeing=seeing, psf=psf, rescale=options.rescale_noise)
@@ -267,11 +280,17 @@ def detect_candidates(
         plane = clean
         if name == "catalogue" and science is not None:
             plane = _science_plane(clean, science, psf=science_psf, seeing=science_seeing)
-        sources = _without_doubles(_sources(plane, name, options, image=image))
+        if options.method == "finder":
+            planes = Planes.of(science, reference, diff, noise, mask, seeing=seeing, image=image)
+            sources = finder.find(planes, threshold=options.finder_score, both_signs=options.both_signs).assign(flags=0)
+        else:
+            sources = _without_doubles(_sources(plane, name, options, image=image))
         if name == "catalogue":
             sources = drop_catalogued(sources, catalogue, wcs, diff.shape, radius=options.catalogue_radius)
         _check_number(len(sources), options.max_candidates, name, image)
         table = _properties(sources, plane, zero_point=zero_point)
+        if "score" in sources:
+            table["finder_score"] = sources["score"].to_numpy()
         table["edge"] = _at_edge(table, plane.missing, options.edge or size // 2, plane.seeing)
         ratio = table["fwhm"] / plane.seeing
         low, high = options.fwhm_ratio
@@ -291,7 +310,8 @@ def detect_candidates(
     table["zero_point_source"] = zero_point_source
     prefix = f"{telescope}-{image}" if telescope else image
     table["candid"] = [f"{prefix}-{number:04d}" for number in range(1, len(table) + 1)]
-    return table[list(CANDIDATE_COLUMNS)].astype(CANDIDATE_COLUMNS)
+    columns = CANDIDATE_COLUMNS | ({"finder_score": float} if "finder_score" in table else {})
+    return table[list(columns)].astype(columns)
 
 
 def _sources(plane: Plane, search: str, options: DetectOptions, *, image: str) -> pd.DataFrame:

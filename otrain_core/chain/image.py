@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -21,7 +22,13 @@ SEP_BUFFERS = (300_000, 1024)  # pixels and sub-objects, as sep begins: a step s
 
 
 def image_files(
-    *, chain: Chain, steps: str | Path, cache: str | Path, log: str | Path | None = None, root: str | Path = "results"
+    *,
+    chain: Chain,
+    steps: str | Path,
+    cache: str | Path,
+    log: str | Path | None = None,
+    root: str | Path = "results",
+    finder: Any = None,
 ) -> None:
     """Run all steps of some images, one image after the other, and write what each step took.
 
@@ -41,18 +48,28 @@ def image_files(
         Log of the job.
     root : path-like
         Folder of all results.
+    finder : otrain_core.classify.finder.Finder, optional
+        Detector network of ``detect.method: finder``.
     """
     rows = [("", "start", round(time.process_time(), 3), 0.0)]
     for frame in chain.frames:
         clock = Clock()
         with temporary_folder("image") as folder:
-            _run_image(chain, frame, Path(root), folder, clock=clock, cache=cache, log=log)
+            _run_image(chain, frame, Path(root), folder, clock=clock, cache=cache, log=log, finder=finder)
         rows += [(frame.image, step, seconds, clock.peak[step]) for step, seconds in clock.seconds.items()]
     write_table(steps, pd.DataFrame(rows, columns=["image", "step", "cpu_seconds", "peak_mb"]))
 
 
 def _run_image(
-    chain: Chain, frame: Frame, root: Path, temporary: Path, *, clock: Clock, cache: str | Path, log: str | Path | None
+    chain: Chain,
+    frame: Frame,
+    root: Path,
+    temporary: Path,
+    *,
+    clock: Clock,
+    cache: str | Path,
+    log: str | Path | None,
+    finder: Any = None,
 ) -> None:
     sky = root / chain.telescope / "sky" / frame.image
     kept = image_folder(root / chain.telescope / chain.name, frame.image)
@@ -70,7 +87,7 @@ def _run_image(
             yield
 
     recipe = Recipe(chain.pipeline, chain.detector, telescope=chain.telescope, name=chain.name)
-    run = ImageSteps(frame.image, recipe, kept, temporary, step, frame.wcs)
+    run = ImageSteps(frame.image, recipe, kept, temporary, step, frame.wcs, finder)
     science, reference = frame.science, frame.reference
     if chain.makes_sky:
         if chain.simulated is not None:

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from otrain_core.candidates.crossmatch import crossmatch_files
 from otrain_core.candidates.cutouts import cutouts_files
@@ -67,6 +68,8 @@ class ImageSteps:
         Given the name of a step and its files, the context in which it runs (a `Clock`, for example).
     wcs : path-like, optional
         FITS header with the WCS, for an image that has none.
+    finder : otrain_core.classify.finder.Finder, optional
+        Detector network of ``detect.method: finder``.
     """
 
     image: str
@@ -75,6 +78,7 @@ class ImageSteps:
     temporary: Path
     step: Step
     wcs: str | Path | None = None
+    finder: Any = None
 
     def file(self, name: str) -> Path:
         return (self.kept if name in KEPT else self.temporary) / name
@@ -154,6 +158,7 @@ class ImageSteps:
                 size=self.recipe.pipeline.cutouts.size,
                 options=self.recipe.pipeline.detect,
                 wcs=self.wcs,
+                finder=self.finder,
             )
 
     def crossmatch(self, *, known: str | Path | None, sky_truth: str | Path | None) -> None:

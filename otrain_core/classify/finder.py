@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,9 @@ from otrain_core.candidates.planes import PLANES, Planes
 from otrain_core.classify.classifier import KEY
 from otrain_core.classify.graph import open_graph, run_graph
 from otrain_core.errors import ConfigError, CubeError, first_line
+
+if TYPE_CHECKING:
+    from otrain_core.plan.pipelines import DetectOptions
 
 FORMAT = "otrain-finder-1"
 MAPS = ("heat", "dx", "dy", "log_snr", "footprint")  # what the network gives for each pixel
@@ -125,6 +128,17 @@ class Finder:
         return table.sort_values(["score", "y", "x"], ascending=[False, True, True], ignore_index=True)
 
 
+def load_finder(options: DetectOptions) -> Finder | None:
+    """The detector network that ``detect.method: finder`` names; None under another method.
+
+    Raises
+    ------
+    ConfigError
+        Not a file of a detector network.
+    """
+    return Finder(options.finder) if options.method == "finder" and options.finder else None
+
+
 def peaks(maps: Mapping[str, np.ndarray], bad: np.ndarray, *, threshold: float) -> pd.DataFrame:
     """Sources at the maxima among 3 x 3 pixels of the heat: x, y [px], score, snr, highest score first.
 
@@ -201,12 +215,11 @@ def to_coco(
                 "iscrowd": 0,
                 "segmentation": {"size": [height, width], "counts": np.diff([0, *turns, height * width]).tolist()},
                 "score": float(source["score"]),
-                "keypoints": [source["x"] + 0.5, source["y"] + 0.5, 2],
-                "num_keypoints": 1,
+                "centre": [float(source["x"]) + 0.5, float(source["y"]) + 0.5],
             }
         )
     return {
         "images": [{"id": image_id, "file_name": image, "height": height, "width": width}],
         "annotations": annotations,
-        "categories": [{"id": 1, "name": "transient", "keypoints": ["centre"], "skeleton": []}],
+        "categories": [{"id": 1, "name": "transient"}],
     }

@@ -396,6 +396,7 @@ def _add_recipe(made: argparse.ArgumentParser) -> None:
     made.add_argument("--results", default="results", help="run that registered the telescope (default: results)")
     made.add_argument("--pipeline", help="builtin, gmadet or stdpipe, in place of the one of the training")
     made.add_argument("--both-signs", action="store_true", help="also sources fainter than in the reference")
+    made.add_argument("--finder", metavar="FILE", help="find the candidates with this detector network (finder.onnx)")
     made.add_argument("--threshold", type=_probability, help="in place of the model's own, of the raw score")
     made.add_argument("--threads", type=_threads, default=1, help="CPU threads (default 1)")
     made.add_argument(

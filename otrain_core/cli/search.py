@@ -157,6 +157,9 @@ def choose_recipe(arguments: Namespace, about: dict[str, Any]) -> Recipe:
     detector, detect = recipe.detector.model_copy(update=changed), recipe.pipeline.detect
     if arguments.both_signs:
         detect = detect.model_copy(update={"both_signs": True})
+    if arguments.finder:
+        changes = {"method": "finder", "finder": str(arguments.finder), "search": ["difference"]}
+        detect = detect.model_copy(update=changes)
     return Recipe(recipe.pipeline.model_copy(update={"detect": detect}), detector, recipe.telescope, recipe.name)
 
 

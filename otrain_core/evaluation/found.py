@@ -118,6 +118,8 @@ def completeness(
 ) -> pd.DataFrame:
     """Completeness of detectors at so many false alarms an image, with intervals over images.
 
+    In every draw of images the score that gives so many false alarms is found anew.
+
     Parameters
     ----------
     judged : mapping
@@ -133,40 +135,40 @@ def completeness(
     Returns
     -------
     pandas.DataFrame
-        detector, n (sources), completeness, completeness_low, completeness_high, gain, gain_low, gain_high.
+        detector, n (sources), false_alarms (an image, that were allowed), completeness, completeness_low,
+        completeness_high and, with `baseline`, gain, gain_low, gain_high.
     """
     n_images = len(next(iter(judged.values())))
     weights = np.vstack([np.ones(n_images), draw_images(n_images, rng=rng, draws=options.bootstrap)])
-    values = {
-        name: np.array([_share(found, low, high, per_image, kind, weight) for weight in weights])
-        for name, found in judged.items()
-    }
+    values = {name: _shares(found, low, high, per_image, kind, weights) for name, found in judged.items()}
     n = sum(_scores(one, low, high, kind).size for one in next(iter(judged.values())))
     rows = []
     for name, mine in values.items():
-        row = {"detector": name, "n": n, "completeness": mine[0]}
-        row |= dict(
-            zip(
-                ("completeness_low", "completeness_high"),
-                percentile_interval(mine[1:], options.confidence),
-                strict=True,
-            )
-        )
+        row = {"detector": name, "n": n, "false_alarms": per_image} | _with_interval("completeness", mine, options)
         if baseline in values:
-            gain = mine - values[baseline]
-            row |= {"gain": gain[0]}
-            row |= dict(zip(("gain_low", "gain_high"), percentile_interval(gain[1:], options.confidence), strict=True))
+            row |= _with_interval("gain", mine - values[baseline], options)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _share(
+def _with_interval(name: str, sample: np.ndarray, options: EvaluateOptions) -> dict[str, float]:
+    """The first of a sample, and the interval of the others."""
+    low, high = percentile_interval(sample[1:], options.confidence)
+    return {name: float(sample[0]), f"{name}_low": low, f"{name}_high": high}
+
+
+def _shares(
     judged: Sequence[Judged], low: float, high: float, per_image: float, kind: str | None, weights: np.ndarray
-) -> float:
+) -> np.ndarray:
+    """Completeness for each row of `weights`: how often each image counts."""
     scores = [_scores(one, low, high, kind) for one in judged]
-    of_image = np.repeat(weights, [one.size for one in scores])
-    found = np.concatenate(scores) > score_at(judged, per_image, weights)
-    return float(np.sum(of_image * found) / of_image.sum()) if of_image.sum() > 0 else np.nan
+    image = np.repeat(np.arange(len(judged)), [one.size for one in scores])
+    every, found = np.concatenate(scores), np.full(len(weights), np.nan)
+    for number, weight in enumerate(weights):
+        total = weight[image].sum()
+        if total > 0:
+            found[number] = weight[image][every > score_at(judged, per_image, weight)].sum() / total
+    return found
 
 
 def _scores(one: Judged, low: float, high: float, kind: str | None = None) -> np.ndarray:

@@ -18,6 +18,7 @@ from otrain_core.arrays import read_stack
 from otrain_core.candidates.cutouts import CUTOUT_COLUMNS
 from otrain_core.chain.steps import Clock, ImageSteps
 from otrain_core.classify.descriptors import DESCRIPTORS
+from otrain_core.classify.finder import load_finder
 from otrain_core.cubes.split import unit_vectors
 from otrain_core.errors import ImageError, first_line
 from otrain_core.images.frames import read_planes
@@ -126,7 +127,7 @@ def search_image(
     """
     clock, kept = Clock(), Path(difference) if difference else None
     with temporary_folder("search") as folder:
-        run = ImageSteps(image, recipe, folder, folder, clock, wcs)
+        run = ImageSteps(image, recipe, folder, folder, clock, wcs, load_finder(recipe.pipeline.detect))
         run.psf(science, catalogue=catalogue)
         headers = _headers(reference, image=image)
         _check_filter(read_json(run.file("psf.json"))["filter"], headers, image=image, reference=reference)

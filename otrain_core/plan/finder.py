@@ -33,6 +33,7 @@ class FinderOptions(Section):
     shift_reference: float = Field(
         0.2, ge=0, le=1, description="share of the tiles of training whose reference is shifted, by up to 1 px"
     )
+    stress_images: int = Field(4, ge=1, le=10_000, description="test images of the study that are spoilt in its tests")
     min_snr: float = Field(
         4.0, gt=0, description="injected sources below this S/N neither train nor count as false alarms"
     )

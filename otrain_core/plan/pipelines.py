@@ -176,9 +176,17 @@ class SubtractOptions(Section):
 class DetectOptions(Section):
     """Candidates on the noise-weighted difference, and sources of the science image that no catalogue has."""
 
-    method: Literal["sep", "source-extractor", "stdpipe"] = Field(
+    method: Literal["sep", "source-extractor", "stdpipe", "finder"] = Field(
         "sep",
-        description="back end that finds sources (stdpipe: its noise-weighted detection and rejection of masked artefacts)",
+        description="back end that finds sources (stdpipe: its noise-weighted detection and rejection of masked artefacts; "
+        "finder: a detector network, see section finder)",
+    )
+    finder: str | None = Field(None, description="file of the detector network (finder.onnx) of method: finder")
+    finder_score: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="score of its candidates at least (null: that of one false alarm an image on tune)",
     )
     search: list[Literal["difference", "catalogue"]] = Field(
         ["difference"],
@@ -219,6 +227,14 @@ class DetectOptions(Section):
     def _range_is_not_empty(self):
         if self.fwhm_ratio[0] >= self.fwhm_ratio[1]:
             raise ValueError("fwhm_ratio: the smaller ratio comes first")
+        return self
+
+    @model_validator(mode="after")
+    def _finder_has_a_file(self):
+        if self.method == "finder" and self.finder is None:
+            raise ValueError("finder: method finder needs the file of a detector network")
+        if self.method == "finder" and self.search != ["difference"]:
+            raise ValueError("search: method finder searches the difference alone")
         return self
 
 

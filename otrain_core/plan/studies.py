@@ -69,7 +69,7 @@ class Studies:
         return [name for name in self._config.cube.channels if name in read]
 
     def tables(self) -> list[str]:
-        """Tables of the studies: transfer.csv, finetune.csv and suspects.csv."""
+        """Tables of the studies: transfer.csv, finetune.csv, the finder's completeness.csv, and suspects.csv."""
         run, studies = self._config.run, self._config.studies
         transferred = (run.cubes if studies.transfer else []) + list(self.pools())
         tuned = [cube for cube in run.cubes if studies.finetune and self.finetune_source(*cube.split("/"))]
@@ -80,11 +80,21 @@ class Studies:
             for experiment in self._moved_experiments()
             for seed in run.seeds
         ]
-        return moved + [
-            f"results/{cube}/{experiment}/label_noise/suspects.csv"
-            for cube in run.cubes
-            for experiment in studies.label_noise
-        ]
+        judged = [f"results/{cube}/finder/completeness.csv" for cube in run.cubes if self._config.finder.train]
+        return (
+            moved
+            + judged
+            + [
+                f"results/{cube}/{experiment}/label_noise/suspects.csv"
+                for cube in run.cubes
+                for experiment in studies.label_noise
+            ]
+        )
+
+    def beside_finder(self) -> str:
+        """Experiment whose network scores the detector's candidates beside the detector network: otrain2, or the first."""
+        names = self._config.run.experiments
+        return "otrain2" if "otrain2" in names else names[0]
 
     def _moved_experiments(self) -> list[str]:
         return self._config.studies.experiments or self._config.run.experiments

@@ -4,8 +4,10 @@ from otrain_core.jobs.job import job_logging
 
 with job_logging(snakemake):
     from otrain_core.candidates.detect import detect_files
+    from otrain_core.classify.finder import load_finder
     from otrain_core.plan.pipelines import DetectOptions
 
+    options = DetectOptions.model_validate(snakemake.params.options)
     detect_files(
         difference=snakemake.input.difference,
         psf=snakemake.input.psf,
@@ -17,5 +19,6 @@ with job_logging(snakemake):
         telescope=snakemake.wildcards.telescope,
         size=snakemake.params.size,
         wcs=snakemake.params.get("wcs"),
-        options=DetectOptions.model_validate(snakemake.params.options),
+        options=options,
+        finder=load_finder(options),
     )

@@ -6,6 +6,7 @@ rule detect:
         psf_record="results/{telescope}/{pipeline}/images/{image}/psf.json",
         subtract_record="results/{telescope}/{pipeline}/images/{image}/subtract.json",
         catalogue=catalogue_for("detect"),
+        finder=finder_file,
     output:
         candidates="results/{telescope}/{pipeline}/images/{image}/candidates.csv",
     log:

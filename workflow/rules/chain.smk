@@ -8,6 +8,7 @@ rule image:
     # listed here: steps.csv, written last, stands for it, and has the time and memory that each step took.
     input:
         files=lambda wildcards: [file for path in chain_inputs(RUN, **wildcards) if (file := if_exists(path))],
+        finder=finder_file,
     output:
         steps="results/{telescope}/{pipeline}/images/{image}/steps.csv",
     log:

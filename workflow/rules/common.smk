@@ -157,6 +157,11 @@ def images_files(telescope, pipeline):
     return [f"{folder}/{first}/steps.csv" for first in RUN.inputs.parts(telescope)]
 
 
+def finder_file(wildcards):
+    """The detector network of detect.method: finder."""
+    return RUN.options(wildcards.telescope, wildcards.pipeline, "detect")["finder"] or []
+
+
 def kept_for_finder(path):
     """The planes of a difference: what the detector network is trained on, temporary where none is."""
     return path if RUN.config.finder.train else temp(path)

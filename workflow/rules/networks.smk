@@ -44,6 +44,33 @@ use rule train as train_random with:
         code=code_of("networks/train"),
 
 
+rule train_finder:
+    """Train the detector network on the images of one cube with one seed."""
+    input:
+        images=finished_images,
+        split="results/{telescope}/{pipeline}/split.csv",
+    output:
+        onnx="results/{telescope}/{pipeline}/finder/seed{seed}/finder.onnx",
+        history="results/{telescope}/{pipeline}/finder/seed{seed}/finder.csv",
+        record="results/{telescope}/{pipeline}/finder/seed{seed}/finder.json",
+    log:
+        "results/logs/{telescope}/{pipeline}/finder/seed{seed}/train_finder.log",
+    benchmark:
+        "results/benchmarks/{telescope}/{pipeline}/finder/seed{seed}/train_finder.tsv"
+    threads: 2
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+        gpu=1,
+    params:
+        cube="results/{telescope}/{pipeline}",
+        options=RUN.config.finder.model_dump(),
+        crossmatch=step("crossmatch"),
+        code=code_of("networks/train_finder"),
+    script:
+        "../../scripts/networks/train_finder.py"
+
+
 rule explain:
     """Draw Grad-CAM maps of one model's decisions, and score cutouts without their neighbours."""
     input:

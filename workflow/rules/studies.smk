@@ -89,6 +89,42 @@ rule sweep:
         "../../scripts/studies/sweep.py"
 
 
+rule finder:
+    """Judge the detector networks of one cube on its test images, beside detector and classifier."""
+    input:
+        images=finished_images,
+        split="results/{telescope}/{pipeline}/split.csv",
+        finders=expand(
+            "results/{{telescope}}/{{pipeline}}/finder/seed{seed}/finder.onnx",
+            seed=RUN.config.run.seeds,
+        ),
+        classifier=f"results/{{telescope}}/{{pipeline}}/{RUN.studies.beside_finder()}/seed{RUN.config.run.seeds[0]}/model.onnx",
+    output:
+        completeness="results/{telescope}/{pipeline}/finder/completeness.csv",
+        curves="results/{telescope}/{pipeline}/finder/curves.csv",
+        precision="results/{telescope}/{pipeline}/finder/precision.csv",
+        stress="results/{telescope}/{pipeline}/finder/stress.csv",
+        figure="results/{telescope}/{pipeline}/finder/finder.png",
+    log:
+        "results/logs/{telescope}/{pipeline}/finder.log",
+    benchmark:
+        "results/benchmarks/{telescope}/{pipeline}/finder.tsv"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
+    params:
+        cube="results/{telescope}/{pipeline}",
+        seeds=RUN.config.run.seeds,
+        options=RUN.config.finder.model_dump(),
+        evaluate=RUN.config.evaluate.model_dump(include={"bootstrap", "confidence"}),
+        crossmatch=step("crossmatch"),
+        seed=RUN.config.seed,
+        code=code_of("studies/finder"),
+    script:
+        "../../scripts/studies/finder.py"
+
+
 rule label_noise:
     """Rank the labels of train and validation that networks trained without their image contradict."""
     input:
