@@ -217,18 +217,24 @@ def train_finder(
         watch.begin(rows)
     started = time.process_time()
     looks = -(-options.steps // options.check_every)
-    with memory_told(f"batches of {options.batch_size} tiles of {side} px; lower finder.batch_size or finder.tile"):
+    try:
         for look in range(len(rows) + 1, looks + 1):
-            row = _until_look(model, images, options, side, look=look, seed=seed)
-            rows.append(row)
-            if row["tune_loss"] < best_loss:
-                best, best_loss, kept_epoch = model.get_weights(), row["tune_loss"], look
+            with memory_told(
+                f"batches of {options.batch_size} tiles of {side} px; lower finder.batch_size or finder.tile"
+            ):
+                rows.append(_until_look(model, images, options, side, look=look, seed=seed))
+            if rows[-1]["tune_loss"] < best_loss:
+                best, best_loss, kept_epoch = model.get_weights(), rows[-1]["tune_loss"], look
             if watch is not None:
-                watch.epoch(row)
-            log.info("step %d: loss %.3f, tune %.3f", look * options.check_every, row["loss"], row["tune_loss"])
+                watch.epoch(rows[-1])
+            log.info("look %d of %d: loss %.3f, tune %.3f", look, looks, rows[-1]["loss"], rows[-1]["tune_loss"])
             if kept is not None:
                 arrays = [keras.ops.convert_to_numpy(variable) for variable in variables]
                 kept.write(look, {"history": rows, "best_loss": best_loss, "kept_epoch": kept_epoch}, arrays, best)
+    except BaseException:
+        if kept is not None:
+            kept.release()
+        raise
     if best is not None:
         model.set_weights(best)
     if kept is not None:

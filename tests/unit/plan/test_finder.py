@@ -1,0 +1,31 @@
+import pytest
+
+from otrain_core.errors import ConfigError
+from otrain_core.plan.config import load_config
+from otrain_core.plan.finder import FinderOptions
+from otrain_core.plan.studies import Studies
+
+
+def test_no_network_is_trained_unless_it_is_asked_for():
+    assert not FinderOptions().train
+    assert not any("finder" in path for path in Studies(load_config({})).tables())
+
+
+def test_a_run_with_the_network_ends_in_its_table():
+    config = load_config({"finder": {"train": True}, "run": {"cubes": ["demo/builtin"], "experiments": ["paper"]}})
+    studies = Studies(config)
+    assert "results/demo/builtin/finder/completeness.csv" in studies.tables()
+    assert studies.beside_finder() == "paper"
+
+
+@pytest.mark.parametrize(
+    ("detect", "words"),
+    [
+        ({"method": "finder"}, "needs the file of a detector network"),
+        ({"method": "finder", "finder": "a.onnx", "search": ["catalogue"]}, "searches the difference alone"),
+        ({"finder_score": 2}, "finder_score"),
+    ],
+)
+def test_what_the_method_finder_needs(detect, words):
+    with pytest.raises(ConfigError, match=words):
+        load_config({"pipelines": {"builtin": {"detect": detect}}})
