@@ -48,7 +48,6 @@ def draw_finder(curves: pd.DataFrame, completeness: pd.DataFrame, stress: pd.Dat
         mean = mine.groupby("separation")["completeness"].mean()
         pairs.plot(mean.index, 100 * mean, label=name, **style.get(name, {}))
     pairs.set(xlabel="Separation of two equal sources [seeing FWHM]", ylabel="Both found [%]", ylim=(-3, 103))
-    figure.tight_layout()
     return figure
 
 

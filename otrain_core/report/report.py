@@ -21,6 +21,7 @@ from otrain_core.jobs.provenance import provenance
 from otrain_core.plan.config import Config, GateOptions
 from otrain_core.report import pictures as figures
 from otrain_core.report.experiments import p_words, side_by_side
+from otrain_core.report.finder import finder_parts
 from otrain_core.report.studies import (
     finetune_part,
     label_noise_part,
@@ -174,6 +175,7 @@ def build_report(
         transfer=transfer_part(studies["transfer"], list(cubes)) if len(studies["transfer"]) else [],
         finetune=finetune_part(studies["finetune"], summary),
         sweeps=sweep_parts(root, config.studies.sweeps),
+        finders=finder_parts(root, cubes),
         failures=_failures(Path(root), quality, summary),
         pipelines=comparison["pipelines"].to_dict("records"),
         artefacts=_artefact_columns(comparison["artefacts"], list(cubes)),

@@ -428,11 +428,10 @@ def _pairs(separation: float) -> Scene:
             if len(rows) == 2 * PAIRS or not free[int(y), int(x)] or cKDTree(taken).query((x, y))[0] < 8 * seeing:
                 continue
             angle, snr = rng.uniform(0, 2 * np.pi), np.exp(rng.uniform(*np.log(PAIR_SNR)))
-            noise = field.planes.noise[int(y), int(x)]
+            flux = snr * field.planes.noise[int(y), int(x)] / np.sqrt(np.sum(field.psf.stamp(x, y)[0] ** 2))
             for sign in (-0.5, 0.5):
                 place = x + sign * separation * seeing * np.cos(angle), y + sign * separation * seeing * np.sin(angle)
                 stamp, top, left = field.psf.stamp(*place)
-                flux = snr * noise / np.sqrt(np.sum(stamp**2))
                 add_stamp(planes["diff"], (flux * stamp).astype(np.float32), top, left)
                 own, top, left = field.science_psf.stamp(*place)
                 add_stamp(planes["science"], (flux * own).astype(np.float32), top, left)

@@ -515,3 +515,29 @@ def test_a_quiet_image_has_a_table_with_its_columns(tmp_path, monkeypatch):
     )
     read = io.read_table(tmp_path / "c.csv")
     assert len(read) == 0 and list(read.columns) == list(CANDIDATE_COLUMNS)
+
+
+def test_the_detector_network_finds_what_the_others_measure():
+    from types import SimpleNamespace
+
+    import pandas as pd
+
+    noise = np.random.default_rng(1).normal(0, 1, (64, 64)).astype("f4")
+    asked = []
+
+    def find(planes, threshold, both_signs):
+        asked.append((planes.difference is not None, threshold, both_signs))
+        return pd.DataFrame({"x": [30.0, 20.0], "y": [31.0, 12.0], "score": [0.9, 0.4], "snr": [9.0, 5.0], "sign": 1})
+
+    planes = {"diff": noise, "noise": np.ones_like(noise), "mask": np.zeros((64, 64), np.uint8)}
+    options = DetectOptions(method="finder", finder="finder.onnx", finder_score=0.3)
+    common = {"image": "i", "seeing": 3.0, "zero_point": 25.0, "size": 9, "options": options, "telescope": "t"}
+    with pytest.raises(ImageError, match="needs a network"):
+        detect_candidates(*planes.values(), **common)
+    found = detect_candidates(
+        *planes.values(), **common, science=noise, reference=np.zeros_like(noise), finder=SimpleNamespace(find=find)
+    )
+    assert asked == [(True, 0.3, False)]
+    assert found["finder_score"].tolist() == [0.4, 0.9]  # in the order of y
+    assert found["x"].tolist() == [20, 30] and found["candid"].tolist() == ["t-i-0001", "t-i-0002"]
+    assert np.isfinite(found["flux"]).all()
