@@ -40,7 +40,7 @@ class Finder:
     ----------
     about : dict
         Metadata: reach (pixels about a pixel that its maps depend on), threshold (score that gives one false alarm
-        an image on tune), and what it was trained on.
+        an image of the validation set), and what it was trained on.
 
     Raises
     ------

@@ -27,7 +27,7 @@ from otrain_core.plan.finder import FinderOptions
 from otrain_core.plan.pipelines import CrossmatchOptions
 from otrain_core.results import image_folder
 
-N_TUNE = 8  # batches of tune that watch, the same at every look
+N_VALIDATION = 8  # batches of the validation set that watch, the same at every look
 WARM_UP = 0.05  # share of the steps in which the learning rate rises
 MAX_NORM = 5.0  # of the gradient
 
@@ -60,7 +60,7 @@ def train_finder_files(
         Files written: ONNX, CSV, JSON. The checkpoint is a folder beside them.
     options : FinderOptions
     crossmatch : CrossmatchOptions
-        How the threshold is set, at one false alarm an image of tune.
+        How the threshold is set, at one false alarm an image of the validation set.
     seed : int
     code : str
         Digest of the code that trains.
@@ -71,13 +71,13 @@ def train_finder_files(
     Raises
     ------
     CubeError
-        No image of train or tune, or a loss that is not finite.
+        No image of the training or validation set, or a loss that is not finite.
     ConfigError
         Another training writes to the checkpoint.
     """
     check_seed(seed)
     folder = Path(onnx).parent
-    images = {name: tile_images(cube, split, name) for name in ("train", "tune")}
+    images = {name: tile_images(cube, split, name) for name in ("train", "validation")}
     for name, found in images.items():
         if not found:
             raise CubeError(f"{split}: no image of {name} whose difference was kept; the detector network needs one")
@@ -92,10 +92,12 @@ def train_finder_files(
     from otrain_core.networks.finder import export_finder
 
     telescope, pipeline = Path(cube).parts[-2:]
-    probes, _ = draw_batch(images["tune"], options=options, side=64, n=2, rng=np.random.default_rng(seed), vary=False)
+    probes, _ = draw_batch(
+        images["validation"], options=options, side=64, n=2, rng=np.random.default_rng(seed), vary=False
+    )
     named = {"telescope": telescope, "pipeline": pipeline, "seed": seed, "threshold": LEAST_SCORE}
     export_finder(model, onnx, options=options, about=named, probes=probes)
-    named["threshold"] = tuned_threshold(Finder(onnx), [one.field for one in images["tune"]], options, crossmatch)
+    named["threshold"] = tuned_threshold(Finder(onnx), [one.field for one in images["validation"]], options, crossmatch)
     export_finder(model, onnx, options=options, about=named, probes=probes)
     write_table(history, rows)
     live = {"mlflow_run": watch.run_id} if watch and watch.run_id else {}
@@ -172,11 +174,11 @@ def train_finder(
     Parameters
     ----------
     images : mapping
-        Those of train and of tune.
+        Those of the training and of the validation set.
     options : FinderOptions
     seed : int
     checkpoint : path-like, optional
-        Folder in which the state is kept at every look at tune; removed at the end.
+        Folder in which the state is kept at every look at the validation set; removed at the end.
     identity : str
         Digest of what is trained: a checkpoint of another one is not gone on with.
     watch : optional
@@ -185,9 +187,9 @@ def train_finder(
     Returns
     -------
     model : keras.Model
-        With the weights of the look with the lowest loss on tune.
+        With the weights of the look with the lowest loss on the validation set.
     history : pandas.DataFrame
-        A row for each look: epoch, loss, tune_loss, seconds, learning_rate.
+        A row for each look: epoch, loss, validation_loss, seconds, learning_rate.
     record : dict
         n_parameters, images and sources of each set, kept_epoch, cpu_seconds.
 
@@ -223,11 +225,13 @@ def train_finder(
                 f"batches of {options.batch_size} tiles of {side} px; lower finder.batch_size or finder.tile"
             ):
                 rows.append(_until_look(model, images, options, side, look=look, seed=seed))
-            if rows[-1]["tune_loss"] < best_loss:
-                best, best_loss, kept_epoch = model.get_weights(), rows[-1]["tune_loss"], look
+            if rows[-1]["validation_loss"] < best_loss:
+                best, best_loss, kept_epoch = model.get_weights(), rows[-1]["validation_loss"], look
             if watch is not None:
                 watch.epoch(rows[-1])
-            log.info("look %d of %d: loss %.3f, tune %.3f", look, looks, rows[-1]["loss"], rows[-1]["tune_loss"])
+            log.info(
+                "look %d of %d: loss %.3f, validation %.3f", look, looks, rows[-1]["loss"], rows[-1]["validation_loss"]
+            )
             if kept is not None:
                 arrays = [keras.ops.convert_to_numpy(variable) for variable in variables]
                 kept.write(look, {"history": rows, "best_loss": best_loss, "kept_epoch": kept_epoch}, arrays, best)
@@ -247,7 +251,7 @@ def train_finder(
 def _until_look(
     model: Any, images: Mapping[str, Sequence[TileImage]], options: FinderOptions, side: int, *, look: int, seed: int
 ) -> dict[str, float]:
-    """Train until the next look at tune; what it shows."""
+    """Train until the next look at the validation set; what it shows."""
     started, losses = time.perf_counter(), []
     first, last = (look - 1) * options.check_every, min(look * options.check_every, options.steps)
     for step in range(first, last):
@@ -257,19 +261,19 @@ def _until_look(
         losses.append(float(model.train_on_batch(*batch)))
         if not np.isfinite(losses[-1]):
             raise CubeError(f"the loss became {losses[-1]} in step {step}: lower finder.learning_rate")
-    tune = [
+    validation = [
         draw_batch(
-            images["tune"],
+            images["validation"],
             options=options,
             side=side,
             n=options.batch_size,
             rng=np.random.default_rng([seed, 2, number]),
             vary=False,
         )
-        for number in range(N_TUNE)
+        for number in range(N_VALIDATION)
     ]
-    tune_loss = float(np.mean([float(model.test_on_batch(*batch)) for batch in tune]))
-    row = {"epoch": look, "loss": float(np.mean(losses)), "tune_loss": tune_loss}
+    validation_loss = float(np.mean([float(model.test_on_batch(*batch)) for batch in validation]))
+    row = {"epoch": look, "loss": float(np.mean(losses)), "validation_loss": validation_loss}
     return row | {"seconds": time.perf_counter() - started, "learning_rate": rate}
 
 

@@ -23,7 +23,10 @@ class FinderOptions(Section):
     batch_size: int = Field(8, ge=1, le=1024, description="tiles in a batch")
     steps: int = Field(1200, ge=1, le=10_000_000, description="batches that it is trained on")
     check_every: int = Field(
-        200, ge=1, le=1_000_000, description="batches between two looks at tune; the best state there is kept"
+        200,
+        ge=1,
+        le=1_000_000,
+        description="batches between two looks at the validation set; the best state there is kept",
     )
     learning_rate: float = Field(3e-3, gt=0, le=1, description="Adam's first learning rate; it falls along a cosine")
     drop_difference: float = Field(

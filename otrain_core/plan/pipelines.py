@@ -186,7 +186,7 @@ class DetectOptions(Section):
         None,
         ge=0,
         le=1,
-        description="score of its candidates at least (null: that of one false alarm an image on tune)",
+        description="score of its candidates at least (null: that of one false alarm an image of the validation set)",
     )
     search: list[Literal["difference", "catalogue"]] = Field(
         ["difference"],

@@ -190,9 +190,9 @@ def _fields(cube: str | Path, images: Sequence[str]) -> list[Field]:
 
 
 def _fitted_cuts(cube: str | Path, split: str | Path) -> FixedCuts:
-    """Cuts of the highest MCC on the candidates of train and tune."""
+    """Cuts of the highest MCC on the candidates of the training and validation sets."""
     found = []
-    for image in [*images_of(split, "train"), *images_of(split, "tune")]:
+    for image in [*images_of(split, "train"), *images_of(split, "validation")]:
         try:
             found.append(read_table(image_folder(cube, image) / "labelled.csv"))
         except UpstreamFailed:

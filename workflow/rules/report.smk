@@ -14,7 +14,7 @@ rule report:
         experiments="results/experiments.csv",
         mcnemar="results/mcnemar.csv",
         cubes=expand("results/{cube}/cube.npz", cube=RUN.config.run.cubes),
-        splits=expand("results/{cube}/{name}.csv", cube=RUN.config.run.cubes, name=["split", "random_split"]),
+        splits=expand("results/{cube}/{name}.csv", cube=RUN.config.run.cubes, name=["split", "split_random"]),
         metrics=trainings("metrics.json", "history.csv", "scores.csv", "curves.csv"),
         gradcam=[
             f"{folder}/{name}"

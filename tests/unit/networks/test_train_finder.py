@@ -53,7 +53,7 @@ def make_field(seed):
 
 @pytest.fixture(scope="module")
 def images():
-    return {"train": [TileImage(make_field(k)) for k in range(3)], "tune": [TileImage(make_field(9))]}
+    return {"train": [TileImage(make_field(k)) for k in range(3)], "validation": [TileImage(make_field(9))]}
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +65,13 @@ def test_a_tiny_network_learns_to_find(images, trained, tmp_path):
     from otrain_core.networks.finder import export_finder
 
     model, history, record = trained
-    assert history["tune_loss"].iloc[-1] < 0.5 * 16  # an untrained one has about 16
-    assert record["kept_epoch"] == history["tune_loss"].idxmin() + 1 and record["n_train_images"] == 3
+    assert history["validation_loss"].iloc[-1] < 0.5 * 16  # an untrained one has about 16
+    assert record["kept_epoch"] == history["validation_loss"].idxmin() + 1 and record["n_train_images"] == 3
     path = tmp_path / "finder.onnx"
-    probes = images["tune"][0].field.planes.inputs(1.0)[None, :32, :32]
+    probes = images["validation"][0].field.planes.inputs(1.0)[None, :32, :32]
     export_finder(model, path, options=TINY, about={"threshold": 0.02}, probes=probes)
     finder, field = Finder(path), make_field(77)
-    threshold = tuned_threshold(finder, [images["tune"][0].field], TINY, CrossmatchOptions())
+    threshold = tuned_threshold(finder, [images["validation"][0].field], TINY, CrossmatchOptions())
     assert 0.02 <= threshold < 1
     found = finder.find(field.planes, threshold=threshold)
     judged = judge(
@@ -111,7 +111,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(images):
 
 def test_a_cube_without_its_differences_is_told_of(tmp_path):
     split = tmp_path / "split.csv"
-    split.write_text("index,candid,image,label,set\n0,a,i1,1,train\n1,b,i2,1,tune\n")
+    split.write_text("index,candid,image,label,set\n0,a,i1,1,train\n1,b,i2,1,validation\n")
     with pytest.raises(CubeError, match="no image of train whose difference was kept"):
         train_finder_files(
             cube=tmp_path,
