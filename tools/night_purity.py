@@ -147,35 +147,44 @@ def simulate_night(
     return paths, reference
 
 
-def hatp32_night(folder: Path, data: Path, *, recipe: Recipe) -> tuple[list[list[Path]], Path]:
-    """Triplets of frames of hatp32 with their WCS, and a reference stacked from the first frames."""
-    from astropy.io import fits
+def hatp32_frames(data: Path) -> tuple[list[Path], list[Path]]:
+    """Frames of hatp32 in the order of the night, and the file with the WCS of each."""
+    frames = sorted((data / "frames").glob("*.fits.gz"))
+    return frames, [data / "wcs" / f"{path.name.removesuffix('.fits.gz')}.wcs" for path in frames]
 
+
+def stack_first(data: Path, reference: Path, *, n: int, recipe: Recipe) -> None:
+    """Write the reference of hatp32: the stack of its first `n` frames."""
     from otrain_core.sky.reference import reference_files
 
-    frames = sorted((data / "frames").glob("*.fits.gz"))
-    wcs = [data / "wcs" / f"{path.name.removesuffix('.fits.gz')}.wcs" for path in frames]
-    reference = folder / "reference.fits"
-    first = slice(0, REFERENCE)
+    frames, wcs = hatp32_frames(data)
     reference_files(
-        frames=[str(path) for path in frames[first]],
-        wcs=[str(path) for path in wcs[first]],
+        frames=[str(path) for path in frames[:n]],
+        wcs=[str(path) for path in wcs[:n]],
         reference=reference,
-        record=folder / "reference.json",
+        record=reference.with_suffix(".json"),
         detector=recipe.detector,
         field="hatp32",
     )
-    chosen = np.linspace(REFERENCE, len(frames) - 1 - 2 * STEP, FRAMES).astype(int)
-    triplets = []
-    for start in chosen:
-        triplets.append([])
-        for k in range(start, start + 3 * STEP, STEP):
-            with fits.open(frames[k]) as hdus:
-                header = hdus[0].header + fits.getheader(wcs[k])
-                path = folder / f"{frames[k].name.removesuffix('.fits.gz')}.fits"
-                fits.PrimaryHDU(hdus[0].data, header).writeto(path, overwrite=True)
-            triplets[-1].append(path)
-    return triplets, reference
+
+
+def with_wcs(frame: Path, wcs: Path, folder: Path) -> Path:
+    """Write a frame with its WCS in its header to `folder`."""
+    from astropy.io import fits
+
+    path = folder / f"{frame.name.removesuffix('.fits.gz')}.fits"
+    with fits.open(frame) as hdus:
+        fits.PrimaryHDU(hdus[0].data, hdus[0].header + fits.getheader(wcs)).writeto(path, overwrite=True)
+    return path
+
+
+def hatp32_night(folder: Path, data: Path, *, recipe: Recipe) -> tuple[list[list[Path]], Path]:
+    """Triplets of frames of hatp32 with their WCS, and a reference stacked from the first frames."""
+    (frames, wcs), reference = hatp32_frames(data), folder / "reference.fits"
+    stack_first(data, reference, n=REFERENCE, recipe=recipe)
+    starts = np.linspace(REFERENCE, len(frames) - 1 - 2 * STEP, FRAMES).astype(int)
+    chosen = [range(start, start + 3 * STEP, STEP) for start in starts]
+    return [[with_wcs(frames[k], wcs[k], folder) for k in group] for group in chosen], reference
 
 
 def search_night(

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from otrain_core.classify.shipped import NAME as SHIPPED
 from otrain_core.errors import CubeError, OtrainError, UpstreamFailed
 from otrain_core.io import guarded
 from otrain_core.safe import plain
@@ -101,7 +102,10 @@ def load_classifier(arguments: Namespace):
     options = {"threads": arguments.threads, "threshold": arguments.threshold}
     path = find_model(arguments.model, results=arguments.results)
     if path.suffix == ".onnx":
-        return Classifier.load(path, **options)
+        classifier = Classifier.load(path, **options)
+        if arguments.model == SHIPPED:  # it is known by this name, not by that of its training
+            classifier.about |= {"telescope": SHIPPED, "experiment": None, "seed": None}
+        return classifier
     from otrain_core.networks.export_onnx import export_file
 
     with tempfile.TemporaryDirectory() as folder:

@@ -239,8 +239,9 @@ def _add_training_verbs(verb) -> None:
         "split a cube, train a network on it, evaluate it and write it as ONNX",
         details="Needs TensorFlow; what the workflow runs is run.",
     )
-    train.add_argument("cube", help="cube (.npz)")
+    train.add_argument("cube", help="cube (.npz); with --labels also a folder of cutouts of a night")
     train.add_argument("-o", "--output", required=True, metavar="FOLDER", help="folder of the training")
+    train.add_argument("--labels", metavar="SHEET", help="train on the cutouts that this label sheet labels, alone")
     train.add_argument(
         "--experiment", help="named training set-up (default otrain2, or fine-tuned with --from universal)"
     )

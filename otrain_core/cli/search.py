@@ -150,6 +150,8 @@ def choose_recipe(arguments: Namespace, about: dict[str, Any]) -> Recipe:
     if recipe is None:
         log.warning("%s: the model does not say how its cutouts were made; builtin is taken", arguments.model)
         recipe = Recipe(pipelines["builtin"], Detector(), str(about.get("telescope") or ""), "builtin")
+    if arguments.model == SHIPPED:  # of no telescope: its candidates are named after their image alone
+        recipe = Recipe(recipe.pipeline, recipe.detector, "", recipe.name)
     own = getattr(arguments, "detector", None)  # of the telescope of a project
     recipe = Recipe(recipe.pipeline, own or recipe.detector, recipe.telescope, recipe.name)
     given = {"gain": arguments.gain, "pixel_scale": arguments.pixel_scale, "saturation": arguments.saturation}

@@ -6,6 +6,7 @@ Each returns its exit status, a record and a text.
 from __future__ import annotations
 
 import logging
+import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +70,7 @@ def train(arguments: Namespace) -> Outcome:
     config, experiment = Config(), _experiment(arguments)
     folder = Path(arguments.output)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = _lay_out(Path(arguments.cube), folder, tuned=experiment.start is not None)
+    paths = _lay_out(Path(arguments.cube), folder, labels=arguments.labels, tuned=experiment.start is not None)
     of = {name: str(folder / name) for name in ("split.csv", "model.keras", "train.json", "scores.csv", "metrics.json")}
     split_files(
         cube=paths["cube"],
@@ -139,14 +140,17 @@ def _experiment(arguments: Namespace) -> Experiment:
         raise OtrainError(explain_first(error, f"--experiment {name}")) from None
 
 
-def _lay_out(cube: Path, folder: Path, *, tuned: bool = False) -> dict[str, Path]:
-    """Put a cube, its record and its (no) real stars where a run of the workflow has them; `tuned` as the shipped model reads it."""
+def _lay_out(cube: Path, folder: Path, *, labels: str | None = None, tuned: bool = False) -> dict[str, Path]:
+    """Put a cube, its record and its (no) real stars where a run of the workflow has them.
+
+    With a label sheet, the cutouts that it labels alone; `tuned` as the shipped model reads it.
+    """
     from otrain_core.arrays import write_arrays
     from otrain_core.cubes.copies import drop_copies, tell_copies
     from otrain_core.cubes.cube import no_rows, read_cube
     from otrain_core.io import read_json, write_json
 
-    arrays, copies = drop_copies(read_cube(cube, mmap=True))
+    arrays, copies = drop_copies(_labelled(cube, labels) if labels else read_cube(cube, mmap=True))
     if n := copies["n_left_out"]:
         sentence = tell_copies(copies, n + len(arrays["labels"]))
         logging.getLogger("otrain").warning("%s: %s; %d are left out", cube, sentence, n)
@@ -159,6 +163,19 @@ def _lay_out(cube: Path, folder: Path, *, tuned: bool = False) -> dict[str, Path
     write_json(paths["cube_record"], read_json(beside) if beside.is_file() else {})
     write_arrays(paths["real_stars"], no_rows(arrays))
     return paths
+
+
+def _labelled(cube: Path, labels: str) -> dict[str, Any]:
+    """Cutouts that a label sheet labels, of a cube or of a folder of them."""
+    from otrain_core.cubes.new_labels import label_cutouts, read_cutouts
+    from otrain_core.plan.sheets import read_labels
+
+    arrays, record = label_cutouts(read_cutouts(cube), read_labels(labels), where=labels)
+    text = f"{labels}: {record['n_true']} True and {record['n_false']} False, {record['n_left_out']} left out"
+    if record["n_not_found"]:
+        text += f"; {record['n_not_found']} answers are about other cutouts"
+    print(text, file=sys.stderr)
+    return arrays
 
 
 def _completed(arrays: dict[str, Any]) -> dict[str, Any]:

@@ -225,7 +225,9 @@ def open_new(paths: Sequence[str], model: str, *, results: str | Path = "results
         No paths, no such model, or what cannot be read.
     """
     from otrain_core.classify.classifier import Classifier
+    from otrain_core.classify.shipped import NAME as SHIPPED
     from otrain_core.cubes.cube import read_cube
+    from otrain_core.cubes.new_labels import read_cutouts
     from otrain_core.registry.models import find_model
 
     if not paths:
@@ -236,10 +238,10 @@ def open_new(paths: Sequence[str], model: str, *, results: str | Path = "results
         raise OtrainError(
             f"--model: {path} has no threshold of its own, so that no candidate could be called uncertain"
         )
-    telescope = telescope or str(classifier.about.get("telescope") or "")
+    telescope = telescope or (model if model == SHIPPED else str(classifier.about.get("telescope") or ""))
     cubes = [read_cube(one, mmap=True, both_classes=False) for one in paths if one.endswith(".npz")]
     folders = {one: sorted(Path(one).glob("*.npz")) for one in paths if Path(one).is_dir()}
-    cubes += [_joined([read_cube(part, both_classes=False) for part in parts]) for parts in folders.values() if parts]
+    cubes += [read_cutouts(folder) for folder, parts in folders.items() if parts]
     files = [one for one in paths if not one.endswith(".npz") and not folders.get(one)]
     cubes += [_read_files(files, classifier.size)] if files else []
     sources = []
@@ -260,14 +262,6 @@ def open_new(paths: Sequence[str], model: str, *, results: str | Path = "results
         notes = {int(k): str(found["reason"][k]) for k in np.flatnonzero(found["reason"] != "")}
         sources.append(Source(mine, str(cube.get("pipeline", "")), cube, [training], new=True, notes=notes))
     return sources
-
-
-def _joined(cubes: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Cubes of one telescope, pipeline and channels as one."""
-    alone = ("channels", "telescope", "pipeline")
-    return {
-        key: value if key in alone else np.concatenate([cube[key] for cube in cubes]) for key, value in cubes[0].items()
-    }
 
 
 def _read_files(paths: Sequence[str], size: int) -> dict[str, np.ndarray]:

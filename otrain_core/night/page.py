@@ -31,7 +31,10 @@ def write_page(folder: Path, night: str, ledger: Ledger, *, about: Mapping[str, 
         night=night,
         images=images,
         objects=objects[:SHOWN],
+        groups=_groups(objects[:SHOWN]),
         n_objects=len(objects),
+        n_several=sum(entry["n_real"] > 1 and not entry["fixed"] for entry in objects),
+        n_once=sum(entry["n_real"] == 1 and not entry["fixed"] for entry in objects),
         verdict=verdict,
         size=CURVE,
         model={key: about.get(key) for key in ("telescope", "pipeline", "experiment", "seed")},
@@ -55,14 +58,14 @@ def _write(path: Path, template: str, **values: Any) -> None:
 def night_objects(detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Detections grouped by object, best first.
 
-    An object of several images counts before one of a single image, then the highest probability decides. A detection
-    without a sky position is an object of its own.
+    An object that is called real in several images counts before one of a single image, then the highest probability
+    decides. A detection without a sky position is an object of its own.
 
     Returns
     -------
     list of dict
-        best (the detection of highest probability), detections, n_images, n_covered, fixed (bool: the same pixel of the
-        detector while the sky moved: a hot pixel, not a source).
+        best (the detection of highest probability), detections, n_images, n_real (images in which it is called real),
+        n_covered, fixed (bool: the same pixel of the detector while the sky moved: a hot pixel, not a source).
     """
     groups: dict[Any, list[Mapping[str, Any]]] = {}
     for item in detections:
@@ -75,6 +78,7 @@ def night_objects(detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
                 "best": best,
                 "detections": items,
                 "n_images": len({item["image"] for item in items}),
+                "n_real": len({item["image"] for item in items if item["real"] and not item["undecided"]}),
                 "n_covered": best["n_covered"],
                 "fixed": any(is_fixed(item) for item in items),
             }
@@ -83,11 +87,27 @@ def night_objects(detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
         objects,
         key=lambda entry: (
             entry["fixed"],
-            not entry["best"]["real"] or bool(entry["best"]["undecided"]),
+            -min(entry["n_real"], 2),
+            -entry["n_real"],
             -entry["n_images"],
             -entry["best"]["probability"],
         ),
     )
+
+
+def _groups(objects: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Objects of `night_objects`, in their order, under the headings of the page."""
+    titles = (
+        "Called real in two or more images",
+        "Called real in one image",
+        "Undecided or bogus",
+        "Fixed on the detector",
+    )
+    groups: dict[str, list[dict[str, Any]]] = {title: [] for title in titles}
+    for entry in objects:
+        place = 3 if entry["fixed"] else 2 - min(entry["n_real"], 2)
+        groups[titles[place]].append(entry)
+    return list(groups.items())
 
 
 def _stamp(folder: Path, items: Sequence[Mapping[str, Any]]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import threading
@@ -57,13 +58,21 @@ def is_whole(path: Path) -> bool:
         return not start.startswith(b"SIMPLE") or (len(start) >= BLOCK and b"END     " in cards)
 
 
+@functools.lru_cache(maxsize=100_000)
+def _known_whole(path: Path, size: int, changed: float) -> bool:
+    """`is_whole` of a file of this size and time of change: each is read once, not at each look at its folder."""
+    return is_whole(path)
+
+
 def whole_images(folder: Path) -> list[Path]:
     """FITS files of a folder and the folders in it that are whole, by time of change, then name."""
     found = []
     for path in folder.rglob("*"):
         try:
-            if is_fits(path) and path.is_file() and is_whole(path):
-                found.append((path.stat().st_mtime, path))
+            if is_fits(path) and path.is_file():
+                state = path.stat()
+                if _known_whole(path, state.st_size, state.st_mtime):
+                    found.append((state.st_mtime, path))
         except OSError:  # gone since
             continue
     return [path for _, path in sorted(found)]

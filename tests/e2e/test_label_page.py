@@ -55,9 +55,9 @@ def results_with_network(tmp_path_factory):
 
 
 @contextmanager
-def serving(results, database, *, port=0, **environment):
-    """A server of its own; its address, process, and how long it took to answer."""
-    command = [sys.executable, "-m", "otrain_core.cli.main", "label", "serve", "--json", "--port", str(port)]
+def serving(results, database, *, port=0, more=(), **environment):
+    """A server of its own, with more arguments; its address and process."""
+    command = [sys.executable, "-m", "otrain_core.cli.main", "label", "serve", "--json", "--port", str(port), *more]
     command += ["--results", str(results), "--database", str(database)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
     try:

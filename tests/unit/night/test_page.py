@@ -3,7 +3,7 @@
 import numpy as np
 
 from otrain_core.night.ledger import Ledger
-from otrain_core.night.page import light_curve, night_objects, write_page
+from otrain_core.night.page import _groups, light_curve, night_objects, write_page
 from tests.unit.night.detections import detection as found
 from tests.unit.night.detections import images
 
@@ -42,6 +42,17 @@ def test_what_is_seen_again_comes_first():
     objects = night_objects(items)
     assert [entry["best"]["candid"] for entry in objects] == ["b", "once", "none", "bogus"]
     assert [entry["n_images"] for entry in objects] == [2, 1, 1, 1]
+    assert [entry["n_real"] for entry in objects] == [2, 1, 1, 0]
+
+
+def test_what_is_called_real_once_comes_after_what_is_called_so_twice():
+    items = [detection(k, f"edge{k}", found=1, probability=0.99, real=int(k == 1)) for k in (1, 2, 3)]
+    items += [detection(k, f"new{k}", found=2, probability=0.7, undecided=int(k == 3)) for k in (1, 2, 3)]
+    groups = _groups(night_objects(items))
+    assert [(title, [entry["n_real"] for entry in found]) for title, found in groups if found] == [
+        ("Called real in two or more images", [2]),
+        ("Called real in one image", [1]),
+    ]
 
 
 def test_what_is_fixed_on_the_detector_comes_last():

@@ -1,0 +1,91 @@
+"""Cutouts without labels, as a night keeps them, and what people said of them: a cube to train on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from otrain_core.cubes.cube import read_cube
+from otrain_core.cubes.labels import override_labels
+from otrain_core.errors import CubeError
+
+ALONE = ("channels", "telescope", "pipeline")  # keys of a cube without a value for each cutout
+
+
+def read_cutouts(path: str | Path) -> dict[str, np.ndarray]:
+    """A cube, or all cubes of a folder (as `otrain night` keeps them) as one; labels do not count.
+
+    Raises
+    ------
+    CubeError
+        No cube there, one that cannot be read, or cubes of several telescopes, pipelines or channels.
+    """
+    parts = sorted(Path(path).glob("*.npz")) if Path(path).is_dir() else [Path(path)]
+    if not parts:
+        raise CubeError(f"{path}: no cube (.npz) in this folder")
+    return join_cubes([read_cube(part, both_classes=False) for part in parts], where=path)
+
+
+def join_cubes(cubes: Sequence[Mapping[str, np.ndarray]], *, where: str | Path) -> dict[str, np.ndarray]:
+    """Cubes of one telescope, pipeline and channels as one.
+
+    Raises
+    ------
+    CubeError
+        They differ in one of these.
+    """
+    for key in ALONE:
+        if len({str(np.asarray(cube[key]).tolist()) if key in cube else "" for cube in cubes}) > 1:
+            raise CubeError(f"{where}: the cubes of this folder differ in {key}")
+    return {
+        key: value if key in ALONE else np.concatenate([cube[key] for cube in cubes]) for key, value in cubes[0].items()
+    }
+
+
+def label_cutouts(
+    cube: Mapping[str, np.ndarray], rows: Sequence[Mapping[str, Any]], *, where: str | Path
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The cutouts that people agreed on, with the label that they gave.
+
+    Parameters
+    ----------
+    cube : mapping
+        As from `read_cutouts`.
+    rows : sequence of mapping
+        Rows of a label sheet (`otrain_core.plan.sheets.read_labels`). Those of the telescope and pipeline of the cube count;
+        all, where it names no telescope.
+    where : path-like
+        The sheet, for errors.
+
+    Returns
+    -------
+    cube : dict
+    record : dict
+        As from `otrain_core.cubes.labels.override_labels`.
+
+    Raises
+    ------
+    CubeError
+        No cutout has a label, or all have the same.
+    """
+    telescope, pipeline = (str(cube[key]) if key in cube else "" for key in ("telescope", "pipeline"))
+    if not telescope:
+        rows = [{**row, "telescope": "", "pipeline": None} for row in rows]
+    n = len(cube["labels"])
+    missing, none = np.full(n, np.nan), np.full(n, "")
+    column = {name: cube.get(key, missing) for key, name in (("x", "x"), ("y", "y"), ("snr", "snr"))}
+    column |= {"image": cube.get("images", none), "candid": cube["candids"], "edge": np.zeros(n, bool)}
+    column |= {"label": np.full(n, -1), "injection": np.full(n, -1)} | dict.fromkeys(
+        ("reason", "kind", "artefact"), none
+    )
+    found, record = override_labels(column, rows, telescope=telescope, pipeline=pipeline)
+    kept = np.flatnonzero(found["label"] >= 0)
+    if len(np.unique(found["label"][kept])) < 2:
+        counts = f"{record['n_true']} True and {record['n_false']} False"
+        raise CubeError(f"{where}: {counts} of {telescope or 'these cutouts'} are labelled; both are needed")
+    of_row = {key: value[kept] for key, value in cube.items() if key not in ALONE}
+    of_row |= {"labels": found["label"][kept].astype(np.uint8), "kinds": found["kind"][kept]}
+    return dict(cube) | of_row | {"reasons": found["reason"][kept]}, record
