@@ -12,7 +12,16 @@ ROOT = Path(__file__).parents[1]
 
 def on_page_markdown(markdown: str, *, page, config, files) -> str:
     """Put what the code says in place of the markers ``<!-- made: NAME -->``."""
-    makers = {"command line": command_line, "configuration": configuration, "wings": wings, "results": results}
+    makers = {
+        "command line": command_line,
+        "configuration": configuration,
+        "wings": wings,
+        "contracts": contracts,
+        "results": results,
+        "candidate columns": candidate_columns,
+    }
+    if page.file.src_uri.endswith("glossary.md"):
+        markdown = with_anchors(markdown)
     return re.sub(r"<!-- made: ([a-z ]+) -->", lambda found: makers[found[1]](), markdown)
 
 
@@ -58,6 +67,14 @@ def results() -> str:
     return "\n".join(text.splitlines()[1:])
 
 
+def candidate_columns() -> str:
+    """Columns of the tables of `otrain search`."""
+    from otrain_core.night.search import COLUMNS
+
+    rows = [f"| `{name}` | {unit or ''} | {text} |" for name, (unit, text) in COLUMNS.items()]
+    return "\n".join(["| column | unit | |", "|---|---|---|", *rows])
+
+
 def on_files(files, *, config):
     """Pictures of the paper, which a run writes to results/paper."""
     from mkdocs.structure.files import File
@@ -67,17 +84,40 @@ def on_files(files, *, config):
     return files
 
 
+def with_anchors(markdown: str) -> str:
+    """Give each term of a definition list an anchor: its words in lower case, joined by dashes."""
+    from markdown.extensions.toc import slugify
+
+    terms = re.compile(r"^(?:[^\s:#].*\n)+(?=:   )", flags=re.M)
+    return terms.sub(
+        lambda found: "".join(f"{term} {{#{slugify(term, '-')}}}\n" for term in found[0].splitlines()), markdown
+    )
+
+
 def wings() -> str:
-    """The wings of the package from top to bottom: a wing imports only those below it."""
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
-        "contracts"
-    ]
-    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
-    lines = ["| wing | what it is for |", "|---|---|"]
-    for layer in layers:
+    """The wings of the package, in layers from top to bottom, as the contract of imports has them."""
+    lines = ["| layer | wing | what it is for |", "|---|---|---|"]
+    for number, layer in enumerate(next(item["layers"] for item in _contracts() if item["type"] == "layers"), start=1):
         for name in re.split(r"\s*[|:]\s*", layer):
-            lines.append(f"| `{name}` | {_first_sentence(name)} |")
+            lines.append(f"| {number} | `{name}` | {_first_sentence(name)} |")
     return "\n".join(lines)
+
+
+def contracts() -> str:
+    """The other contracts of imports: what must not be imported, and by whom."""
+    lines = ["| contract | not imported | by |", "|---|---|---|"]
+    for item in _contracts():
+        if item["type"] == "forbidden":
+            names = [
+                ", ".join(f"`{name.split('.')[-1]}`" for name in item[key])
+                for key in ("forbidden_modules", "source_modules")
+            ]
+            lines.append(f"| {item['name']} | {names[0]} | {names[1]} |")
+    return "\n".join(lines)
+
+
+def _contracts() -> list[dict]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
 
 
 def _first_sentence(name: str) -> str:

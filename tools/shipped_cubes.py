@@ -45,12 +45,14 @@ def decide(cube: Mapping[str, Any], split: pd.DataFrame, model: str, n: int, see
         threshold = transfer.validation_threshold(
             labels[validation], transfer.score_fitted(network, cube, validation), experiment.threshold
         )
-    else:  # shipped: as it is; rethresholded: at the threshold of the set tune, its weights as they are; tuned
+    else:  # shipped: as it is; rethresholded: at the threshold of the validation set, its weights as they are; tuned
         network, classifier, trained_with = adapt.load_shipped()
         network = transfer.fit_to(network, min(cube["cube"].shape[1:3]))
         threshold = float(classifier.threshold)
         if model == "rethresholded":
-            threshold = transfer.tune_threshold(labels[tune], transfer.score_fitted(network, cube, tune), "platt")
+            threshold = transfer.validation_threshold(
+                labels[validation], transfer.score_fitted(network, cube, validation), "platt"
+            )
         if n:
             _, record = adapt.adapt(
                 network,

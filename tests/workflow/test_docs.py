@@ -1,18 +1,14 @@
-"""The documentation: it builds without a warning, fetches nothing, and its commands exist."""
+"""The documentation: it builds without a warning, fetches nothing, and answers the questions of a new user."""
 
-import contextlib
-import io
+import html
 import os
 import re
-import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
 
 import pytest
-
-from otrain_core.cli.main import build_parser
-from tools.publish import quoting
+import yaml
 
 
 @pytest.fixture(scope="module")
@@ -57,36 +53,32 @@ def test_pages_are_made_from_the_code(site):
     architecture = (site / "explanation/architecture/index.html").read_text(encoding="utf-8")
     assert architecture.index("<code>cli</code>") < architecture.index("<code>stars</code>")
     assert "made:" not in command_line + architecture
+    assert "A wing imports only" in architecture and "<code>mlflow</code>" in architecture
+    assert "motion_error" in (site / "reference/files/index.html").read_text(encoding="utf-8")
 
 
-def commands(root):
-    """Every command in the blocks of README and documentation, with its page."""
-    for page in quoting(root):
-        for language, block in re.findall(r"^```([a-z]*)\n(.*?)^```", page.read_text(), flags=re.S | re.M):
-            if language in ("", "bash"):
-                for line in block.splitlines():
-                    words = line.split("#")[0].split("&&")[0].strip()
-                    if re.match(r"(otrain|make|snakemake) ?", words):
-                        yield page.name, words
+def answer(site, page, anchor):
+    """Text of a page from an anchor to the next heading of its level or above."""
+    text = (site / page / "index.html").read_text(encoding="utf-8")
+    assert f'id="{anchor}"' in text, f"{page}: no anchor {anchor}"
+    level, rest = re.search(rf'<h([1-6]) id="{anchor}"(.*)', text, flags=re.S).groups()
+    rest = re.split(rf"<h[1-{level}] id=|</article>", rest)[0]
+    return " ".join(html.unescape(re.sub("<[^>]+>", "", rest)).split())
 
 
-def test_commands_of_the_pages_are_understood(root):
-    targets = set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(), flags=re.M))
-    checked = 0
-    for page, line in commands(root):
-        words = shlex.split(line)
-        if words[0] == "make":
-            named = [word for word in words[1:] if "=" not in word]
-            assert named and set(named) <= targets, (page, line)
-        elif words[0] == "otrain":
-            said = io.StringIO()
-            try:
-                with contextlib.redirect_stderr(said):
-                    build_parser().parse_args(words[1:])
-            except SystemExit:
-                pytest.fail(f"{page}: {line}: {said.getvalue()}")
-        checked += 1
-    assert checked > 50
+def test_the_site_answers_the_questions_of_a_new_user(root, site):
+    questions = yaml.safe_load((root / "tests/workflow/questions.yaml").read_text())
+    assert len(questions) == 20
+    for item in questions:
+        text = answer(site, *item["answer"].split("#"))
+        missing = [word for word in item["words"] if word not in text]
+        assert not missing, (item["question"], missing)
+
+
+def test_each_word_of_the_glossary_has_an_anchor(site):
+    text = (site / "glossary/index.html").read_text(encoding="utf-8")
+    assert '<dt id="validation-set">' in text and "{#" not in text
+    assert text.count("<dt id=") == text.count("<dt") > 25
 
 
 def test_the_readme_is_short(root):
