@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import yaml
@@ -79,6 +80,16 @@ def test_each_word_of_the_glossary_has_an_anchor(site):
     text = (site / "glossary/index.html").read_text(encoding="utf-8")
     assert '<dt id="validation-set">' in text and "{#" not in text
     assert text.count("<dt id=") == text.count("<dt") > 25
+
+
+def test_the_hooks_of_a_commit_are_checks_of_make_lint(root):
+    """`.pre-commit-config.yaml` runs programs of the environment, with the arguments of `make lint`."""
+    lint = re.search(r"^lint:.*\n\t(.*)", (root / "Makefile").read_text(), flags=re.M)[1]
+    hooks = yaml.safe_load((root / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    assert [hook["language"] for hook in hooks] == ["system"] * 4
+    for hook in hooks:
+        assert hook["entry"] in lint, hook["id"]
+        assert Path(sys.executable).with_name(hook["entry"].split()[0]).is_file(), hook["id"]
 
 
 def test_the_readme_is_short(root):
