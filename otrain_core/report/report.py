@@ -22,6 +22,7 @@ from otrain_core.plan.config import Config, GateOptions
 from otrain_core.report import pictures as figures
 from otrain_core.report.experiments import p_words, side_by_side
 from otrain_core.report.finder import finder_parts
+from otrain_core.report.opening import opening, term, words_of
 from otrain_core.report.studies import (
     finetune_part,
     label_noise_part,
@@ -153,13 +154,13 @@ def build_report(
     ]
     environment = page_templates()
     environment.filters |= {"num": num, "pct": pct, "count": count, "interval": interval, "words": words}
-    environment.filters |= {"several": several, "p_words": p_words}
+    environment.filters |= {"several": several, "p_words": p_words, "term": term}
     recalls = sorted(set(summary["stated_recall"].dropna()))
     studies = {
         name: read_studies(root, name, cubes=list(cubes), experiments=config.run.experiments, seeds=config.run.seeds)
         for name in ("transfer", "finetune")
     }
-    return environment.get_template("report.html").render(
+    page = environment.get_template("report.html").render(
         parts=parts,
         summary=summary.to_dict("records"),
         n_trainings=int((~summary["experiment"].isin(NOT_TRAINED)).sum()),
@@ -193,6 +194,8 @@ def build_report(
         },
         simulated=sorted(name for name, row in telescopes.items() if row.get("source") == "simulated"),
     )
+    named = environment.from_string(WORDS).render(words=words_of(page))
+    return page.replace("WORDS_OF_THE_PAGE", named)
 
 
 def _artefact_columns(artefacts: pd.DataFrame, cubes: list[str]) -> list[dict[str, Any]]:
@@ -261,10 +264,14 @@ def _cube_part(
         part["figures"]["completeness"] = figures.completeness(table, instrumental=instrumental)
         part["completeness"] = table.to_dict("records")
     part["trainings"] = [_training_part(run, summary, best=run == best, gate=gate) for run in runs]
+    part["opening"] = opening(part, best, gate)
     part["verdict"] = verdict(part, best, champion, gate, validation=_validation_mcc(summary))
     return part
 
 
+WORDS = (
+    '{% for word in words %}<dt id="word-{{ word.anchor }}">{{ word.word }}</dt><dd>{{ word.text }}</dd>{% endfor %}'
+)
 SPLITS = {"by image": "split.csv", "random, by cutout": "split_random.csv"}
 
 

@@ -1,0 +1,118 @@
+"""The first screen of the report: the verdict in plain words, the scores side by side, and the glossary of its terms."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from otrain_core.evaluation.gate import CUTS, SHIPPED, not_beaten, not_better, refusal
+from otrain_core.evaluation.words import count, interval, several
+from otrain_core.plan.config import GateOptions
+from otrain_core.results import number, read_record, run_keys
+
+GLOSSARY = Path(__file__).with_name("templates") / "glossary.md"  # docs/glossary.md is a link to it
+
+
+def opening(part: Mapping[str, Any], best: Path | None, gate: GateOptions) -> dict[str, Any]:
+    """The verdict on one cube as its reader wants it first.
+
+    Parameters
+    ----------
+    part : mapping
+        What the page knows of the cube: ``simulated`` and ``trainings``.
+    best : path or None
+        Folder of the training that the verdict is about.
+    gate : GateOptions
+
+    Returns
+    -------
+    dict
+        passes (whether the training passes the gate), usable (the verdict in a few words), sentences, rows (title,
+        scores and which is which: the training, the shipped model, fixed cuts; those that were scored), panels (the
+        figure of the training, or None).
+    """
+    if best is None:
+        sentences = ["No training of this telescope was scored on images it never saw."]
+        return {"passes": False, "usable": "No model yet.", "sentences": sentences, "rows": [], "panels": None}
+    metrics, keys = read_record(best / "metrics.json"), run_keys(best)
+    row = metrics["headline"]
+    reason = refusal(row, gate)
+    kept, passed = interval(row, "recall", percent=True), interval(row, "fpr", percent=True)
+    data = "simulated " if part["simulated"] else ""
+    sentences = [
+        f"On {several(row['n_images'], f'{data}image')} that it never saw, with {count(row['n_true'])} real and"
+        f" {count(row['n_false'])} bogus candidates, it keeps {kept} of the real ones and lets {passed} of the bogus"
+        f" through; MCC {interval(row, 'mcc')}.",
+        _against(row, gate),
+    ]
+    others = ((SHIPPED, "shipped model, without training", "shipped"), (CUTS, "fixed cuts", "baseline"))
+    rows = [{"title": f"{keys['experiment']}, seed {keys['seed']}", "name": "model", **row}]
+    for name, title, key in others:
+        scores = metrics.get(key) or {}
+        if np.isfinite(number(scores, "mcc")):
+            rows.append({**scores, "title": title, "name": name})
+    return {
+        "passes": not reason,
+        "usable": "Usable." if not reason else f"Not to be used yet: {reason}.",
+        "sentences": [sentence for sentence in sentences if sentence],
+        "rows": rows,
+        "panels": next((t["figures"].get("panels") for t in part["trainings"] if t["best"]), None),
+    }
+
+
+def _against(row: Mapping[str, Any], gate: GateOptions) -> str:
+    """What the training gains over fixed cuts and over the shipped model, and whether that is more than chance."""
+    said = []
+    for name, key, worse in (
+        ("fixed cuts", "gain", not_beaten(row, by=gate.min_gain)),
+        ("the shipped model", "shipped_gain", not_better(row, by=gate.min_gain_shipped)),
+    ):
+        if np.isfinite(number(row, key)):
+            words = "not shown to be better than" if worse else "better than"
+            said.append(f"{words} {name} (MCC {'+' if number(row, key) > 0 else ''}{interval(row, key)})")
+    return f"It is {' and '.join(said)}." if said else ""
+
+
+@cache
+def glossary() -> dict[str, str]:
+    """Terms and their explanations, from the definition list that the documentation shows too."""
+    found: dict[str, str] = {}
+    terms: list[str] = []  # several may share an explanation
+    for line in GLOSSARY.read_text(encoding="utf-8").splitlines():
+        if line.startswith(":   "):
+            found |= dict.fromkeys(terms, line[4:])
+        elif line.startswith("    "):
+            found |= {term: f"{found[term]} {line.strip()}" for term in terms if term in found}
+        else:
+            terms = [*(term for term in terms if term not in found), line.strip()] if line.strip() else []
+    return {term: re.sub(r"\[([^]]*)\]\([^)]*\)|[`*]", r"\1", text) for term, text in found.items()}
+
+
+def term(word: str, name: str = "") -> Any:
+    """A word of the page that leads to its explanation; `name` is the entry where the word is not it.
+
+    Raises
+    ------
+    KeyError
+        The glossary lacks the entry.
+    """
+    from markupsafe import Markup
+
+    name = name or word
+    link = Markup('<a class="term" href="#word-{}" title="{}">{}</a>')
+    return link.format(_anchor(name), glossary()[name], word)
+
+
+def words_of(text: str) -> list[dict[str, str]]:
+    """The entries of the glossary that a page names, with their anchors, in the order of the glossary."""
+    named = set(re.findall(r'href="#word-([^"]+)"', text))
+    return [{"anchor": _anchor(k), "word": k, "text": v} for k, v in glossary().items() if _anchor(k) in named]
+
+
+def _anchor(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
