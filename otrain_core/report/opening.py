@@ -50,7 +50,7 @@ def opening(part: Mapping[str, Any], best: Path | None, gate: GateOptions) -> di
         f" through; MCC {interval(row, 'mcc')}.",
         _against(row, gate),
     ]
-    others = ((SHIPPED, "shipped model, without training", "shipped"), (CUTS, "fixed cuts", "baseline"))
+    others = ((SHIPPED, "shipped model", "shipped"), (CUTS, "fixed cuts", "baseline"))
     rows = [{"title": f"{keys['experiment']}, seed {keys['seed']}", "name": "model", **row}]
     for name, title, key in others:
         scores = metrics.get(key) or {}
@@ -74,7 +74,7 @@ def _against(row: Mapping[str, Any], gate: GateOptions) -> str:
     ):
         if np.isfinite(number(row, key)):
             words = "not shown to be better than" if worse else "better than"
-            said.append(f"{words} {name} (MCC {'+' if number(row, key) > 0 else ''}{interval(row, key)})")
+            said.append(f"{words} {name} ({'+' if number(row, key) > 0 else ''}{interval(row, key)} in MCC)")
     return f"It is {' and '.join(said)}." if said else ""
 
 
