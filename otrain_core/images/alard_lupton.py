@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 from otrain_core.errors import ImageError
 from otrain_core.images.backends import Inputs, Matched, affordable_order, kernel_sizes
 from otrain_core.images.common_stars import choose_stamps, stars_flux_scale
-from otrain_core.images.kernel import Convolver, KernelField, fit_kernel, make_basis
+from otrain_core.images.kernel import Convolver, KernelField, make_basis
+from otrain_core.images.kernel_fit import Stamps, cut_stamps, fit_kernel
 from otrain_core.images.pixels import sampled
 from otrain_core.images.polynomials import polynomial, polynomial_map
 from otrain_core.plan.pipelines import SubtractOptions
@@ -41,8 +42,9 @@ def alard_lupton(inputs: Inputs, options: SubtractOptions) -> Matched:
     ratio = 1 / stars_flux_scale(inputs.stars) if side.convolve_science else stars_flux_scale(inputs.stars)
     variance = side.target_noise**2 + side.source_noise**2 * np.float32(ratio**2 / (4 * np.pi * sigma_match**2))
 
-    def fit_order(order: int) -> KernelField:
-        return fit_kernel(
+    try:
+        order = affordable_order(options.kernel_order, x, y, side.source.shape)
+        stamps = cut_stamps(
             side.source,
             side.target,
             variance,
@@ -51,17 +53,11 @@ def alard_lupton(inputs: Inputs, options: SubtractOptions) -> Matched:
             x,
             y,
             basis=make_basis(sigmas, width),
-            smoothing=side.source_smoothing,
             half=half,
-            order=order,
             background_order=min(options.background_order, order + 1),
-            sigma_clip=options.sigma_clip,
+            smoothing=side.source_smoothing,
         )
-
-    try:
-        fit = fit_order(affordable_order(options.kernel_order, x, y, side.source.shape))
-        if options.kernel_order == "auto":
-            fit = _best_order(fit, fit_order)
+        fit = _fit(stamps, range(order + 1) if options.kernel_order == "auto" else [order], options)
     except (ValueError, np.linalg.LinAlgError) as error:
         raise ImageError(inputs.name, "subtract", f"no kernel could be fitted: {error}") from None
     return subtract_convolved(
@@ -155,11 +151,19 @@ def subtract_convolved(inputs: Inputs, side: Sides, fit: KernelField, record: di
     return Matched(difference, noise, nothing, contaminated, record, (fit.kernels / fit.scale).astype(np.float32))
 
 
-def _best_order(highest: KernelField, fit_order: Callable[[int], KernelField]) -> KernelField:
-    """The fit of the lowest order, up to that of `highest`, that no higher one surpasses in stamps it has not seen."""
-    orders = [*(fit_order(order) for order in range(highest.order)), highest]
-    best = orders[0]
-    for other in orders[1:]:
+def _fit(stamps: Stamps, orders: Sequence[int], options: SubtractOptions) -> KernelField:
+    """The fit of the lowest order that no higher one surpasses in stamps it has not seen."""
+    fits = [
+        fit_kernel(
+            stamps,
+            order=order,
+            background_order=min(options.background_order, order + 1),
+            sigma_clip=options.sigma_clip,
+        )
+        for order in orders
+    ]
+    best = fits[0]
+    for other in fits[1:]:
         if predicts_better(other.predicted_chi2, best.predicted_chi2):
             best = other
     return best

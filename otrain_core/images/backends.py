@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from otrain_core.images.pixels import ENOUGH, sampled
 from otrain_core.images.polynomials import polynomial
+from otrain_core.images.windows import dilated
 from otrain_core.widths import FWHM_PER_SIGMA, mad_sigma
 
 HIGHEST_AUTO = 2  # degree of the kernel's variation at most, where it is chosen by the stamps
@@ -40,7 +41,7 @@ class Inputs:
         source = np.zeros(self.science.shape, dtype=bool)
         for image, sigma in ((self.science, self.noise), (self.reference, self.reference_noise)):
             source |= ndimage.uniform_filter(image / sigma, 3) > 1.0  # 3 sigma of the mean of nine pixels
-        return ~ndimage.maximum_filter(source, 2 * max(1, round(self.seeing / 2)) + 1)
+        return ~dilated(source, max(1, round(self.seeing / 2)))
 
 
 @dataclass

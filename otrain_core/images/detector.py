@@ -11,7 +11,7 @@ from astropy.io import fits
 
 from otrain_core.errors import ImageError
 from otrain_core.images.keywords import KEYWORDS, exposure, numbers
-from otrain_core.widths import mad_sigma
+from otrain_core.widths import SIGMA_PER_MAD
 
 if TYPE_CHECKING:
     from otrain_core.plan.telescopes import Detector
@@ -264,25 +264,20 @@ def sky_noise(data: np.ndarray) -> tuple[float, float]:
     height, width = data.shape
     rows = np.unique(np.linspace(0, max(height - BOX, 0), min(16, max(height // BOX, 1))).astype(int))
     columns = np.unique(np.linspace(0, max(width - BOX, 0), min(16, max(width // BOX, 1))).astype(int))
-    levels, sigmas = [], []
-    for y in rows:
-        for x in columns:
-            box = np.asarray(data[y : y + BOX, x : x + BOX], dtype=np.float64)
-            steps = (box[:, 4:] - box[:, :-4]).ravel()
-            steps = steps[np.isfinite(steps)]
-            if steps.size < 200:
-                continue
-            spread = mad_sigma(steps, 0.0)
-            for _ in range(2):  # MAD of whole numbers is coarse: their standard deviation within 3 sigma is not
-                inside = steps[np.abs(steps) <= 3 * spread]
-                if inside.size < 100:
-                    break
-                spread = float(np.std(inside)) * 1.0135  # what is cut off of a Gaussian beyond 3 sigma
-            levels.append(float(np.nanmedian(box)))
-            sigmas.append(spread / np.sqrt(2))
-    if not levels:
+    boxes = np.stack([data[y : y + BOX, x : x + BOX] for y in rows for x in columns]).astype(np.float64)
+    steps = (boxes[..., 4:] - boxes[..., :-4]).reshape(len(boxes), -1)
+    enough = np.isfinite(steps).sum(axis=1) >= 200
+    if not enough.any():
         return np.nan, np.nan
-    return float(np.median(levels)), float(np.median(sigmas))
+    boxes, steps = boxes[enough].reshape(enough.sum(), -1), steps[enough]
+    middle = np.median if np.isfinite(boxes).all() else np.nanmedian
+    spread = SIGMA_PER_MAD * middle(np.abs(steps), axis=1)
+    for _ in range(2):  # MAD of whole numbers is coarse: their standard deviation within 3 sigma is not
+        inside = np.abs(steps) <= 3 * spread[:, None]
+        many = inside.sum(axis=1) >= 100
+        # What is cut off of a Gaussian beyond 3 sigma makes 1.35 %.
+        spread[many] = np.std(steps[many], axis=1, where=inside[many]) * 1.0135
+    return float(np.median(middle(boxes, axis=1))), float(np.median(spread) / np.sqrt(2))
 
 
 def photon_transfer(level: float, sigma: float, read_noise: float) -> float:

@@ -7,6 +7,7 @@ from astropy.io import fits
 from scipy import ndimage
 
 from otrain_core.errors import ImageError
+from otrain_core.images.windows import sliding
 from otrain_core.widths import mad_sigma
 
 AREA, SQUARE = 100, 7  # an area inside of the image has so many pixels, and squares of this side lie in it
@@ -66,7 +67,9 @@ def fill_values(data: np.ndarray, *, fill: float | None = None, saturation: floa
 
 def _inner_values(data: np.ndarray) -> list[float]:
     """Values that fill a square of `SQUARE` px somewhere."""
-    flat = ndimage.maximum_filter(data, SQUARE) == ndimage.minimum_filter(data, SQUARE)
+    rows = sliding(data[:, 1:] == data[:, :-1], SQUARE - 1, 1, np.logical_and, beyond=True)
+    flat = sliding(rows, SQUARE, 0, np.logical_and, beyond=True)
+    flat &= sliding(data[1:] == data[:-1], SQUARE - 1, 0, np.logical_and, beyond=True)
     values, count = np.unique(data[flat], return_counts=True)
     return [float(value) for value in values[np.argsort(-count, kind="stable")][:8]]
 

@@ -19,6 +19,7 @@ from otrain_core.images.frames import (
     read_image,
     write_planes,
 )
+from otrain_core.images.windows import dilated
 from otrain_core.io import read_json
 from otrain_core.plan.pipelines import PrepareOptions
 from otrain_core.plan.telescopes import Detector
@@ -213,7 +214,7 @@ def _background(
     sources = smooth > limit
     sources = _opened(sources)
     reach = int(np.ceil(seeing))
-    sources = ndimage.maximum_filter(sources, size=2 * reach + 1)
+    sources = dilated(sources, reach)
     crowded = (sources | excluded).mean()
     second = sep.Background(data, mask=excluded | sources, **options) if crowded < 0.7 else first
     return second.back(dtype=np.float32), second.rms(dtype=np.float32), sources

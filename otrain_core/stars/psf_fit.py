@@ -6,6 +6,7 @@ The idea stands in `otrain_core.stars.psf`, which finds the stars and uses the r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy import ndimage
@@ -16,6 +17,7 @@ from otrain_core.widths import FWHM_PER_SIGMA, mad_sigma, moffat_alpha
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(3)
 _NODES, _WEIGHTS = _NODES / 2, _WEIGHTS / 2  # of one pixel
+_NUDGE = 0.02  # step of a derivative [px]
 
 
 @dataclass
@@ -157,12 +159,16 @@ class _Fit:
         self.sky = self.sky + step[:, 3]
 
 
-def _gradient(evaluate, dx: np.ndarray, dy: np.ndarray, step: float = 0.02) -> tuple[np.ndarray, np.ndarray]:
-    """Derivatives of a profile with respect to the position of the star."""
-    return (
-        (evaluate(dx - step, dy) - evaluate(dx + step, dy)) / (2 * step),
-        (evaluate(dx, dy - step) - evaluate(dx, dy + step)) / (2 * step),
-    )
+def _around(evaluate, dx: np.ndarray, dy: np.ndarray) -> list[np.ndarray]:
+    """A profile at the offsets, and with the star moved by `_NUDGE` to either side along x, then along y."""
+    moves = (0, 0), (-_NUDGE, 0), (_NUDGE, 0), (0, -_NUDGE), (0, _NUDGE)
+    return [evaluate(dx + along_x, dy + along_y) for along_x, along_y in moves]
+
+
+def _gradient(profiles: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Derivatives of the profile of `_around` with respect to the position of the star."""
+    _, left, right, below, above = profiles
+    return (left - right) / (2 * _NUDGE), (below - above) / (2 * _NUDGE)
 
 
 def _fit_moffat(fit: _Fit, half_light: float, *, iterations: int = 8) -> np.ndarray:
@@ -172,10 +178,10 @@ def _fit_moffat(fit: _Fit, half_light: float, *, iterations: int = 8) -> np.ndar
     upper = np.array([np.log(6 * half_light + 2), 0.6, 0.6, np.log(12.0)])
     for _ in range(iterations):
         dx, dy = fit.offsets()
-        profile = _moffat(shape, dx, dy)
+        profiles = _around(partial(_moffat, shape), dx, dy)
+        profile = profiles[0]
         weight = fit.root_weight(profile)
-        gradient = _gradient(lambda u, v: _moffat(shape, u, v), dx, dy)  # noqa: B023 (used at once)
-        basis, triangle = fit.local(profile, gradient, weight)
+        basis, triangle = fit.local(profile, _gradient(profiles), weight)
         residual = fit.residual(profile, weight)
         columns = []
         for k, nudge in enumerate((0.01, 0.01, 0.01, 0.02)):
@@ -245,24 +251,28 @@ class _Splines:
         n, (rows, columns) = len(fit.x), fit.data.shape[1:]
         prior = self.prior
 
-        def project(vector):
+        def project(vector, basis):
             return vector - (basis @ (np.swapaxes(basis, 1, 2) @ vector[..., None]))[..., 0]
 
-        def forward(z):
-            pixels = (by @ np.tensordot(self.terms, prior * z, axes=1) @ bxt) * scale
-            return project(np.pad(pixels.reshape(n, -1), ((0, 0), (0, 1))))
-
-        def adjoint(vector):
-            pixels = project(vector)[:, :-1].reshape(n, rows, columns) * scale
+        def adjoint(projected):
+            pixels = projected.reshape(n, rows, columns) * scale
             return self._open(prior * np.tensordot(self.terms.T, byt @ pixels @ bx, axes=1))
+
+        own = np.ascontiguousarray(
+            basis[:, :-1]
+        )  # without the row of the sky's prior, on which a profile has no effect
+
+        def normal(z):
+            pixels = (by @ np.tensordot(self.terms, prior * z, axes=1) @ bxt) * scale
+            return adjoint(project(pixels.reshape(n, -1), own))
 
         start = self.coefficients / prior
         z = np.zeros_like(prior)
-        r = adjoint(residual) - start
+        r = adjoint(project(residual, basis)[:, :-1]) - start
         p, rr = r.copy(), float((r * r).sum())
         first = rr
         for _ in range(iterations):
-            ap = adjoint(forward(p)) + p
+            ap = normal(p) + p
             step = rr / float((p * ap).sum())
             z += step * p
             r -= step * ap
@@ -296,11 +306,9 @@ def fit_stars(stars: Stars, image: Image, rms: float, degree: int, min_stars: in
     shape = _fit_moffat(fit.take(np.arange(len(fit.x)) < 40), stars.half_light)
     fwhm = float(np.exp(shape[0]))
 
-    def base(dx, dy):
-        return _moffat(shape, dx, dy)
-
+    base = partial(_moffat, shape)
     for _ in range(3):
-        _step(fit, base)
+        _step(fit, _around(base, *fit.offsets()))
     fit = fit.take(_consistent(fit, base(*fit.offsets())))
     if len(fit.x) < min_stars:
         return np.zeros((1, 3, 3)), 1, len(fit.x), 0, np.nan
@@ -317,7 +325,7 @@ def fit_stars(stars: Stars, image: Image, rms: float, degree: int, min_stars: in
         nodes,
         polynomial(fit.centre_x, fit.centre_y, image.shape, degree, axis=-1),
         prior=np.stack([wide] + [narrow] * (len(exponents(degree)) - 1)),
-        fixed=np.stack([at_nodes, *(plane[0] for plane in _gradient(base, nodes[None], nodes[None]))]),
+        fixed=np.stack([at_nodes, *(plane[0] for plane in _gradient(_around(base, nodes[None], nodes[None])))]),
     )
 
     def whole(dx, dy):
@@ -325,11 +333,12 @@ def fit_stars(stars: Stars, image: Image, rms: float, degree: int, min_stars: in
 
     for turn in range(3):
         dx, dy = fit.offsets()
-        profile = whole(dx, dy)
-        weight = fit.root_weight(profile)
-        basis, _ = fit.local(profile, _gradient(whole, dx, dy), weight)
-        splines.solve(fit, weight, basis, fit.residual(profile, weight), iterations=40)
-        _step(fit, whole)
+        fixed = _around(base, dx, dy)
+        profiles = [one + other for one, other in zip(fixed, _around(splines.evaluate, dx, dy), strict=True)]
+        weight = fit.root_weight(profiles[0])
+        basis, _ = fit.local(profiles[0], _gradient(profiles), weight)
+        splines.solve(fit, weight, basis, fit.residual(profiles[0], weight), iterations=40)
+        _step(fit, [one + other for one, other in zip(fixed, _around(splines.evaluate, dx, dy), strict=True)])
         if turn == 0:
             keep = _consistent(fit, whole(*fit.offsets()))
             fit = fit.take(keep)
@@ -369,7 +378,7 @@ def misfit(stars: Stars, image: Image, rms: float, profile_at, fwhm: float, *, m
         )
 
     for _ in range(3):
-        _step(fit, whole)
+        _step(fit, _around(whole, *fit.offsets()))
     return _core_misfit(fit, whole(*fit.offsets()), fwhm)
 
 
@@ -379,13 +388,11 @@ def _core_misfit(fit: _Fit, profile: np.ndarray, fwhm: float) -> float:
     return float(np.median((np.abs(fit.data - fit.model(profile)) * core).sum(axis=(1, 2)) / fit.flux))
 
 
-def _step(fit: _Fit, evaluate) -> None:
-    """Improve flux, position and sky of every star for a given profile."""
-    dx, dy = fit.offsets()
-    profile = evaluate(dx, dy)
-    weight = fit.root_weight(profile)
-    basis, triangle = fit.local(profile, _gradient(evaluate, dx, dy), weight)
-    fit.update(basis, triangle, fit.residual(profile, weight))
+def _step(fit: _Fit, profiles: list[np.ndarray]) -> None:
+    """Improve flux, position and sky of every star for a given profile (`_around` the offsets of the stars)."""
+    weight = fit.root_weight(profiles[0])
+    basis, triangle = fit.local(profiles[0], _gradient(profiles), weight)
+    fit.update(basis, triangle, fit.residual(profiles[0], weight))
 
 
 def _consistent(fit: _Fit, profile: np.ndarray) -> np.ndarray:

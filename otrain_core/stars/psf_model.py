@@ -53,10 +53,25 @@ class PSFModel:
         """PSF of a place at offsets of pixel centres from the star [px]: (rows, columns), not normalised."""
         monomials = polynomial(x, y, self.shape, self.degree)
         spline = np.tensordot(monomials, self._splines, axes=1)
-        centre = (spline.shape[0] - 1) / 2
-        rows, columns = np.meshgrid(centre + dy * self.oversampling, centre + dx * self.oversampling, indexing="ij")
-        values = ndimage.map_coordinates(spline, [rows, columns], order=3, mode="mirror", prefilter=False)
+        # On a grid of rows and columns the interpolation is one along the rows, then one along the columns.
+        (row, along_y), (column, along_x) = (self._taps(offset) for offset in (dy, dx))
+        lines = (spline[row] * along_y[..., None]).sum(axis=0)
+        values = (lines[:, column] * along_x).sum(axis=1)
         return np.maximum(values, 0.0)
+
+    def _taps(self, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Nodes of the table that make up a cubic B-spline at offsets of pixel centres, and their weights, each (4, n).
+
+        The table is mirrored about its first and its last node.
+        """
+        last = self.table.shape[-1] - 1
+        position = last / 2 + np.asarray(offset, float) * self.oversampling
+        first = np.floor(position)
+        f = position - first
+        g = 1 - f
+        weights = np.stack([g**3, 4 - 6 * f**2 + 3 * f**3, 4 - 6 * g**2 + 3 * g**3, f**3]) / 6
+        node = np.abs(first.astype(int) + np.arange(-1, 3)[:, None])
+        return last - np.abs(last - node % (2 * last)), weights
 
     def at(self, x: float, y: float) -> np.ndarray:
         """PSF at a position of the detector, centred in its stamp.

@@ -1,0 +1,435 @@
+"""The fit of a `otrain_core.images.kernel.KernelField` to stamps of stars."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy import linalg
+
+from otrain_core.images.kernel import Basis, KernelField
+from otrain_core.images.polynomials import exponents, polynomial
+from otrain_core.widths import SIGMA_PER_MAD, mad_sigma
+
+# Of the photon noise in the weights of the fit. With all of it faint stars say as much as bright ones and their
+# noise blurs the kernel; with none of it the brightest few rule. On simulated, crowded and undersampled images
+# alike, the residuals of star cores are least between 0.2 and 0.5.
+PHOTON_SHARE = 0.3
+# Of the reference's noise that is taken off the normal matrix; the rest keeps the bases in check that no star constrains.
+NOISE_SHARES = (0.8, 0.6, 0.4, 0.2, 0.0)
+MEDIAN_ERROR = 1.2533  # standard error of the median of Gaussian values over that of their mean
+FOLDS = 5  # of the stamps, to judge a fit by stamps that are not in it
+
+
+@dataclass
+class Stamps:
+    """What is fitted, cut out once for all fits; (n_stamps, n_pixels) each, but for the columns.
+
+    Attributes
+    ----------
+    columns : numpy.ndarray
+        (n_stamps, n_bases + n_sky, n_pixels): source convolved with each basis, then the terms of the background.
+    data, variance, source_variance : numpy.ndarray
+        Target, variance of target - model, variance of the source.
+    good : numpy.ndarray
+        bool, pixels to fit.
+    x, y : numpy.ndarray
+        (n_stamps,), centres [px].
+    shape : tuple of int
+        Of the images.
+    basis : Basis
+    noise_gram : numpy.ndarray
+        `Basis.gram` with the autocorrelation of the noise of the source.
+    """
+
+    columns: np.ndarray
+    data: np.ndarray
+    variance: np.ndarray
+    source_variance: np.ndarray
+    good: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    shape: tuple[int, int]
+    basis: Basis
+    noise_gram: np.ndarray
+
+    @property
+    def n_bases(self) -> int:
+        return len(self.basis.pairs)
+
+    @cached_property
+    def noise(self) -> tuple[float, np.ndarray]:
+        """`photon_noise` of the good pixels."""
+        return photon_noise(self.data, np.where(self.good, self.variance, np.nan))
+
+    def weight(self, model: np.ndarray, used: np.ndarray) -> np.ndarray:
+        """Weight of the pixels in a fit [1/ADU^2], from a model without its noise."""
+        photon, sky = self.noise
+        return used / (sky[:, None] + PHOTON_SHARE * photon * np.maximum(model, 0))
+
+    @cached_property
+    def first(self) -> tuple[np.ndarray, np.ndarray]:
+        """Normal equations with the data as a model, of all columns: where every fit begins."""
+        return self.normal_equations(self.weight(self.data, self.good), self.columns.shape[1])
+
+    def normal_equations(self, weight: np.ndarray, n_columns: int) -> tuple[np.ndarray, np.ndarray]:
+        """Normal matrix (n_stamps, n_columns, n_columns) and right side (n_stamps, n_columns) of each stamp."""
+        root = np.sqrt(weight)
+        columns = self.columns[:, :n_columns] * root[:, None, :]
+        # The product of a matrix and its own transpose takes half the time of one of two matrices.
+        return columns @ columns.swapaxes(1, 2), (columns @ (root * self.data)[:, :, None])[:, :, 0]
+
+
+def cut_stamps(
+    source: np.ndarray,
+    target: np.ndarray,
+    variance: np.ndarray,
+    source_variance: np.ndarray,
+    bad: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    basis: Basis,
+    half: int,
+    background_order: int,
+    smoothing: np.ndarray | None = None,
+) -> Stamps:
+    """Cut out what `fit_kernel` fits.
+
+    Parameters
+    ----------
+    source, target : numpy.ndarray
+        float32 (height, width) [ADU], no NaN.
+    variance : numpy.ndarray
+        Of target - model in the sky and sources [ADU^2].
+    source_variance : numpy.ndarray
+        Of the source alone [ADU^2]: its noise is in the regressors.
+    bad : numpy.ndarray
+        bool, pixels not to fit.
+    x, y : numpy.ndarray
+        int, centres of the stamps, at least ``half + basis.half_width`` from the edge.
+    basis : Basis
+    half : int
+        Half width of the fitted square of each stamp [px].
+    background_order : int
+        Highest degree of the background.
+    smoothing : numpy.ndarray, optional
+        Autocorrelation of the noise of the source, see `otrain_core.images.align.Aligned`.
+
+    Raises
+    ------
+    ValueError
+        Fewer than three stamps.
+    """
+    if len(x) < 3:
+        raise ValueError(f"{len(x)} usable stars; 3 are needed")
+    convolved = convolve_stamps(_cut(source, x, y, half + basis.half_width).astype(float), basis, half)
+    offsets = np.arange(-half, half + 1)
+    px = np.broadcast_to(x[:, None, None] + offsets[None, None, :], (len(x), 2 * half + 1, 2 * half + 1))
+    py = np.broadcast_to(y[:, None, None] + offsets[None, :, None], px.shape)
+    sky = polynomial(px, py, source.shape, background_order).reshape(-1, len(x), px[0].size).swapaxes(0, 1)
+    return Stamps(
+        columns=np.concatenate([convolved, sky], axis=1),
+        data=_cut(target, x, y, half).reshape(len(x), -1).astype(float),
+        variance=_cut(variance, x, y, half).reshape(len(x), -1).astype(float),
+        source_variance=_cut(source_variance, x, y, half).reshape(len(x), -1).astype(float),
+        good=~_cut(bad, x, y, half).reshape(len(x), -1),
+        x=x,
+        y=y,
+        shape=source.shape,
+        basis=basis,
+        noise_gram=basis.gram(smoothing),
+    )
+
+
+def fit_kernel(
+    stamps: Stamps,
+    *,
+    order: int,
+    background_order: int,
+    sigma_clip: float = 3.0,
+    lowest: float = 0.005,
+    iterations: int = 6,
+) -> KernelField:
+    """Fit ``target = kernel(x, y) * source + background`` on stamps.
+
+    Parameters
+    ----------
+    stamps : Stamps
+    order, background_order : int
+        Degree of the kernel's variation and of the background, at most that of the stamps.
+    sigma_clip : float
+        Stamps whose reduced chi^2 is off by more standard deviations are left out.
+    lowest : float
+        Least error of the model as a fraction of the signal. The clipping takes the error
+        that the brighter stars show, so that they are not clipped for what no kernel can
+        model, such as coarse sampling.
+    iterations : int
+        Of the clipping, at most.
+
+    Returns
+    -------
+    KernelField
+        Its record has n_stamps, n_rejected, stamp_chi2 (median, reduced), model_error (what the kernel leaves of the
+        brighter stamps beyond their noise, root mean square as a share of the signal) and model_error_low (what it
+        surely is, two standard errors below).
+
+    Raises
+    ------
+    ValueError
+        No stamp is left.
+    """
+    system = _System(stamps, order, background_order)
+    used, keep = stamps.good, np.ones(len(stamps.x), dtype=bool)
+    photon, sky_variance = stamps.noise
+    model = np.maximum(stamps.data, 0)
+    softening = max(lowest, 0.01)
+    shares: tuple[float, ...] = (0.0,)
+    for iteration in range(iterations):
+        # From the model, not the pixel's own value: weights that follow the noise would bias the flux ratio.
+        signal = np.maximum(model, 0)
+        expected = sky_variance[:, None] + photon * signal
+        weight = stamps.weight(model, used)
+        tolerant = used / (expected + (softening * signal) ** 2)
+        system.weigh(weight, stamps.first if iteration == 0 else None)
+        solution, model, keep, middle = _clipped_solution(
+            system, keep, tolerant=tolerant, shares=shares, clip=sigma_clip
+        )
+        excess = (used * ((stamps.data - model) ** 2 - expected)).sum(axis=1) / (used * model**2).sum(axis=1)
+        bright = keep & (signal.sum(axis=1) >= np.median(signal[keep].sum(axis=1)))
+        error = float(np.sqrt(max(np.median(excess[bright]), lowest**2)))
+        doubt = 2 * MEDIAN_ERROR * mad_sigma(excess[bright]) / np.sqrt(bright.sum())
+        softening = min(error, 0.2)
+        if iteration == 0:
+            ratio = (used * (stamps.data - model) ** 2).sum(axis=1) / (used * expected).sum(axis=1)
+            # Residuals below the noise: both images share their noise, which is then no error of the regressors.
+            shares = NOISE_SHARES if np.median(ratio[keep]) > 0.25 else (0.0,)
+            continue
+        previous = used
+        # What no kernel explains: cosmic rays, variables and new sources near the star.
+        used = stamps.good & (tolerant * (stamps.data - model) ** 2 <= 25 * max(middle, 1e-12))
+        if iteration > 1 and np.array_equal(previous, used):
+            break
+    kernels = np.tensordot(system.kernel_coefficients(solution), stamps.basis.kernels(), ([0], [0]))
+    field = KernelField(kernels, solution[-system.n_sky :], stamps.shape, order, background_order)
+    signal = np.maximum(model, 0)
+    judged = stamps.good / (sky_variance[:, None] + photon * signal + (lowest * signal) ** 2)
+    field.predicted_chi2 = _predicted_chi2(system, keep, judged=judged, shares=shares)
+    field.record = {
+        "n_stamps": int(keep.sum()),
+        "n_rejected": int((~keep).sum()),
+        "stamp_chi2": float(middle),
+        "model_error": error,
+        "model_error_low": float(np.sqrt(max(np.median(excess[bright]) - doubt, 0.0))),
+    }
+    return field
+
+
+def _clipped_solution(
+    system: _System, keep: np.ndarray, *, tolerant: np.ndarray, shares: tuple[float, ...], clip: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Solution without the stamps that no kernel fits.
+
+    Parameters
+    ----------
+    keep : numpy.ndarray
+        bool (n_stamps,), stamps to begin with.
+    tolerant : numpy.ndarray
+        Weight of the pixels in the chi^2 that stamps are judged by.
+    shares
+        As in `_System.solve`.
+    clip : float
+        In standard deviations of the reduced chi^2.
+
+    Returns
+    -------
+    solution, model, keep : numpy.ndarray
+    middle : float
+        Median reduced chi^2.
+    """
+    count = np.maximum((tolerant > 0).sum(axis=1), 1)
+    for _ in range(5):
+        solution = system.solve(keep, shares)
+        model = system.model(solution)
+        chi2 = (tolerant * (system.stamps.data - model) ** 2).sum(axis=1) / count
+        middle = np.median(chi2[keep])
+        spread = SIGMA_PER_MAD * np.median(np.abs(chi2[keep] - middle))
+        accepted = chi2 <= middle + max(clip * spread, 0.05 * middle) + 1e-12
+        if accepted.sum() < 3 or np.array_equal(accepted, keep):
+            break
+        keep = accepted
+    return solution, model, keep, middle
+
+
+def _predicted_chi2(system: _System, keep: np.ndarray, *, judged: np.ndarray, shares: tuple[float, ...]) -> np.ndarray:
+    """Reduced chi^2 of each stamp about a solution from stamps of other folds, see `KernelField`.
+
+    `judged` is the weight of the pixels in this chi^2, one over their variance; else as `_clipped_solution`.
+    """
+    fold = np.arange(len(keep)) % FOLDS
+    chi2 = np.full(len(keep), np.inf)
+    for number in range(FOLDS):
+        mine, others = fold == number, keep & (fold != number)
+        if not mine.any() or others.sum() < 3:
+            continue
+        try:
+            model = system.model(system.solve(others, shares), mine)
+        except np.linalg.LinAlgError:
+            continue
+        residual2 = judged[mine] * (system.stamps.data[mine] - model) ** 2
+        chi2[mine] = residual2.sum(axis=1) / np.maximum((judged[mine] > 0).sum(axis=1), 1)
+    return chi2
+
+
+def _cut(image: np.ndarray, x: np.ndarray, y: np.ndarray, half: int) -> np.ndarray:
+    offsets = np.arange(-half, half + 1)
+    return image[(y[:, None] + offsets)[:, :, None], (x[:, None] + offsets)[:, None, :]]
+
+
+def convolve_stamps(stamps: np.ndarray, basis: Basis, half: int) -> np.ndarray:
+    """Every stamp convolved with every basis.
+
+    Parameters
+    ----------
+    stamps : numpy.ndarray
+        (n_stamps, m, m) with m = 2 (half + basis.half_width) + 1.
+    half : int
+        Half width of the result.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n_stamps, n_bases, (2 half + 1)^2), float64.
+    """
+    size, width = 2 * half + 1, 2 * basis.half_width + 1
+    # toeplitz[l, out, in]: convolution with line l as a matrix
+    toeplitz = np.zeros((len(basis.lines), size, size + width - 1))
+    for row in range(size):
+        toeplitz[:, row, row : row + width] = basis.lines[:, ::-1]
+    along_x = np.einsum("smx,lox->lsmo", stamps, toeplitz, optimize=True)  # (line, stamp, m, out x)
+    out = np.empty((len(stamps), len(basis.pairs), size * size))
+    for index, (j, i) in enumerate(basis.pairs):
+        out[:, index] = np.matmul(toeplitz[j], along_x[i]).reshape(len(stamps), -1)
+    mixed = out[:, :1] * basis.mix[0, 0]
+    out[:, 1:] += basis.mix[1:, 0][None, :, None] * out[:, :1]
+    out[:, :1] = mixed
+    return out
+
+
+def photon_noise(data: np.ndarray, variance: np.ndarray) -> tuple[float, np.ndarray]:
+    """Variance per unit of signal, and the variance of the sky of each stamp.
+
+    Parameters
+    ----------
+    data, variance : numpy.ndarray
+        (n_stamps, n_pixels) [ADU, ADU^2]; NaN in `variance` where a pixel is not used.
+    """
+    sky = np.nanpercentile(variance, 20, axis=1)
+    signal = np.isfinite(variance) & (data > 5 * np.sqrt(sky)[:, None])
+    if not signal.any():
+        return 0.0, sky
+    return max(float(((variance - sky[:, None])[signal]).sum() / data[signal].sum()), 0.0), sky
+
+
+class _System:
+    """Global normal equations from those of the stamps.
+
+    Unknowns: the coefficient of the first basis (constant: the photometric ratio),
+    then of each further basis its polynomial, then the background.
+    """
+
+    def __init__(self, stamps: Stamps, order: int, background_order: int):
+        self.stamps = stamps
+        self.terms = polynomial(stamps.x, stamps.y, stamps.shape, order).T  # (stamp, term)
+        self.n, self.n_terms, self.n_sky = stamps.n_bases, self.terms.shape[1], len(exponents(background_order))
+        self.n_columns = self.n + self.n_sky
+        self.size = 1 + (self.n - 1) * self.n_terms + self.n_sky
+        self.products = (self.terms[:, :, None] * self.terms[:, None, :]).reshape(len(self.terms), -1)
+
+    def weigh(self, weight: np.ndarray, equations: tuple[np.ndarray, np.ndarray] | None = None) -> None:
+        """Take the pixels with these weights; `equations` where those of all columns are known."""
+        n, size = self.n, self.n_columns
+        normal, self.right = equations or self.stamps.normal_equations(weight, size)
+        flat = len(normal), -1
+        self.first, self.row, self.to_sky = normal[:, 0, 0], normal[:, 0, 1:n], normal[:, 0, n:size]
+        self.inner = normal[:, 1:n, 1:n].reshape(flat)
+        self.mixed = normal[:, 1:n, n:size].reshape(flat)
+        self.sky = normal[:, n:size, n:size]
+        self.noise_power = (weight * self.stamps.source_variance).sum(axis=1)
+
+    def solve(self, keep: np.ndarray, shares: tuple[float, ...]) -> np.ndarray:
+        """Solution from the stamps to keep.
+
+        The noise of the source adds to the normal matrix and would pull the kernel, the
+        flux ratio too, towards zero. It is known and taken off, as much of it as the first of
+        `shares` that leaves the matrix positive definite.
+        """
+        matrix, vector = self._assembled(keep)
+        noise = self._noise(keep) if shares != (0.0,) else 0.0
+        for share in shares:
+            try:
+                return self._solution(matrix - share * noise, vector)
+            except np.linalg.LinAlgError:
+                if share == shares[-1]:
+                    raise
+        raise ValueError("no share is given")
+
+    def _assembled(self, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        n, q, size = self.n, self.n_terms, self.size
+        matrix, vector, use = np.zeros((size, size)), np.zeros(size), keep.astype(float)
+        terms, right = self.terms * use[:, None], self.right
+        inner, outer = slice(1, size - self.n_sky), slice(size - self.n_sky, size)
+        matrix[0, 0] = use @ self.first
+        matrix[outer, outer] = np.tensordot(use, self.sky, 1)
+        matrix[0, outer] = matrix[outer, 0] = use @ self.to_sky
+        matrix[0, inner] = matrix[inner, 0] = (self.row.T @ terms).ravel()
+        block = (self.inner.T @ (self.products * use[:, None])).reshape(n - 1, n - 1, q, q)
+        matrix[inner, inner] = block.transpose(0, 2, 1, 3).reshape((n - 1) * q, -1)
+        mixed = (self.mixed.T @ terms).reshape(n - 1, self.n_sky, q).swapaxes(1, 2).reshape(-1, self.n_sky)
+        matrix[inner, outer], matrix[outer, inner] = mixed, mixed.T
+        vector[0] = use @ right[:, 0]
+        vector[inner] = (right[:, 1:n].T @ terms).ravel()
+        vector[outer] = use @ right[:, n : self.n_columns]
+        return matrix, vector
+
+    def _noise(self, keep: np.ndarray) -> np.ndarray:
+        """What the noise of the source adds to the matrix."""
+        gram, power = self.stamps.noise_gram, self.noise_power * keep
+        matrix, inner = np.zeros((self.size, self.size)), slice(1, self.size - self.n_sky)
+        matrix[0, 0] = power.sum() * gram[0, 0]
+        matrix[0, inner] = matrix[inner, 0] = np.outer(gram[0, 1:], power @ self.terms).ravel()
+        matrix[inner, inner] = np.kron(gram[1:, 1:], (power @ self.products).reshape(self.n_terms, -1))
+        return matrix
+
+    def _solution(self, matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
+        if np.diag(matrix).min() <= 0:
+            raise np.linalg.LinAlgError("not positive definite")
+        scale = 1 / np.sqrt(np.diag(matrix))
+        matrix *= scale[:, None] * scale
+        matrix[np.diag_indices(self.size)] += 1e-9  # the narrowest bases are nearly alike on few pixels
+        factor = linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
+        return scale * linalg.cho_solve(factor, scale * vector, overwrite_b=True, check_finite=False)
+
+    def model(self, solution: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
+        """(n_stamps, n_pixels) of a solution, of all stamps or of those chosen."""
+        columns = self.stamps.columns[:, : self.n_columns]
+        local = self._local(solution)
+        if chosen is not None:
+            columns, local = columns[chosen], local[chosen]
+        return np.matmul(local[:, None, :], columns)[:, 0]
+
+    def _local(self, solution: np.ndarray) -> np.ndarray:
+        """Coefficients of all columns at each stamp, (n_stamps, n_bases + n_sky)."""
+        ones = np.ones((len(self.terms), 1))
+        varying = self.terms @ self._varying(solution).T
+        return np.concatenate([ones * solution[0], varying, ones * solution[-self.n_sky :]], axis=1)
+
+    def _varying(self, solution: np.ndarray) -> np.ndarray:
+        return solution[1 : self.size - self.n_sky].reshape(self.n - 1, self.n_terms)
+
+    def kernel_coefficients(self, solution: np.ndarray) -> np.ndarray:
+        """(n_bases, n_terms)."""
+        first = np.zeros((1, self.n_terms))
+        first[0, 0] = solution[0]
+        return np.concatenate([first, self._varying(solution)])
