@@ -11,10 +11,10 @@ import pandas as pd
 
 from otrain_core.arrays import write_arrays
 from otrain_core.candidates.detect import CANDIDATE_COLUMNS
-from otrain_core.candidates.measure import difference_psf
+from otrain_core.candidates.measure import difference_psf, point_sources
 from otrain_core.errors import ImageError
-from otrain_core.images.frames import MASK_MISSING, read_planes
-from otrain_core.images.pixels import add_stamp, nearest_pixel
+from otrain_core.images.frames import MASK_MISSING, Held, read_planes
+from otrain_core.images.pixels import nearest_pixel
 from otrain_core.io import raise_if_failed, read_json, read_table
 from otrain_core.stars.psf_model import PSFModel
 
@@ -35,7 +35,7 @@ CUTOUT_COLUMNS = CANDIDATE_COLUMNS | {
 def cutouts_files(
     *,
     labelled: str | Path,
-    difference: str | Path,
+    difference: str | Path | Held,
     psf: str | Path,
     psf_record: str | Path,
     subtract_record: str | Path,
@@ -50,8 +50,10 @@ def cutouts_files(
 
     Parameters
     ----------
-    labelled, difference, psf, psf_record, subtract_record : path-like
-        What the steps `crossmatch`, `subtract` and `psf` write.
+    labelled, psf, psf_record, subtract_record : path-like
+        What the steps `crossmatch`, `psf` and `subtract` write.
+    difference : path-like or Held
+        Planes that the step `subtract` writes.
     cutouts : path-like
         The ``.npz`` to write.
     telescope, pipeline, image : str
@@ -178,7 +180,7 @@ def make_cutouts(
         stack[..., index] = np.pad(plane, size, constant_values=np.nan)[rows, columns]
     stack[..., 3] = mask[rows, columns]
     stack[..., 0][stack[..., 3] != 0] = np.nan
-    stack[..., 4] = np.nan if psf is None else _point_sources(psf, table["x"], table["y"], size)
+    stack[..., 4] = np.nan if psf is None else point_sources(psf, table["x"], table["y"], size)
     sign = np.where(table["flux"] < 0, -1, 1)
     stack = flipped(stack, sign, channels=CHANNELS)
     n_missing = np.isnan(stack[..., 0]).sum(axis=(1, 2))
@@ -237,15 +239,6 @@ def _check_planes(planes: dict[str, np.ndarray], *, size: int, image: str) -> No
         raise ImageError(
             image, "cutouts.size", f"cutouts of {size} px are larger than the image of {shape[1]} x {shape[0]} px"
         )
-
-
-def _point_sources(psf: Any, x: np.ndarray, y: np.ndarray, size: int) -> np.ndarray:
-    """(N, size, size): a star of flux 1 at every position, on the pixels of its cutout."""
-    planes = np.zeros((len(x), size, size))
-    for plane, xi, yi in zip(planes, x, y, strict=True):
-        stamp, y0, x0 = psf.stamp(xi, yi)
-        add_stamp(plane, stamp, y0 - nearest_pixel(yi) + size // 2, x0 - nearest_pixel(xi) + size // 2)
-    return planes
 
 
 def _typed(table: pd.DataFrame) -> dict[str, Any]:

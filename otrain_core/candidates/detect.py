@@ -25,7 +25,7 @@ from otrain_core.candidates.planes import Planes
 from otrain_core.candidates.search import drop_catalogued, find_sources, merge_searches, require_catalogue
 from otrain_core.candidates.surroundings import name_surroundings
 from otrain_core.errors import ImageError
-from otrain_core.images.frames import MASK_MISSING, read_planes
+from otrain_core.images.frames import MASK_MISSING, Held, read_planes
 from otrain_core.images.pixels import any_near
 from otrain_core.images.wcs import image_wcs, pixel_to_sky
 from otrain_core.io import raise_if_failed, read_json, read_table, write_table
@@ -69,7 +69,7 @@ CANDIDATE_COLUMNS = {
 
 def detect_files(
     *,
-    difference: str | Path,
+    difference: str | Path | Held,
     psf: str | Path,
     psf_record: str | Path,
     candidates: str | Path,
@@ -86,7 +86,7 @@ def detect_files(
 
     Parameters
     ----------
-    difference : path-like
+    difference : path-like or Held
         Planes of the difference, as the step `subtract` writes them.
     psf, psf_record : path-like
         PSF of the science image and its record.

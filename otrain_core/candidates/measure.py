@@ -128,6 +128,19 @@ def negative_shares(
     return np.divide(negative, total, out=np.zeros(len(x)), where=total > 0)
 
 
+def point_sources(psf: Any, x: np.ndarray, y: np.ndarray, size: int) -> np.ndarray:
+    """(N, size, size): a star of flux 1 at every position; the pixel nearest to it has index ``size // 2``.
+
+    `psf` has the method ``stamp`` of `otrain_core.stars.psf_model.PSFModel`, and ``stamps`` where it can make many at once.
+    """
+    planes, x, y = np.zeros((len(x), size, size)), np.asarray(x, float), np.asarray(y, float)
+    left, bottom = nearest_pixel(x) - size // 2, nearest_pixel(y) - size // 2
+    made = zip(*psf.stamps(x, y), strict=True) if hasattr(psf, "stamps") else map(psf.stamp, x, y)
+    for index, (stamp, y0, x0) in enumerate(made):
+        add_stamp(planes[index], stamp, y0 - bottom[index], x0 - left[index])
+    return planes
+
+
 def psf_fluxes(
     data: np.ndarray,
     error: np.ndarray,
@@ -157,10 +170,7 @@ def psf_fluxes(
         profile = np.exp(-0.5 * (dx**2 + dy**2) / (SIGMA * seeing) ** 2)
         profile /= 2 * np.pi * (SIGMA * seeing) ** 2
     else:
-        profile = np.zeros(values.shape)
-        for index, (xi, yi) in enumerate(zip(x, y, strict=True)):
-            stamp, y0, x0 = psf.stamp(xi, yi)
-            add_stamp(profile[index], stamp, y0 - (nearest_pixel(yi) - half), x0 - (nearest_pixel(xi) - half))
+        profile = point_sources(psf, x, y, 2 * half + 1)
     profile = profile * inside
     whole = profile.sum(axis=(1, 2))
     norm = (profile**2 * weights).sum(axis=(1, 2))

@@ -11,6 +11,7 @@ import pandas as pd
 
 from otrain_core.candidates.measure import SIGMA
 from otrain_core.errors import ImageError
+from otrain_core.images.extraction import extract
 from otrain_core.images.pixels import value_at
 from otrain_core.images.wcs import sky_to_pixel
 from otrain_core.temporary import temporary_folder
@@ -100,12 +101,12 @@ def find_sep(
     """Pixels above the threshold after the matched filter of `sep` (Barbary 2016), windowed centroids."""
     import sep
 
-    sep.set_extract_pixstack(max(300_000, data.size // 4))
     sep.set_sub_object_limit(4096)
     try:
-        objects = sep.extract(
+        objects = extract(
             data,
             threshold,
+            most=max(300_000, data.size // 4),
             err=error,
             mask=bad,
             minarea=min_area,

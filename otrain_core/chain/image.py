@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from otrain_core.chain.steps import KEPT, Clock, ImageSteps, Step
+from otrain_core.chain.steps import KEPT, Clock, ImageSteps, Step, held_planes
 from otrain_core.io import write_table
 from otrain_core.jobs.job import step_of_job
 from otrain_core.plan.chain import Chain, Frame
@@ -87,7 +87,7 @@ def _run_image(
             yield
 
     recipe = Recipe(chain.pipeline, chain.detector, telescope=chain.telescope, name=chain.name)
-    run = ImageSteps(frame.image, recipe, kept, temporary, step, frame.wcs, finder)
+    run = ImageSteps(frame.image, recipe, kept, temporary, step, frame.wcs, finder, held=held_planes())
     science, reference = frame.science, frame.reference
     if chain.makes_sky:
         if chain.simulated is not None:

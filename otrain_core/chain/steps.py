@@ -5,9 +5,9 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from otrain_core.candidates.crossmatch import crossmatch_files
 from otrain_core.candidates.cutouts import cutouts_files
 from otrain_core.candidates.detect import detect_files
+from otrain_core.images.frames import Held, Image
 from otrain_core.images.prepare import prepare_files
 from otrain_core.images.subtract import subtract_files
 from otrain_core.plan.recipe import Recipe
@@ -23,6 +24,12 @@ from otrain_core.stars.psf import psf_files
 from otrain_core.stars.real_stars import remove_stars
 
 KEPT = ("psf.fits", "psf.json", "injected.csv", "subtract.json", "labelled.csv", "crossmatch.json", "cutouts.npz")
+
+
+def held_planes() -> dict[str, Held]:
+    """Planes that need no file where all steps run in one process."""
+    return {name: Held() for name in ("prepared.fits", "difference.fits")}
+
 
 # How a step runs: given its name and the files it writes, the context in which it does.
 Step = Callable[..., AbstractContextManager[None]]
@@ -70,6 +77,8 @@ class ImageSteps:
         FITS header with the WCS, for an image that has none.
     finder : otrain_core.classify.finder.Finder, optional
         Detector network of ``detect.method: finder``.
+    held : dict, optional
+        Planes that stay in memory in place of a temporary file, by the name of the file.
     """
 
     image: str
@@ -79,11 +88,16 @@ class ImageSteps:
     step: Step
     wcs: str | Path | None = None
     finder: Any = None
+    held: Mapping[str, Held] = field(default_factory=dict)
 
     def file(self, name: str) -> Path:
         return (self.kept if name in KEPT else self.temporary) / name
 
-    def psf(self, science: str | Path, *, catalogue: str | Path | None, needs_wcs: bool = False) -> None:
+    def planes(self, name: str) -> Path | Held:
+        """Where the planes of a step are: in memory, or in a file."""
+        return self.held.get(name, self.file(name))
+
+    def psf(self, science: str | Path | Image, *, catalogue: str | Path | None, needs_wcs: bool = False) -> None:
         with self.step("psf", self.file("psf.fits"), self.file("psf.json")):
             psf_files(
                 science=science,
@@ -115,26 +129,30 @@ class ImageSteps:
             )
 
     def subtract(
-        self, frame: str | Path, reference: str | Path, *, injected: Path | None = None, difference: Path | None = None
+        self,
+        frame: str | Path | Image,
+        reference: str | Path,
+        *,
+        injected: Path | None = None,
+        difference: Path | None = None,
     ) -> None:
         """The steps prepare and subtract."""
         with self.step("prepare", self.file("prepared.fits")):
             prepare_files(
                 injected=frame,
                 psf_record=self.file("psf.json"),
-                prepared=self.file("prepared.fits"),
+                prepared=self.planes("prepared.fits"),
                 image=self.image,
                 detector=self.recipe.detector,
                 wcs=self.wcs,
                 options=self.recipe.pipeline.prepare,
             )
-        difference = difference or self.file("difference.fits")
-        with self.step("subtract", difference, self.file("subtract.json")):
+        with self.step("subtract", difference or self.file("difference.fits"), self.file("subtract.json")):
             subtract_files(
-                prepared=self.file("prepared.fits"),
+                prepared=self.planes("prepared.fits"),
                 psf_record=self.file("psf.json"),
                 reference=reference,
-                difference=difference,
+                difference=difference or self.planes("difference.fits"),
                 record=self.file("subtract.json"),
                 image=self.image,
                 detector=self.recipe.detector,
@@ -143,11 +161,13 @@ class ImageSteps:
                 options=self.recipe.pipeline.subtract,
                 remove_stars=partial(remove_stars, options=self.recipe.pipeline.psf) if injected else None,
             )
+        if "prepared.fits" in self.held:
+            self.held["prepared.fits"].planes = {}  # no later step needs them
 
     def detect(self, *, catalogue: str | Path | None, difference: Path | None = None) -> None:
         with self.step("detect", self.file("candidates.csv")):
             detect_files(
-                difference=difference or self.file("difference.fits"),
+                difference=difference or self.planes("difference.fits"),
                 psf=self.file("psf.fits"),
                 psf_record=self.file("psf.json"),
                 subtract_record=self.file("subtract.json"),
@@ -180,7 +200,7 @@ class ImageSteps:
         with self.step("cutouts", self.file("cutouts.npz")):
             cutouts_files(
                 labelled=self.file("labelled.csv"),
-                difference=difference or self.file("difference.fits"),
+                difference=difference or self.planes("difference.fits"),
                 psf=self.file("psf.fits"),
                 psf_record=self.file("psf.json"),
                 subtract_record=self.file("subtract.json"),

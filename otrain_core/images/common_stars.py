@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from otrain_core.images.extraction import extract
 from otrain_core.images.frames import MASK_MISSING
 from otrain_core.images.pixels import any_near, fill_bad, sampled
 from otrain_core.widths import FWHM_PER_SIGMA, mad_sigma
@@ -42,10 +43,10 @@ def find_stars(
     bad = mask.astype(bool) | ~np.isfinite(data) | ~np.isfinite(noise)
     filled = fill_bad(data, np.where(bad, np.uint8(MASK_MISSING), np.uint8(0)))
     error = np.where(bad, np.float32(np.nanmedian(sampled(noise))), noise)
-    sep.set_extract_pixstack(max(1_000_000, data.size // 2))
+    most = max(1_000_000, data.size // 2)
     for factor in (1, 4, 16):
         try:
-            found = sep.extract(filled, threshold * factor, err=error, mask=bad, minarea=4, deblend_cont=0.02)
+            found = extract(filled, threshold * factor, most=most, err=error, mask=bad, minarea=4, deblend_cont=0.02)
             break
         except Exception as failure:  # sep raises bare exceptions for its full buffers
             if factor == 16 or "full" not in str(failure) and "limit" not in str(failure):

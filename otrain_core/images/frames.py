@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +81,7 @@ class Image:
 
 
 def read_image(
-    path: str | Path,
+    path: str | Path | Image,
     *,
     name: str,
     detector: Detector | None = None,
@@ -99,7 +99,8 @@ def read_image(
 
     Parameters
     ----------
-    path : path-like
+    path : path-like or Image
+        An image that was read already comes back as it is.
     name : str
         Name of the image in the sheet.
     detector : otrain_core.plan.telescopes.Detector, optional
@@ -119,6 +120,8 @@ def read_image(
     """
     from otrain_core.plan.telescopes import Detector
 
+    if isinstance(path, Image):
+        return path
     detector = detector or Detector(filter="")
     data, header = read_fits(path, image=name, extension=detector.extension)
     wcs = image_wcs(header, wcs_path, image=name, record=record)
@@ -231,11 +234,27 @@ def _check_signal(image: Image) -> None:
         raise ImageError(image.name, "data", f"all pixels have the same value {values[0]:g}")
 
 
-def write_planes(path: str | Path, planes: dict[str, np.ndarray], header: fits.Header | None = None) -> None:
+@dataclass
+class Held:
+    """Planes that stay in memory, in place of a file that another step of the same process reads at once.
+
+    Whoever reads them must not change them: they are read-only.
+    """
+
+    planes: dict[str, np.ndarray] = field(default_factory=dict)
+    header: fits.Header = field(default_factory=fits.Header)
+
+
+def write_planes(path: str | Path | Held, planes: dict[str, np.ndarray], header: fits.Header | None = None) -> None:
     """Write named planes as extensions of one FITS file; `header` goes to the primary HDU.
 
     The file appears under its name only when it is whole.
     """
+    if isinstance(path, Held):
+        path.planes, path.header = dict(planes), fits.Header() if header is None else header.copy()
+        for plane in planes.values():
+            plane.setflags(write=False)
+        return
     hdus = [fits.PrimaryHDU(header=header)]
     for name, plane in planes.items():
         hdus.append(fits.ImageHDU(plane, name=name.upper()))
@@ -243,7 +262,7 @@ def write_planes(path: str | Path, planes: dict[str, np.ndarray], header: fits.H
         fits.HDUList(hdus).writeto(temporary, overwrite=True, output_verify="silentfix")
 
 
-def read_planes(path: str | Path, *, image: str) -> tuple[dict[str, np.ndarray], fits.Header]:
+def read_planes(path: str | Path | Held, *, image: str) -> tuple[dict[str, np.ndarray], fits.Header]:
     """Read what `write_planes` wrote: planes by lower-case name, and the primary header.
 
     Raises
@@ -251,6 +270,8 @@ def read_planes(path: str | Path, *, image: str) -> tuple[dict[str, np.ndarray],
     ImageError
         The file is missing, truncated, or marks the failure of an earlier step.
     """
+    if isinstance(path, Held):
+        return dict(path.planes), path.header.copy()
     if not Path(path).is_file():
         raise ImageError(image, "path", f"{path}: no such file")
     raise_if_failed(path)

@@ -79,23 +79,30 @@ def fill_bad(data: np.ndarray, bad: np.ndarray, *, sigma: float = 1.5) -> np.nda
     rows, columns = _near_good(hole, reach)
     profile = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     profile = (profile / profile.sum()).astype(np.float32)
-    padded, good = np.pad(filled, reach, mode="symmetric"), np.pad(~hole, reach, mode="symmetric")
-    step = np.arange(2 * reach + 1)
+    step, means = np.arange(-reach, reach + 1), np.zeros(len(rows), np.float32)
     for part in np.array_split(np.arange(len(rows)), 1 + len(rows) // FILLED_AT_A_TIME):
-        around = (rows[part, None] + step)[:, :, None], (columns[part, None] + step)[:, None, :]
-        weight = good[around].astype(np.float32) @ profile @ profile
-        value = padded[around] @ profile @ profile
-        near = weight > 0.05
-        filled[rows[part][near], columns[part][near]] = value[near] / weight[near]
+        at = _mirrored(rows[part, None] + step, hole.shape[0]), _mirrored(columns[part, None] + step, hole.shape[1])
+        around = at[0][:, :, None], at[1][:, None, :]
+        weight = (~hole[around]).astype(np.float32) @ profile @ profile
+        value = filled[around] @ profile @ profile
+        means[part] = np.divide(value, weight, out=np.zeros_like(value), where=weight > 0.05)
+    filled[rows, columns] = means
     return filled
+
+
+def _mirrored(index: np.ndarray, size: int) -> np.ndarray:
+    """Indices into an axis that is mirrored at its ends, the pixel at the end twice."""
+    index = index % (2 * size)
+    return np.minimum(index, 2 * size - 1 - index)
 
 
 def _near_good(hole: np.ndarray, reach: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the pixels of holes, without those in the middle of large ones, farther than `reach` from any other."""
-    height, width = hole.shape
-    parts = np.pad(hole, ((0, -height % reach), (0, -width % reach)), constant_values=True)
-    solid = parts.reshape(parts.shape[0] // reach, reach, -1, reach).all(axis=(1, 3))
-    deep = ndimage.binary_erosion(solid, np.ones((3, 3)), border_value=1)
     rows, columns = np.nonzero(hole)
-    edge = ~deep[rows // reach, columns // reach]
+    sides = [np.minimum(reach, size - np.arange(0, size, reach)) for size in hole.shape]
+    part = rows // reach, columns // reach
+    shape = len(sides[0]), len(sides[1])
+    held = np.bincount(np.ravel_multi_index(part, shape), minlength=shape[0] * shape[1]).reshape(shape)
+    deep = ndimage.binary_erosion(held == np.outer(*sides), np.ones((3, 3)), border_value=1)
+    edge = ~deep[part]
     return rows[edge], columns[edge]

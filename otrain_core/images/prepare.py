@@ -15,6 +15,7 @@ from otrain_core.images.frames import (
     MASK_COSMIC,
     MASK_MISSING,
     MASK_SATURATED,
+    Held,
     Image,
     read_image,
     write_planes,
@@ -57,9 +58,9 @@ class Prepared:
 
 def prepare_files(
     *,
-    injected: str | Path,
+    injected: str | Path | Image,
     psf_record: str | Path,
-    prepared: str | Path,
+    prepared: str | Path | Held,
     image: str,
     detector: Detector,
     wcs: str | Path | None,
@@ -69,9 +70,11 @@ def prepare_files(
 
     Parameters
     ----------
-    injected, psf_record : path-like
-        Image of `otrain_core.stars.inject`, and record of `otrain_core.stars.psf`.
-    prepared : path-like
+    injected : path-like or Image
+        Image of `otrain_core.stars.inject`.
+    psf_record : path-like
+        Record of `otrain_core.stars.psf`.
+    prepared : path-like or Held
         Planes ``sci``, ``noise``, ``mask`` and ``background`` of `Prepared`, written.
     image : str
         Name in the sheet.
@@ -168,8 +171,10 @@ def _saturated(image: Image, missing: np.ndarray, fraction: float, grow: int) ->
     with np.errstate(invalid="ignore"):
         saturated = image.data >= fraction * image.saturation
     if grow and saturated.any():
+        padded, (height, width) = np.pad(saturated, grow), saturated.shape
         reach = np.arange(-grow, grow + 1)
-        saturated = ndimage.binary_dilation(saturated, reach**2 + reach[:, None] ** 2 <= (grow + 0.5) ** 2)
+        for dy, dx in np.argwhere(reach**2 + reach[:, None] ** 2 <= (grow + 0.5) ** 2):
+            saturated |= padded[dy : dy + height, dx : dx + width]
     return saturated & ~missing
 
 

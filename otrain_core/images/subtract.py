@@ -22,6 +22,7 @@ from otrain_core.images.frames import (
     MASK_MISSING,
     MASK_REFERENCE,
     MASK_SATURATED,
+    Held,
     Image,
     read_image,
     read_planes,
@@ -71,10 +72,10 @@ class Difference:
 
 def subtract_files(
     *,
-    prepared: str | Path,
+    prepared: str | Path | Held,
     psf_record: str | Path,
     reference: str | Path,
-    difference: str | Path,
+    difference: str | Path | Held,
     record: str | Path,
     image: str,
     detector: Detector | None = None,
@@ -87,14 +88,16 @@ def subtract_files(
 
     Parameters
     ----------
-    prepared : path-like
+    prepared : path-like or Held
         Planes of `otrain_core.images.prepare`.
     psf_record : path-like
         JSON record of the PSF: the seeing, and the refined WCS where there is one.
     reference : path-like
         FITS image.
-    difference, record : path-like
-        Written: the planes diff, noise, mask, science, reference; the record as JSON.
+    difference : path-like or Held
+        Written: the planes diff, noise, mask, science, reference.
+    record : path-like
+        Written as JSON.
     image : str
         Name of the science image.
     detector : otrain_core.plan.telescopes.Detector, optional

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from copy import copy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,18 @@ def celestial_wcs(header: fits.Header, *, image: str, shape: tuple[int, int] | N
     ImageError
         A WCS that contradicts itself or cannot be read: the key says which card.
     """
+    if shape is None and all(isinstance(header.get(key), int) for key in ("NAXIS1", "NAXIS2")):
+        shape = header["NAXIS2"], header["NAXIS1"]
+    wcs = _parsed_wcs(_cards(header).tostring(endcard=False, padding=False), shape, image)
+    return wcs.deepcopy() if wcs is not None else None
+
+
+@lru_cache(maxsize=8)  # each step of an image asks for its WCS
+def _parsed_wcs(text: str, shape: tuple[int, int] | None, image: str) -> Any:
+    """`celestial_wcs` of the text of a header."""
     from astropy.wcs import WCS, FITSFixedWarning
 
-    cards = _cards(header)
+    cards = fits.Header.fromstring(text)
     types = [str(cards.get(f"CTYPE{axis}", "")).strip().upper() for axis in (1, 2)]
     known = [*LONGITUDES, *LONGITUDES.values()]
     if not any(name[:4] in known for name in types) or "CRVAL1" not in cards or "CRVAL2" not in cards:
@@ -132,8 +142,6 @@ def celestial_wcs(header: fits.Header, *, image: str, shape: tuple[int, int] | N
             raise
         except Exception as error:  # astropy raises many kinds for a malformed header
             raise ImageError(image, "WCS", f"not readable ({first_line(error)})") from None
-    if shape is None and all(isinstance(header.get(key), int) for key in ("NAXIS1", "NAXIS2")):
-        shape = header["NAXIS2"], header["NAXIS1"]
     _check_footprint(wcs, shape, image)
     return wcs
 

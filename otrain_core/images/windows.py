@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 
-def sliding(plane: np.ndarray, size: int, axis: int, combine: np.ufunc, *, beyond: object = None) -> np.ndarray:
+def sliding(
+    plane: np.ndarray, size: int, axis: int, combine: np.ufunc, *, beyond: bool | float | None = None
+) -> np.ndarray:
     """Each `size` neighbours along an axis combined by an idempotent operation.
 
     What is combined already is combined again: four passes do for a window of 9, with bool at 1 byte a pixel.

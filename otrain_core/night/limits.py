@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.candidates.crossmatch import MAG_BIN, completeness_limit
-from otrain_core.chain.steps import Clock, ImageSteps
+from otrain_core.chain.steps import Clock, ImageSteps, held_planes
 from otrain_core.classify.finder import load_finder
 from otrain_core.io import read_json, read_table, write_json, write_table
 from otrain_core.night.search import Search, scored_candidates
@@ -86,7 +86,7 @@ def measure_limits(
     )
     image = found.record["image"]
     with temporary_folder("search") as folder:
-        run = ImageSteps(image, recipe, folder, folder, Clock(), wcs, load_finder(recipe.pipeline.detect))
+        run = ImageSteps(image, recipe, folder, folder, Clock(), wcs, load_finder(recipe.pipeline.detect), held=held_planes())
         run.psf(science, catalogue=catalogue)
         run.inject(science, seed=seed)
         run.subtract(run.file("injected.fits"), reference, injected=run.file("injected.csv"))

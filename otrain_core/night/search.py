@@ -16,12 +16,12 @@ import numpy as np
 
 from otrain_core.arrays import read_stack
 from otrain_core.candidates.cutouts import CUTOUT_COLUMNS
-from otrain_core.chain.steps import Clock, ImageSteps
+from otrain_core.chain.steps import Clock, ImageSteps, held_planes
 from otrain_core.classify.descriptors import DESCRIPTORS
 from otrain_core.classify.finder import load_finder
 from otrain_core.cubes.split import unit_vectors
 from otrain_core.errors import ImageError, first_line
-from otrain_core.images.frames import read_planes
+from otrain_core.images.frames import read_image, read_planes
 from otrain_core.images.hdus import split_extension
 from otrain_core.images.keywords import exposure, start_time, text
 from otrain_core.images.wcs import celestial_wcs, image_wcs, pixel_to_sky
@@ -127,16 +127,18 @@ def search_image(
     """
     clock, kept = Clock(), Path(difference) if difference else None
     with temporary_folder("search") as folder:
-        run = ImageSteps(image, recipe, folder, folder, clock, wcs, load_finder(recipe.pipeline.detect))
-        run.psf(science, catalogue=catalogue)
+        run = ImageSteps(image, recipe, folder, folder, clock, wcs, load_finder(recipe.pipeline.detect), held=held_planes())
+        with clock("read"):
+            frame = read_image(science, name=image, detector=recipe.detector, wcs_path=wcs)
+        run.psf(frame, catalogue=catalogue)
         headers = _headers(reference, image=image)
         _check_filter(read_json(run.file("psf.json"))["filter"], headers, image=image, reference=reference)
-        run.subtract(science, reference, difference=kept)
+        run.subtract(frame, reference, difference=kept)
         run.detect(catalogue=catalogue, difference=kept)
         psf, subtraction = read_json(run.file("psf.json")), read_json(run.file("subtract.json"))
         stack, scored = scored_candidates(run, classifier, difference=kept)
         with clock("context"):
-            planes, header = read_planes(kept or run.file("difference.fits"), image=image)
+            planes, header = read_planes(kept or run.planes("difference.fits"), image=image)
             sky = image_wcs(header, wcs, image=image, record=psf)
             offset = _wcs_offset(sky, planes["mask"].shape, subtraction, headers, image=image)
             around = _around(stack, planes, psf, wcs=sky, header=header, recipe=recipe, catalogues=catalogues)

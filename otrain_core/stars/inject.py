@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.errors import ImageError
+from otrain_core.images.extraction import extract
 from otrain_core.images.frames import Image, read_image, write_planes
 from otrain_core.images.pixels import add_stamp
 from otrain_core.io import read_json, write_table
@@ -167,7 +168,6 @@ def find_anchors(image: Image, sky: Sky | None = None) -> tuple[pd.DataFrame, pd
     stars, galaxies : pandas.DataFrame
         x, y and size (half-light radius) [px].
     """
-    import sep
 
     nothing = pd.DataFrame({"x": [], "y": [], "size": []}, dtype=float)
     try:
@@ -180,7 +180,8 @@ def find_anchors(image: Image, sky: Sky | None = None) -> tuple[pd.DataFrame, pd
     locus = stars.half_light
     found = pd.DataFrame({"x": stars.x, "y": stars.y, "size": locus})
     try:
-        sources = sep.extract(sky.data, 3.0, err=sky.rms, mask=sky.missing, minarea=5, deblend_cont=0.01)
+        most = max(300_000, sky.data.size // 4)
+        sources = extract(sky.data, 3.0, most=most, err=sky.rms, mask=sky.missing, minarea=5, deblend_cont=0.01)
     except Exception:  # sep raises a bare Exception when its buffers overflow
         return found, nothing
     sources = sources[(sources["flag"] == 0) & (sources["b"] > sources["a"] / GALAXY_AXES)]

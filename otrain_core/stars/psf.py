@@ -42,7 +42,7 @@ log = logging.getLogger("otrain.psf")
 
 def psf_files(
     *,
-    science: str | Path,
+    science: str | Path | Image,
     psf: str | Path,
     record: str | Path,
     image: str,
@@ -57,7 +57,7 @@ def psf_files(
 
     Parameters
     ----------
-    science : path-like
+    science : path-like or Image
     psf, record : path-like
         What is written.
     image : str

@@ -14,6 +14,7 @@ from otrain_core.io import atomic, raise_if_failed
 from otrain_core.widths import FWHM_PER_SIGMA
 
 MAX_DEGREE, MAX_OVERSAMPLING = 8, 20  # of a model in a file: what a fit never exceeds, and memory allows
+AT_A_TIME = 32  # stars whose stamps are made together
 MIN_RADIUS, MAX_RADIUS = 1, 200  # of its stamps [px]
 
 
@@ -51,16 +52,20 @@ class PSFModel:
 
     def profile(self, x: float, y: float, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
         """PSF of a place at offsets of pixel centres from the star [px]: (rows, columns), not normalised."""
-        monomials = polynomial(x, y, self.shape, self.degree)
-        spline = np.tensordot(monomials, self._splines, axes=1)
+        return self._profiles(np.array([x]), np.array([y]), np.asarray(dx)[None], np.asarray(dy)[None])[0]
+
+    def _profiles(self, x: np.ndarray, y: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+        """As `profile` for stars at x, y (n,), with the offsets of each (n, columns) and (n, rows)."""
+        planes = np.tensordot(polynomial(x, y, self.shape, self.degree, axis=-1), self._splines, axes=1)
         # On a grid of rows and columns the interpolation is one along the rows, then one along the columns.
         (row, along_y), (column, along_x) = (self._taps(offset) for offset in (dy, dx))
-        lines = (spline[row] * along_y[..., None]).sum(axis=0)
-        values = (lines[:, column] * along_x).sum(axis=1)
+        star = np.arange(len(planes))[:, None]
+        lines = sum(planes[star, row[tap]] * along_y[tap][..., None] for tap in range(4)).swapaxes(1, 2)
+        values = sum(lines[star, column[tap]] * along_x[tap][..., None] for tap in range(4)).swapaxes(1, 2)
         return np.maximum(values, 0.0)
 
     def _taps(self, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Nodes of the table that make up a cubic B-spline at offsets of pixel centres, and their weights, each (4, n).
+        """Nodes of the table that make up a cubic B-spline at offsets of pixel centres, and their weights, each (4, ...).
 
         The table is mirrored about its first and its last node.
         """
@@ -70,7 +75,7 @@ class PSFModel:
         f = position - first
         g = 1 - f
         weights = np.stack([g**3, 4 - 6 * f**2 + 3 * f**3, 4 - 6 * g**2 + 3 * g**3, f**3]) / 6
-        node = np.abs(first.astype(int) + np.arange(-1, 3)[:, None])
+        node = np.abs(first.astype(int) + np.arange(-1, 3).reshape(-1, *[1] * first.ndim))
         return last - np.abs(last - node % (2 * last)), weights
 
     def at(self, x: float, y: float) -> np.ndarray:
@@ -96,10 +101,18 @@ class PSFModel:
             Pixel of the image that the first pixel of the stamp falls on (may lie
             outside the image).
         """
-        x0, y0 = (int(np.floor(value + 0.5)) - self.radius for value in (x, y))
-        offset = np.arange(self.size)
-        stamp = self.profile(x, y, x0 + offset - x, y0 + offset - y)
-        return stamp / stamp.sum(), y0, x0
+        stamps, y0, x0 = self.stamps(np.array([x]), np.array([y]))
+        return stamps[0], int(y0[0]), int(x0[0])
+
+    def stamps(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`stamp` of many stars: (n, size, size), and (n,) each of the first row and column."""
+        x0, y0 = (np.floor(np.asarray(value, float) + 0.5).astype(int) - self.radius for value in (x, y))
+        stamps, offset = np.empty((len(x0), self.size, self.size)), np.arange(self.size)
+        for start in range(0, len(x0), AT_A_TIME):
+            part = slice(start, start + AT_A_TIME)
+            dx, dy = ((first[part] - at[part])[:, None] + offset for first, at in ((x0, x), (y0, y)))
+            stamps[part] = self._profiles(x[part], y[part], dx, dy)
+        return stamps / stamps.sum(axis=(1, 2), keepdims=True), y0, x0
 
     def noise_area(self, x: float, y: float) -> float:
         """Noise-equivalent area ``1 / sum(PSF^2)`` [px]: the variance of an optimally

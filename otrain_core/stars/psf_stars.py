@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from otrain_core.errors import ImageError
+from otrain_core.images.extraction import extract
 from otrain_core.images.frames import Image
 from otrain_core.images.polynomials import polynomial
 from otrain_core.stars.psf_fit import Stars
@@ -31,10 +32,16 @@ class Sky:
         """
         import sep
 
-        sep.set_extract_pixstack(max(300_000, self.data.size // 4))
         sep.set_sub_object_limit(4096)
-        return sep.extract(
-            self.data, 4.0, err=self.rms, mask=self.missing, minarea=3, deblend_cont=0.01, segmentation_map=True
+        return extract(
+            self.data,
+            4.0,
+            most=max(300_000, self.data.size // 4),
+            err=self.rms,
+            mask=self.missing,
+            minarea=3,
+            deblend_cont=0.01,
+            segmentation_map=True,
         )
 
 

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 from astropy.io import fits
+from scipy import ndimage
 
 from otrain_core.errors import ImageError, UpstreamFailed
+from otrain_core.images.polynomials import polynomial
 from otrain_core.io import write_json
 from otrain_core.stars.psf import measure_psf
 from otrain_core.stars.psf_model import PSFModel
@@ -104,3 +106,20 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
         (tmp_path / "psf.fits").write_bytes(content)
     with pytest.raises(ImageError, match="psf.fits: (no such file|not a readable model)"):
         PSFModel.load(tmp_path / "psf.fits")
+
+
+def test_the_profile_is_the_cubic_spline_of_scipy_and_many_stamps_are_those_of_each_star():
+    nodes = np.arange(-20, 21)
+    core = np.exp(-(nodes**2 + nodes[:, None] ** 2) / (2 * 3.0**2))
+    model = PSFModel(np.stack([core, 0.1 * core * nodes, 0.05 * core]), 1, 2, (300, 400))
+    x, y, offset = 310.3, 20.7, np.arange(-model.radius, model.radius + 1) + 0.37
+    spline = np.tensordot(polynomial(x, y, model.shape, 1), model._splines, axes=1)
+    places = np.meshgrid(20 + 2 * offset, 20 - 2 * offset, indexing="ij")
+    expected = np.maximum(ndimage.map_coordinates(spline, places, order=3, mode="mirror", prefilter=False), 0)
+    np.testing.assert_allclose(model.profile(x, y, -offset, offset), expected, atol=1e-14)
+    many = np.linspace(5, 290, 40), np.linspace(7.5, 280, 40)
+    stamps, y0, x0 = model.stamps(*many)
+    for k in (0, 17, 39):
+        stamp, top, left = model.stamp(many[0][k], many[1][k])
+        np.testing.assert_allclose(stamps[k], stamp, atol=1e-15)
+        assert (y0[k], x0[k]) == (top, left)
