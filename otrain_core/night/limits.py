@@ -86,7 +86,9 @@ def measure_limits(
     )
     image = found.record["image"]
     with temporary_folder("search") as folder:
-        run = ImageSteps(image, recipe, folder, folder, Clock(), wcs, load_finder(recipe.pipeline.detect), held=held_planes())
+        run = ImageSteps(
+            image, recipe, folder, folder, Clock(), wcs, load_finder(recipe.pipeline.detect), held=held_planes()
+        )
         run.psf(science, catalogue=catalogue)
         run.inject(science, seed=seed)
         run.subtract(run.file("injected.fits"), reference, injected=run.file("injected.csv"))

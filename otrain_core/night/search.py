@@ -127,7 +127,9 @@ def search_image(
     """
     clock, kept = Clock(), Path(difference) if difference else None
     with temporary_folder("search") as folder:
-        run = ImageSteps(image, recipe, folder, folder, clock, wcs, load_finder(recipe.pipeline.detect), held=held_planes())
+        run = ImageSteps(
+            image, recipe, folder, folder, clock, wcs, load_finder(recipe.pipeline.detect), held=held_planes()
+        )
         with clock("read"):
             frame = read_image(science, name=image, detector=recipe.detector, wcs_path=wcs)
         run.psf(frame, catalogue=catalogue)
