@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,15 +17,19 @@ NAMES = {"auc": "AUC", "mcc": "MCC", "recall": "recall", "fpr": "FPR", "ece": "E
 
 
 def card_lines(card: Mapping[str, Any]) -> list[str]:
-    """A card in a few lines of plain text; what it does not hold is `UNKNOWN`."""
-    data, training = card.get("data") or {}, card.get("training") or {}
-    made = [f"{key} {training[key]}" for key in ("seed", "commit") if training.get(key) not in (None, "")]
-    lines = [f"trained on: {data_words(data)}" + (f" ({', '.join(made)})" if made else "")]
-    lines.append(f"protocol: {card.get('protocol') or UNKNOWN}")
-    scores = card.get("scores") or []
-    lines += [f"{row.get('set', '?')}: {score_words(row)}" for row in scores] or [f"scores: {UNKNOWN}"]
-    lines += [f"known failure: {text}" for text in card.get("failures") or []] or [f"known failures: {UNKNOWN}"]
-    return lines
+    """A card on one screen, at most 100 columns wide: of each data set the scores with all inputs, without their counts."""
+    lines = [f"trained on: {data_words(card.get('data') or {})}", f"protocol: {card.get('protocol') or UNKNOWN}"]
+    best: dict[str, Mapping[str, Any]] = {}
+    for row in card.get("scores") or []:
+        best.setdefault(str(row.get("set", "?")).split(", inputs: ")[0], row)
+    for name, row in best.items():
+        shown = ("mcc" if row.get("auc") is None else "auc", "recall", "fpr")
+        told = [f"{NAMES[key]} {_value(row, key)}" for key in shown if row.get(key) is not None]
+        lines.append(f"{name}: {', '.join(told) or UNKNOWN}")
+    failures = card.get("failures") or []
+    lines += [] if best else [f"scores: {UNKNOWN}"]
+    lines.append(f"known failures: {len(failures) or UNKNOWN}; they and all scores: otrain models list --json")
+    return [part for line in lines for part in textwrap.wrap(line, 98, subsequent_indent="  ")]
 
 
 def data_words(data: Mapping[str, Any]) -> str:
@@ -34,14 +39,6 @@ def data_words(data: Mapping[str, Any]) -> str:
     parts += [f"{count(data[key])} {name}" for key, name in (("n_true", "True"), ("n_false", "False")) if key in data]
     told = ", ".join(parts)
     return "; ".join(filter(None, (data.get("text"), told))) or UNKNOWN
-
-
-def score_words(row: Mapping[str, Any]) -> str:
-    """The scores on one data set, with their intervals and the counts behind them."""
-    values = [f"{NAMES[key]} {_value(row, key)}" for key in SCORES if row.get(key) is not None]
-    counts = [several(row["n_images"], "image")] if row.get("n_images") else []
-    counts += [f"{count(row[key])} {name}" for key, name in (("n_true", "True"), ("n_false", "False")) if row.get(key)]
-    return (", ".join(values) or UNKNOWN) + (f" ({', '.join(counts)})" if counts else "")
 
 
 def _value(row: Mapping[str, Any], key: str) -> str:

@@ -206,6 +206,12 @@ def _note_missing(found: Project, telescopes: Sequence[str]) -> None:
         for name in telescopes:
             if not any(str(cube).split("/")[0] == name for cube in cubes):
                 found.missing.append((f"{name} is not in run.cubes", f'add "{name}/builtin" to {project / CONFIG}'))
+    for camera in found.cameras:
+        if patterns := sorted({frame.bayer for frame in [*camera.science, *camera.stacks] if frame.bayer}):
+            told = f"{camera.name}: frames of a colour camera (BAYERPAT {', '.join(patterns)}): pixels side by side see other colours"
+            found.missing.append(
+                (told, "extract one colour first (Siril: seqextract_Green), and run otrain init on these")
+            )
     raw = [camera for camera in found.cameras if camera.science and not any(f.calibrated for f in camera.science)]
     if raw and any(frame.kind in ("dark", "flat") for frame in found.left_out):
         told = "the frames do not look calibrated, and darks or flats are beside them"

@@ -38,6 +38,7 @@ PRODUCTS = r"diff|difference|mask|weight|wht|bkg|background|rms|residual|residua
 STACKS = r"stack|stacked|stk|coadd|coadded|reference|ref|template"
 STACK_KEYS = ("NCOMBINE", "STACKCNT", "NSTACK", "NCOMB")
 CALIBRATED_KEYS = ("CALSTAT", "FLATCOR", "DARKCOR", "FLATFIL", "DESBIAS", "L1STATFL", "CCDPROC", "FLAT_COR")
+BAYER_KEYS = ("BAYERPAT", "BAYRPAT", "COLORTYP", "BAYER")
 SCALE_KEYS = ("SECPIX", "SECPIX1", "PIXSCALE", "IM_SCALE", "SCALE", "PIXSCAL1", "PIXELSCL")
 POINTINGS = (("OBJCTRA", "OBJCTDEC"), ("RA", "DEC"), ("TELRA", "TELDEC"), ("RA_OBJ", "DEC_OBJ"), ("CRVAL1", "CRVAL2"))
 
@@ -73,6 +74,8 @@ class Frame:
         Keyword and value of gain, read_noise and saturation, of those that the header gives.
     calibrated : bool
         Whether the header tells of darks or flats that were applied.
+    bayer : str
+        Pattern of the colour filters over the pixels, as in RGGB; '' where the header names none.
     """
 
     path: str
@@ -93,6 +96,7 @@ class Frame:
     shape: tuple[int, int] = (0, 0)
     numbers: Mapping[str, tuple[str, float]] | None = None
     calibrated: bool = False
+    bayer: str = ""
 
 
 def look_at(
@@ -221,6 +225,7 @@ def _frame(folder: Path, path: str, header: Mapping[str, Any], solution: str | N
         filter=text(header, "filter"),
         object=_word(header, "OBJECT", "OBJNAME", "TARGET"),
         binning=int(parse_number(header.get("XBINNING"), unit=True) or 1),
+        bayer=_bayer(header),
         exposure=float(exposure(header)),
         time=start_time(header),
         shape=shape,
@@ -249,6 +254,11 @@ def _placed(folder: Path, frame: Frame, header: Mapping[str, Any], solution: str
     found["ra"], found["dec"] = _pointing(header)
     found["scale"], found["scale_from"] = _scale(header)
     return replace(frame, **found)
+
+
+def _bayer(header: Mapping[str, Any]) -> str:
+    word = _word(header, *BAYER_KEYS).upper()
+    return word if re.fullmatch("[RGB]{4}", word) else ""
 
 
 def _word(header: Mapping[str, Any], *keys: str) -> str:

@@ -50,5 +50,5 @@ def test_answers_in_the_browser_reach_a_training(night, browser, tmp_path, monke
     assert main(["train", "cutouts", "--labels", str(sheet), "--epochs", "1", "-o", str(trained)]) == 1
     cube = read_arrays(trained / "cube.npz")
     assert {str(name): str(bool(label)) for name, label in zip(cube["candids"], cube["labels"], strict=True)} == given
-    # Two images are too few for train, tune and test, and the training says so.
+    # Two images are too few for train, validation and test, and the training says so.
     assert "need at least three" in capsys.readouterr().err

@@ -11,10 +11,10 @@ from tests.unit.shipped_model import CARD
 
 def test_a_card_in_words():
     assert card_lines(CARD) == [
-        "trained on: simulated telescopes; 3 telescopes, 9 images, 1\u202f200 True, 1\u202f100 False (seed 7, commit abc1234)",
+        "trained on: simulated telescopes; 3 telescopes, 9 images, 1\u202f200 True, 1\u202f100 False",
         "protocol: telescopes that were not trained on",
-        "hatp32: AUC 0.980 [0.970, 0.990], FPR 4.1 % (62 images)",
-        "known failure: trailed sources",
+        "hatp32: AUC 0.980 [0.970, 0.990], FPR 4.1 %",
+        "known failures: 1; they and all scores: otrain models list --json",
     ]
 
 
@@ -23,7 +23,7 @@ def test_what_is_missing_was_not_measured():
         "trained on: not measured",
         "protocol: not measured",
         "scores: not measured",
-        "known failures: not measured",
+        "known failures: not measured; they and all scores: otrain models list --json",
     ]
 
 
@@ -72,3 +72,18 @@ def test_scores_on_real_data_come_from_a_table():
     assert rows[1] == {"set": "ztf, inputs: difference", "n_true": 505, "auc": 0.97}
     with pytest.raises(OtrainError, match="no row of the model 'other', it has demo, universal"):
         table_scores(table, model="other")
+
+
+def test_the_short_card_fits_a_screen():
+    scores = [
+        {"set": f"{name}, inputs: {inputs}", "auc": 0.9, "auc_low": 0.8, "auc_high": 0.95, "recall": 0.9, "n_images": 3}
+        for name in ("one", "two")
+        for inputs in ("difference psf", "difference")
+    ]
+    lines = card_lines({"data": {"text": "drawn " * 25}, "scores": scores, "failures": ["this", "that"]})
+    assert lines[-3:] == [
+        "one: AUC 0.900 [0.800, 0.950], recall 90.0 %",
+        "two: AUC 0.900 [0.800, 0.950], recall 90.0 %",
+        "known failures: 2; they and all scores: otrain models list --json",
+    ]
+    assert max(map(len, lines)) <= 98 and len(lines) == 3 + 3

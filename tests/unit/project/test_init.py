@@ -35,6 +35,14 @@ def test_a_folder_becomes_a_project(tmp_path, monkeypatch):
     assert "otrain run config.yaml" in text and init_record(found)["added"] == 6
 
 
+def test_a_colour_camera_is_warned_of(tmp_path):
+    night(tmp_path / "data", BAYERPAT="RGGB")
+    night(tmp_path / "grey", BAYERPAT="MONO")
+    told = init_text(init_project(tmp_path / "data", tmp_path / "p"))
+    assert "T1: frames of a colour camera (BAYERPAT RGGB)" in told and "seqextract_Green" in told
+    assert "colour camera" not in init_text(init_project(tmp_path / "grey", tmp_path / "q"))
+
+
 def test_again_only_rows_are_added(tmp_path, monkeypatch):
     data, project = tmp_path / "data", tmp_path / "p"
     night(data)
