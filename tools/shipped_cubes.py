@@ -1,7 +1,7 @@
 """The shipped model on the cubes of a run: ``python -m tools.shipped_cubes RESULTS -o FOLDER [--labels 20 50] [--seeds 1 2]``.
 
 On the test images of every cube, which no model has seen: the own model, the shipped one, the same at a threshold from the labels of
-the set tune (rethresholded), the same fine-tuned with some labels of the set train, and a network trained from scratch on these.
+the validation set (rethresholded), the same fine-tuned with some labels of the set train, and a network trained from scratch on these.
 Decisions are kept in RESULTS/shipped, those of the shipped model by its digest, so that another one is scored in a minute.
 """
 
@@ -50,9 +50,8 @@ def decide(cube: Mapping[str, Any], split: pd.DataFrame, model: str, n: int, see
         network = transfer.fit_to(network, min(cube["cube"].shape[1:3]))
         threshold = float(classifier.threshold)
         if model == "rethresholded":
-            threshold = transfer.validation_threshold(
-                labels[validation], transfer.score_fitted(network, cube, validation), "platt"
-            )
+            scores = transfer.score_fitted(network, cube, validation)
+            threshold = transfer.validation_threshold(labels[validation], scores, "platt")
         if n:
             _, record = adapt.adapt(
                 network,

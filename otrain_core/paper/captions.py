@@ -245,7 +245,8 @@ def _data_size(plan, facts, table):
         f"accuracy gap against the size of the training set, {pct(limit, 0)} dashed; below, scores of the first cube."
     )
     knees = []
-    for experiment, mine in gap_knee(table, limit=limit, column="fit_minus_validation").groupby(
+    gap = "fit_minus_validation"
+    for experiment, mine in gap_knee(table[table[gap].notna()], limit=limit, column=gap).groupby(
         "experiment", sort=False
     ):
         sizes = [

@@ -312,6 +312,33 @@ def sweep_data(root: Path, plan: Mapping[str, Any], sweep: str) -> tuple[pd.Data
     return done[[*SWEEP_KEYS, *SCORES, *GAPS]], facts
 
 
+def full_gaps(plan: Mapping[str, Any], root: str | Path) -> pd.DataFrame:
+    """The accuracy gaps of the trainings of table 5, which take all cutouts: the largest sets that the claim on them can be tested on.
+
+    Returns
+    -------
+    pandas.DataFrame
+        telescope, pipeline, n_images, experiment, seed, n_train and `otrain_core.paper.claims.GAPS`; under the protocol
+        of the paper where the run has it.
+    """
+    rows = []
+    for cube in plan["cubes"]:
+        for experiment in plan["experiments"]:
+            for seed in plan["seeds"]:
+                folder = Path(root, training_folder(plan, cube, experiment, shown_protocol(plan), seed))
+                history = table_if_there(folder / "history.csv")
+                if history is None or history.empty:
+                    continue
+                telescope, pipeline = cube.split("/")
+                row = {"telescope": telescope, "pipeline": pipeline, "experiment": experiment, "seed": seed}
+                row["n_images"] = number(read_record(Path(root, cube, "cube.json")), "n_images_used")
+                row["n_train"] = number(read_record(folder / "train.json"), "n_train")
+                row["fit_minus_validation"] = history["accuracy"].iloc[-1] - history["validation_accuracy"].iloc[-1]
+                gap = read_record(folder / "metrics.json").get("accuracy_gap") or {}
+                rows.append(row | {"train_minus_validation": number(gap, "train_minus_validation")})
+    return pd.DataFrame(rows)
+
+
 def find_training(
     root: Path,
     plan: Mapping[str, Any],

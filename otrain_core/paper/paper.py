@@ -19,7 +19,7 @@ from otrain_core.io import atomic, read_json, read_table, write_json, write_tabl
 from otrain_core.jobs.provenance import provenance
 from otrain_core.paper.captions import TITLES, caption_text
 from otrain_core.paper.claims import CLAIM_COLUMNS, complete, list_claims
-from otrain_core.paper.data import data_files
+from otrain_core.paper.data import data_files, full_gaps
 from otrain_core.paper.figures import figures_files, read_data
 from otrain_core.paper.plan import FIGURES, TABLES, plan_paper
 from otrain_core.paper.tables import condensed, read_experiments, summary_of, tables_files
@@ -73,7 +73,8 @@ def paper_files(
     """
     folder = Path(page).parent
     data_size, size = (read_data(folder / f"{figure}.csv") for figure in ("fig11", "fig12"))
-    said = complete(list_claims(summary_of(plan, root), plan, data_size=data_size, size=size))
+    gaps = pd.concat([data_size, full_gaps(plan, root)], ignore_index=True)
+    said = complete(list_claims(summary_of(plan, root), plan, data_size=gaps, size=size))
     made = read_data(folder / "table5.csv")
     shown = condensed(made, read_experiments(root)) if len(made) else made
     record = provenance() | {key: plan[key] for key in ("cubes", "experiments", "seeds", "protocols")}

@@ -6,8 +6,8 @@ import pytest
 
 from otrain_core import io
 from otrain_core.paper.captions import caption_text, make_caption
-from otrain_core.paper.data import figure_data, image_of, pixels
-from otrain_core.paper.plan import FIGURES, figure_sources
+from otrain_core.paper.data import figure_data, full_gaps, image_of, pixels
+from otrain_core.paper.plan import FIGURES, figure_sources, shown_protocol, training_folder
 
 
 @pytest.mark.parametrize("figure", [name for name in FIGURES if name not in ("fig01", "fig03")])
@@ -88,3 +88,13 @@ def test_magnitudes_count_all_images(plan, results):
     table, facts = figure_data("fig04", plan, root=results)
     assert facts["injected"] == table["injected"].sum() == 8 * 120
     assert (table["found"] <= table["injected"]).all() and isinstance(table, pd.DataFrame)
+
+
+def test_full_trainings_have_gaps_too(plan, results):
+    table = full_gaps(plan, results)
+    assert len(table) == len(plan["cubes"]) * len(plan["experiments"]) * len(plan["seeds"])
+    folder = results / training_folder(plan, "JAST/gmadet", "paper", shown_protocol(plan), 1)
+    last = io.read_table(folder / "history.csv").iloc[-1]
+    row = table[(table["telescope"] == "JAST") & (table["experiment"] == "paper") & (table["seed"] == 1)].iloc[0]
+    assert row["fit_minus_validation"] == pytest.approx(last["accuracy"] - last["validation_accuracy"])
+    assert full_gaps(plan, results / "none").empty
