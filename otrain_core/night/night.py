@@ -155,7 +155,7 @@ class Night:
         write_scores(folder / f"{name}.csv", found)
         write_stamps(folder / "stamps", found, n=STAMPS)
         write_cutouts(folder / "cutouts" / f"{name}.npz", found, n=STAMPS)
-        keep(
+        detections = keep(
             found,
             ledger,
             number,
@@ -166,7 +166,7 @@ class Night:
             hand_on=self.hand_on,
             part=night,
         )
-        self._pages(ledger, night)
+        self._pages(ledger, night, detections)
         tell(f"{path}: {found.record['n']} candidates, {found.record['real']} real ({night}/{name})")
         return "done"
 
@@ -176,9 +176,16 @@ class Night:
         self._pages(ledger)
         return "refused"
 
-    def _pages(self, ledger: Ledger, night: str | None = None) -> None:
+    def _pages(self, ledger: Ledger, night: str | None = None, detections: list[dict[str, Any]] | None = None) -> None:
         if night is not None:
-            write_page(self.output / night, night, ledger, about=self.classifier.about, false_alarms=self.false_alarms)
+            write_page(
+                self.output / night,
+                night,
+                ledger,
+                about=self.classifier.about,
+                false_alarms=self.false_alarms,
+                detections=detections,
+            )
         write_index(self.output, ledger)
 
 

@@ -18,9 +18,21 @@ SHOWN = 60  # objects on a page
 CURVE = (230, 80)  # a light curve [px]
 
 
-def write_page(folder: Path, night: str, ledger: Ledger, *, about: Mapping[str, Any], false_alarms: float) -> None:
-    """Write ``index.html`` of a night: its objects, its images, and whether it is like the training set."""
-    images, objects = ledger.images(night), night_objects(detections_of(ledger, night))
+def write_page(
+    folder: Path,
+    night: str,
+    ledger: Ledger,
+    *,
+    about: Mapping[str, Any],
+    false_alarms: float,
+    detections: Sequence[Mapping[str, Any]] | None = None,
+) -> None:
+    """Write ``index.html`` of a night: its objects, its images, and whether it is like the training set.
+
+    `detections` of the night with their context, where they are at hand: asking for them costs half of a page.
+    """
+    images = ledger.images(night)
+    objects = night_objects(detections_of(ledger, night) if detections is None else detections)
     for entry in objects[:SHOWN]:
         entry["curve"] = light_curve(entry["detections"], images)
         entry["stamp"] = _stamp(folder, entry["detections"])
