@@ -99,10 +99,11 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 def write_table(path: str | Path, table: pd.DataFrame) -> None:
     """Write a table as CSV (missing values empty, floats with nine digits)."""
-    floats = table.columns[table.dtypes.map(lambda kind: kind.kind == "f")]
-    as_text = {name: ["" if x != x else f"{x:.9g}" for x in table[name].tolist()] for name in floats}
-    with atomic(path) as temporary:  # pandas' own float_format takes ten times as long
-        table.assign(**as_text).to_csv(temporary, index=False, lineterminator="\n")
+    table = table.copy()
+    for name in table.columns[table.dtypes.map(lambda kind: kind.kind == "f")]:  # float_format takes ten times as long
+        table[name] = ["" if x != x else f"{x:.9g}" for x in table[name].tolist()]
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def read_table(path: str | Path, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
