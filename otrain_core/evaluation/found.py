@@ -86,11 +86,8 @@ def judge(
 def score_at(judged: Sequence[Judged], per_image: float, weights: np.ndarray | None = None) -> float:
     """Score above which there are at most so many false alarms an image on average; each image counts `weights` times."""
     weights = np.ones(len(judged)) if weights is None else weights
-    false = np.concatenate([*(one.false for one in judged), np.empty(0)])
-    order = np.argsort(-false, kind="stable")
-    above = np.cumsum(np.repeat(weights, [one.false.size for one in judged])[order])
-    too_many = np.flatnonzero(above > per_image * weights.sum())
-    return float(false[order[too_many[0]]]) if too_many.size else -np.inf
+    false, of_image = _false_alarms(judged)
+    return _score_at(false, weights[of_image], per_image * weights.sum())
 
 
 def curve(judged: Sequence[Judged], *, low: float = 0.0, high: float = np.inf) -> pd.DataFrame:
@@ -162,13 +159,28 @@ def _shares(
 ) -> np.ndarray:
     """Completeness for each row of `weights`: how often each image counts."""
     scores = [_scores(one, low, high, kind) for one in judged]
-    image = np.repeat(np.arange(len(judged)), [one.size for one in scores])
-    every, found = np.concatenate(scores), np.full(len(weights), np.nan)
+    image, every = np.repeat(np.arange(len(judged)), [one.size for one in scores]), np.concatenate(scores)
+    false, of_image = _false_alarms(judged)
+    found = np.full(len(weights), np.nan)
     for number, weight in enumerate(weights):
         total = weight[image].sum()
         if total > 0:
-            found[number] = weight[image][every > score_at(judged, per_image, weight)].sum() / total
+            limit = _score_at(false, weight[of_image], per_image * weight.sum())
+            found[number] = weight[image][every > limit].sum() / total
     return found
+
+
+def _false_alarms(judged: Sequence[Judged]) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of all false alarms, highest first, and the number of the image of each."""
+    false = np.concatenate([*(one.false for one in judged), np.empty(0)])
+    order = np.argsort(-false, kind="stable")
+    return false[order], np.repeat(np.arange(len(judged)), [one.false.size for one in judged])[order]
+
+
+def _score_at(false: np.ndarray, weight: np.ndarray, allowed: float) -> float:
+    """The first score, from the highest on, with which more than `allowed` false alarms would pass."""
+    first = int(np.searchsorted(np.cumsum(weight), allowed, side="right"))
+    return float(false[first]) if first < false.size else -np.inf
 
 
 def _scores(one: Judged, low: float, high: float, kind: str | None = None) -> np.ndarray:

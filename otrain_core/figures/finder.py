@@ -24,7 +24,7 @@ def draw_finder(curves: pd.DataFrame, completeness: pd.DataFrame, stress: pd.Dat
     """
     from matplotlib.ticker import FuncFormatter
 
-    from otrain_core.figures.canvas import new_figure
+    from otrain_core.figures.canvas import legend_above, new_figure
 
     figure, axes = new_figure(10.5, 7.4, rows=2, columns=2)
     (roc, by_snr), (tests, pairs) = axes
@@ -37,7 +37,7 @@ def draw_finder(curves: pd.DataFrame, completeness: pd.DataFrame, stress: pd.Dat
         roc.plot(shown["false_alarms"], 100 * shown["completeness"], color=style[name]["color"], label=name)
     roc.set(xscale="log", xlabel="False alarms an image", ylabel="Completeness, S/N 5 to 10 [%]", xlim=(SMALLEST, 60))
     roc.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    roc.legend(loc="lower right", fontsize="small")
+    legend_above(roc)
     _by_snr(by_snr, completeness, style)
     spoilt = stress[~stress["test"].str.startswith("pairs")]
     _bars(tests, spoilt, names, style)

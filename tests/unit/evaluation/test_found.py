@@ -70,8 +70,10 @@ def test_gain_over_the_baseline_with_its_interval():
         baseline="poor",
     ).set_index("detector")
     assert table.loc["good", "completeness"] == 1 and table.loc["good", "n"] == 240
-    assert 0.5 < table.loc["good", "gain"] < 0.8
-    assert table.loc["good", "gain_low"] > 0.4 and table.loc["good", "gain_high"] < 0.9
+    assert (
+        0.2 < table.loc["good", "gain"] < 0.4
+    )  # a third of the poor scores is below 0.3, the first false alarm too many
+    assert 0.1 < table.loc["good", "gain_low"] < table.loc["good", "gain"] < table.loc["good", "gain_high"] < 0.5
     assert table.loc["poor", "gain"] == 0
 
 

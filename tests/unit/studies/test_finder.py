@@ -59,7 +59,7 @@ def judges(find, classifier=None):
 def test_every_scene_gives_planes_of_the_image(field, raw):
     for name, scene in scenes().items():
         planes, sources = scene(field, {key: plane.copy() for key, plane in raw.items()}, np.random.default_rng(1))
-        assert set(planes) <= {"diff", "science", "reference", "mask"}, name
+        assert set(planes) <= {"diff", "science", "reference", "mask", "noise"}, name
         assert all(plane.shape == (200, 240) for plane in planes.values()), name
         assert len(sources) >= 2, name
 
@@ -70,7 +70,8 @@ def test_scenes_do_what_they_say(field, raw):
     half, sources = found["half of the image missing"]
     assert np.all(half["mask"][:, :120] == MASK_MISSING) and np.isnan(half["diff"][:, :120]).all()
     assert sources["usable"].tolist() == [False, True]
-    assert not found["no mask"][0]["mask"].any()
+    lost = found["mask lost, its pixels 0"][0]
+    assert not lost["mask"].any() and lost["diff"][50, 60] == 0 and lost["diff"][50, 61] == raw["diff"][50, 61]
     trail = found["satellite trail"][0]
     np.testing.assert_allclose(trail["diff"] - raw["diff"], trail["science"] - raw["science"], atol=1e-4)
     assert (trail["diff"] - raw["diff"]).max() == pytest.approx(20, rel=0.05)
