@@ -91,14 +91,7 @@ def resample(
     """
     rx, ry, area = mapping.grid()
     height, width = data.shape
-    shift_x, shift_y = np.rint(rx[0, 0]), np.rint(ry[0, 0])
-    whole = (
-        max(
-            np.abs(rx - np.arange(rx.shape[1]) - shift_x).max(),
-            np.abs(ry - np.arange(ry.shape[0])[:, None] - shift_y).max(),
-        )
-        < 1e-3
-    )
+    whole = all(_shifted(rx[::step, ::step], ry[::step, ::step], step) for step in (64, 1))  # most differ at a glance
     filled = fill_bad(data, mask)
     if whole:
         column = np.rint(rx).clip(0, width - 1).astype(np.intp)
@@ -119,6 +112,13 @@ def resample(
     missing = (mask_out & MASK_MISSING) > 0
     out[missing] = np.nan
     return out, noise_out, mask_out, smoothing
+
+
+def _shifted(rx: np.ndarray, ry: np.ndarray, step: int) -> bool:
+    """Whether places, `step` px apart, are those of the pixels moved by whole pixels."""
+    along_x, along_y = (step * np.arange(size) for size in rx.shape[::-1])
+    off = np.abs(rx - along_x - np.rint(rx[0, 0])).max(), np.abs(ry - along_y[:, None] - np.rint(ry[0, 0])).max()
+    return max(off) < 1e-3
 
 
 def pick(
