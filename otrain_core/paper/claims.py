@@ -174,7 +174,7 @@ def _knee_claim(table: pd.DataFrame, planned: int, column: str) -> dict[str, Any
     never = int(starts.isna().sum())
     row["ours"] = f"from {_spread(starts.dropna(), 'g')} cutouts" if starts.notna().any() else "at no size tried"
     row["ours"] += (
-        f"; still over at the largest in {never} of {len(knees)} cubes" if never and starts.notna().any() else ""
+        f"; still over at the largest in {never} of {len(knees)} curves" if never and starts.notna().any() else ""
     )
     means = table.groupby(["telescope", "pipeline", "n_images", "n_train"], dropna=False)[column].mean()
     sizes = means.index.get_level_values("n_train")

@@ -16,8 +16,8 @@ from otrain_core.paper.data import image_of
 from otrain_core.paper.diagrams import draw_architecture, draw_loop, draw_summary
 from otrain_core.paper.plan import GALLERIES, MAPS, PANELS
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
-MARKS = "os^Dv"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKS = "os^DvP"
 METRICS = {"accuracy": "Accuracy", "f1": "F1", "mcc": "MCC"}
 
 
@@ -215,9 +215,11 @@ def draw_data_size(table: pd.DataFrame):
         for number, (metric, text) in enumerate(METRICS.items()):
             _line(bottom, mine[mine["cube"] == cubes[0]], metric, number, label=text)
         bottom.set(xlabel="Training cutouts (True and False)", title=f"{name}, {cubes[0]}")
-        sizes = sorted(table["n_train"].unique())
+        sizes = np.sort(table["n_train"].unique())
+        sizes = sizes[np.append(True, np.diff(np.log(sizes)) > 0.2)]  # whose numbers do not overlap
         for ax in (*tops, bottom):
             ax.set_xscale("log")
+            ax.set_xlim(0.9 * table["n_train"].min(), 1.1 * table["n_train"].max())
             ax.set_xticks(sizes)
             ax.xaxis.set_major_formatter(ScalarFormatter())
             ax.xaxis.set_minor_locator(NullLocator())
@@ -259,7 +261,9 @@ def _line(ax, part: pd.DataFrame, column: str, number: int, *, label: str, scale
         return
     bars = [values["mean"] - values["min"], values["max"] - values["mean"]]
     colour = COLOURS[number % len(COLOURS)]
-    ax.errorbar(values.index, values["mean"], bars, color=colour, marker=MARKS[number % 5], capsize=2, label=label)
+    ax.errorbar(
+        values.index, values["mean"], bars, color=colour, marker=MARKS[number % len(MARKS)], capsize=2, label=label
+    )
 
 
 def _share_y(axes) -> None:
