@@ -7,7 +7,8 @@ import numpy as np
 from otrain_core.errors import CubeError
 from otrain_core.evaluation.metrics import threshold_curve
 
-RULES = ("gmean", "f1", "f1-mcc", "platt", "even")
+RULES = ("gmean", "f1", "f1-mcc", "platt", "even", "few-false")
+FEW_FALSE = 0.03  # share of the False that the rule few-false lets pass
 
 
 def best_threshold(labels: np.ndarray, scores: np.ndarray, rule: str) -> float:
@@ -18,6 +19,9 @@ def best_threshold(labels: np.ndarray, scores: np.ndarray, rule: str) -> float:
     images to the next, within a plateau that need not be one on other images.
 
     ``even`` is 0.5, whatever the labels say: for a network that was fine-tuned, whose odds its own labels have set.
+
+    ``few-false`` is the lowest threshold that at most `FEW_FALSE` of the False reach: at 1 % real candidates the false
+    alarms decide what a night's list is worth.
 
     All thresholds between two neighbouring scores give the same counts; the middle of
     that interval is taken. Where neighbouring intervals tie, they count as one, and of
@@ -40,10 +44,13 @@ def best_threshold(labels: np.ndarray, scores: np.ndarray, rule: str) -> float:
 
         return fit_calibration(labels, scores, method="platt").score_at(0.5)
     values = curve.rates()
-    target = values["f1"] + values["mcc"] if rule == "f1-mcc" else values[rule]
-    best = target >= np.max(target) - 1e-12
     upper = np.minimum(curve.thresholds, 1.0)
     lower = np.append(curve.thresholds[1:], 0.0)
+    if rule == "few-false":
+        last = np.flatnonzero(values["fpr"] <= FEW_FALSE)[-1]
+        return float(0.5 * (upper[last] + lower[last]))
+    target = values["f1"] + values["mcc"] if rule == "f1-mcc" else values[rule]
+    best = target >= np.max(target) - 1e-12
     plateaus = []
     for start in np.nonzero(best & ~np.concatenate([[False], best[:-1]]))[0]:
         stop = start

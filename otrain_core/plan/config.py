@@ -159,10 +159,10 @@ class Experiment(Section):
         "TensorFlow a training then need not repeat exactly",
     )
     require_gpu: bool = Field(False, description="refuse to train where no GPU is seen")
-    threshold: Literal["gmean", "f1", "f1-mcc", "platt", "even"] = Field(
+    threshold: Literal["gmean", "f1", "f1-mcc", "platt", "even", "few-false"] = Field(
         "platt",
         description="rule that sets the decision threshold on the validation set: the highest g-mean, F1 or F1 + MCC, or "
-        "even odds on a fitted logistic curve (platt), which depends less on which images are in it; even takes a score of 0.5, "
+        "even odds on a fitted logistic curve (platt), which depends less on which images are in it; few-false lets 3 % of the False of the validation set pass; even takes a score of 0.5, "
         "for a fine-tuned network, whose odds its own labels have set",
     )
 

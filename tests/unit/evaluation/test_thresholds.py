@@ -13,7 +13,7 @@ from otrain_core.evaluation.thresholds import RULES, best_threshold
 from tests.unit.noisy_scores import noisy
 
 HAND = json.loads((Path(__file__).parents[2] / "golden" / "metrics_by_hand.json").read_text())
-HIGHEST = [rule for rule in RULES if rule not in ("platt", "even")]
+HIGHEST = [rule for rule in RULES if rule not in ("platt", "even", "few-false")]
 
 
 def test_thresholds_worked_out_by_hand():
@@ -70,3 +70,14 @@ def test_even_odds_are_half_whatever_the_labels_say():
     assert best_threshold(np.array([0, 1, 1]), np.array([0.1, 0.2, 0.3]), "even") == 0.5
     with pytest.raises(CubeError, match="no threshold can be set"):
         best_threshold(np.ones(3), np.array([0.1, 0.2, 0.3]), "even")
+
+
+def test_few_false_lets_three_in_a_hundred_false_pass():
+    rng = np.random.default_rng(4)
+    labels = np.repeat([1, 0], [300, 1000])
+    scores = np.concatenate([rng.beta(4, 1, 300), rng.beta(1, 4, 1000)])
+    threshold = best_threshold(labels, scores, "few-false")
+    assert np.sum(scores[labels == 0] >= threshold) == 30
+    # The next lower score is that of a 31st False.
+    assert labels[scores < threshold][np.argmax(scores[scores < threshold])] == 0
+    assert best_threshold([1, 0, 0], [0.9, 0.2, 0.4], "few-false") == pytest.approx(0.65)
