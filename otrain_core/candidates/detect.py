@@ -280,7 +280,7 @@ def detect_candidates(
         plane = clean
         if name == "catalogue" and science is not None:
             plane = _science_plane(clean, science, psf=science_psf, seeing=science_seeing)
-        if options.method == "finder":
+        if options.method == "finder" and science is not None and reference is not None:
             planes = Planes.of(science, reference, diff, noise, mask, seeing=seeing, image=image)
             sources = finder.find(planes, threshold=options.finder_score, both_signs=options.both_signs).assign(flags=0)
         else:

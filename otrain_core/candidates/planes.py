@@ -97,10 +97,14 @@ class Planes:
 
     def cut(self, rows: slice, columns: slice) -> Planes:
         """A part of the image."""
-        names = ("science", "reference", "difference", "noise", "bad")
-        found = {name: getattr(self, name) for name in names}
-        return replace(
-            self, **{name: plane if plane is None else plane[rows, columns] for name, plane in found.items()}
+        part = (rows, columns)
+        return Planes(
+            self.science[part],
+            self.reference[part],
+            None if self.difference is None else self.difference[part],
+            self.noise[part],
+            self.bad[part],
+            self.seeing,
         )
 
     def spread(self) -> float:

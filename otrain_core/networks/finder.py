@@ -118,8 +118,7 @@ def export_finder(
         "reach": reach(options.dilations),
         "n_parameters": int(model.count_params()),
         "options": options.model_dump(),
-        **about,
-    }
+    } | dict(about)
     with atomic(path) as temporary:
         convert_model(model, temporary, name="planes")
         expected = np.asarray(model.predict_on_batch(probes))

@@ -68,7 +68,7 @@ def draw_batch(
     vary : bool
         Turn and mirror, add sources, shift the reference, and empty masks. Differences are dropped always.
     """
-    tiles = [draw_tile(images[rng.integers(len(images))], options, side, rng, vary=vary) for _ in range(n)]
+    tiles = [draw_tile(images[int(rng.integers(len(images)))], options, side, rng, vary=vary) for _ in range(n)]
     return np.stack([inputs for inputs, _ in tiles]), np.stack([targets for _, targets in tiles])
 
 
@@ -155,8 +155,9 @@ def shifted_reference(planes: Planes, dx: float, dy: float, *, blur: float = 0.0
         subtracted = moved(planes.science - planes.difference)
         difference = planes.science - (gaussian_filter(subtracted, blur) if blur else subtracted).astype(np.float32)
     bad = binary_dilation(planes.bad, np.ones((3, 3)), iterations=1 + int(np.ceil(2 * blur)))
-    images = [None if plane is None else np.where(bad, 0, plane) for plane in (planes.science, reference, difference)]
-    return replace(planes, science=images[0], reference=images[1], difference=images[2], bad=bad)
+    science, reference = (np.where(bad, 0, plane) for plane in (planes.science, reference))
+    difference = None if difference is None else np.where(bad, 0, difference)
+    return replace(planes, science=science, reference=reference, difference=difference, bad=bad)
 
 
 def make_targets(

@@ -22,8 +22,9 @@ def finder_parts(root: str | Path, cubes: Iterable[str]) -> list[dict[str, Any]]
     """For each cube that was judged: name, figure as a data URI, seeds, rows of detectors, rows of spoilt images."""
     parts = []
     for cube in cubes:
-        tables = {name: table_if_there(Path(root, cube, PLACE, f"{name}.csv")) for name in TABLES}
-        if any(table is None for table in tables.values()):
+        found = ((name, table_if_there(Path(root, cube, PLACE, f"{name}.csv"))) for name in TABLES)
+        tables = {name: table for name, table in found if table is not None}
+        if len(tables) < len(TABLES):
             continue
         figure = draw_finder(tables["curves"], tables["completeness"], tables["stress"])
         part = {"name": cube, "figure": embed(figure), "seeds": int(tables["completeness"]["seed"].nunique())}

@@ -98,7 +98,7 @@ class Judges:
         inside = replace(self.cuts, snr_min=-np.inf).accept(properties(labelled))
         tables = {THRESHOLD: found, CUTS: found.assign(score=found["snr"].where(inside, -np.inf))}
         if self.classifier is not None:
-            scores = self.classifier.classify(stack | {"cube": stack["stack"]})["score"]
+            scores = self.classifier.classify(dict(stack) | {"cube": stack["stack"]})["score"]
             by_name = dict(zip(np.asarray(stack["candid"]).astype(str), np.asarray(scores, float), strict=True))
             tables[CHAIN] = found.assign(score=labelled["candid"].map(by_name).fillna(-np.inf))
         return {name: self.judged(table[np.isfinite(table["score"])], field) for name, table in tables.items()}
@@ -424,7 +424,7 @@ def _pairs(separation: float) -> Scene:
         free = ~binary_dilation(field.planes.bad, iterations=int(np.ceil(3 * seeing)))
         taken = field.sources[["x", "y"]].to_numpy(float).tolist()
         planes = {name: raw[name].copy() for name in ("diff", "science")}
-        rows = []
+        rows: list[dict[str, Any]] = []
         for _ in range(50 * PAIRS):
             x, y = rng.uniform(24, width - 25), rng.uniform(24, height - 25)
             if len(rows) == 2 * PAIRS or not free[int(y), int(x)] or cKDTree(taken).query((x, y))[0] < 8 * seeing:
