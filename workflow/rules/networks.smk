@@ -63,7 +63,7 @@ rule train_finder:
         runtime=lambda wildcards, attempt: 240 * attempt,
         gpu=1,
     params:
-        cube="results/{telescope}/{pipeline}",
+        cube=lambda wildcards: f"results/{wildcards.telescope}/{wildcards.pipeline}",
         options=RUN.config.finder.model_dump(),
         crossmatch=step("crossmatch"),
         code=code_of("networks/train_finder"),

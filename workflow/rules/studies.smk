@@ -114,7 +114,7 @@ rule finder:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
-        cube="results/{telescope}/{pipeline}",
+        cube=lambda wildcards: f"results/{wildcards.telescope}/{wildcards.pipeline}",
         seeds=RUN.config.run.seeds,
         options=RUN.config.finder.model_dump(),
         evaluate=RUN.config.evaluate.model_dump(include={"bootstrap", "confidence"}),
