@@ -114,6 +114,7 @@ def _tables(folder):
     np.save("differences.npy", cube["cube"][:20, ..., 0])
     np.save("psfs.npy", np.ones((20, 32, 32)))
     Path("my.yaml").write_text("run: {cubes: [demo/builtin]}\ntelescopes: {demo: {sky: {n_images: 4}}}\n")
+    Path("group.yaml").write_text("filter_ids: [1]\ninstrument_id: 7\n")
     Path("archive.yaml").write_text("archive: {images: incoming/*.fits, references: refs/}\n")
 
 

@@ -1,11 +1,8 @@
 """The documentation: it builds without a warning, fetches nothing, and answers the questions of a new user."""
 
-import contextlib
 import html
-import io
 import os
 import re
-import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -13,9 +10,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
-from otrain_core.cli.main import build_parser
-from tools.publish import quoting
 
 
 @pytest.fixture(scope="module")
@@ -86,31 +80,6 @@ def test_each_word_of_the_glossary_has_an_anchor(site):
     text = (site / "glossary/index.html").read_text(encoding="utf-8")
     assert '<dt id="validation-set">' in text and "{#" not in text
     assert text.count("<dt id=") == text.count("<dt") > 25
-
-
-def commands(page):
-    """Commands in the blocks of a page."""
-    text = page.read_text(encoding="utf-8")
-    for language, block in re.findall(r"^```([a-z]*)[^\n]*\n(.*?)^```", text, flags=re.S | re.M):
-        for line in block.splitlines() if language in ("", "bash") else ():
-            yield from filter(None, (part.strip() for part in re.split(r"\s#\s", line)[0].split("&&")))
-
-
-def test_commands_of_the_pages_are_understood(root):
-    targets = set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(), flags=re.M))
-    lines = [(page.name, line) for page in quoting(root) for line in commands(page)]
-    assert sum(line.startswith("otrain ") for _, line in lines) > 30
-    for page, line in lines:
-        words = shlex.split(line)
-        if words[0] == "make":
-            named = [word for word in words[1:] if "=" not in word]
-            assert named and set(named) <= targets, (page, line)
-        elif words[0] == "otrain":
-            with contextlib.redirect_stderr(io.StringIO()) as said:
-                try:
-                    build_parser().parse_args(words[1:])
-                except SystemExit:
-                    pytest.fail(f"{page}: {line}: {said.getvalue()}")
 
 
 def test_the_hooks_of_a_commit_are_checks_of_make_lint(root):
