@@ -94,8 +94,9 @@ class ImageSteps:
         return (self.kept if name in KEPT else self.temporary) / name
 
     def planes(self, name: str) -> Path | Held:
-        """Where the planes of a step are: in memory, or in a file."""
-        return self.held.get(name, self.file(name))
+        """Where the planes of a step are: in memory, or in a file, which the mark of a failed step is too."""
+        path = self.file(name)
+        return path if path.is_file() else self.held.get(name, path)
 
     def psf(self, science: str | Path | Image, *, catalogue: str | Path | None, needs_wcs: bool = False) -> None:
         with self.step("psf", self.file("psf.fits"), self.file("psf.json")):

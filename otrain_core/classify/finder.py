@@ -14,6 +14,7 @@ from otrain_core.candidates.planes import PLANES, Planes
 from otrain_core.classify.classifier import KEY
 from otrain_core.classify.graph import open_graph, run_graph
 from otrain_core.errors import ConfigError, CubeError, first_line
+from otrain_core.results import number as number_in
 
 if TYPE_CHECKING:
     from otrain_core.plan.pipelines import DetectOptions
@@ -57,10 +58,11 @@ class Finder:
             raise ConfigError(f"{path}: no such file; a detector network (finder.onnx) is needed") from None
         except Exception as error:  # ONNX Runtime raises kinds of its own
             raise ConfigError(f"{path}: not a readable detector network ({first_line(error)})") from None
-        if about.get("format") != FORMAT or list(about.get("planes", [])) != list(PLANES):
-            raise ConfigError(
-                f"{path}: not a detector network of this version, but {about.get('format', 'another model')}"
-            )
+        made = about.get("format", "another model") if isinstance(about, dict) else "another model"
+        if made != FORMAT or list(about.get("planes", [])) != list(PLANES):
+            raise ConfigError(f"{path}: not a detector network of this version, but {made}")
+        if not (0 <= number_in(about, "threshold") <= 1 and number_in(about, "reach") >= 0):
+            raise ConfigError(f"{path}: a detector network without a threshold from 0 to 1 or without its reach")
         self.about: Mapping[str, Any] = about
         self._input = self._session.get_inputs()[0].name
 

@@ -9,6 +9,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from otrain_core.classify.finder import load_finder
 from otrain_core.classify.shipped import NAME as SHIPPED
 from otrain_core.cli.classify import load_classifier
 from otrain_core.errors import ConfigError, OtrainError
@@ -130,7 +131,13 @@ def image_names(paths: list[str]) -> list[str]:
 
 
 def choose_recipe(arguments: Namespace, about: dict[str, Any]) -> Recipe:
-    """The recipe of the model, or another pipeline that --pipeline names, with a warning."""
+    """The recipe of the model, or another pipeline that --pipeline names, with a warning.
+
+    Raises
+    ------
+    ConfigError
+        No such pipeline, or --finder is no detector network.
+    """
     from otrain_core.plan.config import Config
     from otrain_core.plan.telescopes import Detector
 
@@ -162,6 +169,7 @@ def choose_recipe(arguments: Namespace, about: dict[str, Any]) -> Recipe:
     if arguments.finder:
         changes = {"method": "finder", "finder": str(arguments.finder), "search": ["difference"]}
         detect = detect.model_copy(update=changes)
+    load_finder(detect)  # a file that is none ends the search here, and not each of its images
     return Recipe(recipe.pipeline.model_copy(update={"detect": detect}), detector, recipe.telescope, recipe.name)
 
 

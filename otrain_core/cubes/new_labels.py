@@ -21,7 +21,7 @@ def read_cutouts(path: str | Path) -> dict[str, np.ndarray]:
     Raises
     ------
     CubeError
-        No cube there, one that cannot be read, or cubes of several telescopes, pipelines or channels.
+        No cube there, one that cannot be read, or cubes that do not go together, see `join_cubes`.
     """
     parts = sorted(Path(path).glob("*.npz")) if Path(path).is_dir() else [Path(path)]
     if not parts:
@@ -35,11 +35,16 @@ def join_cubes(cubes: Sequence[Mapping[str, np.ndarray]], *, where: str | Path) 
     Raises
     ------
     CubeError
-        They differ in one of these.
+        They differ in one of these, in the size of their cutouts, or in what they hold.
     """
     for key in ALONE:
         if len({str(np.asarray(cube[key]).tolist()) if key in cube else "" for cube in cubes}) > 1:
             raise CubeError(f"{where}: the cubes of this folder differ in {key}")
+    if len({cube["cube"].shape[1:] for cube in cubes}) > 1:
+        raise CubeError(f"{where}: the cubes of this folder differ in the size of their cutouts")
+    keys = [set(cube) for cube in cubes]
+    if some := set.union(*keys) - set.intersection(*keys):
+        raise CubeError(f"{where}: only some cubes of this folder have {', '.join(sorted(some))}")
     return {
         key: value if key in ALONE else np.concatenate([cube[key] for cube in cubes]) for key, value in cubes[0].items()
     }

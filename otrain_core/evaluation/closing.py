@@ -121,7 +121,7 @@ def _legend(summary: pd.DataFrame) -> list[str]:
     if (summary["protocol"] == "by-image").any():
         lines.append("by-image: scored on images the model never saw, threshold set on yet others")
     if (summary["protocol"] == "random").any():
-        lines.append("paper: random split by cutout, threshold set on the scored cutouts themselves (optimistic)")
+        lines.append("random: random split by cutout, threshold set on the scored cutouts themselves (optimistic)")
     return lines
 
 

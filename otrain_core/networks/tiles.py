@@ -96,7 +96,8 @@ def draw_tile(
     spread = image.spreads[part.difference is not None]
     targets = make_targets(part, sources, field.psf, corner=(y0, x0), spread=spread, min_snr=options.min_snr)
     if image.unused is not None:
-        targets[..., TARGETS.index("counts")] *= ~image.unused[rows, columns]
+        for name in ("counts", "near"):
+            targets[..., TARGETS.index(name)] *= ~image.unused[rows, columns]
     if vary and rng.random() < options.drop_mask:
         part = replace(part, bad=np.zeros_like(part.bad))
     inner = (slice(top - y0, top - y0 + side), slice(left - x0, left - x0 + side))

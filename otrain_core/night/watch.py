@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import logging
 import threading
@@ -58,21 +57,20 @@ def is_whole(path: Path) -> bool:
         return not start.startswith(b"SIMPLE") or (len(start) >= BLOCK and b"END     " in cards)
 
 
-@functools.lru_cache(maxsize=100_000)
-def _known_whole(path: Path, size: int, changed: float) -> bool:
-    """`is_whole` of a file of this size and time of change: each is read once, not at each look at its folder."""
-    return is_whole(path)
+def whole_images(folder: Path, known: set[tuple[Path, int, float]] | None = None) -> list[Path]:
+    """FITS files of a folder and the folders in it that are whole, by time of change, then name.
 
-
-def whole_images(folder: Path) -> list[Path]:
-    """FITS files of a folder and the folders in it that are whole, by time of change, then name."""
-    found = []
+    A file of `known` (path, size, time of change) is not read again; those found whole are added. One that is not whole
+    is read at every look: it may fill without a change of its size and of the seconds of its time.
+    """
+    found, known = [], set() if known is None else known
     for path in folder.rglob("*"):
         try:
             if is_fits(path) and path.is_file():
-                state = path.stat()
-                if _known_whole(path, state.st_size, state.st_mtime):
-                    found.append((state.st_mtime, path))
+                state = path, path.stat().st_size, path.stat().st_mtime
+                if state in known or is_whole(path):
+                    known.add(state)
+                    found.append((state[2], path))
         except OSError:  # gone since
             continue
     return [path for _, path in sorted(found)]
@@ -109,10 +107,11 @@ def watch(
     """
     seen: dict[Path, tuple[int, float]] = {}
     given: set[tuple[Path, int, float]] = set()
+    known: set[tuple[Path, int, float]] = set()
     with _told_of_changes(folder) as changed:
         while not stop.is_set():
             fresh = False
-            for path in whole_images(folder):
+            for path in whole_images(folder, known):
                 try:
                     state = path.stat().st_size, path.stat().st_mtime
                 except OSError:

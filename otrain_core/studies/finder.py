@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -35,6 +34,7 @@ from otrain_core.plan.pipelines import CrossmatchOptions, Pipeline
 from otrain_core.plan.recipe import Recipe, read_recipe
 from otrain_core.plan.telescopes import Detector
 from otrain_core.results import image_folder
+from otrain_core.temporary import temporary_folder
 
 TABLES = ("completeness", "curves", "precision", "stress")
 CHAIN, CUTS, THRESHOLD = "detector + classifier", "detector + fixed cuts", "detector"
@@ -320,7 +320,7 @@ def _of_scene(judged: Sequence[Judged], limit: float, *, pairs: bool) -> dict[st
 
 
 def _search(folder: Path, field: Field, raw: Mapping[str, np.ndarray], judges: Judges) -> dict[str, Judged]:
-    """Search an image whose planes were changed."""
+    """Search an image whose planes were changed; by the difference alone, without a catalogue."""
     planes = Planes.of(
         raw["science"],
         raw["reference"],
@@ -337,9 +337,9 @@ def _search(folder: Path, field: Field, raw: Mapping[str, np.ndarray], judges: J
     kind = judges.crossmatch.model_copy(
         update={"min_recovered": 0.0, "max_flux_bias": np.inf, "max_flux_scatter": np.inf}
     )
-    pipeline = judges.recipe.pipeline.model_copy(update={"crossmatch": kind})
-    with tempfile.TemporaryDirectory(prefix="otrain-finder-") as name:
-        place = Path(name)
+    detect = judges.recipe.pipeline.detect.model_copy(update={"search": ["difference"]})
+    pipeline = judges.recipe.pipeline.model_copy(update={"crossmatch": kind, "detect": detect})
+    with temporary_folder("finder") as place:
         for file in ("psf.fits", "psf.json", "subtract.json", "injected.csv"):
             copyfile(folder / file, place / file)
         write_planes(place / "difference.fits", dict(raw))

@@ -46,3 +46,31 @@ def write_tiny(path, *, size=9, channels=("difference",), about=None, metadata=T
         helper.set_model_props(proto, {"otrain": json.dumps(kept)})
     onnx.save(proto, str(path))
     return path
+
+
+def write_tiny_finder(path, *, threshold=0.5, snr=8.0, about=None):
+    """A detector network that finds what exceeds `snr` in the matched filter of the difference."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    from otrain_core.candidates.planes import PLANES
+    from otrain_core.classify.finder import FORMAT, MAPS
+
+    weights, bias = np.zeros((len(PLANES), len(MAPS)), np.float32), np.zeros(len(MAPS), np.float32)
+    weights[PLANES.index("filtered"), MAPS.index("heat")], bias[0] = 4.0, -4.0 * np.arcsinh(snr)
+    weights[PLANES.index("filtered"), MAPS.index("log_snr")] = 1.0
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["planes", "weights"], ["seen"]),
+            helper.make_node("Add", ["seen", "bias"], ["maps"]),
+        ],
+        "tiny",
+        [helper.make_tensor_value_info("planes", TensorProto.FLOAT, [None, None, None, len(PLANES)])],
+        [helper.make_tensor_value_info("maps", TensorProto.FLOAT, [None, None, None, len(MAPS)])],
+        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(bias, "bias")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    record = {"format": FORMAT, "planes": list(PLANES), "reach": 0, "threshold": threshold} | (about or {})
+    helper.set_model_props(proto, {"otrain": json.dumps(record)})
+    onnx.save(proto, str(path))
+    return path

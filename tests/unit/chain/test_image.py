@@ -5,6 +5,7 @@ import pytest
 
 from otrain_core.chain.image import image_files
 from otrain_core.chain.steps import KEPT
+from otrain_core.errors import ImageError
 from otrain_core.io import read_json
 from otrain_core.jobs.job import KEEP_GOING
 from otrain_core.plan.chain import Chain, Frame
@@ -56,6 +57,18 @@ def test_a_bad_image_is_left_out_and_the_next_one_is_done(frames, tmp_path, monk
         "psf", "inject", "prepare", "subtract", "detect", "crossmatch", "cutouts"
     }  # fmt: skip
     assert costs["bad", "start"][0] > 0 and costs["good", "subtract"][1] > 50
+
+
+def test_what_fails_before_the_subtraction_is_told_once(frames, tmp_path, monkeypatch):
+    monkeypatch.setenv(KEEP_GOING, "1")
+
+    def fail(*args, **options):
+        raise ImageError("good", "data", "no sky")
+
+    monkeypatch.setattr("otrain_core.chain.steps.prepare_files", fail)
+    run(chain_of(frames[1]), tmp_path)
+    assert "no sky" in (tmp_path / "results/T/p/images/good/cutouts.npz").read_text()
+    assert [path.name for path in (tmp_path / "results/failures/T/p/good").iterdir()] == ["prepare.json"]
 
 
 def test_a_bad_image_stops_the_job(frames, tmp_path):

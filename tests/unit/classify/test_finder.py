@@ -9,6 +9,7 @@ from otrain_core.classify.finder import MAPS, Finder, footprints, load_finder, p
 from otrain_core.errors import ConfigError
 from otrain_core.plan.finder import FinderOptions
 from otrain_core.plan.pipelines import DetectOptions
+from tests.unit.tiny_onnx import write_tiny_finder
 
 OPTIONS = FinderOptions(filters=4, dilations=[1, 2, 1])
 
@@ -105,3 +106,12 @@ def test_other_files_are_refused_in_a_sentence(tmp_path):
     with pytest.raises(ConfigError, match="not a detector network of this version"):
         Finder(shipped_file())
     assert load_finder(DetectOptions()) is None
+
+
+@pytest.mark.parametrize(
+    "about", [{"threshold": None}, {"threshold": float("nan")}, {"threshold": 3}, {"reach": "far"}]
+)
+def test_a_network_without_a_usable_threshold_or_reach_is_refused(tmp_path, about):
+    assert Finder(write_tiny_finder(tmp_path / "whole.onnx", threshold=0.3)).threshold == 0.3
+    with pytest.raises(ConfigError, match="without a threshold"):
+        Finder(write_tiny_finder(tmp_path / "finder.onnx", about=about))

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from astropy.table import Table
 
@@ -13,7 +14,7 @@ from otrain_core.plan.pipelines import DetectOptions, Pipeline
 from otrain_core.plan.recipe import Recipe
 from otrain_core.plan.telescopes import Detector
 from tests.unit.synthetic_night import NEW, nearest
-from tests.unit.tiny_onnx import write_tiny
+from tests.unit.tiny_onnx import write_tiny, write_tiny_finder
 
 
 def test_one_image_after_the_other(night_pair, tmp_path, capsys):
@@ -48,6 +49,20 @@ def test_the_recipe_travels_in_the_model(night_pair, tmp_path, capsys):
     assert main([*arguments, "-o", str(tmp_path / "some"), "--pipeline", "builtin"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["images"][0]["n"] >= len(NEW)
+
+
+def test_candidates_of_a_detector_network(night_pair, tmp_path, capsys):
+    science, reference, model = night_pair
+    arguments = ["search", str(science), "--reference", str(reference), "-m", str(model), "--quiet", "--json"]
+    finder = write_tiny_finder(tmp_path / "finder.onnx")
+    assert main([*arguments, "--finder", str(finder), "-o", str(tmp_path / "out")]) == 0
+    table = Table.read(tmp_path / "out/science.ecsv")
+    for place in NEW:
+        assert nearest(table, place)[1] <= 0.75  # this network gives whole pixels
+    assert (np.asarray(table["x"]) % 1 == 0).all() and len(table) >= len(NEW)
+    assert json.loads(capsys.readouterr().out)["recipe"]["steps"]["detect"]["method"] == "finder"
+    assert main([*arguments, "--finder", str(tmp_path / "none.onnx"), "-o", str(tmp_path / "none")]) == 1
+    assert "none.onnx: no such file" in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
 def test_the_shipped_model_has_no_recipe_of_a_telescope(night_pair, tmp_path, shipped_model, capsys):

@@ -65,3 +65,9 @@ def test_what_cannot_be_trained_on(tmp_path):
     write_arrays(tmp_path / "b.npz", cutouts("n2", telescope=np.array("U")))
     with pytest.raises(CubeError, match="differ in telescope"):
         read_cutouts(tmp_path)
+    write_arrays(tmp_path / "b.npz", cutouts("n2", cube=np.zeros((4, 7, 7, 1), np.float32)))
+    with pytest.raises(CubeError, match="differ in the size of their cutouts"):
+        read_cutouts(tmp_path)
+    write_arrays(tmp_path / "b.npz", cutouts("n2", artefacts=np.full(4, "")))
+    with pytest.raises(CubeError, match="only some cubes of this folder have artefacts"):
+        read_cutouts(tmp_path)

@@ -26,6 +26,9 @@ def test_closing_table_is_aligned_and_fits(tables):
     assert "tiny/builtin: 7 images" in text
     assert "1 image failed" in text
     assert "FPR at recall 95 %" in text
+    assert (
+        "\nby-image: scored on" in text and "\nrandom: random split by cutout" in text
+    )  # as the column protocol has them
     assert "results/report.html" in text
     rows = [line for line in lines if line.count("[") == 2]
     assert len(rows) == (tables["summary"]["experiment"] != "fixed-cuts").sum()

@@ -136,8 +136,8 @@ def test_batches_vary_and_repeat_with_the_seed(field):
 
 def test_pixels_of_another_set_do_not_count(field):
     unused = np.ones((72, 80), bool)
-    _, targets = draw_tile(TileImage(field, unused), QUIET, 48, np.random.default_rng(1), vary=False)
-    assert not target(targets, "counts").any()
+    _, targets = draw_tile(TileImage(field, unused), QUIET, 72, np.random.default_rng(1), vary=False)
+    assert not target(targets, "counts").any() and not target(targets, "near").any()
 
 
 def test_a_shifted_reference_leaves_dipoles(field):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from otrain_core.night.watch import file_digest, is_whole, watch
+from otrain_core.night.watch import file_digest, is_whole, watch, whole_images
 
 
 def frame(path, value=0.0):
@@ -64,3 +64,16 @@ def test_the_digest_is_that_of_the_content(tmp_path):
     one, other = frame(tmp_path / "a.fits", 1), frame(tmp_path / "b.fits", 2)
     shutil.copy(one, tmp_path / "c.fits")
     assert file_digest(one) == file_digest(tmp_path / "c.fits") != file_digest(other)
+
+
+def test_a_file_that_fills_without_a_change_of_its_size_and_time(tmp_path, monkeypatch):
+    path, known = frame(tmp_path / "a.fits"), set()
+    data = path.read_bytes()
+    path.write_bytes(data[:80] + bytes(len(data) - 80))  # as one that has its size from the start
+    os.utime(path, (1e9, 1e9))
+    assert whole_images(tmp_path, known) == []
+    path.write_bytes(data)
+    os.utime(path, (1e9, 1e9))
+    assert whole_images(tmp_path, known) == [path]
+    monkeypatch.setattr("otrain_core.night.watch.is_whole", lambda path: pytest.fail("read again"))
+    assert whole_images(tmp_path, known) == [path]
