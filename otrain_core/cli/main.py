@@ -82,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     except OSError as error:
-        return _refuse(arguments, f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
+        reason = "a file, where a folder is needed" if isinstance(error, FileExistsError) else error.strerror or error
+        return _refuse(arguments, f"{error.filename or ''}: {reason}".lstrip(": "))
     except KeyboardInterrupt:
         return 130
     except MemoryError:

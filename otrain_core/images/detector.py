@@ -205,7 +205,8 @@ def _gain(
             return detector.gain
         seen = [f"{key} {header[key]!r}" for key in KEYWORDS["gain"] if key in header]
         held = f" (its {', '.join(seen)} cannot be used)" if seen else ""
-        raise ImageError(image, "GAIN", f"no gain in the header{held} and none of the telescope (detector.gain)")
+        where = "detector.gain; --gain of otrain search and otrain night"
+        raise ImageError(image, "GAIN", f"no gain in the header{held} and none of the telescope ({where})")
     key, value = found[0]
     setting = key in ("GAIN", "GAIN1") and key != named.get("gain") and value >= A_SETTING and value == round(value)
     if not setting or SETTLED in header or "NCOMBINE" in header:

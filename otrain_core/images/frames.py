@@ -126,7 +126,8 @@ def read_image(
     data, header = read_fits(path, image=name, extension=detector.extension)
     wcs = image_wcs(header, wcs_path, image=name, record=record)
     if wcs is None and not detector.pixel_scale:
-        raise ImageError(name, "pixel_scale", "no WCS in the image and no detector.pixel_scale of the telescope")
+        missing = "no WCS in the image and no detector.pixel_scale of the telescope"
+        raise ImageError(name, "pixel_scale", f"{missing} (--pixel-scale of otrain search and otrain night)")
     data[~np.isfinite(data)] = np.nan
     first_time = SETTLED not in header
     if first_time:

@@ -84,7 +84,7 @@ def read_header(path: str | Path, *, image: str, extension: str | int | None = N
 def _opened(path: Path, image: str) -> Iterator[fits.HDUList]:
     """The HDUs of a file that is safe to read; whatever a library raises becomes an error of the image."""
     if not path.is_file():
-        raise ImageError(image, "path", f"{path}: no such file")
+        raise ImageError(image, "path", f"{path}: {'a folder, not an image' if path.is_dir() else 'no such file'}")
     raise_if_failed(path)
     check_compressed(path, image=image)
     check_cards(path, image=image)

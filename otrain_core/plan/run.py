@@ -60,10 +60,10 @@ class Run:
         self.experiments = config.experiments | self.studies.varied()
 
     @classmethod
-    def from_config(cls, values: dict[str, Any], *, root: str | Path = ".") -> Run:
+    def from_config(cls, values: dict[str, Any], *, root: str | Path = ".", where: str = "config") -> Run:
         """Check a configuration, read its telescopes and sheets and check that they fit together.
 
-        They are looked for in the working directory, then in `root`.
+        They are looked for in the working directory, then in `root`. `where` names the configuration in errors.
 
         Raises
         ------
@@ -72,7 +72,7 @@ class Run:
         MissingProgramError
             A pipeline of the run needs an external program that is not installed.
         """
-        config = load_config(values)
+        config = load_config(values, where=where)
         telescopes = read_telescopes(_find(config.telescope_folder, root), config.telescopes)
         sheet = read_images(_find(config.images, root)) if config.images else {}
         sheet = expand_mosaics(sheet, config.data_root)
@@ -115,7 +115,7 @@ class Run:
         values = read_yaml(default) if default.is_file() else Config().model_dump(mode="json")
         for path in paths:
             values = lay_over(values, read_yaml(path))
-        return cls.from_config(values, root=clone)
+        return cls.from_config(values, root=clone, where=" + ".join(map(str, paths)) or "config")
 
     def _check_telescope(self, telescope: str) -> None:
         if self.telescopes[telescope].source != "images":

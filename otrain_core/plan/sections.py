@@ -14,6 +14,11 @@ from otrain_core.errors import ConfigError
 MAX_VALUES = 1_000_000  # of a configuration; the largest sensible one has some thousands
 MAX_DEPTH = 50
 KIND = re.compile(r"(constrained-)?(int|float|str)|(list|literal|tuple|dict)\[.*\]")
+RENAMED = {  # keys, and values of keys, of earlier versions
+    "draw.tune": "validation",
+    "run.protocols: grouped": "by-image",
+    "run.protocols: paper": "random",
+}
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_+.-]*"
 
 
@@ -105,13 +110,16 @@ def explain_first(error: ValidationError, where: str) -> str:
     first = error.errors()[0]
     key = _key(first["loc"]) or "(section)"
     if first["type"] == "extra_forbidden":
-        return f"{where}: {key}: unknown key{near_name(key.split('.')[-1])}"
+        renamed = f"; it is called {RENAMED[key]!r} now" if key in RENAMED else near_name(key.split(".")[-1])
+        return f"{where}: {key}: unknown key{renamed}"
     value = first.get("input")
     if first["type"] == "string_pattern_mismatch":
         wrong = "a name of letters, digits and _ + . - is needed, which begins with a letter or a digit"
         return f"{where}: {key}: {wrong} (found {value!r})"
     shown = f" (found {value!r})" if not isinstance(value, dict | BaseModel) else ""
     others = [f", or {item['ctx']['expected']}" for item in error.errors()[1:] if _alternative(item, first)]
+    new = RENAMED.get(f"{key.rstrip('.0123456789')}: {value}") if isinstance(value, str) else None
+    shown += f"; it is called {new!r} now" if new else ""
     return f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}{''.join(others)}{shown}"
 
 

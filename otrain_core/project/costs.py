@@ -196,7 +196,7 @@ def plan_text(found: Mapping[str, Any], config: Sequence[str]) -> str:
     known = sorted(set(costs.loc[costs["cpu_hours"].notna(), "known_from"]))
     lines.append(
         f"time:     {_time(hours)} of CPU, about {_time(1.15 * hours / threads)} on the {threads} cores of this machine"
-        + (f" (not counted: {', '.join(unknown)})" if len(unknown) else "")
+        + (f" (not counted, as no run recorded them: rules {', '.join(unknown)})" if len(unknown) else "")
     )
     lines.append(f"          from the costs of earlier runs ({', '.join(known) or 'none'})")
     room = "" if found["free_mb"] > 1.5 * found["disk_mb"] else "  NOT ENOUGH ROOM"

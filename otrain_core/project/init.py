@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,8 +101,12 @@ def init_project(folder: str | Path, project: str | Path, *, threads: int = 2, t
             for name, group in groups.items()
             if camera.science
         ]
+    new = not project.exists()
     with alone(project):
         _write(found)
+    if new and not found.written:
+        with suppress(OSError):  # it is not empty
+            project.rmdir()
     return found
 
 
@@ -248,7 +253,7 @@ def init_text(found: Project) -> str:
         files = ", ".join(found.written)
         lines.append(f"written: {found.project}: {files} ({found.added} rows added)")
     else:
-        lines.append(f"written: nothing; {found.project} has all of it")
+        lines.append(f"written: nothing; {found.project} has all of it" if found.science else "written: nothing")
     return "\n".join([*lines, *_next(found)])
 
 

@@ -124,7 +124,7 @@ def look_at(
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ConfigError(f"{shown(folder)}: no such folder")
+        raise ConfigError(f"{shown(folder)}: {'a file, not a folder' if folder.exists() else 'no such folder'}")
     files, solutions = _files(folder, Path(project).resolve() if project else None)
     if not files:
         raise ConfigError(f"{shown(folder)}: no FITS file (.fits, .fit, .fts, compressed or not) under this folder")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from otrain_core.images.detector import photon_transfer, sky_noise
 from otrain_core.images.hdus import read_fits
 from otrain_core.project.look import Frame
 from otrain_core.widths import FWHM_PER_SIGMA
+
+log = logging.getLogger("otrain")
 
 SIDE = 1400  # of the part in the middle of a frame that is looked at [px]
 MOST = 48  # frames of a group that are looked at
@@ -59,7 +62,7 @@ def measure(
     threads: int = 2,
     tell: Callable[[int, int], None] | None = None,
 ) -> dict[str, Measured]:
-    """Measure frames, at most `most` of them, evenly over the list; those that cannot be read are left out.
+    """Measure frames, at most `most` of them, evenly over the list; those that cannot be read are named and left out.
 
     Returns
     -------
@@ -88,10 +91,12 @@ def _measure(frame: Frame, folder: Path) -> Measured | None:
             plain = folder / frame.path.removesuffix("[*]")
             path = f"{plain}[{image_extensions(plain, image=frame.path)[0]}]"
         data, _ = read_fits(path, image=frame.path)
-    except ImageError:
+    except ImageError as error:
+        log.warning("%s (not measured)", error)
         return None
     finite = data[np.isfinite(data)]
     if finite.size == 0:
+        log.warning("image %s: data: all pixels are NaN (not measured)", frame.path)
         return None
     highest = float(finite.max())
     y, x = (max((side - SIDE) // 2, 0) for side in data.shape)

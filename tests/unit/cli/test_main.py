@@ -33,6 +33,15 @@ def test_wrong_usage_is_2_and_a_refusal_1(capsys, tmp_path):
     assert "no such file" in json.loads(told.out)["error"] and told.err.startswith("otrain export: ")
 
 
+def test_a_file_in_the_place_of_a_folder_is_named(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.fits").write_text("no image")
+    (tmp_path / "out").write_text("a file")
+    assert main(["init", "data", "-o", "out", "--quiet"]) == 1
+    assert capsys.readouterr().err == "otrain init: out: a file, where a folder is needed\n"
+
+
 def test_starting_imports_nothing_heavy():
     code = "import sys, otrain_core.cli.main as c; c.build_parser(); assert not {'numpy', 'keras', 'pandas'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -46,7 +46,7 @@ def test_run_becomes_snakemake(made, monkeypatch):
 def test_run_tells_a_wrong_key_in_one_sentence(made, capsys):
     (made / "data-otrain/config.yaml").write_text("sed: 1\n")
     assert main(["run", "config.yaml"]) == 1
-    assert "sed: unknown key; did you mean 'seed'?" in capsys.readouterr().err
+    assert "otrain run: config.yaml: sed: unknown key; did you mean 'seed'?" in capsys.readouterr().err
 
 
 def test_a_search_takes_images_and_references_of_the_project(made, monkeypatch):

@@ -60,8 +60,8 @@ def test_infinities_become_missing(tmp_path):
         (sky() + 60000, {}, ROW, "image a: SATURATE: .* % of the pixels are saturated"),
         (np.where(np.arange(50) < 48, np.nan, sky()), {}, ROW, "image a: data: only 4.0 % of the pixels"),
         (sky(), {"GAIN": "high"}, Detector(pixel_scale=1.0), "image a: GAIN: no gain in the header .its GAIN 'high'"),
-        (sky(), {}, Detector(pixel_scale=1.0), "image a: GAIN: no gain in the header and none of the telescope"),
-        (sky(), {}, Detector(gain=1.0), "image a: pixel_scale: no WCS in the image"),
+        (sky(), {}, Detector(pixel_scale=1.0), "image a: GAIN: no gain in the header and none of .* --gain of"),
+        (sky(), {}, Detector(gain=1.0), "image a: pixel_scale: no WCS in the image .*--pixel-scale of"),
         (np.zeros((3, 40, 50), np.float32), {}, ROW, "image a: NAXIS: .*two-dimensional"),
     ],
 )

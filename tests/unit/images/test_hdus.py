@@ -185,6 +185,11 @@ def test_history_is_not_carried_along(tmp_path):
     assert "HISTORY" not in read_fits(tmp_path / "a.fits", image="a")[1]
 
 
+def test_a_folder_is_no_image(tmp_path):
+    with pytest.raises(ImageError, match="image a: path: .*: a folder, not an image"):
+        read_fits(tmp_path, image="a")
+
+
 def test_a_named_pipe_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "a.fits")
     with pytest.raises(ImageError, match="image a: path: .*no such file"):

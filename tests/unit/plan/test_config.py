@@ -12,6 +12,10 @@ NAN = float("nan")
     ("values", "message"),
     [
         ({"sed": 1}, "config: sed: unknown key; did you mean 'seed'"),
+        ({"draw": {"tune": 3}}, "config: draw.tune: unknown key; it is called 'validation' now$"),
+        ({"run": {"protocols": ["grouped"]}}, "run.protocols.0: .*found 'grouped'.; it is called 'by-image' now$"),
+        ({"run": {"protocols": ["random", "paper"]}}, "run.protocols.1: .*found 'paper'.; it is called 'random' now$"),
+        ({"run": {"protocols": ["image"]}}, "run.protocols.0: .*found 'image'.$"),
         (
             {"pipelines": {"x": {"detect": {"treshold": 3}}}},
             "pipelines.x.detect.treshold: unknown key; did you mean 'threshold'",

@@ -100,3 +100,4 @@ def test_nothing_usable_is_said(tmp_path):
     found = init_project(tmp_path / "data", tmp_path / "p")
     assert found.science == 0 and found.written == []
     assert "one frame only" in init_text(found) and "nothing can be searched" in init_text(found)
+    assert "written: nothing\n" in init_text(found) and not (tmp_path / "p").exists()

@@ -124,3 +124,6 @@ def test_no_folder_and_no_frame_are_refused(tmp_path):
         look_at(tmp_path / "none")
     with pytest.raises(ConfigError, match="no FITS file"):
         look_at(tmp_path)
+    (tmp_path / "a.txt").write_text("a file")
+    with pytest.raises(ConfigError, match=r"a\.txt: a file, not a folder"):
+        look_at(tmp_path / "a.txt")

@@ -26,10 +26,18 @@ def test_saturated_pixels_pile_up(tmp_path):
     assert found.piled and found.highest == 2500
 
 
-def test_at_most_so_many_evenly_and_none_that_cannot_be_read(tmp_path):
+def test_at_most_so_many_evenly_and_none_that_cannot_be_read(tmp_path, caplog):
     frames = []
     for k in range(7):
         write_frame(tmp_path / f"{k}.fit", shape=(80, 80))
         frames.append(Frame(f"{k}.fit", "science"))
     (tmp_path / "3.fit").write_text("broken")
     assert list(measure(frames, tmp_path, most=3)) == ["0.fit", "6.fit"]
+    (told,) = caplog.messages
+    assert told.startswith("image 3.fit: path: ") and told.endswith("(not measured)")
+
+
+def test_a_frame_of_missing_pixels_is_named(tmp_path, caplog):
+    fits.PrimaryHDU(np.full((80, 80), np.nan, np.float32)).writeto(tmp_path / "a.fit")
+    assert measure([Frame("a.fit", "science")], tmp_path) == {}
+    assert caplog.messages == ["image a.fit: data: all pixels are NaN (not measured)"]
