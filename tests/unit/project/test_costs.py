@@ -68,6 +68,13 @@ def test_the_plan_of_a_run(run, monkeypatch):
     assert record["jobs"] == {"psf": 30, "train": 1} and record["expected"][0]["verdict"] in text
 
 
+def test_rules_without_a_record_are_named(run, monkeypatch):
+    monkeypatch.setattr(costs, "planned_jobs", lambda *_, **__: {"psf": 30, "nowhere": 1})
+    monkeypatch.setattr(costs, "training_seconds", lambda *_, **__: {})
+    text = plan_text(plan_run(["config.yaml"]), ["config.yaml"])
+    assert "(not counted, as no run recorded them: rules nowhere)" in text
+
+
 def test_costs_of_this_folder_count_before_published_ones(monkeypatch, tmp_path):
     own = pd.DataFrame({"mean": [9.0], "size": [3], "known_from": ["here"]}, index=["psf"])
     theirs = pd.DataFrame(
