@@ -42,9 +42,9 @@ def join_cubes(cubes: Sequence[Mapping[str, np.ndarray]], *, where: str | Path) 
             raise CubeError(f"{where}: the cubes of this folder differ in {key}")
     if len({cube["cube"].shape[1:] for cube in cubes}) > 1:
         raise CubeError(f"{where}: the cubes of this folder differ in the size of their cutouts")
-    keys = [set(cube) for cube in cubes]
-    if some := set.union(*keys) - set.intersection(*keys):
-        raise CubeError(f"{where}: only some cubes of this folder have {', '.join(sorted(some))}")
+    keys = {key for cube in cubes for key in cube if key not in ALONE}
+    if some := sorted(key for key in keys if not all(key in cube for cube in cubes)):
+        raise CubeError(f"{where}: only some cubes of this folder have {', '.join(some)}")
     return {
         key: value if key in ALONE else np.concatenate([cube[key] for cube in cubes]) for key, value in cubes[0].items()
     }
