@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+TABLES = ("completeness", "curves", "precision", "stress")  # of the study
+MAIN = (5.0, 10.0)  # S/N, by which the study judges
 MARKERS = "os^Dv"
 SMALLEST = 0.05  # false alarms an image at the left end of the axis
 AT_RATE = 1.0  # false alarms an image of the second panel

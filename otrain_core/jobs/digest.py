@@ -23,7 +23,7 @@ NEUTRAL = (
     "otrain_core.networks.progress",
 )
 # And what cannot change the result of one step: a training that is watched on a server is the same training.
-NEUTRAL_IN = {"networks/train": ("otrain_core.registry",)}
+NEUTRAL_IN = {step: ("otrain_core.registry",) for step in ("networks/train", "networks/train_finder")}
 
 
 def code_digest(script: str, *, root: str | Path | None = None) -> str:

@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.figures.canvas import embed
-from otrain_core.figures.finder import draw_finder
+from otrain_core.figures.finder import MAIN, TABLES, draw_finder
 from otrain_core.results import table_if_there
-from otrain_core.studies.finder import MAIN, TABLES
 
 PLACE = "finder"  # folder of the study in that of a cube
 SHOWN = 1.0  # false alarms an image

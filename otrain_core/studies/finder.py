@@ -22,7 +22,7 @@ from otrain_core.evaluation.bootstrap import draw_images, percentile_interval
 from otrain_core.evaluation.cuts import FixedCuts, Properties, fit_cuts
 from otrain_core.evaluation.found import Judged, completeness, curve, judge, score_at
 from otrain_core.figures.canvas import save_figure
-from otrain_core.figures.finder import draw_finder
+from otrain_core.figures.finder import MAIN, draw_finder
 from otrain_core.images.frames import MASK_MISSING, read_planes, write_planes
 from otrain_core.images.pixels import add_stamp
 from otrain_core.io import read_table, write_table
@@ -36,11 +36,9 @@ from otrain_core.plan.telescopes import Detector
 from otrain_core.results import image_folder
 from otrain_core.temporary import temporary_folder
 
-TABLES = ("completeness", "curves", "precision", "stress")
 CHAIN, CUTS, THRESHOLD = "detector + classifier", "detector + fixed cuts", "detector"
 FINDER, WITHOUT = "finder", "finder, no difference"
 BINS = ((4.0, 5.0), (5.0, 7.0), (7.0, 10.0), (5.0, 10.0), (10.0, 20.0), (20.0, np.inf))  # S/N
-MAIN = (5.0, 10.0)
 RATES = (0.25, 1.0, 4.0)  # false alarms an image
 MOST_FALSE = 60.0  # false alarms an image at the end of a curve
 AT_TEN = (8.0, 12.5)  # S/N at which positions are compared with the limit

@@ -3,10 +3,11 @@
 from otrain_core.jobs.job import job_logging
 
 with job_logging(snakemake):
+    from otrain_core.figures.finder import TABLES
     from otrain_core.plan.config import EvaluateOptions
     from otrain_core.plan.finder import FinderOptions
     from otrain_core.plan.pipelines import CrossmatchOptions
-    from otrain_core.studies.finder import TABLES, finder_study_files
+    from otrain_core.studies.finder import finder_study_files
 
     finder_study_files(
         cube=snakemake.params.cube,

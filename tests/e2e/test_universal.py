@@ -54,7 +54,7 @@ def test_it_is_installed_and_used(root, drawn):
     said = subprocess.run(
         [*otrain, "classify", cube, "--json"], cwd=drawn, check=True, capture_output=True, timeout=300
     )
-    assert json.loads(said.stdout)["model"]["experiment"] == "any-telescope"
+    assert json.loads(said.stdout)["model"]["telescope"] == "universal"
     listed = subprocess.run([*otrain, "models", "list"], cwd=drawn, check=True, capture_output=True, timeout=300)
     assert listed.stdout.decode().startswith("universal (shipped; used without -m)")
     tuned = [*otrain, "train", cube, "-o", "mine", "--from", "universal", "--epochs", "2", "--threads", "1"]
