@@ -45,7 +45,7 @@ programs: ## install Source Extractor, PSFEx, SCAMP, SWarp, Chromium and Postgre
 # injected sources in single photons. Training (oneDNN, Eigen) still takes what the processor has.
 SAME_KERNELS := $(shell grep -qsm1 avx2 /proc/cpuinfo && echo OPENBLAS_CORETYPE=Haswell NPY_DISABLE_CPU_FEATURES="'X86_V4 AVX512_ICL AVX512_SPR'")
 
-demo: setup ## simulated telescope from raw sky to a registered classifier (6 minutes on 2 free cores)
+demo: setup ## simulated telescope from raw sky to a registered classifier (7 minutes on 2 cores)
 	@$(RUN) $(SAME_KERNELS) snakemake --cores $(CORES) --scheduler greedy --scheduler-subsample 20 --configfile $(CONFIG) --rerun-incomplete
 	@$(RUN) python -m otrain_core.evaluation.closing results
 
