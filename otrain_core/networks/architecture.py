@@ -218,9 +218,9 @@ def build_network(experiment: Experiment, *, size: int) -> keras.Model:
         Its ``network``, ``inputs``, ``normalise`` and ``precision`` count. ``paper`` is the network of Makhlouf et
         al. 2022 (A&A 664, A81) as their code has it, 2,621,826 parameters at 32 x 32 x 1. ``otrain2`` is a
         strided network with batch normalisation, whose weights do not depend on the size; ``otrain3`` has the same
-        layers behind another input stage. ``inputs`` are the channels in the order of the last axis; those of `otrain_core.cubes.inputs.SAMPLING` are planes of one
-        number. ``precision`` is that of the layers between the input stage and the logits; these two and all
-        weights are float32 always.
+        layers behind another input stage. ``inputs`` are the channels in the order of the last axis; those of
+        `otrain_core.cubes.inputs.SAMPLING` are planes of one number. ``precision`` is that of the layers between the
+        input stage and the logits; these two and all weights are float32 always.
     size : int
         Side of the cutouts [px].
 
