@@ -27,7 +27,7 @@ def on_page_markdown(markdown: str, *, page, config, files) -> str:
 
 def command_line() -> str:
     """Every verb of the command with its options."""
-    from otrain_core.cli.main import build_parser
+    from otrain_core.cli.parser import build_parser
 
     return "\n".join(_verbs(build_parser(), "otrain", 2))
 

@@ -17,7 +17,8 @@ from astropy.io import fits
 
 from otrain_core.arrays import write_arrays
 from otrain_core.classify.shipped import shipped_file
-from otrain_core.cli.main import build_parser, main
+from otrain_core.cli.main import main
+from otrain_core.cli.parser import build_parser
 from otrain_core.registry.records import records_digest
 from otrain_core.registry.store import open_store
 from tests.unit.synthetic_cube import make_cube

@@ -14,7 +14,7 @@ import pytest
 from astropy.io import fits
 
 from otrain_core.arrays import write_arrays
-from otrain_core.cli.main import build_parser
+from otrain_core.cli.parser import build_parser
 from tests.unit.synthetic_cube import make_cube
 from tests.unit.synthetic_night import write_pair
 from tests.unit.synthetic_results import write_results

@@ -15,7 +15,7 @@ from astropy.table import Table
 
 from otrain_core import safe
 from otrain_core.arrays import read_arrays, read_stack
-from otrain_core.classify import new_candidates
+from otrain_core.classify import candidate_lists, new_candidates
 from otrain_core.cubes import cutout_files
 from otrain_core.cubes.cube import read_cube
 from otrain_core.errors import ConfigError, CubeError, ImageError, OtrainError
@@ -105,8 +105,8 @@ def test_bombs_are_refused_by_every_reader_of_files_from_elsewhere(tmp_path, mon
     readers = {
         "image.fits": lambda path: read_fits(path, image="a"),
         "cutout.fits": lambda path: cutout_files.read_cutout(path),
-        "list.fits": new_candidates.read_candidates,
-        "list.csv": new_candidates.read_candidates,
+        "list.fits": candidate_lists.read_candidates,
+        "list.csv": candidate_lists.read_candidates,
         "psf.fits": new_candidates.choose_psf,
     }
     for name, read in readers.items():
@@ -134,13 +134,13 @@ def test_hostile_tables_of_candidates(tmp_path):
     place = data.index(b"NAXIS2  =")
     path.write_bytes(data[:place] + f"NAXIS2  = {10**12:>20}".ljust(80).encode() + data[place + 80 :])
     with pytest.raises(ConfigError, match="header promises"):
-        new_candidates.read_candidates(path)
+        candidate_lists.read_candidates(path)
     path = tmp_path / "list.ecsv"
     Table({"x": [1.0], "y": [2.0]}).write(path)
     for tag in ("!!python/object/apply:pytest.fail ['code was run']", "!!python/name:os.system"):
         path.write_text(path.read_text().replace("# schema:", f"# meta: {tag}\n# schema:"))
         with pytest.raises(ConfigError, match="not a readable table"):
-            new_candidates.read_candidates(path)
+            candidate_lists.read_candidates(path)
 
 
 def test_a_text_on_a_terminal_is_plain():

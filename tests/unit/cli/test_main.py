@@ -1,4 +1,4 @@
-"""The command otrain: verbs, help, exit statuses, JSON, and the example of the README."""
+"""The command otrain: exit statuses, JSON, what nothing foresaw, and what the extras bring."""
 
 import json
 import os
@@ -8,18 +8,8 @@ import sys
 
 import pytest
 
-from otrain_core.cli.main import build_parser, main
+from otrain_core.cli.main import main
 from tests.unit.synthetic_night import write_pair
-
-
-@pytest.mark.parametrize(
-    "verb", ["convert", "export", "train", "classify", "diagnose", "explain", "models", "label", "check", "monitor"]
-)
-def test_help_of_every_verb(verb, capsys):
-    with pytest.raises(SystemExit) as done:
-        build_parser().parse_args([verb, "--help"])
-    assert done.value.code == 0
-    assert "usage: otrain" in capsys.readouterr().out
 
 
 def test_wrong_usage_is_2_and_a_refusal_1(capsys, tmp_path):
@@ -64,25 +54,6 @@ def test_names_that_are_not_utf8_are_printed(tmp_path):
     path = os.fsencode(tmp_path) + b"/caf\xe9.npz"
     run = subprocess.run([sys.executable, "-m", "otrain_core.cli.main", "check", path], capture_output=True)
     assert run.returncode == 1 and b"caf\\udce9.npz" in run.stdout and b"Traceback" not in run.stderr
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["classify", "x", "-m", "m", "--sigma", "nan"],
-        ["classify", "x", "-m", "m", "--sigma", "-1"],
-        ["classify", "x", "-m", "m", "--bin", "0"],
-        ["classify", "x", "-m", "m", "--threads", "0"],
-        ["convert", "x", "-o", "c.npz", "--size", "0"],
-        ["convert", "x", "-o", "c.npz", "--seed", "-1"],
-        ["train", "x", "-o", "f", "--epochs", "0"],
-        ["check", "x", "--pixel-scale", "inf"],
-    ],
-)
-def test_numbers_out_of_bounds_are_wrong_usage(arguments, capsys):
-    with pytest.raises(SystemExit) as stop:
-        build_parser().parse_args(arguments)
-    assert stop.value.code == 2 and "needed" in capsys.readouterr().err
 
 
 BASE_ONLY = """

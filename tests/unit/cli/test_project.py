@@ -63,7 +63,7 @@ def test_a_search_takes_images_and_references_of_the_project(made, monkeypatch):
 
     monkeypatch.setattr("otrain_core.cli.search.search", search)
     monkeypatch.setattr("otrain_core.sky.reference.reference_files", stacked)
-    from otrain_core.cli.main import build_parser
+    from otrain_core.cli.parser import build_parser
 
     arguments = build_parser().parse_args(["search", "config.yaml", "-m", "x", "-o", "out"])
     status, record, _ = project.search_project(arguments)
@@ -87,7 +87,7 @@ def test_images_whose_reference_cannot_be_stacked_are_named(made, monkeypatch, c
 
     monkeypatch.setattr("otrain_core.cli.search.search", search)
     monkeypatch.setattr("otrain_core.sky.reference.reference_files", stacked)
-    from otrain_core.cli.main import build_parser
+    from otrain_core.cli.parser import build_parser
 
     arguments = build_parser().parse_args(["search", "config.yaml", "-m", "x", "-o", "out"])
     status, record, _ = project.search_project(arguments)

@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from otrain_core.cli.main import build_parser, main
+from otrain_core.cli.main import main
+from otrain_core.cli.parser import build_parser
 from otrain_core.cli.verbs import _completed, _experiment
 from otrain_core.errors import CubeError, OtrainError
 from tests.unit.synthetic_cube import make_cube
