@@ -174,13 +174,13 @@ def readme_block(folder: str | Path) -> str:
         if table["Seeds"].nunique() == 1
         else f"{table['Seeds'].min()} to {table['Seeds'].max()}"
     )
-    shown = claims[["claim", "published", "experiment", "protocol", "ours", "reproduced"]]
+    shown = claims[["claim", "published", "experiment", "protocol", "ours", "reproduced", "why"]]
     lines = [
         f"Simulated telescopes; means over {seeds} seeds; commit {about['commit']}, a machine of {about['cpus']} CPU cores.",
         "",
     ]
     lines += [*_markdown(table.drop(columns="Seeds")), "", *_markdown(shown), ""]
-    lines += [f"![{TITLES[name]}](../paper/{name}.png)" for name in ("fig10", "fig12")]
+    lines += [f"![{TITLES[name]}](../paper/{name}.png)" for name in ("fig10", "fig11", "fig12")]
     return "\n".join(lines) + "\n"
 
 
