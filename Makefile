@@ -70,7 +70,7 @@ test: setup programs slurm-programs ## all tests
 
 PAPER_CONFIGS := config/paper.yaml $(if $(QUICK),config/paper_quick.yaml)
 
-paper: setup programs ## all figures and tables of the paper in results/paper (QUICK=1: reduced size)
+paper: setup programs ## all figures and tables of the paper in results/paper (QUICK=1: few images, to see that it runs)
 	@$(RUN) snakemake --cores $(CORES) --scheduler greedy --scheduler-subsample 20 --configfile $(PAPER_CONFIGS) --rerun-incomplete -- paper
 
 paper-draw: setup ## what there is of the paper so far, in results/unfinished/paper (QUICK=1)
