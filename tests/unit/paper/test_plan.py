@@ -22,7 +22,6 @@ def test_the_reduced_size_is_that_of_the_published_tables():
     assert {name: len(images) for name, images in plan["images"].items()} == dict.fromkeys(plan["telescopes"], 12)
     assert {row["width"] for row in (entry["sky"] for entry in plan["telescopes"].values())} == {1024}
     assert {name: len(rows) for name, rows in plan["sweeps"].items()} == {"data-size": 5 * 2 * 4, "size": 7 * 3}
-    assert {row["options"].epochs for rows in plan["sweeps"].values() for row in rows} == {25}
 
 
 def test_what_a_figure_reads_is_an_input_of_its_rule(plan, results):
