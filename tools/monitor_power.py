@@ -89,7 +89,7 @@ def main(cubes: Sequence[str], output: str, *, trials: int = TRIALS, seed: int =
     """Measure on cubes and write a table."""
     import pandas as pd
 
-    from otrain_core.cubes.cube import read_cube
+    from otrain_core.cubes.cube_format import read_cube
     from otrain_core.io import write_json, write_table
     from otrain_core.jobs.provenance import provenance
 

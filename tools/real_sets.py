@@ -1,6 +1,6 @@
 """Sets of labelled cutouts of the real sky, for `tools.real_sky`: real stars as True, what no known object explains as False.
 
-Every set is a cube (``cube.npz``, readable by `otrain_core.cubes.cube.read_cube`) with three more columns: ``signs`` (-1 where
+Every set is a cube (``cube.npz``, readable by `otrain_core.cubes.cube_format.read_cube`) with three more columns: ``signs`` (-1 where
 the candidate is negative and its cutout flipped), ``convolved`` (which image was convolved for the subtraction) and ``units``
 (what is drawn for intervals: the image, or a ninth of it in sets of few images).
 """

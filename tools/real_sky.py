@@ -245,7 +245,7 @@ def draw_wrong(cube: Mapping[str, np.ndarray], scored: Scored, kept: np.ndarray,
 
 def demo_models(results: Path) -> tuple[dict[str, Path], FixedCuts | None, list[str]]:
     """Networks and fixed cuts of `make demo`, and what is not there."""
-    from otrain_core.cubes.cube import read_cube
+    from otrain_core.cubes.cube_format import read_cube
 
     missing, networks = [], {}
     for experiment in ("otrain2", "paper"):

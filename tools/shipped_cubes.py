@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.cubes.cube import read_cube
+from otrain_core.cubes.cube_format import read_cube
 from otrain_core.errors import OtrainError
 from otrain_core.evaluation.bootstrap import draw_images, percentile_interval
 from otrain_core.evaluation.metrics import rates

@@ -122,7 +122,7 @@ class Classifier:
         ----------
         cutouts
             An array (N, S, S, C) with the channels of the model, or (N, S, S) of differences; a mapping of
-            channels to arrays (N, S, S); a cube as `otrain_core.cubes.cube.read_cube` gives it, mapped into
+            channels to arrays (N, S, S); a cube as `otrain_core.cubes.cube_format.read_cube` gives it, mapped into
             memory or not; or an iterable of any of these, which is read one by one. NaN where a pixel is
             missing. The channel psf may be left out, and what is `optional`.
         batch : int

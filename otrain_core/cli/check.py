@@ -44,7 +44,7 @@ def _check(path: Path, telescope: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cube(path: Path) -> dict[str, Any]:
-    from otrain_core.cubes.cube import read_cube
+    from otrain_core.cubes.cube_format import read_cube
 
     return describe_cube(read_cube(path, mmap=True, both_classes=False))
 

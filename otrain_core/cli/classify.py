@@ -187,7 +187,8 @@ def _of_image(path: str, arguments: Namespace, size: int) -> Iterator[tuple[dict
 
 
 def _of_cube(path: Path, block: int = 4096) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    from otrain_core.cubes.cube import read_cube, read_stack
+    from otrain_core.arrays import read_stack
+    from otrain_core.cubes.cube_format import read_cube
 
     cube = read_stack(path, mmap=("cube", "stack"))
     names = {"candid": "candids", "image": "images", "ra": "ra", "dec": "dec", "label": "labels"}

@@ -24,8 +24,9 @@ Outcome = tuple[int, Any, str]
 def convert(arguments: Namespace) -> Outcome:
     """Make a cube of True/ and False/ folders."""
     from otrain_core.arrays import write_arrays
-    from otrain_core.cubes.cube import cube_from_folders, no_rows
+    from otrain_core.cubes.cube import cube_from_folders
     from otrain_core.cubes.cube_folders import class_folders
+    from otrain_core.cubes.cube_format import no_rows
     from otrain_core.io import write_json
     from otrain_core.plan.config import CubeOptions
 
@@ -48,7 +49,7 @@ def convert(arguments: Namespace) -> Outcome:
 
 def export(arguments: Namespace) -> Outcome:
     """Write a cube as True/ and False/ folders."""
-    from otrain_core.cubes.cube import read_cube
+    from otrain_core.cubes.cube_format import read_cube
     from otrain_core.cubes.cutout_files import write_cutouts
 
     counts = write_cutouts(read_cube(arguments.cube, mmap=True, both_classes=False), arguments.output)
@@ -147,7 +148,7 @@ def _lay_out(cube: Path, folder: Path, *, labels: str | None = None, tuned: bool
     """
     from otrain_core.arrays import write_arrays
     from otrain_core.cubes.copies import drop_copies, tell_copies
-    from otrain_core.cubes.cube import no_rows, read_cube
+    from otrain_core.cubes.cube_format import no_rows, read_cube
     from otrain_core.io import read_json, write_json
 
     arrays, copies = drop_copies(_labelled(cube, labels) if labels else read_cube(cube, mmap=True))

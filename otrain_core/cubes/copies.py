@@ -90,7 +90,7 @@ def count_copies(groups: np.ndarray, *, labels: np.ndarray, images: np.ndarray, 
 
 
 def copies_of_cube(cube: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Groups of copied cutouts of a cube as from `otrain_core.cubes.cube.read_cube`, see `find_copies`."""
+    """Groups of copied cutouts of a cube as from `otrain_core.cubes.cube_format.read_cube`, see `find_copies`."""
     channels = [str(name) for name in cube["channels"]]
     index = channels.index("difference") if "difference" in channels else 0
     n = len(cube["labels"])
@@ -99,7 +99,7 @@ def copies_of_cube(cube: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def drop_copies(cube: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A cube as from `otrain_core.cubes.cube.read_cube` without its copied cutouts, and the counts of these.
+    """A cube as from `otrain_core.cubes.cube_format.read_cube` without its copied cutouts, and the counts of these.
 
     Returns
     -------

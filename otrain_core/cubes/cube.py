@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from otrain_core.arrays import read_stack, write_arrays
+from otrain_core.cubes.balance import advise, check_classes, draw
 from otrain_core.cubes.copies import count_copies, find_copies, leave_out_copies, tell_copies
 from otrain_core.cubes.cube_folders import class_folders, stacks_from_folders
-from otrain_core.cubes.gather import Gathered
+from otrain_core.cubes.cube_format import CUBE_COLUMNS, no_rows
+from otrain_core.cubes.gather import Gathered, in_order, joined_columns
 from otrain_core.cubes.labels import override_labels
 from otrain_core.errors import CubeError, ImageError
 from otrain_core.io import write_json
@@ -22,43 +24,6 @@ from otrain_core.stars.kinds import REAL_KINDS
 
 if TYPE_CHECKING:
     from otrain_core.plan.config import CubeOptions
-
-TABLE1 = ("cube", "labels", "mags", "errmags", "filters", "fwhms", "candids")
-# Cube key: column of the cutouts. Table 1 of Makhlouf et al. (2022) first.
-CUBE_COLUMNS = {
-    "mags": "mag",
-    "errmags": "magerr",
-    "filters": "filter",
-    "fwhms": "fwhm",
-    "candids": "candid",
-    "images": "image",
-    "x": "x",
-    "y": "y",
-    "ra": "ra",
-    "dec": "dec",
-    "snr": "snr",
-    "seeing": "seeing",
-    "pixel_scale": "pixel_scale",
-    "reasons": "reason",
-    "artefacts": "artefact",
-    "injections": "injection",
-    "kinds": "kind",
-    "times": "time",
-    "fields": "field",
-    "grid_x": "grid_x",
-    "grid_y": "grid_y",
-    "signs": "sign",
-}
-# Columns that stacks of earlier versions and ready-made cutouts do not have, and what stands for them.
-OPTIONAL = {"field": "", "grid_x": np.nan, "grid_y": np.nan, "sign": 1}
-KEEP_ALL = "cube.true_fraction: null keeps all, and class_weights of the experiment weighs them"
-MIN_SLOPE = 10  # False from which the slope of their numbers with S/N is told
-# Keys that hold numbers.
-NUMBERS = (
-    *("mags", "errmags", "fwhms", "x", "y", "ra", "dec", "snr", "seeing", "pixel_scale"),
-    *("injections", "grid_x", "grid_y", "signs", "n_missing"),
-)
-SENTINELS = (-99.0, 99.0, 0.0)  # "no magnitude" in the cutouts and cubes of the original O'TRAIN
 
 
 def cube_files(
@@ -217,22 +182,22 @@ def build_cube(
         candid that stands twice, a channel that the cutouts lack, cutouts of different sizes.
     """
     _check_failed(failed, n_images=len(stacks) + len(failed), limit=options.max_failed_fraction)
-    stacks, column, offsets = _table(stacks)
+    stacks, column, offsets = joined_columns(stacks)
     by_hand = None
     if labels is not None:
         column, by_hand = override_labels(column, labels, telescope=telescope, pipeline=pipeline)
     edge, real = column["edge"].astype(bool), np.isin(column["kind"], REAL_KINDS)
-    usable = _in_order(column, ~edge & (column["label"] >= 0) & (options.real_stars | ~real))
+    usable = in_order(column, ~edge & (column["label"] >= 0) & (options.real_stars | ~real))
     given = column["label"][usable].astype(np.uint8)
     where = f"cube {telescope}/{pipeline}" if telescope else "cube"
-    _check_classes(given, 1, where, "were labelled")
+    check_classes(given, 1, where, "were labelled")
     keep, copies = _without_copies(stacks, column, offsets, usable, where=where)
     usable, given = usable[keep], given[keep]
     left = f"are left, as {tell_copies(copies, len(keep))}" if copies["n_left_out"] else "were labelled"
-    _check_classes(given, options.min_per_class, where, left)
+    check_classes(given, options.min_per_class, where, left)
     keep = draw(given, seed=seed, true_fraction=options.true_fraction, max_cutouts=options.max_cutouts)
     chosen = usable[keep]
-    _check_classes(given[keep], options.min_per_class, where, "are left after balancing")
+    check_classes(given[keep], options.min_per_class, where, "are left after balancing")
     arrays = _arrays(
         stacks, column, offsets, chosen, options.channels, telescope=telescope, pipeline=pipeline, gather=gather
     )
@@ -257,62 +222,6 @@ def build_cube(
     if by_hand is not None:
         record["labels"] = by_hand
     return arrays, record | {"failed": [dict(item) for item in failed]}
-
-
-def advise(snr: np.ndarray, labels: np.ndarray, *, keep_true: int, keep_false: int, injected: bool = True) -> list[str]:
-    """What to change where balancing throws away more than half of a class, and by how much.
-
-    Parameters
-    ----------
-    snr : numpy.ndarray
-        (N,) S/N of the labelled candidates, before balancing.
-    labels : numpy.ndarray
-        (N,) 1 True, 0 False.
-    keep_true, keep_false : int
-        How many of them the cube has.
-    injected : bool
-        Whether the candidates are those of the workflow, which injects and detects; ready-made cutouts are not.
-
-    Returns
-    -------
-    list of str
-        Sentences; none where the balance is good.
-    """
-    n_true, n_false = int((labels == 1).sum()), int((labels == 0).sum())
-    if keep_true < n_true / 2 and keep_true < n_true and n_false:
-        factor = n_true / n_false
-        said = [f"{n_true - keep_true} of {n_true} True are thrown away to balance {n_false} False"]
-        lower = _threshold_shift(snr[labels == 0], factor)
-        if not injected:
-            return [*said, KEEP_ALL]
-        if lower < 4.5 - 3:  # below 3 sigma noise makes most of them
-            said.append(f"a detect.threshold {lower:.1f} sigma lower gives about {factor:.1f} times as many False")
-        said.append("detect.threshold: auto lowers it for each image, detect.both_signs: true adds the negative ones")
-        said.append(f"or {factor:.1f} times as many images with 1 / {factor:.1f} of the injected sources")
-        return [*said, KEEP_ALL]
-    if keep_false < n_false / 2 and n_true:
-        factor = n_false / n_true
-        said = [f"{n_false - keep_false} of {n_false} False are thrown away to balance {n_true} True"]
-        if injected:
-            said.append(f"inject.n_sources may be {factor:.1f} times as large")
-        return [*said, KEEP_ALL]
-    return []
-
-
-def _threshold_shift(snr: np.ndarray, factor: float) -> float:
-    """By how much a threshold is to be lower [sigma] for `factor` times as many candidates of this S/N.
-
-    Their number falls exponentially with S/N just above the threshold: the slope is that of those within 2 sigma of it
-    (maximum likelihood). NaN with fewer than 10 of them.
-    """
-    snr = snr[np.isfinite(snr)]
-    if len(snr) < MIN_SLOPE:
-        return float("nan")
-    lowest = np.quantile(snr, 0.02)
-    excess = snr[(snr >= lowest) & (snr < lowest + 2)] - lowest
-    if len(excess) < MIN_SLOPE or excess.mean() <= 0:
-        return float("nan")
-    return float(np.log(factor) * excess.mean())
 
 
 def _without_copies(
@@ -438,41 +347,12 @@ def real_star_cube(
     """
     if len(stacks) == 0:
         raise CubeError("there are no images to build a cube from")
-    stacks, column, offsets = _table(stacks)
+    stacks, column, offsets = joined_columns(stacks)
     if labels is not None:
         column, _ = override_labels(column, labels, telescope=telescope, pipeline=pipeline)
     real = ~column["edge"].astype(bool) & (column["label"] == 1) & np.isin(column["kind"], REAL_KINDS)
     about = {"telescope": telescope, "pipeline": pipeline}
-    return _arrays(stacks, column, offsets, _in_order(column, real), channels, gather=gather, **about)
-
-
-def no_rows(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A cube of the same format without cutouts."""
-    n, cube = len(arrays["labels"]), arrays["cube"]
-    none = {
-        key: array[:0] for key, array in arrays.items() if key not in ("cube", "channels") and array.shape[:1] == (n,)
-    }
-    return dict(arrays) | none | {"cube": np.empty((0, *cube.shape[1:]), cube.dtype)}
-
-
-def _table(
-    stacks: Sequence[Mapping[str, np.ndarray]],
-) -> tuple[list[Mapping[str, np.ndarray]], dict[str, np.ndarray], np.ndarray]:
-    """Stacks in the order of their images, their columns joined, and the first row of each."""
-    stacks = sorted(stacks, key=lambda stack: str(stack["image_name"]))
-    names = [str(stack["image_name"]) for stack in stacks]
-    if len(set(names)) < len(names):
-        raise CubeError(f"image {next(name for name, n in Counter(names).items() if n > 1)} was given twice")
-    offsets = np.cumsum([0] + [len(stack["label"]) for stack in stacks])
-    column = {key: _join(stacks, key) for key in (*CUBE_COLUMNS.values(), "label", "edge", "n_missing")}
-    _check_unique(column["candid"])
-    return stacks, column, offsets
-
-
-def _in_order(column: Mapping[str, np.ndarray], wanted: np.ndarray) -> np.ndarray:
-    """Rows that are wanted, by image, then candid."""
-    rows = np.flatnonzero(wanted)
-    return rows[np.lexsort((column["candid"][rows], column["image"][rows]))]
+    return _arrays(stacks, column, offsets, in_order(column, real), channels, gather=gather, **about)
 
 
 def _arrays(
@@ -514,133 +394,3 @@ def _check_failed(failed: Sequence[Mapping[str, str]], *, n_images: int, limit: 
     raise CubeError(
         f"{len(failed)} of {n_images} images failed (cube.max_failed_fraction is {limit:g}): {listed}{more}"
     )
-
-
-def _check_unique(candids: np.ndarray) -> None:
-    values, counts = np.unique(candids, return_counts=True)
-    if (counts > 1).any():
-        raise CubeError(f"candid {values[counts.argmax()]} stands {counts.max()} times")
-
-
-def _check_classes(labels: np.ndarray, min_per_class: int, where: str, verb: str) -> None:
-    for value, name in ((1, "True"), (0, "False")):
-        count = int((labels == value).sum())
-        if count < max(min_per_class, 1):
-            what = "the cube has one class only" if count == 0 else f"cube.min_per_class is {min_per_class}"
-            more = "raise inject.n_sources" if value else "lower detect.threshold (auto lowers it by itself)"
-            missing = f"{max(min_per_class, 1) - count} are missing: add images, or {more}"
-            raise CubeError(f"{where}: only {count} {name} cutouts {verb}; {what}; {missing}")
-
-
-def _join(stacks: Sequence[Mapping[str, np.ndarray]], key: str) -> np.ndarray:
-    # Empty stacks are left out so that a void column does not decide the type.
-    some = [stack for stack in stacks if len(stack["label"])] or stacks[:1]
-    return np.concatenate(
-        [np.asarray(stack[key]) if key in stack else np.full(len(stack["label"]), OPTIONAL[key]) for stack in some]
-    )
-
-
-def draw(labels: np.ndarray, *, seed: int, true_fraction: float | None, max_cutouts: int | None) -> np.ndarray:
-    """Indices, in order, of a random selection with the wanted share of True (label 1).
-
-    The larger class is thinned; with `max_cutouts` both are.
-    """
-    rng = np.random.default_rng(seed)
-    true, false = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
-    n_true, n_false = len(true), len(false)
-    if true_fraction is not None:
-        n_true = min(n_true, round(len(false) * true_fraction / (1 - true_fraction)))
-        n_false = min(n_false, round(len(true) * (1 - true_fraction) / true_fraction))
-    if max_cutouts is not None and n_true + n_false > max_cutouts:
-        n_true = round(max_cutouts * n_true / (n_true + n_false))
-        n_false = max_cutouts - n_true
-    chosen = [rng.choice(group, n, replace=False, shuffle=False) for group, n in ((true, n_true), (false, n_false))]
-    return np.sort(np.concatenate(chosen))
-
-
-def read_cube(path: str | Path, *, mmap: bool = False, both_classes: bool = True) -> dict[str, np.ndarray]:
-    """Read and check a cube.
-
-    Cubes of the original O'TRAIN, which have the keys of Table 1 only, are accepted:
-    labels may be one-hot (False, True), the cube without channel axis, and their magnitude
-    sentinels are read as missing.
-
-    Parameters
-    ----------
-    path : path-like
-    mmap : bool
-        Map ``cube`` into memory instead of reading it.
-    both_classes : bool
-        Refuse a cube of one class only; a cube of real stars has one, or no rows at all.
-
-    Returns
-    -------
-    dict of numpy.ndarray
-        ``cube`` float32 (N, H, W, C), ``labels`` uint8, and the other keys of the file;
-        ``channels`` and ``kinds`` always.
-
-    Raises
-    ------
-    CubeError
-        Not readable, a key of Table 1 is missing, shapes that do not agree, text where numbers are needed, labels
-        other than 0 and 1, one class only.
-    """
-    arrays = read_stack(path, mmap=("cube",) if mmap else ())
-    for key in TABLE1:
-        if key not in arrays:
-            raise CubeError(f"{path}: key {key!r} is missing; a cube has {', '.join(TABLE1)}")
-    if arrays["cube"].ndim == 3:
-        arrays["cube"] = arrays["cube"][..., None]
-    cube = arrays["cube"]
-    if cube.ndim != 4 or cube.dtype.kind not in "fiu" or 0 in cube.shape[1:]:
-        raise CubeError(f"{path}: cube: numbers of shape (N, H, W, C) are needed, found {cube.dtype} {cube.shape}")
-    arrays["cube"] = cube.astype(np.float32, copy=False)
-    arrays["labels"] = _plain_labels(arrays["labels"], path)
-    _check_columns(arrays, path)
-    arrays.setdefault("kinds", np.full(len(cube), ""))
-    if both_classes and len(np.unique(arrays["labels"])) < 2:
-        raise CubeError(f"{path}: the cube has one class only")
-    if "channels" not in arrays:
-        for key in ("mags", "errmags"):
-            values = arrays[key].astype(np.float64)
-            arrays[key] = np.where(np.isin(values, SENTINELS if key == "mags" else SENTINELS[:2]), np.nan, values)
-        arrays["channels"] = np.array(["difference", *(f"channel{n}" for n in range(2, cube.shape[3] + 1))])
-    channels = np.atleast_1d(arrays["channels"])
-    if channels.ndim != 1 or len(channels) != cube.shape[3]:
-        raise CubeError(f"{path}: channels names {channels.size} channels, the cube has {cube.shape[3]}")
-    if channels.dtype.kind != "U" or len(set(channels.tolist())) < len(channels):
-        raise CubeError(f"{path}: channels: a name of its own for each channel is needed, found {channels.tolist()}")
-    arrays["channels"] = channels
-    return arrays
-
-
-def _plain_labels(labels: np.ndarray, path: str | Path) -> np.ndarray:
-    """Labels (N,) as uint8; one-hot ones (False, True) are accepted."""
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    known = labels.dtype.kind in "biuf" and np.isin(labels, (0, 1)).all()
-    if known and labels.ndim == 2 and labels.shape[1] == 2 and (labels.sum(axis=1) == 1).all():
-        return labels.argmax(axis=1).astype(np.uint8)
-    if not known or labels.ndim != 1:
-        raise CubeError(f"{path}: labels: 0 (False) or 1 (True) for every cutout is needed")
-    return labels.astype(np.uint8)
-
-
-def _check_columns(arrays: Mapping[str, np.ndarray], path: str | Path) -> None:
-    """Refuse columns that are not one value, of the right kind, for every cutout."""
-    n = len(arrays["cube"])
-    for key in dict.fromkeys((*TABLE1[1:], *CUBE_COLUMNS, "n_missing")):
-        if key not in arrays:
-            continue
-        column = arrays[key]
-        if column.ndim != 1 or len(column) != n:
-            found = f"{len(column)} entries" if column.ndim == 1 else f"the shape {column.shape}"
-            raise CubeError(f"{path}: {key} has {found} for {n} cutouts")
-        if key in NUMBERS and column.dtype.kind not in "biuf":
-            raise CubeError(f"{path}: {key}: numbers are needed, found {column.dtype}")
-
-
-def kept_false_share(cube_record: dict[str, Any]) -> float:
-    """Share of the labelled False candidates that balancing left in the cube (1 where unknown)."""
-    kept, found = cube_record.get("n_false"), cube_record.get("n_labelled_false")
-    return kept / found if kept and found and kept <= found else 1.0

@@ -302,7 +302,7 @@ def write_cutouts(cube: Mapping[str, np.ndarray], folder: str | Path) -> dict[st
     Parameters
     ----------
     cube : mapping of arrays
-        As from `otrain_core.cubes.cube.read_cube`.
+        As from `otrain_core.cubes.cube_format.read_cube`.
     folder : path-like
 
     Returns

@@ -1,14 +1,19 @@
-"""Cutouts of many images, gathered into one cube."""
+"""Cutouts of many images, gathered into one cube: their pixels and their columns."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from otrain_core.arrays import BLOCK, Member
+from otrain_core.cubes.cube_format import CUBE_COLUMNS
 from otrain_core.errors import CubeError
+
+# Columns that stacks of earlier versions and ready-made cutouts do not have, and what stands for them.
+OPTIONAL = {"field": "", "grid_x": np.nan, "grid_y": np.nan, "sign": 1}
 
 
 class Gathered:
@@ -91,3 +96,43 @@ class Gathered:
             pixels = pixels.map() if isinstance(pixels, Member) else pixels
             block[mine] = pixels[rows[mine] - self._offsets[index]][..., self._places[index]]
         return block
+
+
+def joined_columns(
+    stacks: Sequence[Mapping[str, np.ndarray]],
+) -> tuple[list[Mapping[str, np.ndarray]], dict[str, np.ndarray], np.ndarray]:
+    """Stacks in the order of their images, their columns joined, and the first row of each.
+
+    Raises
+    ------
+    CubeError
+        An image that was given twice, or a candid that stands twice.
+    """
+    stacks = sorted(stacks, key=lambda stack: str(stack["image_name"]))
+    names = [str(stack["image_name"]) for stack in stacks]
+    if len(set(names)) < len(names):
+        raise CubeError(f"image {next(name for name, n in Counter(names).items() if n > 1)} was given twice")
+    offsets = np.cumsum([0] + [len(stack["label"]) for stack in stacks])
+    column = {key: _join(stacks, key) for key in (*CUBE_COLUMNS.values(), "label", "edge", "n_missing")}
+    _check_unique(column["candid"])
+    return stacks, column, offsets
+
+
+def in_order(column: Mapping[str, np.ndarray], wanted: np.ndarray) -> np.ndarray:
+    """Rows that are wanted, by image, then candid."""
+    rows = np.flatnonzero(wanted)
+    return rows[np.lexsort((column["candid"][rows], column["image"][rows]))]
+
+
+def _check_unique(candids: np.ndarray) -> None:
+    values, counts = np.unique(candids, return_counts=True)
+    if (counts > 1).any():
+        raise CubeError(f"candid {values[counts.argmax()]} stands {counts.max()} times")
+
+
+def _join(stacks: Sequence[Mapping[str, np.ndarray]], key: str) -> np.ndarray:
+    # Empty stacks are left out so that a void column does not decide the type.
+    some = [stack for stack in stacks if len(stack["label"])] or stacks[:1]
+    return np.concatenate(
+        [np.asarray(stack[key]) if key in stack else np.full(len(stack["label"]), OPTIONAL[key]) for stack in some]
+    )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from otrain_core.cubes.cube import read_cube
+from otrain_core.cubes.cube_format import read_cube
 from otrain_core.cubes.labels import override_labels
 from otrain_core.errors import CubeError
 

@@ -15,12 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from otrain_core.arrays import write_arrays
-from otrain_core.cubes.cube import (
-    CUBE_COLUMNS,
-    OPTIONAL,
-    kept_false_share,
-    read_cube,
-)
+from otrain_core.cubes.cube import OPTIONAL
+from otrain_core.cubes.cube_format import CUBE_COLUMNS, kept_false_share, read_cube
 from otrain_core.cubes.inputs import select_inputs
 from otrain_core.cubes.split import SETS, UNUSED, sky_by, summarise_split
 from otrain_core.errors import CubeError
@@ -107,7 +103,7 @@ def pool_cubes(
     Parameters
     ----------
     cubes : mapping of str to mapping
-        By telescope, as from `otrain_core.cubes.cube.read_cube`; memory-mapped pixels will do.
+        By telescope, as from `otrain_core.cubes.cube_format.read_cube`; memory-mapped pixels will do.
     splits : mapping of str to pandas.DataFrame
         By telescope, as from `otrain_core.cubes.split.split_cube`.
     sets : sequence of str

@@ -107,7 +107,7 @@ def split_cube(
     Parameters
     ----------
     cube : mapping
-        As from `otrain_core.cubes.cube.read_cube`: candids, labels, images, and for the sky ra, dec
+        As from `otrain_core.cubes.cube_format.read_cube`: candids, labels, images, and for the sky ra, dec
         [deg] (NaN without WCS; then fields, the name of what the image shows, and grid_x, grid_y [arcsec], its place
         on the grid of the reference, decide who shares sky), seeing [px], pixel_scale [arcsec/px] and the shape of cube.
     seed : int

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.arrays import read_stack
-from otrain_core.cubes.cube import kept_false_share
+from otrain_core.cubes.cube_format import kept_false_share
 from otrain_core.cubes.inputs import column
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import metrics
@@ -145,7 +145,7 @@ def evaluate_scores(
     threshold_rule : {'gmean', 'f1', 'f1-mcc', 'platt'}
     protocol : {'by-image', 'random'}
     kept_false : float
-        Share of the False candidates that balancing kept, see `otrain_core.cubes.cube.kept_false_share`; false
+        Share of the False candidates that balancing kept, see `otrain_core.cubes.cube_format.kept_false_share`; false
         alarms per image are scaled up by it, and by `scored_false_share`.
     real_stars : pandas.DataFrame, optional
         As `otrain_core.networks.predict.score_real_stars` returns it, for the gap between simulation and reality.

@@ -52,7 +52,7 @@ class Source:
     ----------
     telescope, pipeline : str
     cube : mapping of arrays
-        As from `otrain_core.cubes.cube.read_cube`; with ``labels_before``, -1 for no label.
+        As from `otrain_core.cubes.cube_format.read_cube`; with ``labels_before``, -1 for no label.
     trainings : list of Training
         The best one first.
     suspects : dict of int to float
@@ -104,7 +104,7 @@ def open_cubes(results: str | Path, cubes: Sequence[str] = (), *, experiments: S
     OtrainError
         A cube is not there, or there is none at all.
     """
-    from otrain_core.cubes.cube import read_cube
+    from otrain_core.cubes.cube_format import read_cube
     from otrain_core.plan.pools import is_pool
 
     root = Path(results)
@@ -226,7 +226,7 @@ def open_new(paths: Sequence[str], model: str, *, results: str | Path = "results
     """
     from otrain_core.classify.classifier import Classifier
     from otrain_core.classify.shipped import NAME as SHIPPED
-    from otrain_core.cubes.cube import read_cube
+    from otrain_core.cubes.cube_format import read_cube
     from otrain_core.cubes.new_labels import read_cutouts
     from otrain_core.registry.models import find_model
 
@@ -266,7 +266,7 @@ def open_new(paths: Sequence[str], model: str, *, results: str | Path = "results
 
 def _read_files(paths: Sequence[str], size: int) -> dict[str, np.ndarray]:
     """FITS cutouts as a cube without labels."""
-    from otrain_core.cubes.cube import CUBE_COLUMNS
+    from otrain_core.cubes.cube_format import CUBE_COLUMNS
     from otrain_core.cubes.cutout_files import find_cutouts, read_blocks
 
     files = [file for path in paths for file in (find_cutouts(Path(path)) if Path(path).is_dir() else [Path(path)])]

@@ -126,7 +126,7 @@ def export_onnx_files(
     OtrainError
         As `export_model`.
     """
-    from otrain_core.cubes.cube import read_cube
+    from otrain_core.cubes.cube_format import read_cube
     from otrain_core.io import read_json, read_table
     from otrain_core.networks.architecture import input_stage, load_model
     from otrain_core.networks.devices import check_seed

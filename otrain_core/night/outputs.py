@@ -11,7 +11,7 @@ import numpy as np
 from otrain_core.arrays import write_arrays
 from otrain_core.candidates.cutouts import CHANNELS
 from otrain_core.classify.descriptors import DESCRIPTORS
-from otrain_core.cubes.cube import CUBE_COLUMNS
+from otrain_core.cubes.cube_format import CUBE_COLUMNS
 from otrain_core.figures.stamps import PANELS, draw_stamps, strip
 from otrain_core.io import atomic, write_json
 from otrain_core.night.search import COLUMNS, Search

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.arrays import arrays_if_there
-from otrain_core.cubes.cube import TABLE1
+from otrain_core.cubes.cube_format import TABLE1
 from otrain_core.evaluation.summary import SUMMARY_COLUMNS, build_summary
 from otrain_core.io import atomic, write_json, write_table
 from otrain_core.paper.captions import caption_text, make_caption

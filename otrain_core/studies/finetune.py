@@ -13,7 +13,7 @@ import pandas as pd
 
 from otrain_core.classify.classifier import Classifier
 from otrain_core.classify.shipped import NAME
-from otrain_core.cubes.cube import read_cube
+from otrain_core.cubes.cube_format import read_cube
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import metrics
 from otrain_core.io import read_table, write_table

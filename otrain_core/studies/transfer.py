@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.cubes.cube import read_cube
+from otrain_core.cubes.cube_format import read_cube
 from otrain_core.cubes.pool import TRAINED
 from otrain_core.cubes.split import guard_distances, unit_vectors
 from otrain_core.errors import ConfigError, CubeError

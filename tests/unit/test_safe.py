@@ -17,7 +17,7 @@ from otrain_core import safe
 from otrain_core.arrays import read_arrays, read_stack
 from otrain_core.classify import candidate_lists, new_candidates
 from otrain_core.cubes import cutout_files
-from otrain_core.cubes.cube import read_cube
+from otrain_core.cubes.cube_format import read_cube
 from otrain_core.errors import ConfigError, CubeError, ImageError, OtrainError
 from otrain_core.images.hdus import read_fits
 

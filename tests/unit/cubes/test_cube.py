@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from otrain_core import io
-from otrain_core.arrays import read_stack, write_arrays
+from otrain_core.arrays import write_arrays
 from otrain_core.candidates.cutouts import CHANNELS
-from otrain_core.cubes.cube import CUBE_COLUMNS, TABLE1, advise, build_cube, cube_files, draw, read_cube, real_star_cube
+from otrain_core.cubes.cube import build_cube, cube_files, real_star_cube
+from otrain_core.cubes.cube_format import CUBE_COLUMNS, TABLE1, read_cube
 from otrain_core.errors import CubeError, ImageError
 from otrain_core.jobs.job import _mark_outputs
 from otrain_core.plan.config import CubeOptions
@@ -89,27 +90,6 @@ def test_balance_is_random_over_all_images_and_seeded():
     assert other["candids"].tolist() != arrays["candids"].tolist()
 
 
-@pytest.mark.parametrize("fraction", [0.1, 0.3, 0.5, 0.8])
-@pytest.mark.parametrize("limit", [None, 40])
-def test_share_of_true(fraction, limit):
-    labels = np.repeat([1, 0], [300, 500])
-    index = draw(labels, seed=3, true_fraction=fraction, max_cutouts=limit)
-    assert labels[index].mean() == pytest.approx(fraction, abs=0.02)
-    assert len(set(index)) == len(index) and (np.diff(index) > 0).all()
-    if limit:
-        assert len(index) == limit
-    else:
-        assert (labels[index] == 1).sum() == 300 or (labels[index] == 0).sum() == 500
-
-
-def test_draw_is_uniform():
-    labels = np.repeat([1, 0], [20, 100])
-    hits = np.zeros(120)
-    for seed in range(400):
-        hits[draw(labels, seed=seed, true_fraction=0.5, max_cutouts=None)] += 1
-    assert (hits[:20] == 400).all() and hits[20:].min() > 40 and hits[20:].max() < 130  # 80 +- 8
-
-
 def test_edge_and_unlabelled_never_enter():
     stacks = [stack_of("i1", [1, 1, 0, 0, -1, 1], edge=[1]), stack_of("i2", [0, 0, 1, 1], edge=[0])]
     arrays, record = build(stacks, true_fraction=None)
@@ -178,25 +158,6 @@ def test_files_of_real_stars(tmp_path, join):
     assert real["cube"].shape == (0 if join else 6, 9, 9, 2)
     assert np.isin(cube["kinds"], ["removed", "transplanted"]).sum() == (6 if join else 0)
     assert io.read_json(tmp_path / "r.json")["real_stars"] == ({} if join else {"removed": 3, "transplanted": 3})
-
-
-def test_what_is_thrown_away_is_told_with_what_to_change():
-    rng = np.random.default_rng(1)
-    labels = np.repeat([1, 0], [663, 52])
-    snr = np.where(labels == 1, 40.0, 4.5 + rng.exponential(0.3, 715))
-    said = advise(snr, labels, keep_true=52, keep_false=52)
-    assert said[0] == "611 of 663 True are thrown away to balance 52 False"
-    # 12.75 times as many of an exponential of 0.3 sigma: ln(12.75) x 0.3 = 0.76 sigma lower.
-    assert said[1] in [
-        f"a detect.threshold 0.{k} sigma lower gives about 12.8 times as many False" for k in (6, 7, 8, 9)
-    ]
-    assert "detect.both_signs: true" in said[2] and said[3].startswith("or 12.8 times as many images")
-    assert said[4].startswith("cube.true_fraction: null keeps all")
-    assert advise(snr, labels, keep_true=663, keep_false=52) == []
-    assert advise(snr, 1 - labels, keep_true=52, keep_false=52)[1] == "inject.n_sources may be 12.8 times as large"
-    ready_made = advise(snr, labels, keep_true=52, keep_false=52, injected=False)
-    assert ready_made == [said[0], said[4]]
-    assert len(advise(np.full(715, np.nan), labels, keep_true=52, keep_false=52)) == 4  # no slope to tell
 
 
 def test_the_advice_is_in_the_record():
@@ -291,16 +252,6 @@ def test_duplicate_candid():
         build([stack])
 
 
-def test_read_cube_and_memory_map(tmp_path):
-    arrays, _ = build(three_images(), channels=("difference", "mask"))
-    write_arrays(tmp_path / "cube.npz", arrays)
-    plain, mapped = read_cube(tmp_path / "cube.npz"), read_cube(tmp_path / "cube.npz", mmap=True)
-    assert isinstance(mapped["cube"], np.memmap) and not mapped["cube"].flags.writeable
-    for key, array in arrays.items():
-        np.testing.assert_array_equal(plain[key], array)
-        np.testing.assert_array_equal(mapped[key], array)
-
-
 def test_a_cube_that_is_never_in_memory_is_the_same_file(tmp_path, monkeypatch):
     """Written some cutouts at a time, with more images than a process may have files open."""
     rng = np.random.default_rng(2)
@@ -325,82 +276,6 @@ def test_a_cube_that_is_never_in_memory_is_the_same_file(tmp_path, monkeypatch):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert Path(written["cube"]).read_bytes() == (tmp_path / "whole.npz").read_bytes()
     assert Path(written["real_stars"]).read_bytes() == (tmp_path / "real.npz").read_bytes()
-
-
-@pytest.mark.parametrize("one_hot", [False, True])
-def test_cube_of_the_original_program(tmp_path, one_hot):
-    labels = np.array([0, 1, 1, 0])
-    table1 = {
-        "cube": np.ones((4, 32, 32, 1)),
-        "labels": np.eye(2)[labels] if one_hot else labels,
-        "mags": np.array([18.5, -99.0, 0, 99]),
-        "errmags": np.array([0.1, -99, 0.2, 99]),
-        "filters": np.array(["R"] * 4),
-        "fwhms": np.arange(4.0),
-        "candids": np.array(list("abcd")),
-    }
-    np.savez(tmp_path / "old.npz", **table1)
-    cube = read_cube(tmp_path / "old.npz")
-    assert cube["labels"].tolist() == labels.tolist() and cube["cube"].dtype == np.float32
-    np.testing.assert_array_equal(cube["mags"], [18.5, np.nan, np.nan, np.nan])
-    np.testing.assert_array_equal(cube["errmags"], [0.1, np.nan, 0.2, np.nan])
-    assert cube["channels"].tolist() == ["difference"]
-
-
-@pytest.mark.parametrize(
-    "change, match",
-    [
-        ({"fwhms": None}, "key 'fwhms' is missing"),
-        ({"labels": np.array([0, 1, 2, 1])}, "labels: 0"),
-        ({"labels": np.ones(4)}, "one class only"),
-        ({"mags": np.ones(3)}, "mags has 3 entries for 4 cutouts"),
-        ({"labels": np.array([0, 1])}, "labels has 2 entries"),
-        ({"cube": np.ones((4, 9))}, "cube: numbers of shape"),
-        ({"channels": np.array(["difference", "mask"])}, "channels names 2"),
-        ({"channels": np.array([7])}, "channels: a name of its own for each channel"),
-        ({"mags": np.array(18.0)}, r"mags has the shape \(\) for 4 cutouts"),
-        ({"mags": np.array(list("abcd"))}, "mags: numbers are needed, found <U1"),
-        ({"fwhms": np.ones((4, 2))}, r"fwhms has the shape \(4, 2\)"),
-        ({"cube": np.ones((4, 9, 9, 1), bool)}, "cube: numbers of shape"),
-        ({"cube": np.ones((4, 0, 0, 1))}, "cube: numbers of shape"),
-        ({"labels": np.array(["True", "False"] * 2)}, "labels: 0"),
-        ({"labels": np.array([0, 1, np.nan, 1])}, "labels: 0"),
-        ({"labels": np.array(1)}, "labels: 0"),
-        ({"labels": np.array([[0.5, 0.5]] * 4)}, "labels: 0"),
-        ({"labels": np.ones((4, 2))}, "labels: 0"),
-    ],
-)
-def test_unusable_cube(tmp_path, change, match):
-    good = {"cube": np.ones((4, 9, 9, 1)), "labels": np.array([0, 1, 0, 1])}
-    good |= {"mags": np.ones(4), "errmags": np.ones(4), "filters": np.full(4, "R"), "fwhms": np.ones(4)}
-    good |= {"candids": np.array(list("abcd"))}
-    np.savez(tmp_path / "cube.npz", **{key: value for key, value in (good | change).items() if value is not None})
-    with pytest.raises(CubeError, match=match):
-        read_cube(tmp_path / "cube.npz")
-
-
-def test_a_cube_that_lacks_the_kinds_has_none(tmp_path):
-    arrays, _ = build(three_images())
-    del arrays["kinds"]
-    write_arrays(tmp_path / "cube.npz", arrays)
-    assert set(read_cube(tmp_path / "cube.npz")["kinds"]) == {""}
-
-
-def test_unreadable_cube(tmp_path):
-    with pytest.raises(CubeError, match="no such file"):
-        read_cube(tmp_path / "none.npz")
-    (tmp_path / "text.npz").write_text("not a cube")
-    with pytest.raises(CubeError, match="not a readable .npz"):
-        read_cube(tmp_path / "text.npz")
-    np.savez(tmp_path / "objects.npz", cube=np.array([{}], dtype=object))
-    for mmap in ((), ("cube",)):
-        with pytest.raises(CubeError, match="not a readable .npz"):
-            read_stack(tmp_path / "objects.npz", mmap=mmap)
-    write_arrays(tmp_path / "whole.npz", build(three_images())[0])
-    content = (tmp_path / "whole.npz").read_bytes()
-    (tmp_path / "half.npz").write_bytes(content[: len(content) // 2])
-    with pytest.raises(CubeError, match="not a readable .npz"):
-        read_cube(tmp_path / "half.npz")
 
 
 def test_files_survive_a_failed_image(tmp_path, folders):

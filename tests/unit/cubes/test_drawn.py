@@ -3,7 +3,7 @@
 import numpy as np
 
 from otrain_core.arrays import write_arrays
-from otrain_core.cubes.cube import read_cube
+from otrain_core.cubes.cube_format import read_cube
 from otrain_core.cubes.drawn import drawn_files
 from otrain_core.io import read_json, read_table, write_json
 from otrain_core.plan.config import CubeOptions

@@ -3,7 +3,7 @@ import pytest
 
 from otrain_core.arrays import write_arrays
 from otrain_core.cubes import pool
-from otrain_core.cubes.cube import no_rows, read_cube
+from otrain_core.cubes.cube_format import no_rows, read_cube
 from otrain_core.errors import CubeError
 from otrain_core.io import read_json, read_table, write_json, write_table
 from tests.unit.synthetic_cube import make_cube, make_split

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from otrain_core.arrays import write_arrays
-from otrain_core.cubes.cube import kept_false_share
+from otrain_core.cubes.cube_format import kept_false_share
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import evaluate
 from otrain_core.evaluation.curves import CURVE_COLUMNS

@@ -18,7 +18,7 @@ from scipy.ndimage import uniform_filter1d
 
 from otrain_core.classify import Classifier
 from otrain_core.cli.main import main
-from otrain_core.cubes.cube import read_cube
+from otrain_core.cubes.cube_format import read_cube
 from otrain_core.errors import OtrainError
 from otrain_core.night import night as module
 from otrain_core.night.ledger import Ledger

@@ -8,7 +8,7 @@ from astropy.table import Table
 from PIL import Image
 
 from otrain_core.classify.descriptors import DESCRIPTORS
-from otrain_core.cubes.cube import read_cube
+from otrain_core.cubes.cube_format import read_cube
 from otrain_core.night.outputs import as_table, in_words, write_cutouts, write_scores, write_search, write_stamps
 from otrain_core.night.search import COLUMNS, Search
 

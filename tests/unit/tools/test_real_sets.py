@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from otrain_core.cubes.cube import read_cube
+from otrain_core.cubes.cube_format import read_cube
 from otrain_core.errors import OtrainError
 from tools import real_sets
 
