@@ -17,8 +17,9 @@ import numpy as np
 from otrain_core.arrays import write_arrays
 from otrain_core.cubes.cube import OPTIONAL
 from otrain_core.cubes.cube_format import CUBE_COLUMNS, kept_false_share, read_cube
+from otrain_core.cubes.footprints import sky_by
 from otrain_core.cubes.inputs import select_inputs
-from otrain_core.cubes.split import SETS, UNUSED, sky_by, summarise_split
+from otrain_core.cubes.split import SETS, UNUSED, summarise_split
 from otrain_core.errors import CubeError
 from otrain_core.io import read_json, read_table, write_json, write_table
 from otrain_core.plan.pools import left_out

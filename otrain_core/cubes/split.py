@@ -15,7 +15,7 @@ than 1. With p = q = (0.6, 0.15, 0.25) 45 % are used, but only 2 % for validatio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,17 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.arrays import read_stack
+from otrain_core.cubes.footprints import (
+    axes,
+    direction,
+    directions,
+    field_names,
+    find_fields,
+    guard_distances,
+    join_unplaced,
+    sky_by,
+    too_near,
+)
 from otrain_core.errors import CubeError
 from otrain_core.io import write_json, write_table
 
@@ -34,9 +45,6 @@ UNUSED = "unused"
 RANDOM_FRACTION = 0.85  # of the cutouts train under the protocol of the paper
 SKY_POWER = 0.75  # the sky is dealt by shares to this power: a little more for the smaller sets
 TRIALS = 32  # deals tried; the best balanced is kept
-DIRECTIONS = 16  # directions along which two footprints are compared
-NEIGHBOURS = 9  # of an image, itself among them, that are compared with it first
-AT_ONCE = 256  # images whose other neighbours are then listed at a time
 NEEDED = ("cube", "labels", "candids", "images")
 READ = (*NEEDED, "ra", "dec", "seeing", "pixel_scale", "fields", "grid_x", "grid_y")  # what the deal looks at of a cube
 
@@ -136,11 +144,11 @@ def split_cube(
         raise CubeError(
             f"the cube has candidates of {len(names)} images; train, validation and test need at least three"
         )
-    vectors = _vectors(cube)
+    vectors = directions(cube)
     guards = guard_distances(cube, options.guard)
     if fields is None:
         field_of_image = find_fields(vectors, image, guards, n_images=len(names))
-        field_of_image = _join_unplaced(field_of_image, image, vectors, _field_names(cube))
+        field_of_image = join_unplaced(field_of_image, image, vectors, field_names(cube))
     else:
         field_of_image = np.unique([fields[name] for name in names], return_inverse=True)[1]
     field = field_of_image[image]
@@ -229,8 +237,6 @@ def check_split(table: pd.DataFrame, cube: Mapping[str, np.ndarray], *, guard: f
         The table is not that of the cube, an image stands in two sets, a set lacks a class, or two
         candidates of different sets are closer on the sky than the guard distance.
     """
-    from scipy.spatial import cKDTree
-
     if not np.array_equal(table["candid"].to_numpy(str), np.asarray(cube["candids"]).astype(str)):
         raise CubeError("the split and the cube do not list the same candidates")
     used = table[table["set"] != UNUSED]
@@ -242,29 +248,18 @@ def check_split(table: pd.DataFrame, cube: Mapping[str, np.ndarray], *, guard: f
     if len(shared):
         raise CubeError(f"image {shared.index[0]} stands in {' and '.join(shared.iloc[0])}: the split leaks")
 
-    vectors, guards = _vectors(cube), guard_distances(cube, guard)
+    vectors, guards = directions(cube), guard_distances(cube, guard)
     chosen = table["set"].to_numpy(str)
     for first, one in enumerate(SETS):
         for other in SETS[first + 1 :]:
             i = np.flatnonzero((chosen == one) & np.isfinite(vectors[:, 0]))
             j = np.flatnonzero((chosen == other) & np.isfinite(vectors[:, 0]))
-            if len(i) == 0 or len(j) == 0:
-                continue
-            # Only candidates with a neighbour within the largest guard need a closer look.
-            tree = cKDTree(vectors[j])
-            reach = max(guards[i].max(), guards[j].max())
-            i = i[np.isfinite(tree.query(vectors[i], distance_upper_bound=reach)[0])]
-            if len(i) == 0:
-                continue
-            pairs = cKDTree(vectors[i]).sparse_distance_matrix(tree, reach, output_type="ndarray")
-            limit = (guards[i][pairs["i"]] + guards[j][pairs["j"]]) / 2
-            close = np.flatnonzero(pairs["v"] < limit * (1 - 1e-6))
-            if len(close):
-                pair = pairs[close[pairs["v"][close].argmin()]]
-                candids, arcsec = table["candid"].to_numpy(str), np.rad2deg(pair["v"]) * 3600
+            pair = too_near(vectors, guards, i, j)
+            if pair is not None:
+                candids = table["candid"].to_numpy(str)
                 raise CubeError(
-                    f"candidates {candids[i[pair['i']]]} ({one}) and {candids[j[pair['j']]]} ({other}) are "
-                    f"{arcsec:.2f} arcsec apart, {np.rad2deg(limit[close].max()) * 3600:.2f} are needed: the split leaks"
+                    f"candidates {candids[pair.first]} ({one}) and {candids[pair.second]} ({other}) are "
+                    f"{pair.arcsec:.2f} arcsec apart, {pair.needed:.2f} are needed: the split leaks"
                 )
 
 
@@ -296,181 +291,6 @@ def _images(cube: Mapping[str, np.ndarray]) -> np.ndarray:
             "the cube does not say which image every cutout comes from (key images): it cannot be dealt by image"
         )
     return images
-
-
-def sky_by(cube: Mapping[str, np.ndarray]) -> str:
-    """How it is known which candidates show the same sky.
-
-    Returns
-    -------
-    str
-        "positions": all have a sky position. "reference": those that have none have a place on the pixel grid
-        of the reference of their field. "unknown": some have neither, or stand on the grids of several reference files,
-        which may show the same sky.
-    """
-    lost = ~np.isfinite(_sky_vectors(cube)[:, 0])
-    if not lost.any():
-        return "positions"
-    files = {name for name in set(_field_names(cube)[lost].tolist()) if name.startswith("reference ")}
-    return "unknown" if np.isnan(_vectors(cube)[:, 0]).any() or len(files) > 1 else "reference"
-
-
-def _field_names(cube: Mapping[str, np.ndarray]) -> np.ndarray:
-    """What the sheet says that the image of each candidate shows, '' where it says nothing."""
-    return np.asarray(cube["fields"]).astype(str) if "fields" in cube else np.full(len(cube["labels"]), "")
-
-
-def _vectors(cube: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Unit vectors (N, 3) of the sky, or of places on the grid of the reference; NaN where neither is known.
-
-    The grid of each field without a WCS lies about a direction of its own, so that distances hold within it and
-    different fields are apart.
-    """
-    vectors = _sky_vectors(cube)
-    lost, names = ~np.isfinite(vectors[:, 0]), _field_names(cube)
-    wanted = sorted(set(names[lost].tolist()) - {""})
-    if not wanted or "grid_x" not in cube or "grid_y" not in cube:
-        return vectors
-    grid = np.deg2rad(np.column_stack([np.asarray(cube["grid_x"], float), np.asarray(cube["grid_y"], float)]) / 3600)
-    for number, name in enumerate(wanted):
-        mine = names == name
-        if not np.isfinite(grid[mine]).all():
-            continue
-        # Spread evenly over the sphere (Fibonacci lattice), tangent to it (gnomonic projection).
-        z = 1 - (2 * number + 1) / len(wanted)
-        angle = np.pi * (3 - np.sqrt(5)) * number
-        centre = np.array([np.sqrt(1 - z**2) * np.cos(angle), np.sqrt(1 - z**2) * np.sin(angle), z])
-        offset = grid[mine] - grid[mine].mean(axis=0)
-        placed = centre + offset @ np.stack(_axes(centre))
-        vectors[mine] = placed / np.linalg.norm(placed, axis=1, keepdims=True)
-    return vectors
-
-
-def _join_unplaced(field_of_image: np.ndarray, image: np.ndarray, vectors: np.ndarray, names: np.ndarray) -> np.ndarray:
-    """Images of one name of a field are one field, where the places of some of them are not known."""
-    joined, lost = field_of_image.copy(), ~np.isfinite(vectors[:, 0])
-    for name in sorted(set(names[lost].tolist()) - {""}):
-        groups = np.unique(joined[image[names == name]])
-        joined[np.isin(joined, groups)] = groups.min()
-    return np.unique(joined, return_inverse=True)[1]
-
-
-def _sky_vectors(cube: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Unit vectors (N, 3) of the sky positions, NaN where there is none."""
-    n = len(cube["labels"])
-    void = np.full(n, np.nan)
-    return unit_vectors(np.asarray(cube.get("ra", void), float), np.asarray(cube.get("dec", void), float))
-
-
-def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
-    """Directions on the sky: ra, dec [deg] to unit vectors (n, 3)."""
-    ra, dec = np.deg2rad(ra), np.deg2rad(dec)
-    return np.column_stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
-
-
-def guard_distances(cube: Mapping[str, np.ndarray], guard: float) -> np.ndarray:
-    """Distance [rad] that a candidate keeps from those of other sets.
-
-    Half the diagonal of a cutout plus `guard` times the seeing; NaN in seeing or pixel scale
-    (cutouts without position) gives 0.
-    """
-    half_diagonal = cube["cube"].shape[1] / np.sqrt(2)
-    void = np.full(len(cube["labels"]), np.nan)
-    seeing = np.asarray(cube.get("seeing", void), float)
-    scale = np.asarray(cube.get("pixel_scale", void), float)
-    return np.nan_to_num(np.deg2rad((half_diagonal + guard * seeing) * scale / 3600))
-
-
-def find_fields(vectors: np.ndarray, image: np.ndarray, guards: np.ndarray, *, n_images: int) -> np.ndarray:
-    """Field number of every image: connected groups of images that overlap on the sky.
-
-    Two images overlap unless some direction separates the positions of their candidates
-    by more than the guard distance. An image without positions is a field of its own.
-
-    Parameters
-    ----------
-    vectors : numpy.ndarray
-        (N, 3) directions of the candidates, NaN without position.
-    image : numpy.ndarray
-        (N,) image number of every candidate.
-    guards : numpy.ndarray
-        (N,) [rad].
-    n_images : int
-
-    Returns
-    -------
-    numpy.ndarray
-        (n_images,) int, numbered in order of their first image.
-    """
-    order = np.argsort(image, kind="stable")
-    bounds = np.searchsorted(image[order], np.arange(n_images + 1))
-    points = [vectors[order[bounds[k] : bounds[k + 1]]] for k in range(n_images)]
-    points = [p[np.isfinite(p[:, 0])] for p in points]
-    placed = [k for k in range(n_images) if len(points[k])]
-    parent = np.arange(n_images)
-
-    def root(k: int) -> int:
-        while parent[k] != k:
-            parent[k] = parent[parent[k]]
-            k = parent[k]
-        return k
-
-    if placed:
-        margin = float(guards.max())
-        centres = np.array([_direction(points[k]) for k in placed])
-        radii = np.array(
-            [np.sqrt(((points[k] - c) ** 2).sum(axis=1)).max() for k, c in zip(placed, centres, strict=True)]
-        )
-        for pairs in _near_pairs(centres, 2 * radii.max() + margin, lambda: np.array([root(k) for k in placed])):
-            for a, b in pairs:
-                if root(placed[a]) != root(placed[b]) and _overlap(points[placed[a]], points[placed[b]], margin):
-                    parent[max(root(placed[a]), root(placed[b]))] = min(root(placed[a]), root(placed[b]))
-    return np.unique([root(k) for k in range(n_images)], return_inverse=True)[1]
-
-
-def _near_pairs(centres: np.ndarray, reach: float, roots: Callable[[], np.ndarray]) -> Iterator[np.ndarray]:
-    """Pairs (n, 2) of images closer than `reach` that are not known to be connected yet.
-
-    The nearest neighbours come first: then all but a few of the others are known, and of thousands of images of
-    one field there are too many pairs to hold or to look at one by one.
-    """
-    from scipy.spatial import cKDTree
-
-    tree = cKDTree(centres)
-    _, near = tree.query(centres, k=np.arange(1, 1 + min(NEIGHBOURS, len(centres))), distance_upper_bound=reach)
-    a, b = np.repeat(np.arange(len(centres)), near.shape[1]), near.ravel()
-    yield np.stack([a, b], axis=1)[(b < len(centres)) & (a != b)]
-    for start in range(0, len(centres), AT_ONCE):
-        root = roots()
-        if len(np.unique(root)) == 1:
-            return
-        found = tree.query_ball_point(centres[start : start + AT_ONCE], reach)
-        a = np.repeat(np.arange(start, start + len(found)), [len(others) for others in found])
-        b = np.concatenate([np.asarray(others, int) for others in found])
-        yield np.stack([a, b], axis=1)[root[a] != root[b]]
-
-
-def _direction(points: np.ndarray) -> np.ndarray:
-    mean = points.mean(axis=0)
-    return mean / np.linalg.norm(mean)
-
-
-def _axes(centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """East and north at a direction; any two orthogonal directions at the poles."""
-    pole = np.array([0.0, 0.0, 1.0]) if abs(centre[2]) < 0.999999 else np.array([1.0, 0.0, 0.0])
-    east = np.cross(pole, centre)
-    east /= np.linalg.norm(east)
-    return east, np.cross(centre, east)
-
-
-def _overlap(a: np.ndarray, b: np.ndarray, margin: float) -> bool:
-    east, north = _axes(_direction(np.vstack([a, b])))
-    for angle in np.arange(DIRECTIONS) * np.pi / DIRECTIONS:
-        axis = np.cos(angle) * east + np.sin(angle) * north
-        pa, pb = a @ axis, b @ axis
-        if pa.min() - pb.max() > margin or pb.min() - pa.max() > margin:
-            return False
-    return True
 
 
 def _choices(
@@ -523,8 +343,8 @@ def _deal_sky(
     for number in np.flatnonzero(divided):
         mine = np.flatnonzero(field == number)
         points = vectors[mine]
-        centre = _direction(points)
-        east, north = _axes(centre)
+        centre = direction(points)
+        east, north = axes(centre)
         order = rng.permutation(3)
         start = rng.uniform(0, 2 * np.pi)
         angle = np.mod(np.arctan2(points @ east, points @ north) - start, 2 * np.pi)

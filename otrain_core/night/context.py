@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from otrain_core.cubes.split import unit_vectors
+from otrain_core.cubes.footprints import unit_vectors
 from otrain_core.errors import OtrainError
 from otrain_core.images.frames import MASK_SATURATED
 from otrain_core.images.wcs import pixel_to_sky

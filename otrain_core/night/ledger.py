@@ -207,7 +207,7 @@ class Ledger:
             yield
 
     def _associate(self, night: str, ra: np.ndarray, dec: np.ndarray, radius: float) -> list[int | None]:
-        from otrain_core.cubes.split import unit_vectors
+        from otrain_core.cubes.footprints import unit_vectors
         from otrain_core.positions import match_one_to_one
 
         rows = self._base.execute("SELECT number, ra, dec FROM objects WHERE night = ?", (night,)).fetchall()

@@ -19,7 +19,7 @@ from otrain_core.candidates.cutouts import CUTOUT_COLUMNS
 from otrain_core.chain.steps import Clock, ImageSteps, held_planes
 from otrain_core.classify.descriptors import DESCRIPTORS
 from otrain_core.classify.finder import load_finder
-from otrain_core.cubes.split import unit_vectors
+from otrain_core.cubes.footprints import unit_vectors
 from otrain_core.errors import ImageError, first_line
 from otrain_core.images.frames import read_image, read_planes
 from otrain_core.images.hdus import split_extension

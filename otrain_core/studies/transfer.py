@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.cubes.cube_format import read_cube
+from otrain_core.cubes.footprints import guard_distances, unit_vectors
 from otrain_core.cubes.pool import TRAINED
-from otrain_core.cubes.split import guard_distances, unit_vectors
 from otrain_core.errors import ConfigError, CubeError
 from otrain_core.evaluation import metrics
 from otrain_core.evaluation.bootstrap import bootstrap_intervals

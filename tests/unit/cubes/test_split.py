@@ -4,17 +4,9 @@ import pytest
 
 from otrain_core import io
 from otrain_core.arrays import write_arrays
-from otrain_core.cubes import split
-from otrain_core.cubes.split import (
-    SETS,
-    check_split,
-    find_fields,
-    guard_distances,
-    split_files,
-    split_random,
-    summarise_split,
-    unit_vectors,
-)
+from otrain_core.cubes import footprints, split
+from otrain_core.cubes.footprints import guard_distances, unit_vectors
+from otrain_core.cubes.split import SETS, check_split, split_files, split_random, summarise_split
 from otrain_core.errors import CubeError
 from otrain_core.plan.config import SplitOptions
 
@@ -103,50 +95,10 @@ def test_no_two_sets_come_near_each_other(seed):
         assert (apart >= (guards[i][:, None] + guards[j]) / 2 * (1 - 1e-6)).all()
 
 
-def test_guard_is_half_the_diagonal_of_a_cutout_and_the_asked_seeing():
-    cube = fake_cube(n_images=3)
-    expected = (SIZE / np.sqrt(2) + 4 * cube["seeing"]) * SCALE
-    np.testing.assert_allclose(np.rad2deg(guard_distances(cube, 4.0)) * 3600, expected)
-
-
 def test_seed_decides():
     cube = fake_cube(**OWN_FIELDS)
     pd.testing.assert_frame_equal(split_cube(cube, seed=3), split_cube(cube, seed=3))
     assert (split_cube(cube, seed=3)["set"] != split_cube(cube, seed=4)["set"]).any()
-
-
-@pytest.mark.parametrize("dec0", [0.0, 45.0, 89.0])
-def test_fields_are_connected_groups(dec0):
-    parts = [
-        fake_cube(n_images=4, offset=(200.0, 0.0), dec0=dec0),
-        fake_cube(n_images=3, offset=(10.0, 5.0), dec0=dec0),
-    ]
-    parts[1]["ra"] = parts[1]["ra"] + 5 / np.cos(np.deg2rad(dec0))
-    parts[1]["images"] = np.char.add("b", parts[1]["images"])
-    cube = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    names, image = np.unique(cube["images"], return_inverse=True)
-    fields = find_fields(unit_vectors(cube["ra"], cube["dec"]), image, guard_distances(cube, 4.0), n_images=len(names))
-    assert dict(zip(names, fields, strict=True)) == {name: int(name.startswith("im")) for name in names}
-
-
-@pytest.mark.parametrize(("neighbours", "at_once"), [(9, 256), (2, 1)])
-def test_fields_are_those_of_all_pairs_compared(monkeypatch, neighbours, at_once):
-    """Most pairs of images are never looked at; the groups are as if they were."""
-    monkeypatch.setattr(split, "NEIGHBOURS", neighbours)
-    monkeypatch.setattr(split, "AT_ONCE", at_once)
-    rng = np.random.default_rng(3)
-    centre = rng.uniform(0, 3, (15, 2))[rng.integers(0, 15, 60)] + rng.normal(0, 0.05, (60, 2))
-    image = np.repeat(np.arange(60), 8)
-    vectors = unit_vectors(*(centre[image] + rng.uniform(0, 0.3, (480, 2))).T)
-    fields = find_fields(vectors, image, np.full(480, 1e-5), n_images=60)
-    group = np.arange(60)
-    for a in range(60):
-        for b in range(a):
-            if split._overlap(vectors[image == a], vectors[image == b], 1e-5):
-                group[group == group[a]] = group[b]
-    assert 1 < len(np.unique(group)) < 15
-    pairs = set(zip(fields, group, strict=True))
-    assert len(pairs) == len(np.unique(fields)) == len(np.unique(group))
 
 
 def test_right_ascension_zero_is_no_border():
@@ -283,12 +235,6 @@ def test_a_cube_that_cannot_be_dealt_is_refused(tmp_path, change, match):
     assert not paths["split"].exists()
 
 
-def test_unit_vectors_point_to_the_sky():
-    vectors = unit_vectors(np.array([0.0, 90.0, 0.0, 359.5]), np.array([0.0, 0.0, 90.0, 0.0]))
-    np.testing.assert_allclose(vectors[:3], np.eye(3), atol=1e-15)
-    assert np.degrees(np.arccos(vectors[0] @ vectors[3])) == pytest.approx(0.5)
-
-
 def on_grid(cube, field="field M31", lost=None):
     """The same cube of images without a WCS, all aligned with one reference: places on its grid [arcsec]."""
     lost = np.ones(len(cube["labels"]), bool) if lost is None else lost
@@ -318,7 +264,7 @@ def test_images_without_a_wcs_are_dealt_by_the_grid_of_their_reference():
     check_split(table, cube, guard=4.0)
     assert table["field"].nunique() == 1 and (table["set"] == "unused").any()
     assert closest_pair(sky, table) > SIZE / np.sqrt(2) + 4 * 0.9 * SEEING
-    assert split.sky_by(cube) == "reference" and split.sky_by(sky) == "positions"
+    assert footprints.sky_by(cube) == "reference" and footprints.sky_by(sky) == "positions"
     # Dealt as if every image showed a sky of its own, the same residuals stand in train and test.
     leaking = split_cube(without_wcs(sky), seed=1)
     assert closest_pair(sky, leaking) < 2
@@ -343,9 +289,9 @@ def test_fields_without_a_wcs_are_apart_and_their_images_are_not():
     table = split_cube(cube, seed=1)
     assert table["field"].nunique() == 4 and (table["set"] != "unused").all()
     assert (table.assign(name=cube["fields"]).groupby("name")["set"].nunique() == 1).all()
-    assert split.sky_by(cube) == "reference"
+    assert footprints.sky_by(cube) == "reference"
     files = np.array([name.replace("field", "reference") for name in cube["fields"]])  # may show the same sky
-    assert split.sky_by(cube | {"fields": files}) == "unknown"
+    assert footprints.sky_by(cube | {"fields": files}) == "unknown"
 
 
 def test_where_the_sky_is_not_known_a_named_field_is_dealt_whole_and_told(tmp_path):
@@ -358,7 +304,7 @@ def test_where_the_sky_is_not_known_a_named_field_is_dealt_whole_and_told(tmp_pa
     assert (table.assign(name=names).groupby("name")["set"].nunique() == 1).all()
     with pytest.raises(CubeError, match="a WCS is needed"):
         split_cube(cube | {"fields": np.full(len(names), "field A")}, seed=1)
-    assert split.sky_by(without_wcs(sky)) == "unknown"
+    assert footprints.sky_by(without_wcs(sky)) == "unknown"
     write_arrays(tmp_path / "cube.npz", without_wcs(sky))
     paths = {key: tmp_path / key for key in ("split", "random_split", "record")}
     split_files(cube=tmp_path / "cube.npz", seed=1, options=SplitOptions(), **paths)

@@ -1,0 +1,228 @@
+"""Where the candidates of a cube lie on the sky, and which images show the same of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+DIRECTIONS = 16  # directions along which two footprints are compared
+NEIGHBOURS = 9  # of an image, itself among them, that are compared with it first
+AT_ONCE = 256  # images whose other neighbours are then listed at a time
+
+
+def sky_by(cube: Mapping[str, np.ndarray]) -> str:
+    """How it is known which candidates show the same sky.
+
+    Returns
+    -------
+    str
+        "positions": all have a sky position. "reference": those that have none have a place on the pixel grid
+        of the reference of their field. "unknown": some have neither, or stand on the grids of several reference files,
+        which may show the same sky.
+    """
+    lost = ~np.isfinite(_sky_vectors(cube)[:, 0])
+    if not lost.any():
+        return "positions"
+    files = {name for name in set(field_names(cube)[lost].tolist()) if name.startswith("reference ")}
+    return "unknown" if np.isnan(directions(cube)[:, 0]).any() or len(files) > 1 else "reference"
+
+
+def field_names(cube: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What the sheet says that the image of each candidate shows, '' where it says nothing."""
+    return np.asarray(cube["fields"]).astype(str) if "fields" in cube else np.full(len(cube["labels"]), "")
+
+
+def directions(cube: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Unit vectors (N, 3) of the sky, or of places on the grid of the reference; NaN where neither is known.
+
+    The grid of each field without a WCS lies about a direction of its own, so that distances hold within it and
+    different fields are apart.
+    """
+    vectors = _sky_vectors(cube)
+    lost, names = ~np.isfinite(vectors[:, 0]), field_names(cube)
+    wanted = sorted(set(names[lost].tolist()) - {""})
+    if not wanted or "grid_x" not in cube or "grid_y" not in cube:
+        return vectors
+    grid = np.deg2rad(np.column_stack([np.asarray(cube["grid_x"], float), np.asarray(cube["grid_y"], float)]) / 3600)
+    for number, name in enumerate(wanted):
+        mine = names == name
+        if not np.isfinite(grid[mine]).all():
+            continue
+        # Spread evenly over the sphere (Fibonacci lattice), tangent to it (gnomonic projection).
+        z = 1 - (2 * number + 1) / len(wanted)
+        angle = np.pi * (3 - np.sqrt(5)) * number
+        centre = np.array([np.sqrt(1 - z**2) * np.cos(angle), np.sqrt(1 - z**2) * np.sin(angle), z])
+        offset = grid[mine] - grid[mine].mean(axis=0)
+        placed = centre + offset @ np.stack(axes(centre))
+        vectors[mine] = placed / np.linalg.norm(placed, axis=1, keepdims=True)
+    return vectors
+
+
+def join_unplaced(field_of_image: np.ndarray, image: np.ndarray, vectors: np.ndarray, names: np.ndarray) -> np.ndarray:
+    """Images of one name of a field are one field, where the places of some of them are not known."""
+    joined, lost = field_of_image.copy(), ~np.isfinite(vectors[:, 0])
+    for name in sorted(set(names[lost].tolist()) - {""}):
+        groups = np.unique(joined[image[names == name]])
+        joined[np.isin(joined, groups)] = groups.min()
+    return np.unique(joined, return_inverse=True)[1]
+
+
+def _sky_vectors(cube: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Unit vectors (N, 3) of the sky positions, NaN where there is none."""
+    n = len(cube["labels"])
+    void = np.full(n, np.nan)
+    return unit_vectors(np.asarray(cube.get("ra", void), float), np.asarray(cube.get("dec", void), float))
+
+
+def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
+    """Directions on the sky: ra, dec [deg] to unit vectors (n, 3)."""
+    ra, dec = np.deg2rad(ra), np.deg2rad(dec)
+    return np.column_stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
+
+
+def guard_distances(cube: Mapping[str, np.ndarray], guard: float) -> np.ndarray:
+    """Distance [rad] that a candidate keeps from those of other sets.
+
+    Half the diagonal of a cutout plus `guard` times the seeing; NaN in seeing or pixel scale
+    (cutouts without position) gives 0.
+    """
+    half_diagonal = cube["cube"].shape[1] / np.sqrt(2)
+    void = np.full(len(cube["labels"]), np.nan)
+    seeing = np.asarray(cube.get("seeing", void), float)
+    scale = np.asarray(cube.get("pixel_scale", void), float)
+    return np.nan_to_num(np.deg2rad((half_diagonal + guard * seeing) * scale / 3600))
+
+
+class NearPair(NamedTuple):
+    """Two candidates that are nearer than their guard distance: rows of the cube, and distances [arcsec]."""
+
+    first: int
+    second: int
+    arcsec: float
+    needed: float
+
+
+def too_near(vectors: np.ndarray, guards: np.ndarray, i: np.ndarray, j: np.ndarray) -> NearPair | None:
+    """Closest two candidates of two groups that are nearer than the mean of their guard distances, or None.
+
+    Parameters
+    ----------
+    vectors : numpy.ndarray
+        (N, 3) directions of all candidates.
+    guards : numpy.ndarray
+        (N,) as from `guard_distances` [rad].
+    i, j : numpy.ndarray
+        Rows of the two groups, all with a direction.
+    """
+    from scipy.spatial import cKDTree
+
+    if len(i) == 0 or len(j) == 0:
+        return None
+    # Only candidates with a neighbour within the largest guard need a closer look.
+    tree = cKDTree(vectors[j])
+    reach = max(guards[i].max(), guards[j].max())
+    i = i[np.isfinite(tree.query(vectors[i], distance_upper_bound=reach)[0])]
+    if len(i) == 0:
+        return None
+    pairs = cKDTree(vectors[i]).sparse_distance_matrix(tree, reach, output_type="ndarray")
+    limit = (guards[i][pairs["i"]] + guards[j][pairs["j"]]) / 2
+    close = np.flatnonzero(pairs["v"] < limit * (1 - 1e-6))
+    if not len(close):
+        return None
+    pair = pairs[close[pairs["v"][close].argmin()]]
+    arcsec, needed = np.rad2deg(pair["v"]) * 3600, np.rad2deg(limit[close].max()) * 3600
+    return NearPair(int(i[pair["i"]]), int(j[pair["j"]]), float(arcsec), float(needed))
+
+
+def find_fields(vectors: np.ndarray, image: np.ndarray, guards: np.ndarray, *, n_images: int) -> np.ndarray:
+    """Field number of every image: connected groups of images that overlap on the sky.
+
+    Two images overlap unless some direction separates the positions of their candidates
+    by more than the guard distance. An image without positions is a field of its own.
+
+    Parameters
+    ----------
+    vectors : numpy.ndarray
+        (N, 3) directions of the candidates, NaN without position.
+    image : numpy.ndarray
+        (N,) image number of every candidate.
+    guards : numpy.ndarray
+        (N,) [rad].
+    n_images : int
+
+    Returns
+    -------
+    numpy.ndarray
+        (n_images,) int, numbered in order of their first image.
+    """
+    order = np.argsort(image, kind="stable")
+    bounds = np.searchsorted(image[order], np.arange(n_images + 1))
+    points = [vectors[order[bounds[k] : bounds[k + 1]]] for k in range(n_images)]
+    points = [p[np.isfinite(p[:, 0])] for p in points]
+    placed = [k for k in range(n_images) if len(points[k])]
+    parent = np.arange(n_images)
+
+    def root(k: int) -> int:
+        while parent[k] != k:
+            parent[k] = parent[parent[k]]
+            k = parent[k]
+        return k
+
+    if placed:
+        margin = float(guards.max())
+        centres = np.array([direction(points[k]) for k in placed])
+        radii = np.array(
+            [np.sqrt(((points[k] - c) ** 2).sum(axis=1)).max() for k, c in zip(placed, centres, strict=True)]
+        )
+        for pairs in _near_pairs(centres, 2 * radii.max() + margin, lambda: np.array([root(k) for k in placed])):
+            for a, b in pairs:
+                if root(placed[a]) != root(placed[b]) and _overlap(points[placed[a]], points[placed[b]], margin):
+                    parent[max(root(placed[a]), root(placed[b]))] = min(root(placed[a]), root(placed[b]))
+    return np.unique([root(k) for k in range(n_images)], return_inverse=True)[1]
+
+
+def _near_pairs(centres: np.ndarray, reach: float, roots: Callable[[], np.ndarray]) -> Iterator[np.ndarray]:
+    """Pairs (n, 2) of images closer than `reach` that are not known to be connected yet.
+
+    The nearest neighbours come first: then all but a few of the others are known, and of thousands of images of
+    one field there are too many pairs to hold or to look at one by one.
+    """
+    from scipy.spatial import cKDTree
+
+    tree = cKDTree(centres)
+    _, near = tree.query(centres, k=np.arange(1, 1 + min(NEIGHBOURS, len(centres))), distance_upper_bound=reach)
+    a, b = np.repeat(np.arange(len(centres)), near.shape[1]), near.ravel()
+    yield np.stack([a, b], axis=1)[(b < len(centres)) & (a != b)]
+    for start in range(0, len(centres), AT_ONCE):
+        root = roots()
+        if len(np.unique(root)) == 1:
+            return
+        found = tree.query_ball_point(centres[start : start + AT_ONCE], reach)
+        a = np.repeat(np.arange(start, start + len(found)), [len(others) for others in found])
+        b = np.concatenate([np.asarray(others, int) for others in found])
+        yield np.stack([a, b], axis=1)[root[a] != root[b]]
+
+
+def direction(points: np.ndarray) -> np.ndarray:
+    mean = points.mean(axis=0)
+    return mean / np.linalg.norm(mean)
+
+
+def axes(centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """East and north at a direction; any two orthogonal directions at the poles."""
+    pole = np.array([0.0, 0.0, 1.0]) if abs(centre[2]) < 0.999999 else np.array([1.0, 0.0, 0.0])
+    east = np.cross(pole, centre)
+    east /= np.linalg.norm(east)
+    return east, np.cross(centre, east)
+
+
+def _overlap(a: np.ndarray, b: np.ndarray, margin: float) -> bool:
+    east, north = axes(direction(np.vstack([a, b])))
+    for angle in np.arange(DIRECTIONS) * np.pi / DIRECTIONS:
+        axis = np.cos(angle) * east + np.sin(angle) * north
+        pa, pb = a @ axis, b @ axis
+        if pa.min() - pb.max() > margin or pb.min() - pa.max() > margin:
+            return False
+    return True
