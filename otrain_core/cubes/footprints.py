@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
 
 import numpy as np
 
@@ -95,45 +94,41 @@ def guard_distances(cube: Mapping[str, np.ndarray], guard: float) -> np.ndarray:
     return np.nan_to_num(np.deg2rad((half_diagonal + guard * seeing) * scale / 3600))
 
 
-class NearPair(NamedTuple):
-    """Two candidates that are nearer than their guard distance: rows of the cube, and distances [arcsec]."""
-
-    first: int
-    second: int
-    arcsec: float
-    needed: float
-
-
-def too_near(vectors: np.ndarray, guards: np.ndarray, i: np.ndarray, j: np.ndarray) -> NearPair | None:
-    """Closest two candidates of two groups that are nearer than the mean of their guard distances, or None.
+def pairs_within(
+    ours: np.ndarray, our_guards: np.ndarray, theirs: np.ndarray, their_guards: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of two groups of candidates that are nearer than the mean of their guard distances.
 
     Parameters
     ----------
-    vectors : numpy.ndarray
-        (N, 3) directions of all candidates.
-    guards : numpy.ndarray
-        (N,) as from `guard_distances` [rad].
-    i, j : numpy.ndarray
-        Rows of the two groups, all with a direction.
+    ours, theirs : numpy.ndarray
+        (n, 3) and (m, 3) directions, NaN without position.
+    our_guards, their_guards : numpy.ndarray
+        (n,) and (m,) as from `guard_distances` [rad].
+
+    Returns
+    -------
+    first, second : numpy.ndarray
+        Rows of the two groups.
+    distance, needed : numpy.ndarray
+        How far apart the two are, and how far they should be [rad].
     """
     from scipy.spatial import cKDTree
 
+    i, j = (np.flatnonzero(np.isfinite(vectors[:, 0])) for vectors in (ours, theirs))
+    none, void = np.zeros(0, dtype=int), np.zeros(0)
     if len(i) == 0 or len(j) == 0:
-        return None
+        return none, none, void, void
     # Only candidates with a neighbour within the largest guard need a closer look.
-    tree = cKDTree(vectors[j])
-    reach = max(guards[i].max(), guards[j].max())
-    i = i[np.isfinite(tree.query(vectors[i], distance_upper_bound=reach)[0])]
+    tree, reach = cKDTree(theirs[j]), max(our_guards[i].max(), their_guards[j].max())
+    i = i[np.isfinite(tree.query(ours[i], distance_upper_bound=reach)[0])]
     if len(i) == 0:
-        return None
-    pairs = cKDTree(vectors[i]).sparse_distance_matrix(tree, reach, output_type="ndarray")
-    limit = (guards[i][pairs["i"]] + guards[j][pairs["j"]]) / 2
-    close = np.flatnonzero(pairs["v"] < limit * (1 - 1e-6))
-    if not len(close):
-        return None
-    pair = pairs[close[pairs["v"][close].argmin()]]
-    arcsec, needed = np.rad2deg(pair["v"]) * 3600, np.rad2deg(limit[close].max()) * 3600
-    return NearPair(int(i[pair["i"]]), int(j[pair["j"]]), float(arcsec), float(needed))
+        return none, none, void, void
+    pairs = cKDTree(ours[i]).sparse_distance_matrix(tree, reach, output_type="ndarray")
+    first, second, distance = i[pairs["i"]], j[pairs["j"]], pairs["v"]
+    needed = (our_guards[first] + their_guards[second]) / 2
+    close = distance < needed * (1 - 1e-6)
+    return first[close], second[close], distance[close], needed[close]
 
 
 def find_fields(vectors: np.ndarray, image: np.ndarray, guards: np.ndarray, *, n_images: int) -> np.ndarray:

@@ -31,8 +31,8 @@ from otrain_core.cubes.footprints import (
     find_fields,
     guard_distances,
     join_unplaced,
+    pairs_within,
     sky_by,
-    too_near,
 )
 from otrain_core.errors import CubeError
 from otrain_core.io import write_json, write_table
@@ -250,16 +250,16 @@ def check_split(table: pd.DataFrame, cube: Mapping[str, np.ndarray], *, guard: f
 
     vectors, guards = directions(cube), guard_distances(cube, guard)
     chosen = table["set"].to_numpy(str)
-    for first, one in enumerate(SETS):
-        for other in SETS[first + 1 :]:
-            i = np.flatnonzero((chosen == one) & np.isfinite(vectors[:, 0]))
-            j = np.flatnonzero((chosen == other) & np.isfinite(vectors[:, 0]))
-            pair = too_near(vectors, guards, i, j)
-            if pair is not None:
-                candids = table["candid"].to_numpy(str)
+    for number, one in enumerate(SETS):
+        for other in SETS[number + 1 :]:
+            i, j = np.flatnonzero(chosen == one), np.flatnonzero(chosen == other)
+            first, second, distance, needed = pairs_within(vectors[i], guards[i], vectors[j], guards[j])
+            if len(first):
+                closest, candids = distance.argmin(), table["candid"].to_numpy(str)
                 raise CubeError(
-                    f"candidates {candids[pair.first]} ({one}) and {candids[pair.second]} ({other}) are "
-                    f"{pair.arcsec:.2f} arcsec apart, {pair.needed:.2f} are needed: the split leaks"
+                    f"candidates {candids[i[first[closest]]]} ({one}) and {candids[j[second[closest]]]} ({other}) are "
+                    f"{np.rad2deg(distance[closest]) * 3600:.2f} arcsec apart, "
+                    f"{np.rad2deg(needed.max()) * 3600:.2f} are needed: the split leaks"
                 )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.cubes.cube_format import read_cube
-from otrain_core.cubes.footprints import guard_distances, unit_vectors
+from otrain_core.cubes.footprints import guard_distances, pairs_within, unit_vectors
 from otrain_core.cubes.pool import TRAINED
 from otrain_core.errors import ConfigError, CubeError
 from otrain_core.evaluation import metrics
@@ -116,8 +116,6 @@ def unseen_by(source: NamedCube, target: NamedCube, rows: np.ndarray, *, guard: 
 
 
 def _near(target, rows, source, trained, guard) -> np.ndarray:
-    from scipy.spatial import cKDTree
-
     near = np.zeros(len(rows), dtype=bool)
     if not all(key in cube for cube in (target, source) for key in ("ra", "dec")):
         return near
@@ -125,17 +123,8 @@ def _near(target, rows, source, trained, guard) -> np.ndarray:
         unit_vectors(np.asarray(cube["ra"], float)[index], np.asarray(cube["dec"], float)[index])
         for cube, index in ((target, rows), (source, trained))
     )
-    i, j = (np.flatnonzero(np.isfinite(vectors[:, 0])) for vectors in (ours, theirs))
-    if len(i) == 0 or len(j) == 0:
-        return near
-    our_guard, their_guard = guard_distances(target, guard)[rows], guard_distances(source, guard)[trained]
-    tree, reach = cKDTree(theirs[j]), max(our_guard[i].max(), their_guard[j].max())
-    i = i[np.isfinite(tree.query(ours[i], distance_upper_bound=reach)[0])]
-    if len(i) == 0:
-        return near
-    pairs = cKDTree(ours[i]).sparse_distance_matrix(tree, reach, output_type="ndarray")
-    close = pairs["v"] < (our_guard[i][pairs["i"]] + their_guard[j][pairs["j"]]) / 2 * (1 - 1e-6)
-    near[i[pairs["i"][close]]] = True
+    our_guards, their_guards = guard_distances(target, guard)[rows], guard_distances(source, guard)[trained]
+    near[pairs_within(ours, our_guards, theirs, their_guards)[0]] = True
     return near
 
 

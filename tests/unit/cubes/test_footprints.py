@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from otrain_core.cubes import footprints
-from otrain_core.cubes.footprints import find_fields, guard_distances, too_near, unit_vectors
+from otrain_core.cubes.footprints import find_fields, guard_distances, pairs_within, unit_vectors
 from tests.unit.cubes.test_split import SCALE, SIZE, fake_cube
 
 
@@ -54,11 +54,12 @@ def test_unit_vectors_point_to_the_sky():
     assert np.degrees(np.arccos(vectors[0] @ vectors[3])) == pytest.approx(0.5)
 
 
-def test_the_closest_pair_within_the_guard_is_told():
-    vectors = unit_vectors(np.array([0.0, 10.0, 10.001, 10.003]), np.zeros(4))
-    guards = np.deg2rad(np.array([5.0, 5.0, 7.0, 5.0]) / 3600)
-    one, other = np.array([0, 1]), np.array([3, 2])
-    pair = too_near(vectors, guards, one, other)  # 3.6 arcsec apart; 10.8 are more than the guard
-    assert (pair.first, pair.second) == (1, 2)
-    assert (pair.arcsec, pair.needed) == pytest.approx((3.6, 6.0), rel=1e-6)
-    assert too_near(vectors, guards / 2, one, other) is None and too_near(vectors, guards, one[:0], other) is None
+def test_pairs_within_the_mean_of_their_guards():
+    ours = unit_vectors(np.array([0.0, 10.0, np.nan]), np.zeros(3))
+    theirs = unit_vectors(np.array([10.003, np.nan, 10.001]), np.zeros(3))
+    guards = np.deg2rad(np.array([5.0, 5.0, 7.0]) / 3600)
+    first, second, distance, needed = pairs_within(ours, guards, theirs, guards)  # 3.6 and 10.8 arcsec apart
+    assert (first.tolist(), second.tolist()) == ([1], [2])
+    assert np.rad2deg([distance[0], needed[0]]) * 3600 == pytest.approx([3.6, 6.0], rel=1e-6)
+    assert len(pairs_within(ours, guards / 2, theirs, guards / 2)[0]) == 0
+    assert len(pairs_within(ours[:0], guards[:0], theirs, guards)[0]) == 0
