@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,17 @@ from otrain_core.cubes.inputs import column
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import metrics
 from otrain_core.evaluation.abstain import evaluate_abstention, fit_abstention
-from otrain_core.evaluation.bootstrap import FEW_IMAGES, bootstrap_intervals, percentile_interval
+from otrain_core.evaluation.bootstrap import FEW_IMAGES
 from otrain_core.evaluation.calibrate import Calibration, choose_calibration
 from otrain_core.evaluation.curves import curves
 from otrain_core.evaluation.cuts import evaluate_cuts, paired_gain
+from otrain_core.evaluation.groups import by_telescope, errors_by_property, errors_by_sign, image_intervals
 from otrain_core.evaluation.label_trend import label_trend
 from otrain_core.evaluation.reality import reality_gap
 from otrain_core.evaluation.thresholds import RULES, best_threshold
 from otrain_core.io import read_json, read_table, write_json, write_table
 from otrain_core.plan.config import EvaluateOptions
 
-PROPERTIES = {"magnitude": "mags", "magnitude_error": "errmags", "snr": "snr"}
 REALITY = ("n_real", "recall_real", "recall_injected", "reality_gap", "reality_gap_low", "reality_gap_high")
 
 
@@ -163,7 +162,8 @@ def evaluate_scores(
         and high), calibration, abstention, accuracy_gap, bins, artefacts,
         reasons, reality (see `otrain_core.evaluation.reality.reality_gap`), kinds (errors by kind of
         place of the injection), baseline, shipped (headline of the shipped model on the same cutouts, and gain: MCC
-        of the network less its MCC), data, signs (see `errors_by_sign`); of a cube of several telescopes telescopes (see `by_telescope`).
+        of the network less its MCC), data, signs (see `otrain_core.evaluation.groups.errors_by_sign`); of a cube of several telescopes telescopes
+        (see `otrain_core.evaluation.groups.by_telescope`).
     curves : pandas.DataFrame
         curve, x, y, threshold, bin ('' for all; else the range of magnitudes).
 
@@ -173,25 +173,21 @@ def evaluate_scores(
         The set that gives the threshold lacks a class, nothing is in test, or `shipped` is of another cube.
     """
     validation_set = "test" if protocol == "random" else "validation"
-    validation, test = table[table["set"] == validation_set], table[table["set"] == "test"]
-    for name, part in ((validation_set, validation), ("test", test)):
-        if part.empty:
-            raise CubeError(f"the set {name} is empty: there is nothing to evaluate")
+    validation, test = _filled_set(table, validation_set), _filled_set(table, "test")
     thresholds = {rule: best_threshold(validation["label"], validation["score"], rule) for rule in RULES}
     threshold = thresholds[threshold_rule]
     labels, scores, rows = test["label"].to_numpy(), test["score"].to_numpy(float), test["index"].to_numpy()
     share = kept_false * scored_false_share(table)
     headline = _headline(test, threshold, rng, options, share)
-    headline |= {"stated_recall": options.stated_recall, "sky_unknown": float(sky_unknown)}
     reality = _reality(test, cube, real_stars, threshold, rng, options)
-    headline |= {key: reality.get(key, np.nan) for key in REALITY}
     calibration, chosen = choose_calibration(validation["label"], validation["score"], validation["image"])
     calibrated = calibration.apply(scores)
+    before_and_after = {"ece_before": headline["ece"], "ece_after": metrics.ece(labels, calibrated)}
     abstention = _abstention(validation, test, calibration, threshold, rng, options)
     baseline = evaluate_cuts(cube, table, threshold=threshold, rng=rng, options=options, kept_false=share)
-    headline |= {"baseline_mcc": baseline["mcc"]} | {key: baseline[key] for key in ("gain", "gain_low", "gain_high")}
     other = _shipped(test, shipped, threshold, rng, options, share)
-    headline |= {f"shipped_{key}": other.get(key, np.nan) for key in ("mcc", "gain", "gain_low", "gain_high")}
+    headline |= {"stated_recall": options.stated_recall, "sky_unknown": float(sky_unknown)}
+    headline |= _headline_beside(reality, baseline, other)
     record = {
         "protocol": protocol,
         "threshold_rule": threshold_rule,
@@ -202,20 +198,12 @@ def evaluate_scores(
         "interval": "images" if headline["n_images"] >= FEW_IMAGES else "counts",
         "headline": headline,
         "confusion": metrics.confusion(labels, scores, threshold),
-        "thresholds": {
-            rule: {"threshold": value, **metrics.rates(**metrics.confusion(labels, scores, value))}
-            for rule, value in thresholds.items()
-        },
+        "thresholds": _by_rule(thresholds, labels, scores),
         "purity": _purity(headline),
-        "calibration": {
-            **calibration.to_record(),
-            **chosen,
-            "ece_before": headline["ece"],
-            "ece_after": metrics.ece(labels, calibrated),
-        },
+        "calibration": calibration.to_record() | chosen | before_and_after,
         "abstention": abstention,
         "accuracy_gap": _accuracy_gap(table, threshold, validation_set),
-        **_errors_by_property(labels, scores, cube, rows, threshold, options.bins),
+        **errors_by_property(labels, scores, cube, rows, threshold, options.bins),
         "reality": reality,
         "baseline": baseline,
         "shipped": other,
@@ -228,72 +216,26 @@ def evaluate_scores(
     return record, curves(labels, scores, calibrated, column(cube, "mags")[rows], bins=options.bins)
 
 
-def by_telescope(
-    labels: np.ndarray,
-    scores: np.ndarray,
-    telescopes: np.ndarray,
-    threshold: float,
-    *,
-    rng: np.random.Generator,
-    options: EvaluateOptions,
-) -> dict[str, Any]:
-    """Scores of each telescope at one threshold.
-
-    Parameters
-    ----------
-    labels, scores, telescopes : numpy.ndarray
-        (N,) of the scored set.
-    threshold : float
-    rng : numpy.random.Generator
-        For the interval of the mean, from draws of whole telescopes.
-    options : EvaluateOptions
-
-    Returns
-    -------
-    dict
-        mcc_mean, mcc_mean_low, mcc_mean_high, mcc_worst, worst (name) over the telescopes that have both classes, and
-        single: n_true, n_false, mcc, auc, recall, fpr by name, NaN where a class is missing.
-    """
-    single: dict[str, dict[str, float]] = {}
-    for name in np.unique(telescopes):
-        mine = telescopes == name
-        given = labels[mine]
-        rates = metrics.rates(**metrics.confusion(given, scores[mine], threshold))
-        counts = {"n_true": int(given.sum()), "n_false": int((given == 0).sum())}
-        both = min(counts.values()) > 0
-        area = metrics.auc(given, scores[mine]) if both else np.nan
-        single[str(name)] = counts | {
-            "auc": area,
-            "mcc": float(rates["mcc"]),
-            "recall": float(rates["recall"]),
-            "fpr": float(rates["fpr"]),
-        }
-    values = {name: row["mcc"] for name, row in single.items() if np.isfinite(row["mcc"])}
-    if not values:
-        return {"single": single}
-    mcc = np.array(list(values.values()))
-    draws = mcc[rng.integers(len(mcc), size=(options.bootstrap, len(mcc)))].mean(axis=1)
-    low, high = percentile_interval(draws, options.confidence)
-    worst = min(values, key=lambda name: values[name])
-    about = {"mcc_mean": float(mcc.mean()), "mcc_mean_low": low, "mcc_mean_high": high}
-    return about | {"mcc_worst": values[worst], "worst": worst, "single": single}
+def _filled_set(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    part = table[table["set"] == name]
+    if part.empty:
+        raise CubeError(f"the set {name} is empty: there is nothing to evaluate")
+    return part
 
 
-def _intervals(
-    part: pd.DataFrame, threshold: float, rng: np.random.Generator, options: EvaluateOptions, kept_false: float
-) -> dict[str, tuple[float, float]]:
-    """Intervals over images of the numbers of some candidates (label, score, image)."""
-    return bootstrap_intervals(
-        part["label"].to_numpy(),
-        part["score"].to_numpy(float),
-        part["image"].to_numpy(),
-        threshold,
-        rng=rng,
-        draws=options.bootstrap,
-        confidence=options.confidence,
-        stated_recall=options.stated_recall,
-        kept_false=kept_false,
-    )
+def _headline_beside(reality: dict[str, Any], baseline: dict[str, Any], shipped: dict[str, float]) -> dict[str, float]:
+    """What the headline says of real stars, of the fixed cuts and of the shipped model; NaN where it is not known."""
+    rivals = {"baseline_mcc": baseline["mcc"]} | {key: baseline[key] for key in ("gain", "gain_low", "gain_high")}
+    rivals |= {f"shipped_{key}": shipped.get(key, np.nan) for key in ("mcc", "gain", "gain_low", "gain_high")}
+    return {key: reality.get(key, np.nan) for key in REALITY} | rivals
+
+
+def _by_rule(thresholds: dict[str, float], labels: np.ndarray, scores: np.ndarray) -> dict[str, dict[str, float]]:
+    """The threshold of each rule, with what it gives."""
+    return {
+        rule: {"threshold": value, **metrics.rates(**metrics.confusion(labels, scores, value))}
+        for rule, value in thresholds.items()
+    }
 
 
 def _headline(
@@ -309,7 +251,7 @@ def _headline(
         stated_recall=options.stated_recall,
         kept_false=kept_false,
     )
-    for name, (low, high) in _intervals(test, threshold, rng, options, kept_false).items():
+    for name, (low, high) in image_intervals(test, threshold, rng, options, kept_false).items():
         values |= {f"{name}_low": low, f"{name}_high": high}
     return values
 
@@ -393,69 +335,6 @@ def _abstention(
     )
 
 
-def _errors_by_property(
-    labels: np.ndarray,
-    scores: np.ndarray,
-    cube: dict[str, np.ndarray],
-    rows: np.ndarray,
-    threshold: float,
-    bins: int,
-) -> dict[str, Any]:
-    """Metrics in bins of magnitude and S/N, and errors by artefact, reason and kind of place."""
-    binned = {
-        name: metrics.binned_metrics(labels, scores, column(cube, key)[rows], threshold, bins=bins).to_dict("records")
-        for name, key in PROPERTIES.items()
-    }
-    reasons = _without_numbers(column(cube, "reasons", "")[rows])
-    return {
-        "bins": binned,
-        "artefacts": grouped_errors(labels, scores, column(cube, "artefacts", "")[rows], threshold, of=0),
-        "reasons": grouped_errors(labels, scores, reasons, threshold),
-        "kinds": grouped_errors(labels, scores, column(cube, "kinds", "")[rows], threshold, of=1),
-    }
-
-
-def errors_by_sign(
-    test: pd.DataFrame, threshold: float, *, rng: np.random.Generator, options: EvaluateOptions, kept_false: float = 1.0
-) -> list[dict[str, Any]]:
-    """Recall and false alarms of what is brighter and of what is fainter than in the reference.
-
-    Parameters
-    ----------
-    test : pandas.DataFrame
-        label, score, image and sign (1, -1).
-    threshold : float
-    rng : numpy.random.Generator
-        For the bootstrap by image.
-    options : EvaluateOptions
-    kept_false : float
-        Share of all False that `test` holds.
-
-    Returns
-    -------
-    list of dict
-        One for each sign: sign, n_true, n_false, fn, fp; recall, fpr and false_alarms_per_image with _low and _high
-        (NaN for what a sign has none of). Empty where all candidates have one sign.
-    """
-    if "sign" not in test or test["sign"].nunique() < 2:
-        return []
-    rows = []
-    for sign in (1, -1):
-        part = test[test["sign"] == sign]
-        counts = metrics.confusion(part["label"].to_numpy(), part["score"].to_numpy(float), threshold)
-        kept = kept_false * test["image"].nunique() / part["image"].nunique()  # an image may have none of this sign
-        intervals = _intervals(part, threshold, rng, options, kept)
-        row: dict[str, Any] = {"sign": sign, "n_true": counts["tp"] + counts["fn"]}
-        row |= {"n_false": counts["fp"] + counts["tn"], "fn": counts["fn"], "fp": counts["fp"]}
-        row["recall"] = counts["tp"] / row["n_true"] if row["n_true"] else np.nan
-        row["fpr"] = counts["fp"] / row["n_false"] if row["n_false"] else np.nan
-        row["false_alarms_per_image"] = counts["fp"] / kept_false / test["image"].nunique()
-        for name in ("recall", "fpr", "false_alarms_per_image"):
-            row[f"{name}_low"], row[f"{name}_high"] = intervals[name]
-        rows.append(row)
-    return rows
-
-
 def _data(table: pd.DataFrame, kept_false: float) -> dict[str, Any]:
     """Images, True and False of every set, and what share of all False they are."""
     sets = table.groupby("set")
@@ -476,34 +355,3 @@ def _accuracy_gap(table: pd.DataFrame, threshold: float, validation_set: str) ->
         if name != "unused"
     }
     return {**accuracy, "train_minus_validation": accuracy.get("train", np.nan) - accuracy[validation_set]}
-
-
-def _without_numbers(texts: np.ndarray) -> np.ndarray:
-    """Reasons that differ by a number only (of the injection, its distance) become one."""
-    return np.array([re.sub(r"\d+(\.\d+)?", "#", str(text)) for text in texts])
-
-
-def grouped_errors(
-    labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, threshold: float, *, of: int | None = None
-) -> list[dict[str, Any]]:
-    """Errors by a text column (empty text: unknown), commonest group first.
-
-    With ``of=0`` only False cutouts count, with ``of=1`` only True ones.
-    """
-    table = pd.DataFrame({"group": np.asarray(groups).astype(str), "label": labels, "accepted": scores >= threshold})
-    if of is not None:
-        table = table[table["label"] == of]
-    rows = []
-    for name, part in table.groupby("group"):
-        false, true = part[part["label"] == 0], part[part["label"] == 1]
-        rows.append(
-            {
-                "group": name or "unknown",
-                "n_true": len(true),
-                "n_false": len(false),
-                "fn": int((~true["accepted"]).sum()),
-                "fp": int(false["accepted"].sum()),
-                "error_rate": float(np.mean(part["accepted"] != (part["label"] == 1))),
-            }
-        )
-    return sorted(rows, key=lambda row: (-row["n_true"] - row["n_false"], row["group"]))
