@@ -12,6 +12,7 @@ from otrain_core.images import align
 from otrain_core.images.align import align_reference
 from otrain_core.images.common_stars import find_stars
 from otrain_core.images.prepare import prepare_image
+from otrain_core.images.star_match import mutual_pairs
 from otrain_core.plan.pipelines import PrepareOptions, SubtractOptions
 from tests.unit.synthetic_pair import Sky, make_sky, observe, turned
 
@@ -45,7 +46,7 @@ def offset(science, aligned):
     prepared = prepare_image(science, seeing=2.5, options=PrepareOptions(cosmics="none"))
     ours = find_stars(prepared.sci, prepared.noise, prepared.mask, threshold=20)
     theirs = find_stars(aligned.data, aligned.noise, aligned.mask, threshold=20)
-    rows, columns = align._pairs(theirs[["x", "y"]].to_numpy(), ours[["x", "y"]].to_numpy(), 2.0)
+    rows, columns = mutual_pairs(theirs[["x", "y"]].to_numpy(), ours[["x", "y"]].to_numpy(), 2.0)
     assert len(rows) > 40
     return max(abs(np.median(theirs[k].to_numpy()[rows] - ours[k].to_numpy()[columns])) for k in ("x", "y"))
 
