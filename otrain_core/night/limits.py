@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.candidates.crossmatch import MAG_BIN, completeness_limit
+from otrain_core.candidates.recovery import MAG_BIN, completeness_limit
 from otrain_core.chain.steps import Clock, ImageSteps, held_planes
 from otrain_core.classify.finder import load_finder
 from otrain_core.io import read_json, read_table, write_json, write_table
