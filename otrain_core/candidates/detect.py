@@ -254,8 +254,7 @@ def detect_candidates(
         if name == "catalogue":
             sources = drop_catalogued(sources, catalogue, wcs, diff.shape, radius=options.catalogue_radius)
         _check_number(len(sources), options.max_candidates, name, image)
-        table = _measured(sources, plane, zero_point=zero_point, size=size, options=options)
-        tables[name] = table.assign(method=name)
+        tables[name] = _measured(sources, plane, name, zero_point=zero_point, size=size, options=options)
     table = tables[next(iter(tables))] if len(tables) == 1 else merge_searches(**tables, radius=seeing)
 
     table = table.iloc[np.lexsort((table["x"], table["y"]))].reset_index(drop=True)
@@ -264,16 +263,15 @@ def detect_candidates(
     table["cause"] = name_surroundings(
         table, data=clean.data, noise=clean.error, mask=mask, reference=reference, seeing=seeing
     )
-    table["ra"], table["dec"] = np.nan, np.nan
-    if wcs is not None and len(x) > 0:
-        table["ra"], table["dec"] = pixel_to_sky(wcs, x, y)
+    located = wcs is not None and len(x) > 0
+    table["ra"], table["dec"] = pixel_to_sky(wcs, x, y) if located else (np.nan, np.nan)
     table["image"], table["time"], table["filter"] = image, time, filter
     table["zero_point_source"] = zero_point_source
     return _named(table, f"{telescope}-{image}" if telescope else image)
 
 
 def _measured(
-    sources: pd.DataFrame, plane: Plane, *, zero_point: float, size: int, options: DetectOptions
+    sources: pd.DataFrame, plane: Plane, search: str, *, zero_point: float, size: int, options: DetectOptions
 ) -> pd.DataFrame:
     """Properties of the sources of one plane, those of a FWHM out of bounds left out."""
     table = plane_properties(sources, plane, zero_point=zero_point)
@@ -282,7 +280,7 @@ def _measured(
     table["edge"] = at_edge(table, plane.missing, options.edge or size // 2, plane.seeing)
     ratio = table["fwhm"] / plane.seeing
     low, high = options.fwhm_ratio
-    return table[(ratio >= low) & (ratio <= high)]
+    return table[(ratio >= low) & (ratio <= high)].assign(method=search)
 
 
 def _named(table: pd.DataFrame, prefix: str) -> pd.DataFrame:
