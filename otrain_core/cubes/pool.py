@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from otrain_core.arrays import write_arrays
-from otrain_core.cubes.cube import OPTIONAL
 from otrain_core.cubes.cube_format import CUBE_COLUMNS, kept_false_share, read_cube
 from otrain_core.cubes.footprints import sky_by
+from otrain_core.cubes.gather import OPTIONAL
 from otrain_core.cubes.inputs import select_inputs
 from otrain_core.cubes.split import SETS, UNUSED, summarise_split
 from otrain_core.errors import CubeError

@@ -9,6 +9,7 @@ from otrain_core.cubes.cube_format import kept_false_share
 from otrain_core.errors import CubeError
 from otrain_core.evaluation import evaluate
 from otrain_core.evaluation.curves import CURVE_COLUMNS
+from otrain_core.evaluation.groups import PROPERTIES
 from otrain_core.evaluation.metrics import confusion, rates
 from otrain_core.evaluation.thresholds import RULES, best_threshold
 from otrain_core.io import read_json, read_table, write_json, write_table
@@ -73,7 +74,7 @@ def test_the_random_protocol_tunes_and_scores_on_one_set(data):
 def test_every_table_adds_up(data):
     record, _ = run(data, bins=3)
     test = data[1][data[1]["set"] == "test"]
-    for name in evaluate.PROPERTIES:
+    for name in PROPERTIES:
         assert len(record["bins"][name]) == 3
     assert sum(row["n_false"] for row in record["bins"]["snr"]) == record["headline"]["n_false"]
     recall = [row["recall"] for row in record["bins"]["snr"]]
