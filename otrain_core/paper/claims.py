@@ -180,10 +180,14 @@ def _knee_claim(table: pd.DataFrame, planned: int, column: str) -> dict[str, Any
     sizes = means.index.get_level_values("n_train")
     above, below = (means[sizes >= knee["low"]].abs(), means[sizes < knee["low"]].abs())
     under, over = int((above < limit).sum()), int((below >= limit).sum())
+    upside_down = int(
+        (means[sizes < knee["low"]] <= -limit).sum()
+    )  # dropout, or few images: not the paper's overfitting
     row["why"] = (
         f"{under} of {len(above)} points at {knee['low']:g} cutouts or more are under {100 * limit:g} %,"
         f" {over} of {len(below)} points below are over it (gaps from {_spread(100 * means, '.1f')} %)"
     )
+    row["why"] += f", {upside_down} of these because validation is better than train" if upside_down else ""
     if above.empty:  # the half that is tested decides, unless it holds
         row["reproduced"] = "unknown" if over == len(below) else "partly" if over else "no"
         return row | {"why": f"{row['why']}; the largest size tried is {table['n_train'].max():g}"}

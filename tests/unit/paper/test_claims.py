@@ -100,6 +100,14 @@ def test_the_paper_defines_its_gap_by_the_last_epoch():
     assert gap_knee(table, limit=0.02, column="fit_minus_validation")["last_over"].iloc[0] == 1000
 
 
+def test_a_gap_the_other_way_round_is_told():
+    claims = list_claims(summary(), PLAN, **(EMPTY | {"data_size": gaps([(500, -0.2), (1000, 0.05), (5500, 0.01)])}))
+    assert (
+        "2 of 2 points below are over it (gaps from -20.0 to 5.0 %), 1 of these because validation is better"
+        in claims["why"][5]
+    )
+
+
 def test_cubes_of_other_sizes_are_not_mixed():
     table = pd.concat([gaps([(500, 0.05)]), gaps([(500, -0.05)]).assign(n_images=10)])
     assert list(gap_knee(table, limit=0.02)["last_over"]) == [500, 500]
