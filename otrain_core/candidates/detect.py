@@ -240,9 +240,7 @@ def detect_candidates(
         require_catalogue(image, wcs=wcs, science=science, catalogue=catalogue)
     clean = difference_plane(diff, noise, mask, image=image, seeing=seeing, psf=psf, rescale=options.rescale_noise)
     tables = {}
-    for name in ("difference", "catalogue"):
-        if name not in options.search:
-            continue
+    for name in [name for name in ("difference", "catalogue") if name in options.search]:
         plane = clean
         if name == "catalogue" and science is not None:
             plane = science_plane(clean, science, psf=science_psf, seeing=science_seeing)

@@ -142,6 +142,8 @@ def evaluate_abstention(
         tn=np.sum((every == 0) & ~labels),
     )
     wrong = every != labels
+    measured = {name: float(values[name]) for name in MEASURED}
+    measured |= {f"{name}_all": all_decided[name] for name in ("mcc", "recall", "fpr")}
     record = {
         "stated_coverage": rule.coverage,
         "low": rule.low,
@@ -149,8 +151,7 @@ def evaluate_abstention(
         "threshold": rule.threshold,
         "n": int(labels.size),
         "n_undecided": int(np.sum(decision < 0)),
-        **{name: float(values[name]) for name in MEASURED},
-        **{f"{name}_all": all_decided[name] for name in ("mcc", "recall", "fpr")},
+        **measured,
         "errors_undecided": float(np.mean(decision[wrong] < 0)) if wrong.any() else np.nan,
     }
     drawn = _measure((draw_images(len(names), rng=rng, draws=draws) @ counts).T)

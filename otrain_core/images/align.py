@@ -215,7 +215,7 @@ def locate_reference(
     table = _common_stars(
         match, stars, stars_reference, science_data=science_data, science_mask=science_mask, prepared=prepared
     )
-    record = {"align": used, **{f"align_{key}": value for key, value in match.record.items()}}
+    record = {"align": used} | {f"align_{key}": value for key, value in match.record.items()}
     return Located(match.mapping, prepared, table, record)
 
 

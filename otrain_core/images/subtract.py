@@ -238,9 +238,10 @@ def subtract_images(
     radius = max(inputs.seeing, inputs.seeing_reference)
     residual, n_residual = star_residual(result.diff, result.noise, inputs.stars, radius=radius)
     rejected = matched.record.get("n_stamps_rejected", np.nan)
-    result.record = {
-        "method": used,
-        **({"wanted_method": options.method} if used != options.method else {}),
+    result.record = {"method": used}
+    if used != options.method:
+        result.record["wanted_method"] = options.method
+    result.record |= {
         **matched.record,
         "flux_scale_stars": stars_flux_scale(inputs.stars),
         **relation,

@@ -147,13 +147,14 @@ def describe(source: Source, row: int) -> dict[str, Any]:
     label, before = int(source.cube["labels"][row]), int(source.before()[row])
     keys = {"mag": "mags", "magerr": "errmags", "filter": "filters", "fwhm": "fwhms", "time": "times"}
     keys |= {"label_reason": "reasons"} | {key: key for key in ("x", "y", "ra", "dec", "snr", "seeing", "pixel_scale")}
+    values = {name: value(key) for name, key in keys.items()}
     return {
         "telescope": source.telescope,
         "pipeline": source.pipeline,
         "cube": source.name,
         "image": str(source.cube["images"][row]) if "images" in source.cube else "",
         "candid": str(source.cube["candids"][row]),
-        **{name: value(key) for name, key in keys.items()},
+        **values,
         "label": "none" if source.new else word(label),
         "before": word(-1 if source.new else before),
         "set": str(source.sets[row]) if source.sets is not None else "",

@@ -322,7 +322,10 @@ def explain_model(
     by_index = scores.set_index("index").loc[index[kept]]
     arrays = {
         "cutouts": cutouts[kept],
-        **{name: found[name][kept] for name in ("maps", "resized", "fallback", "called")},
+        "maps": found["maps"][kept],
+        "resized": found["resized"][kept],
+        "fallback": found["fallback"][kept],
+        "called": found["called"][kept],
         "index": index[kept],
         "candid": by_index["candid"].to_numpy().astype(str),
         "label": by_index["label"].to_numpy().astype(np.uint8),
@@ -333,8 +336,9 @@ def explain_model(
         "channels": np.array(input_stage(model).channels),
         "layer": found["layer"],
         "summary_kind": np.array((*OUTCOMES, "all")),
-        **{f"summary_{key}": np.array([record[name][key] for name in (*OUTCOMES, "all")]) for key in _SUMMARY},
     }
+    for key in _SUMMARY:
+        arrays[f"summary_{key}"] = np.array([record[name][key] for name in (*OUTCOMES, "all")])
     return arrays, record
 
 

@@ -195,8 +195,9 @@ def model_record(
     from otrain_core.evaluation.calibrate import Calibration
 
     headline = metrics.get("headline") or {}
-    record: dict[str, Any] = {
-        **{key: metrics.get(key, "") for key in ("telescope", "pipeline", "experiment", "protocol", "threshold_rule")},
+    names = ("telescope", "pipeline", "experiment", "protocol", "threshold_rule")
+    record: dict[str, Any] = {key: metrics.get(key, "") for key in names}
+    record |= {
         "seed": train.get("seed"),
         "commit": train.get("commit", ""),
         "threshold": headline.get("threshold"),
@@ -329,6 +330,79 @@ def _ease_arcsinh(path: Path) -> None:
         onnx.save(proto, str(path))
 
 
+class _Named:
+    """Nodes and constants of a graph, each with a name by what it computes, and once.
+
+    Attributes
+    ----------
+    names : dict
+        New name of each old one; inputs and outputs of the graph keep theirs.
+    nodes, arrays : list
+        What is kept, in order.
+    """
+
+    def __init__(self, graph: Any):
+        self.names = {value.name: value.name for value in (*graph.input, *graph.output)} | {"": ""}
+        self.nodes: list[Any] = []
+        self.arrays: list[Any] = []
+        self._seen: dict[bytes, list[str]] = {}
+        self._makers = {output: node for node in graph.node for output in node.output if output}
+        self._constants = {array.name: array for array in graph.initializer}
+        for value in graph.output:
+            self._name_all(self._makers[value.name])
+
+    def _name_all(self, last: Any) -> None:
+        """Depth first, without recursion: a node is named once all that it reads has names."""
+        waiting, done = [last], set()
+        while waiting:
+            node = waiting[-1]
+            missing = [old for old in dict.fromkeys(node.input) if old not in self.names]  # one may be read twice
+            for old in missing:
+                if old in self._constants:
+                    self._name_constant(old)
+            unmade = [self._makers[old] for old in missing if old not in self._constants]
+            if unmade:
+                waiting.append(unmade[0])
+                continue
+            waiting.pop()
+            if id(node) not in done:
+                done.add(id(node))
+                self._name_node(node)
+
+    def _name_constant(self, old: str) -> None:
+        array = self._constants[old]
+        array.ClearField("name")
+        key = array.SerializeToString(deterministic=True)
+        if key not in self._seen:
+            self._seen[key] = [f"c{len(self.arrays)}"]
+            self.arrays.append(array)
+            array.name = self._seen[key][0]
+        self.names[old] = self._seen[key][0]
+
+    def _name_node(self, node: Any) -> None:
+        names = self.names
+        about = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
+        inputs = [names[old] for old in node.input]
+        final = [old for old in node.output if names.get(old) == old and old]  # outputs of the graph keep their names
+        key = repr((node.domain, node.op_type, inputs, len(node.output), about, final)).encode()
+        if key in self._seen:
+            names.update(zip(node.output, self._seen[key], strict=True))
+            return
+        number = len(self.nodes)
+        outputs = [old if old in final else f"v{number}_{k}" if old else "" for k, old in enumerate(node.output)]
+        names.update(zip(node.output, outputs, strict=True))
+        self._seen[key] = outputs
+        self.nodes.append(node)
+        node.name = f"{node.op_type}{number}"
+        node.ClearField("input")
+        node.ClearField("output")
+        node.ClearField("doc_string")
+        if not node.domain:
+            node.ClearField("domain")  # set to nothing or not set
+        node.input.extend(inputs)
+        node.output.extend(outputs)
+
+
 def _make_repeatable(path: Path) -> None:
     """Name and order all of a graph by what it computes: converters name and sort by counters and hashes.
 
@@ -341,63 +415,8 @@ def _make_repeatable(path: Path) -> None:
     attributes = (attribute for node in graph.node for attribute in node.attribute)
     if any(item.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for item in attributes):
         return
-    makers = {output: node for node in graph.node for output in node.output if output}
-    constants = {array.name: array for array in graph.initializer}
-    names = {value.name: value.name for value in (*graph.input, *graph.output)} | {"": ""}
-    seen: dict[bytes, list[str]] = {}
-    nodes: list[Any] = []
-    arrays: list[Any] = []
-
-    def name_constant(old: str) -> None:
-        array = constants[old]
-        array.ClearField("name")
-        key = array.SerializeToString(deterministic=True)
-        if key not in seen:
-            seen[key] = [f"c{len(arrays)}"]
-            arrays.append(array)
-            array.name = seen[key][0]
-        names[old] = seen[key][0]
-
-    def name_node(node: Any) -> None:
-        about = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
-        inputs = [names[old] for old in node.input]
-        final = [old for old in node.output if names.get(old) == old and old]  # outputs of the graph keep their names
-        key = repr((node.domain, node.op_type, inputs, len(node.output), about, final)).encode()
-        if key in seen:
-            names.update(zip(node.output, seen[key], strict=True))
-            return
-        number = len(nodes)
-        outputs = [old if old in final else f"v{number}_{k}" if old else "" for k, old in enumerate(node.output)]
-        names.update(zip(node.output, outputs, strict=True))
-        seen[key] = outputs
-        nodes.append(node)
-        node.name = f"{node.op_type}{number}"
-        node.ClearField("input")
-        node.ClearField("output")
-        node.ClearField("doc_string")
-        if not node.domain:
-            node.ClearField("domain")  # set to nothing or not set
-        node.input.extend(inputs)
-        node.output.extend(outputs)
-
-    for value in graph.output:
-        # Depth first, without recursion: a node is named once all that it reads has names.
-        waiting, done = [makers[value.name]], set()
-        while waiting:
-            node = waiting[-1]
-            missing = [old for old in dict.fromkeys(node.input) if old not in names]  # one may be read twice
-            for old in missing:
-                if old in constants:
-                    name_constant(old)
-            unmade = [makers[old] for old in missing if old not in constants]
-            if unmade:
-                waiting.append(unmade[0])
-                continue
-            waiting.pop()
-            if id(node) not in done:
-                done.add(id(node))
-                name_node(node)
-    for field, kept in (("node", nodes), ("initializer", arrays)):
+    named = _Named(graph)
+    for field, kept in (("node", named.nodes), ("initializer", named.arrays)):
         kept = [type(item).FromString(item.SerializeToString()) for item in kept]
         graph.ClearField(field)
         getattr(graph, field).extend(kept)

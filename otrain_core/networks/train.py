@@ -232,6 +232,10 @@ def train_model(
         # Validation is varied once, train in every epoch.
         validation = _staged(stage, cube, used, rows[validation_set], labels=labels, seed=[seed, 0])
         train = validation[:0] if used.varied else _staged(stage, cube, used, rows["train"], labels=labels, seed=[seed])
+
+    def drawn_anew(epoch: int) -> Any:
+        return _staged(stage, cube, used, rows["train"], labels=labels, seed=[seed, epoch])
+
     loop = Loop(
         architecture.without_input_stage(model),
         (train, labels[rows["train"]]),
@@ -239,9 +243,7 @@ def train_model(
         experiment=used,
         seed=seed,
         weights=_class_weights(labels[rows["train"]]) if used.class_weights else None,
-        renew=(lambda epoch: _staged(stage, cube, used, rows["train"], labels=labels, seed=[seed, epoch]))
-        if used.varied
-        else None,
+        renew=drawn_anew if used.varied else None,
         watch=watch,
         progress=progress,
     )
@@ -249,28 +251,39 @@ def train_model(
     if checkpoint is not None:
         about = [used.model_dump(exclude={"threshold", "min_train"}), seed, protocol, backend, *identity]
         loop.resume(Path(checkpoint), _digest(about, labels, *rows.values()))
+    history, took = _run(loop, f"batches of {batch_size} cutouts of {size} px; lower batch_size of the experiment")
+    record = _about(used, model, seed=seed, protocol=protocol, validation_set=validation_set)
+    record |= {"device": device, "backend": backend}
+    record |= _counts(labels, rows, validation_set) | _epochs(loop, history) | took
+    loop.remove_checkpoint()
+    return model, history, record
+
+
+def _about(used: Experiment, model: Any, *, seed: int, protocol: str, validation_set: str) -> dict[str, Any]:
+    """What was trained and how, for the record."""
+    from otrain_core.networks.architecture import flops
+
+    return {
+        "options": used.model_dump(exclude={"threshold", "require_gpu", "n_train", "min_batches", "min_train"}),
+        "seed": seed,
+        "protocol": protocol,
+        "n_parameters": int(model.count_params()),
+        "flops_per_cutout": flops(model),
+        "validation_set": validation_set,
+    }
+
+
+def _run(loop: Loop, held: str) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Run all epochs and take the weights that are kept; the history, and the time [s]. `held` is what needs memory."""
     started, cpu = time.perf_counter(), time.process_time()
     try:
-        with memory_told(f"batches of {batch_size} cutouts of {size} px; lower batch_size of the experiment"):
+        with memory_told(held):
             history = loop.run()
     except BaseException:
         loop.release()
         raise
     loop.restore_kept()
-    took = {"train_seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
-    record = {
-        "options": used.model_dump(exclude={"threshold", "require_gpu", "n_train", "min_batches", "min_train"}),
-        "seed": seed,
-        "protocol": protocol,
-        "n_parameters": int(model.count_params()),
-        "flops_per_cutout": architecture.flops(model),
-        "validation_set": validation_set,
-        "device": device,
-        "backend": backend,
-    }
-    record |= _counts(labels, rows, validation_set) | _epochs(loop, history) | took
-    loop.remove_checkpoint()
-    return model, history, record
+    return history, {"train_seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
 
 
 def finetune_model(

@@ -93,12 +93,13 @@ def list_models(*, results: str | Path = "results") -> list[dict[str, Any]]:
             for version in sorted(versions, key=lambda version: int(version.version)):
                 tags = version.tags
                 kept = ("pipeline", "experiment", "seed", "mcc", "mcc_validation", "threshold", "gate")
+                told = {key: tags.get(key, "") for key in kept}
                 rows.append(
                     {
                         "model": model.name,
                         "version": int(version.version),
                         "alias": ", ".join(sorted(aliases.get(str(version.version), []))),
-                        **{key: tags.get(key, "") for key in kept},
+                        **told,
                         "superseded": "superseded" in tags,
                         "by_hand": model.tags.get(BY_HAND) == "true",
                     }

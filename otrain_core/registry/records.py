@@ -63,8 +63,7 @@ def run_name(keys: Mapping[str, Any]) -> str:
 
 def run_tags(keys: Mapping[str, Any], place: str) -> dict[str, str]:
     """Tags that a run has from its beginning."""
-    return {
-        **{key: str(value) for key, value in keys.items()},
+    return {key: str(value) for key, value in keys.items()} | {
         "kind": "training",
         "cube": f"{keys['telescope']}/{keys['pipeline']}",
         "training": "/".join(str(value) for value in keys.values()),
@@ -142,10 +141,10 @@ class TrainingRecord:
 
     def tags(self) -> dict[str, str]:
         """Tags of the run."""
-        return {
-            **run_tags(self.keys, self.place),
-            "study": self.study or "none",
-            **({"mlflow.parentRunId": self.parent} if self.parent else {}),
+        tags = run_tags(self.keys, self.place) | {"study": self.study or "none"}
+        if self.parent:
+            tags["mlflow.parentRunId"] = self.parent
+        return tags | {
             "commit": str(self.train.get("commit", "")),
             "cube_digest": str(self.train.get("cube_digest", ""))[:16],
             "digest": self.digest,
@@ -186,8 +185,7 @@ class TrainingRecord:
 
     def use(self) -> dict[str, str]:
         """What someone needs who uses the model: stored with it, and with its version."""
-        return {
-            **{key: str(value) for key, value in self.keys.items()},
+        return {key: str(value) for key, value in self.keys.items()} | {
             "training": self.name,
             "digest": self.digest,
             "threshold": f"{number(self.headline, 'threshold'):.6g}",
@@ -200,14 +198,13 @@ class TrainingRecord:
         """The same, and what the gate looks at."""
         calibration = self.metrics.get("calibration") or {}
         use = {key: calibration[key] for key in ("method", "slope", "offset", "knots", "values") if key in calibration}
-        return {
-            **self.use(),
+        tags = self.use() | {
             "calibration": json.dumps(use, sort_keys=True),
             "place": self.place,
             "mcc_validation": f"{validation_mcc(self.folder):.6g}",
             "collapsed": self.collapsed,
-            **{name: f"{number(self.headline, name):.6g}" for name in NUMBERS},
         }
+        return tags | {name: f"{number(self.headline, name):.6g}" for name in NUMBERS}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -260,7 +260,7 @@ def _ensure_run(client, experiment: str, training: TrainingRecord) -> tuple[dict
     entry = {"folder": str(training.folder), "run_id": run.info.run_id, "digest": training.digest}
     onnx = _send_onnx(client, run, training.folder / ONNX)
     if training.keys["protocol"] == "by-image" and not training.study:
-        tags = {**training.version_tags(), **({"onnx": onnx} if onnx else {})}
+        tags = training.version_tags() | ({"onnx": onnx} if onnx else {})
         name = f"otrain-{training.keys['telescope']}"
         version = ensure_version(client, run.info.run_id, name=name, tags=tags, description=training.words())
         entry |= {"model": name, "version": version}

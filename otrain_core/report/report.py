@@ -152,14 +152,12 @@ def build_report(
         )
         for name, folder in cubes.items()
     ]
-    environment = page_templates()
-    environment.filters |= {"num": num, "pct": pct, "count": count, "interval": interval, "words": words}
-    environment.filters |= {"several": several, "p_words": p_words, "term": term}
-    recalls = sorted(set(summary["stated_recall"].dropna()))
+    environment = _templates()
     studies = {
         name: read_studies(root, name, cubes=list(cubes), experiments=config.run.experiments, seeds=config.run.seeds)
         for name in ("transfer", "finetune")
     }
+    now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     page = environment.get_template("report.html").render(
         parts=parts,
         summary=summary.to_dict("records"),
@@ -168,10 +166,7 @@ def build_report(
         cuts=CUTS,
         shipped=SHIPPED,
         few_images=FEW_IMAGES if (summary["interval"] == "counts").any() else 0,
-        rates={
-            key: (title.format(recall=" / ".join(pct(r, 0) for r in recalls)), percent)
-            for key, (title, percent) in RATES.items()
-        },
+        rates=_rate_columns(summary),
         side=side_by_side(comparison["experiments"], comparison["mcnemar"]),
         transfer=transfer_part(studies["transfer"], list(cubes)) if len(studies["transfer"]) else [],
         finetune=finetune_part(studies["finetune"], summary),
@@ -186,16 +181,24 @@ def build_report(
         config=config_lines(config.model_dump(mode="json")),
         gate=config.gate,
         confidence=config.evaluate.confidence,
-        about={
-            "commit": "",
-            "versions": {},
-            **(about or {}),
-            "time": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        },
+        about={"commit": "", "versions": {}} | dict(about or {}) | {"time": now},
         simulated=sorted(name for name, row in telescopes.items() if row.get("source") == "simulated"),
     )
-    named = environment.from_string(WORDS).render(words=words_of(page))
-    return page.replace("WORDS_OF_THE_PAGE", named)
+    return page.replace("WORDS_OF_THE_PAGE", environment.from_string(WORDS).render(words=words_of(page)))
+
+
+def _templates() -> Any:
+    """The templates, with the filters that they use."""
+    environment = page_templates()
+    environment.filters |= {"num": num, "pct": pct, "count": count, "interval": interval, "words": words}
+    environment.filters |= {"several": several, "p_words": p_words, "term": term}
+    return environment
+
+
+def _rate_columns(summary: pd.DataFrame) -> dict[str, tuple[str, bool]]:
+    """Columns of the table of all trainings: heading, and whether it is a percentage."""
+    recalls = " / ".join(pct(recall, 0) for recall in sorted(set(summary["stated_recall"].dropna())))
+    return {key: (title.format(recall=recalls), percent) for key, (title, percent) in RATES.items()}
 
 
 def _artefact_columns(artefacts: pd.DataFrame, cubes: list[str]) -> list[dict[str, Any]]:

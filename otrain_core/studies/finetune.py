@@ -264,7 +264,7 @@ def _scored(
     better = validation_threshold(labels[validation], score_fitted(model, cube, validation), rule)
     scores = score_fitted(model, cube, test)
     at_validation = rates_at(labels[test], scores, images[test], better, rng=rng, options=options)
-    return {
+    record = {
         "n_images": len(np.unique(images[test])),
         "n_true": int(labels[test].sum()),
         "n_false": int((labels[test] == 0).sum()),
@@ -272,5 +272,5 @@ def _scored(
         **rates_at(labels[test], scores, images[test], threshold, rng=rng, options=options),
         "auc": metrics.auc(labels[test], scores),
         "fpr_at_5pct_missed": metrics.fpr_at_recall(labels[test], scores, 0.95),
-        **{f"{key}_validation": value for key, value in at_validation.items()},
     }
+    return record | {f"{key}_validation": value for key, value in at_validation.items()}

@@ -270,7 +270,9 @@ def flip_trial(
     }
     return {
         "fraction": options.flip_fraction,
-        **{f"mcc_{name}": value for name, value in mcc.items()},
+        "mcc_clean": mcc["clean"],
+        "mcc_flipped": mcc["flipped"],
+        "mcc_cleaned": mcc["cleaned"],
         "mcc_loss": mcc["clean"] - mcc["flipped"],
         "mcc_loss_cleaned": mcc["clean"] - mcc["cleaned"],
         "found": measure_flips(flipped[suspects["index"].to_numpy(int)], quality, suspects["suspected"].to_numpy()),

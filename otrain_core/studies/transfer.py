@@ -364,13 +364,12 @@ def _compare(
         return {"note": "every test cutout shows what the model was trained on"}
     threshold = validation_threshold(labels["validation"], scores["validation"], rule)
     at_validation = rates_at(labels["test"], scores["test"], images, threshold, rng=rng, options=options)
-    return {
-        **rates_at(labels["test"], scores["test"], images, own, rng=rng, options=options),
+    record = rates_at(labels["test"], scores["test"], images, own, rng=rng, options=options) | {
         "auc": metrics.auc(labels["test"], scores["test"]),
         "fpr_at_5pct_missed": metrics.fpr_at_recall(labels["test"], scores["test"], 0.95),
         "threshold_validation": threshold,
-        **{f"{name}_validation": value for name, value in at_validation.items()},
     }
+    return record | {f"{name}_validation": value for name, value in at_validation.items()}
 
 
 def transfer_matrix(table: pd.DataFrame, *, value: str = "mcc", experiment: str) -> pd.DataFrame:
