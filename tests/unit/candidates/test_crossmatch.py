@@ -26,7 +26,8 @@ def injections(*rows, flux=1000.0):
 
 
 def label(found, truth, *, seeing=SEEING, **given):
-    section = CrossmatchOptions(**{key: given.pop(key) for key in list(given) if key in CrossmatchOptions.model_fields})
+    asked = {key: given.pop(key) for key in list(given) if key in CrossmatchOptions.model_fields}
+    section = CrossmatchOptions(**asked)
     return crossmatch_candidates(found, truth, image="a", seeing=seeing, options=section, **given)
 
 

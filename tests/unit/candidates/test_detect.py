@@ -19,7 +19,8 @@ METHODS = ["sep"] + [pytest.param(m, marks=needs_source_extractor) for m in ("so
 
 
 def detect(planes, *, image="a", telescope="T", seeing=SEEING, zero_point=ZERO_POINT, size=32, **given):
-    section = DetectOptions(**{key: given.pop(key) for key in list(given) if key in DetectOptions.model_fields})
+    asked = {key: given.pop(key) for key in list(given) if key in DetectOptions.model_fields}
+    section = DetectOptions(**asked)
     return detect_candidates(
         *planes,
         image=image,

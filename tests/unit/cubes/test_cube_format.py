@@ -66,7 +66,8 @@ def test_unusable_cube(tmp_path, change, match):
     good = {"cube": np.ones((4, 9, 9, 1)), "labels": np.array([0, 1, 0, 1])}
     good |= {"mags": np.ones(4), "errmags": np.ones(4), "filters": np.full(4, "R"), "fwhms": np.ones(4)}
     good |= {"candids": np.array(list("abcd"))}
-    np.savez(tmp_path / "cube.npz", **{key: value for key, value in (good | change).items() if value is not None})
+    arrays = {key: value for key, value in (good | change).items() if value is not None}
+    np.savez(tmp_path / "cube.npz", **arrays)
     with pytest.raises(CubeError, match=match):
         read_cube(tmp_path / "cube.npz")
 

@@ -85,8 +85,9 @@ def test_options_replace_and_join_the_derived_ones():
 
 @pytest.mark.parametrize("key", ["inim", "outim", "-tmi"])
 def test_files_of_the_workflow_are_not_to_be_named(key):
+    named = {key: "mine.fits"}
     with pytest.raises(ConfigError, match=f"subtract.hotpants_options: {key.lstrip('-')}: mine.fits"):
-        command(**{key: "mine.fits"})
+        command(**named)
 
 
 @pytest.mark.parametrize(

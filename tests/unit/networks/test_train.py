@@ -106,7 +106,8 @@ def test_training_learns_and_repeats_itself(data):
     assert np.array_equal(scores_of(again, cube), first)
     drop = ["seconds"]
     pd.testing.assert_frame_equal(history.drop(columns=drop), history_again.drop(columns=drop))
-    other, _, _ = fit(cube, split, **{**options, "seed": 4, "epochs": 1})
+    short = options | {"seed": 4, "epochs": 1}
+    other, _, _ = fit(cube, split, **short)
     assert not np.array_equal(scores_of(other, cube), first)
 
 
@@ -340,11 +341,12 @@ def test_compilation_is_asked_for(data, monkeypatch):
 
     assert architecture.keras.backend.backend() == "tensorflow"
     enabled, compiled = config.is_op_determinism_enabled(), []
+    options = TINY | {"epochs": 1}
     monkeypatch.setattr(loop.Loop, "got_worse", lambda self: compiled.append(self.model.jit_compile))
     try:
         for jit_compile in (True, "auto"):
             config.disable_op_determinism()
-            fit(*data, seed=1, jit_compile=jit_compile, **{**TINY, "epochs": 1})
+            fit(*data, seed=1, jit_compile=jit_compile, **options)
             compiled.append(config.is_op_determinism_enabled())
     finally:
         config.enable_op_determinism() if enabled else config.disable_op_determinism()

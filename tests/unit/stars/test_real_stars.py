@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -149,7 +151,7 @@ def test_stars_that_cannot_be_removed(science, sharp):
     stars = table[table.kind == "removed"].reset_index(drop=True)
     first = stars.iloc[0]
     x, y = sharp.wcs.all_world2pix(first.ra, first.dec, 0)
-    broken = type(sharp)(**{**sharp.__dict__, "data": sharp.data.copy()})
+    broken = replace(sharp, data=sharp.data.copy())
     broken.data[int(y) - 1 : int(y) + 3, int(x) - 1 : int(x) + 3] = np.nan
     stars.loc[1, ["ra", "dec"]] = 200.0, -20.0
     stars.loc[2, "flux"] *= 5
@@ -181,7 +183,7 @@ def test_without_wcs_nothing_is_removed(science, sharp, sky):
         same, found = remove_stars(reference, table, name="a")
         assert same is reference and found["removed"] == []
         assert [row["reason"] for row in found["failed"]] == [reason] * len(stars)
-    lost = type(image)(**{**image.__dict__, "wcs": None})
+    lost = replace(image, wcs=None)
     _, table = choose((lost, psf, record))[2:]
     assert table["kind"].value_counts().to_dict() == {"random": 40, "transplanted": 8}
     assert remove_stars(sharp, stars.iloc[:0], name="a")[1]["failed"] == []
@@ -190,7 +192,7 @@ def test_without_wcs_nothing_is_removed(science, sharp, sky):
 def test_reference_without_a_psf_is_no_crash(science, sharp):
     stars = choose(science)[3].query("kind == 'removed'")
     empty = np.random.default_rng(1).normal(300, 10, SHAPE).astype(np.float32)
-    same, record = remove_stars(type(sharp)(**{**sharp.__dict__, "data": empty}), stars, name="a")
+    same, record = remove_stars(replace(sharp, data=empty), stars, name="a")
     assert record["removed"] == [] and "no PSF of the reference" in record["failed"][0]["reason"]
 
 
@@ -207,7 +209,7 @@ def test_the_psf_of_the_reference_has_the_options_of_the_pipeline(science, sharp
 @pytest.mark.parametrize("centre", [(0.0, 5.0), (30.0, 89.95)], ids=["across ra 0", "at the pole"])
 def test_stars_are_found_wherever_the_field_is(science, sharp, centre):
     image, psf, record = science
-    image, reference = (type(frame)(**{**vars(frame), "wcs": frame.wcs.deepcopy()}) for frame in (image, sharp))
+    image, reference = (replace(frame, wcs=frame.wcs.deepcopy()) for frame in (image, sharp))
     for frame in (image, reference):
         frame.wcs.wcs.crval = centre
         frame.wcs.wcs.set()
