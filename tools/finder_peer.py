@@ -100,15 +100,7 @@ def main() -> None:
     images = {name: tile_images(given.cube, given.cube / "split.csv", name) for name in ("train", "test")}
     model = train(images["train"], options, seed=given.seed)
     judged = [
-        judge(
-            found_in(model, image.field.planes),
-            image.field.sources,
-            image=image.field.image,
-            shape=image.field.planes.shape,
-            seeing=image.field.planes.seeing,
-            options=CrossmatchOptions(),
-            least_snr=options.min_snr,
-        )
+        judge(found_in(model, image.field.planes), image.field, options=CrossmatchOptions(), least_snr=options.min_snr)
         for image in images["test"]
     ]
     table = completeness(

@@ -146,6 +146,8 @@ class Field:
         coordinate that no estimate can be below [px]), real (a star set down or taken out), usable.
     psf, science_psf : object
         Of the difference and of the science image, see `otrain_core.stars.psf_model.PSFModel.stamp`.
+    unused : numpy.ndarray or None
+        bool (height, width), pixels that belong to another set of the split.
     """
 
     image: str
@@ -153,6 +155,7 @@ class Field:
     sources: pd.DataFrame
     psf: Any
     science_psf: Any
+    unused: np.ndarray | None = None
 
 
 def read_field(folder: str | Path, *, image: str) -> Field:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ class Judged:
     Attributes
     ----------
     sources : pandas.DataFrame
-        Those that count: image, x, y, kind, snr, limit, and of their match score (-inf: none), distance [px] and
+        Those that count: image, x, y, kind, snr, limit, real, and of their match score (-inf: none), distance [px] and
         found_snr (NaN: none).
     false : numpy.ndarray
         Scores of the false alarms.
@@ -34,46 +35,39 @@ class Judged:
     false: np.ndarray
 
 
-def judge(
-    found: pd.DataFrame,
-    truth: pd.DataFrame,
-    *,
-    image: str,
-    shape: tuple[int, int],
-    seeing: float,
-    options: CrossmatchOptions,
-    least_snr: float = 0.0,
-) -> Judged:
+def judge(found: pd.DataFrame, field: Any, *, options: CrossmatchOptions, least_snr: float = 0.0) -> Judged:
     """Match what was found in an image with its sources, as the step crossmatch does.
+
+    Injected sources that are usable, at least 16 px from the border and above `least_snr` count, and real stars that
+    were moved under the same conditions. Unusable places and sources that fade make no false alarm. Pixels of another
+    set of the split count in nothing.
 
     Parameters
     ----------
     found : pandas.DataFrame
         x, y [px], score, and snr where it is known.
-    truth : pandas.DataFrame
-        Sources, see `otrain_core.candidates.planes.Field`. Injected sources that are usable, at least 16 px from the border and above `least_snr` count. Real stars that
-        were moved, unusable places and sources that fade make no false alarm.
-    image : str
-    shape : tuple of int
-        Of the image (height, width).
-    seeing : float
-        FWHM [px].
+    field : object
+        The image, see `otrain_core.candidates.planes.Field`.
     options : CrossmatchOptions
         ``radius`` and ``exclusion``.
     """
-    height, width = shape
+    truth, seeing, (height, width) = field.sources, field.planes.seeing, field.planes.shape
 
     def inside(table: pd.DataFrame) -> np.ndarray:
         x, y = table["x"].to_numpy(float), table["y"].to_numpy(float)
-        return (x >= EDGE) & (y >= EDGE) & (x <= width - 1 - EDGE) & (y <= height - 1 - EDGE)
+        within = (x >= EDGE) & (y >= EDGE) & (x <= width - 1 - EDGE) & (y <= height - 1 - EDGE)
+        if field.unused is not None:
+            rows, columns = (np.floor(value[within] + 0.5).astype(int) for value in (y, x))
+            within[within] = ~field.unused[rows, columns]
+        return within
 
     found = found.reset_index(drop=True)
     partner, distance = match_one_to_one(truth["x"], truth["y"], found["x"], found["y"], radius=options.radius * seeing)
     near, _ = nearest(found["x"], found["y"], truth["x"], truth["y"], radius=options.exclusion * seeing)
     moved = truth[truth["kind"] == "transplanted"]
     stamp, _ = nearest(found["x"], found["y"], moved["x"], moved["y"], radius=STAMP_RADIUS * seeing)
-    counts = ~truth["real"] & truth["usable"] & (truth["flux"] > 0) & (truth["snr"] >= least_snr) & inside(truth)
-    table = truth[["x", "y", "kind", "snr", "limit"]].assign(image=image)
+    counts = truth["usable"] & (truth["flux"] > 0) & (truth["snr"] >= least_snr) & inside(truth)
+    table = truth[["x", "y", "kind", "snr", "limit", "real"]].assign(image=field.image)
     matched, score = partner >= 0, found["score"].to_numpy(float)
     found_snr = found["snr"].to_numpy(float) if "snr" in found else np.full(len(found), np.nan)
     for name, values, none in (("score", score, -np.inf), ("found_snr", found_snr, np.nan)):
@@ -125,7 +119,7 @@ def completeness(
         S/N of the sources.
     per_image : float
     kind : str, optional
-        Of the places of the sources.
+        Of the places of the sources (default: all injected ones), or that of real stars.
     baseline : str, optional
         Detector that the others are compared with, draw by draw.
 
@@ -186,4 +180,4 @@ def _score_at(false: np.ndarray, weight: np.ndarray, allowed: float) -> float:
 def _scores(one: Judged, low: float, high: float, kind: str | None = None) -> np.ndarray:
     table = one.sources
     chosen = (table["snr"] >= low) & (table["snr"] < high)
-    return table.loc[chosen & (table["kind"] == kind) if kind else chosen, "score"].to_numpy(float)
+    return table.loc[chosen & (table["kind"] == kind if kind else ~table["real"]), "score"].to_numpy(float)

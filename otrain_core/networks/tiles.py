@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from otrain_core.candidates.measure import SIGMA
 from otrain_core.candidates.planes import Field, Planes
@@ -19,31 +18,78 @@ from otrain_core.stars.kinds import STAMP_RADIUS
 TARGETS = ("heat", "dx", "dy", "log_snr", "footprint", "counts", "near")
 NEAR_FAINT = 1.0  # pixels this near to a source that does not train do not either [FWHM]
 MARGIN = 4.0  # of a tile for its matched filter [standard deviations]
-EXTRA = 0.5  # share of the tiles that get further sources
-MOST_EXTRA = 3  # of these
-EXTRA_SNR = (4.0, 60.0)
-PAIR = (0.7, 3.0)  # distance of a further source from another, of half of them [FWHM]
+MOST_EXTRA = 3  # further sources of a tile
+EXTRA_SNR = (4.0, 60.0)  # of these
+PAIR = (0.7, 2.0)  # distance of a further source from another, of half of them [FWHM]
+PAIR_RATIO = 0.4  # of their S/N at most [logarithm]
+HEAT_REACH = 4.0  # beyond it the heat of a source is 0 [standard deviations]
+
+
+class Source(NamedTuple):
+    """A source as the targets of a tile need it.
+
+    Attributes
+    ----------
+    x, y : float
+        [px of the whole image]
+    snr : float
+    trains : bool
+        Injected, usable and no source that fades.
+    blank : float
+        Pixels this near do not train where the source does not [FWHM].
+    light : numpy.ndarray
+        What it adds to the difference [ADU].
+    top, left : int
+        Pixel of the whole image that the first one of `light` falls on.
+    """
+
+    x: float
+    y: float
+    snr: float
+    trains: bool
+    blank: float
+    light: np.ndarray
+    top: int
+    left: int
+
+
+def sources_of(field: Field) -> list[Source]:
+    """The sources of an image."""
+    found = []
+    for row in field.sources.itertuples():
+        stamp, top, left = field.psf.stamp(row.x, row.y)
+        trains = bool(not row.real and row.usable and row.flux > 0)
+        blank = STAMP_RADIUS if row.kind == "transplanted" else NEAR_FAINT
+        found.append(
+            Source(row.x, row.y, row.snr, trains, blank, (row.flux * stamp).astype(np.float32), int(top), int(left))
+        )
+    return found
 
 
 @dataclass(frozen=True)
 class TileImage:
-    """An image that tiles are drawn from.
-
-    Attributes
-    ----------
-    field : Field
-    unused : numpy.ndarray or None
-        bool (height, width), pixels that belong to another set of the split.
-    """
+    """An image that tiles are drawn from, and what is computed of it once."""
 
     field: Field
-    unused: np.ndarray | None = None
 
     @cached_property
     def spreads(self) -> dict[bool, float]:
         """Spread of the image with and without its difference, see `Planes.spread`."""
         planes = self.field.planes
         return {True: planes.spread(), False: planes.without_difference().spread()}
+
+    @cached_property
+    def sources(self) -> list[Source]:
+        return sources_of(self.field)
+
+    def near(self, rows: slice, columns: slice) -> list[Source]:
+        """Sources that may have light in a part of the image."""
+        return [
+            one
+            for one in self.sources
+            if rows.start - len(one.light) <= one.y <= rows.stop + len(one.light)
+            and columns.start - len(one.light) <= one.x <= columns.stop + len(one.light)
+        ]
 
 
 def draw_batch(
@@ -82,22 +128,18 @@ def draw_tile(
     y0, x0 = max(top - margin, 0), max(left - margin, 0)
     rows, columns = slice(y0, top + side + margin), slice(x0, left + side + margin)
     part = planes.cut(rows, columns)
-    sources = field.sources[["x", "y", "flux", "snr", "kind", "real", "usable"]]
-    near = sources["x"].between(x0 - 50, x0 + part.shape[1] + 50) & sources["y"].between(
-        y0 - 50, y0 + part.shape[0] + 50
-    )
-    sources = sources[near]
-    if vary and rng.random() < EXTRA:
+    sources = image.near(rows, columns)
+    if vary and rng.random() < options.add_sources:
         part, sources = _with_more(part, sources, field, (y0, x0), image.spreads[True], rng)
     if vary and rng.random() < options.shift_reference:
         part = shifted_reference(part, rng.uniform(-1, 1), rng.uniform(-1, 1))
     if rng.random() < options.drop_difference:
         part = part.without_difference()
     spread = image.spreads[part.difference is not None]
-    targets = make_targets(part, sources, field.psf, corner=(y0, x0), spread=spread, min_snr=options.min_snr)
-    if image.unused is not None:
+    targets = make_targets(part, sources, corner=(y0, x0), spread=spread, options=options)
+    if field.unused is not None:
         for name in ("counts", "near"):
-            targets[..., TARGETS.index(name)] *= ~image.unused[rows, columns]
+            targets[..., TARGETS.index(name)] *= ~field.unused[rows, columns]
     if vary and rng.random() < options.drop_mask:
         part = replace(part, bad=np.zeros_like(part.bad))
     inner = (slice(top - y0, top - y0 + side), slice(left - x0, left - x0 + side))
@@ -106,39 +148,39 @@ def draw_tile(
 
 
 def _with_more(
-    part: Planes, sources: pd.DataFrame, field: Field, corner: tuple[int, int], spread: float, rng: np.random.Generator
-) -> tuple[Planes, pd.DataFrame]:
+    part: Planes, sources: list[Source], field: Field, corner: tuple[int, int], spread: float, rng: np.random.Generator
+) -> tuple[Planes, list[Source]]:
     """Some more point sources in science image and difference, half of them beside another source."""
     height, width = part.shape
     science = part.science.copy()
     difference = None if part.difference is None else part.difference.copy()
-    rows: list[dict[str, Any]] = []
-    wanted = sources[sources["usable"] & (sources["flux"] > 0)]
+    added: list[Source] = []
     for _ in range(int(rng.integers(1, MOST_EXTRA + 1))):
         x, y = corner[1] + rng.uniform(0, width - 1), corner[0] + rng.uniform(0, height - 1)
         snr = float(np.exp(rng.uniform(*np.log(EXTRA_SNR))))
-        hosts = [*wanted[["x", "y", "snr"]].to_numpy(float), *((row["x"], row["y"], row["snr"]) for row in rows)]
+        hosts = [one for one in (*sources, *added) if one.trains]
         if hosts and rng.random() < 0.5:
             host = hosts[rng.integers(len(hosts))]
             distance, angle = part.seeing * rng.uniform(*PAIR), rng.uniform(0, 2 * np.pi)
-            x, y = host[0] + distance * np.cos(angle), host[1] + distance * np.sin(angle)
-            snr = float(np.clip(host[2] * np.exp(rng.uniform(-0.7, 0.7)), *EXTRA_SNR))
+            x, y = host.x + distance * np.cos(angle), host.y + distance * np.sin(angle)
+            snr = float(np.clip(host.snr * np.exp(rng.uniform(-PAIR_RATIO, PAIR_RATIO)), *EXTRA_SNR))
         row, column = int(np.floor(y + 0.5)) - corner[0], int(np.floor(x + 0.5)) - corner[1]
         if not (0 <= row < height and 0 <= column < width) or part.bad[row, column]:
             continue
-        stamp, y1, x1 = field.psf.stamp(x, y)
+        stamp, top, left = field.psf.stamp(x, y)
         flux = snr * float(part.noise[row, column]) * spread / np.sqrt(np.sum(stamp**2))
+        light = (flux * stamp).astype(np.float32)
         if difference is not None:
-            add_stamp(difference, flux * stamp, y1 - corner[0], x1 - corner[1])
+            add_stamp(difference, light, top - corner[0], left - corner[1])
         own, y1, x1 = field.science_psf.stamp(x, y)
         add_stamp(science, flux * own, y1 - corner[0], x1 - corner[1])
-        rows.append({"x": x, "y": y, "flux": flux, "snr": snr, "kind": "more", "real": False, "usable": True})
-    if not rows:
+        added.append(Source(x, y, snr, True, NEAR_FAINT, light, int(top), int(left)))
+    if not added:
         return part, sources
     for plane in (science, difference):
         if plane is not None:
             plane[part.bad] = 0
-    return replace(part, science=science, difference=difference), pd.concat([sources, pd.DataFrame(rows)])
+    return replace(part, science=science, difference=difference), [*sources, *added]
 
 
 def shifted_reference(planes: Planes, dx: float, dy: float, *, blur: float = 0.0) -> Planes:
@@ -162,58 +204,69 @@ def shifted_reference(planes: Planes, dx: float, dy: float, *, blur: float = 0.0
 
 
 def make_targets(
-    planes: Planes, sources: pd.DataFrame, psf: Any, *, corner: tuple[int, int], spread: float, min_snr: float
+    planes: Planes, sources: Sequence[Source], *, corner: tuple[int, int], spread: float, options: FinderOptions
 ) -> np.ndarray:
     """What the network is to say of each pixel: float32 (height, width, len(`TARGETS`)).
 
-    heat is a Gaussian of the seeing about each source, 1 at its nearest pixel; dx, dy and log_snr are those of the
-    source, within one pixel of it (near = 1); footprint is 1 where its light exceeds the noise. Where counts is 0
-    the heat does not train: about sources that are faint, unusable or fading, and about real stars that were moved.
+    heat is a Gaussian about each source, narrower than the seeing by ``heat_width``, 1 at its nearest pixel; dx, dy and
+    log_snr are those of the source, within one pixel of it (near = 1); footprint is 1 where its light exceeds the noise.
+    Where counts is 0 the heat does not train: about sources below ``min_snr``, unusable or fading ones, and real stars
+    that were moved.
 
     Parameters
     ----------
     planes : Planes
-    sources : pandas.DataFrame
-        x, y [px of the whole image], flux [ADU], snr, kind, real, usable.
-    psf : object
-        Of the difference, see `Field`.
+    sources : sequence of Source
     corner : tuple of int
         Row and column of the whole image that the planes begin at.
     spread : float
         As in `Planes.inputs`.
-    min_snr : float
+    options : FinderOptions
     """
-    height, width = planes.shape
-    found = np.zeros((height, width, len(TARGETS)), np.float32)
-    heat, footprint, counts, near = (
-        found[..., TARGETS.index(name)] for name in ("heat", "footprint", "counts", "near")
-    )
+    found = np.zeros((*planes.shape, len(TARGETS)), np.float32)
+    heat, footprint, counts = (found[..., TARGETS.index(name)] for name in ("heat", "footprint", "counts"))
     counts[...] = 1
-    y, x = (np.arange(length, dtype=np.float32) for length in (height, width))
-    wanted = ~sources["real"] & sources["usable"] & (sources["flux"] > 0) & (sources["snr"] >= min_snr)
-    for source in sources[~wanted].itertuples():
-        reach = planes.seeing * (STAMP_RADIUS if source.kind == "transplanted" else NEAR_FAINT)
-        counts[np.hypot(y[:, None] - (source.y - corner[0]), x - (source.x - corner[1])) < reach] = 0
-    best = np.full((height, width), np.inf, np.float32)
-    for source in sources[wanted].itertuples():
-        dy, dx = np.float32(source.y - corner[0]) - y, np.float32(source.x - corner[1]) - x
-        square = dy[:, None] ** 2 + dx**2
-        np.maximum(heat, np.exp(-square / (2 * (SIGMA * planes.seeing) ** 2)), out=heat)
-        row, column = (int(np.floor(value + 0.5)) for value in (source.y - corner[0], source.x - corner[1]))
-        if 0 <= row < height and 0 <= column < width:
-            heat[row, column] = counts[row, column] = 1
-        close = (np.abs(np.arange(height) - row) <= 1)[:, None] & (np.abs(np.arange(width) - column) <= 1)
-        close &= square < best  # of two sources the nearer
-        best[close] = square[close]
-        values = (np.broadcast_to(dx, square.shape), np.broadcast_to(dy[:, None], square.shape), np.log(source.snr))
-        for name, value in zip(("dx", "dy", "log_snr"), values, strict=True):
-            found[..., TARGETS.index(name)][close] = value if np.isscalar(value) else value[close]
-        near[close] = 1
-        stamp, y0, x0 = psf.stamp(source.x, source.y)
-        light = np.zeros((height, width), np.float32)
-        add_stamp(light, source.flux * stamp, y0 - corner[0], x0 - corner[1])
+    wanted = [one.trains and one.snr >= options.min_snr for one in sources]
+    for one, is_wanted in zip(sources, wanted, strict=True):
+        if not is_wanted:
+            reach = planes.seeing * one.blank
+            box, dx, dy = _about(one, corner, planes.shape, int(np.ceil(reach)))
+            counts[box][np.hypot(dy, dx) < reach] = 0
+    sigma, best = SIGMA * options.heat_width * planes.seeing, np.full(planes.shape, np.inf, np.float32)
+    for one, is_wanted in zip(sources, wanted, strict=True):
+        if not is_wanted:
+            continue
+        box, dx, dy = _about(one, corner, planes.shape, int(np.ceil(HEAT_REACH * sigma)))
+        np.maximum(heat[box], np.exp(-(dx**2 + dy**2) / (2 * sigma**2)), out=heat[box])
+        box, _, _ = _about(one, corner, planes.shape, 0)
+        heat[box] = counts[box] = 1
+        box, dx, dy = _about(one, corner, planes.shape, 1)
+        closer = dx**2 + dy**2 < best[box]  # of two sources the nearer
+        best[box] = np.where(closer, dx**2 + dy**2, best[box])
+        for name, value in (("dx", dx), ("dy", dy), ("log_snr", np.log(one.snr)), ("near", 1)):
+            plane = found[(*box, TARGETS.index(name))]
+            plane[...] = np.where(closer, value, plane)
+        light = np.zeros_like(heat)
+        add_stamp(light, one.light, one.top - corner[0], one.left - corner[1])
         footprint[light > planes.noise * spread] = 1
     return found
+
+
+def _about(
+    one: Source, corner: tuple[int, int], shape: tuple[int, int], reach: int
+) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
+    """Pixels at most `reach` rows and columns from that of a source: their box, and dx (1, n) and dy (n, 1) to the source."""
+    y, x = one.y - corner[0], one.x - corner[1]
+    first = [int(np.floor(value + 0.5)) - reach for value in (y, x)]
+    rows, columns = (
+        slice(min(max(low, 0), length), max(min(low + 2 * reach + 1, length), 0))
+        for low, length in zip(first, shape, strict=True)
+    )
+    dy, dx = (
+        np.float32(value) - np.arange(part.start, max(part.stop, part.start), dtype=np.float32)
+        for value, part in ((y, rows), (x, columns))
+    )
+    return (rows, columns), dx[None], dy[:, None]
 
 
 def turned(inputs: np.ndarray, targets: np.ndarray, symmetry: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,8 @@ def tile_images(cube: str | Path, split: str | Path, name: str) -> list[TileImag
             log.warning("%s", error)
             continue
         candidates = read_table(folder / "labelled.csv", columns=("candid", "x", "y"))
-        found.append(TileImage(field, _unused(field, candidates.merge(table[table["image"] == image]), name)))
+        unused = _unused(field, candidates.merge(table[table["image"] == image]), name)
+        found.append(TileImage(replace(field, unused=unused)))
     return found
 
 
@@ -143,15 +145,7 @@ def tuned_threshold(
 ) -> float:
     """Score above which a network makes one false alarm an image, with the difference."""
     judged = [
-        judge(
-            finder.find(field.planes, threshold=0.0),
-            field.sources,
-            image=field.image,
-            shape=field.planes.shape,
-            seeing=field.planes.seeing,
-            options=crossmatch,
-            least_snr=options.min_snr,
-        )
+        judge(finder.find(field.planes, threshold=0.0), field, options=crossmatch, least_snr=options.min_snr)
         for field in fields
     ]
     return float(np.clip(np.nextafter(score_at(judged, 1.0), 1.0), LEAST_SCORE, 1.0))

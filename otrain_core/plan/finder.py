@@ -36,6 +36,10 @@ class FinderOptions(Section):
     shift_reference: float = Field(
         0.2, ge=0, le=1, description="share of the tiles of training whose reference is shifted, by up to 1 px"
     )
+    add_sources: float = Field(0.8, ge=0, le=1, description="share of the tiles of training that get further sources")
+    heat_width: float = Field(
+        0.5, gt=0, le=2, description="width of the Gaussian that the network is to draw about a source, over the seeing"
+    )
     stress_images: int = Field(4, ge=1, le=10_000, description="test images of the study that are spoilt in its tests")
     min_snr: float = Field(
         4.0, gt=0, description="injected sources below this S/N neither train nor count as false alarms"

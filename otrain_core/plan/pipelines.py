@@ -235,6 +235,9 @@ class DetectOptions(Section):
             raise ValueError("finder: method finder needs the file of a detector network")
         if self.method == "finder" and self.search != ["difference"]:
             raise ValueError("search: method finder searches the difference alone")
+        if self.method != "finder" and (self.finder is not None or self.finder_score is not None):
+            given = "finder" if self.finder is not None else "finder_score"
+            raise ValueError(f"{given}: used by method finder alone, and the method is {self.method}")
         return self
 
 

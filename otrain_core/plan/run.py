@@ -219,6 +219,12 @@ class Run:
             if protocol in (None, name)
         ]
 
+    def finders(self) -> list[str]:
+        """Folders of all detector networks of the run."""
+        run = self.config.run
+        cubes = run.cubes if self.config.finder.train else []
+        return [f"results/{training_folder(cube, 'finder', seed)}" for cube in cubes for seed in run.seeds]
+
 
 def _find(path: str, root: str | Path) -> Path:
     return Path(path) if Path(path).is_absolute() or Path(path).exists() else Path(root) / path

@@ -39,7 +39,7 @@ def records_digest(folder: str | Path) -> str:
 
 
 def find_trainings(root: str | Path) -> tuple[list[str], list[str]]:
-    """Folders of all trainings under a results folder, and the tables of its studies.
+    """Folders of all trainings under a results folder, detector networks last, and the tables of its studies.
 
     Raises
     ------
@@ -50,6 +50,7 @@ def find_trainings(root: str | Path) -> tuple[list[str], list[str]]:
     found = [
         str(folder) for folder in trained_folders(root) if not is_pool(run_keys(folder)["telescope"])
     ]  # never evaluated
+    found += sorted(str(path.parent) for path in root.glob("*/*/finder/seed*/finder.json"))
     if not found:
         raise OtrainError(f"{root}: no training there (telescope/pipeline/experiment/seedN/train.json)")
     return found, sorted(map(str, root.glob("studies/*.csv")))
@@ -119,7 +120,7 @@ class TrainingRecord:
         self.folder = folder
         self.keys = run_keys(folder)
         self.name = "/".join(str(value) for value in self.keys.values())
-        self.train, self.metrics = _read(folder / "train.json"), _read(folder / "metrics.json")
+        self.train, self.metrics = read_record(folder / "train.json"), read_record(folder / "metrics.json")
         self.headline = self.metrics.get("headline") or {}
         self.digest = records_digest(folder)
         self.place = place_of(results_root(folder))
@@ -207,7 +208,14 @@ class TrainingRecord:
         return tags | {name: f"{number(self.headline, name):.6g}" for name in NUMBERS}
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
+    """A record of a training.
+
+    Raises
+    ------
+    OtrainError
+        It cannot be read.
+    """
     try:
         record = read_json(path)
     except ValueError as error:

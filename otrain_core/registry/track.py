@@ -12,6 +12,7 @@ telescope (``otrain-{telescope}``), because a model is used on one telescope.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import tempfile
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from otrain_core.errors import OtrainError
+from otrain_core.figures.finder import MAIN, TABLES
 from otrain_core.figures.training import draw_training
 from otrain_core.io import digest, read_table, write_json
 from otrain_core.plan.config import GateOptions
@@ -33,7 +35,9 @@ from otrain_core.registry.records import (
     REQUIRED,
     StudyTable,
     TrainingRecord,
+    read_record,
     run_name,
+    run_tags,
 )
 from otrain_core.registry.store import (
     EXPERIMENT,
@@ -49,11 +53,13 @@ from otrain_core.registry.store import (
     shown,
     told,
 )
-from otrain_core.results import number, results_root, store_path
+from otrain_core.results import number, results_root, run_keys, store_path
 
 log = logging.getLogger("otrain")
 
 SENT_LATER = ("transfer.csv", "finetune.csv", "gradcam.png")  # of steps that come after; sent when they are there
+FINDER_FILES = ("finder.json", "finder.csv", "finder.onnx")
+FINDER_METRICS = ("threshold", "n_parameters", "n_train_images", "n_validation_images", "kept_epoch", "cpu_seconds")
 # The same for every run, a dozen at most.
 METRICS = (
     *("mcc", "mcc_low", "mcc_high", "accuracy", "f1", "recall", "fpr_at_1pct_missed", "fpr_at_5pct_missed"),
@@ -125,7 +131,8 @@ def import_runs(
     Parameters
     ----------
     folders : iterable of path-like
-        telescope/pipeline/experiment/seedN[/random], each with train.json,
+        telescope/pipeline/finder/seedN of a detector network, with finder.json, finder.csv and finder.onnx, which is not
+        registered, and telescope/pipeline/experiment/seedN[/random], each with train.json,
         metrics.json, history.csv and model.keras; scores.csv, curves.csv, model.onnx, transfer.csv, finetune.csv and
         gradcam.png if there are any.
         Only trainings under the protocol ``by-image`` are registered: the others have no
@@ -184,12 +191,16 @@ def _import_trainings(
     """Import training by training: what became of each folder, under runs, skipped and broken."""
     found: dict[str, list[dict[str, Any]]] = {"runs": [], "skipped": [], "broken": []}
     for folder in folders:
-        if missing := [name for name in REQUIRED if not (folder / name).is_file()]:
+        is_finder = (folder / "finder.json").is_file()
+        if missing := [name for name in (FINDER_FILES if is_finder else REQUIRED) if not (folder / name).is_file()]:
             found["skipped"].append({"folder": str(folder), "reason": f"{', '.join(missing)}: no such file"})
             continue
         started = time.perf_counter()
         try:
-            entry, changed = _ensure_run(client, experiment, TrainingRecord(folder, children))
+            if is_finder:
+                entry, changed = _ensure_finder(client, experiment, folder)
+            else:
+                entry, changed = _ensure_run(client, experiment, TrainingRecord(folder, children))
         except (OtrainError, ValueError, KeyError) as error:
             reason = str(error) if isinstance(error, OtrainError) else f"{folder}: not a record ({error})"
             found["broken"].append({"folder": str(folder), "reason": reason})
@@ -265,6 +276,52 @@ def _ensure_run(client, experiment: str, training: TrainingRecord) -> tuple[dict
         version = ensure_version(client, run.info.run_id, name=name, tags=tags, description=training.words())
         entry |= {"model": name, "version": version}
     return entry, not good
+
+
+def _ensure_finder(client, experiment: str, folder: Path) -> tuple[dict[str, Any], bool]:
+    """The run of a detector network: its record, history and ONNX file, and what the study finder says of it."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    keys, place, record = run_keys(folder), place_of(results_root(folder)), read_record(folder / "finder.json")
+    tables = [folder.parent / f"{name}.csv" for name in TABLES]
+    files = [path for path in (*(folder / name for name in FINDER_FILES), *tables) if path.is_file()]
+    mark = hashlib.sha256("".join(f"{path.name} {digest(path)}\n" for path in files).encode()).hexdigest()[:32]
+    tags = run_tags(keys, place) | {"kind": "finder", "study": "finder", "digest": mark}
+    runs = client.search_runs([experiment], f"tags.training = '{tags['training']}' and tags.place = '{place}'")
+    good = [run for run in runs if run.data.tags.get("digest") == mark and run.info.status == "FINISHED"]
+    live = [run for run in runs if run.info.run_id == record.get("mlflow_run") and "digest" not in run.data.tags]
+    if good or live:
+        run = (good or live)[0]
+    else:
+        run = client.create_run(experiment, run_name=run_name(keys), tags=run_tags(keys, place))
+    run_id = run.info.run_id
+    if not good:
+        numbers = {name: number(record, name) for name in FINDER_METRICS} | _found_by(folder.parent, keys["seed"])
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, value, now, 0) for name, value in numbers.items() if np.isfinite(value)]
+        rows = [] if live else read_table(folder / "finder.csv").to_dict("records")
+        params = [Param(name, str(value)) for name, value in (record.get("options") or {}).items()]
+        metrics += history_metrics(rows, [now] * len(rows))
+        client.log_batch(run_id, metrics=metrics, params=params)
+        for path in files:
+            client.log_artifact(run_id, str(path), "records")
+        client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+        client.set_terminated(run_id, "FINISHED")
+    for other in runs:
+        if other.info.run_id != run_id:
+            client.delete_run(other.info.run_id)
+    return {"folder": str(folder), "run_id": run_id, "digest": mark}, not good
+
+
+def _found_by(folder: Path, seed: int) -> dict[str, float]:
+    """Completeness of a detector network at one false alarm an image, S/N 5 to 10, where the study is there."""
+    if not (folder / "completeness.csv").is_file():
+        return {}
+    table = read_table(folder / "completeness.csv")
+    table = table[(table["seed"] == seed) & (table["false_alarms"] == 1) & (table["kind"] == "all")]
+    table = table[(table["snr_low"] == MAIN[0]) & (table["snr_high"] == MAIN[1])].set_index("detector")["completeness"]
+    names = {"completeness": "finder", "completeness_no_difference": "finder, no difference"}
+    return {name: float(table.get(detector, np.nan)) for name, detector in names.items()}
 
 
 def _is_whole(client, run) -> bool:

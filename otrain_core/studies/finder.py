@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.arrays import read_stack
-from otrain_core.candidates.planes import Field, Planes, add_limits, read_field
+from otrain_core.candidates.planes import Field, Planes, add_limits
 from otrain_core.chain.steps import ImageSteps
 from otrain_core.classify.classifier import Classifier
 from otrain_core.classify.finder import Finder
-from otrain_core.errors import CubeError, ImageError, UpstreamFailed
+from otrain_core.errors import CubeError, UpstreamFailed
 from otrain_core.evaluation.bootstrap import draw_images, percentile_interval
 from otrain_core.evaluation.cuts import FixedCuts, Properties, fit_cuts
 from otrain_core.evaluation.found import Judged, completeness, curve, judge, score_at
@@ -27,7 +27,7 @@ from otrain_core.images.frames import MASK_MISSING, read_planes, write_planes
 from otrain_core.images.pixels import add_stamp
 from otrain_core.io import read_table, write_table
 from otrain_core.networks.tiles import shifted_reference
-from otrain_core.networks.train_finder import images_of
+from otrain_core.networks.train_finder import images_of, tile_images
 from otrain_core.plan.config import EvaluateOptions
 from otrain_core.plan.finder import FinderOptions
 from otrain_core.plan.pipelines import CrossmatchOptions, Pipeline
@@ -75,15 +75,7 @@ class Judges:
 
     def judged(self, found: pd.DataFrame, field: Field) -> Judged:
         """What was found in an image against its sources."""
-        return judge(
-            found,
-            field.sources,
-            image=field.image,
-            shape=field.planes.shape,
-            seeing=field.planes.seeing,
-            options=self.crossmatch,
-            least_snr=self.least_snr,
-        )
+        return judge(found, field, options=self.crossmatch, least_snr=self.least_snr)
 
     def by_finder(self, field: Field) -> dict[str, Judged]:
         """With and without the difference."""
@@ -152,7 +144,7 @@ def finder_study_files(
     if scorer is not None and recipe is None:
         raise CubeError(f"{classifier}: does not say how its cutouts were made")
     cuts = _fitted_cuts(cube, split)
-    fields = _fields(cube, images_of(split, "test"))
+    fields = [one.field for one in tile_images(cube, split, "test")]
     if not fields:
         raise CubeError(f"{split}: no test image whose difference was kept; the study needs some")
     chain: dict[str, list[Judged]] = {}
@@ -176,16 +168,6 @@ def finder_study_files(
     for name, table in results.items():
         write_table(tables[name], table)
     save_figure(figure, draw_finder(results["curves"], results["completeness"], results["stress"]))
-
-
-def _fields(cube: str | Path, images: Sequence[str]) -> list[Field]:
-    fields = []
-    for image in images:
-        try:
-            fields.append(read_field(image_folder(cube, image), image=image))
-        except (ImageError, UpstreamFailed):  # left out of the cube too
-            continue
-    return fields
 
 
 def _fitted_cuts(cube: str | Path, split: str | Path) -> FixedCuts:
@@ -249,7 +231,7 @@ def _precision(
     per_image = []
     for several in zip(*found.values(), strict=True):
         there = np.all([np.isfinite(one.sources["score"]) for one in several], axis=0)
-        there &= several[0].sources["snr"].between(*AT_TEN).to_numpy()
+        there &= several[0].sources["snr"].between(*AT_TEN).to_numpy() & ~several[0].sources["real"].to_numpy()
         per_image.append([one.sources[there] for one in several])
     weights = draw_images(len(per_image), rng=rng, draws=evaluate.bootstrap)
     for k, name in enumerate(names):
@@ -313,7 +295,7 @@ def _of_scene(judged: Sequence[Judged], limit: float, *, pairs: bool) -> dict[st
         both = hit[table["kind"].str.startswith("pair")].groupby([table["image"], table["kind"]]).agg(["size", "all"])
         both = both[both["size"] == 2]["all"]
         return {"n": len(both), "completeness": float(both.mean()), "false_alarms": false_alarms}
-    chosen = table["snr"].between(*MAIN)
+    chosen = table["snr"].between(*MAIN, inclusive="left") & ~table["real"]
     return {"n": int(chosen.sum()), "completeness": float(hit[chosen].mean()), "false_alarms": false_alarms}
 
 
@@ -425,7 +407,8 @@ def _pairs(separation: float) -> Scene:
         rows: list[dict[str, Any]] = []
         for _ in range(50 * PAIRS):
             x, y = rng.uniform(24, width - 25), rng.uniform(24, height - 25)
-            if len(rows) == 2 * PAIRS or not free[int(y), int(x)] or cKDTree(taken).query((x, y))[0] < 8 * seeing:
+            alone = not taken or cKDTree(taken).query((x, y))[0] >= 8 * seeing
+            if len(rows) == 2 * PAIRS or not free[int(y), int(x)] or not alone:
                 continue
             angle, snr = rng.uniform(0, 2 * np.pi), np.exp(rng.uniform(*np.log(PAIR_SNR)))
             flux = snr * field.planes.noise[int(y), int(x)] / np.sqrt(np.sum(field.psf.stamp(x, y)[0] ** 2))

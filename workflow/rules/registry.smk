@@ -12,6 +12,9 @@ rule track:
             for name in ("gradcam.png", "model.onnx")
         ],
         tables=RUN.studies.tables(),
+        finders=[
+            f"{folder}/{name}" for folder in RUN.finders() for name in ("finder.json", "finder.csv", "finder.onnx")
+        ],
         studies=expand("results/studies/{sweep}.csv", sweep=RUN.config.studies.sweeps),
     output:
         record="results/mlflow.json",
@@ -25,7 +28,7 @@ rule track:
         runtime=60,
     params:
         store="results/mlflow.db",
-        runs=with_studies(RUN.trainings()),
+        runs=with_studies(RUN.trainings()) + RUN.finders(),
         gate=RUN.config.gate.model_dump(),
         code=code_of("registry/track"),
     script:

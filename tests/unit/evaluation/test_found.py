@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,13 +14,18 @@ def truth(*rows):
     return pd.DataFrame(rows, columns=columns).assign(limit=0.1)
 
 
+def image_of(sources, unused=None):
+    planes = SimpleNamespace(shape=(100, 100), seeing=3.0)
+    return SimpleNamespace(image="i", sources=sources, planes=planes, unused=unused)
+
+
 def found(*rows):
     return pd.DataFrame(rows, columns=["x", "y", "score"])
 
 
 def judged(scores, false, snr=7.0):
     scores = np.array(scores, float)
-    table = pd.DataFrame({"score": scores, "snr": snr, "kind": "random"})
+    table = pd.DataFrame({"score": scores, "snr": snr, "kind": "random", "real": False})
     return Judged(table, np.array(false, float))
 
 
@@ -30,15 +37,37 @@ def test_sources_are_matched_and_the_rest_are_false_alarms():
         (30, 70, "random", 9, 50, False, False),
     )
     seen = found((30.5, 30, 0.9), (80, 80, 0.4), (60, 71, 0.8), (30, 70, 0.7), (31, 33, 0.3), (3, 3, 0.6))
-    one = judge(seen, sources, image="i", shape=(100, 100), seeing=3.0, options=CrossmatchOptions())
-    assert one.sources["score"].tolist() == [0.9, -np.inf]  # real stars and unusable places do not count
+    one = judge(seen, image_of(sources), options=CrossmatchOptions())
+    assert one.sources["score"].tolist() == [0.9, -np.inf, 0.8]  # unusable places do not count
+    assert one.sources["real"].tolist() == [False, False, True]
     assert one.sources["distance"].iloc[0] == pytest.approx(0.5)
     assert one.false.tolist() == [0.4]  # neither beside a source, nor at the edge
 
 
+def test_pixels_of_another_set_count_in_nothing():
+    sources = truth((30, 30, "random", 9, 50, False, True), (60, 30, "random", 9, 50, False, True))
+    unused = np.zeros((100, 100), bool)
+    unused[:, 50:] = True
+    one = judge(
+        found((30, 30, 0.9), (60, 30, 0.8), (80, 80, 0.4), (30, 80, 0.3)),
+        image_of(sources, unused),
+        options=CrossmatchOptions(),
+    )
+    assert one.sources["x"].tolist() == [30] and one.false.tolist() == [0.3]
+
+
+def test_real_stars_are_counted_by_their_kind_alone():
+    table = pd.DataFrame({"score": [0.9, 0.1, 0.8], "snr": 7.0, "kind": ["random", "random", "removed"]})
+    images = {"one": [Judged(table.assign(real=table["kind"] == "removed"), np.array([0.5]))]}
+    options, rng = EvaluateOptions(), np.random.default_rng(1)
+    for kind, n, share in ((None, 2, 0.5), ("removed", 1, 1.0)):
+        row = completeness(images, low=5, high=10, per_image=0.5, options=options, rng=rng, kind=kind).iloc[0]
+        assert (row["n"], row["completeness"]) == (n, share)
+
+
 def test_nothing_found_is_no_error():
     sources = truth((30, 30, "random", 9, 50, False, True))
-    one = judge(found(), sources, image="i", shape=(100, 100), seeing=3.0, options=CrossmatchOptions())
+    one = judge(found(), image_of(sources), options=CrossmatchOptions())
     assert one.sources["score"].tolist() == [-np.inf] and one.false.size == 0
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,12 +13,13 @@ from otrain_core.networks.tiles import (
     draw_tile,
     make_targets,
     shifted_reference,
+    sources_of,
     turned,
 )
 from otrain_core.plan.finder import FinderOptions
 
 SEEING = 3.0
-QUIET = FinderOptions(drop_difference=0, drop_mask=0, shift_reference=0)
+QUIET = FinderOptions(heat_width=1.0, drop_difference=0, drop_mask=0, shift_reference=0)
 
 
 class Gaussian:
@@ -59,7 +62,7 @@ def target(found, name):
 
 
 def test_targets_of_sources_that_train_and_of_others(field):
-    found = make_targets(field.planes, SOURCES, field.psf, corner=(0, 0), spread=1.0, min_snr=4.0)
+    found = make_targets(field.planes, sources_of(field), corner=(0, 0), spread=1.0, options=QUIET)
     heat = target(found, "heat")
     assert np.argwhere(heat == 1).tolist() == [[31, 20]]  # neither the faint one nor the star that was moved
     assert target(found, "dx")[31, 20] == pytest.approx(0.3, abs=1e-5)
@@ -76,22 +79,25 @@ def test_targets_of_sources_that_train_and_of_others(field):
 
 
 def test_the_corner_moves_the_sources_along(field):
-    whole = make_targets(field.planes, SOURCES, field.psf, corner=(0, 0), spread=1.0, min_snr=4.0)
+    whole = make_targets(field.planes, sources_of(field), corner=(0, 0), spread=1.0, options=QUIET)
     part = field.planes.cut(slice(8, 60), slice(5, 70))
-    found = make_targets(part, SOURCES, field.psf, corner=(8, 5), spread=1.0, min_snr=4.0)
+    found = make_targets(part, sources_of(field), corner=(8, 5), spread=1.0, options=QUIET)
     np.testing.assert_allclose(found, whole[8:60, 5:70], atol=1e-5)
 
 
 def test_of_two_near_sources_a_pixel_leads_to_the_nearer(field):
     two = sources((20.0, 30.0, 300.0, 25.0, "random", False, True), (22.0, 30.0, 300.0, 25.0, "random", False, True))
-    dx = target(make_targets(field.planes, two, field.psf, corner=(0, 0), spread=1.0, min_snr=4.0), "dx")
+    dx = target(
+        make_targets(field.planes, sources_of(replace(field, sources=two)), corner=(0, 0), spread=1.0, options=QUIET),
+        "dx",
+    )
     assert dx[30, 19:24].tolist() == pytest.approx([1, 0, dx[30, 21], 0, -1]) and abs(dx[30, 21]) == 1
 
 
 @pytest.mark.parametrize("symmetry", range(8))
 def test_offsets_turn_with_the_tile(field, symmetry):
     inputs = field.planes.inputs(1.0)[:70, :70]
-    targets = make_targets(field.planes, SOURCES, field.psf, corner=(0, 0), spread=1.0, min_snr=4.0)[:70, :70]
+    targets = make_targets(field.planes, sources_of(field), corner=(0, 0), spread=1.0, options=QUIET)[:70, :70]
     seen, said = turned(inputs, targets, symmetry)
     row, column = np.argwhere(target(said, "heat") == 1)[0]
     x, y = column + target(said, "dx")[row, column], row + target(said, "dy")[row, column]
@@ -136,7 +142,7 @@ def test_batches_vary_and_repeat_with_the_seed(field):
 
 def test_pixels_of_another_set_do_not_count(field):
     unused = np.ones((72, 80), bool)
-    _, targets = draw_tile(TileImage(field, unused), QUIET, 72, np.random.default_rng(1), vary=False)
+    _, targets = draw_tile(TileImage(replace(field, unused=unused)), QUIET, 72, np.random.default_rng(1), vary=False)
     assert not target(targets, "counts").any() and not target(targets, "near").any()
 
 

@@ -74,9 +74,7 @@ def test_a_tiny_network_learns_to_find(images, trained, tmp_path):
     threshold = tuned_threshold(finder, [images["validation"][0].field], TINY, CrossmatchOptions())
     assert 0.02 <= threshold < 1
     found = finder.find(field.planes, threshold=threshold)
-    judged = judge(
-        found, field.sources, image="i", shape=(96, 96), seeing=SEEING, options=CrossmatchOptions(), least_snr=4
-    )
+    judged = judge(found, field, options=CrossmatchOptions(), least_snr=4)
     assert np.isfinite(judged.sources["score"]).sum() >= 7  # of 9
     assert judged.false.size <= 3
 

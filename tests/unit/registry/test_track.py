@@ -297,3 +297,30 @@ def test_what_the_gate_looks_at_comes_to_versions_of_earlier_imports(place, runs
     record = import_runs(runs, **place, gate=GATE)
     assert client.get_model_version("otrain-tiny", "1").tags == before
     assert record["champions"]["tiny"]
+
+
+def test_a_detector_network_is_a_run_with_its_file_and_its_numbers(place, tmp_path):
+    cube = tmp_path / "results/tiny/builtin"
+    folder = cube / "finder/seed2"
+    folder.mkdir(parents=True)
+    (folder / "finder.onnx").write_bytes(b"a network")
+    io.write_json(folder / "finder.json", {"threshold": 0.3, "cpu_seconds": 12.0, "options": {"filters": 16}})
+    io.write_table(folder / "finder.csv", pd.DataFrame({"epoch": [1, 2], "loss": [3.0, 2.0], "validation_loss": 2.5}))
+    import_runs([folder], **place, gate=GATE)
+    found = {"detector": ["finder", "finder, no difference"], "completeness": [0.7, 0.6], "seed": 2, "kind": "all"}
+    table = pd.DataFrame(found).assign(false_alarms=1.0, snr_low=5.0, snr_high=10.0)
+    io.write_table(folder.parent / "completeness.csv", table)
+    for _ in range(2):  # the numbers of the study came later; the second time changes nothing
+        record = import_runs([folder], **place, gate=GATE)
+        (run,) = live_runs(place)
+        assert record["runs"][0]["run_id"] == run.info.run_id
+        assert run.info.status == "FINISHED" and run.data.tags["kind"] == "finder"
+        assert run.data.metrics["completeness"] == 0.7 and run.data.metrics["completeness_no_difference"] == 0.6
+        assert run.data.metrics["threshold"] == 0.3 and run.data.metrics["epoch/loss"] == 2
+        assert run.data.params["filters"] == "16"
+    client, _ = open_store(**place)
+    files = {file.path for file in client.list_artifacts(run.info.run_id, "records")}
+    assert {"records/finder.onnx", "records/finder.json", "records/completeness.csv"} <= files
+    assert find_trainings(tmp_path / "results")[0] == [str(folder)]
+    (folder / "finder.onnx").unlink()
+    assert "finder.onnx: no such file" in import_runs([folder], **place, gate=GATE)["skipped"][0]["reason"]

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -95,10 +96,20 @@ def test_a_pair_counts_where_both_are_found():
             "kind": ["pair0", "pair0", "pair1", "pair1", "random"],
             "snr": 20.0,
             "score": [0.9, 0.8, 0.9, -np.inf, 0.1],
+            "real": False,
         }
     )
     found = module._of_scene([Judged(table, np.array([0.6, 0.2]))], 0.5, pairs=True)
     assert found == {"n": 2, "completeness": 0.5, "false_alarms": 1.0}
+    edges = table.assign(snr=[5.0, 10.0, 7.0, 7.0, 7.0], real=[False, False, False, False, True])
+    assert module._of_scene([Judged(edges, np.empty(0))], 0.5, pairs=False)["n"] == 3  # 5 belongs to it, 10 does not
+
+
+def test_pairs_are_set_down_in_an_image_without_sources(field, raw):
+    _, sources = scenes()["pairs 2 FWHM apart"](
+        replace(field, sources=field.sources[:0]), raw, np.random.default_rng(1)
+    )
+    assert len(sources) >= 4
 
 
 def test_with_and_without_the_difference(field):
@@ -137,7 +148,7 @@ def test_position_error_in_units_of_the_limit():
     for _ in range(30):
         errors = rng.normal(0, 0.2, (40, 2))
         table = pd.DataFrame({"score": 1.0, "snr": 10.0, "limit": 0.2, "distance": np.hypot(*errors.T)})
-        images.append(Judged(table.assign(found_snr=11.0, kind="random"), np.empty(0)))
+        images.append(Judged(table.assign(found_snr=11.0, kind="random", real=False), np.empty(0)))
     row = module._precision({FINDER: images}, EvaluateOptions(bootstrap=200), rng).iloc[0]
     assert row["n"] == 1200 and row["position_ratio"] == pytest.approx(1, abs=0.06)
     assert row["position_ratio_low"] < 1 < row["position_ratio_high"]
