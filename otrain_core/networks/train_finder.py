@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from otrain_core.candidates.planes import Field, read_field
 from otrain_core.classify.finder import LEAST_SCORE, Finder
 from otrain_core.errors import CubeError, ImageError, UpstreamFailed
 from otrain_core.evaluation.found import judge, score_at
-from otrain_core.io import digest, read_table, write_json, write_table
+from otrain_core.io import atomic, digest, read_table, write_json, write_table
 from otrain_core.jobs.provenance import provenance
 from otrain_core.networks.checkpoint import Checkpoint
 from otrain_core.networks.devices import check_seed, memory_told, prepare_device
@@ -90,6 +91,7 @@ def train_finder_files(
         model, rows, result = train_finder(
             images, options=options, seed=seed, checkpoint=folder / "finder.checkpoint", identity=identity, watch=watch
         )
+    from otrain_core.networks.export_onnx import write_metadata
     from otrain_core.networks.finder import export_finder
 
     telescope, pipeline = Path(cube).parts[-2:]
@@ -98,8 +100,11 @@ def train_finder_files(
     )
     named = {"telescope": telescope, "pipeline": pipeline, "seed": seed, "threshold": LEAST_SCORE}
     export_finder(model, onnx, options=options, about=named, probes=probes)
-    named["threshold"] = tuned_threshold(Finder(onnx), [one.field for one in images["validation"]], options, crossmatch)
-    export_finder(model, onnx, options=options, about=named, probes=probes)
+    finder = Finder(onnx)
+    named["threshold"] = tuned_threshold(finder, [one.field for one in images["validation"]], options, crossmatch)
+    with atomic(onnx) as temporary:
+        copyfile(onnx, temporary)
+        write_metadata(temporary, {**finder.about, **named})
     write_table(history, rows)
     live = {"mlflow_run": watch.run_id} if watch and watch.run_id else {}
     write_json(record, named | result | live | {"options": options.model_dump()} | provenance())
