@@ -21,7 +21,6 @@ PACKAGES = (
     "sep",
     "photutils",
     "astroscrappy",
-    "reproject",
     "keras",
     "tensorflow",
     "jax",
