@@ -73,5 +73,6 @@ def is_full(error: BaseException | None) -> bool:
             return True
         if getattr(error, "sqlite_errorname", "") in ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"):
             return True
+        # Not the cause alone: sentences that take the place of an error are raised `from None`, and libraries raise anew.
         error = error.__cause__ or error.__context__
     return False

@@ -30,7 +30,7 @@ MOST_BYTES = 2**20  # of each file
 
 
 def ship(training: Path, *, configs: list[Path], folder: Path = FOLDER, seed: int = 1) -> dict[str, Any]:
-    """Copy the files of a training and write its card; scores on real data and failures of an older card are dropped.
+    """Copy the files of a training and write its card; scores on real data, failures and notes of an older card are dropped.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def ship(training: Path, *, configs: list[Path], folder: Path = FOLDER, seed: in
         shutil.copy(training / f"model.{kind}", folder / f"{NAME}.{kind}")
     record["network"]["bytes"] = (folder / f"{NAME}.onnx").stat().st_size
     record["check"] = _check(cube, scores, folder, np.random.default_rng(seed))
-    card = {"model": NAME, **record, "failures": []}
+    card = {"model": NAME, **record, "failures": [], "notes": []}
     write_card(card, folder)
     return card
 
@@ -92,6 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--real-sky", type=Path, metavar="CSV", help="scores on real data, set by set")
     parser.add_argument("--model", default=NAME, help="name of the model in that table (default: universal)")
     parser.add_argument("--failures", type=Path, metavar="TXT", help="known failures, one a line")
+    parser.add_argument("--notes", type=Path, metavar="TXT", help="what else is to be known of the choices, one a line")
     parser.add_argument("-o", "--output", type=Path, default=FOLDER, metavar="FOLDER")
     chosen = parser.parse_args(arguments)
     try:
@@ -103,8 +104,9 @@ def main(arguments: list[str] | None = None) -> None:
             simulated = [row for row in card["scores"] if not row.get("real")]
             rows = table_scores(read_table(chosen.real_sky), model=chosen.model)
             card["scores"] = simulated + [{**row, "real": True} for row in rows]
-        if chosen.failures:
-            card["failures"] = [line.strip() for line in chosen.failures.read_text().splitlines() if line.strip()]
+        for name, path in (("failures", chosen.failures), ("notes", chosen.notes)):
+            if path:
+                card[name] = [line.strip() for line in path.read_text().splitlines() if line.strip()]
         write_card(card, chosen.output)
     except (OtrainError, OSError) as error:
         sys.exit(f"tools.ship: {error}")

@@ -46,7 +46,7 @@ def _value(row: Mapping[str, Any], key: str) -> str:
 
 
 def card_markdown(card: Mapping[str, Any]) -> str:
-    """A card as Markdown: training, prior, scores, failures."""
+    """A card as Markdown: training, scores, failures, notes, prior."""
     data, network = card.get("data") or {}, card.get("network") or {}
     parts = [f"# Model {card.get('model', '')}", "", f"Trained on {data_words(data)}.", ""]
     facts = {**(card.get("training") or {}), **network, "threshold": card.get("threshold")}
@@ -66,6 +66,8 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         parts += [f"{UNKNOWN.capitalize()}."]
     failures = [f"- {text}" for text in card.get("failures") or []]
     parts += ["", "## Known failures", "", *(failures or [f"{UNKNOWN.capitalize()}."])]
+    if notes := card.get("notes"):
+        parts += ["", "## Notes", "", *(f"- {text}" for text in notes)]
     if prior := card.get("prior"):
         parts += ["", "## Prior of the telescopes", "", "| key | distribution |", "|---|---|"]
         parts += [f"| {key} | {_plain(value)} |" for key, value in prior.items()]

@@ -52,12 +52,16 @@ def test_scores_on_real_data_are_added_later(tmp_path, training):
     table = pd.DataFrame({"set": ["hatp32"], "model": ["universal"], "n_images": [62], "auc": [0.97]})
     write_table(tmp_path / "real.csv", table)
     (tmp_path / "failures.txt").write_text("trailed sources\n\n")
-    more = ["--real-sky", str(tmp_path / "real.csv"), "--failures", str(tmp_path / "failures.txt"), "-o", str(out)]
+    (tmp_path / "notes.txt").write_text("chosen of two\n")
+    more = ["--real-sky", str(tmp_path / "real.csv"), "-o", str(out)]
+    more += ["--failures", str(tmp_path / "failures.txt"), "--notes", str(tmp_path / "notes.txt")]
     for _ in range(2):  # once more takes the place of the first
         ship.main(more)
     card = json.loads((out / "universal.json").read_text())
     assert [row["set"] for row in card["scores"]].count("hatp32") == 1 and card["failures"] == ["trailed sources"]
     assert card["scores"][0]["set"] == "simulated telescopes, held out"
+    text = (out / "universal.md").read_text()
+    assert "## Known failures\n\n- trailed sources\n\n## Notes\n\n- chosen of two\n" in text
 
 
 def test_what_is_not_there_or_too_large_is_refused(tmp_path, training, monkeypatch):
