@@ -52,7 +52,7 @@ pipelines:
 run: {{cubes: [{telescope}/builtin]}}
 """
 COLUMNS = ("telescope", "image", "path", "role", "field", "wcs", "reference")
-LCO_STARS, LCO_SNR = 60, 10.0  # stars of the template set down in its difference, and their least S/N in the template
+LCO_STARS = 60  # stars of the template set down in its difference
 ZTF_REAL, ZTF_BOGUS = (0.9, 0.9), (0.1, 0.2)  # limits of drb, and of rb where there is no drb
 RUBIN_REAL, RUBIN_BOGUS = 0.9, 0.5  # of the reliability
 ASTEROID = 2.0  # a known one this near [arcsec]

@@ -57,36 +57,6 @@ def even_odds(threshold: float) -> Calibration:
     return Calibration(1.0, -float(logit(np.array([threshold]))[0]) if known else 0.0, "platt")
 
 
-def fine_tune(
-    model, cutouts: np.ndarray, labels: np.ndarray, *, seed: int, options: FinetuneOptions, experiment: Experiment
-) -> pd.DataFrame:
-    """Go on training a model in place, and give the history.
-
-    Batch normalisation is frozen by default, statistics and scale alike: those of the source come
-    from many cutouts, and the input stage has brought those of the target to the same scale. The
-    last epoch is kept: no label is spent on choosing one.
-
-    Parameters
-    ----------
-    model : keras.Model
-        Of `otrain_core.networks.architecture.build_network`.
-    cutouts : numpy.ndarray
-        (n, size, size, channels) as from `otrain_core.networks.predict.model_inputs`.
-    labels : numpy.ndarray
-        (n,) 0 or 1, weighed by their inverse frequency.
-    seed : int
-        Of the order, augmentation and dropout.
-    options : FinetuneOptions
-        The learning rate falls along a cosine.
-    experiment : Experiment
-        With which the model was trained; ``label_smoothing`` and ``augment`` stay as they were.
-    """
-    from otrain_core.networks import architecture
-
-    stage = architecture.keras.Model(model.input, architecture.input_stage(model).output)
-    return _train(model, predict(stage, cutouts), labels, seed=seed, options=options, experiment=experiment)
-
-
 def _train(
     model,
     staged: np.ndarray,
@@ -97,7 +67,12 @@ def _train(
     experiment: Experiment,
     validation: Labelled | None = None,
 ) -> pd.DataFrame:
-    """`fine_tune` on cutouts behind the input stage, watched on those of validation (default: on themselves)."""
+    """Train on cutouts behind the input stage, watched on those of validation (default: on themselves).
+
+    Batch normalisation is frozen by default, statistics and scale alike: those of the source come from many cutouts, and
+    the input stage has brought those of the target to the same scale. The classes are weighed by their inverse frequency,
+    the learning rate falls along a cosine, and the last epoch is kept: no label is spent on choosing one.
+    """
     from otrain_core.networks import architecture
 
     labels = np.asarray(labels).astype(np.int32)
@@ -140,13 +115,16 @@ def adapt(
     model : keras.Model
         Of `otrain_core.networks.architecture.build_network`; it has not seen the images.
     cutouts, labels : numpy.ndarray
-        As for `fine_tune`; there may be none.
+        (n, size, size, channels) as from `otrain_core.networks.predict.model_inputs`, and (n,) 0 or 1; there may be none.
     images : numpy.ndarray
         (n,) names of the images, by which the labels are dealt to folds.
     start : Calibration
         What makes of the scores of the model probabilities whose even odds are its threshold: kept without labels.
-    seed, options, experiment
-        As for `fine_tune`; ``folds``, ``steps`` and ``pull`` of the options count too.
+    seed : int
+        Of the order, augmentation and dropout.
+    options : FinetuneOptions
+    experiment : Experiment
+        With which the model was trained; ``label_smoothing`` and ``augment`` stay as they were.
     validation : tuple of array, optional
         Cutouts and labels that the history tells the loss of; nothing else is done with them.
 

@@ -21,7 +21,6 @@ WELLS = (5_000.0, 300_000.0)  # beyond these a gain from the noise of the sky is
 READ_NOISE = 8.0  # [electron], usual of a CCD
 CONVERTERS = (4095.0, 16383.0, 65535.0)
 UNITS = {"gain": "electron/ADU", "read_noise": "electron", "saturation": "ADU", "pixel_scale": "arcsec/px"}
-SAME_SCALE = 1.1
 
 
 @dataclass(frozen=True)

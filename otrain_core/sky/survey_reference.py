@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,6 @@ FINE_SCALE = 1.0  # asinh-scaled pixels are fetched at this scale or finer, made
 MAX_FACTOR = 8
 MIN_COVERED = 0.1
 BACKGROUND, NOISE = 100.0, 10.0  # of the result, as if of a gain of 1 (see `survey_reference`)
-
-log = logging.getLogger("otrain")
 
 
 def survey_reference_files(
