@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from otrain_core.errors import CubeError
 from otrain_core.evaluation.bootstrap import draw_images, percentile_interval
 from otrain_core.evaluation.calibrate import logit
-from otrain_core.evaluation.metrics import check_scores, rates
+from otrain_core.evaluation.metrics import check_scores, number_images, rates
 
 MEASURED = ("coverage", "coverage_true", "coverage_false", "accuracy", "precision", "recall", "fpr", "f1", "mcc")
 
@@ -125,9 +124,7 @@ def evaluate_abstention(
         As `otrain_core.evaluation.metrics.check_scores`, or columns of different lengths.
     """
     labels, probabilities = check_scores(labels, probabilities)
-    names, image = np.unique(np.asarray(images).astype(str), return_inverse=True)
-    if image.shape != labels.shape:
-        raise CubeError(f"{len(labels)} labels and {len(image)} images do not fit together")
+    names, image = number_images(images, labels)
     decision = rule.decide(probabilities)
     # Of each image: tp, fp, fn, tn, undecided True, undecided False.
     outcome = np.where(decision < 0, 5 - labels, np.where(decision == 1, 1 - labels, 3 - labels))

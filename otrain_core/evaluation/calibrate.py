@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from otrain_core.errors import CubeError
-from otrain_core.evaluation.metrics import check_scores, cross_entropy, ece
+from otrain_core.evaluation.metrics import check_scores, cross_entropy, ece, number_images
 
 METHODS = ("platt", "temperature", "isotonic")
 _EPSILON = 1e-7  # scores nearer to 0 and 1 have no finite float32 logit
@@ -212,9 +211,7 @@ def choose_calibration(
         As `fit_calibration`, or columns of different lengths.
     """
     checked, values = check_scores(labels, scores)
-    names, image = np.unique(np.asarray(images).astype(str), return_inverse=True)
-    if image.shape != checked.shape:
-        raise CubeError(f"{len(checked)} labels and {len(image)} images do not fit together")
+    names, image = number_images(images, checked)
     folds = min(folds, len(names))
     if folds < 2:
         fitted = fit_calibration(labels, scores, method=methods[0])

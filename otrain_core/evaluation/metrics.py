@@ -46,6 +46,20 @@ def check_scores(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np
     return labels.astype(bool), scores
 
 
+def number_images(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Names of the images, and the number of that of each candidate.
+
+    Raises
+    ------
+    CubeError
+        Not as many images as labels.
+    """
+    names, image = np.unique(np.asarray(images).astype(str), return_inverse=True)
+    if image.shape != labels.shape:
+        raise CubeError(f"{len(labels)} labels and {len(image)} images do not fit together")
+    return names, image
+
+
 def confusion(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, int]:
     """Counts ``tp``, ``fp``, ``fn``, ``tn`` at a threshold."""
     labels, scores = check_scores(labels, scores)

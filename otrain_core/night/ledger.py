@@ -207,7 +207,7 @@ class Ledger:
             yield
 
     def _associate(self, night: str, ra: np.ndarray, dec: np.ndarray, radius: float) -> list[int | None]:
-        from otrain_core.cubes.footprints import unit_vectors
+        from otrain_core.cubes.footprints import axes, unit_vectors
         from otrain_core.positions import match_one_to_one
 
         rows = self._base.execute("SELECT number, ra, dec FROM objects WHERE night = ?", (night,)).fetchall()
@@ -217,7 +217,7 @@ class Ledger:
             # A tangent plane at the first position: an image is small.
             here = unit_vectors(ra[known], dec[known])
             there = unit_vectors(np.array([row["ra"] for row in rows]), np.array([row["dec"] for row in rows]))
-            east, north = _axes(here[0])
+            east, north = axes(here[0])
             near = there @ here[0] > 0.9
             flat = [vectors @ axis for vectors in (here, there[near]) for axis in (east, north)]
             partner, _ = match_one_to_one(*flat, radius=np.radians(radius / 3600))
@@ -276,13 +276,6 @@ def alone(folder: str | Path) -> Iterator[None]:
         except OSError:
             raise OtrainError(f"{folder}: another otrain night works on this folder") from None
         yield
-
-
-def _axes(direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    pole = np.array([0.0, 0.0, 1.0]) if abs(direction[2]) < 0.9 else np.array([1.0, 0.0, 0.0])
-    east = np.cross(pole, direction)
-    east /= np.linalg.norm(east)
-    return east, np.cross(direction, east)
 
 
 def _plain(value: Any) -> Any:
