@@ -162,7 +162,9 @@ def psf_fluxes(
     """
     radius = max(FIT_RADIUS * seeing, 1.5)
     half = int(np.ceil(radius)) + 1
-    values, weights, dx, dy = _weighted_stamps(data, error, bad, x, y, half)
+    values, dx, dy = stamps(data, x, y, half, fill=0)
+    weights = 1 / stamps(error, x, y, half, fill=1)[0].astype(float) ** 2
+    weights *= ~stamps(bad, x, y, half, fill=True)[0]
     inside = dx**2 + dy**2 <= radius**2
     if psf is None:
         profile = np.exp(-0.5 * (dx**2 + dy**2) / (SIGMA * seeing) ** 2)
@@ -177,15 +179,6 @@ def psf_fluxes(
         return flux, 1 / np.sqrt(norm), (profile * (weights > 0)).sum(axis=(1, 2)) / whole
 
 
-def _weighted_stamps(
-    data: np.ndarray, error: np.ndarray, bad: np.ndarray, x: np.ndarray, y: np.ndarray, half: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels about each place, their inverse variances (0 where not used), and their offsets from it."""
-    values, dx, dy = stamps(data, x, y, half, fill=0)
-    weights = 1 / stamps(error, x, y, half, fill=1)[0].astype(float) ** 2
-    return values, weights * ~stamps(bad, x, y, half, fill=True)[0], dx, dy
-
-
 def gaussian_widths(
     data: np.ndarray, error: np.ndarray, bad: np.ndarray, x: np.ndarray, y: np.ndarray, *, seeing: float
 ) -> np.ndarray:
@@ -196,7 +189,9 @@ def gaussian_widths(
     by a parabola. One pixel is the narrowest that can be measured.
     """
     half = int(np.clip(np.ceil(3 * seeing), 4, 16))
-    values, weights, dx, dy = _weighted_stamps(data, error, bad, x, y, half)
+    values, dx, dy = stamps(data, x, y, half, fill=0)
+    weights = 1 / stamps(error, x, y, half, fill=1)[0].astype(float) ** 2
+    weights *= ~stamps(bad, x, y, half, fill=True)[0]
     widths = np.geomspace(max(0.25 * seeing, 1.0), 6 * seeing, 25)
     gain = np.empty((len(widths), len(x)))
     for index, width in enumerate(widths):

@@ -21,7 +21,7 @@ from otrain_core.images.subtract import subtract_files
 from otrain_core.plan.recipe import Recipe
 from otrain_core.stars.inject import inject_files
 from otrain_core.stars.psf import psf_files
-from otrain_core.stars.real_stars import remove_stars
+from otrain_core.stars.removed_stars import remove_stars
 
 KEPT = ("psf.fits", "psf.json", "injected.csv", "subtract.json", "labelled.csv", "crossmatch.json", "cutouts.npz")
 

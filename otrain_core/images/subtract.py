@@ -109,7 +109,7 @@ def subtract_files(
         out of the reference first, those of negative flux are added to it, but for ``vanished`` ones, which it has.
     options : SubtractOptions
     remove_stars : callable, optional
-        `otrain_core.stars.real_stars.remove_stars`; without it no star is removed.
+        `otrain_core.stars.removed_stars.remove_stars`; without it no star is removed.
 
     Raises
     ------

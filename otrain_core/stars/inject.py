@@ -98,7 +98,7 @@ def inject_sources(
     uniform, as in gmadet. The photons of a source follow Poisson's law, and the sum stops at
     saturation as on a detector; a pixel without value stays without. Of `negative_fraction` the truth
     has a negative flux and the image nothing: they are added to the reference before the subtraction
-    (`otrain_core.stars.real_stars.remove_stars`), as sources that faded since.
+    (`otrain_core.stars.removed_stars.remove_stars`), as sources that faded since.
 
     Parameters
     ----------

@@ -8,7 +8,7 @@ with job_logging(snakemake):
     from otrain_core.images.subtract import subtract_files
     from otrain_core.plan.pipelines import PsfOptions, SubtractOptions
     from otrain_core.plan.telescopes import Detector
-    from otrain_core.stars.real_stars import remove_stars
+    from otrain_core.stars.removed_stars import remove_stars
 
     subtract_files(
         prepared=snakemake.input.prepared,
