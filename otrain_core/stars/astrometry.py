@@ -12,13 +12,12 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from astropy.io import fits
 
 from otrain_core.errors import ImageError
 from otrain_core.images.frames import Image
-from otrain_core.images.wcs import pixel_to_sky, sky_to_pixel
+from otrain_core.images.wcs import sky_to_pixel
 from otrain_core.plan.pipelines import PsfOptions
-from otrain_core.temporary import temporary_folder
+from otrain_core.stars.wcs_solvers import MIN_MATCHES, match_stars, solve_by_astropy, solve_by_scamp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,10 +27,7 @@ log = logging.getLogger("otrain.astrometry")
 
 MIN_SNR = 10.0
 MIN_CHECKED = 20  # sources and stars below which nothing is said about a WCS
-MIN_MATCHES = 6  # a plane in x and in y
-MATCHES_PER_TERM = 3  # stars for each coefficient of the distortion, as STDPipe asks of SCAMP
 GOOD_RMS = 0.4  # of the radius; of chance matches, uniform in the circle, it is 0.7
-MAG_FLOOR = 0.05  # uncertainty of a magnitude at least, where SCAMP looks at brightness [mag]
 
 
 def find_objects(image: Image, *, fwhm: float) -> Table:
@@ -170,15 +166,11 @@ def refine_wcs(
         SCAMP is not installed.
     """
     method = options.astrometry
-    require_wcs(image)
-    stars = star_table(image, catalogue)
-    objects = find_objects(image, fwhm=fwhm) if objects is None else objects
-    good = objects[objects["flags"] == 0]
-    radius = options.match_radius * image.pixel_scale
+    good, stars, radius = _to_match(image, catalogue, objects, fwhm=fwhm, options=options)
     n_before, rms_before = _agreement(image.wcs, good, stars, radius)
     wcs, used = None, 0
     if len(good) >= MIN_MATCHES:
-        solve = _scamp if method == "scamp" else _astropy
+        solve = solve_by_scamp if method == "scamp" else solve_by_astropy
         wcs, used = solve(image, good, stars, degree=options.astrometry_degree, radius=radius)
     n_after, rms_after = _agreement(wcs, good, stars, radius)
     # Half of the stars in common is little: the catalogue and the image differ in depth.
@@ -245,11 +237,7 @@ def check_wcs(
     ImageError
         No WCS, or the stars are not where it puts them (key ``WCS``); no catalogue (key ``catalogue``).
     """
-    require_wcs(image)
-    stars = star_table(image, catalogue)
-    objects = find_objects(image, fwhm=fwhm) if objects is None else objects
-    good = objects[objects["flags"] == 0]
-    radius = options.match_radius * image.pixel_scale
+    good, stars, radius = _to_match(image, catalogue, objects, fwhm=fwhm, options=options)
     n_stars, rms = _agreement(image.wcs, good, stars, radius)
     record = {
         "method": "none",
@@ -280,9 +268,19 @@ def check_wcs(
     return record
 
 
+def _to_match(
+    image: Image, catalogue: pd.DataFrame | None, objects: Table | None, *, fwhm: float, options: PsfOptions
+) -> tuple[Table, Table, float]:
+    """Sources without flags, stars of the catalogue, and the radius within which they match [arcsec]."""
+    require_wcs(image)
+    stars = star_table(image, catalogue)
+    objects = find_objects(image, fwhm=fwhm) if objects is None else objects
+    return objects[objects["flags"] == 0], stars, options.match_radius * image.pixel_scale
+
+
 def _offset(wcs: Any, objects: Table, stars: Table, radius: float) -> tuple[float, float]:
     """Length of the common offset of matched stars, and the rms of their offsets about it [px]."""
-    first, second, _ = _match(wcs, objects, stars, radius)
+    first, second, _ = match_stars(wcs, objects, stars, radius)
     if len(first) == 0:
         return np.nan, np.inf
     x, y = sky_to_pixel(wcs, stars["RAJ2000"][second], stars["DEJ2000"][second])
@@ -300,24 +298,11 @@ def _in_frame(image: Image, stars: Table) -> int:
         return int(np.count_nonzero((x > 0) & (x < width - 1) & (y > 0) & (y < height - 1)))
 
 
-def _match(wcs: Any, objects: Table, stars: Table, radius: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of objects and stars, each the other's nearest within a radius [arcsec], and their distances [arcsec]."""
-    from stdpipe.astrometry import spherical_match
-
-    ra, dec = pixel_to_sky(wcs, objects["x"], objects["y"])
-    first, second, distance = spherical_match(ra, dec, stars["RAJ2000"], stars["DEJ2000"], radius / 3600)
-    order = np.argsort(distance, kind="stable")
-    first, second, distance = first[order], second[order], distance[order] * 3600
-    mutual = np.zeros(len(first), bool)
-    mutual[np.intersect1d(np.unique(first, return_index=True)[1], np.unique(second, return_index=True)[1])] = True
-    return first[mutual], second[mutual], distance[mutual]
-
-
 def _agreement(wcs: Any, objects: Table, stars: Table, radius: float) -> tuple[int, float]:
     """Number of matched stars and rms of their distances [arcsec], clipped at three times itself."""
     if wcs is None or len(objects) == 0:
         return 0, np.nan
-    *_, distance = _match(wcs, objects, stars, radius)
+    *_, distance = match_stars(wcs, objects, stars, radius)
     if distance.size == 0:
         return 0, np.nan
     rms = 1.2 * np.median(distance)  # of a normal distribution in two dimensions
@@ -327,109 +312,3 @@ def _agreement(wcs: Any, objects: Table, stars: Table, radius: float) -> tuple[i
             break
         rms = np.sqrt(np.mean(kept**2))
     return int(kept.size), float(rms)
-
-
-def _affordable(degree: int, n_stars: int) -> int:
-    """Largest degree that so many stars determine in both axes; at least 1."""
-    while degree > 1 and n_stars < MATCHES_PER_TERM * (degree + 1) * (degree + 2):
-        degree -= 1
-    return degree
-
-
-def _scamp(image: Image, objects: Table, stars: Table, *, degree: int, radius: float) -> tuple[Any, int]:
-    from astropy.wcs import WCS
-    from stdpipe.astrometry import refine_wcs_scamp
-
-    from otrain_core.images.tpv import swarp_header
-    from otrain_core.programs import find_program
-
-    program = find_program("scamp")
-    degree = _affordable(degree, min(len(objects), len(stars)))
-    objects = objects.copy()  # STDPipe writes positions into it
-    objects["magerr"] = np.hypot(objects["magerr"], MAG_FLOOR)
-    # STDPipe turns SIP into TPV for SCAMP, but not where the matrix has no turn in it.
-    came = image.wcs if image.wcs.sip is None else WCS(swarp_header(image.wcs, image.shape, name=image.name))
-    with temporary_folder("scamp") as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        header = refine_wcs_scamp(
-            objects,
-            stars,
-            wcs=came,
-            header=_frame(image.shape),
-            sr=radius / 3600,
-            order=degree,
-            cat_col_mag="mag",
-            cat_col_mag_err="magerr",
-            get_header=True,
-            extra={"NTHREADS": 1},
-            _workdir=folder,
-            _exe=program,
-        )
-        if header is None:
-            return None, 0
-        return _reread(_as_sip(WCS(header), image.shape, degree)), degree
-
-
-def _astropy(image: Image, objects: Table, stars: Table, *, degree: int, radius: float) -> tuple[Any, int]:
-    from stdpipe.pipeline import refine_astrometry
-
-    wcs, used = image.wcs, 0
-    for _ in range(2):
-        pairs = _pairs(wcs, objects, stars, radius)
-        if len(pairs[0]) < MIN_MATCHES:
-            return None, 0
-        used = _affordable(degree, len(pairs[0]))
-        # The pairs are given, as the fit is not robust, and STDPipe's match by brightness fails with statsmodels 0.15.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                wcs = refine_astrometry(
-                    objects[pairs[0]],
-                    stars[pairs[1]],
-                    wcs=wcs,
-                    sr=radius / 3600,
-                    order=used if used > 1 else None,  # SIP begins with squares
-                    method="astropy",
-                    use_photometry=False,
-                    n_iter=1,
-                )
-            except (ValueError, RuntimeError, np.linalg.LinAlgError):
-                return None, 0
-        if wcs is None:
-            return None, 0
-        wcs = _reread(wcs)
-    return wcs, used
-
-
-def _pairs(wcs: Any, objects: Table, stars: Table, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Matched objects and stars whose offsets are those of the others (no chance match)."""
-    first, second, _ = _match(wcs, objects, stars, radius)
-    x, y = sky_to_pixel(wcs, stars["RAJ2000"][second], stars["DEJ2000"][second])
-    dx, dy = x - objects["x"][first], y - objects["y"][first]
-    off = np.hypot(dx - np.median(dx), dy - np.median(dy)) if len(first) else dx
-    keep = off <= 3 * max(1.2 * np.median(off), 0.05) if len(first) else np.zeros(0, bool)
-    return first[keep], second[keep]
-
-
-def _as_sip(wcs: Any, shape: tuple[int, int], degree: int) -> Any:
-    """The same WCS as TAN-SIP, fitted on a grid: SIP holds no constant and linear terms as TPV does,
-    so that reference pixel and matrix have to take them up."""
-    from astropy.coordinates import SkyCoord
-    from astropy.wcs.utils import fit_wcs_from_points
-
-    x, y = (grid.ravel() for grid in np.meshgrid(np.linspace(0, shape[1] - 1, 25), np.linspace(0, shape[0] - 1, 25)))
-    sky = SkyCoord(*pixel_to_sky(wcs, x, y), unit="deg")
-    return fit_wcs_from_points((x, y), sky, proj_point="center", sip_degree=degree if degree > 1 else None)
-
-
-def _frame(shape: tuple[int, int]) -> fits.Header:
-    return fits.Header(
-        {"SIMPLE": True, "BITPIX": -32, "NAXIS": 2, "NAXIS1": shape[1], "NAXIS2": shape[0], "EQUINOX": 2000.0}
-    )
-
-
-def _reread(wcs: Any) -> Any:
-    """The WCS as it will be read from its header string."""
-    from astropy.wcs import WCS
-
-    return WCS(fits.Header.fromstring(wcs.to_header_string(relax=True)))

@@ -68,39 +68,18 @@ def test_wcs_is_refined(method, ra):
     np.testing.assert_allclose(again.all_world2pix(ra_true, dec_true, 0), (found_x, found_y), atol=1e-6)
 
 
-@needs_scamp
-def test_scamp_finds_a_field_far_off_and_astropy_says_that_it_does_not():
-    image, catalogue, *_ = scene(off=(14.0, 9.0))
-    _, record = refine_wcs(image, catalogue, options=PsfOptions(astrometry="scamp"), fwhm=2.4)
-    assert record["n_stars"] > 100
-    with pytest.raises(ImageError, match="image field: astrometry: .*does not agree with the catalogue"):
-        refine_wcs(image, catalogue, options=PsfOptions(astrometry="astropy"), fwhm=2.4)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_few_stars_do_no_harm_to_a_good_wcs(method):
-    image, catalogue, truth, *_ = scene()
-    image.wcs = truth
-    sparse = catalogue.sort_values("mag").iloc[8:16].reset_index(drop=True)
-    wcs, record = refine_wcs(image, sparse, options=PsfOptions(astrometry=method, match_radius=3.0), fwhm=2.4)
-    y, x = np.mgrid[0:640:40, 0:640:40]
-    moved = np.hypot(*(a - b for a, b in zip(truth.all_world2pix(*wcs.all_pix2world(x, y, 0), 0), (x, y), strict=True)))
-    assert moved.max() < 0.5
-    assert record["rms_arcsec"] <= record["rms_arcsec_before"]
-
-
 def test_a_worse_solution_is_not_taken(monkeypatch, caplog):
     from otrain_core.stars import astrometry
 
     image, catalogue, truth, *_ = scene()
     image.wcs = truth
-    monkeypatch.setattr(astrometry, "_astropy", lambda *_, **__: (shifted(truth, 0.6, 0), 3))
+    monkeypatch.setattr(astrometry, "solve_by_astropy", lambda *_, **__: (shifted(truth, 0.6, 0), 3))
     wcs, record = refine_wcs(image, catalogue, options=PsfOptions(astrometry="astropy"), fwhm=2.4)
     assert wcs is truth
     assert record["method"] == "none"
     assert "worse" in record["reason"]
     assert "the WCS that came is kept" in caplog.text
-    monkeypatch.setattr(astrometry, "_astropy", lambda *_, **__: (None, 0))
+    monkeypatch.setattr(astrometry, "solve_by_astropy", lambda *_, **__: (None, 0))
     assert (
         "finds no solution"
         in refine_wcs(image, catalogue, options=PsfOptions(astrometry="astropy"), fwhm=2.4)[1]["reason"]
