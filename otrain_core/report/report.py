@@ -7,32 +7,21 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from otrain_core.arrays import arrays_if_there
-from otrain_core.evaluation import completeness
 from otrain_core.evaluation.bootstrap import FEW_IMAGES
-from otrain_core.evaluation.gate import CUTS, NOT_TRAINED, SHIPPED, refusal
-from otrain_core.evaluation.label_trend import label_trend
+from otrain_core.evaluation.gate import CUTS, NOT_TRAINED, SHIPPED
 from otrain_core.evaluation.words import count, interval, num, pct, several
 from otrain_core.io import atomic, read_table
 from otrain_core.jobs.provenance import provenance
-from otrain_core.plan.config import Config, GateOptions
-from otrain_core.report import pictures as figures
+from otrain_core.plan.config import Config
 from otrain_core.report.experiments import p_words, side_by_side
 from otrain_core.report.finder import finder_parts
-from otrain_core.report.opening import opening, term, words_of
-from otrain_core.report.studies import (
-    finetune_part,
-    label_noise_part,
-    neighbour_sentence,
-    read_studies,
-    sweep_parts,
-    transfer_part,
-)
-from otrain_core.report.text import config_lines, map_cautions, page_templates, verdict, words
-from otrain_core.results import STEPS, TABLES, fused_costs, image_folder, number, read_benchmark, read_record, run_keys
+from otrain_core.report.one_cube import cube_part
+from otrain_core.report.opening import term, words_of
+from otrain_core.report.studies import finetune_part, read_studies, sweep_parts, transfer_part
+from otrain_core.report.text import config_lines, page_templates, words
+from otrain_core.results import STEPS, TABLES, fused_costs, read_benchmark, read_record, run_keys
 
 RATES = {  # columns of the table of all trainings: heading, percent?
     "mcc": ("MCC", False),
@@ -140,7 +129,7 @@ def build_report(
     """
     folders, champions = list(map(Path, runs)), (mlflow or {}).get("champions") or {}
     parts = [
-        _cube_part(
+        cube_part(
             name,
             Path(folder),
             runs=[run for run in folders if _cube_name(run) == name],
@@ -220,145 +209,9 @@ def _names(table: pd.DataFrame) -> pd.Series:
     return table["telescope"].astype(str) + "/" + table["pipeline"].astype(str)
 
 
-def _cube_part(
-    name: str, folder: Path, *, runs: list[Path], summary, quality, telescope, champion, config
-) -> dict[str, Any]:
-    """All that the page says about one cube and its trainings."""
-    simulated, gate = telescope.get("source") == "simulated", config.gate
-    instrumental = bool((quality["zero_point_source"] == "assumed").any())
-    record = read_record(folder / "cube.json")
-    part: dict[str, Any] = {
-        "name": name,
-        "id": name.replace("/", "-"),
-        "data": "simulated images" if simulated else "real images",
-        "simulated": simulated,
-        "record": record,
-        "label_trend": label_trend(
-            (record.get("labels") or {}).get("by_snr") or [], confidence=config.evaluate.confidence
-        ),
-        "warnings": list(telescope.get("warnings", [])),
-        "quality": quality.to_dict("records"),
-        "instrumental": instrumental,
-        "quality_plots": figures.quality_plots(quality, instrumental=instrumental)
-        if (quality["status"] == "ok").any()
-        else None,
-        "splits": {title: _split_counts(folder / file) for title, file in SPLITS.items()},
-        "figures": {},
-        "artefacts": [],
-        "completeness": [],
-        "label_noise": label_noise_part(folder, config.run.experiments),
-    }
-    best = _best_run(runs, summary, champion if champion and name.endswith(f"/{champion.get('pipeline')}") else None)
-    part["best"] = best
-    cube = arrays_if_there(folder / "cube.npz")
-    table = pd.DataFrame()
-    if cube is not None:
-        part["figures"] = {
-            "gallery": figures.gallery(cube, instrumental=instrumental),
-            "true": figures.triplets(cube, label=1),
-            "false": figures.triplets(cube, label=0),
-        }
-        part["artefacts"] = _artefacts(cube, read_record(best / "metrics.json") if best else {})
-        accepted = completeness.accepted_injections(cube, best, folder / "images") if best else None
-        table = completeness.completeness_table(_image_folders(folder, quality), accepted)
-    else:
-        table = completeness.completeness_table(_image_folders(folder, quality))
-    if len(table):
-        part["figures"]["completeness"] = figures.completeness(table, instrumental=instrumental)
-        part["completeness"] = table.to_dict("records")
-    part["trainings"] = [_training_part(run, summary, best=run == best, gate=gate) for run in runs]
-    part["opening"] = opening(part, best, gate)
-    part["verdict"] = verdict(part, best, champion, gate, validation=_validation_mcc(summary))
-    return part
-
-
 WORDS = (
     '{% for word in words %}<dt id="word-{{ word.anchor }}">{{ word.word }}</dt><dd>{{ word.text }}</dd>{% endfor %}'
 )
-SPLITS = {"by image": "split.csv", "random, by cutout": "split_random.csv"}
-
-
-def _image_folders(folder: Path, quality: pd.DataFrame) -> list[Path]:
-    return [image_folder(folder, image) for image in quality.loc[quality["status"] == "ok", "image"]]
-
-
-def _split_counts(path: Path) -> list[dict[str, Any]]:
-    """Images, True and False of every set of a split."""
-    if not path.is_file():
-        return []
-    table = read_table(path)
-    rows = []
-    for name in ("train", "validation", "test", "unused"):
-        part = table[table["set"] == name]
-        if len(part):
-            images, n_true = part["image"].nunique() if "image" in part else np.nan, int((part["label"] == 1).sum())
-            rows.append({"set": name, "images": images, "n_true": n_true, "n_false": len(part) - n_true})
-    return rows
-
-
-def _artefacts(cube: Mapping[str, np.ndarray], metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Number of False cutouts of each kind of artefact, and what the best model makes of them."""
-    if "artefacts" not in cube:
-        return []
-    kinds = pd.Series(np.asarray(cube["artefacts"])[np.asarray(cube["labels"]) == 0].astype(str))
-    errors = {row["group"]: row for row in metrics.get("artefacts") or []}
-    rows = []
-    for kind, n in kinds.replace("", "unknown").value_counts().items():
-        tested = errors.get(kind, {})
-        rows.append({"kind": kind, "n": int(n), "share": n / len(kinds)})
-        rows[-1] |= {"tested": tested.get("n_false"), "fp": tested.get("fp")}
-    return rows
-
-
-def _best_run(runs: list[Path], summary: pd.DataFrame, champion: Mapping[str, Any] | None) -> Path | None:
-    """The champion's training, or else that of highest MCC on the validation set: what is read from test must not choose."""
-    rated = []
-    for run in runs:
-        keys = run_keys(run)
-        row = _row(summary, keys)
-        if keys["protocol"] != "by-image" or row is None or not np.isfinite(row["mcc"]):
-            continue
-        is_champion = champion and (keys["experiment"], str(keys["seed"])) == (champion["experiment"], champion["seed"])
-        rated.append((bool(is_champion), float(np.nan_to_num(row["mcc_validation"], nan=-np.inf)), run))
-    return max(rated, key=lambda item: item[:2])[2] if rated else None
-
-
-def _validation_mcc(summary: pd.DataFrame) -> dict[tuple[str, int], float]:
-    """MCC on the validation set of the trainings of a cube that can be the best, by experiment and seed."""
-    rated = summary[
-        (summary["protocol"] == "by-image") & summary["mcc"].notna() & ~summary["experiment"].isin(NOT_TRAINED)
-    ]
-    return {(row.experiment, row.seed): row.mcc_validation for row in rated.itertuples()}
-
-
-def _row(summary: pd.DataFrame, keys: Mapping[str, Any]) -> dict[str, Any] | None:
-    match = np.logical_and.reduce([summary[key].astype(str) == str(value) for key, value in keys.items()])
-    return summary[match].iloc[0].to_dict() if match.any() else None
-
-
-def _training_part(run: Path, summary: pd.DataFrame, *, best: bool, gate: GateOptions) -> dict[str, Any]:
-    keys = run_keys(run)
-    metrics, train, row = read_record(run / "metrics.json"), read_record(run / "train.json"), _row(summary, keys)
-    headline = metrics.get("headline") or {}
-    return {
-        **keys,
-        "title": f"{keys['experiment']}, seed {keys['seed']}"
-        + (", random split" if keys["protocol"] == "random" else ""),
-        "id": "-".join(str(value) for value in keys.values()),
-        "best": best,
-        "status": (row or {}).get("status", "not trained"),
-        "metrics": metrics,
-        "headline": headline,
-        "train": train,
-        "options": train.get("options") or {},
-        "refusal": refusal(headline, gate, protocol=keys["protocol"]),
-        "bins": {name: table for name, table in (metrics.get("bins") or {}).items() if table},
-        "gap": number(metrics.get("accuracy_gap") or {}, "train_minus_validation"),
-        "figures": figures.training_figures(run),
-        "explain": (explain := read_record(run / "explain.json")),
-        "looks_away": map_cautions(explain),
-        "neighbours": neighbour_sentence(explain),
-    }
 
 
 def _failures(root: Path, quality: pd.DataFrame, summary: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:

@@ -3,7 +3,6 @@
 import re
 import shutil
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -12,7 +11,7 @@ from otrain_core import io
 from otrain_core.evaluation.comparison import compare_pipelines, compare_telescopes, count_artefacts
 from otrain_core.evaluation.summary import summary_row
 from otrain_core.plan.config import Config
-from otrain_core.report.report import _best_run, build_report, report_files
+from otrain_core.report.report import build_report, report_files
 from otrain_core.results import TABLES
 from tests.unit.synthetic_results import summary_tables, write_results
 
@@ -253,19 +252,6 @@ def test_studies_are_shown_where_they_were_run(quick, run, tmp_path):
     assert "#transfer" in parsed.links
     for words in ("0.912", "0.777 [0.700, 0.800]", "7 of 90 labels", "25.0 % of them", "3.1 % of the map"):
         assert words in parsed.text, words
-
-
-def test_the_best_is_chosen_on_validation(quick, run):
-    root, made = run
-    seeds = [folder for folder in made["runs"] if not folder.endswith("random")]
-    summary = pd.DataFrame([summary_row(folder) for folder in seeds])
-    other = {**summary.iloc[0].to_dict(), "seed": 2, "mcc": summary["mcc"].iloc[0] + 0.05, "mcc_validation": -0.5}
-    second = Path(seeds[0]).with_name("seed2")
-    table = pd.concat([summary, pd.DataFrame([other])], ignore_index=True)
-    assert _best_run([second, Path(seeds[0])], table, None) == Path(seeds[0])
-    table["mcc_validation"] = [-0.5, 0.9]
-    assert _best_run([second, Path(seeds[0])], table, None) == second
-    assert _best_run([second, Path(seeds[0])], table, {"experiment": "otrain2", "seed": "1"}) == Path(seeds[0])
 
 
 def test_it_says_how_the_best_was_chosen(quick, tmp_path):
