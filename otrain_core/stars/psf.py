@@ -27,9 +27,9 @@ from otrain_core.images.frames import Image, check_fit, read_image
 from otrain_core.io import read_table, write_json
 from otrain_core.plan.pipelines import PsfOptions
 from otrain_core.plan.telescopes import Detector
-from otrain_core.stars.psf_fit import fit_stars, misfit
+from otrain_core.stars.psf_fit import Stars, fit_stars, misfit
 from otrain_core.stars.psf_model import PSFModel
-from otrain_core.stars.psf_stars import Sky, Stars, measure_sky, select_stars
+from otrain_core.stars.psf_stars import Sky, measure_sky, select_stars
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,13 +6,13 @@ from astropy.wcs import WCS
 
 from otrain_core import io
 from otrain_core.errors import ConfigError, ImageError
+from otrain_core.images.keywords import middle_time
 from otrain_core.sky.fields import (
     COLUMNS,
     KNOWN_COLUMNS,
     Field,
     empty,
     field_of,
-    middle_time,
     read_local,
     read_sky_table,
 )
