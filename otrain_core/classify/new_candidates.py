@@ -89,7 +89,7 @@ def choose_psf(psf: Any, *, science: Any = None) -> tuple[Any, float | None]:
     psf : None, float or path-like
         FWHM [px]; a file written by `otrain_core.stars.psf.PSFModel.save`; or an image with stars and that PSF.
         None measures it on `science`.
-    science : otrain_core.io.Image, optional
+    science : otrain_core.images.frames.Image, optional
 
     Returns
     -------

@@ -114,7 +114,7 @@ def refine(
     mapping : Mapping
         First guess.
     science, reference : pandas.DataFrame
-        From `find_stars`, each in its own pixels.
+        From `otrain_core.images.common_stars.find_stars`, each in its own pixels.
     search : float
         Largest offset of the first guess [reference px].
     lowest : int
@@ -188,7 +188,7 @@ def star_mapping(
     Parameters
     ----------
     science, reference : pandas.DataFrame
-        From `find_stars`, each in its own pixels.
+        From `otrain_core.images.common_stars.find_stars`, each in its own pixels.
     shape : tuple of int
         Of the science image.
     same_shape : bool
