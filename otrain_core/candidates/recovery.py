@@ -23,7 +23,21 @@ MAX_WITHOUT_FLUX = 0.1  # a larger share of the matches without a flux is refuse
 
 
 def check_subtraction(image: str, record: dict[str, Any], options: CrossmatchOptions) -> None:
-    """Refuse an image whose injected sources show that its subtraction failed."""
+    """Refuse an image whose injected sources show that its subtraction failed.
+
+    Parameters
+    ----------
+    image : str
+        Name, for the error.
+    record : dict
+        As from `recovery_record`.
+    options : CrossmatchOptions
+
+    Raises
+    ------
+    ImageError
+        Fluxes that are off, scatter or are missing, or too few bright sources that were found again.
+    """
 
     def refuse(found: str, key: str, limit: float) -> None:
         message = f"{found} (crossmatch.{key} is {limit:g}): the subtraction failed"
@@ -108,7 +122,20 @@ def completeness_limit(mag: np.ndarray, recovered: np.ndarray, *, share: float =
 
 
 def flux_scale(flux: np.ndarray, fluxerr: np.ndarray, ratio: np.ndarray, true: np.ndarray) -> dict[str, Any]:
-    """Median of measured over injected flux, minus 1, and its scatter (half of what holds 68 %), above S/N 20."""
+    """Median of measured over injected flux, minus 1, and its scatter (half of what holds 68 %), above S/N 20.
+
+    Parameters
+    ----------
+    flux, fluxerr, ratio : numpy.ndarray
+        (N,) of the candidates; `ratio` is measured over true flux.
+    true : numpy.ndarray
+        (N,) bool, which of them count.
+
+    Returns
+    -------
+    dict
+        flux_bias, flux_scatter (NaN where none counts) and n_flux.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         bright = true & np.isfinite(ratio) & (np.abs(flux) / fluxerr > FLUX_SNR)
     values = ratio[bright] - 1

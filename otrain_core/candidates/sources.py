@@ -61,7 +61,22 @@ class Plane:
 
 
 def plane_sources(plane: Plane, search: str, options: DetectOptions, *, image: str) -> pd.DataFrame:
-    """Sources of one plane; with the threshold "auto" that of the first step with as many as are wanted."""
+    """Sources of one plane; with the threshold "auto" that of the first step with as many as are wanted.
+
+    Parameters
+    ----------
+    plane : Plane
+    search : {"difference", "catalogue"}
+        Negative sources and the threshold "auto" are for the difference alone.
+    options : DetectOptions
+    image : str
+        Name, for errors and messages.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As from `otrain_core.candidates.search.find_sources`.
+    """
     steps = AUTO_THRESHOLDS if options.threshold == "auto" else (float(options.threshold),)
     first = _first_step(plane, options) if len(steps) > 1 and search == "difference" else 0
     threshold = steps[first]
@@ -126,7 +141,15 @@ def without_doubles(sources: pd.DataFrame) -> pd.DataFrame:
 def difference_plane(
     diff: np.ndarray, noise: np.ndarray, mask: np.ndarray, *, image: str, seeing: float, psf: Any, rescale: bool
 ) -> Plane:
-    """The difference with its unusable pixels filled, and the noise that its pixels have."""
+    """The difference with its unusable pixels filled, and the noise that its pixels have.
+
+    `rescale` multiplies the noise by the spread of the filtered difference.
+
+    Raises
+    ------
+    ImageError
+        No usable pixel.
+    """
     with np.errstate(invalid="ignore"):
         bad = (mask != 0) | ~np.isfinite(diff) | ~(noise > 0) | ~np.isfinite(noise)
     if bad.all():
@@ -148,7 +171,7 @@ def science_plane(clean: Plane, science: np.ndarray, *, psf: Any, seeing: float 
 
 
 def plane_properties(sources: pd.DataFrame, plane: Plane, *, zero_point: float) -> pd.DataFrame:
-    """The measured columns of the sources of one plane."""
+    """The measured columns of the sources of one plane: x, y, flux, fluxerr, mag, magerr, snr, fwhm, ellipticity, flags."""
     x, y = sources["x"].to_numpy(), sources["y"].to_numpy()
     data, error, bad, seeing, psf = plane.data, plane.error, plane.bad, plane.seeing, plane.psf
     flux, fluxerr, cover = psf_fluxes(data, error, bad, x, y, seeing=seeing, psf=psf)

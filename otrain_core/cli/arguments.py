@@ -99,6 +99,7 @@ def add_recipe(made: argparse.ArgumentParser) -> None:
 
 
 def share(text: str) -> float | None:
+    """Type of an argument: a share between 0 and 1, or None for the word keep."""
     if text == "keep":
         return None
     value = float(text)

@@ -201,12 +201,13 @@ def _near_pairs(centres: np.ndarray, reach: float, roots: Callable[[], np.ndarra
 
 
 def direction(points: np.ndarray) -> np.ndarray:
+    """Unit vector (3,) to the middle of some directions (n, 3)."""
     mean = points.mean(axis=0)
     return mean / np.linalg.norm(mean)
 
 
 def axes(centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """East and north at a direction; any two orthogonal directions at the poles."""
+    """East and north at a direction (3,), unit vectors; any two orthogonal directions at the poles."""
     pole = np.array([0.0, 0.0, 1.0]) if abs(centre[2]) < 0.999999 else np.array([1.0, 0.0, 0.0])
     east = np.cross(pole, centre)
     east /= np.linalg.norm(east)

@@ -47,7 +47,17 @@ def mutual_pairs(predicted: np.ndarray, target: np.ndarray, radius: float) -> tu
 
 
 def fit_correction(mapping: Mapping, science: np.ndarray, target: np.ndarray, lowest: int) -> tuple[Mapping, float]:
-    """Polynomial of the degree with the least Bayesian information criterion, and its scatter [px]."""
+    """Polynomial of the degree with the least Bayesian information criterion, and its scatter [px].
+
+    Parameters
+    ----------
+    mapping : Mapping
+        Its base is corrected.
+    science, target : numpy.ndarray
+        (n, 2) positions of the same stars, each in the pixels of its image.
+    lowest : int
+        Lowest degree tried (-1: none at all is allowed).
+    """
     x, y = science.T
     base_x, base_y = mapping.base(x, y)
     residual = np.array([target[:, 0] - base_x, target[:, 1] - base_y])
@@ -90,6 +100,7 @@ class Match:
 
 
 def places(stars: pd.DataFrame) -> np.ndarray:
+    """Positions (n, 2), x and y [px]."""
     return stars[["x", "y"]].to_numpy()
 
 

@@ -41,6 +41,31 @@ def _affordable(degree: int, n_stars: int) -> int:
 
 
 def solve_by_scamp(image: Image, objects: Table, stars: Table, *, degree: int, radius: float) -> tuple[Any, int]:
+    """WCS by SCAMP (Bertin 2006, ASPC 351, 112), which finds the stars by their pattern.
+
+    Parameters
+    ----------
+    image : Image
+        With a WCS.
+    objects, stars : astropy.table.Table
+        Sources of the image, and stars of the catalogue, as `otrain_core.stars.astrometry` makes them.
+    degree : int
+        Of the distortion; lowered where the stars are too few.
+    radius : float
+        [arcsec].
+
+    Returns
+    -------
+    wcs : astropy.wcs.WCS or None
+        TAN, or TAN-SIP with a distortion; None without a solution.
+    degree : int
+        That was used.
+
+    Raises
+    ------
+    MissingProgramError
+        SCAMP is not installed.
+    """
     from astropy.wcs import WCS
     from stdpipe.astrometry import refine_wcs_scamp
 
@@ -75,6 +100,7 @@ def solve_by_scamp(image: Image, objects: Table, stars: Table, *, degree: int, r
 
 
 def solve_by_astropy(image: Image, objects: Table, stars: Table, *, degree: int, radius: float) -> tuple[Any, int]:
+    """WCS by astropy's fit to pairs within a radius; parameters and result as of `solve_by_scamp`."""
     from stdpipe.pipeline import refine_astrometry
 
     wcs, used = image.wcs, 0
