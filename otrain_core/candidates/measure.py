@@ -37,6 +37,12 @@ class BroadenedPSF:
         # In Fourier space, as the Gaussian may be narrower than a pixel.
         return np.fft.ifft2(fourier_gaussian(np.fft.fft2(padded), self.sigma)).real, y0 - self.pad, x0 - self.pad
 
+    def convolved(self, plane: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
+        """Pixels of the science image as the difference shows them; `corner` is the row and column of the first."""
+        from scipy.ndimage import gaussian_filter
+
+        return gaussian_filter(plane, self.sigma, mode="constant")
+
 
 class ConvolvedPSF:
     """A PSF convolved with the kernel that the science image was convolved with at each place.
@@ -59,6 +65,13 @@ class ConvolvedPSF:
         kernel = self.kernel.at(x, y)
         half = kernel.shape[0] // 2
         return fftconvolve(stamp, kernel), y0 - half, x0 - half
+
+    def convolved(self, plane: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
+        """As `BroadenedPSF.convolved`, with the kernel of the middle of the plane."""
+        from scipy.signal import fftconvolve
+
+        kernel = self.kernel.at(corner[1] + plane.shape[1] / 2, corner[0] + plane.shape[0] / 2)
+        return fftconvolve(plane, kernel, mode="same")
 
 
 def difference_psf(

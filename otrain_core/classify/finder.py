@@ -74,8 +74,9 @@ class Finder:
     def maps(self, planes: Planes, *, tile: int = TILE) -> dict[str, np.ndarray]:
         """Maps of an image by name, `MAPS`: float32 (height, width).
 
-        heat and footprint lie between 0 and 1; dx, dy lead from the pixel to the source [px]. At the border of a tile
-        the network sees what lies beyond it, so that the maps are those of the whole image.
+        heat and footprint lie between 0 and 1; dx, dy lead from the pixel to the source [px]. Each is the mean over the
+        image and the image turned by 180 degrees, in which the errors of the network differ. At the border of a tile the
+        network sees what lies beyond it, so that the maps are those of the whole image.
 
         Raises
         ------
@@ -91,14 +92,23 @@ class Finder:
             for left in range(0, width, tile):
                 bottom, right = min(top + tile, height), min(left + tile, width)
                 y0, x0 = max(top - reach, 0), max(left - reach, 0)
-                part = seen[y0 : bottom + reach, x0 : right + reach]
-                given = run_graph(self._session, self._input, part[None])
-                if given.shape != (1, *part.shape[:2], len(MAPS)):
-                    raise CubeError(f"{self.path}: maps of shape {given.shape[1:]} for a tile of {part.shape[:2]} px")
-                found[top:bottom, left:right] = given[0, top - y0 : bottom - y0, left - x0 : right - x0]
+                given = self._two_views(seen[y0 : bottom + reach, x0 : right + reach])
+                found[top:bottom, left:right] = given[top - y0 : bottom - y0, left - x0 : right - x0]
         for k in (MAPS.index("heat"), MAPS.index("footprint")):
             found[..., k] = 1 / (1 + np.exp(-np.clip(found[..., k], -60, 60)))
         return {name: found[..., k] for k, name in enumerate(MAPS)}
+
+    def _two_views(self, part: np.ndarray) -> np.ndarray:
+        """Mean of what the network gives for a tile and for the tile turned by 180 degrees: (height, width, maps)."""
+        views = []
+        for turn in (1, -1):
+            given = run_graph(self._session, self._input, np.ascontiguousarray(part[::turn, ::turn])[None])
+            if given.shape != (1, *part.shape[:2], len(MAPS)):
+                raise CubeError(f"{self.path}: maps of shape {given.shape[1:]} for a tile of {part.shape[:2]} px")
+            views.append(given[0, ::turn, ::turn])
+        here, turned = views
+        signs = np.where(np.isin(MAPS, ("dx", "dy")), -1, 1).astype(np.float32)
+        return (here + signs * turned) / 2
 
     def find(
         self, planes: Planes, *, threshold: float | None = None, both_signs: bool = False, tile: int = TILE

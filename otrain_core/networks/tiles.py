@@ -13,6 +13,7 @@ from otrain_core.candidates.measure import SIGMA
 from otrain_core.candidates.planes import Field, Planes
 from otrain_core.images.pixels import add_stamp
 from otrain_core.plan.finder import FinderOptions
+from otrain_core.sky.artefacts import ELECTRONS_PER_UM, PIXEL_UM, add_cosmics, add_hot_pixels
 from otrain_core.stars.kinds import STAMP_RADIUS
 
 TARGETS = ("heat", "dx", "dy", "log_snr", "footprint", "counts", "near")
@@ -22,6 +23,8 @@ MOST_EXTRA = 3  # further sources of a tile
 EXTRA_SNR = (4.0, 60.0)  # of these
 PAIR = (0.7, 2.0)  # distance of a further source from another, of half of them [FWHM]
 PAIR_RATIO = 0.4  # of their S/N at most [logarithm]
+MOST_ARTEFACTS = 3  # cosmic rays and hot pixels of a tile, of each
+COSMIC_SNR = (3.0, 100.0)  # of a pixel of a cosmic ray's track
 HEAT_REACH = 4.0  # beyond it the heat of a source is 0 [standard deviations]
 
 
@@ -131,6 +134,8 @@ def draw_tile(
     sources = image.near(rows, columns)
     if vary and rng.random() < options.add_sources:
         part, sources = _with_more(part, sources, field, (y0, x0), image.spreads[True], rng)
+    if vary and rng.random() < options.add_artefacts:
+        part = _with_artefacts(part, field, (y0, x0), rng)
     if vary and rng.random() < options.shift_reference:
         part = shifted_reference(part, rng.uniform(-1, 1), rng.uniform(-1, 1))
     if rng.random() < options.drop_difference:
@@ -181,6 +186,21 @@ def _with_more(
         if plane is not None:
             plane[part.bad] = 0
     return replace(part, science=science, difference=difference), [*sources, *added]
+
+
+def _with_artefacts(part: Planes, field: Field, corner: tuple[int, int], rng: np.random.Generator) -> Planes:
+    """Cosmic rays and hot pixels in science image and difference, some of each; bad pixels stay as they are."""
+    damage, noise = np.zeros(part.shape), float(np.median(part.noise))
+    for _ in range(int(rng.integers(MOST_ARTEFACTS + 1))):
+        brightness = np.exp(rng.uniform(*np.log(COSMIC_SNR)))
+        add_cosmics(damage, rng, n=1, gain=ELECTRONS_PER_UM * PIXEL_UM / (brightness * noise))
+    add_hot_pixels(damage, rng, n=int(rng.integers(MOST_ARTEFACTS + 1)), noise=noise)
+    seen = field.psf.convolved(damage, corner) if hasattr(field.psf, "convolved") else damage
+    science = np.where(part.bad, 0, part.science + damage).astype(np.float32)
+    difference = part.difference
+    if difference is not None:
+        difference = np.where(part.bad, 0, difference + seen).astype(np.float32)
+    return replace(part, science=science, difference=difference)
 
 
 def shifted_reference(planes: Planes, dx: float, dy: float, *, blur: float = 0.0) -> Planes:

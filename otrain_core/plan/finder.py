@@ -37,6 +37,9 @@ class FinderOptions(Section):
         0.2, ge=0, le=1, description="share of the tiles of training whose reference is shifted, by up to 1 px"
     )
     add_sources: float = Field(0.8, ge=0, le=1, description="share of the tiles of training that get further sources")
+    add_artefacts: float = Field(
+        0.5, ge=0, le=1, description="share of the tiles of training that get further cosmic rays and hot pixels"
+    )
     heat_width: float = Field(
         0.5, gt=0, le=2, description="width of the Gaussian that the network is to draw about a source, over the seeing"
     )

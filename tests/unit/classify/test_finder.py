@@ -43,6 +43,15 @@ def test_maps_have_no_seams(finder, planes, tile):
         np.testing.assert_allclose(found, whole[name], atol=2e-5, err_msg=name)
 
 
+def test_an_image_and_the_image_turned_give_the_same(finder, planes):
+    back = (slice(None, None, -1), slice(None, None, -1))
+    found, turned = finder.maps(planes), finder.maps(planes.cut(*back))
+    for name in MAPS:
+        sign = -1 if name in ("dx", "dy") else 1
+        np.testing.assert_allclose(turned[name][back], sign * found[name], atol=2e-5, err_msg=name)
+    assert np.ptp(found["dx"]) > 0.1
+
+
 def test_the_same_sources_whatever_the_tiles(finder, planes):
     found = [finder.find(planes, tile=tile).round(3) for tile in (24, 200)]
     assert len(found[0]) > 5

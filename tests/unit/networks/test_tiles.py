@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core.candidates.measure import SIGMA
+from otrain_core.candidates.measure import SIGMA, BroadenedPSF
 from otrain_core.candidates.planes import PLANES, Field, Planes
 from otrain_core.networks.tiles import (
     TARGETS,
     TileImage,
+    _with_artefacts,
     draw_batch,
     draw_tile,
     make_targets,
@@ -19,7 +20,7 @@ from otrain_core.networks.tiles import (
 from otrain_core.plan.finder import FinderOptions
 
 SEEING = 3.0
-QUIET = FinderOptions(heat_width=1.0, drop_difference=0, drop_mask=0, shift_reference=0)
+QUIET = FinderOptions(heat_width=1.0, drop_difference=0, drop_mask=0, shift_reference=0, add_artefacts=0)
 
 
 class Gaussian:
@@ -144,6 +145,25 @@ def test_pixels_of_another_set_do_not_count(field):
     unused = np.ones((72, 80), bool)
     _, targets = draw_tile(TileImage(replace(field, unused=unused)), QUIET, 72, np.random.default_rng(1), vary=False)
     assert not target(targets, "counts").any() and not target(targets, "near").any()
+
+
+def test_artefacts_are_no_sources_and_look_alike_in_science_and_difference(field):
+    options = QUIET.model_copy(update={"add_sources": 0, "add_artefacts": 1})
+    image, added = TileImage(replace(field, sources=SOURCES[:0])), []
+    for seed in range(6):
+        inputs, targets = draw_tile(image, options, 72, np.random.default_rng(seed), vary=True)
+        assert not target(targets, "heat").any() and target(targets, "counts").all()
+        added.append(np.sinh(inputs[..., PLANES.index("difference")]).max())
+    quiet = np.abs(field.planes.inputs(image.spreads[True])[..., PLANES.index("difference")])
+    assert max(added) > 2 * np.sinh(quiet.max())
+    part = _with_artefacts(field.planes, field, (0, 0), np.random.default_rng(3))
+    change = part.science - field.planes.science
+    assert change.max() > 5 * 1.4
+    np.testing.assert_allclose(part.difference - field.planes.difference, change, atol=1e-3)
+    blurred = replace(field, psf=BroadenedPSF(field.psf, fwhm=SEEING, target=1.5 * SEEING))
+    part = _with_artefacts(field.planes, blurred, (0, 0), np.random.default_rng(3))
+    seen = part.difference - field.planes.difference
+    assert seen.max() < 0.5 * change.max() and seen.sum() == pytest.approx(change.sum(), rel=0.05)
 
 
 def test_a_shifted_reference_leaves_dipoles(field):
