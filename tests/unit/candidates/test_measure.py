@@ -77,6 +77,9 @@ def test_the_convolved_psf_is_what_the_kernel_makes_of_a_star():
     # The kernel of the star's place against that of each pixel: it changes little over a star.
     np.testing.assert_allclose(stamp, expected, atol=0.01 * stamp.max())
     assert stamp.sum() == pytest.approx(1)
+    part = image[40:81, 10:51]  # its middle is the place of the star
+    found = ConvolvedPSF(Moffat(), field).convolved(part, (40, 10))
+    np.testing.assert_allclose(found[10:31, 10:31], field.apply(image)[50:71, 20:41], atol=0.02 * stamp.max())
 
 
 @pytest.mark.parametrize(
