@@ -19,9 +19,10 @@ import pandas as pd
 from otrain_core.cubes.labels import override_labels
 from otrain_core.errors import OtrainError
 from otrain_core.evaluation.bootstrap import bootstrap_intervals
-from otrain_core.evaluation.calibrate import fit_calibration, logit
+from otrain_core.evaluation.calibrate import Calibration, logit, pull_calibration
 from otrain_core.evaluation.cuts import FixedCuts, fit_cuts, properties_of
 from otrain_core.evaluation.metrics import REAL_FRACTIONS, auc, confusion, ece, purity, rates
+from otrain_core.plan.config import FinetuneOptions
 from tools.real_sets import CHANNELS, CLONE, SETS, build_set
 
 log = logging.getLogger("otrain.real_sky")
@@ -177,8 +178,11 @@ def measure(cube: Mapping[str, np.ndarray], scored: Scored, kept: np.ndarray) ->
 def own_calibration(
     labels: np.ndarray, probability: np.ndarray, units: np.ndarray, *, rng: np.random.Generator
 ) -> tuple[float, tuple[float, float]]:
-    """ECE after a calibration on 50 labelled candidates of other images: median and interval over draws of them."""
-    errors = []
+    """ECE after a calibration on 50 labelled candidates of other images: median and interval over draws of them.
+
+    The curve is pulled to the model's own, moved to the share of real ones among the 50, as a fine-tuning does.
+    """
+    errors, pull = [], FinetuneOptions().pull
     names, of = np.unique(units, return_inverse=True)
     sizes = np.bincount(of)
     for _ in range(OWN_DRAWS):
@@ -189,7 +193,9 @@ def own_calibration(
         if len(mine) < OWN_LABELS or rest.sum() < OWN_LABELS or len(np.unique(labels[rest])) < 2:
             continue
         mine = rng.choice(mine, OWN_LABELS, replace=False)
-        calibration = fit_calibration(labels[mine], probability[mine])
+        share = (labels[mine].sum() + 1) / (OWN_LABELS + 2)
+        start = Calibration(1.0, float(np.log(share / (1 - share))))
+        calibration = pull_calibration(labels[mine], logit(probability[mine]), start=start, pull=pull)
         errors.append(ece(labels[rest], calibration.apply(probability[rest])))
     if not errors:
         return np.nan, (np.nan, np.nan)
