@@ -195,8 +195,8 @@ def model_record(
     from otrain_core.evaluation.calibrate import Calibration
 
     headline = metrics.get("headline") or {}
-    names = ("telescope", "pipeline", "experiment", "protocol", "threshold_rule")
-    record: dict[str, Any] = {key: metrics.get(key, "") for key in names}
+    kept = ("telescope", "pipeline", "experiment", "protocol", "threshold_rule")
+    record: dict[str, Any] = {key: metrics.get(key, "") for key in kept}
     record |= {
         "seed": train.get("seed"),
         "commit": train.get("commit", ""),
