@@ -16,6 +16,7 @@ DESCRIPTORS = {
     "level": ("of the noise", False, 0.5),
     "missing": ("of the pixels", False, 0.05),
 }
+WORDS = {"psf_width": "width of the PSF", "level": "level of the difference"}  # of names that are none
 PROBABILITIES = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
 MARGIN = 0.25  # of the range of the training set: how far beyond its ends a value counts as known
 MAD_OF_NOISE = 1.4826
@@ -197,7 +198,9 @@ def unlike(described: Mapping[str, np.ndarray], statistics: Mapping[str, Any]) -
         with np.errstate(invalid="ignore"):
             out = (values < low) | (values > high)
         for k in np.flatnonzero(out):
-            text = f"{name} {values[k]:.3g} {unit} (training {quantiles[0]:.3g} to {quantiles[-1]:.3g})"
+            text = (
+                f"{WORDS.get(name, name)} {values[k]:.3g} {unit} (training {quantiles[0]:.3g} to {quantiles[-1]:.3g})"
+            )
             reasons[k] = f"{reasons[k]}; {text}" if reasons[k] else text
     return reasons.astype(str)
 

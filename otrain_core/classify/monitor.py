@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from otrain_core.classify.descriptors import DESCRIPTORS, MAD_OF_NOISE, doubt, image_values, limits
+from otrain_core.classify.descriptors import DESCRIPTORS, MAD_OF_NOISE, WORDS, doubt, image_values, limits
 from otrain_core.errors import CubeError, OtrainError
 
 FALSE_ALARMS = 0.01  # nights without a change that raise any alarm
@@ -275,15 +275,18 @@ def advise(comparisons: Sequence[Comparison], *, n_images: int) -> str:
 
 
 def _beyond(items: Sequence[Comparison]) -> str:
-    told = ", ".join(f"{item.quantity} {item.night:.3g} {item.unit}" for item in items)
+    told = ", ".join(_measured(item) for item in items)
     return f" Most candidates lie beyond the training set: {told}." if items else ""
 
 
 def describe_change(item: Comparison) -> str:
     """``seeing 3.2 px, 30 % above``"""
-    if item.ratio:
-        return f"{item.quantity} {item.night:.3g} {item.unit} ({100 * item.change:+.0f} %)"
-    return f"{item.quantity} {item.night:.3g} {item.unit} ({item.change:+.2g})"
+    change = f"{100 * item.change:+.0f} %" if item.ratio else f"{item.change:+.2g}"
+    return f"{_measured(item)} ({change})"
+
+
+def _measured(item: Comparison) -> str:
+    return f"{WORDS.get(item.quantity, item.quantity)} {item.night:.3g} {item.unit}"
 
 
 def _share(alarms: Sequence[Comparison]) -> str:

@@ -37,7 +37,12 @@ def test_a_known_seeing_wins_and_nothing_is_no_error():
 
 @pytest.mark.parametrize(
     ("change", "word"),
-    [({"sigma": 1.5 * 1.3}, "psf_width"), ({"noise": 40.0}, "noise"), ({"level": 30.0}, "level"), ({}, "")],
+    [
+        ({"sigma": 1.5 * 1.3}, "width of the PSF"),
+        ({"noise": 40.0}, "noise"),
+        ({"level": 30.0}, "level of the difference"),
+        ({}, ""),
+    ],
 )
 def test_what_is_unlike_the_training_set_says_why(change, word):
     rng = np.random.default_rng(2)
