@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from otrain_core.errors import ImageError, first_line
+from otrain_core.io import truncation_told
 from otrain_core.safe import check_cards, check_compressed, check_header
 
 ALL = "*"  # path.fits[*]: each image of the file
@@ -88,7 +89,10 @@ def image_extensions(path: str | Path, *, image: str) -> list[str]:
     check_compressed(path, image=image)
     check_cards(path, image=image)
     try:
-        with fits.open(path, memmap=False, ignore_missing_simple=False, do_not_scale_image_data=True) as hdus:
+        with (
+            truncation_told(),
+            fits.open(path, memmap=False, ignore_missing_simple=False, do_not_scale_image_data=True) as hdus,
+        ):
             found = {
                 k: hdu
                 for k, hdu in images_of(hdus, path, image=image).items()

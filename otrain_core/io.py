@@ -10,6 +10,7 @@ import re
 import shutil
 import stat
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +53,14 @@ def raise_if_failed(path: str | Path) -> None:
     raise failed
 
 
+@contextmanager
+def truncation_told() -> Iterator[None]:
+    """For readers of FITS files that tell of a truncated one themselves: astropy's own warning of it is silent within."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="File may have been truncated")
+        yield
+
+
 def shown(path: str | Path) -> str:
     """A path as text that can be printed and stored: bytes of its name that are not UTF-8 are written as \\xNN."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
@@ -69,7 +78,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     FileError
         `path` is a folder.
     OSError
-        Of a full disk, with `path` as its file, whatever the block met it as.
+        Of a read-only folder or a full disk, with `path` as its file, whatever the block met it as.
     """
     path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
     if path.is_dir():
@@ -77,7 +86,10 @@ def atomic(path: str | Path) -> Iterator[Path]:
     special = path.exists() and not path.is_file()
     folder = Path(tempfile.gettempdir()) if special else path.parent
     folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=folder, prefix=f".{path.stem[:40]}.", suffix=path.suffix)
+    try:
+        handle, name = tempfile.mkstemp(dir=folder, prefix=f".{path.stem[:40]}.", suffix=path.suffix)
+    except OSError as error:  # a read-only folder: a user knows the file by its own name
+        raise OSError(error.errno, error.strerror, shown(path)) from error
     os.close(handle)
     try:
         yield Path(name)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from otrain_core.errors import ConfigError, ImageError
+from otrain_core.io import truncation_told
 
 # Columns that name a position, in order of preference. Those of Source Extractor and gmadet count from 1.
 PIXELS = ((("x", "y"), 0), (("XWIN_IMAGE", "YWIN_IMAGE"), 1), (("X_IMAGE", "Y_IMAGE"), 1), (("Xpos", "Ypos"), 1))
@@ -100,7 +101,7 @@ def _read_table(path: Path) -> Any:
     try:
         check_compressed(path, image=path.stem)
         if form == "fits":
-            with fits.open(path, memmap=False) as hdus:
+            with truncation_told(), fits.open(path, memmap=False) as hdus:
                 for hdu in hdus:
                     check_header(hdu.header, path, image=path.stem)
     except ImageError as error:
@@ -108,7 +109,8 @@ def _read_table(path: Path) -> Any:
     except Exception:  # the reader below tells it better
         pass
     try:
-        table = Table.read(path, format=form)
+        with truncation_told():
+            table = Table.read(path, format=form)
     except Exception as error:  # astropy's readers raise many kinds
         if form == "ascii.csv":
             return _spreadsheet(path)

@@ -11,6 +11,7 @@ import numpy as np
 from astropy.io import fits
 
 from otrain_core.errors import CubeError, ImageError
+from otrain_core.io import truncation_told
 from otrain_core.safe import check_compressed, check_header, safe_name
 
 SUFFIX = re.compile(r"\.(fits|fit|fts)(\.gz|\.fz)?$", re.I)
@@ -129,7 +130,7 @@ def read_cutout(
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], bool]:
     """Planes by channel, the header that describes them, and whether a DIFF extension was found."""
     channel = {extension: name for name, extensions in EXTENSIONS.items() for extension in extensions}
-    with fits.open(path, memmap=False, ignore_missing_simple=False) as hdus:
+    with truncation_told(), fits.open(path, memmap=False, ignore_missing_simple=False) as hdus:
         images: list[tuple[str, Any]] = []
         for hdu in hdus:
             if getattr(hdu, "is_image", False) and hdu.header.get("NAXIS", 0) >= 2:

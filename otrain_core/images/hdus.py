@@ -17,7 +17,7 @@ from otrain_core.extensions import extension_name, images_of, is_companion, spli
 from otrain_core.images.asinh import linear_pixels
 from otrain_core.images.keywords import parse_number
 from otrain_core.images.wcs import WCS_CARDS, shift_wcs
-from otrain_core.io import raise_if_failed
+from otrain_core.io import raise_if_failed, truncation_told
 from otrain_core.safe import MAX_CARDS, check_cards, check_compressed
 from otrain_core.widths import mad_sigma
 
@@ -89,7 +89,10 @@ def _opened(path: Path, image: str) -> Iterator[fits.HDUList]:
     check_compressed(path, image=image)
     check_cards(path, image=image)
     try:
-        with fits.open(path, memmap=False, ignore_missing_simple=False, do_not_scale_image_data=True) as hdus:
+        with (
+            truncation_told(),
+            fits.open(path, memmap=False, ignore_missing_simple=False, do_not_scale_image_data=True) as hdus,
+        ):
             yield hdus
     except OtrainError:
         raise

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from otrain_core.errors import ImageError
 from otrain_core.images.polynomials import exponents, polynomial
-from otrain_core.io import atomic, raise_if_failed
+from otrain_core.io import atomic, raise_if_failed, truncation_told
 from otrain_core.widths import FWHM_PER_SIGMA
 
 MAX_DEGREE, MAX_OVERSAMPLING = 8, 20  # of a model in a file: what a fit never exceeds, and memory allows
@@ -183,7 +183,7 @@ class PSFModel:
             raise refuse("no such file")
         raise_if_failed(path)
         try:
-            with fits.open(path, memmap=False) as hdus:
+            with truncation_told(), fits.open(path, memmap=False) as hdus:
                 values = [hdus[0].header[key] for key in ("DEGREE", "OVERSAMP", "IMHEIGHT", "IMWIDTH")]
                 sizes = [hdus[0].header.get(f"NAXIS{axis}", 0) for axis in (1, 2, 3)]
                 if not all(isinstance(value, int) for value in values):

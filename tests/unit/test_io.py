@@ -1,5 +1,6 @@
 """Reading and writing of tables and records."""
 
+import errno
 import json
 import os
 import stat
@@ -44,6 +45,16 @@ def test_failure_marks_are_recognised_by_every_reader(tmp_path):
     for reader in readers:
         with pytest.raises(UpstreamFailed, match="image a: data: all pixels are NaN"):
             reader()
+
+
+def test_where_nothing_can_be_written_the_file_is_named(tmp_path, monkeypatch):
+    def refuse(**options):
+        raise OSError(errno.EROFS, "Read-only file system", str(tmp_path / ".a.x7.csv"))
+
+    monkeypatch.setattr(io.tempfile, "mkstemp", refuse)
+    with pytest.raises(OSError, match="Read-only") as error, io.atomic(tmp_path / "a.csv"):
+        pass
+    assert error.value.filename == str(tmp_path / "a.csv") and error.value.errno == errno.EROFS
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
