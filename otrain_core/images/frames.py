@@ -16,9 +16,9 @@ from otrain_core.errors import ImageError, first_line
 from otrain_core.images.detector import SETTLED, mark_settled, settle
 from otrain_core.images.fill import check_mosaic, fill_values
 from otrain_core.images.hdus import read_fits
-from otrain_core.images.keywords import exposure, numbers, parse_number, start_time, text
+from otrain_core.images.keywords import exposure, header_scale, numbers, parse_number, start_time, text
 from otrain_core.images.wcs import image_wcs, wcs_scale
-from otrain_core.io import atomic, raise_if_failed
+from otrain_core.io import atomic, raise_if_failed, truncation_told
 
 if TYPE_CHECKING:
     from otrain_core.plan.telescopes import Detector
@@ -91,6 +91,7 @@ def read_image(
 ) -> Image:
     """Read an image and settle gain, noise, saturation and scale.
 
+    Without a WCS the pixel scale is that of the telescope, else what the header tells (`header_scale`).
     What the header says (`otrain_core.images.keywords.KEYWORDS`) counts before the detector of the telescope, or the
     other way round where ``detector.wins`` is ``config``. Pixels become counts of the exposure: rates are multiplied by
     the exposure time, fractions of the full scale by 65535; electrons stay, with gain 1. Areas of one exact value
@@ -125,8 +126,9 @@ def read_image(
     detector = detector or Detector(filter="")
     data, header = read_fits(path, image=name, extension=detector.extension)
     wcs = image_wcs(header, wcs_path, image=name, record=record)
-    if wcs is None and not detector.pixel_scale:
-        missing = "no WCS in the image and no detector.pixel_scale of the telescope"
+    scale = wcs_scale(wcs) if wcs is not None else detector.pixel_scale or header_scale(header)[0]
+    if wcs is None and not np.isfinite(scale):
+        missing = "no WCS in the image, no XPIXSZ with FOCALLEN, and no detector.pixel_scale of the telescope"
         raise ImageError(name, "pixel_scale", f"{missing} (--pixel-scale of otrain search and otrain night)")
     data[~np.isfinite(data)] = np.nan
     first_time = SETTLED not in header
@@ -143,7 +145,7 @@ def read_image(
         gain=settled.gain,
         read_noise=settled.read_noise,
         saturation=settled.saturation,
-        pixel_scale=wcs_scale(wcs) if wcs is not None else float(detector.pixel_scale or np.nan),
+        pixel_scale=float(scale),
         filter=_filter(header, detector),
         time=start_time(header, first=detector.header.get("time") if first_time else None),
         zero_point=settled.zero_point,
@@ -277,7 +279,7 @@ def read_planes(path: str | Path | Held, *, image: str) -> tuple[dict[str, np.nd
         raise ImageError(image, "path", f"{path}: no such file")
     raise_if_failed(path)
     try:
-        with fits.open(path, memmap=False) as hdus:
+        with truncation_told(), fits.open(path, memmap=False) as hdus:
             planes = {
                 hdu.name.lower(): np.ascontiguousarray(hdu.data, dtype=hdu.data.dtype.newbyteorder("="))
                 for hdu in hdus[1:]

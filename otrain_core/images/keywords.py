@@ -41,6 +41,16 @@ CLOCKS = (
     "TIME",
 )
 DAYS = {"MJD-OBS": "mjd", "MJD-BEG": "mjd", "MJD_OBS": "mjd", "MJD": "mjd", "JD": "jd", "JD-OBS": "jd", "JD_UTC": "jd"}
+ARCSEC_PER_RADIAN = 206.26480625  # times micrometres over millimetres
+SCALE_KEYS = ("SECPIX", "SECPIX1", "PIXSCALE", "IM_SCALE", "SCALE", "PIXSCAL1", "PIXELSCL")
+TYPE_KEYS = ("IMAGETYP", "OBSTYPE", "IMGTYPE", "FRAMETYP", "FRAME", "PICTTYPE", "OBJTYPE")
+TYPES = {  # words of those keywords and of names; the first that fits counts
+    "bias": r"bias|biases|zeros?|offset|masterbias|superbias",
+    "dark": r"darks?|masterdark",
+    "flat": r"flats?|skyflats?|domeflats?|masterflat|twilight|dome",
+    "other": r"focus|autofocus|foc|test|acquisition|acq|guide|guiding|pointing|slew|arc|lamp|comp|comparison|finder",
+}
+OF_THE_SKY = {"light", "object", "science", "sci", "target"}
 MIDDLES = {"DATE-AVG": None, "MJD-AVG": "mjd", "MJD-MID": "mjd"}
 
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eEdD][+-]?\d+)?)\s*(.*)", re.DOTALL)
@@ -208,3 +218,45 @@ def _scale(header: Mapping[str, Any]) -> str:
     """Time scale of TIMESYS as astropy names it; UTC where it is none of them."""
     scale = str(header.get("TIMESYS", "UTC") or "UTC").strip().lower()
     return {"tai": "tai", "tt": "tt", "tdt": "tt", "tdb": "tdb", "ut1": "utc"}.get(scale, "utc")
+
+
+def frame_type(header: Mapping[str, Any]) -> tuple[str, str]:
+    """What kind of frame a header names, and by which keyword.
+
+    Returns
+    -------
+    kind : str
+        One of `TYPES`, science, or '' where no keyword of `TYPE_KEYS` tells it.
+    why : str
+        As ``IMAGETYP 'Dark Frame'``.
+    """
+    for key in TYPE_KEYS:
+        said = str(header.get(key, "") or "").strip()
+        told = words(said)
+        for kind, pattern in TYPES.items():
+            if any(re.fullmatch(pattern, word) for word in told):
+                return kind, f"{key} {said!r}"
+        if told & OF_THE_SKY:
+            return "science", f"{key} {said!r}"
+    return "", ""
+
+
+def words(text: str) -> set[str]:
+    """Words of a text in lower case, also those that only a capital letter parts."""
+    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
+    return set(filter(None, re.split(r"[^a-z]+", parted.lower())))
+
+
+def header_scale(header: Mapping[str, Any]) -> tuple[float, str]:
+    """Pixel scale [arcsec/px] without a WCS, and what tells it: a keyword, or the pixel size over the focal length.
+
+    NaN and '' where nothing does.
+    """
+    for key in SCALE_KEYS:
+        value = parse_number(header.get(key), unit=True)
+        if value and 0.01 < value < 1000:
+            return float(value), key
+    size, length = (parse_number(header.get(key), unit=True) for key in ("XPIXSZ", "FOCALLEN"))
+    if size and length and size > 0 and length > 0:
+        return ARCSEC_PER_RADIAN * size / length, "XPIXSZ and FOCALLEN"
+    return np.nan, ""

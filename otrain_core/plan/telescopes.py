@@ -34,7 +34,11 @@ HeaderValue = Literal["gain", "read_noise", "saturation", "filter", "exposure", 
 class Detector(Section):
     """The detector of a telescope: what the headers of its images do not say, or say wrongly."""
 
-    pixel_scale: float | None = Field(None, gt=0, description="pixel scale [arcsec/px]; needed without WCS")
+    pixel_scale: float | None = Field(
+        None,
+        gt=0,
+        description="pixel scale [arcsec/px]; needed where the header tells neither a WCS nor XPIXSZ with FOCALLEN",
+    )
     gain: float | None = Field(None, gt=0, description="gain [electron/ADU]")
     read_noise: float | None = Field(None, ge=0, description="read noise [electron]")
     saturation: float | None = Field(None, gt=0, description="saturation level [ADU]")

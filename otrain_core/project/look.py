@@ -17,7 +17,18 @@ import numpy as np
 from otrain_core.errors import ConfigError, ImageError, OtrainError, first_line
 from otrain_core.extensions import image_extensions
 from otrain_core.images.hdus import read_header
-from otrain_core.images.keywords import exposure, numbers, parse_angle, parse_number, start_time, text
+from otrain_core.images.keywords import (
+    TYPES,
+    exposure,
+    frame_type,
+    header_scale,
+    numbers,
+    parse_angle,
+    parse_number,
+    start_time,
+    text,
+    words,
+)
 from otrain_core.images.wcs import image_wcs, pixel_to_sky, wcs_scale
 from otrain_core.io import digest, shown
 
@@ -25,21 +36,11 @@ FITS_NAME = re.compile(r"\.(fits?|fts)(\.(fz|gz|bz2|xz))?$", re.I)
 SOLUTION_NAME = re.compile(r"\.wcs$", re.I)
 SOLUTIONS = "wcs"  # folder of a project with WCS headers, where those that `otrain solve` made are
 SMALLEST = 64  # side of a frame [px]; what is smaller is a cutout
-ARCSEC_PER_RADIAN = 206.26480625  # times micrometres over millimetres
-
-TYPE_KEYS = ("IMAGETYP", "OBSTYPE", "IMGTYPE", "FRAMETYP", "FRAME", "PICTTYPE", "OBJTYPE")
-TYPES = {  # words of those keywords and of names; the first that fits counts
-    "bias": r"bias|biases|zeros?|offset|masterbias|superbias",
-    "dark": r"darks?|masterdark",
-    "flat": r"flats?|skyflats?|domeflats?|masterflat|twilight|dome",
-    "other": r"focus|autofocus|foc|test|acquisition|acq|guide|guiding|pointing|slew|arc|lamp|comp|comparison|finder",
-}
 PRODUCTS = r"diff|difference|mask|weight|wht|bkg|background|rms|residual|residuals|thumb|preview|psf"
 STACKS = r"stack|stacked|stk|coadd|coadded|reference|ref|template"
 STACK_KEYS = ("NCOMBINE", "STACKCNT", "NSTACK", "NCOMB")
 CALIBRATED_KEYS = ("CALSTAT", "FLATCOR", "DARKCOR", "FLATFIL", "DESBIAS", "L1STATFL", "CCDPROC", "FLAT_COR")
 BAYER_KEYS = ("BAYERPAT", "BAYRPAT", "COLORTYP", "BAYER")
-SCALE_KEYS = ("SECPIX", "SECPIX1", "PIXSCALE", "IM_SCALE", "SCALE", "PIXSCAL1", "PIXELSCL")
 POINTINGS = (("OBJCTRA", "OBJCTDEC"), ("RA", "DEC"), ("TELRA", "TELDEC"), ("RA_OBJ", "DEC_OBJ"), ("CRVAL1", "CRVAL2"))
 
 
@@ -252,7 +253,7 @@ def _placed(folder: Path, frame: Frame, header: Mapping[str, Any], solution: str
             ra, dec = (float(value) for value in pixel_to_sky(wcs, *middle))
             return replace(frame, wcs=where, ra=ra, dec=dec, scale=wcs_scale(wcs), scale_from="WCS")
     found["ra"], found["dec"] = _pointing(header)
-    found["scale"], found["scale_from"] = _scale(header)
+    found["scale"], found["scale_from"] = header_scale(header)
     return replace(frame, **found)
 
 
@@ -271,19 +272,13 @@ def _kind(path: str, header: Mapping[str, Any], shape: tuple[int, int]) -> tuple
         return "other", f"{shape[1]} x {shape[0]} px, smaller than a frame"
     if (parse_number(header.get("NAXIS3")) or 1) > 1:
         return "other", f"{header['NAXIS3']} planes (colours?): separate them first"
-    words, name = _words(path), _words(os.path.basename(path))
-    for key in TYPE_KEYS:
-        said = str(header.get(key, "") or "").strip()
-        told = _words(said)
-        for kind, pattern in TYPES.items():
-            if any(re.fullmatch(pattern, word) for word in told):
-                return kind, f"{key} {said!r}"
-        if told & {"light", "object", "science", "sci", "target"}:
-            break
-    else:
-        for kind, pattern in TYPES.items():
-            if match := next((word for word in sorted(words) if re.fullmatch(pattern, word)), None):
-                return kind, f"{match!r} in its name"
+    kind, why = frame_type(header)
+    if kind in TYPES:
+        return kind, why
+    name = words(os.path.basename(path))
+    for kind, pattern in TYPES.items() if not why else ():
+        if match := next((word for word in sorted(words(path)) if re.fullmatch(pattern, word)), None):
+            return kind, f"{match!r} in its name"
     if match := next((word for word in sorted(name) if re.fullmatch(PRODUCTS, word)), None):
         return "other", f"{match!r} in its name"
     for key in STACK_KEYS:
@@ -292,12 +287,6 @@ def _kind(path: str, header: Mapping[str, Any], shape: tuple[int, int]) -> tuple
     if match := next((word for word in sorted(name) if re.fullmatch(STACKS, word)), None):
         return "stack", f"{match!r} in its name"
     return "science", ""
-
-
-def _words(text: str) -> set[str]:
-    """Words of a text in lower case, also those that only a capital letter parts."""
-    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
-    return set(filter(None, re.split(r"[^a-z]+", parted.lower())))
 
 
 def _pointing(header: Mapping[str, Any]) -> tuple[float, float]:
@@ -312,18 +301,6 @@ def _pointing(header: Mapping[str, Any]) -> tuple[float, float]:
         if ra is not None and dec is not None and 0 <= ra <= 360 and abs(dec) <= 90:
             return float(ra), float(dec)
     return np.nan, np.nan
-
-
-def _scale(header: Mapping[str, Any]) -> tuple[float, str]:
-    """Pixel scale [arcsec/px] without a WCS, and what tells it: a keyword, or the pixel size over the focal length."""
-    for key in SCALE_KEYS:
-        value = parse_number(header.get(key), unit=True)
-        if value and 0.01 < value < 1000:
-            return float(value), key
-    size, length = (parse_number(header.get(key), unit=True) for key in ("XPIXSZ", "FOCALLEN"))
-    if size and length and size > 0 and length > 0:
-        return ARCSEC_PER_RADIAN * size / length, "XPIXSZ and FOCALLEN"
-    return np.nan, ""
 
 
 def mark_copies(frames: Sequence[Frame], folder: Path) -> list[Frame]:

@@ -79,6 +79,26 @@ def test_truncated_files_are_refused(tmp_path, size):
         read_image(path, name="a", detector=ROW)
 
 
+def test_a_truncated_file_is_told_of_once(tmp_path, recwarn):
+    path = write(tmp_path / "a.fits", sky())
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ImageError, match="truncated"):
+        read_image(path, name="a", detector=ROW)
+    with pytest.raises(ImageError, match="truncated"):
+        read_planes(path, image="a")
+    assert not recwarn.list
+
+
+def test_without_a_wcs_the_header_may_tell_the_scale(tmp_path):
+    cards = {"XPIXSZ": 9.0, "FOCALLEN": 1500.0}
+    path = write(tmp_path / "a.fits", sky(), **cards)
+    assert read_image(path, name="a", detector=Detector(gain=1.0)).pixel_scale == pytest.approx(206.26480625 * 9 / 1500)
+    assert read_image(path, name="a", detector=ROW).pixel_scale == 1.2  # the telescope's counts first
+    path = write(tmp_path / "b.fits", sky(), XPIXSZ=9.0, FOCALLEN=0.0)
+    with pytest.raises(ImageError, match="no XPIXSZ with FOCALLEN"):
+        read_image(path, name="b", detector=Detector(gain=1.0))
+
+
 def test_truncated_gzip_is_refused(tmp_path):
     path = write(tmp_path / "a.fits", sky())
     packed = gzip.compress(path.read_bytes())

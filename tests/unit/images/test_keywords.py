@@ -11,6 +11,7 @@ from otrain_core.images.keywords import (
     KEYWORDS,
     MIDDLES,
     exposure,
+    frame_type,
     middle_time,
     numbers,
     parse_angle,
@@ -44,6 +45,22 @@ START, MIDDLE = "2024-03-01T02:03:04.500", "2024-03-01T02:03:34.500"
 )
 def test_numbers_as_text(value, number):
     assert parse_number(value) == number
+
+
+@pytest.mark.parametrize(
+    ("cards", "kind"),
+    [
+        ({"IMAGETYP": "Dark Frame"}, "dark"),
+        ({"OBSTYPE": "SKYFLAT"}, "flat"),
+        ({"IMAGETYP": "zero"}, "bias"),
+        ({"IMAGETYP": "LightFrame"}, "science"),
+        ({"IMAGETYP": "", "FRAME": "Light"}, "science"),
+        ({"OBJECT": "dark cloud"}, ""),
+    ],
+)
+def test_the_type_of_a_frame(cards, kind):
+    found, why = frame_type(cards)
+    assert found == kind and bool(why) == bool(kind)
 
 
 def test_a_unit_may_follow_where_it_is_allowed():
