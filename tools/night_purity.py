@@ -191,20 +191,19 @@ def search_night(
     paths: Sequence[Path], reference: Path, *, classifier: Classifier, recipe: Recipe, rng: np.random.Generator
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Detections of a night of some images with sources added, with their context; and which are the sources."""
+    from otrain_core.night.context import detections_of
     from otrain_core.night.hand_on import HandOn, keep
     from otrain_core.night.ledger import Ledger
     from otrain_core.night.search import search_image
 
     ledger, places, truth = Ledger(":memory:"), None, {}
-    detections: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for path in paths:
             places, truth[path.stem] = add_sources(path, places, recipe=recipe, rng=rng)
             found = search_image(path, reference=reference, classifier=classifier, recipe=recipe, image=path.stem)
             number, name = ledger.begin(path.stem, path=str(path), name=path.stem) or (0, "")
-            detections = keep(
-                found, ledger, number, name=name, night="n", folder=Path(folder), gallery=0, hand_on=HandOn()
-            )
+            keep(found, ledger, number, name=name, night="n", folder=Path(folder), gallery=0, hand_on=HandOn())
+    detections = detections_of(ledger, "n")
     real = [
         bool(
             np.hypot(truth[item["image_name"]]["x"] - item["x"], truth[item["image_name"]]["y"] - item["y"]).min()

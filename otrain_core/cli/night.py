@@ -33,6 +33,8 @@ def night(arguments: Namespace) -> tuple[int, Any, str]:
             signal.signal(name, lambda *_: stop.set())
     counts = work.run(once=arguments.once, stop=stop, tell=_teller(arguments))
     text = f"{arguments.output}/index.html: {counts['done']} images done, {counts['refused']} refused"
+    if counts["left_out"]:
+        text += f"; {counts['left_out']} frames are dark, bias or flat by IMAGETYP and were left out (listed there)"
     return int(bool(counts["refused"])), {"output": arguments.output, **counts}, text
 
 

@@ -79,7 +79,7 @@ def search(arguments: Namespace) -> tuple[int, Any, str]:
             except OtrainError as error:
                 refused.append({"science": str(path), "image": name, "reason": str(error)})
                 print(f"{path}: {error} (refused)", file=sys.stderr)
-    end_night(ledger, ALL, folder)
+    end_night(ledger, ALL, folder, hand_on)
     about = {key: classifier.about.get(key) for key in ("telescope", "pipeline", "experiment", "seed", "commit")}
     record = {"model": about, "threshold": classifier.threshold, "images": done, "refused": refused}
     record["recipe"] = recipe.record()

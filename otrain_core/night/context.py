@@ -205,7 +205,7 @@ def _nearest_on_sky(table: Mapping[str, np.ndarray], ra: np.ndarray, dec: np.nda
 
 
 def night_context(
-    detections: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]
+    detections: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]], *, coverage: bool = True
 ) -> dict[str, np.ndarray]:
     """The columns `NIGHT_COLUMNS` of all detections of a night.
 
@@ -213,6 +213,9 @@ def night_context(
     ----------
     detections, images : sequence of mapping
         From `otrain_core.night.ledger.Ledger`.
+    coverage : bool
+        Whether n_covered counts all images that show a place, or those with a detection alone: for the objects of a
+        night its cost grows with the square of the number of images.
 
     Returns
     -------
@@ -230,7 +233,8 @@ def night_context(
     groups = [rows for rows in groups if len(rows) and objects[rows[0]] >= 0]
     places = np.array([[detections[rows[0]][name] for name in ("object_ra", "object_dec")] for rows in groups])
     places = places.reshape(-1, 2)
-    covered = sum((covers(image["record"], *places.T) for image in images), np.zeros(len(groups), int))
+    covering = images if coverage else ()
+    covered = sum((covers(image["record"], *places.T) for image in covering), np.zeros(len(groups), int))
     for rows, place, count in zip(groups, places, covered, strict=True):
         names[rows] = object_name(*place)
         n_images[rows] = len(set(of_image[rows]))
@@ -325,18 +329,26 @@ def footprint(wcs: Any, shape: tuple[int, int]) -> list[list[float]]:
     return np.column_stack(pixel_to_sky(wcs, x, y)).tolist()
 
 
-def detections_of(ledger: Ledger, night: str) -> list[dict[str, Any]]:
-    """All detections of a night so far, with the columns `NIGHT_COLUMNS`."""
-    detections = ledger.detections(night)
-    columns = night_context(detections, ledger.images(night))
+def detections_of(
+    ledger: Ledger, night: str, *, around: int | None = None, plain: bool = False, coverage: bool = True
+) -> list[dict[str, Any]]:
+    """All detections of a night so far, with the columns `NIGHT_COLUMNS`.
+
+    With `around`, the number of an image, its detections and those that their columns depend on alone: in a long night
+    they are few. `plain` as `Ledger.detections`, `coverage` as `night_context`.
+    """
+    detections = ledger.detections(night, around=around, pixels=SAME_PIXEL, plain=plain)
+    columns = night_context(detections, ledger.images(night), coverage=coverage)
     for k, item in enumerate(detections):
         item.update({name: values[k].item() for name, values in columns.items()})
     return detections
 
 
-def add_night_context(table: dict[str, np.ndarray], ledger: Ledger, night: str, number: int) -> list[dict[str, Any]]:
-    """Fill the columns `NIGHT_COLUMNS` of the candidates of one image; return all detections of the night so far."""
-    detections = detections_of(ledger, night)
+def add_night_context(
+    table: dict[str, np.ndarray], ledger: Ledger, night: str, number: int, *, plain: bool = False
+) -> list[dict[str, Any]]:
+    """Fill the columns `NIGHT_COLUMNS` of the candidates of one image; return `detections_of` around it."""
+    detections = detections_of(ledger, night, around=number, plain=plain)
     mine = {item["candid"]: item for item in detections if item["image"] == number}
     for name in NIGHT_COLUMNS:
         values = [mine[candid][name] for candid in table["candid"].astype(str)]

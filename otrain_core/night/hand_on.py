@@ -70,8 +70,10 @@ def keep(
     gallery: int,
     hand_on: HandOn,
     part: str = "",
-) -> list[dict[str, Any]]:
+) -> None:
     """Note an image as done, and write its files, with the context of its night so far; all of it or nothing.
+
+    The report is that of a night, see `report_night`.
 
     Parameters
     ----------
@@ -88,22 +90,14 @@ def keep(
     hand_on : HandOn
     part : str
         Folder within that of the alerts.
-
-    Returns
-    -------
-    list of dict
-        Detections of the night so far, with their context.
     """
     record = plain_values(found.record)
     radius = RADIUS * (record["seeing_px"] or np.nan) * (record["pixel_scale"] or np.nan)
     with ledger.finish(number, night=night, record=record, table=found.table, radius=radius):
-        detections = add_night_context(found.table, ledger, night, number)
+        detections = add_night_context(found.table, ledger, night, number, plain=hand_on.alerts is None)
         write_search(folder, name, found, gallery=gallery)
         if hand_on.alerts is not None:
             _alert(hand_on.alerts / part, found, detections, ledger.images(night), number, model=hand_on.model)
-        if hand_on.about is not None:
-            write_report(folder / f"{hand_on.service}.json", hand_on.about, detections, ledger.images(night))
-    return detections
 
 
 def _alert(
@@ -121,6 +115,15 @@ def _alert(
     write_alerts(folder, real, stamps, history=detections, images=images, model=model)
 
 
-def end_night(ledger: Ledger, night: str, folder: Path) -> None:
-    """Write what the later images say of the candidates into the tables of the earlier ones."""
-    update_tables(folder, detections_of(ledger, night))
+def report_night(ledger: Ledger, night: str, folder: Path, hand_on: HandOn) -> None:
+    """Write the report of a night so far, where one is wanted."""
+    if hand_on.about is not None:
+        path = folder / f"{hand_on.service}.json"
+        write_report(path, hand_on.about, detections_of(ledger, night), ledger.images(night))
+
+
+def end_night(ledger: Ledger, night: str, folder: Path, hand_on: HandOn) -> None:
+    """Write what the later images say of the candidates into the tables of the earlier ones, and the report."""
+    update_tables(folder, detections_of(ledger, night, plain=True))
+    report_night(ledger, night, folder, hand_on)
+    ledger.end(night)

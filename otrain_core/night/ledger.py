@@ -39,6 +39,17 @@ CREATE INDEX of_night ON objects (night);
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_VERSION};
 """
+# What came later, and which older versions can do without.
+_ADDED = """
+CREATE INDEX IF NOT EXISTS of_place ON detections (x, y);
+CREATE TABLE IF NOT EXISTS ended (night TEXT PRIMARY KEY, image INTEGER NOT NULL)  -- the last image that its tables know
+"""
+_AROUND = """
+SELECT rowid FROM detections WHERE image = :image
+UNION SELECT o.rowid FROM detections m JOIN detections o ON o.object = m.object WHERE m.image = :image
+UNION SELECT o.rowid FROM detections m JOIN detections o ON o.x BETWEEN m.x - :pixels AND m.x + :pixels
+  AND o.y BETWEEN m.y - :pixels AND m.y + :pixels WHERE m.image = :image
+"""
 COLUMNS = (
     "candid",
     "x",
@@ -99,6 +110,8 @@ class Ledger:
             raise OtrainError(f"{self.path}: not a ledger of nights")
         elif version != _VERSION:
             raise OtrainError(f"{self.path}: version {version} is not known to this version of O'TRAIN")
+        for statement in _ADDED.split(";\n"):
+            self._base.execute(statement)
 
     def close(self) -> None:
         """Close the file."""
@@ -159,12 +172,13 @@ class Ledger:
         """How many processes have begun an image."""
         return int(self._base.execute("SELECT tries FROM images WHERE number = ?", (number,)).fetchone()["tries"])
 
-    def refuse(self, number: int, reason: str) -> None:
-        """Note that an image cannot be used, and why."""
+    def refuse(self, number: int, reason: str, *, kind: str = "") -> None:
+        """Note that an image cannot be used, and why; `kind` is that of a frame that shows no sky (dark, bias, flat)."""
+        record = json.dumps({"kind": kind} if kind else {})
         with self._told(), self._transaction():
             self._base.execute(
-                "UPDATE images SET status = 'refused', reason = ?, \"when\" = ? WHERE number = ?",
-                (reason, _now(), number),
+                "UPDATE images SET status = 'refused', reason = ?, record = ?, \"when\" = ? WHERE number = ?",
+                (reason, record, _now(), number),
             )
 
     @contextmanager
@@ -241,6 +255,28 @@ class Ledger:
         )
         return [dict(row) for row in rows]
 
+    def open_nights(self) -> list[str]:
+        """Nights with an image that came after their `end`."""
+        rows = self._base.execute(
+            "SELECT i.night FROM images i LEFT JOIN ended e ON e.night = i.night WHERE i.status = 'done' "
+            "GROUP BY i.night HAVING max(i.number) > coalesce(max(e.image), 0) ORDER BY i.night"
+        )
+        return [row["night"] for row in rows]
+
+    def end(self, night: str) -> None:
+        """Note that the tables of a night know all of its images."""
+        with self._told(), self._transaction():
+            self._base.execute(
+                "INSERT OR REPLACE INTO ended SELECT night, max(number) FROM images WHERE night = ? GROUP BY night",
+                (night,),
+            )
+
+    def count(self, night: str) -> int:
+        """Number of images of a night; of the empty name, of those that were refused."""
+        status = "done" if night else "refused"
+        row = self._base.execute("SELECT count(*) AS n FROM images WHERE night = ? AND status = ?", (night, status))
+        return int(row.fetchone()["n"])
+
     def images(self, night: str | None = None) -> list[dict[str, Any]]:
         """Images of a night, or all, in the order they came; with their records."""
         rows = self._base.execute(
@@ -248,15 +284,34 @@ class Ledger:
         ).fetchall()
         return [dict(row) | {"record": json.loads(row["record"])} for row in rows]
 
-    def detections(self, night: str) -> list[dict[str, Any]]:
-        """All detections of a night with their image and the first place of their object, by object and time."""
+    def detections(
+        self, night: str, *, around: int | None = None, pixels: float = 0.0, plain: bool = False
+    ) -> list[dict[str, Any]]:
+        """All detections of a night with their image and the first place of their object, by object and time.
+
+        Parameters
+        ----------
+        night : str
+        around : int, optional
+            Number of an image: its detections, those of the same objects, and those at most `pixels` away in x and y on
+            the detector, alone.
+        pixels : float
+        plain : bool
+            Leave the columns beyond `COLUMNS` in ``more``, as JSON: reading it takes most of the time (`with_more`).
+        """
+        chosen = "" if around is None else f"AND d.rowid IN ({_AROUND})"
         rows = self._base.execute(
             "SELECT d.*, i.name AS image_name, o.ra AS object_ra, o.dec AS object_dec FROM detections d "
             "JOIN images i ON i.number = d.image LEFT JOIN objects o ON o.number = d.object "
-            "WHERE i.night = ? AND i.status = 'done' ORDER BY d.object, d.time, d.image",
-            (night,),
+            f"WHERE i.night = :night AND i.status = 'done' {chosen} ORDER BY d.object, d.time, d.image",
+            {"night": night, "image": around, "pixels": pixels},
         )
-        return [json.loads(row["more"]) | dict(row) for row in rows]
+        return [dict(row) if plain else with_more(dict(row)) for row in rows]
+
+
+def with_more(item: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain detection with the columns beyond `COLUMNS`."""
+    return json.loads(item["more"]) | dict(item)
 
 
 @contextmanager

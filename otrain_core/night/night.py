@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from otrain_core.errors import OtrainError, is_full
+from otrain_core.images.hdus import read_header
+from otrain_core.images.keywords import frame_type
 from otrain_core.night.context import Catalogues
-from otrain_core.night.hand_on import HandOn, end_night, keep
+from otrain_core.night.hand_on import HandOn, end_night, keep, report_night
 from otrain_core.night.ledger import Ledger, alone
 from otrain_core.night.outputs import write_cutouts, write_scores, write_stamps
 from otrain_core.night.page import write_index, write_page
@@ -34,6 +37,8 @@ LEDGER = "ledger.sqlite"
 MAX_TRIES = 25  # an image whose search ended the process so often is refused
 STAMPS = 50  # candidates of an image whose stamps and cutouts are kept
 WAIT = 30.0  # before a full disk is tried again [s]
+NO_SKY = ("bias", "dark", "flat")  # frames that are left out
+LATE = 0.05  # of its images that a page may lack while more wait: what a page costs grows with the night
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class Night:
     false_alarms: float = 0.01
     catalogues: Catalogues | None = None
     hand_on: HandOn = field(default_factory=HandOn)
+    _behind: Counter[str] = field(default_factory=Counter, init=False, repr=False)  # images that a page lacks
 
     def run(self, *, once: bool, stop: threading.Event, tell: Callable[[str], None]) -> dict[str, int]:
         """Search images until `stop`, or with `once` until all that is there is done.
@@ -71,7 +77,7 @@ class Night:
         Returns
         -------
         dict of int
-            done, refused, known (images that were done or refused before).
+            done, refused, left_out (frames of `NO_SKY`), known (images that were done, refused or left out before).
 
         Raises
         ------
@@ -80,16 +86,22 @@ class Night:
         """
         if not self.folder.is_dir():
             raise OtrainError(f"{self.folder}: no such folder")
-        counts = {"done": 0, "refused": 0, "known": 0}
+        counts = {"done": 0, "refused": 0, "left_out": 0, "known": 0}
         with alone(self.output):
             ledger = self._with_space(lambda: Ledger(self.output / LEDGER), once=once, stop=stop)
             if ledger is None:
                 return counts
+            self._behind.update(["", *ledger.open_nights()])  # of a night that was killed
+            pages = partial(self._with_space, lambda: self._pages(ledger), once=once, stop=stop)
             try:
-                self._with_space(lambda: self._pages(ledger), once=once, stop=stop)
-                for path in watch(self.folder, once=once, stop=stop):
+                pages()
+                for path in watch(self.folder, once=once, stop=stop, idle=pages):
                     work = partial(self._one, ledger, path, tell)
-                    counts[self._with_space(work, once=once, stop=stop) or "known"] += 1
+                    outcome = self._with_space(work, once=once, stop=stop) or "known"
+                    counts[outcome] += 1
+                    if outcome == "left_out" and counts[outcome] == 1:
+                        tell(f"{path}: a dark, bias or flat frame; such frames are left out, index.html lists them")
+                    self._with_space(lambda: self._pages(ledger, late=LATE), once=once, stop=stop)
                 self._with_space(lambda: self._end(ledger), once=once, stop=stop)
             finally:
                 ledger.close()
@@ -111,8 +123,9 @@ class Night:
                     return None
 
     def _end(self, ledger: Ledger) -> None:
-        for item in ledger.nights():
-            end_night(ledger, item["night"], self.output / item["night"])
+        for night in ledger.open_nights():
+            end_night(ledger, night, self.output / night, self.hand_on)
+        self._pages(ledger)
 
     def _one(self, ledger: Ledger, path: Path, tell: Callable[[str], None]) -> str:
         """Search one image, if it is still there."""
@@ -132,6 +145,11 @@ class Night:
         number, name = begun
         if ledger.tries(number) > MAX_TRIES:
             return self._refuse(ledger, number, f"{path}: its search ended the process {MAX_TRIES} times", tell)
+        kind, why = _kind(path, name)
+        if kind in NO_SKY:
+            ledger.refuse(number, f"{path}: {why}", kind=kind)
+            self._behind[""] += 1
+            return "left_out"
         try:
             found = search_image(
                 path,
@@ -155,7 +173,7 @@ class Night:
         write_scores(folder / f"{name}.csv", found)
         write_stamps(folder / "stamps", found, n=STAMPS)
         write_cutouts(folder / "cutouts" / f"{name}.npz", found, n=STAMPS)
-        detections = keep(
+        keep(
             found,
             ledger,
             number,
@@ -166,27 +184,35 @@ class Night:
             hand_on=self.hand_on,
             part=night,
         )
-        self._pages(ledger, night, detections)
+        self._behind[night] += 1
         tell(f"{path}: {found.record['n']} candidates, {found.record['real']} real ({night}/{name})")
         return "done"
 
     def _refuse(self, ledger: Ledger, number: int, reason: str, tell: Callable[[str], None]) -> str:
         ledger.refuse(number, reason)
+        self._behind[""] += 1
         tell(f"refused: {reason}")
-        self._pages(ledger)
         return "refused"
 
-    def _pages(self, ledger: Ledger, night: str | None = None, detections: list[dict[str, Any]] | None = None) -> None:
-        if night is not None:
-            write_page(
-                self.output / night,
-                night,
-                ledger,
-                about=self.classifier.about,
-                false_alarms=self.false_alarms,
-                detections=detections,
-            )
-        write_index(self.output, ledger)
+    def _pages(self, ledger: Ledger, *, late: float = 0.0) -> None:
+        """Write the pages, and reports, that lack images: more than the share `late` of those of their night."""
+        wanted = [night for night, n in self._behind.items() if n > late * ledger.count(night)]
+        for night in filter(None, wanted):
+            folder = self.output / night
+            write_page(folder, night, ledger, about=self.classifier.about, false_alarms=self.false_alarms)
+            report_night(ledger, night, folder, self.hand_on)
+        if wanted:
+            write_index(self.output, ledger)
+        for night in wanted:
+            del self._behind[night]
+
+
+def _kind(path: Path, image: str) -> tuple[str, str]:
+    """What `frame_type` says of a file; nothing of one that cannot be read, which the search refuses in its own words."""
+    try:
+        return frame_type(read_header(path, image=image))
+    except OtrainError:
+        return "", ""
 
 
 def night_of(time: Any, path: Path) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from otrain_core.classify.descriptors import DESCRIPTORS
 from otrain_core.errors import OtrainError
 from otrain_core.io import atomic
 from otrain_core.night.context import covers, detections_of, is_fixed, mjd
-from otrain_core.night.ledger import Ledger
+from otrain_core.night.ledger import Ledger, with_more
 
 SHOWN = 60  # objects on a page
 CURVE = (230, 80)  # a light curve [px]
@@ -25,16 +27,15 @@ def write_page(
     *,
     about: Mapping[str, Any],
     false_alarms: float,
-    detections: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
-    """Write ``index.html`` of a night: its objects, its images, and whether it is like the training set.
-
-    `detections` of the night with their context, where they are at hand: asking for them costs half of a page.
-    """
+    """Write ``index.html`` of a night: its objects, its images, and whether it is like the training set."""
     images = ledger.images(night)
-    objects = night_objects(detections_of(ledger, night) if detections is None else detections)
-    for entry in objects[:SHOWN]:
-        entry["curve"] = light_curve(entry["detections"], images)
+    objects = night_objects(detections_of(ledger, night, plain=True, coverage=False))
+    shown = objects[:SHOWN]
+    for entry, covered in zip(shown, _covered(shown, images), strict=True):
+        entry["best"] = with_more(entry["best"])
+        entry["n_covered"] = max(entry["n_images"], len(covered))
+        entry["curve"] = light_curve(entry["detections"], covered)
         entry["stamp"] = _stamp(folder, entry["detections"])
     verdict = monitor_verdict(folder, images, about.get("training") or {}, false_alarms=false_alarms)
     _write(
@@ -42,8 +43,8 @@ def write_page(
         "night.html",
         night=night,
         images=images,
-        objects=objects[:SHOWN],
-        groups=_groups(objects[:SHOWN]),
+        objects=shown,
+        groups=_groups(shown),
         n_objects=len(objects),
         n_several=sum(entry["n_real"] > 1 and not entry["fixed"] for entry in objects),
         n_once=sum(entry["n_real"] == 1 and not entry["fixed"] for entry in objects),
@@ -54,9 +55,19 @@ def write_page(
 
 
 def write_index(output: Path, ledger: Ledger) -> None:
-    """Write ``index.html`` over all nights, with the images that were refused."""
-    refused = [image for image in ledger.images() if image["status"] == "refused"]
-    _write(output / "index.html", "nights.html", nights=ledger.nights(), refused=refused[::-1])
+    """Write ``index.html`` over all nights, with the images that were refused and the frames that were left out."""
+    unused = [image for image in ledger.images()[::-1] if image["status"] == "refused"]
+    left_out = [image for image in unused if image["record"].get("kind")]
+    refused = [image for image in unused if not image["record"].get("kind")]
+    kinds = Counter(image["record"]["kind"] for image in left_out)
+    _write(
+        output / "index.html",
+        "nights.html",
+        nights=ledger.nights(),
+        refused=refused,
+        left_out=left_out,
+        kinds=", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())),
+    )
 
 
 def _write(path: Path, template: str, **values: Any) -> None:
@@ -77,7 +88,7 @@ def night_objects(detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     -------
     list of dict
         best (the detection of highest probability), detections, n_images, n_real (images in which it is called real),
-        n_covered, fixed (bool: the same pixel of the detector while the sky moved: a hot pixel, not a source).
+        fixed (bool: the same pixel of the detector while the sky moved: a hot pixel, not a source).
     """
     groups: dict[Any, list[Mapping[str, Any]]] = {}
     for item in detections:
@@ -91,7 +102,6 @@ def night_objects(detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
                 "detections": items,
                 "n_images": len({item["image"] for item in items}),
                 "n_real": len({item["image"] for item in items if item["real"] and not item["undecided"]}),
-                "n_covered": best["n_covered"],
                 "fixed": any(is_fixed(item) for item in items),
             }
         )
@@ -128,6 +138,16 @@ def _stamp(folder: Path, items: Sequence[Mapping[str, Any]]) -> str | None:
     return next((item["candid"] for item in best if (folder / "stamps" / f"{item['candid']}.png").is_file()), None)
 
 
+def _covered(
+    objects: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]
+) -> list[list[Mapping[str, Any]]]:
+    """For each object the images that show its place."""
+    first = [entry["detections"][0] for entry in objects]
+    ra, dec = (np.array([item["object_" + name] for item in first], float) for name in ("ra", "dec"))
+    seen = [covers(image["record"], ra, dec) for image in images]
+    return [[image for image, shows in zip(images, seen, strict=True) if shows[k]] for k in range(len(objects))]
+
+
 def light_curve(items: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """What a small light curve shows, brighter above.
 
@@ -136,7 +156,7 @@ def light_curve(items: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str
     items : sequence of mapping
         Detections of one object.
     images : sequence of mapping
-        Of the night; one that shows the place of the object without a detection gives its limit.
+        That show the place of the object; one without a detection gives its limit.
 
     Returns
     -------
@@ -146,10 +166,9 @@ def light_curve(items: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str
     """
     seen = [(mjd(item["time"]), item["mag"], item["magerr"] or 0.0, item["time"]) for item in items]
     missed, of = [], {item["image"] for item in items}
-    ra, dec = (np.array([items[0].get(name)], float) for name in ("object_ra", "object_dec"))
     for image in images:
         record = image["record"]
-        if image["number"] not in of and record.get("limit_mag") is not None and covers(record, ra, dec)[0]:
+        if image["number"] not in of and record.get("limit_mag") is not None:
             missed.append((mjd(record.get("time")), record["limit_mag"], 0.0, record.get("time")))
     seen, missed = ([row for row in rows if np.isfinite(row[0]) and row[1] is not None] for rows in (seen, missed))
     if not seen or len(seen) + len(missed) < 2:
@@ -184,7 +203,8 @@ def monitor_verdict(
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
     labels: list[np.ndarray] = []
     for image in images:
-        table = _scores(folder / f"{image['name']}.csv")
+        path = folder / f"{image['name']}.csv"
+        table = _scores(path, path.stat().st_mtime_ns) if path.is_file() else None
         if table is None or not len(table["score"]):
             continue
         labels.append(np.full(len(table["score"]), image["name"]))
@@ -200,11 +220,11 @@ def monitor_verdict(
     return advise(comparisons, n_images=max(item.n_images for item in comparisons))
 
 
-def _scores(path: Path) -> dict[str, np.ndarray] | None:
+@lru_cache(maxsize=5000)  # the page is written again and again while a night grows
+def _scores(path: Path, changed: int) -> dict[str, np.ndarray]:
+    """The columns of a table of scores that the monitor reads; `changed` is the time of the file."""
     import csv
 
-    if not path.is_file():
-        return None
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     names = ("score", "probability", *DESCRIPTORS)

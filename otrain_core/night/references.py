@@ -27,7 +27,7 @@ class References:
     Raises
     ------
     ConfigError
-        No such file, an empty folder, or a list without these columns.
+        No such file, a file that is no whole FITS image, an empty folder, or a list without these columns.
     """
 
     def __init__(self, source: str | Path):
@@ -45,6 +45,11 @@ class References:
             self._patterns = self._read_list()
         else:
             self._patterns = [("*", self.source)]
+            try:  # here, and not for each image
+                read_fits(self.source, image=self.source.name)
+            except ImageError as error:
+                if error.key != "extension":  # which the detector may name
+                    raise ConfigError(f"--references: {error.message}") from None
 
     def _read_list(self) -> list[tuple[str, Path]]:
         rows = [cells for _, cells in read_rows(self.source)]

@@ -25,7 +25,7 @@ from otrain_core.images.frames import read_image, read_planes
 from otrain_core.images.hdus import split_extension
 from otrain_core.images.keywords import exposure, start_time, text
 from otrain_core.images.wcs import celestial_wcs, image_wcs, pixel_to_sky
-from otrain_core.io import read_json, read_table, write_table
+from otrain_core.io import read_json, read_table, truncation_told, write_table
 from otrain_core.night.alerts import band
 from otrain_core.night.context import IMAGE_COLUMNS, NIGHT_COLUMNS, Catalogues, footprint, image_context
 from otrain_core.plan.recipe import Recipe
@@ -211,7 +211,7 @@ def _headers(path: str | Path, *, image: str) -> list[Any]:
     from astropy.io import fits
 
     try:
-        with fits.open(split_extension(path)[0]) as hdus:
+        with truncation_told(), fits.open(split_extension(path)[0]) as hdus:
             return [hdu.header for hdu in hdus]
     except (OSError, ValueError) as error:
         raise ImageError(image, "reference", f"{path}: not a readable FITS file ({first_line(error)})") from None

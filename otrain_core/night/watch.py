@@ -6,10 +6,11 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from otrain_core.io import truncation_told
 from otrain_core.night.references import is_fits
 
 log = logging.getLogger("otrain")
@@ -46,7 +47,7 @@ def is_whole(path: Path) -> bool:
             return True
         return True
     try:
-        with fits.open(path, memmap=True, lazy_load_hdus=False) as hdus:
+        with truncation_told(), fits.open(path, memmap=True, lazy_load_hdus=False) as hdus:
             last = hdus[-1]
             end = last._data_offset + last._data_size
             return path.stat().st_size >= end
@@ -89,7 +90,13 @@ def stale_images(folder: Path) -> list[Path]:
 
 
 def watch(
-    folder: Path, *, once: bool, stop: threading.Event, settle: float = 1.0, look: float = 15.0
+    folder: Path,
+    *,
+    once: bool,
+    stop: threading.Event,
+    idle: Callable[[], object] = lambda: None,
+    settle: float = 1.0,
+    look: float = 15.0,
 ) -> Iterator[Path]:
     """Images of a folder as they come; with `once`, those that are there.
 
@@ -100,6 +107,8 @@ def watch(
         End when all that is there has been given out; at last those that are not whole and no longer change.
     stop : threading.Event
         Ends the watch.
+    idle : callable
+        Called each time that all whole images have been given out, before others are waited for.
     settle : float
         An image is given out when its size and time have not changed for so long [s].
     look : float
@@ -130,6 +139,7 @@ def watch(
                 yield from stale_images(folder)
                 return
             if not once:
+                idle()
                 waiting = any((path, *state) not in given for path, state in seen.items())
                 changed.wait(settle if waiting else look)
                 changed.clear()

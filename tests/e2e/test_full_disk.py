@@ -73,7 +73,7 @@ def test_a_watching_night_waits_for_space(pair, disk, tmp_path, caplog):
         if len(told) == 2:
             stop.set()
 
-    assert night.run(once=False, stop=stop, tell=tell) == {"done": 2, "refused": 0, "known": 0}
+    assert night.run(once=False, stop=stop, tell=tell) == {"done": 2, "refused": 0, "left_out": 0, "known": 0}
     assert problems(disk / "nights", 2) == []
     assert f"{disk}/nights" in caplog.text and "no space left; tried again in 30 s" in caplog.text
 
@@ -86,7 +86,7 @@ def test_temporary_files_without_space_refuse_no_image(pair, disk, tmp_path, mon
     with pytest.raises(OtrainError, match=f"^{disk}/otrain-work-.*: no space left"):
         run(night)
     filler.unlink()
-    assert run(night) == {"done": 1, "refused": 0, "known": 0}
+    assert run(night) == {"done": 1, "refused": 0, "left_out": 0, "known": 0}
 
 
 def test_a_search_says_so_in_one_sentence(pair, disk, capsys):

@@ -9,6 +9,7 @@ from otrain_core.images.frames import MASK_SATURATED
 from otrain_core.night.context import (
     IMAGE_COLUMNS,
     Catalogues,
+    detections_of,
     footprint,
     image_context,
     is_fixed,
@@ -16,6 +17,7 @@ from otrain_core.night.context import (
     night_context,
     object_name,
 )
+from otrain_core.night.ledger import Ledger, with_more
 from otrain_core.sky import catalogue
 from tests.unit.night.detections import detection, images
 from tests.unit.synthetic_difference import tangential
@@ -127,6 +129,27 @@ def test_motion_of_an_object_and_its_error():
     assert found["motion"] == pytest.approx([6.0] * 3, rel=1e-3)
     assert found["motion_error"][0] == pytest.approx(0.2 * 5.0 / np.sqrt(2) * 6, rel=1e-3)  # two sides of ten minutes
     assert np.isnan(night_context(items[:1], images())["motion"][0])
+
+
+def test_around_an_image_there_is_all_that_its_columns_depend_on():
+    ledger, rng = Ledger(":memory:"), np.random.default_rng(1)
+    for image in range(1, 7):
+        items = [
+            detection(image, f"{image}-{k}", ra=10 + 0.01 * k if k < 3 else 10 + rng.uniform(1, 9), x=30.0 * k, y=5.0)
+            for k in range(6)
+        ]
+        table = {name: np.array([np.nan if item[name] is None else item[name] for item in items]) for name in items[0]}
+        number, _ = ledger.begin(str(image), path="x", name=f"im{image}")
+        record = images()[0]["record"] | {"time": items[0]["time"]}
+        with ledger.finish(number, night="n", record=record, table=table, radius=2.0):
+            pass
+    whole = {item["candid"]: item for item in detections_of(ledger, "n") if item["image"] == 4}
+    part = detections_of(ledger, "n", around=4)
+    assert repr([item for item in part if item["image"] == 4]) == repr(list(whole.values()))
+    assert {item["n_images"] for item in whole.values()} == {1, 6} and whole["4-4"]["n_detector"] == 6
+    plain = detections_of(ledger, "n", around=4, plain=True)
+    assert {item["candid"] for item in plain} == {item["candid"] for item in part} and "fwhm" not in plain[0]
+    assert with_more(plain[0])["fwhm"] == part[0]["fwhm"]
 
 
 def test_without_places_on_the_sky_nothing_is_joined():

@@ -41,7 +41,7 @@ def found(image, candids, ra):
 def kept(ledger, folder, image, candids, ra, **options):
     number, name = ledger.begin(str(image), path="x", name=f"im{image}")
     options = {"name": name, "night": "n", "folder": folder, "gallery": 0, "hand_on": HandOn()} | options
-    return keep(found(image, candids, ra), ledger, number, **options)
+    keep(found(image, candids, ra), ledger, number, **options)
 
 
 def test_earlier_tables_learn_from_later_images(tmp_path):
@@ -51,7 +51,7 @@ def test_earlier_tables_learn_from_later_images(tmp_path):
     kept(ledger, tmp_path, 3, ["c1"], [10.0 + 1 / 3600])
     assert Table.read(tmp_path / "im1.ecsv")["n_images"].tolist() == [1, 1]
     assert Table.read(tmp_path / "im3.ecsv")["n_images"].tolist() == [2]
-    end_night(ledger, "n", tmp_path)
+    end_night(ledger, "n", tmp_path, HandOn())
     first = Table.read(tmp_path / "im1.ecsv")
     assert first["n_images"].tolist() == [2, 1] and first.colnames == list(COLUMNS)
     assert first["object_name"][0] == "J004000.00+200000.0" and np.isfinite(first["motion"]).tolist() == [True, False]
@@ -70,6 +70,7 @@ def test_alerts_and_report(tmp_path):
     ledger = Ledger(":memory:")
     for image, candid in ((1, "a"), (2, "b")):
         kept(ledger, tmp_path, image, [candid], [10.0], hand_on=hand_on, part="n")
+    end_night(ledger, "n", tmp_path, hand_on)
     with open(tmp_path / "alerts/n/b.avro", "rb") as file:
         (packet,) = fastavro.reader(file)
     assert packet["candidate"]["drbversion"] == "demo/otrain2/0" and len(packet["prv_candidates"]) == 1
@@ -84,7 +85,8 @@ def test_what_cannot_be_written_is_not_noted(tmp_path, monkeypatch):
         with pytest.raises(ZeroDivisionError):
             kept(ledger, tmp_path, 1, ["a"], [10.0])
     assert ledger.detections("n") == [] and ledger.status("1") == "working"
-    assert len(kept(ledger, tmp_path, 1, ["a"], [10.0])) == 1
+    kept(ledger, tmp_path, 1, ["a"], [10.0])
+    assert [item["candid"] for item in ledger.detections("n")] == ["a"]
 
 
 def test_a_hot_pixel_has_no_packet(tmp_path):

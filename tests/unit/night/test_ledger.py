@@ -36,6 +36,20 @@ def test_an_image_counts_once_by_content(tmp_path):
     assert ledger.nights() == [{"night": "2024-02-29", "images": 2, "candidates": 1, "real": 0}]
 
 
+def test_a_night_is_open_until_it_is_ended(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    for digest, night in (("a", "n1"), ("b", "n2")):
+        done(ledger, digest, [10.0], [20.0], night=night)
+    assert ledger.open_nights() == ["n1", "n2"]
+    ledger.end("n1")
+    assert ledger.open_nights() == ["n2"]
+    done(ledger, "c", [], [], night="n1")
+    assert Ledger(tmp_path / "ledger.sqlite").open_nights() == ["n1", "n2"]
+    ledger.refuse(ledger.begin("d", path="x", name="dark")[0], "IMAGETYP 'Dark'", kind="dark")
+    assert [ledger.count(night) for night in ("n1", "n2", "")] == [2, 1, 1]
+    assert ledger.images()[-1]["record"] == {"kind": "dark"}
+
+
 def test_what_was_begun_and_never_finished_is_begun_again(tmp_path):
     ledger = Ledger(tmp_path / "ledger.sqlite")
     number, _ = ledger.begin("a", path="x", name="science")

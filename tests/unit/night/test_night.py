@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from astropy.io import fits
 from scipy.ndimage import uniform_filter1d
 
 from otrain_core.classify import Classifier
+from otrain_core.classify.descriptors import DESCRIPTORS
 from otrain_core.cli.main import main
 from otrain_core.cubes.cube_format import read_cube
 from otrain_core.errors import OtrainError
@@ -27,6 +29,7 @@ from otrain_core.night.references import References
 from otrain_core.plan.pipelines import Pipeline
 from otrain_core.plan.recipe import Recipe
 from otrain_core.plan.telescopes import Detector
+from tests.unit.night.test_hand_on import found as searched
 from tests.unit.synthetic_night import NEW
 
 
@@ -57,8 +60,8 @@ def test_a_night(night_pair, tmp_path):
     shutil.copy(folder / "im0.fits", folder / "copy.fits")
     (folder / "broken.fits").write_bytes(b"no FITS file at all")
     night = a_night(folder, tmp_path / "nights", night_pair)
-    assert run(night) == {"done": 3, "refused": 1, "known": 1}
-    assert run(night) == {"done": 0, "refused": 0, "known": 5}
+    assert run(night) == {"done": 3, "refused": 1, "left_out": 0, "known": 1}
+    assert run(night) == {"done": 0, "refused": 0, "left_out": 0, "known": 5}
     ledger = Ledger(tmp_path / "nights/ledger.sqlite")
     found = ledger.detections("2024-02-29")
     seen = {}
@@ -93,6 +96,84 @@ def test_a_full_disk_loses_nothing(night_pair, tmp_path, monkeypatch):
     assert len(Ledger(tmp_path / "nights/ledger.sqlite").images()) == 1
 
 
+def test_frames_without_sky_are_told_of_once(night_pair, tmp_path):
+    folder = images(tmp_path / "images", night_pair[0], 1)
+    for k, kind in enumerate(("Dark Frame", "DARK", "flat", "Bias", "Light Frame")):
+        header = fits.Header({"IMAGETYP": kind})
+        fits.PrimaryHDU(np.full((100, 100), 300 + k, np.int16), header).writeto(folder / f"frame{k}.fits")
+    night, said = a_night(folder, tmp_path / "nights", night_pair), []
+    counts = night.run(once=True, stop=threading.Event(), tell=said.append)
+    assert counts == {"done": 1, "refused": 1, "left_out": 4, "known": 0}  # the light frame is blank
+    assert sum("left out" in text for text in said) == 1 and len(said) == 3
+    index = (tmp_path / "nights/index.html").read_text()
+    assert "4 frames show no sky by the type in their header: 1 bias, 2 dark, 1 flat" in index
+    assert re.search("frame0.fits: IMAGETYP .*Dark Frame", index)
+    assert run(night) == {"done": 0, "refused": 0, "left_out": 0, "known": 6}
+
+
+class Lean:
+    """A night whose images cost nothing: one candidate each, and a count of the pages."""
+
+    def __init__(self, folder, night_pair, monkeypatch):
+        self.pages, write = [], module.write_page
+        self.night = a_night(folder / "images", folder / "nights", night_pair)
+        (folder / "images").mkdir()
+        self.page = folder / "nights/2024-02-29/index.html"
+        monkeypatch.setattr(module, "search_image", self.search)
+        monkeypatch.setattr(
+            module, "write_page", lambda *args, **options: (self.pages.append(1), write(*args, **options))
+        )
+
+    def arrive(self, numbers):
+        for k in numbers:
+            (self.night.folder / f"im{k}.fits").write_bytes(b"%d" % k)
+
+    @staticmethod
+    def search(path, *, image, **_):
+        return one_found(int(image[2:]))
+
+    def shown(self):
+        return len(re.findall(r">im[0-9]+</td>", self.page.read_text()))
+
+
+def one_found(k):
+    found = searched(k, [f"c{k}"], [10.0])
+    found.record |= {"real": 1, "unlike_training": 0, "subtraction": {"noise_spread": 1.0}}
+    found.record["time"] = "2024-03-01T02:00:00"
+    found.described = {name: np.array([1.0]) for name in DESCRIPTORS}
+    found.table["score"] = np.array([0.9])
+    return found
+
+
+def test_while_images_wait_the_page_is_written_seldom(night_pair, tmp_path, monkeypatch):
+    lean = Lean(tmp_path, night_pair, monkeypatch)
+    lean.arrive(range(60))
+    assert run(lean.night)["done"] == 60
+    # After each of the first 19, then each second up to the 39th, each third up to the 57th, and at the end.
+    assert len(lean.pages) == 19 + 10 + 6 + 1 and lean.shown() == 60
+
+
+def test_a_killed_night_has_its_page_when_it_goes_on(night_pair, tmp_path, monkeypatch):
+    lean = Lean(tmp_path, night_pair, monkeypatch)
+    lean.arrive(range(21))
+
+    def killed(path, *, image, **_):
+        if image == "im20":
+            raise KeyboardInterrupt
+        return one_found(int(image[2:]))
+
+    monkeypatch.setattr(module, "watch", lambda folder, **_: iter([folder / f"im{k}.fits" for k in range(21)]))
+    monkeypatch.setattr(module, "search_image", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(lean.night)
+    assert lean.shown() == 19
+    monkeypatch.setattr(module, "watch", lambda folder, **_: iter(()))
+    assert run(replace(lean.night))["done"] == 0 and lean.shown() == 20
+    pages = len(lean.pages)
+    run(replace(lean.night))  # nothing is new
+    assert len(lean.pages) == pages
+
+
 def test_an_unexpected_error_of_one_image_does_not_end_the_night(night_pair, tmp_path, monkeypatch):
     folder = images(tmp_path / "images", night_pair[0], 2)
     night, searched = a_night(folder, tmp_path / "nights", night_pair), module.search_image
@@ -103,7 +184,7 @@ def test_an_unexpected_error_of_one_image_does_not_end_the_night(night_pair, tmp
         return searched(path, **options)
 
     monkeypatch.setattr(module, "search_image", breaks)
-    assert run(night) == {"done": 1, "refused": 1, "known": 0}
+    assert run(night) == {"done": 1, "refused": 1, "left_out": 0, "known": 0}
     (refused,) = [image for image in Ledger(tmp_path / "nights/ledger.sqlite").images() if image["status"] == "refused"]
     assert "unexpected ZeroDivisionError" in refused["reason"]
 
@@ -114,7 +195,7 @@ def test_an_image_that_is_gone_when_its_turn_comes(night_pair, tmp_path, monkeyp
     found = sorted(folder.iterdir())
     monkeypatch.setattr(module, "watch", lambda *args, **options: iter([*found, folder / "gone.fits"]))
     found[0].unlink()
-    assert run(night) == {"done": 1, "refused": 0, "known": 2}
+    assert run(night) == {"done": 1, "refused": 0, "left_out": 0, "known": 2}
     assert [image["status"] for image in Ledger(tmp_path / "nights/ledger.sqlite").images()] == ["done"]
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from otrain_core.night.ledger import Ledger
-from otrain_core.night.page import _groups, light_curve, night_objects, write_page
+from otrain_core.night.page import _covered, _groups, light_curve, night_objects, write_page
 from tests.unit.night.detections import detection as found
 from tests.unit.night.detections import images
 
@@ -77,8 +77,8 @@ def test_images_without_a_detection_give_their_limit():
     curve = light_curve([found(1, "a", mag=18.0, magerr=0.1)], images())
     assert [point[0] for point in curve["limits"]] == [115.0, 223.0] and len(curve["points"]) == 1
     assert curve["limits"][0][2] == "2024-03-01T02:10:00: not found, limit 20.50 mag"
-    elsewhere = found(1, "a", mag=18.0, object_ra=50.0)
-    assert light_curve([elsewhere], images()) is None  # the others do not show its place
+    entries = [{"detections": [found(1, "a", mag=18.0, object_ra=ra)]} for ra in (10.0, 50.0, None)]
+    assert [len(covered) for covered in _covered(entries, images())] == [3, 0, 0]
     assert light_curve([found(1, "a", mag=18.0, time="")], images()) is None
 
 

@@ -43,8 +43,10 @@ def test_by_name(tmp_path):
         references.of("night/x_M33_r.fits", image="x")
 
 
-@pytest.mark.parametrize("name", ["none.fits", "empty", "list.csv"])
+@pytest.mark.parametrize("name", ["none.fits", "empty", "list.csv", "truncated.fits"])
 def test_refusals(tmp_path, name):
+    whole = frame(tmp_path / "whole.fits").read_bytes()
+    (tmp_path / "truncated.fits").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty").mkdir()
     (tmp_path / "list.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ConfigError, match=name):

@@ -50,14 +50,15 @@ def test_what_stays_truncated_is_given_out_at_last(tmp_path):
 def test_files_that_come_later(tmp_path):
     stop, found = threading.Event(), []
     frame(tmp_path / "first.fits", 1)
-    for path in watch(tmp_path, once=False, stop=stop, settle=0.05, look=0.2):
+    idle = []
+    for path in watch(tmp_path, once=False, stop=stop, settle=0.05, look=0.2, idle=lambda: idle.append(len(found))):
         found.append(path.name)
         if path.name == "first.fits":
             shutil.copy(path, tmp_path / ".second.tmp")
             (tmp_path / ".second.tmp").rename(tmp_path / "second.fits")
         else:
             stop.set()
-    assert found == ["first.fits", "second.fits"]
+    assert found == ["first.fits", "second.fits"] and 1 in idle  # before the second is waited for
 
 
 def test_the_digest_is_that_of_the_content(tmp_path):
