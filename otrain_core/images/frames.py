@@ -128,7 +128,7 @@ def read_image(
     wcs = image_wcs(header, wcs_path, image=name, record=record)
     scale = wcs_scale(wcs) if wcs is not None else detector.pixel_scale or header_scale(header)[0]
     if wcs is None and not np.isfinite(scale):
-        missing = "no WCS in the image, no XPIXSZ with FOCALLEN, and no detector.pixel_scale of the telescope"
+        missing = "no WCS in the image and no XPIXSZ with FOCALLEN, and no detector.pixel_scale of the telescope"
         raise ImageError(name, "pixel_scale", f"{missing} (--pixel-scale of otrain search and otrain night)")
     data[~np.isfinite(data)] = np.nan
     first_time = SETTLED not in header

@@ -84,8 +84,10 @@ def test_a_truncated_file_is_told_of_once(tmp_path, recwarn):
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(ImageError, match="truncated"):
         read_image(path, name="a", detector=ROW)
+    write_planes(tmp_path / "planes.fits", {"diff": sky()})
+    (tmp_path / "planes.fits").write_bytes((tmp_path / "planes.fits").read_bytes()[:9000])
     with pytest.raises(ImageError, match="truncated"):
-        read_planes(path, image="a")
+        read_planes(tmp_path / "planes.fits", image="a")
     assert not recwarn.list
 
 

@@ -51,7 +51,7 @@ def test_colour_planes_and_odd_headers_cost_one_file(tmp_path, monkeypatch):
     fits.PrimaryHDU(np.ones((3, 80, 80), np.float32)).writeto(tmp_path / "rgb.fit")
     write_frame(tmp_path / "a.fit")
     assert by_path(tmp_path)["rgb.fit"].why == "3 planes (colours?): separate them first"
-    monkeypatch.setattr("otrain_core.project.look._scale", lambda header: 1 / 0)
+    monkeypatch.setattr("otrain_core.project.look.header_scale", lambda header: 1 / 0)
     assert by_path(tmp_path)["a.fit"].why == "a header that cannot be used (ZeroDivisionError: division by zero)"
 
 
