@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy import fft
 
 from otrain_core.images.kernel import KernelField
 from otrain_core.images.pixels import add_stamp, nearest_pixel, sampled, stamps
@@ -59,12 +60,13 @@ class ConvolvedPSF:
 
     def stamp(self, x: float, y: float) -> tuple[np.ndarray, int, int]:
         """As `otrain_core.stars.psf_model.PSFModel.stamp`, on a stamp larger by the kernel's half width on every side."""
-        from scipy.signal import fftconvolve
-
         stamp, y0, x0 = self.psf.stamp(x, y)
         kernel = self.kernel.at(x, y)
         half = kernel.shape[0] // 2
-        return fftconvolve(stamp, kernel), y0 - half, x0 - half
+        shape = [n + 2 * half for n in stamp.shape]
+        size = [fft.next_fast_len(n, real=True) for n in shape]
+        wide = fft.irfft2(fft.rfft2(stamp, size) * fft.rfft2(kernel, size), size)
+        return wide[: shape[0], : shape[1]].copy(), y0 - half, x0 - half
 
     def convolved(self, plane: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
         """As `BroadenedPSF.convolved`, with the kernel of the middle of the plane."""

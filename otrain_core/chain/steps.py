@@ -145,7 +145,6 @@ class ImageSteps:
                 prepared=self.planes("prepared.fits"),
                 image=self.image,
                 detector=self.recipe.detector,
-                wcs=self.wcs,
                 options=self.recipe.pipeline.prepare,
             )
         with self.step("subtract", difference or self.file("difference.fits"), self.file("subtract.json")):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from astropy.io import fits
 
 from otrain_core.errors import CubeError, ImageError
 from otrain_core.io import truncation_told
 from otrain_core.safe import check_compressed, check_header, safe_name
+
+if TYPE_CHECKING:  # cubes of this workflow are read without FITS
+    from astropy.io import fits
 
 SUFFIX = re.compile(r"\.(fits|fit|fts)(\.gz|\.fz)?$", re.I)
 SENTINELS = (-99.0, 99.0)  # "no value" in the files of the original O'TRAIN; magnitudes have 0 too
@@ -129,6 +131,8 @@ def read_cutout(
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], bool]:
     """Planes by channel, the header that describes them, and whether a DIFF extension was found."""
+    from astropy.io import fits
+
     channel = {extension: name for name, extensions in EXTENSIONS.items() for extension in extensions}
     with truncation_told(), fits.open(path, memmap=False, ignore_missing_simple=False) as hdus:
         images: list[tuple[str, Any]] = []
@@ -162,13 +166,15 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], bool]:
 
 def _plain_header(header: fits.Header) -> dict[str, Any]:
     """Keys (upper case) and values of a header; a card that cannot be parsed is `UNREADABLE`."""
+    from astropy.io.fits.card import Undefined
+
     values: dict[str, Any] = {}
     for key in dict.fromkeys(header):
         try:
             value = header[key]
         except Exception:  # VerifyError, and others by the kind of damage
             value = UNREADABLE
-        values.setdefault(key.upper(), None if isinstance(value, fits.card.Undefined) else value)
+        values.setdefault(key.upper(), None if isinstance(value, Undefined) else value)
     return values
 
 
@@ -311,6 +317,8 @@ def write_cutouts(cube: Mapping[str, np.ndarray], folder: str | Path) -> dict[st
     dict
         Number of files of each class.
     """
+    from astropy.io import fits
+
     channels = [str(name) for name in cube["channels"]]
     keys = {"MAG": "mags", "MAGERR": "errmags", "FWHM": "fwhms", "RA": "ra", "DEC": "dec", "SNR": "snr"}
     keys |= {"SEEING": "seeing", "PIXSCALE": "pixel_scale"}

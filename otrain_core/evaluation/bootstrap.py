@@ -59,6 +59,17 @@ def proportion_interval(k: int, n: int, confidence: float) -> tuple[float, float
     return low, high
 
 
+def wilson_interval(k: int, n: int, confidence: float) -> tuple[float, float]:
+    """Approximate binomial interval of a share, k of n (Wilson 1927, JASA 22, 209); (NaN, NaN) of none."""
+    from scipy.special import ndtri
+
+    if n < 1:
+        return np.nan, np.nan
+    z = ndtri(0.5 + 0.5 * confidence)
+    middle, half = (2 * k + z**2) / (2 * (n + z**2)), z * np.sqrt(4 * k * (n - k) / n + z**2) / (2 * (n + z**2))
+    return float(middle - half) if k > 0 else 0.0, float(middle + half) if k < n else 1.0
+
+
 def counts_intervals(tp: int, fp: int, fn: int, tn: int, confidence: float) -> dict[str, tuple[float, float]]:
     """Intervals of the metrics from four counts alone, as if all cutouts were independent.
 

@@ -201,8 +201,6 @@ def compare_pairs(
         `PAIR_COLUMNS`. n cutouts that both were scored on; errors and counts are means over seeds;
         error_ratio is errors over errors_other, NaN where the other makes none.
     """
-    from scipy.stats import binomtest
-
     rows = []
     for protocol in dict.fromkeys(t.protocol for t in trainings):
         names = list(dict.fromkeys(t.experiment for t in trainings if t.protocol == protocol))
@@ -222,12 +220,16 @@ def compare_pairs(
                     row |= {"errors": errors[0], "errors_other": errors[1], "error_ratio": _ratio(*errors)}
                     row |= _interval("error_ratio", _ratio(*drawn.T), confidence)
                     row |= dict(zip(("only_experiment_wrong", "only_other_wrong"), only.mean(axis=0), strict=True))
-                    row["p_value"] = max(
-                        binomtest(int(ours), int(ours + theirs)).pvalue if ours + theirs else 1.0
-                        for ours, theirs in only
-                    )
+                    row["p_value"] = max(_mcnemar(int(ours), int(theirs)) for ours, theirs in only)
                     rows.append(row)
     return _in_order(pd.DataFrame(rows, columns=list(PAIR_COLUMNS)), trainings)
+
+
+def _mcnemar(ours: int, theirs: int) -> float:
+    """p that of ours + theirs fair coins as many, or more unequally many, fall on one side; 1 of none."""
+    from scipy.special import bdtr
+
+    return min(1.0, 2 * float(bdtr(min(ours, theirs), ours + theirs, 0.5))) if ours + theirs else 1.0
 
 
 def _by_cube(

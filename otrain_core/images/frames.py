@@ -88,6 +88,7 @@ def read_image(
     wcs_path: str | Path | None = None,
     record: Mapping[str, Any] | None = None,
     check: bool = True,
+    locate: bool = True,
 ) -> Image:
     """Read an image and settle gain, noise, saturation and scale.
 
@@ -112,6 +113,9 @@ def read_image(
         Record of `otrain_core.stars.psf.measure_psf`, whose refined WCS wins.
     check : bool
         Refuse images without any usable signal.
+    locate : bool
+        Without it the WCS of the header stays unread, for steps that need none of an image that was checked before;
+        the pixel scale is that of the telescope.
 
     Raises
     ------
@@ -125,9 +129,9 @@ def read_image(
         return path
     detector = detector or Detector(filter="")
     data, header = read_fits(path, image=name, extension=detector.extension)
-    wcs = image_wcs(header, wcs_path, image=name, record=record)
+    wcs = image_wcs(header, wcs_path, image=name, record=record) if locate else None
     scale = wcs_scale(wcs) if wcs is not None else detector.pixel_scale or header_scale(header)[0]
-    if wcs is None and not np.isfinite(scale):
+    if locate and wcs is None and not np.isfinite(scale):
         missing = "no WCS in the image and no XPIXSZ with FOCALLEN, and no detector.pixel_scale of the telescope"
         raise ImageError(name, "pixel_scale", f"{missing} (--pixel-scale of otrain search and otrain night)")
     data[~np.isfinite(data)] = np.nan

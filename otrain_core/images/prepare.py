@@ -63,7 +63,6 @@ def prepare_files(
     prepared: str | Path | Held,
     image: str,
     detector: Detector,
-    wcs: str | Path | None,
     options: PrepareOptions,
 ) -> None:
     """Read an injected image and the record of its PSF; write the prepared planes (step `prepare`).
@@ -79,8 +78,6 @@ def prepare_files(
     image : str
         Name in the sheet.
     detector : otrain_core.plan.telescopes.Detector
-    wcs : path-like or None
-        Header with the WCS, for images that have none.
     options : PrepareOptions
 
     Raises
@@ -88,7 +85,7 @@ def prepare_files(
     ImageError
         As `read_image` and `prepare_image`.
     """
-    frame = read_image(injected, name=image, detector=detector, wcs_path=wcs)
+    frame = read_image(injected, name=image, detector=detector, locate=False)
     psf = read_json(psf_record)
     result = prepare_image(
         frame, seeing=psf["seeing_px"], ellipticity=psf["ellipticity"], angle=psf["angle"], options=options

@@ -13,6 +13,7 @@ import pandas as pd
 from otrain_core.candidates.recovery import MAG_BIN, completeness_limit
 from otrain_core.chain.steps import Clock, ImageSteps, held_planes
 from otrain_core.classify.finder import load_finder
+from otrain_core.evaluation.bootstrap import wilson_interval
 from otrain_core.io import read_json, read_table, write_json, write_table
 from otrain_core.night.search import Search, scored_candidates
 from otrain_core.plan.pipelines import InjectOptions
@@ -142,8 +143,6 @@ def _summary(sources: pd.DataFrame, before: Mapping[str, np.ndarray], *, n: int,
 
 
 def _by_magnitude(sources: pd.DataFrame, called: np.ndarray) -> pd.DataFrame:
-    from scipy.stats import binomtest
-
     low = np.floor(sources["mag"].min() / MAG_BIN) if len(sources) else 0
     high = np.ceil(sources["mag"].max() / MAG_BIN) if len(sources) else 0
     rows = []
@@ -151,9 +150,7 @@ def _by_magnitude(sources: pd.DataFrame, called: np.ndarray) -> pd.DataFrame:
         part = sources[(sources["mag"] >= edge) & (sources["mag"] < edge + MAG_BIN)]
         row = {"low": edge, "high": edge + MAG_BIN, "injected": len(part)}
         row |= {"found": int(part["found"].sum()), "accepted": int(part["accepted"].sum())}
-        interval = (
-            binomtest(row["accepted"], len(part)).proportion_ci(CONFIDENCE, "wilson") if len(part) else (np.nan, np.nan)
-        )
+        interval = wilson_interval(row["accepted"], len(part), CONFIDENCE)
         share = row["accepted"] / len(part) if len(part) else np.nan
         row |= {"completeness": share, "completeness_low": interval[0], "completeness_high": interval[1]}
         rows.append(row | {"called_real": int(((called >= edge) & (called < edge + MAG_BIN)).sum())})

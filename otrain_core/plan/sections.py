@@ -28,7 +28,7 @@ Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 class Section(BaseModel):
     """Base of all sections: unknown keys, NaN and infinities are errors, and a section that is made does not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

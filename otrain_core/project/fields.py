@@ -176,13 +176,17 @@ def nights_of(frames: Sequence[Frame]) -> list[list[Frame]]:
 
 def best_of(frames: Sequence[Frame], n: int, measured: Mapping[str, Measured]) -> list[Frame]:
     """The `n` frames with the best seeing and the most stars, in order of time; those not measured come last."""
-    from scipy.stats import rankdata
-
     looks = [measured.get(frame.path) for frame in frames]
     seeing = [look.fwhm if look and np.isfinite(look.fwhm) else np.inf for look in looks]
     fewest = [-look.stars if look else np.inf for look in looks]
-    rank = rankdata(seeing) + rankdata(fewest) + np.where(np.isinf(seeing), 2 * len(looks), 0)
+    rank = _ranks(seeing) + _ranks(fewest) + np.where(np.isinf(seeing), 2 * len(looks), 0)
     return [frames[k] for k in sorted(np.argsort(rank, kind="stable")[:n])]
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray:
+    """Ranks from 1; equal values share the mean of theirs."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[place]
 
 
 def _seeing(frames: Sequence[Frame], measured: Mapping[str, Measured]) -> float:

@@ -13,6 +13,5 @@ with job_logging(snakemake):
         prepared=snakemake.output.prepared,
         image=snakemake.wildcards.image,
         detector=Detector.model_validate(snakemake.params.detector),
-        wcs=snakemake.params.wcs,
         options=PrepareOptions.model_validate(snakemake.params.options),
     )

@@ -22,7 +22,6 @@ rule prepare:
         runtime=lambda wildcards, attempt: 10 * attempt,
     params:
         detector=detector,
-        wcs=wcs_path,
         options=step("prepare"),
         code=code_of("images/prepare"),
     script:

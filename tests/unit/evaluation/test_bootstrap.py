@@ -16,6 +16,7 @@ from otrain_core.evaluation.bootstrap import (
     hull,
     percentile_interval,
     proportion_interval,
+    wilson_interval,
 )
 from tests.unit.noisy_scores import noisy
 
@@ -100,14 +101,16 @@ def test_percentiles_by_hand():
         assert np.isnan(percentile_interval(sample, 0.9)).all()
 
 
-def test_the_exact_interval_is_that_of_scipy():
+def test_the_binomial_intervals_are_those_of_scipy():
     from scipy.stats import binomtest
 
     for k, n in ((0, 12), (3, 12), (12, 12), (40, 729)):
         exact = binomtest(k, n).proportion_ci(0.95, method="exact")
         assert proportion_interval(k, n, 0.95) == pytest.approx((exact.low, exact.high))
+        wilson = binomtest(k, n).proportion_ci(0.95, method="wilson")
+        assert wilson_interval(k, n, 0.95) == pytest.approx((wilson.low, wilson.high))
     assert proportion_interval(0, 12, 0.95)[1] == pytest.approx(0.265, abs=1e-3)
-    assert np.isnan(proportion_interval(0, 0, 0.95)).all()
+    assert np.isnan([proportion_interval(0, 0, 0.95), wilson_interval(0, 0, 0.95)]).all()
 
 
 def test_a_perfect_score_of_23_cutouts_is_not_certain():

@@ -135,6 +135,18 @@ def test_the_exponent_of_the_fluxes_is_found(exponent):
     assert relation["flux_slope_high"] - relation["flux_slope_low"] < 0.1
 
 
+@pytest.mark.parametrize("digits", [6, 1])
+def test_the_slope_and_its_interval_are_those_of_scipy(digits):
+    from scipy.stats import theilslopes
+
+    stars = pairs(80, exponent=0.9, scatter=0.2)
+    ours, theirs = (np.log(stars[name]).round(digits) for name in ("flux", "flux_reference"))  # one digit: many ties
+    relation = flux_relation(pd.DataFrame({"flux": np.exp(ours), "flux_reference": np.exp(theirs)}))
+    bright = ours.nlargest(40).index
+    slope, _, low, high = theilslopes(theirs[bright], ours[bright])
+    assert [relation[f"flux_slope{end}"] for end in ("", "_low", "_high")] == pytest.approx([slope, low, high])
+
+
 def test_the_scatter_of_the_flux_ratios_is_found():
     assert flux_relation(pairs(400, scatter=0.3))["flux_scatter"] == pytest.approx(0.3, rel=0.15)
     assert np.isnan(flux_relation(pairs(7))["flux_slope"])

@@ -183,7 +183,6 @@ def test_files(tmp_path):
         prepared=tmp_path / "prepared.fits",
         image="one",
         detector=Detector(pixel_scale=2.0, saturation=6e4),
-        wcs=None,
         options=PrepareOptions(background_box=32),
     )
     planes, header = read_planes(tmp_path / "prepared.fits", image="one")

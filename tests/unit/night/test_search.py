@@ -116,7 +116,7 @@ def test_candidates_and_scores_are_those_of_the_rules(night_pair, tmp_path):
     nothing = {name: np.zeros(0) for name in ("id", "x", "y", "flux", "mag")} | {"kind": np.zeros(0, str)}
     write_table(file("injected.csv"), pd.DataFrame(nothing))
     prepare_files(injected=file("injected.fits"), psf_record=file("psf.json"), prepared=file("prepared.fits"),
-                  options=mine.pipeline.prepare, **about)  # fmt: skip
+                  options=mine.pipeline.prepare, image="n1", detector=mine.detector)  # fmt: skip
     subtract_files(prepared=file("prepared.fits"), psf_record=file("psf.json"), reference=reference,
                    difference=file("difference.fits"), record=file("subtract.json"), injected=file("injected.csv"),
                    options=mine.pipeline.subtract, **about)  # fmt: skip
