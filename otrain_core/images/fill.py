@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from astropy.io import fits
-from scipy import ndimage
 
 from otrain_core.errors import ImageError
 from otrain_core.images.windows import sliding
@@ -39,6 +38,8 @@ def fill_values(data: np.ndarray, *, fill: float | None = None, saturation: floa
     numpy.ndarray
         bool (height, width).
     """
+    from scipy import ndimage
+
     filled = np.zeros(data.shape, bool)
     if fill is not None:
         filled |= data == np.float32(fill)
@@ -76,6 +77,8 @@ def _inner_values(data: np.ndarray) -> list[float]:
 
 def _solid(groups: np.ndarray, n_groups: int) -> np.ndarray:
     """Which groups are areas: at least `AREA` px, most of them within squares of `SQUARE` px that lie in the group."""
+    from scipy import ndimage
+
     size = np.bincount(groups.ravel(), minlength=n_groups + 1)
     inner = ndimage.binary_opening(groups > 0, np.ones((SQUARE, SQUARE)))
     held = np.bincount(groups.ravel(), weights=inner.ravel(), minlength=n_groups + 1)

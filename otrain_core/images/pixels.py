@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from otrain_core.images.frames import MASK_MISSING
 
@@ -98,6 +97,8 @@ def _mirrored(index: np.ndarray, size: int) -> np.ndarray:
 
 def _near_good(hole: np.ndarray, reach: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the pixels of holes, without those in the middle of large ones, farther than `reach` from any other."""
+    from scipy import ndimage
+
     rows, columns = np.nonzero(hole)
     sides = [np.minimum(reach, size - np.arange(0, size, reach)) for size in hole.shape]
     part = rows // reach, columns // reach

@@ -8,7 +8,9 @@ import re
 from pathlib import Path
 
 PACKAGE = "otrain_core"
-IMPORTS = re.compile(r"^ *(?:from +([\w.]+) +import +(\([^)]*\)|.*)|import +(.*))", re.M)  # module and names, or modules
+IMPORTS = re.compile(
+    r"^ *(?:from +([\w.]+) +import +(\([^)]*\)|.*)|import +(.*))", re.M
+)  # module and names, or modules
 COMMENT = re.compile("#.*")
 
 # Modules whose text cannot change a result: messages, logs, the guards of reading, progress. The options of a step

@@ -87,16 +87,15 @@ def _without_frames(run: Run, telescope: str, pipeline: str) -> dict[str, Any]:
 def chain_inputs(run: Run, telescope: str, pipeline: str, image: str) -> list[str]:
     """Files that the images of a part wait for: science images, references, and what the rules of the sky make."""
     inputs, sky = run.inputs, f"results/{telescope}/sky"
+    chain = _without_frames(run, telescope, pipeline)
     files = []
-    reads_catalogue = any(run.reads_catalogue(telescope, pipeline, step) for step in ("psf", "detect"))
     for name in inputs.part(telescope, image):
-        made_here = run.makes_sky(telescope)
-        if run.telescopes[telescope].source != "simulated" or not made_here:
+        if chain["simulated"] is None or not chain["makes_sky"]:
             files += [inputs.science(telescope, name), inputs.reference(telescope, name)]
-        if not made_here:
-            files += [f"{sky}/{name}/truth.csv"] if run.telescopes[telescope].source == "simulated" else []
-            files += [f"{sky}/{name}/catalogue.csv"] if reads_catalogue else []
-            files += [f"{sky}/{name}/known.csv"] if inputs.knows_objects(telescope) else []
+        if not chain["makes_sky"]:
+            files += [f"{sky}/{name}/truth.csv"] if chain["simulated"] is not None else []
+            files += [f"{sky}/{name}/catalogue.csv"] if chain["psf_catalogue"] or chain["detect_catalogue"] else []
+            files += [f"{sky}/{name}/known.csv"] if chain["knows_objects"] else []
     return list(dict.fromkeys(files))
 
 

@@ -10,7 +10,6 @@ from collections.abc import Collection
 from pathlib import Path
 
 from otrain_core.errors import ConfigError
-from otrain_core.plan.sections import near_name
 
 SEPARATORS = ",;\t|"
 MAX_BYTES = 200_000_000  # a sheet of a million rows is smaller
@@ -66,6 +65,8 @@ def read_sheet(path: str | Path, columns: Collection[str] | None = None) -> tupl
         if header.count(name) > 1:
             raise ConfigError(f"sheet {path}: {name or '(no name)'}: this column stands twice")
         if columns is not None and name not in columns:
+            from otrain_core.plan.sections import near_name
+
             raise ConfigError(f"sheet {path}: {name or '(no name)'}: unknown column{near_name(name, columns)}")
     found = []
     for line, cells in rows:

@@ -7,8 +7,8 @@ rule image:
     # The job takes run.images_per_job images of the telescope, from {image} on. What the steps keep of them is not
     # listed here: steps.csv, written last, stands for it, and has the time and memory that each step took.
     input:
-        files=lambda wildcards: [file for path in chain_inputs(RUN, **wildcards) if (file := if_exists(path))],
-        finder=finder_file,
+        lambda wildcards: [file for path in chain_inputs(RUN, **wildcards) if (file := if_exists(path))]
+        + list(filter(None, [finder_file(wildcards)])),
     output:
         steps="results/{telescope}/{pipeline}/images/{image}/steps.csv",
     log:

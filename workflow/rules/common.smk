@@ -1,7 +1,6 @@
 """Configuration, sheets and the few functions that rules share."""
 
 import functools
-import functools
 import os
 import re
 import sys
@@ -56,9 +55,12 @@ def code_of(script):
     return lambda wildcards: digest_once(script)
 
 
+options_once = functools.cache(RUN.options)  # all images of a telescope share them
+
+
 def step(name):
     """Options of one step of the pipeline, as a parameter of its rule."""
-    return lambda wildcards: RUN.options(wildcards.telescope, wildcards.pipeline, name)
+    return lambda wildcards: options_once(wildcards.telescope, wildcards.pipeline, name)
 
 
 def detector(wildcards):
@@ -159,7 +161,7 @@ def images_files(telescope, pipeline):
 
 def finder_file(wildcards):
     """The detector network of detect.method: finder."""
-    return RUN.options(wildcards.telescope, wildcards.pipeline, "detect")["finder"] or []
+    return options_once(wildcards.telescope, wildcards.pipeline, "detect")["finder"] or []
 
 
 def kept_for_finder(path):

@@ -162,7 +162,7 @@ def test_whatever_a_damaged_file_raises_is_a_sentence(tmp_path, monkeypatch):
         raise CfitsioError("error status 414")
 
     _single(tmp_path / "a.fits", GMADET)
-    monkeypatch.setattr("otrain_core.cubes.cutout_files.fits.open", broken)
+    monkeypatch.setattr("astropy.io.fits.open", broken)
     with pytest.raises(CubeError, match="a.fits: not a readable FITS image, or truncated .error status 414."):
         read_cutout(tmp_path / "a.fits")
 
