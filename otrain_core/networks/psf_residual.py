@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from keras import ops
+from keras import ops  # noqa: TID253 - travels with a registered model, and is read only with Keras
 
 FIT_ABOVE = 0.02  # pixels brighter than this share of the peak of the PSF are fitted
 MAX_SHIFT = 0.7  # [px]; the position of a candidate is no worse, a larger one is not a point source there
