@@ -142,7 +142,7 @@ def flux_relation(stars: pd.DataFrame) -> dict[str, float]:
 def _theil_sen(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
     """Median of the slopes of all pairs, and its 95 % interval by Sen (1968), eq. 2.6.
 
-    As `scipy.stats.theilslopes`, whose import takes longer than the subtraction of a small image.
+    As `scipy.stats.theilslopes`, whose import costs every image a third of a CPU second.
     """
     dx, dy = x[:, None] - x, y[:, None] - y
     slopes = np.sort(dy[dx > 0] / dx[dx > 0])
