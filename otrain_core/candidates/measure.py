@@ -63,17 +63,21 @@ class ConvolvedPSF:
         stamp, y0, x0 = self.psf.stamp(x, y)
         kernel = self.kernel.at(x, y)
         half = kernel.shape[0] // 2
-        shape = [n + 2 * half for n in stamp.shape]
-        size = [fft.next_fast_len(n, real=True) for n in shape]
-        wide = fft.irfft2(fft.rfft2(stamp, size) * fft.rfft2(kernel, size), size)
-        return wide[: shape[0], : shape[1]].copy(), y0 - half, x0 - half
+        return _convolve(stamp, kernel), y0 - half, x0 - half
 
     def convolved(self, plane: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
         """As `BroadenedPSF.convolved`, with the kernel of the middle of the plane."""
-        from scipy.signal import fftconvolve
-
         kernel = self.kernel.at(corner[1] + plane.shape[1] / 2, corner[0] + plane.shape[0] / 2)
-        return fftconvolve(plane, kernel, mode="same")
+        half = kernel.shape[0] // 2
+        return _convolve(plane, kernel)[half : half + plane.shape[0], half : half + plane.shape[1]]
+
+
+def _convolve(plane: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """The full convolution, larger than the plane by the kernel's half width on every side."""
+    shape = [n + m - 1 for n, m in zip(plane.shape, kernel.shape, strict=True)]
+    size = [fft.next_fast_len(n, real=True) for n in shape]
+    wide = fft.irfft2(fft.rfft2(plane, size) * fft.rfft2(kernel, size), size)
+    return wide[: shape[0], : shape[1]].copy()
 
 
 def difference_psf(
