@@ -19,9 +19,9 @@ class FinderOptions(Section):
     dilations: list[Annotated[int, Field(ge=1, le=64)]] = Field(
         [1, 1, 2, 4, 4, 2, 1, 1], min_length=1, max_length=32, description="dilations of the 3 x 3 layers, in order"
     )
-    tile: int = Field(128, ge=32, le=1024, description="side of the tiles of training [px]")
+    tile: int = Field(96, ge=32, le=1024, description="side of the tiles of training [px]")
     batch_size: int = Field(8, ge=1, le=1024, description="tiles in a batch")
-    steps: int = Field(1200, ge=1, le=10_000_000, description="batches that it is trained on")
+    steps: int = Field(2000, ge=1, le=10_000_000, description="batches that it is trained on")
     check_every: int = Field(
         200,
         ge=1,
