@@ -6,17 +6,16 @@ Each returns its exit status, a record and a text.
 from __future__ import annotations
 
 import logging
-import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from otrain_core.errors import OtrainError
+from otrain_core.errors import CubeError, OtrainError
 
 if TYPE_CHECKING:
-    from otrain_core.plan.config import Experiment
+    from otrain_core.plan.config import Experiment, FinetuneOptions
 
 Outcome = tuple[int, Any, str]
 
@@ -73,14 +72,18 @@ def train(arguments: Namespace) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     paths = _lay_out(Path(arguments.cube), folder, labels=arguments.labels, tuned=experiment.start is not None)
     of = {name: str(folder / name) for name in ("split.csv", "model.keras", "train.json", "scores.csv", "metrics.json")}
-    split_files(
-        cube=paths["cube"],
-        split=of["split.csv"],
-        random_split=folder / "split_random.csv",
-        record=folder / "split.json",
-        seed=arguments.seed,
-        options=config.split,
-    )
+    finetune = config.finetune.model_copy(update={"epochs": arguments.epochs} if arguments.epochs else {})
+    try:
+        split_files(
+            cube=paths["cube"],
+            split=of["split.csv"],
+            random_split=folder / "split_random.csv",
+            record=folder / "split.json",
+            seed=arguments.seed,
+            options=config.split,
+        )
+    except CubeError as error:
+        return _without_test(arguments, experiment, finetune, error)
     train_files(
         cube=paths["cube"],
         split=of["split.csv"],
@@ -91,7 +94,7 @@ def train(arguments: Namespace) -> Outcome:
         seed=arguments.seed,
         threads=arguments.threads,
         live_run=live_run,
-        finetune=config.finetune.model_copy(update={"epochs": arguments.epochs} if arguments.epochs else {}),
+        finetune=finetune,
     )
     shipped_files(cube=paths["cube"], scores=folder / "universal.csv", threads=arguments.threads or 1)
     evaluate_files(
@@ -117,6 +120,32 @@ def train(arguments: Namespace) -> Outcome:
     )
     _export_onnx(folder, paths["cube"], folder / "model.onnx", seed=arguments.seed)
     return 0, *_headline(folder)
+
+
+def _without_test(arguments: Namespace, experiment: Experiment, finetune: FinetuneOptions, error: CubeError) -> Outcome:
+    """Fine-tune the shipped model on all cutouts, where a split is not possible; not in place of another experiment."""
+    from otrain_core.classify.shipped import NAME
+    from otrain_core.cli.tuning import in_words, train_on_all
+
+    folder = Path(arguments.output)
+    if experiment.start is None:
+        if arguments.experiment or not arguments.labels:
+            raise CubeError(f"{error}; --from {NAME} fine-tunes on all labels, without a test set") from None
+        arguments.start = NAME
+        experiment = _experiment(arguments)
+        _lay_out(Path(arguments.cube), folder, labels=arguments.labels, tuned=True)
+    for name in ("metrics.json", "scores.csv", "split_random.csv", "split.json"):  # of an earlier training
+        (folder / name).unlink(missing_ok=True)
+    record = train_on_all(
+        folder / "cube.npz",
+        folder,
+        experiment=experiment,
+        options=finetune,
+        seed=arguments.seed,
+        threads=arguments.threads,
+    )
+    kept = {"model": str(folder / "model.onnx"), "test_set": None, "adapted": record["adapted"]}
+    return 0, kept, f"{folder / 'model.onnx'}: {in_words(record, str(error))}"
 
 
 def _experiment(arguments: Namespace) -> Experiment:
@@ -147,16 +176,17 @@ def _lay_out(cube: Path, folder: Path, *, labels: str | None = None, tuned: bool
     With a label sheet, the cutouts that it labels alone; `tuned` as the shipped model reads it.
     """
     from otrain_core.arrays import write_arrays
+    from otrain_core.cli.tuning import completed, labelled
     from otrain_core.cubes.copies import drop_copies, tell_copies
     from otrain_core.cubes.cube_format import no_rows, read_cube
     from otrain_core.io import read_json, write_json
 
-    arrays, copies = drop_copies(_labelled(cube, labels) if labels else read_cube(cube, mmap=True))
+    arrays, copies = drop_copies(labelled(cube, labels) if labels else read_cube(cube, mmap=True))
     if n := copies["n_left_out"]:
         sentence = tell_copies(copies, n + len(arrays["labels"]))
         logging.getLogger("otrain").warning("%s: %s; %d are left out", cube, sentence, n)
     if tuned:
-        arrays = _completed(arrays)
+        arrays = completed(arrays)
     # The steps read what read_cube makes of it: cubes of the original O'TRAIN lack what they expect.
     paths = {"cube": folder / "cube.npz", "cube_record": folder / "cube.json", "real_stars": folder / "real_stars.npz"}
     write_arrays(paths["cube"], arrays)
@@ -164,41 +194,6 @@ def _lay_out(cube: Path, folder: Path, *, labels: str | None = None, tuned: bool
     write_json(paths["cube_record"], read_json(beside) if beside.is_file() else {})
     write_arrays(paths["real_stars"], no_rows(arrays))
     return paths
-
-
-def _labelled(cube: Path, labels: str) -> dict[str, Any]:
-    """Cutouts that a label sheet labels, of a cube or of a folder of them."""
-    from otrain_core.cubes.new_labels import label_cutouts, read_cutouts
-    from otrain_core.plan.sheets import read_labels
-
-    arrays, record = label_cutouts(read_cutouts(cube), read_labels(labels), where=labels)
-    text = f"{labels}: {record['n_true']} True and {record['n_false']} False, {record['n_left_out']} left out"
-    if record["n_not_found"]:
-        text += f"; {record['n_not_found']} answers are about other cutouts"
-    print(text, file=sys.stderr)
-    return arrays
-
-
-def _completed(arrays: dict[str, Any]) -> dict[str, Any]:
-    """A cube with all that the shipped model reads: what it can do without is missing (NaN), and so is a rim of small cutouts."""
-    import numpy as np
-
-    from otrain_core.classify.classifier import Classifier
-    from otrain_core.classify.shipped import shipped_file
-    from otrain_core.cubes.inputs import SAMPLING, select_inputs
-
-    model = Classifier.load(shipped_file())
-    pixels = [name for name in model.channels if name not in SAMPLING]
-    there = [str(name) for name in arrays["channels"]]
-    read = pixels + [name for name in there if name not in pixels]
-    size, side = model.size, min(arrays["cube"].shape[1:3])
-    cutouts = select_inputs(
-        arrays, inputs=read, size=max(size, side), optional=[*model.optional, "psf"], least=model.least_size
-    )
-    columns = {
-        name: np.full(len(cutouts), np.nan) for name in model.channels if name in SAMPLING and name not in arrays
-    }
-    return arrays | columns | {"cube": cutouts, "channels": np.array(read)}
 
 
 def diagnose(arguments: Namespace) -> Outcome:

@@ -342,7 +342,7 @@ def finetune_model(
         seed=seed,
         options=options,
         experiment=used,
-        validation=watched,
+        validation=watched if len(validation) else None,
     )
     if history.empty:
         history = adapt.standing(model, (cutouts, labels[rows["train"]]), watched)

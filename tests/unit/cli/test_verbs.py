@@ -9,10 +9,8 @@ import pytest
 
 from otrain_core.cli.main import main
 from otrain_core.cli.parser import build_parser
-from otrain_core.cli.verbs import _completed, _experiment
-from otrain_core.errors import CubeError, OtrainError
-from tests.unit.synthetic_cube import make_cube
-from tests.unit.tiny_onnx import write_tiny
+from otrain_core.cli.verbs import _experiment
+from otrain_core.errors import OtrainError
 
 
 def test_export_and_convert_are_inverse(tmp_path, cube, capsys):
@@ -53,19 +51,3 @@ def test_a_training_from_the_shipped_model():
     assert (named.start, named.threshold) == ("universal", "even")
     with pytest.raises(OtrainError, match="--inputs: a fine-tuned network reads what the shipped model reads"):
         experiment("--from", "universal", "--inputs", "difference")
-
-
-def test_a_cube_gets_what_the_shipped_model_reads(shipped_folder):
-    about = {"optional": ["science"], "least_size": 17}
-    channels = ("difference", "psf", "science", "seeing")
-    write_tiny(shipped_folder / "universal.onnx", size=21, channels=channels, about=about)
-    cube = make_cube(20, size=19)
-    cube["cube"], cube["channels"] = cube["cube"][..., [3, 0]], np.array(["mask", "difference"])
-    del cube["seeing"]
-    whole = _completed(cube)
-    assert whole["channels"].tolist() == ["difference", "psf", "science", "mask"]
-    assert whole["cube"].shape == (20, 21, 21, 4) and np.isnan(whole["seeing"]).all()
-    assert np.array_equal(whole["cube"][:, 1:20, 1:20, 0], cube["cube"][..., 1], equal_nan=True)
-    assert np.isnan(whole["cube"][..., 1:3]).all() and np.isnan(whole["cube"][:, 0]).all()
-    with pytest.raises(CubeError, match="channel 'difference' is not in the cube"):
-        _completed(cube | {"channels": np.array(["mask", "reference"])})

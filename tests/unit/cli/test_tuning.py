@@ -1,0 +1,78 @@
+"""Trainings on labels, from the shipped model; also on too few for a test set."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from otrain_core.arrays import write_arrays
+from otrain_core.classify import Classifier
+from otrain_core.cli.main import main
+from otrain_core.cli.tuning import completed, in_words, split_of_all
+from otrain_core.errors import CubeError
+from otrain_core.io import read_json, read_table
+from tests.unit.synthetic_cube import make_cube
+from tests.unit.tiny_onnx import write_tiny
+from tests.unit.tuned_model import write_shipped
+
+
+def test_a_cube_gets_what_the_shipped_model_reads(shipped_folder):
+    about = {"optional": ["science"], "least_size": 17}
+    channels = ("difference", "psf", "science", "seeing")
+    write_tiny(shipped_folder / "universal.onnx", size=21, channels=channels, about=about)
+    cube = make_cube(20, size=19)
+    cube["cube"], cube["channels"] = cube["cube"][..., [3, 0]], np.array(["mask", "difference"])
+    del cube["seeing"]
+    whole = completed(cube)
+    assert whole["channels"].tolist() == ["difference", "psf", "science", "mask"]
+    assert whole["cube"].shape == (20, 21, 21, 4) and np.isnan(whole["seeing"]).all()
+    assert np.array_equal(whole["cube"][:, 1:20, 1:20, 0], cube["cube"][..., 1], equal_nan=True)
+    assert np.isnan(whole["cube"][..., 1:3]).all() and np.isnan(whole["cube"][:, 0]).all()
+    with pytest.raises(CubeError, match="channel 'difference' is not in the cube"):
+        completed(cube | {"channels": np.array(["mask", "reference"])})
+
+
+@pytest.fixture
+def two_images(tmp_path):
+    """Path of a cube of one night of two images."""
+    write_arrays(tmp_path / "cube.npz", make_cube(40, size=13, n_images=2))
+    return tmp_path / "cube.npz"
+
+
+def test_too_few_images_for_a_test_set(two_images, tmp_path, shipped_folder, capsys):
+    write_shipped(shipped_folder)
+    arguments = ["train", str(two_images), "-o", str(tmp_path / "mine"), "--epochs", "2", "--json"]
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "need at least three; --from universal fine-tunes on all labels, without a test set" in error
+    assert main([*arguments, "--from", "universal"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["test_set"] is None and answer["adapted"]["n_labels"] == 40
+    made = {path.name for path in (tmp_path / "mine").iterdir()}
+    assert {"model.onnx", "model.keras", "train.json", "history.csv"} <= made and "metrics.json" not in made
+    assert set(read_table(tmp_path / "mine/split.csv")["set"]) == {"train"}
+    record, classifier = read_json(tmp_path / "mine/train.json"), Classifier.load(tmp_path / "mine/model.onnx")
+    assert record["n_train"] == 40 and record["n_validation"] == 0 and record["test_set"] is None
+    assert classifier.threshold == 0.5 and classifier.about["experiment"] == "fine-tuned"
+    assert classifier.about["training"]["n"] == 40
+
+
+def test_all_of_it_trains():
+    cube = {"labels": np.array([1, 0, 1]), "candids": np.array(["a", "b", "c"])}
+    assert split_of_all(cube)["set"].tolist() == ["train"] * 3 and split_of_all(cube)["image"].tolist() == [""] * 3
+
+
+@pytest.mark.parametrize(
+    ("step", "losses", "said"),
+    [
+        (0.5, {"0": 0.4, "0.5": 0.3}, "log loss 0.300, of the shipped weights 0.400"),
+        (0.0, {"0": 0.4, "0.5": 0.5}, "no gain was shown"),
+        (0.0, {}, "too few labels to train on"),
+    ],
+)
+def test_it_says_what_is_not_known(step, losses, said):
+    adapted = {"step": step, "log_loss": losses, "n_labels": 20, "n_labelled_images": 1}
+    text = in_words({"adapted": adapted}, "two images")
+    assert "no test set could be kept: two images" in text and "cannot become champion" in text and said in text
