@@ -79,7 +79,8 @@ def train_on_all(
     from otrain_core.io import digest
     from otrain_core.jobs.provenance import provenance
     from otrain_core.networks.architecture import save_model
-    from otrain_core.networks.export_onnx import export_model, model_record
+    from otrain_core.networks.export_onnx import N_CHECKED, export_model, model_record
+    from otrain_core.networks.predict import model_inputs
     from otrain_core.networks.train import finetune_model
 
     folder, arrays = Path(folder), read_cube(cube)
@@ -94,7 +95,8 @@ def train_on_all(
     write_json(folder / "train.json", record)
     about = {key: str(arrays[key]) for key in ("telescope", "pipeline") if key in arrays}
     metrics = about | {"experiment": "fine-tuned", "headline": {"threshold": EVEN_ODDS}}
-    export_model(network, folder / "model.onnx", about=model_record(metrics, record, arrays, split))
+    checked = model_inputs(network, arrays, np.arange(min(len(split), N_CHECKED)))
+    export_model(network, folder / "model.onnx", about=model_record(metrics, record, arrays, split), cutouts=checked)
     return record
 
 

@@ -125,7 +125,9 @@ def train(arguments: Namespace) -> Outcome:
 def _without_test(arguments: Namespace, experiment: Experiment, finetune: FinetuneOptions, error: CubeError) -> Outcome:
     """Fine-tune the shipped model on all cutouts, where a split is not possible; not in place of another experiment."""
     from otrain_core.classify.shipped import NAME
-    from otrain_core.cli.tuning import in_words, train_on_all
+    from otrain_core.arrays import write_arrays
+    from otrain_core.cli.tuning import completed, in_words, train_on_all
+    from otrain_core.cubes.cube import read_cube
 
     folder = Path(arguments.output)
     if experiment.start is None:
@@ -133,7 +135,7 @@ def _without_test(arguments: Namespace, experiment: Experiment, finetune: Finetu
             raise CubeError(f"{error}; --from {NAME} fine-tunes on all labels, without a test set") from None
         arguments.start = NAME
         experiment = _experiment(arguments)
-        _lay_out(Path(arguments.cube), folder, labels=arguments.labels, tuned=True)
+        write_arrays(folder / "cube.npz", completed(read_cube(folder / "cube.npz")))
     for name in ("metrics.json", "scores.csv", "split_random.csv", "split.json"):  # of an earlier training
         (folder / name).unlink(missing_ok=True)
     record = train_on_all(
