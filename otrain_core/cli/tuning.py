@@ -75,7 +75,7 @@ def train_on_all(
     OtrainError
         No shipped model, or the cube lacks a channel that it reads.
     """
-    from otrain_core.cubes.cube import read_cube
+    from otrain_core.cubes.cube_format import read_cube
     from otrain_core.io import digest
     from otrain_core.jobs.provenance import provenance
     from otrain_core.networks.architecture import save_model

@@ -124,10 +124,10 @@ def train(arguments: Namespace) -> Outcome:
 
 def _without_test(arguments: Namespace, experiment: Experiment, finetune: FinetuneOptions, error: CubeError) -> Outcome:
     """Fine-tune the shipped model on all cutouts, where a split is not possible; not in place of another experiment."""
-    from otrain_core.classify.shipped import NAME
     from otrain_core.arrays import write_arrays
+    from otrain_core.classify.shipped import NAME
     from otrain_core.cli.tuning import completed, in_words, train_on_all
-    from otrain_core.cubes.cube import read_cube
+    from otrain_core.cubes.cube_format import read_cube
 
     folder = Path(arguments.output)
     if experiment.start is None:
