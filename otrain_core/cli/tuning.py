@@ -93,10 +93,11 @@ def train_on_all(
     write_table(folder / "history.csv", history)
     save_model(network, folder / "model.keras")
     write_json(folder / "train.json", record)
-    about = {key: str(arrays[key]) for key in ("telescope", "pipeline") if key in arrays}
-    metrics = about | {"experiment": "fine-tuned", "headline": {"threshold": EVEN_ODDS}}
+    metrics = {key: str(arrays[key]) for key in ("telescope", "pipeline") if key in arrays}
+    metrics |= {"experiment": "fine-tuned", "headline": {"threshold": EVEN_ODDS}}
     checked = model_inputs(network, arrays, np.arange(min(len(split), N_CHECKED)))
-    export_model(network, folder / "model.onnx", about=model_record(metrics, record, arrays, split), cutouts=checked)
+    about = model_record(metrics, record, arrays, split.assign(score=np.nan))
+    export_model(network, folder / "model.onnx", about=about, cutouts=checked)
     return record
 
 

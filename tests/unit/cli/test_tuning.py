@@ -13,9 +13,9 @@ from otrain_core.cli.main import main
 from otrain_core.cli.tuning import completed, in_words, split_of_all
 from otrain_core.errors import CubeError
 from otrain_core.io import read_json, read_table
+from otrain_core.plan.config import Experiment
 from tests.unit.synthetic_cube import make_cube
 from tests.unit.tiny_onnx import write_tiny
-from tests.unit.tuned_model import write_shipped
 
 
 def test_a_cube_gets_what_the_shipped_model_reads(shipped_folder):
@@ -42,7 +42,11 @@ def two_images(tmp_path):
 
 
 def test_too_few_images_for_a_test_set(two_images, tmp_path, shipped_folder, capsys):
-    write_shipped(shipped_folder)
+    from otrain_core.networks import architecture
+
+    write_tiny(shipped_folder / "universal.onnx", size=13)
+    network = architecture.build_network(Experiment(inputs=["difference"]), size=13)
+    architecture.save_model(network, shipped_folder / "universal.keras")
     arguments = ["train", str(two_images), "-o", str(tmp_path / "mine"), "--epochs", "2", "--json"]
     assert main(arguments) == 1
     error = capsys.readouterr().err
