@@ -25,6 +25,7 @@ from otrain_core.plan.pipelines import CrossmatchOptions
 
 CHANNELS = ("science", "reference", "difference")  # the three that such networks take
 SIDE = 4.0  # of the box about a source [FWHM]
+MAGNIFIED = 4  # the strides of the network are 16 and 32 px, a star has three
 
 
 def boxes_of(targets: np.ndarray, *, seeing: float) -> np.ndarray:
@@ -45,6 +46,8 @@ def found_in(model: Any, planes: Planes) -> pd.DataFrame:
     """x, y [px] and score of the boxes that a network finds in an image."""
     import torch
 
+    sides = [MAGNIFIED * side for side in planes.shape]
+    model.transform.min_size, model.transform.max_size = (min(sides),), max(sides)
     with torch.no_grad():
         (said,) = model([torch.from_numpy(channels_of(planes.inputs(planes.spread())))])
     boxes = said["boxes"].numpy()
@@ -66,8 +69,8 @@ def train(images: list, options: FinderOptions, *, seed: int) -> Any:
         backbone,
         num_classes=2,
         rpn_anchor_generator=anchors,
-        min_size=4 * options.tile,  # tiles are magnified: the strides of the network are 16 and 32 px
-        max_size=8 * options.tile,
+        min_size=MAGNIFIED * options.tile,
+        max_size=MAGNIFIED * options.tile,
         image_mean=[0.0] * 3,
         image_std=[1.0] * 3,
         box_detections_per_img=1000,

@@ -28,8 +28,13 @@ def test_boxes_become_positions():
         assert images[0].shape == (3, 20, 30)
         return [{"boxes": torch.tensor([[6.75, 2.5, 18.75, 14.5]]), "scores": torch.tensor([0.8])}]
 
+    model.transform = SimpleNamespace()
     noise, mask = np.ones((20, 30), "f4"), np.zeros((20, 30), np.uint8)
     light = np.random.default_rng(1).normal(size=(20, 30)).astype("f4")
     planes = Planes.of(light, light, light, noise, mask, seeing=3.0)
-    found = found_in(SimpleNamespace(__call__=model).__call__, planes)
+    found = found_in(model, planes)
+    assert (model.transform.min_size, model.transform.max_size) == (
+        (80,),
+        120,
+    )  # an image is magnified as the tiles are
     assert found.iloc[0].to_dict() == pytest.approx({"x": 12.25, "y": 8.0, "score": 0.8})
