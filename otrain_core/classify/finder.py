@@ -54,13 +54,14 @@ class Finder:
         try:
             self._session = open_graph(Path(path).read_bytes(), threads=threads)
             about = json.loads(self._session.get_modelmeta().custom_metadata_map.get(KEY, "{}"))
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             raise ConfigError(f"{path}: no such file; a detector network (finder.onnx) is needed") from None
         except Exception as error:  # ONNX Runtime raises kinds of its own
             raise ConfigError(f"{path}: not a readable detector network ({first_line(error)})") from None
-        made = about.get("format", "another model") if isinstance(about, dict) else "another model"
+        made = about.get("format") if isinstance(about, dict) else None
         if made != FORMAT or list(about.get("planes", [])) != list(PLANES):
-            raise ConfigError(f"{path}: not a detector network of this version, but {made}")
+            other = "one of another version" if str(made).startswith("otrain-finder") else "another model"
+            raise ConfigError(f"{path}: not a detector network of this version (finder.onnx), but {other}")
         if not (0 <= number_in(about, "threshold") <= 1 and number_in(about, "reach") >= 0):
             raise ConfigError(f"{path}: a detector network without a threshold from 0 to 1 or without its reach")
         self.about: Mapping[str, Any] = about

@@ -25,7 +25,7 @@ def read_cutouts(path: str | Path) -> dict[str, np.ndarray]:
     """
     parts = sorted(Path(path).glob("*.npz")) if Path(path).is_dir() else [Path(path)]
     if not parts:
-        raise CubeError(f"{path}: no cube (.npz) in this folder")
+        raise CubeError(f"{path}: no cube (.npz) in this folder; otrain convert makes one of folders True/ and False/")
     return join_cubes([read_cube(part, both_classes=False) for part in parts], where=path)
 
 

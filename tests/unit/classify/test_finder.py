@@ -112,8 +112,10 @@ def test_other_files_are_refused_in_a_sentence(tmp_path):
         Finder(broken)
     from otrain_core.classify.shipped import shipped_file
 
-    with pytest.raises(ConfigError, match="not a detector network of this version"):
+    with pytest.raises(ConfigError, match=r"not a detector network of this version \(finder.onnx\), but another model"):
         Finder(shipped_file())
+    with pytest.raises(ConfigError, match="no such file"):
+        Finder(tmp_path)
     assert load_finder(DetectOptions()) is None
 
 
