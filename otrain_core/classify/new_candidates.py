@@ -306,7 +306,9 @@ def _detect(
     plane, rms = plane - background.back(), background.rms()
     if fwhm is None:
         fwhm = _fwhm_of_sources(plane, rms, mask)
-        log.warning("%s: no PSF and no science image: detected with a FWHM of %.1f px, guessed; give the PSF", name, fwhm)
+        log.warning(
+            "%s: no PSF and no science image: detected with a FWHM of %.1f px, guessed; give the PSF", name, fwhm
+        )
     table = detect_candidates(
         plane,
         rms,
