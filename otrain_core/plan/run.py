@@ -142,6 +142,10 @@ class Run:
                 raise ConfigError(f"{key}: {size} px, but the cutouts of {telescope}/{pipeline} have {side} px")
         steps = {step: self.options(telescope, pipeline, step) for step in STEP_OPTIONS}
         require_programs(steps, name=pipeline)
+        finder = steps["detect"]["finder"]
+        made = [f"{folder}/finder.onnx" for folder in self.finders()]
+        if finder and finder not in made and not Path(finder).is_file():
+            raise ConfigError(f"pipelines.{pipeline}.detect.finder: {finder}: no such file")
         if self.needs_catalogue(telescope, pipeline) and entry.source != "simulated" and not entry.catalogue:
             raise ConfigError(
                 f"pipelines.{pipeline} needs a star catalogue (psf.astrometry, psf.photometry or detect.search), and "

@@ -1,8 +1,9 @@
 import pytest
 
 from otrain_core.errors import ConfigError
-from otrain_core.plan.config import load_config
+from otrain_core.plan.config import Config, load_config
 from otrain_core.plan.finder import FinderOptions
+from otrain_core.plan.run import Run
 from otrain_core.plan.studies import Studies
 
 
@@ -31,3 +32,20 @@ def test_a_run_with_the_network_ends_in_its_table():
 def test_what_the_method_finder_needs(detect, words):
     with pytest.raises(ConfigError, match=words):
         load_config({"pipelines": {"builtin": {"detect": detect}}})
+
+
+def test_a_detector_network_that_is_not_there_is_told_before_any_work(tmp_path):
+    there = tmp_path / "finder.onnx"
+    there.touch()
+    with pytest.raises(ConfigError, match=r"pipelines.other.detect.finder: nowhere.onnx: no such file"):
+        run_with("nowhere.onnx")
+    assert run_with(str(there)).options("demo", "other", "detect")["finder"] == str(there)
+    made = "results/demo/builtin/finder/seed1/finder.onnx"  # by another cube of the run
+    assert made.removesuffix("/finder.onnx") in run_with(made, train=True).finders()
+
+
+def run_with(finder, *, train=False):
+    pipelines = {"other": {"detect": {"method": "finder", "finder": finder}}, "builtin": {}}
+    values = Config().model_dump(mode="json") | {"pipelines": pipelines, "finder": {"train": train}}
+    values["run"]["cubes"] = ["demo/builtin", "demo/other"]
+    return Run.from_config(values, root=".")
