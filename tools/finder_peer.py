@@ -25,6 +25,7 @@ from otrain_core.plan.pipelines import CrossmatchOptions
 
 CHANNELS = ("science", "reference", "difference")  # the three that such networks take
 SIDE = 4.0  # of the box about a source [FWHM]
+ANCHORS = (8, 12, 16)  # sides [px]
 MAGNIFIED = 4  # the strides of the network are 16 and 32 px, a star has three
 
 
@@ -64,7 +65,7 @@ def train(images: list, options: FinderOptions, *, seed: int) -> Any:
 
     torch.manual_seed(seed)
     backbone = mobilenet_backbone(backbone_name="mobilenet_v3_large", weights=None, fpn=True, trainable_layers=6)
-    anchors = AnchorGenerator(((8, 12, 16),) * 3, ((1.0,),) * 3)
+    anchors = AnchorGenerator((tuple(MAGNIFIED * side for side in ANCHORS),) * 3, ((1.0,),) * 3)
     model = FasterRCNN(
         backbone,
         num_classes=2,
@@ -74,6 +75,8 @@ def train(images: list, options: FinderOptions, *, seed: int) -> Any:
         image_mean=[0.0] * 3,
         image_std=[1.0] * 3,
         box_detections_per_img=1000,
+        box_batch_size_per_image=64,  # a tile holds few sources
+        rpn_post_nms_top_n_train=300,
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     seeing = float(np.median([image.field.planes.seeing for image in images]))
