@@ -94,8 +94,8 @@ def _not_injected(stars: pd.DataFrame, injected: pd.DataFrame | None, *, radius:
     """The stars with no injected source within `radius` [px]."""
     if injected is None or len(injected) == 0 or len(stars) == 0:
         return stars
-    places = injected[["x", "y"]].to_numpy(dtype=float)
-    distance, _ = cKDTree(places[np.isfinite(places).all(axis=1)]).query(places(stars))
+    sources = injected[["x", "y"]].to_numpy(dtype=float)
+    distance, _ = cKDTree(sources[np.isfinite(sources).all(axis=1)]).query(places(stars))
     return stars[distance > radius]
 
 

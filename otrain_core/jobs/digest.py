@@ -126,7 +126,7 @@ def _data(path: Path) -> tuple[Path, ...]:
     # A folder of data counts whole: a template includes others.
     found: set[Path] = set()
     for entry in path.parent.iterdir():
-        named = f'"{entry.name}"' in _text(path) and entry.name != "__init__.py"
+        named = any(quote + entry.name + quote in _text(path) for quote in "\"'") and entry.name != "__init__.py"
         if named and not (entry / "__init__.py").exists():
             found |= {entry} if entry.is_file() else {file for file in entry.rglob("*") if file.is_file()}
     return tuple(sorted(found))
