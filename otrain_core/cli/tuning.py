@@ -93,7 +93,7 @@ def train_on_all(
     write_table(folder / "history.csv", history)
     save_model(network, folder / "model.keras")
     write_json(folder / "train.json", record)
-    metrics = {key: str(arrays[key]) for key in ("telescope", "pipeline") if key in arrays}
+    metrics: dict[str, Any] = {key: str(arrays[key]) for key in ("telescope", "pipeline") if key in arrays}
     metrics |= {"experiment": "fine-tuned", "headline": {"threshold": EVEN_ODDS}}
     checked = model_inputs(network, arrays, np.arange(min(len(split), N_CHECKED)))
     about = model_record(metrics, record, arrays, split.assign(score=np.nan))
