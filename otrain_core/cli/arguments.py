@@ -30,6 +30,16 @@ chance = _within(float, _TINY, 0.5, "a number above 0, and 0.5 at most,")
 probability = _within(float, 0, 1, "a number from 0 to 1")
 
 
+def _add_model(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "-m",
+        "--model",
+        default=SHIPPED,
+        help="model file (.onnx, .keras, .h5), folder of a training, or TELESCOPE[@VERSION] (default: the shipped model)",
+    )
+    made.add_argument("--results", default="results", help="run that registered the telescope (default: results)")
+
+
 def add_candidates(made: argparse.ArgumentParser, more: str = "") -> None:
     """Candidates and the model that scores them: arguments of classify and of monitor."""
     made.add_argument(
@@ -38,13 +48,7 @@ def add_candidates(made: argparse.ArgumentParser, more: str = "") -> None:
         metavar="INPUT",
         help=f"FITS cutouts, a folder of them, a cube (.npz), or a difference image{more}",
     )
-    made.add_argument(
-        "-m",
-        "--model",
-        default=SHIPPED,
-        help="model file (.onnx, .keras, .h5), folder of a training, or TELESCOPE[@VERSION] (default: the shipped model)",
-    )
-    made.add_argument("--results", default="results", help="run that registered the telescope (default: results)")
+    _add_model(made)
     made.add_argument("--threshold", type=probability, help="in place of the model's own, of the raw score")
     made.add_argument("--threads", type=threads, default=1, help="CPU threads (default 1)")
     image = made.add_argument_group("difference image")
@@ -67,13 +71,7 @@ def add_candidates(made: argparse.ArgumentParser, more: str = "") -> None:
 
 def add_recipe(made: argparse.ArgumentParser) -> None:
     """The model and how its cutouts are made: arguments of search and of night."""
-    made.add_argument(
-        "-m",
-        "--model",
-        default=SHIPPED,
-        help="model file (.onnx, .keras, .h5), folder of a training, or TELESCOPE[@VERSION] (default: the shipped model)",
-    )
-    made.add_argument("--results", default="results", help="run that registered the telescope (default: results)")
+    _add_model(made)
     made.add_argument("--pipeline", help="builtin, gmadet or stdpipe, in place of the one of the training")
     made.add_argument("--both-signs", action="store_true", help="also sources fainter than in the reference")
     made.add_argument("--finder", metavar="FILE", help="find the candidates with this detector network (finder.onnx)")
