@@ -207,13 +207,20 @@ def _size_claim(table: pd.DataFrame) -> dict[str, Any]:
     row |= {"source": published["source"], "cubes_planned": 1, "cubes": 0, "seeds": 0}
     if table.empty:
         return row | {"reproduced": "unknown", "why": "the study of the size of the cutouts is not done"}
-    means = table.groupby("value")["mcc"].mean()
-    row |= {"cubes": 1, "seeds": int(table["seed"].nunique())}
-    above, below = means[means.index > limit], means[means.index <= limit]
-    if above.empty or below.empty:
+    keys = ["telescope", "pipeline", "n_images"]
+    row |= {"cubes": 1, "seeds": int(table.groupby(keys, dropna=False)["seed"].nunique().max())}
+    parts, texts = [], []
+    for (*_, n_images), part in table.groupby(keys, dropna=False, sort=False):
+        means = part.groupby("value")["mcc"].mean()
+        above, below = means[means.index > limit], means[means.index <= limit]
+        if not above.empty and not below.empty:
+            parts.append(above)
+            texts.append((n_images, f"MCC above it {_spread(above)}, up to it {_spread(below)}"))
+    if not parts:
         return row | {"reproduced": "unknown", "why": f"no sizes on both sides of {limit:g} px are done"}
+    above = pd.concat(parts)
     row |= {"ours_low": above.min(), "ours_high": above.max()}
-    row["ours"] = f"MCC above it {_spread(above)}, up to it {_spread(below)}"
+    row["ours"] = texts[0][1] if len(texts) == 1 else "; ".join(f"cube of {n:g} images: {text}" for n, text in texts)
     row["reproduced"] = "yes" if (above < RANDOM_MCC).all() else "partly" if (above < RANDOM_MCC).any() else "no"
     row["why"] = (
         f"MCC falls under {RANDOM_MCC:g} (random) at {int((above < RANDOM_MCC).sum())} of {len(above)} sizes above it"

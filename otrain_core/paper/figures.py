@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -234,22 +235,24 @@ def draw_data_size(table: pd.DataFrame):
 
 
 def draw_size(table: pd.DataFrame):
-    """Accuracy, F1 and MCC against the side of the cutouts."""
+    """Accuracy, F1 and MCC against the side of the cutouts, a line of panels for each size of the cube."""
     names, limit = list(dict.fromkeys(table["experiment"])), published_value("all", "largest_cutout")["high"]
-    figure, axes = new_figure(4.4 * len(names) + 1.2, 3.4, columns=len(names))
-    axes = np.reshape(axes, (1, len(names)))
-    for ax, name in zip(axes[0], names, strict=True):
-        mine = table[table["experiment"] == name].assign(n_train=lambda part: part["value"])
+    table = table.assign(n_images=table["n_images"].astype("Int64").astype(str))
+    cubes = list(dict.fromkeys(table["n_images"]))
+    figure, axes = new_figure(4.4 * len(names) + 1.2, 3.4 * len(cubes), rows=len(cubes), columns=len(names))
+    axes = np.reshape(axes, (len(cubes), len(names)))
+    for (line, n_images), (column, name) in product(enumerate(cubes), enumerate(names)):
+        ax, mine = axes[line, column], table[(table["experiment"] == name) & (table["n_images"] == n_images)]
         for number, (metric, text) in enumerate(METRICS.items()):
-            _line(ax, mine, metric, number, label=text)
+            _line(ax, mine.assign(n_train=mine["value"]), metric, number, label=text)
         text = f"{limit:g} px (paper)"
         ax.axvline(limit, color=NEUTRAL, linestyle="--", linewidth=1, label=text)
-        ax.set(
-            title=f"{name}, {mine['telescope'].iloc[0]} {mine['pipeline'].iloc[0]}", xlabel="Side of the cutouts [px]"
-        )
+        cube = " ".join(table[["telescope", "pipeline"]].iloc[0])
+        ax.set(title=f"{name}, {cube}, {n_images} images", xlabel="Side of the cutouts [px]")
         ax.set_xticks(sorted(table["value"].unique()))
     _share_y(axes)
-    axes[0, 0].set_ylabel("Score on test images")
+    for line in axes:
+        line[0].set_ylabel("Score on test images")
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 

@@ -113,12 +113,28 @@ def test_cubes_of_other_sizes_are_not_mixed():
     assert list(gap_knee(table, limit=0.02)["last_over"]) == [500, 500]
 
 
-def test_claim_of_the_collapse():
-    def size(above):
-        rows = [{"experiment": "paper", "value": v, "mcc": m, "seed": 1} for v, m in ((32, 0.9), (48, 0.9), *above)]
-        return verdicts(summary(), size=pd.DataFrame(rows))[6]
+def sizes(above, n_images=27):
+    """The study of the size of the cutouts, one seed; `above` is (size, MCC) beyond 48 px."""
+    rows = [{"value": value, "mcc": mcc} for value, mcc in ((32, 0.9), (48, 0.9), *above)]
+    about = {"telescope": "JAST", "pipeline": "stdpipe", "n_images": n_images, "experiment": "paper", "seed": 1}
+    return pd.DataFrame(rows).assign(**about)
 
-    assert size([(55, 0.1), (63, 0.0)]) == "yes"
-    assert size([(55, 0.9), (63, 0.0)]) == "partly"
-    assert size([(55, 0.9), (63, 0.88)]) == "no"
-    assert size([]) == "unknown"
+
+def test_claim_of_the_collapse():
+    def verdict(above):
+        return verdicts(summary(), size=sizes(above))[6]
+
+    assert verdict([(55, 0.1), (63, 0.0)]) == "yes"
+    assert verdict([(55, 0.9), (63, 0.0)]) == "partly"
+    assert verdict([(55, 0.9), (63, 0.88)]) == "no"
+    assert verdict([]) == "unknown"
+
+
+def test_collapse_of_cubes_of_two_sizes():
+    table = pd.concat([sizes([(63, 0.8)]), sizes([(55, 0.1), (63, 0.2)], n_images=12)])
+    row = list_claims(summary(), PLAN, **(EMPTY | {"size": table})).iloc[6]
+    assert row["ours"] == (
+        "cube of 27 images: MCC above it 0.800, up to it 0.900; cube of 12 images: MCC above it 0.100 to 0.200, up to it 0.900"
+    )
+    assert (row["reproduced"], row["seeds"]) == ("partly", 1)
+    assert row["why"] == "MCC falls under 0.2 (random) at 1 of 3 sizes above it"

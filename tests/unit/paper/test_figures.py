@@ -75,6 +75,15 @@ def test_collapse_with_the_size(drawn):
     assert values[48] > 0.8 and values[55] < 0.1
 
 
+def test_sizes_of_a_full_and_a_reduced_cube_stand_apart(plan, tmp_path):
+    table, _ = figure_data("fig12", plan, root=write_paper(tmp_path, plan))
+    both = pd.concat([table, table.assign(n_images=12, mcc=0.5)])
+    axes = draw_figure("fig12", both, {}).axes
+    assert len(axes) == 2 * table["experiment"].nunique()
+    mcc = next(bars.lines[0] for bars in axes[-1].containers if bars.get_label() == "MCC")
+    assert "12 images" in axes[-1].get_title() and set(mcc.get_ydata()) == {0.5}
+
+
 def test_a_figure_without_data_says_so(plan, tmp_path):
     paths = {"table": tmp_path / "fig12.csv", "caption": tmp_path / "fig12.json"}
     data_files(figure="fig12", plan=plan, root=tmp_path, **paths)
