@@ -19,8 +19,30 @@ ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Files stay together, as with `--dist loadfile`."""
+    from tests.workers import Scheduler
+
+    return Scheduler(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem, report, sched):
+    """A test at which a worker was lost is run once more, and fails if that happens again."""
+    if sched.losses[crashitem] == 1:
+        report.outcome = "rerun"
+
+
+def pytest_report_teststatus(report):
+    """Letter and word of such a test."""
+    return ("rerun", "R", "RERUN") if report.outcome == "rerun" else None
+
+
 def pytest_terminal_summary(terminalreporter):
-    """Count and name what was skipped, and why."""
+    """Count and name what was skipped, and why, and what was run again."""
+    for report in terminalreporter.stats.get("rerun", []):
+        terminalreporter.write_line(f"run again: {report.nodeid}: {report.longrepr}")
     skipped = terminalreporter.stats.get("skipped", [])
     for report in skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
