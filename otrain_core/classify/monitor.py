@@ -262,8 +262,8 @@ def advise(comparisons: Sequence[Comparison], *, n_images: int) -> str:
             return "Nothing speaks for a new training."
         few = f"{n_images} image{'s' if n_images > 1 else ''}"
         return (
-            f"Nothing speaks for a new training, but {few} would show a change of the seeing above "
-            f"{100 * seeing.detectable:.0f} % only; add more images."
+            f"Nothing speaks for a new training, but from {few} only a change of the seeing above "
+            f"{100 * seeing.detectable:.0f} % would be seen; add more images."
         )
     told = ", ".join(describe_change(item) for item in alarms)
     new = [item.quantity for item in alarms if item.outside > OUTSIDE]

@@ -97,9 +97,8 @@ def _opened(path: Path, image: str) -> Iterator[fits.HDUList]:
     except OtrainError:
         raise
     except Exception as error:  # of many kinds: what a library raises for damaged pixels or cards is not documented
-        raise ImageError(
-            image, "path", f"{path}: not a readable FITS image, or truncated ({first_line(error)})"
-        ) from None
+        told = first_line(error).split(" If this is really")[0]  # a hint for those who write code
+        raise ImageError(image, "path", f"{path}: not a readable FITS image, or truncated ({told})") from None
 
 
 def _choose(

@@ -15,6 +15,7 @@ from otrain_core.errors import OtrainError
 from otrain_core.io import atomic
 from otrain_core.night.context import covers, detections_of, is_fixed, mjd
 from otrain_core.night.ledger import Ledger, with_more
+from otrain_core.plan.pools import DRAWN
 
 SHOWN = 60  # objects on a page
 CURVE = (230, 80)  # a light curve [px]
@@ -50,13 +51,13 @@ def write_page(
         n_once=sum(entry["n_real"] == 1 and not entry["fixed"] for entry in objects),
         verdict=verdict,
         size=CURVE,
-        model={key: about.get(key) for key in ("telescope", "pipeline", "experiment", "seed")},
+        model=_model_words(about),
     )
 
 
 def write_index(output: Path, ledger: Ledger) -> None:
     """Write ``index.html`` over all nights, with the images that were refused and the frames that were left out."""
-    unused = [image for image in ledger.images()[::-1] if image["status"] == "refused"]
+    unused = [image | _why(image) for image in ledger.images()[::-1] if image["status"] == "refused"]
     left_out = [image for image in unused if image["record"].get("kind")]
     refused = [image for image in unused if not image["record"].get("kind")]
     kinds = Counter(image["record"]["kind"] for image in left_out)
@@ -68,6 +69,21 @@ def write_index(output: Path, ledger: Ledger) -> None:
         left_out=left_out,
         kinds=", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())),
     )
+
+
+def _model_words(about: Mapping[str, Any]) -> str:
+    """The model of a night, for people."""
+    drawn = f"{about.get('telescope')}/{about.get('pipeline')}" == DRAWN
+    parts = ["trained on simulated telescopes drawn at random" if drawn else about.get("telescope") or "unnamed"]
+    parts += [str(about["experiment"])] if about.get("experiment") else []
+    parts += [f"seed {about['seed']}"] if about.get("seed") is not None else []
+    return ", ".join(parts)
+
+
+def _why(image: Mapping[str, Any]) -> dict[str, str]:
+    """Name of the file of an image that is not used, and the reason without its path, which stands beside it."""
+    reason = image["reason"].replace(f"{image['path']}: ", "").removeprefix(f"image {image['name']}: ")
+    return {"file": Path(image["path"]).name, "reason": reason.removeprefix("path: ")}
 
 
 def _write(path: Path, template: str, **values: Any) -> None:
@@ -161,8 +177,8 @@ def light_curve(items: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str
     Returns
     -------
     dict or None
-        points (x, y, half the error bar [px], words), limits (x, y, words), bright, faint, start, end (words of the
-        axes); None where there are fewer than two of both, or no time.
+        points (x, y, half the error bar [px], words), limits (x, y, words), bright, faint, start, end (words at the
+        ends of the axes); None where there are fewer than two of both, or no time.
     """
     seen = [(mjd(item["time"]), item["mag"], item["magerr"] or 0.0, item["time"]) for item in items]
     missed, of = [], {item["image"] for item in items}
@@ -173,11 +189,15 @@ def light_curve(items: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str
     seen, missed = ([row for row in rows if np.isfinite(row[0]) and row[1] is not None] for rows in (seen, missed))
     if not seen or len(seen) + len(missed) < 2:
         return None
-    times, mags = (np.array([row[k] for row in seen + missed], float) for k in (0, 1))
+    times, mags, errors = (np.array([row[k] for row in seen + missed], float) for k in (0, 1, 2))
     width, height = CURVE
-    scale = (height - 14) / max(np.ptp(mags), 0.1)
+    errors = np.minimum(errors, 1.0)  # a bar may leave the picture: else one hides the change of the others
+    bright, faint = float((mags - errors).min()), float((mags + errors).max())
+    spare = max(0.1 - (faint - bright), 0.0) / 2
+    bright, faint = bright - spare, faint + spare
+    scale = (height - 14) / (faint - bright)
     x = np.round(7 + (width - 14) * (times - times.min()) / max(np.ptp(times), 1e-9), 1).tolist()
-    y = np.round(7 + scale * (mags - mags.min()), 1).tolist()
+    y = np.round(7 + scale * (mags - bright), 1).tolist()
     rows = list(zip(x, y, seen + missed, strict=True))
     first, last = (seen + missed)[int(times.argmin())][3], (seen + missed)[int(times.argmax())][3]
     return {
@@ -186,8 +206,8 @@ def light_curve(items: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str
             for a, b, row in rows[: len(seen)]
         ],
         "limits": [(a, b, f"{row[3]}: not found, limit {row[1]:.2f} mag") for a, b, row in rows[len(seen) :]],
-        "bright": f"{mags.min():.2f}",
-        "faint": f"{mags.max():.2f}",
+        "bright": f"{bright:.2f}",
+        "faint": f"{faint:.2f}",
         "start": first[11:16],
         "end": last[11:16],
     }

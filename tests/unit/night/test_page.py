@@ -3,7 +3,7 @@
 import numpy as np
 
 from otrain_core.night.ledger import Ledger
-from otrain_core.night.page import _covered, _groups, light_curve, night_objects, write_page
+from otrain_core.night.page import _covered, _groups, _model_words, light_curve, night_objects, write_index, write_page
 from tests.unit.night.detections import detection as found
 from tests.unit.night.detections import images
 
@@ -67,9 +67,12 @@ def test_what_is_fixed_on_the_detector_comes_last():
 def test_light_curve():
     items = [found(1, "a", mag=18.0, magerr=0.1), found(2, "b", mag=17.0, magerr=0.1), found(3, "c", mag=None)]
     curve = light_curve(items, images())
-    assert [point[:3] for point in curve["points"]] == [(7.0, 73.0, 6.6), (223.0, 7.0, 6.6)]  # brighter is above
+    assert [point[:3] for point in curve["points"]] == [(7.0, 67.5, 5.5), (223.0, 12.5, 5.5)]  # brighter is above
     assert curve["points"][1][3] == "2024-03-01T02:10:00: 17.00 +- 0.10 mag" and curve["limits"] == []
-    assert [curve[name] for name in ("bright", "faint", "start", "end")] == ["17.00", "18.00", "02:00", "02:10"]
+    assert [curve[name] for name in ("bright", "faint", "start", "end")] == ["16.90", "18.10", "02:00", "02:10"]
+    flat = light_curve([found(k, str(k), mag=18.0, magerr=0.01) for k in (1, 2)], images()[:2])
+    assert [point[1] for point in flat["points"]] == [40.0, 40.0]  # in the middle of an axis of 0.1 mag
+    assert (flat["bright"], flat["faint"]) == ("17.95", "18.05")
     assert light_curve(items[:1], images()[:1]) is None
 
 
@@ -106,3 +109,20 @@ def test_the_page_tells_what_stands_around(tmp_path):
     assert 'src="stamps/a.png"' in page
     assert "<b>V1</b> (variable) at 3.0 arcsec" in page and "saturated pixel 12 px away" in page
     assert "seen in 1 of 1 image that shows the place" in page and "J004000.00+200000.0" in page
+
+
+def test_the_index_names_the_file_and_the_reason_without_its_path(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    number, name = ledger.begin("1", path="/incoming/broken.fits", name="broken")
+    ledger.refuse(number, "/incoming/broken.fits: image broken: path: /incoming/broken.fits: not a readable FITS image")
+    write_index(tmp_path, ledger)
+    page = (tmp_path / "index.html").read_text()
+    assert 'title="/incoming/broken.fits">broken.fits</td><td class="w">not a readable FITS image</td>' in page
+
+
+def test_the_model_in_words():
+    assert _model_words({"telescope": "TCA", "pipeline": "builtin", "experiment": "otrain2", "seed": 0}) == (
+        "TCA, otrain2, seed 0"
+    )
+    assert _model_words({"telescope": "pool-drawn", "pipeline": "all"}).startswith("trained on simulated telescopes")
+    assert _model_words({}) == "unnamed"
