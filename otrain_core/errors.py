@@ -66,7 +66,9 @@ _FULL = ("Not enough space on disk", "No space left on device")  # of astropy, a
 
 def is_full(error: BaseException | None) -> bool:
     """Whether a full disk is behind an error, also behind one that took its place (of the system, SQLite, astropy)."""
-    while error is not None:
+    seen = []
+    while error is not None and error not in seen:  # errors raised from one another may form a ring
+        seen.append(error)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
         if any(words in str(error) for words in _FULL):

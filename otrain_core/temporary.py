@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PREFIX = "otrain-work-"
+TRIES = 100  # to make a folder that others remove
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def temporary_folder(kind: str) -> Iterator[Path]:
         It cannot be made: a full disk, or no permission.
     """
     remove_abandoned()
-    while True:
+    for _ in range(TRIES):
         folder = Path(tempfile.mkdtemp(prefix=f"{_prefix()}{kind}-"))
         with suppress(FileNotFoundError):  # taken for abandoned before it was locked
             handle = os.open(folder, os.O_RDONLY)
@@ -43,6 +44,8 @@ def temporary_folder(kind: str) -> Iterator[Path]:
             if folder.is_dir():
                 break
             os.close(handle)
+    else:
+        raise OSError(f"{tempfile.gettempdir()}: each new temporary folder is removed at once")
     try:
         yield folder
     finally:

@@ -1,6 +1,7 @@
 """Fixtures that tests of several kinds share."""
 
 import os
+import resource
 import tempfile
 from pathlib import Path
 
@@ -10,6 +11,13 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # tests write to no server but their own
+
+# What takes more of the memory than this fails with a traceback, before the kernel ends the worker without one.
+MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+_, most = resource.getrlimit(resource.RLIMIT_DATA)
+resource.setrlimit(
+    resource.RLIMIT_DATA, (MEMORY * 3 // 4 if most == resource.RLIM_INFINITY else min(most, MEMORY * 3 // 4), most)
+)
 
 import pytest
 

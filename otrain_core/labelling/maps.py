@@ -92,6 +92,8 @@ class GradCamMaps:
                 return None
             self._wanted[key] = (model, {name: np.array(value) for name, value in cutout.items()})
             self._wanted.move_to_end(key)
+            if len(self._wanted) > _KEPT:  # the page asks again for what it shows
+                self._wanted.popitem(last=False)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, daemon=True)
                 self._thread.start()
@@ -117,7 +119,7 @@ class GradCamMaps:
                     child.close()
                 pipe.send([item for _, item in batch])
                 found = pipe.recv()
-            except (EOFError, OSError) as error:
+            except Exception as error:  # whatever it is, the page goes on
                 found = [{"error": f"the process of Grad-CAM ended ({error or type(error).__name__})"}] * len(batch)
                 process = None
             with self._change:

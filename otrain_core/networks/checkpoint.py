@@ -18,6 +18,7 @@ import numpy as np
 from otrain_core.errors import ConfigError
 from otrain_core.io import atomic
 
+TRIES = 100  # to lock a folder that others remove
 LOCK = "lock"  # held while a training runs; the system frees it when the process ends, killed or not
 
 log = logging.getLogger("otrain")
@@ -43,7 +44,7 @@ class Checkpoint:
         self._lock: int | None = self._take()
 
     def _take(self) -> int | None:
-        while True:
+        for _ in range(TRIES):
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
                 lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
@@ -62,6 +63,7 @@ class Checkpoint:
                 if os.fstat(lock).st_ino == os.stat(self.folder / LOCK).st_ino:
                     return lock
             os.close(lock)  # of a folder that was removed since
+        raise ConfigError(f"{self.folder / LOCK}: cannot be locked: the file is replaced again and again")
 
     def read(
         self, shapes: Sequence[tuple[int, ...]]

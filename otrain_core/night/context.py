@@ -25,6 +25,7 @@ log = logging.getLogger("otrain")
 REACH = 30.0  # of what counts as near in a catalogue [arcsec]
 SOURCE_REACH = 12.0  # of what counts as near in the reference [FWHM]
 SOURCE_SNR = 5.0  # of its brightest pixels
+PAIRS = 1_000_000  # of detections at one place that are held at once
 SAME_PIXEL = 1.0  # candidates of several images so near on the detector are at one place [px]
 LEAST_ERROR = 0.2  # of a place from image to image, that of the WCS included [FWHM]
 EARLIEST = datetime(1858, 11, 17)  # MJD 0
@@ -265,12 +266,16 @@ def _on_detector(detections: Sequence[Mapping[str, Any]], image: np.ndarray, obj
     if len(detections) < 2:
         return count
     places = np.array([[item["x"], item["y"]] for item in detections])
-    pairs = cKDTree(places).query_pairs(SAME_PIXEL, output_type="ndarray")
-    one, two = pairs[:, 0], pairs[:, 1]
-    other = (image[one] != image[two]) & (objects[one] != objects[two]) & (objects[one] >= 0) & (objects[two] >= 0)
-    one, two = np.concatenate([one[other], two[other]]), np.concatenate([two[other], one[other]])
-    seen = np.unique(np.column_stack([one, image[two]]), axis=0)
-    return count + np.bincount(seen[:, 0], minlength=len(count))
+    tree = cKDTree(places)
+    near = tree.query_ball_point(places, SAME_PIXEL, return_length=True)
+    # A bad column gives every image detections at one place: their pairs would not fit into the memory at once.
+    for rows in np.split(np.arange(len(places)), np.flatnonzero(np.diff(np.cumsum(near) // PAIRS)) + 1):
+        one = np.repeat(rows, near[rows])
+        two = np.concatenate(tree.query_ball_point(places[rows], SAME_PIXEL)).astype(int)
+        other = (image[one] != image[two]) & (objects[one] != objects[two]) & (objects[one] >= 0) & (objects[two] >= 0)
+        seen = np.unique(np.column_stack([one, image[two]])[other], axis=0)
+        count += np.bincount(seen[:, 0], minlength=len(count))
+    return count
 
 
 def covers(record: Mapping[str, Any], ra: np.ndarray, dec: np.ndarray) -> np.ndarray:

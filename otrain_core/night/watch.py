@@ -16,6 +16,7 @@ from otrain_core.night.references import is_fits
 log = logging.getLogger("otrain")
 
 BLOCK = 2880  # bytes of a FITS block
+READ = ("opened", "closed_no_write")  # events of the looks themselves, which must not call for the next look
 STALE = 60.0  # a file that is not whole and has not changed for so long stays as it is [s]
 
 
@@ -154,7 +155,8 @@ def _told_of_changes(folder: Path) -> Iterator[threading.Event]:
 
     class Handler(FileSystemEventHandler):
         def on_any_event(self, event) -> None:
-            changed.set()
+            if event.event_type not in READ:
+                changed.set()
 
     observer = Observer()
     observer.schedule(Handler(), str(folder), recursive=True)

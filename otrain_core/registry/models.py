@@ -31,6 +31,7 @@ log = logging.getLogger("otrain")
 CHAMPION, PREVIOUS = "champion", "previous"
 BY_HAND = "champion_by_hand"  # tag of a registered model whose champion an import must not change
 ONNX = "model.onnx"
+CHOICES = 20  # of a champion, while new versions come
 WARNING = (
     "Loading a version with MLflow (mlflow.pyfunc.load_model) runs the Python code that is stored with it: load only "
     "versions of people you trust. `otrain classify` takes model.onnx, which is data, and checks its digest."
@@ -338,7 +339,7 @@ def name_champion(client, telescope: str, *, gate: GateOptions) -> dict[str, Any
     """Give the alias to the version of highest MCC on validation among those that pass the gate on test, or to none.
 
     A champion chosen by hand stays. Where others import at the same time, it is chosen again until no version has
-    come meanwhile. The tag ``gate`` of every version tells whether it passes.
+    come meanwhile, `CHOICES` times at most. The tag ``gate`` of every version tells whether it passes.
 
     Returns
     -------
@@ -347,7 +348,9 @@ def name_champion(client, telescope: str, *, gate: GateOptions) -> dict[str, Any
     """
     name = f"otrain-{telescope}"
     versions, seen = client.search_model_versions(f"name = '{name}'"), None
-    while seen != (numbers := {version.version for version in versions}):
+    for _ in range(CHOICES):
+        if seen == (numbers := {version.version for version in versions}):
+            break
         champion, seen = _choose(client, name, versions, gate), numbers
         versions = client.search_model_versions(f"name = '{name}'")
     return champion

@@ -58,7 +58,9 @@ def job_of(process):
 
 def stop_the_clock(cluster):
     """Suspend all jobs, so that none ends before the test has looked; what they leave free goes to those that wait."""
+    end = time.monotonic() + 300
     while jobs := [job for job in cluster.jobs() if job["state"] in ("PENDING", "RUNNING", "COMPLETING")]:
+        assert time.monotonic() < end, jobs
         for job in jobs:
             if job["state"] == "RUNNING":
                 with contextlib.suppress(subprocess.CalledProcessError):  # it has ended meanwhile

@@ -1,7 +1,6 @@
 """A disk that is full, for real: a small file system in memory, which only root can mount."""
 
 import subprocess
-import threading
 
 import pytest
 
@@ -9,7 +8,7 @@ from otrain_core.cli.main import main
 from otrain_core.errors import OtrainError
 from otrain_core.night import night as module
 from tests.unit.night.test_night import a_night, images, run
-from tests.unit.synthetic_night import write_pair
+from tests.unit.synthetic_night import Stop, write_pair
 from tools.kill import problems
 
 SIZE = 4096  # of the disk [kB]
@@ -59,14 +58,15 @@ def test_a_watching_night_waits_for_space(pair, disk, tmp_path, caplog):
     night = a_night(images(tmp_path / "images", pair[0], 2), disk / "nights", pair)
     filler, waits = fill(disk, free=128), []
 
-    class Stop(threading.Event):
+    class NoWait(Stop):
         def wait(self, timeout=None):
             waits.append(timeout)
+            assert len(waits) < 10 * module.MAX_TRIES, caplog.messages[-1]
             if len(waits) > module.MAX_TRIES + 1:  # longer than an image may kill its process
                 filler.unlink(missing_ok=True)
             return self.is_set()
 
-    stop, told = Stop(), []
+    stop, told = NoWait(), []
 
     def tell(text):
         told.append(text)

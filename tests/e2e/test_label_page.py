@@ -214,8 +214,9 @@ def test_nothing_is_lost_when_the_server_is_killed(browser, results, tmp_path):
             wait_for(lambda: said(database) == {first: "True", second: "False", third: "unsure"}, 30)
             page.wait_for_selector("#trouble", state="hidden")
         # With nothing loaded any more, what is shown stays, and the page goes on by itself when the server is back.
-        while page.evaluate("ahead.length"):
+        for _ in range(page.evaluate("ahead.length")):
             press(page, "ArrowRight")
+        assert page.evaluate("ahead.length") == 0
         fourth = shown(page)
         page.keyboard.press("t")
         page.wait_for_selector("#trouble:has-text('1 answer is kept')")

@@ -152,11 +152,11 @@ def at_once(function, arguments):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["otrain_core.registry.track", "mlflow", __name__])
     barrier = context.Barrier(len(arguments))
-    jobs = [context.Process(target=function, args=(*values, barrier)) for values in arguments]
+    jobs = [context.Process(target=function, args=(*values, barrier), daemon=True) for values in arguments]
     for job in jobs:
         job.start()
     for job in jobs:
-        job.join()
+        job.join(600)
     assert [job.exitcode for job in jobs] == [0] * len(jobs)
 
 

@@ -1,5 +1,8 @@
 """A night's pair of frames on disk, with two new sources and one that faded."""
 
+import threading
+import time
+
 import numpy as np
 from astropy.io import fits
 
@@ -31,3 +34,14 @@ def nearest(table, place):
     """Row of the candidate nearest to a place, and its distance [px]."""
     distance = np.hypot(np.asarray(table["x"]) - place[0], np.asarray(table["y"]) - place[1])
     return int(distance.argmin()), float(distance.min())
+
+
+class Stop(threading.Event):
+    """A watch that is not stopped in time fails: it asks at every look."""
+
+    end = None
+
+    def is_set(self):
+        self.end = self.end or time.monotonic() + 300
+        assert time.monotonic() < self.end, "not stopped in time"
+        return super().is_set()

@@ -76,6 +76,12 @@ def test_a_full_disk_is_known_behind_other_errors(tmp_path):
     assert is_full(raised.value)
 
 
+def test_errors_raised_from_one_another_are_looked_through_once():
+    first, second = OSError(errno.EACCES, "Permission denied"), ValueError("x")
+    first.__cause__, second.__context__ = second, first
+    assert not is_full(first)
+
+
 def test_a_file_that_does_not_fit_is_named(tmp_path):
     """What astropy says of a full disk has neither number nor name."""
     with pytest.raises(OSError) as raised, atomic(tmp_path / "diff.fits"):

@@ -49,3 +49,9 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(place):
     finally:
         alive.communicate("\n")
     assert {path.name for path in place.iterdir()} == kept
+
+
+def test_folders_that_are_removed_at_once_end_in_an_error(place, monkeypatch):
+    monkeypatch.setattr("tempfile.mkdtemp", lambda **_: str(place / "gone"))
+    with pytest.raises(OSError, match=f"{place}: each new temporary folder is removed at once"), temporary_folder("x"):
+        pass

@@ -3,6 +3,11 @@
 import subprocess
 import sys
 
+import numpy as np
+import pytest
+
+from tests.conftest import MEMORY
+
 CONFTEST = "from tests.conftest import pytest_handlecrashitem, pytest_report_teststatus, pytest_xdist_make_scheduler\n"
 KILLED = """
 import os, pathlib, signal, pytest
@@ -35,3 +40,8 @@ def test_the_test_that_a_worker_was_lost_at_is_run_once_more(root, tmp_path):
 def test_it_fails_the_second_time_and_all_others_are_run(root, tmp_path):
     line, status = outcome(root, tmp_path, can_run=False)
     assert "1 failed, 10 passed, 1 rerun in" in line and status == 1
+
+
+def test_too_much_memory_is_an_error_of_its_test():
+    with pytest.raises(MemoryError):
+        np.ones(MEMORY * 4 // 5, np.uint8)

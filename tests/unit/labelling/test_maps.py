@@ -86,6 +86,13 @@ def test_a_process_that_ends_is_told_and_started_again(monkeypatch):
     assert until(lambda: page.get("b", Path("model.keras"), {"cube": CUTOUT})) == {"called": 1}
 
 
+def test_a_process_that_cannot_start_is_told(monkeypatch):
+    monkeypatch.setattr(maps.multiprocessing.context.SpawnContext, "Pipe", lambda _: None)
+    page = GradCamMaps()
+    found = until(lambda: page.get("a", Path("model.keras"), {"cube": CUTOUT}))
+    assert found["error"].startswith("the process of Grad-CAM ended (cannot unpack")
+
+
 def test_a_network_that_sees_less_than_the_cutout(tmp_path):
     from otrain_core.networks.architecture import save_model
 

@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -89,3 +90,11 @@ def test_a_file_system_without_locks_is_no_hindrance(saved, monkeypatch):
 
     monkeypatch.setattr("fcntl.flock", flock)
     assert read(saved) is not None
+
+
+def test_a_lock_that_is_never_the_one_in_the_folder_ends(saved, monkeypatch):
+    """Some file systems give a file another number each time it is asked for."""
+    true = os.fstat
+    monkeypatch.setattr("os.fstat", lambda file: os.stat_result((0, -1, *true(file)[2:])))
+    with pytest.raises(ConfigError, match="c/lock: cannot be locked: the file is replaced again and again"):
+        Checkpoint(saved, "mine")

@@ -106,10 +106,12 @@ def test_images_that_show_an_object_and_those_that_cover_it():
     assert found["object_name"].tolist() == ["J004000.00+200000.0"] * 2 + ["J004800.00+200000.0"]
 
 
-def test_a_hot_pixel_keeps_its_place_on_the_detector():
+@pytest.mark.parametrize("pairs", [1, 4, 1000])
+def test_a_hot_pixel_keeps_its_place_on_the_detector(monkeypatch, pairs):
     """The sky has moved between the images: one pixel, three places of the sky; another source stays on the sky."""
     items = [detection(k, f"hot{k}", object=k, x=300 + 0.2 * k, y=7.0) for k in (1, 2, 3)]
     items += [detection(k, f"star{k}", object=9, x=100.0 + 20 * k) for k in (1, 2, 3)]
+    monkeypatch.setattr("otrain_core.night.context.PAIRS", pairs)  # also in parts
     context = night_context(items, images())
     for k, item in enumerate(items):
         item.update({name: values[k] for name, values in context.items()})

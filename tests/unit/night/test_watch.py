@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from otrain_core.night import watch as module
 from otrain_core.night.watch import file_digest, is_whole, watch, whole_images
+from tests.unit.synthetic_night import Stop
 
 
 def frame(path, value=0.0):
@@ -48,7 +50,7 @@ def test_what_stays_truncated_is_given_out_at_last(tmp_path):
 
 
 def test_files_that_come_later(tmp_path):
-    stop, found = threading.Event(), []
+    stop, found = Stop(), []
     frame(tmp_path / "first.fits", 1)
     idle = []
     for path in watch(tmp_path, once=False, stop=stop, settle=0.05, look=0.2, idle=lambda: idle.append(len(found))):
@@ -59,6 +61,23 @@ def test_files_that_come_later(tmp_path):
         else:
             stop.set()
     assert found == ["first.fits", "second.fits"] and 1 in idle  # before the second is waited for
+
+
+def test_the_looks_themselves_call_for_no_look(tmp_path, monkeypatch):
+    """A file that is not whole is opened at every look, and the system tells of that, too."""
+    stop, looks = Stop(), []
+    frame(tmp_path / "part.fits")
+    os.truncate(tmp_path / "part.fits", 3000)
+
+    def look(*arguments):
+        looks.append(time.monotonic())
+        if len(looks) == 4:
+            stop.set()
+        return whole_images(*arguments)
+
+    monkeypatch.setattr(module, "whole_images", look)
+    assert list(watch(tmp_path, once=False, stop=stop, look=0.3)) == []
+    assert np.diff(looks).min() > 0.25
 
 
 def test_the_digest_is_that_of_the_content(tmp_path):

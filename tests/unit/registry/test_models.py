@@ -161,6 +161,13 @@ def test_a_better_version_that_comes_meanwhile_is_the_champion():
     assert client.aliases == {"champion": "2"}
 
 
+def test_versions_that_never_stop_coming_end_the_choice():
+    first, second = (Version(k, mcc="0.9", mcc_validation="0.8", fp_share="0.01") for k in "12")
+    client = Client(*[[first], [first, second]] * 100)
+    assert name_champion(client, "tiny", gate=GATE)["version"] == 1
+    assert len(client.answers) > 100
+
+
 def test_validation_chooses_and_test_is_only_the_gate():
     versions = [
         Version("1", mcc="0.95", mcc_validation="0.90", fp_share="0.01"),

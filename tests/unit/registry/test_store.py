@@ -76,7 +76,7 @@ def test_nothing_answers(address, reason):
 
 
 def test_one_place_for_many_jobs_that_start_at_once(tmp_path):
-    found, barrier = [], threading.Barrier(16)
+    found, barrier = [], threading.Barrier(16, timeout=60)
 
     def job():
         barrier.wait()

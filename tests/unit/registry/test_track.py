@@ -179,11 +179,13 @@ def _import(runs, store, artifacts):
 
 def test_two_imports_at_once_into_a_store_that_is_not_there_yet(tmp_path, runs):
     context = multiprocessing.get_context("spawn")
-    jobs = [context.Process(target=_import, args=(runs, tmp_path / "m.db", tmp_path / "art")) for _ in range(2)]
+    jobs = [
+        context.Process(target=_import, args=(runs, tmp_path / "m.db", tmp_path / "art"), daemon=True) for _ in range(2)
+    ]
     for job in jobs:
         job.start()
     for job in jobs:
-        job.join()
+        job.join(300)
     assert [job.exitcode for job in jobs] == [0, 0]
     assert len(live_runs({"store": tmp_path / "m.db", "artifacts": tmp_path / "art"})) == 4
 
