@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from otrain_core.errors import ConfigError, ImageError
+from otrain_core.errors import ConfigError, ImageError, first_line
 from otrain_core.io import truncation_told
 
 # Columns that name a position, in order of preference. Those of Source Extractor and gmadet count from 1.
@@ -114,7 +114,7 @@ def _read_table(path: Path) -> Any:
     except Exception as error:  # astropy's readers raise many kinds
         if form == "ascii.csv":
             return _spreadsheet(path)
-        raise ConfigError(f"{path}: not a readable table ({str(error).strip().splitlines()[0][:200]})") from None
+        raise ConfigError(f"{path}: not a readable table ({first_line(error)[:200]})") from None
     if form == "ascii.csv" and len(table.colnames) == 1:  # other signs than commas separate the cells
         return _spreadsheet(path)
     return table

@@ -16,7 +16,7 @@ import numpy as np
 from otrain_core.classify.descriptors import DESCRIPTORS, describe, unlike
 from otrain_core.classify.graph import open_graph, run_graph
 from otrain_core.cubes.inputs import SAMPLING, select_inputs
-from otrain_core.errors import CubeError
+from otrain_core.errors import CubeError, first_line
 from otrain_core.evaluation.abstain import Abstention
 from otrain_core.evaluation.calibrate import Calibration
 
@@ -103,7 +103,7 @@ class Classifier:
         except CubeError as error:
             raise CubeError(f"{path}: {error}") from None
         except Exception as error:  # ONNX Runtime raises kinds of its own
-            raise CubeError(f"{path}: not a readable ONNX model ({str(error).splitlines()[0][:200]})") from None
+            raise CubeError(f"{path}: not a readable ONNX model ({first_line(error)[:200]})") from None
         if not isinstance(about, dict) or not {"channels", "size"} <= about.keys():
             raise CubeError(
                 f"{path}: an ONNX model without the metadata of O'TRAIN; write it with `otrain models export`"
@@ -123,8 +123,8 @@ class Classifier:
         cutouts
             An array (N, S, S, C) with the channels of the model, or (N, S, S) of differences; a mapping of
             channels to arrays (N, S, S); a cube as `otrain_core.cubes.cube_format.read_cube` gives it, mapped into
-            memory or not; or an iterable of any of these, which is read one by one. NaN where a pixel is
-            missing. The channel psf may be left out, and what is `optional`.
+            memory or not; or an iterable of any of these, which is read one by one. NaN, or masked,
+            where a pixel is missing. The channel psf may be left out, and what is `optional`.
         batch : int
             Cutouts at a time, for which memory is needed.
 
@@ -195,6 +195,9 @@ class Classifier:
         undecided = np.zeros(len(score), dtype=bool)
         if self.abstention is not None:
             undecided = (probability > self.abstention.low) & (probability < self.abstention.high)
+        undecided |= np.isnan(score)
+        for k in np.flatnonzero(np.isnan(score)):
+            found["reason"][k] = "; ".join(filter(None, ["the model gives no number for it", found["reason"][k]]))
         decided = {
             "score": score,
             "probability": probability,
@@ -244,12 +247,13 @@ class Classifier:
 
     def _as_cube(self, cutouts: np.ndarray | Mapping[str, Any]) -> dict[str, np.ndarray]:
         if isinstance(cutouts, np.ndarray):
+            cutouts = _unmasked(cutouts)
             if cutouts.ndim == 3:
                 return {"cube": cutouts[..., None], "channels": np.array(["difference"])}
             channels = self.channels if cutouts.ndim == 4 and cutouts.shape[3] == len(self.channels) else ["difference"]
             cutouts = {"cube": cutouts, "channels": channels}
         if "cube" in cutouts:
-            cube = np.asanyarray(cutouts["cube"])
+            cube = _unmasked(cutouts["cube"])
             kept = {"cube": cube, "channels": np.atleast_1d(np.asarray(cutouts["channels"]))}
             if cube.ndim != 4 or cube.shape[3] != len(kept["channels"]):
                 names = ", ".join(kept["channels"])
@@ -257,7 +261,7 @@ class Classifier:
                     f"cutouts of shape {cube.shape} do not fit the channels {names}; (N, S, S, C) is needed"
                 )
         else:
-            planes = {name: np.asanyarray(values) for name, values in cutouts.items() if name not in SAMPLING}
+            planes = {name: _unmasked(values) for name, values in cutouts.items() if name not in SAMPLING}
             shapes = {plane.shape for plane in planes.values()}
             if len(shapes) != 1 or len(next(iter(shapes))) != 3:
                 raise CubeError(f"channels of one shape (N, S, S) are needed, found {sorted(shapes)}")
@@ -266,6 +270,13 @@ class Classifier:
             if name in cutouts:
                 kept[name] = np.broadcast_to(np.asarray(cutouts[name], dtype=float), (len(kept["cube"]),))
         return kept
+
+
+def _unmasked(values: Any) -> np.ndarray:
+    """An array, mapped into memory or not; what a masked array masks is NaN."""
+    if isinstance(values, np.ma.MaskedArray):
+        return values.astype(np.float32).filled(np.nan)
+    return np.asanyarray(values)
 
 
 def _read(path: Path) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from otrain_core.errors import CubeError
+from otrain_core.errors import CubeError, first_line
 
 # What the exporter writes for our networks and for the layers of `otrain_core.networks.foreign_model.LAYERS`.
 # Not here: loops, branches and scans, which hold graphs of their own, random numbers, and operators that make an
@@ -276,6 +276,6 @@ def run_graph(session: Any, name: str, cutouts: np.ndarray) -> np.ndarray:
             raise CubeError(f"the model takes more than {allowed:.0f} s for {len(cutouts)} cutouts; ended") from None
         if "memory" in str(error).lower():
             raise CubeError(f"the model asks for more than {MEMORY / 2**30:.0f} GiB of memory; refused") from None
-        raise CubeError(f"the model cannot score cutouts: {str(error).splitlines()[0][:200]}") from None
+        raise CubeError(f"the model cannot score cutouts: {first_line(error)[:200]}") from None
     finally:
         clock.cancel()

@@ -243,7 +243,7 @@ def _read_planes(
 
     wcs = None
     if isinstance(difference, np.ndarray):
-        plane = np.asarray(difference, dtype=np.float32)
+        plane = np.ma.filled(np.ma.asarray(difference, dtype=np.float32), np.nan)  # masked pixels are missing
     else:
         plane, header = read_fits(difference, image=name)
         wcs = celestial_wcs(header, image=name)

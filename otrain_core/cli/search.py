@@ -13,7 +13,7 @@ from otrain_core.classify.finder import load_finder
 from otrain_core.classify.shipped import NAME as SHIPPED
 from otrain_core.cli.classify import load_classifier
 from otrain_core.errors import ConfigError, OtrainError
-from otrain_core.io import write_json
+from otrain_core.io import shown, write_json
 from otrain_core.night.context import Catalogues
 from otrain_core.night.hand_on import HandOn, end_night, keep
 from otrain_core.night.ledger import Ledger
@@ -77,7 +77,7 @@ def search(arguments: Namespace) -> tuple[int, Any, str]:
                 if arguments.inject:
                     _add_limits(one, found, path, reference, classifier, recipe, folder)
             except OtrainError as error:
-                refused.append({"science": str(path), "image": name, "reason": str(error)})
+                refused.append({"science": shown(path), "image": name, "reason": str(error)})
                 print(f"{path}: {error} (refused)", file=sys.stderr)
     end_night(ledger, ALL, folder, hand_on)
     about = {key: classifier.about.get(key) for key in ("telescope", "pipeline", "experiment", "seed", "commit")}

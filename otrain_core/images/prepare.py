@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from otrain_core.errors import ImageError
+from otrain_core.errors import ImageError, first_line
 from otrain_core.images.cosmics import cosmic_rays, star_like, star_templates
 from otrain_core.images.frames import (
     MASK_BAD,
@@ -255,7 +255,7 @@ def _photutils_background(
         )
         return result.background.astype(np.float32), result.background_rms.astype(np.float32)
     except ValueError as error:
-        raise ImageError(image.name, "data", f"photutils finds no background ({str(error).splitlines()[0]})") from None
+        raise ImageError(image.name, "data", f"photutils finds no background ({first_line(error)})") from None
 
 
 def _cosmics(

@@ -166,7 +166,8 @@ def _read_reference(path: str | Path, *, image: str, detector: Detector | None) 
         raise
     except ImageError as error:
         key = "reference" if error.key == "path" else f"reference {error.key}"
-        raise ImageError(image, key, error.message) from None
+        message = error.message if str(path) in error.message else f"{path}: {error.message}"
+        raise ImageError(image, key, message) from None
 
 
 def _without_removed(

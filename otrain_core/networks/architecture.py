@@ -403,9 +403,9 @@ def load_model(path) -> keras.Model:
     CubeError
         Missing file, not a Keras model, or written by an incompatible version.
     """
-    from otrain_core.errors import CubeError
+    from otrain_core.errors import CubeError, first_line
 
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except (ValueError, OSError, TypeError, KeyError) as error:
-        raise CubeError(f"{path}: not a readable Keras model ({str(error).strip().splitlines()[0]})") from None
+        raise CubeError(f"{path}: not a readable Keras model ({first_line(error)})") from None

@@ -17,7 +17,7 @@ import numpy as np
 
 from otrain_core.classify.classifier import FORMAT, KEY
 from otrain_core.cubes.inputs import select_inputs
-from otrain_core.errors import CubeError, OtrainError
+from otrain_core.errors import CubeError, OtrainError, first_line
 from otrain_core.networks.vary import IMAGES, RIM
 
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ def convert_model(model, path: Path, *, name: str = "cutouts") -> None:
     try:
         model.export(str(path), format="onnx", opset_version=OPSET, input_signature=[batch], verbose=False)
     except (ValueError, RuntimeError, NotImplementedError, TypeError) as error:
-        raise OtrainError(f"model {model.name}: cannot be written as ONNX ({str(error).splitlines()[0]})") from None
+        raise OtrainError(f"model {model.name}: cannot be written as ONNX ({first_line(error)})") from None
     _ease_arcsinh(path)
     _make_repeatable(path)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from otrain_core.errors import CubeError
+from otrain_core.errors import CubeError, first_line
 from otrain_core.safe import limit_of
 
 # Layers that only compute. Not here: Lambda (carries code), and layers that read files or run other programs.
@@ -270,4 +270,4 @@ def _h5_config(path: Path) -> Any:
             text = file.attrs["model_config"]
             return json.loads(text)
     except (OSError, ValueError, TypeError, KeyError, RecursionError, RuntimeError) as error:
-        raise CubeError(f"{path}: not a readable HDF5 model ({str(error).splitlines()[0]})") from None
+        raise CubeError(f"{path}: not a readable HDF5 model ({first_line(error)})") from None

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from otrain_core.errors import OtrainError
+from otrain_core.io import shown
 
 _VERSION, _APPLICATION = 2, 0x0712A2  # of the file, in its header
 _SCHEMA = f"""
@@ -50,6 +51,7 @@ UNION SELECT o.rowid FROM detections m JOIN detections o ON o.object = m.object 
 UNION SELECT o.rowid FROM detections m JOIN detections o ON o.x BETWEEN m.x - :pixels AND m.x + :pixels
   AND o.y BETWEEN m.y - :pixels AND m.y + :pixels WHERE m.image = :image
 """
+NEEDED = ("snr", "probability")  # numbers that sort the candidates of a night: 0 stands for one that is not known
 COLUMNS = (
     "candid",
     "x",
@@ -163,7 +165,7 @@ class Ledger:
                 free = f"{name}_{count}"
             cursor = self._base.execute(
                 "INSERT INTO images (digest, name, path, status, tries, \"when\") VALUES (?, ?, ?, 'working', 1, ?)",
-                (digest, free, path, now),
+                (digest, free, shown(path), now),
             )
             self._begun.add(digest)
             return int(cursor.lastrowid or 0), free
@@ -178,7 +180,7 @@ class Ledger:
         with self._told(), self._transaction():
             self._base.execute(
                 "UPDATE images SET status = 'refused', reason = ?, record = ?, \"when\" = ? WHERE number = ?",
-                (reason, record, _now(), number),
+                (shown(reason), record, _now(), number),
             )
 
     @contextmanager
@@ -213,6 +215,7 @@ class Ledger:
             marks = ", ".join("?" * (len(COLUMNS) + 3))
             for k, found in enumerate(objects):
                 values = [_plain(table[name][k]) for name in COLUMNS]
+                values = [0.0 if v is None and name in NEEDED else v for name, v in zip(COLUMNS, values, strict=True)]
                 other = json.dumps({name: _plain(table[name][k]) for name in more})
                 self._base.execute(
                     f"INSERT INTO detections (image, object, {', '.join(COLUMNS)}, more) VALUES ({marks})",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from otrain_core.errors import OtrainError, is_full
 from otrain_core.images.hdus import read_header
 from otrain_core.images.keywords import frame_type
+from otrain_core.io import shown
 from otrain_core.night.context import Catalogues
 from otrain_core.night.hand_on import HandOn, end_night, keep, report_night
 from otrain_core.night.ledger import Ledger, alone
@@ -82,10 +83,14 @@ class Night:
         Raises
         ------
         OtrainError
-            No such folder, another process works on the output, or with `once` a full disk.
+            No such folder, the output is the same, another process works on it, or with `once` a full disk.
         """
         if not self.folder.is_dir():
             raise OtrainError(f"{self.folder}: no such folder")
+        if self.output.resolve() == self.folder.resolve():
+            raise OtrainError(
+                f"{self.folder}: the folder of the images cannot be that of the nights; name another (-o)"
+            )
         counts = {"done": 0, "refused": 0, "left_out": 0, "known": 0}
         with alone(self.output):
             ledger = self._with_space(lambda: Ledger(self.output / LEDGER), once=once, stop=stop)
@@ -95,7 +100,7 @@ class Night:
             pages = partial(self._with_space, lambda: self._pages(ledger), once=once, stop=stop)
             try:
                 pages()
-                for path in watch(self.folder, once=once, stop=stop, idle=pages):
+                for path in watch(self.folder, once=once, stop=stop, without=self.output, idle=pages):
                     work = partial(self._one, ledger, path, tell)
                     outcome = self._with_space(work, once=once, stop=stop) or "known"
                     counts[outcome] += 1
@@ -138,7 +143,13 @@ class Night:
             return "known"
 
     def _search(self, ledger: Ledger, path: Path, tell: Callable[[str], None]) -> str:
-        digest = file_digest(path)
+        try:
+            digest = file_digest(path)
+        except FileNotFoundError:
+            raise
+        except OSError as error:  # no right to read it, or a damaged disk: without content it is not in the ledger
+            tell(f"refused: {shown(path)}: cannot be read ({error.strerror})")
+            return "refused"
         begun = ledger.begin(digest, path=str(path), name=safe_name(_stem(path), fallback="image"))
         if begun is None:
             return "known"

@@ -33,9 +33,12 @@ def write_search(folder: Path, name: str, found: Search, *, gallery: int) -> Non
 
 def write_tables(folder: Path, name: str, table: Table) -> None:
     """Write NAME.ecsv and NAME.fits."""
-    for suffix, form in (("ecsv", "ascii.ecsv"), ("fits", "fits")):
-        with atomic(folder / f"{name}.{suffix}") as temporary:
-            table.write(temporary, format=form, overwrite=True)
+    with atomic(folder / f"{name}.ecsv") as temporary:
+        table.write(temporary, format="ascii.ecsv", overwrite=True)
+    plain = table.copy(copy_data=False)  # a FITS header holds ASCII alone
+    plain.meta = {key: str(value).encode("ascii", "backslashreplace").decode() for key, value in table.meta.items()}
+    with atomic(folder / f"{name}.fits") as temporary:
+        plain.write(temporary, format="fits", overwrite=True)
 
 
 def as_table(found: Search) -> Table:

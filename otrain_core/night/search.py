@@ -25,7 +25,7 @@ from otrain_core.images.frames import read_image, read_planes
 from otrain_core.images.hdus import split_extension
 from otrain_core.images.keywords import exposure, start_time, text
 from otrain_core.images.wcs import celestial_wcs, image_wcs, pixel_to_sky
-from otrain_core.io import read_json, read_table, truncation_told, write_table
+from otrain_core.io import read_json, read_table, shown, truncation_told, write_table
 from otrain_core.night.alerts import band
 from otrain_core.night.context import IMAGE_COLUMNS, NIGHT_COLUMNS, Catalogues, footprint, image_context
 from otrain_core.plan.recipe import Recipe
@@ -149,8 +149,8 @@ def search_image(
     record |= {
         "telescope": recipe.telescope,
         "pipeline": recipe.name,
-        "science": str(science),
-        "reference": str(reference),
+        "science": shown(science),
+        "reference": shown(reference),
         "reference_time": next(filter(None, map(start_time, headers)), ""),
         "wcs_offset": offset,
         "footprint": footprint(sky, planes["mask"].shape) if sky is not None else None,

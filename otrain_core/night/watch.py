@@ -6,11 +6,12 @@ import hashlib
 import logging
 import threading
 import time
+import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from otrain_core.io import truncation_told
 from otrain_core.night.references import is_fits
 
 log = logging.getLogger("otrain")
@@ -29,7 +30,7 @@ def file_digest(path: str | Path) -> str:
 def is_whole(path: Path) -> bool:
     """Whether a FITS file holds all that its headers promise; of compressed ones, whether they end as they should.
 
-    A file that is no FITS file counts as whole: the steps refuse it with their own words.
+    A file that is no FITS file, is damaged or must not be read counts as whole: it is refused with the words of a step.
     """
     from astropy.io import fits
 
@@ -44,23 +45,28 @@ def is_whole(path: Path) -> bool:
                     pass
         except EOFError:
             return False
-        except OSError:
+        except (OSError, zlib.error):  # damaged
             return True
         return True
     try:
-        with truncation_told(), fits.open(path, memmap=True, lazy_load_hdus=False) as hdus:
-            last = hdus[-1]
-            end = last._data_offset + last._data_size
-            return path.stat().st_size >= end
-    except (OSError, ValueError, TypeError, AttributeError):
-        with open(path, "rb") as file:
-            start = file.read(20 * BLOCK)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # at each look at a file that is being written
+            with fits.open(path, memmap=True, lazy_load_hdus=False) as hdus:
+                return path.stat().st_size >= hdus[-1]._data_offset + hdus[-1]._data_size
+    except Exception:  # of many kinds, for damaged cards
+        try:
+            with open(path, "rb") as file:
+                start = file.read(20 * BLOCK)
+        except PermissionError:
+            return True
         cards = (start[k : k + 8] for k in range(0, len(start), 80))
         return not start.startswith(b"SIMPLE") or (len(start) >= BLOCK and b"END     " in cards)
 
 
-def whole_images(folder: Path, known: set[tuple[Path, int, float]] | None = None) -> list[Path]:
-    """FITS files of a folder and the folders in it that are whole, by time of change, then name.
+def whole_images(
+    folder: Path, known: set[tuple[Path, int, float]] | None = None, *, without: Path | None = None
+) -> list[Path]:
+    """FITS files of a folder and the folders in it, but for those in `without`, that are whole; by time of change, then name.
 
     A file of `known` (path, size, time of change) is not read again; those found whole are added. One that is not whole
     is read at every look: it may fill without a change of its size and of the seconds of its time.
@@ -68,7 +74,7 @@ def whole_images(folder: Path, known: set[tuple[Path, int, float]] | None = None
     found, known = [], set() if known is None else known
     for path in folder.rglob("*"):
         try:
-            if is_fits(path) and path.is_file():
+            if is_fits(path) and not _within(path, without) and path.is_file():
                 state = path, path.stat().st_size, path.stat().st_mtime
                 if state in known or is_whole(path):
                     known.add(state)
@@ -78,12 +84,18 @@ def whole_images(folder: Path, known: set[tuple[Path, int, float]] | None = None
     return [path for _, path in sorted(found)]
 
 
-def stale_images(folder: Path) -> list[Path]:
+def _within(path: Path, folder: Path | None) -> bool:
+    return folder is not None and folder.absolute() in path.absolute().parents
+
+
+def stale_images(folder: Path, *, without: Path | None = None) -> list[Path]:
     """FITS files that are not whole and have not changed for `STALE`: truncated, and not still being written."""
     found = []
     for path in sorted(folder.rglob("*")):
         try:
-            if is_fits(path) and path.is_file() and not is_whole(path) and time.time() - path.stat().st_mtime > STALE:
+            if not is_fits(path) or _within(path, without) or not path.is_file():
+                continue
+            if not is_whole(path) and time.time() - path.stat().st_mtime > STALE:
                 found.append(path)
         except OSError:  # gone since
             continue
@@ -95,6 +107,7 @@ def watch(
     *,
     once: bool,
     stop: threading.Event,
+    without: Path | None = None,
     idle: Callable[[], object] = lambda: None,
     settle: float = 1.0,
     look: float = 15.0,
@@ -108,6 +121,8 @@ def watch(
         End when all that is there has been given out; at last those that are not whole and no longer change.
     stop : threading.Event
         Ends the watch.
+    without : Path, optional
+        A folder in it whose files are no images of the night.
     idle : callable
         Called each time that all whole images have been given out, before others are waited for.
     settle : float
@@ -121,7 +136,7 @@ def watch(
     with _told_of_changes(folder) as changed:
         while not stop.is_set():
             fresh = False
-            for path in whole_images(folder, known):
+            for path in whole_images(folder, known, without=without):
                 try:
                     state = path.stat().st_size, path.stat().st_mtime
                 except OSError:
@@ -137,7 +152,7 @@ def watch(
                         return
                 seen[path] = state
             if once and not fresh:
-                yield from stale_images(folder)
+                yield from stale_images(folder, without=without)
                 return
             if not once:
                 idle()

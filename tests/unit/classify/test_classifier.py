@@ -53,6 +53,30 @@ def test_all_ways_in_give_the_same(tmp_path, batch):
     assert classifier.score(joined[:0]).shape == classifier.classify([])["real"].shape == (0,)
 
 
+def test_masked_pixels_are_missing(tmp_path):
+    classifier = Classifier.load(write_tiny(tmp_path / "model.onnx", channels=("difference", "psf")))
+    cutouts, psf = _cutouts([0.5, 2.0]), np.ones((2, 9, 9), np.float32)
+    cutouts[:, 0, 0] = 1e6  # a bad pixel that the mask tells
+    masked, void = np.ma.masked_greater(cutouts, 1e5), np.where(cutouts > 1e5, np.nan, cutouts)
+    stack = np.ma.stack([masked, np.ma.asarray(psf)], axis=-1)
+    expected = classifier.classify({"difference": void, "psf": psf})
+    assert expected["missing"] == pytest.approx([1 / 81, 1 / 81])
+    cube = {"cube": stack, "channels": ["difference", "psf"]}
+    for way in (stack, {"difference": masked, "psf": psf}, cube, iter([stack[:1], stack[1:]])):
+        found = classifier.classify(way)
+        assert found["missing"] == pytest.approx(expected["missing"])
+        assert np.array_equal(found["score"], expected["score"], equal_nan=True)
+
+
+def test_a_cutout_without_a_score_is_undecided(classifier):
+    cutouts = _cutouts([3.0, 3.0])
+    cutouts[0] = np.nan
+    found = classifier.classify(cutouts)
+    assert np.isnan(found["score"][0]) and np.isnan(found["probability"][0])
+    assert found["real"].tolist() == [False, True] and found["undecided"].tolist() == [True, False]
+    assert found["reason"].tolist() == ["the model gives no number for it", ""]
+
+
 def test_a_missing_psf_is_told(tmp_path):
     classifier = Classifier.load(write_tiny(tmp_path / "model.onnx", channels=("difference", "psf")))
     assert classifier.classify(_cutouts([1.0]))["reason"][0].startswith("no PSF given")

@@ -36,6 +36,16 @@ def test_an_image_counts_once_by_content(tmp_path):
     assert ledger.nights() == [{"night": "2024-02-29", "images": 2, "candidates": 1, "real": 0}]
 
 
+def test_a_candidate_without_a_number_does_not_lose_its_image(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    number, _ = ledger.begin("a", path="x", name="science")
+    table = rows([10.0, 10.1], [20.0, 20.0]) | {"snr": np.array([np.nan, 7.0]), "probability": np.array([np.nan, 0.9])}
+    with ledger.finish(number, night="n", record={}, table=table, radius=1.0):
+        pass
+    found = {item["candid"]: (item["snr"], item["probability"], item["mag"]) for item in ledger.detections("n")}
+    assert found == {"c0": (0.0, 0.0, None), "c1": (7.0, 0.9, None)}
+
+
 def test_a_night_is_open_until_it_is_ended(tmp_path):
     ledger = Ledger(tmp_path / "ledger.sqlite")
     for digest, night in (("a", "n1"), ("b", "n2")):

@@ -189,6 +189,44 @@ def test_an_unexpected_error_of_one_image_does_not_end_the_night(night_pair, tmp
     assert "unexpected ZeroDivisionError" in refused["reason"]
 
 
+def test_a_file_that_cannot_be_read_does_not_end_the_night(night_pair, tmp_path, monkeypatch):
+    folder = images(tmp_path / "images", night_pair[0], 2)
+    digest, told = module.file_digest, []
+
+    def denied(path):
+        if path.name == "im0.fits":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return digest(path)
+
+    monkeypatch.setattr(module, "file_digest", denied)
+    night = a_night(folder, tmp_path / "nights", night_pair)
+    counts = night.run(once=True, stop=threading.Event(), tell=told.append)
+    assert (counts["done"], counts["refused"]) == (1, 1)
+    assert told[0] == f"refused: {folder}/im0.fits: cannot be read (Permission denied)"
+
+
+def test_a_file_name_that_is_no_utf8(night_pair, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    shutil.copy(night_pair[0], os.fsencode(folder) + b"/a\xff.fits")
+    with open(os.fsencode(folder) + b"/broken\xff.fits", "wb") as file:
+        file.write(b"no FITS file at all")
+    counts = run(a_night(folder, tmp_path / "nights", night_pair))
+    assert (counts["done"], counts["refused"]) == (1, 1)
+    images = {image["name"]: image for image in Ledger(tmp_path / "nights/ledger.sqlite").images()}
+    assert images["a"]["path"] == images["a"]["record"]["science"] == f"{folder}/a\\xff.fits"
+    assert images["broken"]["reason"].startswith(f"{folder}/broken\\xff.fits: ")
+
+
+def test_nights_within_the_watched_folder(night_pair, tmp_path):
+    folder = images(tmp_path / "images", night_pair[0], 1)
+    night = a_night(folder, folder / "nights", night_pair)
+    assert run(night) == {"done": 1, "refused": 0, "left_out": 0, "known": 0}
+    assert run(night) == {"done": 0, "refused": 0, "left_out": 0, "known": 1}
+    with pytest.raises(OtrainError, match="images: the folder of the images cannot be that of the nights"):
+        run(a_night(folder, folder, night_pair))
+
+
 def test_an_image_that_is_gone_when_its_turn_comes(night_pair, tmp_path, monkeypatch):
     folder = images(tmp_path / "images", night_pair[0], 2)
     night = a_night(folder, tmp_path / "nights", night_pair)

@@ -34,6 +34,14 @@ def test_tables(found, tmp_path):
     assert (tmp_path / "a.png").is_file() and (tmp_path / "a.json").is_file()
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_path_that_is_not_ascii(found, tmp_path, caplog):
+    found.record["science"] = "Größe/Säule.fits"
+    write_search(tmp_path, "a", found, gallery=0)
+    assert Table.read(tmp_path / "a.ecsv").meta["science"] == "Größe/Säule.fits"
+    assert Table.read(tmp_path / "a.fits").meta["SCIENCE"] == r"Gr\xf6\xdfe/S\xe4ule.fits"
+
+
 def test_scores_are_a_table_of_classify(found, tmp_path):
     write_scores(tmp_path / "a.csv", found)
     with open(tmp_path / "a.csv") as file:

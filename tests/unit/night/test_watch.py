@@ -30,6 +30,28 @@ def test_a_file_that_is_still_written(tmp_path, share, compressed):
     assert is_whole(tmp_path / name) == (share == 1.0)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x1f\x8b\x08" + bytes(6) + b"\x03" + b"\x07" * 5000,  # no deflated data behind the header of gzip
+        gzip.compress(bytes(5000))[:-8] + b"\xff" * 8,  # another checksum
+    ],
+)
+def test_damaged_files_are_given_out_to_be_refused(tmp_path, content):
+    (tmp_path / "bad.fits.gz").write_bytes(content)
+    good = frame(tmp_path / "good.fits")
+    assert set(watch(tmp_path, once=True, stop=threading.Event())) == {tmp_path / "bad.fits.gz", good}
+
+
+def test_what_lies_in_the_folder_of_the_nights_is_no_image_of_the_night(tmp_path):
+    (tmp_path / "nights").mkdir()
+    image = frame(tmp_path / "a.fits")
+    for name in ("a.fits", "part.fits"):
+        (tmp_path / "nights" / name).write_bytes(image.read_bytes()[:3000])
+        os.utime(tmp_path / "nights" / name, (0, 0))
+    assert list(watch(tmp_path, once=True, stop=threading.Event(), without=tmp_path / "nights")) == [image]
+
+
 def test_once(tmp_path):
     (tmp_path / "deeper").mkdir()
     paths = [frame(tmp_path / "b.fits", 1), frame(tmp_path / "deeper/a.fit", 2)]
