@@ -12,16 +12,16 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # tests write to no server but their own
 
+import pytest
+
+from otrain_core.temporary import temporary_folder
+
 # What takes more of the memory than this fails with a traceback, before the kernel ends the worker without one.
 MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 _, most = resource.getrlimit(resource.RLIMIT_DATA)
 resource.setrlimit(
     resource.RLIMIT_DATA, (MEMORY * 3 // 4 if most == resource.RLIM_INFINITY else min(most, MEMORY * 3 // 4), most)
 )
-
-import pytest
-
-from otrain_core.temporary import temporary_folder
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"

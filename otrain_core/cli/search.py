@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from otrain_core.classify.finder import load_finder
 from otrain_core.classify.shipped import NAME as SHIPPED
 from otrain_core.cli.classify import load_classifier
-from otrain_core.errors import ConfigError, OtrainError
+from otrain_core.errors import ConfigError, ImageError, OtrainError
 from otrain_core.io import shown, write_json
 from otrain_core.night.context import Catalogues
 from otrain_core.night.hand_on import HandOn, end_night, keep
 from otrain_core.night.ledger import Ledger
 from otrain_core.night.outputs import in_words
-from otrain_core.night.search import Search, search_image
+from otrain_core.night.search import Search, no_sky, search_image
 from otrain_core.plan.recipe import Recipe, read_recipe
 from otrain_core.safe import safe_name
 from otrain_core.temporary import temporary_folder
@@ -39,9 +39,13 @@ def search(arguments: Namespace) -> tuple[int, Any, str]:
         return search_project(arguments)
     classifier = load_classifier(arguments)
     recipe = choose_recipe(arguments, classifier.about)
-    folder = Path(arguments.output)
+    folder, names = Path(arguments.output), image_names(arguments.science)
+    calibrations = {
+        path: told for path, name in zip(arguments.science, names, strict=True) if (told := _no_sky(path, name))
+    }
+    if len(calibrations) == len(names):
+        raise OtrainError(next(f"{shown(path)}: {told}" for path, told in calibrations.items()))
     folder.mkdir(parents=True, exist_ok=True)
-    names = image_names(arguments.science)
     hand_on, ledger = choose_hand_on(arguments, classifier.about), Ledger(":memory:")
     done, refused = [], []
     with temporary_folder("reference") as work:
@@ -49,6 +53,8 @@ def search(arguments: Namespace) -> tuple[int, Any, str]:
         for path, name in zip(arguments.science, names, strict=True):
             one = getattr(arguments, "by_image", {}).get(path, arguments)  # images of a project differ in these
             try:
+                if path in calibrations:
+                    raise ImageError(name, "type", calibrations[path])
                 reference = _reference(one, path, stack or one.reference, name, work)
                 found = search_image(
                     path,
@@ -86,6 +92,12 @@ def search(arguments: Namespace) -> tuple[int, Any, str]:
     write_json(folder / "search.json", record)
     text = "\n".join(f"{folder / item['image']}.ecsv: {in_words(item)}" for item in done)
     return int(bool(refused)), record, text
+
+
+def _no_sky(path: str, name: str) -> str:
+    """Why a frame is not searched that shows no sky; empty for others."""
+    kind, why = no_sky(path, image=name)
+    return f"a {kind} frame by its header ({why}) shows no sky to search" if kind else ""
 
 
 def _add_limits(

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from otrain_core.errors import OtrainError, is_full
-from otrain_core.images.hdus import read_header
-from otrain_core.images.keywords import frame_type
 from otrain_core.io import shown
 from otrain_core.night.context import Catalogues
 from otrain_core.night.hand_on import HandOn, end_night, keep, report_night
@@ -23,7 +21,7 @@ from otrain_core.night.ledger import Ledger, alone
 from otrain_core.night.outputs import write_cutouts, write_scores, write_stamps
 from otrain_core.night.page import write_index, write_page
 from otrain_core.night.references import References
-from otrain_core.night.search import search_image
+from otrain_core.night.search import no_sky, search_image
 from otrain_core.night.watch import file_digest, watch
 from otrain_core.plan.recipe import Recipe
 from otrain_core.safe import safe_name
@@ -38,7 +36,6 @@ LEDGER = "ledger.sqlite"
 MAX_TRIES = 25  # an image whose search ended the process so often is refused
 STAMPS = 50  # candidates of an image whose stamps and cutouts are kept
 WAIT = 30.0  # before a full disk is tried again [s]
-NO_SKY = ("bias", "dark", "flat")  # frames that are left out
 LATE = 0.05  # of its images that a page may lack while more wait: what a page costs grows with the night
 
 
@@ -78,7 +75,7 @@ class Night:
         Returns
         -------
         dict of int
-            done, refused, left_out (frames of `NO_SKY`), known (images that were done, refused or left out before).
+            done, refused, left_out (`otrain_core.night.search.NO_SKY`), known (done, refused or left out before).
 
         Raises
         ------
@@ -156,8 +153,8 @@ class Night:
         number, name = begun
         if ledger.tries(number) > MAX_TRIES:
             return self._refuse(ledger, number, f"{path}: its search ended the process {MAX_TRIES} times", tell)
-        kind, why = _kind(path, name)
-        if kind in NO_SKY:
+        kind, why = no_sky(path, image=name)
+        if kind:
             ledger.refuse(number, f"{path}: {why}", kind=kind)
             self._behind[""] += 1
             return "left_out"
@@ -216,14 +213,6 @@ class Night:
             write_index(self.output, ledger)
         for night in wanted:
             del self._behind[night]
-
-
-def _kind(path: Path, image: str) -> tuple[str, str]:
-    """What `frame_type` says of a file; nothing of one that cannot be read, which the search refuses in its own words."""
-    try:
-        return frame_type(read_header(path, image=image))
-    except OtrainError:
-        return "", ""
 
 
 def night_of(time: Any, path: Path) -> str:

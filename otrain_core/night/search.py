@@ -20,10 +20,10 @@ from otrain_core.chain.steps import Clock, ImageSteps, held_planes
 from otrain_core.classify.descriptors import DESCRIPTORS
 from otrain_core.classify.finder import load_finder
 from otrain_core.cubes.footprints import unit_vectors
-from otrain_core.errors import ImageError, first_line
+from otrain_core.errors import ImageError, OtrainError, first_line
 from otrain_core.images.frames import read_image, read_planes
-from otrain_core.images.hdus import split_extension
-from otrain_core.images.keywords import exposure, start_time, text
+from otrain_core.images.hdus import read_header, split_extension
+from otrain_core.images.keywords import exposure, frame_type, start_time, text
 from otrain_core.images.wcs import celestial_wcs, image_wcs, pixel_to_sky
 from otrain_core.io import read_json, read_table, shown, truncation_told, write_table
 from otrain_core.night.alerts import band
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("otrain")
 
+NO_SKY = ("bias", "dark", "flat")  # types of frames that are not searched
 LETTERS = tuple("ubvgrizy")  # of filters
 MOST_OFFSET = 60.0  # between the WCS of an image and that of its reference [arcsec]
 
@@ -87,6 +88,18 @@ class Search:
     stamps: np.ndarray
     described: dict[str, np.ndarray] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
+
+
+def no_sky(path: str | Path, *, image: str) -> tuple[str, str]:
+    """The type (`NO_SKY`) of a frame that shows no sky, and the keyword that says so.
+
+    Two empty strings for others, and for a file that cannot be read: the search refuses it in its own words.
+    """
+    try:
+        kind, why = frame_type(read_header(path, image=image))
+    except OtrainError:
+        return "", ""
+    return (kind, why) if kind in NO_SKY else ("", "")
 
 
 def search_image(

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.table import Table
 
 from otrain_core.cli.main import main
@@ -36,6 +37,20 @@ def test_one_image_after_the_other(night_pair, tmp_path, capsys):
     assert len(Table.read(out / "science.fits")) == len(tables[0])
     assert (out / "science.png").stat().st_size > 10_000
     assert json.loads((out / "search.json").read_text())["refused"]
+
+
+def test_a_frame_without_sky_is_told_by_its_keyword(night_pair, tmp_path, capsys):
+    science, reference, model = night_pair
+    dark, out = tmp_path / "dark.fits", tmp_path / "out"
+    fits.writeto(dark, np.full((100, 100), 300, np.int16), fits.Header({"IMAGETYP": "Dark Frame"}))
+    arguments = ["--reference", str(reference), "-m", str(model), "-o", str(out), "--quiet"]
+    assert main(["search", str(dark), *arguments]) == 1
+    told = "a dark frame by its header (IMAGETYP 'Dark Frame') shows no sky to search"
+    assert capsys.readouterr().err == f"otrain search: {dark}: {told}\n"
+    assert not out.exists()
+    assert main(["search", str(science), str(dark), *arguments]) == 1
+    assert f"image dark: type: {told} (refused)" in capsys.readouterr().err
+    assert {path.stem for path in out.iterdir()} == {"science", "search"}
 
 
 def test_the_recipe_travels_in_the_model(night_pair, tmp_path, capsys):
