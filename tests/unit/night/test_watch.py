@@ -91,11 +91,11 @@ def test_the_looks_themselves_call_for_no_look(tmp_path, monkeypatch):
     frame(tmp_path / "part.fits")
     os.truncate(tmp_path / "part.fits", 3000)
 
-    def look(*arguments):
+    def look(*arguments, **options):
         looks.append(time.monotonic())
         if len(looks) == 4:
             stop.set()
-        return whole_images(*arguments)
+        return whole_images(*arguments, **options)
 
     monkeypatch.setattr(module, "whole_images", look)
     assert list(watch(tmp_path, once=False, stop=stop, look=0.3)) == []
