@@ -52,8 +52,11 @@ class CutoutGallery:
             captions[name] = [_caption(cube, int(row), scores, instrumental) for row in index]
         return cls(panels, captions, rows)
 
-    def plot(self, figure=None, *, columns: int = 4):
-        """Draw into a figure (a new one by default); returns self, with the figure as ``figure_``."""
+    def plot(self, figure=None, *, columns: int = 4, text: float = 6.5):
+        """Draw into a figure (a new one by default); returns self, with the figure as ``figure_``.
+
+        `text` is the size of the captions [pt].
+        """
         from matplotlib import style
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -72,7 +75,7 @@ class CutoutGallery:
                     ax.axis("off")
                 for ax, cutout, caption in zip(axes, panel, self.captions[name], strict=False):
                     _show(ax, cutout)
-                    ax.set_title(caption, fontsize=6.5, pad=2)
+                    ax.set_title(caption, fontsize=text, pad=2)
         self.figure_ = figure
         return self
 
@@ -178,7 +181,7 @@ class GradCamGallery:
         _show(axes[2], cutout)
         axes[2].imshow(self.arrays["resized"][row], cmap="inferno", vmin=0, vmax=1, alpha=0.5)
         axes[0].set_title(f"score {self.arrays['score'][row]:.3f}", fontsize=6.5, pad=2)
-        axes[1].set_title(str(self.arrays["layer"]), fontsize=6.5, pad=2)
+        axes[1].set_title(f"Grad-CAM, {self.arrays['layer']}", fontsize=6.5, pad=2)
         axes[2].set_title(f"{100 * self.arrays['energy'][row]:.0f} % within 1 FWHM", fontsize=6.5, pad=2)
 
 

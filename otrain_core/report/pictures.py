@@ -30,8 +30,9 @@ def gallery(
 ) -> str:
     """Random True and False cutouts of the difference, captions with magnitude and score."""
     rng = np.random.default_rng(seed)
-    shown = CutoutGallery.from_cube(cube, rng=rng, n=20, scores=scores, instrumental=instrumental)
-    return embed(shown.plot(columns=5).figure_)
+    shown = CutoutGallery.from_cube(cube, rng=rng, n=12, scores=scores, instrumental=instrumental)
+    long = instrumental or scores is not None
+    return embed(shown.plot(columns=3, text=6.5 if long else 9.0).figure_)
 
 
 def triplets(cube: Mapping[str, np.ndarray], *, label: int, seed: int = 0, n: int = 10) -> str:

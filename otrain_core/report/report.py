@@ -11,6 +11,7 @@ import pandas as pd
 
 from otrain_core.evaluation.bootstrap import FEW_IMAGES
 from otrain_core.evaluation.gate import CUTS, NOT_TRAINED, SHIPPED
+from otrain_core.evaluation.thresholds import FEW_FALSE
 from otrain_core.evaluation.words import count, interval, num, pct, several
 from otrain_core.io import atomic, read_table
 from otrain_core.jobs.provenance import provenance
@@ -169,6 +170,7 @@ def build_report(
         champions=champions,
         config=config_lines(config.model_dump(mode="json")),
         gate=config.gate,
+        few_false=FEW_FALSE,
         confidence=config.evaluate.confidence,
         about={"commit": "", "versions": {}} | dict(about or {}) | {"time": now},
         simulated=sorted(name for name, row in telescopes.items() if row.get("source") == "simulated"),
