@@ -275,7 +275,7 @@ class Classifier:
 def _unmasked(values: Any) -> np.ndarray:
     """An array, mapped into memory or not; what a masked array masks is NaN."""
     if isinstance(values, np.ma.MaskedArray):
-        return values.astype(np.float32).filled(np.nan)
+        return np.ma.filled(values.astype(np.float32), np.nan)
     return np.asanyarray(values)
 
 

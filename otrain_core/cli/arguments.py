@@ -28,6 +28,7 @@ seed = _within(int, 0, 2**32 - 1, "a whole number from 0 to 4294967295")
 positive = _within(float, _TINY, 1.7e308, "a positive number")
 chance = _within(float, _TINY, 0.5, "a number above 0, and 0.5 at most,")
 probability = _within(float, 0, 1, "a number from 0 to 1")
+angle = _within(float, -180, 360, "a number of degrees from -180 to 360")
 
 
 def _add_model(made: argparse.ArgumentParser) -> None:

@@ -26,6 +26,7 @@ def night(arguments: Namespace) -> tuple[int, Any, str]:
         recipe=choose_recipe(arguments, classifier.about),
         catalogues=choose_catalogues(arguments),
         hand_on=choose_hand_on(arguments, classifier.about),
+        longitude=arguments.longitude,
     )
     stop = threading.Event()
     if threading.current_thread() is threading.main_thread():

@@ -9,6 +9,7 @@ from otrain_core.cli.arguments import (
     SHIPPED,
     add_candidates,
     add_recipe,
+    angle,
     chance,
     count,
     number,
@@ -241,7 +242,8 @@ def _add_search(verb) -> None:
         "night",
         "search the images of a folder as they come, each once, and keep a page of the night",
         function="night:night",
-        details="A ledger notes what is done, so that it can be ended and begun again at any time. Ctrl-C ends it.",
+        details="A ledger notes what is done, so that it can be ended and begun again at any time. Ctrl-C ends it."
+        " A night lasts from noon to noon at the telescope (OBSGEO-L, SITELONG), or else of UTC.",
     )
     night.add_argument("folder", help="folder that fills; folders in it count, too")
     night.add_argument(
@@ -254,6 +256,9 @@ def _add_search(verb) -> None:
         "-o", "--output", required=True, metavar="NIGHTS", help="folder of all nights, and its index.html"
     )
     night.add_argument("--once", action="store_true", help="work through what is there, and end")
+    night.add_argument(
+        "--longitude", type=angle, metavar="DEG", help="of the telescope, east positive, where headers lack it"
+    )
     add_recipe(night)
 
 

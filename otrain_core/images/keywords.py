@@ -51,6 +51,7 @@ TYPES = {  # words of those keywords and of names; the first that fits counts
     "other": r"focus|autofocus|foc|test|acquisition|acq|guide|guiding|pointing|slew|arc|lamp|comp|comparison|finder",
 }
 OF_THE_SKY = {"light", "object", "science", "sci", "target"}
+LONGITUDES = ("OBSGEO-L", "SITELONG", "LONG-OBS", "ESO TEL GEOLON")  # of the telescope [deg], east positive
 MIDDLES = {"DATE-AVG": None, "MJD-AVG": "mjd", "MJD-MID": "mjd"}
 
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eEdD][+-]?\d+)?)\s*(.*)", re.DOTALL)
@@ -111,6 +112,18 @@ def text(header: Mapping[str, Any], role: str, *, first: str | None = None) -> s
 def exposure(header: Mapping[str, Any], *, first: str | None = None) -> float:
     """Exposure time [s], NaN where the header does not say."""
     return next((value for _, value in numbers(header, "exposure", first=first)), np.nan)
+
+
+def longitude(header: Mapping[str, Any]) -> float:
+    """Longitude of the telescope [deg], east positive, by `LONGITUDES` or OBSGEO-X and -Y; NaN where the header is silent."""
+    for key in LONGITUDES:
+        value = header.get(key)
+        found = parse_angle(value, hours=False) if isinstance(value, str) else None
+        found = parse_number(value, unit=True) if found is None else found
+        if found is not None and -180 <= found <= 360:
+            return found
+    x, y = (parse_number(header.get(f"OBSGEO-{axis}")) for axis in "XY")
+    return float(np.degrees(np.arctan2(y, x))) if x is not None and y is not None and (x, y) != (0, 0) else np.nan
 
 
 def start_time(header: Mapping[str, Any], *, first: str | None = None) -> str:

@@ -101,12 +101,15 @@ class Archive:
         """Search an image that was not searched with this model: what the record of the job says of it."""
         try:
             digest = file_digest(image.path)
+        except FileNotFoundError:
+            return {"status": "gone", "reason": f"{image.path}: no such file"}
+        except OSError as error:  # no right to read it, or a damaged disk
+            return {"status": "refused", "reason": f"{image.path}: cannot be read ({error.strerror})"}
+        try:
             about = self.folder / "images" / f"{digest}.json"
             if about.is_file() and (known := read_json(about)).get("made_with") == self.made_with:
                 return known
             item = self._search(image, digest)
-        except FileNotFoundError:
-            return {"status": "gone", "reason": f"{image.path}: no such file"}
         except OtrainError as error:
             return {"status": "refused", "reason": str(error)}
         except (OSError, MemoryError):
@@ -131,7 +134,7 @@ class Archive:
             image=name,
             wcs=image.wcs,
         )
-        night = night_of(found.record.get("time"), Path(image.path))
+        night = night_of(found.record, Path(image.path))
         self._write(found, night, digest)
         about = plain_values({key: value for key, value in found.record.items() if key in KEPT})
         return {"status": "done", "digest": digest, "made_with": self.made_with, "night": night, **about}

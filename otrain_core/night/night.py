@@ -6,12 +6,14 @@ import logging
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from otrain_core.errors import OtrainError, is_full
 from otrain_core.io import shown
@@ -57,6 +59,8 @@ class Night:
     catalogues : Catalogues or None
         Where known objects and stars near the candidates are looked up.
     hand_on : HandOn
+    longitude : float or None
+        Of the site [deg, east positive], for images whose header does not tell it: where a night begins.
     """
 
     folder: Path
@@ -67,6 +71,7 @@ class Night:
     false_alarms: float = 0.01
     catalogues: Catalogues | None = None
     hand_on: HandOn = field(default_factory=HandOn)
+    longitude: float | None = None
     _behind: Counter[str] = field(default_factory=Counter, init=False, repr=False)  # images that a page lacks
 
     def run(self, *, once: bool, stop: threading.Event, tell: Callable[[str], None]) -> dict[str, int]:
@@ -176,7 +181,7 @@ class Night:
                 return self._refuse(ledger, number, f"{path}: {error}", tell)
             log.error("%s: %s", path, traceback.format_exc())
             return self._refuse(ledger, number, f"{path}: unexpected {type(error).__name__} ({error})", tell)
-        night = night_of(found.record.get("time"), path)
+        night = night_of(found.record, path, longitude=self.longitude)
         folder = self.output / night
         write_scores(folder / f"{name}.csv", found)
         write_stamps(folder / "stamps", found, n=STAMPS)
@@ -215,13 +220,25 @@ class Night:
             del self._behind[night]
 
 
-def night_of(time: Any, path: Path) -> str:
-    """The evening's date of an image: its time less twelve hours, of the file where the header has none."""
+def night_of(record: Mapping[str, Any], path: Path, *, longitude: float | None = None) -> str:
+    """The evening's date of an image: a night lasts from noon to noon of the mean sun.
+
+    Parameters
+    ----------
+    record : mapping
+        time (UTC; that of the file where there is none) and longitude [deg, east positive; none: of Greenwich].
+    path : Path
+    longitude : float, optional
+        Of an image whose header does not tell it.
+    """
     try:
-        moment = datetime.fromisoformat(str(time))
+        moment = datetime.fromisoformat(str(record.get("time")))
     except ValueError:
         moment = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    return (moment - timedelta(hours=12)).date().isoformat()
+    east = record.get("longitude")
+    if east is None or not np.isfinite(east):
+        east = longitude or 0.0
+    return (moment + timedelta(hours=((east + 180) % 360 - 180) / 15 - 12)).date().isoformat()
 
 
 def _stem(path: Path) -> str:

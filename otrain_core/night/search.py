@@ -23,7 +23,7 @@ from otrain_core.cubes.footprints import unit_vectors
 from otrain_core.errors import ImageError, OtrainError, first_line
 from otrain_core.images.frames import read_image, read_planes
 from otrain_core.images.hdus import read_header, split_extension
-from otrain_core.images.keywords import exposure, frame_type, start_time, text
+from otrain_core.images.keywords import exposure, frame_type, longitude, start_time, text
 from otrain_core.images.wcs import celestial_wcs, image_wcs, pixel_to_sky
 from otrain_core.io import read_json, read_table, shown, truncation_told, write_table
 from otrain_core.night.alerts import band
@@ -168,6 +168,7 @@ def search_image(
         "wcs_offset": offset,
         "footprint": footprint(sky, planes["mask"].shape) if sky is not None else None,
         "exposure": exposure(header, first=recipe.detector.header.get("exposure")),
+        "longitude": longitude(header),
     }
     described = {name: np.asarray(scored[name])[order] for name in DESCRIPTORS}
     return Search(table, stack["cube"][order], described, record)

@@ -9,9 +9,11 @@ from otrain_core.images.keywords import (
     CLOCKS,
     DAYS,
     KEYWORDS,
+    LONGITUDES,
     MIDDLES,
     exposure,
     frame_type,
+    longitude,
     middle_time,
     numbers,
     parse_angle,
@@ -155,3 +157,21 @@ def test_the_keywords_are_documented():
         assert ", ".join(keys) in rows[roles.get(role, role)], role
     assert ", ".join(CLOCKS) in rows["beginning"] and ", ".join(DAYS) in rows["beginning"]
     assert ", ".join(MIDDLES) == rows["middle"]
+    assert ", ".join(LONGITUDES) in rows["longitude"]
+
+
+@pytest.mark.parametrize(
+    ("cards", "east"),
+    [
+        ({"SITELONG": "-155 28 30"}, -155.475),
+        ({"SITELONG": "149:03:42", "OBSGEO-L": 10.0}, 10.0),
+        ({"LONG-OBS": 204.5}, 204.5),
+        ({"SITELONG": "unknown", "HIERARCH ESO TEL GEOLON": -70.4042}, -70.4042),
+        ({"OBSGEO-X": -5464000.0, "OBSGEO-Y": -2493000.0}, -155.475),
+        ({"SITELONG": 1e9}, np.nan),
+        ({"OBSGEO-X": 0.0, "OBSGEO-Y": 0.0}, np.nan),
+        ({}, np.nan),
+    ],
+)
+def test_longitude(cards, east):
+    assert longitude(fits.Header(cards)) == pytest.approx(east, abs=0.01, nan_ok=True)

@@ -1,5 +1,6 @@
 """An archive: each image once, by content, through bad images, copies and a second start; read back by others' tools."""
 
+import errno
 import shutil
 
 import numpy as np
@@ -98,6 +99,21 @@ def test_an_image_that_was_cut_off_is_searched_again(archive, monkeypatch):
     )
     assert [item["status"] for item in run()][:3] == ["done", "done", "done"]
     assert not any(path.endswith("01/im.fits") for path in searched)
+
+
+def test_an_image_that_cannot_be_read_does_not_end_the_job(archive, monkeypatch):
+    run, _, _ = archive
+    digest = module.file_digest
+
+    def denied(path):
+        if str(path).endswith("copy.fits"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return digest(path)
+
+    monkeypatch.setattr(module, "file_digest", denied)
+    items = run()
+    assert [item["status"] for item in items] == ["done", "done", "refused", "refused", "gone"]
+    assert items[2]["reason"].endswith("copy.fits: cannot be read (Permission denied)")
 
 
 def test_a_model_without_a_recipe_is_refused(archive, tmp_path):

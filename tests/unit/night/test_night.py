@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -332,4 +333,24 @@ def test_the_date_is_that_of_the_evening(tmp_path, moment, night):
     path = tmp_path / "x.fits"
     path.write_bytes(b"")
     os.utime(path, (50_000, 50_000))
-    assert night_of(moment, path) == night
+    assert night_of({"time": moment}, path) == night
+
+
+@pytest.mark.parametrize("east", [-155.5, 204.5, 149.1, 0.0, None])
+def test_a_night_is_not_divided_at_local_midnight(tmp_path, east):
+    """Hawaii and Siding Spring: noon of UTC falls into the night."""
+    first = datetime(2024, 3, 1, 18) - timedelta(hours=((east or 0.0) + 180) % 360 / 15 - 12)
+    moments = [(first + timedelta(hours=k)).isoformat() for k in range(13)]  # from 18 to 6 of the local sun
+    nights = {night_of({"time": moment, "longitude": east}, tmp_path) for moment in moments}
+    assert nights == {"2024-03-01"}
+    assert {night_of({"time": moment}, tmp_path, longitude=east) for moment in moments} == nights
+
+
+def test_the_header_tells_where_the_night_is(night_pair, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    with fits.open(night_pair[0]) as hdus:
+        hdus[0].header.update({"DATE-OBS": "2024-03-01T12:30:00", "SITELONG": "-155 28 30"})
+        hdus[0].writeto(folder / "a.fits")
+    assert run(a_night(folder, tmp_path / "nights", night_pair))["done"] == 1
+    assert (tmp_path / "nights/2024-02-29/a.ecsv").is_file()  # half past two in the morning of 1 March
