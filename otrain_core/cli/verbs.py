@@ -126,8 +126,10 @@ def _without_test(arguments: Namespace, experiment: Experiment, finetune: Finetu
     """Fine-tune the shipped model on all cutouts, where a split is not possible; not in place of another experiment."""
     from otrain_core.arrays import write_arrays
     from otrain_core.classify.shipped import NAME
-    from otrain_core.cli.tuning import completed, in_words, train_on_all
+    from otrain_core.cli.tuning import in_words
     from otrain_core.cubes.cube_format import read_cube
+    from otrain_core.networks.adapt import completed
+    from otrain_core.networks.finetune import finetune_files
 
     folder = Path(arguments.output)
     if experiment.start is None:
@@ -138,12 +140,16 @@ def _without_test(arguments: Namespace, experiment: Experiment, finetune: Finetu
         write_arrays(folder / "cube.npz", completed(read_cube(folder / "cube.npz")))
     for name in ("metrics.json", "scores.csv", "split_random.csv", "split.json"):  # of an earlier training
         (folder / name).unlink(missing_ok=True)
-    record = train_on_all(
-        folder / "cube.npz",
-        folder,
+    record = finetune_files(
+        cube=folder / "cube.npz",
+        split=folder / "split.csv",
+        model=folder / "model.keras",
+        history=folder / "history.csv",
+        record=folder / "train.json",
+        onnx=folder / "model.onnx",
         experiment=experiment,
-        options=finetune,
         seed=arguments.seed,
+        finetune=finetune,
         threads=arguments.threads,
     )
     kept = {"model": str(folder / "model.onnx"), "test_set": None, "adapted": record["adapted"]}
@@ -178,7 +184,7 @@ def _lay_out(cube: Path, folder: Path, *, labels: str | None = None, tuned: bool
     With a label sheet, the cutouts that it labels alone; `tuned` as the shipped model reads it.
     """
     from otrain_core.arrays import write_arrays
-    from otrain_core.cli.tuning import completed, labelled
+    from otrain_core.cli.tuning import labelled
     from otrain_core.cubes.copies import drop_copies, tell_copies
     from otrain_core.cubes.cube_format import no_rows, read_cube
     from otrain_core.io import read_json, write_json
@@ -188,6 +194,8 @@ def _lay_out(cube: Path, folder: Path, *, labels: str | None = None, tuned: bool
         sentence = tell_copies(copies, n + len(arrays["labels"]))
         logging.getLogger("otrain").warning("%s: %s; %d are left out", cube, sentence, n)
     if tuned:
+        from otrain_core.networks.adapt import completed
+
         arrays = completed(arrays)
     # The steps read what read_cube makes of it: cubes of the original O'TRAIN lack what they expect.
     paths = {"cube": folder / "cube.npz", "cube_record": folder / "cube.json", "real_stars": folder / "real_stars.npz"}

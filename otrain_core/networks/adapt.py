@@ -17,6 +17,7 @@ import pandas as pd
 
 from otrain_core.classify.classifier import Classifier
 from otrain_core.classify.shipped import shipped_card, shipped_file
+from otrain_core.cubes.inputs import SAMPLING, select_inputs
 from otrain_core.errors import OtrainError
 from otrain_core.evaluation.calibrate import Calibration, deal_folds, logit, pull_calibration
 from otrain_core.evaluation.metrics import cross_entropy
@@ -49,6 +50,28 @@ def load_shipped() -> tuple[Any, Classifier, dict[str, Any]]:
         raise OtrainError(f"{shipped_file('keras')}: not the network of {shipped_file().name}")
     used = {"network": model.name, "inputs": stage.channels, "size": classifier.size, "normalise": stage.normalise}
     return model, classifier, ((shipped_card() or {}).get("options") or {}) | used
+
+
+def completed(cube: dict[str, Any]) -> dict[str, Any]:
+    """A cube with all that the shipped model reads: what it can do without is missing (NaN), and so is a rim of small cutouts.
+
+    Raises
+    ------
+    CubeError
+        The cube lacks a channel that the model cannot do without.
+    OtrainError
+        This installation has no shipped model.
+    """
+    model = Classifier.load(shipped_file())
+    pixels = [name for name in model.channels if name not in SAMPLING]
+    there = [str(name) for name in cube["channels"]]
+    read = pixels + [name for name in there if name not in pixels]
+    size, side = model.size, min(cube["cube"].shape[1:3])
+    cutouts = select_inputs(
+        cube, inputs=read, size=max(size, side), optional=[*model.optional, "psf"], least=model.least_size
+    )
+    columns = {name: np.full(len(cutouts), np.nan) for name in model.channels if name in SAMPLING and name not in cube}
+    return cube | columns | {"cube": cutouts, "channels": np.array(read)}
 
 
 def even_odds(threshold: float) -> Calibration:

@@ -4,34 +4,16 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 
 from otrain_core.arrays import write_arrays
 from otrain_core.classify import Classifier
 from otrain_core.cli.main import main
-from otrain_core.cli.tuning import completed, in_words, split_of_all
-from otrain_core.errors import CubeError
+from otrain_core.cli.tuning import in_words
 from otrain_core.io import read_json, read_table
 from otrain_core.plan.config import Experiment
 from tests.unit.synthetic_cube import make_cube
 from tests.unit.tiny_onnx import write_tiny
-
-
-def test_a_cube_gets_what_the_shipped_model_reads(shipped_folder):
-    about = {"optional": ["science"], "least_size": 17}
-    channels = ("difference", "psf", "science", "seeing")
-    write_tiny(shipped_folder / "universal.onnx", size=21, channels=channels, about=about)
-    cube = make_cube(20, size=19)
-    cube["cube"], cube["channels"] = cube["cube"][..., [3, 0]], np.array(["mask", "difference"])
-    del cube["seeing"]
-    whole = completed(cube)
-    assert whole["channels"].tolist() == ["difference", "psf", "science", "mask"]
-    assert whole["cube"].shape == (20, 21, 21, 4) and np.isnan(whole["seeing"]).all()
-    assert np.array_equal(whole["cube"][:, 1:20, 1:20, 0], cube["cube"][..., 1], equal_nan=True)
-    assert np.isnan(whole["cube"][..., 1:3]).all() and np.isnan(whole["cube"][:, 0]).all()
-    with pytest.raises(CubeError, match="channel 'difference' is not in the cube"):
-        completed(cube | {"channels": np.array(["mask", "reference"])})
 
 
 @pytest.fixture
@@ -61,11 +43,6 @@ def test_too_few_images_for_a_test_set(two_images, tmp_path, shipped_folder, cap
     assert record["n_train"] == 40 and record["n_validation"] == 0 and record["test_set"] is None
     assert classifier.threshold == 0.5 and classifier.about["experiment"] == "fine-tuned"
     assert classifier.about["training"]["n"] == 40
-
-
-def test_all_of_it_trains():
-    cube = {"labels": np.array([1, 0, 1]), "candids": np.array(["a", "b", "c"])}
-    assert split_of_all(cube)["set"].tolist() == ["train"] * 3 and split_of_all(cube)["image"].tolist() == [""] * 3
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,14 @@ import shutil
 import numpy as np
 import pytest
 
-from otrain_core.errors import OtrainError
+from otrain_core.errors import CubeError, OtrainError
 from otrain_core.evaluation.calibrate import Calibration, logit
 from otrain_core.evaluation.metrics import cross_entropy
 from otrain_core.networks import adapt, architecture
 from otrain_core.networks.predict import model_inputs, score_rows
 from otrain_core.plan.config import Experiment, FinetuneOptions
 from tests.unit.synthetic_cube import make_cube
+from tests.unit.tiny_onnx import write_tiny
 from tests.unit.tuned_model import EXPERIMENT, write_shipped
 
 pytestmark = pytest.mark.xdist_group("tensorflow")
@@ -108,3 +109,19 @@ def test_the_history_of_a_network_that_was_not_trained(saved):
     expected = cross_entropy(cube["labels"], score_rows(model, cube)).mean()
     assert len(table) == 1 and table["loss"].item() == pytest.approx(expected, rel=1e-4)
     assert table["learning_rate"].item() == 0 and table["validation_loss"].item() != table["loss"].item()
+
+
+def test_a_cube_gets_what_the_shipped_model_reads(shipped_folder):
+    about = {"optional": ["science"], "least_size": 17}
+    channels = ("difference", "psf", "science", "seeing")
+    write_tiny(shipped_folder / "universal.onnx", size=21, channels=channels, about=about)
+    cube = make_cube(20, size=19)
+    cube["cube"], cube["channels"] = cube["cube"][..., [3, 0]], np.array(["mask", "difference"])
+    del cube["seeing"]
+    whole = adapt.completed(cube)
+    assert whole["channels"].tolist() == ["difference", "psf", "science", "mask"]
+    assert whole["cube"].shape == (20, 21, 21, 4) and np.isnan(whole["seeing"]).all()
+    assert np.array_equal(whole["cube"][:, 1:20, 1:20, 0], cube["cube"][..., 1], equal_nan=True)
+    assert np.isnan(whole["cube"][..., 1:3]).all() and np.isnan(whole["cube"][:, 0]).all()
+    with pytest.raises(CubeError, match="channel 'difference' is not in the cube"):
+        adapt.completed(cube | {"channels": np.array(["mask", "reference"])})
