@@ -175,6 +175,8 @@ class Classifier:
         for block, raw in self._blocks(cutouts, batch):
             score = self._run(block)
             widths = known[done : done + len(score)] if known is not None and known.ndim else known
+            if widths is not None and widths.ndim and widths.shape != score.shape:
+                raise CubeError(f"seeing: one number, or one for each cutout, is needed, found shape {known.shape}")
             if widths is None and "seeing" in raw:
                 widths = raw["seeing"]
             described = describe(self._own(block, raw), self.channels, seeing=widths, science=self._science(raw))
@@ -189,6 +191,8 @@ class Classifier:
                         reason[k] = "; ".join(filter(None, [text, reason[k]]))
             parts.append({"score": score, "reason": reason, **described})
             done += len(score)
+        if known is not None and known.ndim and len(known) != done:
+            raise CubeError(f"seeing: {len(known)} numbers for {done} cutouts; one, or one for each, is needed")
         found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else _NOTHING
         score = found["score"]
         probability = self.calibration.apply(score)
@@ -230,6 +234,8 @@ class Classifier:
     def _blocks(self, cutouts: Cutouts, batch: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         """Blocks of at most `batch` cutouts as the network reads them, and the columns that came with them."""
         if not isinstance(cutouts, np.ndarray | Mapping):
+            if isinstance(cutouts, str | bytes | Path) or not isinstance(cutouts, Iterable):
+                raise CubeError(f"arrays of cutouts are needed, not {cutouts!r:.100}")
             for part in cutouts:
                 yield from self._blocks(part, batch)
             return
@@ -268,7 +274,10 @@ class Classifier:
             kept = {"cube": np.stack(list(planes.values()), axis=-1), "channels": np.array(list(planes))}
         for name in SAMPLING:
             if name in cutouts:
-                kept[name] = np.broadcast_to(np.asarray(cutouts[name], dtype=float), (len(kept["cube"]),))
+                column, n = np.asarray(cutouts[name], dtype=float), len(kept["cube"])
+                if column.shape not in ((), (1,), (n,)):
+                    raise CubeError(f"{name}: one number for each of the {n} cutouts is needed, found {column.shape}")
+                kept[name] = np.broadcast_to(column, (n,))
         return kept
 
 

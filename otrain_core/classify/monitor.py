@@ -175,6 +175,7 @@ def _compare(
     ratio = DESCRIPTORS[name][1] if name in DESCRIPTORS else False
     result = Comparison(name, UNITS[name], ratio=ratio, by_image_reference=reference)
     known = np.isfinite(values) & ((values > 0) | (not ratio))
+    reference = {key: part for key, part in reference.items() if len(part)}
     if reference:
         result.reference = float(np.mean([np.median(part) for part in reference.values()]))
         result.n_reference = max(len(part) for part in reference.values())
@@ -190,10 +191,16 @@ def _compare(
     if result.n_reference < MIN_IMAGES:
         result.note = f"only {result.n_reference} images in the training set"
         return result
+    # A class of a single image has no scatter; of a ratio nothing that is not above 0 counts.
+    reference = {key: part[part > 0] if ratio else part for key, part in reference.items()}
+    reference = {key: part for key, part in reference.items() if len(part) > 1}
+    if not reference:
+        result.note = "not known of the training set"
+        return result
     scale = np.log if ratio else np.asarray
     night = scale(result.by_image)
     noise = _variance_of_means(name, scale(np.where(known, values, 1.0)), images, known)
-    tests = [_t_test(night, scale(part[part > 0] if ratio else part), noise, alpha) for part in reference.values()]
+    tests = [_t_test(night, scale(part), noise, alpha) for part in reference.values()]
     differences = np.array([test[0] for test in tests])
     same_side = (np.sign(differences) == np.sign(differences[0])).all()
     nearest = differences[np.argmin(np.abs(differences))] if same_side else 0.0

@@ -89,7 +89,7 @@ def _progress(arguments: Namespace, number: int) -> None:
 
 def _words(counts: dict[str, int]) -> str:
     return (
-        f"{counts['n']} candidates: {counts['real']} real, {counts['undecided']} undecided, "
+        f"{counts['n']} candidate{'s' * (counts['n'] != 1)}: {counts['real']} real, {counts['undecided']} undecided, "
         f"{counts['n'] - counts['real'] - counts['undecided']} bogus; {counts['unlike_training']} unlike the training set"
     )
 
@@ -141,9 +141,10 @@ def candidates(arguments: Namespace, size: int, skipped: Skipped) -> Iterator[tu
     """Blocks of candidates: the columns that name them, and their cutouts."""
     alone = len(arguments.inputs) == 1
     if arguments.candidates or arguments.detect:
-        for path in arguments.inputs:
-            with skipped.around(alone):
-                yield from _of_image(path, arguments, size)
+        names = [Path(path).name for path in arguments.inputs]
+        for path, name in zip(arguments.inputs, names, strict=True):
+            with skipped.around(alone):  # files of one name in several folders are told apart by their paths
+                yield from _of_image(path, arguments, size, name if names.count(name) == 1 else path)
         return
     files: list[Path] = []
     for path in map(Path, arguments.inputs):
@@ -169,7 +170,7 @@ def candidates(arguments: Namespace, size: int, skipped: Skipped) -> Iterator[tu
             print(f"{len(files) - n} cutouts cut off by the edge of their image are left out", file=sys.stderr)
 
 
-def _of_image(path: str, arguments: Namespace, size: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def _of_image(path: str, arguments: Namespace, size: int, name: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     from otrain_core.classify.new_candidates import cut_blocks
 
     for cutouts, table in cut_blocks(
@@ -183,7 +184,7 @@ def _of_image(path: str, arguments: Namespace, size: int) -> Iterator[tuple[dict
         threshold=arguments.sigma,
         bin=arguments.bin,
     ):
-        yield {"image": [Path(path).name] * len(table["x"]), **table}, cutouts
+        yield {"image": [name] * len(table["x"]), **table}, cutouts
 
 
 def _of_cube(path: Path, block: int = 4096) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

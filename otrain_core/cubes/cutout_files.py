@@ -97,6 +97,8 @@ def read_cutout(
     path = Path(path)
     if size is not None and size < 1:
         raise CubeError(f"size: a side of at least 1 px is needed, found {size}")
+    if not path.exists():
+        raise CubeError(f"{path}: no such file")
     try:
         check_compressed(path, image=path.stem, limit=MAX_BYTES)
         found, header, extended = _read(path)

@@ -98,4 +98,4 @@ def write_stamps(folder: str | Path, found: Search, *, n: int) -> None:
 def in_words(record: dict[str, Any]) -> str:
     """Counts of a record, for people."""
     bogus = record["n"] - record["real"] - record["undecided"]
-    return f"{record['n']} candidates: {record['real']} real, {record['undecided']} undecided, {bogus} bogus"
+    return f"{record['n']} candidate{'s' * (record['n'] != 1)}: {record['real']} real, {record['undecided']} undecided, {bogus} bogus"

@@ -77,6 +77,21 @@ def test_a_cutout_without_a_score_is_undecided(classifier):
     assert found["reason"].tolist() == ["the model gives no number for it", ""]
 
 
+@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.parametrize("batch", [2, 64])
+def test_as_many_seeings_as_cutouts_are_needed(classifier, n, batch):
+    with pytest.raises(CubeError, match="seeing"):
+        classifier.classify(_cutouts([1.0, 1.0, 1.0]), seeing=np.full(n, 3.0), batch=batch)
+    with pytest.raises(CubeError, match="seeing"):
+        classifier.classify({"difference": _cutouts([1.0, 1.0, 1.0]), "seeing": np.full(n, 3.0)}, batch=batch)
+
+
+@pytest.mark.parametrize("cutouts", ["cube.npz", None, 3])
+def test_what_holds_no_cutouts_is_refused(classifier, cutouts):
+    with pytest.raises(CubeError, match="arrays of cutouts are needed"):
+        classifier.classify(cutouts)
+
+
 def test_a_missing_psf_is_told(tmp_path):
     classifier = Classifier.load(write_tiny(tmp_path / "model.onnx", channels=("difference", "psf")))
     assert classifier.classify(_cutouts([1.0]))["reason"][0].startswith("no PSF given")

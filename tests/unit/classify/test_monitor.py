@@ -115,6 +115,18 @@ def test_what_cannot_be_tested_is_not_called_unchanged():
     assert "No alarm, which so few images could hardly raise" in one and "beyond the training set: seeing" in one
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("values", [[], [0.0, 0.0], [8.0]])
+def test_a_class_without_a_scatter_does_not_hide_the_other(values):
+    rng = np.random.default_rng(1)
+    night, images, _ = _images(rng, 1, 200)
+    night["noise"] *= 10
+    statistics = _statistics(rng)
+    statistics["images"]["true"]["noise"] = values
+    noise = _of(compare_night(night, statistics, images=images), "noise")
+    assert noise.alarm and noise.p < 1e-6 and noise.change == pytest.approx(9, rel=0.2)
+
+
 def test_a_night_of_clear_cases_is_no_alarm():
     rng = np.random.default_rng(2)
     night, images, _ = _images(rng, 20, 2000)

@@ -32,6 +32,14 @@ def test_cutouts_of_a_list(field):
     assert (cutouts["seeing"] == SEEING).all() and cutouts["pixel_scale"][0] == pytest.approx(1.0)
 
 
+def test_masked_pixels_of_an_array_are_missing():
+    diff = np.random.default_rng(1).normal(0, 5, (64, 64)).astype(np.float32)
+    diff[30, 30] = 1e6
+    for plane in (np.ma.masked_greater(diff, 1e5), np.where(diff > 1e5, np.nan, diff)):
+        cutouts, _ = cut_candidates(plane, {"x": [32.0], "y": [32.0]}, size=21, psf=3.0)
+        assert np.argwhere(np.isnan(cutouts["cube"][0, ..., 0])).tolist() == [[8, 8]]
+
+
 def test_detection_where_there_is_no_list(field):
     path, sources = field
     _, table = cut_candidates(path, size=21, psf=str(SEEING))

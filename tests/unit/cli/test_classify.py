@@ -72,6 +72,21 @@ def test_classify_a_difference_image(tmp_path, model, capsys):
     assert "is this a difference image?" in capsys.readouterr().err
 
 
+def test_files_of_one_name_in_two_folders_are_two_images(tmp_path, model):
+    (diff, _, _), _, sources = grid_of_sources(9)
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        fits.PrimaryHDU(diff, tangential().to_header()).writeto(tmp_path / folder / "diff.fits")
+    sources[["x", "y"]].to_csv(tmp_path / "list.csv", index=False)
+    paths = [str(tmp_path / folder / "diff.fits") for folder in "ab"]
+    options = ["--candidates", str(tmp_path / "list.csv"), "-m", model, "-o", str(tmp_path / "out.csv"), "--quiet"]
+    assert main(["classify", *paths, *options]) == 0
+    rows = _rows(tmp_path / "out.csv")
+    assert {row["image"] for row in rows} == set(paths)
+    assert main(["classify", paths[0], *options]) == 0
+    assert {row["image"] for row in _rows(tmp_path / "out.csv")} == {"diff.fits"}
+
+
 def test_a_gallery_is_written(tmp_path, cube, model):
     gallery = tmp_path / "gallery.png"
     assert main(["classify", cube, "-m", model, "-o", str(tmp_path / "a.csv"), "--gallery", str(gallery)]) == 0
