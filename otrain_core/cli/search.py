@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from argparse import Namespace
@@ -18,6 +19,7 @@ from otrain_core.night.context import Catalogues
 from otrain_core.night.hand_on import HandOn, end_night, keep
 from otrain_core.night.ledger import Ledger
 from otrain_core.night.outputs import in_words
+from otrain_core.night.references import check_reference
 from otrain_core.night.search import Search, no_sky, search_image
 from otrain_core.plan.recipe import Recipe, read_recipe
 from otrain_core.safe import safe_name
@@ -45,7 +47,11 @@ def search(arguments: Namespace) -> tuple[int, Any, str]:
     }
     if len(calibrations) == len(names):
         raise OtrainError(next(f"{shown(path)}: {told}" for path, told in calibrations.items()))
+    if arguments.reference:
+        check_reference(arguments.reference, option="--reference")
     folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):  # here, and not after the search
+        raise OtrainError(f"{shown(folder)}: a folder that cannot be written to")
     hand_on, ledger = choose_hand_on(arguments, classifier.about), Ledger(":memory:")
     done, refused = [], []
     with temporary_folder("reference") as work:

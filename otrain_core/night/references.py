@@ -27,7 +27,8 @@ class References:
     Raises
     ------
     ConfigError
-        No such file, a file that is no whole FITS image, an empty folder, or a list without these columns.
+        No such file, a file that is no whole FITS image, also one of the list, an empty folder, or a list without
+        these columns.
     """
 
     def __init__(self, source: str | Path):
@@ -45,11 +46,8 @@ class References:
             self._patterns = self._read_list()
         else:
             self._patterns = [("*", self.source)]
-            try:  # here, and not for each image
-                read_fits(self.source, image=self.source.name)
-            except ImageError as error:
-                if error.key != "extension":  # which the detector may name
-                    raise ConfigError(f"--references: {error.message}") from None
+        for path in {path for _, path in self._patterns}:  # here, and not for each image
+            check_reference(path, option="--references")
 
     def _read_list(self) -> list[tuple[str, Path]]:
         rows = [cells for _, cells in read_rows(self.source)]
@@ -89,6 +87,21 @@ def is_fits(path: Path) -> bool:
     """Whether a file is a FITS file by its name."""
     name = path.name.lower()
     return name.endswith(SUFFIXES) and not name.startswith(".")
+
+
+def check_reference(path: str | Path, *, option: str) -> None:
+    """Read the reference that an option names.
+
+    Raises
+    ------
+    ConfigError
+        It is no whole FITS image.
+    """
+    try:
+        read_fits(path, image=Path(path).name)
+    except ImageError as error:
+        if error.key != "extension":  # which the detector may name
+            raise ConfigError(f"{option}: {error.message}") from None
 
 
 def _sky(path: Path) -> tuple:

@@ -1,13 +1,16 @@
-"""A disk that is full, for real: a small file system in memory, which only root can mount."""
+"""A disk that is full or read-only, for real: a small file system in memory, which only root can mount."""
 
+import shutil
 import subprocess
 
 import pytest
 
+from otrain_core.arrays import write_arrays
 from otrain_core.cli.main import main
 from otrain_core.errors import OtrainError
 from otrain_core.night import night as module
 from tests.unit.night.test_night import a_night, images, run
+from tests.unit.synthetic_cube import make_cube
 from tests.unit.synthetic_night import Stop, write_pair
 from tools.kill import problems
 
@@ -95,3 +98,40 @@ def test_a_search_says_so_in_one_sentence(pair, disk, capsys):
     assert main(["search", science, "--reference", reference, "-m", model, "-o", str(disk / "out"), "--quiet"]) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("otrain search: ")]
     assert str(disk / "out") in line and line.endswith(": No space left on device")
+
+
+@pytest.fixture
+def read_only(disk, pair):
+    """The file system with an image and a folder, that cannot be written to any more."""
+    for name in ("images", "there"):
+        (disk / name).mkdir()
+    shutil.copy(pair[0], disk / "images/image.fits")
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    return disk
+
+
+def told(capsys, verb):
+    """The one sentence in which a command refuses."""
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"otrain {verb}: ")]
+    return line
+
+
+@pytest.mark.parametrize("name", ["there", "new"])
+def test_a_place_of_results_that_is_read_only_is_named(pair, read_only, tmp_path, name, capsys, monkeypatch):
+    science, reference, model = map(str, pair)
+    out = ["-m", model, "-o", str(read_only / name), "--quiet"]
+    monkeypatch.setattr("otrain_core.cli.search.search_image", lambda *_, **__: pytest.fail("searched in vain"))
+    assert main(["search", science, "--reference", reference, *out]) == 1
+    assert str(read_only / name) in told(capsys, "search")
+    assert main(["night", str(read_only / "images"), "--once", "--references", reference, *out]) == 1
+    assert str(read_only / name) in told(capsys, "night")
+    write_arrays(tmp_path / "cube.npz", cube := make_cube(40, size=13, n_images=4))
+    rows = [f"tiny,{candid},{bool(label)}\n" for candid, label in zip(cube["candids"], cube["labels"], strict=True)]
+    (tmp_path / "labels.csv").write_text("telescope,candid,label\n" + "".join(rows))
+    labels = ["--labels", str(tmp_path / "labels.csv"), "-o", str(read_only / name)]
+    assert main(["train", str(tmp_path / "cube.npz"), *labels]) == 1
+    assert told(capsys, "train").endswith(": Read-only file system")
+
+
+def test_images_that_are_read_only_are_searched(pair, read_only, tmp_path):
+    assert run(a_night(read_only / "images", tmp_path / "nights", pair))["done"] == 1

@@ -124,6 +124,21 @@ def test_names_of_images():
         image_names(["n1/science.fits", "n1/science.fits"])
 
 
+@pytest.mark.parametrize(
+    ("size", "reason"), [(None, "no such file"), (40_000, "not a readable FITS image, or truncated")]
+)
+def test_a_reference_that_is_none_ends_the_search_before_it_begins(night_pair, tmp_path, size, reason, capsys):
+    science, reference, model = night_pair
+    if size:
+        (tmp_path / "bad.fits").write_bytes(reference.read_bytes()[:size])
+    out = tmp_path / "out"
+    bad = ["--reference", str(tmp_path / "bad.fits"), "-m", str(model), "-o", str(out), "--quiet"]
+    assert main(["search", str(science), *bad]) == 1
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("otrain search: ")]
+    assert told.startswith(f"otrain search: --reference: {tmp_path / 'bad.fits'}: {reason}")
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("arguments", [["--pipeline", "mine"], ["--reference", "none.fits"]])
 def test_refusals(night_pair, tmp_path, arguments, capsys):
     science, reference, model = night_pair

@@ -37,10 +37,20 @@ def test_by_the_sky(tmp_path):
 
 def test_by_name(tmp_path):
     (tmp_path / "map.csv").write_text("pattern,reference\n*M31*,m31.fits\n")
+    frame(tmp_path / "m31.fits")
     references = References(tmp_path / "map.csv")
     assert references.of("night/x_M31_r.fits", image="x") == tmp_path / "m31.fits"
     with pytest.raises(ImageError, match="no pattern"):
         references.of("night/x_M33_r.fits", image="x")
+
+
+@pytest.mark.parametrize("name", ["none.fits", "truncated.fits"])
+def test_each_reference_of_a_list_is_checked_before_an_image_is_refused_for_it(tmp_path, name):
+    (tmp_path / "truncated.fits").write_bytes(frame(tmp_path / "whole.fits").read_bytes()[:5000])
+    (tmp_path / "list.csv").write_text(f"pattern,reference\na*,whole.fits\n*,{name}\n")
+    reason = "no such file" if name == "none.fits" else "not a readable FITS image, or truncated"
+    with pytest.raises(ConfigError, match=f"^--references: {tmp_path / name}: {reason}"):
+        References(tmp_path / "list.csv")
 
 
 @pytest.mark.parametrize("name", ["none.fits", "empty", "list.csv", "truncated.fits"])
