@@ -40,7 +40,7 @@ def _verbs(parser: argparse.ArgumentParser, name: str, level: int) -> list[str]:
         for verb, made in action.choices.items():
             lines += [f"{'#' * level} {name} {verb}", "", made.description or "", ""]
             usage = " ".join(made.format_usage().removeprefix("usage: ").split())
-            lines += ["```text", usage, "```", "", *_options(made), ""]
+            lines += ["```bash", usage, "```", "", *_options(made), ""]
             lines += _verbs(made, f"{name} {verb}", level + 1)
     return lines
 

@@ -138,12 +138,14 @@ def _groups(objects: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str,
     titles = (
         "Called real in two or more images",
         "Called real in one image",
-        "Undecided or bogus",
+        "Undecided",
+        "Called bogus",
         "Fixed on the detector",
     )
     groups: dict[str, list[dict[str, Any]]] = {title: [] for title in titles}
     for entry in objects:
-        place = 3 if entry["fixed"] else 2 - min(entry["n_real"], 2)
+        not_real = 2 if entry["best"]["undecided"] else 3
+        place = 4 if entry["fixed"] else 2 - min(entry["n_real"], 2) if entry["n_real"] else not_real
         groups[titles[place]].append(entry)
     return list(groups.items())
 

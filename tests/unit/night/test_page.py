@@ -55,6 +55,12 @@ def test_what_is_called_real_once_comes_after_what_is_called_so_twice():
     ]
 
 
+def test_the_undecided_stand_apart_from_the_bogus():
+    items = [detection(1, "no", found=1, real=0), detection(1, "open", found=2, undecided=1)]
+    groups = {title: [entry["best"]["candid"] for entry in found] for title, found in _groups(night_objects(items))}
+    assert groups["Undecided"] == ["open"] and groups["Called bogus"] == ["no"]
+
+
 def test_what_is_fixed_on_the_detector_comes_last():
     items = [
         detection(1, "hot", found=1, probability=0.99, n_detector=3),
