@@ -324,15 +324,17 @@ def alone(folder: str | Path) -> Iterator[None]:
     Raises
     ------
     OtrainError
-        Another process holds it.
+        Another process holds it, or its file system has no locks.
     """
     path = Path(folder, ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise OtrainError(f"{folder}: another otrain night works on this folder") from None
+        except OSError as error:  # the ledger needs locks, too
+            raise OtrainError(f"{folder}: {error.strerror}; a file system with locks is needed") from None
         yield
 
 

@@ -227,6 +227,8 @@ def _headers(path: str | Path, *, image: str) -> list[Any]:
     try:
         with truncation_told(), fits.open(split_extension(path)[0]) as hdus:
             return [hdu.header for hdu in hdus]
+    except FileNotFoundError:
+        raise ImageError(image, "reference", f"{path}: no such file") from None
     except (OSError, ValueError) as error:
         raise ImageError(image, "reference", f"{path}: not a readable FITS file ({first_line(error)})") from None
 

@@ -1,5 +1,6 @@
 """The ledger: each image once by content, whole transactions, objects by the sky."""
 
+import errno
 import sqlite3
 
 import numpy as np
@@ -120,4 +121,14 @@ def test_one_process_at_a_time(tmp_path):
     with alone(tmp_path), pytest.raises(OtrainError, match="another otrain night"), alone(tmp_path):
         pass
     with alone(tmp_path):
+        pass
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    told = f"^{tmp_path}: No locks available; a file system with locks is needed$"
+    with pytest.raises(OtrainError, match=told), alone(tmp_path):
         pass

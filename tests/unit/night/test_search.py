@@ -66,10 +66,12 @@ def test_a_source_that_faded_has_a_negative_sign_and_is_classified_flipped(night
     assert found.stamps[row, middle, middle, 0] > 0
 
 
-def test_a_reference_that_cannot_be_read_is_named(night_pair, tmp_path):
+@pytest.mark.parametrize(("content", "reason"), [(b"SIMPLE  = nothing", "not a readable FITS"), (None, "no such file")])
+def test_a_reference_that_cannot_be_read_is_named(night_pair, tmp_path, content, reason):
     science, _, model = night_pair
-    (tmp_path / "bad.fits").write_bytes(b"SIMPLE  = nothing")
-    with pytest.raises(ImageError, match="bad.fits"):
+    if content:
+        (tmp_path / "bad.fits").write_bytes(content)
+    with pytest.raises(ImageError, match=f"bad.fits: {reason}"):
         search_image(
             science,
             reference=tmp_path / "bad.fits",
