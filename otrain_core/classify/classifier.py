@@ -176,7 +176,9 @@ class Classifier:
             score = self._run(block)
             widths = known[done : done + len(score)] if known is not None and known.ndim else known
             if widths is not None and widths.ndim and widths.shape != score.shape:
-                raise CubeError(f"seeing: one number, or one for each cutout, is needed, found shape {np.shape(known)}")
+                raise CubeError(
+                    f"seeing: one number, or one for each cutout, is needed, found {np.asarray(seeing).shape}"
+                )
             if widths is None and "seeing" in raw:
                 widths = raw["seeing"]
             described = describe(self._own(block, raw), self.channels, seeing=widths, science=self._science(raw))

@@ -22,6 +22,7 @@ from otrain_core.night.outputs import in_words
 from otrain_core.night.references import check_reference
 from otrain_core.night.search import Search, no_sky, search_image
 from otrain_core.plan.recipe import Recipe, read_recipe
+from otrain_core.plan.telescopes import NETWORK_CATALOGUES, NETWORK_KNOWN
 from otrain_core.safe import safe_name
 from otrain_core.temporary import temporary_folder
 
@@ -53,6 +54,7 @@ def search(arguments: Namespace) -> tuple[int, Any, str]:
     if not os.access(folder, os.W_OK):  # here, and not after the search
         raise OtrainError(f"{shown(folder)}: a folder that cannot be written to")
     hand_on, ledger = choose_hand_on(arguments, classifier.about), Ledger(":memory:")
+    catalogues = choose_catalogues(arguments)
     done, refused = [], []
     with temporary_folder("reference") as work:
         stack = _stacked(arguments.stack, recipe, work) if arguments.stack else arguments.reference
@@ -71,7 +73,7 @@ def search(arguments: Namespace) -> tuple[int, Any, str]:
                     wcs=one.wcs,
                     catalogue=arguments.catalogue,
                     difference=folder / f"{name}.difference.fits" if arguments.keep_difference else None,
-                    catalogues=choose_catalogues(arguments),
+                    catalogues=catalogues,
                 )
                 number, _ = ledger.begin(name, path=str(path), name=name) or (0, "")
                 keep(
@@ -192,9 +194,20 @@ def choose_recipe(arguments: Namespace, about: dict[str, Any]) -> Recipe:
 
 
 def choose_catalogues(arguments: Namespace) -> Catalogues | None:
-    """Where known objects and stars near candidates are looked up, None for nowhere."""
+    """Where known objects and stars near candidates are looked up, None for nowhere.
+
+    Raises
+    ------
+    ConfigError
+        A source that is neither a service nor a file.
+    """
     if not (arguments.known or arguments.stars):
         return None
+    known = [name.strip() for name in (arguments.known or "").split("+")]
+    for key, names, services in (("known", known, NETWORK_KNOWN), ("stars", [arguments.stars], NETWORK_CATALOGUES)):
+        for name in filter(None, names):
+            if name.split(":")[0] not in services and not Path(name).is_file():
+                raise ConfigError(f"--{key}: {name}: no such file, nor one of {', '.join(services)}")
     cache = str(Path(arguments.results, "cache"))
     return Catalogues(known=arguments.known or "", stars=arguments.stars or "", cache=cache)
 

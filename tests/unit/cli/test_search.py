@@ -53,6 +53,14 @@ def test_a_frame_without_sky_is_told_by_its_keyword(night_pair, tmp_path, capsys
     assert {path.stem for path in out.iterdir()} == {"science", "search"}
 
 
+@pytest.mark.parametrize(("key", "services"), [("known", "vsx, skybot"), ("stars", "gaia, panstarrs")])
+def test_a_catalogue_that_is_not_there_is_told_before_any_work(night_pair, tmp_path, capsys, key, services):
+    science, reference, model = night_pair
+    arguments = [str(science), "--reference", str(reference), "-m", str(model), "-o", str(tmp_path / "out"), "--quiet"]
+    assert main(["search", *arguments, f"--{key}", "lost.csv"]) == 1
+    assert f"--{key}: lost.csv: no such file, nor one of {services}\n" in capsys.readouterr().err
+
+
 def test_the_recipe_travels_in_the_model(night_pair, tmp_path, capsys):
     science, reference, _ = night_pair
     recipe = Recipe(Pipeline(detect=DetectOptions(threshold=500.0)), Detector(), telescope="T", name="mine")
