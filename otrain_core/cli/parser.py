@@ -160,7 +160,7 @@ def _add_training_verbs(verb) -> None:
     )
     train.add_argument("--epochs", type=count, help="epochs at most, in place of those of the experiment")
     train.add_argument("--inputs", help="comma-separated channels, in place of those of the experiment")
-    train.add_argument("--seed", type=seed, default=1)
+    train.add_argument("--seed", type=seed, default=1, help="of split, weights and order (default 1)")
     train.add_argument("--threads", type=threads, help="CPU threads")
     diagnose = verb("diagnose", "tell how good a training is and draw its figures")
     diagnose.add_argument("folder", help="folder of a training")
@@ -173,7 +173,7 @@ def _add_training_verbs(verb) -> None:
     explain.add_argument(
         "-o", "--output", metavar="FOLDER", help="where to write (default: the folder of the training)"
     )
-    explain.add_argument("--seed", type=seed, default=1)
+    explain.add_argument("--seed", type=seed, default=1, help="of the choice of cutouts (default 1)")
 
 
 def _add_classify(verb) -> None:
