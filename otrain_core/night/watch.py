@@ -184,5 +184,8 @@ def _told_of_changes(folder: Path) -> Iterator[threading.Event]:
     try:
         yield changed
     finally:
+        logging.getLogger("watchdog.observers.inotify").setLevel(
+            logging.CRITICAL
+        )  # it tells of its own end as an error
         observer.stop()
         observer.join()
