@@ -1,8 +1,8 @@
 """Fixtures that tests of several kinds share."""
 
 import os
-import resource
 import tempfile
+import threading
 from pathlib import Path
 
 # Quiet and single-threaded numerics: several tests may run side by side.
@@ -15,23 +15,22 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)  # tests write to no server but thei
 import pytest
 
 from otrain_core.temporary import temporary_folder
-
-# What takes more of the memory than this fails with a traceback, before the kernel ends the worker without one.
-MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-_, most = resource.getrlimit(resource.RLIMIT_DATA)
-resource.setrlimit(
-    resource.RLIMIT_DATA, (MEMORY * 3 // 4 if most == resource.RLIM_INFINITY else min(most, MEMORY * 3 // 4), most)
-)
+from tests.workers import Scheduler, abort_beyond
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
+def pytest_configure(config):
+    """A worker that takes more than a third of the memory tells what it is at, before the kernel ends it without a word."""
+    if hasattr(config, "workerinput"):
+        limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 3
+        threading.Thread(target=abort_beyond, args=(limit,), daemon=True, name="memory").start()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Files stay together, as with `--dist loadfile`."""
-    from tests.workers import Scheduler
-
     return Scheduler(config, log)
 
 

@@ -1,7 +1,10 @@
 """Tests on several workers (pytest-xdist), of which one may be lost: the kernel ends a process that takes too much memory."""
 
+import os
+import time
 from collections import Counter
 
+import psutil
 from xdist.scheduler import LoadFileScheduling
 
 
@@ -34,3 +37,11 @@ class Scheduler(LoadFileScheduling):
         super().schedule()
         for node in self.nodes:
             self._reschedule(node)
+
+
+def abort_beyond(limit, *, every=1.0):
+    """End this process with the tracebacks of all threads (faulthandler) once it takes so many bytes of memory."""
+    process = psutil.Process()
+    while process.memory_info().rss < limit:
+        time.sleep(every)
+    os.abort()

@@ -1,12 +1,8 @@
 """A worker of pytest that is killed."""
 
+import signal
 import subprocess
 import sys
-
-import numpy as np
-import pytest
-
-from tests.conftest import MEMORY
 
 CONFTEST = "from tests.conftest import pytest_handlecrashitem, pytest_report_teststatus, pytest_xdist_make_scheduler\n"
 KILLED = """
@@ -42,6 +38,9 @@ def test_it_fails_the_second_time_and_all_others_are_run(root, tmp_path):
     assert "1 failed, 10 passed, 1 rerun in" in line and status == 1
 
 
-def test_too_much_memory_is_an_error_of_its_test():
-    with pytest.raises(MemoryError):
-        np.ones(MEMORY * 4 // 5, np.uint8)
+def test_what_takes_too_much_memory_tells_what_it_was_at(root):
+    lines = ["import faulthandler, threading, time", "from tests.workers import abort_beyond", "faulthandler.enable()"]
+    lines += ["threading.Thread(target=abort_beyond, args=(1,), daemon=True).start()", "def hungry(): time.sleep(300)"]
+    command = [sys.executable, "-c", "\n".join([*lines, "hungry()"])]
+    made = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=300)
+    assert made.returncode == -signal.SIGABRT and "in hungry" in made.stderr
