@@ -34,7 +34,6 @@ from otrain_core.cubes.footprints import (
     pairs_within,
     sky_by,
 )
-from otrain_core.cubes.inputs import column
 from otrain_core.errors import CubeError
 from otrain_core.io import write_json, write_table
 
@@ -219,17 +218,6 @@ def split_random(cube: Mapping[str, np.ndarray], *, seed: int, train_fraction: f
             "set": chosen,
         }
     )
-
-
-def split_of_all(cube: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """A split whose only set is train: index, candid, image, label, set."""
-    labels = np.asarray(cube["labels"]).astype(int)
-    table = {
-        "index": np.arange(len(labels)),
-        "candid": cube["candids"],
-        "image": column(cube, "images", "").astype(str),
-    }
-    return pd.DataFrame(table | {"label": labels, "set": "train"})
 
 
 def check_split(table: pd.DataFrame, cube: Mapping[str, np.ndarray], *, guard: float) -> None:

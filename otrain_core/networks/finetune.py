@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from otrain_core.cubes.cube_format import read_cube
-from otrain_core.cubes.split import split_of_all
+from otrain_core.cubes.inputs import column
 from otrain_core.io import digest, write_json, write_table
 from otrain_core.jobs.provenance import provenance
 from otrain_core.networks.predict import model_inputs
@@ -73,3 +75,14 @@ def finetune_files(
         network, onnx, about=model_record(metrics, result, arrays, table.assign(score=np.nan)), cutouts=checked
     )
     return result
+
+
+def split_of_all(cube: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """A split whose only set is train: index, candid, image, label, set."""
+    labels = np.asarray(cube["labels"]).astype(int)
+    table = {
+        "index": np.arange(len(labels)),
+        "candid": cube["candids"],
+        "image": column(cube, "images", "").astype(str),
+    }
+    return pd.DataFrame(table | {"label": labels, "set": "train"})

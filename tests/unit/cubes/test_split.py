@@ -309,11 +309,3 @@ def test_where_the_sky_is_not_known_a_named_field_is_dealt_whole_and_told(tmp_pa
     paths = {key: tmp_path / key for key in ("split", "random_split", "record")}
     split_files(cube=tmp_path / "cube.npz", seed=1, options=SplitOptions(), **paths)
     assert io.read_json(paths["record"])["sky"] == "unknown"
-
-
-def test_all_of_it_trains():
-    cube = {"labels": np.array([1, 0, 1]), "candids": np.array(["a", "b", "c"])}
-    assert (
-        split.split_of_all(cube)["set"].tolist() == ["train"] * 3
-        and split.split_of_all(cube)["image"].tolist() == [""] * 3
-    )

@@ -1,12 +1,13 @@
 """Fine-tuning on all labels: everything trains, and nothing is scored."""
 
+import numpy as np
 import pytest
 
 from otrain_core.arrays import write_arrays
 from otrain_core.classify import Classifier
 from otrain_core.io import read_json, read_table
 from otrain_core.networks import architecture
-from otrain_core.networks.finetune import finetune_files
+from otrain_core.networks.finetune import finetune_files, split_of_all
 from otrain_core.plan.config import FinetuneOptions
 from tests.unit.synthetic_cube import make_cube
 from tests.unit.tiny_onnx import write_tiny
@@ -29,3 +30,8 @@ def test_files_of_a_training_on_all(tmp_path, shipped_folder):
     classifier = Classifier.load(paths["onnx"])
     assert classifier.threshold == 0.5 and classifier.about["training"]["n"] == 40
     assert {path.stem for path in tmp_path.iterdir()} == {*paths, "cube", "shipped"}
+
+
+def test_all_of_it_trains():
+    table = split_of_all({"labels": np.array([1, 0, 1]), "candids": np.array(["a", "b", "c"])})
+    assert table["set"].tolist() == ["train"] * 3 and table["image"].tolist() == [""] * 3
