@@ -27,8 +27,12 @@ def test_answers_in_the_browser_reach_a_training(night, browser, tmp_path, monke
     page = context.new_page()
     page.goto((folder / "index.html").as_uri())
     assert page.locator(".card").count() >= len(NEW)
-    command = page.locator("code", has_text="otrain label serve").first.inner_text()
-    assert command == "otrain label serve cutouts -m MODEL"
+    commands = page.locator("pre", has_text="otrain label serve").inner_text().splitlines()
+    assert [command.split()[:3] for command in commands[:2]] == [
+        ["otrain", "label", "serve"],
+        ["otrain", "label", "sheet"],
+    ]
+    assert commands[0] == "otrain label serve cutouts -m MODEL"
     context.close()
     monkeypatch.chdir(folder)  # as the page says
     database, sheet = tmp_path / "labels.sqlite", tmp_path / "labels.csv"
