@@ -216,8 +216,10 @@ def draw_data_size(table: pd.DataFrame):
         for number, (metric, text) in enumerate(METRICS.items()):
             _line(bottom, mine[mine["cube"] == cubes[0]], metric, number, label=text)
         bottom.set(xlabel="Training cutouts (True and False)", title=f"{name}, {cubes[0]}")
-        sizes = np.sort(table["n_train"].unique())
-        sizes = sizes[np.append(True, np.diff(np.log(sizes)) > 0.2)]  # whose numbers do not overlap
+        sizes: list[float] = []
+        for size in table["n_train"].value_counts(sort=True).index:  # those of most trainings first
+            if all(abs(np.log(size / other)) > 0.25 for other in sizes):  # whose numbers do not overlap
+                sizes.append(size)
         for ax in (*tops, bottom):
             ax.set_xscale("log")
             ax.set_xlim(0.9 * table["n_train"].min(), 1.1 * table["n_train"].max())
