@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,16 +44,10 @@ def search(arguments: Namespace) -> tuple[int, Any, str]:
     classifier = load_classifier(arguments)
     recipe = choose_recipe(arguments, classifier.about)
     folder, names = Path(arguments.output), image_names(arguments.science)
-    calibrations = {
-        path: told for path, name in zip(arguments.science, names, strict=True) if (told := _no_sky(path, name))
-    }
-    if len(calibrations) == len(names):
-        raise OtrainError(next(f"{shown(path)}: {told}" for path, told in calibrations.items()))
+    calibrations = _calibrations(arguments.science, names)
     if arguments.reference:
         check_reference(arguments.reference, option="--reference")
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):  # here, and not after the search
-        raise OtrainError(f"{shown(folder)}: a folder that cannot be written to")
+    _make_folder(folder)
     hand_on, ledger = choose_hand_on(arguments, classifier.about), Ledger(":memory:")
     catalogues = choose_catalogues(arguments)
     done, refused = [], []
@@ -102,10 +97,24 @@ def search(arguments: Namespace) -> tuple[int, Any, str]:
     return int(bool(refused)), record, text
 
 
-def _no_sky(path: str, name: str) -> str:
-    """Why a frame is not searched that shows no sky; empty for others."""
-    kind, why = no_sky(path, image=name)
-    return f"a {kind} frame by its header ({why}) shows no sky to search" if kind else ""
+def _calibrations(paths: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """Frames that show no sky, and why; an OtrainError where no other frame is left."""
+    found = {}
+    for path, name in zip(paths, names, strict=True):
+        kind, why = no_sky(path, image=name)
+        if kind:
+            found[path] = f"a {kind} frame by its header ({why}) shows no sky to search"
+    if found and len(found) == len(names):
+        path, told = next(iter(found.items()))
+        raise OtrainError(f"{shown(path)}: {told}")
+    return found
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder of the results, and check before the search that it can be written to."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise OtrainError(f"{shown(folder)}: a folder that cannot be written to")
 
 
 def _add_limits(

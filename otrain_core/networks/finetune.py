@@ -1,4 +1,7 @@
-"""Fine-tuning of the shipped model on all labels there are, where they are too few for a test set."""
+"""Fine-tuning of the shipped model on all labels there are, where they are too few for a test set (`otrain train`).
+
+`otrain_core.studies.finetune` is the study of fine-tuning (rule finetune), which keeps a test set and scores it.
+"""
 
 from __future__ import annotations
 

@@ -230,6 +230,11 @@ def night_of(record: Mapping[str, Any], path: Path, *, longitude: float | None =
     path : Path
     longitude : float, optional
         Of an image whose header does not tell it.
+
+    Returns
+    -------
+    str
+        As in ``2024-02-29``.
     """
     try:
         moment = datetime.fromisoformat(str(record.get("time")))
