@@ -1,5 +1,6 @@
 """Fixtures that tests of several kinds share."""
 
+import multiprocessing.util
 import os
 import tempfile
 import threading
@@ -60,6 +61,7 @@ def pytest_terminal_summary(terminalreporter):
 def own_temporary_files(tmp_path_factory):
     """Temporary files of the tests, and of processes that they kill, go when the tests end."""
     tmp_path_factory.getbasetemp()  # pytest's own folders stay where they are
+    multiprocessing.util.get_temp_dir()  # so does that of multiprocessing, which removes it itself
     with temporary_folder("tests") as folder:
         before = os.environ.get("TMPDIR")
         os.environ["TMPDIR"], tempfile.tempdir = str(folder), None

@@ -2,6 +2,7 @@
 
 import io
 import logging
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +13,7 @@ from otrain_core.jobs.display import Display, duration, is_not_displayed, publis
 class Clock:
     def __init__(self, monkeypatch):
         self.now = 1000.0
-        monkeypatch.setattr(display.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(display, "time", SimpleNamespace(monotonic=lambda: self.now))
 
 
 def record(event, message="", **extra):

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from waitress import wasyncore
 
 from otrain_core.labelling import serve
 
@@ -47,7 +48,10 @@ def serving(app):
     try:
         yield int(server.effective_port)
     finally:
-        server.close()
+        server.trigger.pull_trigger(lambda: wasyncore.close_all(server._map))  # in its own thread, which then ends
+        thread.join(30)
+        server.task_dispatcher.shutdown()
+        assert not thread.is_alive()
 
 
 def hello(environ, start_response):

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def test_durations():
 
 def test_the_time_left_counts_all_epochs_to_come(monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     stream = io.StringIO()
     bar = progress.Progress(stream=stream)
     for epoch in (8, 9, 10):  # resumed: no epoch has been timed yet
@@ -36,7 +37,7 @@ def test_the_time_left_counts_all_epochs_to_come(monkeypatch):
 
 def read_all(leader: int, into: list[bytes]) -> None:
     try:
-        while part := os.read(leader, 4096):
+        while len(into) < 1000 and (part := os.read(leader, 4096)):
             into.append(part)
     except OSError:  # how the end of a terminal looks
         pass
@@ -59,6 +60,8 @@ def test_a_bar_on_a_terminal_and_a_log_line_elsewhere(monkeypatch, caplog, termi
         loop.Loop(body, data, data, experiment=experiment, seed=1, weights=None, progress=bar).run()
     stream.close()
     reader.join(30)
+    assert not reader.is_alive()
+    os.close(leader)
     text = b"".join(drawn).decode()
     assert len([line for line in caplog.messages if re.match(r"epoch +\d/2  loss", line)]) == 2
     if terminal:

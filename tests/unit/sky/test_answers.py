@@ -1,4 +1,5 @@
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -25,7 +26,7 @@ def refuse(attempt, path):
 @pytest.fixture
 def pauses(monkeypatch):
     found = []
-    monkeypatch.setattr(answers.time, "sleep", found.append)
+    monkeypatch.setattr(answers, "time", SimpleNamespace(sleep=found.append))  # of this module: other threads sleep on
     return found
 
 
