@@ -148,6 +148,11 @@ def training_statistics(
     return {"n": n, "probabilities": list(PROBABILITIES), "quantiles": quantiles, "images": medians}
 
 
+def at_edge(row: Mapping[str, str]) -> bool:
+    """Whether a row of a table of scores is a candidate at the edge of its image; training sets leave these out."""
+    return (row.get("edge") or "").strip().lower() in ("1", "true")
+
+
 def doubt(probability: np.ndarray) -> np.ndarray:
     """Chance that the likelier of the two classes is the wrong one: 0 to 0.5 for each candidate."""
     return np.minimum(probability, 1 - np.asarray(probability))

@@ -1,7 +1,8 @@
-"""Whether the candidates of a night are like those a classifier was trained on, and when to train it anew.
+"""Compare the candidates of a night with the training set of a classifier, and advise whether to retrain it.
 
-What is compared are images, not candidates: all candidates of an image share its seeing, so a night of two images
-tells two values of it, however many candidates they have. Needs NumPy only.
+The comparison counts images, not candidates: all candidates of an image share its seeing, so a night of two images
+gives two values of the seeing, however many candidates they have. For a model of many telescopes it counts
+telescopes: all images of a night are of one. Needs NumPy only.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from otrain_core.classify.descriptors import DESCRIPTORS, MAD_OF_NOISE, WORDS, doubt, image_values, limits
+from otrain_core.classify.shipped import NAME as SHIPPED
 from otrain_core.errors import CubeError, OtrainError
+from otrain_core.plan.pools import is_pool
 
-FALSE_ALARMS = 0.01  # nights without a change that raise any alarm
-# Name: share of the false alarms that it may raise, and the smallest change that matters.
+FALSE_ALARMS = 0.01  # share of nights without a change that raise an alarm
+# Name: share of these false alarms that the quantity may raise, and the smallest change that matters.
 QUANTITIES = {
     "seeing": (0.4, 0.1),
     "psf_width": (0.1, 0.1),
@@ -27,40 +30,41 @@ QUANTITIES = {
     "doubt": (0.1, 0.02),
 }
 UNITS = {name: unit for name, (unit, _, _) in DESCRIPTORS.items()} | {"doubt": "of the decisions"}
-MIN_IMAGES = 5  # of the training set, to know how images differ
-POWER = 0.9
-OUTSIDE = 0.05  # share of candidates beyond the range of the training set that asks for a new training
-MOSTLY = 0.5  # share of candidates beyond that range that is told, alarm or not
+MIN_IMAGES = 5  # of the training set; fewer do not show how images differ
+POWER = 0.9  # share of nights in which the change stated as detectable is found
+OUTSIDE = 0.05  # share of candidates beyond the range of the training set that asks for retraining
+MOSTLY = 0.5  # share of candidates beyond that range that is reported even without an alarm
 ONE_IMAGE = "(one image)"
+FINE_TUNE = "fine-tune the shipped model with them (`otrain train --from universal`)"
 
 
 @dataclass
 class Comparison:
-    """One quantity of a night beside the training set.
+    """Comparison of one quantity between a night and the training set.
 
     Attributes
     ----------
     quantity, unit : str
     reference, night : float
-        Median over images; of the training set that of both classes together.
+        Median over images. That of the training set is the mean of the medians of its two classes.
     change : float
-        Night over training set minus 1 where ``ratio``, else their difference.
+        Night / training set - 1 where ``ratio``, else night - training set.
     ratio : bool
     p : float
-        Chance of a difference as large or larger between images alike; NaN where it was not tested.
+        Probability of a difference at least as large if nothing has changed; NaN where it was not tested.
     alarm : bool
     detectable : float
-        Change that `POWER` of all nights with as many images and candidates would flag.
+        Change that would raise an alarm in a share `POWER` of the nights with as many images and candidates.
     outside : float
-        Share of the candidates beyond what the training set knows; NaN where that has no limits.
+        Share of the candidates beyond the range of the training set; NaN where the range is not known.
     n_images, n_reference : int
-        With a value.
+        Number of images with a value, of the night and of the training set.
     note : str
-        Why it was not tested.
+        Why the quantity was not tested.
     by_image : numpy.ndarray
-        Value of each image of the night.
+        (n_images,) value of each image of the night.
     by_image_reference : dict
-        Class: values of the images of the training set.
+        Values of the images of the training set, by class.
     """
 
     quantity: str
@@ -80,8 +84,20 @@ class Comparison:
     by_image_reference: dict[str, np.ndarray] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
-        """All but the values of images."""
+        """All attributes except the values of single images."""
         return {key: value for key, value in asdict(self).items() if not key.startswith("by_image")}
+
+
+def of_many_telescopes(about: Mapping[str, Any]) -> bool:
+    """Whether a model was trained on a pool of telescopes, as the shipped model was.
+
+    Parameters
+    ----------
+    about : mapping
+        Of `otrain_core.classify.classifier.Classifier`.
+    """
+    telescope = str(about.get("telescope") or "")
+    return telescope == SHIPPED or is_pool(telescope)
 
 
 def compare_night(
@@ -90,27 +106,34 @@ def compare_night(
     *,
     images: np.ndarray | None = None,
     false_alarms: float = FALSE_ALARMS,
+    many_telescopes: bool = False,
 ) -> list[Comparison]:
     """Compare the candidates of a night with the training set of the model that scored them.
 
-    Every quantity has one value an image (the median of its candidates; of ``doubt`` the mean). A t test with
-    pooled variance compares those of the night with those of the training set, the scatter of a
-    median of few candidates added. The classes are mixed in a night as nobody knows, so an alarm needs a
-    difference from the True and from the False candidates of the training set, to the same side.
-    `QUANTITIES` shares the false alarms among the quantities (Bonferroni). That holds where the images of
-    the night are as independent as those of the training set; images of one night share its weather, so a
-    training set of few nights makes more alarms.
+    Every quantity has one value per image (the median of its candidates; for ``doubt`` the mean). A t test with
+    pooled variance compares the values of the night with those of the training set; the sampling error of a
+    median of few candidates is added. The mix of classes in a night is not known, so an alarm needs a
+    difference from both the True and the False candidates of the training set, in the same direction.
+    `QUANTITIES` shares the false alarms among the quantities (Bonferroni). Their rate holds where the images of
+    the night are as independent as those of the training set. Images of one night share its weather, so a
+    training set of few nights raises more alarms.
+
+    The images of a night are all of one telescope, so for a model of many telescopes they count as one draw from
+    its training set. Only large changes can be significant then; more than `OUTSIDE` of the candidates beyond
+    the range of the training set raise an alarm too.
 
     Parameters
     ----------
     found : mapping of arrays
-        As from `otrain_core.classify.classifier.Classifier.classify`.
+        As from `otrain_core.classify.classifier.Classifier.classify`, each (N,).
     statistics : mapping
         ``training`` of the model.
     images : array, optional
-        (N,) name of the image of each candidate; without, candidates of the same seeing are taken for one image.
+        (N,) name of the image of each candidate; without it, candidates with the same seeing count as one image.
     false_alarms : float
         Share of nights without a change that raise an alarm.
+    many_telescopes : bool
+        The training set is of many telescopes, see `of_many_telescopes`.
 
     Returns
     -------
@@ -120,9 +143,9 @@ def compare_night(
     Raises
     ------
     OtrainError
-        No candidates, or a model without values of the images of its training set.
+        There are no candidates, or the model lacks the values of the images of its training set.
     CubeError
-        As many names of images as there are candidates are needed.
+        The number of names in `images` differs from the number of candidates.
     """
     n = len(found["score"])
     if n == 0:
@@ -145,13 +168,14 @@ def compare_night(
             (statistics.get("quantiles") or {}).get(name),
             alpha=share * false_alarms,
             smallest=smallest,
+            many_telescopes=many_telescopes,
         )
         for name, (share, smallest) in QUANTITIES.items()
     ]
 
 
 def image_names(images: Any, seeing: np.ndarray | None, n: int) -> np.ndarray:
-    """Names of the images of `n` candidates: as given, else one for each value of the seeing, else one for all."""
+    """Image names of `n` candidates: those given, else one for each value of the seeing, else one for all."""
     if images is not None:
         images = np.asarray(images).astype(str)
         if images.shape != (n,):
@@ -171,7 +195,9 @@ def _compare(
     *,
     alpha: float,
     smallest: float,
+    many_telescopes: bool,
 ) -> Comparison:
+    """Compare one quantity, given for each candidate, with its values by class in `reference`."""
     ratio = DESCRIPTORS[name][1] if name in DESCRIPTORS else False
     result = Comparison(name, UNITS[name], ratio=ratio, by_image_reference=reference)
     known = np.isfinite(values) & ((values > 0) | (not ratio))
@@ -191,31 +217,33 @@ def _compare(
     if result.n_reference < MIN_IMAGES:
         result.note = f"only {result.n_reference} images in the training set"
         return result
-    # A class of a single image has no scatter; of a ratio nothing that is not above 0 counts.
+    # The scatter needs two images of a class, and a logarithm needs values above 0.
     reference = {key: part[part > 0] if ratio else part for key, part in reference.items()}
     reference = {key: part for key, part in reference.items() if len(part) > 1}
     if not reference:
         result.note = "not known of the training set"
         return result
-    scale = np.log if ratio else np.asarray
+    scale, back = (np.log, np.expm1) if ratio else (np.asarray, float)
+    wanted = np.log1p(smallest) if ratio else smallest
     night = scale(result.by_image)
+    if many_telescopes:
+        night = night.mean(keepdims=True)
     noise = _variance_of_means(name, scale(np.where(known, values, 1.0)), images, known)
     tests = [_t_test(night, scale(part), noise, alpha) for part in reference.values()]
     differences = np.array([test[0] for test in tests])
     same_side = (np.sign(differences) == np.sign(differences[0])).all()
     nearest = differences[np.argmin(np.abs(differences))] if same_side else 0.0
     result.p = max(test[1] for test in tests) if same_side else 1.0
-    back = np.expm1 if ratio else float
     result.change = float(back(nearest))
-    result.detectable = float(back(max(max(test[2] for test in tests), np.log1p(smallest) if ratio else smallest)))
-    wanted = np.log1p(smallest) if ratio else smallest
-    worse = nearest > 0 or name != "doubt"  # a night of clear cases is no reason for alarm
+    result.detectable = float(back(max(max(test[2] for test in tests), wanted)))
+    worse = nearest > 0 or name != "doubt"  # scores that are more certain are no reason for an alarm
     result.alarm = bool(result.p < alpha and abs(nearest) > wanted and worse)
+    result.alarm |= many_telescopes and result.outside > OUTSIDE
     return result
 
 
 def _variance_of_means(name: str, values: np.ndarray, images: np.ndarray, known: np.ndarray) -> float:
-    """Variance of the mean over images that comes from the number of candidates in each."""
+    """Variance of the mean over images that is due to the limited number of candidates in each image."""
     _, number = np.unique(images[known], return_counts=True)
     _, centre = image_values(values, images, np.median, known)
     names = np.unique(images[known].astype(str))
@@ -223,11 +251,13 @@ def _variance_of_means(name: str, values: np.ndarray, images: np.ndarray, known:
     if name == "doubt":
         return float(np.mean(residual**2) * np.mean(1 / number) / len(number))
     scatter = MAD_OF_NOISE * np.median(np.abs(residual))
-    return float(np.pi / 2 * scatter**2 * np.mean(1 / number) / len(number))  # of a median of normal values
+    return float(
+        np.pi / 2 * scatter**2 * np.mean(1 / number) / len(number)
+    )  # the variance of a median of normal values
 
 
 def _t_test(night: np.ndarray, reference: np.ndarray, noise: float, alpha: float) -> tuple[float, float, float]:
-    """Difference of the means, its two-sided p, and the difference found with `POWER`."""
+    """Difference of the means, its two-sided p, and the difference that is found with the probability `POWER`."""
     n, m = len(reference), len(night)
     freedom = n + m - 2
     squares = np.sum((reference - reference.mean()) ** 2) + np.sum((night - night.mean()) ** 2)
@@ -245,49 +275,95 @@ def _t_test(night: np.ndarray, reference: np.ndarray, noise: float, alpha: float
 def tail_of_t(angle: np.ndarray, freedom: int) -> np.ndarray:
     """Two-sided tail of Student's t beyond tan(angle) sqrt(freedom), for a grid of angles from 0 to pi/2.
 
-    In the angle its density is cos(angle)**(freedom - 1), which needs no special function.
+    As a function of the angle the density is cos(angle)**(freedom - 1), so NumPy is enough.
     """
     density = np.cos(angle) ** (freedom - 1)
     area = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
     return 1 - area / area[-1]
 
 
-def advise(comparisons: Sequence[Comparison], *, n_images: int) -> str:
-    """What to do, in a sentence or two."""
+def is_unlike(comparisons: Sequence[Comparison]) -> bool:
+    """Whether a night is unlike the training set: any alarm, or most candidates outside its range."""
+    return any(item.alarm or item.outside > MOSTLY for item in comparisons)
+
+
+def advise(comparisons: Sequence[Comparison], *, n_images: int, many_telescopes: bool = False) -> str:
+    """Advice in one or two sentences.
+
+    Parameters
+    ----------
+    comparisons : sequence of Comparison
+        As from `compare_night`.
+    n_images : int
+        Of the night.
+    many_telescopes : bool
+        As given to `compare_night`.
+    """
     alarms = [item for item in comparisons if item.alarm]
     beyond = [item for item in comparisons if item.outside > MOSTLY]
     of_images = [item for item in comparisons if item.quantity in DESCRIPTORS]
     if not alarms and not any(np.isfinite(item.p) for item in of_images):
         known = max(item.n_reference for item in of_images)
-        reason = f"only {known} images in the training set" if known < MIN_IMAGES else "nothing to compare is known"
-        return f"Whether the night has changed cannot be told: {reason}.{_beyond(beyond)}"
+        reason = f"only {known} images in the training set" if known < MIN_IMAGES else "no quantity is known of both"
+        return f"It is not known whether the night has changed: {reason}.{_beyond(beyond)}"
+    if many_telescopes:
+        return _advise_many(alarms)
     if not alarms and beyond:
-        return f"No alarm, which so few images could hardly raise, but look at the candidates.{_beyond(beyond)}"
+        return f"No alarm, but so few images can hardly raise one; look at the candidates.{_beyond(beyond)}"
     if not alarms:
         seeing = next((item for item in comparisons if item.quantity == "seeing"), None)
         if seeing is None or not seeing.detectable > 0.3:
-            return "Nothing speaks for a new training."
+            return "There is no reason to retrain the model."
         few = f"{n_images} image{'s' if n_images > 1 else ''}"
         return (
-            f"Nothing speaks for a new training, but from {few} only a change of the seeing above "
-            f"{100 * seeing.detectable:.0f} % would be seen; add more images."
+            f"There is no reason to retrain the model, but {few} would show only a change of the seeing above "
+            f"{100 * seeing.detectable:.0f} %; add more images."
         )
-    told = ", ".join(describe_change(item) for item in alarms)
-    new = [item.quantity for item in alarms if item.outside > OUTSIDE]
-    if new:
-        return f"Train anew with images of such nights: {told}; {_share(alarms)} lie beyond the training set."
+    changes = ", ".join(describe_change(item) for item in alarms)
+    if any(item.outside > OUTSIDE for item in alarms):
+        return (
+            f"Retrain the model with images of such nights: {changes}; "
+            f"{_share(alarms)} are outside the range of the training set."
+        )
     if any(item.quantity == "doubt" for item in alarms):
-        return f"Label some candidates of this night and train anew: the scores are less certain ({told})."
-    return f"The training set covers this night, but not by its bulk: {told}. Train anew if more nights are like it."
+        return f"Label some candidates of this night and retrain the model: the scores are less certain ({changes})."
+    return (
+        f"The night is within the range of the training set, but differs from most of it: {changes}. "
+        "Retrain the model if more nights are like this one."
+    )
+
+
+def _advise_many(alarms: Sequence[Comparison]) -> str:
+    """Advice for a model of many telescopes, which images of one more telescope would hardly change."""
+    changes = ", ".join(describe_change(item) for item in alarms)
+    if any(item.outside > OUTSIDE for item in alarms):
+        return (
+            f"{_share(alarms)} are outside the range of the telescopes that the model was trained on ({changes}). "
+            f"Label some of them, and {FINE_TUNE} if their scores are wrong."
+        )
+    if any(item.quantity == "doubt" for item in alarms):
+        return (
+            "The scores are less certain than for the telescopes that the model was trained on "
+            f"({changes}). Label candidates of this telescope, and {FINE_TUNE}."
+        )
+    if alarms:
+        return (
+            f"This telescope differs from most of those that the model was trained on ({changes}). "
+            f"Label some candidates, and {FINE_TUNE} if their scores are wrong."
+        )
+    return (
+        "This telescope is like those that the model was trained on. Only large changes are seen: a model "
+        "fine-tuned on labels of this telescope (`otrain train --from universal`) shows smaller ones."
+    )
 
 
 def _beyond(items: Sequence[Comparison]) -> str:
-    told = ", ".join(_measured(item) for item in items)
-    return f" Most candidates lie beyond the training set: {told}." if items else ""
+    values = ", ".join(_measured(item) for item in items)
+    return f" Most candidates are outside the range of the training set: {values}." if items else ""
 
 
 def describe_change(item: Comparison) -> str:
-    """``seeing 3.2 px, 30 % above``"""
+    """``seeing 3.2 px (+30 %)``"""
     change = f"{100 * item.change:+.0f} %" if item.ratio else f"{item.change:+.2g}"
     return f"{_measured(item)} ({change})"
 

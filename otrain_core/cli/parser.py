@@ -188,7 +188,7 @@ def _add_classify(verb) -> None:
     classify.add_argument("--gallery", metavar="PNG", help="draw the lowest and the highest (needs matplotlib)")
     monitor = verb(
         "monitor",
-        "compare a night's candidates with the training set, and say when to train anew",
+        "compare a night's candidates with the training set, and advise whether to retrain",
         function="monitor:monitor",
         details="Seeing, PSF, noise, background, missing pixels and scores, image by image: all candidates of one image"
         " share its seeing. Exit status 3 when the night is unlike the training set.",

@@ -56,8 +56,8 @@ def as_table(found: Search) -> Table:
 
 
 def write_scores(path: str | Path, found: Search) -> None:
-    """Write scores and what describes each cutout, as `otrain classify` does; `otrain monitor` reads it."""
-    names = ("candid", "image", "score", "probability", *DESCRIPTORS)
+    """Write the scores and descriptors of the candidates as `otrain classify` does, for `otrain monitor`."""
+    names = ("candid", "image", "edge", "score", "probability", *DESCRIPTORS)
     columns = [found.table[name] if name in found.table else found.described[name] for name in names]
     with atomic(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

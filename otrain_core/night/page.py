@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from otrain_core.classify.descriptors import DESCRIPTORS
+from otrain_core.classify.descriptors import DESCRIPTORS, at_edge
 from otrain_core.errors import OtrainError
 from otrain_core.io import atomic
 from otrain_core.night.context import covers, detections_of, is_fixed, mjd
@@ -38,7 +38,7 @@ def write_page(
         entry["n_covered"] = max(entry["n_images"], len(covered))
         entry["curve"] = light_curve(entry["detections"], covered)
         entry["stamp"] = _stamp(folder, entry["detections"])
-    verdict = monitor_verdict(folder, images, about.get("training") or {}, false_alarms=false_alarms)
+    verdict, unlike = monitor_verdict(folder, images, about, false_alarms=false_alarms)
     _write(
         folder / "index.html",
         "night.html",
@@ -50,6 +50,7 @@ def write_page(
         n_several=sum(entry["n_real"] > 1 and not entry["fixed"] for entry in objects),
         n_once=sum(entry["n_real"] == 1 and not entry["fixed"] for entry in objects),
         verdict=verdict,
+        unlike=unlike,
         size=CURVE,
         model=_model_words(about),
     )
@@ -216,10 +217,10 @@ def light_curve(items: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str
 
 
 def monitor_verdict(
-    folder: Path, images: Sequence[Mapping[str, Any]], training: Mapping[str, Any], *, false_alarms: float
-) -> str:
-    """What `otrain monitor` says of the night so far, in a sentence."""
-    from otrain_core.classify.monitor import advise, compare_night
+    folder: Path, images: Sequence[Mapping[str, Any]], about: Mapping[str, Any], *, false_alarms: float
+) -> tuple[str, bool]:
+    """What `otrain monitor` says about the night so far, and whether the night is unlike the training set."""
+    from otrain_core.classify.monitor import advise, compare_night, is_unlike, of_many_telescopes
 
     names = ("score", "probability", *DESCRIPTORS)
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -233,13 +234,21 @@ def monitor_verdict(
         for name in names:
             parts[name].append(table[name])
     if not labels:
-        return "No candidates yet: whether the night is like the training set cannot be told."
+        return "No candidates yet: it is not known whether the night is like the training set.", False
     found = {name: np.concatenate(values) for name, values in parts.items()}
+    many = of_many_telescopes(about)
     try:
-        comparisons = compare_night(found, training, images=np.concatenate(labels), false_alarms=false_alarms)
+        comparisons = compare_night(
+            found,
+            about.get("training") or {},
+            images=np.concatenate(labels),
+            false_alarms=false_alarms,
+            many_telescopes=many,
+        )
     except OtrainError as error:
-        return f"Whether the night is like the training set cannot be told: {error}"
-    return advise(comparisons, n_images=max(item.n_images for item in comparisons))
+        return f"It is not known whether the night is like the training set: {error}", False
+    n_images = max(item.n_images for item in comparisons)
+    return advise(comparisons, n_images=n_images, many_telescopes=many), is_unlike(comparisons)
 
 
 @lru_cache(maxsize=5000)  # the page is written again and again while a night grows
@@ -248,6 +257,6 @@ def _scores(path: Path, changed: int) -> dict[str, np.ndarray]:
     import csv
 
     with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = [row for row in csv.DictReader(file) if not at_edge(row)]
     names = ("score", "probability", *DESCRIPTORS)
     return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}

@@ -112,7 +112,8 @@ def test_a_classifier_of_these_frames_in_use(real_run, shared_data, capsys):
     capsys.readouterr()
     assert main(["monitor", str(table), "-m", str(mine), "--json"]) == 3
     told = json.loads(capsys.readouterr().out)
-    assert "cannot be told: only 2 images" in told["advice"] and "Most candidates lie beyond" in told["advice"]
+    assert "It is not known whether the night has changed: only 2 images" in told["advice"]
+    assert "Most candidates are outside the range" in told["advice"]
 
 
 def test_nothing_is_written_beside_the_data(real_run, shared_data):

@@ -1,4 +1,4 @@
-"""A night beside the training set: false alarms and power by image, mixed classes, advice, the verb."""
+"""Comparison of a night with the training set: false alarms and power by image, mixed classes, advice."""
 
 import subprocess
 import sys
@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from otrain_core.classify.descriptors import DESCRIPTORS, limits, training_statistics
-from otrain_core.classify.monitor import advise, as_text, compare_night, image_names, tail_of_t
+from otrain_core.classify.monitor import (
+    advise,
+    as_text,
+    compare_night,
+    image_names,
+    is_unlike,
+    of_many_telescopes,
+    tail_of_t,
+)
 from otrain_core.errors import CubeError, OtrainError
 from otrain_core.figures.night import NightDisplay
 
@@ -85,11 +93,19 @@ def test_a_change_of_one_class_only_is_the_mix():
 @pytest.mark.parametrize(
     ("changed", "quantity", "words"),
     [
-        (lambda night: {"seeing": 1.6 * night["seeing"]}, "seeing", "Train anew with images of such nights: seeing"),
-        (lambda night: {"seeing": 1.18 * night["seeing"]}, "seeing", "covers this night, but not by its bulk"),
+        (
+            lambda night: {"seeing": 1.6 * night["seeing"]},
+            "seeing",
+            "Retrain the model with images of such nights: seeing",
+        ),
+        (
+            lambda night: {"seeing": 1.18 * night["seeing"]},
+            "seeing",
+            "within the range of the training set, but differs from most of it",
+        ),
         (lambda night: {"probability": 0 * night["score"] + 0.6}, "doubt", "Label some candidates"),
-        (lambda night: {"missing": night["missing"] + 0.3}, "missing", "Train anew"),
-        (lambda night: {}, None, "Nothing speaks for a new training."),
+        (lambda night: {"missing": night["missing"] + 0.3}, "missing", "Retrain the model"),
+        (lambda night: {}, None, "There is no reason to retrain the model."),
     ],
 )
 def test_advice(changed, quantity, words):
@@ -107,12 +123,13 @@ def test_what_cannot_be_tested_is_not_called_unchanged():
     rng = np.random.default_rng(1)
     night, images, _ = _images(rng, 1, 200, factor=1.5)
     few = advise(compare_night(night, _statistics(rng, 3), images=images), n_images=1)
-    assert few.startswith("Whether the night has changed cannot be told: only") and "seeing" in few
+    assert few.startswith("It is not known whether the night has changed: only") and "seeing" in few
     statistics = _statistics(rng)
     night["seeing"][:] = 1.01 * limits("seeing", statistics["quantiles"]["seeing"])[1]
     night["psf_width"] = 1.2 * night["seeing"]
     one = advise(compare_night(night, statistics, images=images), n_images=1)
-    assert "No alarm, which so few images could hardly raise" in one and "beyond the training set: seeing" in one
+    assert "No alarm, but so few images can hardly raise one" in one
+    assert "outside the range of the training set: seeing" in one
 
 
 @pytest.mark.filterwarnings("error")
@@ -176,3 +193,67 @@ def test_nothing_heavy_is_imported():
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def _of_telescopes(rng, n=300):
+    """Statistics of a model of many telescopes: one image each, with a seeing from about 1.2 to 6 px."""
+    image = np.repeat(np.arange(n), 20)
+    found, _, label = _images(rng, n, 20 * n)
+    scale = np.exp(rng.normal(0, 0.4, n))[image]
+    found["seeing"] = scale * np.exp(1.0)
+    found["noise"] = 10 * scale * np.exp(rng.normal(0, 0.1, len(image)))
+    statistics = training_statistics({name: found[name] for name in DESCRIPTORS}, np.char.mod("t%d", image), label)
+    for key in statistics["images"]:
+        statistics["images"][key]["doubt"] = list(np.clip(rng.normal(0.05, 0.02, 100), 0, 1))
+    return statistics
+
+
+def test_the_images_of_a_telescope_count_once_for_a_model_of_many():
+    """Ten images of one telescope are not ten telescopes: 100 nights, each of another telescope of the same kind."""
+    rng = np.random.default_rng(4)
+    statistics, alarms = _of_telescopes(rng), {True: 0, False: 0}
+    for _ in range(100):
+        night, images, _ = _images(rng, 10, 200)
+        scale = np.exp(rng.normal(0, 0.4))
+        night["seeing"] = np.full(200, scale * np.exp(1.0))
+        night["noise"] = 10 * scale * np.exp(rng.normal(0, 0.1, 200))
+        for many in alarms:
+            compared = compare_night(night, statistics, images=images, many_telescopes=many)
+            alarms[many] += any(item.alarm for item in compared)
+    assert alarms[True] <= 4 and alarms[False] > 25
+
+
+@pytest.mark.parametrize(
+    ("changed", "quantity", "words"),
+    [
+        (lambda night: {}, None, "This telescope is like those that the model was trained on."),
+        (
+            lambda night: {"seeing": 12 * night["seeing"]},
+            "seeing",
+            "100 % of the candidates are outside the range of the",
+        ),
+        (
+            lambda night: {"missing": np.where(np.arange(200) % 5 == 0, 0.9, night["missing"])},
+            "missing",
+            "20 % of the candidates are outside the range of the telescopes",
+        ),
+        (lambda night: {"probability": 0 * night["score"] + 0.6}, "doubt", "The scores are less certain than for the"),
+    ],
+)
+def test_advice_for_a_model_of_many_telescopes(changed, quantity, words):
+    rng = np.random.default_rng(8)
+    statistics = _of_telescopes(rng)
+    night, images, _ = _images(rng, 10, 200)
+    night |= {"noise": np.full(200, 10.0)}
+    compared = compare_night(night | changed(night), statistics, images=images, many_telescopes=True)
+    assert [item.quantity for item in compared if item.alarm] == ([quantity] if quantity else [])
+    assert is_unlike(compared) == (quantity is not None)
+    advice = advise(compared, n_images=10, many_telescopes=True)
+    assert advice.startswith(words) and "otrain train --from universal" in advice and "etrain" not in advice
+
+
+def test_which_models_are_of_many_telescopes():
+    assert all(
+        of_many_telescopes({"telescope": name}) for name in ("universal", "pool-drawn", "pool-without-TCA", "pool")
+    )
+    assert not any(of_many_telescopes(about) for about in ({"telescope": "TCA"}, {"telescope": None}, {}))

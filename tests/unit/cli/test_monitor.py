@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from otrain_core.arrays import write_arrays
@@ -43,7 +44,7 @@ def test_the_verb(night, capsys):
     write_arrays(folder / "wide.npz", cube | {"seeing": 1.5 * cube["seeing"]})
     assert main(["monitor", str(folder / "wide.npz"), "-m", model]) == 3
     told = capsys.readouterr().out
-    assert "seeing" in told and "ALARM" in told and "Train anew" in told
+    assert "seeing" in told and "ALARM" in told and "Retrain the model" in told
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,29 @@ def test_other_tables_are_refused(night, text, message, capsys):
     (folder / "a.csv").write_text(text)
     assert main(["monitor", str(folder / "a.csv"), "-m", model]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_candidates_at_an_edge_are_left_out(night, capsys):
+    """Training sets hold none, so their missing pixels are no change of the night."""
+    model, cube, folder = night
+    write_arrays(folder / "cube.npz", cube)
+    assert main(["classify", str(folder / "cube.npz"), "-m", model, "-o", str(folder / "a.csv"), "--quiet"]) == 0
+    capsys.readouterr()
+    table = pd.read_csv(folder / "a.csv")
+    edge = np.arange(len(table)) % 3 > 0
+    table["missing"] = np.where(edge, 0.9, table["missing"])
+    for names, status, n in ((0, 3, 200), (edge, 0, 67)):
+        table.assign(edge=names).to_csv(folder / "b.csv", index=False)
+        assert main(["monitor", str(folder / "b.csv"), "-m", model, "--json"]) == status
+        assert json.loads(capsys.readouterr().out)["n"] == n
+    table.assign(edge=1).to_csv(folder / "b.csv", index=False)
+    assert main(["monitor", str(folder / "b.csv"), "-m", model]) == 4
+    assert "no candidates" in capsys.readouterr().out
+    lines = (folder / "a.csv").read_text().splitlines()
+    lines[6] = lines[6].rsplit(",", 1)[0] + ",none"
+    (folder / "b.csv").write_text("\n".join(lines))
+    assert main(["monitor", str(folder / "b.csv"), "-m", model]) == 1
+    assert "b.csv, line 7: column missing must be a number" in capsys.readouterr().err
 
 
 def test_a_quiet_night_cannot_be_told(night, capsys):
@@ -77,8 +101,8 @@ def test_few_training_images_and_a_night_beyond_them_is_an_alarm(night, capsys):
     model = str(write_tiny(folder / "few.onnx", size=21, about={"training": statistics}))
     write_arrays(folder / "same.npz", three)
     assert main(["monitor", str(folder / "same.npz"), "-m", model]) == 4
-    assert "cannot be told" in capsys.readouterr().out
+    assert "It is not known" in capsys.readouterr().out
     write_arrays(folder / "wide.npz", three | {"seeing": 3 * three["seeing"]})
     assert main(["monitor", str(folder / "wide.npz"), "-m", model, "--json"]) == 3
     record = json.loads(capsys.readouterr().out)
-    assert record["alarm"] and "beyond the training set" in record["advice"]
+    assert record["alarm"] and "outside the range of the training set" in record["advice"]

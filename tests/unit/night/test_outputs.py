@@ -47,6 +47,7 @@ def test_scores_are_a_table_of_classify(found, tmp_path):
     with open(tmp_path / "a.csv") as file:
         rows = list(csv.DictReader(file))
     assert rows[0]["probability"] == "1.5" and rows[1]["probability"] == "" and set(DESCRIPTORS) <= set(rows[0])
+    assert [row["edge"] for row in rows] == ["True", "False"]
 
 
 def test_stamps_are_science_reference_and_difference(found, tmp_path):
