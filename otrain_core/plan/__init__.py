@@ -1,1 +1,1 @@
-"""What a run is to make: configuration, sheets, pipelines, sweeps. Imports the ground floor only."""
+"""The plan of a run: configuration, sheets, pipelines and sweeps. Imports only the modules at the top of the package."""

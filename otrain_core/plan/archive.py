@@ -1,4 +1,4 @@
-"""An archive of images to search: which they are, and which job takes which."""
+"""Images of an archive to search, and their distribution over the jobs."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ SHEETS = (".csv", ".tsv", ".txt", ".xlsx")
 
 
 class ArchiveOptions(Section):
-    """Images of many nights to find and score candidates in (target search)."""
+    """Search for candidates in images of many nights (target search)."""
 
     images: str | None = Field(
         None,
-        description="pattern of files (data/**/*.fits), or sheet with the column path, and reference and wcs where needed",
+        description="file pattern (data/**/*.fits), or a sheet with the column path and, if needed, reference and wcs",
     )
     references: str | None = Field(
         None,
-        description="reference of all images, folder of references, or list (pattern, reference), as of otrain night",
+        description="one reference for all images, a folder of references, or a list (pattern, reference), as for otrain "
+        "night --references",
     )
-    model: str | None = Field(None, description="ONNX file (null: the shipped model)")
-    images_per_job: int = Field(50, ge=1, le=10_000, description="images that one job takes, one after the other")
-    both_signs: bool = Field(False, description="candidates that are fainter than in the reference, too")
-    gain: float | None = Field(None, gt=0, description="where headers say none [electron/ADU]")
-    pixel_scale: float | None = Field(None, gt=0, description="of images without a WCS [arcsec/px]")
-    saturation: float | None = Field(None, gt=0, description="where headers say none [ADU]")
+    model: str | None = Field(None, description="ONNX file of the model (null: the shipped model)")
+    images_per_job: int = Field(50, ge=1, le=10_000, description="number of images that one job processes in turn")
+    both_signs: bool = Field(False, description="also find sources that are fainter than in the reference")
+    gain: float | None = Field(None, gt=0, description="gain of images whose header lacks it [electron/ADU]")
+    pixel_scale: float | None = Field(None, gt=0, description="pixel scale of images without a WCS [arcsec/px]")
+    saturation: float | None = Field(None, gt=0, description="saturation level of images whose header lacks it [ADU]")
 
 
 @dataclass(frozen=True)
 class ArchiveImage:
-    """One image of an archive; paths."""
+    """Paths of one image of an archive, its reference and its WCS header."""
 
     path: str
     reference: str | None = None
@@ -45,15 +46,16 @@ class ArchiveImage:
 
 
 def archive_images(options: ArchiveOptions) -> list[ArchiveImage]:
-    """The images of an archive: by path from a pattern, in the order of a sheet.
+    """The images of an archive, sorted by path for a pattern, or in the order of the sheet.
 
     Raises
     ------
     ConfigError
-        No key ``images``, nothing matches, a sheet without the column path, or an image without a reference.
+        The key ``images`` is missing, the pattern matches no file, a row of the sheet has no path, or an image has no
+        reference.
     """
     if options.images is None:
-        raise ConfigError("archive.images: a pattern of files or a sheet is needed, to search an archive")
+        raise ConfigError("archive.images: give a file pattern or a sheet of the images to search")
     if options.images.lower().endswith(SHEETS):
         rows = read_rows(options.images, {"path", "reference", "wcs"})
         for line, cells in rows:
@@ -63,20 +65,20 @@ def archive_images(options: ArchiveOptions) -> list[ArchiveImage]:
     else:
         images = [ArchiveImage(path) for path in sorted(glob(options.images, recursive=True)) if Path(path).is_file()]
     if not images:
-        raise ConfigError(f"archive.images: {options.images}: no image")
+        raise ConfigError(f"archive.images: {options.images}: no such image")
     without = next((image.path for image in images if image.reference is None), None)
     if options.references is None and without is not None:
-        raise ConfigError(f"archive.references: {without} needs a reference")
+        raise ConfigError(f"archive.references: {without} has no reference; give archive.references")
     return images
 
 
 def archive_jobs(options: ArchiveOptions) -> dict[str, list[dict[str, Any]]]:
-    """Images of each job as plain values, by the number of the job: neighbours in the list share one.
+    """Images of each job as plain values, by the number of the job; consecutive images share a job.
 
     Raises
     ------
     ConfigError
-        As `archive_images`.
+        See `archive_images`.
     """
     images, step = archive_images(options), options.images_per_job
     return {

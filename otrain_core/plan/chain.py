@@ -1,4 +1,4 @@
-"""What a job reads that runs all steps of one image, or of some images, in one process (`run.fused`)."""
+"""Input of a job that runs all steps of one or several images in one process (`run.fused`)."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class Frame(Section):
     """One science image and its inputs."""
 
     image: str
-    number: int  # among the images of its telescope, from 0
+    number: int  # index among the images of its telescope, from 0
     science: str
     reference: str
     wcs: str | None = None
-    field: str = ""  # what the sheet says that it shows
+    field: str = ""  # field or reference of the image, see `Inputs.field`
 
 
 class Chain(Section):
-    """The steps of the images of one telescope under one pipeline, and some of these images."""
+    """The steps of one telescope under one pipeline, and the images of one job."""
 
     telescope: str
     name: str  # of the pipeline
@@ -33,19 +33,19 @@ class Chain(Section):
     detector: Detector
     seed: int
     needs_wcs: bool
-    makes_sky: bool  # simulated images, star catalogues and known objects are made here, not by the rules of the sky
+    makes_sky: bool  # the job makes simulated images, catalogues and known objects itself, not the rules of sky.smk
     simulated: Telescope | None = None
-    catalogue: str | None = None  # files of the star catalogue and of the known objects of a real telescope
-    known: str | None = None
-    psf_catalogue: bool = False  # whether the step reads the star catalogue
-    detect_catalogue: bool = False
+    catalogue: str | None = None  # star catalogue of a real telescope
+    known: str | None = None  # known objects of a real telescope
+    psf_catalogue: bool = False  # whether the step psf reads the star catalogue
+    detect_catalogue: bool = False  # whether the step detect reads the star catalogue
     knows_objects: bool = False
-    keeps_difference: bool = False  # for the detector network
+    keeps_difference: bool = False  # needed to train the detector network
     frames: list[Frame]
 
 
 def chain_record(run: Run, telescope: str, pipeline: str, image: str) -> dict[str, Any]:
-    """Plain values of the `Chain` of one job: the images of a part of the telescope, which has the name of its first."""
+    """The `Chain` of one job as plain values; `image` is the first image of the job (see `Inputs.part`)."""
     inputs = run.inputs
     frames = [
         Frame(
@@ -61,7 +61,7 @@ def chain_record(run: Run, telescope: str, pipeline: str, image: str) -> dict[st
     return _without_frames(run, telescope, pipeline) | {"frames": frames}
 
 
-@functools.cache  # what all images share is checked once, not for each of thousands of jobs
+@functools.cache  # validated once for all images, not for each of thousands of jobs
 def _without_frames(run: Run, telescope: str, pipeline: str) -> dict[str, Any]:
     inputs, steps, entry = run.inputs, run.config.pipelines[pipeline], run.telescopes[telescope]
     chain = Chain(
@@ -85,7 +85,7 @@ def _without_frames(run: Run, telescope: str, pipeline: str) -> dict[str, Any]:
 
 
 def chain_inputs(run: Run, telescope: str, pipeline: str, image: str) -> list[str]:
-    """Files that the images of a part wait for: science images, references, and what the rules of the sky make."""
+    """Input files of one job: science images, references, and the outputs of the rules in sky.smk."""
     inputs, sky = run.inputs, f"results/{telescope}/sky"
     chain = _without_frames(run, telescope, pipeline)
     files = []
@@ -100,7 +100,7 @@ def chain_inputs(run: Run, telescope: str, pipeline: str, image: str) -> list[st
 
 
 def chain_stamps(run: Run, telescope: str, pipeline: str, image: str) -> list[list[int] | None]:
-    """Size and time of the user's files that the images of a part are made of, see `otrain_core.plan.inputs`."""
+    """Size and modification time of the user's files that one job reads, see `Inputs.stamps`."""
     inputs = run.inputs
     paths = [
         path

@@ -1,4 +1,4 @@
-"""Inputs of a run: its science images, their references, WCS headers, catalogues and folders of cutouts."""
+"""Inputs of a run: science images, references, WCS headers, catalogues and folders of cutouts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from otrain_core.plan.telescopes import HIPS, Telescope, is_service
 
 
 class Inputs:
-    """What the images of a run are made of, by telescope and image.
+    """Input files of a run, by telescope and image.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ class Inputs:
     sheet : mapping of str to mapping of str to ImageRow
         Image sheet by telescope and image.
     drawn : sequence of str
-        Names of telescopes drawn at random.
+        Names of the random telescopes.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Inputs:
         self.sheet = sheet
         self._config, self._telescopes = config, telescopes
         self._images = {name: self._science_images(name) for name in [*used_telescopes(config), *drawn]}
-        # Looked up for every image: a search through the sheet each time would cost the square of its length.
+        # Indexed once: a search through the sheet for every image would take quadratic time.
         self._numbers = {name: {image: k for k, image in enumerate(images)} for name, images in self._images.items()}
         self._reference_rows: dict[tuple[str, str], list[ImageRow]] = {}
         for telescope, images in sheet.items():
@@ -59,7 +59,7 @@ class Inputs:
         return str(Path(self._config.data_root) / path)
 
     def _frame(self, telescope: str, path: str) -> str:
-        """Path of a frame with its extension: that of the sheet, or that of the telescope."""
+        """Path of a frame with its extension, which the sheet or the telescope gives."""
         extension = self._telescopes[telescope].detector.extension
         path = self._data(path)
         return path if extension is None or split_extension(path)[1] is not None else f"{path}[{extension}]"
@@ -69,26 +69,26 @@ class Inputs:
         return self._images[telescope]
 
     def number(self, telescope: str, image: str) -> int:
-        """Place of a science image among those of its telescope, from 0."""
+        """Index of a science image among those of its telescope, from 0."""
         return self._numbers[telescope][image]
 
     def parts(self, telescope: str) -> list[str]:
-        """First image of every part of a telescope: the `run.images_per_job` images that one fused job takes."""
+        """First image of every fused job of a telescope; a job processes `run.images_per_job` images."""
         return self._images[telescope][:: self._config.run.images_per_job]
 
     def part(self, telescope: str, first: str) -> list[str]:
-        """Images of the part of a telescope that begins with an image."""
+        """Images of the fused job that begins with the image `first`."""
         start = self._numbers[telescope][first]
         return self._images[telescope][start : start + self._config.run.images_per_job]
 
     def simulated(self, telescope: str) -> dict[str, Any]:
-        """Entry of a simulated telescope, less what does not change the pixels of an image."""
+        """Entry of a simulated telescope, without the keys that do not change the pixels of an image."""
         return self._telescopes[telescope].model_dump(
             exclude={"assumptions": True, "folder": True, "catalogue": True, "known": True, "sky": {"n_images"}}
         )
 
     def science(self, telescope: str, image: str) -> str:
-        """Path of a science image as it came."""
+        """Path of a science image before any processing."""
         if self._telescopes[telescope].source == "simulated":
             return f"results/{telescope}/sky/{image}/science.fits"
         return self._frame(telescope, self.sheet[telescope][image].path)
@@ -103,9 +103,9 @@ class Inputs:
         return self._data(row.reference) if row.reference else f"results/{telescope}/sky/{row.field}.reference.fits"
 
     def field(self, telescope: str, image: str) -> str:
-        """What the sheet says that a science image shows: "field NAME", "reference FILE", '' where it says nothing."""
+        """Label shared by the science images of one field: "field NAME" or "reference FILE", '' if unknown."""
         row = self.sheet.get(telescope, {}).get(image)
-        if row is None or (row.reference or "").startswith(HIPS):  # a survey has a WCS, and its file is the image's own
+        if row is None or (row.reference or "").startswith(HIPS):  # every image has its own cutout of the survey
             return ""
         return f"field {row.field}" if row.field else f"reference {row.reference}"
 
@@ -114,7 +114,7 @@ class Inputs:
         return (self.sheet[telescope][image].reference or "").removeprefix(HIPS)
 
     def wcs(self, telescope: str, image: str) -> str | None:
-        """Path of the WCS header of a science image, None where it has none of its own."""
+        """Path of the WCS header file of a science image, or None."""
         row = self.sheet.get(telescope, {}).get(image)
         return self._data(row.wcs) if row is not None and row.wcs else None
 
@@ -123,72 +123,79 @@ class Inputs:
         return [self._frame(telescope, row.path) for row in self._reference_rows.get((telescope, field), [])]
 
     def reference_wcs(self, telescope: str, field: str) -> list[str | None]:
-        """WCS headers of the same frames, None where a frame has none of its own."""
+        """Paths of the WCS header files of the same frames, None for a frame without one."""
         return [self._data(row.wcs) if row.wcs else None for row in self._reference_rows.get((telescope, field), [])]
 
     def folder(self, telescope: str) -> str | None:
-        """Folder that holds True/ and False/, for a telescope with source folders."""
+        """Folder with True/ and False/ of a telescope with source: folders, otherwise None."""
         folder = self._telescopes[telescope].folder
         return self._data(folder) if folder and self._telescopes[telescope].source == "folders" else None
 
     def catalogue_file(self, telescope: str, key: str) -> str | None:
-        """Source of the star catalogue or of the known objects: files and names of services, joined by +.
+        """Sources of the star catalogue or of the known objects: paths of files and names of services, joined by +.
 
-        `key` is catalogue or known; files are relative to data_root.
+        Parameters
+        ----------
+        telescope : str
+        key : {'catalogue', 'known'}
         """
         names = self._telescopes[telescope].sources(key)
         return "+".join(name if is_service(name) else self._data(name) for name in names) or None
 
     def asks_network(self, telescope: str) -> bool:
-        """Whether the star catalogue or the known objects of a telescope come from network services."""
+        """Whether the star catalogue or the known objects of a telescope come from a network service."""
         entry = self._telescopes[telescope]
         return any(map(is_service, [*entry.sources("catalogue"), *entry.sources("known")]))
 
     def knows_objects(self, telescope: str) -> bool:
-        """Whether known variables and moving objects are taken out of the False of a telescope."""
+        """Whether known variable stars and moving objects of a telescope are left out of False."""
         entry = self._telescopes[telescope]
         if entry.sky is not None:
             return entry.sky.variables + entry.sky.asteroids > 0
         return bool(entry.known)
 
     def stamps(self, paths: Iterable[str | None]) -> list[list[int] | None]:
-        """Size [byte] and time of change [ns since 1970] of files of the user, None for others; of a folder the sums."""
+        """Size [byte] and modification time [ns since 1970] of the user's files, None for files of the results.
+
+        For a folder, these are the sums over its files.
+        """
         return [_stamp(path) if path and not path.startswith("results/") else None for path in paths]
 
     def reference_stamps(self, telescope: str, field: str) -> list[list[int] | None]:
-        """The same of the frames from which the reference of a field is stacked, and of their WCS headers."""
+        """As `stamps`, for the frames from which the reference of a field is stacked and their WCS header files."""
         return self.stamps([*self.reference_frames(telescope, field), *self.reference_wcs(telescope, field)])
 
     def source_files(self, telescope: str, key: str) -> list[str]:
-        """Files among the sources under `key` (catalogue or known) of a telescope."""
+        """Paths of the files among the sources of `key` (catalogue or known)."""
         return [self._data(name) for name in self._telescopes[telescope].sources(key) if not is_service(name)]
 
     def _place(self, path: str) -> tuple[str, str | None]:
-        """What two rows of one frame have in common: the file, links followed, and the extension."""
+        """Identity of a frame: its file, with links resolved, and its extension."""
         file, extension = split_extension(self._data(path))
         return os.path.realpath(file), extension
 
     def check_rows(self, telescope: str) -> None:
-        """Refuse frames that stand for two images, or for an image and its reference.
+        """Refuse a frame that is used for two images, or for an image and its reference.
 
-        Copies of one frame would stand on both sides of the split, and a difference of a frame with itself is empty.
+        Copies of one frame could end up on both sides of the split, and the difference of a frame and itself is empty.
 
         Raises
         ------
         ConfigError
+            Names the image and the file.
         """
         seen: dict[tuple[str, str | None], str] = {}
         for name in self._images[telescope]:
             row = self.sheet[telescope][name]
             place = self._place(row.path)
             if place in seen:
-                raise ConfigError(f"image {name}: path: {row.path} is the file of image {seen[place]} too")
+                raise ConfigError(f"image {name}: path: {row.path} is also the file of image {seen[place]}")
             seen[place] = name
             if row.reference and not row.reference.startswith(HIPS) and self._place(row.reference) == place:
                 raise ConfigError(f"image {name}: reference: {row.reference} is the science image itself")
 
     def warnings(self, telescope: str) -> list[str]:
-        """What is likely a mistake of the image sheet: science frames that are part of their own reference."""
+        """Probable mistakes in the image sheet: science frames that are part of their own reference."""
         if self._telescopes[telescope].source != "images":
             return []
         rows = [self.sheet[telescope][name] for name in self._images[telescope]]
@@ -202,18 +209,18 @@ class Inputs:
         if not shared:
             return []
         return [
-            f"Telescope {telescope}: {len(shared)} of {len(rows)} science images are also in the stack of their "
-            f"reference ({', '.join(shared[:3])}{', ...' * (len(shared) > 3)}): a source that shines in such a frame is "
-            "subtracted from itself; stack the reference from other frames."
+            f"Telescope {telescope}: {len(shared)} of {len(rows)} science images are also stacked into their own "
+            f"reference ({', '.join(shared[:3])}{', ...' * (len(shared) > 3)}), so that a transient in such a frame is "
+            "partly subtracted from itself; stack the reference from other frames."
         ]
 
     def check_files(self) -> None:
-        """Look for every file that the telescopes of the run and their rows of the image sheet name.
+        """Check that all files exist that the telescopes of the run and their rows of the image sheet name.
 
         Raises
         ------
         ConfigError, ImageError
-            The first file that is not there.
+            Names the first missing file.
         """
         for telescope in used_telescopes(self._config):
             for key in ("catalogue", "known"):
@@ -231,11 +238,11 @@ def _stamp(path: str) -> list[int] | None:
     file = split_extension(path)[0]
     try:
         found = [entry.stat() for entry in file.rglob("*")] if file.is_dir() else [file.stat()]
-    except OSError:  # missing: the job itself tells
+    except OSError:  # the job that reads a missing file reports it
         return None
     return [sum(entry.st_size for entry in found), sum(entry.st_mtime_ns for entry in found)]
 
 
 def used_telescopes(config: Config) -> list[str]:
-    """Telescopes whose cubes a run makes, sorted."""
+    """Sorted names of the telescopes whose cubes a run makes."""
     return sorted({cube.split("/")[0] for cube in config.run.cubes})

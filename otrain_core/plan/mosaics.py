@@ -1,4 +1,4 @@
-"""Rows of the sheet of images that stand for all CCDs of a mosaic."""
+"""Expansion of the rows of the image sheet that name all CCDs of a mosaic."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ EVERY = f"[{ALL}]"
 def expand_mosaics(
     sheet: Mapping[str, Mapping[str, ImageRow]], data_root: str | Path
 ) -> dict[str, dict[str, ImageRow]]:
-    """The sheet with one row for each image of a file whose path ends with ``[*]``.
+    """Replace every row whose path ends with ``[*]`` by one row per image of the file.
 
-    The image ``night`` becomes ``night-CCD1`` and so on, with the extension in its path, and in that of its reference
-    where that ends with ``[*]`` too. A field whose reference frames are mosaics has a stack for each extension.
-    Files that are not there or cannot be read keep their row: the job of the image says what is wrong.
+    The image ``night`` becomes ``night-CCD1`` and so on, with the extension in its path, and in the path of its
+    reference if that ends with ``[*]`` too. A field whose reference frames are mosaics gets one stack per extension.
+    The row of a file that is missing, unreadable or without an image stays as it is: the job of the image will report
+    the problem.
 
     Parameters
     ----------
     sheet : mapping of str to mapping of str to ImageRow
-        By telescope and image.
+        Image sheet by telescope and image.
     data_root : path-like
         Folder to which paths are relative.
 
     Raises
     ------
     ConfigError
-        An image of this name stands in the sheet already.
+        The sheet has an image with the name of an expanded one already.
     """
     return {telescope: _expand(images, Path(data_root)) for telescope, images in sheet.items()}
 
@@ -43,7 +44,9 @@ def _expand(images: Mapping[str, ImageRow], root: Path) -> dict[str, ImageRow]:
     for name, row in images.items():
         for part in _parts(row, root, fields):
             if part.image in found:
-                raise ConfigError(f"image {name}: its extension would be the image {part.image!r}, which is there")
+                raise ConfigError(
+                    f"image {name}: one of its extensions would be named {part.image!r}, but the sheet has this image already"
+                )
             found[part.image] = part
     return dict(sorted(found.items()))
 
@@ -55,6 +58,8 @@ def _parts(row: ImageRow, root: Path, fields: set[str | None]) -> list[ImageRow]
     try:
         names = image_extensions(root / path, image=row.image)
     except ImageError:
+        names = []
+    if not names:
         return [row]
     parts = []
     for name in names:

@@ -10,278 +10,320 @@ from otrain_core.plan.sections import Name, Section, explain_first
 
 
 class PsfOptions(Section):
-    """PSF measured on the science image as it came, varying over the field."""
+    """Measurement of the PSF, which varies over the field, on the science image before any processing."""
 
     method: Literal["empirical", "psfex"] = Field(
-        "empirical", description="back end that measures the PSF (psfex: PSFEx on a catalogue of Source Extractor)"
+        "empirical", description="back end that measures the PSF (psfex: PSFEx on a Source Extractor catalogue)"
     )
     astrometry: Literal["none", "scamp", "astropy"] = Field(
         "none",
-        description="the WCS as it came, or refined on the star catalogue by SCAMP or by STDPipe's fit with astropy",
+        description="refinement of the WCS with the star catalogue: none, by SCAMP, or by STDPipe's fit with astropy",
     )
-    astrometry_degree: int = Field(3, ge=1, le=6, description="degree of the distortion in a refined WCS")
+    astrometry_degree: int = Field(3, ge=1, le=6, description="degree of the distortion polynomial of the refined WCS")
     photometry: Literal["header", "catalogue"] = Field(
         "header",
-        description="zero point from the header, or from the star catalogue with a colour term (STDPipe's solution)",
+        description="source of the zero point: the header, or a fit to the star catalogue with a colour term (by STDPipe)",
     )
-    match_radius: float = Field(5.0, gt=0, le=1000, description="stars and catalogue are matched within this [px]")
-    degree: int = Field(2, ge=0, le=4, description="degree of the polynomial in x and y that the PSF follows")
-    min_snr: float = Field(20.0, gt=0, description="signal-to-noise ratio that a PSF star must exceed")
-    max_ellipticity: float = Field(0.3, gt=0, lt=1, description="largest ellipticity 1-b/a of a PSF star")
+    match_radius: float = Field(
+        5.0, gt=0, le=1000, description="largest distance between a star and its catalogue entry [px]"
+    )
+    degree: int = Field(2, ge=0, le=4, description="degree of the polynomial in x and y that describes the PSF")
+    min_snr: float = Field(20.0, gt=0, description="minimum signal-to-noise ratio of a PSF star")
+    max_ellipticity: float = Field(0.3, gt=0, lt=1, description="maximum ellipticity 1 - b/a of a PSF star")
     max_stars: int = Field(
-        400, ge=10, le=100_000, description="number of stars used at most, brightest unsaturated first"
+        400, ge=10, le=100_000, description="maximum number of PSF stars; the brightest unsaturated stars are used"
     )
-    min_stars: int = Field(8, ge=3, le=1000, description="with fewer stars the image is refused")
+    min_stars: int = Field(8, ge=3, le=1000, description="an image with fewer PSF stars is refused")
 
 
 class InjectOptions(Section):
-    """Point sources added to the science image before any cleaning."""
+    """Injection of point sources into the science image before any cleaning."""
 
-    n_sources: int = Field(150, ge=1, le=100_000, description="sources injected in an image")
+    n_sources: int = Field(150, ge=1, le=100_000, description="number of sources injected into each image")
     grid: int = Field(
-        9, ge=1, le=1000, description="the field is cut into grid x grid cells that get equal numbers of sources"
+        9, ge=1, le=1000, description="the field is divided into grid x grid cells with equal numbers of sources"
     )
     bright_mag: float = Field(
-        4.5, ge=-20, le=20, description="brightest source, in magnitudes brighter than the 5-sigma limit"
+        4.5, ge=-20, le=20, description="brightest injected source, in magnitudes brighter than the 5-sigma limit"
     )
     faint_mag: float = Field(
-        0.5, ge=-20, le=20, description="faintest source, in magnitudes fainter than the 5-sigma limit"
+        0.5, ge=-20, le=20, description="faintest injected source, in magnitudes fainter than the 5-sigma limit"
     )
     mix: dict[Literal["random", "galaxy", "star", "variable"], Annotated[float, Field(ge=0)]] = Field(
         {"random": 0.7, "galaxy": 0.15, "star": 0.15},
-        description="shares of the kinds of places: at random, near galaxies, beside stars, and in the middle of stars, which vary",
+        description="relative numbers of sources at random positions (random), near galaxies (galaxy), next to stars "
+        "(star), and on top of stars, as variable stars (variable)",
     )
     psf_snapshots: int = Field(
         0,
         ge=0,
         le=100,
-        description="the PSF of the nearest of so many x so many places is injected (0: of its own place)",
+        description="inject the PSF at the centre of the nearest of N x N cells (0: the PSF at the position of the source)",
     )
     negative_fraction: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="share of the sources that fade: they are added to the reference instead (needs detect.both_signs, and removed_stars for the flux scale)",
+        description="fraction of the sources that fade, i.e. are injected into the reference instead of the science image "
+        "(needs detect.both_signs, and removed_stars for the flux scale)",
     )
     removed_stars: int = Field(
-        10, ge=0, le=10_000, description="stars taken out of the reference as a check without simulation, per image"
+        10,
+        ge=0,
+        le=10_000,
+        description="stars removed from the reference per image, as new sources that are not simulated",
     )
     transplanted_stars: int = Field(
         10,
         ge=0,
         le=10_000,
-        description="stars of the science image set down elsewhere in it as a check without simulation",
+        description="stars of the science image copied to other positions in it, as new sources that are not simulated",
     )
     vanished_stars: int = Field(
         0,
         ge=0,
         le=10_000,
-        description="stars taken out of the science image, which so have faded, as a check without simulation (needs detect.both_signs)",
+        description="stars removed from the science image, as faded sources that are not simulated (needs detect.both_signs)",
     )
 
     @model_validator(mode="after")
     def _range_is_not_empty(self):
         if self.bright_mag + self.faint_mag < 0:
-            raise ValueError("bright_mag + faint_mag must not be negative: the range of magnitudes is empty")
+            raise ValueError("bright_mag + faint_mag must not be negative, as the range of magnitudes would be empty")
         if not sum(self.mix.values()) > 0:
-            raise ValueError("mix needs a kind with a positive share")
+            raise ValueError("mix: at least one value must be positive")
         return self
 
 
 class PrepareOptions(Section):
-    """Cleaning after injection: cosmic rays, background, mask, noise."""
+    """Cleaning of the image after injection: cosmic rays, background, mask and noise map."""
 
-    cosmics: Literal["astroscrappy", "none"] = Field("astroscrappy", description="cosmic-ray removal (L.A.Cosmic)")
-    cosmics_sigclip: float = Field(6.0, gt=0, description="Laplacian signal-to-noise limit of a cosmic ray")
-    cosmics_objlim: float = Field(5.0, gt=0, description="contrast limit between a cosmic ray and the object under it")
-    cosmics_iterations: int = Field(2, ge=1, le=10, description="rounds of L.A.Cosmic at most")
-    background_box: int = Field(64, ge=8, le=10_000, description="box of the background map [px]")
-    background_method: Literal["sep", "photutils"] = Field("sep", description="back end of the background map")
-    background_filter: int = Field(3, ge=1, le=99, description="median filter of the background map [boxes]")
-    saturation_fraction: float = Field(
-        0.9, gt=0, le=1, description="pixels above this fraction of saturation are masked"
+    cosmics: Literal["astroscrappy", "none"] = Field("astroscrappy", description="removal of cosmic rays (L.A.Cosmic)")
+    cosmics_sigclip: float = Field(6.0, gt=0, description="Laplacian signal-to-noise limit for cosmic rays")
+    cosmics_objlim: float = Field(
+        5.0, gt=0, description="minimum contrast between a cosmic ray and the underlying object"
     )
-    saturation_grow: int = Field(2, ge=0, le=1000, description="pixels by which a saturated region grows")
+    cosmics_iterations: int = Field(2, ge=1, le=10, description="maximum number of L.A.Cosmic iterations")
+    background_box: int = Field(64, ge=8, le=10_000, description="box size of the background map [px]")
+    background_method: Literal["sep", "photutils"] = Field(
+        "sep", description="back end that measures the background map"
+    )
+    background_filter: int = Field(
+        3, ge=1, le=99, description="size of the median filter of the background map [boxes]"
+    )
+    saturation_fraction: float = Field(
+        0.9, gt=0, le=1, description="pixels above this fraction of the saturation level are masked"
+    )
+    saturation_grow: int = Field(2, ge=0, le=1000, description="growth of the mask around saturated pixels [px]")
     bad_pixel_sigma: float = Field(
-        0.0, ge=0, description="columns off by more than this many sigma are masked (0: never)"
+        0.0, ge=0, description="columns that deviate by more than this many sigma are masked (0: none)"
     )
 
 
 class SubtractOptions(Section):
-    """Reference aligned to the science grid, matched and subtracted."""
+    """Alignment of the reference to the science image, matching of PSF and flux, and subtraction."""
 
     method: Literal["alard-lupton", "sfft", "zogy", "hotpants"] = Field(
         "alard-lupton", description="subtraction back end"
     )
     fallback: Literal["none", "alard-lupton", "sfft", "zogy"] = Field(
-        "none", description="back end used where the program of the chosen one is not installed (none: an error)"
+        "none",
+        description="back end used if the program of the chosen method is not installed (none: stop with an error)",
     )
     align: Literal["auto", "wcs", "stars", "swarp"] = Field(
         "auto",
-        description="wcs: by the WCSs, corrected by matched stars; stars: by their pattern, however the image is turned or mirrored; auto: wcs where both images have one and the stars agree with it; swarp: SWarp by the WCSs alone",
+        description="alignment of the reference: wcs uses both WCSs, corrected with matched stars; stars matches the star "
+        "patterns, for any rotation or mirroring; auto uses wcs if both images have a WCS that agrees with the stars, "
+        "otherwise stars; swarp uses SWarp and the WCSs only",
     )
-    resampling: Literal["bilinear", "lanczos3"] = Field("bilinear", description="interpolation of align: swarp")
-    hotpants_program: str | None = Field(None, description="path of the program hotpants (null: looked for on PATH)")
+    resampling: Literal["bilinear", "lanczos3"] = Field("bilinear", description="interpolation used by align: swarp")
+    hotpants_program: str | None = Field(
+        None, description="path of the program hotpants (null: search for it on the PATH)"
+    )
     hotpants_options: dict[str, int | float | str | list[int | float]] = Field(
-        {}, description="command-line options of hotpants by name, which replace those derived from the seeing"
+        {}, description="command-line options of hotpants by name; they replace the options derived from the seeing"
     )
     kernel_order: Literal["auto"] | Annotated[int, Field(ge=0, le=4)] = Field(
         "auto",
-        description="degree of the spatial variation of the kernel (auto: 0, 1 or 2, as the stars predict each other best; lowered where they are too few or leave a part of the field empty)",
+        description="degree of the spatial variation of the kernel (auto: 0, 1 or 2, chosen by cross-validation on the "
+        "stars; lower if there are few stars or if part of the field has none)",
     )
-    background_order: int = Field(1, ge=0, le=4, description="degree of the differential background")
-    kernel_half_width: int = Field(0, ge=0, le=100, description="half width of the kernel [px] (0: from the seeing)")
-    max_stamps: int = Field(200, ge=10, le=5000, description="stars used for the fit at most")
+    background_order: int = Field(1, ge=0, le=4, description="degree of the differential background polynomial")
+    kernel_half_width: int = Field(
+        0, ge=0, le=100, description="half-width of the kernel [px] (0: derived from the seeing)"
+    )
+    max_stamps: int = Field(200, ge=10, le=5000, description="maximum number of stars in the kernel fit")
     sigma_clip: float = Field(
-        3.0, gt=0, allow_inf_nan=False, description="stamps whose residual is off by more are left out of the fit"
+        3.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="stars with larger residuals are clipped from the kernel fit [sigma]",
     )
     max_noise_spread: float = Field(
         2.0,
         gt=1,
         allow_inf_nan=False,
-        description="a difference whose noise-normalised spread away from sources exceeds this is refused",
+        description="maximum scatter of the difference image away from sources, in units of its noise; otherwise the "
+        "image is refused",
     )
     max_noise_correlation: float = Field(
         0.15,
         gt=0,
         le=1,
-        description="largest correlation of the noise of science image and reference (1/sqrt(N) where the science image is one of N in the reference)",
+        description="maximum correlation between the noise of the science image and of the reference; otherwise the image "
+        "is refused (1/sqrt(N) if the science image is one of N frames stacked into the reference)",
     )
     max_flux_slope: float = Field(
         0.15,
         gt=0,
         allow_inf_nan=False,
-        description="a reference whose stars' fluxes follow those in the science image with an exponent surely further than this from 1 is refused: its pixels are not linear",
+        description="an image is refused if the star fluxes in its reference follow a power law of those in the science "
+        "image whose exponent differs from 1 significantly by more than this, as one of the two is then not linear",
     )
     max_flux_scatter: float = Field(
         0.5,
         gt=0,
         allow_inf_nan=False,
-        description="largest scatter of the stars' flux ratios (natural logarithm) between the images",
+        description="maximum scatter of the star flux ratios between the two images (natural logarithm); otherwise the "
+        "image is refused",
     )
     max_model_error: float = Field(
         0.3,
         gt=0,
         allow_inf_nan=False,
-        description="largest share of the signal of bright stars that the kernel leaves unexplained (root mean square)",
+        description="maximum fraction of the signal of bright stars that the kernel leaves unexplained (root mean "
+        "square); otherwise the image is refused",
     )
     max_star_residual: float = Field(
         0.3,
         gt=0,
         allow_inf_nan=False,
-        description="a difference in which bright stars leave more than this share of their flux is refused",
+        description="maximum fraction of their flux that bright stars leave in the difference; otherwise the image is refused",
     )
 
 
 class DetectOptions(Section):
-    """Candidates on the noise-weighted difference, and sources of the science image that no catalogue has."""
+    """Detection of candidates on the noise-weighted difference, and of science-image sources that are not catalogued."""
 
     method: Literal["sep", "source-extractor", "stdpipe", "finder"] = Field(
         "sep",
-        description="back end that finds sources (stdpipe: its noise-weighted detection and rejection of masked artefacts; "
-        "finder: a detector network, see section finder)",
+        description="back end that detects sources (stdpipe: noise-weighted detection and rejection of masked artefacts "
+        "by STDPipe; finder: a detector network, see section finder)",
     )
-    finder: str | None = Field(None, description="file of the detector network (finder.onnx) of method: finder")
+    finder: str | None = Field(None, description="file of the detector network (finder.onnx) for method: finder")
     finder_score: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="score of its candidates at least (null: that of one false alarm an image of the validation set)",
+        description="minimum score of a candidate for method: finder (null: the score that gives one false alarm per image "
+        "of the validation set)",
     )
     search: list[Literal["difference", "catalogue"]] = Field(
         ["difference"],
         min_length=1,
-        description="search methods, whose lists are merged: difference imaging, catalogue cross-match of the science image",
+        description="search methods, whose results are merged: detection on the difference image, and cross-match of the "
+        "sources of the science image with the star catalogue",
     )
     catalogue_radius: float = Field(
-        3.0, gt=0, le=1000, description="a source this near to a catalogue entry is known (search: catalogue) [px]"
+        3.0,
+        gt=0,
+        le=1000,
+        description="a source within this distance of a catalogue entry is known (search: catalogue) [px]",
     )
     threshold: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = Field(
         4.5,
-        description="detection threshold [sigma]: after the matched filter (sep), of single pixels (source-extractor), S/N in an aperture (stdpipe); "
-        "auto: 4.5, or for each image as much lower, down to 3, as target_candidates takes",
+        description="detection threshold [sigma]: after the matched filter (sep), in single pixels (source-extractor), or "
+        "S/N in an aperture (stdpipe); auto: 4.5, or lower (down to 3) for an image with fewer than target_candidates",
     )
     target_candidates: int = Field(
-        300, ge=1, description="candidates of an image that threshold: auto aims at, injected sources among them"
+        300, ge=1, description="number of candidates per image, with injected sources, that threshold: auto aims for"
     )
     min_area: int = Field(
         1,
         ge=1,
-        description="smallest number of connected pixels above the threshold (stdpipe: above 2 sigma, at least 3)",
+        description="minimum number of connected pixels above the threshold (stdpipe: above 2 sigma, at least 3)",
     )
     edge: int = Field(
-        0, ge=0, le=10_000, description="candidates closer to the edge are flagged EDGE [px] (0: half a cutout)"
+        0, ge=0, le=10_000, description="candidates closer to the image edge are flagged EDGE [px] (0: half a cutout)"
     )
     fwhm_ratio: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)]] = Field(
-        (0.0, 20.0), description="accepted range of FWHM over seeing"
+        (0.0, 20.0), description="accepted range of the ratio of FWHM to seeing"
     )
     max_candidates: int = Field(
         5000, ge=1, le=1_000_000, description="an image with more candidates than this is refused"
     )
     both_signs: bool = Field(False, description="also detect negative sources")
     rescale_noise: bool = Field(
-        True, description="scale the noise to the spread of the filtered difference (correlated noise, unsure gain)"
+        True,
+        description="scale the noise map to the scatter of the filtered difference (for correlated noise or an uncertain gain)",
     )
 
     @model_validator(mode="after")
     def _range_is_not_empty(self):
         if self.fwhm_ratio[0] >= self.fwhm_ratio[1]:
-            raise ValueError("fwhm_ratio: the smaller ratio comes first")
+            raise ValueError("fwhm_ratio: the first ratio must be smaller than the second")
         return self
 
     @model_validator(mode="after")
     def _finder_has_a_file(self):
         if self.method == "finder" and self.finder is None:
-            raise ValueError("finder: method finder needs the file of a detector network")
+            raise ValueError("finder: method: finder needs the file of a detector network")
         if self.method == "finder" and self.search != ["difference"]:
-            raise ValueError("search: method finder searches the difference alone")
+            raise ValueError("search: only 'difference' is possible with method: finder")
         if self.method != "finder" and (self.finder is not None or self.finder_score is not None):
             given = "finder" if self.finder is not None else "finder_score"
-            raise ValueError(f"{given}: used by method finder alone, and the method is {self.method}")
+            raise ValueError(f"{given}: only used by method: finder, but the method is {self.method}")
         return self
 
 
 class CrossmatchOptions(Section):
-    """Labels from the injected sources and from lists of known objects."""
+    """Labelling of the candidates with the injected sources and the lists of known objects."""
 
-    radius: float = Field(0.75, gt=0, description="True: match to an injected source within this [seeing FWHM]")
+    radius: float = Field(
+        0.75, gt=0, description="a candidate within this distance of an injected source is True [seeing FWHM]"
+    )
     exclusion: float = Field(
-        2.0, gt=0, description="unmatched candidates this near to an injection are left out [seeing FWHM]"
+        2.0,
+        gt=0,
+        description="an unmatched candidate within this distance of an injected source is left out [seeing FWHM]",
     )
     known_radius: float = Field(
-        2.0, gt=0, description="candidates this near to a known object are left out [seeing FWHM]"
+        2.0, gt=0, description="a candidate within this distance of a known object is left out [seeing FWHM]"
     )
     max_flux_bias: float = Field(
-        0.3, gt=0, description="an image whose injected sources come out wrong by more than this (median) is refused"
+        0.3, gt=0, description="maximum relative bias (median) of the injected fluxes; otherwise the image is refused"
     )
     max_flux_scatter: float = Field(
         0.5,
         gt=0,
         allow_inf_nan=False,
-        description="an image whose injected sources above S/N 20 come out with a larger scatter of their fluxes is refused",
+        description="maximum relative scatter of the fluxes of sources injected above S/N 20; otherwise the image is refused",
     )
     min_recovered: float = Field(
-        0.3, ge=0, le=1, description="an image that gives back fewer of its injected sources above S/N 10 is refused"
+        0.3,
+        ge=0,
+        le=1,
+        description="minimum fraction recovered of the sources injected above S/N 10; otherwise the image is refused",
     )
     max_flux_ratio: float = Field(
         3.0,
         gt=1,
-        description="a match with more than this times the injected flux is left out: most of it is not injected",
+        description="a match with more than this many times the injected flux is left out, as most of its flux is not injected",
     )
 
     @model_validator(mode="after")
     def _exclusion_is_larger(self):
         if self.exclusion < self.radius:
-            raise ValueError("exclusion must not be smaller than radius")
+            raise ValueError("exclusion: must not be smaller than radius")
         return self
 
 
 class CutoutsOptions(Section):
     """Cutouts around the candidates."""
 
-    size: int = Field(32, ge=9, le=255, description="side of the cutouts [px]")
+    size: int = Field(32, ge=9, le=255, description="side length of the cutouts [px]")
     max_missing: float = Field(
-        0.25, ge=0, le=1, description="a cutout with a larger share of missing pixels counts as EDGE"
+        0.25, ge=0, le=1, description="a cutout with a larger fraction of missing pixels is flagged EDGE"
     )
 
 
@@ -289,7 +331,7 @@ STEP_OPTIONS = ("psf", "inject", "prepare", "subtract", "detect", "crossmatch", 
 
 
 class Pipeline(Section):
-    """A pipeline is data: a back end and parameters for each step."""
+    """A pipeline: the back end and the parameters of each step."""
 
     psf: PsfOptions = PsfOptions()
     inject: InjectOptions = InjectOptions()
@@ -299,7 +341,7 @@ class Pipeline(Section):
     crossmatch: CrossmatchOptions = CrossmatchOptions()
     cutouts: CutoutsOptions = CutoutsOptions()
     telescopes: dict[Name, dict[str, dict[str, Any]]] = Field(
-        {}, description="what differs for single telescopes: telescope, step, key"
+        {}, description="changes for individual telescopes, by telescope, step and key"
     )
 
     def options(self, telescope: str, step: str) -> Section:
@@ -326,7 +368,7 @@ class Pipeline(Section):
             for step in steps:
                 if step not in STEP_OPTIONS:
                     raise ValueError(
-                        f"telescopes.{telescope}: {step!r} is no step; steps are {', '.join(STEP_OPTIONS)}"
+                        f"telescopes.{telescope}: {step!r} is not a step; the steps are {', '.join(STEP_OPTIONS)}"
                     )
                 try:
                     self.options(telescope, step)
@@ -337,7 +379,7 @@ class Pipeline(Section):
 
 GMADET = Pipeline(
     psf=PsfOptions(method="psfex", astrometry="scamp"),
-    # Source Extractor's threshold on single pixels finds little below S/N 15.
+    # Source Extractor applies its threshold to single pixels and finds few sources below S/N 15.
     inject=InjectOptions(bright_mag=5.5, faint_mag=-0.5, mix={"random": 1.0}, psf_snapshots=9),
     prepare=PrepareOptions(background_method="photutils", background_box=20),
     subtract=SubtractOptions(

@@ -1,40 +1,40 @@
-"""Pools of telescopes, and the source that fine-tuning starts from."""
+"""Pools of telescopes, and the choice of the model from which fine-tuning starts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-POOL = "pool"  # a pool of telescopes stands where a telescope would
+POOL = "pool"  # the results of a pool have its name in place of the name of a telescope
 WITHOUT = f"{POOL}-without-"
-DRAWN = f"{POOL}-drawn/all"  # cube of all telescopes drawn at random, whatever their pipelines
+DRAWN = f"{POOL}-drawn/all"  # cube of all random telescopes under all their pipelines
 
 
 def is_pool(telescope: str) -> bool:
-    """Whether a name is that of a pool; no telescope may bear one."""
+    """Whether a name is reserved for a pool."""
     return telescope in (POOL, DRAWN.split("/")[0]) or telescope.startswith(WITHOUT)
 
 
 def left_out(telescope: str) -> str | None:
-    """The telescope that a pool is without, None for the pool of all and for a telescope."""
+    """The telescope that is left out of a pool, None for a pool of all telescopes and for a telescope."""
     return telescope.removeprefix(WITHOUT) if telescope.startswith(WITHOUT) else None
 
 
 def plan_pools(cubes: Sequence[str], *, pooled: bool = True, leave_one_out: bool = True) -> dict[str, list[str]]:
-    """Pools that the cubes of a run allow, with the cubes that each is made of.
+    """Pools that can be formed from the cubes of a run.
 
     Parameters
     ----------
     cubes : sequence of str
-        As telescope/pipeline.
+        Cubes, as telescope/pipeline.
     pooled : bool
-        The pool of all telescopes of a pipeline, where there are two or more.
+        Form the pool of all telescopes of a pipeline that has two or more.
     leave_one_out : bool
-        For each telescope the pool of the others, where these are two or more.
+        For each telescope, form the pool of the other telescopes if there are two or more.
 
     Returns
     -------
     dict of str to list of str
-        ``pool/{pipeline}`` and ``pool-without-{telescope}/{pipeline}`` to sorted cubes.
+        Sorted cubes of each pool, by ``pool/{pipeline}`` and ``pool-without-{telescope}/{pipeline}``.
     """
     members: dict[str, list[str]] = {}
     for cube in sorted(set(cubes)):
@@ -50,10 +50,10 @@ def plan_pools(cubes: Sequence[str], *, pooled: bool = True, leave_one_out: bool
 
 
 def source_without(target: str, cubes: Sequence[str]) -> str | None:
-    """Cube whose models have never seen the telescope of `target`, to start fine-tuning from.
+    """Cube whose models were trained without the telescope of `target`, as the start of fine-tuning.
 
-    The pool without it under the same pipeline; else under another one; else the cube of one
-    other telescope; None where the run has one telescope only.
+    The first choice is the pool without the telescope, then the cube of one other telescope; the same pipeline is
+    preferred in both cases. None if the run has only one telescope.
     """
     telescope, pipeline = target.split("/")
     pools = plan_pools(cubes, pooled=False)

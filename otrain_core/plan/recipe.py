@@ -1,4 +1,4 @@
-"""The recipe of a model: how its training cutouts were made, so that tonight's are made alike."""
+"""The recipe of a model: how its training cutouts were made, so that new cutouts are made in the same way."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from otrain_core.plan.pipelines import Pipeline
 from otrain_core.plan.sections import explain_first
 from otrain_core.plan.telescopes import Detector
 
-STEPS = ("psf", "prepare", "subtract", "detect", "cutouts")  # injection and labels are of the training alone
+STEPS = ("psf", "prepare", "subtract", "detect", "cutouts")  # injection and labelling are needed for training only
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Options of all steps from a frame to cutouts.
+    """Options of all steps from a frame to its cutouts.
 
     Attributes
     ----------
     pipeline : Pipeline
     detector : Detector
-        What the headers of the images do not say.
+        Values that the headers of the images lack.
     telescope, name : str
-        Telescope, and name of the pipeline.
+        Names of the telescope and of the pipeline.
     """
 
     pipeline: Pipeline
@@ -35,7 +35,7 @@ class Recipe:
     name: str = ""
 
     def record(self) -> dict[str, Any]:
-        """Plain values, as they stand in the metadata of a model."""
+        """The recipe as plain values, as stored in the metadata of a model."""
         steps = {step: getattr(self.pipeline, step).model_dump(mode="json") for step in STEPS}
         return {
             "telescope": self.telescope,
@@ -46,7 +46,7 @@ class Recipe:
 
 
 def read_recipe(about: Mapping[str, Any], *, where: str) -> Recipe | None:
-    """The recipe in the metadata of a model, None where it holds none.
+    """Read the recipe from the metadata of a model; None if there is none.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def read_recipe(about: Mapping[str, Any], *, where: str) -> Recipe | None:
     Raises
     ------
     ConfigError
-        A key or value of the recipe is not known to this version.
+        This version does not know a key or value of the recipe.
     """
     record = about.get("recipe")
     if not record:

@@ -1,4 +1,4 @@
-"""What one run of the workflow is made of: configuration, telescopes and sheets, checked together."""
+"""One run of the workflow: its configuration, telescopes and sheets, checked together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from otrain_core.results import training_folder
 
 
 class Run:
-    """What one run of the workflow is made of: the checked configuration, its telescopes and sheets.
+    """One run of the workflow: the checked configuration with its telescopes and sheets.
 
     Parameters
     ----------
@@ -39,9 +39,9 @@ class Run:
     studies : Studies
         Sweeps, pools and their tables.
     drawn : dict of str to Drawn
-        Telescopes drawn at random, with pipeline and set, by name.
+        Random telescopes with their pipeline and set, by name.
     experiments : dict of str to Experiment
-        Those of the configuration, and those that its sweeps make of them.
+        Experiments of the configuration, and their variants in the sweeps.
     labels : str or None
         Path of the label sheet.
     """
@@ -51,19 +51,28 @@ class Run:
         self.drawn = {item.telescope.name: item for item in draw_telescopes(config.draw)}
         for name in self.drawn:
             if name in telescopes:
-                raise ConfigError(f"draw.name: {config.draw.name!r}: there is a telescope {name} already")
+                raise ConfigError(
+                    f"draw.name: {config.draw.name!r}: a telescope {name} exists already; choose another name"
+                )
         self.telescopes = telescopes | {name: item.telescope for name, item in self.drawn.items()}
         self.inputs = Inputs(config, self.telescopes, sheet, list(self.drawn))
         self.studies = Studies(config)
         self.labels: str | None = None
-        # The rules know the trainings of a study as experiments like all others.
+        # For the rules, the variants of a sweep are experiments like all others.
         self.experiments = config.experiments | self.studies.varied()
 
     @classmethod
     def from_config(cls, values: dict[str, Any], *, root: str | Path = ".", where: str = "config") -> Run:
-        """Check a configuration, read its telescopes and sheets and check that they fit together.
+        """Check a configuration, read its telescopes and sheets, and check that they are consistent.
 
-        They are looked for in the working directory, then in `root`. `where` names the configuration in errors.
+        Parameters
+        ----------
+        values : dict
+            Keys of the configuration.
+        root : path-like
+            Second place, after the working directory, where telescopes and sheets are searched for.
+        where : str
+            Name of the configuration, for errors.
 
         Raises
         ------
@@ -78,12 +87,14 @@ class Run:
         sheet = expand_mosaics(sheet, config.data_root)
         for name in sheet:
             if name not in telescopes:
-                raise ConfigError(f"sheet {config.images}: telescope: {name!r} is no telescope of this configuration")
+                raise ConfigError(
+                    f"sheet {config.images}: telescope: {name!r} is not a telescope of this configuration"
+                )
         for name in used_telescopes(config):
             if name not in telescopes:
                 raise ConfigError(
                     f"run.cubes: telescope {name!r} is neither in {config.telescope_folder} nor under telescopes; "
-                    f"there are {sorted(telescopes)}"
+                    f"choose one of {', '.join(sorted(telescopes))}"
                 )
         run = cls(config, telescopes, sheet)
         if config.labels:
@@ -91,7 +102,7 @@ class Run:
             for row in read_labels(run.labels):
                 if row["telescope"] not in telescopes:
                     raise ConfigError(
-                        f"sheet {config.labels}: telescope: {row['telescope']!r} is no telescope of this configuration"
+                        f"sheet {config.labels}: telescope: {row['telescope']!r} is not a telescope of this configuration"
                     )
         for name in run.used_telescopes():
             run._check_telescope(name)
@@ -103,15 +114,20 @@ class Run:
 
     @classmethod
     def from_files(cls, paths: Sequence[str | Path]) -> Run:
-        """Check configuration files, laid over each other and over the default of this clone.
+        """Merge configuration files with the default of this clone, and check the result.
+
+        Parameters
+        ----------
+        paths : sequence of path-like
+            YAML files; later files override earlier ones.
 
         Raises
         ------
         ConfigError, MissingProgramError
-            As `from_config`.
+            See `from_config`.
         """
         clone = Path(__file__).parents[2]
-        default = clone / "config/config.yaml"  # an installed package has none, and the same values in the model
+        default = clone / "config/config.yaml"  # not part of an installed package; the models have the same values
         values = read_yaml(default) if default.is_file() else Config().model_dump(mode="json")
         for path in paths:
             values = lay_over(values, read_yaml(path))
@@ -122,24 +138,24 @@ class Run:
             return
         images, sheet = self.inputs.sheet.get(telescope, {}), self.config.images
         if not self.inputs.images(telescope):
-            raise ConfigError(f"telescope {telescope}: no science image in the sheet of images ({sheet})")
+            raise ConfigError(f"telescope {telescope}: no science image in the sheet of images (images: {sheet})")
         self.inputs.check_rows(telescope)
         fields = {image.field for image in images.values() if image.role == "reference"}
         for name in self.inputs.images(telescope):
             if images[name].field is not None and images[name].field not in fields:
                 raise ConfigError(
-                    f"image {name}: field: {images[name].field!r} has no row with role reference in {sheet}"
+                    f"image {name}: field: {images[name].field!r} has no row with role reference in sheet {sheet}"
                 )
 
     def _check_cube(self, telescope: str, pipeline: str) -> None:
-        """Programs and catalogues that a pipeline needs, and the size that is asked of its cutouts, before any work."""
+        """Check the programs and catalogues that a pipeline needs, and the size of its cutouts, before any work."""
         entry = self.telescopes[telescope]
         if entry.source == "folders":
             return
         side = self.options(telescope, pipeline, "cutouts")["size"]
         for key, size in self.studies.sizes(telescope, pipeline).items():
             if size and size > side:
-                raise ConfigError(f"{key}: {size} px, but the cutouts of {telescope}/{pipeline} have {side} px")
+                raise ConfigError(f"{key}: {size} px is larger than the cutouts of {telescope}/{pipeline} ({side} px)")
         steps = {step: self.options(telescope, pipeline, step) for step in STEP_OPTIONS}
         require_programs(steps, name=pipeline)
         finder = steps["detect"]["finder"]
@@ -148,17 +164,17 @@ class Run:
             raise ConfigError(f"pipelines.{pipeline}.detect.finder: {finder}: no such file")
         if self.needs_catalogue(telescope, pipeline) and entry.source != "simulated" and not entry.catalogue:
             raise ConfigError(
-                f"pipelines.{pipeline} needs a star catalogue (psf.astrometry, psf.photometry or detect.search), and "
-                f"telescopes.{telescope}.catalogue is not given; give a CSV file, gaia or panstarrs"
+                f"telescopes.{telescope}.catalogue: pipelines.{pipeline} needs a star catalogue (psf.astrometry, "
+                "psf.photometry or detect.search); give a CSV file, gaia or panstarrs"
             )
 
     def drawn_cube(self) -> CubeOptions:
-        """Options of the cube of all telescopes that are drawn at random."""
+        """Options of the cube of all random telescopes."""
         share = max(self.config.draw.max_failed_fraction, self.config.cube.max_failed_fraction)
         return self.config.cube.model_copy(update={"max_failed_fraction": share})
 
     def drawn_trainings(self) -> list[str]:
-        """Folders of the trainings on all telescopes that are drawn at random."""
+        """Folders of the trainings on the cube of all random telescopes."""
         run = self.config.run
         return [
             f"results/{training_folder(DRAWN, experiment, seed)}"
@@ -168,11 +184,11 @@ class Run:
         ]
 
     def used_telescopes(self) -> list[str]:
-        """Telescopes whose cubes the run makes, sorted; those that are drawn are not among them."""
+        """Sorted names of the telescopes whose cubes the run makes, without the random telescopes."""
         return used_telescopes(self.config)
 
     def recipe(self, telescope: str, pipeline: str) -> dict[str, Any] | None:
-        """How the cutouts of a cube were made, for its models; None of pools and of ready-made cutouts."""
+        """Recipe of the cutouts of a cube, for its models; None for pools and for existing cutouts (source: folders)."""
         if f"{telescope}/{pipeline}" == DRAWN:
             return Recipe(Pipeline(), Detector(), telescope=telescope, name=pipeline).record()
         entry = self.telescopes.get(telescope)
@@ -187,12 +203,12 @@ class Run:
         return self.config.pipelines[pipeline].options(telescope, step).model_dump()
 
     def needs_wcs(self, telescope: str, pipeline: str) -> bool:
-        """Whether the pipeline cannot work without a WCS."""
+        """Whether the pipeline needs a WCS."""
         align = self.options(telescope, pipeline, "subtract")["align"]
         return align in ("wcs", "swarp") or self.needs_catalogue(telescope, pipeline)
 
     def needs_catalogue(self, telescope: str, pipeline: str, step: str | None = None) -> bool:
-        """Whether the pipeline, or its step psf or detect, needs a star catalogue."""
+        """Whether the pipeline, or one of its steps psf and detect, needs a star catalogue."""
         psf, detect = (self.options(telescope, pipeline, name) for name in ("psf", "detect"))
         needs = {
             "psf": psf["astrometry"] != "none" or psf["photometry"] == "catalogue",
@@ -201,18 +217,24 @@ class Run:
         return any(needs.values()) if step is None else needs[step]
 
     def reads_catalogue(self, telescope: str, pipeline: str, step: str) -> bool:
-        """Whether a step (psf or detect) reads the star catalogue; psf checks the WCS with one that is made anyway."""
+        """Whether a step (psf or detect) reads the star catalogue.
+
+        psf also reads a catalogue that is made for another purpose, to check the WCS.
+        """
         made = self.needs_catalogue(telescope, pipeline) or self.inputs.knows_objects(telescope)
         at_hand = step == "psf" and bool(self.telescopes[telescope].catalogue) and made
         return at_hand or self.needs_catalogue(telescope, pipeline, step)
 
     def makes_sky(self, telescope: str) -> bool:
-        """Whether the job of a fused image simulates it, or reads its catalogues: no other pipeline or service needs them."""
+        """Whether a fused job makes the simulated sky and the catalogues of its images itself.
+
+        It does so if no other pipeline of the run needs them, and if no network service is asked.
+        """
         cubes = [cube for cube in self.config.run.cubes if cube.split("/")[0] == telescope]
         return telescope in self.drawn or (len(cubes) == 1 and not self.inputs.asks_network(telescope))
 
     def trainings(self, protocol: str | None = None) -> list[str]:
-        """Folders of all trainings of the run, or of those under one protocol."""
+        """Folders of all trainings of the run, or of those with one protocol."""
         run = self.config.run
         return [
             f"results/{training_folder(cube, experiment, seed, name)}"

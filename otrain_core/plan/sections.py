@@ -1,4 +1,4 @@
-"""Base of the sections of the configuration, their error messages, and the reader of their YAML files."""
+"""Base class of the configuration sections, their error messages, and the reader of YAML files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from otrain_core.errors import ConfigError
 
-MAX_VALUES = 1_000_000  # of a configuration; the largest sensible one has some thousands
+MAX_VALUES = 1_000_000  # of a configuration; the largest sensible one has a few thousand
 MAX_DEPTH = 50
 KIND = re.compile(r"(constrained-)?(int|float|str)|(list|literal|tuple|dict)\[.*\]")
 RENAMED = {  # keys, and values of keys, of earlier versions
@@ -26,23 +26,23 @@ Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys, NaN and infinities are errors, and a section that is made does not change."""
+    """Base class of all sections: immutable; unknown keys, NaN and infinities are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML file that holds keys and values; an empty one holds none.
+    """Read a YAML file of keys and values; an empty file has none.
 
     Raises
     ------
     ConfigError
-        Missing or unreadable file, not YAML, or not keys and values.
+        The file is missing or unreadable, is not YAML, or does not consist of keys and values.
     """
     import yaml
 
     path = Path(path)
-    if path.exists() and not path.is_file():  # a directory, or a pipe that would be waited for
+    if path.exists() and not path.is_file():  # a folder, or a named pipe that would block
         raise ConfigError(f"{path}: not a file")
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _loader())
@@ -58,13 +58,13 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: keys and values are needed, found {type(values).__name__}")
+        raise ConfigError(f"{path}: must consist of keys and values, but is a {type(values).__name__}")
     check_extent(values, where=str(path))
     return values
 
 
 def _loader() -> type:
-    """A loader of plain values that refuses a key that stands twice, of which YAML would take the last."""
+    """A loader of plain values that refuses duplicate keys; YAML would silently use the last one."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -74,7 +74,7 @@ def _loader() -> type:
                 if key.tag != "tag:yaml.org,2002:merge" and isinstance(key.value, str):
                     if key.value in seen:
                         line = key.start_mark.line + 1
-                        raise yaml.constructor.ConstructorError(None, None, f"line {line}: {key.value!r} stands twice")
+                        raise yaml.constructor.ConstructorError(None, None, f"line {line}: {key.value!r} appears twice")
                     seen.add(key.value)
             return super().construct_mapping(node, deep)
 
@@ -82,49 +82,53 @@ def _loader() -> type:
 
 
 def check_extent(values: Any, *, where: str) -> None:
-    """Refuse values whose anchors repeat each other: a page of YAML can stand for more than a memory holds.
+    """Refuse values with nested anchors that would not fit into memory when expanded.
 
     Raises
     ------
     ConfigError
-        More than `MAX_VALUES` values once all anchors are written out, deeper than `MAX_DEPTH`, or a loop.
+        There are more than `MAX_VALUES` values after all anchors are expanded, the values are nested more deeply than
+        `MAX_DEPTH`, or an anchor contains itself.
     """
-    sizes: dict[int, int] = {}  # by identity: what an anchor names is counted once, and added at every place
+    sizes: dict[int, int] = {}  # by identity, so that each anchor is walked through only once
 
     def extent(value: Any, depth: int) -> int:
         if not isinstance(value, dict | list):
             return 1
         if depth > MAX_DEPTH:
-            raise ConfigError(f"{where}: nested too deeply, or an anchor within itself")
+            raise ConfigError(f"{where}: nested too deeply, or an anchor contains itself")
         if id(value) not in sizes:
             items = value.values() if isinstance(value, dict) else value
             sizes[id(value)] = 1 + sum(extent(item, depth + 1) for item in items)
         return sizes[id(value)]
 
     if extent(values, 0) > MAX_VALUES:
-        raise ConfigError(f"{where}: more than {MAX_VALUES} values once its anchors are written out")
+        raise ConfigError(f"{where}: more than {MAX_VALUES} values after its anchors are expanded")
 
 
 def explain_first(error: ValidationError, where: str) -> str:
-    """The first error of a section as one sentence: where, key, what is wrong and what was found."""
+    """The first validation error of a section as one sentence: where, key, what is wrong and what was found."""
     first = error.errors()[0]
-    key = _key(first["loc"]) or "(section)"
+    key = _key(first["loc"])
+    place = f"{where}: {key}" if key else where  # errors of a whole section name their key in the message
     if first["type"] == "extra_forbidden":
         renamed = f"; it is called {RENAMED[key]!r} now" if key in RENAMED else near_name(key.split(".")[-1])
-        return f"{where}: {key}: unknown key{renamed}"
+        return f"{place}: unknown key{renamed}"
+    if first["type"] == "missing":
+        return f"{place}: this key is needed, but missing"
     value = first.get("input")
     if first["type"] == "string_pattern_mismatch":
-        wrong = "a name of letters, digits and _ + . - is needed, which begins with a letter or a digit"
-        return f"{where}: {key}: {wrong} (found {value!r})"
+        wrong = "must be a name of letters, digits and _ + . - that begins with a letter or a digit"
+        return f"{place}: {wrong} (found {value!r})"
     shown = f" (found {value!r})" if not isinstance(value, dict | BaseModel) else ""
     others = [f", or {item['ctx']['expected']}" for item in error.errors()[1:] if _alternative(item, first)]
     new = RENAMED.get(f"{key.rstrip('.0123456789')}: {value}") if isinstance(value, str) else None
     shown += f"; it is called {new!r} now" if new else ""
-    return f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}{''.join(others)}{shown}"
+    return f"{place}: {first['msg'].removeprefix('Value error, ')}{''.join(others)}{shown}"
 
 
 def _key(loc: tuple[int | str, ...]) -> str:
-    """Place of an error, less the kinds that pydantic names where a value may be of several."""
+    """Dotted key of an error, without the type names that pydantic adds for values of several types."""
     kept = [
         str(part)
         for part, after in zip(loc, (*loc[1:], None), strict=False)
@@ -134,14 +138,17 @@ def _key(loc: tuple[int | str, ...]) -> str:
 
 
 def _alternative(error: Mapping[str, Any], first: Mapping[str, Any]) -> bool:
-    """Whether an error only says that the value is not the word which could stand in its place."""
+    """Whether an error says that the same value could also be one of certain words."""
     return (
         error["type"] == "literal_error" and error["loc"] != first["loc"] and _key(error["loc"]) == _key(first["loc"])
     )
 
 
 def near_name(key: str, known: Collection[str] | None = None) -> str:
-    """A question whether the nearest of the `known` names is meant (default: the keys of all sections), or ''."""
+    """The hint "; did you mean ..." with the most similar of the `known` names, '' if none is similar.
+
+    The default of `known` is the keys of all sections.
+    """
     import difflib
 
     if known is None:

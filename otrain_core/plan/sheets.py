@@ -1,4 +1,4 @@
-"""The sheets of images and of labels: their columns, and reading them."""
+"""The columns of the image sheet and of the label sheet, and their readers."""
 
 from __future__ import annotations
 
@@ -22,54 +22,55 @@ class ImageRow(Section):
     telescope: Name = Field(description="name of the telescope")
     image: Name = Field(description="name of the image, unique within its telescope")
     path: str = Field(
-        description="FITS file, relative to data_root; night.fits[SCI] names an extension, night.fits[*] stands for all images of a mosaic"
+        description="FITS file, relative to data_root; night.fits[SCI] selects an extension, night.fits[*] all images of a mosaic"
     )
     role: Literal["science", "reference"] = Field(
-        "science", description="reference: one of the frames from which the reference of its field is stacked"
+        "science", description="science image, or one of the frames that are stacked into the reference of the field"
     )
-    field: Name | None = Field(None, description="field whose stacked reference is used (rows with role reference)")
+    field: Name | None = Field(
+        None, description="name of the field; its reference is stacked from the rows with role reference"
+    )
     reference: str | None = Field(
         None,
-        description="FITS file of a ready reference, instead of field; hips:NAME for a survey of hips2fits (network)",
+        description="FITS file of an existing reference, instead of field; hips:NAME for a survey of hips2fits (network)",
     )
     wcs: str | None = Field(None, description="FITS header file with the WCS, if the image has none")
 
     @model_validator(mode="after")
     def _one_reference(self):
         if self.role == "science" and (self.field is None) == (self.reference is None):
-            raise ValueError("a science image needs either field or reference")
+            raise ValueError("field, reference: a science image needs exactly one of them")
         if self.role == "reference" and self.field is None:
-            raise ValueError("a reference frame needs field")
+            raise ValueError("field: needed for a row with role reference")
         return self
 
 
 class LabelRow(Section):
     """One row of the label sheet: one person's answer about one candidate.
 
-    `otrain label sheet` writes it, and it can be written by hand. A candidate is named by its place (image, x, y), by
-    its candid, or by both, and then the place decides. A label needs two thirds of all who answered
-    ("unsure" is an answer); without, the candidate is left out.
+    The sheet is written by `otrain label sheet` or by hand. A candidate is identified by its position (image, x, y) or
+    by its candid; if both are given, the position counts. The label of a candidate is the answer of at least two thirds
+    of all people who answered ("unsure" is an answer); without such a majority the candidate is left out.
     """
 
     telescope: Name = Field(description="name of the telescope")
     pipeline: Name | None = Field(None, description="pipeline of the candidate (empty: all)")
     image: str | None = Field(None, description="image of the candidate")
     candid: str | None = Field(None, description="name of the candidate, as in the cube (candids)")
-    x: float | None = Field(None, description="column [px from 0]")
-    y: float | None = Field(None, description="row [px from 0]")
-    label: Literal["True", "False", "unsure"] = Field(description="what it is; unsure leaves it out")
+    x: float | None = Field(None, description="column of the candidate [px, from 0]")
+    y: float | None = Field(None, description="row of the candidate [px, from 0]")
+    label: Literal["True", "False", "unsure"] = Field(description="label of the candidate; unsure: left out")
     before: Literal["True", "False", "left out"] | None = Field(
         None,
-        description="its label when it was shown; the row is void where a source has been injected there since, or no longer is",
+        description="label of the candidate when it was shown; the row is ignored if a source was injected there or "
+        "removed in the meantime",
     )
     who: str = Field("", description="name of the person")
-    when: str | None = Field(
-        None, description="time of the answer (ISO, UTC); of two of one person the later one counts"
-    )
+    when: str | None = Field(None, description="time of the answer (ISO, UTC); the latest answer of a person counts")
 
     @field_validator("image", "candid", mode="before")
     @classmethod
-    def _as_named(cls, value):  # `otrain label sheet` puts a quote before what a spreadsheet takes for a formula
+    def _as_named(cls, value):  # `otrain label sheet` guards names that a spreadsheet would take for a formula
         return unguarded(value) if isinstance(value, str) else value
 
     @field_validator("label", "before", mode="before")
@@ -80,16 +81,16 @@ class LabelRow(Section):
     @model_validator(mode="after")
     def _names_a_candidate(self):
         if self.candid is None and None in (self.image, self.x, self.y):
-            raise ValueError("candid, or image, x and y, are needed")
+            raise ValueError("give candid, or image, x and y")
         if (self.x is None) != (self.y is None):
-            raise ValueError("x and y are needed together")
+            raise ValueError("x, y: give both or neither")
         return self
 
 
 def _read_sheet(path: str | Path, model: type[Section]) -> list[Any]:
     parsed = []
     for line, cells in read_rows(path, model.model_fields):
-        for key in NUMBERS.intersection(cells):  # spreadsheets of many countries write 3,5
+        for key in NUMBERS.intersection(cells):  # in many countries, spreadsheets write 3,5
             cells[key] = re.sub(r"^([-+]?\d+),(\d+)$", r"\1.\2", cells[key])
         try:
             parsed.append(model.model_validate(cells))
@@ -99,28 +100,28 @@ def _read_sheet(path: str | Path, model: type[Section]) -> list[Any]:
 
 
 def read_images(path: str | Path) -> dict[str, dict[str, ImageRow]]:
-    """Image sheet as ``{telescope: {image: row}}``, sorted by image name.
+    """Read the image sheet as ``{telescope: {image: row}}``, sorted by image name.
 
     Raises
     ------
     ConfigError
-        Missing file, unknown column, bad value or an image name that stands twice.
+        Missing file, unknown column, invalid value, or duplicate image name.
     """
     sheet: dict[str, dict[str, ImageRow]] = {}
     for row in _read_sheet(path, ImageRow):
         images = sheet.setdefault(row.telescope, {})
         if row.image in images:
-            raise ConfigError(f"sheet {path}: image: {row.image!r} stands twice for telescope {row.telescope!r}")
+            raise ConfigError(f"sheet {path}: image: {row.image!r} appears twice for telescope {row.telescope!r}")
         images[row.image] = row
     return {telescope: dict(sorted(images.items())) for telescope, images in sorted(sheet.items())}
 
 
 def read_labels(path: str | Path) -> list[dict[str, Any]]:
-    """Label sheet as a list of rows.
+    """Read the label sheet as a list of rows.
 
     Raises
     ------
     ConfigError
-        Missing file, unknown column or bad value.
+        Missing file, unknown column, or invalid value.
     """
     return [row.model_dump() for row in _read_sheet(path, LabelRow)]

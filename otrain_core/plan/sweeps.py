@@ -1,4 +1,4 @@
-"""Sweeps: one option of the experiments run through a list of values."""
+"""Sweeps: series of trainings that vary one option of the experiments."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ def plan_sweep(config: Config, sweep: str) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        folder (of the training, telescope/pipeline/experiment/seedN), trained (name of the experiment it is
-        trained under: one of its own, or the experiment of the run that has the same options) and its options as an `Experiment` under options; and sweep, option, value, experiment.
+        One training each: ``folder`` (telescope/pipeline/experiment/seedN), ``trained`` (name of the experiment that is
+        trained: a variant, or an experiment of the run with the same options), ``options`` (its `Experiment`), and
+        ``sweep``, ``option``, ``value`` and ``experiment`` (the name before the variation).
 
     Raises
     ------
     ConfigError
-        A value that the option cannot have.
+        Invalid value of the option.
     """
     plan, study = [], config.studies.sweeps[sweep]
     for cube in study.cubes or config.run.cubes:
@@ -33,7 +34,7 @@ def plan_sweep(config: Config, sweep: str) -> list[dict[str, Any]]:
             for value in study.values:
                 name = f"{experiment}-{sweep}-{value_name(value)}"
                 options = _varied(config, sweep, experiment, value, name)
-                # what is an experiment of the run already is not trained twice
+                # An experiment of the run with the same options is not trained again.
                 name = next((key for key in config.run.experiments if config.experiments[key] == options), name)
                 for seed in study.seeds or config.run.seeds:
                     row = {"sweep": sweep, "option": study.option, "value": value_name(value), "experiment": experiment}
@@ -44,16 +45,16 @@ def plan_sweep(config: Config, sweep: str) -> list[dict[str, Any]]:
 
 
 def value_name(value: Any) -> str:
-    """A value as part of a name, as in 31 or difference+science."""
+    """A value as part of a name, such as 31 or difference+science."""
     return "+".join(value) if isinstance(value, list) else str(value)
 
 
 def _varied(config: Config, sweep: str, experiment: str, value: Any, name: str) -> Experiment:
     where = f"studies.sweeps.{sweep}"
     if not re.fullmatch(NAME_PATTERN, name):
-        raise ConfigError(f"{where}.values: {value!r} cannot be part of a name")
+        raise ConfigError(f"{where}.values: {value!r} cannot be part of a file name; use letters, digits and _ + . -")
     if name in config.experiments:
-        raise ConfigError(f"{where}: experiments has a {name!r} of its own")
+        raise ConfigError(f"{where}: the name {name!r} is needed for the sweep; rename this entry of experiments")
     try:
         return config.studies.sweeps[sweep].experiment(config.experiments[experiment], value)
     except ValidationError as error:

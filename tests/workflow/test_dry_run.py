@@ -133,7 +133,7 @@ def test_a_key_that_stands_twice_is_told(root, tmp_path):
     command = ["-n", "--directory", str(tmp_path), "--configfile", str(tmp_path / "my.yaml")]
     result = snakemake(root, *command, check=False)
     assert result.returncode != 0
-    assert "my.yaml: not YAML: line 3: 'seed' stands twice" in result.stdout + result.stderr
+    assert "my.yaml: not YAML: line 3: 'seed' appears twice" in result.stdout + result.stderr
 
 
 @pytest.fixture

@@ -180,10 +180,10 @@ def test_sheet_as_people_write_it(tmp_path):
     ("text", "match"),
     [
         ("telescope,candid,label\nT,c,maybe\n", "labels.csv, row 2: label: .*'True', 'False' or 'unsure'.*'maybe'"),
-        ("telescope,image,label\nT,a,True\n", "candid, or image, x and y, are needed"),
-        ("telescope,candid,x,label\nT,c,4,True\n", "x and y are needed together"),
+        ("telescope,image,label\nT,a,True\n", "give candid, or image, x and y"),
+        ("telescope,candid,x,label\nT,c,4,True\n", "x, y: give both or neither"),
         ("telescope,candid,lable\nT,c,True\n", "lable: unknown column; did you mean 'label'"),
-        ("telescope,candid,label\nT,c\n", "row 2: not as many cells"),
+        ("telescope,candid,label\nT,c\n", "row 2: must have as many cells"),
     ],
 )
 def test_bad_sheet(tmp_path, text, match):

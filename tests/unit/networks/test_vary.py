@@ -115,5 +115,5 @@ def test_channels_may_be_few():
 
 
 def test_shares_of_the_psf_are_of_the_same_cutouts():
-    with pytest.raises(ValueError, match="together at most 1"):
+    with pytest.raises(ValueError, match="must be at most 1"):
         VaryInputs(no_psf=0.6, wrong_psf=0.6)

@@ -28,7 +28,7 @@ def test_a_sheet_names_references_of_its_own(tmp_path):
     sheet.write_text("path,reference,wcs\nb.fits,rb.fits,\na.fits,,a.wcs\n")
     images = archive_images(ArchiveOptions(images=str(sheet), references="ref.fits"))
     assert images == [ArchiveImage("b.fits", "rb.fits"), ArchiveImage("a.fits", None, "a.wcs")]
-    with pytest.raises(ConfigError, match="archive.references: a.fits needs a reference"):
+    with pytest.raises(ConfigError, match="archive.references: a.fits has no reference"):
         archive_images(ArchiveOptions(images=str(sheet)))
 
 
@@ -44,8 +44,8 @@ def test_jobs_take_neighbours_and_each_image_once(files):
 @pytest.mark.parametrize(
     ("images", "sentence"),
     [
-        (None, "archive.images: a pattern of files or a sheet is needed"),
-        ("nothing/*.fits", "archive.images: nothing/\\*.fits: no image"),
+        (None, "archive.images: give a file pattern or a sheet"),
+        ("nothing/*.fits", "archive.images: nothing/\\*.fits: no such image"),
         ("{folder}/sheet.csv", "line 3: path: empty"),
     ],
 )

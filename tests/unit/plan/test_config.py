@@ -25,30 +25,30 @@ NAN = float("nan")
             "detect.threshold: Input should be greater than 0, or 'auto' .found -3.$",
         ),
         ({"pipelines": {"x": {"subtract": {"method": "magic"}}}}, "subtract.method: .*'alard-lupton'.*'magic'"),
-        ({"split": {"fractions": [1, 2, 3]}}, "split.fractions: three positive shares"),
+        ({"split": {"fractions": [1, 2, 3]}}, "split.fractions: must be three positive fractions"),
         ({"run": {"cubes": ["demo"]}}, "run.cubes: 'demo' is not of the form telescope/pipeline"),
-        ({"run": {"cubes": ["demo/nopipe"]}}, "run.cubes names pipeline 'nopipe'"),
-        ({"run": {"experiments": ["nothing"]}}, "run.experiments names 'nothing'"),
+        ({"run": {"cubes": ["demo/nopipe"]}}, "run.cubes: unknown pipeline 'nopipe'"),
+        ({"run": {"experiments": ["nothing"]}}, "run.experiments: unknown experiment 'nothing'"),
         ({"seed": "many"}, "config: seed: .*integer.*'many'"),
         ({"seed": -1}, "config: seed: .*greater than or equal to 0"),
         ({"run": {"seeds": [1, -1]}}, "run.seeds.1: .*greater than or equal to 0"),
         ({"run": {"seeds": [2**32]}}, "run.seeds.0: .*less than 4294967296"),
-        ({"run": {"seeds": [1, 2, 1]}}, "run.seeds: 1 stands twice"),
-        ({"run": {"cubes": ["demo/builtin", "demo/builtin"]}}, "run.cubes: 'demo/builtin' stands twice"),
-        ({"run": {"cubes": ["pool/builtin"]}}, "'pool' is the name of a pool"),
+        ({"run": {"seeds": [1, 2, 1]}}, "run.seeds: 1 is listed twice"),
+        ({"run": {"cubes": ["demo/builtin", "demo/builtin"]}}, "run.cubes: 'demo/builtin' is listed twice"),
+        ({"run": {"cubes": ["pool/builtin"]}}, "'pool' is reserved for a pool"),
         ({"split": {"fractions": [NAN, 0.5, 0.5]}}, "split.fractions.0: .*finite"),
-        ({"split": {"fractions": [1.2, -0.1, -0.1]}}, "split.fractions: three positive shares"),
+        ({"split": {"fractions": [1.2, -0.1, -0.1]}}, "split.fractions: must be three positive fractions"),
         ({"split": {"guard": float("inf")}}, "split.guard: .*finite"),
         ({"gate": {"min_mcc": 70}}, "gate.min_mcc: .*less than 1"),
         ({"gate": {"max_fp": NAN}}, "gate.max_fp: .*finite"),
         ({"evaluate": {"bootstrap": 10**12}}, "evaluate.bootstrap: .*less than or equal to"),
         ({"experiments": {"mine": {"learning_rate": 0}}}, "mine.learning_rate: .*greater than 0"),
         ({"experiments": {"mine": {"inputs": ["seeing"]}}}, "mine.inputs: at least one of difference"),
-        ({"experiments": {"mine": {"inputs": ["psf"]}}}, "psf needs difference beside it"),
-        ({"experiments": {"mine": {"network": "otrain3", "inputs": ["difference"]}}}, "otrain3 needs psf"),
-        ({"experiments": {"mine": {"vary_inputs": {"no_psf": 0.6, "wrong_psf": 0.5}}}}, "together at most 1"),
-        ({"experiments": {"sky": {}, "paper": {}, "otrain2": {}}}, "experiments: 'sky' is the name of a folder"),
-        ({"studies": {"label_noise": ["mine"]}}, "studies.label_noise names 'mine'"),
+        ({"experiments": {"mine": {"inputs": ["psf"]}}}, "psf requires difference"),
+        ({"experiments": {"mine": {"network": "otrain3", "inputs": ["difference"]}}}, "otrain3 requires psf"),
+        ({"experiments": {"mine": {"vary_inputs": {"no_psf": 0.6, "wrong_psf": 0.5}}}}, "must be at most 1"),
+        ({"experiments": {"sky": {}, "paper": {}, "otrain2": {}}}, "experiments: 'sky' is reserved for a folder"),
+        ({"studies": {"label_noise": ["mine"]}}, "studies.label_noise: unknown experiment 'mine'"),
     ],
 )
 def test_bad_config_names_key_value_and_what_is_allowed(values, message):
@@ -71,7 +71,7 @@ def test_anchors_that_repeat_each_other_are_refused():
     values = {"x": 1}
     for _ in range(40):
         values = {"a": values, "b": values}
-    with pytest.raises(ConfigError, match="config: more than 1000000 values once its anchors are written out"):
+    with pytest.raises(ConfigError, match="config: more than 1000000 values after its anchors are expanded"):
         load_config({"telescopes": values})
 
 
@@ -84,5 +84,5 @@ def test_an_experiment_that_starts_from_the_shipped_model():
     assert Config().experiments["fine-tuned"].start == "universal" and Experiment().threshold == "platt"
     with pytest.raises(ConfigError, match="from"):
         load_config({"experiments": {"mine": {"from": "demo"}}})
-    with pytest.raises(ConfigError, match="is what tables name the shipped model"):
+    with pytest.raises(ConfigError, match="is reserved for the shipped model"):
         load_config({"experiments": {"universal": {}}})

@@ -23,10 +23,13 @@ def test_a_run_with_the_network_ends_in_its_table():
     ("detect", "words"),
     [
         ({"method": "finder"}, "needs the file of a detector network"),
-        ({"method": "finder", "finder": "a.onnx", "search": ["catalogue"]}, "searches the difference alone"),
+        (
+            {"method": "finder", "finder": "a.onnx", "search": ["catalogue"]},
+            "only 'difference' is possible with method: finder",
+        ),
         ({"finder_score": 2}, "finder_score"),
-        ({"finder": "a.onnx"}, "finder: used by method finder alone, and the method is sep"),
-        ({"method": "stdpipe", "finder_score": 0.5}, "finder_score: used by method finder alone"),
+        ({"finder": "a.onnx"}, "finder: only used by method: finder, but the method is sep"),
+        ({"method": "stdpipe", "finder_score": 0.5}, "finder_score: only used by method: finder"),
     ],
 )
 def test_what_the_method_finder_needs(detect, words):

@@ -107,9 +107,9 @@ def from_rows(root, tmp_path, rows, links=()):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("t1,a,a.fits,,,r.fits,\nt1,b,./a.fits,,,r.fits,\n", "image b: path: ./a.fits is the file of image a too"),
-        ("t1,a,a.fits,,,r.fits,\nt1,b,link.fits,,,r.fits,\n", "image b: path: link.fits is the file of image a too"),
-        ("t1,a,a.fits[1],,,r.fits,\nt1,b,a.fits[1],,,r.fits,\n", "image b: path: .* is the file of image a too"),
+        ("t1,a,a.fits,,,r.fits,\nt1,b,./a.fits,,,r.fits,\n", "image b: path: ./a.fits is also the file of image a"),
+        ("t1,a,a.fits,,,r.fits,\nt1,b,link.fits,,,r.fits,\n", "image b: path: link.fits is also the file of image a"),
+        ("t1,a,a.fits[1],,,r.fits,\nt1,b,a.fits[1],,,r.fits,\n", "image b: path: .* is also the file of image a"),
         ("t1,a,a.fits,,,link.fits,\n", "image a: reference: link.fits is the science image itself"),
     ],
 )
@@ -130,5 +130,5 @@ def test_science_frames_in_the_stack_of_their_reference_are_told(root, tmp_path)
     rows = "t1,a,a.fits,,f,,\nt1,b,b.fits,,f,,\nt1,c,c.fits,,g,,\n"
     stack = "t1,ra,a.fits,reference,f,,\nt1,rc,c.fits,reference,f,,\nt1,rg,g.fits,reference,g,,\n"
     (told,) = from_rows(root, tmp_path, rows + stack).inputs.warnings("t1")
-    assert told.startswith("Telescope t1: 1 of 3 science images are also in the stack of their reference (a): ")
+    assert told.startswith("Telescope t1: 1 of 3 science images are also stacked into their own reference (a), so")
     assert from_rows(root, tmp_path, rows + stack.replace("a.fits", "d.fits")).inputs.warnings("t1") == []

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from otrain_core.errors import ConfigError
+from otrain_core.errors import ConfigError, ImageError
+from otrain_core.images.frames import read_image
 from otrain_core.plan.mosaics import expand_mosaics
 from otrain_core.plan.sheets import ImageRow
 
@@ -37,12 +38,15 @@ def test_a_stack_of_mosaics_is_one_for_each_ccd(root, reference, fields):
     assert [found[name].field for name in ("a-CCD2", "a-CCD_1")] == fields
 
 
-def test_a_file_that_is_not_there_keeps_its_row(root):
-    sheet = {"t": {"a": row("a", "none.fits[*]")}}
+def test_a_file_without_an_image_keeps_its_row_for_its_job_to_refuse(root):
+    fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU.from_columns([])]).writeto(root / "table.fits")
+    sheet = {"t": {"a": row("a", "none.fits[*]"), "b": row("b", "table.fits[*]")}}
     assert expand_mosaics(sheet, root) == sheet
+    with pytest.raises(ImageError, match="image b: .*table.fits"):
+        read_image(f"{root}/table.fits[*]", name="b")
 
 
 def test_names_that_would_stand_twice(root):
     sheet = {"t": {"a": row("a", "night.fits[*]"), "a-CCD2": row("a-CCD2", "night.fits[CCD2]")}}
-    with pytest.raises(ConfigError, match="'a-CCD2', which is there"):
+    with pytest.raises(ConfigError, match="named 'a-CCD2', but the sheet has this image already"):
         expand_mosaics(sheet, root)

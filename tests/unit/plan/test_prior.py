@@ -55,16 +55,36 @@ def test_more_telescopes_and_more_keys_leave_the_others_as_they_are():
     ("prior", "said"),
     [
         ({"sky.gain": 1}, "gain: unknown key"),
-        ({"gain": 1}, "a key of detector or sky"),
-        ({"sky.seeing": 2}, "no sky.seeing"),
+        ({"gain": 1}, "must be a key of detector or sky"),
+        ({"sky.seeing": 2}, "excludes sky.seeing"),
         ({"sky.width": {"integer": [1, 2]}}, "greater than or equal to 64"),
     ],
 )
 def test_a_key_or_value_that_no_telescope_can_have_is_named(prior, said):
     with pytest.raises(ConfigError, match=said):
         draw_telescopes(options(prior=PRIOR | prior))
-    with pytest.raises(ConfigError, match="needs detector.pixel_scale"):
+    with pytest.raises(ConfigError, match="sky.fwhm requires detector.pixel_scale"):
         draw_telescopes(options(prior={"sky.fwhm": 3}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"prior": {}}, "prior: 40 random telescopes are asked for .*config/universal.yaml"),
+        ({"test": 0}, "each needs at least one telescope"),
+        ({"test": 36}, "leave at least one telescope for training"),
+        ({"pipelines": {"a": 0}}, "pipelines: at least one value must be positive"),
+        ({"pipelines": {"a": 3, "b": -1}}, "greater than or equal to 0"),
+    ],
+)
+def test_a_draw_that_cannot_be_made_is_refused(changes, said):
+    with pytest.raises(ValidationError, match=said):
+        options(**changes)
+
+
+def test_the_quick_size_alone_names_the_file_that_it_belongs_to():
+    with pytest.raises(ConfigError, match="^config/universal_quick.yaml: draw: prior: .*config/universal.yaml"):
+        Run.from_files(["config/universal_quick.yaml"])
 
 
 @pytest.mark.parametrize("wrong", [{}, {"uniform": [2, 1]}, {"log": [0, 1]}, {"uniform": [0, 1], "log": [1, 2]}])
@@ -85,5 +105,5 @@ def test_a_run_trains_on_the_drawn_telescopes_under_a_cube_of_their_own():
     assert run.drawn_trainings() == ["results/pool-drawn/all/otrain2/seed1", "results/pool-drawn/all/otrain2/seed2"]
     assert run.recipe("pool-drawn", "all")["pipeline"] == "all"
     values["draw"]["pipelines"] = {"nothing": 1}
-    with pytest.raises(ConfigError, match="draw.pipelines names 'nothing'"):
+    with pytest.raises(ConfigError, match="draw.pipelines: unknown pipeline 'nothing'"):
         Run.from_config(values)

@@ -40,19 +40,19 @@ IMAGE_HEAD = "telescope,image,path,role,field,reference\n"
         (
             None,
             "",
-            "run.cubes: telescope 't1' is neither in config/telescopes nor under telescopes; there are .*'demo'",
+            "run.cubes: telescope 't1' is neither in config/telescopes nor under telescopes; choose one of .*demo",
         ),
         (TELESCOPE, "", "telescope t1: no science image"),
         (
             TELESCOPE,
             IMAGE_HEAD + "t1,a,a.fits,science,,r.fits\nt1,a,b.fits,science,,r.fits\n",
-            "image: 'a' stands twice",
+            "image: 'a' appears twice",
         ),
-        (TELESCOPE, IMAGE_HEAD + "t1,a,a.fits,science,,\n", "needs either field or reference"),
+        (TELESCOPE, IMAGE_HEAD + "t1,a,a.fits,science,,\n", "a science image needs exactly one of them"),
         (TELESCOPE, IMAGE_HEAD + "t1,a,a.fits,science,f,\n", "image a: field: 'f' has no row with role reference"),
-        (TELESCOPE, IMAGE_HEAD + "t2,a,a.fits,science,,r.fits\n", "telescope: 't2' is no telescope"),
+        (TELESCOPE, IMAGE_HEAD + "t2,a,a.fits,science,,r.fits\n", "telescope: 't2' is not a telescope"),
         (TELESCOPE, IMAGE_HEAD + "t1,a/b,a.fits,science,,r.fits\n", "row 2: image: "),
-        (TELESCOPE, IMAGE_HEAD + "t1,a\n", "not as many cells"),
+        (TELESCOPE, IMAGE_HEAD + "t1,a\n", "must have as many cells"),
     ],
 )
 def test_bad_sheets(root, tmp_path, telescope, images, message):
@@ -95,13 +95,13 @@ def test_what_a_pipeline_needs(root):
 def test_a_real_telescope_without_a_catalogue_is_told(root, tmp_path):
     values = _sheets(tmp_path, TELESCOPE, IMAGE_HEAD + "t1,a,a.fits,science,,r.fits\n")
     values["pipelines"] = {"builtin": {"detect": {"search": ["catalogue"]}}}
-    with pytest.raises(ConfigError, match="pipelines.builtin needs a star catalogue .*telescopes.t1.catalogue is not"):
+    with pytest.raises(ConfigError, match="telescopes.t1.catalogue: pipelines.builtin needs a star catalogue"):
         Run.from_config(values, root=root)
 
 
 def test_cutouts_smaller_than_an_experiment_asks_are_told(root):
     values = {"experiments": {"paper": {"size": 48}, "otrain2": {}}}
-    with pytest.raises(ConfigError, match="experiments.paper.size: 48 px, but the cutouts of demo/builtin have 32 px"):
+    with pytest.raises(ConfigError, match="experiments.paper.size: 48 px is larger than the cutouts of demo/builtin"):
         made(root, **values)
 
 

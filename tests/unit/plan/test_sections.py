@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from otrain_core.errors import ConfigError
 from otrain_core.plan.sections import Section, explain_first, near_name, read_yaml
@@ -38,6 +38,22 @@ def test_the_first_error_in_one_sentence(values, told):
     assert explain_first(caught.value, "here").startswith(told)
 
 
+def test_a_missing_key_and_an_error_of_a_whole_section():
+    class Strict(Section):
+        needed: int
+
+        @model_validator(mode="after")
+        def _positive(self):
+            if self.needed < 0:
+                raise ValueError("needed: must be positive")
+            return self
+
+    for values, told in (({}, "here: needed: this key is needed, but missing"), ({"needed": -1}, "here: needed: must")):
+        with pytest.raises(ValidationError) as caught:
+            Strict.model_validate(values)
+        assert explain_first(caught.value, "here").startswith(told)
+
+
 def test_near_names():
     assert near_name("treshold") == "; did you mean 'threshold'?"
     assert near_name("qqqq") == ""
@@ -48,13 +64,13 @@ def test_near_names():
     ("content", "message"),
     [
         (b"a: [1", "bad.yaml: not YAML"),
-        (b"- 1\n- 2\n", "bad.yaml: keys and values are needed, found list"),
+        (b"- 1\n- 2\n", "bad.yaml: must consist of keys and values, but is a list"),
         (b"a: \xff\xfe", "bad.yaml: not a text file in UTF-8"),
-        (b"a: 1\nb: 2\na: 3\n", "bad.yaml: not YAML: line 3: 'a' stands twice"),
+        (b"a: 1\nb: 2\na: 3\n", "bad.yaml: not YAML: line 3: 'a' appears twice"),
         (b"a: 2024-13-45\n", "bad.yaml: not YAML: month must be in 1..12"),
-        (b"a: &a [*a]\n", "bad.yaml: nested too deeply, or an anchor within itself"),
+        (b"a: &a [*a]\n", "bad.yaml: nested too deeply, or an anchor contains itself"),
         (b"a: " + b"[" * 5000 + b"]" * 5000, "bad.yaml: nested too deeply"),
-        (BOMB, "bad.yaml: more than 1000000 values once its anchors are written out"),
+        (BOMB, "bad.yaml: more than 1000000 values after its anchors are expanded"),
     ],
 )
 def test_bad_yaml_files(tmp_path, content, message):

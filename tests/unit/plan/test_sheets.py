@@ -28,10 +28,10 @@ def test_images_by_telescope_sorted_with_comments_and_empty_cells(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("telescope,image,path\nt,n1 001,b\n", "row 2: image: a name of letters, digits .* is needed.*'n1 001'"),
+        ("telescope,image,path\nt,n1 001,b\n", "row 2: image: must be a name of letters, digits.*'n1 001'"),
         ("telescope,image,pth\nt,a,b\n", "pth: unknown column; did you mean 'path'"),
         ("telescope,image,path,role\nt,a,b,flat\n", "row 2: role: .*'science' or 'reference'.*'flat'"),
-        ("telescope,image,path,role\nt,a,b,reference\n", "row 2: .*a reference frame needs field"),
+        ("telescope,image,path,role\nt,a,b,reference\n", "row 2: .*field: needed for a row with role reference"),
     ],
 )
 def test_bad_images(tmp_path, text, message):
@@ -51,8 +51,8 @@ def test_labels_as_a_spreadsheet_writes_them(tmp_path):
     ("text", "message"),
     [
         ("telescope,candid,label\nt,c1,maybe\n", "row 2: label: .*'maybe'"),
-        ("telescope,image,label\nt,i,True\n", "candid, or image, x and y, are needed"),
-        ("telescope,candid,x,label\nt,c,3,True\n", "x and y are needed together"),
+        ("telescope,image,label\nt,i,True\n", "give candid, or image, x and y"),
+        ("telescope,candid,x,label\nt,c,3,True\n", "x, y: give both or neither"),
         ("telescope,candid,x,y,label\nt,c,nan,3,True\n", "row 2: x: .*finite"),
     ],
 )

@@ -39,8 +39,8 @@ def test_what_is_an_experiment_of_the_run_is_not_trained_twice():
         ({"values": [5]}, "studies.sweeps.size: size: .*greater than or equal to 9"),
         ({"option": "sise"}, "studies.sweeps.size: sise: unknown key; did you mean 'size'"),
         ({"option": "inputs", "values": ["a b"]}, "studies.sweeps.size"),
-        ({"experiments": ["mine"]}, "studies.sweeps.size.experiments names 'mine'"),
-        ({"cubes": ["JAST/gmadet"]}, "studies.sweeps.size.cubes names 'JAST/gmadet'"),
+        ({"experiments": ["mine"]}, "studies.sweeps.size.experiments: unknown experiment 'mine'"),
+        ({"cubes": ["JAST/gmadet"]}, "studies.sweeps.size.cubes: 'JAST/gmadet' is not in run.cubes"),
     ],
 )
 def test_a_wrong_sweep_is_told(sweep, message):
@@ -53,7 +53,7 @@ def test_a_sweep_must_not_take_the_name_of_an_experiment():
         "experiments": {"otrain2-size-15": {}, "otrain2": {}, "paper": {}},
         "studies": {"sweeps": {"size": {"option": "size", "values": [15], "experiments": ["otrain2"]}}},
     }
-    with pytest.raises(ConfigError, match="'otrain2-size-15' of its own"):
+    with pytest.raises(ConfigError, match="'otrain2-size-15' is needed for the sweep"):
         plan_sweep(load_config(values), "size")
 
 

@@ -53,25 +53,25 @@ def test_a_telescope_comes_back_from_its_values(tmp_path):
         ("detector: {saturation: .inf}", "detector.saturation: .*finite"),
         ("detector: {header: {gian: EGAIN}}", "detector.header.gian"),
         ("detector: {wins: sheet}", "detector.wins: .*'header' or 'config'"),
-        ("detector: {gain: {assumed: 2}}", "gain: an assumed value is written {assumed: VALUE, because: REASON}"),
-        ("detector: {gain: {assumed: 2, because: ''}}", "gain: an assumed value is written"),
-        ("source: simulated\nsky: {}", "detector.pixel_scale is needed for a simulated telescope"),
-        ("source: simulated", "section sky is needed for a telescope with source simulated"),
-        ("sky: {}", "section sky is needed for a telescope with source simulated, and for no other"),
+        ("detector: {gain: {assumed: 2}}", "gain: write an assumed value as {assumed: VALUE, because: REASON}"),
+        ("detector: {gain: {assumed: 2, because: ''}}", "gain: write an assumed value as"),
+        ("source: simulated\nsky: {}", "t.yaml: detector.pixel_scale: needed for a simulated telescope"),
+        ("source: simulated", "t.yaml: sky: this section is needed for a telescope with source: simulated"),
+        ("sky: {}", "t.yaml: sky: this section is only for source: simulated, but the source is images"),
         ("source: simulated\nsky: {n_images: 100000000}", "sky.n_images: .*less than or equal to 9999"),
         (
             "source: simulated\nknown: vsx\nsky: {}\n"
             "detector: {pixel_scale: 1, gain: 1, read_noise: 1, saturation: 60000}",
-            "catalogue and known are not for a simulated telescope",
+            "catalogue and known: not for a simulated telescope",
         ),
-        ("source: folders", "folder is needed"),
-        ("catalogue: vsx", "catalogue: 'vsx' is not among gaia, panstarrs, nor a CSV file"),
-        ("known: gaia", "known: 'gaia' is not among vsx, skybot, nor a CSV file"),
-        ("known: vsx+gaia", "known: 'gaia' is not among"),
-        ("known: vsx:500", "known: only skybot takes a code"),
-        ("catalogue: a.csv+b.csv", "catalogue: one file or service is needed, found 'a.csv.b.csv'"),
-        ("name: u", "name: 'u' is not the name of the file or entry, 't'"),
-        ("- gain", "t.yaml: keys and values are needed, found list"),
+        ("source: folders", "folder: needed for a telescope with source: folders"),
+        ("catalogue: vsx", "catalogue: 'vsx' is not possible; give a CSV file, or one of gaia, panstarrs"),
+        ("known: gaia", "known: 'gaia' is not possible; give a CSV file, or one of vsx, skybot"),
+        ("known: vsx+gaia", "known: 'gaia' is not possible"),
+        ("known: vsx:500", "known: only skybot takes an observatory code"),
+        ("catalogue: a.csv+b.csv", "catalogue: must be one file or service, not 'a.csv.b.csv'"),
+        ("name: u", "name: 'u' differs from the name of the file or entry, 't'"),
+        ("- gain", "t.yaml: must consist of keys and values, but is a list"),
         ("detector: {gain: 1", "t.yaml: not YAML: "),
     ],
 )
@@ -81,7 +81,7 @@ def test_bad_entries(tmp_path, text, message):
 
 
 def test_names_of_folders_of_results_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="'logs' is the name of a folder of results"):
+    with pytest.raises(ConfigError, match="'logs' is reserved for a folder of the results"):
         read_telescopes(tmp_path, {"logs": {}})
 
 
