@@ -67,6 +67,7 @@ def test_terms_lead_to_entries_of_the_one_glossary():
     )
     (entry,) = page.words_of(f"<p>{link}</p>")
     assert entry["word"] == "recall" and entry["text"] == page.glossary()["recall"]
+    assert page.glossary()["cutout"] == page.glossary()["stamp"] and "small square" in page.glossary()["stamp"]
     assert page.glossary()["True"] == page.glossary()["False"] and "`" not in "".join(page.glossary().values())
     with pytest.raises(KeyError, match="no such word"):
         page.term("no such word")
