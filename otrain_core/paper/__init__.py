@@ -1,1 +1,1 @@
-"""The article's figures, tables and claims."""
+"""Reproduction of the paper: its figures, tables and claims."""

@@ -1,4 +1,4 @@
-"""Captions of the regenerated figures and tables: what is as in the paper, what differs, and on which data."""
+"""Captions of the reproduced figures and tables: what is as in the paper, what differs, and on which data."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ TITLES = {
     "table5": "Classification of the five cubes",
 }
 PROTOCOLS = {
-    "random": "random 85/15 split by cutout, threshold set on the scored set itself (the paper's protocol)",
-    "by-image": "split by image, threshold from the validation set, scored on test images that no training saw",
+    "random": "random 85/15 split of the cutouts, threshold set on the scored set itself (the paper's protocol)",
+    "by-image": "split by image, threshold from the validation set, scores from test images not used in any training",
 }
 _STUDY = (
-    "Images are split by image and scores come from test images, where the paper splits at random; points are means"
-    " over {seeds} seeds, bars go from the lowest to the highest; every draw of a smaller set is part of the larger."
+    "The split is by image and scores come from test images (the paper splits cutouts at random); points are means"
+    " over {seeds} seeds, bars go from the lowest to the highest; each smaller training set is a subset of the larger."
 )
 
 
@@ -53,12 +53,12 @@ def make_caption(name: str, plan: Mapping[str, Any], facts: Mapping[str, Any], t
     plan, facts : mapping
         As from `otrain_core.paper.plan.plan_paper` and `otrain_core.paper.data.figure_data`.
     table : pandas.DataFrame, optional
-        Of the figure; read for Fig. 11.
+        Table of the figure; needed for Fig. 11.
 
     Returns
     -------
     dict
-        name, number (as in Fig. 10), title, made, missing, heading (over Figs. 10 and A.1 to A.4), same, differs, data.
+        name, number (for example Fig. 10), title, made, missing, heading (title of Figs. 10 and A.1 to A.4), same, differs, data.
     """
     caption = {"name": name, "number": number_of(name), "title": TITLES[name], "made": "missing" not in facts}
     caption |= {"missing": facts.get("missing", ""), "heading": "", "same": "", "differs": "", "data": ""}
@@ -77,7 +77,7 @@ def make_caption(name: str, plan: Mapping[str, Any], facts: Mapping[str, Any], t
 
 
 def number_of(name: str) -> str:
-    """As in Fig. 4, Fig. A.1 or Table 5."""
+    """Number of a figure or table, for example Fig. 4, Fig. A.1 or Table 5."""
     if name.startswith("table"):
         return f"Table {name[5:]}"
     return f"Fig. A.{name[4:]}" if name.startswith("figA") else f"Fig. {int(name[3:])}"
@@ -94,7 +94,7 @@ def caption_text(caption: Mapping[str, Any]) -> str:
 
 def _data(name: str, plan: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     if name in ("fig01", "fig03"):
-        return "none: built untrained from the configuration of the run."
+        return "none; the untrained network is built from the configuration of the run."
     cubes = cubes_of(plan, name) if name in FIGURE_CUBES else plan["cubes"]
     if name in SWEEPS:
         cubes = facts["cubes"]
@@ -107,7 +107,7 @@ def _data(name: str, plan: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     if simulated:
         parts.append(
             f"simulated images with the properties of {_list(simulated)} as far as these are known (config/telescopes"
-            " marks what is assumed); they say nothing about the real telescopes"
+            " marks assumed values); they say nothing about the real telescopes"
         )
     if real:
         parts.append(f"images of {_list(real)}")
@@ -127,26 +127,26 @@ def _architecture(plan, facts, table):
     same = f"the layers of the network {name}: {count(parameters)} parameters."
     return (
         same,
-        "drawn from the model object; sides of the boxes are to scale, their thickness grows with the channels.",
+        "drawn from the model object; sides of the boxes are to scale, their thickness increases with the number of channels.",
     )
 
 
 def _summary(plan, facts, table):
     totals = "; ".join(f"{name}: {count(value)} parameters" for name, value in facts["parameters"].items())
-    return "layers, output shapes and parameters.", f"both networks stand side by side ({totals})."
+    return "layers, output shapes and parameters.", f"both networks are shown ({totals})."
 
 
 def _loop(plan, facts, table):
-    same = "train and watch sets, batches and epochs; the numbers are those of the training's own record."
+    same = "training and validation sets, batches and epochs; the numbers are from the record of the training."
     return same, f"{PROTOCOLS[facts['protocol']]}; {facts['cube']}."
 
 
 def _magnitudes(plan, facts, table):
-    same = f"the sources found again by gmadet, of a wide range of magnitudes ({facts['cube']})."
+    same = f"the injected sources recovered by gmadet, over a wide range of magnitudes ({facts['cube']})."
     found = f"{count(facts['found'])} of {count(facts['injected'])}"
     return (
         same,
-        f"the injected sources are shown too ({found} are found); magnitudes are calibrated, not on an arbitrary zero point.",
+        f"the injected sources are shown too ({found} are recovered); magnitudes are calibrated, not relative to an arbitrary zero point.",
     )
 
 
@@ -155,10 +155,10 @@ def _gallery(plan, facts, table):
         f"{cube}: {count(row['n_true'])} True and {count(row['n_false'])} False of {row['side']} px"
         for cube, row in facts["counts"].items()
     )
-    same = f"cutouts of the difference, False left and True right, True being injected sources ({sizes})."
+    same = f"cutouts of the difference, False left and True right; True are injected sources ({sizes})."
     return (
         same,
-        "drawn at random; over each its magnitude and, as the simulation knows it, what a False really is; tan: missing pixels.",
+        "drawn at random; the label gives the magnitude and, for a False, its cause known from the simulation; tan: missing pixels.",
     )
 
 
@@ -167,12 +167,12 @@ def _map(plan, facts, table):
     for name, row in facts["shown"].items():
         record = row["record"]
         lines.append(
-            f"{name}: on average {pct(record.get('energy_within_fwhm'))} of the map lies within one FWHM of the candidate,"
-            f" {pct(record.get('energy_of_flat_map'))} of a flat map, over {count(record.get('n'))} such decisions"
+            f"{name}: averaged over {count(record.get('n'))} such decisions, {pct(record.get('energy_within_fwhm'))} of the"
+            f" map lies within one FWHM of the candidate (flat map: {pct(record.get('energy_of_flat_map'))})"
         )
     outputs = {row["output"] for row in facts["shown"].values()}
     what = (
-        "the difference of the logits is differentiated, not the softmax, which saturates"
+        "the gradient is that of the difference of the logits, not of the softmax, which saturates"
         if outputs == {"logit"}
         else ""
     )
@@ -180,9 +180,7 @@ def _map(plan, facts, table):
 
 
 def _right_map(plan, facts, table):
-    same = (
-        "residual cutout, map at the size of the last convolution and at that of the cutout, for a False called False."
-    )
+    same = "residual cutout, and map at the resolution of the last convolution and of the cutout, for a False called False."
     return same, f"drawn at random, for both networks; tan: missing pixels; {_map(plan, facts, table)}"
 
 
@@ -201,13 +199,13 @@ def _wrong_map(plan, facts, table):
         tried = row["neighbours"].get("wrong True") or {}
         if tried.get("n"):
             lines.append(
-                f"{name}: {count(tried.get('n_neighbours'))} of {count(tried['n'])} missed True have a neighbour, and"
-                f" without it {pct(tried.get('decisions_changed'))} of these are called True"
+                f"{name}: {count(tried.get('n_neighbours'))} of {count(tried['n'])} missed True have a neighbour;"
+                f" {pct(tried.get('decisions_changed'))} of these are called True without it"
             )
-    same = "a True that is called False, and where the network looked."
+    same = "a True that is called False, and the pixels on which the decision is based."
     return (
         same,
-        f"of the worst misses the one whose score rises most (or falls least) without its neighbour; {'; '.join(lines)}.",
+        f"among the worst misses, the one whose score rises most (or falls least) without its neighbour; {'; '.join(lines)}.",
     )
 
 
@@ -222,7 +220,7 @@ def _panels(plan, facts, table):
     row, published = facts["headline"], published_value(facts["cube"], "threshold")
     same = (
         "the four panels: F1 and MCC against the threshold, scores of both classes, accuracy and loss against the epoch,"
-        f" ROC by magnitude. Network {facts['experiment']}; best threshold {num(row['threshold'], 2)}"
+        f" ROC curves by magnitude. Network {facts['experiment']}; best threshold {num(row['threshold'], 2)}"
         f" (paper: {num(published.get('low'), 2)})."
     )
     differs = f"{PROTOCOLS[facts['protocol']]}; MCC {interval(row, 'mcc')}, accuracy {pct(row['accuracy'])},"
@@ -241,62 +239,63 @@ def _done(facts) -> str:
 
 def _data_size(plan, facts, table):
     limit = published_value("all", "accuracy_gap")["high"]
-    same = (
-        f"accuracy gap against the size of the training set, {pct(limit, 0)} dashed; below, scores of the first cube."
-    )
+    same = f"accuracy gap against the size of the training set ({pct(limit, 0)}: dashed); bottom: scores of the first cube."
     knees = []
     gap = "fit_minus_validation"
     for experiment, mine in gap_knee(table[table[gap].notna()], limit=limit, column=gap).groupby(
         "experiment", sort=False
     ):
         sizes = [
-            f"{row.telescope} {row.pipeline} of {row.n_images:g} images "
-            + (f"{row.stays_under_from:g}" if row.stays_under_from > 0 else "not reached")
+            f"{row.telescope} {row.pipeline} ({row.n_images:g} images): "
+            + (f"{row.stays_under_from:g}" if row.stays_under_from > 0 else "none")
             for row in mine.itertuples()
         ]
-        knees.append(f"{experiment}: {', '.join(sizes)}")
+        knees.append(f"{experiment}, {', '.join(sizes)}")
     epochs = ", ".join(f"{name}: {value}" for name, value in facts["epochs"].items())
     differs = (
         _STUDY.format(seeds=facts["seeds"])
-        + " The gap of the paper is that of the last epoch between batches, with dropout, and validation; below"
-        " it stands that of the kept epoch between train and validation, dropout off in both."
-        f" Sizes count training cutouts alone. Epochs: {epochs} (paper: 25). Size from which"
-        f" on the paper's gap stays under {pct(limit, 0)}: {'; '.join(knees)}." + _done(facts)
+        + " The gap of the paper (top) is the training accuracy of the last epoch, with dropout, minus the validation"
+        " accuracy; the other gap (middle) is that of the kept epoch, with dropout off for both."
+        f" Sizes count only the cutouts in train. Epochs: {epochs} (paper: 25). Smallest size from which"
+        f" the paper's gap stays under {pct(limit, 0)}: {'; '.join(knees)}." + _done(facts)
     )
     return same, differs
 
 
 def _size(plan, facts, table):
-    same = "accuracy, F1 and MCC against the side of the cutouts, candidate kept at the centre, 63 px cutouts cropped."
+    same = "accuracy, F1 and MCC against the side of the cutouts, which are cropped from 63 px around the candidate."
     differs = _STUDY.split(";")[0] + f"; points are means over {facts['seeds']} seeds, for both networks"
     if "paper-normalised" in set(table["experiment"]):
-        differs += " and for the paper's with normalised inputs"
+        differs += " and for the network of the paper with normalised inputs"
     return same, differs + "." + _done(facts)
 
 
 def _table1(plan, facts, table):
-    return "the seven arrays of the paper's cube come first.", "more arrays follow; sizes are those of the first cube."
+    return (
+        "the first seven arrays are those of the paper.",
+        "the other arrays are new; sizes are those of the first cube.",
+    )
 
 
 def _table2(plan, facts, table):
-    same = "one row for each telescope; the columns paper_* hold what the paper's text says, empty where it does not."
-    return same, "depth and seeing are measured on the images of this run; what the sheet assumes is listed."
+    same = "one row for each telescope; the columns paper_* are quoted from the text of the paper, and empty where it gives no value."
+    return same, "depth and seeing are measured on the images of this run; assumed properties are listed."
 
 
 def _table3(plan, facts, table):
-    return "True and False of every cube.", "the text of the paper has no counts to stand beside them."
+    return "numbers of True and False of every cube.", "the text of the paper gives no numbers to compare with."
 
 
 def _table4(plan, facts, table):
     where = f"; the counts are of {facts['cube']}, {facts['experiment']}" if facts.get("cube") else ""
-    return "the four components.", f"each with its number{where}."
+    return "the four components.", f"the number of each is given{where}."
 
 
 def _table5(plan, facts, table):
-    same = (
-        "threshold, accuracy, precision, recall, F1, MCC and false positives of every cube; known values beside ours."
-    )
+    same = "threshold, accuracy, precision, recall, F1, MCC and false positives of every cube, with the published values that are known."
     bound = pct(plan["confidence"], 0)
     lines = "; ".join(f"{name}: {PROTOCOLS[name]}" for name in plan["protocols"])
-    differs = f"one row for each seed, both networks, {bound} intervals by a bootstrap over images. Protocols: {lines}."
+    differs = (
+        f"one row for each seed, both networks, {bound} intervals from a bootstrap over images. Protocols: {lines}."
+    )
     return same, differs + (_done(facts) if "planned" in facts else "")

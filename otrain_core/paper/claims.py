@@ -1,4 +1,4 @@
-"""The claims of the paper beside what the tables of a run say of them."""
+"""The claims of the paper, compared with the tables of a run."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ CLAIM_COLUMNS = (
     "reproduced",
     "why",
 )
-RANDOM_MCC = 0.2  # a classifier below it is called random
-GAPS = {  # columns of the tables of Fig. 11, by their definition
-    "fit_minus_validation": "last epoch, train with dropout as Keras logs it: the paper's",
+RANDOM_MCC = 0.2  # a classifier with a lower MCC is called random
+GAPS = {  # columns of the table of Fig. 11, and the definition of each gap
+    "fit_minus_validation": "definition of the paper: last epoch, train with dropout as Keras logs it",
     "train_minus_validation": "kept epoch, dropout off",
 }
 SHOWN = {"accuracy": (100, 1, " %"), "fp_share": (100, 1, " %"), "mcc": (1, 3, ""), "threshold": (1, 2, "")}
@@ -41,29 +41,29 @@ def read_published() -> pd.DataFrame:
 
 
 def published_value(cube: str, quantity: str) -> dict[str, Any]:
-    """One published value (low, high, unit, source), or an empty record."""
+    """One published value (low, high, unit, source), or an empty dictionary if the paper does not state it."""
     table = read_published()
     found = table[(table["cube"] == cube) & (table["quantity"] == quantity)]
     return found.iloc[0].to_dict() if len(found) else {}
 
 
 def gap_knee(table: pd.DataFrame, *, limit: float, column: str = "train_minus_validation") -> pd.DataFrame:
-    """From which size of the training set the accuracy gap stays under a limit.
+    """Find the size of the training set from which the accuracy gap stays under a limit.
 
     Parameters
     ----------
     table : pandas.DataFrame
         telescope, pipeline, n_images (of the cube), experiment, n_train and column; one row for each training.
     limit : float
-        Of the absolute value of the mean gap over seeds.
+        Limit of the absolute value of the gap, averaged over seeds.
     column : str
-        The gap, one of `GAPS`.
+        Name of the gap, one of `GAPS`.
 
     Returns
     -------
     pandas.DataFrame
-        telescope, pipeline, n_images, experiment; sizes, how many were tried; stays_under_from, the smallest size from which on
-        all are under the limit (NaN where the largest is not); last_over, the largest size that is not (NaN: none).
+        telescope, pipeline, n_images, experiment; sizes, the number of sizes; stays_under_from, the smallest size from which
+        all are under the limit (NaN if the largest size is not); last_over, the largest size over the limit (NaN: none).
     """
     rows, names = [], ("telescope", "pipeline", "n_images", "experiment")
     for keys, mine in table.groupby(list(names), sort=False, dropna=False):
@@ -79,7 +79,7 @@ def gap_knee(table: pd.DataFrame, *, limit: float, column: str = "train_minus_va
 def list_claims(
     summary: pd.DataFrame, plan: Mapping[str, Any], *, data_size: pd.DataFrame, size: pd.DataFrame
 ) -> pd.DataFrame:
-    """Each claim of the paper, for both networks and protocols: reproduced or not, our number and why.
+    """List the claims of the paper, for both networks and protocols: reproduced or not, our number and why.
 
     Parameters
     ----------
@@ -88,12 +88,12 @@ def list_claims(
     plan : mapping
         As from `otrain_core.paper.plan.plan_paper`.
     data_size, size : pandas.DataFrame
-        Tables of Figs. 11 and 12, empty where there is none.
+        Tables of Figs. 11 and 12, empty if a study was not run.
 
     Returns
     -------
     pandas.DataFrame
-        `CLAIM_COLUMNS`. Values are means over seeds, from the worst cube to the best; reproduced is yes, no, partly or
+        `CLAIM_COLUMNS`. Values are means over seeds, given as the range over the cubes; reproduced is yes, no, partly or
         unknown (not all of the paper's cubes are done).
     """
     rows = []
@@ -116,12 +116,12 @@ CLAIMS = {
     "accuracy": "accuracy of 93 to 98 %",
     "mcc": "MCC of 0.84 to 0.99",
     "fp_share": "false positives under 2 % of the scored set",
-    "threshold": "best thresholds spread over 0.34 to 0.55",
+    "threshold": "best thresholds of 0.34 to 0.55",
 }
 
 
 def _over_cubes(mine: pd.DataFrame, name: str) -> dict[str, Any]:
-    """A claim on one number of every cube."""
+    """Check a claim on one number of every cube."""
     table = read_published()
     own = table[(table["quantity"] == name)]
     low, high = own["low"].min(), own["high"].max()
@@ -135,21 +135,21 @@ def _over_cubes(mine: pd.DataFrame, name: str) -> dict[str, Any]:
     row: dict[str, Any] = {"claim": CLAIMS[name], "published": shown, "source": _sources(own["source"])}
     row |= {"cubes": len(means), "seeds": int(mine.loc[mine[name].notna(), "seed"].nunique())}
     if means.empty:
-        return row | {"reproduced": "unknown", "why": "no training of it is evaluated yet"}
+        return row | {"reproduced": "unknown", "why": "no training is evaluated yet"}
     row |= {"ours_low": means.min(), "ours_high": means.max()}
     row["ours"] = f"{scale * means.min():.{digits}f} to {scale * means.max():.{digits}f}{unit}"
-    # What is better than the paper is no failure; a threshold is neither better nor worse.
+    # A better value than the paper's does not contradict the claim; a threshold is neither better nor worse.
     fails, below, within = {
-        "fp_share": (means >= high, "not under it", "every cube is under it"),
-        "threshold": ((means < low) | (means > high), "outside it", "every cube is within it"),
-    }.get(name, (means < low, "below it", f"no cube is below {scale * low:g}{unit}"))
+        "fp_share": (means >= high, "not under the limit", "every cube is under the limit"),
+        "threshold": ((means < low) | (means > high), "outside the range", "every cube is within the range"),
+    }.get(name, (means < low, "below the range", f"no cube is below {scale * low:g}{unit}"))
     row["reproduced"] = "no" if fails.all() else "partly" if fails.any() else "yes"
     names = ", ".join(f"{'/'.join(cube)} {scale * value:.{digits}f}{unit}" for cube, value in means[fails].items())
     return row | {"why": f"{below}: {names}" if names else within}
 
 
 def _sources(places: pd.Series) -> str:
-    """Places in the paper; figures under one word."""
+    """Join the places in the paper where values are stated: Figs. 10, A.1 instead of Fig. 10; Fig. A.1."""
     places = list(dict.fromkeys(places))
     if len(places) > 1 and all(place.startswith("Fig. ") for place in places):
         return "Figs. " + ", ".join(place.removeprefix("Fig. ") for place in places)
@@ -157,7 +157,7 @@ def _sources(places: pd.Series) -> str:
 
 
 def _knee_claim(table: pd.DataFrame, planned: int, column: str) -> dict[str, Any]:
-    """The claim on the accuracy gap, by one definition of it."""
+    """Check the claim on the accuracy gap, for one definition of the gap."""
     limit, knee = published_value("all", "accuracy_gap")["high"], published_value("all", "knee")
     row: dict[str, Any] = {
         "claim": f"accuracy gap over 2 % below 5,000 cutouts, under it above ({GAPS[column]})",
@@ -172,23 +172,24 @@ def _knee_claim(table: pd.DataFrame, planned: int, column: str) -> dict[str, Any
     starts = knees["stays_under_from"]
     row |= {"ours_low": starts.min(), "ours_high": starts.max() if starts.notna().all() else np.nan}
     never = int(starts.isna().sum())
-    row["ours"] = f"from {_spread(starts.dropna(), 'g')} cutouts" if starts.notna().any() else "at no size tried"
+    row["ours"] = (
+        f"under it from {_spread(starts.dropna(), 'g')} cutouts" if starts.notna().any() else "at no size tried"
+    )
     row["ours"] += (
-        f"; still over at the largest in {never} of {len(knees)} curves" if never and starts.notna().any() else ""
+        f"; over it at the largest size in {never} of {len(knees)} curves" if never and starts.notna().any() else ""
     )
     means = table.groupby(["telescope", "pipeline", "n_images", "n_train"], dropna=False)[column].mean()
     sizes = means.index.get_level_values("n_train")
     above, below = (means[sizes >= knee["low"]].abs(), means[sizes < knee["low"]].abs())
     under, over = int((above < limit).sum()), int((below >= limit).sum())
-    upside_down = int(
-        (means[sizes < knee["low"]] <= -limit).sum()
-    )  # dropout, or few images: not the paper's overfitting
+    # Validation better than train is caused by dropout or by few images, not by the overfitting that the paper means.
+    negative = int((means[sizes < knee["low"]] <= -limit).sum())
     row["why"] = (
         f"{under} of {len(above)} points at {knee['low']:g} cutouts or more are under {100 * limit:g} %,"
-        f" {over} of {len(below)} points below are over it (gaps from {_spread(100 * means, '.1f')} %)"
+        f" {over} of {len(below)} points with fewer are over it (gaps from {_spread(100 * means, '.1f')} %)"
     )
-    row["why"] += f", {upside_down} of these because validation is better than train" if upside_down else ""
-    if above.empty:  # the half that is tested decides, unless it holds
+    row["why"] += f", {negative} of these because validation is better than train" if negative else ""
+    if above.empty:  # only the lower half of the claim is tested: it can contradict the claim, but not confirm it
         row["reproduced"] = "unknown" if over == len(below) else "partly" if over else "no"
         return row | {"why": f"{row['why']}; the largest size tried is {table['n_train'].max():g}"}
     row["reproduced"] = {2: "yes", 1: "partly", 0: "no"}[(under == len(above)) + (over == len(below))]
@@ -215,7 +216,7 @@ def _size_claim(table: pd.DataFrame) -> dict[str, Any]:
         above, below = means[means.index > limit], means[means.index <= limit]
         if not above.empty and not below.empty:
             parts.append(above)
-            texts.append((n_images, f"MCC above it {_spread(above)}, up to it {_spread(below)}"))
+            texts.append((n_images, f"MCC {_spread(above)} above {limit:g} px, {_spread(below)} up to it"))
     if not parts:
         return row | {"reproduced": "unknown", "why": f"no sizes on both sides of {limit:g} px are done"}
     above = pd.concat(parts)
@@ -223,7 +224,7 @@ def _size_claim(table: pd.DataFrame) -> dict[str, Any]:
     row["ours"] = texts[0][1] if len(texts) == 1 else "; ".join(f"cube of {n:g} images: {text}" for n, text in texts)
     row["reproduced"] = "yes" if (above < RANDOM_MCC).all() else "partly" if (above < RANDOM_MCC).any() else "no"
     row["why"] = (
-        f"MCC falls under {RANDOM_MCC:g} (random) at {int((above < RANDOM_MCC).sum())} of {len(above)} sizes above it"
+        f"the MCC is below {RANDOM_MCC:g} (random) at {int((above < RANDOM_MCC).sum())} of {len(above)} sizes above {limit:g} px"
     )
     return row
 
@@ -234,7 +235,7 @@ def _spread(values: Sequence[float] | pd.Series, shown: str = ".3f") -> str:
 
 
 def complete(claims: pd.DataFrame) -> pd.DataFrame:
-    """The same with a verdict of unknown where cubes are still missing, and why."""
+    """Change the verdict to unknown, with the reason, where cubes are still missing."""
     claims = claims.copy()
     short = (claims["cubes"] < claims["cubes_planned"]) & (claims["reproduced"] != "unknown")
     so_far = claims.loc[short, "reproduced"] + " so far"

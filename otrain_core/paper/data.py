@@ -1,6 +1,6 @@
-"""The small table behind each figure of the paper, from what a run has written so far.
+"""The small tables from which the figures of the paper are drawn, made from the results of a run.
 
-Cutouts and maps stand in a table as a line of numbers, row by row from the bottom (see `pixels`).
+The run may be unfinished. Cutouts and maps are stored in a table as text, row by row from the bottom (see `pixels`).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def figure_data(figure: str, plan: Mapping[str, Any], *, root: str | Path) -> tu
     Returns
     -------
     table : pandas.DataFrame
-        Empty where nothing of the figure is there yet; ``facts['missing']`` then says what.
+        Empty if there are no data for the figure yet; ``facts['missing']`` then says what is missing.
     facts : dict
     """
     root, cubes = Path(root), cubes_of(plan, figure)
@@ -92,12 +92,12 @@ def figure_data(figure: str, plan: Mapping[str, Any], *, root: str | Path) -> tu
 
 
 def layers_of(experiments: Mapping[str, Mapping[str, Any]]) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Layers of the networks of some experiments, as Keras has them.
+    """Layers of the networks of some experiments, as listed by Keras.
 
     Returns
     -------
     table : pandas.DataFrame
-        experiment, layer, type, height, width, channels (output; a vector has channels alone), parameters, trainable.
+        experiment, layer, type, height, width, channels (output; a vector has only channels), parameters, trainable.
     facts : dict
         Number of parameters by experiment.
     """
@@ -124,7 +124,7 @@ def layers_of(experiments: Mapping[str, Mapping[str, Any]]) -> tuple[pd.DataFram
 
 
 def training_loop(root: Path, plan: Mapping[str, Any], cube: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Settings and counts of the training of one cube, as its record has them: columns key and value."""
+    """Settings and counts of the training of one cube, from its record: columns key and value."""
     name = next(iter(plan["experiments"]), None)
     folder = find_training(root, plan, cube, name, file="train.json") if name else None
     if folder is None:
@@ -152,7 +152,7 @@ def training_loop(root: Path, plan: Mapping[str, Any], cube: str) -> tuple[pd.Da
 
 
 def injected_magnitudes(root: Path, plan: Mapping[str, Any], cube: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Injected sources and those found again in bins of magnitude: low, high [mag], injected, found."""
+    """Injected and recovered sources in bins of magnitude: low, high [mag], injected, found."""
     from otrain_core.evaluation.completeness import completeness_table
 
     images = plan["images"][cube.split("/")[0]]
@@ -191,14 +191,15 @@ def gallery_data(root: Path, cubes: Sequence[str], *, seed: int) -> tuple[pd.Dat
 def map_data(root: Path, plan: Mapping[str, Any], cube: str, kind: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """One decision of each experiment with its Grad-CAM map.
 
-    A right one is the first of those that were drawn at random whose map is no fallback. Of the wrong True it is the
-    one whose score rises most when its neighbour is taken out; where none has a neighbour, the worst.
+    For correct decisions, this is the first of the randomly drawn ones whose map is not a fallback. For a missed True, it
+    is the one whose score rises most when its neighbour is removed or, if none has a neighbour, the worst one.
 
     Returns
     -------
     table : pandas.DataFrame
-        experiment, candid, label, score, score_without (its neighbour), distance (of that, px), energy (share of the
-        map within one FWHM), layer, panel (cutout, map, resized), side, pixels.
+        experiment, candid, label, score, score_without (score without the neighbour), distance (of the neighbour [px]),
+        energy (fraction of the map within one FWHM), layer, panel (cutout, map, resized), side, pixels.
+    facts : dict
     """
     rows: list[dict[str, Any]] = []
     facts: dict[str, Any] = {"cube": cube, "kind": kind, "shown": {}}
@@ -252,10 +253,10 @@ def _choose_map(arrays: Mapping[str, np.ndarray], neighbours: pd.DataFrame | Non
 
 
 def panel_data(root: Path, plan: Mapping[str, Any], cube: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The lines of the paper's four panels: columns panel, series, x, y.
+    """The curves of the four panels of the paper: columns panel, series, x, y.
 
-    Panels: f1-mcc (x the threshold), scores (x the lower edge of a bin, y its share of all candidates), history (x the
-    epoch), roc (series: bin of magnitude, x the false-positive rate, y the recall) and marks (threshold, kept epoch).
+    Panels: f1-mcc (x: threshold), scores (x: lower edge of a bin, y: fraction of all candidates), history (x:
+    epoch), roc (series: bin of magnitude, x: false-positive rate, y: recall) and marks (x: threshold, kept epoch).
     """
     from otrain_core.figures.displays import ScoreHistogramDisplay
 
@@ -287,9 +288,9 @@ def panel_data(root: Path, plan: Mapping[str, Any], cube: str) -> tuple[pd.DataF
 
 
 def sweep_data(root: Path, plan: Mapping[str, Any], sweep: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Trainings of a sweep that are done: `SWEEP_KEYS`, accuracy, f1, mcc, and `otrain_core.paper.claims.GAPS`.
+    """Completed trainings of a sweep: `SWEEP_KEYS`, accuracy, f1, mcc, and `otrain_core.paper.claims.GAPS`.
 
-    Read from the trainings themselves, so that a study half done can be drawn.
+    The values are read from the trainings themselves, so that an unfinished study can be drawn.
     """
     from otrain_core.studies.sweep import gather_sweep
 
@@ -313,13 +314,13 @@ def sweep_data(root: Path, plan: Mapping[str, Any], sweep: str) -> tuple[pd.Data
 
 
 def full_gaps(plan: Mapping[str, Any], root: str | Path) -> pd.DataFrame:
-    """The accuracy gaps of the trainings of table 5, which take all cutouts: the largest sets that the claim on them can be tested on.
+    """Accuracy gaps of the trainings of Table 5. They use all cutouts, so they are the largest training sets available.
 
     Returns
     -------
     pandas.DataFrame
-        telescope, pipeline, n_images, experiment, seed, n_train and `otrain_core.paper.claims.GAPS`; under the protocol
-        of the paper where the run has it.
+        telescope, pipeline, n_images, experiment, seed, n_train and `otrain_core.paper.claims.GAPS`; for the protocol
+        of the paper if the run has it.
     """
     rows = []
     for cube in plan["cubes"]:
@@ -348,7 +349,7 @@ def find_training(
     file: str,
     protocols: Sequence[str] | None = None,
 ) -> Path | None:
-    """Folder of the first training that has a file: of the paper's own protocol if there is one, else by image."""
+    """Folder of the first training that has a file: of the protocol of the paper if there is one, otherwise by image."""
     for protocol in protocols or dict.fromkeys((shown_protocol(plan), "by-image")):
         for seed in plan["seeds"]:
             folder = root / training_folder(plan, cube, experiment, protocol, seed)
@@ -358,7 +359,7 @@ def find_training(
 
 
 def images_behind(root: Path, plan: Mapping[str, Any], cube: str) -> dict[str, Any]:
-    """How many images a cube is made of, and how they were subtracted."""
+    """Number of images of a cube, and the methods by which they were subtracted."""
     images = [image_folder(root / cube, image) for image in plan["images"][cube.split("/")[0]]]
     methods = {read_record(folder / "subtract.json").get("method") for folder in images}
     used = number(read_record(root / cube / "cube.json"), "n_images_used")
@@ -366,7 +367,7 @@ def images_behind(root: Path, plan: Mapping[str, Any], cube: str) -> dict[str, A
 
 
 def pixels(image: np.ndarray) -> str:
-    """A square image as text: its values with four digits, row by row from the bottom, nan where missing."""
+    """A square image as text: values with four digits, row by row from the bottom, nan where missing."""
     return " ".join(f"{value:.4g}" for value in np.asarray(image, dtype=float).ravel())
 
 

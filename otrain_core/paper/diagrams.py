@@ -1,4 +1,4 @@
-"""Figs. 1 to 3 of the paper: the network, the training and the summary of Keras, from the model object's own numbers."""
+"""Figs. 1 to 3 of the paper: the network, the training procedure and the Keras summary, with the numbers of the model object."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pandas as pd
 
 from otrain_core.figures.canvas import FALSE_COLOUR, NEUTRAL, TRUE_COLOUR, new_figure
 
-KINDS = {  # of layers: colour and what they are called
+KINDS = {  # colour and name of the kinds of layers
     "Conv2D": ("#56B4E9", "convolution"),
     "AveragePooling2D": ("#E69F00", "pooling"),
     "MaxPooling2D": ("#E69F00", "pooling"),
@@ -21,7 +21,7 @@ SILENT = ("InputLayer", "Dropout", "BatchNormalization", "ReLU")
 
 
 def draw_architecture(table: pd.DataFrame):
-    """Boxes of the outputs of the layers of one network, front faces to scale, thicker for more channels."""
+    """Draw the layer outputs of one network as boxes: sides to scale, thickness increasing with the channels."""
     from matplotlib.patches import Patch
 
     figure, ax = new_figure(10.5, 3.3)
@@ -34,7 +34,7 @@ def draw_architecture(table: pd.DataFrame):
         colour, kind = KINDS.get(row["type"], PLAIN)
         seen[kind] = colour
         flat, channels = pd.isna(row["height"]), int(row["channels"])
-        # Sides of maps to scale; a vector has no side: its length stands for the number of cells.
+        # Sides of maps are to scale. A vector has no side, so its height shows the number of elements.
         side = 0.3 * math.log2(channels) if flat else 3.2 * int(row["height"]) / int(table["height"].max())
         thick = 0.14 if flat else 0.10 + 0.11 * math.log2(channels)
         _box(ax, x, side, thick, 0 if flat else 0.28 * side, colour)
@@ -65,7 +65,7 @@ def _name(row) -> str:
 
 
 def _box(ax, x: float, side: float, thick: float, depth: float, colour: str) -> None:
-    """A box seen from the front left: its side face, its top and its front."""
+    """Draw a box in perspective: its front, its top and its side face."""
     from matplotlib.patches import Polygon
 
     low, high, rise = -side / 2, side / 2, 0.7 * depth
@@ -80,7 +80,7 @@ def _box(ax, x: float, side: float, thick: float, depth: float, colour: str) -> 
 
 
 def draw_loop(table: pd.DataFrame):
-    """The training as a loop, with its numbers."""
+    """Draw the training procedure as a loop, with its numbers."""
     values = dict(zip(table["key"], table["value"], strict=True))
 
     def whole(key: str) -> str:

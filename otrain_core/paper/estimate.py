@@ -1,6 +1,6 @@
-"""What a run costs before it is started: jobs, CPU and GPU hours of every rule, from what earlier runs recorded.
+"""Estimate the cost of a run before it starts: jobs, CPU and GPU hours of every rule, from the records of earlier runs.
 
-``python -m otrain_core.paper.estimate config/paper.yaml [more.yaml ...]`` prints the table; nothing is run.
+``python -m otrain_core.paper.estimate config/paper.yaml [more.yaml ...]`` prints the table and runs nothing.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from otrain_core.plan.run import Run
 
 SAME_COST = {"train_random": "train", "evaluate_random": "evaluate"}
-START = 15.0  # of a training before its first epoch [s CPU]: libraries, reading the cube
-PASSES = 3.0  # forward and backward pass of a cutout, in forward passes
-PER_IMAGE = 400.0  # cutouts that an image gives where neither a run nor a published table says it
-SPEED = "operations per second, "  # in benchmarks.csv, before cpu or gpu
+START = 15.0  # CPU time of a training before its first epoch [s]: importing libraries, reading the cube
+PASSES = 3.0  # cost of a forward and a backward pass, in forward passes
+PER_IMAGE = 400.0  # cutouts per image, if neither an earlier run nor a published table gives the number
+SPEED = "operations per second, "  # name of a row of benchmarks.csv, followed by cpu or gpu
 COLUMNS = ("rule", "jobs", "cpu_hours", "gpu_hours", "known_from")
 
 
 def planned_jobs(
     config: Sequence[str | Path], *, target: str = "paper", root: str | Path = ".", here: bool = False
 ) -> dict[str, int]:
-    """Number of jobs of every rule for a run from nothing, or for what is left in the working directory (`here`).
+    """Number of jobs of every rule, from a dry run of Snakemake.
 
-    A dry run of Snakemake tells it.
+    Counts all jobs of a new run or, with `here`, only those that are not yet done in the working directory.
 
     Raises
     ------
     subprocess.CalledProcessError
-        Snakemake refuses the configuration; what it says is on stderr.
+        Snakemake refuses the configuration; its message is in ``stderr``.
     """
     import tempfile
 
@@ -56,7 +56,7 @@ def planned_jobs(
         "--quiet",
         "rules",
     ]
-    with tempfile.TemporaryDirectory() as empty:  # there nothing is done yet
+    with tempfile.TemporaryDirectory() as empty:  # in an empty directory no job is done yet
         directory = str(Path.cwd()) if here else empty
         command += [
             "--directory",
@@ -69,16 +69,16 @@ def planned_jobs(
         result = subprocess.run(command, capture_output=True, text=True, cwd=empty)
     if result.returncode:
         raise subprocess.CalledProcessError(result.returncode, "snakemake -n", stderr=result.stderr or result.stdout)
-    table = (result.stdout + result.stderr).partition("Job stats:")[2]  # empty where nothing is left to do
+    table = (result.stdout + result.stderr).partition("Job stats:")[2]  # empty if all jobs are done
     return {name: int(n) for name, n in re.findall(r"^(\w+)\s+(\d+)$", table, flags=re.M) if name != "total"}
 
 
 def recorded_costs(root: str | Path) -> pd.DataFrame:
-    """CPU seconds of the jobs of earlier runs, by rule: mean, size (how many) and known_from.
+    """CPU seconds of the jobs of earlier runs, by rule: mean, size (number of jobs) and known_from.
 
-    Read are Snakemake's benchmark files under ``benchmarks``; where a rule has none, what was published: the tables
-    ``published/*/benchmarks.csv`` and, for the steps of an image, ``published/*/quality.csv``. The rule image, all
-    steps of a job in one process, takes their sum where it was not run itself.
+    The times come from Snakemake's benchmark files under ``benchmarks``. For a rule without benchmarks they come from the
+    published tables ``published/*/benchmarks.csv`` and, for the steps of an image, ``published/*/quality.csv``. The time
+    of the rule image, which runs all steps in one process, is the sum of its steps if the rule itself was never run.
     """
     rows = [
         {"rule": _rule_of(path), "cpu": read_benchmark(path)[0]}
@@ -113,12 +113,12 @@ def _rule_of(path: Path) -> str:
 
 
 def training_speeds(root: str | Path) -> dict[str, float]:
-    """Floating-point operations per second of earlier trainings, the median: per CPU second, and per second on a GPU.
+    """Median floating-point operations per second of earlier trainings: per CPU second, and per second on a GPU.
 
     Returns
     -------
     dict
-        cpu and gpu, each only where a training on such a device is recorded.
+        cpu and gpu, each only if a training on such a device is recorded.
     """
     speeds: dict[str, list[float]] = {}
     for path in sorted(Path(root).glob("*/*/*/seed*/**/train.json")):
@@ -136,7 +136,7 @@ def training_speeds(root: str | Path) -> dict[str, float]:
 
 
 def publish_costs(root: str | Path, folder: str | Path) -> None:
-    """Keep what the jobs of a run cost as ``benchmarks.csv``: rule, mean [s CPU], size; and the speeds of its trainings."""
+    """Write the cost of the jobs of a run and the speeds of its trainings to ``benchmarks.csv``: rule, mean [CPU s], size."""
     costs = recorded_costs(root)
     own = costs[costs["known_from"] == "results/benchmarks"].drop(columns="known_from").reset_index()
     speeds = [{"rule": SPEED + key, "mean": value} for key, value in training_speeds(root).items()]
@@ -144,7 +144,7 @@ def publish_costs(root: str | Path, folder: str | Path) -> None:
 
 
 def plan_trainings(run: Run) -> list[dict[str, Any]]:
-    """Trainings of a run that the paper needs: rule, cube, share of the cube trained on, and options of the network."""
+    """Trainings of a run that the paper needs: rule, cube, fraction of the cube in train, and options of the network."""
     rows = []
     for protocol in run.config.run.protocols:
         rule, share = (
@@ -176,15 +176,15 @@ def plan_trainings(run: Run) -> list[dict[str, Any]]:
 
 
 def training_seconds(run: Run, root: str | Path, *, speed: float) -> dict[str, float]:
-    """Seconds of one training of a run, the mean over all of a rule, from the operations that each needs.
+    """Mean time of a training of each rule [s], from the number of operations.
 
     Parameters
     ----------
     run : Run
     root : path-like
-        Results of an earlier run, for the number of cutouts of its cubes.
+        Results of an earlier run, which give the number of cutouts of the cubes.
     speed : float
-        Operations per second.
+        Floating-point operations per second.
     """
     from otrain_core.networks.architecture import build_network, flops
     from otrain_core.plan.config import Experiment
@@ -204,7 +204,7 @@ def training_seconds(run: Run, root: str | Path, *, speed: float) -> dict[str, f
 
 
 def _cutouts(run: Run, cube: str, root: Path) -> float:
-    """Cutouts of a cube: those of an earlier run or, with none of it, of the published tables, by the images."""
+    """Expected number of cutouts of a cube: images times cutouts per image of an earlier run or of the published tables."""
     n_images, record = len(run.inputs.images(cube.split("/")[0])), read_record(root / cube / "cube.json")
     if record.get("n_images_used"):
         return n_images * (record["n_true"] + record["n_false"]) / record["n_images_used"]
@@ -228,13 +228,13 @@ def estimate(
     costs : pandas.DataFrame
         As from `recorded_costs`.
     cpu, gpu : mapping
-        Seconds of one training by rule on either, as from `training_seconds`; empty where none is recorded.
+        Seconds of one training by rule on either device, as from `training_seconds`; empty if none is recorded.
 
     Returns
     -------
     pandas.DataFrame
-        `COLUMNS`; hours are NaN where no earlier run has recorded the rule. gpu_hours are those of trainings on a GPU,
-        in place of their cpu_hours.
+        `COLUMNS`; hours are NaN if no earlier run has recorded the rule. Trainings on a GPU take their gpu_hours
+        instead of their cpu_hours.
     """
     rows = []
     for rule, n in jobs.items():
@@ -248,7 +248,7 @@ def estimate(
 
 
 def estimate_text(table: pd.DataFrame, *, cores: Sequence[int] = (2, 64)) -> str:
-    """The estimate for people: rules by cost, the total, and what it means in wall time."""
+    """The estimate as text: rules ordered by cost, the total, and the wall time."""
     table = table.sort_values("cpu_hours", ascending=False, na_position="last", kind="stable")
     lines = [f"{'rule':<24}{'jobs':>7}{'CPU h':>10}{'GPU h':>10}  from"]
     for row in table.itertuples():
@@ -258,7 +258,9 @@ def estimate_text(table: pd.DataFrame, *, cores: Sequence[int] = (2, 64)) -> str
     lines.append(f"{'total':<24}{table['jobs'].sum():>7}{cpu:>10.2f}{f'{gpu:.2f}' if gpu else '-':>10}")
     unknown = table[table["cpu_hours"].isna()]
     if len(unknown):
-        lines.append(f"not recorded yet, not counted: {', '.join(unknown['rule'])} ({unknown['jobs'].sum()} jobs)")
+        lines.append(
+            f"not counted, because never run before: {', '.join(unknown['rule'])} ({unknown['jobs'].sum()} jobs)"
+        )
     lines.append("wall time with all cores busy: " + ", ".join(f"{cpu / n:.1f} h on {n} cores" for n in cores))
     if table["gpu_hours"].notna().any():
         lines.append("trainings on GPUs take the GPU hours instead of their CPU hours")
@@ -268,7 +270,7 @@ def estimate_text(table: pd.DataFrame, *, cores: Sequence[int] = (2, 64)) -> str
 
 
 def main(config: Sequence[str], *, root: str | Path = "results") -> str:
-    """Estimate of the paper for configuration files laid over each other."""
+    """Estimate of the cost of the paper for configuration files; later files override earlier ones."""
     from otrain_core.plan.run import Run
 
     run = Run.from_files(config)

@@ -1,4 +1,4 @@
-"""The figures of the paper, drawn from their small tables alone (see `otrain_core.paper.data`)."""
+"""The figures of the paper, drawn only from their small tables (see `otrain_core.paper.data`)."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def draw_figure(figure: str, table: pd.DataFrame, caption: Mapping[str, Any]):
     figure : str
         One of `otrain_core.paper.plan.FIGURES`.
     table : pandas.DataFrame
-        As from `otrain_core.paper.data.figure_data`; where it is empty the figure says what is missing.
+        As from `otrain_core.paper.data.figure_data`. If it is empty, the figure states what is missing.
     caption : mapping
-        ``missing`` and ``heading`` are read.
+        Caption of the figure; uses ``missing`` and ``heading``.
 
     Returns
     -------
@@ -73,12 +73,12 @@ def _draw(figure: str, table: pd.DataFrame, caption: Mapping[str, Any]):
 
 
 def read_data(path: str | Path) -> pd.DataFrame:
-    """Table of a figure; an empty one where nothing is in it."""
+    """Read the table of a figure; an empty file gives an empty table."""
     return read_table(path) if Path(path).read_bytes().strip() else pd.DataFrame()
 
 
 def draw_missing(text: str):
-    """A figure that says why there is no picture."""
+    """Draw a figure that states why there is no picture."""
     figure, ax = new_figure(6.0, 1.2)
     ax.axis("off")
     ax.text(0.5, 0.5, text, ha="center", va="center", wrap=True)
@@ -86,7 +86,7 @@ def draw_missing(text: str):
 
 
 def draw_magnitudes(table: pd.DataFrame):
-    """Injected sources and those found, by magnitude."""
+    """Draw the numbers of injected and recovered sources by magnitude (Fig. 4)."""
     figure, ax = new_figure(5.6, 3.6)
     edges = np.append(table["low"], table["high"].iloc[-1])
     for name, colour, text in (("injected", NEUTRAL, "injected"), ("found", TRUE_COLOUR, "found again")):
@@ -99,7 +99,7 @@ def draw_magnitudes(table: pd.DataFrame):
 
 
 def draw_galleries(table: pd.DataFrame):
-    """False left, True right; a block for each cube."""
+    """Draw cutouts of each cube (Figs. 5 to 8): False left, True right."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -119,14 +119,14 @@ def draw_galleries(table: pd.DataFrame):
 
 
 def _words(row: Mapping[str, Any]) -> str:
-    """Magnitude of a cutout and, of a False, what it is."""
+    """Label of a cutout: its magnitude and, for a False, its cause."""
     kind = "" if pd.isna(row["kind"]) else str(row["kind"]).replace("_", " ")
     magnitude = f"{row['mag']:.1f} mag" if np.isfinite(row["mag"]) else ""
     return ", ".join(filter(None, (kind, magnitude))) or "no magnitude"
 
 
 def draw_panels(table: pd.DataFrame, *, title: str = ""):
-    """The four panels of Figs. 10 and A.1 to A.4."""
+    """Draw the four panels of Figs. 10 and A.1 to A.4."""
     from otrain_core.figures.displays import (
         F1MccDisplay,
         HistoryDisplay,
@@ -161,7 +161,7 @@ def draw_panels(table: pd.DataFrame, *, title: str = ""):
 
 
 def draw_maps(table: pd.DataFrame):
-    """Cutout, Grad-CAM map and the map at the size of the cutout; a line for each network."""
+    """Draw the cutout, the Grad-CAM map and the map at the size of the cutout, in a row for each network (Figs. 9 and 13)."""
     from matplotlib import colormaps
 
     from otrain_core.figures.galleries import robust_limits
@@ -195,7 +195,7 @@ def draw_maps(table: pd.DataFrame):
 
 
 def draw_data_size(table: pd.DataFrame):
-    """Accuracy gap of all cubes, and scores of the first, against the number of training cutouts."""
+    """Draw the accuracy gap of all cubes, and the scores of the first, against the number of training cutouts (Fig. 11)."""
     from matplotlib.ticker import NullLocator, ScalarFormatter
 
     names, limit = list(dict.fromkeys(table["experiment"])), published_value("all", "accuracy_gap")["high"]
@@ -217,8 +217,8 @@ def draw_data_size(table: pd.DataFrame):
             _line(bottom, mine[mine["cube"] == cubes[0]], metric, number, label=text)
         bottom.set(xlabel="Training cutouts (True and False)", title=f"{name}, {cubes[0]}")
         sizes: list[float] = []
-        for size in table["n_train"].value_counts(sort=True).index:  # those of most trainings first
-            if all(abs(np.log(size / other)) > 0.25 for other in sizes):  # whose numbers do not overlap
+        for size in table["n_train"].value_counts(sort=True).index:  # sizes with most trainings first
+            if all(abs(np.log(size / other)) > 0.25 for other in sizes):  # tick labels must not overlap
                 sizes.append(size)
         for ax in (*tops, bottom):
             ax.set_xscale("log")
@@ -237,7 +237,7 @@ def draw_data_size(table: pd.DataFrame):
 
 
 def draw_size(table: pd.DataFrame):
-    """Accuracy, F1 and MCC against the side of the cutouts, a line of panels for each size of the cube."""
+    """Draw accuracy, F1 and MCC against the side of the cutouts, in a row of panels for each size of the cube (Fig. 12)."""
     names, limit = list(dict.fromkeys(table["experiment"])), published_value("all", "largest_cutout")["high"]
     table = table.assign(n_images=table["n_images"].astype("Int64").astype(str))
     cubes = list(dict.fromkeys(table["n_images"]))
@@ -260,7 +260,7 @@ def draw_size(table: pd.DataFrame):
 
 
 def _line(ax, part: pd.DataFrame, column: str, number: int, *, label: str, scale: float = 1.0) -> None:
-    """Means over seeds, bars from the lowest to the highest."""
+    """Draw means over seeds, with bars from the lowest to the highest value."""
     values = scale * part.groupby("n_train")[column].agg(["mean", "min", "max"]).dropna()
     if values.empty:
         return
@@ -272,7 +272,7 @@ def _line(ax, part: pd.DataFrame, column: str, number: int, *, label: str, scale
 
 
 def _share_y(axes) -> None:
-    """The same limits for all panels of a line."""
+    """Use the same y limits for all panels of a row."""
     for line in axes:
         low, high = min(ax.get_ylim()[0] for ax in line), max(ax.get_ylim()[1] for ax in line)
         for ax in line:

@@ -1,7 +1,7 @@
-"""The regenerated paper as one page without network, and the same from a run that is not finished.
+"""The reproduction of the paper as one page that needs no network, also from an unfinished run.
 
-``python -m otrain_core.paper.paper config/paper.yaml`` draws what there is into ``results/unfinished/paper``;
-``python -m otrain_core.paper.paper --quote`` puts the numbers and two pictures of ``results/paper`` into `PAGE`.
+``python -m otrain_core.paper.paper config/paper.yaml`` draws the results so far into ``results/unfinished/paper``;
+``python -m otrain_core.paper.paper --quote`` puts the tables and three pictures of ``results/paper`` into `PAGE`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from otrain_core.report.text import page_templates
 
 PAGE = "docs/explanation/paper.md"
 MARK = "<!-- paper from here -->"
-TABLE_COLUMNS = {  # of the page, where a table is too wide for it
+TABLE_COLUMNS = {  # columns shown on the page, for tables that are too wide for it
     "table2": (
         "telescope",
         "source",
@@ -58,14 +58,14 @@ def paper_files(
     comparison: str | Path,
     root: str | Path = "results",
 ) -> None:
-    """Write claims, captions and page of the regenerated paper.
+    """Write the claims, captions and page of the reproduction.
 
     Parameters
     ----------
     plan : mapping
         As from `otrain_core.paper.plan.plan_paper`.
     page : path-like
-        HTML written, in the folder of all figures and tables.
+        HTML written, in the folder with all figures and tables.
     claims, captions, about, comparison : path-like
         CSV, text, JSON (commit, versions and machine) and CSV (table 5, means over seeds) written.
     root : path-like
@@ -91,16 +91,16 @@ def _write_text(path: str | Path, text: str) -> None:
 
 
 def build_page(folder: str | Path, *, claims: pd.DataFrame, condensed: pd.DataFrame, about: Mapping[str, Any]) -> str:
-    """The page of the regenerated paper as HTML.
+    """The page of the reproduction as HTML.
 
     Parameters
     ----------
     folder : path-like
-        Holds figNN.png, figNN.json, tableN.csv and tableN.json, see `otrain_core.paper.captions.make_caption`.
+        Contains figNN.png, figNN.json, tableN.csv and tableN.json, see `otrain_core.paper.captions.make_caption`.
     claims : pandas.DataFrame
         As from `otrain_core.paper.claims.list_claims`.
     condensed : pandas.DataFrame
-        Table 5 for people, see `otrain_core.paper.tables.condensed`.
+        Short form of Table 5, see `otrain_core.paper.tables.condensed`.
     about : mapping
         commit, cpus and versions of this run.
 
@@ -160,11 +160,11 @@ def captions_text(folder: str | Path, names: Sequence[str] = (*FIGURES, *TABLES)
 
 
 def readme_block(folder: str | Path) -> str:
-    """What the documentation quotes of a finished page: the paper beside ours, its claims, two pictures; '' without one."""
+    """The part that the documentation quotes: Table 5, the claims and three pictures; '' if no page was made."""
     folder = Path(folder)
     if not (folder / "comparison.csv").is_file() or (folder / "comparison.csv").stat().st_size < 2:
         return ""
-    # As text: 0.950 is to stay 0.950.
+    # Read as text, so that 0.950 stays 0.950.
     table, claims = (
         pd.read_csv(folder / f"{name}.csv", dtype=str, keep_default_na=False) for name in ("comparison", "claims")
     )
@@ -198,14 +198,19 @@ def quote(folder: str | Path, page: str | Path) -> None:
 
 
 def draw_unfinished(config: Sequence[str], *, root: str | Path = "results") -> Path:
-    """Draw all of the paper that a run has the data for, beside the real one; returns the page.
+    """Draw all parts of the paper for which an unfinished run has data, into ``unfinished/paper``.
 
     Parameters
     ----------
     config : sequence of path-like
-        Configuration files, laid over each other and over the default.
+        Configuration files; later files override earlier ones and the defaults.
     root : path-like
         Folder of the results.
+
+    Returns
+    -------
+    pathlib.Path
+        The HTML page.
     """
     plan, folder = plan_paper(Run.from_files(config)), Path(root, "unfinished", "paper")
     for name in FIGURES:
@@ -241,4 +246,4 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--quote"]:
         quote("results/paper", PAGE)
     else:
-        print(f"What there is of the paper: {draw_unfinished(sys.argv[1:] or ['config/paper.yaml'])}")
+        print(f"The paper so far: {draw_unfinished(sys.argv[1:] or ['config/paper.yaml'])}")

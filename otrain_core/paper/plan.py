@@ -1,4 +1,4 @@
-"""What the regenerated paper is made of: its figures and tables, the cubes they show and the files they read."""
+"""Contents of the reproduction of the paper: figures and tables, the cubes they show and the files they read."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ MAPS = ("fig09", "fig13")
 
 
 def plan_paper(run: Run) -> dict[str, Any]:
-    """What the rules of the paper must know of a run, as plain values.
+    """The properties of a run that the rules of the paper need, as plain values.
 
     Returns
     -------
     dict
-        cubes (those of the paper that the run has, in the order of table 5), experiments (options by name), seeds,
+        cubes (those of the paper that the run has, in the order of Table 5), experiments (options by name), seeds,
         protocols, images (names by telescope), telescopes (their entries), sweeps (trainings by name), bootstrap,
         confidence and seed.
     """
@@ -51,17 +51,17 @@ def plan_paper(run: Run) -> dict[str, Any]:
 
 
 def cubes_of(plan: Mapping[str, Any], figure: str) -> list[str]:
-    """Cubes that a figure shows, as far as the run has them."""
+    """Cubes of a figure that the run has."""
     return [cube for cube in FIGURE_CUBES.get(figure, ()) if cube in plan["cubes"]]
 
 
 def training_folder(plan: Mapping[str, Any], cube: str, experiment: str, protocol: str, seed: int | None = None) -> str:
-    """Folder of a training under the results; by default that of the first seed."""
+    """Folder of a training, relative to the results; by default for the first seed."""
     return results.training_folder(cube, experiment, plan["seeds"][0] if seed is None else seed, protocol)
 
 
 def trainings(plan: Mapping[str, Any]) -> list[str]:
-    """Folders of all trainings of the paper's table 5, under the results."""
+    """Folders of all trainings of Table 5, relative to the results."""
     return [
         training_folder(plan, cube, experiment, protocol, seed)
         for cube in plan["cubes"]
@@ -72,14 +72,15 @@ def trainings(plan: Mapping[str, Any]) -> list[str]:
 
 
 def shown_protocol(plan: Mapping[str, Any]) -> str:
-    """The protocol of Figs. 2, 10 and A.1 to A.4: that of the paper where the run has it."""
+    """The protocol of Figs. 2, 10 and A.1 to A.4: that of the paper if the run has it."""
     return "random" if "random" in plan["protocols"] else "by-image"
 
 
 def figure_sources(plan: Mapping[str, Any], figure: str) -> list[str]:
-    """Files under the results that a figure is drawn from."""
+    """Files from which a figure is drawn, relative to the results."""
     cubes, name = cubes_of(plan, figure), next(iter(plan["experiments"]), None)
-    if figure in GALLERIES or figure == "fig04":  # fig04 reads records of images, which a cube waits for, fused or not
+    # Fig. 4 reads records of images. They exist once the cube does, fused or not.
+    if figure in GALLERIES or figure == "fig04":
         return [f"{cube}/cube.npz" for cube in cubes]
     if figure in SWEEPS:
         return [f"studies/{SWEEPS[figure]}.csv"] if SWEEPS[figure] in plan["sweeps"] else []
@@ -98,7 +99,7 @@ def figure_sources(plan: Mapping[str, Any], figure: str) -> list[str]:
 
 
 def table_sources(plan: Mapping[str, Any], table: str) -> list[str]:
-    """Files under the results that a table is made from."""
+    """Files from which a table is made, relative to the results."""
     if table == "table1":
         return [f"{cube}/cube.npz" for cube in plan["cubes"][:1]]
     if table == "table2":
@@ -113,5 +114,5 @@ def table_sources(plan: Mapping[str, Any], table: str) -> list[str]:
 
 
 def under(root: str | Path, files: list[str]) -> list[str]:
-    """The same files with the folder of the results before them."""
+    """Prepend the folder of the results to the paths of files."""
     return [f"{root}/{file}" for file in files]

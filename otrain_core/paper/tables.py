@@ -1,4 +1,4 @@
-"""Tables 1 to 5 of the paper from what a run has written, as data and as TeX."""
+"""Tables 1 to 5 of the paper, from the results of a run, as data and as TeX."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ARRAYS = {
     "filters": "filter",
     "fwhms": "FWHM of the candidate [px]",
     "candids": "name of the candidate",
-    "images": "image that it comes from",
+    "images": "image from which the cutout was taken",
     "x": "column of the candidate [px, from 0]",
     "y": "row of the candidate [px, from 0]",
     "ra": "right ascension [deg]",
@@ -35,10 +35,10 @@ ARRAYS = {
     "snr": "signal to noise on the difference",
     "seeing": "FWHM of the PSF of the image [px]",
     "pixel_scale": "pixel scale [arcsec/px]",
-    "reasons": "why the label is what it is",
-    "artefacts": "what a False is, where the simulation knows",
-    "injections": "number of the injection, -1 for a False",
-    "kinds": "how the place of a True was chosen",
+    "reasons": "reason for the label",
+    "artefacts": "cause of a False, if known from the simulation",
+    "injections": "number of the injected source, -1 for a False",
+    "kinds": "how the position of a True was chosen",
     "times": "time of the image",
     "n_missing": "missing pixels of the cutout",
     "channels": "names of the channels",
@@ -85,7 +85,7 @@ def tables_files(
 
 
 def make_table(name: str, plan: Mapping[str, Any], *, root: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """One table, and the facts that its caption quotes.
+    """Make one table, and the facts that its caption quotes.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def make_table(name: str, plan: Mapping[str, Any], *, root: str | Path) -> tuple
     Returns
     -------
     table : pandas.DataFrame
-        Empty where nothing of it is there; ``facts['missing']`` then says what.
+        Empty if there are no data for it yet; ``facts['missing']`` then says what is missing.
     facts : dict
     """
     makers: dict[str, Callable[..., Any]] = {
@@ -133,7 +133,7 @@ def arrays_of_the_cube(plan: Mapping[str, Any], root: Path) -> tuple[pd.DataFram
 
 
 def telescopes(plan: Mapping[str, Any], root: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Table 2: telescope, the values of its entry, medians of what was measured, what the paper says and what is assumed."""
+    """Table 2: properties of each telescope, medians of measured values, published values, and the assumed properties."""
     quality, published = _quality(plan, root), read_published()
     rows = []
     for name, entry in plan["telescopes"].items():
@@ -160,7 +160,7 @@ def telescopes(plan: Mapping[str, Any], root: Path) -> tuple[pd.DataFrame, dict[
 
 
 def _quality(plan: Mapping[str, Any], root: Path) -> pd.DataFrame:
-    """quality.csv, or its rows anew where the run has not come to it."""
+    """Read quality.csv, or make its rows if the run has not written it yet."""
     from otrain_core.evaluation.summary import build_quality, quality_row
 
     table = table_if_there(root / "quality.csv")
@@ -174,7 +174,7 @@ def _quality(plan: Mapping[str, Any], root: Path) -> pd.DataFrame:
 
 
 def cubes(plan: Mapping[str, Any], root: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Table 3: telescope, pipeline, n_true, n_false, images, side of the cutouts [px], candidates and left out."""
+    """Table 3: telescope, pipeline, n_true, n_false, images, side of the cutouts [px], numbers of candidates and of those left out."""
     published, rows = read_published(), []
     sides = published[published["quantity"] == "size"].set_index("cube")["low"]
     for cube in plan["cubes"]:
@@ -192,7 +192,7 @@ def cubes(plan: Mapping[str, Any], root: Path) -> tuple[pd.DataFrame, dict[str, 
 
 
 def confusion(plan: Mapping[str, Any], root: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Table 4: component, name, label, called, count and share of the scored set."""
+    """Table 4: component, name, label, called, count and fraction of the scored set."""
     for cube in plan["cubes"]:
         for experiment in plan["experiments"]:
             folder = find_training(root, plan, cube, experiment, file="metrics.json")
@@ -209,7 +209,7 @@ def confusion(plan: Mapping[str, Any], root: Path) -> tuple[pd.DataFrame, dict[s
 
 
 def classification(plan: Mapping[str, Any], root: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Table 5: the columns of summary.csv for the paper's experiments; published values and bounds in paper_*."""
+    """Table 5: the columns of summary.csv for the experiments of the paper; published values and bounds in paper_*."""
     summary = summary_of(plan, root)
     done = int((summary["status"] == "ok").sum())
     if not done:
@@ -227,32 +227,32 @@ def classification(plan: Mapping[str, Any], root: Path) -> tuple[pd.DataFrame, d
 
 
 def summary_of(plan: Mapping[str, Any], root: str | Path) -> pd.DataFrame:
-    """Rows of summary.csv for all trainings of table 5, from the trainings themselves."""
+    """Rows of summary.csv for all trainings of Table 5, made from the trainings themselves."""
     if not trainings(plan):
         return pd.DataFrame(columns=list(SUMMARY_COLUMNS))
     return build_summary(Path(root) / folder for folder in trainings(plan))
 
 
 def read_experiments(root: str | Path) -> pd.DataFrame | None:
-    """experiments.csv of a run, None where it has not come to it."""
+    """Read experiments.csv of a run; None if the run has not written it yet."""
     return table_if_there(Path(root) / "experiments.csv")
 
 
 def condensed(table: pd.DataFrame, experiments: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Table 5 with one row for each cube, protocol and experiment: means over seeds.
+    """Shorten Table 5 to one row for each cube, protocol and experiment: means over seeds.
 
     Parameters
     ----------
     table : pandas.DataFrame
         As from `classification`.
     experiments : pandas.DataFrame, optional
-        experiments.csv, for the intervals of the mean; without it that of a single seed stands.
+        experiments.csv, for the intervals of the mean. Without it, only rows of a single seed have an interval.
 
     Returns
     -------
     pandas.DataFrame
-        Cube, Network, Split, Seeds, p_t and that of the paper, accuracy, precision, recall, F1, MCC with its interval
-        and its spread over seeds, and FP as a share of the scored set; as text.
+        Cube, Network, Split, Seeds, p_t, published p_t, accuracy, precision, recall, F1, MCC with its interval
+        and its range over seeds, and FP as a fraction of the scored set; all as text.
     """
     rows = []
     done = table[table["status"] == "ok"]
@@ -280,7 +280,7 @@ def condensed(table: pd.DataFrame, experiments: pd.DataFrame | None = None) -> p
 
 
 def to_tex(name: str, table: pd.DataFrame, caption: str) -> str:
-    """A table as TeX (booktabs), with its caption; narrow columns and short numbers."""
+    """A table as TeX (booktabs), with its caption and short numbers."""
     if table.empty:
         return f"% {caption}\n"
     shown = table.drop(columns=[column for column in ("assumed",) if column in table])

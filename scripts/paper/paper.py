@@ -1,4 +1,4 @@
-"""Write claims, captions and page of the regenerated paper (step `paper`)."""
+"""Write claims, captions and page of the reproduction of the paper (step `paper`)."""
 
 from otrain_core.jobs.job import job_logging
 

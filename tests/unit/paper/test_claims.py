@@ -54,7 +54,7 @@ def test_claims_of_the_cubes():
 
 def test_the_worst_cube_is_named():
     claims = list_claims(summary(mcc=[0.5, 0.95]), PLAN, **EMPTY)
-    assert claims["why"].iloc[1] == "below it: A/x 0.500" and claims["ours"].iloc[1] == "0.500 to 0.950"
+    assert claims["why"].iloc[1] == "below the range: A/x 0.500" and claims["ours"].iloc[1] == "0.500 to 0.950"
 
 
 def test_missing_cubes_leave_the_verdict_open():
@@ -103,7 +103,7 @@ def test_the_paper_defines_its_gap_by_the_last_epoch():
 def test_a_gap_the_other_way_round_is_told():
     claims = list_claims(summary(), PLAN, **(EMPTY | {"data_size": gaps([(500, -0.2), (1000, 0.05), (5500, 0.01)])}))
     assert (
-        "2 of 2 points below are over it (gaps from -20.0 to 5.0 %), 1 of these because validation is better"
+        "2 of 2 points with fewer are over it (gaps from -20.0 to 5.0 %), 1 of these because validation is better"
         in claims["why"][5]
     )
 
@@ -134,7 +134,7 @@ def test_collapse_of_cubes_of_two_sizes():
     table = pd.concat([sizes([(63, 0.8)]), sizes([(55, 0.1), (63, 0.2)], n_images=12)])
     row = list_claims(summary(), PLAN, **(EMPTY | {"size": table})).iloc[6]
     assert row["ours"] == (
-        "cube of 27 images: MCC above it 0.800, up to it 0.900; cube of 12 images: MCC above it 0.100 to 0.200, up to it 0.900"
+        "cube of 27 images: MCC 0.800 above 48 px, 0.900 up to it; cube of 12 images: MCC 0.100 to 0.200 above 48 px, 0.900 up to it"
     )
     assert (row["reproduced"], row["seeds"]) == ("partly", 1)
-    assert row["why"] == "MCC falls under 0.2 (random) at 1 of 3 sizes above it"
+    assert row["why"] == "the MCC is below 0.2 (random) at 1 of 3 sizes above 48 px"

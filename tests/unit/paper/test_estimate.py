@@ -77,7 +77,7 @@ def test_hours_are_jobs_times_seconds(root):
     assert table["cpu_hours"].iloc[:3].tolist() == pytest.approx([0.2, 2, 2])
     assert np.isnan(table.loc["track", "cpu_hours"]) and table.loc["train", "gpu_hours"] == pytest.approx(0.1)
     text = estimate_text(table.reset_index())
-    assert "not recorded yet, not counted: track (1 jobs)" in text and "2.1 h on 2 cores" in text
+    assert "not counted, because never run before: track (1 jobs)" in text and "2.1 h on 2 cores" in text
 
 
 def test_without_a_recorded_training_nothing_is_invented(tmp_path):

@@ -1,4 +1,4 @@
-"""The page of the regenerated paper, and the paper drawn from a run that is not finished."""
+"""The page of the reproduction, and the paper drawn from an unfinished run."""
 
 import re
 import shutil
@@ -54,7 +54,7 @@ def test_what_is_not_there_is_named_and_has_no_blank_panel(made):
     # Fig. 4 too: the images of the plan have other names than the made-up ones. Fig. 12 has the size that is trained anyway.
     assert {"fig11", "fig08", "figA4"} <= set(missing) <= {"fig04", "fig11", "fig08", "figA4"}
     assert len(page.images) == len(FIGURES) - len(missing)
-    assert "Not made: the run has not come so far" in page.text
+    assert "Not made, because the run is not finished" in page.text
     assert "trainings of the study data-size is done yet" in page.text
 
 
