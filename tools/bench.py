@@ -1,7 +1,7 @@
-"""What `otrain2` costs beside the network of the paper, measured side by side: ``python -m tools.bench``.
+"""Measure the cost of `otrain2` and of the network of the paper: ``python -m tools.bench``.
 
-Both networks run in one process and take turns, epoch by epoch, so that whatever else the machine does falls on
-both alike; times are CPU seconds of this process.
+Both networks run in one process and take turns, epoch by epoch, so that other load of the machine affects
+both equally. Times are CPU seconds of this process.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ def bench_networks(
 ) -> list[dict[str, Any]]:
     """Operations, parameters, training and scoring speed of `otrain2` and of the network of the paper.
 
-    The last rows set ONNX Runtime beside Keras, from memory and from FITS files.
+    The last rows compare ONNX Runtime with Keras, from memory and from FITS files.
 
-    Each is trained as its experiment says (of ``paper`` raw differences in batches of 1024), but with one pass in an
-    epoch, on cutouts of noise with a point source in every other one: the speed does not depend on the pixels.
+    Each network is trained with the options of its experiment (for ``paper``: raw differences in batches of 1024), but
+    with one pass per epoch. The cutouts are noise with a point source in every other one, because the speed does not
+    depend on the pixel values.
 
     Parameters
     ----------
@@ -34,7 +35,7 @@ def bench_networks(
     n_cutouts : int
         Cutouts in an epoch.
     rounds : int
-        Epochs timed of each network, after one that is not (it compiles).
+        Timed epochs of each network. A first epoch, in which the network is compiled, is not timed.
     seed : int
 
     Returns
@@ -75,9 +76,10 @@ def bench_networks(
 
 
 def _runtime(model: Any, cutouts: np.ndarray, rounds: int) -> list[dict[str, Any]]:
-    """Scoring by `otrain_core.classify.classifier` beside ``model.predict``, in turns, on one thread each.
+    """Compare scoring by `otrain_core.classify.classifier` with ``model.predict``, in turns, on one thread each.
 
-    From memory, then from FITS files: in blocks beside one file read and scored at a time, as the original O'TRAIN does.
+    First from memory, then from FITS files. The classifier reads these in blocks; Keras reads and scores one file at a
+    time, like the original O'TRAIN.
     """
     import tempfile
 
@@ -140,7 +142,7 @@ def _cutouts(size: int, n: int, rng: np.random.Generator) -> tuple[np.ndarray, n
 
 
 class _Runner:
-    """One network in training, an epoch at a time."""
+    """A network that is trained one epoch at a time."""
 
     def __init__(self, experiment, cutouts: np.ndarray, labels: np.ndarray, *, seed: int, epochs: int):
         from otrain_core.networks import architecture
@@ -154,9 +156,9 @@ class _Runner:
         cutouts = cutouts[..., : len(experiment.inputs)]
         stage = architecture.keras.Model(self.model.input, architecture.input_stage(self.model).output)
         data = (np.asarray(stage.predict(cutouts, batch_size=256, verbose=0)), labels)
-        few = (data[0][:64], labels[:64])  # watched after every epoch; not what is timed
+        few = (data[0][:64], labels[:64])  # validation set of each epoch, small so that it takes no time
         body = architecture.without_input_stage(self.model)
-        # One pass in an epoch for both networks: few cutouts would pass `otrain2` several times.
+        # One pass per epoch for both networks: by default `otrain2` repeats a small training set within an epoch.
         timed = experiment.model_copy(update={"epochs": epochs, "min_batches": 1})
         self.loop = Loop(body, data, few, experiment=timed, seed=seed, weights=None)
         self.cutouts, self._score = cutouts, score_cutouts
@@ -169,7 +171,7 @@ class _Runner:
 
 
 def main(path: str = "results/bench.json", *, n_cutouts: int = 2048) -> int:
-    """Measure, write the JSON file (with the versions and the machine's cores) and print it."""
+    """Measure, write the results as JSON (with versions and number of cores) and print them."""
     from otrain_core.io import write_json
     from otrain_core.jobs.provenance import provenance
 

@@ -1,8 +1,8 @@
-"""HOTPANTS itself beside this project's subtraction: ``python -m tools.beside_hotpants`` (HOTPANTS on the PATH).
+"""Compare HOTPANTS with O'TRAIN's own subtraction: ``python -m tools.beside_hotpants`` (HOTPANTS on the PATH).
 
-The first image of each cube of the paper, simulated, goes through its pipeline twice: once with HOTPANTS (Becker 2015,
-ascl:1504.004), once with the Alard-Lupton subtraction that takes its place where the program is missing. Everything before the
-subtraction is the same. ``--search SCIENCE REFERENCE -m MODEL`` measures a whole search beside HOTPANTS alone on the same pair.
+The first simulated image of each cube of the paper is processed by its pipeline twice: once with HOTPANTS (Becker 2015,
+ascl:1504.004), once with the Alard-Lupton subtraction that replaces HOTPANTS if it is missing. All steps before the
+subtraction are the same. ``--search SCIENCE REFERENCE -m MODEL`` compares a complete search with HOTPANTS alone on the same pair.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 METHODS = ("hotpants", "alard-lupton")
 OF_SUBTRACTION = ("noise_spread", "star_residual", "flux_scale", "masked_fraction", "kernel_order")
 OF_CROSSMATCH = ("flux_bias", "flux_scatter", "completeness_50_mag", "n_injected", "n_recovered", "n_false")
-# Of HOTPANTS 5.1.11 where its command line says nothing.
+# Defaults of HOTPANTS 5.1.11.
 DEFAULTS = {"ng": [3, 6, 0.7, 4, 1.5, 2, 3.0], "r": 10, "rss": 15, "ko": 2, "bgo": 1, "nsx": 10, "nsy": 10} | {
     "ks": 2.0,
     "ft": 20.0,
@@ -37,12 +37,12 @@ DEFAULTS = {"ng": [3, 6, 0.7, 4, 1.5, 2, 3.0], "r": 10, "rss": 15, "ko": 2, "bgo
 
 
 def spent() -> float:
-    """CPU seconds of this process and of the programs that it ran."""
+    """CPU time of this process and of the programs that it ran [s]."""
     return sum(os.times()[:4])
 
 
 def counting(program: str, folder: Path) -> tuple[str, Path]:
-    """A command that runs HOTPANTS, and the file to which it adds the CPU time of each run."""
+    """Write a command that runs HOTPANTS and appends the CPU time of each run to a file; return both paths."""
     script, times = folder / "hotpants", folder / "times.txt"
     script.write_text(
         f'#!/bin/sh\n{shlex.quote(program)} "$@"\nstatus=$?\ntimes >> {shlex.quote(str(times))}\nexit $status\n'
@@ -52,20 +52,20 @@ def counting(program: str, folder: Path) -> tuple[str, Path]:
 
 
 def program_seconds(times: Path) -> float:
-    """CPU seconds of the last run in a file of `counting`: the line of the children, user and system."""
+    """CPU time (user and system) of the last run in a file of `counting` [s]."""
     last = times.read_text().splitlines()[-1]
     return sum(60 * float(m) + float(s) for m, s in re.findall(r"(\d+)m([\d.]+)s", last))
 
 
 def version(program: str) -> str:
-    """What HOTPANTS says that it is."""
+    """Version that HOTPANTS prints."""
     said = subprocess.run([program], capture_output=True, text=True, check=False)
     found = re.search(r"Version\s+(\S+)", said.stdout + said.stderr)
     return found.group(1) if found else "unknown"
 
 
 def with_method(recipe: Recipe, method: str, program: str) -> Recipe:
-    """A recipe whose subtraction is `method`, without a stand-in."""
+    """A recipe whose subtraction is `method`, without a fallback."""
     from dataclasses import replace
 
     update = {"method": method, "fallback": None, "hotpants_program": program}
@@ -74,7 +74,7 @@ def with_method(recipe: Recipe, method: str, program: str) -> Recipe:
 
 
 def first_image(cube: str, configs: list[str], *, side: int | None) -> Chain:
-    """The first image of a cube of these configurations, its frame cut to `side` and its injections with the area."""
+    """The first image of a cube of these configurations; a frame cut to `side` has fewer injected sources, in proportion to its area."""
     from otrain_core.plan.chain import Chain, chain_record
     from otrain_core.plan.run import Run
 
@@ -94,7 +94,7 @@ def first_image(cube: str, configs: list[str], *, side: int | None) -> Chain:
 
 
 def begin(chain: Chain, folder: Path) -> tuple[ImageSteps, dict[str, Path]]:
-    """Simulate an image and make all that its subtraction needs."""
+    """Simulate an image and run all steps before the subtraction."""
     from otrain_core.chain.steps import ImageSteps
     from otrain_core.plan.recipe import Recipe
     from otrain_core.sky.simulate import simulate_files
@@ -114,7 +114,7 @@ def begin(chain: Chain, folder: Path) -> tuple[ImageSteps, dict[str, Path]]:
 
 
 def compare(cube: str, chain: Chain, program: str) -> list[dict[str, Any]]:
-    """A row for each method: residuals, completeness and costs of one image."""
+    """Residuals, completeness and cost for one image, one row for each method."""
     from dataclasses import replace
 
     rows = []
@@ -138,7 +138,7 @@ def compare(cube: str, chain: Chain, program: str) -> list[dict[str, Any]]:
 
 
 def measured(run: ImageSteps) -> dict[str, Any]:
-    """What the records of an image say of its difference."""
+    """Quality of the difference of an image, from its records."""
     from otrain_core.io import read_json
 
     found: Mapping[str, Any] = read_json(run.file("subtract.json"))
@@ -151,7 +151,7 @@ def measured(run: ImageSteps) -> dict[str, Any]:
 def beside_search(
     science: str, reference: str, model: str, program: str, *, gain: float | None
 ) -> list[dict[str, Any]]:
-    """CPU seconds of a whole search (imports and loading of the model not counted) and of HOTPANTS on the same pair."""
+    """CPU time [s] of a complete search (without imports and loading of the model) and of HOTPANTS on the same pair."""
     from otrain_core.chain.steps import ImageSteps
     from otrain_core.classify import Classifier
     from otrain_core.night.search import search_image
@@ -188,7 +188,7 @@ def beside_search(
 def main(
     output: str, configs: list[str], *, side: int | None, pair: list[str] | None, model: str, gain: float | None
 ) -> None:
-    """Measure, and write ``images.csv`` or, of a pair, ``search.csv``; ``about.json`` beside it."""
+    """Measure, and write ``images.csv`` or, for a pair, ``search.csv``, each with a JSON file of versions and machine."""
     import pandas as pd
 
     from otrain_core.io import write_json, write_table
@@ -216,9 +216,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("-o", "--output", default="results/published/hotpants")
     parser.add_argument("--config", nargs="+", default=["config/paper.yaml"])
-    parser.add_argument("--side", type=int, help="of a frame at most [px] (default: whole frames, ten minutes)")
+    parser.add_argument(
+        "--side", type=int, help="largest side of a frame [px] (default: whole frames, which takes ten minutes)"
+    )
     parser.add_argument("--search", nargs=2, metavar=("SCIENCE", "REFERENCE"), help="measure a search of this pair")
     parser.add_argument("-m", "--model", default="universal")
-    parser.add_argument("--gain", type=float, help="of the pair, where its header and the model do not say")
+    parser.add_argument(
+        "--gain", type=float, help="gain of the pair, if neither its header nor the model gives it [electron/ADU]"
+    )
     given = parser.parse_args()
     main(given.output, given.config, side=given.side, pair=given.search, model=given.model, gain=given.gain)

@@ -1,8 +1,8 @@
-"""A Faster R-CNN on the tiles of the detector network, as its peer: ``python -m tools.finder_peer CUBE -o peer.csv``.
+"""Compare the detector network with a Faster R-CNN: ``python -m tools.finder_peer CUBE -o peer.csv``.
 
-Needs torch and torchvision, which are no dependencies of O'TRAIN. A MobileNet with a feature pyramid (Howard et al. 2019;
-Ren et al. 2015) with anchors of 8 to 16 px is trained from random weights on the tiles that `otrain_core.networks.tiles` draws, and
-judged on the test images of the split as the study `finder` judges. A step costs 3.4 CPU s, one of the detector network 0.15.
+Needs torch and torchvision, which are not dependencies of O'TRAIN. A MobileNet with a feature pyramid (Howard et al. 2019;
+Ren et al. 2015) with anchors of 8 to 16 px is trained from random weights on the tiles from `otrain_core.networks.tiles`. It is
+evaluated on the test images in the same way as in the study `finder`. A step takes 3.4 CPU s, a step of the detector network 0.15.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from otrain_core.plan.config import EvaluateOptions
 from otrain_core.plan.finder import FinderOptions
 from otrain_core.plan.pipelines import CrossmatchOptions
 
-CHANNELS = ("science", "reference", "difference")  # the three that such networks take
-SIDE = 4.0  # of the box about a source [FWHM]
+CHANNELS = ("science", "reference", "difference")  # such networks take three channels
+SIDE = 4.0  # side of the box around a source [FWHM]
 ANCHORS = (8, 12, 16)  # sides [px]
-MAGNIFIED = 4  # the strides of the network are 16 and 32 px, a star has three
+MAGNIFIED = (
+    4  # images are magnified, because the strides of the network are 16 and 32 px and a star has a FWHM of about 3 px
+)
 
 
 def boxes_of(targets: np.ndarray, *, seeing: float) -> np.ndarray:
-    """(n, 4) boxes x0, y0, x1, y1 [px, the first pixel reaches from 0 to 1] of the sources of a tile."""
+    """Boxes x0, y0, x1, y1 (n, 4) of the sources of a tile [px, the first pixel extends from 0 to 1]."""
     rows, columns = np.nonzero(targets[..., TARGETS.index("heat")] == 1)
     x = columns + targets[rows, columns, TARGETS.index("dx")] + 0.5
     y = rows + targets[rows, columns, TARGETS.index("dy")] + 0.5
@@ -38,12 +40,12 @@ def boxes_of(targets: np.ndarray, *, seeing: float) -> np.ndarray:
 
 
 def channels_of(inputs: np.ndarray) -> np.ndarray:
-    """(3, height, width) of the planes (height, width, planes) that the detector network sees."""
+    """Convert the planes of the detector network (height, width, planes) to an array (3, height, width)."""
     return np.ascontiguousarray(inputs[..., [PLANES.index(name) for name in CHANNELS]].transpose(2, 0, 1))
 
 
 def found_in(model: Any, planes: Planes) -> pd.DataFrame:
-    """x, y [px] and score of the boxes that a network finds in an image."""
+    """Positions x, y [px] and scores of the boxes that a network finds in an image."""
     import torch
 
     sides = [MAGNIFIED * side for side in planes.shape]
@@ -56,7 +58,7 @@ def found_in(model: Any, planes: Planes) -> pd.DataFrame:
 
 
 def train(images: list, options: FinderOptions, *, seed: int) -> Any:
-    """A Faster R-CNN trained on as many tiles as the detector network."""
+    """Train a Faster R-CNN on as many tiles as the detector network."""
     import torch
     from torchvision.models.detection import FasterRCNN
     from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -96,7 +98,7 @@ def train(images: list, options: FinderOptions, *, seed: int) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cube", type=Path, help="folder of a cube whose run had finder.train")
+    parser.add_argument("cube", type=Path, help="folder of a cube from a run with finder.train")
     parser.add_argument("-o", "--output", type=Path, default=Path("peer.csv"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=FinderOptions().steps)

@@ -1,7 +1,7 @@
-"""A night killed again and again: ``python -m tools.kill [FOLDER [IMAGES [KILLS [MODEL]]]]`` (``make kill``).
+"""Kill `otrain night` repeatedly: ``python -m tools.kill [FOLDER [IMAGES [KILLS [MODEL]]]]`` (``make kill``).
 
-`otrain night --once` works through small simulated images and gets SIGKILL at random moments of its work. In the end
-each image must have been scored once, with nothing lost and nothing twice. The files stay in FOLDER; a new one is asked for.
+`otrain night --once` searches small simulated images and gets SIGKILL at random moments. In the end
+each image must have been scored exactly once. The files stay in FOLDER, which must not exist before.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ from typing import Any
 
 import numpy as np
 
-SIDE = 300  # of the images [px]
-TICK = 0.02  # between looks at the ledger [s]
-SPREAD = 2.0  # largest time from the beginning of an image to the kill [s]
-PATIENCE = 600.0  # for the next image to be begun, on a busy machine [s]
+SIDE = 300  # side of the images [px]
+TICK = 0.02  # time between two readings of the ledger [s]
+SPREAD = 2.0  # largest time from the start of an image to the kill [s]
+PATIENCE = 600.0  # time limit for the start of the next image, on a busy machine [s]
 
 
 def kill_and_finish(
     command: Sequence[str], ledger: Path, *, kills: int, rng: np.random.Generator, env: dict[str, str] | None = None
 ) -> int:
-    """Start a command so often and kill it while it works on an image; then let it end.
+    """Start a command `kills` times and kill it while it works on an image; then let it finish.
 
     Parameters
     ----------
     command : sequence of str
         `otrain night ... --once`.
     ledger : Path
-        That it keeps; it tells when an image was begun.
+        Ledger of the command, which records when an image is started.
     kills : int
     rng : numpy.random.Generator
-        How long after the beginning of an image the process is killed.
+        Draws the time from the start of an image to the kill.
 
     Returns
     -------
     int
-        How often it was killed while it ran.
+        How often the command was killed while it ran.
 
     Raises
     ------
     subprocess.CalledProcessError
-        It ended with an error that was no kill.
+        The command ended with an error other than the kill.
     """
     killed = 0
     for _ in range(kills):
         process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         before, waited = _begun(ledger), 0.0
-        target = before + int(rng.integers(1, 4))  # tries and images begun since
+        target = before + int(rng.integers(1, 4))  # kill after one to three further starts of an image
         while process.poll() is None and _begun(ledger) < target and waited < PATIENCE:
             waited += TICK
             _wait(process, TICK)
@@ -69,7 +69,7 @@ def kill_and_finish(
 
 
 def problems(output: Path, n: int) -> list[str]:
-    """What is wrong with a night of `n` different images that was to be done: sentences, none where all is well."""
+    """Check a finished night of `n` different images: a list of faults, empty if there are none."""
     from astropy.table import Table
 
     from otrain_core.night.ledger import Ledger
@@ -87,7 +87,7 @@ def problems(output: Path, n: int) -> list[str]:
         for night in {image["night"] for image in images if image["status"] == "done"}:
             tables = {path.stem for path in (output / night).glob("*.ecsv")}
             mine = {image["name"]: image for image in images if image["night"] == night}
-            found += [f"{name}: a table and no image, or the other way round" for name in tables ^ set(mine)]
+            found += [f"{name}: a table without an image, or an image without a table" for name in tables ^ set(mine)]
             noted = ledger.detections(night)
             for name in tables & set(mine):
                 candidates = sorted(Table.read(output / night / f"{name}.ecsv")["candid"])
@@ -100,7 +100,7 @@ def problems(output: Path, n: int) -> list[str]:
 
 
 def write_images(folder: Path, n: int) -> Path:
-    """Write `n` exposures of one simulated field to folder/images, and their reference, whose path is returned."""
+    """Write `n` exposures of one simulated field to folder/images, and their reference; return the path of the reference."""
     from astropy.io import fits
 
     from otrain_core.plan.telescopes import SimulatedSky, Telescope
@@ -125,11 +125,11 @@ def write_images(folder: Path, n: int) -> Path:
 
 
 def _begun(ledger: Path) -> int:
-    """How often an image was begun."""
+    """How often the search of an image was started, according to the ledger."""
     try:
         with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True, timeout=5)) as base:
             return int(base.execute("SELECT coalesce(sum(tries), 0) FROM images").fetchone()[0])
-    except sqlite3.Error:  # not there yet
+    except sqlite3.Error:  # the ledger does not exist yet
         return 0
 
 
@@ -141,7 +141,7 @@ def _wait(process: subprocess.Popen[Any], seconds: float) -> None:
 
 
 def main(folder: str = "results/kill", images: str = "100", kills: str = "20", model: str = "universal") -> None:
-    """Write the images, kill, and tell what is wrong: exit status 1 where something is."""
+    """Write the images, kill the search repeatedly, and report faults: exit status 1 if there are any."""
     place = Path(folder)
     reference = write_images(place, int(images))
     command = [
@@ -158,9 +158,7 @@ def main(folder: str = "results/kill", images: str = "100", kills: str = "20", m
     ledger = place / "nights/ledger.sqlite"
     killed = kill_and_finish(command, ledger, kills=int(kills), rng=np.random.default_rng(1), env=env)
     wrong = problems(place / "nights", int(images))
-    print(
-        f"{images} images, killed {killed} times: {'; '.join(wrong) or 'each scored once, nothing lost, nothing twice'}"
-    )
+    print(f"{images} images, killed {killed} times: {'; '.join(wrong) or 'each image was scored exactly once'}")
     sys.exit(bool(wrong))
 
 

@@ -1,7 +1,7 @@
-"""How often `otrain monitor` raises an alarm, with and without a change: ``python -m tools.monitor_power CUBE...``
+"""Measure how often `otrain monitor` raises an alarm, with and without a change: ``python -m tools.monitor_power CUBE...``
 
-The images of a cube are dealt at random to a training set and a night, again and again. A night has 200 candidates of so
-many images; in every other one they are False alone. Then the same night with its seeing scaled.
+In each trial the images of a cube are divided at random into a training set and a night. A night has 200 candidates from a
+given number of images; in every other night all of them are False. Each night is tested as it is, and with its seeing scaled.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 COLUMNS = ("telescope", "pipeline", "images", "seeing_spread", "night_images", "candidates", "trials")
 COLUMNS += ("false_alarms", "found_wider", "found_narrower", "change", "detectable")
 NIGHTS, CANDIDATES, TRIALS, CHANGE = (1, 4, 7, 10), 200, 300, 1.3
-LEAST = 10  # images left for the training set
+LEAST = 10  # smallest number of images left for the training set
 
 
 def measure(
@@ -34,7 +34,7 @@ def measure(
     trials: int = TRIALS,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """Shares of nights with an alarm.
+    """Fractions of nights with an alarm.
 
     Parameters
     ----------
@@ -43,18 +43,18 @@ def measure(
     images, labels : numpy.ndarray
         (N,)
     n_images : int
-        Of a night.
+        Number of images of a night.
     trials : int
     rng : numpy.random.Generator
 
     Returns
     -------
     dict
-        ``false_alarms`` (any quantity, nothing changed), ``found_wider`` and ``found_narrower`` (the seeing flagged, times or
-        over `CHANGE`), ``detectable`` (median of what the nights themselves state).
+        ``false_alarms`` (an alarm for any quantity, without a change), ``found_wider`` and ``found_narrower`` (an alarm for
+        the seeing, multiplied or divided by `CHANGE`), ``detectable`` (median of the detectable change that the nights report).
     """
     names, of = np.unique(images, return_inverse=True)
-    # What training_statistics would keep of any choice of images: their medians stay the same.
+    # Medians of each image, as stored by training_statistics. They do not depend on the choice of images.
     medians = {}
     for key, label in (("true", 1), ("false", 0)):
         for name in DESCRIPTORS:
@@ -116,7 +116,7 @@ def main(cubes: Sequence[str], output: str, *, trials: int = TRIALS, seed: int =
 
 
 def as_markdown(table: pd.DataFrame) -> str:
-    """The table as the documentation quotes it: a line for each cube."""
+    """The table as quoted in the documentation: one row for each cube."""
     lines = [
         "| cube | images | their seeing varies by | night of | any false alarm | seeing +30 % found | seeing -23 % found |"
     ]
@@ -135,7 +135,7 @@ def as_markdown(table: pd.DataFrame) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
-        description=f"Alarms of otrain monitor at {FALSE_ALARMS:g} false alarms, measured on cubes."
+        description=f"Measure the alarm rates of otrain monitor on cubes, for --false-alarms {FALSE_ALARMS:g}."
     )
     parser.add_argument("cubes", nargs="+")
     parser.add_argument("-o", "--output", default="results/published/monitor", metavar="FOLDER")

@@ -1,10 +1,10 @@
-"""What a night knows more than one image: purity of two of three images, ``python -m tools.night_purity MODEL``.
+"""Measure the purity for detections in one image and in two of three images: ``python -m tools.night_purity MODEL``.
 
-A simulated night (the telescope demo: one field of the sky in three exposures that differ in pointing, noise and artefacts;
-hot pixels keep their place on the detector) and, with ``--hatp32 FOLDER``, triplets of real frames. Sources are added to
-both, at the same places of the sky in all three images. Of the candidates of an image, the score of one image is
-their probability; that of two of three images is the second highest probability of their object, 0 where it is seen once
-or keeps its place on the detector. All other candidates count as bogus.
+The night is simulated (telescope demo: three exposures of each field that differ in pointing, noise and artefacts, with
+hot pixels that stay at the same place on the detector). With ``--hatp32 FOLDER`` triplets of real frames are measured too.
+Sources are added at the same positions on the sky in all three images; all other candidates count as bogus. The score
+from one image is the probability of the candidate. The score from two of three images is the second highest probability
+of the object, and 0 if it is seen only once or stays at the same place on the detector.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from otrain_core.plan.telescopes import Telescope
 
 COLUMNS = ("night", "images", "real", "bogus", "score", "recall", "false_positives", "purity", "purity_low")
-PREVALENCE, RECALL = 0.01, 0.9  # share of real candidates, and of the real ones that are kept
-DITHER, MARGIN = 15, 20  # of the pointing of the simulated exposures, and of what is simulated around them [px]
+PREVALENCE, RECALL = 0.01, 0.9  # fraction of candidates that are real, and fraction of the real ones that are kept
+DITHER, MARGIN = 15, 20  # largest offset of the simulated exposures, and margin simulated around them [px]
 FIELDS, SIDE, SOURCES = 7, 512, 15  # simulated fields, their side [px], sources added to each field or triplet
-FIRST_FIELD = 500  # none of a training
-NEAR = 1.5  # a candidate so near to a source is that source [px]
+FIRST_FIELD = 500  # index of the first field; no training uses these fields
+NEAR = 1.5  # largest distance between a candidate and its source [px]
 FRAMES, STEP, REFERENCE = (
     4,
     3,
@@ -37,7 +37,7 @@ FRAMES, STEP, REFERENCE = (
 
 
 def purity(real: np.ndarray, score: np.ndarray) -> dict[str, float]:
-    """Purity at `PREVALENCE` where `RECALL` of the real candidates are kept.
+    """Purity at `PREVALENCE` for the threshold that keeps `RECALL` of the real candidates.
 
     Parameters
     ----------
@@ -49,8 +49,8 @@ def purity(real: np.ndarray, score: np.ndarray) -> dict[str, float]:
     Returns
     -------
     dict of float
-        recall, false_positives (share of the bogus), purity, and purity_low: with the upper end of the 95 % interval of
-        that share (Clopper & Pearson 1934), as if candidates were independent.
+        recall, false_positives (fraction of the bogus), purity, and purity_low: the purity for the upper end of the 95 %
+        interval of that fraction (Clopper & Pearson 1934), which assumes independent candidates.
     """
     from scipy.stats import beta
 
@@ -66,7 +66,7 @@ def purity(real: np.ndarray, score: np.ndarray) -> dict[str, float]:
 
 
 def second_highest(detections: Sequence[dict[str, Any]]) -> np.ndarray:
-    """Score of two of three images of each detection, from their context."""
+    """Score from two of three images for each detection, from its context."""
     from otrain_core.night.context import is_fixed
 
     of_object: dict[Any, dict[int, float]] = {}
@@ -84,7 +84,7 @@ def second_highest(detections: Sequence[dict[str, Any]]) -> np.ndarray:
 def add_sources(
     path: Path, places: np.ndarray | None, *, recipe: Recipe, rng: np.random.Generator, magnitudes: Any = None
 ):
-    """Add sources to an image on disk: at random places of their own, or at `places` (ra, dec, mag); their table."""
+    """Add sources to an image on disk, at random positions or at `places` (ra, dec, mag); return their table."""
     import pandas as pd
     from astropy.io import fits
 
@@ -119,7 +119,7 @@ def add_sources(
 def simulate_night(
     folder: Path, index: int, *, telescope: Telescope, n: int = 3, seed: int = 1
 ) -> tuple[list[Path], Path]:
-    """Exposures of one field, dithered, with hot pixels that keep their place, and their reference."""
+    """Write dithered exposures of one field, with hot pixels fixed on the detector, and their reference; return the paths."""
     from astropy.io import fits
 
     from otrain_core.sky.artefacts import add_hot_pixels
@@ -148,7 +148,7 @@ def simulate_night(
 
 
 def hatp32_frames(data: Path) -> tuple[list[Path], list[Path]]:
-    """Frames of hatp32 in the order of the night, and the file with the WCS of each."""
+    """Frames of hatp32 in chronological order, and the file with the WCS of each."""
     frames = sorted((data / "frames").glob("*.fits.gz"))
     return frames, [data / "wcs" / f"{path.name.removesuffix('.fits.gz')}.wcs" for path in frames]
 
@@ -169,7 +169,7 @@ def stack_first(data: Path, reference: Path, *, n: int, recipe: Recipe) -> None:
 
 
 def with_wcs(frame: Path, wcs: Path, folder: Path) -> Path:
-    """Write a frame with its WCS in its header to `folder`."""
+    """Write a frame, with the WCS in its header, to `folder`; return its path."""
     from astropy.io import fits
 
     path = folder / f"{frame.name.removesuffix('.fits.gz')}.fits"
@@ -190,7 +190,7 @@ def hatp32_night(folder: Path, data: Path, *, recipe: Recipe) -> tuple[list[list
 def search_night(
     paths: Sequence[Path], reference: Path, *, classifier: Classifier, recipe: Recipe, rng: np.random.Generator
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Detections of a night of some images with sources added, with their context; and which are the sources."""
+    """Add sources to the images of a night and search them: detections with their context, and which of them are sources."""
     from otrain_core.night.context import detections_of
     from otrain_core.night.hand_on import HandOn, keep
     from otrain_core.night.ledger import Ledger
@@ -215,7 +215,7 @@ def search_night(
 
 
 def rows_of(name: str, real: np.ndarray, one: np.ndarray, two: np.ndarray, *, images: int) -> list[dict[str, Any]]:
-    """Rows of the table: one image, and two of three."""
+    """Rows of the table: for one image, and for two of three."""
     counts = {"night": name, "images": images, "real": int(real.sum()), "bogus": int((~real).sum())}
     return [
         counts | {"score": label} | purity(real, score) for label, score in (("one image", one), ("two of three", two))

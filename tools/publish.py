@@ -1,4 +1,4 @@
-"""Small tables of a run, kept in the repository and quoted in README and documentation: ``python -m tools.publish RESULTS FOLDER``."""
+"""Copy the small tables of a run into the repository and quote them in the documentation: ``python -m tools.publish RESULTS FOLDER``."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from otrain_core.results import TABLES, read_record
 
 
 def published_table(folder: str | Path) -> str:
-    """The closing table of a published run, as README or documentation quote it."""
+    """The closing table of a published run, as quoted in the README or the documentation."""
     tables = [read_table(Path(folder, f"{name}.csv")) for name in ("summary", "quality")]
     return closing_table(*tables)
 
 
 def quoting(root: str | Path) -> list[Path]:
-    """README and the pages of the documentation."""
+    """Paths of the README and of the pages of the documentation."""
     return [Path(root, "README.md"), *sorted(Path(root, "docs").rglob("*.md"))]
 
 
 def publish(root: str | Path, folder: str | Path, page: str | Path) -> None:
-    """Keep the tables of a run in the repository and quote them in a page.
+    """Copy the tables of a run into the repository and quote the closing table in a page.
 
-    Its block between ``<!-- NAME from here -->`` and ``<!-- to here -->`` is
+    The block of the page between ``<!-- NAME from here -->`` and ``<!-- to here -->`` is
     replaced, where NAME is the name of `folder`.
     """
     from otrain_core.io import write_json, write_table
@@ -51,5 +51,5 @@ if __name__ == "__main__":
     name = Path(sys.argv[2]).name
     page = next((page for page in quoting(".") if f"<!-- {name} from here -->" in page.read_text()), None)
     if page is None:
-        sys.exit(f"no page quotes {name}: put <!-- {name} from here --> and <!-- to here --> into one")
+        sys.exit(f"no page quotes {name}: add the lines <!-- {name} from here --> and <!-- to here --> to a page")
     publish(sys.argv[1], sys.argv[2], page)

@@ -1,9 +1,9 @@
-"""A real night to its end, frame by frame: ``python -m tools.real_night FOLDER``.
+"""Search a real night frame by frame: ``python -m tools.real_night FOLDER``.
 
-The raw frames of HAT-P-32 (``../shared/data/hatp32``): the first ones are stacked as the reference, the others come one by one
-into a folder that `otrain night` watches, with the shipped model. Each has the same sources added at the same places of the
-sky. Nothing else of the field is known to change but a transit of 2 %, so that what the night calls real besides is counted as
-false. A night that was ended goes on where it stopped.
+The night consists of the raw frames of HAT-P-32 (``../shared/data/hatp32``). The first ones are stacked as the reference. The
+others are written one by one to a folder that `otrain night` watches with the shipped model. The same sources are added at the
+same positions on the sky in each frame. No other change of the field is known except a transit of 2 %, so all other objects
+that are called real count as false. After an interruption the same command continues.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import numpy as np
 from tools.night_purity import NEAR, add_sources, hatp32_frames, stack_first, with_wcs
 
 REFERENCE = 20  # frames of the stack
-PATIENCE = 3600.0  # for one frame [s]
+PATIENCE = 3600.0  # time limit for one frame [s]
 
 
 def arrive(
     frames: Path, folder: Path, command: Sequence[str], ledger: Path, *, places: np.ndarray, recipe: Any
 ) -> None:
-    """Run `otrain night` and let the frames of hatp32 come into `folder`, each when the one before is searched."""
+    """Run `otrain night` and write the frames of hatp32 to `folder`, each when the previous one has been searched."""
     from otrain_core.night.ledger import Ledger
 
-    with closing(Ledger(ledger)):  # so that it is there to be read
+    with closing(Ledger(ledger)):  # create the ledger, so that it can be read
         pass
     process = subprocess.Popen(command)
     try:
@@ -44,12 +44,12 @@ def arrive(
                 path.rename(folder / path.name)
             _wait_until(lambda n=number: _searched(ledger) > n - REFERENCE, process)
     finally:
-        process.terminate()  # the night ends the image in work
+        process.terminate()  # otrain night first finishes the current image
         process.wait()
 
 
 def _searched(path: Path) -> int:
-    """How many images are done or refused."""
+    """Number of images that are done or refused."""
     from otrain_core.night.ledger import Ledger
 
     with closing(Ledger(path)) as ledger:
@@ -60,7 +60,7 @@ def _wait_until(condition: Callable[[], bool], process: subprocess.Popen[Any]) -
     waited = 0.0
     while not condition():
         if process.poll() is not None or waited > PATIENCE:
-            raise SystemExit("otrain night ended, or a frame took too long")
+            raise SystemExit(f"otrain night ended early, or a frame took longer than {PATIENCE:g} s")
         try:
             process.wait(timeout=2.0)
         except subprocess.TimeoutExpired:
@@ -68,12 +68,12 @@ def _wait_until(condition: Callable[[], bool], process: subprocess.Popen[Any]) -
 
 
 def count(objects: Sequence[Mapping[str, Any]], places: np.ndarray, *, pixel_scale: float) -> list[dict[str, Any]]:
-    """Objects of a night by kind: added sources, what keeps its place on the detector, and all others.
+    """Count the objects of a night by kind: added sources, objects fixed on the detector, and all others.
 
     Parameters
     ----------
     objects : sequence of mapping
-        As `otrain_core.night.page.night_objects` gives them.
+        As from `otrain_core.night.page.night_objects`.
     places : numpy.ndarray
         (N, 3) ra, dec [deg], mag of the added sources.
     pixel_scale : float
@@ -99,7 +99,7 @@ def count(objects: Sequence[Mapping[str, Any]], places: np.ndarray, *, pixel_sca
 
 
 def main(folder: str, data: str, output: str, *, model: str = "universal") -> None:
-    """Make the night (or go on with it), and write ``hatp32.csv``."""
+    """Search the night, or continue with it, and write ``hatp32.csv``."""
     import pandas as pd
 
     from otrain_core.io import read_json, write_json, write_table
@@ -143,7 +143,7 @@ def main(folder: str, data: str, output: str, *, model: str = "universal") -> No
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("folder", help="of the night; one that was ended goes on")
+    parser.add_argument("folder", help="folder of the night; an interrupted night is continued")
     parser.add_argument("--data", default="../shared/data/hatp32", help="frames and wcs of HAT-P-32")
     parser.add_argument("-o", "--output", default="results/published/night")
     parser.add_argument("-m", "--model", default="universal")

@@ -1,8 +1,8 @@
-"""Sets of labelled cutouts of the real sky, for `tools.real_sky`: real stars as True, what no known object explains as False.
+"""Sets of labelled cutouts of real images, for `tools.real_sky`: real stars are True, candidates that no known object explains are False.
 
-Every set is a cube (``cube.npz``, readable by `otrain_core.cubes.cube_format.read_cube`) with three more columns: ``signs`` (-1 where
-the candidate is negative and its cutout flipped), ``convolved`` (which image was convolved for the subtraction) and ``units``
-(what is drawn for intervals: the image, or a ninth of it in sets of few images).
+Each set is a cube (``cube.npz``, readable by `otrain_core.cubes.cube_format.read_cube`) with three more columns: ``signs`` (-1 if
+the candidate is negative and its sign was flipped), ``convolved`` (which image was convolved for the subtraction) and ``units``
+(the unit of the bootstrap: the image, or a ninth of it in sets of few images).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ log = logging.getLogger("otrain.real_sets")
 
 CLONE = Path(__file__).parents[1]
 PIPELINE = "builtin"
-SIZE = 32  # of the cutouts [px]
-PARTS, FEW_IMAGES = 3, 5  # images of a set with fewer than 5 are cut into 3 x 3 parts
+SIZE = 32  # side of the cutouts [px]
+PARTS, FEW_IMAGES = 3, 5  # in sets with fewer than 5 images, each image is divided into 3 x 3 parts
 SEED = 1
 CONFIG = """
 images: {sheet}
@@ -52,15 +52,15 @@ pipelines:
 run: {{cubes: [{telescope}/builtin]}}
 """
 COLUMNS = ("telescope", "image", "path", "role", "field", "wcs", "reference")
-LCO_STARS = 60  # stars of the template set down in its difference
+LCO_STARS = 60  # stars of the template copied into its difference
 ZTF_REAL, ZTF_BOGUS = (0.9, 0.9), (0.1, 0.2)  # limits of drb, and of rb where there is no drb
-RUBIN_REAL, RUBIN_BOGUS = 0.9, 0.5  # of the reliability
-ASTEROID = 2.0  # a known one this near [arcsec]
+RUBIN_REAL, RUBIN_BOGUS = 0.9, 0.5  # limits of the reliability
+ASTEROID = 2.0  # largest distance to a known asteroid [arcsec]
 TRANSIENTS = ("supernova", "cataclyv", "nova", " sn ")
 
 
 def build_frames(name: str, data: Path, folder: Path) -> dict[str, Any]:
-    """A set of frames, through every step of the built-in pipeline; images that fail are named in the record."""
+    """Make a set from frames with all steps of the built-in pipeline; the record lists images that failed."""
     from otrain_core.plan.run import Run
     from otrain_core.sky.reference import reference_files
 
@@ -104,7 +104,7 @@ def build_frames(name: str, data: Path, folder: Path) -> dict[str, Any]:
 
 
 def _rows(name: str, data: Path, folder: Path) -> list[dict[str, str]]:
-    """Rows of the sheet of images of a set."""
+    """Rows of the image sheet of a set."""
     if name == "hatp32":
         with (CLONE / "config/hatp32_images.csv").open() as file:
             rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
@@ -130,7 +130,7 @@ def _rows(name: str, data: Path, folder: Path) -> list[dict[str, str]]:
 
 
 def _with_wcs(source: Path, copy: Path) -> str:
-    """Copy of a frame of eso085, which has no WCS, with one made up: both are aligned, and it says which star is which."""
+    """Copy a frame of eso085, which has no WCS, with an invented one. The two frames are aligned, so it serves to identify stars."""
     from astropy.io import fits
 
     cards = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 120.0, "CRVAL2": -30.0, "CRPIX1": 512.0}
@@ -145,7 +145,7 @@ def _with_wcs(source: Path, copy: Path) -> str:
 def _one_image(
     recipe: Recipe, image: str, place: Path, *, science: str, reference: str | Path, wcs: str | None
 ) -> dict[str, np.ndarray]:
-    """All steps of one image; its cutouts, which are kept with the records."""
+    """Run all steps of one image; return its cutouts, which are stored with the records."""
     from otrain_core.arrays import read_arrays
     from otrain_core.chain.steps import ImageSteps
 
@@ -164,7 +164,7 @@ def _one_image(
 
 
 def build_lco(name: str, data: Path, folder: Path) -> dict[str, Any]:
-    """Differences without their science frames: stars of the template are set down in the difference."""
+    """Make a set from differences without science frames: stars of the template are copied into the difference."""
     stacks = [_one_difference(data / name, number) for number in ("1", "2")]
     return _as_set(name, stacks, convolved={})
 
@@ -210,7 +210,7 @@ def _one_difference(folder: Path, number: str) -> dict[str, np.ndarray]:
     )
     seeing = record["seeing_px"]
     table, _ = crossmatch_candidates(found, truth, image=image, seeing=seeing, options=CrossmatchOptions())
-    # The template keeps its stars where they were: at the new places it shows the empty sky.
+    # The stars are not copied in the template: it shows empty sky at their new positions.
     planes = {"diff": plane - level.back(), "science": np.full_like(plane, np.nan), "mask": mask}
     planes["reference"] = np.asarray(sky.data, np.float32)
     return make_cutouts(
@@ -219,7 +219,7 @@ def _one_difference(folder: Path, number: str) -> dict[str, np.ndarray]:
 
 
 def _as_set(name: str, stacks: list[dict[str, np.ndarray]], *, convolved: Mapping[str, str]) -> dict[str, Any]:
-    """A set of the stacks of its images: all labelled candidates, real stars among them."""
+    """Combine the stacks of the images to a set of all labelled candidates, including real stars."""
     from otrain_core.cubes.cube import build_cube
     from otrain_core.plan.config import CubeOptions
 
@@ -233,7 +233,7 @@ def _as_set(name: str, stacks: list[dict[str, np.ndarray]], *, convolved: Mappin
 
 
 def _units(images: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """What is drawn for intervals: images, or equal parts of them where there are few."""
+    """Units of the bootstrap: images, or equal parts of them if there are few."""
     if len(np.unique(images)) >= FEW_IMAGES:
         return images
     part = [np.minimum((PARTS * value / (value.max() + 1)).astype(int), PARTS - 1) for value in (x, y)]
@@ -241,7 +241,7 @@ def _units(images: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def build_ztf(name: str, data: Path, folder: Path) -> dict[str, Any]:
-    """Stamps of ZTF; labels by the survey's own scores, by known asteroids and by classes of catalogues."""
+    """Make a set of ZTF stamps; labels come from the survey's own scores, known asteroids and classes in catalogues."""
     table, arrays = pd.read_csv(data / "alerts/ztf.csv"), np.load(data / "alerts/ztf.npz")
     drb, rb = table["drb"].to_numpy(float), table["rb"].to_numpy(float)
     has_drb = np.isfinite(drb) & (drb != 0)
@@ -256,7 +256,7 @@ def build_ztf(name: str, data: Path, folder: Path) -> dict[str, Any]:
     stack = np.full((len(table), 63, 63, len(CHANNELS)), np.nan, np.float32)
     for k, key in enumerate(("difference", "science", "reference")):
         stack[..., k] = arrays[key]
-    # Their difference is flipped already, science and reference are not.
+    # The difference of negative candidates is already flipped in the alerts; science image and reference are not.
     stack[..., 0] *= sign[:, None, None]
     return _as_alerts(
         name, stack, table, label=label, kind=kind, sign=sign, image=table["jd"], mag=table["magpsf"], scale=1.01
@@ -264,7 +264,7 @@ def build_ztf(name: str, data: Path, folder: Path) -> dict[str, Any]:
 
 
 def build_rubin(name: str, data: Path, folder: Path) -> dict[str, Any]:
-    """Stamps of Rubin; labels by the survey's reliability and by known asteroids. Those without both have none."""
+    """Make a set of Rubin stamps; labels come from the survey's reliability and known asteroids. Stamps with neither have no label."""
     table, arrays = pd.read_csv(data / "alerts/rubin.csv"), np.load(data / "alerts/rubin.npz")
     reliability = table["reliability"].to_numpy(float)
     asteroid = table["ssObjectId"].to_numpy() > 0
@@ -275,14 +275,14 @@ def build_rubin(name: str, data: Path, folder: Path) -> dict[str, Any]:
         for row in range(len(table)):
             stack[row, :, :, k] = _centred(arrays[f"{key}_{row}"], SIZE)
     sign = np.where(table["psfFlux"] < 0, -1, 1)
-    image = table["id"] // 10**8  # the first digits stand for visit and detector
+    image = table["id"] // 10**8  # the first digits encode visit and detector
     return _as_alerts(
         name, stack, table, label=label, kind=kind, sign=sign, image=image, mag=np.full(len(table), np.nan), scale=0.2
     )
 
 
 def _centred(plane: np.ndarray, size: int) -> np.ndarray:
-    """A stamp cut or padded with NaN so that its pixel side // 2 comes to size // 2."""
+    """Crop a stamp, or pad it with NaN, so that its pixel side // 2 becomes pixel size // 2."""
     padded = np.pad(np.asarray(plane, np.float32), size, constant_values=np.nan)
     top, left = (length // 2 + size - size // 2 for length in plane.shape)
     return padded[top : top + size, left : left + size]
@@ -300,7 +300,7 @@ def _as_alerts(
     mag: Any,
     scale: float,
 ) -> dict[str, Any]:
-    """A set of stamps with labels (-1: none, left out), flipped where negative, the sky of science and reference taken off."""
+    """Make a set of stamps with labels (-1: none, left out). Negative ones are flipped; the sky of science and reference is subtracted."""
     some = [CHANNELS.index(key) for key in ("science", "reference")]
     with np.errstate(all="ignore"):
         stack[..., some] -= np.nanmedian(stack[..., some], axis=(1, 2), keepdims=True)
@@ -349,7 +349,7 @@ SETS: dict[str, Callable[[str, Path, Path], dict[str, Any]]] = {
 
 
 def build_set(name: str, data: str | Path, folder: str | Path) -> dict[str, np.ndarray]:
-    """A set, built where its file is not there yet.
+    """Return a set, which is built if its file does not exist yet.
 
     Parameters
     ----------
@@ -358,12 +358,12 @@ def build_set(name: str, data: str | Path, folder: str | Path) -> dict[str, np.n
     data : path-like
         Folder of the real data, ``../shared/data``.
     folder : path-like
-        Folder of all sets; this one is ``folder/name/cube.npz`` with the record ``set.json``.
+        Folder of all sets. The set is ``folder/name/cube.npz``, its record ``set.json``.
 
     Raises
     ------
     OtrainError
-        The data are not there, or every image failed.
+        The data are missing, or every image failed.
     """
     from otrain_core.arrays import read_arrays, write_arrays
 
@@ -371,7 +371,7 @@ def build_set(name: str, data: str | Path, folder: str | Path) -> dict[str, np.n
     if path.is_file():
         return read_arrays(path)
     if not Path(data).is_dir():
-        raise OtrainError(f"{data}: the real data are not there")
+        raise OtrainError(f"{data}: no such folder; name the folder of the real data with --data")
     path.parent.mkdir(parents=True, exist_ok=True)
     built = SETS[name](name, Path(data).resolve(), path.parent)
     write_arrays(path, built["cube"])

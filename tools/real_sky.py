@@ -1,7 +1,7 @@
-"""Models on the real sky: ``python -m tools.real_sky -m MODEL.onnx...`` scores them on every set of `tools.real_sets`.
+"""Score models on real images: ``python -m tools.real_sky -m MODEL.onnx...`` uses every set of `tools.real_sets`.
 
-Written are ``real_sky.csv`` (one row for each set, model and choice of inputs), ``causes.csv`` (the same by kind, sign, S/N and
-which image was convolved) and, for the first model, one picture of the most confident wrong ones of each set.
+Writes ``real_sky.csv`` (one row for each set, model and choice of inputs), ``causes.csv`` (the same by kind, sign, S/N and
+which image was convolved) and, for the first model, a picture of the most confident errors of each set.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ log = logging.getLogger("otrain.real_sky")
 
 PUBLISHED = CLONE / "results/published/real-sky"
 UNIVERSAL = CLONE / "otrain_core/classify/models/universal.onnx"
-# Inputs that are taken away, for models that can do without.
+# Inputs that are removed, for models that do not need them.
 CHOICES = {"all": (), "no psf": ("psf",), "difference": ("psf", "science", "reference", "seeing")}
 DRAWS, CONFIDENCE = 400, 0.95
-OWN_LABELS, OWN_DRAWS = 50, 40  # labels of one's own for a calibration, and draws of them
+OWN_LABELS, OWN_DRAWS = 50, 40  # labels of the user's own images for a calibration, and number of draws of them
 SNR_EDGES = (0, 6, 10, 20, 50, np.inf)
 INTERVALS = ("auc", "recall", "fpr", "ece")
 PURITIES = {fraction: f"purity_{100 * fraction:g}pct".replace(".", "") for fraction in REAL_FRACTIONS}
@@ -41,26 +41,26 @@ COLUMNS += [
     f"{name}{end}" for name in (*INTERVALS, "ece_50_labels", *PURITIES.values()) for end in ("", "_low", "_high")
 ]
 COLUMNS += ["note"]
-INJECTED = ("random", "galaxy", "star", "variable")  # kinds of sources that are no real ones
-SHOWN = 8  # of either class in a picture
-GREYS = 32  # of the pictures, which are to be small
-STDPIPE = Path.home() / ".stdpipe/models/realbogus_default.h5"  # STDPipe comes without weights
+INJECTED = ("random", "galaxy", "star", "variable")  # kinds of injected sources
+SHOWN = 8  # cutouts of each class in a picture
+GREYS = 32  # grey levels of the pictures, few so that the files are small
+STDPIPE = Path.home() / ".stdpipe/models/realbogus_default.h5"  # STDPipe is distributed without weights
 
 
 @dataclass
 class Scored:
-    """What a model says of the candidates of a set, each array (N,).
+    """Output of a model for the candidates of a set, each array (N,).
 
     Attributes
     ----------
     model, inputs : str
-        Name, and the channels it read.
+        Name, and the channels used.
     score, probability : numpy.ndarray
-        NaN where it says nothing.
+        NaN if the model gives none.
     threshold : float
-        Of the score.
+        Threshold of the score.
     found : mapping of arrays
-        As `otrain_core.classify.classifier.Classifier.classify` gives it, empty for rules without a network.
+        As from `otrain_core.classify.classifier.Classifier.classify`; empty for rules without a network.
     """
 
     model: str
@@ -72,7 +72,7 @@ class Scored:
 
 
 def by_hand(name: str, cube: dict[str, np.ndarray], rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Candidates of a set that stay: those that a look called real, or unsure, are no bogus, nor are they chosen at random."""
+    """Mask of the candidates that are kept. Those judged real or unsure by eye are left out: they are not bogus, and were not selected at random."""
     n = len(cube["labels"])
     column = {key: cube[source] for key, source in (("image", "images"), ("candid", "candids"), ("x", "x"), ("y", "y"))}
     column |= {"label": cube["labels"].astype(int), "edge": np.zeros(n, bool), "injection": np.full(n, -1)}
@@ -82,14 +82,14 @@ def by_hand(name: str, cube: dict[str, np.ndarray], rows: Sequence[Mapping[str, 
 
 
 def usable(cube: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Candidates that count: no injected source, and none of a sign of which the set has no True."""
+    """Mask of the candidates that are counted: no injected sources, and no candidates of a sign without any True."""
     kinds, labels, signs = cube["kinds"].astype(str), cube["labels"] == 1, cube["signs"]
     real = labels & ~np.isin(kinds, INJECTED)
     return (real | ~labels) & np.isin(signs, np.unique(signs[real]))
 
 
 def without(cube: Mapping[str, np.ndarray], taken: Sequence[str]) -> dict[str, np.ndarray]:
-    """A copy of a cube in which some channels and columns are missing values."""
+    """A copy of a cube in which some channels and columns are replaced by missing values."""
     left = dict(cube)
     index = [CHANNELS.index(name) for name in taken if name in CHANNELS]
     if index:
@@ -99,7 +99,7 @@ def without(cube: Mapping[str, np.ndarray], taken: Sequence[str]) -> dict[str, n
 
 
 def network_scores(name: str, path: str | Path, cube: Mapping[str, np.ndarray]) -> Iterator[Scored]:
-    """Scores of a network with every choice of inputs that makes a difference to it."""
+    """Scores of a network for every choice of inputs that affects it."""
     from otrain_core.classify.classifier import Classifier
 
     classifier = Classifier.load(path)
@@ -119,18 +119,18 @@ def network_scores(name: str, path: str | Path, cube: Mapping[str, np.ndarray]) 
 
 
 def cuts_scores(cuts: FixedCuts, cube: Mapping[str, np.ndarray]) -> Scored:
-    """1 where fixed cuts accept, 0 where they do not; NaN where S/N or FWHM is not known."""
+    """1 if the fixed cuts accept a candidate, 0 if not; NaN if S/N or FWHM is unknown."""
     of = properties_of(cube)
     score = np.where(of.usable, cuts.accept(of).astype(float), np.nan)
     return Scored("fixed cuts", "S/N FWHM shape", score, np.full(len(score), np.nan), 0.5, {})
 
 
 def stdpipe_scores(cube: Mapping[str, np.ndarray]) -> Scored:
-    """Scores of STDPipe's ``realbogus`` for the differences, with weights that somebody has trained."""
+    """Scores of STDPipe's ``realbogus`` for the differences, with weights trained by the user."""
     from stdpipe.realbogus import load_realbogus_model, preprocess_cutout
 
     model = load_realbogus_model(str(STDPIPE))
-    planes = np.nan_to_num(cube["cube"][..., 0][:, 1:, 1:])  # an odd side
+    planes = np.nan_to_num(cube["cube"][..., 0][:, 1:, 1:])  # the network needs an odd side
     seeing = np.where(np.isfinite(cube["seeing"]), cube["seeing"], 3.0)
     stack = np.stack([preprocess_cutout(plane, fwhm=fwhm)[0] for plane, fwhm in zip(planes, seeing, strict=True)])
     score = model.predict(stack, verbose=0).ravel().astype(float)
@@ -138,16 +138,16 @@ def stdpipe_scores(cube: Mapping[str, np.ndarray]) -> Scored:
 
 
 def with_prior(probability: np.ndarray, real_fraction: float) -> np.ndarray:
-    """Probabilities that hold where half of the candidates are real, moved to another share of real ones."""
+    """Convert probabilities for equal numbers of real and bogus candidates to another fraction of real ones."""
     odds = logit(probability) + np.log(real_fraction / (1 - real_fraction))
     return 0.5 * (1 + np.tanh(0.5 * odds))
 
 
 def measure(cube: Mapping[str, np.ndarray], scored: Scored, kept: np.ndarray) -> dict[str, Any]:
-    """One row of the table: metrics of a model on a set, with intervals over the set's units.
+    """One row of the table: metrics of a model on a set, with intervals over the units of the set.
 
-    Where the fractions of real candidates are 1 and 0.1 %, the purity follows from recall and FPR; its interval takes the
-    unfavourable ends of both, and the favourable ones. ECE is that of probabilities moved to the share of real ones that the set has.
+    The purity for 1 and 0.1 % real candidates follows from recall and FPR; its interval combines the unfavourable ends of
+    both, and the favourable ends. The ECE is that of the probabilities converted to the set's fraction of real candidates.
     """
     rng = np.random.default_rng(1)
     labels, units, score = cube["labels"][kept], cube["units"][kept].astype(str), scored.score[kept]
@@ -163,7 +163,7 @@ def measure(cube: Mapping[str, np.ndarray], scored: Scored, kept: np.ndarray) ->
         values["ece"] = ece(labels, moved)
         ends["ece"] = bootstrap_intervals(labels, moved, units, 0.5, rng=rng, **options)["ece"]
         values["ece_50_labels"], ends["ece_50_labels"] = own_calibration(labels, probability, units, rng=rng)
-    else:  # a rule that says yes or no
+    else:  # a rule that only accepts or rejects
         ends |= {"auc": (np.nan, np.nan), "ece": (np.nan, np.nan)}
         values["auc"] = np.nan
     for fraction, name in PURITIES.items():
@@ -178,9 +178,10 @@ def measure(cube: Mapping[str, np.ndarray], scored: Scored, kept: np.ndarray) ->
 def own_calibration(
     labels: np.ndarray, probability: np.ndarray, units: np.ndarray, *, rng: np.random.Generator
 ) -> tuple[float, tuple[float, float]]:
-    """ECE after a calibration on 50 labelled candidates of other images: median and interval over draws of them.
+    """ECE after a calibration on 50 labelled candidates of other images: median and interval over draws of these.
 
-    The curve is pulled to the model's own, moved to the share of real ones among the 50, as a fine-tuning does.
+    As in fine-tuning, the calibration curve is regularised towards the model's own curve, converted to the fraction of real
+    candidates among the 50.
     """
     errors, pull = [], FinetuneOptions().pull
     names, of = np.unique(units, return_inverse=True)
@@ -204,7 +205,7 @@ def own_calibration(
 
 
 def causes(cube: Mapping[str, np.ndarray], scored: Scored, kept: np.ndarray) -> Iterator[dict[str, Any]]:
-    """Metrics by what may be the cause of failures; of a kind of source against all bogus."""
+    """Metrics by possible causes of errors; each kind of real source is compared with all bogus."""
     labels, known = cube["labels"] == 1, np.isfinite(scored.score)
     kept = kept & known
     parts: list[tuple[str, str, np.ndarray]] = []
@@ -227,7 +228,7 @@ def causes(cube: Mapping[str, np.ndarray], scored: Scored, kept: np.ndarray) -> 
 
 
 def draw_wrong(cube: Mapping[str, np.ndarray], scored: Scored, kept: np.ndarray, path: Path, title: str) -> None:
-    """Picture of the real ones of lowest and the bogus of highest probability, in few greys."""
+    """Draw the real candidates with the lowest and the bogus with the highest probability."""
     from otrain_core.figures.stamps import draw_stamps
     from otrain_core.io import atomic
 
@@ -250,7 +251,7 @@ def draw_wrong(cube: Mapping[str, np.ndarray], scored: Scored, kept: np.ndarray,
 
 
 def demo_models(results: Path) -> tuple[dict[str, Path], FixedCuts | None, list[str]]:
-    """Networks and fixed cuts of `make demo`, and what is not there."""
+    """Networks and fixed cuts of `make demo`, and a list of those that are missing."""
     from otrain_core.cubes.cube_format import read_cube
 
     missing, networks = [], {}
@@ -290,7 +291,7 @@ def score_set(
     stays : numpy.ndarray
         bool (N,), see `by_hand`.
     picture : path-like, optional
-        Of the wrong ones of the first network, with all inputs.
+        Picture written: the most confident errors of the first network, with all inputs.
     """
     kept, table, parts = usable(cube) & stays, [], []
     scores: list[Scored] = [one for key, path in networks.items() for one in network_scores(key, path, cube)]
@@ -321,7 +322,7 @@ def main(
     results: str | Path = "results",
     labels: str | Path = PUBLISHED / "labels.csv",
 ) -> pd.DataFrame:
-    """Build the sets that are not there yet, score the models, write tables and pictures.
+    """Build the missing sets, score the models, and write tables and pictures.
 
     Parameters
     ----------
@@ -329,12 +330,13 @@ def main(
         ONNX files by name.
     sets : sequence of str
     data, folder, output, results, labels : path-like
-        Real data; folder of the sets; where tables and pictures go (default: there too); results of `make demo`; label sheet.
+        Folders of the real data, of the sets, of the tables and pictures (default: that of the sets), and of the results of
+        `make demo`; label sheet.
 
     Raises
     ------
     OtrainError
-        Real data or a model are not there.
+        The real data or a model are missing.
     """
     from otrain_core.io import write_json, write_table
     from otrain_core.jobs.provenance import provenance
@@ -368,19 +370,21 @@ def main(
 
 
 def as_text(table: pd.DataFrame) -> str:
-    """The main columns of the table, for reading."""
+    """The main columns of the table as text."""
     shown = ["set", "model", "inputs", "n_real", "n_bogus", *INTERVALS, "ece_50_labels", *PURITIES.values()]
     return table[shown].round(3).to_string(index=False, na_rep="-")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Score models on the real sky.")
+    parser = argparse.ArgumentParser(description="Score models on real images.")
     parser.add_argument("-m", "--models", nargs="*", default=[], metavar="[NAME=]FILE", help="ONNX files")
     parser.add_argument("--sets", nargs="*", default=list(SETS), choices=list(SETS))
     parser.add_argument("--data", default="../shared/data")
-    parser.add_argument("--folder", default="results/real-sky", help="of the sets, built where they are not there")
+    parser.add_argument(
+        "--folder", default="results/real-sky", help="folder of the sets, which are built if they are missing"
+    )
     parser.add_argument("-o", "--output", default="", help="folder of tables and pictures (default: that of the sets)")
-    parser.add_argument("--results", default="results", help="of make demo, whose networks are scored too")
+    parser.add_argument("--results", default="results", help="results of make demo, whose networks are scored too")
     arguments = parser.parse_args()
     logging.basicConfig(level="INFO", format="%(message)s")
     chosen = {}

@@ -1,8 +1,8 @@
-"""What a cutout costs as cubes grow: ``python -m tools.scale [FOLDER [N ...]]`` (``make scale``).
+"""Measure the cost per cutout in cubes of different sizes: ``python -m tools.scale [FOLDER [N ...]]`` (``make scale``).
 
-For each number of cutouts a cube of five channels at 32 px is assembled, split, trained on for one epoch and
-evaluated, by the functions that the jobs of a run call, each step in a process of its own. Measured are CPU seconds
-and the peak of anonymous memory: pages of a mapped file do not count, the kernel drops them when it needs the room.
+For each number of cutouts, a cube of five channels at 32 px is assembled, split, used for one epoch of training and
+evaluated. Each step calls the functions of a run in its own process. The CPU time and the peak of the anonymous memory are
+measured. Pages of memory-mapped files are not counted, because the kernel frees them when memory is short.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ STEPS = ("assemble", "split", "train", "evaluate")
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 SIDE = 32
 PER_IMAGE = 400  # cutouts
-FILES = 25  # of pixels, which the images take in turn: cutouts and cube together would fill the disk twice
-# Bytes on the disk for one cutout: the cube, its columns, and what the network is trained on.
+FILES = 25  # files of pixels, which the images share: separate ones would need twice the disk space
+# Disk space for one cutout [bytes]: the cube, its columns, and the inputs of the training.
 DISK = 5 * 4 * SIDE**2 + 1_500 + 2 * 4 * (SIDE - 1) ** 2
 COLUMNS = ("step", "n", "images", "cpu_seconds", "memory_mb", "cpu_us_per_cutout", "memory_bytes_per_cutout", "commit")
 
@@ -44,13 +44,13 @@ def measure(
     Parameters
     ----------
     sizes : sequence of int
-        Numbers of cutouts; those for which the disk has no room are left out.
+        Numbers of cutouts; sizes for which the disk is too small are left out.
     steps : sequence of str
-        The first ones of `STEPS`: each works on what those before it made.
+        The first steps of `STEPS`: each step uses the output of the previous ones.
     folder : path-like, optional
-        Where the cubes are made and deleted again (default: the folder of temporary files).
+        Folder in which the cubes are made and deleted again (default: the folder of temporary files).
     in_memory : int, optional
-        In place of `otrain_core.networks.train.IN_MEMORY`.
+        Replaces `otrain_core.networks.train.IN_MEMORY`.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def measure(
     for n in sizes:
         with tempfile.TemporaryDirectory(dir=folder, prefix="otrain-scale.") as place:
             if 1.1 * n * DISK > shutil.disk_usage(place).free:
-                print(f"{n} cutouts: {1.1 * n * DISK / 1e9:.0f} GB of disk are needed in {place}", file=sys.stderr)
+                print(f"{n} cutouts: left out, {place} needs {1.1 * n * DISK / 1e9:.0f} GB of disk", file=sys.stderr)
                 continue
             _write_images(Path(place), n)
             for step in steps:
@@ -74,7 +74,7 @@ def measure(
 
 
 def per_cutout(table: pd.DataFrame) -> pd.DataFrame:
-    """What each cutout costs beyond the smallest cube, which leaves out what it takes to start.
+    """Additional cost of each cutout beyond the smallest cube, which excludes the cost of the start.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def _in_a_process(step: str, place: str, in_memory: int | None) -> dict[str, flo
 
 
 def _write_images(place: Path, n: int) -> None:
-    """What the step cutouts leaves of every image; noise, with a point source in every other cutout."""
+    """Write the output of the step cutouts for every image: noise, with a point source in every other cutout."""
     from otrain_core.arrays import write_arrays
     from otrain_core.candidates.cutouts import CHANNELS
     from otrain_core.candidates.cutouts import CUTOUT_COLUMNS as TABLE
@@ -143,7 +143,7 @@ def _write_images(place: Path, n: int) -> None:
 
 
 def _assemble(place: Path) -> None:
-    """As scripts/cube.py, but for where the pixels of the images are."""
+    """The step cube, except that the images share files of pixels."""
     from otrain_core.arrays import read_stack, write_arrays
     from otrain_core.cubes.cube import build_cube, real_star_cube
     from otrain_core.io import write_json
@@ -219,7 +219,7 @@ def _step(step: str, place: Path) -> None:
 
 @contextmanager
 def _watched(cost: dict[str, float]) -> Iterator[None]:
-    """Note the CPU seconds of this process and the peak of its anonymous memory, looked at every 10 ms (Linux)."""
+    """Measure the CPU time of this process and the peak of its anonymous memory, sampled every 10 ms (Linux)."""
     peak, done = 0, threading.Event()
 
     def watch() -> None:
@@ -242,7 +242,7 @@ def _watched(cost: dict[str, float]) -> Iterator[None]:
 
 
 def costs_text(table: pd.DataFrame) -> str:
-    """The table for people, as the documentation quotes it."""
+    """The table as text, as quoted in the documentation."""
     lines = [f"{'step':<10}{'cutouts':>9}{'CPU s':>9}{'memory MB':>11}{'CPU us/cutout':>15}{'bytes/cutout':>14}"]
     for row in table.itertuples():
         each = (f"{v:.0f}" if np.isfinite(v) else "-" for v in (row.cpu_us_per_cutout, row.memory_bytes_per_cutout))
@@ -260,7 +260,7 @@ def machine() -> dict[str, Any]:
 
 
 def main(folder: str = "results/scale", sizes: Sequence[int] = SIZES) -> None:
-    """Measure, and write ``costs.csv`` and ``about.json`` (versions, machine); other sizes in ``costs.csv`` stay."""
+    """Measure, and write ``costs.csv`` and ``about.json`` (versions, machine); rows of other sizes in ``costs.csv`` are kept."""
     from otrain_core.io import read_table, write_json, write_table
     from otrain_core.jobs.provenance import provenance
 

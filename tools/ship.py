@@ -1,8 +1,8 @@
 """Install a training as the shipped model: ``python -m tools.ship results/pool-drawn/all/any-telescope/seed1``.
 
-Written to ``otrain_core/classify/models``: ``universal.onnx`` for use, ``universal.keras`` for fine-tuning, the card
-``universal.json`` and ``universal.md``, and ``universal_check.npz``, held-out cutouts whose scores stand in the card. With
-``--real-sky`` the card gets the scores of ``make real-sky`` too; without a training they are added to the card that is there.
+Writes to ``otrain_core/classify/models``: ``universal.onnx`` for use, ``universal.keras`` for fine-tuning, the card
+``universal.json`` and ``universal.md``, and ``universal_check.npz`` with held-out cutouts whose scores are in the card. With
+``--real-sky`` the card also gets the scores of ``make real-sky``; without a training they are added to the existing card.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from otrain_core.errors import OtrainError
 from otrain_core.io import read_json, read_table, write_json
 from otrain_core.plan.sections import read_yaml
 
-N_CHECKED = 16  # held-out cutouts that travel with the model, half of them True
-MOST_BYTES = 2**20  # of each file
+N_CHECKED = 16  # held-out cutouts shipped with the model, half of them True
+MOST_BYTES = 2**20  # largest size of each file
 
 
 def ship(training: Path, *, configs: list[Path], folder: Path = FOLDER, seed: int = 1) -> dict[str, Any]:
-    """Copy the files of a training and write its card; scores on real data, failures and notes of an older card are dropped.
+    """Copy the files of a training and write its card. Scores on real data, failures and notes of an older card are removed.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def ship(training: Path, *, configs: list[Path], folder: Path = FOLDER, seed: in
 
 
 def _check(cube: Path, scores: pd.DataFrame, folder: Path, rng: np.random.Generator) -> dict[str, Any]:
-    """Store held-out cutouts, and give the scores that the model gives them."""
+    """Store held-out cutouts, and return their scores from the model."""
     test = scores[scores["set"] == "test"]
     rows = [rng.permutation(test.loc[test["label"] == label, "index"])[: N_CHECKED // 2] for label in (1, 0)]
     index = np.sort(np.concatenate(rows))
@@ -79,20 +79,20 @@ def _check(cube: Path, scores: pd.DataFrame, folder: Path, rng: np.random.Genera
 
 
 def write_card(card: dict[str, Any], folder: Path) -> None:
-    """Write a card as JSON and as Markdown."""
+    """Write a model card as JSON and as Markdown."""
     write_json(folder / f"{NAME}.json", card)
     (folder / f"{NAME}.md").write_text(card_markdown(card), encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Install a training, or add to the card of the one that is installed."""
+    """Install a training, or add to the card of the installed model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("training", type=Path, nargs="?", help="folder of the training")
     parser.add_argument("--config", type=Path, nargs="+", default=[Path("config/universal.yaml")])
     parser.add_argument("--real-sky", type=Path, metavar="CSV", help="scores on real data, set by set")
     parser.add_argument("--model", default=NAME, help="name of the model in that table (default: universal)")
-    parser.add_argument("--failures", type=Path, metavar="TXT", help="known failures, one a line")
-    parser.add_argument("--notes", type=Path, metavar="TXT", help="what else is to be known of the choices, one a line")
+    parser.add_argument("--failures", type=Path, metavar="TXT", help="known failures, one per line")
+    parser.add_argument("--notes", type=Path, metavar="TXT", help="notes on the choice of the model, one per line")
     parser.add_argument("-o", "--output", type=Path, default=FOLDER, metavar="FOLDER")
     chosen = parser.parse_args(arguments)
     try:

@@ -1,8 +1,9 @@
-"""The shipped model on the cubes of a run: ``python -m tools.shipped_cubes RESULTS -o FOLDER [--labels 20 50] [--seeds 1 2]``.
+"""Evaluate the shipped model on the cubes of a run: ``python -m tools.shipped_cubes RESULTS -o FOLDER [--labels 20 50] [--seeds 1 2]``.
 
-On the test images of every cube, which no model has seen: the own model, the shipped one, the same at a threshold from the labels of
-the validation set (rethresholded), the same fine-tuned with some labels of the set train, and a network trained from scratch on these.
-Decisions are kept in RESULTS/shipped, those of the shipped model by its digest, so that another one is scored in a minute.
+Compares five models on the test images of every cube, which none of them has seen: a model trained on the cube (own), the
+shipped model, the shipped model at a threshold from the labels of the validation set (rethresholded), the shipped model
+fine-tuned with some labels of the set train (tuned), and a network trained from scratch on these labels. The decisions are
+stored in RESULTS/shipped, those of the shipped model by its digest, so that scoring another shipped model takes only a minute.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ COLUMNS += [f"mcc_minus_{other}{end}" for other in ("own", "shipped") for end in
 
 
 def decide(cube: Mapping[str, Any], split: pd.DataFrame, model: str, n: int, seed: int, name: str) -> pd.DataFrame:
-    """Test cutouts of a cube with what a model calls them: image, label, called, step (how far fine-tuning went)."""
+    """Decisions of a model on the test cutouts of a cube: image, label, called, step (how far fine-tuning moved the weights)."""
     from otrain_core.networks import adapt
     from otrain_core.networks.predict import model_inputs
     from otrain_core.networks.train import train_model
@@ -45,7 +46,7 @@ def decide(cube: Mapping[str, Any], split: pd.DataFrame, model: str, n: int, see
         threshold = transfer.validation_threshold(
             labels[validation], transfer.score_fitted(network, cube, validation), experiment.threshold
         )
-    else:  # shipped: as it is; rethresholded: at the threshold of the validation set, its weights as they are; tuned
+    else:  # shipped: unchanged; rethresholded: only the threshold is new; tuned: fine-tuned weights
         network, classifier, trained_with = adapt.load_shipped()
         network = transfer.fit_to(network, min(cube["cube"].shape[1:3]))
         threshold = float(classifier.threshold)
@@ -79,10 +80,10 @@ def all_decisions(
     digest: str,
     decide: Callable[..., pd.DataFrame] = decide,
 ) -> pd.DataFrame:
-    """Decisions on all cubes under a folder of results, made where they are not kept: cube, model, n_labels, seed and those of `decide`."""
+    """Decisions on all cubes under a folder of results, stored or new: cube, model, n_labels, seed and the columns of `decide`."""
     cubes, tables = sorted(path.parent for path in root.glob("*/*/cube.npz")), []
     if not cubes:
-        raise OtrainError(f"{root}: no cube there (telescope/pipeline/cube.npz)")
+        raise OtrainError(f"{root}: contains no cube (telescope/pipeline/cube.npz)")
     asked = [(n, seed, model) for n in sorted(labels) for seed in seeds for model in ("tuned", "scratch")]
     for n, seed, model in [(0, 0, "shipped"), (0, 0, "rethresholded"), *((0, seed, "own") for seed in seeds), *asked]:
         for folder in cubes:
@@ -100,17 +101,17 @@ def all_decisions(
 
 
 def counts(table: pd.DataFrame, images: np.ndarray) -> np.ndarray:
-    """Float (images, 4): TP, FP, FN, TN of each image, mean over seeds."""
+    """TP, FP, FN and TN of each image, averaged over seeds: float (images, 4)."""
     true, called = table["label"] == 1, table["called"] == 1
     cells = {"tp": true & called, "fp": ~true & called, "fn": true & ~called, "tn": ~true & ~called}
     return (pd.DataFrame(cells).groupby(table["image"]).sum() / table["seed"].nunique()).reindex(images).to_numpy(float)
 
 
 def compare(decisions: pd.DataFrame, *, rng: np.random.Generator) -> pd.DataFrame:
-    """MCC of every model on every cube and on all test images together, and what it is above own and shipped.
+    """MCC of every model on each cube and on all test images, and its difference from the models own and shipped.
 
-    Intervals are from a bootstrap of whole images, the same ones for both models; a cube of fewer than five test images has none.
-    The counts of several seeds are averaged. Cubes that do not have so many labels are left out of both models.
+    Intervals come from a bootstrap over whole images, with the same draws for both models; a cube with fewer than five test
+    images has none. The counts of several seeds are averaged. Cubes with too few labels are left out for both models.
     """
     rows = []
     for name in ["all", *decisions["cube"].unique()]:

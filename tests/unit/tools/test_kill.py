@@ -41,4 +41,4 @@ def test_what_went_wrong_is_told(killed):
     table.rename(table.with_name("other.ecsv"))
     found = kill.problems(killed, 9)
     assert any("x: refused (why)" in text for text in found)
-    assert sum("a table and no image, or the other way round" in text for text in found) == 2
+    assert sum("a table without an image, or an image without a table" in text for text in found) == 2

@@ -58,5 +58,5 @@ def test_the_middle_of_a_stamp_stays_the_middle(shape):
 
 
 def test_without_data_one_sentence(tmp_path):
-    with pytest.raises(OtrainError, match="the real data are not there"):
+    with pytest.raises(OtrainError, match="no such folder; name the folder of the real data"):
         real_sets.build_set("ztf", tmp_path / "none", tmp_path)

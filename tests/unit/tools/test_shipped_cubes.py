@@ -69,5 +69,5 @@ def test_decisions_are_kept_and_those_of_another_shipped_model_made_anew(tmp_pat
     shipped, once = [("shipped", 0), ("rethresholded", 0), ("tuned", 2)], [("own", 0), ("scratch", 2)]
     assert sorted(asked) == sorted([*shipped, *once, *shipped])
     assert set(made["n_labels"]) == {0, 2}
-    with pytest.raises(OtrainError, match="no cube there"):
+    with pytest.raises(OtrainError, match="contains no cube"):
         all_decisions(tmp_path / "none", [], [1], digest="one")
