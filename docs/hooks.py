@@ -1,4 +1,4 @@
-"""Pages of the site that are made from the code: command line, configuration, architecture."""
+"""Parts of the site that are generated from the code: command line, configuration, architecture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def on_page_markdown(markdown: str, *, page, config, files) -> str:
-    """Put what the code says in place of the markers ``<!-- made: NAME -->``."""
+    """Replace the markers ``<!-- made: NAME -->`` by generated text."""
     makers = {
         "command line": command_line,
         "configuration": configuration,
@@ -26,7 +26,7 @@ def on_page_markdown(markdown: str, *, page, config, files) -> str:
 
 
 def command_line() -> str:
-    """Every verb of the command with its options."""
+    """Every command with its options."""
     from otrain_core.cli.parser import build_parser
 
     return "\n".join(_verbs(build_parser(), "otrain", 2))
@@ -51,18 +51,17 @@ def _options(parser: argparse.ArgumentParser) -> list[str]:
         for action in parser._actions
         if action.help and action.help != argparse.SUPPRESS and "--help" not in action.option_strings
     ]
-    rows = [row.replace("%(default)s", "its default") for row in rows]
     return ["| argument | |", "|---|---|", *rows] if rows else []
 
 
 def configuration() -> str:
-    """All keys: the text of config/README.md, whose tables come from the typed configuration."""
+    """All configuration keys: the text of config/README.md, whose tables come from the typed configuration."""
     text = (ROOT / "config/README.md").read_text(encoding="utf-8")
     return "\n".join(text.splitlines()[1:])
 
 
 def results() -> str:
-    """What a run writes: the text of results/README.md."""
+    """Files of a run: the text of results/README.md."""
     text = (ROOT / "results/README.md").read_text(encoding="utf-8")
     return "\n".join(text.splitlines()[1:])
 
@@ -76,7 +75,7 @@ def candidate_columns() -> str:
 
 
 def on_files(files, *, config):
-    """Pictures of the paper, which a run writes to results/paper."""
+    """Add the pictures of the paper from results/paper to the site."""
     from mkdocs.structure.files import File
 
     for path in sorted((ROOT / "results/paper").glob("*.png")):
@@ -85,7 +84,7 @@ def on_files(files, *, config):
 
 
 def with_anchors(markdown: str) -> str:
-    """Give each term of a definition list an anchor: its words in lower case, joined by dashes."""
+    """Add an anchor to each term of a definition list: its words in lower case, joined by dashes."""
     from markdown.extensions.toc import slugify
 
     terms = re.compile(r"^(?:[^\s:#].*\n)+(?=:   )", flags=re.M)
@@ -95,8 +94,8 @@ def with_anchors(markdown: str) -> str:
 
 
 def wings() -> str:
-    """The wings of the package, in layers from top to bottom, as the contract of imports has them."""
-    lines = ["| layer | wing | what it is for |", "|---|---|---|"]
+    """The wings of the package, in layers from top to bottom, from the import contract in pyproject.toml."""
+    lines = ["| layer | wing | purpose |", "|---|---|---|"]
     for number, layer in enumerate(next(item["layers"] for item in _contracts() if item["type"] == "layers"), start=1):
         for name in re.split(r"\s*[|:]\s*", layer):
             lines.append(f"| {number} | `{name}` | {_first_sentence(name)} |")
@@ -104,8 +103,8 @@ def wings() -> str:
 
 
 def contracts() -> str:
-    """The other contracts of imports: what must not be imported, and by whom."""
-    lines = ["| contract | not imported | by |", "|---|---|---|"]
+    """The other import contracts: which packages must not be imported by which wings."""
+    lines = ["| rule | not imported | by |", "|---|---|---|"]
     for item in _contracts():
         if item["type"] == "forbidden":
             names = [

@@ -1,6 +1,6 @@
-"""Ten frames as a small telescope leaves them after Siril: one pixel grid, borders of zeros, no WCS, the gain as CVF.
+"""Simulate ten frames of a small telescope after registration by Siril: one pixel grid, borders of zeros, no WCS, the gain as CVF.
 
-``python -m tests.e2e.ten_frames FOLDER [SCALE]`` writes them; SCALE 1 is 1600 x 1250 px. Simulated.
+``python -m tests.e2e.ten_frames FOLDER [SCALE]`` writes them; SCALE 1 is 1600 x 1250 px.
 """
 
 import sys
@@ -11,18 +11,18 @@ from astropy.io import fits
 
 FWHM, PIXEL_SCALE, GAIN, READ_NOISE, SKY = 3.8, 1.4, 1.6, 8.0, 900.0
 FRAMES = 10
-STACKED = 6  # frames of another night, of which Siril made the reference
+STACKED = 6  # frames of another night that are stacked to the reference
 
 
 def stars(rng, shape, n):
-    """x, y [px] and flux [electron] of a field, power law of faint and bright stars."""
+    """Positions x, y [px] and fluxes [electron] of the stars of a field, drawn from a power law."""
     height, width = shape
     flux = 10 ** (3.0 + rng.exponential(0.55, n).clip(0, 2.6))
     return rng.uniform(-10, width + 10, n), rng.uniform(-10, height + 10, n), flux
 
 
 def expected(field, shape, *, beta=3.2):
-    """Electrons of the stars (Moffat, integrated over pixels by 5 x 5 points) on the common grid."""
+    """Image of the stars [electron] on the common grid: Moffat profiles, averaged over 5 x 5 points per pixel."""
     image = np.zeros(shape)
     alpha = FWHM / (2 * np.sqrt(2 ** (1 / beta) - 1))
     half = int(6 * FWHM)
@@ -44,7 +44,7 @@ def expected(field, shape, *, beta=3.2):
 
 
 def registered(signal, rng, shape):
-    """A frame [ADU] shifted by Siril onto the grid of the first: zeros where its detector did not reach."""
+    """A frame [ADU] shifted to the grid of the first, as by Siril: zeros outside its detector."""
     data = (rng.poisson(signal + SKY) + rng.normal(0, READ_NOISE, shape)) / GAIN
     hot = rng.random(shape) < 3e-5
     data[hot] += rng.uniform(500, 20000, hot.sum())
@@ -62,7 +62,7 @@ def registered(signal, rng, shape):
 
 
 def write(folder, *, scale=1.0, seed=1):
-    """Write ten frames and the stacked reference; returns the folder."""
+    """Write ten frames and the stacked reference; return the folder."""
     folder, rng = Path(folder), np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     shape = (int(1250 * scale), int(1600 * scale))

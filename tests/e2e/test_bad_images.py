@@ -1,4 +1,4 @@
-"""What the real world feeds the run: each bad image is told by name and key, the others are not harmed."""
+"""Bad images in a run: each is reported with its name and the key, and the other images are not affected."""
 
 import json
 
@@ -43,7 +43,7 @@ def _write(path, data, header):
 
 @pytest.fixture(scope="module")
 def camera(root, tmp_path_factory):
-    """A telescope of FITS files, good and bad, with its sheet and its configuration."""
+    """A telescope with good and bad FITS files, its image sheet and its configuration."""
     folder = tmp_path_factory.mktemp("camera")
     detector = Detector(pixel_scale=1.2, gain=1.5, read_noise=8, saturation=60000)
     sky = SimulatedSky(n_images=N_GOOD, width=320, height=320, star_density=900, cosmics=60, hot_pixels=90)

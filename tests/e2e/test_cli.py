@@ -1,4 +1,4 @@
-"""The command otrain by hand: folders to a cube, a training, its diagnosis, its explanation, its use."""
+"""The command otrain without the workflow: folders to a cube, training, diagnosis, explanation, use."""
 
 import csv
 import json
@@ -37,7 +37,7 @@ def test_from_folders_to_scores(tmp_path, capsys):
 
 
 def test_a_model_of_the_original(tmp_path, capsys):
-    """An .h5 file, which comes without a threshold."""
+    """An .h5 file of the original O'TRAIN has no threshold."""
     from otrain_core.networks.architecture import keras
 
     layers = keras.layers

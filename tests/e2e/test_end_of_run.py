@@ -1,4 +1,4 @@
-"""How a run ends that a bad image stops: what is told, also where nothing more can be written."""
+"""The end of a run that a bad image stops: its messages, also if no file can be written."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ telescopes:
 
 @pytest.fixture(scope="module")
 def ended(root, tmp_path_factory):
-    """A run of one image that is none, in whose folder no report can be written."""
+    """A run with one invalid image, in a folder in which no report can be written."""
     folder = tmp_path_factory.mktemp("ended")
     for name in ("science", "reference"):
         (folder / f"{name}.fits").write_text(f"this is no image of the {name}\n")

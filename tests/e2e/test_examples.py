@@ -1,4 +1,4 @@
-"""The scripts of examples/ as a pipeline runs them: on STDPipe's own functions, on the folders that gmadet leaves."""
+"""The scripts of examples/ in use: with the functions of STDPipe, and on the output folders of gmadet."""
 
 import csv
 import subprocess
@@ -18,7 +18,7 @@ FWHM, SIZE = 2.5, 21
 
 @pytest.fixture
 def night(tmp_path):
-    """Science image, its difference to a reference of the same seeing, and what is new in it."""
+    """A science image, its difference from a reference of the same seeing, and the new sources."""
     sky = make_sky(n=80, logflux=(3.5, 4.6))
     rng = np.random.default_rng(4)
     x, y = rng.uniform(30, 330, 40), rng.uniform(30, 290, 40)
@@ -52,7 +52,7 @@ def test_the_stdpipe_script(root, night, capsys):
     assert not any("no PSF" in str(reason) for reason in table["reason"])
     ra, dec = wcs.all_pix2world(called["x"], called["y"], 0)
     assert np.allclose(called["ra"], ra, atol=1e-5) and np.allclose(called["dec"], dec, atol=1e-5)
-    # The cutouts that it leaves, by STDPipe's own writer, are read back and score the same.
+    # The cutouts written by STDPipe are read back and have the same scores.
     files = sorted(folder.glob("candidate_*.fits"))
     assert len(files) == len(called)
     assert main(["classify", *map(str, files), "-m", str(folder / "model.onnx"), "-o", str(folder / "again.csv")]) == 0
@@ -63,7 +63,7 @@ def test_the_stdpipe_script(root, night, capsys):
 
 
 def test_the_loop_over_gmadets_results(root, night, capsys):
-    """gmadet-run leaves, for each image, substraction/ with the difference, a table and folders of cutouts."""
+    """gmadet-run writes for each image substraction/ with the difference, a table and folders of cutouts."""
     folder, new, wcs = night
     image = folder / "results" / "night1" / "science" / "substraction"
     (image / "CNN_cutouts").mkdir(parents=True)

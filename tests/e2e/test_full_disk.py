@@ -1,4 +1,4 @@
-"""A disk that is full or read-only, for real: a small file system in memory, which only root can mount."""
+"""A full or read-only disk: a small real file system in memory, which only root can mount."""
 
 import shutil
 import subprocess
@@ -14,7 +14,7 @@ from tests.unit.synthetic_cube import make_cube
 from tests.unit.synthetic_night import Stop, write_pair
 from tools.kill import problems
 
-SIZE = 4096  # of the disk [kB]
+SIZE = 4096  # size of the disk [kB]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def pair(tmp_path_factory):
 
 @pytest.fixture
 def disk(tmp_path):
-    """A file system of `SIZE`."""
+    """A file system of size `SIZE`."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = subprocess.run(
@@ -37,13 +37,13 @@ def disk(tmp_path):
 
 
 def fill(disk, *, free):
-    """A file that leaves so many kB."""
+    """Write a file that leaves the given number of kB free."""
     filler = disk / "filler"
     filler.write_bytes(b"x" * 1024 * (SIZE - free))
     return filler
 
 
-@pytest.mark.parametrize("free", [0, 64, 128, 192])  # the ledger, its first entry, stamps, tables do not fit
+@pytest.mark.parametrize("free", [0, 64, 128, 192])  # too small for the ledger, its first entry, the stamps, the tables
 def test_a_night_says_so_in_one_sentence_and_goes_on_later(pair, disk, tmp_path, free):
     night = a_night(images(tmp_path / "images", pair[0], 1), disk / "nights", pair)
     filler = fill(disk, free=free)
@@ -65,7 +65,7 @@ def test_a_watching_night_waits_for_space(pair, disk, tmp_path, caplog):
         def wait(self, timeout=None):
             waits.append(timeout)
             assert len(waits) < 10 * module.MAX_TRIES, caplog.messages[-1]
-            if len(waits) > module.MAX_TRIES + 1:  # longer than an image may kill its process
+            if len(waits) > module.MAX_TRIES + 1:  # more tries than an image has before it is refused
                 filler.unlink(missing_ok=True)
             return self.is_set()
 
@@ -82,7 +82,7 @@ def test_a_watching_night_waits_for_space(pair, disk, tmp_path, caplog):
 
 
 def test_temporary_files_without_space_refuse_no_image(pair, disk, tmp_path, monkeypatch):
-    """The image is not to blame, and it is searched when there is space."""
+    """The image is not refused; it is searched when there is space."""
     night = a_night(images(tmp_path / "images", pair[0], 1), tmp_path / "nights", pair)
     filler = fill(disk, free=200)
     monkeypatch.setattr("tempfile.tempdir", str(disk))
@@ -102,7 +102,7 @@ def test_a_search_says_so_in_one_sentence(pair, disk, capsys):
 
 @pytest.fixture
 def read_only(disk, pair):
-    """The file system with an image and a folder, that cannot be written to any more."""
+    """The file system with an image and a folder, mounted read-only."""
     for name in ("images", "there"):
         (disk / name).mkdir()
     shutil.copy(pair[0], disk / "images/image.fits")
@@ -111,7 +111,7 @@ def read_only(disk, pair):
 
 
 def told(capsys, verb):
-    """The one sentence in which a command refuses."""
+    """The one-sentence error message of a command."""
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"otrain {verb}: ")]
     return line
 

@@ -1,4 +1,4 @@
-"""Fused images are those of the single rules, byte for byte."""
+"""Fused jobs give the same images as the single rules, byte for byte."""
 
 import json
 
@@ -12,7 +12,7 @@ KEPT = ("psf.fits", "psf.json", "injected.csv", "labelled.csv", "crossmatch.json
 
 @pytest.fixture(scope="module")
 def both(root, tmp_path_factory):
-    """Folders of the cube of two images, by the single rules and in one job."""
+    """Folders of a cube of two images, made by the single rules and by one job."""
     folders = []
     for run in ("{'max_images': 2}", "{'max_images': 2, 'fused': True, 'images_per_job': 2}"):
         workdir = tmp_path_factory.mktemp("run")

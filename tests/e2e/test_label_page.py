@@ -1,4 +1,4 @@
-"""The labelling page in a real browser: keys, two people at once, reload, and a server that is killed."""
+"""The labelling page in a real browser: keys, two people at the same time, reload, and a killed server."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """A run with trainings, but without their networks: no Grad-CAM."""
+    """A run with trainings but without networks, so without Grad-CAM."""
     root = tmp_path_factory.mktemp("results")
     write_results(root, quality=1.5)
     return root
@@ -45,7 +45,7 @@ def results(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results_with_network(tmp_path_factory):
-    """A run with a network, not trained."""
+    """A run with an untrained network."""
 
     root = tmp_path_factory.mktemp("with_network")
     model = root / "network.keras"
@@ -56,7 +56,7 @@ def results_with_network(tmp_path_factory):
 
 @contextmanager
 def serving(results, database, *, port=0, more=(), **environment):
-    """A server of its own, with more arguments; its address and process."""
+    """Start a server with further arguments; yields its address and process."""
     command = [sys.executable, "-m", "otrain_core.cli.main", "label", "serve", "--json", "--port", str(port), *more]
     command += ["--results", str(results), "--database", str(database)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
@@ -70,7 +70,7 @@ def serving(results, database, *, port=0, more=(), **environment):
 
 @contextmanager
 def person(browser, url, name):
-    """A page of one person in a browser of their own, whose every request stays on this machine."""
+    """Open the page of one person in a separate browser; all its requests stay on this machine."""
     context = browser.new_context(viewport={"width": 1200, "height": 800})
     page = context.new_page()
     page.set_default_timeout(30_000)
@@ -127,17 +127,17 @@ def test_keys_pictures_reload_and_sheet(browser, results, tmp_path):
         }
         assert len(given) == 4
         wait_for(lambda: said(database) == given)
-        # Back to the last one: it shows the answer, and another answer takes its place.
+        # Go back to the last candidate: it shows the answer, and a new answer replaces it.
         page.keyboard.press("ArrowLeft")
         last = shown(page)
         assert "you: False" in page.inner_text("#said") and given[last] == "False"
         press(page, "t")
         wait_for(lambda: said(database) == given | {last: "True"})
-        # Undo comes back to it and takes it away; the one before it stays.
+        # Undo returns to it and removes the answer; the previous answer stays.
         page.keyboard.press("z")
         wait_for(lambda: last not in said(database))
         assert shown(page) == last and page.inner_text("#said") == ""
-        press(page, "ArrowRight")  # past it without an answer
+        press(page, "ArrowRight")  # skip it without an answer
         press(page, "f")
         wait_for(lambda: len(said(database)) == 4)
         page.wait_for_selector("#done:has-text('4 by you')")
@@ -162,7 +162,7 @@ def test_keys_pictures_reload_and_sheet(browser, results, tmp_path):
     rows = read_labels(tmp_path / "labels.csv")
     assert {row["candid"]: row["label"] for row in rows} == said(database) and len(rows) == 3
     assert {row["who"] for row in rows} == {"anna"} and all(row["when"] and row["before"] for row in rows)
-    assert len(all_answers(database)) == 8  # with what was changed and taken back
+    assert len(all_answers(database)) == 8  # including changed and withdrawn answers
     assert digest(results / "tiny/builtin/cube.npz") == before
 
 
@@ -175,14 +175,14 @@ def test_two_people_at_once(browser, results, tmp_path):
     ):
         assert shown(anna) != shown(bo)
         hers, his = set(), set()
-        for _ in range(6):  # in turns, so that both work at the same time
+        for _ in range(6):  # alternate, so that both work at the same time
             hers.add(press(anna, "t"))
             his.add(press(bo, "f"))
         assert len(hers) == len(his) == 6 and not hers & his
         wait_for(lambda: len(said(database)) == 12)
         assert set(said(database, "anna")) == hers and set(said(database, "bo")) == his
         anna.wait_for_selector("#people:has-text('bo 6')")
-        # Both about the same one: both answers are kept, and each is told after having answered.
+        # Both answer for the same candidate: both answers are kept, and each sees the other's only after answering.
         name = anna.evaluate("seen[0].id")
         bo.evaluate(
             "async (name) => { seen.push(await call(`api/candidate/${name}`)); at = seen.length - 1; draw(); }", name
@@ -202,10 +202,10 @@ def test_nothing_is_lost_when_the_server_is_killed(browser, results, tmp_path):
         wait_for(lambda: page.evaluate("ahead.length") > 3)
         first = press(page, "t")
         wait_for(lambda: not page.evaluate("outbox().length"))
-        process.send_signal(signal.SIGKILL)  # at once after the answer was taken
+        process.send_signal(signal.SIGKILL)  # immediately after the answer was stored
         process.wait()
         assert said(database) == {first: "True"}
-        second = press(page, "f")  # nobody is there; what comes next was loaded before
+        second = press(page, "f")  # the server is gone; the next candidate was loaded before
         page.wait_for_selector("#trouble:has-text('1 answer is kept in this browser')")
         third = press(page, "u")
         page.wait_for_selector("#trouble:has-text('2 answers are kept in this browser')")
@@ -213,7 +213,7 @@ def test_nothing_is_lost_when_the_server_is_killed(browser, results, tmp_path):
             assert again == url
             wait_for(lambda: said(database) == {first: "True", second: "False", third: "unsure"}, 30)
             page.wait_for_selector("#trouble", state="hidden")
-        # With nothing loaded any more, what is shown stays, and the page goes on by itself when the server is back.
+        # When no further candidate is loaded, the page keeps the current one and continues when the server is back.
         for _ in range(page.evaluate("ahead.length")):
             press(page, "ArrowRight")
         assert page.evaluate("ahead.length") == 0
@@ -224,7 +224,7 @@ def test_nothing_is_lost_when_the_server_is_killed(browser, results, tmp_path):
         with serving(results, database, port=int(url.rsplit(":", 1)[1].strip("/"))):
             wait_for(lambda: shown(page) != fourth and said(database).get(fourth) == "True", 30)
             wait_for(lambda: page.evaluate("ahead.length") > 0)
-        # The browser keeps an answer through a reload too.
+        # The browser also keeps an answer after a reload.
         fifth = press(page, "f")
         page.wait_for_selector("#trouble:has-text('1 answer is kept')")
         with serving(results, database, port=int(url.rsplit(":", 1)[1].strip("/"))):
@@ -236,7 +236,7 @@ def test_nothing_is_lost_when_the_server_is_killed(browser, results, tmp_path):
 def test_first_page_comes_before_grad_cam(browser, results_with_network, tmp_path):
     with serving(results_with_network, tmp_path / "labels.sqlite") as (url, process):
         with person(browser, url, "anna") as page:
-            # The candidate is there before TensorFlow is.
+            # The candidate is shown before TensorFlow is loaded.
             assert page.inner_text("#panel-gradcam") == "being computed"
             page.wait_for_selector("#panel-gradcam img", timeout=120_000)
             caption = page.inner_text("#panels figure:nth-child(4) figcaption")

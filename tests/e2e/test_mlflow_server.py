@@ -1,6 +1,6 @@
 """The MLflow server of a group: a real PostgreSQL and the server of `make server`, on loopback.
 
-About 40 CPU seconds; half of them are the two starts of the server.
+Takes about 40 CPU seconds, half of them for the two starts of the server.
 """
 
 import multiprocessing
@@ -45,7 +45,7 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def database():
-    """URI of an empty PostgreSQL database of its own; the server of it refuses to run as root."""
+    """URI of a new, empty PostgreSQL database; its server refuses to run as root."""
     installed = [*map(Path, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True))]
     programs = Path(shutil.which("pg_ctl")).resolve().parent if shutil.which("pg_ctl") else next(iter(installed), None)
     if programs is None:
@@ -120,7 +120,7 @@ def model_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, model_file):
-    """One training of the same telescope in each of eight results folders: eight people."""
+    """Eight results folders, as of eight people, each with one training of the same telescope."""
     made = []
     for number in range(WRITERS):
         root = tmp_path_factory.mktemp(f"person{number}") / "results"
@@ -133,8 +133,8 @@ def folders(tmp_path_factory, model_file):
 
 
 def write_live_and_import(folder, address, barrier):
-    """What one training job and the import after it do."""
-    track.draw_training = lambda folder: {}  # a second a run
+    """Do the work of a training job and of the import after it."""
+    track.draw_training = lambda folder: {}  # it takes a second per run
     barrier.wait(120)
     live = LiveRun(address, run_keys(folder), place=place_of(Path(folder).parents[3]), wait=120)
     live.begin([])
@@ -145,7 +145,7 @@ def write_live_and_import(folder, address, barrier):
     io.write_json(Path(folder) / "train.json", record | {"mlflow_run": live.run_id})
     barrier.wait(120)
     done = import_runs([folder], store=address, gate=GateOptions())
-    assert [entry["run_id"] for entry in done["runs"]] == [live.run_id]  # the run that was live is completed
+    assert [entry["run_id"] for entry in done["runs"]] == [live.run_id]  # the live run is completed
 
 
 def at_once(function, arguments):
@@ -167,7 +167,7 @@ def runs_of(client, folder):
 
 
 def is_whole(client, run, folder):
-    """Whether the run has all that the folder has."""
+    """Whether the run contains everything in the folder."""
     folder = Path(folder)
     table, headline = io.read_table(folder / "history.csv"), io.read_json(folder / "metrics.json")["headline"]
     for name in HISTORY:
@@ -234,7 +234,7 @@ def test_browsers_reach_it_by_its_name_only(server, host, origin, status):
 
 
 def test_models_by_command(server, folders, tmp_path, monkeypatch, capsys):
-    """List, promote, roll back and use models of the server, from a folder without results."""
+    """List, promote, roll back and use models of the server from a folder without results."""
     from otrain_core.registry.models import find_model
 
     monkeypatch.chdir(tmp_path)
@@ -245,7 +245,7 @@ def test_models_by_command(server, folders, tmp_path, monkeypatch, capsys):
     assert main(["models", "promote", "tiny", other]) == 0
     assert main(["models", "list"]) == 0
     assert f"otrain-tiny version {other}: builtin/otrain2" in capsys.readouterr().out
-    import_runs(folders[:1], store=server.address, gate=GateOptions())  # a choice by hand stays
+    import_runs(folders[:1], store=server.address, gate=GateOptions())  # a manual choice is kept
     fetched = find_model("tiny")
     by_seed = {folder.rpartition("seed")[2]: folder for folder in folders}
     seed = server.client.get_model_version("otrain-tiny", other).tags["seed"]
@@ -330,7 +330,7 @@ def test_a_resumed_training_goes_on_with_its_run(server, tmp_path, folders):
 
 
 def test_the_best_of_eight_is_the_champion_again(server, folders):
-    """What the killed server had is there after its restart."""
+    """The data of the killed server are available after its restart."""
     versions = server.client.search_model_versions("name = 'otrain-tiny'")
     passing = [float(version.tags["mcc_validation"]) for version in versions if version.tags["gate"] == "passed"]
     champion = server.client.get_model_version_by_alias("otrain-tiny", "champion")

@@ -1,4 +1,4 @@
-"""From the page of a night to labels given in a browser, to the sheet, to a training that reads it."""
+"""From the page of a night to labels given in a browser, the label sheet, and a training on it."""
 
 import pytest
 
@@ -54,6 +54,6 @@ def test_answers_in_the_browser_reach_a_training(night, browser, tmp_path, monke
     assert main(["train", "cutouts", "--labels", str(sheet), "--epochs", "1", "-o", str(trained)]) == 0
     cube = read_arrays(trained / "cube.npz")
     assert {str(name): str(bool(label)) for name, label in zip(cube["candids"], cube["labels"], strict=True)} == given
-    # Two images are too few for train, validation and test, and the training says so: all labels tune the shipped model.
+    # Two images are too few for train, validation and test: the training says so and fine-tunes the shipped model with all labels.
     assert "no test set could be kept" in capsys.readouterr().out
     assert (trained / "model.onnx").is_file() and not (trained / "metrics.json").exists()

@@ -1,4 +1,4 @@
-"""Every command of README and of the documentation is run, page by page and in order, on small simulated files."""
+"""Run every command of the README and the documentation, page by page and in order, on small simulated files."""
 
 import contextlib
 import glob
@@ -26,7 +26,7 @@ from tests.unit.synthetic_results import write_results
 from tests.workflow.test_dry_run import snakemake
 from tools.publish import quoting
 
-# What makes a command short, or end.
+# Arguments that make a command short, or make it end.
 ADDED = {
     "otrain example": ["--frames", "2", "--wcs"],
     "otrain night": ["--once"],
@@ -34,7 +34,7 @@ ADDED = {
     "otrain label serve": ["--port", "0", "--json"],
 }
 ALLOWED = {"otrain monitor": (0, 3, 4), "otrain check": (0, 1)}  # exit statuses that are answers
-# Commands that are not run to their end: what is done instead, and why.
+# Commands that are not fully run: what is done instead, and why.
 NOT_RUN = {
     "otrain train nights": "understood: needs labels that people gave; tests/unit/cli/test_verbs.py trains",
     "otrain search tonight.fits --reference reference.fits --finder": "understood: needs a trained detector; "
@@ -60,7 +60,7 @@ NOT_RUN = {
 
 
 def blocks(page):
-    """Blocks of commands of a page: for each its commands, and those of one line inside the text."""
+    """Commands of a page, block by block; a command inside the text is a block of its own."""
     text = page.read_text(encoding="utf-8")
     for language, block in re.findall(r"^```([a-z]*)[^\n]*\n(.*?)^```", text, flags=re.S | re.M):
         if language in ("", "bash", "sh"):
@@ -78,7 +78,7 @@ def pages(root):
 
 @pytest.fixture(scope="module")
 def pantry(tmp_path_factory):
-    """A folder with everything that the pages name, small and simulated."""
+    """A folder with small simulated versions of all files named on the pages."""
     folder = tmp_path_factory.mktemp("pantry")
     with contextlib.chdir(folder):
         assert main(["example", "nights", "--frames", "2", "--wcs"]) == 0
@@ -120,7 +120,7 @@ def _tables(folder):
 
 
 def _models(folder):
-    """Registered models of three telescopes, all the shipped network; of TCA three versions and a made-up training."""
+    """Register models of three telescopes, all with the shipped network; TCA has three versions and an invented training."""
     write_results(folder / "results", telescope="TCA", experiments=("otrain2",), failed=())
     shutil.copy(shipped_file(), "model.onnx")
     client, _ = open_store(folder / "results/mlflow.db", folder / "results/mlartifacts")
@@ -142,13 +142,13 @@ def _models(folder):
 
 @pytest.fixture
 def desk(pantry, tmp_path, monkeypatch):
-    """A working directory of its own with the names of the pantry, beside ``shared``."""
+    """A new working directory with the files of the pantry, next to ``shared``."""
     folder = tmp_path / "desk"
     folder.mkdir()
     for path in pantry.iterdir():
         if path.name not in ("made", "made.npz", "results"):
             (folder / path.name).symlink_to(path)
-    shutil.copytree(pantry / "results", folder / "results")  # pages change it
+    shutil.copytree(pantry / "results", folder / "results")  # copied, because pages change it
     public = tmp_path / "shared/data/lco_difference"
     public.mkdir(parents=True)
     for name in ("diff_pydia_1.fits.fz", "diff_pydia_2.fits.fz"):
@@ -167,7 +167,7 @@ PAGES = pages(Path(__file__).parents[2])
 @pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
 def test_commands_of_a_page(page, root, desk, monkeypatch):
     for block in blocks(page):
-        if page.parent.name != "tutorials":  # a tutorial goes on where it is
+        if page.parent.name != "tutorials":  # a tutorial stays in its current folder
             os.chdir(desk)
         for line in block:
             variable = re.fullmatch(r"([A-Z]+)=(\S+)", line)
@@ -212,7 +212,7 @@ def run_otrain(line, words):
     if verb == "otrain label serve":
         return serves(line, words)
     allowed = next((some for known, some in ALLOWED.items() if line.startswith(known)), (0,))
-    if line.startswith("otrain models"):  # MLflow keeps the store of a relative path for the life of a process
+    if line.startswith("otrain models"):  # a new process, because MLflow caches the store of a relative path
         result = subprocess.run(
             [sys.executable, "-m", "otrain_core.cli.main", *words], capture_output=True, text=True, timeout=600
         )
@@ -228,7 +228,7 @@ def run_otrain(line, words):
 
 
 def serves(line, words):
-    """A server answers with its address, and ends when it is told to."""
+    """Check that a server prints its address, and stop it."""
     process = subprocess.Popen(
         [sys.executable, "-m", "otrain_core.cli.main", *words],
         stdout=subprocess.PIPE,
@@ -248,7 +248,7 @@ PLANNED: set[tuple[str, ...]] = set()
 
 
 def planned(root, *words):
-    """A dry run in the working directory, once for each command, whatever pages name it."""
+    """Do a dry run in the working directory, only once for commands on several pages."""
     if words not in PLANNED:
         here = [os.path.abspath(word) if word.endswith(".yaml") else word for word in words]
         snakemake(root, "-n", "--directory", os.getcwd(), *here)

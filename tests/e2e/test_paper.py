@@ -1,4 +1,4 @@
-"""The rules of the paper as jobs: what needs no data, and what says that its data are not there."""
+"""The rules of the paper as jobs: parts that need no data, and parts that report missing data."""
 
 import json
 
@@ -16,7 +16,7 @@ def test_figures_are_made_as_jobs(root, tmp_path):
     snakemake(root, *command)
     assert all((tmp_path / path).stat().st_size > 0 for path in wanted)
     made = {name: json.loads((tmp_path / f"results/paper/{name}.json").read_text()) for name in ("fig01", "fig06")}
-    assert made["fig01"]["made"] and not made["fig06"]["made"]  # the demo has no cube of the paper
+    assert made["fig01"]["made"] and not made["fig06"]["made"]  # the demo contains no cube of the paper
     assert "2\u202f621\u202f826 parameters" in made["fig01"]["same"]
     assert "Nothing to be done" in snakemake(root, "-n", *command).stdout
     assert planned_jobs(snakemake(root, "-n", "--forcerun", "paper_data", *command).stdout)["paper_figures"] == 2

@@ -12,7 +12,7 @@ from otrain_core.programs import find_program
 from tests.workflow.test_dry_run import snakemake
 
 PIPELINES = ("builtin", "gmadet", "stdpipe")
-LEAST_FOUND = {"builtin": 0.9, "gmadet": 0.7, "stdpipe": 0.85}  # gmadet's threshold is on single pixels
+LEAST_FOUND = {"builtin": 0.9, "gmadet": 0.7, "stdpipe": 0.85}  # gmadet applies its threshold to single pixels
 IMAGES = ("sim0001", "sim0002")
 CONFIG = """
 pipelines:

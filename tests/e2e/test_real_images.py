@@ -1,4 +1,4 @@
-"""Real frames of three telescopes go from the sheet to labelled cutouts (data beside the clone, never in it)."""
+"""Real frames of three telescopes, from the image sheet to labelled cutouts (the data are outside the clone)."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ run: {cubes: [cecilia/builtin, toros/builtin, decam/builtin]}
 
 @pytest.fixture(scope="module")
 def real_run(root, shared_data, tmp_path_factory):
-    """Four hatp32 frames on a reference of five others, one pair of eso085, one of decam_mini."""
+    """A run of four hatp32 frames with a reference stacked from five others, one pair of eso085, and one of decam_mini."""
     workdir = tmp_path_factory.mktemp("real")
     with (root / "config/hatp32_images.csv").open() as file:
         rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
@@ -87,7 +87,7 @@ def _rows(path):
 
 
 def test_a_classifier_of_these_frames_in_use(real_run, shared_data, capsys):
-    """As the documentation has it: trained on frames of one telescope, used on its others and on another's differences."""
+    """As in the documentation: train on frames of one telescope, use the model on its other frames and on differences of another telescope."""
     workdir, images = real_run
     mine, table = workdir / "mine", workdir / "scores.csv"
     cube = workdir / "results/cecilia/builtin/cube.npz"

@@ -1,4 +1,4 @@
-"""A small real run, from raw sky to the registry, and what must hold on what it built."""
+"""A small real run, from raw images to the registry, and checks of its results."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ TABLE_1 = ["cube", "labels", "mags", "errmags", "filters", "fwhms", "candids"]
 
 @pytest.fixture(scope="module")
 def clone(root, tmp_path_factory):
-    """A copy of the clone's code, so that a test may edit it."""
+    """A copy of the code, which a test may edit."""
     folder = tmp_path_factory.mktemp("clone")
     for name in ("workflow", "scripts", "otrain_core", "config"):
         shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -27,7 +27,7 @@ def clone(root, tmp_path_factory):
 
 
 def options(root, workdir):
-    """Arguments of the small run in a working directory of its own."""
+    """Arguments of the small run in a separate working directory."""
     return [
         "--directory",
         str(workdir),
@@ -180,7 +180,7 @@ def test_logs_and_benchmarks(small_run):
 
 
 def test_an_image_leaves_a_few_files_however_many_its_cutouts(small_run):
-    """8 results, 7 logs and 7 benchmarks under each pipeline, 3 of its sky, and what Snakemake notes of each output."""
+    """8 results, 7 logs and 7 benchmarks for each pipeline, 3 of its sky, and Snakemake's metadata of each output."""
     images = sorted(path.name for path in (small_run / CUBE / "images").iterdir())
     files = [path for path in (small_run / "results").rglob("*") if path.is_file()]
     for image in images:

@@ -1,4 +1,4 @@
-"""Ten frames of a small telescope go from the folder, by otrain init, to a report that says first what its score is worth."""
+"""Ten frames of a small telescope, from the folder by otrain init to a report that first says how reliable its score is."""
 
 import json
 import re
@@ -29,7 +29,7 @@ evaluate: {bootstrap: 200}
 
 @pytest.fixture(scope="module")
 def run(root, tmp_path_factory):
-    """Project of the finished run, at 0.4 of the size; not a line of it is written by hand but what makes it short."""
+    """Project of the finished run, at 0.4 of the size; only the options that make it short are written by hand."""
     workdir = tmp_path_factory.mktemp("project")
     frames = write(tmp_path_factory.mktemp("frames") / "ten", scale=0.4)
     assert main(["init", str(frames), "-o", str(workdir)]) == 0
@@ -44,7 +44,7 @@ def results(run):
 
 
 def test_borders_of_zeros_are_no_data(run):
-    """No candidate lies on them, and no source is injected there."""
+    """They contain no candidates and no injected sources."""
     for number in range(FRAMES):
         with fits.open(run.frames / f"r_light_{number:05d}.fit") as hdus:
             void = hdus[0].data == 0
@@ -66,7 +66,7 @@ def test_the_gain_is_that_of_siril(run):
 
 
 def test_no_sky_is_in_two_sets(run):
-    """All frames show one field: cutouts of different sets keep their distance on the common grid."""
+    """All frames show one field: cutouts of different sets are apart on the common grid."""
     cube, split = (
         read_arrays(results(run) / "ten/builtin/cube.npz"),
         pd.read_csv(results(run) / "ten/builtin/split.csv"),
@@ -88,7 +88,7 @@ def test_the_report_says_first_what_its_score_is_worth(run):
 
 
 def test_no_champion_of_so_few(run):
-    """The test set is below the stated size: versions may be registered, none is the champion."""
+    """The test set is smaller than required: versions are registered, but none is the champion."""
     with sqlite3.connect(results(run) / "mlflow.db") as base:
         (champions,) = base.execute("SELECT count(*) FROM registered_model_aliases WHERE alias = 'champion'").fetchone()
     assert champions == 0

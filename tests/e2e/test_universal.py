@@ -1,4 +1,4 @@
-"""A tiny shipped model through the configuration of the real one, installed with its card, and used."""
+"""A tiny shipped model, made with the configuration of the real one, installed with its card, and used."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def drawn(root, tmp_path_factory):
 
 
 def test_it_is_installed_and_used(root, drawn):
-    """In a copy of the library, so that the model of this clone stays."""
+    """In a copy of the library, so that the model of this clone is not changed."""
     for name in ("otrain_core", "tools"):
         shutil.copytree(root / name, drawn / name, ignore=shutil.ignore_patterns("__pycache__"))
     models = drawn / "otrain_core/classify/models"

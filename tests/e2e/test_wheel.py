@@ -1,4 +1,4 @@
-"""The built wheel, installed away from the clone: every verb of `otrain` runs."""
+"""The built wheel, installed outside the clone: every command of `otrain` runs."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.unit.synthetic_results import write_results
 
 
 def verbs(parser=None, before=()):
-    """All verbs with their actions, as (verb,) or (verb, action)."""
+    """All commands with their actions, as (command,) or (command, action)."""
     for action in (parser or build_parser())._subparsers._group_actions:
         for name, made in action.choices.items():
             yield from verbs(made, (*before, name)) if made._subparsers else [(*before, name)]
@@ -29,7 +29,7 @@ def verbs(parser=None, before=()):
 
 @pytest.fixture(scope="module")
 def otrain(root, tmp_path_factory):
-    """The command of an environment that has the wheel, and the packages of this one; returns what runs it."""
+    """Install the wheel in an environment that also sees the packages of this one; return a function that runs its command."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
@@ -43,7 +43,7 @@ def otrain(root, tmp_path_factory):
     venv = folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
     site = next(venv.glob("lib/python*/site-packages"))
-    # What O'TRAIN needs comes from here; a .pth file brings no editable O'TRAIN with it.
+    # The dependencies come from this environment; a .pth file does not bring its editable O'TRAIN with it.
     (site / "packages.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     wheel = next(folder.glob("otrain-*.whl"))
     install = [*pip, "--python", str(venv / "bin/python"), "install", "--no-deps", "--no-index", str(wheel)]
@@ -113,7 +113,7 @@ def _tonight(otrain):
 
 
 def _project(otrain):
-    """A folder becomes a project and is searched; the workflow itself needs a clone, and says so."""
+    """Make a project from a folder and search it; the workflow needs a clone and says so."""
     otrain("example", "frames", "--frames", "1")
     otrain("init", "frames", "-o", ".")
     otrain("search", "config.yaml", "-m", "model.onnx", "-o", "found")
