@@ -1,1 +1,1 @@
-"""From scores to numbers, without TensorFlow. Imports the ground floor, plan and cubes."""
+"""Metrics and tables from scores, without TensorFlow. Imports the ground floor, plan and cubes."""

@@ -1,8 +1,8 @@
-"""Abstention: a classifier that leaves the least certain candidates undecided.
+"""Abstention: the classifier leaves the least certain candidates undecided.
 
-A candidate is called True from a probability of `high` on, False below `low`, and is left
-undecided between. The interval is set on the validation set for a stated coverage, the share of
-candidates that are decided, and is fixed when test is scored.
+A candidate is called True at a probability of at least `high`, False at no more than `low`, and is left
+undecided in between. The interval is set on the validation set for a stated coverage, the fraction of
+candidates that are decided, and is kept when the test set is scored.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ MEASURED = ("coverage", "coverage_true", "coverage_false", "accuracy", "precisio
 
 @dataclass(frozen=True)
 class Abstention:
-    """Undecided is a probability p with low < p < high.
+    """A rule that leaves candidates with a probability p undecided if low < p < high.
 
     Attributes
     ----------
     low, high : float
-        Calibrated probabilities, threshold between them; equal where all are decided.
+        Calibrated probabilities, with the threshold between them; equal if all candidates are decided.
     threshold : float
-        Decision threshold, as a calibrated probability: what is decided is decided as
-        without abstention.
+        Decision threshold, as a calibrated probability: it decides the other candidates,
+        as without abstention.
     coverage : float
-        Share of candidates wanted decided.
+        Stated fraction of candidates that are decided.
     """
 
     low: float
@@ -39,7 +39,7 @@ class Abstention:
     coverage: float
 
     def decide(self, probabilities: np.ndarray) -> np.ndarray:
-        """1 (True), 0 (False) or -1 (undecided), int8, for calibrated probabilities."""
+        """Decisions from calibrated probabilities: int8, 1 (True), 0 (False) or -1 (undecided)."""
         probabilities = np.asarray(probabilities, dtype=float)
         decision = (probabilities >= self.threshold).astype(np.int8)
         decision[(probabilities > self.low) & (probabilities < self.high)] = -1
@@ -49,17 +49,17 @@ class Abstention:
 def fit_abstention(probabilities: np.ndarray, *, threshold: float, coverage: float) -> Abstention:
     """Set the interval of abstention on the validation set.
 
-    Undecided are the candidates whose log odds are nearest to those of the threshold, the
-    rule of Chow 1970 for costs that set this threshold. Its half-width is the k-th smallest
-    distance among n, k = floor((1 - coverage) (n + 1)): a candidate drawn like
-    those of validation is then decided with a probability of at least `coverage` (the rank of
-    split conformal prediction, Vovk et al. 2005). Candidates of a new image are not
-    drawn quite so: the coverage reached on test is to be quoted beside the stated one.
+    The candidates whose log odds are nearest to those of the threshold are undecided, which is the
+    rule of Chow 1970 for the costs that imply this threshold. The half-width of the interval is the k-th smallest
+    of the n distances, with k = floor((1 - coverage) (n + 1)): a candidate from the distribution of
+    the validation set is then decided with a probability of at least `coverage` (the rank of
+    split conformal prediction, Vovk et al. 2005). Candidates of a new image do not follow this distribution
+    exactly, so quote the coverage reached on the test set together with the stated one.
 
     Parameters
     ----------
     probabilities : array
-        (N,) calibrated, of the validation set.
+        (N,) calibrated probabilities of the validation set.
     threshold : float
         Decision threshold, as a calibrated probability.
     coverage : float
@@ -72,7 +72,7 @@ def fit_abstention(probabilities: np.ndarray, *, threshold: float, coverage: flo
     Raises
     ------
     CubeError
-        No probabilities, or one that is not in [0, 1].
+        There are no probabilities, or one is not in [0, 1].
     """
     if not 0 < coverage <= 1:
         raise ValueError(f"coverage must be above 0 and at most 1, not {coverage}")
@@ -81,7 +81,7 @@ def fit_abstention(probabilities: np.ndarray, *, threshold: float, coverage: flo
     centre = float(logit(np.asarray(threshold)))
     distance = np.sort(np.abs(logit(probabilities) - centre))
     rank = min(int(np.floor((1 - coverage) * (distance.size + 1) + 1e-9)), distance.size)
-    # A hair less: the candidate at this distance is decided, whichever way the sigmoid rounds.
+    # Slightly less, so that the candidate at this distance is decided whichever way the sigmoid rounds.
     width = distance[rank - 1] * (1 - 1e-9) if rank else 0.0
     low, high = (float(1 / (1 + np.exp(-(centre + side * width)))) for side in (-1, 1))
     return Abstention(low, high, float(threshold), float(coverage))
@@ -97,26 +97,26 @@ def evaluate_abstention(
     draws: int,
     confidence: float,
 ) -> dict[str, float]:
-    """Coverage reached, and the metrics of what was decided, with intervals by image.
+    """Coverage reached, and the metrics of the decided candidates, with intervals over images.
 
     Parameters
     ----------
     labels, probabilities, images : array
-        (N,) labels, calibrated probabilities and names of the images, of the set test.
+        (N,) labels, calibrated probabilities and image names of the test set.
     rule : Abstention
         From `fit_abstention` on the validation set.
     rng : numpy.random.Generator
     draws, confidence : int, float
-        Bootstrap draws of whole images, and confidence of the percentile intervals.
+        Number of bootstrap draws of whole images, and confidence of the percentile intervals.
 
     Returns
     -------
     dict
         stated_coverage, low, high, threshold, n, n_undecided, each of `MEASURED` with
-        _low and _high (coverage_true and coverage_false are those of a class, the rest
-        but coverage counts decided candidates only; NaN where undefined), mcc_all,
-        recall_all and fpr_all with everything decided, and errors_undecided, the share of the
-        errors so made that abstention spares (NaN without errors).
+        _low and _high (coverage_true and coverage_false are those of a class; all but the
+        coverages count decided candidates only; NaN where undefined), mcc_all,
+        recall_all and fpr_all with all candidates decided, and errors_undecided, the fraction of
+        the errors made in that case that abstention avoids (NaN without errors).
 
     Raises
     ------
@@ -126,7 +126,7 @@ def evaluate_abstention(
     labels, probabilities = check_scores(labels, probabilities)
     names, image = number_images(images, labels)
     decision = rule.decide(probabilities)
-    # Of each image: tp, fp, fn, tn, undecided True, undecided False.
+    # Counts of each image: tp, fp, fn, tn, undecided True, undecided False.
     outcome = np.where(decision < 0, 5 - labels, np.where(decision == 1, 1 - labels, 3 - labels))
     counts = np.zeros((len(names), 6))
     np.add.at(counts, (image, outcome), 1)

@@ -1,4 +1,4 @@
-"""Intervals of the metrics of a classifier: draws of whole images, and what the counts leave open."""
+"""Confidence intervals of the metrics of a classifier, from a bootstrap over images and from the counts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from otrain_core.evaluation.metrics import ECE_BINS, MISSED, check_scores, confusion, fpr_at_recall, rates, score_bin
 
-FEW_IMAGES = 5  # with fewer, a bootstrap over images is no interval
+FEW_IMAGES = 5  # the least number of images for a bootstrap over images
 _QUANTILES = (np.arange(400) + 0.5) / 400
 BOOTSTRAPPED = (
     "accuracy",
@@ -26,16 +26,16 @@ BOOTSTRAPPED = (
 
 
 def draw_images(n_images: int, *, rng: np.random.Generator, draws: int) -> np.ndarray:
-    """How often each image is in each draw, int (draws, n_images).
+    """Number of times that each image is in each bootstrap draw, int (draws, n_images).
 
-    No draws of fewer than `FEW_IMAGES` images: their spread is not known well enough for an interval.
+    There are no draws if there are fewer than `FEW_IMAGES` images: their spread is not known well enough.
     """
     draws = draws if n_images >= FEW_IMAGES else 0
     return rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=draws)
 
 
 def percentile_interval(sample: np.ndarray, confidence: float) -> tuple[float, float]:
-    """Interval between the percentiles of a sample; (NaN, NaN) for none, or where more than half of it is not finite."""
+    """Interval between the percentiles of a sample; (NaN, NaN) if it is empty or more than half of it is not finite."""
     sample = np.asarray(sample, dtype=float)
     finite = sample[np.isfinite(sample)]
     if not finite.size or 2 * finite.size < sample.size:
@@ -45,9 +45,9 @@ def percentile_interval(sample: np.ndarray, confidence: float) -> tuple[float, f
 
 
 def proportion_interval(k: int, n: int, confidence: float) -> tuple[float, float]:
-    """Exact binomial interval of a share, k of n (Clopper & Pearson 1934); (NaN, NaN) of none.
+    """Exact binomial interval of a fraction k of n (Clopper & Pearson 1934); (NaN, NaN) if n is 0.
 
-    0 of 12 at a confidence of 0.95 leaves up to 0.265 open.
+    For 0 of 12 and a confidence of 0.95 it is 0 to 0.265.
     """
     from scipy.special import betaincinv
 
@@ -60,7 +60,7 @@ def proportion_interval(k: int, n: int, confidence: float) -> tuple[float, float
 
 
 def wilson_interval(k: int, n: int, confidence: float) -> tuple[float, float]:
-    """Approximate binomial interval of a share, k of n (Wilson 1927, JASA 22, 209); (NaN, NaN) of none."""
+    """Approximate binomial interval of a fraction k of n (Wilson 1927, JASA 22, 209); (NaN, NaN) if n is 0."""
     from scipy.special import ndtri
 
     if n < 1:
@@ -71,22 +71,24 @@ def wilson_interval(k: int, n: int, confidence: float) -> tuple[float, float]:
 
 
 def counts_intervals(tp: int, fp: int, fn: int, tn: int, confidence: float) -> dict[str, tuple[float, float]]:
-    """Intervals of the metrics from four counts alone, as if all cutouts were independent.
+    """Intervals of the metrics from the four counts, as if all cutouts were independent.
 
-    Recall, FPR, precision and accuracy have the exact interval of `proportion_interval`. F1 and MCC rise with recall
-    and fall with FPR: their lower end is a quantile over the two beta distributions whose quantiles are the lower
-    end of recall and the upper end of FPR, their upper end the reverse. They take the sizes of the classes as given.
+    Recall, FPR, precision, accuracy and the share of false positives have the exact interval of `proportion_interval`.
+    F1 and MCC rise with recall and fall with FPR. Their lower end is a quantile over two beta distributions, whose
+    quantiles are the lower ends of recall and the upper ends of FPR; for the upper end it is the reverse. The sizes of
+    the classes are taken as given.
 
     Parameters
     ----------
     tp, fp, fn, tn : int
+        Numbers of true positives, false positives, false negatives and true negatives.
     confidence : float
         Between 0 and 1.
 
     Returns
     -------
     dict
-        ``{metric: (low, high)}`` for accuracy, precision, recall, fpr, f1, mcc and fp_share; (NaN, NaN) where a
+        ``{metric: (low, high)}`` for accuracy, precision, recall, fpr, f1, mcc and fp_share; (NaN, NaN) if a
         class that the metric needs is empty.
     """
     n_true, n_false = tp + fn, fp + tn
@@ -110,7 +112,7 @@ def counts_intervals(tp: int, fp: int, fn: int, tn: int, confidence: float) -> d
 
 
 def _quantiles(k: int, n: int, *, upper: bool) -> np.ndarray:
-    """Quantiles of the beta distribution that has the lower (upper) ends of all exact intervals of k of n."""
+    """Quantiles of the beta distribution of the lower (upper) ends of the exact intervals of k of n."""
     from scipy.special import betaincinv
 
     if upper:
@@ -119,13 +121,13 @@ def _quantiles(k: int, n: int, *, upper: bool) -> np.ndarray:
 
 
 def _rates_over(recall: np.ndarray, fpr: np.ndarray, n_true: int, n_false: int) -> dict[str, np.ndarray]:
-    """Metrics of all pairs of a recall and an FPR."""
+    """Metrics for every pair of a recall and an FPR."""
     tp, fp = np.meshgrid(recall * n_true, fpr * n_false)
     return rates(tp, fp, n_true - tp, n_false - fp)
 
 
 def hull(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
-    """The smallest interval that holds both; the other where one is not known."""
+    """The smallest interval that contains both; if one is not known, the other."""
     if np.isnan(one).any():
         return other
     if np.isnan(other).any():
@@ -145,24 +147,26 @@ def bootstrap_intervals(
     stated_recall: float,
     kept_false: float = 1.0,
 ) -> dict[str, tuple[float, float]]:
-    """Intervals of the metrics, threshold fixed.
+    """Intervals of the metrics at a fixed threshold.
 
-    Candidates of one image share its seeing, PSF and subtraction, so the image is the
-    unit that is drawn. What no image shows, no draw can: no false alarm among 12 False leaves an FPR of up to 26 %
-    open. So an interval holds that of the draws and that of the counts (`counts_intervals`), and with
-    fewer than `FEW_IMAGES` images the latter alone, which does not know the spread between images. ECE is a sum of
-    absolute values, which resampling can only raise: its interval leans to high values. AUC and ECE have no
-    interval from counts; theirs is (NaN, NaN) where the draws are too few, or leave them undefined by more than half.
+    Candidates of one image share its seeing, PSF and subtraction, so whole images are drawn. The draws cannot show
+    events that no image contains: without a false alarm among 12 False, the FPR may still be up to 26 %. Each
+    interval therefore contains both that of the draws and that of the counts (`counts_intervals`). With
+    fewer than `FEW_IMAGES` images it is that of the counts alone, which ignores the spread between images. ECE is a
+    sum of absolute values, which resampling tends to raise, so its interval is biased to high values. AUC and ECE have
+    no interval from counts: theirs is (NaN, NaN) with too few images, or if more than half of the draws leave them
+    undefined.
 
     Parameters
     ----------
     labels, scores, images : array
-        (N,) labels, scores and the name of the image each candidate comes from.
+        (N,) labels, scores, and the image name of each candidate.
     threshold : float
     rng : numpy.random.Generator
-    draws, confidence, stated_recall, kept_false
-        Number of draws, confidence of the intervals, and as in
-        `otrain_core.evaluation.metrics.headline`.
+    draws, confidence : int, float
+        Number of draws, and confidence of the intervals.
+    stated_recall, kept_false : float
+        As in `otrain_core.evaluation.metrics.headline`.
 
     Returns
     -------
@@ -197,7 +201,7 @@ def bootstrap_intervals(
 def _counted(
     labels: np.ndarray, scores: np.ndarray, threshold: float, confidence: float, stated_recall: float
 ) -> dict[str, tuple[float, float]]:
-    """Intervals from counts, at the threshold and at the thresholds of given recalls."""
+    """Intervals from counts, at the threshold and at the thresholds that give the stated recalls."""
     counts = confusion(labels, scores, threshold)
     found = counts_intervals(**counts, confidence=confidence)
     n_false = counts["fp"] + counts["tn"]
@@ -208,14 +212,14 @@ def _counted(
 
 
 def _recalls(stated_recall: float) -> dict[str, float]:
-    """Recall at which each FPR is quoted."""
+    """Recall at which each FPR is given, by the name of the FPR."""
     return {"fpr_at_stated_recall": stated_recall} | {
         f"fpr_at_{round(100 * missed)}pct_missed": 1 - missed for missed in MISSED
     }
 
 
 def _weighted_metrics(labels, scores, image, weights, threshold, stated_recall) -> dict[str, np.ndarray]:
-    """Metrics for rows of image weights (draws, images); labels and scores sorted by falling score."""
+    """Metrics for rows of image weights (draws, images); labels and scores must be sorted by decreasing score."""
     weight = weights.astype(np.float32)[:, image]
     true, false = np.cumsum(weight * labels, axis=1), np.cumsum(weight * ~labels, axis=1)
     n_true, n_false = true[:, -1].astype(float), false[:, -1].astype(float)
@@ -225,7 +229,7 @@ def _weighted_metrics(labels, scores, image, weights, threshold, stated_recall) 
     values = rates(tp, fp, n_true - tp, n_false - fp)
     values.pop("gmean")
     values["fp"] = fp.astype(float)
-    last = np.append(np.nonzero(np.diff(scores))[0], scores.size - 1)  # thresholds cannot part equal scores
+    last = np.append(np.nonzero(np.diff(scores))[0], scores.size - 1)  # a threshold cannot separate equal scores
     true = np.concatenate([nothing[:, None], true[:, last]], axis=1)
     false = np.concatenate([nothing[:, None], false[:, last]], axis=1)
     one_class = (n_true == 0) | (n_false == 0)

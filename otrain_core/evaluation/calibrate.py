@@ -1,4 +1,4 @@
-"""Calibration of scores: from a network's output to a probability that can be taken at its word."""
+"""Calibration of scores: from the output of a network to the probability that a candidate is real."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ import numpy as np
 from otrain_core.evaluation.metrics import check_scores, cross_entropy, ece, number_images
 
 METHODS = ("platt", "temperature", "isotonic")
-_EPSILON = 1e-7  # scores nearer to 0 and 1 have no finite float32 logit
+_EPSILON = 1e-7  # scores are clipped to this distance from 0 and 1, so that float32 logits are finite
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Probability = sigmoid(slope * logit(score) + offset), or a rising curve through knots.
+    """Probability = sigmoid(slope * logit(score) + offset), or an increasing curve through knots.
 
     Attributes
     ----------
     slope, offset : float
-        1 and 0 leave the scores as they are; temperature scaling is 1 / slope. The slope
-        is positive, so that no order of two scores changes, and with it neither the ROC
-        nor any metric at a threshold.
+        1 and 0 leave the scores unchanged; the temperature is 1 / slope. The slope
+        is positive, so the order of the scores, the ROC and the metrics at a threshold
+        do not change.
     method : str
+        One of `METHODS`, or none.
     knots, values : tuple of float
-        For ``isotonic``: logits of scores, rising, and the probabilities there. Between
-        knots the curve is straight against the logit, so that scores keep their order;
-        scores beyond the first and the last knot tie. Slope and offset play no part.
+        For ``isotonic``: logits of scores, increasing, and the probabilities there. Between
+        knots the curve is linear in the logit, so scores keep their order;
+        scores beyond the first or the last knot become equal. Slope and offset are not used.
     """
 
     slope: float = 1.0
@@ -50,18 +51,18 @@ class Calibration:
         return _sigmoid(self.slope * np.asarray(odds, dtype=float) + self.offset)
 
     def score_at(self, probability: float) -> float:
-        """The score in [0, 1] to which the logistic curve gives a probability strictly between 0 and 1."""
+        """The score in [0, 1] at which the logistic curve has a given probability between 0 and 1."""
         odds = np.log(probability / (1 - probability))
         return float(_sigmoid(np.asarray((odds - self.offset) / self.slope)))
 
     def to_record(self) -> dict[str, Any]:
-        """Plain values for JSON, from which `from_record` makes the same calibration."""
+        """Plain values for JSON; `from_record` restores the calibration from them."""
         record = {"method": self.method, "slope": self.slope, "offset": self.offset}
         return record | ({"knots": list(self.knots), "values": list(self.values)} if self.knots else {})
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Calibration:
-        """The calibration of a record, whose other keys are ignored."""
+        """Restore a calibration from a record; other keys are ignored."""
         curve = {key: tuple(float(value) for value in record.get(key) or ()) for key in ("knots", "values")}
         return cls(float(record["slope"]), float(record["offset"]), str(record["method"]), **curve)
 
@@ -69,23 +70,23 @@ class Calibration:
 def fit_calibration(labels: np.ndarray, scores: np.ndarray, *, method: str = "platt") -> Calibration:
     """Fit a calibration by maximum likelihood, on cutouts that the network was not trained on.
 
-    Platt 1999 fits slope and offset, with targets drawn in to (n+ + 1) / (n+ + 2) and
-    1 / (n- + 2), so that separated classes leave the solution finite. Temperature
-    scaling (Guo et al. 2017) fits the slope alone, with the same targets. ``isotonic``
-    (Zadrozny & Elkan 2002) fits any rising curve to them; each flat step becomes one knot
-    in its middle (Oron & Flournoy 2017), because a flat step would make ties of unequal
-    scores. It bends where the two others cannot, and needs some hundred of either class.
+    ``platt`` (Platt 1999) fits slope and offset, with the targets (n+ + 1) / (n+ + 2) and
+    1 / (n- + 2) instead of 1 and 0, so that the solution is finite for separated classes. ``temperature``
+    (Guo et al. 2017) fits the slope alone, with the same targets. ``isotonic``
+    (Zadrozny & Elkan 2002) fits any increasing curve to them; each flat step becomes one knot
+    in its middle (Oron & Flournoy 2017), because a flat step would make unequal
+    scores equal. It is the most flexible, and needs some hundred cutouts of each class.
 
     Parameters
     ----------
     labels, scores : array
-        (N,)
+        (N,) 0 or 1, and scores in [0, 1].
     method : {'platt', 'temperature', 'isotonic'}
 
     Returns
     -------
     Calibration
-        The identity where there is one class only.
+        The identity if only one class is present.
 
     Raises
     ------
@@ -121,18 +122,19 @@ def _fit_logistic(z: np.ndarray, target: np.ndarray, method: str) -> Calibration
 
 
 def pull_calibration(labels: np.ndarray, odds: np.ndarray, *, start: Calibration, pull: float) -> Calibration:
-    """A logistic curve fitted to few labels, pulled to a curve that is known: the more labels, the less it counts.
+    """Fit a logistic curve to few labels, with a known curve as prior (maximum a posteriori).
 
-    The logarithm of the slope and the offset have a Gaussian prior about those of `start` (maximum a posteriori).
+    The logarithm of the slope and the offset have Gaussian priors centred on those of `start`. The more labels there
+    are, the less the priors count.
 
     Parameters
     ----------
     labels, odds : numpy.ndarray
-        (N,) 0 or 1, and log odds; there may be none.
+        (N,) 0 or 1, and log odds; N may be 0.
     start : Calibration
-        A logistic curve.
+        The known logistic curve.
     pull : float
-        Width of the prior of the offset [nat]; that of the logarithm of the slope is half of it.
+        Standard deviation of the prior of the offset [nat]; that of the logarithm of the slope is half as large.
     """
     from scipy.optimize import minimize
 
@@ -151,7 +153,7 @@ def pull_calibration(labels: np.ndarray, odds: np.ndarray, *, start: Calibration
 
 
 def deal_folds(images: np.ndarray, folds: int) -> np.ndarray:
-    """Fold of each cutout (N,): whole images, dealt by their count of cutouts, largest first; fewer with fewer images."""
+    """Fold of each cutout, int (N,): whole images, dealt in the order of their size; fewer folds with fewer images."""
     names, image = np.unique(np.asarray(images).astype(str), return_inverse=True)
     fold = np.empty(len(names), dtype=int)
     fold[np.argsort(-np.bincount(image), kind="stable")] = np.arange(len(names)) % min(folds, len(names))
@@ -161,11 +163,11 @@ def deal_folds(images: np.ndarray, folds: int) -> np.ndarray:
 def _fit_isotonic(z: np.ndarray, target: np.ndarray) -> Calibration:
     from scipy.optimize import isotonic_regression
 
-    # Equal scores are one point, or their order in the table would decide.
+    # Equal scores are one point; otherwise the result would depend on their order in the table.
     places, point = np.unique(z, return_inverse=True)
     weight = np.bincount(point).astype(float)
     fitted = isotonic_regression(np.bincount(point, target) / weight, weights=weight)
-    # Blocks that rounding alone keeps apart are one step.
+    # Steps that differ only by rounding are one step.
     steps = np.concatenate([[0], np.cumsum(np.diff(fitted.x) > 1e-9)])
     n = np.bincount(steps, weight)
     knots, values = np.bincount(steps, weight * places) / n, np.bincount(steps, weight * fitted.x) / n
@@ -180,20 +182,20 @@ def choose_calibration(
     folds: int = 5,
     methods: tuple[str, ...] = METHODS,
 ) -> tuple[Calibration, dict[str, Any]]:
-    """The calibration with the lowest log loss on images that it was not fitted to, or none where that is better.
+    """Choose the calibration with the lowest log loss in cross-validation over images, or none if that is better.
 
-    Images are dealt to folds by their count of candidates, largest first; every method is
-    fitted to all folds but one and scored on that one. The method that wins is fitted to all.
-    The margin by which a method must win over an earlier one of `methods` is one standard error of
-    the difference, over images: what is more flexible must earn it. Where the winner makes the expected calibration
-    error larger than that of the scores as they are, on these same images, the scores stay as they are.
+    Images are dealt to folds in the order of their number of candidates; every method is
+    fitted to all folds but one and scored on that one. The best method is then fitted to all images.
+    A method must be better than an earlier one of `methods` by at least one standard error of
+    the difference over images, so the less flexible methods are preferred. If the best method makes the expected
+    calibration error larger than that of the raw scores, on these same images, the scores are left unchanged.
 
     Parameters
     ----------
     labels, scores, images : array
         (N,) of the validation set.
     folds : int
-        Fewer where there are fewer images.
+        Number of folds; fewer with fewer images.
     methods : tuple of str
         In the order of preference.
 
@@ -201,9 +203,9 @@ def choose_calibration(
     -------
     calibration : Calibration
     record : dict
-        log_loss: mean log loss out of fold [nat] of each method and of ``none``; ece_validation: expected calibration error
-        of ``none`` and of the method that won, out of fold; refused: that method where it makes the error larger,
-        else ''. With one image the first method is taken, log_loss is NaN, and the error is that of the fit itself.
+        log_loss: mean log loss [nat] of each method and of ``none`` on the left-out folds; ece_validation: expected
+        calibration error of ``none`` and of the best method on them; refused: the best method if it makes this error
+        larger, else ''. With one image the first method is taken, log_loss is NaN, and the error is that of the fit.
 
     Raises
     ------
@@ -236,7 +238,7 @@ def choose_calibration(
 def _unless_worse(
     fitted: Calibration, labels: np.ndarray, scores: np.ndarray, moved: np.ndarray, losses: dict[str, float]
 ) -> tuple[Calibration, dict[str, Any]]:
-    """The calibration, or none where the probabilities `moved` are worse calibrated than the scores; and the record."""
+    """The calibration, or none if the probabilities `moved` are worse calibrated than the scores; and the record."""
     errors = {"none": ece(labels, scores), fitted.method: ece(labels, moved)}
     worse = errors[fitted.method] > errors["none"]
     record = {"log_loss": losses, "ece_validation": errors, "refused": fitted.method if worse else ""}
@@ -244,7 +246,7 @@ def _unless_worse(
 
 
 def logit(scores: np.ndarray) -> np.ndarray:
-    """Log odds of scores, drawn in to 1e-7 and 1 - 1e-7 so that they are finite."""
+    """Log odds of scores, which are clipped to [1e-7, 1 - 1e-7] so that the odds are finite."""
     clipped = np.clip(np.asarray(scores, dtype=float), _EPSILON, 1 - _EPSILON)
     return np.log(clipped) - np.log1p(-clipped)
 

@@ -1,4 +1,4 @@
-"""The closing table of a run: ``python -m otrain_core.evaluation.closing results`` prints it."""
+"""The table printed at the end of a run, also by ``python -m otrain_core.evaluation.closing results``."""
 
 from __future__ import annotations
 
@@ -27,12 +27,19 @@ def closing_table(
     report: str = "results/report.html",
     store: str = "results/mlflow.db",
 ) -> str:
-    """What a run ends with on the terminal, at most 100 columns wide.
+    """Summary of the trainings of a run for the terminal, at most 100 columns wide.
 
-    True, False, MCC and FPR are those of the images the model never saw (protocol by-image)
-    or, for protocol random, of the set it was tuned on; intervals are in brackets.
+    True, False, MCC and FPR are those of images that the model never saw (protocol by-image)
+    or, for the protocol random, of the set on which the threshold was set; intervals are in brackets.
+
+    Parameters
+    ----------
+    summary, quality : pandas.DataFrame
+        As from `otrain_core.evaluation.summary.build_summary` and `build_quality`.
+    report, store : str
+        Paths that are printed below the table.
     """
-    # Tables of published runs lack columns that came later.
+    # Tables of earlier runs may lack the newer columns.
     summary = summary.reindex(
         columns=list(dict.fromkeys([*summary.columns, "interval", "sky_unknown", *SHIPPED_COLUMNS]))
     )
@@ -46,7 +53,9 @@ def closing_table(
         blocks.append((_cube_line(telescope, pipeline, quality), [_cells(row) for row in rows.to_dict("records")]))
     everything = [header, *(cells for _, rows in blocks for cells in rows)]
     widths = [max(len(cells[i]) for cells in everything) for i in range(len(header))]
-    widths[0] = min(widths[0], _WIDTH + 1 - 2 * len(header) - sum(widths[1:]))  # a long name gives way to the numbers
+    widths[0] = min(
+        widths[0], _WIDTH + 1 - 2 * len(header) - sum(widths[1:])
+    )  # long names are shortened, numbers are not
 
     def line(cells: tuple[str, ...]) -> str:
         return (
@@ -90,7 +99,7 @@ def _cube_line(telescope: str, pipeline: str, quality: pd.DataFrame) -> str:
 
 
 def _cautions(summary: pd.DataFrame) -> list[str]:
-    """Trainings that do not beat the fixed cuts or the shipped model, and cubes of which nothing tells which images show the same sky."""
+    """Warnings: trainings that do not beat the fixed cuts or the shipped model, and cubes whose sky is not known."""
     by_image = summary[(summary["protocol"] == "by-image") & (summary["status"] == "ok")]
     lines = []
     rivals = (("gain", not_beaten, "the fixed cuts"), ("shipped_gain", not_better, "the shipped model"))
@@ -99,34 +108,32 @@ def _cautions(summary: pd.DataFrame) -> list[str]:
         for key, lost, rival in rivals:
             if row["experiment"] not in NOT_TRAINED and np.isfinite(number(row, key)) and lost(row):
                 no_interval = "" if np.isfinite(number(row, f"{key}_low")) else " (no interval)"
-                told = f": does not beat {rival}; gain in MCC {_plain(interval(row, key))}{no_interval}"
-                lines.append("! " + _fit(where, _WIDTH - 2 - len(told)) + told)
+                warning = f": does not beat {rival}; gain in MCC {_plain(interval(row, key))}{no_interval}"
+                lines.append("! " + _fit(where, _WIDTH - 2 - len(warning)) + warning)
     unknown = by_image[by_image["sky_unknown"] > 0]
     for telescope, pipeline in _cubes(unknown):
-        told = ": nothing tells which images show the same sky; the scores may flatter"
-        lines.append("! " + _fit(f"{telescope}/{pipeline}", _WIDTH - 2 - len(told)) + told)
+        warning = ": it is not known which images show the same sky; the scores may be too high"
+        lines.append("! " + _fit(f"{telescope}/{pipeline}", _WIDTH - 2 - len(warning)) + warning)
     return lines
 
 
 def _legend(summary: pd.DataFrame) -> list[str]:
     lines = ["images, True/False, MCC, FPR: of the scored set, with intervals over images in brackets"]
     if (summary["interval"] == "counts").any():
-        lines.append(f"with fewer than {FEW_IMAGES} images: intervals from counts, which do not know how images differ")
+        lines.append(f"with fewer than {FEW_IMAGES} images: intervals from counts, which ignore how images differ")
     if (summary["experiment"] == SHIPPED).any():
-        lines.append(
-            "universal: the shipped model, which otrain classify takes without -m; it saw none of these images"
-        )
+        lines.append("universal: the shipped model, the default of otrain classify; it saw none of these images")
     if (summary["experiment"] == CUTS).any():
         lines.append("fixed-cuts: the best cuts on S/N, FWHM and shape, found on train and validation")
     if (summary["protocol"] == "by-image").any():
-        lines.append("by-image: scored on images the model never saw, threshold set on yet others")
+        lines.append("by-image: scored on images that the model never saw, threshold set on other images")
     if (summary["protocol"] == "random").any():
-        lines.append("random: random split by cutout, threshold set on the scored cutouts themselves (optimistic)")
+        lines.append("random: random split by cutout, threshold set on the scored cutouts (optimistic)")
     return lines
 
 
 def _plain(text: str) -> str:
-    """ASCII: a terminal need not have more."""
+    """Only ASCII, which every terminal can show."""
     return text.replace("\u202f", "").replace("–", "-")
 
 
@@ -135,9 +142,9 @@ def _fit(text: str, width: int) -> str:
 
 
 def main(root: Path) -> None:
-    """Print the closing table of the run under `root`."""
+    """Print the closing table of the run in `root`."""
     if not (root / "summary.csv").is_file() or not (root / "quality.csv").is_file():
-        sys.exit(f"{root}/summary.csv: no such file; the run has not come to its summary")
+        sys.exit(f"{root}/summary.csv: no such file; the run has not written its summary yet")
     summary, quality = (read_table(root / f"{name}.csv") for name in ("summary", "quality"))
     print("\n" + closing_table(summary, quality, report=f"{root}/report.html", store=str(store_path(root))))
 

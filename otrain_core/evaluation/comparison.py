@@ -1,4 +1,4 @@
-"""Three tables that set pipelines, artefacts and telescopes side by side, from the records of the images."""
+"""Tables that compare pipelines, artefacts and telescopes, from the records of the images."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ TELESCOPE_COLUMNS = (
 
 
 def compare_pipelines(quality: pd.DataFrame) -> pd.DataFrame:
-    """Pipelines side by side on the same images.
+    """Compare the pipelines of each telescope on the same images.
 
-    Images that failed under one pipeline of a telescope count for none of its pipelines.
+    Images that failed under one pipeline of a telescope are left out for all of its pipelines.
 
     Parameters
     ----------
@@ -61,9 +61,9 @@ def compare_pipelines(quality: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Columns `PIPELINE_COLUMNS`, one row a cube. Spread, bias and completeness are medians
-        over images; found_share is of all injected sources, bright_share of those above
-        S/N 10 away from saturated pixels; CPU seconds add up all steps of an image.
+        Columns `PIPELINE_COLUMNS`, one row per cube. Spread, bias and completeness are medians
+        over images; found_share is the fraction of all injected sources that are found, bright_share of those above
+        S/N 10 away from saturated pixels; CPU seconds are the sum over the steps of an image.
     """
     rows = []
     for telescope, mine in quality.groupby("telescope", sort=False):
@@ -102,18 +102,19 @@ def compare_pipelines(quality: pd.DataFrame) -> pd.DataFrame:
 
 
 def count_artefacts(quality: pd.DataFrame, folders: Mapping[str, str | Path]) -> pd.DataFrame:
-    """Kinds of artefacts by cube: how many False each made, before any balancing.
+    """Number of False of each kind of artefact by cube, before balancing.
 
     Parameters
     ----------
     quality : pandas.DataFrame
+        As from `otrain_core.evaluation.summary.build_quality`.
     folders : mapping
-        Folder of every cube, by telescope/pipeline; ``images/{image}/crossmatch.json`` is read.
+        Folder of each cube, by telescope/pipeline; ``images/{image}/crossmatch.json`` is read.
 
     Returns
     -------
     pandas.DataFrame
-        Columns `ARTEFACT_COLUMNS`; artefact is "unknown" where nothing is known (real images).
+        Columns `ARTEFACT_COLUMNS`; artefact is "unknown" for real images.
     """
     rows = []
     for name, folder in folders.items():
@@ -133,12 +134,17 @@ def count_artefacts(quality: pd.DataFrame, folders: Mapping[str, str | Path]) ->
 
 
 def compare_telescopes(quality: pd.DataFrame) -> pd.DataFrame:
-    """Telescopes side by side: what their images are, and what came of them.
+    """Compare telescopes: properties of their images, and their candidates.
+
+    Parameters
+    ----------
+    quality : pandas.DataFrame
+        As from `otrain_core.evaluation.summary.build_quality`.
 
     Returns
     -------
     pandas.DataFrame
-        Columns `TELESCOPE_COLUMNS`, one row a cube; medians over the good images, sums for
+        Columns `TELESCOPE_COLUMNS`, one row per cube; medians over the good images, sums for
         n_true and n_false.
     """
     rows = []

@@ -12,7 +12,7 @@ from otrain_core.errors import OtrainError
 from otrain_core.io import read_table
 from otrain_core.results import number, read_record, read_scores
 
-FEW_SOURCES = 5
+FEW_SOURCES = 5  # True cutouts of a bin, below which their recall is not used
 
 
 def completeness_table(images: list[Path], accepted: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -23,9 +23,9 @@ def completeness_table(images: list[Path], accepted: pd.DataFrame | None = None)
     images : list of path
         Folders with crossmatch.json.
     accepted : pandas.DataFrame, optional
-        mag (injected) and called (bool) of the True cutouts of the test set. The column
-        ``accepted`` is then the number found times the share of these that is called True,
-        NaN where that is a share of fewer than `FEW_SOURCES`.
+        mag (injected) and called (bool: called True) of the True cutouts of the test set. The column
+        ``accepted`` is then the number found times the recall of these cutouts in the same bin,
+        NaN in bins with fewer than `FEW_SOURCES` of them.
 
     Returns
     -------
@@ -47,7 +47,20 @@ def completeness_table(images: list[Path], accepted: pd.DataFrame | None = None)
 
 
 def accepted_injections(cube: Mapping[str, np.ndarray], folder: Path, images: Path) -> pd.DataFrame | None:
-    """Injected magnitude and decision of every True cutout of the test set of one training."""
+    """Injected magnitude and decision of every True cutout of the test set of one training.
+
+    Parameters
+    ----------
+    cube : mapping
+        Arrays of the cube: images and injections.
+    folder, images : path
+        Folder of the training, and of the images with their ``injected.csv``.
+
+    Returns
+    -------
+    pandas.DataFrame or None
+        image, id, called (bool) and mag; None where the scores, metrics or injections are missing.
+    """
     scores, metrics = read_scores(folder), read_record(folder / "metrics.json")
     if scores is None or not metrics or "injections" not in cube:
         return None

@@ -1,4 +1,4 @@
-"""The curves of one training: ROC, precision and recall, F1 and MCC, calibration."""
+"""Curves of one training: ROC, precision-recall, F1-MCC and calibration."""
 
 from __future__ import annotations
 
@@ -16,13 +16,22 @@ def curves(
 ) -> pd.DataFrame:
     """The curves of Makhlouf et al. 2022, Fig. 10, as one table.
 
+    Parameters
+    ----------
+    labels, scores, calibrated : array
+        (N,) labels, scores, and calibrated probabilities.
+    mags : array
+        (N,) magnitudes, NaN where unknown.
+    bins : int
+        Number of bins of magnitude.
+
     Returns
     -------
     pandas.DataFrame
         Columns `CURVE_COLUMNS`. curve is one of ``roc`` (x FPR, y recall; also in bins
         of magnitude), ``pr`` (recall, precision), ``f1-mcc`` (F1, MCC), ``f1`` and
         ``mcc`` (x is the threshold), ``calibration`` and ``calibration_after`` (mean
-        score, share of True).
+        score, fraction of True).
     """
     parts = []
 
@@ -54,7 +63,7 @@ def curves(
 
 
 def _corners(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Which points of a staircase are needed to draw it."""
+    """Mask of the points of a step curve that are needed to draw it."""
     keep = np.ones(x.size, dtype=bool)
     keep[1:-1] = (np.diff(x, 2) != 0) | (np.diff(y, 2) != 0)
     return keep

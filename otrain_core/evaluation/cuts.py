@@ -1,4 +1,4 @@
-"""Fixed cuts on S/N, FWHM and shape: what a classifier must beat."""
+"""Fixed cuts on S/N, FWHM and shape: the baseline that a classifier must beat."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from otrain_core.evaluation import metrics
 from otrain_core.evaluation.bootstrap import bootstrap_intervals, draw_images, percentile_interval
 from otrain_core.plan.config import EvaluateOptions
 
-APERTURE = 1.5  # radius in which the shape is looked at [seeing FWHM]
-UNKNOWN_SEEING = 3.0  # FWHM assumed where a cube does not know the seeing [px]
-EDGES, SHAPE_EDGES = 61, 9  # quantiles tried as limits
-BLOCK = 4096  # cutouts looked at a time
+APERTURE = 1.5  # radius in which the shape is measured [seeing FWHM]
+UNKNOWN_SEEING = 3.0  # FWHM assumed if the seeing of a cube is not known [px]
+EDGES, SHAPE_EDGES = 61, 9  # numbers of quantiles that are tried as limits
+BLOCK = 4096  # cutouts that are processed at a time
 
 
 @dataclass(frozen=True)
 class Properties:
-    """What the cuts look at, one value a candidate.
+    """Properties that the cuts use, one value per candidate.
 
     Attributes
     ----------
     snr, fwhm, negative : numpy.ndarray
-        (N,) S/N; FWHM in units of `fwhm_unit`; share of the signal near the candidate that is negative (a dipole has
-        much, a point source what the noise makes). NaN where unknown.
+        (N,) S/N; FWHM in units of `fwhm_unit`; negative fraction of the signal near the candidate, which is large for
+        a dipole and due to noise alone for a point source. NaN where unknown.
     fwhm_unit : {'seeing', 'px'}
     """
 
@@ -39,13 +39,13 @@ class Properties:
 
     @property
     def usable(self) -> np.ndarray:
-        """Whether S/N and FWHM are known."""
+        """(N,) whether S/N and FWHM are known."""
         return np.isfinite(self.snr) & np.isfinite(self.fwhm)
 
 
 @dataclass(frozen=True)
 class FixedCuts:
-    """S/N >= snr_min, fwhm_low <= FWHM < fwhm_high, negative share <= negative_max; NaN where nothing is known."""
+    """S/N >= snr_min, fwhm_low <= FWHM < fwhm_high, negative fraction <= negative_max; NaN if S/N and FWHM are unknown."""
 
     snr_min: float = np.nan
     fwhm_low: float = np.nan
@@ -53,21 +53,21 @@ class FixedCuts:
     negative_max: float = np.inf
 
     def accept(self, of: Properties) -> np.ndarray:
-        """Whether each candidate is accepted; one without S/N or FWHM is refused."""
+        """Whether each candidate is accepted, bool (N,); candidates without S/N or FWHM are not."""
         with np.errstate(invalid="ignore"):
             inside = of.usable & (of.snr >= self.snr_min) & (of.fwhm >= self.fwhm_low) & (of.fwhm < self.fwhm_high)
             return inside & ((of.negative <= self.negative_max) | np.isposinf(self.negative_max))
 
 
 def properties_of(cube: Mapping[str, np.ndarray]) -> Properties:
-    """S/N, FWHM and shape of the candidates of a cube, as far as it knows them."""
+    """S/N, FWHM and shape of the candidates of a cube, as far as the cube contains them."""
     snr, fwhm, seeing = (column(cube, name).astype(float) for name in ("snr", "fwhms", "seeing"))
     in_seeing = bool(np.isfinite(seeing).any())
     return Properties(snr, fwhm / seeing if in_seeing else fwhm, negative_share(cube), "seeing" if in_seeing else "px")
 
 
 def negative_share(cube: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Negative signal of the difference over all signal, within `APERTURE` of the centre, (N,); NaN without a difference."""
+    """Negative fraction of the signal of the difference within `APERTURE` of the centre, (N,); NaN without a difference."""
     channels = [str(name) for name in np.atleast_1d(cube.get("channels", ()))]
     share = np.full(len(cube["labels"]), np.nan)
     if "difference" not in channels or "cube" not in cube:
@@ -93,13 +93,18 @@ def negative_share(cube: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def fit_cuts(of: Properties, labels: np.ndarray, fit: np.ndarray) -> FixedCuts:
-    """The cuts of highest MCC on the candidates `fit`, over a grid of quantiles.
+    """The cuts with the highest MCC on the candidates `fit`, over a grid of quantiles.
 
     Parameters
     ----------
     of : Properties
     labels, fit : array of bool
-        (N,) True or not; whether a candidate counts.
+        (N,) label of each candidate; whether it is used in the fit.
+
+    Returns
+    -------
+    FixedCuts
+        All NaN if S/N and FWHM are not known.
     """
     best, found = -np.inf, FixedCuts()
     if not (fit & of.usable).any():
@@ -108,7 +113,7 @@ def fit_cuts(of: Properties, labels: np.ndarray, fit: np.ndarray) -> FixedCuts:
     edges_fwhm = np.unique(np.quantile(of.fwhm[fit & of.usable], np.linspace(0, 1, EDGES)))
     shape = of.negative[fit & of.usable & np.isfinite(of.negative)]
     limits = np.unique(np.quantile(shape, np.linspace(0.1, 0.9, SHAPE_EDGES))) if shape.size else np.empty(0)
-    for limit in (np.inf, *limits):  # without a cut on shape first: one that gains nothing is not made
+    for limit in (np.inf, *limits):  # inf first: a cut on shape is used only if it raises the MCC
         with np.errstate(invalid="ignore"):
             kept = fit & of.usable & ((of.negative <= limit) | np.isposinf(limit))
         tp, fp = (_accepted(of, kept & (labels == value), edges_snr, edges_fwhm) for value in (True, False))
@@ -124,7 +129,7 @@ def fit_cuts(of: Properties, labels: np.ndarray, fit: np.ndarray) -> FixedCuts:
 
 
 def _accepted(of: Properties, chosen: np.ndarray, edges_snr: np.ndarray, edges_fwhm: np.ndarray) -> np.ndarray:
-    """How many candidates each (snr_min, low, high) accepts, low <= FWHM < high; the last high is infinite."""
+    """Number of candidates that each (snr_min, low, high) accepts, low <= FWHM < high; the last high is infinite."""
     cells = np.zeros((edges_snr.size, edges_fwhm.size + 1))
     place_snr = np.searchsorted(edges_snr, of.snr[chosen], side="right") - 1
     place_fwhm = np.searchsorted(edges_fwhm, of.fwhm[chosen], side="right")
@@ -143,20 +148,20 @@ def evaluate_cuts(
     options: EvaluateOptions,
     kept_false: float = 1.0,
 ) -> dict[str, Any]:
-    """What the best fixed cuts reach on the test set, and what a network gains over them.
+    """Metrics of the best fixed cuts on the test set, and the gain of a network over them.
 
-    The cuts maximise MCC on train and validation (on train alone where nothing is validation).
+    The cuts maximise the MCC on train and validation (on train alone if there is no validation set).
 
     Parameters
     ----------
     cube : mapping
-        Arrays of the cube; S/N and FWHM where it has them.
+        Arrays of the cube, with S/N and FWHM if it has them.
     table : pandas.DataFrame
-        As `otrain_core.networks.predict.score_cube` returns it.
+        As from `otrain_core.networks.predict.score_cube`.
     threshold : float
-        Of the network.
+        Decision threshold of the network.
     rng : numpy.random.Generator
-        For draws of whole images.
+        For bootstrap draws of whole images.
     options : EvaluateOptions
     kept_false : float
         As in `otrain_core.evaluation.metrics.headline`.
@@ -165,8 +170,8 @@ def evaluate_cuts(
     -------
     dict
         The cuts, fwhm_unit, n_images, n_true, n_false, the metrics of `otrain_core.evaluation.metrics.rates` and
-        false_alarms_per_image with _low and _high, and gain: MCC of the network less that of the cuts, with
-        gain_low and gain_high from draws of whole images, the same for both. NaN where the cube has no S/N and FWHM.
+        false_alarms_per_image with _low and _high, and gain: MCC of the network minus that of the cuts, with
+        gain_low and gain_high from the same draws of whole images for both. NaN if the cube has no S/N and FWHM.
     """
     of, labels = properties_of(cube), np.asarray(cube["labels"]) == 1
     sets = np.full(len(labels), "unused", dtype=object)
@@ -209,14 +214,14 @@ def paired_gain(
     rng: np.random.Generator,
     options: EvaluateOptions,
 ) -> dict[str, float]:
-    """MCC of what is called True less that of what another accepts, with its interval over images.
+    """Difference between the MCC of two sets of decisions, with its interval over images.
 
     Parameters
     ----------
     true, called, accepted : numpy.ndarray
-        bool (N,), the labels and the two decisions.
+        bool (N,), the labels, and the decisions of the classifier and of its rival.
     image : numpy.ndarray
-        (N,) names; whole images are drawn, the same for both.
+        (N,) image names; whole images are drawn, the same for both.
     rng : numpy.random.Generator
     options : EvaluateOptions
         Draws and confidence.
@@ -224,10 +229,10 @@ def paired_gain(
     Returns
     -------
     dict
-        gain, gain_low, gain_high; no interval with too few images.
+        gain (MCC of `called` minus MCC of `accepted`), gain_low, gain_high; the interval is NaN with too few images.
     """
     names, place = np.unique(image.astype(str), return_inverse=True)
-    counts = np.zeros((2, len(names), 4))  # of the one and of the other: tp, fp, fn, tn of each image
+    counts = np.zeros((2, len(names), 4))  # tp, fp, fn, tn of each image for the two decisions
     for k, decision in enumerate((called, accepted)):
         np.add.at(counts[k], (place, 2 * (~decision).astype(int) + (~true).astype(int)), 1)
     ours, theirs = (metrics.rates(*of.sum(axis=0))["mcc"] for of in counts)

@@ -1,4 +1,4 @@
-"""Evaluation of a trained network: scores, threshold, metrics with intervals, curves, a baseline."""
+"""Evaluation of a trained network: scores, threshold, metrics with intervals, curves, and the fixed cuts."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def evaluate_files(
         ``cube.npz``, ``cube.json``, ``real_stars.npz``, the split's CSV, ``split.json``, ``model.keras``,
         ``train.json``.
     scores, metrics, curves : path
-        Files written: CSV, JSON and CSV.
+        Files to write: CSV, JSON and CSV.
     load_model, score_cube, score_real_stars : callable
-        Those of `otrain_core.networks`, which this wing does not import.
+        Functions of `otrain_core.networks`, which this package may not import.
     options : EvaluateOptions
     threshold_rule, protocol : str
         As in `evaluate_scores`.
@@ -71,12 +71,12 @@ def evaluate_files(
     experiment_name : str
         Name of the experiment, for the record.
     shipped : path, optional
-        Scores of the shipped model on the cube, as `otrain_core.classify.shipped_scores.shipped_files` writes them.
+        Scores of the shipped model on the cube, as from `otrain_core.classify.shipped_scores.shipped_files`.
 
     Raises
     ------
     CubeError
-        As `evaluate_scores`, or the cube does not fit the network.
+        As `evaluate_scores`, or the network cannot read the cube.
     """
     arrays, trained, network = read_stack(cube, mmap=("cube",)), read_json(train_record), load_model(model)
     table = score_cube(network, arrays, read_table(split))
@@ -105,9 +105,9 @@ def evaluate_files(
 
 
 def scored_false_share(table: pd.DataFrame) -> float:
-    """Share of the False of the test images that stands in test.
+    """Fraction of the False of the test images that are in the test set.
 
-    Below 1 where the split deals single cutouts, or leaves part of an image unused.
+    It is below 1 if the split is by cutout, or if part of an image is unused.
     """
     false = table[(table["label"] == 0) & table["image"].isin(table.loc[table["set"] == "test", "image"])]
     return float(np.mean(false["set"] == "test")) if len(false) else 1.0
@@ -128,49 +128,50 @@ def evaluate_scores(
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Metrics of a table of scores.
 
-    Under the protocol ``by-image`` the threshold and the calibration come from the set
-    validation and all metrics from test. Under ``random`` both come from the set test, as in
-    Makhlouf et al. 2022, so that its numbers flatter the model.
+    With the protocol ``by-image`` the threshold and the calibration come from the validation
+    set and all metrics from the test set. With ``random`` both come from the test set, as in
+    Makhlouf et al. 2022, so the numbers are too optimistic.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        As `otrain_core.networks.predict.score_cube` returns it.
+        As from `otrain_core.networks.predict.score_cube`.
     cube : dict of arrays
-        mags, errmags, snr, fwhms, seeing, artefacts, reasons as far as it has them.
+        mags, errmags, snr, fwhms, seeing, artefacts and reasons, as far as the cube has them.
     rng : numpy.random.Generator
-        For the bootstrap by image.
+        For the bootstrap over images.
     options : EvaluateOptions
-    threshold_rule : {'gmean', 'f1', 'f1-mcc', 'platt'}
+    threshold_rule : str
+        One of `otrain_core.evaluation.thresholds.RULES`.
     protocol : {'by-image', 'random'}
     kept_false : float
-        Share of the False candidates that balancing kept, see `otrain_core.cubes.cube_format.kept_false_share`; false
-        alarms per image are scaled up by it, and by `scored_false_share`.
+        Fraction of the False candidates that balancing kept, see `otrain_core.cubes.cube_format.kept_false_share`; false
+        alarms per image are divided by it, and by `scored_false_share`.
     real_stars : pandas.DataFrame, optional
-        As `otrain_core.networks.predict.score_real_stars` returns it, for the gap between simulation and reality.
+        As from `otrain_core.networks.predict.score_real_stars`, for the gap between simulation and reality.
     sky_unknown : bool
-        Whether nothing tells which images show the same sky, so that a star may stand in train and in test.
+        It is not known which images show the same sky, so a star may be in both train and test.
     shipped : pandas.DataFrame, optional
-        index, score and threshold of the shipped model; no rows where it does not fit the cube.
+        index, score and threshold of the shipped model; without rows if the model does not fit the cube.
 
     Returns
     -------
     record : dict
         headline (numbers, each with _low and _high), interval (images: from draws of whole images and from counts;
-        counts: from these alone, with fewer than `FEW_IMAGES` images), confusion, thresholds (all rules,
-        with what each gives), purity (by share of real candidates: value, NaN where no False was accepted, with low
+        counts: from counts alone, with fewer than `FEW_IMAGES` images), confusion, thresholds (every rule
+        with its metrics), purity (by fraction of real candidates: value, NaN if no False was accepted, low
         and high), calibration, abstention, accuracy_gap, bins, artefacts,
         reasons, reality (see `otrain_core.evaluation.reality.reality_gap`), kinds (errors by kind of
         place of the injection), baseline, shipped (headline of the shipped model on the same cutouts, and gain: MCC
-        of the network less its MCC), data, signs (see `otrain_core.evaluation.groups.errors_by_sign`); of a cube of several telescopes telescopes
-        (see `otrain_core.evaluation.groups.by_telescope`).
+        of the network minus its MCC), data, signs (see `otrain_core.evaluation.groups.errors_by_sign`). For a cube of
+        several telescopes also telescopes (see `otrain_core.evaluation.groups.by_telescope`).
     curves : pandas.DataFrame
-        curve, x, y, threshold, bin ('' for all; else the range of magnitudes).
+        As from `otrain_core.evaluation.curves.curves`.
 
     Raises
     ------
     CubeError
-        The set that gives the threshold lacks a class, nothing is in test, or `shipped` is of another cube.
+        The set that gives the threshold lacks a class, the test set is empty, or `shipped` is of another cube.
     """
     validation_set = "test" if protocol == "random" else "validation"
     validation, test = _filled_set(table, validation_set), _filled_set(table, "test")
@@ -219,19 +220,19 @@ def evaluate_scores(
 def _filled_set(table: pd.DataFrame, name: str) -> pd.DataFrame:
     part = table[table["set"] == name]
     if part.empty:
-        raise CubeError(f"the set {name} is empty: there is nothing to evaluate")
+        raise CubeError(f"the {name} set is empty: there is nothing to evaluate")
     return part
 
 
 def _headline_beside(reality: dict[str, Any], baseline: dict[str, Any], shipped: dict[str, float]) -> dict[str, float]:
-    """What the headline says of real stars, of the fixed cuts and of the shipped model; NaN where it is not known."""
+    """Headline numbers of real stars, of the fixed cuts and of the shipped model; NaN if not known."""
     rivals = {"baseline_mcc": baseline["mcc"]} | {key: baseline[key] for key in ("gain", "gain_low", "gain_high")}
     rivals |= {f"shipped_{key}": shipped.get(key, np.nan) for key in ("mcc", "gain", "gain_low", "gain_high")}
     return {key: reality.get(key, np.nan) for key in REALITY} | rivals
 
 
 def _by_rule(thresholds: dict[str, float], labels: np.ndarray, scores: np.ndarray) -> dict[str, dict[str, float]]:
-    """The threshold of each rule, with what it gives."""
+    """The threshold of each rule and its metrics."""
     return {
         rule: {"threshold": value, **metrics.rates(**metrics.confusion(labels, scores, value))}
         for rule, value in thresholds.items()
@@ -241,7 +242,7 @@ def _by_rule(thresholds: dict[str, float], labels: np.ndarray, scores: np.ndarra
 def _headline(
     test: pd.DataFrame, threshold: float, rng: np.random.Generator, options: EvaluateOptions, kept_false: float
 ) -> dict[str, float]:
-    """Headline numbers of test, each with its interval; `kept_false` is the share of all False that test holds."""
+    """Headline numbers of the test set with intervals; `kept_false` is the fraction of all False that it contains."""
     labels, scores = test["label"].to_numpy(), test["score"].to_numpy(float)
     values = metrics.headline(
         labels,
@@ -264,12 +265,12 @@ def _shipped(
     options: EvaluateOptions,
     kept_false: float,
 ) -> dict[str, float]:
-    """Headline numbers of the shipped model on test, and what the network gains over it; empty where it was not scored."""
+    """Headline numbers of the shipped model on the test set, and the gain of the network over it; {} if not scored."""
     if shipped is None or shipped.empty:
         return {}
     scores = shipped.set_index("index")["score"].reindex(test["index"]).to_numpy(float)
     if not np.isfinite(scores).all():
-        raise CubeError("the scores of the shipped model are of another cube: run the step `shipped` again")
+        raise CubeError("the scores of the shipped model belong to another cube: run the step `shipped` again")
     own = float(shipped["threshold"].iloc[0])
     row = _headline(test.assign(score=scores), own, rng, options, kept_false)
     called, true = test["score"].to_numpy(float) >= threshold, test["label"].to_numpy() == 1
@@ -277,10 +278,10 @@ def _shipped(
 
 
 def _purity(headline: dict[str, float]) -> dict[str, dict[str, float]]:
-    """Share of real sources among the accepted, for given shares among the candidates.
+    """Fraction of accepted candidates that are real, for given fractions among all candidates.
 
-    Without an accepted False it would be 1 whatever the size of the test set: it is then not known, but for its
-    lower end.
+    Without an accepted False it would be 1 for any size of the test set, so the value is NaN and only the lower end
+    of its interval is informative.
     """
     found = {}
     for share in metrics.REAL_FRACTIONS:
@@ -301,7 +302,7 @@ def _reality(
     rng: np.random.Generator,
     options: EvaluateOptions,
 ) -> dict[str, Any]:
-    """The gap between injected sources and real stars; empty without real stars."""
+    """Gap between the recall on injected sources and on real stars; {} without real stars."""
     if real_stars is None:
         return {}
     found = test[test["label"] == 1]
@@ -319,7 +320,7 @@ def _abstention(
     rng: np.random.Generator,
     options: EvaluateOptions,
 ) -> dict[str, float]:
-    """What is left to a person when only the share `coverage` is decided."""
+    """Metrics with abstention, when only the fraction `coverage` of the candidates is decided."""
     decisive = float(calibration.apply(np.array([threshold]))[0])
     rule = fit_abstention(
         calibration.apply(validation["score"].to_numpy()), threshold=decisive, coverage=options.coverage
@@ -336,7 +337,7 @@ def _abstention(
 
 
 def _data(table: pd.DataFrame, kept_false: float) -> dict[str, Any]:
-    """Images, True and False of every set, and what share of all False they are."""
+    """Numbers of images, True and False of every set, and the fraction of all False that were kept."""
     sets = table.groupby("set")
     return {
         "kept_false": kept_false,
@@ -348,7 +349,7 @@ def _data(table: pd.DataFrame, kept_false: float) -> dict[str, Any]:
 
 
 def _accuracy_gap(table: pd.DataFrame, threshold: float, validation_set: str) -> dict[str, float]:
-    """Accuracy of each set at the threshold, dropout off, and what train is ahead of validation."""
+    """Accuracy of each set at the threshold, without dropout, and its difference between train and validation."""
     accuracy = {
         name: float(np.mean((part["score"] >= threshold) == (part["label"] == 1)))
         for name, part in table.groupby("set")

@@ -1,8 +1,8 @@
-"""Experiments of a run side by side: what each gets right and costs, and every pair on the same cutouts.
+"""Comparison of the experiments of a run: metrics and costs of each, and every pair on the same cutouts.
 
-Only what the trainings left is read. The unit of every interval is the image, as in
-`otrain_core.evaluation.bootstrap`, with the same images drawn for all seeds and for both of a pair. Pipelines of
-one telescope share its images: over several cubes, such an image is drawn for all of them at once.
+Only files of the trainings are read. All intervals are over images, as in
+`otrain_core.evaluation.bootstrap`, with the same images drawn for all seeds and for both experiments of a pair.
+Pipelines of one telescope share its images: an image is drawn for all of them together.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ PAIR_COLUMNS = (
 
 @dataclass(frozen=True)
 class Training:
-    """What one training makes of the cutouts that it is scored on.
+    """Decisions of one training on the cutouts of its test set.
 
     Attributes
     ----------
@@ -71,10 +71,10 @@ class Training:
     protocol, experiment : str
     seed : int
     cutouts : pandas.DataFrame
-        image (with its telescope), label, called and called_tuned (bool); the index names the
-        cutout. called_tuned: had the threshold been set on these cutouts themselves.
+        image (with its telescope), label, called and called_tuned (bool); the index is the name of the
+        cutout. called_tuned is the decision with a threshold set on these cutouts themselves.
     costs : dict
-        `COSTS`, NaN where not recorded.
+        `COSTS`, NaN if not recorded.
     """
 
     cube: tuple[str, str]
@@ -86,11 +86,12 @@ class Training:
 
     @property
     def key(self) -> tuple:
+        """cube, protocol, experiment, seed."""
         return self.cube, self.protocol, self.experiment, self.seed
 
 
 def read_training(folder: str | Path) -> Training | None:
-    """One training from scores.csv, metrics.json (threshold) and train.json; None where it is not done."""
+    """Read one training from scores.csv, metrics.json (threshold) and train.json; None if it is not finished."""
     keys, record, table = run_keys(folder), read_record(Path(folder) / "metrics.json"), read_scores(folder)
     threshold = number(record.get("headline") or {}, "threshold")
     if table is None or not np.isfinite(threshold):
@@ -124,29 +125,30 @@ def read_training(folder: str | Path) -> Training | None:
 
 
 def read_trainings(folders: Iterable[str | Path]) -> list[Training]:
-    """All trainings that are done, in the order given."""
+    """Read all trainings that are finished, in the order given."""
     return [training for folder in folders if (training := read_training(folder)) is not None]
 
 
 def compare_experiments(
     trainings: Sequence[Training], *, rng: np.random.Generator, draws: int, confidence: float
 ) -> pd.DataFrame:
-    """Experiments of every cube, and over all cubes, each with all its seeds.
+    """Metrics and costs of the experiments on each cube and on all cubes together, over all seeds.
 
     Parameters
     ----------
     trainings : sequence of Training
     rng, draws, confidence
-        Of the bootstrap by image.
+        For the bootstrap over images.
 
     Returns
     -------
     pandas.DataFrame
-        `EXPERIMENT_COLUMNS`. cubes and seeds are how many went in: over all cubes, those seeds that
-        the experiment has on each cube where it has any. n_test is the number of scored cutouts;
-        errors, rates and costs are means over seeds (costs also over cubes), intervals are those of
-        the mean, as in `otrain_core.evaluation.bootstrap.bootstrap_intervals` with the counts of all seeds averaged. mcc_sd is the standard deviation over seeds, NaN with one. mcc_tuned_on_test is MCC
-        had the threshold been set on the scored cutouts themselves. cpu_seconds [s] of one training.
+        `EXPERIMENT_COLUMNS`. cubes and seeds are their numbers; for all cubes together only those seeds count that
+        the experiment has on every cube on which it was trained. n_test is the number of scored cutouts;
+        errors, rates and costs are means over seeds (costs also over cubes). Intervals are those of
+        the mean, as in `otrain_core.evaluation.bootstrap.bootstrap_intervals`, with the intervals from counts averaged
+        over seeds. mcc_sd is the standard deviation over seeds, NaN for one seed. mcc_tuned_on_test is the MCC
+        with a threshold set on the scored cutouts themselves. cpu_seconds [s] are those of one training.
     """
     rows = []
     for protocol, experiment in dict.fromkeys((t.protocol, t.experiment) for t in trainings):
@@ -180,26 +182,26 @@ def compare_experiments(
 def compare_pairs(
     trainings: Sequence[Training], *, rng: np.random.Generator, draws: int, confidence: float
 ) -> pd.DataFrame:
-    """Every pair of experiments on the same cutouts, for every cube and over all cubes.
+    """Compare every pair of experiments on the same cutouts, on each cube and on all cubes together.
 
-    Trainings of equal seed are paired. p_value is that of McNemar's test, exact: whether of the
-    cutouts that one of the two gets wrong, as many are the one's as the other's (McNemar 1947). Seeds
-    share the cutouts, so that their counts must not be added up as if they were independent: the
-    largest p over seeds is given. The test takes cutouts for independent; error_ratio_low and _high
-    do not, as they come from draws of whole images.
+    Trainings with the same seed are paired. p_value is that of the exact test of McNemar 1947, whose null hypothesis
+    is that, of the cutouts that only one of the two gets wrong, each has the same number. All seeds
+    share the cutouts, so their counts are not independent and must not be added:
+    the largest p over seeds is given. The test assumes independent cutouts; error_ratio_low and _high
+    do not, because they come from draws of whole images.
 
     Parameters
     ----------
     trainings : sequence of Training
-        An experiment without a partner of its seed is left out.
+        A training without a partner of the same seed is left out.
     rng, draws, confidence
-        Of the bootstrap by image.
+        For the bootstrap over images.
 
     Returns
     -------
     pandas.DataFrame
-        `PAIR_COLUMNS`. n cutouts that both were scored on; errors and counts are means over seeds;
-        error_ratio is errors over errors_other, NaN where the other makes none.
+        `PAIR_COLUMNS`. n is the number of cutouts on which both were scored; errors and counts are means over seeds;
+        error_ratio is errors / errors_other, NaN if the other makes no errors.
     """
     rows = []
     for protocol in dict.fromkeys(t.protocol for t in trainings):
@@ -226,7 +228,7 @@ def compare_pairs(
 
 
 def _mcnemar(ours: int, theirs: int) -> float:
-    """p that of ours + theirs fair coins as many, or more unequally many, fall on one side; 1 of none."""
+    """Two-sided binomial p of a split at least as unequal as `ours` to `theirs`; 1 if both are 0."""
     from scipy.special import bdtr
 
     return min(1.0, 2 * float(bdtr(min(ours, theirs), ours + theirs, 0.5))) if ours + theirs else 1.0
@@ -235,9 +237,9 @@ def _mcnemar(ours: int, theirs: int) -> float:
 def _by_cube(
     trainings: Sequence[Training], protocol: str, *experiments: str
 ) -> Iterator[tuple[tuple[str, str], list[list[tuple[Training, ...]]]]]:
-    """Trainings of some experiments: for each cube, and for all of them, by seed and cube.
+    """Trainings of some experiments by seed and cube, for each cube and for all cubes together.
 
-    Only seeds that all of the experiments have; over all cubes, only those that every cube has.
+    Only seeds that all of the experiments have are used; for all cubes together, only those that every cube has.
     """
     found = {training.key: training for training in trainings}
     seeds = {}
@@ -260,14 +262,14 @@ def _by_cube(
 
 
 def _paired(seed: list[tuple[Training, ...]]) -> pd.DataFrame:
-    """image, wrong and wrong_other of the cutouts that both trainings of a seed were scored on."""
+    """image, wrong and wrong_other of the cutouts on which both trainings of a seed were scored."""
     ours, theirs = (pd.concat([pair[k].cutouts for pair in seed]) for k in (0, 1))
     both = ours[["image"]].assign(wrong=ours["called"] != ours["label"])
     return both.join((theirs["called"] != theirs["label"]).rename("wrong_other"), how="inner")
 
 
 def _errors(table: pd.DataFrame, images: np.ndarray) -> np.ndarray:
-    """Errors of the one and of the other in every image, (images, 2)."""
+    """Errors of the two experiments in every image, (images, 2)."""
     errors = np.zeros((len(images), 2))
     places = np.searchsorted(images, table["image"].to_numpy(str))
     np.add.at(errors, places, table[["wrong", "wrong_other"]].to_numpy(float))
@@ -275,7 +277,7 @@ def _errors(table: pd.DataFrame, images: np.ndarray) -> np.ndarray:
 
 
 def _discordant(table: pd.DataFrame) -> tuple[int, int]:
-    """Cutouts that only the one gets wrong, and only the other."""
+    """Number of cutouts that only the first gets wrong, and that only the other does."""
     wrong, other = table["wrong"].to_numpy(bool), table["wrong_other"].to_numpy(bool)
     return int(np.sum(wrong & ~other)), int(np.sum(other & ~wrong))
 
@@ -295,7 +297,7 @@ def _counts(table: pd.DataFrame, images: np.ndarray, called: str = "called") -> 
 def _interval(
     name: str, sample: np.ndarray, confidence: float, counted: tuple[float, float] = (np.nan, np.nan)
 ) -> dict[str, float]:
-    """Percentile interval, with at least what the counts leave open, as two columns."""
+    """Percentile interval, extended to contain the interval from counts, as two columns."""
     low, high = hull(percentile_interval(sample, confidence), counted)
     return {f"{name}_low": float(low), f"{name}_high": float(high)}
 
@@ -307,7 +309,7 @@ def _ratio(part: Any, whole: Any) -> Any:
 
 
 def _in_order(table: pd.DataFrame, trainings: Sequence[Training]) -> pd.DataFrame:
-    """Rows cube by cube, all cubes last."""
+    """Sort the rows by cube, with those of all cubes last."""
     rank = {cube: place for place, cube in enumerate(dict.fromkeys(t.cube for t in trainings))}
     cubes = zip(table["telescope"], table["pipeline"], strict=True)
     order = np.argsort([rank.get(cube, len(rank)) for cube in cubes], kind="stable")

@@ -1,4 +1,4 @@
-"""What a detector found in images against the sources that are in them: completeness and false alarms."""
+"""Completeness and false alarms of a detector on images with known sources."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from otrain_core.plan.pipelines import CrossmatchOptions
 from otrain_core.positions import match_one_to_one, nearest
 from otrain_core.stars.kinds import STAMP_RADIUS
 
-EDGE = 16  # pixels at the border of an image where nothing counts
+EDGE = 16  # width of the border of an image in which nothing counts [px]
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Judged:
     Attributes
     ----------
     sources : pandas.DataFrame
-        Those that count: image, x, y, kind, snr, limit, real, and of their match score (-inf: none), distance [px] and
-        found_snr (NaN: none).
+        Sources that count: image, x, y, kind, snr, limit, real; and score (-inf without a match), distance [px] and
+        found_snr (NaN without a match) of the matched candidate.
     false : numpy.ndarray
-        Scores of the false alarms.
+        (F,) scores of the false alarms.
     """
 
     sources: pd.DataFrame
@@ -36,11 +36,11 @@ class Judged:
 
 
 def judge(found: pd.DataFrame, field: Any, *, options: CrossmatchOptions, least_snr: float = 0.0) -> Judged:
-    """Match what was found in an image with its sources, as the step crossmatch does.
+    """Match the candidates of an image with its sources, as the step crossmatch does.
 
-    Injected sources that are usable, at least 16 px from the border and above `least_snr` count, and real stars that
-    were moved under the same conditions. Unusable places and sources that fade make no false alarm. Pixels of another
-    set of the split count in nothing.
+    Sources that count are injected sources and moved real stars that are usable, at least `EDGE` px from the border
+    and at least at `least_snr`. Candidates at unusable places or at sources that fade are not false alarms. Pixels of
+    another set of the split are ignored.
 
     Parameters
     ----------
@@ -49,7 +49,9 @@ def judge(found: pd.DataFrame, field: Any, *, options: CrossmatchOptions, least_
     field : object
         The image, see `otrain_core.candidates.planes.Field`.
     options : CrossmatchOptions
-        ``radius`` and ``exclusion``.
+        ``radius`` and ``exclusion`` are used [seeing FWHM].
+    least_snr : float
+        Lowest S/N of the sources that count.
     """
     truth, seeing, (height, width) = field.sources, field.planes.seeing, field.planes.shape
 
@@ -78,16 +80,19 @@ def judge(found: pd.DataFrame, field: Any, *, options: CrossmatchOptions, least_
 
 
 def score_at(judged: Sequence[Judged], per_image: float, weights: np.ndarray | None = None) -> float:
-    """Score above which there are at most so many false alarms an image on average; each image counts `weights` times."""
+    """Score above which there are at most `per_image` false alarms per image; each image counts `weights` times."""
     weights = np.ones(len(judged)) if weights is None else weights
     false, of_image = _false_alarms(judged)
     return _score_at(false, weights[of_image], per_image * weights.sum())
 
 
 def curve(judged: Sequence[Judged], *, low: float = 0.0, high: float = np.inf) -> pd.DataFrame:
-    """Completeness of the sources from S/N `low` to `high` against false alarms an image: a row for each false alarm.
+    """Completeness of the sources with S/N from `low` to `high` against the number of false alarms per image.
 
-    Columns false_alarms (an image), completeness and score.
+    Returns
+    -------
+    pandas.DataFrame
+        false_alarms (per image), completeness and score; one row for each false alarm.
     """
     false = np.sort(np.concatenate([one.false for one in judged]))[::-1]
     scores = np.sort(np.concatenate([_scores(one, low, high) for one in judged]))
@@ -107,26 +112,30 @@ def completeness(
     kind: str | None = None,
     baseline: str | None = None,
 ) -> pd.DataFrame:
-    """Completeness of detectors at so many false alarms an image, with intervals over images.
+    """Completeness of detectors at a given number of false alarms per image, with intervals over images.
 
-    In every draw of images the score that gives so many false alarms is found anew.
+    The score that gives this number of false alarms is determined again in every draw of images.
 
     Parameters
     ----------
     judged : mapping
-        The same images, in the same order, of each detector.
+        The judged images by detector; the same images in the same order for each.
     low, high : float
         S/N of the sources.
     per_image : float
+        Number of false alarms that are allowed per image.
+    options : EvaluateOptions
+        Draws and confidence of the intervals.
+    rng : numpy.random.Generator
     kind : str, optional
-        Of the places of the sources (default: all injected ones), or that of real stars.
+        Kind of the sources that count, also one of real stars (default: all injected sources).
     baseline : str, optional
-        Detector that the others are compared with, draw by draw.
+        Detector with which the others are compared, draw by draw.
 
     Returns
     -------
     pandas.DataFrame
-        detector, n (sources), false_alarms (an image, that were allowed), completeness, completeness_low,
+        detector, n (sources), false_alarms (allowed per image), completeness, completeness_low,
         completeness_high and, with `baseline`, gain, gain_low, gain_high.
     """
     n_images = len(next(iter(judged.values())))
@@ -143,7 +152,7 @@ def completeness(
 
 
 def _with_interval(name: str, sample: np.ndarray, options: EvaluateOptions) -> dict[str, float]:
-    """The first of a sample, and the interval of the others."""
+    """The first value of a sample, and the interval of the others."""
     low, high = percentile_interval(sample[1:], options.confidence)
     return {name: float(sample[0]), f"{name}_low": low, f"{name}_high": high}
 
@@ -151,7 +160,7 @@ def _with_interval(name: str, sample: np.ndarray, options: EvaluateOptions) -> d
 def _shares(
     judged: Sequence[Judged], low: float, high: float, per_image: float, kind: str | None, weights: np.ndarray
 ) -> np.ndarray:
-    """Completeness for each row of `weights`: how often each image counts."""
+    """Completeness for each row of `weights`, the number of times that each image counts."""
     scores = [_scores(one, low, high, kind) for one in judged]
     image, every = np.repeat(np.arange(len(judged)), [one.size for one in scores]), np.concatenate(scores)
     false, of_image = _false_alarms(judged)
@@ -165,14 +174,14 @@ def _shares(
 
 
 def _false_alarms(judged: Sequence[Judged]) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of all false alarms, highest first, and the number of the image of each."""
+    """Scores of all false alarms, highest first, and the index of the image of each."""
     false = np.concatenate([*(one.false for one in judged), np.empty(0)])
     order = np.argsort(-false, kind="stable")
     return false[order], np.repeat(np.arange(len(judged)), [one.false.size for one in judged])[order]
 
 
 def _score_at(false: np.ndarray, weight: np.ndarray, allowed: float) -> float:
-    """The first score, from the highest on, with which more than `allowed` false alarms would pass."""
+    """The highest score at which more than `allowed` false alarms would pass."""
     first = int(np.searchsorted(np.cumsum(weight), allowed, side="right"))
     return float(false[first]) if first < false.size else -np.inf
 

@@ -1,4 +1,4 @@
-"""The gate: what a training must reach before it can be the champion of its telescope, and how one is chosen."""
+"""The gate: criteria that a training must meet to become the champion of its telescope."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from otrain_core.plan.config import GateOptions
 from otrain_core.results import number, read_record, read_scores
 
 CUTS = "fixed-cuts"  # name of the fixed cuts among the experiments of a run
-SHIPPED = "universal"  # and of the shipped model
+SHIPPED = "universal"  # name of the shipped model among the experiments of a run
 NOT_TRAINED = (CUTS, SHIPPED)
-# What the gate reads of the headline of ``metrics.json``; a registered version keeps these as tags.
+# Keys of the headline of ``metrics.json`` that the gate reads; a registered version keeps them as tags.
 NUMBERS = (
     "mcc",
     "mcc_low",
@@ -34,22 +34,23 @@ NUMBERS = (
 
 
 def refusal(numbers: Mapping[str, Any], options: GateOptions, *, protocol: str = "by-image") -> str:
-    """What a training fails at, in words; '' where it passes.
+    """Reason why a training does not pass the gate; '' if it passes.
 
     Parameters
     ----------
     numbers : mapping
-        `NUMBERS` of the training, from its headline. A missing one is NaN and fails, but for those of the fixed cuts
-        (a cube without S/N and FWHM has none) and of the shipped model (cutouts that do not fit it have none), and sky_unknown (1: nothing tells which images show the same sky).
+        `NUMBERS` of the training, from its headline. A missing number is NaN and fails. Exceptions are the numbers
+        of the fixed cuts (missing for a cube without S/N and FWHM) and of the shipped model (missing for cutouts that
+        do not fit it), and sky_unknown (1: it is not known which images show the same sky).
     options : GateOptions
-        MCC must exceed its bound with the lower end of its interval, false positives may reach theirs.
+        The lower end of the interval of the MCC must exceed its bound; the false positives may equal theirs.
     protocol : {'by-image', 'random'}
         Only ``by-image`` is scored on images that the model never saw.
     """
     if protocol != "by-image":
-        return "not scored on images it never saw"
+        return "it was not scored on images that it never saw"
     if number(numbers, "sky_unknown") > 0:
-        return "nothing tells which images show the same sky: a star may stand in train and in test"
+        return "it is not known which images show the same sky, so a star may be in both train and test"
     if lacks := missing_from_test(numbers, options):
         return f"the test set is too small: {lacks}"
     mcc, mcc_low, fp_share = (number(numbers, key) for key in ("mcc", "mcc_low", "fp_share"))
@@ -58,12 +59,12 @@ def refusal(numbers: Mapping[str, Any], options: GateOptions, *, protocol: str =
     if not mcc_low > options.min_mcc:
         return f"MCC {mcc:.3f} may be as low as {mcc_low:.3f}, which is not above {options.min_mcc:g}"
     if not fp_share <= options.max_fp:
-        return f"false positives {fp_share:.3f} of the test set, more than {options.max_fp:g}"
+        return f"false positives are {fp_share:.3f} of the test set, more than {options.max_fp:g}"
     return not_beaten(numbers, by=options.min_gain) or not_better(numbers, by=options.min_gain_shipped)
 
 
 def missing_from_test(numbers: Mapping[str, Any], options: GateOptions) -> str:
-    """What a test set has too few of for a verdict, as in ``7 of 50 False``; '' where it is large enough."""
+    """What the test set lacks for a verdict, as in ``7 of 50 False``; '' if it is large enough."""
     wanted = (
         ("n_images", "images", options.min_images),
         ("n_true", "True", options.min_per_class),
@@ -78,10 +79,10 @@ def missing_from_test(numbers: Mapping[str, Any], options: GateOptions) -> str:
 
 
 def not_beaten(numbers: Mapping[str, Any], *, by: float = 0.0) -> str:
-    """That the training does not beat the fixed cuts, in words; '' where it does, or where there are no cuts.
+    """Statement that the training does not beat the fixed cuts; '' if it does, or if there are no cuts.
 
-    It beats them where the interval of the MCC that it gains, from the same images drawn for both, lies above `by`;
-    where the images are too few for an interval, where the gain does.
+    It beats them if the interval of its gain in MCC, with the same images drawn for both, lies above `by`;
+    if there are too few images for an interval, the gain itself must lie above `by`.
     """
     cuts, gain, low = (number(numbers, key) for key in ("baseline_mcc", "gain", "gain_low"))
     if not np.isfinite(cuts) or (low if np.isfinite(low) else gain) > by:
@@ -91,10 +92,10 @@ def not_beaten(numbers: Mapping[str, Any], *, by: float = 0.0) -> str:
 
 
 def not_better(numbers: Mapping[str, Any], *, by: float = 0.0) -> str:
-    """That the training is not shown to be better than the shipped model, in words; '' where it is, or where nothing compares.
+    """Statement that the training is not shown to be better than the shipped model; '' if it is, or without a comparison.
 
-    It is where the interval over images of the MCC that it gains, from the same images drawn for both, lies above `by`.
-    Where the interval lies below 0 the shipped model is the better one. With `by` at -2 anything will do.
+    It is better if the interval over images of its gain in MCC, with the same images drawn for both, lies above `by`.
+    With `by` at -2, the lowest possible gain, every training passes.
     """
     shipped, low = (number(numbers, key) for key in ("shipped_mcc", "shipped_gain_low"))
     if not np.isfinite(shipped) or by <= -2 or low > by:
@@ -106,10 +107,10 @@ def not_better(numbers: Mapping[str, Any], *, by: float = 0.0) -> str:
 
 
 def validation_mcc(folder: str | Path) -> float:
-    """MCC of a training on validation at its own threshold, by which the best training is chosen; NaN where unknown.
+    """MCC of a training on the validation set at its own threshold; NaN where unknown.
 
-    A choice by test would flatter what is then read from test. Under the protocol ``random`` nothing
-    is validation: NaN.
+    The best training is chosen by this number: if it were chosen by the test set, its scores on the test set would
+    be biased upwards. The protocol ``random`` has no validation set: NaN.
     """
     scores, record = read_scores(folder), read_record(Path(folder) / "metrics.json")
     threshold = number(record.get("headline") or {}, "threshold")

@@ -25,7 +25,7 @@ def by_telescope(
     rng: np.random.Generator,
     options: EvaluateOptions,
 ) -> dict[str, Any]:
-    """Scores of each telescope at one threshold.
+    """Metrics of each telescope at one threshold.
 
     Parameters
     ----------
@@ -33,14 +33,14 @@ def by_telescope(
         (N,) of the scored set.
     threshold : float
     rng : numpy.random.Generator
-        For the interval of the mean, from draws of whole telescopes.
+        For the interval of the mean, from bootstrap draws of whole telescopes.
     options : EvaluateOptions
 
     Returns
     -------
     dict
-        mcc_mean, mcc_mean_low, mcc_mean_high, mcc_worst, worst (name) over the telescopes that have both classes, and
-        single: n_true, n_false, mcc, auc, recall, fpr by name, NaN where a class is missing.
+        mcc_mean, mcc_mean_low, mcc_mean_high, mcc_worst and worst (its name) over the telescopes that have both
+        classes, and single: n_true, n_false, mcc, auc, recall, fpr by name, NaN if a class is missing.
     """
     single: dict[str, dict[str, float]] = {}
     for name in np.unique(telescopes):
@@ -70,7 +70,7 @@ def by_telescope(
 def image_intervals(
     part: pd.DataFrame, threshold: float, rng: np.random.Generator, options: EvaluateOptions, kept_false: float
 ) -> dict[str, tuple[float, float]]:
-    """Intervals over images of the numbers of some candidates (label, score, image)."""
+    """Intervals over images of the metrics of a table of candidates (label, score, image)."""
     return bootstrap_intervals(
         part["label"].to_numpy(),
         part["score"].to_numpy(float),
@@ -92,7 +92,7 @@ def errors_by_property(
     threshold: float,
     bins: int,
 ) -> dict[str, Any]:
-    """Metrics in bins of magnitude and S/N, and errors by artefact, reason and kind of place."""
+    """Metrics in bins of magnitude, its error and S/N, and errors by artefact, reason and kind of place."""
     binned = {
         name: metrics.binned_metrics(labels, scores, column(cube, key)[rows], threshold, bins=bins).to_dict("records")
         for name, key in PROPERTIES.items()
@@ -109,7 +109,7 @@ def errors_by_property(
 def errors_by_sign(
     test: pd.DataFrame, threshold: float, *, rng: np.random.Generator, options: EvaluateOptions, kept_false: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Recall and false alarms of what is brighter and of what is fainter than in the reference.
+    """Recall and false alarms of candidates that are brighter and of those that are fainter than in the reference.
 
     Parameters
     ----------
@@ -120,13 +120,13 @@ def errors_by_sign(
         For the bootstrap by image.
     options : EvaluateOptions
     kept_false : float
-        Share of all False that `test` holds.
+        Fraction of all False that `test` contains.
 
     Returns
     -------
     list of dict
         One for each sign: sign, n_true, n_false, fn, fp; recall, fpr and false_alarms_per_image with _low and _high
-        (NaN for what a sign has none of). Empty where all candidates have one sign.
+        (NaN if the sign lacks the class). Empty if all candidates have the same sign.
     """
     if "sign" not in test or test["sign"].nunique() < 2:
         return []
@@ -148,16 +148,27 @@ def errors_by_sign(
 
 
 def _without_numbers(texts: np.ndarray) -> np.ndarray:
-    """Reasons that differ by a number only (of the injection, its distance) become one."""
+    """Replace numbers in the reasons, so that reasons that differ only by a number become equal."""
     return np.array([re.sub(r"\d+(\.\d+)?", "#", str(text)) for text in texts])
 
 
 def grouped_errors(
     labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, threshold: float, *, of: int | None = None
 ) -> list[dict[str, Any]]:
-    """Errors by a text column (empty text: unknown), commonest group first.
+    """Errors by the values of a text column (empty text: unknown), largest group first.
 
-    With ``of=0`` only False cutouts count, with ``of=1`` only True ones.
+    Parameters
+    ----------
+    labels, scores, groups : numpy.ndarray
+        (N,)
+    threshold : float
+    of : {None, 0, 1}
+        Count only False cutouts (0), only True ones (1), or all (None).
+
+    Returns
+    -------
+    list of dict
+        group, n_true, n_false, fn, fp, error_rate.
     """
     table = pd.DataFrame({"group": np.asarray(groups).astype(str), "label": labels, "accepted": scores >= threshold})
     if of is not None:

@@ -1,8 +1,8 @@
 """Metrics of a binary classifier.
 
-A candidate is accepted (called True) when its score is at least the threshold.
-Labels are 1 (True) and 0 (False), scores are probabilities of True in [0, 1]. A
-metric that its denominator leaves undefined is NaN, never 0: precision when nothing
+A candidate is accepted (called True) if its score is at least the threshold.
+Labels are 1 (True) and 0 (False), scores are probabilities of True in [0, 1]. An
+undefined metric is NaN, never 0: precision if nothing
 is accepted, recall without any True, FPR without any False, MCC and F1 with one class.
 """
 
@@ -15,13 +15,13 @@ import numpy as np
 
 from otrain_core.errors import CubeError
 
-if TYPE_CHECKING:  # a classifier at work reads no table
+if TYPE_CHECKING:  # a classifier does not need pandas
     import pandas as pd
 
-MISSED = (0.01, 0.05)
-REAL_FRACTIONS = (0.01, 0.001)
+MISSED = (0.01, 0.05)  # fractions of True that are missed, at which the FPR is given
+REAL_FRACTIONS = (0.01, 0.001)  # fractions of real candidates for which the purity is given
 ECE_BINS = 15
-# What a decision can be: of each class, right or wrong.
+# Possible outcomes of a decision, by class.
 OUTCOMES = ("right True", "right False", "wrong True", "wrong False")
 
 
@@ -31,12 +31,14 @@ def check_scores(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np
     Raises
     ------
     CubeError
-        Different lengths, nothing at all, a label that is not 0 or 1, a score that is
+        The lengths differ, there are no scores, a label is not 0 or 1, or a score is
         not in [0, 1].
     """
     labels, scores = np.asarray(labels), np.asarray(scores, dtype=float)
     if labels.ndim != 1 or labels.shape != scores.shape:
-        raise CubeError(f"labels and scores must be two lists of one length, not {labels.shape} and {scores.shape}")
+        raise CubeError(
+            f"labels and scores must be one-dimensional and of the same length, not {labels.shape} and {scores.shape}"
+        )
     if labels.size == 0:
         raise CubeError("there are no scores to evaluate")
     if not np.isin(labels, (0, 1)).all():
@@ -47,16 +49,18 @@ def check_scores(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np
 
 
 def number_images(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Names of the images, and the number of that of each candidate.
+    """Sorted names of the images, and the index of the image of each candidate.
 
     Raises
     ------
     CubeError
-        Not as many images as labels.
+        The number of images differs from the number of labels.
     """
     names, image = np.unique(np.asarray(images).astype(str), return_inverse=True)
     if image.shape != labels.shape:
-        raise CubeError(f"{len(labels)} labels and {len(image)} images do not fit together")
+        raise CubeError(
+            f"there are {len(labels)} labels and {len(image)} image names: one image name per label is needed"
+        )
     return names, image
 
 
@@ -73,7 +77,7 @@ def confusion(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[
 
 
 def counts_at(labels: np.ndarray, scores: np.ndarray, thresholds: np.ndarray) -> dict[str, np.ndarray]:
-    """Counts ``tp``, ``fp``, ``fn``, ``tn`` at each of many thresholds."""
+    """Counts ``tp``, ``fp``, ``fn``, ``tn`` at each of several thresholds."""
     labels, scores = check_scores(labels, scores)
     true, false = np.sort(scores[labels]), np.sort(scores[~labels])
     fn, tn = np.searchsorted(true, thresholds), np.searchsorted(false, thresholds)
@@ -83,15 +87,15 @@ def counts_at(labels: np.ndarray, scores: np.ndarray, thresholds: np.ndarray) ->
 def rates(tp: Any, fp: Any, fn: Any, tn: Any) -> dict[str, Any]:
     """Accuracy, precision, recall, FPR, F1, MCC, g-mean and share of FP from the four counts.
 
-    The counts may be numbers or arrays of one shape; so are the results. MCC is that of
-    Matthews 1975; g-mean is sqrt(recall (1 - FPR)); ``fp_share`` is FP over all.
+    The counts are numbers or arrays of one shape, and so are the results. MCC is from
+    Matthews 1975; g-mean is sqrt(recall (1 - FPR)); ``fp_share`` is FP / all.
     """
     tp, fp, fn, tn = (np.asarray(count, dtype=float) for count in (tp, fp, fn, tn))
     n = tp + fp + fn + tn
     with np.errstate(invalid="ignore", divide="ignore"):
         recall, fpr = tp / (tp + fn), fp / (fp + tn)
         one_class = ((tp + fn) == 0) | ((fp + tn) == 0)
-        # All accepted or all refused: MCC's denominator is 0 and its limit, chance, is 0.
+        # If all or none are accepted, the denominator of the MCC is 0 and its limit is 0 (chance).
         product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
         mcc = np.where(product > 0, (tp * tn - fp * fn) / np.sqrt(np.where(product > 0, product, 1)), 0.0)
         result = {
@@ -109,12 +113,12 @@ def rates(tp: Any, fp: Any, fn: Any, tn: Any) -> dict[str, Any]:
 
 @dataclass
 class ThresholdCurve:
-    """Counts at every threshold that changes them, from the strictest to the loosest.
+    """Counts at every threshold at which they change, from the highest to the lowest.
 
     Attributes
     ----------
     thresholds : numpy.ndarray
-        (K + 1,) falling: infinity (nothing accepted), then each distinct score.
+        (K + 1,) decreasing: infinity (nothing accepted), then each distinct score.
     tp, fp : numpy.ndarray
         (K + 1,) accepted True and accepted False.
     n_true, n_false : int
@@ -128,19 +132,21 @@ class ThresholdCurve:
 
     @property
     def fn(self) -> np.ndarray:
+        """(K + 1,) rejected True."""
         return self.n_true - self.tp
 
     @property
     def tn(self) -> np.ndarray:
+        """(K + 1,) rejected False."""
         return self.n_false - self.fp
 
     def rates(self) -> dict[str, np.ndarray]:
-        """All of `rates` along the curve: FPR and recall are the ROC, recall and precision the PR curve."""
+        """All metrics of `rates` along the curve: FPR and recall are the ROC, recall and precision the PR curve."""
         return rates(self.tp, self.fp, self.fn, self.tn)
 
 
 def threshold_curve(labels: np.ndarray, scores: np.ndarray) -> ThresholdCurve:
-    """The counts behind the ROC, the precision-recall and the F1-MCC curves."""
+    """Counts for the ROC, the precision-recall and the F1-MCC curves."""
     labels, scores = check_scores(labels, scores)
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order]
@@ -164,7 +170,7 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def fpr_at_recall(labels: np.ndarray, scores: np.ndarray, recall: float) -> float:
-    """Lowest FPR among the thresholds that accept at least this share of True; NaN with one class."""
+    """Lowest FPR of the thresholds with at least this recall; NaN with one class."""
     curve = threshold_curve(labels, scores)
     if curve.n_true == 0 or curve.n_false == 0:
         return np.nan
@@ -173,13 +179,13 @@ def fpr_at_recall(labels: np.ndarray, scores: np.ndarray, recall: float) -> floa
 
 
 def purity(recall: float, fpr: float, real_fraction: float) -> float:
-    """Share of real sources among the accepted, where a given share of all candidates is real."""
+    """Fraction of accepted candidates that are real, if the fraction `real_fraction` of all candidates is real."""
     accepted = recall * real_fraction + fpr * (1 - real_fraction)
     return float(recall * real_fraction / accepted) if accepted > 0 else np.nan
 
 
 def calibration_curve(labels: np.ndarray, scores: np.ndarray, *, bins: int = ECE_BINS) -> pd.DataFrame:
-    """Share of True against score, in bins of equal width.
+    """Fraction of True against score, in bins of equal width.
 
     Returns
     -------
@@ -205,12 +211,12 @@ def calibration_curve(labels: np.ndarray, scores: np.ndarray, *, bins: int = ECE
 
 
 def score_bin(scores: np.ndarray, bins: int) -> np.ndarray:
-    """Number of the bin of equal width, of `bins` over [0, 1], that each score is in."""
+    """Index of the bin of each score, for `bins` bins of equal width over [0, 1]."""
     return np.minimum((scores * bins).astype(int), bins - 1)
 
 
 def ece(labels: np.ndarray, scores: np.ndarray, *, bins: int = ECE_BINS) -> float:
-    """Expected calibration error: mean |share of True - mean score| over bins of the score.
+    """Expected calibration error: mean |fraction of True - mean score| over bins of the score.
 
     The score is the probability of True, so this is the error of that probability, not
     of the confidence in the winning class (Guo et al. 2017 use the latter).
@@ -221,17 +227,17 @@ def ece(labels: np.ndarray, scores: np.ndarray, *, bins: int = ECE_BINS) -> floa
 
 
 def false_alarms_per_image(n_false_positives: float, n_images: int, *, kept_false: float = 1.0) -> float:
-    """Accepted False per image, as an observer would meet them.
+    """Number of accepted False per image before balancing.
 
     Parameters
     ----------
     n_false_positives : float
         False positives in the evaluated part of the cube.
     n_images : int
-        Images that part comes from.
+        Number of images of that part.
     kept_false : float
-        Share of all False candidates that the balanced cube kept. Balancing draws False
-        at random, so that the count in the cube is this share of the true one.
+        Fraction of all False candidates that the balanced cube contains. Balancing draws False
+        at random, so the count in the cube is this fraction of the true one.
     """
     if n_images < 1 or not 0 < kept_false <= 1:
         return np.nan
@@ -239,7 +245,7 @@ def false_alarms_per_image(n_false_positives: float, n_images: int, *, kept_fals
 
 
 def cross_entropy(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Loss of each candidate, float64 (N,): minus the logarithm of the probability given to its label."""
+    """Loss of each candidate, float64 (N,): minus the logarithm of the probability of its label."""
     labels, scores = np.asarray(labels), np.clip(np.asarray(scores, dtype=float), 1e-7, 1 - 1e-7)
     return -np.log(np.where(labels == 1, scores, 1 - scores))
 
@@ -253,7 +259,26 @@ def headline(
     stated_recall: float,
     kept_false: float = 1.0,
 ) -> dict[str, float]:
-    """Every headline number of one set of scores at a fixed threshold."""
+    """All headline numbers of one set of scores at a fixed threshold.
+
+    Parameters
+    ----------
+    labels, scores : array
+        (N,)
+    threshold : float
+    n_images : int
+        Number of images of the candidates.
+    stated_recall : float
+        Recall for ``fpr_at_stated_recall``.
+    kept_false : float
+        As in `false_alarms_per_image`.
+
+    Returns
+    -------
+    dict
+        n_images, n_true, n_false, threshold, the metrics of `rates` except the g-mean, auc, loss,
+        fpr_at_1pct_missed, fpr_at_5pct_missed, fpr_at_stated_recall, ece, false_alarms_per_image.
+    """
     counts = confusion(labels, scores, threshold)
     values = rates(**counts)
     values.pop("gmean")
@@ -283,16 +308,16 @@ def binned_metrics(
     labels, scores : array
         (N,) labels and scores.
     values : array
-        (N,) the property, NaN where unknown (those candidates are in no bin).
+        (N,) the property, NaN where unknown (these candidates are in no bin).
     threshold : float
     bins : int
-        Number of bins; fewer where the values tie.
+        Number of bins; fewer if many values are equal.
 
     Returns
     -------
     pandas.DataFrame
         bin, low, high (the last bin includes its upper edge), n_true, n_false, the
-        metrics of `rates` but the g-mean, auc and loss.
+        metrics of `rates` except the g-mean, auc and loss.
     """
     import pandas as pd
 
@@ -314,7 +339,7 @@ def binned_metrics(
 
 
 def value_bins(values: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
-    """Edges of quantile bins and the bin of each value (-1 where it is not finite)."""
+    """Edges of quantile bins, and the bin of each value (-1 if it is not finite)."""
     values = np.asarray(values, dtype=float)
     finite = np.isfinite(values)
     if not finite.any():

@@ -1,4 +1,4 @@
-"""The gap between simulation and reality: recall on real stars against recall on injected sources."""
+"""Gap between simulation and reality: difference between the recall on injected sources and on real stars."""
 
 from __future__ import annotations
 
@@ -23,28 +23,29 @@ def reality_gap(
 ) -> dict[str, Any]:
     """Recall on injected sources minus recall on real stars of the same magnitudes.
 
-    In bins of half a magnitude both recalls are taken, and the difference is averaged with
-    the number of real stars as weight, so that both sides have the magnitudes of the real
-    stars. Bins without injected sources do not count.
+    Both recalls are computed in bins of half a magnitude. The average over the bins is weighted with
+    the number of real stars, so both recalls refer to the magnitudes of the real
+    stars. Bins without injected sources are left out.
 
     Parameters
     ----------
     injected, real : pandas.DataFrame
         Scored candidates of the test images: image, mag, score; `real` also kind (removed:
-        taken out of the reference; transplanted: set down elsewhere in the science image).
+        removed from the reference; transplanted: copied to another place in the science image).
     threshold : float
+        Decision threshold.
     rng : numpy.random.Generator
         For the bootstrap over images.
-    draws, confidence
-        Bootstrap draws and confidence of the interval.
+    draws, confidence : int, float
+        Number of bootstrap draws, and confidence of the interval.
 
     Returns
     -------
     dict
-        n_real, recall_real, recall_injected (of the same magnitudes), reality_gap with _low
-        and _high (positive: the classifier is better on what was injected), kinds (n, recall
+        n_real, recall_real, recall_injected (at the same magnitudes), reality_gap with _low
+        and _high (positive: the classifier is better on injected sources), kinds (n, recall
         by kind) and bins (mag_low, mag_high, n_real, recall_real, n_injected, recall_injected).
-        Empty where there are no real stars with a magnitude.
+        Empty if there are no real stars or no injected sources with a magnitude.
     """
     injected, real = (table[np.isfinite(table["mag"].to_numpy(float))] for table in (injected, real))
     if real.empty or injected.empty:
@@ -96,7 +97,7 @@ def reality_gap(
 def _counts(
     table: pd.DataFrame, images: list[str], low: float, n_bins: int, threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Candidates, and accepted ones, by image and bin of magnitude: two arrays (images, bins)."""
+    """Numbers of candidates and of accepted ones by image and bin of magnitude: two arrays (images, bins)."""
     place = np.floor((table["mag"].to_numpy(float) - low) / MAG_BIN).astype(int)
     inside = (place >= 0) & (place < n_bins)
     at = np.searchsorted(images, table["image"].to_numpy(str))[inside], place[inside]

@@ -1,6 +1,6 @@
-"""The tables of a run, above all one row for each training and one row for each image.
+"""The tables of a run, among them one with a row per training and one with a row per image.
 
-They are built from whatever exists: a file that a run never wrote leaves empty cells.
+They are built from the files that exist: a missing file leaves empty cells.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SCORES = (
     "fpr_at_5pct_missed",
     "ece",
 )
-# Columns after train_seconds go beyond what others rely on.
+# Other programs may rely on the columns up to train_seconds.
 SUMMARY_COLUMNS = (
     *RUN_KEYS,
     *COUNTS,
@@ -124,20 +124,20 @@ def summary_files(
     seed: int,
     root: str | Path = "results",
 ) -> None:
-    """Write the tables of a run from what exists under `root` (step `summary`).
+    """Write the tables of a run from the files that exist in `root` (step `summary`).
 
     Parameters
     ----------
     cubes : iterable of str
-        telescope/pipeline of each cube.
+        Each cube as telescope/pipeline.
     images : mapping
         Names of the science images of each telescope.
     runs : iterable of path
-        Folders of the trainings; there may be none.
+        Folders of the trainings; may be empty.
     tables : mapping
-        Files written, by the names of `otrain_core.results.TABLES`.
+        Files to write, by the names of `otrain_core.results.TABLES`.
     options : EvaluateOptions
-        Draws and confidence of the intervals of experiments and pairs.
+        Number of draws and confidence of the intervals of experiments and pairs.
     seed : int
         Seed of these draws.
     root : path
@@ -163,7 +163,7 @@ def summary_files(
 
 
 def _quality_rows(root: Path, cubes: Iterable[str], images: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
-    """One row for each image of each cube."""
+    """One row per image of each cube."""
     rows = []
     for cube in cubes:
         telescope, pipeline = cube.split("/")
@@ -200,7 +200,7 @@ def summary_row(folder: str | Path) -> dict[str, Any]:
 
 
 def rival_row(folder: str | Path, name: str) -> dict[str, Any] | None:
-    """Row of the fixed cuts or the shipped model on the test set of a training; None where they are not known."""
+    """Row of the fixed cuts or the shipped model on the test set of a training; None if they were not evaluated."""
     record = read_record(Path(folder) / "metrics.json")
     found = record.get({CUTS: "baseline", SHIPPED: "shipped"}[name]) or {}
     if not np.isfinite(number(found, "mcc")):
@@ -216,15 +216,15 @@ def _states(record: Mapping[str, Any], status: str) -> dict[str, Any]:
 
 
 def build_summary(folders: Iterable[str | Path], *, rivals: bool = False) -> pd.DataFrame:
-    """One row for each training, in the order given.
+    """Table with one row per training, in the order given.
 
     Parameters
     ----------
     folders : iterable of path-like
         Folders of trainings, telescope/pipeline/experiment/seedN[/random].
     rivals : bool
-        Also a row for the shipped model (experiment ``universal``) and one for the fixed cuts (``fixed-cuts``), both
-        with seed 0, after the last training on the same cube and protocol.
+        Add a row for the shipped model (experiment ``universal``) and one for the fixed cuts (``fixed-cuts``), both
+        with seed 0, after the last training with the same cube and protocol.
 
     Returns
     -------
@@ -233,7 +233,7 @@ def build_summary(folders: Iterable[str | Path], *, rivals: bool = False) -> pd.
     """
     folders = list(folders)
     rows = [summary_row(folder) for folder in folders]
-    for name in (CUTS, SHIPPED) if rivals else ():  # the one inserted last stands first
+    for name in (CUTS, SHIPPED) if rivals else ():  # the last insertion comes first
         found = {_place(row): row for folder in folders[::-1] if (row := rival_row(folder, name)) is not None}
         last = {_place(row): k for k, row in enumerate(rows) if row["experiment"] != CUTS}
         for place in sorted(found, key=lambda place: -last[place]):
@@ -270,13 +270,13 @@ def quality_row(
     Parameters
     ----------
     folder : path-like
-        Folder of the image: psf.json, subtract.json, crossmatch.json, cutouts.npz; its last
-        part is the name of the image.
+        Folder of the image with psf.json, subtract.json, crossmatch.json and cutouts.npz; its
+        name is that of the image.
     telescope, pipeline : str
     failures, benchmarks : iterable of path-like
         Folders with ``{step}.json`` of failed steps, and with ``{step}.tsv`` of Snakemake.
     fused : mapping, optional
-        Costs of steps that ran in one job, see `otrain_core.results.fused_costs`.
+        Costs of steps that ran together in one job, see `otrain_core.results.fused_costs`.
 
     Returns
     -------

@@ -8,29 +8,41 @@ from otrain_core.errors import CubeError
 from otrain_core.evaluation.metrics import threshold_curve
 
 RULES = ("gmean", "f1", "f1-mcc", "platt", "even", "few-false")
-FEW_FALSE = 0.03  # share of the False that the rule few-false lets pass
+FEW_FALSE = 0.03  # largest FPR that the rule few-false allows
 
 
 def best_threshold(labels: np.ndarray, scores: np.ndarray, rule: str) -> float:
-    """Threshold that maximises the g-mean, F1, or F1 + MCC (Makhlouf et al. 2022, Sect. 6.2), or that of Platt.
+    """Decision threshold by one of `RULES`.
 
-    ``platt`` is the score to which a logistic curve fitted to all scores (Platt 1999) gives even odds. The maxima
-    of the other rules hang on the few cutouts near them: where these are few, they wander from one draw of
-    images to the next, within a plateau that need not be one on other images.
+    ``gmean``, ``f1`` and ``f1-mcc`` maximise the g-mean, F1, or F1 + MCC (Makhlouf et al. 2022, Sect. 6.2). These
+    maxima depend on the few cutouts near them, so in small sets they vary from one draw of images to the next.
 
-    ``even`` is 0.5, whatever the labels say: for a network that was fine-tuned, whose odds its own labels have set.
+    ``platt`` is the score at which a logistic curve fitted to all scores (Platt 1999) gives a probability of 0.5.
 
-    ``few-false`` is the lowest threshold that at most `FEW_FALSE` of the False reach: at 1 % real candidates the false
-    alarms decide what a night's list is worth.
+    ``even`` is 0.5 for any labels. It is meant for fine-tuned networks, whose scores are calibrated by their labels.
+
+    ``few-false`` is the lowest threshold with an FPR of at most `FEW_FALSE`: where 1 % of the candidates are real,
+    false alarms decide how useful the list of a night is.
 
     All thresholds between two neighbouring scores give the same counts; the middle of
-    that interval is taken. Where neighbouring intervals tie, they count as one, and of
-    several such plateaus the widest wins.
+    that interval is taken. Neighbouring intervals with equal values count as one plateau, and the widest of
+    several plateaus is taken.
+
+    Parameters
+    ----------
+    labels, scores : array
+        (N,) 0 or 1, and scores in [0, 1].
+    rule : str
+        One of `RULES`.
+
+    Returns
+    -------
+    float
 
     Raises
     ------
     CubeError
-        There is one class only, so that no rule is defined.
+        Only one class is present, so no rule is defined.
     """
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, not {rule!r}")
@@ -40,7 +52,7 @@ def best_threshold(labels: np.ndarray, scores: np.ndarray, rule: str) -> float:
     if rule == "even":
         return 0.5
     if rule == "platt":
-        from otrain_core.evaluation.calibrate import fit_calibration  # which builds on this module
+        from otrain_core.evaluation.calibrate import fit_calibration
 
         return fit_calibration(labels, scores, method="platt").score_at(0.5)
     values = curve.rates()

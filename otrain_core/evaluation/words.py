@@ -12,7 +12,7 @@ from otrain_core.results import number
 
 
 def num(value: Any, digits: int = 3) -> str:
-    """A number for people; a dash where it is missing."""
+    """A number with `digits` decimals; a dash where it is missing."""
     try:
         value = float(value)
     except (TypeError, ValueError):
@@ -21,13 +21,13 @@ def num(value: Any, digits: int = 3) -> str:
 
 
 def pct(value: Any, digits: int = 1) -> str:
-    """A share in percent; a dash where it is missing."""
+    """A fraction in percent; a dash where it is missing."""
     text = num(100 * float(value), digits) if value is not None and not pd.isna(value) else "–"
     return text if text == "–" else f"{text} %"
 
 
 def count(value: Any) -> str:
-    """A whole number with narrow spaces, at which no line breaks, between thousands; a dash where it is missing."""
+    """An integer with narrow no-break spaces between thousands; a dash where it is missing."""
     return "–" if value is None or pd.isna(value) else f"{int(value):,}".replace(",", "\u202f")
 
 

@@ -81,7 +81,7 @@ def test_wrong_arguments():
         abstain.fit_abstention([0.1, 0.9], threshold=0.5, coverage=0)
     with pytest.raises(CubeError, match="no scores"):
         abstain.fit_abstention([], threshold=0.5, coverage=0.9)
-    with pytest.raises(CubeError, match="3 labels and 2 images"):
+    with pytest.raises(CubeError, match="3 labels and 2 image names"):
         rule = abstain.Abstention(0.4, 0.6, 0.5, 0.9)
         abstain.evaluate_abstention(
             [0, 1, 1], [0.2, 0.5, 0.8], ["a", "b"], rule, rng=np.random.default_rng(0), draws=9, confidence=0.95

@@ -83,7 +83,7 @@ def test_the_choice_is_made_out_of_fold_and_by_image():
     assert record["log_loss"]["platt"] == pytest.approx(log_loss(labels, p), rel=0.02)
     alone, record = calibrate.choose_calibration(labels, bent, np.full(3000, "a"))
     assert alone.method == "platt" and all(np.isnan(loss) for loss in record["log_loss"].values())
-    with pytest.raises(CubeError, match="3000 labels and 2 images"):
+    with pytest.raises(CubeError, match="3000 labels and 2 image names"):
         calibrate.choose_calibration(labels, bent, ["a", "b"])
 
 

@@ -80,7 +80,7 @@ def test_the_shipped_model_has_a_row_and_is_compared_with(tmp_path):
     assert sum(line.startswith(" universal") for line in lines) == 1
     told = [line for line in lines if line.startswith("! ")]
     assert "does not beat the shipped model; gain in MCC -0." in told[-1] and max(map(len, told)) <= 100
-    assert any("shipped model, which otrain classify takes without -m" in line for line in lines)
+    assert any("shipped model, the default of otrain classify" in line for line in lines)
 
 
 def test_one_image_is_not_several(tables):

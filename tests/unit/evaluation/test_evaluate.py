@@ -61,7 +61,7 @@ def test_labels_of_test_cannot_reach_threshold_or_calibration(data):
 def test_the_random_protocol_tunes_and_scores_on_one_set(data):
     cube, table = data
     paper = (cube, table.assign(set=table["set"].replace("validation", "train")))
-    with pytest.raises(CubeError, match="set validation is empty"):
+    with pytest.raises(CubeError, match="the validation set is empty"):
         run(paper)
     record, _ = run(paper, protocol="random")
     test = paper[1][paper[1]["set"] == "test"]
@@ -132,7 +132,7 @@ def test_the_shipped_model_is_scored_on_the_same_cutouts(data):
     assert without["shipped"] == {} and np.isnan(without["headline"]["shipped_mcc"])
     assert without["headline"]["mcc_low"] == headline["mcc_low"]  # the draws before do not change
     assert run(data, shipped=other[:0])[0]["shipped"] == {}
-    with pytest.raises(CubeError, match="are of another cube: run the step `shipped` again"):
+    with pytest.raises(CubeError, match="belong to another cube: run the step `shipped` again"):
         run(data, shipped=other[:50])
 
 

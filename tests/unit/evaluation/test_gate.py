@@ -32,13 +32,16 @@ def run(tmp_path_factory):
         ({"mcc": 0.7}, "MCC 0.700 is not above 0.7"),
         ({"mcc_low": 0.7}, "MCC 0.900 may be as low as 0.700, which is not above 0.7"),
         ({"mcc_low": None}, "MCC 0.900 may be as low as nan, which is not above 0.7"),
-        ({"fp_share": 0.051}, "false positives 0.051 of the test set, more than 0.05"),
+        ({"fp_share": 0.051}, "false positives are 0.051 of the test set, more than 0.05"),
         ({"mcc": None}, "MCC nan is not above 0.7"),
-        ({"fp_share": None}, "false positives nan of the test set, more than 0.05"),
+        ({"fp_share": None}, "false positives are nan of the test set, more than 0.05"),
         ({"n_images": 4}, "the test set is too small: 4 of 5 images"),
         ({"n_true": 11, "n_false": 12}, "the test set is too small: 11 of 50 True, 12 of 50 False"),
         ({"n_images": None}, "the test set is too small: nan of 5 images"),
-        ({"sky_unknown": 1.0}, "nothing tells which images show the same sky: a star may stand in train and in test"),
+        (
+            {"sky_unknown": 1.0},
+            "it is not known which images show the same sky, so a star may be in both train and test",
+        ),
         ({"gain_low": 0.001}, ""),
         (
             {"gain": 0.02, "gain_low": 0.0},
@@ -69,7 +72,7 @@ def test_a_wanted_gain_counts():
 
 
 def test_only_images_never_seen_count():
-    assert refusal(GOOD, GATE, protocol="random") == "not scored on images it never saw"
+    assert refusal(GOOD, GATE, protocol="random") == "it was not scored on images that it never saw"
 
 
 def test_the_perfect_score_of_a_tiny_test_set_makes_no_champion():

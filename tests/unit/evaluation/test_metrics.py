@@ -56,7 +56,7 @@ def test_curve_counts_match_the_confusion_at_each_threshold():
     ("labels", "scores", "match"),
     [
         ([], [], "no scores"),
-        ([0, 1], [0.5], "one length"),
+        ([0, 1], [0.5], "of the same length"),
         ([0, 2], [0.5, 0.5], "labels must be 0"),
         ([0, 1], [0.5, np.nan], "probabilities between 0 and 1"),
         ([0, 1], [0.5, 1.5], "probabilities between 0 and 1"),

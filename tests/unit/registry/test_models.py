@@ -139,7 +139,7 @@ def test_gate_bounds_are_as_in_the_paper():
     gates = [version.tags["gate"] for version in versions]
     assert [gate == "passed" for gate in gates] == [False, True, False, True, False, False]
     assert gates[0] == "failed: MCC 0.700 is not above 0.7"
-    assert gates[2].startswith("failed: false positives 0.050 of the test set")
+    assert gates[2].startswith("failed: false positives are 0.050 of the test set")
 
 
 def test_a_collapsed_training_is_no_champion_and_it_is_said_why():
