@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -135,8 +136,9 @@ def write_training(
     model: Path | None,
     shipped: float | None = None,
 ) -> None:
-    """Scores drawn about the labels, and their real evaluation."""
-    rng = np.random.default_rng([seed, len(str(folder))])
+    """Draw scores from the labels, evaluate them, and write the files of a training."""
+    name = "/".join((str(cube["telescope"]), *folder.parts[-3:]))  # the scores must not depend on the temporary folder
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     table = split.drop(columns=["field", "cell"])
     logit = rng.normal(quality * (2 * table["label"].astype(int) - 1), 1.7)
     table["score"] = 1 / (1 + np.exp(-logit))
