@@ -61,7 +61,8 @@ def test_what_is_not_there_is_named_and_has_no_blank_panel(made):
 def test_claims_of_half_a_run_are_open(made):
     claims = read_table(made.parent / "claims.csv")
     assert set(claims["reproduced"]) == {"unknown"} and len(claims) == 2 * (2 * 4 + 3)
-    assert claims["why"].str.contains("4 of 5 cubes done").sum() == 2 * (2 * 4 + 1)
+    over_cubes = claims[~claims["claim"].str.contains("gap|collapse")]
+    assert len(over_cubes) == 2 * 2 * 4 and over_cubes["why"].str.contains("4 of 5 cubes done").all()
 
 
 def test_captions_are_kept_as_text(made):
