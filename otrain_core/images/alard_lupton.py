@@ -1,4 +1,4 @@
-"""This project's subtraction after Alard & Lupton (1998): a fitted kernel that varies over the field."""
+"""Subtraction with a fitted kernel that varies over the field, after Alard & Lupton (1998, ApJ 503, 325)."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from otrain_core.images.polynomials import polynomial, polynomial_map
 from otrain_core.plan.pipelines import SubtractOptions
 from otrain_core.widths import FWHM_PER_SIGMA
 
-CONTAMINATED = 0.02  # share of the kernel that may lie on bad pixels
-MIN_COMPARED = 5  # stamps in common, to prefer one order of the kernel to another
-WINSORISED = 0.95  # share of the stamps whose gain stays as it is
+CONTAMINATED = 0.02  # largest fraction of the kernel's weight that may lie on bad pixels
+MIN_COMPARED = 5  # least number of common stamps in a comparison of two orders of the kernel
+WINSORISED = 0.95  # quantile of the gains at which they are clipped
 
 
 def alard_lupton(inputs: Inputs, options: SubtractOptions) -> Matched:
-    """Alard-Lupton subtraction; see `otrain_core.images.kernel`.
+    """Subtract the reference by the method of Alard & Lupton; see `otrain_core.images.kernel`.
 
     Raises
     ------
     ImageError
-        Too few stars to fit a kernel.
+        The image is too small for its seeing, too few stars to fit a kernel, or a flux ratio that is not positive.
     """
     side = sides(inputs)
     broad, sharp = sorted((inputs.seeing, inputs.seeing_reference), reverse=True)
     sigmas, width, half = kernel_sizes(broad, sharp, options.kernel_half_width)
     if min(side.source.shape) < 4 * (half + width) + 1:
-        raise ImageError(inputs.name, "subtract", f"an image of {side.source.shape} px is too small for its seeing")
+        raise ImageError(inputs.name, "subtract", f"the image of {side.source.shape} px is too small for its seeing")
     bad = inputs.bad_science | inputs.bad_reference
     x, y = choose_stamps(inputs.stars, bad, half=half, margin=half + width + 1, max_stamps=options.max_stamps)
     sigma_match = max(np.sqrt(max(broad**2 - sharp**2, 0)) / FWHM_PER_SIGMA, 0.5)
@@ -79,7 +79,7 @@ def alard_lupton(inputs: Inputs, options: SubtractOptions) -> Matched:
 
 @dataclass
 class Sides:
-    """The image that is convolved (source) and the other one (target), as in `Inputs`."""
+    """The image to be convolved (source) and the other one (target); planes as in `Inputs`."""
 
     source: np.ndarray
     source_noise: np.ndarray
@@ -87,12 +87,12 @@ class Sides:
     source_smoothing: np.ndarray | None
     target: np.ndarray
     target_noise: np.ndarray
-    target_calm: np.float32  # a target that was interpolated has less noise in a pixel than before
+    target_calm: np.float32  # variance of a pixel of the target over that before its interpolation
     convolve_science: bool
 
 
 def sides(inputs: Inputs) -> Sides:
-    """The sharper image as the one to convolve."""
+    """Assign the sharper image as the one to convolve."""
     if inputs.seeing_reference > inputs.seeing:
         return Sides(
             source=inputs.science,
@@ -117,16 +117,16 @@ def sides(inputs: Inputs) -> Sides:
 
 
 def subtract_convolved(inputs: Inputs, side: Sides, fit: KernelField, record: dict[str, Any]) -> Matched:
-    """Difference by a kernel that was fitted, its noise, and where it rests on bad pixels.
+    """Difference by a fitted kernel, its noise, and the pixels that depend on bad pixels.
 
     Parameters
     ----------
     inputs : Inputs
     side : Sides
     fit : KernelField
-        Brings the image to be convolved to the other one.
+        Matches the source to the target.
     record : dict
-        What the back end tells of the fit.
+        Entries of the back end for the quality record.
 
     Raises
     ------
@@ -152,7 +152,7 @@ def subtract_convolved(inputs: Inputs, side: Sides, fit: KernelField, record: di
 
 
 def _fit(stamps: Stamps, orders: Sequence[int], options: SubtractOptions) -> KernelField:
-    """The fit of the lowest order that no higher one surpasses in stamps it has not seen."""
+    """Fit kernels of these orders; a higher order is chosen only if it predicts stamps outside the fit better."""
     fits = [
         fit_kernel(
             stamps,
@@ -170,10 +170,14 @@ def _fit(stamps: Stamps, orders: Sequence[int], options: SubtractOptions) -> Ker
 
 
 def predicts_better(chi2: np.ndarray, than: np.ndarray) -> bool:
-    """Whether the first of two fits predicts the stamps better: a mean gain of more than two standard errors.
+    """Whether the first of two fits predicts the stamps better: its mean gain exceeds two standard errors.
 
-    The gains of the few stamps that gain or lose most are moved in: bright stars shall count, variable ones shall not
-    rule.
+    The largest gains and losses are clipped, so that a few variable stars do not decide.
+
+    Parameters
+    ----------
+    chi2, than : numpy.ndarray
+        `KernelField.predicted_chi2` of the two fits.
     """
     known = np.isfinite(chi2) & np.isfinite(than)
     if known.sum() < MIN_COMPARED:
@@ -185,10 +189,17 @@ def predicts_better(chi2: np.ndarray, than: np.ndarray) -> bool:
 
 
 def convolved_variance(variance: np.ndarray, fit: KernelField, smoothing: np.ndarray | None) -> np.ndarray:
-    """Variance of the convolved image, from the variance of its pixels.
+    """Variance of an image after its convolution.
 
-    The shape of the kernel is taken at the centre of the field, its power at each
-    pixel; `smoothing` is the autocorrelation that an earlier interpolation left.
+    The shape of the kernel is that at the centre of the field, its power that at each pixel.
+
+    Parameters
+    ----------
+    variance : numpy.ndarray
+        float32 (height, width), of the pixels before the convolution.
+    fit : KernelField
+    smoothing : numpy.ndarray or None
+        Autocorrelation of the noise that an earlier interpolation left (None: white noise).
     """
     height, width = fit.shape
     kernel = fit.at((width - 1) / 2, (height - 1) / 2)
@@ -203,7 +214,7 @@ def convolved_variance(variance: np.ndarray, fit: KernelField, smoothing: np.nda
 
 
 def _correlated_power(kernel: np.ndarray, smoothing: np.ndarray) -> float:
-    """Variance of white unit noise after the interpolation, then the kernel."""
+    """Variance of white unit noise after the interpolation and the convolution with the kernel."""
     half, reach = kernel.shape[0] // 2, smoothing.shape[0] // 2
     padded = np.pad(kernel, reach)
     inner = slice(reach, reach + 2 * half + 1)
@@ -216,22 +227,37 @@ def _correlated_power(kernel: np.ndarray, smoothing: np.ndarray) -> float:
 
 
 def contaminated_pixels(bad: np.ndarray, fit: KernelField) -> np.ndarray:
-    """Where more than `CONTAMINATED` of the kernel's weight would lie on bad pixels or outside the frame."""
+    """Bad pixels, and pixels where more than `CONTAMINATED` of the kernel's weight is on bad pixels or outside the frame."""
     height, width = fit.shape
     kernel = np.abs(fit.at((width - 1) / 2, (height - 1) / 2))
     kernel /= kernel.sum()
-    # A good pixel counts 1, a bad one and all beyond the edge 0: what is missing from 1 is the bad weight.
+    # Good pixels are 1, bad pixels and those beyond the edge 0: the convolution is the weight on good pixels.
     good = Convolver((~bad).astype(np.float32), kernel.shape[0] // 2)(kernel)
     return (1 - good > CONTAMINATED) | bad
 
 
 def sky_level(diff: np.ndarray, noise: np.ndarray, use: np.ndarray, order: int, *, cell: int = 32) -> np.ndarray:
-    """Polynomial through the clipped means of a difference in cells, without its sources.
+    """Differential background that the kernel fit left: a polynomial through clipped means in cells, without sources.
 
-    The few pixels of sky in the stamps, in the wings of bright stars, say less about the
-    differential background than all the sky does. In a crowded field, where less than
-    half of the pixels are away from sources, those few are no fair sample and the level
-    of the fit stands.
+    All sky pixels of the image constrain the background better than the few in the stamps,
+    which lie in the wings of bright stars. In a crowded field, where less than half of the
+    pixels are away from sources, the sky pixels are not a fair sample, and the result is 0.
+
+    Parameters
+    ----------
+    diff, noise : numpy.ndarray
+        float32 (height, width) [ADU].
+    use : numpy.ndarray
+        bool (height, width), pixels away from sources.
+    order : int
+        Degree of the polynomial.
+    cell : int
+        Side of a cell [px].
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 (height, width) [ADU].
     """
     if use.mean() < 0.5:
         return np.zeros(diff.shape, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Pixels in an asinh scale, as in the stacks of Pan-STARRS, made linear."""
+"""Convert pixels in an asinh scale, as in the stacks of Pan-STARRS, to linear pixels."""
 
 from __future__ import annotations
 
@@ -12,24 +12,29 @@ KEYS = ("BSOFTEN", "BOFFSET")
 
 
 def linear_pixels(data: np.ndarray, header: fits.Header, *, image: str) -> np.ndarray:
-    """Linear pixels, and the keywords of the scale taken out of the header, so that nobody does it again.
+    """Linearise the pixels of an image in an asinh scale.
 
-    ``flux = BOFFSET + 2 BSOFTEN sinh(x / A)`` (Waters et al. 2020, ApJS 251, 4, Sect. 6.5; the magnitudes of Lupton,
-    Gunn & Szalay 1999, AJ 118, 1406). Without a keyword BSOFTEN the data come back as they are.
+    ``flux = BOFFSET + 2 BSOFTEN sinh(x / A)`` (Waters et al. 2020, ApJS 251, 4, Sect. 6.5; based on the magnitudes of
+    Lupton, Gunn & Szalay 1999, AJ 118, 1406). Without the keyword BSOFTEN the data are returned unchanged.
 
     Parameters
     ----------
     data : numpy.ndarray
         (height, width), as read.
     header : astropy.io.fits.Header
-        Changed in place.
+        BSOFTEN and BOFFSET are removed in place, so that the conversion is not repeated.
     image : str
-        For errors.
+        Name of the image, for errors.
+
+    Returns
+    -------
+    numpy.ndarray
+        (height, width)
 
     Raises
     ------
     ImageError
-        A value that is no number, or a softening that is not positive.
+        BSOFTEN or BOFFSET is not a number, or BSOFTEN is not positive.
     """
     if KEYS[0] not in header:
         return data
@@ -38,10 +43,12 @@ def linear_pixels(data: np.ndarray, header: fits.Header, *, image: str) -> np.nd
         try:
             values.append(float(header.get(key, default)))
         except (TypeError, ValueError):
-            raise ImageError(image, key, f"a number is needed, found {header[key]!r}") from None
+            raise ImageError(image, key, f"must be a number, not {header[key]!r}") from None
         header.remove(key, ignore_missing=True)
     softening, offset = values
-    if not (np.isfinite(softening) and softening > 0 and np.isfinite(offset)):
-        raise ImageError(image, KEYS[0], f"a positive softening is needed to undo the asinh scale, found {softening:g}")
+    if not (np.isfinite(softening) and softening > 0):
+        raise ImageError(image, KEYS[0], f"must be positive, not {softening:g}: the asinh scale cannot be undone")
+    if not np.isfinite(offset):
+        raise ImageError(image, KEYS[1], f"must be a finite number, not {offset:g}: the asinh scale cannot be undone")
     with np.errstate(over="ignore"):
         return (offset + 2 * softening * np.sinh(data.astype(float) / A)).astype(np.float32)

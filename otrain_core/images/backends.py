@@ -1,4 +1,4 @@
-"""What the subtraction back ends share."""
+"""Data classes and functions shared by the subtraction back ends."""
 
 from __future__ import annotations
 
@@ -14,13 +14,29 @@ from otrain_core.images.polynomials import polynomial
 from otrain_core.images.windows import dilated
 from otrain_core.widths import FWHM_PER_SIGMA, mad_sigma
 
-HIGHEST_AUTO = 2  # degree of the kernel's variation at most, where it is chosen by the stamps
-MIN_STAMPS_EVERYWHERE = 2.0
+HIGHEST_AUTO = 2  # highest degree of the spatial variation of the kernel that is tried with `kernel_order: auto`
+MIN_STAMPS_EVERYWHERE = 2.0  # least effective number of stamps that determine the kernel at any place
 
 
 @dataclass
 class Inputs:
-    """Science and reference, filled so that nothing in them is NaN."""
+    """Science image and reference on one grid, with bad pixels filled: no plane contains NaN.
+
+    Attributes
+    ----------
+    name : str
+        Name of the science image, for errors.
+    science, noise, reference, reference_noise : numpy.ndarray
+        float32 (height, width) [ADU], background subtracted, and their 1 sigma noise.
+    bad_science, bad_reference : numpy.ndarray
+        bool (height, width), filled and otherwise unusable pixels.
+    smoothing : numpy.ndarray
+        Autocorrelation of the noise of the reference, see `otrain_core.images.align.Aligned`.
+    stars : pandas.DataFrame
+        Stars found in both images, see `otrain_core.images.align.Aligned`.
+    seeing, seeing_reference : float
+        FWHM [px].
+    """
 
     name: str
     science: np.ndarray
@@ -49,8 +65,17 @@ class Inputs:
 class Matched:
     """Result of a back end, before masking.
 
-    `kernel`, (n_terms, size, size), is what the science image was convolved with, of sum 1, see
-    `otrain_core.images.kernel.KernelField`; None where it was not, or where nobody knows.
+    Attributes
+    ----------
+    diff, noise : numpy.ndarray
+        float32 (height, width), the difference and its 1 sigma noise [ADU of the science image].
+    contaminated_reference, contaminated_science : numpy.ndarray
+        bool (height, width), pixels affected by bad pixels of the reference or of the science image.
+    record : dict
+        Entries for the quality record.
+    kernel : numpy.ndarray or None
+        (n_terms, size, size), kernel of sum 1 that the science image was convolved with, see
+        `otrain_core.images.kernel.KernelField`; None if the science image was not convolved or the kernel is not known.
     """
 
     diff: np.ndarray
@@ -62,10 +87,17 @@ class Matched:
 
 
 def kernel_sizes(seeing: float, sharper: float, half_width: int = 0) -> tuple[tuple[float, ...], int, int]:
-    """Widths of the Gaussians, half width of the kernel and of the stamps [px].
+    """Widths (sigma) of the three Gaussians, half width of the kernel, and half width of the stamps [px].
 
-    The middle Gaussian is the one that brings the sharper PSF to the other; the
-    others are half and twice as wide, as HOTPANTS recommends.
+    The widths scale with that of the Gaussian that brings the sharper PSF to the other;
+    each Gaussian is twice as wide as the one before, as HOTPANTS recommends.
+
+    Parameters
+    ----------
+    seeing, sharper : float
+        FWHM of the less sharp and of the sharper image [px].
+    half_width : int
+        Half width of the kernel [px] (0: derived from the seeing).
     """
     match = max(np.sqrt(max(seeing**2 - sharper**2, 0)) / FWHM_PER_SIGMA, 0.9, 0.25 * seeing)
     half = half_width or int(np.clip(np.ceil(max(5 * match, 2 * seeing)), 6, 25))
@@ -73,11 +105,11 @@ def kernel_sizes(seeing: float, sharper: float, half_width: int = 0) -> tuple[tu
 
 
 def affordable_order(order: int | str, x: np.ndarray, y: np.ndarray, shape: tuple[int, int]) -> int:
-    """Largest degree of the kernel's variation, at most `order`, that the stamps determine over the whole frame.
+    """Highest degree of the kernel's spatial variation, at most `order`, that the stamps determine over the whole frame.
 
-    At no place of the frame may the fitted kernel be noisier than the mean of `MIN_STAMPS_EVERYWHERE` stamps: the
-    leverage of the polynomial (the variance of its value there, over that of one stamp) bounds the degree by the
-    number of the stamps and by their spread.
+    The fitted kernel must nowhere be noisier than the mean of `MIN_STAMPS_EVERYWHERE` stamps. The criterion is the
+    leverage of the polynomial at each place: the variance of its value over that of one stamp. It depends on the
+    number of stamps and on how they are spread.
 
     Parameters
     ----------
@@ -86,6 +118,7 @@ def affordable_order(order: int | str, x: np.ndarray, y: np.ndarray, shape: tupl
     x, y : numpy.ndarray
         Centres of the stamps [px].
     shape : tuple of int
+        (height, width) of the image.
     """
     degree = HIGHEST_AUTO if order == "auto" else int(order)
     mesh = [grid.ravel() for grid in np.meshgrid(np.linspace(0, shape[1] - 1, 9), np.linspace(0, shape[0] - 1, 9))]
@@ -102,11 +135,11 @@ def affordable_order(order: int | str, x: np.ndarray, y: np.ndarray, shape: tupl
 
 
 def noise_correlation(inputs: Inputs) -> float:
-    """Correlation of the noise of both images: 0 for independent ones, 1/sqrt(N) where the reference is the mean of N
-    images and one of them is the science image.
+    """Correlation coefficient of the noise of both images.
 
-    From the highest spatial frequencies (second differences along both axes) of pixels away from sources: no star, however
-    faint, has power there. NaN with fewer than 1000 such pixels.
+    It is 0 for independent images, and 1/sqrt(N) if the reference is the mean of N images one of which is the science
+    image. It is measured at the highest spatial frequencies (second differences along both axes), where stars have
+    almost no power, in pixels away from sources. NaN with fewer than 1000 such pixels.
     """
     step = max(1, inputs.science.size // ENOUGH)
     middle = np.arange(1, inputs.science.shape[0] - 1, step)
@@ -125,7 +158,7 @@ def noise_correlation(inputs: Inputs) -> float:
 
 
 def _rough(plane: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Second differences along both axes at some rows, without the first and last column; outliers moved in to 3 sigma."""
+    """Second differences along both axes at the given rows, without the first and last column, clipped at 3 sigma."""
     along = plane[rows - 1] - 2 * plane[rows] + plane[rows + 1]
     both = along[:, :-2] - 2 * along[:, 1:-1] + along[:, 2:]
     limit = 3 * mad_sigma(both)
@@ -133,7 +166,10 @@ def _rough(plane: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def noise_spread(diff: np.ndarray, noise: np.ndarray, inputs: Inputs) -> tuple[float, float]:
-    """Robust sigma and median of diff / noise in pixels away from sources of either image."""
+    """Robust standard deviation and median of ``diff / noise`` in pixels away from sources of either image.
+
+    All pixels are used if fewer than 100 are away from sources; NaN if the difference has no value at all.
+    """
     diff, noise = sampled(diff), sampled(noise)
     use = sampled(inputs.quiet) & np.isfinite(diff)
     if use.sum() < 100:

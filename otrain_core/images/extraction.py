@@ -1,4 +1,4 @@
-"""Sources above a threshold by sep, whose buffer of pixels grows only where it must."""
+"""Source extraction by sep with a buffer of pixels that grows only if it overflows."""
 
 from __future__ import annotations
 
@@ -6,26 +6,32 @@ from typing import Any
 
 import numpy as np
 
-USUAL = 300_000  # pixels: sep reserves its buffer, some 60 bytes a pixel, at every call
+USUAL = 300_000  # pixels; sep allocates the buffer, about 60 bytes per pixel, in every call
 
 
 def extract(data: np.ndarray, threshold: float, *, most: int, **options: Any) -> Any:
-    """`sep.extract` with a buffer of `USUAL` pixels, and where that overflows of `most`.
+    """Call `sep.extract` with a buffer of `USUAL` pixels, and again with `most` if that overflows.
 
     Parameters
     ----------
     data : numpy.ndarray
         float32 (height, width)
     threshold : float
+        As in `sep.extract`.
     most : int
-        Pixels above the threshold that an image may have.
+        Largest number of pixels above the threshold.
     **options
-        Of `sep.extract`.
+        Passed to `sep.extract`.
+
+    Returns
+    -------
+    numpy.ndarray or tuple
+        The result of `sep.extract`.
 
     Raises
     ------
     Exception
-        A bare one, as sep raises it: a buffer overflowed.
+        A buffer of sep overflowed (sep raises no more specific exception).
     """
     import sep
 

@@ -1,4 +1,4 @@
-"""Pixels that hold no measurement although they have a value: fill values, and frames of raw colours."""
+"""Pixels that have a value but no measurement: fill values. Also the refusal of raw frames of colour cameras."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from otrain_core.errors import ImageError
 from otrain_core.images.windows import sliding
 from otrain_core.widths import mad_sigma
 
-AREA, SQUARE = 100, 7  # an area inside of the image has so many pixels, and squares of this side lie in it
-FAR = 6.0  # a fill value so many sigma from the sky is one wherever it stands
-RUN = 24  # pixels of one exact value in a row along the border that noise does not give
-SOLID = 0.97  # least share of such an area without its holes
-REACH = 2  # pixels about it that a resampling mixed with the fill value
+AREA, SQUARE = 100, 7  # least number of pixels of an area inside the image, and side of the squares in it [px]
+FAR = 6.0  # distance from the sky [sigma] beyond which every pixel with a fill value is masked
+RUN = 24  # least number of adjacent border pixels of one exact value, more than noise produces
+SOLID = 0.97  # least fraction of an area that remains without its holes
+REACH = 2  # [px], border around an area where a resampling mixed the fill value with the sky
 COLOUR_CARDS = ("BAYERPAT", "CFAPAT", "BAYER", "CFA-PAT")
 
 
 def fill_values(data: np.ndarray, *, fill: float | None = None, saturation: float | None = None) -> np.ndarray:
-    """Pixels that another program filled where it had no data, as SWarp, Siril and many mosaics do with 0.
+    """Find the pixels that another program filled where it had no data, such as the 0 of SWarp, Siril and many mosaics.
 
-    These are areas of one exact value that touch the border of the image along at least 24 px, or hold at least 100 px
-    inside of it, with the two pixels about them, which a resampling mixed with the value; and, where the value is far
-    from the sky, all other pixels that have it.
+    These are areas of one exact value that touch the border of the image along at least 24 px or have at least 100 px
+    inside it. The two pixels around an area are included, because a resampling mixed them with the value. If the value
+    is far from the sky, all other pixels with this value are included too.
 
     Parameters
     ----------
     data : numpy.ndarray
         (height, width); NaN where missing.
     fill : float, optional
-        A value that is a fill value wherever it stands.
+        A value that is always a fill value.
     saturation : float, optional
-        In the unit of the pixels: what is above nine tenths of it is light, or without it the largest value but 0.
+        In the unit of the pixels. Values above nine tenths of it are not fill values; without it, the largest value of
+        the image (unless 0) is not one.
 
     Returns
     -------
@@ -67,7 +68,7 @@ def fill_values(data: np.ndarray, *, fill: float | None = None, saturation: floa
 
 
 def _inner_values(data: np.ndarray) -> list[float]:
-    """Values that fill a square of `SQUARE` px somewhere."""
+    """The eight most frequent values at most that fill a square of `SQUARE` px somewhere."""
     rows = sliding(data[:, 1:] == data[:, :-1], SQUARE - 1, 1, np.logical_and, beyond=True)
     flat = sliding(rows, SQUARE, 0, np.logical_and, beyond=True)
     flat &= sliding(data[1:] == data[:-1], SQUARE - 1, 0, np.logical_and, beyond=True)
@@ -76,7 +77,7 @@ def _inner_values(data: np.ndarray) -> list[float]:
 
 
 def _solid(groups: np.ndarray, n_groups: int) -> np.ndarray:
-    """Which groups are areas: at least `AREA` px, most of them within squares of `SQUARE` px that lie in the group."""
+    """Which groups are solid areas: at least `AREA` px, most of them in squares of `SQUARE` px inside the group."""
     from scipy import ndimage
 
     size = np.bincount(groups.ravel(), minlength=n_groups + 1)
@@ -86,7 +87,7 @@ def _solid(groups: np.ndarray, n_groups: int) -> np.ndarray:
 
 
 def _border_values(data: np.ndarray) -> list[float]:
-    """Values of which the border has a run of at least `RUN` pixels."""
+    """Values that at least `RUN` adjacent pixels of the border have."""
     values: set[float] = set()
     for line in (data[0], data[-1], data[:, 0], data[:, -1]):
         starts = np.flatnonzero(np.concatenate([[True], line[1:] != line[:-1]]))
@@ -96,12 +97,12 @@ def _border_values(data: np.ndarray) -> list[float]:
 
 
 def check_mosaic(data: np.ndarray, header: fits.Header, *, image: str) -> None:
-    """Refuse a raw frame of a colour camera: its header names the pattern, and the four kinds of pixels have levels of their own.
+    """Refuse a raw frame of a colour camera: the header names a colour pattern, and the levels of its four pixels differ.
 
     Raises
     ------
     ImageError
-        Names the pattern and what to do.
+        The frame is raw (key: the card with the pattern).
     """
     key = next((key for key in COLOUR_CARDS if str(header.get(key, "") or "").strip()), None)
     if key is None or min(data.shape) < 16:
@@ -115,6 +116,6 @@ def check_mosaic(data: np.ndarray, header: fits.Header, *, image: str) -> None:
         raise ImageError(
             image,
             key,
-            f"a raw frame of a colour camera ({str(header[key]).strip()}), whose pixels see different colours: extract "
-            "one colour (green) or debayer it first",
+            f"this is a raw frame of a colour camera ({str(header[key]).strip()}), whose pixels see different colours: "
+            "extract one colour (green) or debayer it first",
         )

@@ -1,4 +1,4 @@
-"""Frames: FITS files with their pixels, header values and WCS, checked at the door; planes of an image."""
+"""Images with their pixels, header values and WCS, checked when they are read; files of image planes."""
 
 from __future__ import annotations
 
@@ -25,41 +25,40 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Bits of a mask (uint8). A masked pixel is never used as zero: its difference is NaN.
-MASK_MISSING = 1  # NaN, or outside the science image
+# Bits of a mask (uint8). A masked pixel is never set to 0: its difference is NaN.
+MASK_MISSING = 1  # NaN, or outside the image
 MASK_SATURATED = 2
 MASK_COSMIC = 4
 MASK_BAD = 8  # hot pixel, bad column
 MASK_REFERENCE = 16  # missing, saturated or bad in the aligned reference
 
-
-MOST_SCALE = 1.5  # factor between the scales of WCS and telescope beyond which one of them is wrong
+MOST_SCALE = 1.5  # largest accepted factor between the pixel scales of the WCS and of the telescope
 
 
 @dataclass
 class Image:
-    """One CCD image with what the steps need to know about it.
+    """One CCD image with the quantities that the steps need.
 
     Attributes
     ----------
     name : str
-        Name in the sheet, used in every error.
+        Name in the sheet, used in error messages.
     data : numpy.ndarray
         float32 (height, width) [ADU]; NaN where a pixel is missing.
     header : astropy.io.fits.Header
         The header as read.
     wcs : astropy.wcs.WCS or None
-        Celestial WCS, None where the image has none.
+        Celestial WCS, or None.
     gain, read_noise, saturation : float
-        [electron/ADU], [electron], [ADU] (infinite where unknown).
+        [electron/ADU], [electron] (0 if unknown), [ADU] (infinite if unknown).
     pixel_scale : float
         [arcsec/px].
     filter, time : str
-        Filter name and ISO time of the exposure ('' where unknown).
+        Name of the filter and start of the exposure (ISO 8601, UTC); '' if unknown.
     zero_point : float
-        Magnitude of 1 ADU, NaN where unknown.
+        Magnitude of 1 ADU, NaN if unknown.
     notes : tuple of str
-        What a user should know of it: assumptions, and what contradicts its own noise.
+        Warnings for the user: assumptions, and values that contradict the noise of the image.
     """
 
     name: str
@@ -90,38 +89,42 @@ def read_image(
     check: bool = True,
     locate: bool = True,
 ) -> Image:
-    """Read an image and settle gain, noise, saturation and scale.
+    """Read an image and determine its gain, read noise, saturation and pixel scale.
 
-    Without a WCS the pixel scale is that of the telescope, else what the header tells (`header_scale`).
-    What the header says (`otrain_core.images.keywords.KEYWORDS`) counts before the detector of the telescope, or the
-    other way round where ``detector.wins`` is ``config``. Pixels become counts of the exposure: rates are multiplied by
-    the exposure time, fractions of the full scale by 65535; electrons stay, with gain 1. Areas of one exact value
-    along the border of the image, which other programs write where they have no data, are missing. The header that the
-    image keeps says what was settled, so that what is written with it is read alike.
+    Values of the header (`otrain_core.images.keywords.KEYWORDS`) take precedence over those of the telescope, or the
+    reverse if ``detector.wins`` is ``config``. The pixel scale is that of the WCS, else that of the telescope, else that
+    of `header_scale`. Pixels are converted to counts of the exposure: rates are multiplied by the exposure time, and
+    fractions of the full scale by 65535; electrons are kept, with a gain of 1. Areas of one exact value along the
+    border, which other programs write where they have no data, become NaN. The final values are written to the header
+    of the image, so that they are found again when a file written with this header is read.
 
     Parameters
     ----------
     path : path-like or Image
-        An image that was read already comes back as it is.
+        An image that was already read is returned unchanged.
     name : str
         Name of the image in the sheet.
     detector : otrain_core.plan.telescopes.Detector, optional
-        What the telescope says where the header does not (default: nothing).
+        Values of the telescope (default: none).
     wcs_path : path-like, optional
-        FITS header with the WCS, for images that have none.
+        FITS header with the WCS, for images without one.
     record : mapping, optional
-        Record of `otrain_core.stars.psf.measure_psf`, whose refined WCS wins.
+        Record of `otrain_core.stars.psf.measure_psf`, whose refined WCS takes precedence.
     check : bool
-        Refuse images without any usable signal.
+        Whether to refuse images without usable signal.
     locate : bool
-        Without it the WCS of the header stays unread, for steps that need none of an image that was checked before;
-        the pixel scale is that of the telescope.
+        Whether to read the WCS. Without it, for steps that need no WCS of an image that was checked before, the pixel
+        scale is that of the telescope or of `header_scale`.
+
+    Returns
+    -------
+    Image
 
     Raises
     ------
     ImageError
-        Unreadable file, a WCS that cannot be right, no gain, no pixel scale, a raw colour frame, a unit that the noise
-        contradicts; all NaN, constant or saturated image.
+        Unreadable file, a WCS that cannot be right, no gain, no pixel scale, a raw frame of a colour camera, a unit that
+        the noise contradicts, or an image that is all NaN, constant or saturated.
     """
     from otrain_core.plan.telescopes import Detector
 
@@ -132,7 +135,7 @@ def read_image(
     wcs = image_wcs(header, wcs_path, image=name, record=record) if locate else None
     scale = wcs_scale(wcs) if wcs is not None else detector.pixel_scale or header_scale(header)[0]
     if locate and wcs is None and not np.isfinite(scale):
-        missing = "no WCS in the image and no XPIXSZ with FOCALLEN, and no detector.pixel_scale of the telescope"
+        missing = "the header has no WCS and no XPIXSZ with FOCALLEN, and the telescope has no detector.pixel_scale"
         raise ImageError(name, "pixel_scale", f"{missing} (--pixel-scale of otrain search and otrain night)")
     data[~np.isfinite(data)] = np.nan
     first_time = SETTLED not in header
@@ -166,7 +169,7 @@ def read_image(
 
 
 def _leave_out(data: np.ndarray, header: fits.Header, detector: Detector, name: str) -> None:
-    """Mark pixels with a fill value as missing, in place; refuse a raw colour frame."""
+    """Set pixels with a fill value to NaN, in place; refuse a raw frame of a colour camera."""
     check_mosaic(data, header, image=name)
     named = detector.header.get("saturation")
     level = next((value for _, value in numbers(header, "saturation", first=named)), None)
@@ -174,6 +177,7 @@ def _leave_out(data: np.ndarray, header: fits.Header, detector: Detector, name: 
 
 
 def _filter(header: fits.Header, detector: Detector) -> str:
+    """Name of the filter, from the header or the telescope."""
     if SETTLED in header:
         return text(header, "filter") or detector.filter
     if detector.wins == "config" and "filter" in detector.model_fields_set:
@@ -182,13 +186,23 @@ def _filter(header: fits.Header, detector: Detector) -> str:
 
 
 def check_fit(image: Image, *, needs_wcs: bool, cutout_size: int, detector: Detector | None = None) -> None:
-    """Refuse early what a later step of the pipeline could not use.
+    """Refuse an image early that a later step of the pipeline could not use.
+
+    Parameters
+    ----------
+    image : Image
+    needs_wcs : bool
+        Whether the alignment needs a WCS.
+    cutout_size : int
+        Side of the cutouts [px].
+    detector : otrain_core.plan.telescopes.Detector, optional
+        Its `pixel_scale` is compared with that of the WCS.
 
     Raises
     ------
     ImageError
-        No WCS where the alignment needs one, a WCS whose scale is not that of the telescope (nor that times the
-        binning of the header), or a cutout larger than the image.
+        No WCS although one is needed, a WCS whose scale is neither that of the telescope nor that times the binning
+        of the header, or a cutout larger than the image.
     """
     expected = detector.pixel_scale if detector is not None else None
     if image.wcs is not None and expected:
@@ -197,8 +211,8 @@ def check_fit(image: Image, *, needs_wcs: bool, cutout_size: int, detector: Dete
             raise ImageError(
                 image.name,
                 "WCS",
-                f"its scale is {image.pixel_scale:.3g} arcsec/px, that of the telescope {expected:g} "
-                "(detector.pixel_scale): one of them is wrong",
+                f"its scale is {image.pixel_scale:.3g} arcsec/px, but that of the telescope (detector.pixel_scale) is "
+                f"{expected:g}: one of them is wrong",
             )
     if needs_wcs and image.wcs is None:
         raise ImageError(
@@ -216,7 +230,10 @@ def check_fit(image: Image, *, needs_wcs: bool, cutout_size: int, detector: Dete
 
 
 def _binning(header: fits.Header) -> list[float]:
-    """Binning of the header, and its inverse where the telescope's scale may be that of binned pixels; none: []."""
+    """Factors between the pixel scales of image and telescope that the binning of the header allows; [] without binning.
+
+    They are the binning and its inverse, because the scale of the telescope may be that of binned pixels.
+    """
     for key in ("XBINNING", "BINX", "CCDSUM", "BINNING", "CCDXBIN"):
         value = parse_number(re.split(r"[\sxX,]+", str(header.get(key, "")).strip())[0])
         if value and value > 1:
@@ -225,6 +242,7 @@ def _binning(header: fits.Header) -> list[float]:
 
 
 def _check_signal(image: Image) -> None:
+    """Refuse an image that is all NaN, nearly empty, mostly saturated or constant."""
     finite = np.isfinite(image.data)
     if not finite.any():
         raise ImageError(image.name, "data", "all pixels are NaN")
@@ -243,9 +261,9 @@ def _check_signal(image: Image) -> None:
 
 @dataclass
 class Held:
-    """Planes that stay in memory, in place of a file that another step of the same process reads at once.
+    """Planes held in memory in place of a file, for another step of the same process.
 
-    Whoever reads them must not change them: they are read-only.
+    The arrays are read-only.
     """
 
     planes: dict[str, np.ndarray] = field(default_factory=dict)
@@ -253,9 +271,9 @@ class Held:
 
 
 def write_planes(path: str | Path | Held, planes: dict[str, np.ndarray], header: fits.Header | None = None) -> None:
-    """Write named planes as extensions of one FITS file; `header` goes to the primary HDU.
+    """Write named planes as extensions of one FITS file, with `header` in the primary HDU.
 
-    The file appears under its name only when it is whole.
+    The file appears under its name only when it is complete.
     """
     if isinstance(path, Held):
         path.planes, path.header = dict(planes), fits.Header() if header is None else header.copy()
@@ -270,7 +288,14 @@ def write_planes(path: str | Path | Held, planes: dict[str, np.ndarray], header:
 
 
 def read_planes(path: str | Path | Held, *, image: str) -> tuple[dict[str, np.ndarray], fits.Header]:
-    """Read what `write_planes` wrote: planes by lower-case name, and the primary header.
+    """Read a file of `write_planes`.
+
+    Returns
+    -------
+    planes : dict of str to numpy.ndarray
+        By name in lower case.
+    header : astropy.io.fits.Header
+        The primary header.
 
     Raises
     ------
@@ -289,7 +314,7 @@ def read_planes(path: str | Path | Held, *, image: str) -> tuple[dict[str, np.nd
                 for hdu in hdus[1:]
             }
             return planes, hdus[0].header.copy()
-    except Exception as error:  # of many kinds for damaged pixels or cards
+    except Exception as error:  # libraries raise many kinds for damaged pixels or cards
         raise ImageError(
             image, "path", f"{path}: truncated or not written by this workflow ({first_line(error)})"
         ) from None

@@ -1,4 +1,4 @@
-"""Subtraction by HOTPANTS: its command line, running it, and reading what it leaves."""
+"""Subtraction by HOTPANTS: build its command line, run it, and read its output files."""
 
 from __future__ import annotations
 
@@ -16,36 +16,37 @@ from otrain_core.plan.pipelines import SubtractOptions
 from otrain_core.programs import find_program
 from otrain_core.temporary import temporary_folder
 
-PEDESTAL = 1000.0  # HOTPANTS takes pixels of exactly 0 for missing ones
-PLANES = ("inim", "tmplim", "ini", "tni", "imi", "tmi")  # files it reads, each KEY.fits for its option -KEY
+PEDESTAL = 1000.0  # HOTPANTS treats pixels of exactly 0 as missing
+PLANES = ("inim", "tmplim", "ini", "tni", "imi", "tmi")  # input files: KEY.fits for the option -KEY
 OUTPUTS = {"outim": "difference.fits", "oni": "noise.fits", "omi": "mask.fits"}
-OUTPUT_BAD = 0x8000  # bit of its mask: the pixel of the difference is not to be used
+OUTPUT_BAD = 0x8000  # bit of its output mask: the pixel of the difference must not be used
 
 
 def hotpants(inputs: Inputs, options: SubtractOptions, *, workdir: str | Path | None = None) -> Matched:
-    """HOTPANTS (Becker 2015, ascl:1504.004) as an external program.
+    """Subtract the reference by the external program HOTPANTS (Becker 2015, ascl:1504.004).
 
-    Its limits of valid counts are wide open: what exceeds the saturation of either image
-    is in the masks that it reads.
+    The limits of valid counts of the program are set wide, because the masks that it reads
+    contain the saturated pixels of both images.
 
     Parameters
     ----------
     inputs : Inputs
     options : SubtractOptions
-        `hotpants_program` and `hotpants_options` among them, see `hotpants_command`.
+        `hotpants_options` among them, see `hotpants_command`.
     workdir : path-like, optional
-        Folder for the program's files, which are kept (default: a temporary one).
+        Folder for the files of the program, which are kept (default: a temporary folder).
 
     Raises
     ------
     MissingProgramError
+        HOTPANTS is not installed.
     ConfigError
-        An option that is not to be set.
+        An option in `hotpants_options` that cannot be set or has an unusable value.
     ImageError
-        The program made no difference image.
+        HOTPANTS failed, or fitted no kernel.
     """
     program = find_program("hotpants", path=options.hotpants_program)
-    given = options.hotpants_options
+    given = _given(options)
     convolve_science = str(given.get("c", "i" if inputs.seeing_reference > inputs.seeing else "t")) == "i"
     broad, sharp = sorted((inputs.seeing, inputs.seeing_reference), reverse=True)
     sigmas, width, half = kernel_sizes(broad, sharp, options.kernel_half_width)
@@ -56,7 +57,8 @@ def hotpants(inputs: Inputs, options: SubtractOptions, *, workdir: str | Path | 
     command = hotpants_command(
         program, options, convolve_science=convolve_science, sigmas=sigmas, width=width, half=half, order=order
     )
-    # The program writes the sum of its kernel with four decimals: images of like flux keep them significant.
+    widths = _sigmas(command)
+    # The program writes the sum of its kernel with four decimals: scale the reference so that the sum is about 1.
     ratio = np.float32(stars_flux_scale(inputs.stars))
     with temporary_folder("hotpants") as temporary:
         folder = Path(workdir or temporary)
@@ -65,17 +67,17 @@ def hotpants(inputs: Inputs, options: SubtractOptions, *, workdir: str | Path | 
         run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
         if run.returncode != 0 or not (folder / OUTPUTS["outim"]).exists():
             lines = (run.stderr or run.stdout).strip().splitlines()
-            raise ImageError(inputs.name, "subtract", f"hotpants failed: {lines[-1] if lines else 'no message'}")
+            raise ImageError(inputs.name, "subtract", f"HOTPANTS failed: {lines[-1] if lines else 'no message'}")
         result = read_hotpants(folder)
     if not np.isfinite(result.flux_scale):
-        raise ImageError(inputs.name, "subtract", "hotpants fitted no kernel with a positive flux ratio")
+        raise ImageError(inputs.name, "subtract", "HOTPANTS fitted no kernel with a positive flux ratio")
     record = {
         "convolved": result.convolved,
         "flux_scale": result.flux_scale * float(ratio),
         "n_stamps": len(x),
         "kernel_order": order,
         "kernel_half_width": width,
-        "kernel_sigmas": _sigmas(command),
+        "kernel_sigmas": widths,
         **result.record,
     }
     nothing = np.zeros_like(result.unusable)
@@ -84,23 +86,31 @@ def hotpants(inputs: Inputs, options: SubtractOptions, *, workdir: str | Path | 
     return Matched(result.diff, result.noise, result.unusable, nothing, record)
 
 
+def _given(options: SubtractOptions) -> dict[str, Any]:
+    """The options of the configuration by their name without a dash."""
+    return {key.lstrip("-"): value for key, value in options.hotpants_options.items()}
+
+
 def _whole(given: dict[str, Any], key: str, derived: int) -> int:
-    """A whole number among the options that are given, or the derived one.
+    """The value of an option of the configuration, which must be a whole number; `derived` if it is not set.
 
     Raises
     ------
     ConfigError
-        No whole number.
+        Not a whole number.
     """
     value = given.get(key, derived)
     try:
-        return int(value)
+        number = float(value)
     except (TypeError, ValueError):
-        raise ConfigError(f"subtract.hotpants_options: {key}: a whole number is needed, found {value!r}") from None
+        number = np.nan
+    if not number.is_integer():
+        raise ConfigError(f"subtract.hotpants_options: {key}: must be a whole number, not {value!r}")
+    return int(number)
 
 
 def _write_inputs(folder: Path, inputs: Inputs, x: np.ndarray, y: np.ndarray, *, ratio: np.float32) -> None:
-    """Files that the program reads: images, noise, masks, and the stamps about stars at pixels (x, y)."""
+    """Write the files that the program reads: images, noise, masks, and the pixels (x, y) of the stars for the stamps."""
     from astropy.io import fits
 
     planes = {
@@ -126,23 +136,29 @@ def hotpants_command(
     half: int,
     order: int,
 ) -> list[str]:
-    """Command line of HOTPANTS; all files are in the folder that it runs in.
+    """Command line of HOTPANTS; all files are in the folder in which it runs.
 
     Parameters
     ----------
     program : str
+        Path of the program.
     options : SubtractOptions
-        `hotpants_options` of it, name without its dash: value, or list of values (an empty one: the
-        option has none), replace or join the derived ones; ``none`` leaves a derived one out. ``ng``
-        is replaced as a whole.
+        Its `hotpants_options` add options to the derived ones or replace them. The key is the name
+        of the option without the dash, and the value is a single value or a list of values (an
+        empty list for an option without a value). The value ``none`` removes a derived option.
+        ``ng`` is replaced as a whole.
     convolve_science : bool
-        Else the reference.
+        Whether to convolve the science image and not the reference.
     sigmas : tuple of float
-        Widths of the three Gaussians of the kernel [px].
+        Widths (sigma) of the three Gaussians of the kernel [px].
     width, half : int
         Half width of the kernel and of the stamps [px].
     order : int
-        Degree of the kernel's variation.
+        Degree of the kernel's spatial variation.
+
+    Returns
+    -------
+    list of str
 
     Raises
     ------
@@ -170,11 +186,12 @@ def hotpants_command(
         "v": 1,
         "ng": [3, 6, round(sigmas[0], 3), 4, round(sigmas[1], 3), 2, round(sigmas[2], 3)],
     }
-    given = {key.lstrip("-"): value for key, value in options.hotpants_options.items()}
     command = [program]
-    for key, value in (derived | given).items():
+    for key, value in (derived | _given(options)).items():
         if key in files and value != files[key]:
-            raise ConfigError(f"subtract.hotpants_options: {key}: {value}: the workflow names this file itself")
+            raise ConfigError(
+                f"subtract.hotpants_options: {key}: {value}: the workflow sets this file itself; remove the option"
+            )
         if value == "none":
             continue
         values = value if isinstance(value, (list, tuple)) else [value]
@@ -183,25 +200,40 @@ def hotpants_command(
 
 
 def _sigmas(command: list[str]) -> list[float]:
+    """Widths of the Gaussians on a command line [px]; empty without the option -ng.
+
+    Raises
+    ------
+    ConfigError
+        The values of -ng are not a number of Gaussians, then degree and width of each.
+    """
+    if "-ng" not in command:
+        return []
     start = command.index("-ng") + 1
-    return [float(v) for v in command[start + 2 : start + 1 + 2 * int(command[start]) : 2]]
+    try:
+        number = int(command[start])
+        return [float(value) for value in command[start + 2 : start + 1 + 2 * number : 2]]
+    except (IndexError, ValueError):
+        raise ConfigError(
+            "subtract.hotpants_options: ng: must be a list of the number of Gaussians, then degree and width of each"
+        ) from None
 
 
 @dataclass
 class HotpantsOutput:
-    """What HOTPANTS left in its folder.
+    """Output of HOTPANTS.
 
     Attributes
     ----------
     diff, noise : numpy.ndarray
-        float32 (height, width) in ADU of the science image.
+        float32 (height, width) [ADU of the science image].
     unusable : numpy.ndarray
-        bool.
+        bool (height, width), pixels of the difference that must not be used.
     convolved : {'science', 'reference'}
     flux_scale : float
-        Science over template; NaN where no kernel was fitted.
+        Flux ratio science image / reference; NaN if no kernel was fitted.
     record : dict
-        Its own figures of merit.
+        Figures of merit of the program.
     """
 
     diff: np.ndarray
@@ -213,10 +245,11 @@ class HotpantsOutput:
 
 
 def read_hotpants(folder: str | Path) -> HotpantsOutput:
-    """Images and keywords that HOTPANTS wrote (as in version 5.1.11, where all numbers of a region are text).
+    """Read the images and keywords that HOTPANTS wrote (version 5.1.11, which writes the numbers of a region as text).
 
-    KSUMnn is the sum of the kernel of region nn, CONVOLnn the image that it convolves,
-    PHOTNORM the image in whose units the difference is (t, i, or u: that of what was not convolved).
+    KSUMnn is the sum of the kernel of region nn and CONVOLnn the image that it convolves.
+    PHOTNORM names the image in whose units the difference is: t (template), i (image), or u
+    (the image that was not convolved).
     """
     from astropy.io import fits
 
@@ -244,6 +277,7 @@ def read_hotpants(folder: str | Path) -> HotpantsOutput:
 
 
 def _figure(header: Any, key: str) -> float:
+    """Number of a keyword, which may be text; NaN if there is none."""
     try:
         return float(header.get(key, np.nan))
     except (TypeError, ValueError):
@@ -251,7 +285,7 @@ def _figure(header: Any, key: str) -> float:
 
 
 def _region(limits: str | None) -> tuple[slice, slice]:
-    """Slices of limits such as [1:360,1:320] (x first, from 1, both ends included)."""
+    """Slices (y, x) of limits such as [1:360,1:320] (x first, from 1, both ends included); all pixels without limits."""
     if not limits:
         return slice(None), slice(None)
     x, y = ([int(n) for n in part.split(":")] for part in limits.strip(" []").split(","))

@@ -1,9 +1,9 @@
 """Spatially varying convolution kernel between two images.
 
-Alard & Lupton (1998, ApJ 503, 325) with the spatial variation and the constant
-photometric ratio of Alard (2000, A&AS 144, 363): the kernel is a sum of Gaussians
-times polynomials of the pixel offsets, its coefficients are polynomials of the
-position, all bases but the first add up to zero.
+The method is that of Alard & Lupton (1998, ApJ 503, 325), with the spatial variation
+and the constant photometric ratio of Alard (2000, A&AS 144, 363). The kernel is a sum
+of Gaussians times polynomials of the pixel offsets, and its coefficients are
+polynomials of the position. All basis functions but the first have the sum 0.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from scipy import fft
 
 from otrain_core.images.polynomials import axes, exponents, polynomial, polynomial_map
 
-DEGREES = (6, 4, 2)  # of the polynomials that go with the three Gaussians
+DEGREES = (6, 4, 2)  # of the polynomials that multiply the three Gaussians
 
 
 @dataclass
 class Basis:
-    """Bases of the kernel, all separable in x and y.
+    """Basis functions of the kernel, linear combinations of functions that are separable in x and y.
 
     Attributes
     ----------
@@ -30,9 +30,9 @@ class Basis:
     lines : numpy.ndarray
         (n_lines, 2 half_width + 1), the one-dimensional factors.
     pairs : list of (int, int)
-        Line along y and line along x of each separable function.
+        Index of the line along y and of the line along x of each separable function.
     mix : numpy.ndarray
-        (n, n): basis = mix @ functions, which makes the sums 1, 0, 0, ...
+        (n, n): bases = mix @ functions. It is chosen so that the sums of the bases are 1, 0, 0, ...
     """
 
     half_width: int
@@ -41,12 +41,12 @@ class Basis:
     mix: np.ndarray
 
     def kernels(self) -> np.ndarray:
-        """(n, size, size), the bases as images."""
+        """The basis functions as images, (n, size, size)."""
         functions = np.array([np.outer(self.lines[j], self.lines[i]) for j, i in self.pairs])
         return np.tensordot(self.mix, functions, 1)
 
     def gram(self, smoothing: np.ndarray | None = None) -> np.ndarray:
-        """(n, n): covariance of the bases' responses to unit noise with this autocorrelation (default: white)."""
+        """Covariance (n, n) of the responses of the bases to unit noise with this autocorrelation (default: white)."""
         kernels = self.kernels()
         other = kernels
         if smoothing is not None and smoothing.size > 1:
@@ -59,10 +59,9 @@ class Basis:
 
 
 def make_basis(sigmas: tuple[float, ...], half_width: int) -> Basis:
-    """Gaussians of these widths [px] times polynomials, and a single pixel.
+    """Gaussians of these widths (sigma) [px] times polynomials, and a single pixel.
 
-    The single pixel lets the kernel be the identity where both images have the
-    same PSF.
+    With the single pixel the kernel can be the identity, for images with the same PSF.
     """
     u = np.arange(-half_width, half_width + 1.0)
     factors: list[np.ndarray] = []
@@ -90,16 +89,19 @@ class KernelField:
     Attributes
     ----------
     kernels : numpy.ndarray
-        (n_terms, size, size): kernel at (u, v) = sum_k kernels[k] u^i v^j; only the
-        first has a sum, the photometric ratio.
+        (n_terms, size, size): the kernel at (u, v) is sum_k kernels[k] u^i v^j. The sum of the
+        first is the photometric ratio, that of the others is 0.
     background : numpy.ndarray
         Coefficients of the background polynomial [ADU of the target].
     shape : tuple of int
-        Of the images.
+        (height, width) of the images.
     order, background_order : int
+        Degrees of the polynomials of the kernel and of the background.
     predicted_chi2 : numpy.ndarray
-        (n_stamps,), reduced chi^2 of each stamp about what the fit to other stamps says of it; infinite
-        where the others do not determine a kernel.
+        (n_stamps,), reduced chi^2 of each stamp in a cross-validation: it is predicted by a fit to other stamps.
+        Infinite where the other stamps do not determine a kernel.
+    record : dict
+        Quality of the fit, see `otrain_core.images.kernel_fit.fit_kernel`.
     """
 
     kernels: np.ndarray
@@ -112,7 +114,7 @@ class KernelField:
 
     @classmethod
     def from_kernels(cls, kernels: np.ndarray, shape: tuple[int, int]) -> KernelField:
-        """From `kernels` alone, for images of this shape; without a background."""
+        """A field from `kernels` alone, for images of this shape; without a background."""
         order = next(order for order in range(len(kernels)) if len(exponents(order)) == len(kernels))
         return cls(kernels, np.zeros(1), shape, order, 0)
 
@@ -126,10 +128,10 @@ class KernelField:
         return np.tensordot(polynomial(x, y, self.shape, self.order), self.kernels, 1)
 
     def apply(self, source: np.ndarray) -> np.ndarray:
-        """Source convolved with the kernel of each pixel, float32; zero is assumed outside the frame.
+        """The source convolved with the kernel of each pixel, float32; zero is assumed outside the frame.
 
-        As the kernel is linear in the terms of the position, this is exact: one
-        convolution per term, weighted by the term.
+        The result is exact, because the kernel is linear in the terms of the position: it
+        is the sum of one convolution per term, multiplied by the term.
         """
         out = np.zeros(source.shape, dtype=np.float32)
         convolve = Convolver(source, self.kernels.shape[-1] // 2)
@@ -146,7 +148,7 @@ class KernelField:
         return polynomial_map(self.background, self.shape, self.background_order)
 
     def power(self) -> np.ndarray:
-        """Sum of the squared kernel at each pixel (float32): variance of convolved white noise."""
+        """Sum of the squared kernel at each pixel, float32: the variance of white unit noise after the convolution."""
         u, v = axes(self.shape)
         products = np.einsum("axy,bxy->ab", self.kernels, self.kernels)
         coefficients = np.zeros((2 * self.order + 1,) * 2)  # by the powers of v and of u
@@ -168,7 +170,7 @@ class Convolver:
 
     def __call__(self, kernel: np.ndarray) -> np.ndarray:
         half = kernel.shape[0] // 2
-        # The transform of a small kernel by two matrix products is cheaper than padding it.
+        # Two matrix products give the transform of a small kernel faster than an FFT of the padded kernel.
         fy = np.exp(-2j * np.pi * np.outer(np.fft.fftfreq(self.size[0]), np.arange(-half, half + 1)))
         fx = np.exp(-2j * np.pi * np.outer(np.arange(-half, half + 1), np.fft.rfftfreq(self.size[1])))
         product = (fy @ kernel).astype(np.complex64) @ fx.astype(np.complex64)

@@ -1,4 +1,4 @@
-"""The fit of a `otrain_core.images.kernel.KernelField` to stamps of stars."""
+"""Fit a `otrain_core.images.kernel.KernelField` to stamps of stars."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ from otrain_core.images.kernel import Basis, KernelField
 from otrain_core.images.polynomials import exponents, polynomial
 from otrain_core.widths import SIGMA_PER_MAD, mad_sigma
 
-# Of the photon noise in the weights of the fit. With all of it faint stars say as much as bright ones and their
-# noise blurs the kernel; with none of it the brightest few rule. On simulated, crowded and undersampled images
-# alike, the residuals of star cores are least between 0.2 and 0.5.
+# Fraction of the photon noise that enters the weights of the fit. With all of it, faint stars weigh as much as bright
+# ones and their noise blurs the kernel; with none of it, the few brightest stars dominate. In simulated images, crowded
+# and undersampled ones included, the residuals of star cores are smallest between 0.2 and 0.5.
 PHOTON_SHARE = 0.3
-# Of the reference's noise that is taken off the normal matrix; the rest keeps the bases in check that no star constrains.
+# Fractions of the noise of the source that are subtracted from the normal matrix, tried in turn. What remains
+# regularises the bases that no star constrains.
 NOISE_SHARES = (0.8, 0.6, 0.4, 0.2, 0.0)
 MEDIAN_ERROR = 1.2533  # standard error of the median of Gaussian values over that of their mean
-FOLDS = 5  # of the stamps, to judge a fit by stamps that are not in it
+FOLDS = 5  # of the cross-validation over the stamps
 
 
 @dataclass
 class Stamps:
-    """What is fitted, cut out once for all fits; (n_stamps, n_pixels) each, but for the columns.
+    """Pixels to fit, cut out once for all fits; all planes but `columns` are (n_stamps, n_pixels).
 
     Attributes
     ----------
     columns : numpy.ndarray
-        (n_stamps, n_bases + n_sky, n_pixels): source convolved with each basis, then the terms of the background.
+        (n_stamps, n_bases + n_sky, n_pixels): the source convolved with each basis, then the terms of the background.
     data, variance, source_variance : numpy.ndarray
-        Target, variance of target - model, variance of the source.
+        Target [ADU], variance of target - model and variance of the source [ADU^2].
     good : numpy.ndarray
         bool, pixels to fit.
     x, y : numpy.ndarray
         (n_stamps,), centres [px].
     shape : tuple of int
-        Of the images.
+        (height, width) of the images.
     basis : Basis
     noise_gram : numpy.ndarray
-        `Basis.gram` with the autocorrelation of the noise of the source.
+        `Basis.gram` for the autocorrelation of the noise of the source.
     """
 
     columns: np.ndarray
@@ -64,20 +65,20 @@ class Stamps:
         return photon_noise(self.data, np.where(self.good, self.variance, np.nan))
 
     def weight(self, model: np.ndarray, used: np.ndarray) -> np.ndarray:
-        """Weight of the pixels in a fit [1/ADU^2], from a model without its noise."""
+        """Weights of the pixels in a fit [1/ADU^2], from a noise-free model of them."""
         photon, sky = self.noise
         return used / (sky[:, None] + PHOTON_SHARE * photon * np.maximum(model, 0))
 
     @cached_property
     def first(self) -> tuple[np.ndarray, np.ndarray]:
-        """Normal equations with the data as a model, of all columns: where every fit begins."""
+        """Normal equations of all columns with the data as the model: the start of every fit."""
         return self.normal_equations(self.weight(self.data, self.good), self.columns.shape[1])
 
     def normal_equations(self, weight: np.ndarray, n_columns: int) -> tuple[np.ndarray, np.ndarray]:
-        """Normal matrix (n_stamps, n_columns, n_columns) and right side (n_stamps, n_columns) of each stamp."""
+        """Normal matrix (n_stamps, n_columns, n_columns) and right-hand side (n_stamps, n_columns) of each stamp."""
         root = np.sqrt(weight)
         columns = self.columns[:, :n_columns] * root[:, None, :]
-        # The product of a matrix and its own transpose takes half the time of one of two matrices.
+        # BLAS multiplies a matrix by its own transpose in half the time of a general product.
         return columns @ columns.swapaxes(1, 2), (columns @ (root * self.data)[:, :, None])[:, :, 0]
 
 
@@ -95,16 +96,16 @@ def cut_stamps(
     background_order: int,
     smoothing: np.ndarray | None = None,
 ) -> Stamps:
-    """Cut out what `fit_kernel` fits.
+    """Cut out the stamps for `fit_kernel`.
 
     Parameters
     ----------
     source, target : numpy.ndarray
         float32 (height, width) [ADU], no NaN.
     variance : numpy.ndarray
-        Of target - model in the sky and sources [ADU^2].
+        Variance of target - model, sky and sources [ADU^2].
     source_variance : numpy.ndarray
-        Of the source alone [ADU^2]: its noise is in the regressors.
+        Variance of the source alone [ADU^2]: its noise is in the regressors.
     bad : numpy.ndarray
         bool, pixels not to fit.
     x, y : numpy.ndarray
@@ -113,9 +114,9 @@ def cut_stamps(
     half : int
         Half width of the fitted square of each stamp [px].
     background_order : int
-        Highest degree of the background.
+        Highest degree of the background polynomial in later fits.
     smoothing : numpy.ndarray, optional
-        Autocorrelation of the noise of the source, see `otrain_core.images.align.Aligned`.
+        Autocorrelation of the noise of the source, see `otrain_core.images.align.Aligned` (default: white noise).
 
     Raises
     ------
@@ -158,27 +159,27 @@ def fit_kernel(
     ----------
     stamps : Stamps
     order, background_order : int
-        Degree of the kernel's variation and of the background, at most that of the stamps.
+        Degrees of the kernel's spatial variation and of the background; `background_order` is at most that of the stamps.
     sigma_clip : float
-        Stamps whose reduced chi^2 is off by more standard deviations are left out.
+        Stamps whose reduced chi^2 exceeds the median by more than this many standard deviations are rejected.
     lowest : float
-        Least error of the model as a fraction of the signal. The clipping takes the error
-        that the brighter stars show, so that they are not clipped for what no kernel can
-        model, such as coarse sampling.
+        Smallest error of the model, as a fraction of the signal. The clipping allows for the error that
+        the brighter stars show, so that they are not rejected for what no kernel can model, such as
+        coarse sampling.
     iterations : int
-        Of the clipping, at most.
+        Largest number of iterations of the clipping.
 
     Returns
     -------
     KernelField
-        Its record has n_stamps, n_rejected, stamp_chi2 (median, reduced), model_error (what the kernel leaves of the
-        brighter stamps beyond their noise, root mean square as a share of the signal) and model_error_low (what it
-        surely is, two standard errors below).
+        Its record has n_stamps, n_rejected, stamp_chi2 (median of the reduced chi^2), model_error (residual of the
+        brighter stamps beyond their noise, root mean square as a fraction of the signal) and model_error_low (its
+        lower limit, two standard errors below).
 
     Raises
     ------
     ValueError
-        No stamp is left.
+        The stamps do not determine a kernel (`numpy.linalg.LinAlgError` is one).
     """
     system = _System(stamps, order, background_order)
     used, keep = stamps.good, np.ones(len(stamps.x), dtype=bool)
@@ -187,7 +188,7 @@ def fit_kernel(
     softening = max(lowest, 0.01)
     shares: tuple[float, ...] = (0.0,)
     for iteration in range(iterations):
-        # From the model, not the pixel's own value: weights that follow the noise would bias the flux ratio.
+        # Weights from the model, not from the pixel values: weights that follow the noise would bias the flux ratio.
         signal = np.maximum(model, 0)
         expected = sky_variance[:, None] + photon * signal
         weight = stamps.weight(model, used)
@@ -196,18 +197,19 @@ def fit_kernel(
         solution, model, keep, middle = _clipped_solution(
             system, keep, tolerant=tolerant, shares=shares, clip=sigma_clip
         )
-        excess = (used * ((stamps.data - model) ** 2 - expected)).sum(axis=1) / (used * model**2).sum(axis=1)
+        with np.errstate(invalid="ignore"):  # a stamp without any used pixel is not kept
+            excess = (used * ((stamps.data - model) ** 2 - expected)).sum(axis=1) / (used * model**2).sum(axis=1)
         bright = keep & (signal.sum(axis=1) >= np.median(signal[keep].sum(axis=1)))
         error = float(np.sqrt(max(np.median(excess[bright]), lowest**2)))
         doubt = 2 * MEDIAN_ERROR * mad_sigma(excess[bright]) / np.sqrt(bright.sum())
         softening = min(error, 0.2)
         if iteration == 0:
             ratio = (used * (stamps.data - model) ** 2).sum(axis=1) / (used * expected).sum(axis=1)
-            # Residuals below the noise: both images share their noise, which is then no error of the regressors.
+            # Residuals far below the noise mean that both images share it: it is then no error of the regressors.
             shares = NOISE_SHARES if np.median(ratio[keep]) > 0.25 else (0.0,)
             continue
         previous = used
-        # What no kernel explains: cosmic rays, variables and new sources near the star.
+        # Drop pixels that no kernel explains: cosmic rays, variable stars and new sources near the star.
         used = stamps.good & (tolerant * (stamps.data - model) ** 2 <= 25 * max(middle, 1e-12))
         if iteration > 1 and np.array_equal(previous, used):
             break
@@ -229,33 +231,34 @@ def fit_kernel(
 def _clipped_solution(
     system: _System, keep: np.ndarray, *, tolerant: np.ndarray, shares: tuple[float, ...], clip: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Solution without the stamps that no kernel fits.
+    """Solution after the rejection of the stamps that no kernel fits.
 
     Parameters
     ----------
     keep : numpy.ndarray
-        bool (n_stamps,), stamps to begin with.
+        bool (n_stamps,), stamps used in the first solution.
     tolerant : numpy.ndarray
-        Weight of the pixels in the chi^2 that stamps are judged by.
-    shares
-        As in `_System.solve`.
+        Weight of the pixels in the chi^2 of a stamp. A stamp without any weight is rejected.
+    shares : tuple of float
+        See `_System.solve`.
     clip : float
-        In standard deviations of the reduced chi^2.
+        Limit in standard deviations of the reduced chi^2.
 
     Returns
     -------
     solution, model, keep : numpy.ndarray
+        Parameters, model of the stamps (n_stamps, n_pixels), and the stamps that were kept.
     middle : float
         Median reduced chi^2.
     """
-    count = np.maximum((tolerant > 0).sum(axis=1), 1)
+    count = (tolerant > 0).sum(axis=1)
     for _ in range(5):
         solution = system.solve(keep, shares)
         model = system.model(solution)
-        chi2 = (tolerant * (system.stamps.data - model) ** 2).sum(axis=1) / count
+        chi2 = (tolerant * (system.stamps.data - model) ** 2).sum(axis=1) / np.maximum(count, 1)
         middle = np.median(chi2[keep])
         spread = SIGMA_PER_MAD * np.median(np.abs(chi2[keep] - middle))
-        accepted = chi2 <= middle + max(clip * spread, 0.05 * middle) + 1e-12
+        accepted = (chi2 <= middle + max(clip * spread, 0.05 * middle) + 1e-12) & (count > 0)
         if accepted.sum() < 3 or np.array_equal(accepted, keep):
             break
         keep = accepted
@@ -263,9 +266,10 @@ def _clipped_solution(
 
 
 def _predicted_chi2(system: _System, keep: np.ndarray, *, judged: np.ndarray, shares: tuple[float, ...]) -> np.ndarray:
-    """Reduced chi^2 of each stamp about a solution from stamps of other folds, see `KernelField`.
+    """Reduced chi^2 of each stamp for the solution from the stamps of the other folds, see `KernelField`.
 
-    `judged` is the weight of the pixels in this chi^2, one over their variance; else as `_clipped_solution`.
+    `judged` is the weight of the pixels in this chi^2, one over their variance; `keep` and `shares` are as in
+    `_clipped_solution`.
     """
     fold = np.arange(len(keep)) % FOLDS
     chi2 = np.full(len(keep), np.inf)
@@ -283,12 +287,13 @@ def _predicted_chi2(system: _System, keep: np.ndarray, *, judged: np.ndarray, sh
 
 
 def _cut(image: np.ndarray, x: np.ndarray, y: np.ndarray, half: int) -> np.ndarray:
+    """Stamps (n_stamps, 2 half + 1, 2 half + 1) about integer positions inside the image."""
     offsets = np.arange(-half, half + 1)
     return image[(y[:, None] + offsets)[:, :, None], (x[:, None] + offsets)[:, None, :]]
 
 
 def convolve_stamps(stamps: np.ndarray, basis: Basis, half: int) -> np.ndarray:
-    """Every stamp convolved with every basis.
+    """Convolve every stamp with every basis function.
 
     Parameters
     ----------
@@ -303,7 +308,7 @@ def convolve_stamps(stamps: np.ndarray, basis: Basis, half: int) -> np.ndarray:
         (n_stamps, n_bases, (2 half + 1)^2), float64.
     """
     size, width = 2 * half + 1, 2 * basis.half_width + 1
-    # toeplitz[l, out, in]: convolution with line l as a matrix
+    # toeplitz[l, out, in] is the convolution with line l as a matrix.
     toeplitz = np.zeros((len(basis.lines), size, size + width - 1))
     for row in range(size):
         toeplitz[:, row, row : row + width] = basis.lines[:, ::-1]
@@ -323,7 +328,14 @@ def photon_noise(data: np.ndarray, variance: np.ndarray) -> tuple[float, np.ndar
     Parameters
     ----------
     data, variance : numpy.ndarray
-        (n_stamps, n_pixels) [ADU, ADU^2]; NaN in `variance` where a pixel is not used.
+        (n_stamps, n_pixels) [ADU, ADU^2]; `variance` is NaN where a pixel is not used.
+
+    Returns
+    -------
+    photon : float
+        [ADU]; 0 without any pixel of signal.
+    sky : numpy.ndarray
+        (n_stamps,) [ADU^2].
     """
     sky = np.nanpercentile(variance, 20, axis=1)
     signal = np.isfinite(variance) & (data > 5 * np.sqrt(sky)[:, None])
@@ -333,10 +345,10 @@ def photon_noise(data: np.ndarray, variance: np.ndarray) -> tuple[float, np.ndar
 
 
 class _System:
-    """Global normal equations from those of the stamps.
+    """Global normal equations, assembled from those of the stamps.
 
-    Unknowns: the coefficient of the first basis (constant: the photometric ratio),
-    then of each further basis its polynomial, then the background.
+    The unknowns are the coefficient of the first basis (constant: the photometric ratio),
+    then the polynomial of each further basis, then the background.
     """
 
     def __init__(self, stamps: Stamps, order: int, background_order: int):
@@ -348,7 +360,7 @@ class _System:
         self.products = (self.terms[:, :, None] * self.terms[:, None, :]).reshape(len(self.terms), -1)
 
     def weigh(self, weight: np.ndarray, equations: tuple[np.ndarray, np.ndarray] | None = None) -> None:
-        """Take the pixels with these weights; `equations` where those of all columns are known."""
+        """Set the weights of the pixels; `equations` are the normal equations of all columns, if already known."""
         n, size = self.n, self.n_columns
         normal, self.right = equations or self.stamps.normal_equations(weight, size)
         flat = len(normal), -1
@@ -361,9 +373,9 @@ class _System:
     def solve(self, keep: np.ndarray, shares: tuple[float, ...]) -> np.ndarray:
         """Solution from the stamps to keep.
 
-        The noise of the source adds to the normal matrix and would pull the kernel, the
-        flux ratio too, towards zero. It is known and taken off, as much of it as the first of
-        `shares` that leaves the matrix positive definite.
+        The noise of the source adds to the normal matrix and would bias the kernel and the
+        flux ratio towards zero. Its expected contribution is subtracted, multiplied by the
+        first of `shares` that leaves the matrix positive definite.
         """
         matrix, vector = self._assembled(keep)
         noise = self._noise(keep) if shares != (0.0,) else 0.0
@@ -376,6 +388,7 @@ class _System:
         raise ValueError("no share is given")
 
     def _assembled(self, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Normal matrix (size, size) and right-hand side (size,) of the stamps to keep."""
         n, q, size = self.n, self.n_terms, self.size
         matrix, vector, use = np.zeros((size, size)), np.zeros(size), keep.astype(float)
         terms, right = self.terms * use[:, None], self.right
@@ -394,7 +407,7 @@ class _System:
         return matrix, vector
 
     def _noise(self, keep: np.ndarray) -> np.ndarray:
-        """What the noise of the source adds to the matrix."""
+        """Contribution of the noise of the source to the normal matrix."""
         gram, power = self.stamps.noise_gram, self.noise_power * keep
         matrix, inner = np.zeros((self.size, self.size)), slice(1, self.size - self.n_sky)
         matrix[0, 0] = power.sum() * gram[0, 0]
@@ -403,16 +416,17 @@ class _System:
         return matrix
 
     def _solution(self, matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
+        """Solve the normal equations by Cholesky decomposition; raises LinAlgError unless positive definite."""
         if np.diag(matrix).min() <= 0:
             raise np.linalg.LinAlgError("not positive definite")
         scale = 1 / np.sqrt(np.diag(matrix))
         matrix *= scale[:, None] * scale
-        matrix[np.diag_indices(self.size)] += 1e-9  # the narrowest bases are nearly alike on few pixels
+        matrix[np.diag_indices(self.size)] += 1e-9  # the narrowest bases are nearly degenerate on few pixels
         factor = linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
         return scale * linalg.cho_solve(factor, scale * vector, overwrite_b=True, check_finite=False)
 
     def model(self, solution: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
-        """(n_stamps, n_pixels) of a solution, of all stamps or of those chosen."""
+        """Model (n_stamps, n_pixels) by a solution, of all stamps or of those chosen."""
         columns = self.stamps.columns[:, : self.n_columns]
         local = self._local(solution)
         if chosen is not None:
@@ -420,16 +434,17 @@ class _System:
         return np.matmul(local[:, None, :], columns)[:, 0]
 
     def _local(self, solution: np.ndarray) -> np.ndarray:
-        """Coefficients of all columns at each stamp, (n_stamps, n_bases + n_sky)."""
+        """Coefficients of all columns for each stamp, (n_stamps, n_bases + n_sky)."""
         ones = np.ones((len(self.terms), 1))
         varying = self.terms @ self._varying(solution).T
         return np.concatenate([ones * solution[0], varying, ones * solution[-self.n_sky :]], axis=1)
 
     def _varying(self, solution: np.ndarray) -> np.ndarray:
+        """Coefficients of the bases that vary over the field, (n_bases - 1, n_terms)."""
         return solution[1 : self.size - self.n_sky].reshape(self.n - 1, self.n_terms)
 
     def kernel_coefficients(self, solution: np.ndarray) -> np.ndarray:
-        """(n_bases, n_terms)."""
+        """Coefficients of all bases, (n_bases, n_terms)."""
         first = np.zeros((1, self.n_terms))
         first[0, 0] = solution[0]
         return np.concatenate([first, self._varying(solution)])

@@ -1,6 +1,6 @@
-"""Header keywords: which ones are read for what, and the numbers and times in them.
+"""Header keywords: which keyword is read for which quantity, and how its numbers and times are parsed.
 
-`KEYWORDS` is the one list; config/README.md shows it.
+`KEYWORDS` is the only list of them; config/README.md shows it.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ from typing import Any
 
 import numpy as np
 
-# The first keyword with a usable value counts; 0, negative numbers and text without a number are passed over.
+# The first keyword with a usable value is used; 0, negative numbers and text without a number are skipped.
 KEYWORDS: dict[str, tuple[str, ...]] = {
-    # [electron/ADU]. EGAIN and CVF are that by definition; GAIN of many CMOS cameras is a setting, see `settle_gain`.
+    # [electron/ADU]. EGAIN and CVF have this unit by definition; GAIN of many CMOS cameras is a setting, see
+    # `otrain_core.images.detector`.
     "gain": ("EGAIN", "CVF", "GAIN", "GAIN1", "CCDGAIN", "DETGAIN", "GAINEFF", "EPADU", "ADUTOE"),
     # [electron]
     "read_noise": ("RDNOISE", "READNOIS", "RON", "RNOISE", "ENOISE", "RDNOISE1", "DETRON", "READNOI1"),
-    # of the pixels as they are stored
+    # in the unit of the stored pixels
     "saturation": ("SATURATE", "SATLEVEL", "SATURAT", "MAXLIN", "NONLINEA"),
     # magnitude of one unit of the pixels
     "zero_point": ("MAGZP", "MAGZPT", "MAGZERO", "ZEROPNT", "PHOTZP", "ZPMAG", "MAG0"),
     "filter": ("FILTER", "FILTNAM", "FILTNAME", "FILTERS", "FILTER1", "FILTER2", "INSFLNAM"),
     # [s]
     "exposure": ("EXPTIME", "EXPOSURE", "EXP_TIME", "EXPOSED", "ITIME", "TEXPTIME"),
-    # beginning of the exposure: a date with a time, a date alone (with a time in `CLOCKS`), or a Julian date
+    # start of the exposure: a date with a time, or a date alone (with the time in `CLOCKS`)
     "time": ("DATE-OBS", "DATE-BEG", "DATE_OBS", "DATEOBS", "DATE-STA"),
 }
 CLOCKS = (
@@ -44,26 +45,26 @@ DAYS = {"MJD-OBS": "mjd", "MJD-BEG": "mjd", "MJD_OBS": "mjd", "MJD": "mjd", "JD"
 ARCSEC_PER_RADIAN = 206.26480625  # times micrometres over millimetres
 SCALE_KEYS = ("SECPIX", "SECPIX1", "PIXSCALE", "IM_SCALE", "SCALE", "PIXSCAL1", "PIXELSCL")
 TYPE_KEYS = ("IMAGETYP", "OBSTYPE", "IMGTYPE", "FRAMETYP", "FRAME", "PICTTYPE", "OBJTYPE")
-TYPES = {  # words of those keywords and of names; the first that fits counts
+TYPES = {  # patterns of words in these keywords and in file names; the first that matches is used
     "bias": r"bias|biases|zeros?|offset|masterbias|superbias",
     "dark": r"darks?|masterdark",
     "flat": r"flats?|skyflats?|domeflats?|masterflat|twilight|dome",
     "other": r"focus|autofocus|foc|test|acquisition|acq|guide|guiding|pointing|slew|arc|lamp|comp|comparison|finder",
 }
 OF_THE_SKY = {"light", "object", "science", "sci", "target"}
-LONGITUDES = ("OBSGEO-L", "SITELONG", "LONG-OBS", "ESO TEL GEOLON")  # of the telescope [deg], east positive
+LONGITUDES = ("OBSGEO-L", "SITELONG", "LONG-OBS", "ESO TEL GEOLON")  # longitude of the telescope [deg], east positive
 MIDDLES = {"DATE-AVG": None, "MJD-AVG": "mjd", "MJD-MID": "mjd"}
 
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eEdD][+-]?\d+)?)\s*(.*)", re.DOTALL)
 
 
 def parse_number(value: Any, *, unit: bool = False) -> float | None:
-    """A number, also where it stands as text ("1.5", "1,5"); with `unit` text may follow it ("1.5 e-/ADU").
+    """Read a number, which may be text ("1.5", "1,5"); with `unit`, text may follow it ("1.5 e-/ADU").
 
     Returns
     -------
     float or None
-        None where it is no finite number.
+        None if the value is not a finite number.
     """
     if isinstance(value, bool) or value is None:
         return None
@@ -80,7 +81,19 @@ def parse_number(value: Any, *, unit: bool = False) -> float | None:
 
 
 def parse_angle(text: str, *, hours: bool) -> float | None:
-    """An angle [deg] of sexagesimal text ("10:00:00", "-5 30 12.5"), hours of 15 degrees or degrees; None if it is none."""
+    """Read an angle in sexagesimal notation ("10:00:00", "-5 30 12.5").
+
+    Parameters
+    ----------
+    text : str
+    hours : bool
+        Whether the text is in hours (of 15 degrees) and not in degrees.
+
+    Returns
+    -------
+    float or None
+        [deg]; None if the text is not sexagesimal.
+    """
     match = re.fullmatch(r"\s*([+-]?)(\d{1,3})[:\sh](\d{1,2})[:\sm](\d{1,2}(?:[.,]\d*)?)\s*s?\s*", text)
     if match is None or int(match[3]) >= 60:
         return None
@@ -92,7 +105,16 @@ def parse_angle(text: str, *, hours: bool) -> float | None:
 
 
 def numbers(header: Mapping[str, Any], role: str, *, first: str | None = None) -> Iterator[tuple[str, float]]:
-    """Keywords of a role with a number above zero, in order; `first` is a keyword that the configuration names."""
+    """Keywords of a role and their numbers, in order of precedence; only numbers above zero, except for zero points.
+
+    Parameters
+    ----------
+    header : mapping
+    role : str
+        Key of `KEYWORDS`.
+    first : str, optional
+        Keyword named in the configuration, which takes precedence.
+    """
     for key in ((first,) if first else ()) + KEYWORDS[role]:
         if key in header:
             value = parse_number(header[key], unit=True)
@@ -101,7 +123,7 @@ def numbers(header: Mapping[str, Any], role: str, *, first: str | None = None) -
 
 
 def text(header: Mapping[str, Any], role: str, *, first: str | None = None) -> str:
-    """The first text that is not void among the keywords of a role, or ''."""
+    """The first non-empty text among the keywords of a role, or ''; parameters as in `numbers`."""
     for key in ((first,) if first else ()) + KEYWORDS[role]:
         value = str(header.get(key, "") or "").strip()
         if value:
@@ -110,12 +132,12 @@ def text(header: Mapping[str, Any], role: str, *, first: str | None = None) -> s
 
 
 def exposure(header: Mapping[str, Any], *, first: str | None = None) -> float:
-    """Exposure time [s], NaN where the header does not say."""
+    """Exposure time [s]; NaN if the header has none."""
     return next((value for _, value in numbers(header, "exposure", first=first)), np.nan)
 
 
 def longitude(header: Mapping[str, Any]) -> float:
-    """Longitude of the telescope [deg], east positive, by `LONGITUDES` or OBSGEO-X and -Y; NaN where the header is silent."""
+    """Longitude of the telescope [deg], east positive, from `LONGITUDES` or OBSGEO-X and -Y; NaN if the header has none."""
     for key in LONGITUDES:
         value = header.get(key)
         found = parse_angle(value, hours=False) if isinstance(value, str) else None
@@ -127,10 +149,11 @@ def longitude(header: Mapping[str, Any]) -> float:
 
 
 def start_time(header: Mapping[str, Any], *, first: str | None = None) -> str:
-    """Beginning of the exposure, ISO 8601 in UTC with milliseconds and without a zone.
+    """Start of the exposure, ISO 8601 in UTC with milliseconds and without a time zone.
 
-    It is what `KEYWORDS` and `CLOCKS` say, or `DAYS`, or half an exposure before `MIDDLES`. Without a time of the day
-    it is the date alone, and '' where that is not known either. DATE, the creation of the file, is never taken.
+    It is taken from the keywords of `KEYWORDS` and `CLOCKS`, else from `DAYS`, else it is half an exposure before the
+    time in `MIDDLES`. Without a time of day only the date is returned, and '' if there is no date either. DATE, the
+    creation date of the file, is never used.
     """
     from astropy.time import TimeDelta
 
@@ -146,7 +169,7 @@ def start_time(header: Mapping[str, Any], *, first: str | None = None) -> str:
 
 
 def middle_time(header: Mapping[str, Any], *, first: str | None = None) -> str:
-    """Middle of the exposure, ISO 8601 in UTC: DATE-AVG, or the beginning and half of the exposure; '' where not known."""
+    """Middle of the exposure, ISO 8601 in UTC: from `MIDDLES`, else the start plus half the exposure; '' if not known."""
     from astropy.time import TimeDelta
 
     moment = _middle(header)
@@ -158,6 +181,7 @@ def middle_time(header: Mapping[str, Any], *, first: str | None = None) -> str:
 
 
 def _middle(header: Mapping[str, Any]) -> Any:
+    """Middle of the exposure by `MIDDLES` as an astropy Time, or None."""
     for key, form in MIDDLES.items():
         value = header.get(key)
         moment = _julian(value, form, header) if form else _moment(value, header)
@@ -167,6 +191,7 @@ def _middle(header: Mapping[str, Any]) -> Any:
 
 
 def _start(header: Mapping[str, Any], first: str | None) -> Any:
+    """Start of the exposure as an astropy Time, or None."""
     date = None
     for key in ((first,) if first else ()) + KEYWORDS["time"]:
         moment = _moment(header.get(key), header)
@@ -186,7 +211,7 @@ def _start(header: Mapping[str, Any], first: str | None) -> Any:
 
 
 def _date(value: Any) -> str | None:
-    """A date alone as yyyy-mm-dd; dd/mm/yy is the FITS format before 2000."""
+    """A date without a time as yyyy-mm-dd, or None; dd/mm/yy is the FITS format before 2000."""
     value = str(value or "").strip()
     if re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
         return value
@@ -195,7 +220,7 @@ def _date(value: Any) -> str | None:
 
 
 def _moment(value: Any, header: Mapping[str, Any]) -> Any:
-    """The time of a text with date and time, or None."""
+    """The astropy Time of a text with date and time, or None."""
     from astropy.time import Time, TimeDelta
 
     match = re.fullmatch(
@@ -217,6 +242,7 @@ def _moment(value: Any, header: Mapping[str, Any]) -> Any:
 
 
 def _julian(value: Any, form: str, header: Mapping[str, Any]) -> Any:
+    """The astropy Time of a date in the format "jd" or "mjd", or None."""
     from astropy.time import Time
 
     number = parse_number(value)
@@ -228,42 +254,42 @@ def _julian(value: Any, form: str, header: Mapping[str, Any]) -> Any:
 
 
 def _scale(header: Mapping[str, Any]) -> str:
-    """Time scale of TIMESYS as astropy names it; UTC where it is none of them."""
+    """Time scale of TIMESYS by its name in astropy; UTC for an unknown one."""
     scale = str(header.get("TIMESYS", "UTC") or "UTC").strip().lower()
     return {"tai": "tai", "tt": "tt", "tdt": "tt", "tdb": "tdb", "ut1": "utc"}.get(scale, "utc")
 
 
 def frame_type(header: Mapping[str, Any]) -> tuple[str, str]:
-    """What kind of frame a header names, and by which keyword.
+    """Kind of frame that a header states, and the keyword that states it.
 
     Returns
     -------
     kind : str
-        One of `TYPES`, science, or '' where no keyword of `TYPE_KEYS` tells it.
+        A key of `TYPES`, "science", or '' if no keyword of `TYPE_KEYS` states it.
     why : str
-        As ``IMAGETYP 'Dark Frame'``.
+        Keyword and value, such as ``IMAGETYP 'Dark Frame'``.
     """
     for key in TYPE_KEYS:
-        said = str(header.get(key, "") or "").strip()
-        told = words(said)
+        value = str(header.get(key, "") or "").strip()
+        found = words(value)
         for kind, pattern in TYPES.items():
-            if any(re.fullmatch(pattern, word) for word in told):
-                return kind, f"{key} {said!r}"
-        if told & OF_THE_SKY:
-            return "science", f"{key} {said!r}"
+            if any(re.fullmatch(pattern, word) for word in found):
+                return kind, f"{key} {value!r}"
+        if found & OF_THE_SKY:
+            return "science", f"{key} {value!r}"
     return "", ""
 
 
 def words(text: str) -> set[str]:
-    """Words of a text in lower case, also those that only a capital letter parts."""
+    """Words of a text in lower case; camel case is split ("DarkFrame": dark, frame)."""
     parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
     return set(filter(None, re.split(r"[^a-z]+", parted.lower())))
 
 
 def header_scale(header: Mapping[str, Any]) -> tuple[float, str]:
-    """Pixel scale [arcsec/px] without a WCS, and what tells it: a keyword, or the pixel size over the focal length.
+    """Pixel scale [arcsec/px] from other keywords than the WCS, and the names of the keywords used.
 
-    NaN and '' where nothing does.
+    It is that of `SCALE_KEYS`, else the pixel size over the focal length; NaN and '' if the header has neither.
     """
     for key in SCALE_KEYS:
         value = parse_number(header.get(key), unit=True)

@@ -1,9 +1,9 @@
-"""Two patterns of stars matched without any guess, by the shapes of their triangles.
+"""Match two patterns of stars without a first guess, by the shapes of their triangles.
 
-Triangles of bright stars are compared by the ratios of their sides, as Groth (1986, AJ 91, 1244) and
-Valdes et al. (1995, PASP 107, 1119) do. Every pair of like triangles is a vote for one similarity (shift,
-turn, scale, with or without a mirror); what many pairs vote for is a candidate. Nothing is drawn at random,
-and stars that only one image has cost votes but make no wrong ones agree.
+Triangles of bright stars are compared by the ratios of their sides, as in Groth (1986, AJ 91, 1244) and
+Valdes et al. (1995, PASP 107, 1119). Every pair of similar triangles votes for one similarity transformation (shift,
+rotation, scale, with or without a reflection), and the transformations with most votes are returned. The method is
+deterministic. Stars that are in one image only reduce the number of votes, but their votes do not agree.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 # Numbers of the brightest stars (first list, second list) that are tried in turn. The last two are for lists whose
-# bright stars differ, as where one image shows much more of the sky.
+# bright stars differ, for example because one image covers much more of the sky.
 LEVELS = ((30, 30), (60, 60), (30, 120), (120, 30))
-TOLERANCE = 0.006  # of a ratio of sides
+TOLERANCE = 0.006  # largest difference of the ratios of sides of two similar triangles
 FLATTEST = 0.1  # smallest accepted ratio of the shortest side to the longest
-CLOSE = 0.01  # votes agree where they displace no star by more than this share of the half diagonal
+CLOSE = 0.01  # largest displacement of stars between votes that agree, as a fraction of the half diagonal
 LARGEST_SCALE = 8.0
-MOST_VOTES = 3_000_000  # more pairs of triangles than this are thinned
+MOST_VOTES = 3_000_000  # more pairs of triangles than this are thinned out
 
 
 @dataclass
 class Similarity:
-    """``z' = turn * z + shift`` with positions as complex numbers; of the conjugate of z where `mirrored`."""
+    """The transformation ``z' = turn * z + shift`` of positions as complex numbers; if `mirrored`, of the conjugate of z."""
 
     turn: complex
     shift: complex
@@ -40,19 +40,19 @@ class Similarity:
 
 
 def similarities(first: np.ndarray, second: np.ndarray, *, most: int = 5) -> list[Similarity]:
-    """Similarities that bring one list of stars onto the other, the likeliest first.
+    """Similarity transformations from one list of stars to the other, the most probable first.
 
     Parameters
     ----------
     first, second : numpy.ndarray
-        (n, 2), x and y; few dozen stars each, three or more.
+        (n, 2), x and y [px]; at least three and about a hundred stars at most.
     most : int
-        Number of candidates.
+        Largest number of transformations.
 
     Returns
     -------
     list of Similarity
-        At most `most`; empty where no two triangles are alike.
+        Empty if no two triangles are similar.
     """
     if min(len(first), len(second)) < 3:
         return []
@@ -73,10 +73,13 @@ def similarities(first: np.ndarray, second: np.ndarray, *, most: int = 5) -> lis
 
 
 def _triangles(xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices (n, 3), that opposite to the longest side first, and the shapes (n, 2): shorter sides over the longest."""
+    """Indices of the vertices (n, 3), sorted by the length of the opposite side, the longest first, and the shapes (n, 2).
+
+    The shape is the ratios of the two shorter sides to the longest.
+    """
     index = np.array(list(combinations(range(len(xy)), 3)))
     corner = xy[index]
-    # Side k lies opposite to vertex k.
+    # Side k is opposite to vertex k.
     sides = np.linalg.norm(np.roll(corner, -1, axis=1) - np.roll(corner, 1, axis=1), axis=2)
     order = np.argsort(-sides, axis=1, kind="stable")
     index, sides = np.take_along_axis(index, order, axis=1), np.take_along_axis(sides, order, axis=1)
@@ -86,7 +89,7 @@ def _triangles(xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _handed(xy: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """Whether the vertices go round to the left."""
+    """Whether the vertices are in anticlockwise order."""
     a, b, c = (xy[triangles[:, k]] for k in range(3))
     return (b - a)[:, 0] * (c - a)[:, 1] > (b - a)[:, 1] * (c - a)[:, 0]
 
@@ -94,13 +97,16 @@ def _handed(xy: np.ndarray, triangles: np.ndarray) -> np.ndarray:
 def _peaks(
     z: np.ndarray, target: np.ndarray, ours: np.ndarray, theirs: np.ndarray, *, mirrored: bool, most: int
 ) -> list[Similarity]:
-    """What most pairs of triangles vote for; positions are complex, those of the first list mirrored where asked."""
+    """Transformations with most votes of pairs of triangles.
+
+    Positions are complex numbers; those of the first list, `z`, are already conjugated if `mirrored`.
+    """
     turn = (target[theirs[:, 1]] - target[theirs[:, 2]]) / (z[ours[:, 1]] - z[ours[:, 2]])
     sane = (np.abs(turn) < LARGEST_SCALE) & (np.abs(turn) > 1 / LARGEST_SCALE)
     turn, ours, theirs = turn[sane], ours[sane], theirs[sane]
     centre = z.mean()
-    middle = target[theirs].mean(axis=1) - turn * (z[ours].mean(axis=1) - centre)  # where the centre goes
-    # Distances between votes are displacements, as shares of the half diagonal of the stars of the second list.
+    middle = target[theirs].mean(axis=1) - turn * (z[ours].mean(axis=1) - centre)  # image of the centre
+    # Scale the votes so that distances are displacements of stars, as fractions of the half diagonal of the second list.
     reach = np.abs(target - target.mean()).max()
     phase = turn / np.abs(turn)
     space = np.column_stack([middle.real / reach, middle.imag / reach, phase.real, phase.imag, np.log(np.abs(turn))])

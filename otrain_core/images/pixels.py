@@ -1,4 +1,4 @@
-"""Values, neighbours and stamps of pixels."""
+"""Values, neighbourhoods and stamps of pixels."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 
 from otrain_core.images.frames import MASK_MISSING
 
-FILLED_AT_A_TIME = 20_000  # pixels
-ENOUGH = 500_000  # pixels, for the median of a plane
+FILLED_AT_A_TIME = 20_000  # pixels, to limit the memory
+ENOUGH = 500_000  # pixels that suffice for the median of a plane
 
 
 def nearest_pixel(position: np.ndarray) -> np.ndarray:
-    """Index of the pixel that holds a coordinate (halves go up, always)."""
+    """Index of the pixel that contains a coordinate; halves are always rounded up."""
     return np.floor(np.asarray(position, dtype=float) + 0.5).astype(int)
 
 
 def value_at(plane: np.ndarray, x: np.ndarray, y: np.ndarray, *, outside: bool) -> np.ndarray:
-    """Whether the pixel under each position is True; `outside` holds off the image and for NaN."""
+    """Values of a bool plane (height, width) at the positions (n,) [px]; `outside` for positions off the plane or NaN."""
     finite = np.isfinite(x) & np.isfinite(y)
     column, row = nearest_pixel(np.where(finite, x, -1)), nearest_pixel(np.where(finite, y, -1))
     inside = finite & (column >= 0) & (row >= 0) & (column < plane.shape[1]) & (row < plane.shape[0])
@@ -28,7 +28,7 @@ def value_at(plane: np.ndarray, x: np.ndarray, y: np.ndarray, *, outside: bool) 
 
 
 def any_near(plane: np.ndarray, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Whether a True pixel of `plane` lies within `radius` px of each position."""
+    """Whether a True pixel of `plane` lies within `radius` px of each position (n,) [px]."""
     if len(x) == 0 or not plane.any():
         return np.zeros(len(x), dtype=bool)
     near, dx, dy = stamps(plane, x, y, int(np.ceil(radius)) + 1, fill=False)
@@ -36,7 +36,10 @@ def any_near(plane: np.ndarray, x: np.ndarray, y: np.ndarray, radius: float) -> 
 
 
 def add_stamp(image: np.ndarray, stamp: np.ndarray, y0: int, x0: int) -> None:
-    """Add what of a stamp falls on the image, in place; (y0, x0) is the pixel of its first row and column."""
+    """Add a stamp to an image in place, without the part that is off the image.
+
+    The first row and column of the stamp fall on the pixel (y0, x0).
+    """
     height, width = image.shape
     bottom, left = max(y0, 0), max(x0, 0)
     top, right = min(y0 + stamp.shape[0], height), min(x0 + stamp.shape[1], width)
@@ -47,9 +50,25 @@ def add_stamp(image: np.ndarray, stamp: np.ndarray, y0: int, x0: int) -> None:
 def stamps(
     plane: np.ndarray, x: np.ndarray, y: np.ndarray, half: int, *, fill: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(N, K, K) stamps about the nearest pixels, and the offsets of their pixels from the positions.
+    """Cut out stamps around the pixels nearest to positions.
 
-    `fill` stands for all that is not on the plane, however far away.
+    Parameters
+    ----------
+    plane : numpy.ndarray
+        (height, width)
+    x, y : numpy.ndarray
+        (n,) [px].
+    half : int
+        Half width of the stamps [px].
+    fill : scalar
+        Value of pixels off the plane.
+
+    Returns
+    -------
+    stamps : numpy.ndarray
+        (n, 2 half + 1, 2 half + 1)
+    dx, dy : numpy.ndarray
+        (n, 1, 2 half + 1) and (n, 2 half + 1, 1), offsets of the pixels from the positions [px].
     """
     padded = np.pad(plane, half + 1, constant_values=fill)
     offset = np.arange(-half, half + 1)
@@ -62,15 +81,29 @@ def stamps(
 
 
 def sampled(plane: np.ndarray) -> np.ndarray:
-    """About a million pixels of a large plane (view), spread evenly: enough for a median."""
+    """A view of a large plane with one to two million evenly spaced pixels at most, which suffice for a median."""
     step = max(1, int(np.sqrt(plane.size / ENOUGH)))
     return plane[::step, ::step]
 
 
 def fill_bad(data: np.ndarray, bad: np.ndarray, *, sigma: float = 1.5) -> np.ndarray:
-    """Copy with missing pixels replaced by their neighbours' mean, or 0 (the background) far from any.
+    """Copy of a plane with missing pixels replaced by a weighted mean of their neighbours.
 
-    Saturated pixels have a value and keep it.
+    Pixels far from any good pixel become 0, the level of the background. Saturated pixels keep their value.
+
+    Parameters
+    ----------
+    data : numpy.ndarray
+        float32 (height, width), background subtracted.
+    bad : numpy.ndarray
+        uint8 mask; pixels with `MASK_MISSING` are replaced, as are those that are not finite.
+    sigma : float
+        Width of the Gaussian weight [px].
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 (height, width).
     """
     hole = ~np.isfinite(data) | ((bad & MASK_MISSING) > 0)
     filled = np.where(hole, np.float32(0), data).astype(np.float32, copy=False)
@@ -90,13 +123,13 @@ def fill_bad(data: np.ndarray, bad: np.ndarray, *, sigma: float = 1.5) -> np.nda
 
 
 def _mirrored(index: np.ndarray, size: int) -> np.ndarray:
-    """Indices into an axis that is mirrored at its ends, the pixel at the end twice."""
+    """Map indices beyond an axis back onto it by mirroring at its ends, where the last pixel is repeated."""
     index = index % (2 * size)
     return np.minimum(index, 2 * size - 1 - index)
 
 
 def _near_good(hole: np.ndarray, reach: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the pixels of holes, without those in the middle of large ones, farther than `reach` from any other."""
+    """Rows and columns of the pixels of holes, except those inside large holes that are farther than `reach` from good pixels."""
     from scipy import ndimage
 
     rows, columns = np.nonzero(hole)

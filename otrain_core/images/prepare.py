@@ -1,4 +1,4 @@
-"""Cleaning after injection: mask, background and noise of an image."""
+"""Measure the mask, background and noise of an image (step `prepare`, after the injection)."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class Prepared:
     Attributes
     ----------
     sci : numpy.ndarray
-        float32, background-subtracted [ADU]. NaN where there is no measurement of the
-        sky: missing and bad pixels, and those that a cosmic ray hit. What L.A.Cosmic
-        would put in their place is a guess from the neighbours, and a guess under a
-        star is wrong by more than the noise. Saturated pixels keep their value.
+        float32, background-subtracted [ADU]. NaN in missing and bad pixels and in those
+        hit by a cosmic ray. Hit pixels are not interpolated as L.A.Cosmic does, because
+        under a star the interpolated value is wrong by more than the noise. Saturated
+        pixels keep their value.
     noise : numpy.ndarray
-        float32, 1 sigma [ADU]: measured noise of the sky and photons of the sources.
+        float32, 1 sigma [ADU]: measured sky noise plus the photon noise of the sources.
         NaN where `sci` is.
     mask : numpy.ndarray
-        uint8, sum of MASK_MISSING, MASK_SATURATED, MASK_COSMIC, MASK_BAD of
-        `otrain_core.images.frames`; 0 where the pixel is good.
+        uint8, bits MASK_MISSING, MASK_SATURATED, MASK_COSMIC and MASK_BAD of
+        `otrain_core.images.frames`; 0 for a good pixel.
     background : numpy.ndarray
         float32 [ADU], finite everywhere.
     """
@@ -65,25 +65,25 @@ def prepare_files(
     detector: Detector,
     options: PrepareOptions,
 ) -> None:
-    """Read an injected image and the record of its PSF; write the prepared planes (step `prepare`).
+    """Read an injected image and its PSF record, and write the prepared planes (step `prepare`).
 
     Parameters
     ----------
     injected : path-like or Image
-        Image of `otrain_core.stars.inject`.
+        Image written by `otrain_core.stars.inject`.
     psf_record : path-like
-        Record of `otrain_core.stars.psf`.
+        Record written by `otrain_core.stars.psf`.
     prepared : path-like or Held
-        Planes ``sci``, ``noise``, ``mask`` and ``background`` of `Prepared`, written.
+        Output: the planes ``sci``, ``noise``, ``mask`` and ``background`` of `Prepared`.
     image : str
-        Name in the sheet.
+        Name of the image in the sheet.
     detector : otrain_core.plan.telescopes.Detector
     options : PrepareOptions
 
     Raises
     ------
     ImageError
-        As `read_image` and `prepare_image`.
+        See `read_image` and `prepare_image`.
     """
     frame = read_image(injected, name=image, detector=detector, locate=False)
     psf = read_json(psf_record)
@@ -102,19 +102,19 @@ def prepare_image(
     angle: float = 0.0,
     options: PrepareOptions = DEFAULTS,
 ) -> Prepared:
-    """Mask, background, noise.
+    """Measure the mask, background and noise of an image.
 
     Parameters
     ----------
     image : Image
-        As it came, injected sources in.
+        As read, with any injected sources.
     seeing : float
         FWHM of the stars [px].
     ellipticity, angle : float
-        1 - b/a of the stars, and direction of the major axis from +x to +y [deg].
+        1 - b/a of the stars, and the direction of their major axis, from +x towards +y [deg].
     options : PrepareOptions
-        A box of the background is at least eight times the seeing: a smaller one (gmadet's are 20 px)
-        follows the wings of the stars and takes their flux.
+        The boxes of the background are at least eight times the seeing: smaller ones (gmadet uses 20 px)
+        follow the wings of the stars and remove part of their flux.
 
     Returns
     -------
@@ -123,8 +123,8 @@ def prepare_image(
     Raises
     ------
     ImageError
-        No pixel is left that is neither missing nor saturated (key ``data`` or
-        ``SATURATE``), or the sky has no measurable noise.
+        Too few pixels are neither missing nor saturated (key ``data`` or ``SATURATE``), or
+        the sky noise cannot be measured (key ``data``).
     """
     missing = ~np.isfinite(image.data)
     saturated = _saturated(image, missing, options.saturation_fraction, options.saturation_grow)
@@ -154,7 +154,7 @@ def prepare_image(
 def _measured_background(
     image: Image, data: np.ndarray, excluded: np.ndarray, seeing: float, options: PrepareOptions
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Background and rms of the chosen back end (float32 [ADU]), and the pixels of sources."""
+    """Background and rms by the chosen method (float32 [ADU]), and a bool plane of the pixels of sources."""
     box = int(max(options.background_box, np.ceil(8 * seeing)))
     background, rms, sources = _background(image, data, excluded, box, options.background_filter, seeing)
     if options.background_method == "photutils":
@@ -184,14 +184,14 @@ def _check_usable(image: Image, missing: np.ndarray, saturated: np.ndarray) -> N
             image.name,
             "SATURATE",
             f"{100 * np.count_nonzero(saturated) / missing.size:.0f} % of the pixels are saturated "
-            f"and {100 * missing.mean():.0f} % missing: too few are left",
+            f"and {100 * missing.mean():.0f} % are missing; at least 5 % usable pixels are needed",
         )
 
 
 def _background(
     image: Image, data: np.ndarray, excluded: np.ndarray, box: int, filter_size: int, seeing: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Background and its rms by sep in boxes, in two passes: the second without the sources of the first.
+    """Background and its rms by sep in boxes, in two passes: the second pass masks the sources found in the first.
 
     Returns
     -------
@@ -211,7 +211,7 @@ def _background(
     residual[excluded] = 0
     width_px = max(seeing / FWHM_PER_SIGMA, 0.7)
     smooth = ndimage.gaussian_filter(residual, width_px, truncate=3)
-    # White noise shrinks by the smoothing: a source is what stands 3 sigma above it.
+    # The threshold is 3 sigma of the smoothed noise; the smoothing reduces white noise by this factor.
     limit = 3 * first.rms(dtype=np.float32) / (2 * np.sqrt(np.pi) * width_px)
     sources = smooth > limit
     sources = _opened(sources)
@@ -223,7 +223,7 @@ def _background(
 
 
 def _opened(plane: np.ndarray) -> np.ndarray:
-    """The squares of 2 x 2 pixels that are all True."""
+    """Morphological opening of a bool plane with a square of 2 x 2 pixels."""
     square = plane[1:, 1:] & plane[1:, :-1] & plane[:-1, 1:] & plane[:-1, :-1]
     out = np.zeros_like(plane)
     for rows in (slice(1, None), slice(None, -1)):
@@ -235,7 +235,7 @@ def _opened(plane: np.ndarray) -> np.ndarray:
 def _photutils_background(
     image: Image, data: np.ndarray, excluded: np.ndarray, sources: np.ndarray, box: int, filter_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Background and its rms by photutils, float32 [ADU]; an even `filter_size` counts as the next odd one."""
+    """Background and its rms by photutils, float32 [ADU]; an even `filter_size` is rounded up to the next odd number."""
     from astropy.stats import SigmaClip
     from photutils.background import Background2D, SExtractorBackground
 
@@ -255,7 +255,9 @@ def _photutils_background(
         )
         return result.background.astype(np.float32), result.background_rms.astype(np.float32)
     except ValueError as error:
-        raise ImageError(image.name, "data", f"photutils finds no background ({first_line(error)})") from None
+        raise ImageError(
+            image.name, "data", f"photutils could not measure the background ({first_line(error)})"
+        ) from None
 
 
 def _cosmics(
@@ -267,7 +269,7 @@ def _cosmics(
     templates: np.ndarray,
     options: PrepareOptions,
 ) -> np.ndarray:
-    """Pixels hit by cosmic rays (hot pixels look the same), without those of undersampled stars."""
+    """Pixels hit by cosmic rays (or hot pixels, which look the same); detections that are undersampled stars are dropped."""
     residual = data - background
     hit = cosmic_rays(
         residual,
@@ -291,7 +293,10 @@ def _cosmics(
 
 
 def _bad_columns(residual: np.ndarray, rms: np.ndarray, excluded: np.ndarray, limit: float) -> np.ndarray:
-    """Parts of columns, 64 rows at a time, whose median stands off that of the four columns on each side."""
+    """Segments of columns, 64 rows long, whose median differs from that of the nine columns centred on them.
+
+    The limit is in standard errors of the median.
+    """
     bad = np.zeros(residual.shape, bool)
     for start in range(0, residual.shape[0], 64):
         rows = slice(start, start + 64)

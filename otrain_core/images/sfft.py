@@ -1,4 +1,4 @@
-"""Saccadic Fourier-transform subtraction (Hu et al. 2022, ApJ 936, 157) by STDPipe: a kernel of free pixels."""
+"""Saccadic Fast Fourier Transform (SFFT) subtraction (Hu et al. 2022, ApJ 936, 157) by STDPipe: every pixel of the kernel is free."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from otrain_core.images.polynomials import exponents
 from otrain_core.plan.pipelines import SubtractOptions
 from otrain_core.widths import FWHM_PER_SIGMA
 
-MAX_HALF_WIDTH = 9  # every pixel of the kernel is free: their number squared is the cost
+MAX_HALF_WIDTH = 9  # of the kernel [px]; the cost grows with the square of the number of its pixels
 MAX_PARAMETERS = 800
-HIGHEST_AUTO = 1  # order of the kernel, where it is not given
+HIGHEST_AUTO = 1  # highest order of the kernel with `kernel_order: auto`
 
 
 def sfft(inputs: Inputs, options: SubtractOptions) -> Matched:
-    """Subtraction with a kernel whose pixels are all free, fitted about the stars; the sharper image is convolved.
+    """Subtract with a kernel whose pixels are all free, fitted around the stars; the sharper image is convolved.
 
-    The order of the kernel is at most what the stars afford, and lowered further where its parameters would be more
-    than `MAX_PARAMETERS`.
+    The order of the kernel is lowered if the stars do not determine it (`affordable_order`) or if the kernel would have
+    more than `MAX_PARAMETERS` parameters.
 
     Raises
     ------
     ImageError
-        Too few stars to fit a kernel.
+        The image is too small for its seeing, too few stars to fit a kernel, or a flux ratio that is not positive.
     """
     from astropy.table import Table
     from stdpipe.subtraction import run_sfft
@@ -39,7 +39,7 @@ def sfft(inputs: Inputs, options: SubtractOptions) -> Matched:
     broad, sharp = sorted((inputs.seeing, inputs.seeing_reference), reverse=True)
     width, half = free_half_width(broad, sharp, options), kernel_sizes(broad, sharp)[2]
     if min(side.source.shape) < 4 * (half + width) + 1:
-        raise ImageError(inputs.name, "subtract", f"an image of {side.source.shape} px is too small for its seeing")
+        raise ImageError(inputs.name, "subtract", f"the image of {side.source.shape} px is too small for its seeing")
     bad = inputs.bad_science | inputs.bad_reference
     x, y = choose_stamps(inputs.stars, bad, half=half, margin=half + width + 1, max_stamps=options.max_stamps)
     if len(x) < 3:
@@ -49,7 +49,7 @@ def sfft(inputs: Inputs, options: SubtractOptions) -> Matched:
     while order and (2 * width + 1) ** 2 * len(exponents(order)) > MAX_PARAMETERS:
         order -= 1
     background_order = min(options.background_order, order + 1)
-    # Images of like flux: the solver's ridge and penalty are relative to the image that is convolved.
+    # Scale the source to the flux of the target: the regularisation of the solver is relative to the source.
     scale = stars_flux_scale(inputs.stars)
     ratio = 1 / scale if side.convolve_science else scale
     try:
@@ -79,22 +79,24 @@ def sfft(inputs: Inputs, options: SubtractOptions) -> Matched:
 
 
 def free_half_width(broad: float, sharp: float, options: SubtractOptions) -> int:
-    """Half width of a kernel of free pixels that brings the FWHM `sharp` to `broad` [px]."""
+    """Half width [px] of a kernel of free pixels that broadens the FWHM `sharp` to `broad` [px]."""
     match = np.sqrt(max(broad**2 - sharp**2, 0)) / FWHM_PER_SIGMA
     width = options.kernel_half_width or int(np.ceil(max(4 * match, 1.2 * broad, 3)))
     return min(width, MAX_HALF_WIDTH)
 
 
 def kernel_field(solution: Any, shape: tuple[int, int], *, ratio: float) -> KernelField:
-    """STDPipe's solution as a field; its terms of one degree begin with the highest power of y, ours with that of x.
+    """Convert a solution of STDPipe to a `KernelField`.
+
+    Within one degree, the terms of STDPipe begin with the highest power of y, ours with the highest power of x.
 
     Parameters
     ----------
     solution : stdpipe.sfft.SFFTResult
     shape : tuple of int
-        Of the images.
+        (height, width) of the images.
     ratio : float
-        The image to be convolved was multiplied by this.
+        Factor by which the source was multiplied before the fit.
     """
     order, background_order = solution.kernel_poly_order, solution.bg_poly_order
     kernels = solution.kernel_coeffs.T.reshape(-1, *solution.kernel_shape) * ratio
@@ -108,5 +110,6 @@ def kernel_field(solution: Any, shape: tuple[int, int], *, ratio: float) -> Kern
 
 
 def _as_ours(order: int) -> list[int]:
+    """Indices that sort the terms of STDPipe as `exponents`."""
     theirs = [(i, n - i) for n in range(order + 1) for i in range(n + 1)]
     return [theirs.index(powers) for powers in exponents(order)]

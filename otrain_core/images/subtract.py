@@ -1,4 +1,4 @@
-"""Match an aligned reference to a science image in PSF and flux, and subtract it."""
+"""Match the PSF and flux of an aligned reference to those of a science image, and subtract it."""
 
 from __future__ import annotations
 
@@ -35,31 +35,31 @@ from otrain_core.plan.telescopes import Detector
 from otrain_core.programs import find_program
 
 log = logging.getLogger(__name__)
-UNUSABLE = MASK_MISSING | MASK_SATURATED | MASK_BAD  # a pixel with one of these has no difference
-MIN_COMMON = 0.05  # smallest share of pixels that are good in both images
-MIN_STARS = 3  # smallest number of stars found in both images
+UNUSABLE = MASK_MISSING | MASK_SATURATED | MASK_BAD  # a pixel with one of these bits is NaN in the difference
+MIN_COMMON = 0.05  # least fraction of pixels that are good in both images
+MIN_STARS = 3  # least number of stars found in both images
 RemoveStars = Callable[..., tuple[Image, dict[str, Any]]]
 
 
 @dataclass
 class Difference:
-    """What a subtraction yields, all (height, width).
+    """Result of a subtraction; all planes are (height, width).
 
     Attributes
     ----------
     diff : numpy.ndarray
-        float32, science - matched reference [ADU of the science image]; NaN where masked.
+        float32, science image minus matched reference [ADU of the science image]; NaN where masked.
     noise : numpy.ndarray
         float32, 1 sigma of `diff` [ADU]; NaN where masked.
     mask : numpy.ndarray
         uint8, bits of the science mask and `MASK_REFERENCE`.
     reference : numpy.ndarray
-        float32, the aligned reference scaled to the flux of the science image, not
-        matched in PSF; NaN where missing.
+        float32, the aligned reference scaled to the flux of the science image, with its own
+        PSF; NaN where missing.
     kernel : numpy.ndarray or None
-        float32 (n_terms, size, size), what the science image was convolved with, see `Matched`.
+        float32 (n_terms, size, size), kernel that the science image was convolved with, see `Matched`.
     record : dict
-        Quality: method, convolved, n_stamps, flux_scale, noise_spread, seeings, ...
+        Quality of the subtraction: method, convolved, n_stamps, flux_scale, noise_spread, seeing_px, ...
     """
 
     diff: np.ndarray
@@ -89,34 +89,35 @@ def subtract_files(
     Parameters
     ----------
     prepared : path-like or Held
-        Planes of `otrain_core.images.prepare`.
+        Planes written by `otrain_core.images.prepare`.
     psf_record : path-like
-        JSON record of the PSF: the seeing, and the refined WCS where there is one.
+        JSON record of the PSF, with the seeing and, if it was refined, the WCS.
     reference : path-like
         FITS image.
     difference : path-like or Held
-        Written: the planes diff, noise, mask, science, reference.
+        Output: the planes diff, noise, mask, science, reference and, if the science image was convolved, kernel.
     record : path-like
-        Written as JSON.
+        Output: the quality record (JSON).
     image : str
         Name of the science image.
     detector : otrain_core.plan.telescopes.Detector, optional
-        Its gain, read noise and saturation hold for a reference whose header does not say otherwise.
+        Its gain, read noise and saturation are used for a reference whose header lacks them.
     wcs : path-like, optional
         FITS header with the WCS of the science image.
     injected : path-like, optional
-        Table of the injected sources, which serve no pattern of stars. Those of kind ``removed`` are stars to take
-        out of the reference first, those of negative flux are added to it, but for ``vanished`` ones, which it has.
+        Table of the injected sources, which are not used to match the pattern of the stars. Stars of kind
+        ``removed`` are first subtracted from the reference. Sources of negative flux are added to it, except those
+        of kind ``vanished``, which it already contains.
     options : SubtractOptions
     remove_stars : callable, optional
-        `otrain_core.stars.removed_stars.remove_stars`; without it no star is removed.
+        `otrain_core.stars.removed_stars.remove_stars` (default: no star is removed).
 
     Raises
     ------
     ImageError
-        As `read_image`, `align_reference` and `subtract_images`.
+        See `read_image`, `align_reference` and `subtract_images`.
     UpstreamFailed
-        The reference could not be made.
+        The file of the reference marks the failure of an earlier step.
     """
     planes, header = read_planes(prepared, image=image)
     psf = io.read_json(psf_record)
@@ -159,7 +160,7 @@ def subtract_files(
 
 
 def _read_reference(path: str | Path, *, image: str, detector: Detector | None) -> Image:
-    """The reference; its errors name the science image and say that the reference is meant."""
+    """Read the reference; errors name the science image, and their key says that the reference is at fault."""
     try:
         return read_image(path, name=image, detector=detector)
     except UpstreamFailed:
@@ -173,8 +174,9 @@ def _read_reference(path: str | Path, *, image: str, detector: Detector | None) 
 def _without_removed(
     reference: Image, truth: Any, *, image: str, remove_stars: RemoveStars
 ) -> tuple[Image, dict[str, Any]]:
-    """The reference without the stars of kind ``removed`` and with the sources that fade (negative flux), and the keys
-    of the record that tell of it."""
+    """The reference without the stars of kind ``removed`` and with the fading sources (negative flux) added, and the
+    entries for the quality record.
+    """
     stars = truth[(truth["kind"] == "removed") | ((truth["flux"] < 0) & (truth["kind"] != "vanished"))]
     if len(stars) == 0:
         return reference, {}
@@ -195,18 +197,18 @@ def subtract_images(
 ) -> Difference:
     """Difference of a science image and a reference on the same grid.
 
-    The sharper of the two images is convolved to the PSF of the other. Where that is
-    the science image, the result is divided by the kernel's sum: the difference is in
-    ADU of the science image either way, with the PSF of the less sharp image.
+    The sharper of the two images is convolved to the PSF of the other. If that is the
+    science image, the result is divided by the sum of the kernel. In both cases the
+    difference is in ADU of the science image and has the PSF of the less sharp image.
 
     Parameters
     ----------
     science, noise : numpy.ndarray
-        float32 (height, width), background subtracted, and its 1 sigma noise [ADU];
-        NaN where missing.
+        float32 (height, width), the background-subtracted image and its 1 sigma noise
+        [ADU]; NaN where missing.
     mask : numpy.ndarray
-        uint8, bits of `otrain_core.images.frames`. A pixel with `MASK_COSMIC` alone counts
-        as good if it has a value.
+        uint8 (height, width), bits of `otrain_core.images.frames`. A pixel with only
+        `MASK_COSMIC` set is good if it has a value.
     aligned : Aligned
         From `otrain_core.images.align.align_reference`.
     name : str
@@ -214,7 +216,7 @@ def subtract_images(
     seeing : float, optional
         FWHM of the science image [px] (default: from the stars).
     options : SubtractOptions
-        The order of the kernel is lowered where stars are few.
+        The order of the kernel is lowered if there are too few stars for it.
 
     Returns
     -------
@@ -223,10 +225,10 @@ def subtract_images(
     Raises
     ------
     ImageError
-        Too few stars, no common good pixels, a reference that holds the science image or is not linear, or a
-        difference that is not clean.
+        Too few stars, no good pixels in common, a reference that contains the science image or is not linear, or a
+        difference that fails the quality limits.
     MissingProgramError
-        The back end is not installed and there is no fallback.
+        The program of the method is not installed and there is no fallback.
     """
     used = available_method(options, name=name)
     start = time.process_time()
@@ -264,7 +266,7 @@ def subtract_images(
 def _inputs(
     science: np.ndarray, noise: np.ndarray, mask: np.ndarray, aligned: Aligned, *, name: str, seeing: float | None
 ) -> Inputs:
-    """What a back end works on, without NaN.
+    """Input of a back end, in which bad pixels are filled.
 
     Raises
     ------
@@ -290,12 +292,13 @@ def _inputs(
         smoothing=aligned.smoothing,
         stars=stars,
         seeing=seeing,
-        # The ratio of two sizes measured alike is safer than two sizes measured in two ways.
+        # `seeing` and "fwhm" are measured in different ways: only the ratio of the two "fwhm" is reliable.
         seeing_reference=seeing * float((stars["fwhm_reference"] / stars["fwhm"]).median()),
     )
 
 
 def _match(inputs: Inputs, method: str, options: SubtractOptions) -> Matched:
+    """Run the back end of a method."""
     if method == "alard-lupton":
         return alard_lupton(inputs, options)
     if method == "zogy":
@@ -312,20 +315,20 @@ def _match(inputs: Inputs, method: str, options: SubtractOptions) -> Matched:
 
 
 def _masked(science: np.ndarray, mask: np.ndarray, inputs: Inputs, matched: Matched) -> Difference:
-    """The difference of a back end with its mask, NaN where it is not to be used; still without a record."""
+    """The difference of a back end with its mask, NaN where it is unusable; its record is still empty."""
     out_mask = mask.copy()
     out_mask[~np.isfinite(science) & (mask == 0)] |= MASK_MISSING
     out_mask[matched.contaminated_reference | inputs.bad_reference] |= MASK_REFERENCE
     out_mask[matched.contaminated_science & ~inputs.bad_science] |= MASK_BAD
     unusable = (out_mask & (UNUSABLE | MASK_REFERENCE)) > 0
-    unusable |= inputs.bad_science  # a cosmic ray may leave no value
+    unusable |= inputs.bad_science  # also pixels without a value because of a cosmic ray
     diff, sigma = matched.diff.astype(np.float32), matched.noise.astype(np.float32)
     diff[unusable], sigma[unusable] = np.nan, np.nan
     return Difference(diff, sigma, out_mask, inputs.reference, matched.kernel)
 
 
 def _refuse_pair(relation: dict[str, float], options: SubtractOptions, *, name: str) -> None:
-    """Refuse a reference that holds the science image, or whose flux does not follow that of the science image."""
+    """Refuse a reference that contains the science image, or whose fluxes are not proportional to those of the science image."""
     correlation, slope = relation["noise_correlation"], relation["flux_slope"]
     if correlation > options.max_noise_correlation:
         same = "the science image and the reference are the same exposure"
@@ -333,64 +336,69 @@ def _refuse_pair(relation: dict[str, float], options: SubtractOptions, *, name: 
         raise ImageError(
             name,
             "reference",
-            f"{same if correlation > 0.9 else part} (their noise correlates by {correlation:.2f}; at most "
-            f"{options.max_noise_correlation:g} is accepted, subtract.max_noise_correlation): a source would be "
-            "subtracted from itself; use a reference of other exposures",
+            f"{same if correlation > 0.9 else part} (the correlation of their noise is {correlation:.2f}, and "
+            f"subtract.max_noise_correlation is {options.max_noise_correlation:g}): new sources would be subtracted from "
+            "themselves; use a reference made from other exposures",
         )
     away = 1 + options.max_flux_slope, 1 - options.max_flux_slope
     if relation["flux_slope_low"] > away[0] or relation["flux_slope_high"] < away[1]:
         raise ImageError(
             name,
             "reference",
-            f"the fluxes of stars in the reference grow as those in the science image to the power of {slope:.2f} "
-            f"(1 within {options.max_flux_slope:g} is accepted, subtract.max_flux_slope): the pixels of one of them are "
-            "not linear (asinh, square root, logarithm, or saturation)",
+            f"the fluxes of stars in the reference vary as those in the science image to the power of {slope:.2f} "
+            f"(1 is expected, within subtract.max_flux_slope of {options.max_flux_slope:g}): the pixels of one of the "
+            "images are not linear (asinh, square root or logarithmic scale, or saturation)",
         )
     if relation["flux_scatter"] > options.max_flux_scatter:
         raise ImageError(
             name,
             "reference",
-            f"the flux ratios of stars in both images scatter by {100 * relation['flux_scatter']:.0f} % (at most "
-            f"{100 * options.max_flux_scatter:.0f} % are accepted, subtract.max_flux_scatter): another filter, clouds, "
-            "or other stars",
+            f"the flux ratios of stars in both images scatter by {100 * relation['flux_scatter']:.0f} % "
+            f"(subtract.max_flux_scatter allows {100 * options.max_flux_scatter:.0f} %): the filters differ, there were "
+            "clouds, or different stars were matched",
         )
 
 
 def _refuse_unclean(record: dict[str, Any], options: SubtractOptions, *, name: str) -> None:
-    """Refuse a difference whose sky or whose bright stars are not clean."""
+    """Refuse a difference with too large residuals in the sky or in bright stars."""
     spread, residual = record["noise_spread"], record["star_residual"]
+    if not np.isfinite(spread):
+        raise ImageError(
+            name, "subtract", "no usable pixel is left in the difference: bad pixels are spread over the whole image"
+        )
     if not spread <= options.max_noise_spread:
         raise ImageError(
             name,
             "subtract",
-            f"the difference spreads by {spread:.2f} times its noise away from sources (max_noise_spread is "
-            f"{options.max_noise_spread:g}): misaligned reference, wrong gain or read noise, or structured background",
+            f"away from sources the scatter of the difference is {spread:.2f} times its noise "
+            f"(subtract.max_noise_spread is {options.max_noise_spread:g}): the reference is misaligned, the gain or read "
+            "noise is wrong, or the background has structure",
         )
     if residual > options.max_star_residual:
         raise ImageError(
             name,
             "subtract",
-            f"bright stars leave {100 * residual:.0f} % of their flux in the difference (at most "
-            f"{100 * options.max_star_residual:.0f} % are accepted): misaligned reference, or no kernel that fits",
+            f"bright stars leave {100 * residual:.0f} % of their flux in the difference (subtract.max_star_residual "
+            f"allows {100 * options.max_star_residual:.0f} %): the reference is misaligned, or the kernel does not fit",
         )
     error = record.get("model_error_low", np.nan)
     if error > options.max_model_error:
         raise ImageError(
             name,
             "subtract",
-            f"the kernel leaves at least {100 * error:.0f} % of the signal of bright stars unexplained (at most "
-            f"{100 * options.max_model_error:.0f} % are accepted, subtract.max_model_error): misaligned reference, "
-            "or a PSF that no kernel matches",
+            f"the kernel leaves at least {100 * error:.0f} % of the signal of bright stars unexplained "
+            f"(subtract.max_model_error allows {100 * options.max_model_error:.0f} %): the reference is misaligned, or no "
+            "kernel matches the two PSFs",
         )
 
 
 def available_method(options: SubtractOptions, *, name: str) -> str:
-    """The back end to use: that of `method`, or of `fallback` (with a warning) where its program is not installed.
+    """The subtraction method to use: `options.method`, or `options.fallback` (with a warning) if its program is missing.
 
     Raises
     ------
     MissingProgramError
-        The program is missing and `fallback` is none.
+        The program is missing and `options.fallback` is "none".
     """
     if options.method != "hotpants":
         return options.method
@@ -399,6 +407,6 @@ def available_method(options: SubtractOptions, *, name: str) -> str:
     except MissingProgramError as error:
         if options.fallback == "none":
             raise
-        log.warning("image %s: %s; subtract.fallback: %s is used", name, error, options.fallback)
+        log.warning("image %s: %s; using subtract.fallback: %s", name, error, options.fallback)
         return options.fallback
     return options.method

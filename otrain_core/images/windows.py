@@ -1,4 +1,4 @@
-"""Windows that slide over a plane, in few passes."""
+"""Sliding windows over a plane, computed in few passes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 def sliding(
     plane: np.ndarray, size: int, axis: int, combine: np.ufunc, *, beyond: bool | float | None = None
 ) -> np.ndarray:
-    """Each `size` neighbours along an axis combined by an idempotent operation.
+    """Combine every `size` neighbouring pixels along an axis by an idempotent operation.
 
-    What is combined already is combined again: four passes do for a window of 9, with bool at 1 byte a pixel.
+    Each pass combines the windows of the pass before, so that a window of 9 px takes four passes.
 
     Parameters
     ----------
@@ -20,9 +20,13 @@ def sliding(
         Of the window [px].
     axis : int
     combine : numpy.ufunc
-        As `numpy.maximum` or `numpy.logical_and`.
-    beyond : optional
-        Value of ``size // 2`` pixels beyond either end; without it there are none, and the result is shorter by size - 1.
+        Such as `numpy.maximum` or `numpy.logical_and`.
+    beyond : scalar, optional
+        Value of ``size // 2`` pixels added at either end. Without it the result is shorter by ``size - 1``.
+
+    Returns
+    -------
+    numpy.ndarray
     """
     planes, width = np.moveaxis(plane, axis, 0), 1
     if beyond is not None:
@@ -34,7 +38,7 @@ def sliding(
 
 
 def dilated(plane: np.ndarray, reach: int) -> np.ndarray:
-    """Whether a True pixel lies in the square of ``2 reach + 1`` px about each pixel."""
+    """Morphological dilation of a bool plane by a square of ``2 reach + 1`` px."""
     for axis in (0, 1):
         plane = sliding(plane, 2 * reach + 1, axis, np.logical_or, beyond=False)
     return plane

@@ -12,29 +12,36 @@ from otrain_core.images.backends import Inputs, Matched
 from otrain_core.images.common_stars import alike_stars, stars_flux_scale
 from otrain_core.plan.pipelines import SubtractOptions
 
-MAX_MASKED = 0.1  # share of the light of a PSF star that may lie on masked pixels, which do not count
+MAX_MASKED = 0.1  # largest masked fraction of the core of a PSF star
 
 
 def star_psf(
     image: np.ndarray, bad: np.ndarray, x: np.ndarray, y: np.ndarray, *, half: int, max_stars: int = 100
 ) -> np.ndarray:
-    """Mean PSF of bright stars, (2 half + 1, 2 half + 1), sum 1, centred on its middle pixel.
+    """Median PSF of bright stars, centred on its middle pixel.
 
     Parameters
     ----------
     image : numpy.ndarray
-        Background subtracted, no NaN.
+        (height, width), background subtracted, without NaN.
     bad : numpy.ndarray
-        bool, pixels not to use.
+        bool (height, width), pixels not to use.
     x, y : numpy.ndarray
-        Positions, the brightest star first.
+        Positions of the stars [px], the brightest first.
     half : int
+        Half width of the PSF [px].
     max_stars : int
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 (2 half + 1, 2 half + 1), with sum 1; 0 beyond the radius `half`.
 
     Raises
     ------
     ValueError
-        No star whose centre is free of masked pixels, and all but `MAX_MASKED` of the half radius about it.
+        No star has a centre (5 x 5 px) without masked pixels and at most `MAX_MASKED` of its core (radius ``half / 2``)
+        masked.
     """
     stamps = []
     core = np.hypot(*np.mgrid[-half : half + 1, -half : half + 1]) <= half / 2
@@ -56,7 +63,7 @@ def star_psf(
     if not stamps:
         raise ValueError("no star is free of masked pixels")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a pixel that is masked about every star: no light
+        warnings.simplefilter("ignore", RuntimeWarning)  # a pixel that is masked for every star is set to 0
         psf = np.nan_to_num(np.nanmedian(stamps, axis=0))
     offset = np.hypot(*np.mgrid[-half : half + 1, -half : half + 1])
     psf = np.where(offset <= half, np.maximum(psf, 0), 0)
@@ -64,15 +71,15 @@ def star_psf(
 
 
 def zogy(inputs: Inputs, options: SubtractOptions) -> Matched:
-    """Proper subtraction (Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27) as in STDPipe.
+    """Subtract by the proper difference of Zackay, Ofek & Gal-Yam (2016, ApJ 830, 27) in STDPipe.
 
-    One PSF for the field, from `max_stamps` stars; the other options of the kernel do not
-    apply. The PSF of the difference is neither of the two PSFs.
+    Each image has one PSF for the whole field, measured on at most `max_stamps` stars; the
+    other options of the kernel are not used. The PSF of the difference is neither of the two PSFs.
 
     Raises
     ------
     ImageError
-        No star to measure a PSF on.
+        There is no star to measure a PSF on.
     """
     from stdpipe.subtraction import run_zogy
 
@@ -87,7 +94,7 @@ def zogy(inputs: Inputs, options: SubtractOptions) -> Matched:
         ]
     except ValueError as error:
         raise ImageError(inputs.name, "subtract", f"no PSF for ZOGY: {error}") from None
-    # Its shift to the corner is off by a pixel for odd sizes: the frame is padded to even ones.
+    # STDPipe shifts the PSF wrongly by one pixel in images of odd size: pad them to an even size.
     height, width = inputs.science.shape
     pad = ((0, height % 2), (0, width % 2))
     science, noise, reference, noise_reference = [
@@ -109,7 +116,7 @@ def zogy(inputs: Inputs, options: SubtractOptions) -> Matched:
         nthreads=1,
     )
     responses = _responses(noise, noise_reference, psf, psf_reference, 1 / ratio)
-    # The interpolation of the reference correlated its noise, which the responses let pass less or more of.
+    # The interpolation correlated the noise of the reference, which changes its variance after the response.
     noise_reference *= np.sqrt(np.float32(_correlated(responses[1], inputs.smoothing)))
     sigma = _zogy_noise([noise, noise_reference], responses)
     cut = slice(0, height), slice(0, width)
@@ -126,6 +133,7 @@ def zogy(inputs: Inputs, options: SubtractOptions) -> Matched:
 
 
 def _stdpipe_psf(psf: np.ndarray, fwhm: float) -> dict:
+    """A constant PSF in the form of STDPipe."""
     size = psf.shape[0]
     return {
         "data": psf[None],
@@ -145,8 +153,10 @@ def _stdpipe_psf(psf: np.ndarray, fwhm: float) -> dict:
 def _responses(
     noise: np.ndarray, noise_reference: np.ndarray, psf: np.ndarray, psf_reference: np.ndarray, scale: float
 ) -> list[np.ndarray]:
-    """What the proper difference convolves the science image and the reference with (Eqs. 13-15), of the shape of the
-    images, centred on the first pixel."""
+    """Kernels by which the proper difference convolves the science image and the reference (Eqs. 13-15).
+
+    They have the shape of the images and are centred on the first pixel.
+    """
     shape = noise.shape
     transforms = []
     for kernel in (psf, psf_reference):
@@ -159,12 +169,12 @@ def _responses(
         (sky * scale * np.abs(transforms[1])) ** 2 + (sky_reference * np.abs(transforms[0])) ** 2
     ) / np.sqrt((sky * scale) ** 2 + sky_reference**2)
     weight = np.maximum(weight, 1e-6 * weight.max())
-    # D / F_D with F_D = scale / sqrt(...): the sqrt is in the weight, one scale is left.
+    # D / F_D with F_D = scale / sqrt(...): the weight contains the square root, and one factor `scale` remains.
     return [fft.irfft2(transform / weight / scale, shape) for transform in (scale * transforms[1], transforms[0])]
 
 
 def _correlated(response: np.ndarray, smoothing: np.ndarray) -> float:
-    """Variance after the response of unit noise with this autocorrelation, over that of white unit noise."""
+    """Variance of unit noise with this autocorrelation after the response, over that of white unit noise."""
     power = fft.irfft2(np.abs(fft.rfft2(response)) ** 2, response.shape)
     half = smoothing.shape[0] // 2
     lags = np.arange(-half, half + 1)
@@ -172,7 +182,7 @@ def _correlated(response: np.ndarray, smoothing: np.ndarray) -> float:
 
 
 def _zogy_noise(planes: list[np.ndarray], responses: list[np.ndarray]) -> np.ndarray:
-    """Noise of the proper difference: each variance through the square of its response."""
+    """Noise of the proper difference: the variances of both images convolved with the squared responses."""
     total = np.zeros(planes[0].shape, dtype=np.float32)
     for sigma, response in zip(planes, responses, strict=True):
         total += fft.irfft2(fft.rfft2(sigma**2) * fft.rfft2(response**2), total.shape)
@@ -180,6 +190,6 @@ def _zogy_noise(planes: list[np.ndarray], responses: list[np.ndarray]) -> np.nda
 
 
 def _centre(response: np.ndarray, half: int) -> np.ndarray:
-    """The middle (2 half + 1, 2 half + 1) of a response as a kernel of sum 1."""
+    """The central (2 half + 1, 2 half + 1) pixels of a response as a kernel of sum 1."""
     middle = np.roll(response, (half, half), axis=(0, 1))[: 2 * half + 1, : 2 * half + 1]
     return (middle / middle.sum()).astype(np.float32)

@@ -69,8 +69,16 @@ def test_bad_pixels_of_an_extension_are_missing(tmp_path):
     bad[3, 4] = 1
     found, _ = read_fits(write(tmp_path / "a.fits", hdu(data, "SCI"), hdu(bad, "BPM")), image="a")
     np.testing.assert_array_equal(np.isnan(found), bad > 0)
-    with pytest.raises(ImageError, match=r"image a: BPM: .*shape \(10, 50\), and the image \(40, 50\)"):
+    with pytest.raises(ImageError, match=r"image a: BPM: .*shape \(10, 50\), but the image has \(40, 50\)"):
         read_fits(write(tmp_path / "a.fits", hdu(data, "SCI"), hdu(bad[:10], "BPM")), image="a")
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint16, np.uint32, np.float32])
+def test_a_mask_of_any_type_of_number_marks_the_same_pixels(tmp_path, kind):
+    bad = np.zeros((40, 50), kind)  # FITS stores int8 and unsigned integers with an offset, BZERO
+    bad[3, 4] = 1
+    found, _ = read_fits(write(tmp_path / "a.fits", hdu(sky(), "SCI"), hdu(bad, "BPM")), image="a")
+    np.testing.assert_array_equal(np.isnan(found), bad > 0)
 
 
 def test_the_wcs_of_the_primary_is_not_mixed_with_that_of_the_extension(tmp_path):
@@ -165,7 +173,7 @@ def test_a_frame_that_was_cut_before_is_left(tmp_path, section):
 
 def test_a_section_that_is_none_is_refused(tmp_path):
     fits.PrimaryHDU(sky(), fits.Header({"TRIMSEC": "all"})).writeto(tmp_path / "a.fits")
-    with pytest.raises(ImageError, match=r"image a: TRIMSEC: a section \[x1:x2,y1:y2\] is needed, found 'all'"):
+    with pytest.raises(ImageError, match=r"image a: TRIMSEC: must be a section \[x1:x2,y1:y2\], not 'all'"):
         read_fits(tmp_path / "a.fits", image="a")
 
 

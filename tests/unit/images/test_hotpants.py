@@ -8,6 +8,7 @@ import pytest
 from astropy.io import fits
 
 from otrain_core.errors import ConfigError
+from otrain_core.images import hotpants as module
 from otrain_core.images.align import align_reference
 from otrain_core.images.hotpants import hotpants_command, read_hotpants
 from otrain_core.images.prepare import prepare_image
@@ -81,6 +82,26 @@ def test_options_replace_and_join_the_derived_ones():
     assert {k: v for k, v in options.items() if k not in changed} == {
         k: v for k, v in plain.items() if k not in changed
     }
+
+
+def test_a_name_with_a_dash_is_the_same_option():
+    given = module._given(SubtractOptions(hotpants_options={"-r": 12, "--ko": 1}))
+    assert given == {"r": 12, "ko": 1}
+    assert (module._whole(given, "r", 9), module._whole(given, "ko", 2), module._whole(given, "rss", 8)) == (12, 1, 8)
+
+
+@pytest.mark.parametrize("value", [2.5, "many", "none"])
+def test_a_size_must_be_a_whole_number(value):
+    with pytest.raises(ConfigError, match=f"subtract.hotpants_options: r: must be a whole number, not {value!r}"):
+        module._whole({"r": value}, "r", 9)
+
+
+def test_the_widths_of_the_gaussians_are_those_on_the_command_line():
+    assert module._sigmas(command()) == [0.6, 1.2, 2.4]
+    assert module._sigmas(command(ng=[2, 4, 0.5, 2, 1.5])) == [0.5, 1.5]
+    assert module._sigmas(command(ng="none")) == []
+    with pytest.raises(ConfigError, match="subtract.hotpants_options: ng: must be a list"):
+        module._sigmas(command(ng="3 6 0.7 4 1.5 2 3"))
 
 
 @pytest.mark.parametrize("key", ["inim", "outim", "-tmi"])

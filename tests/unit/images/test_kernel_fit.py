@@ -96,6 +96,17 @@ def test_stamps_cut_once_serve_fits_of_all_orders():
     assert np.isfinite(second.predicted_chi2).all()
 
 
+def test_one_stamp_that_no_kernel_explains_does_not_spoil_the_fit():
+    stamps = random_stamps()
+    brightest = int(stamps.data.sum(axis=1).argmax())
+    stamps.data[brightest] += 1e4  # such as a ghost in one of the images, over all pixels of the stamp
+    fit = kernel_fit.fit_kernel(stamps, order=0, background_order=0)
+    assert fit.scale == pytest.approx(1, abs=5e-3)
+    assert fit.record["n_stamps"] + fit.record["n_rejected"] == 30
+    assert fit.record["n_rejected"] <= 3
+    assert fit.record["model_error"] < 0.02
+
+
 def test_too_few_stamps_are_refused():
     plane = np.zeros((60, 60), np.float32)
     options = {"basis": make_basis((0.7, 1.5, 3.0), 6), "half": 5, "background_order": 0}
