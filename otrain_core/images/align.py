@@ -1,8 +1,9 @@
-"""Align a reference image to the pixel grid of a science image, resampling it once.
+"""Align a reference image to the pixel grid of a science image with a single resampling.
 
-The first guess of the mapping comes from the two WCSs or from the pattern of the
-stars (`otrain_core.images.patterns`). Stars found in both images then correct it, before the one and only interpolation. With SWarp the two WCSs are
-all there is, and what they are off by stays: such are the dipoles of the paper.
+The first guess of the mapping comes from the two WCSs or from the pattern of the stars
+(`otrain_core.images.patterns`). It is corrected by the stars found in both images before
+the interpolation. SWarp uses the two WCSs alone, so that their errors remain: these cause
+the dipoles of the paper.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from otrain_core.images.wcs import pixel_to_sky, sky_to_pixel
 from otrain_core.plan.pipelines import PrepareOptions, SubtractOptions
 
 OPTIONS = SubtractOptions()
-MIN_RADIUS = 3.0  # a star this near to an injected source is not used to find the pattern [px]
+MIN_RADIUS = 3.0  # stars closer than this to an injected source are not used to find the pattern [px]
 
 
 @dataclass
@@ -35,21 +36,22 @@ class Aligned:
     Attributes
     ----------
     data : numpy.ndarray
-        float32 (height, width), background subtracted, reference ADU per science
-        pixel; NaN where the reference has no value.
+        float32 (height, width), background subtracted [ADU of the reference per science
+        pixel]; NaN where the reference has no value.
     noise : numpy.ndarray
-        float32 (height, width), 1 sigma [ADU] of independent pixels of the same area,
-        that is before the interpolation correlated them; NaN where data is.
+        float32 (height, width), 1 sigma [ADU] of independent pixels of the area of a science
+        pixel, that is before the interpolation correlates them; NaN where `data` is.
     mask : numpy.ndarray
         uint8 (height, width), `MASK_MISSING` and `MASK_SATURATED` of the reference.
     stars : pandas.DataFrame
-        Stars found in both images: x, y (science pixels), flux, flux_reference [ADU],
-        peak (science), fwhm, fwhm_reference [science px]; both fluxes are in one aperture on the sky.
+        Stars found in both images: x, y [science px], flux, flux_reference [ADU], peak (science
+        image) [ADU], fwhm, fwhm_reference [science px]. Both fluxes are in the same aperture on
+        the sky.
     smoothing : numpy.ndarray
-        Mean autocorrelation of the interpolation, (2k+1, 2k+1): how the noise of the
-        resampled pixels is correlated; its centre is 1 where nothing was interpolated.
+        (2k+1, 2k+1), mean autocorrelation of the interpolation, which describes how the noise of
+        the resampled pixels is correlated. Without interpolation it is 1 at the centre.
     record : dict
-        How the alignment was done and how good it is.
+        Method and quality of the alignment.
     """
 
     data: np.ndarray
@@ -61,10 +63,16 @@ class Aligned:
 
 
 def prepare_reference(image: Image, *, seeing: float) -> Prepared:
-    """Background, noise and mask of a reference on its own grid, found as those of a science image are.
+    """Measure the background, noise and mask of a reference on its own grid, as for a science image.
 
-    One way of measuring the background for both leaves the same error under the same
-    bright star, which the subtraction takes away.
+    Errors of the background under bright stars are then the same in both images and cancel
+    in the subtraction.
+
+    Parameters
+    ----------
+    image : Image
+    seeing : float
+        FWHM of the stars [px].
     """
     return prepare_image(image, seeing=seeing, options=PrepareOptions(cosmics="none", saturation_grow=1))
 
@@ -72,15 +80,17 @@ def prepare_reference(image: Image, *, seeing: float) -> Prepared:
 def wcs_mapping(
     science_wcs: Any, reference_wcs: Any, shape: tuple[int, int], reference_shape: tuple[int, int] | None = None
 ) -> Mapping:
-    """Science pixel to sky to reference pixel, exact at every call.
+    """Mapping from science pixels over the sky to reference pixels, without interpolation of the WCSs.
 
     Parameters
     ----------
     science_wcs, reference_wcs : astropy.wcs.WCS
-        Celestial, whatever the order of their axes and their frames.
-    shape, reference_shape : tuple of int
-        Of the two images. Far outside the reference its distortion has no inverse and is left out; with its shape known,
-        that is said of no pixel inside.
+        Celestial, with any order of the axes and any frame.
+    shape : tuple of int
+        (height, width) of the science image.
+    reference_shape : tuple of int, optional
+        (height, width) of the reference. With it, the distortion of its WCS, which has no inverse far from the image,
+        is left out there.
     """
 
     def base(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -91,7 +101,7 @@ def wcs_mapping(
 
 
 def _not_injected(stars: pd.DataFrame, injected: pd.DataFrame | None, *, radius: float) -> pd.DataFrame:
-    """The stars with no injected source within `radius` [px]."""
+    """The stars without an injected source within `radius` [px]."""
     if injected is None or len(injected) == 0 or len(stars) == 0:
         return stars
     sources = injected[["x", "y"]].to_numpy(dtype=float)
@@ -100,7 +110,7 @@ def _not_injected(stars: pd.DataFrame, injected: pd.DataFrame | None, *, radius:
 
 
 def _uncorrected(match: Match, science: pd.DataFrame, reference: pd.DataFrame) -> Match:
-    """With the first guess of a mapping that `refine` corrected, and how far off the stars are from it [science px]."""
+    """The match with the first guess as its mapping, and in its record the offset and scatter of the stars [science px]."""
     plain = Mapping(match.mapping.base, match.mapping.shape)
     record = match.record
     if len(match.ours):
@@ -114,9 +124,9 @@ def _uncorrected(match: Match, science: pd.DataFrame, reference: pd.DataFrame) -
 def _by_wcs(
     guess: Mapping, stars: pd.DataFrame, stars_reference: pd.DataFrame, *, method: str
 ) -> tuple[str, Match] | None:
-    """The mapping of two WCSs with what the stars say about it, and what it hangs on ('wcs', 'stars', 'swarp').
+    """Mapping by the two WCSs, checked and corrected with the stars, and the method used ('wcs', 'stars' or 'swarp').
 
-    None where the stars speak against the WCSs and the method may do without them.
+    None if the stars contradict the WCSs and `method` allows an alignment without them.
     """
     match = refine(guess, stars, stars_reference)
     if method == "swarp":
@@ -128,7 +138,7 @@ def _by_wcs(
         return None
     if len(match.ours) < 4 * MIN_STARS:
         return "wcs", match
-    # A WCS with a noisy distortion serves to match the stars; a plain map between them may fit better.
+    # If a WCS has a noisy distortion, a plain polynomial between the stars that it matched may fit better.
     plain, _ = fit_correction(identity(guess.shape), *match.positions(stars, stars_reference), 1)
     other = refine(plain, stars, stars_reference, search=5.0)
     enough = other.record["agree"] and len(other.ours) >= 0.9 * len(match.ours)
@@ -146,11 +156,11 @@ def _common_stars(
     science_mask: np.ndarray,
     prepared: Prepared,
 ) -> pd.DataFrame:
-    """The stars of `Aligned`."""
+    """The table `Aligned.stars`."""
     table = stars.iloc[match.ours].reset_index(drop=True)
     pixel = 1 / np.sqrt(pixel_area(match.mapping))
     table["fwhm_reference"] = stars_reference["fwhm"].to_numpy()[match.theirs] * pixel
-    # Both fluxes in one aperture on the sky: their ratio must not hang on the seeings.
+    # One aperture on the sky for both images, so that the flux ratio does not depend on their seeing.
     radius = 1.5 * float(np.median(table[["fwhm", "fwhm_reference"]].max(axis=1))) if len(table) else 1.0
     table["flux"] = aperture_flux(science_data, science_mask, table["x"], table["y"], radius)
     x, y = places(stars_reference)[match.theirs].T
@@ -161,7 +171,18 @@ def _common_stars(
 
 @dataclass
 class Located:
-    """A prepared reference and where its pixels are on the science grid (see `Aligned`)."""
+    """A prepared reference on its own grid, and the mapping from the science grid to it.
+
+    Attributes
+    ----------
+    mapping : Mapping
+        Science pixel to reference pixel.
+    prepared : Prepared
+    stars : pandas.DataFrame
+        See `Aligned`.
+    record : dict
+        Method and quality of the mapping.
+    """
 
     mapping: Mapping
     prepared: Prepared
@@ -181,13 +202,13 @@ def locate_reference(
     seeing: float | None = None,
     options: SubtractOptions = OPTIONS,
 ) -> Located:
-    """Find the mapping from science to reference pixels; parameters as `align_reference`."""
+    """Find the mapping from science to reference pixels; parameters and errors as in `align_reference`."""
     name = name or reference.name
     shape = science_data.shape
     method = options.align
     if method in ("wcs", "swarp") and (science_wcs is None or reference.wcs is None):
         missing = "science image" if science_wcs is None else "reference"
-        raise ImageError(name, "wcs", f"align: {method} is chosen but the {missing} has no celestial WCS")
+        raise ImageError(name, "wcs", f"subtract.align is {method}, but the {missing} has no celestial WCS")
     prepared = prepare_reference(reference, seeing=seeing or 3.0)
     stars = find_stars(science_data, science_noise, science_mask)
     stars_reference = find_stars(prepared.sci, prepared.noise, prepared.mask)
@@ -203,10 +224,14 @@ def locate_reference(
         field = _not_injected(stars, injected, radius=max(MIN_RADIUS, seeing or 3.0))
         mapping = star_mapping(field, stars_reference, shape, same_shape=shape == reference.shape)
         if mapping is None:
-            counts = f"{len(stars)} stars in the science image, {len(stars_reference)} in the reference"
             if problem:
                 raise ImageError(name, "reference", problem)
-            raise ImageError(name, "align", f"the stars of the reference could not be matched ({counts})")
+            counts = f"{len(stars)} stars in the science image, {len(stars_reference)} in the reference"
+            raise ImageError(
+                name,
+                "align",
+                f"the stars of the reference could not be matched to those of the science image ({counts})",
+            )
         found = "stars", refine(mapping, stars, stars_reference, search=5.0)
     used, match = found
     problem = overlap_problem(match.mapping, reference.shape)
@@ -231,29 +256,30 @@ def align_reference(
     seeing: float | None = None,
     options: SubtractOptions = OPTIONS,
 ) -> Aligned:
-    """Bring the reference onto the science grid.
+    """Resample the reference to the grid of the science image.
 
     Parameters
     ----------
     reference : Image
-        As read; its background is subtracted here.
+        As read, with its background.
     science_data, science_noise : numpy.ndarray
-        float32 (height, width), the prepared science image [ADU].
+        float32 (height, width), the prepared science image and its 1 sigma noise [ADU].
     science_mask : numpy.ndarray
-        Non-zero where a science pixel must not be used.
+        (height, width), not 0 where a science pixel must not be used.
     science_wcs : astropy.wcs.WCS or None
     injected : pandas.DataFrame, optional
-        x, y [px] of sources put into the science image: no stars of the reference.
+        x, y [px] of the sources injected into the science image, which the reference does not contain.
     name : str, optional
-        Name of the science image, for errors (default: the reference's).
+        Name of the science image, for errors (default: that of the reference).
     seeing : float, optional
-        FWHM of the science image [px], about that of the reference too (default: 3).
+        FWHM of the science image [px], assumed for the reference too (default: 3).
     options : SubtractOptions
-        Its `align` and `resampling` count. wcs: both WCSs, corrected by the stars where enough are
-        matched. stars: the pattern of the stars. auto: wcs where both images have one and the stars
-        agree with it (or are too few to tell), else stars; stars too where the stars the WCS matched
-        follow a plain polynomial better. swarp: SWarp by the WCSs alone; the stars serve to measure
-        what they are off by (align_scatter, along one axis [px]).
+        `align` and `resampling` are used. The values of `align` are: "wcs", both WCSs, corrected by the
+        stars if enough are matched; "stars", the pattern of the stars; "auto", as "wcs" if both images
+        have a WCS and the stars agree with it (or are too few to tell), else as "stars", and also as
+        "stars" if the stars matched by the WCSs follow a plain polynomial better; "swarp", SWarp with
+        the WCSs alone, where the stars only measure the error of the WCSs (align_scatter, along one
+        axis [px]).
 
     Returns
     -------
@@ -262,9 +288,9 @@ def align_reference(
     Raises
     ------
     ImageError
-        No WCS where one is needed, no overlap, too few matched stars, or SWarp failed.
+        No WCS although one is needed, too little overlap, too few matched stars, or SWarp failed.
     MissingProgramError
-        SWarp is chosen and not installed.
+        SWarp is chosen but not installed.
     """
     located = locate_reference(
         reference,

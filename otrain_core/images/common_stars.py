@@ -1,4 +1,4 @@
-"""Stars of an image for alignment and matching: positions, fluxes, sizes."""
+"""Stars of an image for the alignment and the PSF matching: positions, fluxes and sizes."""
 
 from __future__ import annotations
 
@@ -13,30 +13,34 @@ from otrain_core.images.pixels import any_near, fill_bad, sampled
 from otrain_core.widths import FWHM_PER_SIGMA, mad_sigma
 
 MIN_RESIDUAL_STARS = 5
-MIN_RELATION_STARS = 8  # to say something about the relation of their fluxes in both images
+MIN_RELATION_STARS = 8  # least number of stars for the relation of their fluxes in both images
 MAX_RELATION_STARS = 300
-ALIKE = 0.7  # largest change of a star that takes part in a fit [natural logarithm of its flux]
+ALIKE = 0.7  # largest change in flux of a star that is used in a fit [natural logarithm]
 MIN_ALIKE = 5
-RESIDUAL_SNR = 20  # of a star in the difference, to say something about the residual
+RESIDUAL_SNR = 20  # least S/N, with the noise of the difference, of a star in `star_residual`
 
 
 def find_stars(
     data: np.ndarray, noise: np.ndarray, mask: np.ndarray, *, threshold: float = 5.0, max_stars: int = 1500
 ) -> pd.DataFrame:
-    """Sources that touch no masked pixel, brightest first.
+    """Find sources without masked pixels near their centre, the brightest first.
 
     Parameters
     ----------
     data, noise : numpy.ndarray
-        float32 [ADU], background subtracted.
+        float32 (height, width), the background-subtracted image and its 1 sigma noise [ADU].
     mask : numpy.ndarray
-        Non-zero where a pixel must not be used.
+        (height, width), not 0 where a pixel must not be used.
+    threshold : float
+        Detection threshold [sigma].
+    max_stars : int
+        Largest number of sources.
 
     Returns
     -------
     pandas.DataFrame
-        x, y (windowed centroid [px]), flux (within three half-light radii) and peak
-        [ADU], fwhm (twice the half-light radius [px]).
+        x, y (windowed centroid) [px], flux (within three half-light radii) and peak [ADU], fwhm
+        (twice the half-light radius) [px].
     """
     import sep
 
@@ -48,7 +52,7 @@ def find_stars(
         try:
             found = extract(filled, threshold * factor, most=most, err=error, mask=bad, minarea=4, deblend_cont=0.02)
             break
-        except Exception as failure:  # sep raises bare exceptions for its full buffers
+        except Exception as failure:  # sep raises a plain Exception if a buffer overflows
             if factor == 16 or "full" not in str(failure) and "limit" not in str(failure):
                 raise
     column, row = np.rint(found["x"]).astype(int), np.rint(found["y"]).astype(int)
@@ -57,7 +61,7 @@ def find_stars(
     found = found[np.argsort(-found["flux"], kind="stable")][:max_stars]
     if len(found) == 0:
         return pd.DataFrame({key: np.zeros(0) for key in ("x", "y", "flux", "peak", "fwhm")})
-    # One aperture for all: blends and structures of the background have no say in what a star is.
+    # One aperture for all sources, so that blends and structures of the background do not widen it.
     reach = np.full(len(found), 5 * np.median(np.sqrt(found["a"] * found["b"])) + 1)
     radius, _ = sep.flux_radius(filled, found["x"], found["y"], reach, 0.5, normflux=None, subpix=5)
     good = np.isfinite(radius) & (radius > 0.4)
@@ -79,7 +83,24 @@ def find_stars(
 
 
 def aperture_flux(data: np.ndarray, mask: np.ndarray, x: Any, y: Any, radius: float) -> np.ndarray:
-    """Flux in a circle above the level of the ring around it [ADU]; `radius` in px."""
+    """Flux in circles, above the level of a ring around each.
+
+    Parameters
+    ----------
+    data : numpy.ndarray
+        float32 (height, width) [ADU].
+    mask : numpy.ndarray
+        (height, width), not 0 where a pixel must not be used.
+    x, y : array_like
+        (n,), centres [px].
+    radius : float
+        [px].
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,) [ADU].
+    """
     import sep
 
     bad = (mask > 0) | ~np.isfinite(data)
@@ -90,14 +111,14 @@ def aperture_flux(data: np.ndarray, mask: np.ndarray, x: Any, y: Any, radius: fl
 
 
 def alike_stars(stars: pd.DataFrame) -> pd.DataFrame:
-    """Stars whose flux ratio is that of the others, brightest first; all where fewer than `MIN_ALIKE` are.
+    """Stars whose flux ratio is like that of the others, the brightest first; all if these are fewer than `MIN_ALIKE`.
 
-    Holes of the reference, variable stars and blends have no say in a kernel or a PSF.
+    It keeps holes of the reference, variable stars and blends out of the fit of a kernel or a PSF.
 
     Parameters
     ----------
     stars : pandas.DataFrame
-        flux, flux_reference, both positive.
+        flux, flux_reference [ADU], both positive.
     """
     change = np.abs(np.log(stars["flux"] / stars["flux_reference"] / stars_flux_scale(stars)))
     chosen = stars[change < ALIKE] if (change < ALIKE).sum() >= MIN_ALIKE else stars
@@ -105,26 +126,26 @@ def alike_stars(stars: pd.DataFrame) -> pd.DataFrame:
 
 
 def stars_flux_scale(stars: pd.DataFrame) -> float:
-    """Median flux ratio science / reference of the brighter half of the stars."""
+    """Median flux ratio science image / reference of the brighter half of the stars."""
     bright = stars.nlargest(max(3, len(stars) // 2), "flux")
     return float((bright["flux"] / bright["flux_reference"]).median())
 
 
 def flux_relation(stars: pd.DataFrame) -> dict[str, float]:
-    """How the fluxes of the brighter half of the stars in the reference follow those in the science image.
+    """Relation between the fluxes of the brighter half of the stars in the reference and in the science image.
 
     Parameters
     ----------
     stars : pandas.DataFrame
-        flux, flux_reference, both in one aperture on the sky and positive.
+        flux, flux_reference [ADU], both positive and in the same aperture on the sky.
 
     Returns
     -------
     dict
-        ``flux_slope``: exponent of the relation (Theil 1950 and Sen 1968: the median of the slopes of all pairs, in
-        logarithms), 1 for two linear images, with its 95 % interval ``flux_slope_low``, ``flux_slope_high``;
-        ``flux_scatter``: robust scatter of the natural logarithm of the flux ratio. NaN with fewer than
-        `MIN_RELATION_STARS` stars.
+        ``flux_slope``: exponent of the relation (Theil 1950, Sen 1968: the median of the slopes of all pairs of stars
+        in logarithms), 1 for two linear images; ``flux_slope_low``, ``flux_slope_high``: its 95 % interval;
+        ``flux_scatter``: robust standard deviation of the natural logarithm of the flux ratio. All are NaN with fewer
+        than `MIN_RELATION_STARS` stars.
     """
     bright = stars.nlargest(min(MAX_RELATION_STARS, max(MIN_RELATION_STARS, len(stars) // 2)), "flux")
     if len(bright) < MIN_RELATION_STARS:
@@ -140,9 +161,9 @@ def flux_relation(stars: pd.DataFrame) -> dict[str, float]:
 
 
 def _theil_sen(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
-    """Median of the slopes of all pairs, and its 95 % interval by Sen (1968), eq. 2.6.
+    """Median of the slopes of all pairs, and its 95 % interval (Sen 1968, JASA 63, 1379, Eq. 2.6).
 
-    As `scipy.stats.theilslopes`, whose import costs every image a third of a CPU second.
+    The result is that of `scipy.stats.theilslopes`, whose import would take a third of a CPU second per image.
     """
     dx, dy = x[:, None] - x, y[:, None] - y
     slopes = np.sort(dy[dx > 0] / dx[dx > 0])
@@ -159,10 +180,27 @@ def _theil_sen(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
 def choose_stamps(
     stars: pd.DataFrame, bad: np.ndarray, *, half: int, margin: int, max_stamps: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bright clean stars spread over the field, of like flux ratio: integer x, y.
+    """Choose bright stars with similar flux ratios and few bad pixels, spread over the field.
 
-    The field is cut into square cells; each gives its brightest star, then its
-    second, until there are enough.
+    The field is divided into cells. The brightest star of each cell is taken, then the
+    second brightest, and so on, until there are enough.
+
+    Parameters
+    ----------
+    stars : pandas.DataFrame
+        x, y [px], flux, flux_reference [ADU].
+    bad : numpy.ndarray
+        bool (height, width)
+    half : int
+        Half width of a stamp [px], of which at most 10 % may be bad.
+    margin : int
+        Least distance from the edge of the image [px].
+    max_stamps : int
+
+    Returns
+    -------
+    x, y : numpy.ndarray
+        int (n,), the nearest pixels of the stars.
     """
     stars = alike_stars(stars)
     height, width = bad.shape
@@ -188,22 +226,27 @@ def choose_stamps(
 def star_residual(
     diff: np.ndarray, noise: np.ndarray, stars: pd.DataFrame, *, radius: float, max_stars: int = 100
 ) -> tuple[float, int]:
-    """How much of their flux the bright stars leave, and the number of stars it comes from.
+    """Fraction of their flux that bright stars leave in the difference, and the number of stars used.
 
-    The median over unsaturated stars, the brightest first, of the sum of |difference| within
-    one FWHM of the star, less what noise alone makes of it, over the flux of the star. About 0
-    where the kernel fits, about 1 where one image shows the star at another place.
-    NaN with fewer than `MIN_RESIDUAL_STARS` of them.
+    It is the median over the brightest unmasked stars of the sum of |difference| within `radius`
+    of the star, minus the sum expected from noise alone, divided by the flux of the star. It is
+    about 0 if the kernel fits, and about 1 if the star is at different places in the two images.
 
     Parameters
     ----------
     diff, noise : numpy.ndarray
-        float32 (height, width) [ADU]; a star with a NaN near it does not count.
+        float32 (height, width) [ADU]; stars with a NaN within `radius` are not used.
     stars : pandas.DataFrame
         x, y [px], flux [ADU].
     radius : float
         The FWHM [px].
     max_stars : int
+
+    Returns
+    -------
+    residual : float
+        NaN with fewer than `MIN_RESIDUAL_STARS` stars.
+    n_stars : int
     """
     half = int(np.ceil(radius))
     offset = np.arange(-half, half + 1)

@@ -1,7 +1,8 @@
-"""Cosmic rays by L.A.Cosmic (van Dokkum 2001, PASP 113, 1420), looked at where a pixel can be one.
+"""Detection of cosmic rays by L.A.Cosmic (van Dokkum 2001, PASP 113, 1420), restricted to pixels that may be hits.
 
-The masks are those of astroscrappy (``sepmed``, ``fsmode='median'``, ``cleantype='medmask'``), which filters the whole
-image by medians. Here the Laplacian, which costs little, chooses the few pixels whose medians are needed.
+The masks are the same as those of astroscrappy (``sepmed``, ``fsmode='median'``, ``cleantype='medmask'``), which
+applies median filters to the whole image. Here the Laplacian, which is fast, selects the few pixels whose medians are
+needed.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from scipy.spatial import cKDTree
 
 from otrain_core.widths import FWHM_PER_SIGMA
 
-NEIGHBOUR_SHARE = 0.3  # of the limit, above which a neighbour of a hit belongs to it
-SMALLEST_CONTRAST = 0.01  # fine structure in units of the noise, at least
-CALM = 0.95  # the noise of a pixel is at least so much of that of the sky at its place
-REACH = 6  # pixels about a pixel that decide what it is, as the filters add up
-STRIP = 256  # rows at a time
+NEIGHBOUR_SHARE = 0.3  # fraction of `sigclip` above which a neighbour of a hit is part of it
+SMALLEST_CONTRAST = 0.01  # lower limit of the fine structure [units of the noise]
+CALM = 0.95  # lower limit of the noise of a pixel over the sky noise at its place
+REACH = 6  # half width of the neighbourhood on which the decision about a pixel depends [px]
+STRIP = 256  # rows processed at a time
 
 
 def cosmic_rays(
@@ -28,7 +29,7 @@ def cosmic_rays(
     objlim: float,
     iterations: int,
 ) -> np.ndarray:
-    """Pixels that a particle hit, and hot pixels, which look the same; undersampled stars among them.
+    """Find pixels hit by particles; hot pixels and undersampled stars look the same and are included.
 
     Parameters
     ----------
@@ -39,11 +40,11 @@ def cosmic_rays(
     sky_noise : numpy.ndarray
         float32 (height, width), 1 sigma of the sky alone, smooth [ADU].
     excluded : numpy.ndarray
-        bool, pixels that are none.
+        bool (height, width), pixels that are not tested.
     sigclip, objlim : float
-        Limits of the Laplacian in units of the noise, and of its contrast with the fine structure.
+        Limits of the Laplacian in units of the noise, and of its ratio to the fine structure.
     iterations : int
-        At most: each finds what stands beside the hits of the one before.
+        Largest number of iterations, each of which finds pixels next to the hits of the one before.
 
     Returns
     -------
@@ -55,7 +56,7 @@ def cosmic_rays(
     for _ in range(iterations):
         laplacian = _laplacian(clean)
         points = np.argwhere((laplacian > 2 * CALM * sigclip * sky_noise) & ~excluded)
-        if fresh is not None:  # elsewhere nothing has changed
+        if fresh is not None:  # nothing has changed far from the new hits
             far, _ = cKDTree(fresh).query(points, p=np.inf, distance_upper_bound=REACH + 5)
             points = points[np.isfinite(far)]
         found = _hits(clean, variance, laplacian, excluded, points, sigclip=sigclip, objlim=objlim)
@@ -79,7 +80,7 @@ def _hits(
     sigclip: float,
     objlim: float,
 ) -> np.ndarray:
-    """int (n, 2): those of the points (y, x) that are hits, and their neighbours that belong to them."""
+    """Those of the points (y, x) that are hits, with the neighbours that are part of them, int (n, 2)."""
     significance, noise = _significance(variance, laplacian, points)
     above = significance > sigclip
     points, significance, noise = points[above], significance[above], noise[above]
@@ -96,7 +97,7 @@ def _hits(
 
 
 def _laplacian(image: np.ndarray) -> np.ndarray:
-    """Mean over the four quarters of each pixel of the Laplacian of the image in half pixels, where it is positive."""
+    """Laplacian of the image on a grid of half pixels, negative values set to 0, averaged over the four quarters of a pixel."""
     out = np.empty_like(image)
     height = image.shape[0]
     for start in range(0, height, STRIP):
@@ -116,15 +117,15 @@ def _laplacian(image: np.ndarray) -> np.ndarray:
 
 
 def _significance(variance: np.ndarray, laplacian: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Laplacian less its median over 7 x 7 pixels, in units of its noise, and the noise of the pixels, each (n,)."""
+    """Laplacian minus its median over 7 x 7 pixels, in units of its noise, and the noise of the pixels, each (n,)."""
     noise = np.sqrt(np.maximum(_running_median(_windows(variance, points, 3), 7)[:, 0, 0], 1e-30))
     around = _windows(laplacian, points, 3)
-    # The factor 2 is from the division into half pixels.
+    # The factor 2 comes from the division into half pixels.
     return (around[:, 3, 3] - _running_median(around, 7)[:, 0, 0]) / (2 * noise), noise
 
 
 def _windows(plane: np.ndarray, points: np.ndarray, reach: int) -> np.ndarray:
-    """(n, 2 reach + 1, 2 reach + 1), the pixels about each point; beyond the border the image is mirrored."""
+    """Pixels around each point, (n, 2 reach + 1, 2 reach + 1); the image is mirrored at its border."""
     offset = np.arange(-reach, reach + 1)
     rows, columns = (
         size - 1 - np.abs(size - 1 - np.abs(points[:, axis, None] + offset)) for axis, size in enumerate(plane.shape)
@@ -133,7 +134,7 @@ def _windows(plane: np.ndarray, points: np.ndarray, reach: int) -> np.ndarray:
 
 
 def _running_median(windows: np.ndarray, size: int) -> np.ndarray:
-    """Median of `size` pixels along x, then along y, where all of them are in the window."""
+    """Running median over `size` pixels along x, then along y, for positions with all pixels inside the window."""
     for axis in (2, 1):
         parts = np.lib.stride_tricks.sliding_window_view(windows, size, axis=axis)
         windows = np.partition(parts, size // 2, axis=-1)[..., size // 2]
@@ -141,7 +142,7 @@ def _running_median(windows: np.ndarray, size: int) -> np.ndarray:
 
 
 def _with_neighbours(points: np.ndarray, excluded: np.ndarray) -> np.ndarray:
-    """The points and the eight pixels about each, once, without those that are excluded."""
+    """The points and their eight neighbours, without duplicates and excluded pixels."""
     height, width = excluded.shape
     step = np.array([(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)])
     places = (points[:, None] + step).reshape(-1, 2)
@@ -152,7 +153,7 @@ def _with_neighbours(points: np.ndarray, excluded: np.ndarray) -> np.ndarray:
 
 
 def _good_median(plane: np.ndarray, bad: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Median of the pixels about each point (5 x 5) that are not bad; of the whole plane where there is none."""
+    """Median of the good pixels in 5 x 5 pixels around each point; of the whole plane if none is good."""
     values = np.where(_windows(bad, points, 2), np.nan, _windows(plane, points, 2)).reshape(len(points), -1)
     none = np.isnan(values).all(axis=1)
     values[none] = np.median(plane[::4, ::4])
@@ -160,10 +161,22 @@ def _good_median(plane: np.ndarray, bad: np.ndarray, points: np.ndarray) -> np.n
 
 
 def star_templates(seeing: float, ellipticity: float = 0.0, angle: float = 0.0) -> np.ndarray:
-    """Gaussian stars of sum of squares 1, float64 (n, 25): patches of 5 x 5 pixels.
+    """Gaussian stars in patches of 5 x 5 pixels, for `star_like`.
 
-    The brightest pixel of a trailed star may stand off its centre by more than half
-    a pixel: their centres cover -1.25 to 1.25 px in x and y.
+    The centres of the stars cover -1.25 to 1.25 px in x and y, because the brightest pixel of a
+    trailed star may be off its centre by more than half a pixel.
+
+    Parameters
+    ----------
+    seeing : float
+        FWHM [px].
+    ellipticity, angle : float
+        1 - b/a, and direction of the major axis from +x towards +y [deg].
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 (n, 25); the sum of squares of each is 1.
     """
     major, minor = max(seeing, 1.0) / FWHM_PER_SIGMA * np.sqrt(1 - ellipticity) ** np.array([-1, 1])
     turn = np.radians(angle)
@@ -178,19 +191,19 @@ def star_templates(seeing: float, ellipticity: float = 0.0, angle: float = 0.0) 
 def star_like(
     residual: np.ndarray, rms: np.ndarray, peaks: np.ndarray, *, templates: np.ndarray, gain: float
 ) -> np.ndarray:
-    """Whether the light around a pixel is that of a star rather than of a hit.
+    """Whether detections of `cosmic_rays` are stars.
 
-    L.A.Cosmic takes stars narrower than about two pixels for hits, and a contrast
-    limit that spares them spares hits too. Here the 5 x 5 pixels around the peak are
-    fitted by a star at the best of the sub-pixel positions, and by one bright pixel
-    alone. It is a star if the first fits better and leaves no more than the noise and
-    three tenths of the signal (a real PSF differs from the Gaussian by less, the
-    track of a particle by more).
+    L.A.Cosmic detects stars narrower than about two pixels as hits, and a contrast limit
+    that excludes such stars excludes hits too. Here the 5 x 5 pixels around the peak are
+    fitted by a star at the best sub-pixel position and by a single bright pixel. The
+    detection is a star if the star fits better and its residual is at most the noise plus
+    three tenths of the signal: a real PSF differs from the Gaussian by less, the track of
+    a particle by more.
 
     Parameters
     ----------
     residual, rms : numpy.ndarray
-        Background-subtracted image and noise of the sky [ADU].
+        (height, width), the background-subtracted image and the noise of the sky [ADU].
     peaks : numpy.ndarray
         int (n, 2), brightest pixels [y, x].
     templates : numpy.ndarray
@@ -207,7 +220,7 @@ def star_like(
     rows, columns = peaks[:, 0, None, None] + reach[:, None] + 2, peaks[:, 1, None, None] + reach + 2
     patches = np.pad(residual, 2)[rows, columns].reshape(-1, 25).astype(np.float64)
     peak = patches[:, 12]
-    # One noise for the patch keeps the comparison linear; the peak's photons count where they matter.
+    # One variance for the whole patch keeps the fit linear; it includes part of the photon noise of the peak.
     variance = rms[peaks[:, 0], peaks[:, 1]].astype(np.float64) ** 2 + np.maximum(peak, 0) / (4 * gain)
     total = (patches**2).sum(axis=1)
     explained = (np.maximum(patches @ templates.T, 0) ** 2).max(axis=1)

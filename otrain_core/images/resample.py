@@ -1,4 +1,4 @@
-"""Pixel mappings between images, and one interpolation from one grid to another."""
+"""Pixel mappings between images, and the interpolation from one pixel grid to another."""
 
 from __future__ import annotations
 
@@ -13,15 +13,27 @@ from otrain_core.images.frames import MASK_MISSING
 from otrain_core.images.pixels import fill_bad
 from otrain_core.images.polynomials import nodes, polynomial
 
-MIN_OVERLAP = 0.1  # smallest common area, of the smaller image
+MIN_OVERLAP = 0.1  # least common area, as a fraction of the smaller image
 
 
 @dataclass
 class Mapping:
-    """Science pixel to reference pixel: a first guess, then a polynomial correction.
+    """Mapping from science pixels to reference pixels: a first guess and a polynomial correction.
 
-    ``x_reference = base_x(x, y) + sum_k cx_k u^i v^j`` with ``u, v`` the science
-    coordinates scaled to -1..1 over the frame.
+    ``x_reference = base_x(x, y) + sum_k cx_k u^i v^j``, where ``u, v`` are the science
+    coordinates scaled to -1..1 over the image; likewise for y.
+
+    Attributes
+    ----------
+    base : callable
+        First guess: x, y of science pixels to x, y of reference pixels.
+    shape : tuple of int
+        (height, width) of the science image.
+    order : int
+        Degree of the correction (-1: none).
+    cx, cy : numpy.ndarray
+        Coefficients of the correction [reference px], in the order of
+        `otrain_core.images.polynomials.exponents`.
     """
 
     base: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -39,9 +51,15 @@ class Mapping:
         return rx, ry
 
     def affine(self) -> np.ndarray:
-        """The affine mapping nearest to this one over the frame, (2, 3): x and y by columns of x, y and 1 [px].
+        """Affine mapping that is closest to this one over the image.
 
-        Distortions are left out: it tells which places of two frames show the same sky, not where a star is.
+        It does not contain distortions: it says which parts of the two images show the same sky, but it is not exact
+        enough for positions of stars.
+
+        Returns
+        -------
+        numpy.ndarray
+            (2, 3), coefficients of x, y and 1 for the reference x and y [px].
         """
         mesh_x, mesh_y = np.meshgrid(nodes(self.shape[1]), nodes(self.shape[0]))
         rx, ry = self(mesh_x, mesh_y)
@@ -49,7 +67,20 @@ class Mapping:
         return np.linalg.lstsq(terms, np.stack([rx.ravel(), ry.ravel()], axis=1), rcond=None)[0].T
 
     def grid(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Reference x and y at every science pixel, and reference pixels per science pixel."""
+        """Evaluate the mapping at every science pixel.
+
+        Returns
+        -------
+        x, y : numpy.ndarray
+            float64 (height, width) [reference px].
+        area : numpy.ndarray
+            float32 (height, width), area of a science pixel in reference pixels.
+
+        Raises
+        ------
+        ValueError
+            The mapping is not finite everywhere.
+        """
         height, width = self.shape
         ys, xs = nodes(height), nodes(width)
         mesh_x, mesh_y = np.meshgrid(xs, ys)
@@ -64,18 +95,19 @@ class Mapping:
 
 
 def identity(shape: tuple[int, int]) -> Mapping:
+    """The identity mapping for images of this shape."""
     return Mapping(lambda x, y: (x, y), shape)
 
 
 def resample(
     data: np.ndarray, noise: np.ndarray, mask: np.ndarray, mapping: Mapping, *, order: int = 3
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Bring an image onto the science grid by one spline interpolation that conserves flux.
+    """Resample a reference to the science grid by a single spline interpolation that conserves flux.
 
     Parameters
     ----------
     data, noise, mask : numpy.ndarray
-        On the reference grid; `data` may hold NaN where `mask` is not zero.
+        On the reference grid; `data` may be NaN where `mask` is not 0.
     mapping : Mapping
         Science pixel to reference pixel.
     order : int
@@ -84,14 +116,16 @@ def resample(
     Returns
     -------
     data, noise, mask : numpy.ndarray
-        As in `otrain_core.images.align.Aligned`. A bad pixel of the reference masks the pixels it reaches
-        with more than a few per cent of its value, not the whole image.
+        On the science grid, see `otrain_core.images.align.Aligned`. A bad pixel of the reference masks only
+        the pixels to which it contributes more than a few per cent of its value.
     smoothing : numpy.ndarray
-        As in `otrain_core.images.align.Aligned`.
+        See `otrain_core.images.align.Aligned`.
     """
     rx, ry, area = mapping.grid()
     height, width = data.shape
-    whole = all(_shifted(rx[::step, ::step], ry[::step, ::step], step) for step in (64, 1))  # most differ at a glance
+    whole = all(
+        _shifted(rx[::step, ::step], ry[::step, ::step], step) for step in (64, 1)
+    )  # a coarse grid first, which is fast
     filled = fill_bad(data, mask)
     if whole:
         column = np.rint(rx).clip(0, width - 1).astype(np.intp)
@@ -99,7 +133,7 @@ def resample(
         out, smoothing = filled[row, column], np.ones((1, 1))
     else:
         blur = np.sqrt(max(float(np.median(area)) - 1, 0)) * 0.5
-        blur = blur if blur > 0.25 else 0.0  # many reference pixels a science pixel: average, do not pick
+        blur = blur if blur > 0.25 else 0.0  # average if a science pixel covers several reference pixels
         if blur:
             filled = ndimage.gaussian_filter(filled, blur)
         coefficients = ndimage.spline_filter(filled, order=order, output=np.float32, mode="mirror")
@@ -115,7 +149,7 @@ def resample(
 
 
 def _shifted(rx: np.ndarray, ry: np.ndarray, step: int) -> bool:
-    """Whether places, `step` px apart, are those of the pixels moved by whole pixels."""
+    """Whether positions for pixels `step` px apart are those pixels shifted by a whole number of pixels."""
     along_x, along_y = (step * np.arange(size) for size in rx.shape[::-1])
     off = np.abs(rx - along_x - np.rint(rx[0, 0])).max(), np.abs(ry - along_y[:, None] - np.rint(ry[0, 0])).max()
     return max(off) < 1e-3
@@ -124,26 +158,26 @@ def _shifted(rx: np.ndarray, ry: np.ndarray, step: int) -> bool:
 def pick(
     noise: np.ndarray, mask: np.ndarray, rx: np.ndarray, ry: np.ndarray, area: np.ndarray, *, grow: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Noise and mask of a resampled image, those of the nearest pixel.
+    """Resample noise and mask by taking the nearest pixel.
 
     Parameters
     ----------
     noise, mask : numpy.ndarray
-        On the grid of the reference.
+        On the reference grid.
     rx, ry, area : numpy.ndarray
         From `Mapping.grid`.
     grow : bool
-        Whether a bad pixel also masks its four neighbours, which an interpolation mixes it with.
+        Whether a bad pixel also masks its four neighbours, which an interpolation mixes with it.
 
     Returns
     -------
     noise : numpy.ndarray
-        float32, of independent pixels of the area of a science pixel; NaN where missing.
+        float32 (height, width), noise of independent pixels of the area of a science pixel; NaN where missing.
     mask : numpy.ndarray
-        uint8; `MASK_MISSING` outside the reference too.
+        uint8 (height, width); `MASK_MISSING` also outside the reference.
     """
     height, width = mask.shape
-    # A hair of tolerance: rounding must not lose the edge of an image that is on the grid already.
+    # A small tolerance, so that rounding errors do not mask the edge of an image that is already on the grid.
     outside = (rx < -1e-3) | (ry < -1e-3) | (rx > width - 1 + 1e-3) | (ry > height - 1 + 1e-3)
     column = np.rint(rx).clip(0, width - 1).astype(np.intp)
     row = np.rint(ry).clip(0, height - 1).astype(np.intp)
@@ -155,7 +189,7 @@ def pick(
 
 
 def _grow(mask: np.ndarray) -> np.ndarray:
-    """Bits of each pixel joined with those of its four neighbours."""
+    """Combine the bits of each pixel with those of its four neighbours."""
     grown = mask.copy()
     for axis in (0, 1):
         for cut, paste in ((slice(1, None), slice(None, -1)), (slice(None, -1), slice(1, None))):
@@ -174,26 +208,26 @@ def autocorrelation(
     reach: int = 5,
     phases: int = 32,
 ) -> np.ndarray:
-    """Mean autocorrelation of an interpolation over the sub-pixel phases that occur, see `Aligned`.
+    """Autocorrelation of an interpolation, averaged over the sub-pixel phases that occur in the image.
 
     Parameters
     ----------
     rx, ry, area : numpy.ndarray
         From `Mapping.grid`.
     impulse : callable
-        Weight of a pixel at a distance [reference px], along one axis; scaled to a sum of 1.
+        Weight of a pixel as a function of its distance along one axis [reference px]; it is normalised here.
     reach : int
         Largest lag [science px].
     phases : int
-        Into how many the sub-pixel phase is divided.
+        Number of bins of the sub-pixel phase along one axis.
 
     Returns
     -------
     numpy.ndarray
-        (2 reach + 1, 2 reach + 1), in units of the variance of independent pixels of the
-        area of a science pixel.
+        (2 reach + 1, 2 reach + 1), in units of the variance of independent pixels of the area of a
+        science pixel; see `otrain_core.images.align.Aligned`.
     """
-    scale = float(np.sqrt(np.median(area)))  # reference px per science px
+    scale = float(np.sqrt(np.median(area)))  # [reference px per science px]
     half = int(np.ceil(reach * scale)) + 12
     lines = []
     for phase in range(phases):
@@ -202,7 +236,7 @@ def autocorrelation(
         weights /= weights.sum(axis=1, keepdims=True)
         line = scale * weights @ weights[reach]
         lines.append((line + line[::-1]) / 2)
-    # Uneven steps: even ones would meet only some of the phases of a scale such as 1/2.
+    # Uneven steps, because even ones would sample only some of the phases for a scale such as 1/2.
     sample = np.ix_(*(np.linspace(0, size - 1, 67).astype(int) for size in rx.shape))
     places = np.column_stack([(r[sample] % 1).ravel() for r in (ry, rx)])
     cells, counts = np.unique(np.floor(places * phases).astype(int) % phases, axis=0, return_counts=True)
@@ -213,7 +247,7 @@ def autocorrelation(
 
 
 def _spline_impulse(order: int, blur: float) -> Callable[[np.ndarray], np.ndarray]:
-    """Answer of the interpolating spline, after a Gaussian of width `blur`, to one pixel."""
+    """Impulse response of the interpolating spline after a Gaussian of width (sigma) `blur` [px]."""
     middle = 40
     delta = np.zeros(2 * middle + 1)
     delta[middle] = 1
@@ -228,13 +262,14 @@ def _spline_impulse(order: int, blur: float) -> Callable[[np.ndarray], np.ndarra
 
 
 def pixel_area(mapping: Mapping) -> float:
-    """Reference pixels per science pixel at the centre."""
+    """Area of a science pixel in reference pixels, at the centre of the image."""
     y, x = (np.array(mapping.shape) - 1) / 2
     rx, ry = mapping(np.array([x - 0.5, x + 0.5, x, x]), np.array([y, y, y - 0.5, y + 0.5]))
     return float(abs((rx[1] - rx[0]) * (ry[3] - ry[2]) - (rx[3] - rx[2]) * (ry[1] - ry[0])))
 
 
 def overlap_problem(mapping: Mapping, shape: tuple[int, int]) -> str | None:
+    """Reason why the reference, of this shape, overlaps too little with the science image; None if it overlaps enough."""
     ys, xs = nodes(mapping.shape[0]), nodes(mapping.shape[1])
     rx, ry = mapping(*np.meshgrid(xs, ys))
     finite = np.isfinite(rx) & np.isfinite(ry)

@@ -1,4 +1,4 @@
-"""The mapping between two images by their stars: pairs of stars, the correction they give, and the pattern they make."""
+"""Mapping between two images from their stars: pairing of stars, correction of a first guess, and pattern matching."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from otrain_core.images.polynomials import polynomial
 from otrain_core.images.resample import Mapping, identity
 from otrain_core.widths import SIGMA_PER_MAD
 
-MIN_STARS = 5  # matched stars below which nothing is said about an alignment
-SEARCH = 30.0  # largest offset between WCS and stars that is looked for [px]
+MIN_STARS = 5  # least number of matched stars for an alignment
+SEARCH = 30.0  # largest offset between WCS and stars that is searched [px]
 
 
 def _vote(predicted: np.ndarray, target: np.ndarray, search: float) -> tuple[np.ndarray, int, float]:
-    """Most frequent offset target - predicted, how many pairs share it, how many would by chance."""
+    """Most frequent offset target - predicted [px], number of pairs with it, and the number expected by chance."""
     dx = (target[None, :, 0] - predicted[:, None, 0]).ravel()
     dy = (target[None, :, 1] - predicted[:, None, 1]).ravel()
     near = (np.abs(dx) < search) & (np.abs(dy) < search)
@@ -36,7 +36,20 @@ def _vote(predicted: np.ndarray, target: np.ndarray, search: float) -> tuple[np.
 
 
 def mutual_pairs(predicted: np.ndarray, target: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mutual nearest neighbours within `radius`."""
+    """Mutual nearest neighbours within `radius`.
+
+    Parameters
+    ----------
+    predicted, target : numpy.ndarray
+        (n, 2) and (m, 2), positions [px].
+    radius : float
+        [px].
+
+    Returns
+    -------
+    ours, theirs : numpy.ndarray
+        int, rows of `predicted` and `target`.
+    """
     tree, back = cKDTree(target), cKDTree(predicted)
     distance, index = tree.query(predicted, distance_upper_bound=radius)
     ours = np.flatnonzero(np.isfinite(distance))
@@ -47,16 +60,22 @@ def mutual_pairs(predicted: np.ndarray, target: np.ndarray, radius: float) -> tu
 
 
 def fit_correction(mapping: Mapping, science: np.ndarray, target: np.ndarray, lowest: int) -> tuple[Mapping, float]:
-    """Polynomial of the degree with the least Bayesian information criterion, and its scatter [px].
+    """Fit the polynomial correction of a mapping; its degree minimises the Bayesian information criterion.
 
     Parameters
     ----------
     mapping : Mapping
-        Its base is corrected.
+        First guess, without its own correction.
     science, target : numpy.ndarray
-        (n, 2) positions of the same stars, each in the pixels of its image.
+        (n, 2), positions of the same stars in the science image and in the reference [px].
     lowest : int
-        Lowest degree tried (-1: none at all is allowed).
+        Lowest degree to try (-1: no correction). The highest is 3.
+
+    Returns
+    -------
+    mapping : Mapping
+    scatter : float
+        Root mean square of the residuals along one axis [reference px].
     """
     x, y = science.T
     base_x, base_y = mapping.base(x, y)
@@ -84,9 +103,9 @@ class Match:
     ----------
     mapping : Mapping
     ours, theirs : numpy.ndarray
-        Rows of the tables of stars of the science image and of the reference that are the same stars.
+        int, rows of the same stars in the tables of the science image and of the reference.
     record : dict
-        n_stars, offset [px], scatter [px], order, agree (whether the stars support the first guess).
+        n_stars, offset [px], scatter [px], order, agree (whether the stars confirm the first guess).
     """
 
     mapping: Mapping
@@ -95,7 +114,7 @@ class Match:
     record: dict[str, Any]
 
     def positions(self, science: pd.DataFrame, reference: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """x, y of the matched stars, each in its own pixels."""
+        """Positions (n, 2) of the matched stars in the science image and in the reference [px]."""
         return places(science)[self.ours], places(reference)[self.theirs]
 
 
@@ -105,9 +124,10 @@ def places(stars: pd.DataFrame) -> np.ndarray:
 
 
 def _unmatched(mapping: Mapping) -> Match:
-    none = np.zeros(0, dtype=int)
+    """A mapping that the stars do not confirm."""
+    nothing = np.zeros(0, dtype=int)
     record = {"n_stars": 0, "agree": False, "offset": np.nan, "scatter": np.nan, "order": -1}
-    return Match(mapping, none, none, record)
+    return Match(mapping, nothing, nothing, record)
 
 
 def refine(
@@ -125,16 +145,16 @@ def refine(
     mapping : Mapping
         First guess.
     science, reference : pandas.DataFrame
-        From `otrain_core.images.common_stars.find_stars`, each in its own pixels.
+        From `otrain_core.images.common_stars.find_stars`, each in the pixels of its image.
     search : float
         Largest offset of the first guess [reference px].
     lowest : int
-        Lowest degree of the correction (-1: none at all is allowed).
+        Lowest degree of the correction (-1: no correction).
 
     Returns
     -------
     Match
-        Without stars, and with the mapping as it came, where the stars do not support it.
+        If the stars do not confirm the first guess, it has no stars and the mapping is unchanged.
     """
     xy, target = places(science), places(reference)
     if min(len(xy), len(target)) < MIN_STARS:
@@ -174,7 +194,7 @@ def refine(
 def _clipped_correction(
     mapping: Mapping, science: np.ndarray, target: np.ndarray, lowest: int
 ) -> tuple[Mapping, np.ndarray, float]:
-    """Correction without pairs that lie far off, which pairs it keeps (bool), and its scatter [px]."""
+    """Correction after the rejection of outliers, the pairs that are kept (bool), and its scatter [px]."""
     keep = np.ones(len(science), dtype=bool)
     for _ in range(5):
         corrected, scatter = fit_correction(mapping, science[keep], target[keep], lowest)
@@ -187,6 +207,7 @@ def _clipped_correction(
 
 
 def _inside(points: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Which points (n, 2) lie within `SEARCH` of the area covered by `target`."""
     low, high = target.min(axis=0) - SEARCH, target.max(axis=0) + SEARCH
     return np.isfinite(points).all(axis=1) & (points > low).all(axis=1) & (points < high).all(axis=1)
 
@@ -194,16 +215,21 @@ def _inside(points: np.ndarray, target: np.ndarray) -> np.ndarray:
 def star_mapping(
     science: pd.DataFrame, reference: pd.DataFrame, shape: tuple[int, int], *, same_shape: bool = False
 ) -> Mapping | None:
-    """Mapping between the two patterns of stars (turned, scaled and mirrored ones too), or None.
+    """Mapping between two images from the patterns of their stars, which may be rotated, scaled and mirrored.
 
     Parameters
     ----------
     science, reference : pandas.DataFrame
-        From `otrain_core.images.common_stars.find_stars`, each in its own pixels.
+        From `otrain_core.images.common_stars.find_stars`, each in the pixels of its image.
     shape : tuple of int
-        Of the science image.
+        (height, width) of the science image.
     same_shape : bool
-        Whether both images have this shape: they may be on one grid, which is tried first.
+        Whether the reference has the same shape; then a common grid is tried first.
+
+    Returns
+    -------
+    Mapping or None
+        None if no pattern matches.
     """
     if min(len(science), len(reference)) < MIN_STARS:
         return None

@@ -1,4 +1,4 @@
-"""SWarp (Bertin et al. 2002, ASPC 281, 228): an image resampled onto another grid by the two WCSs alone."""
+"""Resample an image to another grid by SWarp (Bertin et al. 2002, ASPC 281, 228), which uses the two WCSs alone."""
 
 from __future__ import annotations
 
@@ -24,14 +24,19 @@ RESAMPLING = {"bilinear": "BILINEAR", "lanczos3": "LANCZOS3"}
 
 
 def swarp_impulse(resampling: str, scale: float) -> Callable[[np.ndarray], np.ndarray]:
-    """Weight of a pixel at a distance [px] along one axis, as SWarp interpolates.
+    """Impulse response of SWarp's interpolation along one axis.
 
     Parameters
     ----------
     resampling : {'bilinear', 'lanczos3'}
     scale : float
-        Pixels of the input along one of the output: from 1.5 on SWarp takes the mean of
-        several interpolated values (its automatic OVERSAMPLING).
+        Side of an output pixel in input pixels. From 1.5 on, SWarp averages several
+        interpolated values (its automatic OVERSAMPLING).
+
+    Returns
+    -------
+    callable
+        Weight of a pixel as a function of its distance [input px].
     """
     count = max(1, int(scale + 0.5))
     steps = ((np.arange(count) + 0.5) / count - 0.5) * scale
@@ -57,12 +62,12 @@ def run_swarp(
     name: str,
     workdir: str | Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Resample an image onto another grid.
+    """Resample an image to another grid; the flux of sources is conserved.
 
     Parameters
     ----------
     data : numpy.ndarray
-        float32, background subtracted, no NaN.
+        float32, background subtracted, without NaN.
     wcs, target_wcs : astropy.wcs.WCS
         Of the image and of the grid.
     shape : tuple of int
@@ -71,20 +76,21 @@ def run_swarp(
     name : str
         Of the image, for errors.
     workdir : path-like, optional
-        Folder for the program's files, which are kept (default: a temporary one).
+        Folder for the files of the program, which are kept (default: a temporary folder).
 
     Returns
     -------
     data : numpy.ndarray
-        float32 (height, width) per pixel of the grid: the flux of a source is conserved.
+        float32 (height, width) [ADU per pixel of the grid].
     covered : numpy.ndarray
-        bool, where the image gives a value.
+        bool (height, width), pixels with a value.
 
     Raises
     ------
     ImageError
         A WCS that SWarp cannot read, or SWarp failed.
     MissingProgramError
+        SWarp is not installed.
     """
     program = find_program("swarp")
     header, target = swarp_header(wcs, data.shape, name=name), swarp_header(target_wcs, shape, name=name)
@@ -92,10 +98,10 @@ def run_swarp(
         folder = Path(workdir or temporary)
         folder.mkdir(parents=True, exist_ok=True)
         fits.writeto(folder / "input.fits", data.astype(np.float32, copy=False), header, overwrite=True)
-        # A weight of its own: the one that SWarp would derive is nothing where the sky has no noise.
+        # An explicit weight map, because the one that SWarp derives is 0 where the sky has no noise.
         fits.writeto(folder / "weight.fits", np.ones(data.shape, np.float32), overwrite=True)
         (folder / "output.head").write_text(target.tostring(sep="\n", endcard=True, padding=False) + "\n")
-        (folder / "empty.conf").write_text("")  # else a file default.swarp in the current folder would have a say
+        (folder / "empty.conf").write_text("")  # so that no default.swarp is read
         run = subprocess.run(
             swarp_command(program, resampling=resampling), capture_output=True, text=True, check=False, cwd=folder
         )
@@ -105,12 +111,12 @@ def run_swarp(
         out = fits.getdata(folder / "output.fits").astype(np.float32)
         covered = fits.getdata(folder / "output.weight.fits") > 0
     if out.shape != tuple(shape):
-        raise ImageError(name, "align", f"SWarp made an image of {out.shape} px; {tuple(shape)} were asked for")
+        raise ImageError(name, "align", f"SWarp made an image of {out.shape} px instead of {tuple(shape)} px")
     return out, covered
 
 
 def swarp_command(program: str, *, resampling: str) -> list[str]:
-    """Command line for `run_swarp`, all files in the current folder."""
+    """Command line for `run_swarp`; all files are in the current folder."""
     options = {
         "c": "empty.conf",
         "IMAGEOUT_NAME": "output.fits",
@@ -118,9 +124,9 @@ def swarp_command(program: str, *, resampling: str) -> list[str]:
         "WEIGHT_TYPE": "MAP_WEIGHT",
         "WEIGHT_IMAGE": "weight.fits",
         "RESCALE_WEIGHTS": "N",
-        "COMBINE_TYPE": "AVERAGE",  # the median of one image drops what lies at the edge of its weight
+        "COMBINE_TYPE": "AVERAGE",  # MEDIAN would lose pixels at the edge of the weight map
         "RESAMPLING_TYPE": RESAMPLING[resampling],
-        "FSCALASTRO_TYPE": "VARIABLE",  # times the ratio of the pixel areas at each place
+        "FSCALASTRO_TYPE": "VARIABLE",  # scale by the local ratio of the pixel areas
         "FSCALE_KEYWORD": "NONE",
         "FSCALE_DEFAULT": "1",
         "GAIN_KEYWORD": "NONE",
@@ -138,10 +144,21 @@ def swarp_command(program: str, *, resampling: str) -> list[str]:
 def resample_by_swarp(
     prepared: Prepared, mapping: Mapping, *, wcs: Any, target_wcs: Any, resampling: str, name: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """As `otrain_core.images.resample.resample`; `mapping` is that of the two WCSs.
+    """Resample a prepared reference by SWarp, with the results of `otrain_core.images.resample.resample`.
 
-    Holes are filled before: SWarp would lose every pixel whose interpolation touches one, 36 of
-    them with lanczos3. The mask is that of the pixels themselves and of their neighbours.
+    Missing pixels are filled before, because SWarp would mask every pixel whose interpolation
+    uses one of them, 36 pixels with lanczos3. Here a bad pixel masks itself and its neighbours.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    mapping : Mapping
+        That of the two WCSs.
+    wcs, target_wcs : astropy.wcs.WCS
+        Of the reference and of the science image.
+    resampling : {'bilinear', 'lanczos3'}
+    name : str
+        Of the image, for errors.
     """
     filled = fill_bad(prepared.sci, prepared.mask)
     data, covered = run_swarp(

@@ -1,4 +1,4 @@
-"""A WCS as the header that SWarp reads (TPV)."""
+"""Convert a WCS to a header that SWarp can read (TAN or TPV)."""
 
 from __future__ import annotations
 
@@ -11,28 +11,32 @@ from otrain_core.errors import ImageError
 from otrain_core.images.polynomials import nodes
 from otrain_core.images.wcs import pixel_to_sky, sky_to_pixel
 
-LARGEST_ERROR = 0.05  # of a WCS that is rewritten for SWarp [px]
+LARGEST_ERROR = 0.05  # largest error of a WCS that is converted for SWarp [px]
 
 
 def swarp_header(wcs: Any, shape: tuple[int, int], *, name: str) -> fits.Header:
-    """Header of an image frame that SWarp understands.
+    """FITS header of an image with a WCS that SWarp can read.
 
-    It reads plain TAN and TPV. Other projections and SIP are rewritten as TPV by a fit
-    over the frame (STDPipe's `wcs_sip2pv`).
+    SWarp reads TAN without distortion and TPV. Other projections and SIP are converted to
+    TPV by a fit over the image (STDPipe's `wcs_sip2pv`).
 
     Parameters
     ----------
     wcs : astropy.wcs.WCS
         Celestial and equatorial.
     shape : tuple of int
-        (height, width).
+        (height, width) of the image.
     name : str
         Of the image, for errors.
+
+    Returns
+    -------
+    astropy.io.fits.Header
 
     Raises
     ------
     ImageError
-        Not equatorial, of another equinox, or no TPV within `LARGEST_ERROR` of the WCS.
+        The WCS is not equatorial or not of J2000, or its TPV form is off by more than `LARGEST_ERROR`.
     """
     _require_equatorial(wcs, name=name)
     header = fits.Header({"SIMPLE": True, "BITPIX": -32, "NAXIS": 2, "NAXIS1": shape[1], "NAXIS2": shape[0]})
@@ -51,26 +55,30 @@ def swarp_header(wcs: Any, shape: tuple[int, int], *, name: str) -> fits.Header:
     error = _largest_error(header, wcs, shape)
     if not error < LARGEST_ERROR:
         kinds = "/".join(wcs.wcs.ctype)
-        raise ImageError(name, "wcs", f"SWarp reads TAN and TPV; {kinds} is off by {error:.2g} px when written as TPV")
+        raise ImageError(
+            name, "wcs", f"SWarp reads only TAN and TPV, and the conversion of {kinds} to TPV is off by {error:.2g} px"
+        )
     return header
 
 
 def _require_equatorial(wcs: Any, *, name: str) -> None:
-    """SWarp takes the numbers of a WCS as they are: right ascension and declination of the ICRS, or of the FK5 for J2000."""
+    """Refuse a WCS that is not in right ascension and declination of ICRS or FK5 J2000, because SWarp ignores the frame."""
     from astropy.coordinates import FK5, ICRS
     from astropy.wcs.utils import wcs_to_celestial_frame
 
     if wcs.wcs.lngtyp.strip() != "RA":
         kinds = "/".join(wcs.wcs.ctype)
-        raise ImageError(name, "wcs", f"align: swarp needs right ascension and declination, found {kinds}")
+        raise ImageError(
+            name, "wcs", f"subtract.align: swarp needs a WCS in right ascension and declination, not {kinds}"
+        )
     frame = wcs_to_celestial_frame(wcs)
     if not (isinstance(frame, ICRS) or frame.is_equivalent_frame(FK5(equinox="J2000"))):
-        equinox = getattr(frame, "equinox", "")
-        raise ImageError(name, "wcs", f"align: swarp needs ICRS or FK5 of J2000, found {frame.name.upper()} {equinox}")
+        where = f"{frame.name.upper()} {getattr(frame, 'equinox', '')}".strip()
+        raise ImageError(name, "wcs", f"subtract.align: swarp needs a WCS in ICRS or FK5 J2000, not {where}")
 
 
 def _longitude_first(header: fits.Header) -> None:
-    """Exchange the two axes of the sky, in place: the distortion and the reference pixel are of the pixels and stay."""
+    """Exchange the two sky axes, in place; reference pixel and distortion belong to the pixel axes and are kept."""
     for first, second in (
         ("CTYPE1", "CTYPE2"),
         ("CRVAL1", "CRVAL2"),
@@ -83,7 +91,7 @@ def _longitude_first(header: fits.Header) -> None:
 
 
 def _largest_error(header: fits.Header, wcs: Any, shape: tuple[int, int]) -> float:
-    """How far pixels of the frame move through `wcs` and back through the header [px]."""
+    """Largest shift of a pixel that is projected by `wcs` and back by the header [px]."""
     from astropy.wcs import WCS
 
     x, y = np.meshgrid(nodes(shape[1]), nodes(shape[0]))

@@ -1,8 +1,8 @@
-"""The WCS of an image, refined on a star catalogue by SCAMP or by astropy, through STDPipe.
+"""Check the WCS of an image against a star catalogue, or refine it by SCAMP or astropy (through STDPipe).
 
-Whatever the method, what is handed on is a WCS that `astropy.wcs.WCS.to_header_string`
-writes and reads back as it is: TAN, or TAN-SIP with a distortion. SCAMP's own form (TPV)
-is turned into SIP for that, and SIP back into TPV for SWarp, see `otrain_core.images.swarp`.
+The result of both methods is a WCS that `astropy.wcs.WCS.to_header_string` writes without
+loss: TAN, or TAN-SIP with a distortion. The TPV form of SCAMP is converted to SIP, and SIP
+is converted back to TPV for SWarp, see `otrain_core.images.swarp`.
 """
 
 from __future__ import annotations
@@ -26,36 +26,37 @@ if TYPE_CHECKING:
 log = logging.getLogger("otrain.astrometry")
 
 MIN_SNR = 10.0
-MIN_CHECKED = 20  # sources and stars below which nothing is said about a WCS
-GOOD_RMS = 0.4  # of the radius; of chance matches, uniform in the circle, it is 0.7
+MIN_CHECKED = 20  # least number of sources and of catalogue stars for a check of a WCS
+GOOD_RMS = 0.4  # largest rms of good matches over the radius; chance matches, uniform in the circle, have 0.7
 
 
 def find_objects(image: Image, *, fwhm: float) -> Table:
-    """Sources of an image by STDPipe's detection with sep.
+    """Detect the sources of an image with sep through STDPipe.
 
     Parameters
     ----------
     image : Image
     fwhm : float
-        Of the stars [px].
+        FWHM of the stars [px].
 
     Returns
     -------
     astropy.table.Table
-        ``x``, ``y`` (windowed), ``xerr``, ``yerr`` [px], ``flux``, ``fluxerr`` in a radius of
-        2 `fwhm` [ADU], ``mag``, ``magerr``, ``flags`` (0: nothing wrong) and more, brightest first.
+        ``x``, ``y`` (windowed), ``xerr``, ``yerr`` [px]; ``flux``, ``fluxerr`` within a radius of
+        2 `fwhm` [ADU]; ``mag``, ``magerr``, ``flags`` (0 for a good source), and others of STDPipe; the
+        brightest first.
     """
     from stdpipe.photometry import get_objects_sep
 
     missing = ~np.isfinite(image.data)
-    spoilt = missing.copy()
+    unusable = missing.copy()
     if np.isfinite(image.saturation):
-        spoilt |= np.nan_to_num(image.data, nan=np.inf) >= 0.9 * image.saturation
+        unusable |= np.nan_to_num(image.data, nan=np.inf) >= 0.9 * image.saturation
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return get_objects_sep(
             np.ascontiguousarray(image.data, np.float32),
-            mask=spoilt,
+            mask=unusable,
             mask_detect=missing,
             thresh=4.0,
             fwhm=float(fwhm),
@@ -71,12 +72,25 @@ def find_objects(image: Image, *, fwhm: float) -> Table:
 
 
 def star_table(image: Image, catalogue: pd.DataFrame | None) -> Table:
-    """Stars of a catalogue as STDPipe takes them: RAJ2000, DEJ2000, mag, magerr, g, r (g - r: its color).
+    """Stars of a catalogue in the form of STDPipe.
+
+    Parameters
+    ----------
+    image : Image
+        For errors.
+    catalogue : pandas.DataFrame or None
+        ``ra``, ``dec`` [deg], ``mag``; optional ``magerr``, ``color`` (g - r), ``kind``.
+
+    Returns
+    -------
+    astropy.table.Table
+        RAJ2000, DEJ2000 [deg], mag, magerr, g, r. `r` is the magnitude of the catalogue, and g - r is its
+        colour (NaN if unknown).
 
     Raises
     ------
     ImageError
-        No catalogue, or no star in it (key ``catalogue``).
+        There is no catalogue, or no star in it (key ``catalogue``).
     """
     from astropy.table import Table
 
@@ -86,7 +100,7 @@ def star_table(image: Image, catalogue: pd.DataFrame | None) -> Table:
     if "kind" in stars:
         stars = stars[stars["kind"] != "galaxy"]
     if len(stars) == 0:
-        raise ImageError(image.name, "catalogue", "the catalogue of this field holds no star")
+        raise ImageError(image.name, "catalogue", "the star catalogue of this field contains no star")
     unknown = np.full(len(stars), np.nan)
     mag = np.asarray(stars["mag"], float)
     color = np.asarray(stars["color"], float) if "color" in stars else unknown
@@ -104,19 +118,19 @@ def star_table(image: Image, catalogue: pd.DataFrame | None) -> Table:
 
 
 def require_wcs(image: Image) -> None:
-    """Raise for an image without WCS.
+    """Refuse an image without a WCS.
 
     Raises
     ------
     ImageError
-        Key ``WCS``.
+        The image has no WCS (key ``WCS``).
     """
     if image.wcs is None:
         raise ImageError(
             image.name,
             "WCS",
-            "no celestial WCS in the header, and this pipeline needs one to find its stars in the catalogue; "
-            "give one (column wcs)",
+            "there is no celestial WCS in the header, and this pipeline needs one to match stars with the catalogue; "
+            "give a WCS (column wcs)",
         )
 
 
@@ -128,40 +142,41 @@ def refine_wcs(
     fwhm: float,
     objects: Table | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """Refine the WCS of an image on a catalogue.
+    """Refine the WCS of an image with a star catalogue.
 
-    The solution is taken if it is no worse than the WCS that came: as many stars
-    matched (but for a tenth) at no larger rms. Else that WCS is kept, if the stars agree with it.
+    The solution is accepted if it is not worse than the original WCS: at least 90 % as many
+    stars are matched, and their rms is not larger. Otherwise the original WCS is kept, if it
+    agrees with the stars.
 
     Parameters
     ----------
     image : Image
         With a WCS.
     catalogue : pandas.DataFrame
-        ``ra``, ``dec`` [deg], ``mag``; ``kind``.
+        Stars of the field, see `star_table`.
     options : PsfOptions
-        `astrometry`: scamp (Bertin 2006, ASPC 351, 112) finds its stars by their pattern, up to an
-        arcminute off; astropy's fit needs them within `match_radius`. `astrometry_degree` is lowered
-        where there are fewer than three stars for each coefficient.
+        `astrometry`: "scamp" (Bertin 2006, ASPC 351, 112) matches the pattern of the stars, which may be
+        off by up to an arcminute; "astropy" needs the stars within `match_radius`. `astrometry_degree` is
+        lowered if there are fewer than three stars per coefficient.
     fwhm : float
-        Of the stars [px].
+        FWHM of the stars [px].
     objects : astropy.table.Table, optional
-        As `find_objects` gives them.
+        Result of `find_objects`, if already known.
 
     Returns
     -------
     wcs : astropy.wcs.WCS
-        The WCS of `image` itself (the same object) where it is kept.
+        If the original WCS is kept, the same object as ``image.wcs``.
     record : dict
-        ``method`` ("none" where the WCS that came is kept), ``n_stars`` (matched), ``rms_arcsec``
-        and ``rms_arcsec_before`` (of distances, clipped at three times their own), ``n_catalogue``, ``degree``, ``reason`` (why
-        the WCS that came is kept, else "").
+        ``method`` ("none" if the original WCS is kept), ``n_stars`` (matched), ``rms_arcsec`` and
+        ``rms_arcsec_before`` (rms of the distances, clipped at three times itself), ``n_catalogue``,
+        ``degree``, ``reason`` (why the original WCS is kept, else "").
 
     Raises
     ------
     ImageError
         No WCS (key ``WCS``), no catalogue (key ``catalogue``), or neither the solution nor the
-        WCS that came agrees with the stars (key ``astrometry``).
+        original WCS agrees with the stars (key ``astrometry``).
     MissingProgramError
         SCAMP is not installed.
     """
@@ -173,7 +188,7 @@ def refine_wcs(
         solve = solve_by_scamp if method == "scamp" else solve_by_astropy
         wcs, used = solve(image, good, stars, degree=options.astrometry_degree, radius=radius)
     n_after, rms_after = _agreement(wcs, good, stars, radius)
-    # Half of the stars in common is little: the catalogue and the image differ in depth.
+    # Only 30 %, because the catalogue and the image may differ in depth.
     needed = max(MIN_MATCHES, 0.3 * min(len(good), _in_frame(image, stars)))
     record = {
         "method": method,
@@ -185,21 +200,21 @@ def refine_wcs(
         "reason": "",
     }
     agrees = n_after >= needed and rms_after < GOOD_RMS * radius
-    came_agrees = n_before >= needed and rms_before < GOOD_RMS * radius
-    if agrees and (not came_agrees or (rms_after <= rms_before and n_after >= 0.9 * n_before)):
+    original_agrees = n_before >= needed and rms_before < GOOD_RMS * radius
+    if agrees and (not original_agrees or (rms_after <= rms_before and n_after >= 0.9 * n_before)):
         return wcs, record
     if wcs is None:
-        reason = f"{method} finds no solution with {len(good)} sources and {len(stars)} stars of the catalogue"
+        reason = f"{method} found no solution with {len(good)} sources and {len(stars)} catalogue stars"
     else:
         reason = f"the solution of {method} is worse ({n_after} stars, rms {rms_after:.2f} arcsec)"
-    if not came_agrees:
+    if not original_agrees:
         raise ImageError(
             image.name,
             "astrometry",
-            f"{reason}, and the WCS that came does not agree with the catalogue "
+            f"{reason}, and the original WCS does not agree with the catalogue "
             f"({n_before} stars within {radius:.1f} arcsec)",
         )
-    log.warning("image %s: astrometry: %s; the WCS that came is kept", image.name, reason)
+    log.warning("image %s: astrometry: %s; the original WCS is kept", image.name, reason)
     record |= {"method": "none", "n_stars": n_before, "rms_arcsec": rms_before, "degree": 0, "reason": reason}
     return image.wcs, record
 
@@ -212,30 +227,33 @@ def check_wcs(
     fwhm: float,
     objects: Table | None = None,
 ) -> dict[str, Any]:
-    """Refuse a WCS that the stars of a catalogue contradict. A shift common to all stars is named, not refused.
+    """Refuse a WCS that contradicts the stars of a catalogue.
+
+    A shift common to all stars is only logged.
 
     Parameters
     ----------
     image : Image
         With a WCS.
     catalogue : pandas.DataFrame
-        ``ra``, ``dec`` [deg], ``mag``; ``kind``.
+        Stars of the field, see `star_table`.
     options : PsfOptions
         `match_radius` is used.
     fwhm : float
-        Of the stars [px].
+        FWHM of the stars [px].
     objects : astropy.table.Table, optional
-        As `find_objects` gives them.
+        Result of `find_objects`, if already known.
 
     Returns
     -------
     dict
-        As the record of `refine_wcs`, with ``method`` "none"; ``reason`` says where the stars are too few to tell.
+        As the record of `refine_wcs`, with ``method`` "none"; ``reason`` is not empty if there are too few stars for
+        the check.
 
     Raises
     ------
     ImageError
-        No WCS, or the stars are not where it puts them (key ``WCS``); no catalogue (key ``catalogue``).
+        No WCS, or a WCS that contradicts the stars (key ``WCS``); no catalogue (key ``catalogue``).
     """
     good, stars, radius = _to_match(image, catalogue, objects, fwhm=fwhm, options=options)
     n_stars, rms = _agreement(image.wcs, good, stars, radius)
@@ -251,7 +269,8 @@ def check_wcs(
     expected = min(len(good), _in_frame(image, stars))
     if expected < MIN_CHECKED:
         reason = (
-            f"{len(good)} sources and {_in_frame(image, stars)} stars of the catalogue do not tell whether it is right"
+            f"not checked: {len(good)} sources and {_in_frame(image, stars)} catalogue stars in the image are too few "
+            f"({MIN_CHECKED} are needed)"
         )
         log.warning("image %s: WCS: %s", image.name, reason)
         return record | {"reason": reason}
@@ -260,18 +279,18 @@ def check_wcs(
         raise ImageError(
             image.name,
             "WCS",
-            f"the stars of the catalogue are not where this WCS puts them ({n_stars} of {expected} within "
-            f"{radius:.1f} arcsec); give a right one (column wcs) or refine it (psf.astrometry)",
+            f"the catalogue stars are not where this WCS puts them ({n_stars} of {expected} within {radius:.1f} arcsec, "
+            f"with a scatter of {scatter:.1f} px); give a correct WCS (column wcs) or set psf.astrometry to refine it",
         )
     if shift > fwhm:
-        log.warning("image %s: WCS: off by %.1f px; psf.astrometry refines it", image.name, shift)
+        log.warning("image %s: WCS: off by %.1f px; set psf.astrometry to refine it", image.name, shift)
     return record
 
 
 def _to_match(
     image: Image, catalogue: pd.DataFrame | None, objects: Table | None, *, fwhm: float, options: PsfOptions
 ) -> tuple[Table, Table, float]:
-    """Sources without flags, stars of the catalogue, and the radius within which they match [arcsec]."""
+    """Sources without flags, stars of the catalogue, and the radius for their match [arcsec]."""
     require_wcs(image)
     stars = star_table(image, catalogue)
     objects = find_objects(image, fwhm=fwhm) if objects is None else objects
@@ -286,12 +305,12 @@ def _offset(wcs: Any, objects: Table, stars: Table, radius: float) -> tuple[floa
     x, y = sky_to_pixel(wcs, stars["RAJ2000"][second], stars["DEJ2000"][second])
     dx, dy = x - objects["x"][first], y - objects["y"][first]
     middle = np.median(dx), np.median(dy)
-    # 1.2 times the median distance is the rms of a normal distribution in two dimensions.
+    # For a normal distribution in two dimensions, the rms is 1.2 times the median distance.
     return float(np.hypot(*middle)), float(1.2 * np.median(np.hypot(dx - middle[0], dy - middle[1])))
 
 
 def _in_frame(image: Image, stars: Table) -> int:
-    """Stars of the catalogue that the image shows, by its WCS."""
+    """Number of catalogue stars inside the image, by its WCS."""
     height, width = image.shape
     with np.errstate(invalid="ignore"):
         x, y = sky_to_pixel(image.wcs, stars["RAJ2000"], stars["DEJ2000"], shape=image.shape)
@@ -305,7 +324,7 @@ def _agreement(wcs: Any, objects: Table, stars: Table, radius: float) -> tuple[i
     *_, distance = match_stars(wcs, objects, stars, radius)
     if distance.size == 0:
         return 0, np.nan
-    rms = 1.2 * np.median(distance)  # of a normal distribution in two dimensions
+    rms = 1.2 * np.median(distance)  # for a normal distribution in two dimensions
     for _ in range(10):
         kept = distance[distance <= 3 * rms]
         if kept.size == 0 or np.isclose(np.sqrt(np.mean(kept**2)), rms):

@@ -1,4 +1,4 @@
-"""Point sources added to an image as it came from the camera, before any cleaning."""
+"""Inject point sources into an image as read, before it is prepared (step `inject`)."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from otrain_core.stars.real_stars import add_real_stars
 from otrain_core.stars.truth import TRUTH_COLUMNS, add_light, limits, sky_positions, usable_places
 
 DEFAULTS = InjectOptions()
-BESIDE_STAR = 3.0  # sources beside a star stand within this of it [FWHM]
-ANCHORED = ("galaxy", "star", "variable")  # kinds of places beside or on sources of the image
+BESIDE_STAR = 3.0  # largest distance of a source beside a star [FWHM]
+ANCHORED = ("galaxy", "star", "variable")  # kinds of sources that are placed beside or on sources of the image
 GALAXY_SIZE = 1.35  # least half-light radius of a galaxy over that of the stars
-GALAXY_PEAK = 0.65  # largest share of its flux in the brightest pixel, over that of the stars
+GALAXY_PEAK = 0.65  # largest fraction of the flux of a galaxy in its brightest pixel, over that of the stars
 GALAXY_SNR = 10.0
-GALAXY_AXES = 3.5  # longer things are trails and spikes
+GALAXY_AXES = 3.5  # largest axis ratio of a galaxy; more elongated sources are trails and spikes
 
 
 def inject_files(
@@ -45,29 +45,36 @@ def inject_files(
     seed: int,
     options: InjectOptions,
 ) -> None:
-    """Read a science image, its PSF model and record; write the image with sources and their truth.
+    """Read a science image, its PSF model and record, and write the image with sources and their table (step `inject`).
 
-    The random stream belongs to the image: adding or leaving out others changes nothing. Real
-    stars have a stream of their own, so that they do not change the injected sources.
+    The random numbers of an image depend only on its name and the seed, not on other images.
+    Real stars have a random stream of their own, so that they do not change the injected sources.
 
     Parameters
     ----------
     science : path-like
-        FITS file of the image as it came.
+        FITS file of the image.
     psf, record : path-like
         Model and record of its PSF, see `otrain_core.stars.psf.psf_files`.
     injected, truth : path-like
-        What is written: the image (FITS, plane ``sci``) and the table of sources (CSV).
+        Output: the image (FITS, plane ``sci``) and the table of the sources (CSV).
     telescope, image : str
-        Names, which with the seed give the random stream.
-    detector : Detector
+        Names, which determine the random stream together with the seed.
+    detector : otrain_core.plan.telescopes.Detector
     wcs : path-like or None
-        FITS header with the WCS, for images that have none.
+        FITS header with the WCS, for images without one.
     seed : int
         Of the run.
     options : InjectOptions
+
+    Raises
+    ------
+    ImageError
+        See `otrain_core.images.frames.read_image`, `PSFModel.load` and `inject_sources`.
+    UpstreamFailed
+        An earlier step of the image failed.
     """
-    values = read_json(record)  # first: it tells of an image that was left out
+    values = read_json(record)  # first, because it shows whether an earlier step failed
     frame = read_image(science, name=image, detector=detector, wcs_path=wcs, record=values)
     rng = np.random.default_rng([seed, crc32(f"{telescope}/{image}".encode())])
     (own,) = rng.spawn(1)
@@ -88,46 +95,50 @@ def inject_sources(
     noise: bool = True,
     sky: Sky | None = None,
 ) -> tuple[np.ndarray, pd.DataFrame]:
-    """Add point sources with the PSF of their place.
+    """Add point sources to an image, with the PSF at their positions.
 
-    Of the kind "random": the field is cut into `grid` x `grid` cells; every cell gets its
-    share of the sources (what does not divide goes to cells drawn at random), at uniform
-    random positions that avoid neither sources nor edges. Of the kinds "galaxy", "star" and "variable":
-    beside galaxies, on or beside stars, and exactly on stars found in the image (see `find_anchors`), each used
-    once at most; what an image has too few anchors for goes to "random". Magnitudes are
-    uniform, as in gmadet. The photons of a source follow Poisson's law, and the sum stops at
-    saturation as on a detector; a pixel without value stays without. Of `negative_fraction` the truth
-    has a negative flux and the image nothing: they are added to the reference before the subtraction
-    (`otrain_core.stars.removed_stars.remove_stars`), as sources that faded since.
+    Sources of the kind "random" have uniform random positions in `grid` x `grid` cells with
+    equal numbers of sources (a remainder goes to random cells); they avoid neither sources
+    nor edges. Sources of the kinds "galaxy", "star" and "variable" are placed beside galaxies,
+    beside stars, and exactly on stars of the image (see `find_anchors`). Each star and each
+    galaxy is used at most once; sources without an anchor become "random".
+    Magnitudes are uniformly distributed, as in gmadet. The counts of a source have Poisson noise,
+    and the sum is limited to the saturation, as in a detector; missing pixels stay missing.
+
+    A fraction `negative_fraction` of the sources fades: these have a negative flux in the table and
+    are not added to the image. They are added to the reference before the subtraction
+    (`otrain_core.stars.removed_stars.remove_stars`).
 
     Parameters
     ----------
     image : Image
+        As read.
     psf : PSFModel
     record : mapping
         Record of `otrain_core.stars.psf.measure_psf`; ``limit_mag`` and ``zero_point`` are used.
     rng : numpy.random.Generator
     options : InjectOptions
-        Magnitudes run from ``limit_mag - bright_mag`` to ``limit_mag + faint_mag``. With
-        `psf_snapshots`, the PSF at the centre of the nearest of so many x so many cells is
-        injected, as in gmadet, which has 9 x 9.
+        Magnitudes range from ``limit_mag - bright_mag`` to ``limit_mag + faint_mag``. With
+        `psf_snapshots` of n > 0, the PSF at the centre of the nearest of n x n cells is used,
+        as in gmadet (9 x 9).
     noise : bool
-        Without it the expected counts are added, for tests of the flux.
+        Whether to add Poisson noise; False is for tests of the flux.
     sky : Sky, optional
-        Of the image, where it is measured already.
+        Sky of the image, if already measured.
 
     Returns
     -------
     data : numpy.ndarray
         float32 (height, width) [ADU].
     truth : pandas.DataFrame
-        ``id``, ``x``, ``y`` [px], ``ra``, ``dec`` [deg] (NaN without WCS), ``mag``, ``flux``
-        (expected, whole source [ADU]; negative: missing in the science image), ``kind`` and ``usable`` (see `usable_places`).
+        ``id``; ``x``, ``y`` [px]; ``ra``, ``dec`` [deg] (NaN without WCS); ``mag``; ``flux`` (expected
+        total flux [ADU]; negative for fading sources, which are not in the image); ``kind``; ``usable``
+        (see `otrain_core.stars.truth.usable_places`).
 
     Raises
     ------
     ImageError
-        The limit is not known (key ``limit_mag``).
+        The limiting magnitude or the zero point is not known (key ``limit_mag``).
     """
     limit, zero_point = limits(image, record)
     height, width = image.shape
@@ -158,17 +169,22 @@ def inject_sources(
 
 
 def find_anchors(image: Image, sky: Sky | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Stars and galaxies of an image beside which sources can be injected.
+    """Find stars and galaxies of an image beside which sources can be injected.
 
-    Stars are isolated, round and on the locus of the stars in half-light radius; galaxies
-    are single sources clearly larger than it, with a lower peak. What is saturated is neither.
+    Stars are isolated, round, and have the half-light radius of the stellar locus. Galaxies
+    are unblended sources that are clearly larger and less peaked. Saturated sources are excluded.
+
+    Parameters
+    ----------
+    image : Image
+    sky : Sky, optional
+        Sky of the image, if already measured.
 
     Returns
     -------
     stars, galaxies : pandas.DataFrame
-        x, y and size (half-light radius) [px].
+        x, y and size (half-light radius) [px]; empty if the sources of the image cannot be measured.
     """
-
     nothing = pd.DataFrame({"x": [], "y": [], "size": []}, dtype=float)
     try:
         sky = sky or measure_sky(image)
@@ -182,7 +198,7 @@ def find_anchors(image: Image, sky: Sky | None = None) -> tuple[pd.DataFrame, pd
     try:
         most = max(300_000, sky.data.size // 4)
         sources = extract(sky.data, 3.0, most=most, err=sky.rms, mask=sky.missing, minarea=5, deblend_cont=0.01)
-    except Exception:  # sep raises a bare Exception when its buffers overflow
+    except Exception:  # sep raises a plain Exception if a buffer overflows
         return found, nothing
     sources = sources[(sources["flag"] == 0) & (sources["b"] > sources["a"] / GALAXY_AXES)]
     sources = sources[usable_places(image, sources["x"], sources["y"], fwhm=2 * locus)]
@@ -190,7 +206,7 @@ def find_anchors(image: Image, sky: Sky | None = None) -> tuple[pd.DataFrame, pd
         return found, nothing
     size, peak, snr = _light(image, sky, sources["x"], sources["y"], reach=4 * locus)
     _, sharp, _ = _light(image, sky, stars.x, stars.y, reach=4 * locus)
-    # Hits and spikes are sharp, pairs of stars wide and sharp: a galaxy is neither.
+    # Cosmic rays and spikes are sharp, and pairs of stars are wide but sharp, unlike galaxies.
     wide = (size > GALAXY_SIZE * locus) & (peak < GALAXY_PEAK * np.median(sharp)) & (snr > GALAXY_SNR)
     x, y, reach = sources["x"][wide], sources["y"][wide], np.maximum(6 * sources["a"][wide], 4 * locus)
     size, *_ = _light(image, sky, x, y, reach=reach)
@@ -200,7 +216,7 @@ def find_anchors(image: Image, sky: Sky | None = None) -> tuple[pd.DataFrame, pd
 def _light(
     image: Image, sky: Sky, x: np.ndarray, y: np.ndarray, *, reach: float | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Half-light radius [px], share of the flux in the brightest pixel, and S/N of sources within `reach` [px]."""
+    """Half-light radius [px], fraction of the flux in the brightest pixel, and S/N of sources, within `reach` [px]."""
     import sep
 
     reach = np.zeros(len(x)) + reach
@@ -214,21 +230,21 @@ def _light(
 
 
 def _numbers(options: InjectOptions) -> dict[str, int]:
-    """How many sources beside galaxies and beside stars; the others are random."""
+    """Numbers of sources of the kinds in `ANCHORED`; all others are random."""
     mix: dict[str, float] = {str(kind): share for kind, share in options.mix.items()}
     total = sum(mix.values())
     numbers = {kind: int(options.n_sources * mix.get(kind, 0.0) / total + 1e-9) for kind in ANCHORED}
-    if mix.get("random", 0.0) == 0:  # nothing is left over for a kind without a share
+    if mix.get("random", 0.0) == 0:  # the remainder must not go to "random" if its share is 0
         kind = next(kind for kind in ("star", "galaxy", "variable") if mix.get(kind, 0.0) > 0)
         numbers[kind] += options.n_sources - sum(numbers.values())
     return numbers
 
 
 def _fading(options: InjectOptions, rng: np.random.Generator) -> np.ndarray:
-    """Which of the sources are missing in the science image: bool (n_sources,)."""
+    """Which of the sources fade, that is are not in the science image: bool (n_sources,)."""
     fading = np.zeros(options.n_sources, dtype=bool)
     n = round(options.negative_fraction * options.n_sources)
-    if n:  # else nothing is drawn, and all other draws stay as they are
+    if n:  # without fading sources, no random number is drawn and all others are unchanged
         fading[rng.permutation(options.n_sources)[:n]] = True
     return fading
 
@@ -244,22 +260,22 @@ def _move_to_anchors(
     wanted: Mapping[str, int],
     rng: np.random.Generator,
 ) -> None:
-    """Set some of the sources beside galaxies and stars, or on stars: changes x, y and kind in place.
+    """Move some of the sources beside galaxies and stars, or onto stars; x, y and kind are changed in place.
 
-    Beside a galaxy the distance follows an exponential law of the scale of its half-light
-    radius; beside a star it is uniform up to three FWHM.
+    The distance from a galaxy is exponentially distributed with the scale of its half-light
+    radius; the distance from a star is uniformly distributed up to three FWHM.
     """
     height, width = image.shape
     stars, galaxies = find_anchors(image, sky)
     order = rng.permutation(len(x))
     for name in ANCHORED:
         if name == "variable" and not wanted[name]:
-            continue  # nothing is drawn for it
+            continue  # no random number is drawn for it
         anchors = galaxies if name == "galaxy" else stars
         n = min(wanted[name], len(anchors))
         chosen = anchors.iloc[rng.choice(len(anchors), n, replace=False)] if n else anchors.iloc[:0]
         if name == "star":
-            stars = stars.drop(chosen.index)  # each is used once
+            stars = stars.drop(chosen.index)  # not used again for "variable"
         mine, order = order[:n], order[n:]
         away = rng.exponential(chosen["size"].to_numpy()) if name == "galaxy" else rng.uniform(0, BESIDE_STAR, n)
         away = away * {"galaxy": 1.0, "star": psf.fwhm, "variable": 0.0}[name]
@@ -270,13 +286,13 @@ def _move_to_anchors(
 
 
 def _stamp(psf: PSFModel, x: float, y: float, snapshots: int, shape: tuple[int, int]) -> tuple[np.ndarray, int, int]:
-    """Stamp of a source with the PSF of its place, or of the nearest of the snapshots."""
+    """Stamp of a source with the PSF at its position, or that of the nearest snapshot (`snapshots` > 0)."""
     if snapshots == 0:
         return psf.stamp(x, y)
     shift = []
     for value, side in ((x, shape[1]), (y, shape[0])):
         cell = np.clip(np.floor((value + 0.5) / side * snapshots), 0, snapshots - 1)
-        # A whole number of pixels: the source keeps its place within its pixel.
+        # A shift by whole pixels keeps the position within the pixel.
         shift.append(int(np.floor((cell + 0.5) * side / snapshots)) - int(np.floor(value + 0.5)))
     stamp, y0, x0 = psf.stamp(x + shift[0], y + shift[1])
     return stamp, y0 - shift[1], x0 - shift[0]
@@ -285,7 +301,7 @@ def _stamp(psf: PSFModel, x: float, y: float, snapshots: int, shape: tuple[int, 
 def _positions(
     rng: np.random.Generator, n_sources: int, grid: int, width: int, height: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions in random order of cells; the detector reaches from -0.5 to width - 0.5."""
+    """Random positions [px], in a random order of the cells; x ranges from -0.5 to width - 0.5, y likewise."""
     cells = np.tile(np.arange(grid * grid), n_sources // (grid * grid))
     cells = np.concatenate([cells, rng.choice(grid * grid, n_sources % (grid * grid), replace=False)])
     rng.shuffle(cells)

@@ -1,7 +1,8 @@
-"""Kinds of real stars that serve as sources; every other kind of a True is injected."""
+"""Kinds of real stars that are used as new or fading sources; all other kinds of True candidates are injected."""
 
 from __future__ import annotations
 
-# Taken out of the reference; set down elsewhere in the science image; taken out of the science image, so that they fade.
+# Subtracted from the reference (new sources); copied to another place of the science image (new sources); subtracted from
+# the science image (fading sources).
 REAL_KINDS = ("removed", "transplanted", "vanished")
-STAMP_RADIUS = 4.0  # of a transplanted star, whose stamp brings faint neighbours along [FWHM]
+STAMP_RADIUS = 4.0  # radius of the stamp of a transplanted star, which may include faint neighbours [FWHM]

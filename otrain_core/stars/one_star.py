@@ -1,4 +1,4 @@
-"""The fit of a PSF model to one star, as in crowded-field photometry (Stetson 1987, PASP 99, 191)."""
+"""Fit a PSF model to one star, as in crowded-field photometry (Stetson 1987, PASP 99, 191)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,29 @@ from otrain_core.images.pixels import add_stamp
 from otrain_core.stars.psf_model import PSFModel
 from otrain_core.stars.psf_stars import Sky
 
-FIT_RADIUS = 2.0  # pixels used in the fit of a star [FWHM]
-CORE = 1.0  # pixels on which the fit is judged [FWHM]
-MODEL_ERROR = 0.03  # of the flux in a pixel that the PSF model may be wrong by
+FIT_RADIUS = 2.0  # radius of the pixels used in the fit [FWHM]
+CORE = 1.0  # radius of the pixels used for the quality of the fit [FWHM]
+MODEL_ERROR = 0.03  # relative error of the PSF model in a pixel that is allowed in `StarFit.chi2`
 
 
 @dataclass
 class StarFit:
-    """PSF fit of one star: flux and its error [ADU], position [px], local level [ADU], quality.
+    """PSF fit of one star.
 
-    `chi2` is the mean over the core of the squared residual over its variance, in which the
-    PSF model is allowed `MODEL_ERROR`; `excess` is the same without that allowance; `covered`
-    is the usable share of the core.
+    Attributes
+    ----------
+    flux, fluxerr : float
+        [ADU]
+    x, y : float
+        Position [px].
+    level : float
+        Local background level [ADU].
+    chi2 : float
+        Mean over the core of the squared residual over its variance, which includes `MODEL_ERROR`.
+    excess : float
+        The same without `MODEL_ERROR` in the variance.
+    covered : float
+        Usable fraction of the core.
     """
 
     flux: float
@@ -39,16 +50,16 @@ class StarFit:
 def fit_star(
     sky: Sky, segments: np.ndarray, label: int, psf: PSFModel, x: float, y: float, *, gain: float
 ) -> StarFit | None:
-    """Fit flux, position and local level of a star with a PSF model; its neighbours are left out.
+    """Fit flux, position and local level of a star with a PSF model; pixels of its neighbours are not used.
 
     Parameters
     ----------
     sky : Sky
         Background-subtracted image and its noise.
     segments : numpy.ndarray
-        int (height, width), source that a pixel belongs to, 0 for none.
+        int (height, width), number of the source that a pixel belongs to (0: none).
     label : int
-        Number of the star in it.
+        Number of the star in `segments`.
     psf : PSFModel
     x, y : float
         First guess [px].
@@ -58,7 +69,7 @@ def fit_star(
     Returns
     -------
     StarFit or None
-        None where the star stands at the edge, has too few pixels, or the fit runs away.
+        None if the star is at the edge or has too few usable pixels, or if the fit diverges.
     """
     half = int(np.ceil(FIT_RADIUS * psf.fwhm)) + 1
     cx, cy = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
@@ -109,7 +120,10 @@ def _solve(
     gain: float,
     reach: float,
 ) -> tuple[float, float, float, float, float] | None:
-    """Flux, x, y, local level and error of the flux by Gauss-Newton steps; None where the fit runs away from (x, y)."""
+    """Flux, x, y, local level and error of the flux by Gauss-Newton steps; None if the fit diverges.
+
+    A fit that moves by more than `reach` px from (x, y) counts as diverged.
+    """
     values = data[use].astype(np.float64)
     px, py, level, step = x, y, 0.0, 0.05
     start = profile(px, py)
@@ -142,5 +156,5 @@ def _solve(
 
 
 def others(segments: np.ndarray, label: int) -> np.ndarray:
-    """Pixels of other sources, and those next to them."""
+    """Bool plane of the pixels of other sources than `label`, and of their neighbours."""
     return ndimage.maximum_filter((segments > 0) & (segments != label), size=3)

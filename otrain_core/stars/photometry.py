@@ -1,4 +1,4 @@
-"""The zero point of an image from a star catalogue, with a colour term, by STDPipe."""
+"""Zero point and colour term of an image from a star catalogue, by STDPipe."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from otrain_core.stars.psf_model import PSFModel
 
 DEFAULTS = PsfOptions()
-MIN_STARS = 5  # with fewer the image is refused
-COLOR_STARS = 10  # with fewer stars of known colour there is no colour term
-MAX_SCATTER = 0.1  # what stars may differ by beyond their errors: variability, flat field [mag]
+MIN_STARS = 5  # least number of stars, below which the image is refused
+COLOR_STARS = 10  # least number of stars of known colour for a colour term
+MAX_SCATTER = 0.1  # largest intrinsic scatter of the stars, due to variability and the flat field [mag]
 
 
 def photometric_solution(
@@ -34,36 +34,37 @@ def photometric_solution(
     options: PsfOptions = DEFAULTS,
     objects: Table | None = None,
 ) -> dict[str, Any]:
-    """Zero point and colour term of an image.
+    """Measure the zero point and colour term of an image.
 
-    Fluxes in apertures of 2 FWHM are brought to those of whole stars by the share of the
-    PSF that the aperture holds, so that the zero point is that of PSF photometry. The fit is
-    `stdpipe.pipeline.calibrate_photometry`: stars off by more than five times their
-    errors, with a scatter of their own of up to 0.1 mag in them, are left out.
+    Fluxes in apertures with a radius of 2 FWHM are corrected to total fluxes with the fraction of
+    the PSF in the aperture, so that the zero point is that of PSF photometry. The fit is
+    `stdpipe.pipeline.calibrate_photometry`. It rejects stars that are off by more than five times
+    their errors, which include an intrinsic scatter of up to 0.1 mag.
 
     Parameters
     ----------
     image : Image
-        With the WCS in use.
+        With the WCS to be used.
     catalogue : pandas.DataFrame
-        ``ra``, ``dec`` [deg], ``mag``, ``magerr``, ``color`` (g - r), ``kind``.
+        Stars of the field: ``ra``, ``dec`` [deg], ``mag``, ``magerr``, ``color`` (g - r), ``kind``.
     model : PSFModel
     options : PsfOptions
         `match_radius` is used.
     objects : astropy.table.Table, optional
-        As `otrain_core.stars.astrometry.find_objects` gives them.
+        Result of `otrain_core.stars.astrometry.find_objects`, if already known.
 
     Returns
     -------
     dict
         ``zero_point`` (magnitude of 1 ADU at g - r = 0), ``zero_point_err``, ``color_term``
-        (mag = -2.5 log10(flux) + zero_point + color_term (g - r); NaN where it was not fitted),
-        ``n_stars`` (used), ``scatter`` (about the fit, from the median [mag]), ``aperture_share``.
+        (mag = -2.5 log10(flux) + zero_point + color_term (g - r); NaN if it was not fitted),
+        ``n_stars`` (used in the fit), ``scatter`` (robust, about the fit [mag]), ``aperture_share``
+        (median fraction of the flux in the aperture).
 
     Raises
     ------
     ImageError
-        No WCS (key ``WCS``), no catalogue (key ``catalogue``), too few stars or no fit (key ``photometry``).
+        No WCS (key ``WCS``), no catalogue (key ``catalogue``), or too few stars (key ``photometry``).
     """
     from astropy.table import Table
     from stdpipe.pipeline import calibrate_photometry
@@ -92,7 +93,7 @@ def photometric_solution(
                 cat_col_mag1="g" if color else None,
                 cat_col_mag2="r" if color else None,
                 max_intrinsic_rms=MAX_SCATTER,
-                robust=False,  # STDPipe's robust fit fails with statsmodels 0.15; outliers are clipped all the same
+                robust=False,  # STDPipe's robust fit fails with statsmodels 0.15; outliers are clipped in any case
                 update=False,
             )
         used = int(np.sum(solution["idx"])) if solution else 0
@@ -101,12 +102,13 @@ def photometric_solution(
     raise ImageError(
         image.name,
         "photometry",
-        f"too few stars for a zero point: {len(table)} sources, {len(stars)} stars in the catalogue, "
-        f"fewer than {MIN_STARS} in common",
+        f"too few stars for a zero point: of {len(table)} sources and {len(stars)} catalogue stars, fewer than "
+        f"{MIN_STARS} match",
     )
 
 
 def _record(solution: dict[str, Any], used: int, color: bool, share: np.ndarray) -> dict[str, Any]:
+    """The result of `photometric_solution` from a solution of STDPipe."""
     left = (solution["zero"] - solution["zero_model"])[solution["idx"]]
     return {
         "zero_point": float(solution["zero_fn"](None, None)[0]),
@@ -119,7 +121,7 @@ def _record(solution: dict[str, Any], used: int, color: bool, share: np.ndarray)
 
 
 def _aperture_shares(model: PSFModel, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Share of a star's flux within an aperture, from a 5 x 5 grid of places interpolated between."""
+    """Fraction of the flux of stars at x, y [px] within `radius` [px], interpolated on a grid of 5 x 5 positions."""
     import sep
     from scipy.interpolate import RegularGridInterpolator
 

@@ -1,16 +1,16 @@
 """The point-spread function of an image, measured on its own stars.
 
-What is modelled is the effective PSF (Anderson & King 2000, PASP 112, 1360): the
-share of a star's flux that falls into a pixel, as a smooth function of the offset
-between pixel centre and star. It contains the integration over the pixel, so that a
-star at any sub-pixel position is this function read off at the pixel centres, in
-undersampled images too. As in PSFEx (Bertin 2011, ASPC 442, 435) it is a table finer
-than the pixels, whose values are polynomials of the position on the detector.
+The model is the effective PSF (Anderson & King 2000, PASP 112, 1360): the fraction of a
+star's flux that falls into a pixel, as a smooth function of the offset of the pixel centre
+from the star. It includes the integration over the pixel, so that the image of a star at any
+sub-pixel position is this function at the pixel centres, also in undersampled images. As in
+PSFEx (Bertin 2011, ASPC 442, 435), it is tabulated in steps smaller than a pixel, and the
+values of the table are polynomials of the position on the detector.
 
-The fit has two parts: an elliptical, pixel-integrated Moffat profile common to the
-field, and cubic B-splines on a fine grid, with polynomial coefficients, for what the
-profile leaves. The flux, position and sky of every star are eliminated from the
-equations, so they are fitted at the same time and not fixed beforehand.
+The fit has two parts: an elliptical, pixel-integrated Moffat profile, which is the same for
+the whole field, and cubic B-splines on a fine grid with polynomial coefficients for the
+residuals. The flux, position and sky of every star are eliminated from the equations, so that
+they are fitted simultaneously.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DEFAULTS = PsfOptions()
-INSTRUMENTAL = 30.0  # magnitude of 1 ADU where nobody knows it
+INSTRUMENTAL = 30.0  # assumed magnitude of 1 ADU if no zero point is known
 
 log = logging.getLogger("otrain.psf")
 
@@ -53,30 +53,30 @@ def psf_files(
     needs_wcs: bool = False,
     cutout_size: int = 1,
 ) -> None:
-    """Read a science image as it came; write its PSF model (FITS) and record (JSON).
+    """Read a science image, and write its PSF model (FITS) and record (JSON) (step `psf`).
 
     Parameters
     ----------
     science : path-like or Image
     psf, record : path-like
-        What is written.
+        Output: the model and the record.
     image : str
         Name of the image.
-    detector : Detector
+    detector : otrain_core.plan.telescopes.Detector
     wcs : path-like or None
-        FITS header with the WCS, for images that have none.
+        FITS header with the WCS, for images without one.
     options : PsfOptions
     catalogue : path-like, optional
         Star catalogue of the field.
     needs_wcs : bool
         Whether a later step needs a WCS.
     cutout_size : int
-        Side of the cutouts, which the image must hold [px].
+        Side of the cutouts [px], which must not exceed the image.
 
     Raises
     ------
     ImageError
-        See `otrain_core.images.frames.check_fit` and `measure_psf`.
+        See `otrain_core.images.frames.read_image`, `otrain_core.images.frames.check_fit` and `measure_psf`.
     """
     frame = read_image(science, name=image, detector=detector, wcs_path=wcs)
     check_fit(frame, needs_wcs=needs_wcs, cutout_size=cutout_size, detector=detector)
@@ -93,49 +93,55 @@ def measure_psf(
     catalogue: pd.DataFrame | None = None,
     sky: Sky | None = None,
 ) -> tuple[PSFModel, dict[str, Any]]:
-    """Measure the PSF of an image, and what depends on it.
+    """Measure the PSF of an image, its sky, limiting magnitude and, as the options say, its WCS and zero point.
 
     Parameters
     ----------
     image : Image
-        As it came: not cleaned, background in.
+        As read, with its background.
     options : PsfOptions
-        The degree is lowered where there are fewer than four stars for each term of the
-        polynomial. PSFEx takes all stars that it finds good, not `max_stars`.
+        The degree is lowered if there are fewer than four stars per term of the polynomial.
+        PSFEx uses all stars that it accepts, not only `max_stars`.
     catalogue : pandas.DataFrame, optional
         Stars of the field: ``ra``, ``dec`` [deg], ``mag``, ``magerr``, ``color``, ``kind``.
     sky : Sky, optional
-        Of the image, where it is measured already.
+        Sky of the image, if already measured.
 
     Returns
     -------
     model : PSFModel
     record : dict
-        ``seeing_px``, ``seeing_arcsec``, ``ellipticity``, ``angle`` (of the model at the centre,
-        see `PSFModel.measure`),
-        ``seeing_median_px``, ``seeing_min_px``, ``seeing_max_px`` (centre, sides and corners), ``n_stars``, ``degree`` (used),
-        ``residual`` (median over the stars of |data - model| summed over the core, as a
-        share of the flux), ``background``, ``background_rms`` [ADU], ``zero_point``,
-        ``zero_point_source`` (catalogue, header, or assumed: then all magnitudes are instrumental),
-        ``limit_mag`` (5 sigma of a flux weighted by the PSF, King 1983), ``noise_area``
-        [px], ``pixel_scale``, ``gain``, ``saturation`` (infinite where unknown), ``filter``, ``time``;
-        ``wcs`` (header string, None where the WCS is the one that came), ``astrometry``,
-        ``photometry`` (records of the two modules, None where they were not asked for; where a
-        catalogue is at hand and the WCS is not refined, that of
-        `otrain_core.stars.astrometry.check_wcs`); ``notes`` (of the image).
+        - ``seeing_px``, ``seeing_arcsec``, ``ellipticity``, ``angle``: of the model at the centre,
+          see `PSFModel.measure`
+        - ``seeing_median_px``, ``seeing_min_px``, ``seeing_max_px``: over the centre, the middles of
+          the sides and the corners
+        - ``n_stars``, ``degree``: number of stars and degree used
+        - ``residual``: median over the stars of |data - model| summed over the core, as a fraction
+          of the flux
+        - ``background``, ``background_rms`` [ADU]
+        - ``zero_point``, and ``zero_point_source``: catalogue, header, or assumed, in which case all
+          magnitudes are instrumental
+        - ``limit_mag``: 5 sigma for PSF photometry (King 1983, PASP 95, 163)
+        - ``noise_area`` [px], ``pixel_scale`` [arcsec/px], ``gain``, ``saturation`` (infinite if
+          unknown), ``filter``, ``time``, ``width``, ``height``
+        - ``wcs``: refined WCS as a header string; None if the WCS was not refined
+        - ``astrometry``: record of `otrain_core.stars.astrometry.refine_wcs`, or of `check_wcs` if
+          there is a catalogue but no refinement; else None
+        - ``photometry``: record of `otrain_core.stars.photometry.photometric_solution`, or None
+        - ``notes``: those of the image
 
     Raises
     ------
     ImageError
-        Too few stars (key ``psf``), no measurable sky noise (key ``data``), or what the
-        catalogue is needed for fails (keys ``WCS``, ``catalogue``, ``astrometry``, ``photometry``).
+        Too few stars (key ``psf``), no measurable sky noise (key ``data``), or the comparison with
+        the catalogue fails (keys ``WCS``, ``catalogue``, ``astrometry``, ``photometry``).
     MissingProgramError
-        A program that the options call for is not installed.
+        A program that the options require is not installed.
     """
     if options.astrometry != "none" or options.photometry == "catalogue":
         from otrain_core.stars.astrometry import require_wcs
 
-        require_wcs(image)  # before any work
+        require_wcs(image)  # before the slow steps
     sky = sky or measure_sky(image)
     stars = select_stars(
         image,
@@ -149,7 +155,7 @@ def measure_psf(
     model, n_stars, residual = _fit_model(image, stars, sky, options)
     wcs, solution, calibration = _calibrate(image, catalogue, model, options)
     if not np.isfinite(image.saturation):
-        log.warning("image %s: SATURATE: unknown, no pixel is taken as saturated", image.name)
+        log.warning("image %s: SATURATE: unknown, no pixel is treated as saturated", image.name)
     zero_point, source = _zero_point(image, calibration)
     record = _describe(image, model, sky, zero_point) | {"zero_point_source": source}
     record |= {"n_stars": n_stars, "degree": model.degree, "residual": residual}
@@ -158,7 +164,7 @@ def measure_psf(
 
 
 def _fit_model(image: Image, stars: Stars, sky: Sky, options: PsfOptions) -> tuple[PSFModel, int, float]:
-    """The model of the chosen back end, how many stars it used, and what it leaves in their cores."""
+    """Fit the model by the chosen method; returns it, the number of stars used and the residual in their cores."""
     if options.method == "empirical":
         table, oversampling, used, degree, residual = fit_stars(
             stars, image, sky.rms, options.degree, options.min_stars
@@ -176,17 +182,19 @@ def _fit_model(image: Image, stars: Stars, sky: Sky, options: PsfOptions) -> tup
 
 
 def _zero_point(image: Image, calibration: dict[str, Any] | None) -> tuple[float, str]:
-    """Zero point [mag] and where it comes from: the star catalogue, the header, or nowhere (assumed)."""
+    """Zero point [mag] and its source: catalogue, header, or assumed."""
     if calibration:
         return calibration["zero_point"], "catalogue"
     if np.isfinite(image.zero_point):
         return image.zero_point, "header"
-    log.warning("image %s: MAGZP: unknown, magnitudes are instrumental (1 ADU is %g)", image.name, INSTRUMENTAL)
+    log.warning(
+        "image %s: MAGZP: unknown, magnitudes are instrumental (1 ADU is magnitude %g)", image.name, INSTRUMENTAL
+    )
     return INSTRUMENTAL, "assumed"
 
 
 def _describe(image: Image, model: PSFModel, sky: Sky, zero_point: float) -> dict[str, Any]:
-    """Part of the record that follows from the model, the sky and the header."""
+    """Entries of the record that depend on the model, the sky and the header."""
     height, width = image.shape
     xc, yc = (width - 1) / 2, (height - 1) / 2
     field = [model.measure(x, y)[0] for x in (0, xc, width - 1) for y in (0, yc, height - 1)]
@@ -218,7 +226,7 @@ def _describe(image: Image, model: PSFModel, sky: Sky, zero_point: float) -> dic
 def _calibrate(
     image: Image, catalogue: pd.DataFrame | None, model: PSFModel, options: PsfOptions
 ) -> tuple[str | None, dict[str, Any] | None, dict[str, Any] | None]:
-    """Header string of the refined WCS, and the records of astrometry and photometry; None each where not asked for."""
+    """Header string of the refined WCS, and the records of astrometry and photometry; each is None if not requested."""
     if options.astrometry == "none" and options.photometry == "header" and (catalogue is None or image.wcs is None):
         return None, None, None
     from otrain_core.stars.astrometry import check_wcs, find_objects, refine_wcs
@@ -239,7 +247,7 @@ def _calibrate(
 
 
 def _trailed(image: Image, sky: Sky, options: PsfOptions) -> float | None:
-    """Median ellipticity of the stars where enough of them, and most, fail by that alone, else None."""
+    """Median ellipticity of the stars if it exceeds the limit and there are otherwise enough stars, else None."""
     stars = select_stars(
         image, sky, min_snr=options.min_snr, max_ellipticity=0.95, max_stars=max(options.max_stars, options.min_stars)
     )
@@ -252,6 +260,7 @@ def _trailed(image: Image, sky: Sky, options: PsfOptions) -> float | None:
 
 
 def _too_few(image: Image, found: int, options: PsfOptions, *, trailed: float | None = None) -> ImageError:
+    """The error for too few stars; `trailed` is the ellipticity of trailed stars."""
     text = (
         f"{found} usable stars (round, isolated, unsaturated, S/N above {options.min_snr:g}), "
         f"at least {options.min_stars} are needed"

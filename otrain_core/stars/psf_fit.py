@@ -1,6 +1,6 @@
-"""The fit of an effective PSF that varies over the field to the stars of an image.
+"""Fit an effective PSF that varies over the field to the stars of an image.
 
-The idea stands in `otrain_core.stars.psf`, which finds the stars and uses the result.
+The method is described in `otrain_core.stars.psf`, which selects the stars and uses the result.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from otrain_core.images.polynomials import exponents, polynomial
 from otrain_core.widths import FWHM_PER_SIGMA, mad_sigma, moffat_alpha
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(3)
-_NODES, _WEIGHTS = _NODES / 2, _WEIGHTS / 2  # of one pixel
-_NUDGE = 0.02  # step of a derivative [px]
+_NODES, _WEIGHTS = _NODES / 2, _WEIGHTS / 2  # for the integral over one pixel
+_NUDGE = 0.02  # step of numerical derivatives [px]
 
 
 @dataclass
 class Stars:
-    """PSF stars, brightest first, and the image they are in.
+    """PSF stars, the brightest first, and the image that contains them.
 
     Attributes
     ----------
     x, y, flux : numpy.ndarray
         (stars,) [px], [px], [ADU].
     half_light : float
-        Half-light radius of the locus [px].
+        Half-light radius of the stellar locus [px].
     data : numpy.ndarray
         float32 (height, width), background-subtracted [ADU].
     missing : numpy.ndarray
-        bool, pixels without value.
+        bool (height, width), pixels without a value.
     segments : numpy.ndarray
-        int (height, width), source that a pixel belongs to, 0 for none.
+        int (height, width), number of the source that a pixel belongs to (0: none).
     labels : numpy.ndarray
-        int (stars,), their numbers in `segments`.
+        int (stars,), numbers of the stars in `segments`.
     """
 
     x: np.ndarray
@@ -51,12 +51,12 @@ class Stars:
 
 
 def _moffat(shape: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    """Pixel-integrated elliptical Moffat profile of flux 1.
+    """Pixel-integrated elliptical Moffat profile of flux 1, (stars, rows, columns).
 
     Parameters
     ----------
     shape : numpy.ndarray
-        log FWHM [px], e1, e2, log beta.
+        (4,), log FWHM [px], e1, e2, log beta.
     dx, dy : numpy.ndarray
         Offsets of pixel centres from the star, (stars, columns) and (stars, rows) [px].
     """
@@ -73,7 +73,7 @@ def _moffat(shape: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
 
 
 def _bsplines(offset: np.ndarray, nodes: np.ndarray) -> np.ndarray:
-    """Cubic B-splines centred on equidistant nodes at the offsets: (..., nodes)."""
+    """Values (..., nodes) at the offsets of the cubic B-splines centred on equidistant nodes."""
     u = np.clip((offset - nodes[0]) / (nodes[1] - nodes[0]), -2, nodes.size + 1)
     first = np.floor(u).astype(int)
     f = u - first
@@ -85,7 +85,7 @@ def _bsplines(offset: np.ndarray, nodes: np.ndarray) -> np.ndarray:
 
 
 class _Fit:
-    """Stars as stamps with what is fitted to them: shared shape, own flux, position, sky."""
+    """Stamps of stars, and the parameters fitted to each star: flux, position and sky."""
 
     def __init__(self, stars: Stars, image: Image, rms: float, half_width: int):
         self.centre_x = np.floor(stars.x + 0.5).astype(int)
@@ -112,7 +112,7 @@ class _Fit:
         self.rms, self.gain = rms, image.gain
 
     def take(self, keep: np.ndarray) -> _Fit:
-        """The same for some of the stars."""
+        """The same fit with some of the stars only."""
         other = object.__new__(_Fit)
         other.__dict__.update(self.__dict__)
         for name in ("centre_x", "centre_y", "data", "valid", "x", "y", "flux", "sky"):
@@ -120,36 +120,40 @@ class _Fit:
         return other
 
     def offsets(self) -> tuple[np.ndarray, np.ndarray]:
+        """Offsets of the columns and rows of each stamp from its star, (stars, columns) and (stars, rows) [px]."""
         return self.grid - self.x[:, None], self.grid - self.y[:, None]
 
     def model(self, profile: np.ndarray) -> np.ndarray:
+        """Model of the stamps (stars, rows, columns) [ADU] for profiles of flux 1."""
         return self.flux[:, None, None] * profile + self.sky[:, None, None]
 
     def root_weight(self, profile: np.ndarray) -> np.ndarray:
-        """1 / sigma of a pixel: sky, photons, and 1 % of the model so that no bright star rules
-        the fit; falls off for outliers (hits, faint neighbours)."""
+        """Square root of the weights of the pixels, lowered for outliers (cosmic rays, faint neighbours).
+
+        The variance includes 1 % of the model, so that the brightest stars do not dominate the fit.
+        """
         signal = np.maximum(self.flux[:, None, None] * profile, 0)
         sigma = np.sqrt(self.rms**2 + signal / self.gain + (0.01 * signal) ** 2)
         pull = (self.data - self.model(profile)) / (sigma + 0.05 * signal)
         return self.valid / sigma / np.sqrt(1 + (pull / 4) ** 4)
 
     def local(self, profile: np.ndarray, gradient: tuple[np.ndarray, np.ndarray], weight: np.ndarray):
-        """Orthonormal basis (stars, pixels, 4) of flux, x, y, sky, and its triangular factor."""
+        """QR decomposition of the weighted design matrix (stars, pixels + 1, 4) of flux, x, y and sky."""
         flux = self.flux[:, None, None]
         columns = [profile, flux * gradient[0], flux * gradient[1], np.ones_like(profile)]
-        # The sky of a star is held near zero (that is, to the map) by one more row: else it trades with the wings.
+        # One more row is a prior that keeps the sky of a star near 0; otherwise it is degenerate with the wings.
         design = np.stack([(c * weight).reshape(len(self.x), -1) for c in columns], axis=-1)
         prior = np.zeros((len(self.x), 1, 4))
         prior[:, 0, 3] = 1 / (0.2 * self.rms)
         return np.linalg.qr(np.concatenate([design, prior], axis=1))
 
     def residual(self, profile: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        """Weighted residuals (stars, pixels + 1), with the row of the sky's prior."""
+        """Weighted residuals (stars, pixels + 1), with the row of the prior of the sky."""
         flat = ((self.data - self.model(profile)) * weight).reshape(len(self.x), -1)
         return np.concatenate([flat, -self.sky[:, None] / (0.2 * self.rms)], axis=1)
 
     def update(self, basis: np.ndarray, triangle: np.ndarray, residual: np.ndarray) -> None:
-        """One Gauss-Newton step of flux, position and sky, at most half a pixel."""
+        """Gauss-Newton step of flux, position and sky; a position moves by at most half a pixel."""
         projected = np.einsum("spk,sp->sk", basis, residual)
         ridge = triangle + 1e-9 * np.abs(triangle).max(axis=(1, 2), keepdims=True) * np.eye(4)
         step = np.linalg.solve(ridge, projected[..., None])[..., 0]
@@ -160,19 +164,19 @@ class _Fit:
 
 
 def _around(evaluate, dx: np.ndarray, dy: np.ndarray) -> list[np.ndarray]:
-    """A profile at the offsets, and with the star moved by `_NUDGE` to either side along x, then along y."""
+    """Profiles at the offsets, and with the star moved by +-`_NUDGE` along x, then along y."""
     moves = (0, 0), (-_NUDGE, 0), (_NUDGE, 0), (0, -_NUDGE), (0, _NUDGE)
     return [evaluate(dx + along_x, dy + along_y) for along_x, along_y in moves]
 
 
 def _gradient(profiles: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Derivatives of the profile of `_around` with respect to the position of the star."""
+    """Derivatives with respect to the position of the star, from the profiles of `_around`."""
     _, left, right, below, above = profiles
     return (left - right) / (2 * _NUDGE), (below - above) / (2 * _NUDGE)
 
 
 def _fit_moffat(fit: _Fit, half_light: float, *, iterations: int = 8) -> np.ndarray:
-    """Shape of the Moffat profile common to the stars, their positions and fluxes eliminated."""
+    """Fit the shape of the Moffat profile common to all stars, together with their fluxes, positions and sky."""
     shape = np.array([np.log(max(1.7 * half_light, 1.0)), 0.0, 0.0, np.log(3.0)])
     lower = np.array([np.log(0.6), -0.6, -0.6, np.log(1.3)])
     upper = np.array([np.log(6 * half_light + 2), 0.6, 0.6, np.log(12.0)])
@@ -206,19 +210,19 @@ def _fit_moffat(fit: _Fit, half_light: float, *, iterations: int = 8) -> np.ndar
 
 
 class _Splines:
-    """Tensor-product cubic B-splines around every star, coefficients polynomial in the position.
+    """Tensor products of cubic B-splines around every star, with coefficients that are polynomials of the position.
 
     Parameters
     ----------
     nodes : numpy.ndarray
-        (nodes,) offsets from the star [px].
+        (nodes,), offsets from the star [px].
     terms : numpy.ndarray
-        (stars, terms) monomials of the positions.
+        (stars, terms), monomials of the positions.
     prior : numpy.ndarray
-        (terms, nodes, nodes), width of the normal prior of every coefficient.
+        (terms, nodes, nodes), standard deviation of the Gaussian prior of every coefficient.
     fixed : numpy.ndarray
-        (functions, nodes, nodes), values at the nodes of functions that the
-        coefficients keep clear of: what flux and position of a star can do alone.
+        (functions, nodes, nodes), values at the nodes of functions to which the coefficients are kept
+        orthogonal, because the flux and position of a star already describe them.
     """
 
     def __init__(self, nodes: np.ndarray, terms: np.ndarray, prior: np.ndarray, fixed: np.ndarray):
@@ -229,20 +233,22 @@ class _Splines:
         self.closed = [np.linalg.qr((flat / plane.ravel()).T)[0] for plane in prior]
 
     def _open(self, z: np.ndarray) -> np.ndarray:
+        """Project out the `fixed` functions."""
         flat = z.reshape(len(z), -1)
         flat = np.stack([plane - q @ (q.T @ plane) for plane, q in zip(flat, self.closed, strict=True)])
         return flat.reshape(z.shape)
 
     def evaluate(self, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+        """Values (stars, rows, columns) at the offsets (stars, columns) and (stars, rows) [px]."""
         planes = np.tensordot(self.terms, self.coefficients, axes=1)
         return _bsplines(dy, self.nodes) @ planes @ np.swapaxes(_bsplines(dx, self.nodes), 1, 2)
 
     def solve(self, fit: _Fit, weight, basis, residual, *, iterations: int) -> None:
-        """Add the maximum a posteriori change of the coefficients.
+        """Improve the coefficients to the maximum of the posterior probability.
 
-        The equations are never written down: with the pixels of a star on a grid, the
-        design is a product of two small matrices for each star. Conjugate gradients,
-        in units of the prior's width; flux, position and sky of every star projected out.
+        Conjugate gradients are used, in units of the width of the prior, so that the normal
+        matrix is not needed: the pixels of a star are on a grid, and its design matrix is a
+        product of two small matrices. Flux, position and sky of every star are projected out.
         """
         dx, dy = fit.offsets()
         bx, by = _bsplines(dx, self.nodes), _bsplines(dy, self.nodes)
@@ -258,9 +264,7 @@ class _Splines:
             pixels = projected.reshape(n, rows, columns) * scale
             return self._open(prior * np.tensordot(self.terms.T, byt @ pixels @ bx, axes=1))
 
-        own = np.ascontiguousarray(
-            basis[:, :-1]
-        )  # without the row of the sky's prior, on which a profile has no effect
+        own = np.ascontiguousarray(basis[:, :-1])  # the row of the prior of the sky does not depend on the profile
 
         def normal(z):
             pixels = (by @ np.tensordot(self.terms, prior * z, axes=1) @ bxt) * scale
@@ -284,19 +288,30 @@ class _Splines:
 
 
 def fit_stars(stars: Stars, image: Image, rms: float, degree: int, min_stars: int):
-    """Effective PSF of the stars.
+    """Fit the effective PSF of an image.
+
+    Parameters
+    ----------
+    stars : Stars
+    image : Image
+    rms : float
+        Noise of the sky [ADU].
+    degree : int
+        Highest degree of the variation over the field.
+    min_stars : int
+        Least number of stars.
 
     Returns
     -------
     table : numpy.ndarray
-        float64 (terms, side, side), see `otrain_core.stars.psf.PSFModel`.
+        float64 (terms, side, side), see `otrain_core.stars.psf_model.PSFModel`.
     oversampling : int
     n_stars : int
-        Stars that stood the test of the residuals; with fewer than `min_stars` the table is void.
+        Number of stars with acceptable residuals. With fewer than `min_stars`, the table is all 0.
     degree : int
         Degree used.
     residual : float
-        Median over the stars of the summed |data - model| in the core over the flux.
+        Median over the stars of |data - model| summed over the core, divided by the flux.
     """
     fwhm = max(1.7 * stars.half_light, 1.2)
     half_width = int(np.clip(np.ceil(3.0 * fwhm), 5, 25))
@@ -318,7 +333,7 @@ def fit_stars(stars: Stars, image: Image, rms: float, degree: int, min_stars: in
     reach = int(np.ceil(min(2.5 * fwhm + 1, half_width) / spacing))
     nodes = spacing * np.arange(-reach, reach + 1.0)
     at_nodes = base(nodes[None], nodes[None])[0]
-    # Free in the core and ever less so outwards, where noise would add up to flux that is not there.
+    # The prior gets narrower outwards, because the noise there would add up to a spurious flux.
     halo = np.sqrt(at_nodes * at_nodes.max())
     wide, narrow = 0.3 * at_nodes + 0.02 * halo, 0.1 * at_nodes + 0.005 * halo
     splines = _Splines(
@@ -351,21 +366,26 @@ def fit_stars(stars: Stars, image: Image, rms: float, degree: int, min_stars: in
 
 
 def misfit(stars: Stars, image: Image, rms: float, profile_at, fwhm: float, *, max_stars: int = 100) -> float:
-    """How well a model of the PSF that was made elsewhere describes the stars.
+    """Residual of the stars for a PSF model from another program; flux, position and sky of the stars are fitted.
 
     Parameters
     ----------
+    stars : Stars
+    image : Image
+    rms : float
+        Noise of the sky [ADU].
     profile_at : callable
-        Of x, y [px] and the offsets dx, dy of columns and rows [px]: the PSF of that place (rows, columns).
+        Function of x, y [px] and of the offsets dx, dy of columns and rows [px] that returns the PSF at that
+        position (rows, columns).
     fwhm : float
         [px].
     max_stars : int
-        About so many of them, evenly by rank of brightness.
+        Approximate number of stars to use, evenly chosen by their rank in brightness.
 
     Returns
     -------
     float
-        Median over the stars of the summed |data - model| in the core over the flux; flux, position and sky are fitted.
+        Median over the stars of |data - model| summed over the core, divided by the flux; NaN without any star.
     """
     fit = _Fit(stars, image, rms, int(np.clip(np.ceil(3.0 * fwhm), 5, 25)))
     fit = fit.take(np.arange(len(fit.x)) % max(1, len(fit.x) // max_stars) == 0)
@@ -383,20 +403,21 @@ def misfit(stars: Stars, image: Image, rms: float, profile_at, fwhm: float, *, m
 
 
 def _core_misfit(fit: _Fit, profile: np.ndarray, fwhm: float) -> float:
+    """Median over the stars of |data - model| summed within one FWHM, divided by the flux."""
     dx, dy = fit.offsets()
     core = (np.hypot(dx[:, None, :], dy[:, :, None]) < fwhm) & fit.valid
     return float(np.median((np.abs(fit.data - fit.model(profile)) * core).sum(axis=(1, 2)) / fit.flux))
 
 
 def _step(fit: _Fit, profiles: list[np.ndarray]) -> None:
-    """Improve flux, position and sky of every star for a given profile (`_around` the offsets of the stars)."""
+    """Improve flux, position and sky of every star for the profiles of `_around`."""
     weight = fit.root_weight(profiles[0])
     basis, triangle = fit.local(profiles[0], _gradient(profiles), weight)
     fit.update(basis, triangle, fit.residual(profiles[0], weight))
 
 
 def _consistent(fit: _Fit, profile: np.ndarray) -> np.ndarray:
-    """Stars whose residuals are like those of the others (no hit, no galaxy, no neighbour)."""
+    """Which stars have residuals like those of the others, without cosmic ray, galaxy or neighbour."""
     signal = np.maximum(fit.flux[:, None, None] * profile, 0)
     variance = fit.rms**2 + signal / fit.gain + (0.02 * signal) ** 2
     chi = np.sqrt((((fit.data - fit.model(profile)) ** 2 / variance) * fit.valid).sum(axis=(1, 2)))
@@ -407,7 +428,7 @@ def _consistent(fit: _Fit, profile: np.ndarray) -> np.ndarray:
 
 
 def _tabulate(base, splines: _Splines, shape: np.ndarray, oversampling: int) -> np.ndarray:
-    """The model on a fine grid, wide enough for 99 % of the flux, its centre on the centroid."""
+    """Tabulate the model on a fine grid that contains 99 % of the flux and is centred on the centroid."""
     fwhm, beta = np.exp(shape[0]), np.exp(shape[3])
     alpha = moffat_alpha(fwhm, beta)
     wide = alpha * np.sqrt(0.007 ** (1 / (1 - beta)) - 1)

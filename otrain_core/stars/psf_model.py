@@ -1,4 +1,4 @@
-"""The model of a PSF that varies over the field."""
+"""Model of a PSF that varies over the field."""
 
 from __future__ import annotations
 
@@ -8,28 +8,33 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from otrain_core.errors import ImageError
+from otrain_core.errors import ImageError, first_line
 from otrain_core.images.polynomials import exponents, polynomial
 from otrain_core.io import atomic, raise_if_failed, truncation_told
 from otrain_core.widths import FWHM_PER_SIGMA
 
-MAX_DEGREE, MAX_OVERSAMPLING = 8, 20  # of a model in a file: what a fit never exceeds, and memory allows
-AT_A_TIME = 32  # stars whose stamps are made together
-MIN_RADIUS, MAX_RADIUS = 1, 200  # of its stamps [px]
+MAX_DEGREE, MAX_OVERSAMPLING = 8, 20  # limits of a model in a file, which fits never exceed
+AT_A_TIME = 32  # number of stars whose stamps are computed together, to limit the memory
+MIN_RADIUS, MAX_RADIUS = 1, 200  # limits of the radius of the stamps of a model in a file [px]
 
 
 @dataclass
 class PSFModel:
-    """Effective PSF, a polynomial of the position on the detector.
+    """Effective PSF that is a polynomial of the position on the detector.
 
     Attributes
     ----------
     table : numpy.ndarray
-        float64 (terms, side, side): coefficient of every monomial of the normalised
-        position, at offsets of ``1 / oversampling`` px from the centre of the table.
+        float64 (terms, side, side), coefficient of every monomial of the normalised
+        position, tabulated in steps of ``1 / oversampling`` px.
     degree, oversampling : int
+        Degree of the polynomial, and samples per pixel.
     shape : tuple of int
-        (height, width) of the image [px], which normalises the position.
+        (height, width) of the image [px], over which the position is normalised.
+    radius : int
+        Half width of the stamps [px].
+    fwhm, ellipticity, angle : float
+        Of the PSF at the centre of the image, see `measure`.
     """
 
     table: np.ndarray
@@ -38,7 +43,7 @@ class PSFModel:
     shape: tuple[int, int]
 
     def __post_init__(self):
-        # B-spline coefficients are linear in the samples: filtered once, combined for every position.
+        # B-spline coefficients are linear in the samples, so that filtering the table once is enough.
         self._splines = np.stack(
             [ndimage.spline_filter(plane, order=3, output=np.float64, mode="mirror") for plane in self.table]
         )
@@ -51,13 +56,26 @@ class PSFModel:
         return 2 * self.radius + 1
 
     def profile(self, x: float, y: float, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
-        """PSF of a place at offsets of pixel centres from the star [px]: (rows, columns), not normalised."""
+        """PSF at a position, not normalised.
+
+        Parameters
+        ----------
+        x, y : float
+            Position [px].
+        dx, dy : numpy.ndarray
+            (columns,) and (rows,), offsets of the pixel centres from the star [px].
+
+        Returns
+        -------
+        numpy.ndarray
+            float64 (rows, columns), at least 0.
+        """
         return self._profiles(np.array([x]), np.array([y]), np.asarray(dx)[None], np.asarray(dy)[None])[0]
 
     def _profiles(self, x: np.ndarray, y: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
-        """As `profile` for stars at x, y (n,), with the offsets of each (n, columns) and (n, rows)."""
+        """As `profile` for several stars at x, y (n,), with offsets (n, columns) and (n, rows)."""
         planes = np.tensordot(polynomial(x, y, self.shape, self.degree, axis=-1), self._splines, axes=1)
-        # On a grid of rows and columns the interpolation is one along the rows, then one along the columns.
+        # The interpolation is separable: first along the columns, then along the rows.
         (row, along_y), (column, along_x) = (self._taps(offset) for offset in (dy, dx))
         star = np.arange(len(planes))[:, None]
         lines = sum(planes[star, row[tap]] * along_y[tap][..., None] for tap in range(4)).swapaxes(1, 2)
@@ -65,9 +83,9 @@ class PSFModel:
         return np.maximum(values, 0.0)
 
     def _taps(self, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Nodes of the table that make up a cubic B-spline at offsets of pixel centres, and their weights, each (4, ...).
+        """Nodes of the table for a cubic B-spline at the given offsets [px], and their weights, each (4, ...).
 
-        The table is mirrored about its first and its last node.
+        The table is mirrored about its first and last node.
         """
         last = self.table.shape[-1] - 1
         position = last / 2 + np.asarray(offset, float) * self.oversampling
@@ -79,7 +97,7 @@ class PSFModel:
         return last - np.abs(last - node % (2 * last)), weights
 
     def at(self, x: float, y: float) -> np.ndarray:
-        """PSF at a position of the detector, centred in its stamp.
+        """PSF at a position [px], centred in its stamp.
 
         Returns
         -------
@@ -91,21 +109,20 @@ class PSFModel:
         return stamp / stamp.sum()
 
     def stamp(self, x: float, y: float) -> tuple[np.ndarray, int, int]:
-        """A star of flux 1 at a sub-pixel position.
+        """Image of a star of flux 1 at a sub-pixel position [px].
 
         Returns
         -------
         stamp : numpy.ndarray
             float64 (size, size), pixel-integrated, with sum 1.
         y0, x0 : int
-            Pixel of the image that the first pixel of the stamp falls on (may lie
-            outside the image).
+            Pixel of the image under the first pixel of the stamp, which may be off the image.
         """
         stamps, y0, x0 = self.stamps(np.array([x]), np.array([y]))
         return stamps[0], int(y0[0]), int(x0[0])
 
     def stamps(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """`stamp` of many stars: (n, size, size), and (n,) each of the first row and column."""
+        """As `stamp` for stars at x, y (n,): stamps (n, size, size), and y0, x0, int (n,)."""
         x0, y0 = (np.floor(np.asarray(value, float) + 0.5).astype(int) - self.radius for value in (x, y))
         stamps, offset = np.empty((len(x0), self.size, self.size)), np.arange(self.size)
         for start in range(0, len(x0), AT_A_TIME):
@@ -115,31 +132,35 @@ class PSFModel:
         return stamps / stamps.sum(axis=(1, 2), keepdims=True), y0, x0
 
     def noise_area(self, x: float, y: float) -> float:
-        """Noise-equivalent area ``1 / sum(PSF^2)`` [px]: the variance of an optimally
-        weighted flux is this times the variance of a pixel (King 1983, PASP 95, 163)."""
+        """Noise-equivalent area ``1 / sum(PSF^2)`` [px] at a position (King 1983, PASP 95, 163).
+
+        The variance of an optimally weighted flux is this area times the variance of a pixel.
+        """
         return float(1.0 / np.sum(self.at(x, y) ** 2))
 
     def measure(self, x: float, y: float) -> tuple[float, float, float]:
         """Size and shape of the PSF at a position.
 
-        The profile is the effective one, as wide as stars are in the image: the
-        width of a pixel is in it.
+        The profile is the effective PSF, which includes the pixel and is as wide as the
+        stars in the image.
 
         Returns
         -------
         fwhm : float
-            Of the circle with the area above half the maximum [px].
+            Diameter of the circle with the area above half the maximum [px].
         ellipticity : float
             1 - b/a, from second moments in a Gaussian window twice as wide as the
-            profile, whose effect is taken out.
+            profile, corrected for the window.
         angle : float
-            Of the major axis, from +x towards +y, -90 to 90 [deg].
+            Direction of the major axis, from +x towards +y, -90 to 90 [deg].
         """
         fine = np.arange(-self.radius, self.radius + 0.05, 0.1)
         profile = self.profile(x, y, fine, fine)
         above = profile - profile.max() / 2
         slope = np.maximum(np.hypot(*np.gradient(profile)), 1e-9 * profile.max())
-        fwhm = 2 * np.sqrt(np.clip(above / slope + 0.5, 0, 1).sum() * 0.01 / np.pi)  # cells on the line in part
+        fwhm = 2 * np.sqrt(
+            np.clip(above / slope + 0.5, 0, 1).sum() * 0.01 / np.pi
+        )  # fraction of each cell above half the maximum
         window = (2 * fwhm / FWHM_PER_SIGMA) ** 2
         weight = profile * np.exp(-(fine[:, None] ** 2 + fine**2) / (2 * window))
         weight = weight / weight.sum()
@@ -151,7 +172,7 @@ class PSFModel:
         return float(fwhm), float(1 - np.sqrt(minor / major)), float(angle)
 
     def save(self, path: str | Path) -> None:
-        """Write the model as FITS: one image of planes (terms, side, side)."""
+        """Write the model as a FITS image (terms, side, side)."""
         from astropy.io import fits
 
         hdu = fits.PrimaryHDU(self.table.astype(np.float32))
@@ -170,9 +191,9 @@ class PSFModel:
         Raises
         ------
         ImageError
-            No such file, not FITS, or no model of a PSF (key ``psf``).
+            No such file, not FITS, or not a PSF model (key ``psf``).
         UpstreamFailed
-            The file marks the failure of an earlier step of its image.
+            The file marks the failure of an earlier step of the image.
         """
         from astropy.io import fits
 
@@ -187,23 +208,26 @@ class PSFModel:
                 values = [hdus[0].header[key] for key in ("DEGREE", "OVERSAMP", "IMHEIGHT", "IMWIDTH")]
                 sizes = [hdus[0].header.get(f"NAXIS{axis}", 0) for axis in (1, 2, 3)]
                 if not all(isinstance(value, int) for value in values):
-                    raise refuse(f"DEGREE, OVERSAMP, IMHEIGHT and IMWIDTH must be whole numbers, found {values}")
+                    raise refuse(f"DEGREE, OVERSAMP, IMHEIGHT and IMWIDTH must be whole numbers, not {values}")
                 degree, oversampling, height, width = values
                 if not (0 <= degree <= MAX_DEGREE and 1 <= oversampling <= MAX_OVERSAMPLING):
                     raise refuse(
-                        f"a degree of 0 to {MAX_DEGREE} and 1 to {MAX_OVERSAMPLING} samples per pixel are needed, "
-                        f"found {degree} and {oversampling}"
+                        f"DEGREE must be 0 to {MAX_DEGREE} and OVERSAMP 1 to {MAX_OVERSAMPLING}, "
+                        f"not {degree} and {oversampling}"
                     )
                 least, most = 2 * (MIN_RADIUS + 1) * oversampling + 1, 2 * (MAX_RADIUS + 1) * oversampling + 1
                 if sizes[0] != sizes[1] or not least <= sizes[0] <= most or sizes[2] != len(exponents(degree)):
                     raise refuse(
-                        f"{len(exponents(degree))} square planes of {least} to {most} samples are needed, found {sizes}"
+                        f"{len(exponents(degree))} square planes with sides of {least} to {most} samples are needed, "
+                        f"not {sizes}"
                     )
                 table = hdus[0].data.astype(np.float64)
         except ImageError:
             raise
         except Exception as error:  # astropy raises many kinds for a malformed file
-            raise refuse(f"not a readable model of a PSF ({str(error) or type(error).__name__})") from None
-        if not (height > 0 and width > 0 and np.isfinite(table).all() and table[0].sum() > 0):
-            raise refuse("the model of the PSF has missing values, or no light")
+            raise refuse(f"not a readable PSF model ({first_line(error)})") from None
+        if not (height > 0 and width > 0):
+            raise refuse(f"IMHEIGHT and IMWIDTH must be positive, not {height} and {width}")
+        if not (np.isfinite(table).all() and table[0].sum() > 0):
+            raise refuse("the PSF model has missing values or no flux")
         return cls(table, degree, oversampling, (height, width))

@@ -1,4 +1,4 @@
-"""The sky of an image and the stars that serve to measure its PSF."""
+"""Sky of an image, and selection of the stars for the measurement of its PSF."""
 
 from __future__ import annotations
 
@@ -17,7 +17,17 @@ from otrain_core.widths import SIGMA_PER_MAD
 
 @dataclass
 class Sky:
-    """Background-subtracted data with its level and noise [ADU], and the pixels without value."""
+    """Background-subtracted image with the level and noise of its sky.
+
+    Attributes
+    ----------
+    data : numpy.ndarray
+        float32 (height, width) [ADU]; 0 where missing.
+    missing : numpy.ndarray
+        bool (height, width), pixels without a value.
+    level, rms : float
+        Level of the subtracted background and noise of the sky [ADU].
+    """
 
     data: np.ndarray
     missing: np.ndarray
@@ -26,9 +36,9 @@ class Sky:
 
     @cached_property
     def sources(self) -> tuple[np.ndarray, np.ndarray]:
-        """Sources above 4 sigma (sep's table) and the map of what belongs to each, from 1; found once.
+        """Sources above 4 sigma (table of sep) and the segmentation map with their numbers, from 1.
 
-        sep raises a bare Exception when its buffers overflow.
+        sep raises a plain Exception if a buffer overflows.
         """
         import sep
 
@@ -46,12 +56,12 @@ class Sky:
 
 
 def measure_sky(image: Image, *, box: int = 64) -> Sky:
-    """Background by sep's clipped mode in boxes, missing pixels left out (0 in ``data``).
+    """Measure the background by sep's clipped mode in boxes of `box` px, without the missing pixels.
 
     Raises
     ------
     ImageError
-        The noise of the sky cannot be measured (constant or empty image).
+        The noise of the sky cannot be measured, in a constant or empty image (key ``data``).
     """
     import sep
 
@@ -67,11 +77,31 @@ def measure_sky(image: Image, *, box: int = 64) -> Sky:
 
 
 def select_stars(image: Image, sky: Sky, *, min_snr: float, max_ellipticity: float, max_stars: int) -> Stars:
-    """Isolated, round, unsaturated sources on the locus of stars in size, brightest first.
+    """Select isolated, round, unsaturated sources with the size of stars, the brightest first.
 
-    Hot pixels and hits of cosmic rays are told by the light around the brightest
-    pixel, of which even an undersampled star has more (FWHM 1.3 px: 1.3 times that
-    pixel); galaxies by the half-light radius.
+    Hot pixels and cosmic rays are rejected because they have little light around the
+    brightest pixel (an undersampled star with a FWHM of 1.3 px has 1.3 times the light of
+    that pixel there), galaxies because of their half-light radius.
+
+    Parameters
+    ----------
+    image : Image
+    sky : Sky
+        Of this image.
+    min_snr : float
+        Least S/N of the isophotal flux.
+    max_ellipticity : float
+        Largest 1 - b/a.
+    max_stars : int
+
+    Returns
+    -------
+    Stars
+
+    Raises
+    ------
+    ImageError
+        The sources cannot be extracted, in a very crowded image (key ``psf``).
     """
     import sep
 
@@ -112,7 +142,7 @@ def select_stars(image: Image, sky: Sky, *, min_snr: float, max_ellipticity: flo
     )
     keep = inside & _isolated(found, index, 5 * rough)
     index, candidates = index[keep], candidates[keep]
-    # The isophote of a faint star is small, and half of what it holds smaller still: one aperture for all.
+    # Isophotal fluxes bias the half-light radii of faint stars to small values: use one aperture for all.
     flux, *_ = sep.sum_circle(sky.data, candidates["x"], candidates["y"], 3 * rough, mask=sky.missing, subpix=5)
     half_light = _half_light(sky, candidates, flux, np.full(index.size, 6 * rough))
     keep = (half_light > max(0.45, 0.6 * rough)) & (half_light < 1.4 * rough) & (flux > 0)
@@ -125,7 +155,7 @@ def select_stars(image: Image, sky: Sky, *, min_snr: float, max_ellipticity: flo
 
 
 def _half_light(sky: Sky, sources: np.ndarray, flux: np.ndarray, reach: np.ndarray) -> np.ndarray:
-    """Radius that holds half of a flux [px]."""
+    """Radius that contains half of the flux [px]; 0 if it cannot be measured."""
     import sep
 
     radius, _ = sep.flux_radius(
@@ -135,6 +165,7 @@ def _half_light(sky: Sky, sources: np.ndarray, flux: np.ndarray, reach: np.ndarr
 
 
 def _stars(found: np.ndarray, index: np.ndarray, locus: float, sky: Sky, segments: np.ndarray) -> Stars:
+    """The sources with these indices as `Stars`."""
     chosen = found[index]
     return Stars(
         chosen["x"], chosen["y"], chosen["flux"], float(locus), sky.data, sky.missing, segments, labels=index + 1
@@ -142,12 +173,15 @@ def _stars(found: np.ndarray, index: np.ndarray, locus: float, sky: Sky, segment
 
 
 def _locus(half_light: np.ndarray) -> float:
-    """Size of the stars among sources sorted by flux: the fullest 15 % of the brighter two thirds."""
+    """Half-light radius of the stars [px] among sources sorted by flux: the mode of the brighter two thirds.
+
+    The mode is that of an interval of 15 % in size.
+    """
     return float(np.exp(_mode(np.log(half_light[: max(30, 2 * half_light.size // 3)]), 0.15)))
 
 
 def _mode(values: np.ndarray, width: float) -> float:
-    """Median of the fullest interval of a width; of equal ones the lowest."""
+    """Median of the values in the interval of this width that contains most of them; the lowest of equal intervals."""
     values = np.sort(values)
     counts = np.searchsorted(values, values + width, side="right") - np.arange(values.size)
     start = int(np.argmax(counts))
@@ -155,9 +189,10 @@ def _mode(values: np.ndarray, width: float) -> float:
 
 
 def _on_locus(x: np.ndarray, y: np.ndarray, size: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Sources whose size, over its mode, is that of the stars of their part of the field.
+    """Select sources on the stellar locus, whose size may vary over the field.
 
-    The width of the locus is taken from its lower side, which has no galaxies.
+    `size` is the half-light radius over its mode. The width of the locus is measured on its
+    lower side, which contains no galaxies.
     """
     near = np.abs(size - 1) < 0.25
     for _ in range(4):
@@ -167,13 +202,13 @@ def _on_locus(x: np.ndarray, y: np.ndarray, size: np.ndarray, shape: tuple[int, 
         off -= _mode(off[near], 0.1)
         below = off[near & (off <= 0)]
         spread = SIGMA_PER_MAD * np.median(np.abs(below)) if below.size else 0.0
-        least = max(0.08, 0.6 / np.sqrt(near.sum()))  # of few stars the scatter is not known
+        least = max(0.08, 0.6 / np.sqrt(near.sum()))  # the scatter of few stars is uncertain
         near = (np.abs(off) < np.clip(2.5 * spread, min(least, 0.25), 0.25)) & (np.abs(size - 1) < 0.5)
     return near
 
 
 def _isolated(found: np.ndarray, index: np.ndarray, distance: float) -> np.ndarray:
-    """True where no other source within `distance` has more than 2 % of the flux."""
+    """Which of the sources `index` have no neighbour within `distance` [px] with more than 2 % of their flux."""
     from scipy.spatial import cKDTree
 
     points = np.column_stack([found["x"], found["y"]])

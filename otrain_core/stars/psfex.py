@@ -1,10 +1,10 @@
-"""The PSF by PSFEx (Bertin 2011, ASPC 442, 435) on a catalogue of Source Extractor, through STDPipe's wrappers.
+"""Measure the PSF by PSFEx (Bertin 2011, ASPC 442, 435) on a catalogue of Source Extractor, through STDPipe.
 
-A model of PSFEx is what `otrain_core.stars.psf.PSFModel` is: the share of a star's flux in a
-pixel, tabulated in steps finer than a pixel, every sample a polynomial of the position.
-So it is taken over as it is: the polynomials are written in the coordinates of the
-image, and the table is read off at a whole number of samples per pixel with the
-interpolation that PSFEx itself uses (Lanczos-4).
+A model of PSFEx has the form of `otrain_core.stars.psf_model.PSFModel`: the fraction of a
+star's flux in a pixel, tabulated in steps smaller than a pixel, where every sample is a
+polynomial of the position. The conversion rewrites the polynomials in the coordinates of the
+image, and resamples the table to a whole number of samples per pixel with the interpolation
+of PSFEx (Lanczos-4).
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from otrain_core.plan.pipelines import PsfOptions
 from otrain_core.stars.psf_fit import Stars
 from otrain_core.temporary import temporary_folder
 
-THRESHOLD, MIN_AREA = 4.0, 4  # of the catalogue, as gmadet sets them [sigma], [px]
-SAMPLES = 3.0  # of the table over the FWHM at least; with 4.7, PSFEx's own choice, narrow stars come out too wide
-LANCZOS = 4
-BASIS = 12  # samples on a side that PSFEx solves for; with its own 20 the model is the same and takes twice as long
+THRESHOLD, MIN_AREA = 4.0, 4  # of the detection, as in gmadet [sigma], [px]
+SAMPLES = 3.0  # least number of samples per FWHM; with the 4.7 of PSFEx, the model is too wide for narrow stars
+LANCZOS = 4  # half width of the interpolation [samples]
+BASIS = 12  # PSFEx solves for 12 x 12 samples; its default of 20 gives the same model in twice the time
 
 
 def fit_psfex(image: Image, stars: Stars, *, level: float, options: PsfOptions) -> tuple[np.ndarray, int, int, int]:
-    """Effective PSF of an image by PSFEx.
+    """Measure the effective PSF of an image by PSFEx.
 
     Parameters
     ----------
     image : Image
     stars : Stars
-        The stars of `otrain_core.stars.psf.select_stars`: their size and number only.
+        Result of `otrain_core.stars.psf_stars.select_stars`, of which only size and number are used.
     level : float
         Of the sky [ADU].
     options : PsfOptions
@@ -44,12 +44,17 @@ def fit_psfex(image: Image, stars: Stars, *, level: float, options: PsfOptions) 
     Returns
     -------
     table : numpy.ndarray
-        float64 (terms, side, side), see `otrain_core.stars.psf.PSFModel`.
+        float64 (terms, side, side), see `otrain_core.stars.psf_model.PSFModel`.
     oversampling : int
     n_stars : int
-        Stars that PSFEx accepted.
+        Number of stars that PSFEx accepted.
     degree : int
         Degree used.
+
+    Raises
+    ------
+    MissingProgramError, ImageError
+        See `run_psfex`.
     """
     found = run_psfex(
         image,
@@ -71,35 +76,35 @@ def run_psfex(
 ) -> dict[str, Any]:
     """Run Source Extractor and PSFEx in a temporary folder.
 
-    The stars are those that PSFEx chooses, unsaturated, clear of missing pixels, and
-    within 0.7 to 1.4 times the `fwhm` (its own limit of 2 px would leave nothing of an
-    undersampled image). Vignettes reach as far as the stars do in the model: 4 FWHM.
+    PSFEx chooses the stars: they are unsaturated, without missing pixels, and have a FWHM of
+    0.7 to 1.4 times `fwhm` (with the default limit of PSFEx, 2 px, no star of an undersampled
+    image would be left). The vignettes have the radius of the model, 4 FWHM.
 
     Parameters
     ----------
     image : Image
-        As it came, background in.
+        As read, with its background.
     fwhm : float
         First guess [px].
     n_stars : int
-        Stars to be expected; the degree is lowered where they are fewer than four for each of its terms.
+        Expected number of stars; the degree is lowered if there are fewer than four per term.
     level : float
-        Level of the sky, put where pixels are missing [ADU].
+        Level of the sky, which replaces missing pixels [ADU].
     options : PsfOptions
-        `min_snr` and `max_ellipticity`: what a star must exceed, and keep below; PSFEx's
-        (a-b)/(a+b) is derived from 1 - b/a.
+        `degree`, `min_snr` and `max_ellipticity` are used. The ellipticity of PSFEx,
+        (a-b)/(a+b), is derived from 1 - b/a.
 
     Returns
     -------
     dict
-        As `stdpipe.psf.load_psf` gives it, with ``header``.
+        Model in the form of `stdpipe.psf.load_psf`, with ``header``.
 
     Raises
     ------
     MissingProgramError
-        A program is not installed.
+        Source Extractor or PSFEx is not installed.
     ImageError
-        PSFEx finds no model (key ``psf``).
+        PSFEx found no model (key ``psf``).
     """
     from stdpipe import psf as stdpipe_psf
 
@@ -115,7 +120,7 @@ def run_psfex(
         degree -= 1
     while True:
         with temporary_folder("psfex") as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # astropy on the units of the catalogue
+            warnings.simplefilter("ignore")  # warnings of astropy about the units of the catalogue
             found = stdpipe_psf.run_psfex(
                 data,
                 mask=missing,
@@ -134,7 +139,7 @@ def run_psfex(
                     "SAMPLE_MAXELLIP": options.max_ellipticity / (2 - options.max_ellipticity),
                     "SAMPLE_FWHMRANGE": [0.7 * fwhm, 1.4 * fwhm],
                     "SAMPLE_IMAFLAGMASK": "0xff",
-                    "PSF_RECENTER": "Y",  # the isophotal centre of an undersampled star depends on where in its pixel it is
+                    "PSF_RECENTER": "Y",  # isophotal centres of undersampled stars depend on the sub-pixel position
                     "NTHREADS": 1,
                 },
                 _workdir=folder,
@@ -143,7 +148,7 @@ def run_psfex(
             if found is not None:
                 found = stdpipe_psf.load_psf(str(Path(folder) / "out.psf"), get_header=True)
         if found is None or not np.isfinite(found["data"]).all() or not np.any(found["data"]):
-            raise ImageError(image.name, "psf", "PSFEx finds no model of the PSF in this image")
+            raise ImageError(image.name, "psf", "PSFEx found no PSF model for this image")
         accepted = int(found["header"]["ACCEPTED"])
         if degree == 0 or accepted >= 4 * len(exponents(degree)):
             return found
@@ -151,21 +156,21 @@ def run_psfex(
 
 
 def table_of(psf: dict[str, Any], shape: tuple[int, int]) -> tuple[np.ndarray, int]:
-    """The table of a `otrain_core.stars.psf.PSFModel` from a model of PSFEx.
+    """Convert a model of PSFEx to the table of a `otrain_core.stars.psf_model.PSFModel`.
 
     Parameters
     ----------
     psf : dict
-        As `run_psfex` returns it.
+        Result of `run_psfex`.
     shape : tuple of int
         (height, width) of the image [px].
 
     Returns
     -------
     table : numpy.ndarray
-        float64 (terms, side, side), see `otrain_core.stars.psf.PSFModel`.
+        float64 (terms, side, side), see `otrain_core.stars.psf_model.PSFModel`.
     oversampling : int
-        At least twice that of PSFEx's table, where cubic splines follow Lanczos-4.
+        At least twice that of PSFEx's table, so that cubic splines reproduce the Lanczos-4 interpolation.
     """
     planes = np.asarray(psf["data"], np.float64)
     planes = _monomials(psf, shape) @ planes.reshape(len(planes), -1)
@@ -179,9 +184,9 @@ def table_of(psf: dict[str, Any], shape: tuple[int, int]) -> tuple[np.ndarray, i
 
 
 def _monomials(psf: dict[str, Any], shape: tuple[int, int]) -> np.ndarray:
-    """Matrix (our terms, PSFEx's terms) that writes polynomials of PSFEx's coordinates in ours."""
+    """Matrix (our terms, PSFEx's terms) that converts polynomials of PSFEx's coordinates to ours."""
     degree = psf["degree"]
-    n = degree + 1  # points on a grid that fix a polynomial
+    n = degree + 1  # number of points per axis that determine a polynomial
     x, y = (grid.ravel() for grid in np.meshgrid(np.linspace(0, shape[1] - 1, n), np.linspace(0, shape[0] - 1, n)))
     u, v = (x + 1 - psf["x0"]) / psf["sx"], (y + 1 - psf["y0"]) / psf["sy"]  # the first pixel of FITS is 1
     theirs = np.stack([u**i * v**j for j in range(n) for i in range(n - j)], axis=-1)
@@ -189,7 +194,7 @@ def _monomials(psf: dict[str, Any], shape: tuple[int, int]) -> np.ndarray:
 
 
 def _lanczos(positions: np.ndarray, size: int) -> np.ndarray:
-    """Weights (positions, size) of samples in Lanczos-4 interpolation; outside the samples is nothing."""
+    """Weights (positions, size) of samples in a Lanczos-4 interpolation; samples beyond the table are 0."""
     at = np.arange(-LANCZOS - 1, size + LANCZOS + 1)
     offset = positions[:, None] - at
     weights = np.where(np.abs(offset) < LANCZOS, np.sinc(offset) * np.sinc(offset / LANCZOS), 0.0)

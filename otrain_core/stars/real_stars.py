@@ -1,11 +1,10 @@
-"""Real stars as new sources: a check of the classifier that needs no simulation.
+"""Real stars as new and fading sources: a test of the classifier without simulated sources.
 
-A star that is taken out of the reference, with the reference's own PSF, appears in the
-difference as a new source with the true PSF and the true noise of the science image. A
-star cut from one place of the science image and set down at another does too; its own
-sky noise comes along, so that the noise under it is higher by up to the square root of
-two. A star that is taken out of the science image has faded: what it leaves there is smooth, but as
-noisy as it was itself.
+A star that is subtracted from the reference, with the PSF of the reference, appears in the
+difference as a new source with the true PSF and noise of the science image. So does a star
+that is copied from one place of the science image to another; the copy includes sky noise,
+so that the noise there is higher by up to the square root of two. A star that is subtracted
+from the science image is a fading source; its photon noise remains in the science image.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ log = logging.getLogger("otrain.real_stars")
 DEFAULTS = InjectOptions()
 MIN_SNR = 8.0
 MAX_CHI2 = 3.0  # per pixel of the core
-FREE_RADIUS = 2.5  # of the place it is set down: nothing is detected this near [FWHM]
-APART = 4.0  # real stars keep this far from injected sources [FWHM]
-MAX_SHIFT = 0.25  # of the side of the image, so that the PSF is about that of the new place
+FREE_RADIUS = 2.5  # least distance between a copied star and any detected source [FWHM]
+APART = 4.0  # least distance between a real star and injected sources [FWHM]
+MAX_SHIFT = 0.25  # largest shift of a copied star over the side of the image, so that its PSF fits the new place
 
 
 def choose_stars(
@@ -48,33 +47,33 @@ def choose_stars(
     options: InjectOptions,
     avoid: pd.DataFrame | None = None,
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Isolated, unsaturated, round stars of an image with magnitudes in the range of the injection.
+    """Choose isolated, unsaturated, round stars of an image in the magnitude range of the injection.
 
-    They are drawn at random, but so that the magnitudes are about evenly filled.
+    The stars are chosen at random with weights that make the distribution of magnitudes about uniform.
 
     Parameters
     ----------
     image : Image
-        As it came.
+        As read.
     psf : PSFModel
     sky : Sky
         Of this image.
     record : mapping
-        Of `otrain_core.stars.psf.measure_psf`.
+        Record of `otrain_core.stars.psf.measure_psf`.
     rng : numpy.random.Generator
     n : int
-        Stars wanted; fewer are returned where there are fewer.
+        Largest number of stars.
     options : InjectOptions
-        The range of magnitudes is that of the injected sources; a star must have S/N 8 besides.
+        The range of magnitudes is that of the injected sources; a star must also have a S/N of 8.
     avoid : pandas.DataFrame, optional
-        x, y of what the stars must keep away from.
+        x, y [px] of sources that the stars must not be close to.
 
     Returns
     -------
     stars : pandas.DataFrame
         x, y [px], mag, flux [ADU] and label (number in `segments`).
     segments : numpy.ndarray
-        Source that every pixel belongs to (0: none).
+        int (height, width), number of the source that a pixel belongs to (0: none).
     """
     limit, zero_point = limits(image, record)
     stars = select_stars(image, sky, min_snr=MIN_SNR, max_ellipticity=0.3, max_stars=100_000)
@@ -88,7 +87,7 @@ def choose_stars(
         index = np.flatnonzero(free)
         bins = np.floor(-2.5 * np.log10(stars.flux[index])).astype(int)
         _, bins, counts = np.unique(bins, return_inverse=True, return_counts=True)
-        # Efraimidis & Spirakis (2006): random order with weights.
+        # Weighted random order (Efraimidis & Spirakis 2006, Inf. Process. Lett. 97, 181).
         order = index[np.argsort(-np.log(rng.random(index.size)) * counts[bins], kind="stable")]
         for star in order:
             if len(rows) == n:
@@ -114,45 +113,45 @@ def add_real_stars(
     options: InjectOptions = DEFAULTS,
     sky: Sky | None = None,
 ) -> tuple[np.ndarray, pd.DataFrame]:
-    """Name stars to be taken out of the reference, take some out of the image, and set others down elsewhere in it.
+    """Choose stars to be subtracted from the reference, subtract others from the image, and copy others within it.
 
     Parameters
     ----------
     image : Image
-        As it came, without injected sources.
+        As read, without injected sources.
     data : numpy.ndarray
-        float32 (height, width), the same with injected sources [ADU].
+        float32 (height, width), the image with injected sources [ADU].
     truth : pandas.DataFrame
-        Of the injected sources, columns `otrain_core.stars.inject.TRUTH_COLUMNS`.
+        Table of the injected sources, with the columns `otrain_core.stars.truth.TRUTH_COLUMNS`.
     psf : PSFModel
     record : mapping
-        Of `otrain_core.stars.psf.measure_psf`.
+        Record of `otrain_core.stars.psf.measure_psf`.
     rng : numpy.random.Generator
-        A stream of its own, so that the injected sources do not depend on the numbers here.
+        A separate stream, so that the injected sources do not depend on the draws here.
     options : InjectOptions
-        `removed_stars`, `vanished_stars` and `transplanted_stars`: how many; fewer where the image has fewer that fit,
-        and none to remove without WCS.
+        `removed_stars`, `vanished_stars` and `transplanted_stars` are the numbers of stars. There are fewer if the
+        image has too few suitable stars, and no removed stars without a WCS.
     sky : Sky, optional
-        Of the image, where it is measured already.
+        Sky of the image, if already measured.
 
     Returns
     -------
     data : numpy.ndarray
         float32 (height, width) [ADU].
     truth : pandas.DataFrame
-        With rows of the kinds "removed" (place and flux of the star in the science image), "vanished" (the same, the
-        flux negative) and "transplanted" (the new place) at the end.
+        `truth` followed by rows of the kinds "removed" (position and flux of the star in the science image),
+        "vanished" (the same with a negative flux) and "transplanted" (new position).
     """
     removed_stars = options.removed_stars
     if image.wcs is None and removed_stars:
-        log.warning("image %s: WCS: there is none, so no star is taken out of the reference", image.name)
+        log.warning("image %s: WCS: missing, so that no star is subtracted from the reference", image.name)
         removed_stars = 0
     wanted = removed_stars + options.vanished_stars + options.transplanted_stars
     if wanted == 0:
         return data, truth
     sky = sky or measure_sky(image)
     stars, segments = choose_stars(image, psf, sky, record=record, rng=rng, n=wanted, options=options, avoid=truth)
-    # Where there are too few, all kinds get their share.
+    # If there are too few stars, they are divided among the kinds in proportion.
     first, second = (round(len(stars) * n / wanted) for n in (removed_stars, removed_stars + options.vanished_stars))
     removed, vanished, copied = stars[:first], stars[first:second], stars[second:]
     added, moved = transplant(image, psf, sky, segments, copied, rng=rng, avoid=pd.concat([truth, stars]))
@@ -180,18 +179,29 @@ def transplant(
     rng: np.random.Generator,
     avoid: pd.DataFrame,
 ) -> tuple[np.ndarray, pd.DataFrame]:
-    """Copies of stars at empty places, moved by whole pixels so that nothing is resampled.
+    """Copy stars to empty places, shifted by whole pixels so that they are not resampled.
 
-    What belongs to a neighbour that is detected is replaced by the PSF fit; fainter ones come along. The stamp ends softly over its
-    last quarter. A star
-    without an empty place within a quarter of the image's side is left out.
+    Pixels of detected neighbours are replaced by the fitted PSF; fainter neighbours are copied too. The stamp is tapered
+    over the outer quarter of its radius. A star without an empty place within a quarter of the image's side is left out.
+
+    Parameters
+    ----------
+    image : Image
+    psf : PSFModel
+    sky : Sky
+        Of this image.
+    segments, stars
+        Result of `choose_stars`.
+    rng : numpy.random.Generator
+    avoid : pandas.DataFrame
+        x, y [px] of sources that the copies must not be close to.
 
     Returns
     -------
     added : numpy.ndarray
         float64 (height, width), light to be added [ADU].
     moved : pandas.DataFrame
-        x, y (new), mag, flux.
+        x, y (new position) [px], mag, flux [ADU].
     """
     height, width = image.shape
     added = np.zeros(image.shape)
@@ -231,7 +241,7 @@ def transplant(
 
 
 def distance_to(points: pd.DataFrame | None, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Distance of each position to the nearest of the points (columns x, y) [px]; infinite without any."""
+    """Distance of each position (n,) to the nearest of the points (columns x, y) [px]; infinite without any point."""
     from scipy.spatial import cKDTree
 
     if points is None or len(points) == 0:

@@ -1,4 +1,4 @@
-"""Real stars taken out of the reference, or added to it, with its own PSF: new and faded sources of the difference."""
+"""Subtract real stars from the reference, or add fading sources to it, with the PSF of the reference."""
 
 from __future__ import annotations
 
@@ -25,43 +25,43 @@ from otrain_core.stars.truth import add_light, usable_places
 log = logging.getLogger("otrain.real_stars")
 
 PSF_DEFAULTS = PsfOptions()
-BLEND_RADIUS, BLEND_FLUX = 2.0, 0.1  # [FWHM], share of the star's flux
-SEARCH_RADIUS = 4.0  # a star is searched this far from where the WCS puts it [FWHM],
-FOUND_RADIUS = 1.5  # and must stand this near to it after the common shift [FWHM]
-MIN_SCALE = 3  # fitted stars that give the flux ratio of the two images
-MAX_FLUX_SCATTER = 0.25  # of the flux ratio of the two images about its median
+BLEND_RADIUS, BLEND_FLUX = 2.0, 0.1  # a blended star has a neighbour within [FWHM], with this fraction of its flux
+SEARCH_RADIUS = 4.0  # largest distance of a star from its position by the WCS [FWHM]
+FOUND_RADIUS = 1.5  # the same after the correction of the common shift [FWHM]
+MIN_SCALE = 3  # least number of fitted stars for the flux ratio of the two images
+MAX_FLUX_SCATTER = 0.25  # largest deviation of a star's flux ratio from the median, relative to it
 
 
 def remove_stars(
     reference: Image, stars: pd.DataFrame, *, name: str, options: PsfOptions = PSF_DEFAULTS
 ) -> tuple[Image, dict[str, Any]]:
-    """Take stars out of a reference with the reference's own PSF, and add sources that fade.
+    """Subtract stars from a reference with the PSF of the reference, and add fading sources to it.
 
-    Every star is found by its sky position, after a shift common to all; flux, position
-    and local level are fitted, and the star is subtracted. What the fit leaves is as
-    uncertain as the flux of the star in the reference. Rows of negative flux are sources that
-    the science image lost: they are added at their sky position, after the same shift, with the
-    flux ratio of the two images that the fitted stars have.
+    Every star is identified by its sky position, after correction of a shift common to all
+    stars. Its flux, position and local level are fitted, and the star is subtracted; the
+    uncertainty of the residual is that of the fitted flux. Rows of negative flux are fading
+    sources: they are added at their sky position, after the same shift, with the flux ratio
+    of the two images given by the fitted stars.
 
     Parameters
     ----------
     reference : Image
-        As read, background in.
+        As read, with its background.
     stars : pandas.DataFrame
         id, ra, dec [deg], flux [ADU of the science image].
     name : str
-        Name of the science image, for the log, and for the photon noise of what is added.
+        Name of the science image, for the log and for the random photon noise of added sources.
     options : PsfOptions
-        Those of the science image: which stars make the PSF of the reference.
+        Options of the science image for the selection of PSF stars.
 
     Returns
     -------
     reference : Image
-        A copy without the stars; the same object where none was removed or added.
+        A changed copy; the same object if nothing was subtracted or added.
     record : dict
-        ``removed`` (ids, also of what was added), ``failed`` (list of id and reason) and ``residual``: medians over the
-        removed stars of ``chi2`` (per pixel of the core, PSF error allowed), ``excess`` (not
-        allowed) and ``flux_error`` (of the fit, as a share of the flux).
+        ``removed`` (ids of the stars subtracted and of the sources added), ``failed`` (list of id and reason) and
+        ``residual``: number ``n`` and medians over the subtracted stars of ``chi2``, ``excess`` (see
+        `otrain_core.stars.one_star.StarFit`) and ``flux_error`` (relative error of the flux).
     """
     record: dict[str, Any] = {"removed": [], "failed": [], "residual": {"n": 0}}
     if len(stars) == 0:
@@ -70,7 +70,7 @@ def remove_stars(
     ra, dec = stars["ra"].to_numpy(float), stars["dec"].to_numpy(float)
 
     def nothing(reason: str) -> tuple[Image, dict[str, Any]]:
-        log.warning("image %s: no star taken out of the reference: %s", name, reason)
+        log.warning("image %s: no star was subtracted from the reference: %s", name, reason)
         return reference, record | {"failed": [{"id": number, "reason": reason} for number in ids]}
 
     if reference.wcs is None:
@@ -79,11 +79,11 @@ def remove_stars(
         return nothing("the science image has no WCS")
     try:
         sky = measure_sky(reference)
-        # The reference needs no zero point and has its WCS.
+        # The reference needs no zero point, and its WCS is used as it is.
         stars_of = options.model_copy(update={"method": "empirical", "astrometry": "none", "photometry": "header"})
         psf, _ = measure_psf(reference, options=stars_of, sky=sky)
     except ImageError as error:
-        return nothing(f"no PSF of the reference: {error.message}")
+        return nothing(f"the PSF of the reference could not be measured: {error.message}")
     x, y = sky_to_pixel(reference.wcs, ra, dec, shape=reference.shape)
     flux = stars["flux"].to_numpy(float)
     fits, reasons = _fit_removed(reference, sky, psf, np.where(flux > 0, x, np.nan), y)
@@ -110,7 +110,7 @@ def remove_stars(
 def _fit_removed(
     reference: Image, sky: Sky, psf: PSFModel, x: np.ndarray, y: np.ndarray
 ) -> tuple[dict[int, StarFit], np.ndarray]:
-    """Fits of the stars at positions of the reference, by their number, and why others have none."""
+    """Fit the stars at these positions of the reference; returns the fits by row, and the reasons for rows without one."""
     found, segments = _extract(reference, sky)
     index, reasons = _find(x, y, found, psf, reference)
     usable = usable_places(reference, found["x"], found["y"], fwhm=psf.fwhm)
@@ -127,7 +127,7 @@ def _fit_removed(
 
 
 def _stream(name: str) -> np.random.Generator:
-    """Random numbers that belong to an image, whatever else is done."""
+    """Random number generator that depends only on the name of the image."""
     return np.random.default_rng(crc32(f"fading/{name}".encode()))
 
 
@@ -143,15 +143,16 @@ def _add_fading(
     flux: np.ndarray,
     rng: np.random.Generator,
 ) -> list[int]:
-    """Add sources of negative `flux` to the reference: `light` is what is taken from it, changed in place.
+    """Add sources of negative `flux` to the reference: their light is subtracted from `light`, in place.
 
-    Returns the numbers of those that were added; `reasons` says why of the others.
+    `light` is the image that is subtracted from the reference. Returns the rows of the sources that were added;
+    `reasons` is changed in place for the others.
     """
     fading = np.flatnonzero(flux < 0)
     if len(fading) == 0:
         return []
     if len(fits) < MIN_SCALE:
-        reasons[fading] = f"fewer than {MIN_SCALE} stars give the flux scale of the reference"
+        reasons[fading] = f"fewer than {MIN_SCALE} fitted stars for the flux scale of the reference"
         return []
     ratio = float(np.median([fit.flux / flux[k] for k, fit in fits.items()]))
     shift_x, shift_y = (
@@ -171,7 +172,7 @@ def _add_fading(
 
 
 def _leave_out_strangers(fits: dict[int, StarFit], reasons: np.ndarray, science: np.ndarray) -> None:
-    """Drop, in place, stars whose flux over that of the science image is not that of the others."""
+    """Drop, in place, stars whose flux ratio to the science image differs from that of the others."""
     if len(fits) < 5:
         return
     ratio = np.array([fit.flux / science[k] for k, fit in fits.items()])
@@ -180,11 +181,11 @@ def _leave_out_strangers(fits: dict[int, StarFit], reasons: np.ndarray, science:
     for k, far in zip(list(fits), np.abs(ratio - np.median(ratio)) > allowed, strict=True):
         if far:
             del fits[k]
-            reasons[k] = "its flux in the reference does not fit that of the others"
+            reasons[k] = "its flux ratio between reference and science image differs from that of the other stars"
 
 
 def _extract(image: Image, sky: Sky) -> tuple[np.ndarray, np.ndarray]:
-    """Sources and segmentation map; empty where the buffers of sep overflow."""
+    """Sources and segmentation map of the reference; both are empty if a buffer of sep overflows."""
     try:
         return sky.sources
     except Exception as error:
@@ -195,7 +196,7 @@ def _extract(image: Image, sky: Sky) -> tuple[np.ndarray, np.ndarray]:
 def _find(
     x: np.ndarray, y: np.ndarray, found: np.ndarray, psf: PSFModel, reference: Image
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Source at each position (-1: none), after the shift common to all, and why there is none."""
+    """Index of the source at each position after correction of the common shift (-1: none), and the reason if none."""
     from scipy.spatial import cKDTree
 
     height, width = reference.shape
@@ -219,7 +220,7 @@ def _find(
 def _fit_reference_star(
     reference: Image, sky: Sky, segments: np.ndarray, found: np.ndarray, index: int, psf: PSFModel
 ) -> tuple[StarFit | None, str]:
-    """PSF fit of one source of the reference, or why it cannot be subtracted."""
+    """PSF fit of one source of the reference, or None and the reason why it cannot be subtracted."""
     x, y = float(found["x"][index]), float(found["y"][index])
     away = np.hypot(found["x"] - x, found["y"] - y)
     away[index] = np.inf

@@ -1,4 +1,4 @@
-"""What every source added to an image shares: how bright it may be, where it is, and its row of the truth."""
+"""Functions for all sources that are added to an image: magnitude limits, sky positions, usable places."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from otrain_core.images.wcs import pixel_to_sky
 
 TRUTH_COLUMNS = ["id", "x", "y", "ra", "dec", "mag", "flux", "kind", "usable"]
 
-USABLE_REACH = 1.5  # a place is usable with no missing or saturated pixel this near [FWHM]
-NEAR_SATURATION = 0.9  # of the saturation level: no longer trusted
+USABLE_REACH = 1.5  # radius without missing or saturated pixels around a usable place [FWHM]
+NEAR_SATURATION = 0.9  # fraction of the saturation level above which a pixel counts as saturated
 
 
 def limits(image: Image, record: Mapping[str, Any]) -> tuple[float, float]:
-    """5-sigma limit and zero point of the record of a PSF [mag].
+    """Limiting magnitude (5 sigma) and zero point [mag] in the record of a PSF.
 
     Raises
     ------
     ImageError
-        One of them is not known (key ``limit_mag``).
+        One of them is missing or not finite (key ``limit_mag``).
     """
     limit, zero_point = record.get("limit_mag"), record.get("zero_point")
     if limit is None or zero_point is None or not np.isfinite([limit, zero_point]).all():
@@ -33,23 +33,37 @@ def limits(image: Image, record: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def add_light(image: Image, added: np.ndarray, data: np.ndarray | None = None) -> np.ndarray:
-    """Sum of the data (default: the image's) and light [ADU], float32, that stops at saturation."""
+    """Add light to an image and limit the sum to the saturation.
+
+    Parameters
+    ----------
+    image : Image
+    added : numpy.ndarray
+        (height, width) [ADU].
+    data : numpy.ndarray, optional
+        Pixels that the light is added to [ADU] (default: those of the image).
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 (height, width) [ADU].
+    """
     total = (image.data if data is None else data) + added
     if np.isfinite(image.saturation):
-        # A pixel that stood above the limit before keeps its value: the camera gave it.
+        # Pixels that exceeded the limit before keep their value.
         total = np.minimum(total, np.fmax(image.data, image.saturation))
     return total.astype(np.float32)
 
 
 def sky_positions(image: Image, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """ra, dec of positions [deg], ICRS; NaN without WCS."""
+    """ICRS ra, dec [deg] of positions (n,) [px]; NaN without a WCS."""
     if image.wcs is None or len(x) == 0:
         return np.full(len(x), np.nan), np.full(len(x), np.nan)
     return pixel_to_sky(image.wcs, x, y)
 
 
 def usable_places(image: Image, x: np.ndarray, y: np.ndarray, *, fwhm: float) -> np.ndarray:
-    """Whether no pixel within 1.5 FWHM is missing or (nearly) saturated in the image as it came.
+    """Which places have no missing or nearly saturated pixel of the image within 1.5 FWHM.
 
     Parameters
     ----------
@@ -67,5 +81,5 @@ def usable_places(image: Image, x: np.ndarray, y: np.ndarray, *, fwhm: float) ->
     bad = ~np.isfinite(image.data) | (image.data >= NEAR_SATURATION * image.saturation)
     column = np.clip(nearest_pixel(x), 0, bad.shape[1] - 1)
     row = np.clip(nearest_pixel(y), 0, bad.shape[0] - 1)
-    # What lies outside of the image is missing too.
+    # Pixels outside the image count as missing.
     return ~any_near(np.pad(bad, 1, constant_values=True), column + 1, row + 1, USABLE_REACH * fwhm)

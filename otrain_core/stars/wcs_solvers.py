@@ -1,4 +1,4 @@
-"""A WCS from matched stars: by SCAMP, or by astropy's fit."""
+"""Fit a WCS to matched stars by SCAMP or by astropy."""
 
 from __future__ import annotations
 
@@ -15,13 +15,31 @@ from otrain_core.temporary import temporary_folder
 if TYPE_CHECKING:
     from astropy.table import Table
 
-MIN_MATCHES = 6  # a plane in x and in y
-MATCHES_PER_TERM = 3  # stars for each coefficient of the distortion, as STDPipe asks of SCAMP
-MAG_FLOOR = 0.05  # uncertainty of a magnitude at least, where SCAMP looks at brightness [mag]
+MIN_MATCHES = 6  # least number of stars for a linear fit in x and y
+MATCHES_PER_TERM = 3  # stars per coefficient of the distortion, as in STDPipe for SCAMP
+MAG_FLOOR = 0.05  # least uncertainty of a magnitude for SCAMP [mag]
 
 
 def match_stars(wcs: Any, objects: Table, stars: Table, radius: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of objects and stars, each the other's nearest within a radius [arcsec], and their distances [arcsec]."""
+    """Match objects and stars that are mutual nearest neighbours within a radius.
+
+    Parameters
+    ----------
+    wcs : astropy.wcs.WCS
+    objects : astropy.table.Table
+        ``x``, ``y`` [px].
+    stars : astropy.table.Table
+        ``RAJ2000``, ``DEJ2000`` [deg].
+    radius : float
+        [arcsec].
+
+    Returns
+    -------
+    first, second : numpy.ndarray
+        int (n,), rows of `objects` and of `stars`.
+    distance : numpy.ndarray
+        (n,) [arcsec], in increasing order.
+    """
     from stdpipe.astrometry import spherical_match
 
     ra, dec = pixel_to_sky(wcs, objects["x"], objects["y"])
@@ -34,32 +52,33 @@ def match_stars(wcs: Any, objects: Table, stars: Table, radius: float) -> tuple[
 
 
 def _affordable(degree: int, n_stars: int) -> int:
-    """Largest degree that so many stars determine in both axes; at least 1."""
+    """Highest degree, up to `degree`, that this number of stars determines in both axes; at least 1."""
     while degree > 1 and n_stars < MATCHES_PER_TERM * (degree + 1) * (degree + 2):
         degree -= 1
     return degree
 
 
 def solve_by_scamp(image: Image, objects: Table, stars: Table, *, degree: int, radius: float) -> tuple[Any, int]:
-    """WCS by SCAMP (Bertin 2006, ASPC 351, 112), which finds the stars by their pattern.
+    """Fit a WCS by SCAMP (Bertin 2006, ASPC 351, 112), which matches the pattern of the stars.
 
     Parameters
     ----------
     image : Image
         With a WCS.
     objects, stars : astropy.table.Table
-        Sources of the image, and stars of the catalogue, as `otrain_core.stars.astrometry` makes them.
+        Sources of the image and stars of the catalogue, see `find_objects` and `star_table` of
+        `otrain_core.stars.astrometry`.
     degree : int
-        Of the distortion; lowered where the stars are too few.
+        Of the distortion; it is lowered if there are too few stars.
     radius : float
-        [arcsec].
+        Radius of the match [arcsec].
 
     Returns
     -------
     wcs : astropy.wcs.WCS or None
         TAN, or TAN-SIP with a distortion; None without a solution.
     degree : int
-        That was used.
+        Degree used; 0 without a solution.
 
     Raises
     ------
@@ -74,16 +93,16 @@ def solve_by_scamp(image: Image, objects: Table, stars: Table, *, degree: int, r
 
     program = find_program("scamp")
     degree = _affordable(degree, min(len(objects), len(stars)))
-    objects = objects.copy()  # STDPipe writes positions into it
+    objects = objects.copy()  # STDPipe adds columns to it
     objects["magerr"] = np.hypot(objects["magerr"], MAG_FLOOR)
-    # STDPipe turns SIP into TPV for SCAMP, but not where the matrix has no turn in it.
-    came = image.wcs if image.wcs.sip is None else WCS(swarp_header(image.wcs, image.shape, name=image.name))
+    # STDPipe converts SIP to TPV for SCAMP, but not if the matrix contains no rotation.
+    original = image.wcs if image.wcs.sip is None else WCS(swarp_header(image.wcs, image.shape, name=image.name))
     with temporary_folder("scamp") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         header = refine_wcs_scamp(
             objects,
             stars,
-            wcs=came,
+            wcs=original,
             header=_frame(image.shape),
             sr=radius / 3600,
             order=degree,
@@ -100,7 +119,7 @@ def solve_by_scamp(image: Image, objects: Table, stars: Table, *, degree: int, r
 
 
 def solve_by_astropy(image: Image, objects: Table, stars: Table, *, degree: int, radius: float) -> tuple[Any, int]:
-    """WCS by astropy's fit to pairs within a radius; parameters and result as of `solve_by_scamp`."""
+    """Fit a WCS by astropy to stars matched within a radius; parameters and results as in `solve_by_scamp`."""
     from stdpipe.pipeline import refine_astrometry
 
     wcs, used = image.wcs, 0
@@ -109,7 +128,7 @@ def solve_by_astropy(image: Image, objects: Table, stars: Table, *, degree: int,
         if len(pairs[0]) < MIN_MATCHES:
             return None, 0
         used = _affordable(degree, len(pairs[0]))
-        # The pairs are given, as the fit is not robust, and STDPipe's match by brightness fails with statsmodels 0.15.
+        # Clipped pairs are passed, because the fit is not robust and STDPipe's own match fails with statsmodels 0.15.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -118,7 +137,7 @@ def solve_by_astropy(image: Image, objects: Table, stars: Table, *, degree: int,
                     stars[pairs[1]],
                     wcs=wcs,
                     sr=radius / 3600,
-                    order=used if used > 1 else None,  # SIP begins with squares
+                    order=used if used > 1 else None,  # SIP terms begin with degree 2
                     method="astropy",
                     use_photometry=False,
                     n_iter=1,
@@ -132,7 +151,7 @@ def solve_by_astropy(image: Image, objects: Table, stars: Table, *, degree: int,
 
 
 def _pairs(wcs: Any, objects: Table, stars: Table, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Matched objects and stars whose offsets are those of the others (no chance match)."""
+    """Rows of matched objects and stars, without chance matches, whose offsets differ from those of the others."""
     first, second, _ = match_stars(wcs, objects, stars, radius)
     x, y = sky_to_pixel(wcs, stars["RAJ2000"][second], stars["DEJ2000"][second])
     dx, dy = x - objects["x"][first], y - objects["y"][first]
@@ -142,8 +161,10 @@ def _pairs(wcs: Any, objects: Table, stars: Table, radius: float) -> tuple[np.nd
 
 
 def _as_sip(wcs: Any, shape: tuple[int, int], degree: int) -> Any:
-    """The same WCS as TAN-SIP, fitted on a grid: SIP holds no constant and linear terms as TPV does,
-    so that reference pixel and matrix have to take them up."""
+    """Convert a WCS to TAN-SIP by a fit on a grid.
+
+    Unlike TPV, SIP has no constant and linear terms, so that the reference pixel and the matrix change too.
+    """
     from astropy.coordinates import SkyCoord
     from astropy.wcs.utils import fit_wcs_from_points
 
@@ -153,13 +174,14 @@ def _as_sip(wcs: Any, shape: tuple[int, int], degree: int) -> Any:
 
 
 def _frame(shape: tuple[int, int]) -> fits.Header:
+    """FITS header of an image of this shape."""
     return fits.Header(
         {"SIMPLE": True, "BITPIX": -32, "NAXIS": 2, "NAXIS1": shape[1], "NAXIS2": shape[0], "EQUINOX": 2000.0}
     )
 
 
 def _reread(wcs: Any) -> Any:
-    """The WCS as it will be read from its header string."""
+    """The WCS after it is written to a header string and read back."""
     from astropy.wcs import WCS
 
     return WCS(fits.Header.fromstring(wcs.to_header_string(relax=True)))

@@ -117,7 +117,7 @@ def test_bad_references_are_named(sky, science, change, method, match):
 def test_other_stars_cannot_be_matched(science):
     reference = observe(make_sky(seed=99), seed=3, wcs=False)
     with pytest.raises(
-        ImageError, match=r"science: align: the stars of the reference could not be matched \(\d+ stars"
+        ImageError, match=r"science: align: the stars of the reference could not be matched to .* \(\d+ stars"
     ):
         run(science, reference)
 

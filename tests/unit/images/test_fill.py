@@ -82,7 +82,9 @@ def bayer(pattern=(0.55, 1, 1, 0.7)):
 
 
 def test_a_raw_colour_frame_is_refused():
-    with pytest.raises(ImageError, match=r"image a: BAYERPAT: this is a raw frame of a colour camera \(RGGB\).*debayer"):
+    with pytest.raises(
+        ImageError, match=r"image a: BAYERPAT: this is a raw frame of a colour camera \(RGGB\).*debayer"
+    ):
         check_mosaic(bayer(), fits.Header({"BAYERPAT": "RGGB"}), image="a")
     check_mosaic(sky(), fits.Header({"BAYERPAT": "RGGB"}), image="a")  # one colour, whose header kept the card
     check_mosaic(bayer(), fits.Header(), image="a")

@@ -149,7 +149,7 @@ def test_refined_wcs_of_the_record_wins(tmp_path):
     assert list(image.wcs.wcs.crval) == [20.0, 6.0]
     assert list(image_wcs(came.header, None, image="a", record=record).wcs.crval) == [20.0, 6.0]
     assert list(image_wcs(came.header, None, image="a", record={"wcs": None}).wcs.crval) == [10.0, 5.0]
-    with pytest.raises(ImageError, match="image a: wcs: the record of the PSF holds no celestial WCS"):
+    with pytest.raises(ImageError, match="image a: wcs: the record of the PSF contains no celestial WCS"):
         image_wcs(came.header, None, image="a", record={"wcs": "END" + 77 * " "})
 
 

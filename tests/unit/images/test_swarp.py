@@ -157,7 +157,7 @@ def test_a_wrong_wcs_stays_wrong_and_shows(sky, science):
 def test_a_wcs_is_needed_in_both(sky, science, which, named):
     images = {"science": science, "reference": observe(sky, seed=3)}
     images[which] = observe(sky, seed=3, wcs=False)
-    with pytest.raises(ImageError, match=f"science: wcs: align: swarp is chosen but {named} has no celestial WCS"):
+    with pytest.raises(ImageError, match=f"science: wcs: subtract.align is swarp, but {named} has no celestial WCS"):
         run(images["science"], images["reference"])
 
 

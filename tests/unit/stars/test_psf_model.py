@@ -78,16 +78,16 @@ def test_saved_model_is_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda hdu: hdu.header.update(DEGREE=40), "a degree of 0 to 8"),
-        (lambda hdu: hdu.header.update(OVERSAMP=0), "1 to 20 samples per pixel"),
-        (lambda hdu: hdu.header.update(OVERSAMP=10**9), "1 to 20 samples per pixel"),
+        (lambda hdu: hdu.header.update(DEGREE=40), "DEGREE must be 0 to 8"),
+        (lambda hdu: hdu.header.update(OVERSAMP=0), "OVERSAMP 1 to 20, not"),
+        (lambda hdu: hdu.header.update(OVERSAMP=10**9), "OVERSAMP 1 to 20, not"),
         (lambda hdu: hdu.header.update(DEGREE="two"), "must be whole numbers"),
         (lambda hdu: hdu.header.update(DEGREE=1), "3 square planes"),
-        (lambda hdu: hdu.header.remove("OVERSAMP"), "not a readable model of a PSF .*OVERSAMP"),
-        (lambda hdu: hdu.data.__setitem__((0, 3, 3), np.nan), "missing values, or no light"),
-        (lambda hdu: hdu.data.__imul__(0), "missing values, or no light"),
-        (lambda hdu: hdu.header.update(IMWIDTH=0), "missing values, or no light"),
-        (lambda hdu: setattr(hdu, "data", np.zeros((1, 5001, 5001), np.uint8)), "square planes of 17 to 1609 samples"),
+        (lambda hdu: hdu.header.remove("OVERSAMP"), "not a readable PSF model .*OVERSAMP"),
+        (lambda hdu: hdu.data.__setitem__((0, 3, 3), np.nan), "missing values or no flux"),
+        (lambda hdu: hdu.data.__imul__(0), "missing values or no flux"),
+        (lambda hdu: hdu.header.update(IMWIDTH=0), "IMHEIGHT and IMWIDTH must be positive, not \\d+ and 0"),
+        (lambda hdu: setattr(hdu, "data", np.zeros((1, 5001, 5001), np.uint8)), "square planes with sides of 17 to 1609 samples"),
     ],
 )
 def test_a_file_that_holds_no_model_is_refused(tmp_path, change, message):
@@ -104,7 +104,7 @@ def test_a_file_that_holds_no_model_is_refused(tmp_path, change, message):
 def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
     if content is not None:
         (tmp_path / "psf.fits").write_bytes(content)
-    with pytest.raises(ImageError, match="psf.fits: (no such file|not a readable model)"):
+    with pytest.raises(ImageError, match="psf.fits: (no such file|not a readable PSF model)"):
         PSFModel.load(tmp_path / "psf.fits")
 
 
