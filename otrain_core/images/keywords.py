@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -164,8 +165,8 @@ def start_time(header: Mapping[str, Any], *, first: str | None = None) -> str:
             moment = moment - TimeDelta(length / 2, format="sec")
     if moment is not None:
         return str(moment.utc.isot)
-    dates = [_date(header.get(key)) for key in ((first,) if first else ()) + KEYWORDS["time"]]
-    return next((date for date in dates if date), "")
+    days = [_date(header.get(key)) for key in ((first,) if first else ()) + KEYWORDS["time"]]
+    return next((day for day in days if day), "")
 
 
 def middle_time(header: Mapping[str, Any], *, first: str | None = None) -> str:
@@ -192,15 +193,15 @@ def _middle(header: Mapping[str, Any]) -> Any:
 
 def _start(header: Mapping[str, Any], first: str | None) -> Any:
     """Start of the exposure as an astropy Time, or None."""
-    date = None
+    day = None
     for key in ((first,) if first else ()) + KEYWORDS["time"]:
         moment = _moment(header.get(key), header)
         if moment is not None:
             return moment
-        date = date or _date(header.get(key))
-    if date is not None:
+        day = day or _date(header.get(key))
+    if day is not None:
         for key in CLOCKS:
-            moment = _moment(f"{date}T{str(header.get(key, '')).strip()}", header)
+            moment = _moment(f"{day}T{str(header.get(key, '')).strip()}", header)
             if moment is not None:
                 return moment
     for key, form in DAYS.items():
@@ -211,12 +212,15 @@ def _start(header: Mapping[str, Any], first: str | None) -> Any:
 
 
 def _date(value: Any) -> str | None:
-    """A date without a time as yyyy-mm-dd, or None; dd/mm/yy is the FITS format before 2000."""
-    value = str(value or "").strip()
-    if re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
-        return value
-    old = re.fullmatch(r"(\d{2})/(\d{2})/(\d{2})", value)
-    return f"19{old[3]}-{old[2]}-{old[1]}" if old else None
+    """A valid date without a time as yyyy-mm-dd, or None; dd/mm/yy is the FITS format before 2000."""
+    text = re.sub(r"(\d{2})/(\d{2})/(\d{2})", r"19\3-\2-\1", str(value or "").strip())
+    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+        return None
+    try:
+        date.fromisoformat(text)
+    except ValueError:  # such as 0000-00-00
+        return None
+    return text
 
 
 def _moment(value: Any, header: Mapping[str, Any]) -> Any:

@@ -87,7 +87,10 @@ def test_saved_model_is_the_same(tmp_path):
         (lambda hdu: hdu.data.__setitem__((0, 3, 3), np.nan), "missing values or no flux"),
         (lambda hdu: hdu.data.__imul__(0), "missing values or no flux"),
         (lambda hdu: hdu.header.update(IMWIDTH=0), "IMHEIGHT and IMWIDTH must be positive, not \\d+ and 0"),
-        (lambda hdu: setattr(hdu, "data", np.zeros((1, 5001, 5001), np.uint8)), "square planes with sides of 17 to 1609 samples"),
+        (
+            lambda hdu: setattr(hdu, "data", np.zeros((1, 5001, 5001), np.uint8)),
+            "square planes with sides of 17 to 1609 samples",
+        ),
     ],
 )
 def test_a_file_that_holds_no_model_is_refused(tmp_path, change, message):
