@@ -12,7 +12,8 @@ from otrain_core.errors import ImageError
 from otrain_core.images.backends import Inputs, Matched, affordable_order, kernel_sizes
 from otrain_core.images.common_stars import choose_stamps, stars_flux_scale
 from otrain_core.images.kernel import Convolver, KernelField, make_basis
-from otrain_core.images.kernel_fit import Stamps, cut_stamps, fit_kernel
+from otrain_core.images.kernel_fit import fit_kernel
+from otrain_core.images.kernel_stamps import Stamps, cut_stamps
 from otrain_core.images.pixels import sampled
 from otrain_core.images.polynomials import polynomial, polynomial_map
 from otrain_core.plan.pipelines import SubtractOptions

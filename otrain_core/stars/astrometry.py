@@ -269,18 +269,19 @@ def check_wcs(
     expected = min(len(good), _in_frame(image, stars))
     if expected < MIN_CHECKED:
         reason = (
-            f"not checked: {len(good)} sources and {_in_frame(image, stars)} catalogue stars in the image are too few "
-            f"({MIN_CHECKED} are needed)"
+            f"not checked: there are {len(good)} sources and {_in_frame(image, stars)} catalogue stars in the image; "
+            f"at least {MIN_CHECKED} of each are needed"
         )
         log.warning("image %s: WCS: %s", image.name, reason)
         return record | {"reason": reason}
     shift, scatter = _offset(image.wcs, good, stars, radius)
     if n_stars < max(MIN_MATCHES, 0.3 * expected) or scatter > GOOD_RMS * options.match_radius:
+        spread = f", scatter {scatter:.1f} px" if np.isfinite(scatter) else ""
         raise ImageError(
             image.name,
             "WCS",
-            f"the catalogue stars are not where this WCS puts them ({n_stars} of {expected} within {radius:.1f} arcsec, "
-            f"with a scatter of {scatter:.1f} px); give a correct WCS (column wcs) or set psf.astrometry to refine it",
+            f"the catalogue stars are not where this WCS puts them ({n_stars} of {expected} within {radius:.1f} arcsec"
+            f"{spread}); give a correct WCS (column wcs) or set psf.astrometry to refine it",
         )
     if shift > fwhm:
         log.warning("image %s: WCS: off by %.1f px; set psf.astrometry to refine it", image.name, shift)

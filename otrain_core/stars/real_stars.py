@@ -24,7 +24,7 @@ from otrain_core.stars.kinds import STAMP_RADIUS
 from otrain_core.stars.one_star import fit_star, others
 from otrain_core.stars.psf_model import PSFModel
 from otrain_core.stars.psf_stars import Sky, measure_sky, select_stars
-from otrain_core.stars.truth import TRUTH_COLUMNS, add_light, limits, sky_positions, usable_places
+from otrain_core.stars.truth import NEAR_SATURATION, TRUTH_COLUMNS, add_light, limits, sky_positions, usable_places
 
 log = logging.getLogger("otrain.real_stars")
 
@@ -208,7 +208,7 @@ def transplant(
     radius = int(np.ceil(STAMP_RADIUS * psf.fwhm))
     reach = MAX_SHIFT * min(height, width)
     with np.errstate(invalid="ignore"):
-        blocked = (segments > 0) | sky.missing | (image.data >= 0.9 * image.saturation)
+        blocked = (segments > 0) | sky.missing | (image.data >= NEAR_SATURATION * image.saturation)
     empty = ndimage.distance_transform_edt(~blocked) > FREE_RADIUS * psf.fwhm
     places = avoid[["x", "y"]]
     offset = np.arange(-radius, radius + 1)

@@ -1,3 +1,5 @@
+"""Reading of FITS files: extensions, masks, scaled pixels, overscan."""
+
 import os
 
 import numpy as np

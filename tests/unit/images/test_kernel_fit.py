@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from otrain_core.images import kernel_fit
+from otrain_core.images import kernel_fit, kernel_stamps
 from otrain_core.images.kernel import make_basis
 from tests.unit.synthetic_pair import gaussian
 
@@ -21,7 +21,7 @@ def test_a_constant_kernel_is_recovered():
     spoilt = target.copy()
     for row, column in zip(y[:20] + 3, x[:20] + 4, strict=True):
         bad[row, column], spoilt[row, column] = True, 1e5
-    stamps = kernel_fit.cut_stamps(
+    stamps = kernel_stamps.cut_stamps(
         source,
         spoilt,
         np.full(source.shape, 1.0, np.float32),
@@ -44,13 +44,13 @@ def test_a_constant_kernel_is_recovered():
 def test_stamps_are_convolved_as_the_image_is():
     basis = make_basis((0.7, 1.5, 3.0), 6)
     source = np.random.default_rng(1).normal(0, 1, (41, 41))
-    stamps = kernel_fit.convolve_stamps(source[None, 20 - 11 : 20 + 12, 20 - 11 : 20 + 12], basis, 5)
+    stamps = kernel_stamps.convolve_stamps(source[None, 20 - 11 : 20 + 12, 20 - 11 : 20 + 12], basis, 5)
     for number in (0, 7, 30, len(basis.kernels()) - 1):
         expected = ndimage.convolve(source, basis.kernels()[number], mode="constant")[15:26, 15:26]
         np.testing.assert_allclose(stamps[0, number].reshape(11, 11), expected, atol=1e-9)
 
 
-def random_stamps(seed: int = 2) -> kernel_fit.Stamps:
+def random_stamps(seed: int = 2) -> kernel_stamps.Stamps:
     """Thirty noisy stars, blurred a little more in the target."""
     rng = np.random.default_rng(seed)
     source = np.zeros((200, 200), np.float32)
@@ -61,7 +61,7 @@ def random_stamps(seed: int = 2) -> kernel_fit.Stamps:
     noise = np.full(source.shape, 9.0, np.float32)
     basis = make_basis((0.6, 1.2, 2.4), 6)
     none = np.zeros(source.shape, bool)
-    return kernel_fit.cut_stamps(
+    return kernel_stamps.cut_stamps(
         source, target, noise + source / 2, noise / 9, none, x, y, basis=basis, half=6, background_order=2
     )
 
@@ -112,12 +112,12 @@ def test_too_few_stamps_are_refused():
     options = {"basis": make_basis((0.7, 1.5, 3.0), 6), "half": 5, "background_order": 0}
     at = np.array([30, 31])
     with pytest.raises(ValueError, match="2 usable stars; 3 are needed"):
-        kernel_fit.cut_stamps(plane, plane, plane + 1, plane, plane > 0, at, at, **options)
+        kernel_stamps.cut_stamps(plane, plane, plane + 1, plane, plane > 0, at, at, **options)
 
 
 def test_the_photon_noise_is_the_slope_of_the_variance():
     data = np.tile(np.array([0.0, 0, 0, 1000, 5000]), (4, 1))
-    photon, sky = kernel_fit.photon_noise(data, 25 + data / 2.0)
+    photon, sky = kernel_stamps.photon_noise(data, 25 + data / 2.0)
     assert photon == pytest.approx(0.5)
     np.testing.assert_allclose(sky, 25)
-    assert kernel_fit.photon_noise(np.zeros((4, 5)), np.full((4, 5), 25.0))[0] == 0
+    assert kernel_stamps.photon_noise(np.zeros((4, 5)), np.full((4, 5), 25.0))[0] == 0

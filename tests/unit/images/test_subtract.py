@@ -141,7 +141,7 @@ def test_the_fallback_is_used_and_said(sky, monkeypatch, caplog, program):
     assert len(caplog.records) == 1
     assert caplog.records[0].levelname == "WARNING"
     assert "image science: " in caplog.text
-    assert "subtract.fallback: alard-lupton is used" in caplog.text
+    assert "using subtract.fallback: alard-lupton" in caplog.text
 
 
 def test_the_record_tells_how_well_the_stars_match(sky):
