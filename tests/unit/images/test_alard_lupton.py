@@ -1,4 +1,4 @@
-"""Alard-Lupton: the noise is right, the stars vanish, what is no star of both images has no say in the kernel."""
+"""Alard-Lupton subtraction: noise, residuals of stars, and the choice of the stars and of the order of the kernel."""
 
 import dataclasses
 
@@ -43,7 +43,7 @@ def test_the_noise_is_right_and_the_flux_ratio_is_found(sky, fwhm, fwhm_referenc
     assert result.record["flux_scale"] == pytest.approx(0.5, rel=0.01)
     assert 0.95 < result.record["noise_spread"] < 1.05
     assert abs(result.record["noise_centre"]) < 0.1
-    # No trace of the stars: the cores are as noisy as they must be, within the errors of the kernel.
+    # The cores of stars are as noisy as predicted, within the errors of the kernel.
     x, y = np.rint([sky.x, sky.y]).astype(int)
     inside = (x > 25) & (y > 25) & (x < SHAPE[1] - 25) & (y < SHAPE[0] - 25)
     scatter = (result.diff / result.noise)[y[inside], x[inside]]
@@ -152,5 +152,5 @@ def test_the_level_of_the_sky_is_found_between_sources():
     use[100:140, 100:140], diff[100:140, 100:140] = False, 1e4
     level = alard_lupton.sky_level(diff, noise, use, 1)
     np.testing.assert_allclose(level, 2 + 3 * x - y, atol=0.05)
-    use[:200] = False  # crowded: the level of the fit stands
+    use[:200] = False  # crowded: no correction
     assert not alard_lupton.sky_level(diff, noise, use, 1).any()

@@ -1,4 +1,4 @@
-"""Alignment: known shifts and turns are found, flux is kept, bad pixels stay where they are."""
+"""Alignment: shifts and rotations are found, and flux and bad pixels are conserved."""
 
 import numpy as np
 import pandas as pd
@@ -194,7 +194,7 @@ def test_stars_beside_injections_are_no_part_of_the_pattern():
 
 
 def tangential(ra, dec, *, parity=-1.0, rot=0.0, shift=(0.0, 0.0), frame="icrs", first="RA"):
-    """A camera of 320 x 360 px of 1 arcsec about a place of the sky, in a frame and an order of the axes."""
+    """WCS of a camera of 320 x 360 px of 1 arcsec at a sky position, in any celestial frame and order of the axes."""
     wcs = WCS(naxis=2)
     place = SkyCoord(ra, dec, unit="deg").transform_to(frame)
     lon, lat = place.spherical.lon.deg, place.spherical.lat.deg
@@ -218,7 +218,7 @@ def test_the_mapping_holds_across_the_meridian_and_at_the_poles(ra, dec):
     reference = tangential(ra, dec, rot=0.3, shift=(12.0, -7.0))
     x, y = np.array([0.0, 179.5, 359, 40]), np.array([0.0, 159.5, 319, 300])
     found = align.wcs_mapping(science, reference, (320, 360), (320, 360))(x, y)
-    # One tangent point: the camera is turned about it.
+    # Both have the same tangent point, and one is rotated about it.
     angle = np.radians(-0.3)
     dx, dy = x - 179.5, y - 159.5
     expected = np.cos(angle) * dx - np.sin(angle) * dy + 191.5, np.sin(angle) * dx + np.cos(angle) * dy + 152.5

@@ -1,4 +1,4 @@
-"""What the back ends share: sizes of the kernel, pixels away from sources, the spread of the noise."""
+"""Functions shared by the back ends: sizes of the kernel, pixels away from sources, scatter and correlation of the noise."""
 
 import numpy as np
 import pandas as pd
@@ -35,10 +35,10 @@ def inputs(science, *, reference=None, noise=2.0):
 @pytest.mark.parametrize(
     ("seeing", "sharper", "match", "half", "stamp"),
     [
-        (5.0, 3.0, 4 / 2.355, 10, 13),  # the Gaussian that brings one to the other, at least twice the seeing
-        (3.0, 3.0, 0.9, 6, 8),  # none is needed: the floor
+        (5.0, 3.0, 4 / 2.355, 10, 13),  # the matching Gaussian; the half width is at least twice the seeing
+        (3.0, 3.0, 0.9, 6, 8),  # equal seeing: the lower limit
         (8.0, 8.0, 2.0, 16, 20),  # a quarter of the seeing
-        (30.0, 3.0, np.sqrt(891) / 2.355, 25, 25),  # the ceiling
+        (30.0, 3.0, np.sqrt(891) / 2.355, 25, 25),  # the upper limits
     ],
 )
 def test_the_kernel_is_as_wide_as_the_seeings_ask(seeing, sharper, match, half, stamp):
@@ -72,7 +72,7 @@ def test_the_spread_is_that_of_the_noise_whatever_the_sources_are():
 
 
 def places(n, *, width=600.0, height=600.0):
-    """n places spread evenly over a frame, or a part of it."""
+    """n positions that are spread evenly over a frame, or over a part of it."""
     side = int(np.sqrt(n))
     x, y = np.meshgrid((np.arange(side) + 0.5) / side * width, (np.arange(side) + 0.5) / side * height)
     return x.ravel(), y.ravel()

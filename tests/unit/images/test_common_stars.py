@@ -1,4 +1,4 @@
-"""Stars of an image: found, measured, chosen as stamps, and what they leave in a difference."""
+"""Stars of an image: detection, measurement, choice of stamps, and residuals in a difference."""
 
 import numpy as np
 import pandas as pd
@@ -67,7 +67,7 @@ def test_pure_noise_has_no_stars():
 def test_stamps_are_spread_and_clean():
     rng = np.random.default_rng(1)
     stars = pd.DataFrame({"x": rng.uniform(0, 200, 500), "y": rng.uniform(0, 200, 500), "flux": rng.uniform(1, 9, 500)})
-    stars.loc[stars["x"] < 100, "flux"] *= 100  # the brightest are all on one side
+    stars.loc[stars["x"] < 100, "flux"] *= 100  # all bright stars are on one side
     stars["flux_reference"] = stars["flux"]
     bad = np.zeros((200, 200), bool)
     bad[50:60, 150:160] = True
@@ -90,7 +90,8 @@ def test_stars_that_changed_take_no_part():
 
 
 def lamp(*, share=0.0, moved=0.0):
-    """Eight stars of 1e5 ADU, FWHM 3 px (15/16 of the flux within one FWHM), that leave a share of it or a dipole."""
+    """Difference with eight stars of 1e5 ADU, FWHM 3 px (15/16 of the flux within one FWHM), that leave a fraction of
+    their flux or a dipole."""
     rows, columns = np.indices((120, 240))
     rng = np.random.default_rng(1)
     diff = rng.normal(0, 5, rows.shape)

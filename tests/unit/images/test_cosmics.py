@@ -1,4 +1,4 @@
-"""L.A.Cosmic at the few pixels that may be hits, beside astroscrappy, which filters the whole image."""
+"""L.A.Cosmic restricted to pixels that may be hits, compared with astroscrappy, which filters the whole image."""
 
 import numpy as np
 import pytest
@@ -62,7 +62,7 @@ def test_an_image_without_hits_has_none():
 
 
 def test_star_templates_follow_the_trailing():
-    """A trailed undersampled star is a star for the template of its shape, and a track is not."""
+    """A trailed undersampled star is recognised by the template of its shape; the track of a particle is not."""
     y, x = np.mgrid[:41, :41]
     angle = np.radians(30)
     along, across = (x - 20.3) * np.cos(angle) + (y - 19.8) * np.sin(angle), None

@@ -1,4 +1,4 @@
-"""A buffer of sep that is too small grows, and gives what a large one gives."""
+"""A buffer of sep that overflows is enlarged, with the same result as a large one."""
 
 import numpy as np
 import pytest

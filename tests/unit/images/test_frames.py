@@ -1,4 +1,4 @@
-"""Reading images: what comes from outside is refused in one sentence."""
+"""Reading of images: unusable files are refused with one sentence."""
 
 import gzip
 
@@ -100,7 +100,7 @@ def test_without_a_wcs_the_header_may_tell_the_scale(tmp_path):
     cards = {"XPIXSZ": 9.0, "FOCALLEN": 1500.0}
     path = write(tmp_path / "a.fits", sky(), **cards)
     assert read_image(path, name="a", detector=Detector(gain=1.0)).pixel_scale == pytest.approx(206.26480625 * 9 / 1500)
-    assert read_image(path, name="a", detector=ROW).pixel_scale == 1.2  # the telescope's counts first
+    assert read_image(path, name="a", detector=ROW).pixel_scale == 1.2  # the telescope takes precedence
     path = write(tmp_path / "b.fits", sky(), XPIXSZ=9.0, FOCALLEN=0.0)
     with pytest.raises(ImageError, match="no XPIXSZ with FOCALLEN"):
         read_image(path, name="b", detector=Detector(gain=1.0))
@@ -182,7 +182,7 @@ def test_the_scale_of_the_wcs_is_that_of_the_telescope(tmp_path, scale, cards, f
 
 
 def test_pixels_are_brought_to_counts_and_stay_so(tmp_path):
-    """What a step writes with the header of an image is read alike by the next step."""
+    """An image written with the header of another step is read with the same values."""
     data = sky((64, 64)) / 60
     data[:, :5] = 0
     cards = {"BUNIT": "adu/s", "EXPTIME": 60.0, "GAIN": 139, "EGAIN": 4.0, "SATURATE": 1000.0, "MAGZP": "20.0"}

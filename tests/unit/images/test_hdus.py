@@ -58,7 +58,7 @@ def test_several_images_want_a_name(tmp_path):
     with pytest.raises(ImageError, match=r"no image extension 'CCD9'; there are CCD1, CCD2, BPM,2"):
         read_fits(path, image="a", extension="CCD9")
     alone = write(tmp_path / "c.fits", hdu(one, "SCI"))
-    assert read_fits(alone, image="a", extension="CCD2")[0].shape == (40, 50)  # what a step wrote of it
+    assert read_fits(alone, image="a", extension="CCD2")[0].shape == (40, 50)  # a file written by a step has one image
     with pytest.raises(ImageError, match="no image extension 'CCD2'"):
         read_fits(f"{alone}[CCD2]", image="a")
     versions = write(tmp_path / "b.fits", hdu(one, "SCI", EXTVER=1), hdu(two, "SCI", EXTVER=2))
@@ -92,7 +92,7 @@ def test_the_wcs_of_the_primary_is_not_mixed_with_that_of_the_extension(tmp_path
     assert not [key for key in header if key.startswith(("A_", "B_", "CD1"))] and header["GAIN"] == 2.0
     np.testing.assert_allclose(pixel_to_sky(celestial_wcs(header, image="a"), 24.5, 19.5), [150, 20], atol=1e-9)
     _, header = read_fits(write(tmp_path / "a.fits", hdu(sky()), **WCS), image="a")
-    assert celestial_wcs(header, image="a") is not None  # the only image: the WCS of the file is its own
+    assert celestial_wcs(header, image="a") is not None  # the WCS of the primary header belongs to the only image
     _, header = read_fits(
         write(tmp_path / "a.fits", hdu(sky(), "CCD1"), hdu(sky(), "CCD2"), **WCS), image="a", extension=1
     )
@@ -100,7 +100,7 @@ def test_the_wcs_of_the_primary_is_not_mixed_with_that_of_the_extension(tmp_path
 
 
 def stored(path, values, compressed=False, **cards):
-    """Integers as they are, with BZERO, BSCALE and BLANK as cards."""
+    """An HDU of raw integers with BZERO, BSCALE and BLANK as cards."""
     plain = fits.PrimaryHDU(values)
     plain.header.update(cards)
     plain.writeto(path, overwrite=True)

@@ -1,4 +1,4 @@
-"""HOTPANTS: its command line, what it writes, and the units of its difference."""
+"""HOTPANTS: command line, output files, and units of the difference."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ needs_hotpants = pytest.mark.skipif(
 
 
 def command(*, convolve_science=False, **given):
-    """Command line for kernels and stamps of these sizes, with options of the program."""
+    """Command line for fixed sizes of kernel and stamps, with `hotpants_options`."""
     return hotpants_command(
         "hotpants",
         SubtractOptions(hotpants_options=given),
@@ -36,7 +36,7 @@ def command(*, convolve_science=False, **given):
 
 
 def parsed(words):
-    """Options of a command line: name to list of values."""
+    """Options of a command line, as a dict of name to list of values."""
     options, name = {}, None
     for word in words[1:]:
         if word.startswith("-") and not word[1:2].isdigit():

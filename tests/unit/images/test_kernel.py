@@ -1,4 +1,4 @@
-"""The kernel of a place: it varies, and only its first basis has a sum."""
+"""The kernel varies over the field, and only its first basis has a sum that is not 0."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_the_gram_matrix_is_the_covariance_of_convolved_noise():
     kernels = basis.kernels()
     gram = basis.gram()
     assert gram[3, 9] == pytest.approx((kernels[3] * kernels[9]).sum())
-    # A smoothing of one pixel is white noise; one that is 0.5 at the neighbours along x adds their products.
+    # A smoothing of one pixel means white noise; values of 0.5 at the neighbours along x add their products.
     np.testing.assert_allclose(basis.gram(np.ones((1, 1))), gram)
     smoothing = np.array([[0, 0, 0], [0.5, 1, 0.5], [0, 0, 0]])
     moved = (kernels[3][:, 1:] * kernels[9][:, :-1]).sum() + (kernels[3][:, :-1] * kernels[9][:, 1:]).sum()

@@ -125,11 +125,11 @@ def test_times(cards):
     ("cards", "start", "middle"),
     [
         ({"DATE-OBS": "01/03/99", "UT": "02:03:04.5"}, "1999-03-01T02:03:04.500", "1999-03-01T02:03:34.500"),
-        ({"DATE-OBS": "2024-03-01"}, "2024-03-01", ""),  # which hour, it does not tell
+        ({"DATE-OBS": "2024-03-01"}, "2024-03-01", ""),  # no time of day
         ({"DATE-OBS": "2024-03-01", "TIME-OBS": "23:59:50"}, "2024-03-01T23:59:50.000", "2024-03-02T00:00:20.000"),
         ({"DATE-OBS": "0000-00-00"}, "", ""),
         ({"DATE-OBS": "31/02/99", "UT": "01:02:03"}, "", ""),  # no such day
-        ({"DATE": "2025-01-01T00:00:00"}, "", ""),  # of the file
+        ({"DATE": "2025-01-01T00:00:00"}, "", ""),  # creation date of the file
         ({"DATE-OBS": "last Tuesday"}, "", ""),
         ({"DATE-OBS": "2024-13-41T02:03:04"}, "", ""),
         ({"JD": 60370.085}, "", ""),  # a modified date under the wrong name

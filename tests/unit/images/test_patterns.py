@@ -1,4 +1,4 @@
-"""Patterns of stars: found whatever the turn, the mirror, the scale and the stars that one list alone has."""
+"""Patterns of stars are matched for any rotation, reflection and scale, also if one list has additional stars."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from otrain_core.images.patterns import similarities
 
 
 def lists(*, seed, n, others=0, turn=0.0, scale=1.0, mirrored=False, scatter=0.3):
-    """Two lists of n common stars and `others` that only the first has, and how the second is made of the first."""
+    """Two lists with n common stars, `others` that are only in the first, and the transformation between them."""
     rng = np.random.default_rng(seed)
     first, more = rng.uniform(0, 640, (n, 2)), rng.uniform(0, 640, (others, 2))
     angle = np.radians(turn)

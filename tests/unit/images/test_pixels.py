@@ -52,7 +52,7 @@ def test_holes_get_the_mean_of_their_neighbours_and_saturated_pixels_keep_their_
     filled = fill_bad(data, mask)
     assert filled[5, 5] == pytest.approx(7, rel=1e-5) and filled[8, 8] == pytest.approx(7, rel=1e-5)
     assert filled[20, 20] == np.float32(9e4)
-    assert filled[39, 39] == 0  # far from any pixel that has a value
+    assert filled[39, 39] == 0  # far from any good pixel
     assert filled[26, 30] == pytest.approx(7, rel=1e-5)
     assert filled.dtype == np.float32 and np.isnan(data[5, 5])
 

@@ -1,4 +1,4 @@
-"""Polynomials over an image: their terms, at single pixels and at all of them."""
+"""Polynomials over an image: their terms at positions, and their values at all pixels."""
 
 import numpy as np
 import pytest

@@ -15,12 +15,12 @@ NO_COSMICS = PrepareOptions(cosmics="none")
 
 
 def seeing_of(fwhm):
-    """FWHM with the pixel in it."""
+    """FWHM of the pixel-integrated PSF."""
     return np.sqrt(fwhm**2 + 2.3548**2 / 12)
 
 
 def add_tracks(image, n=60, seed=2):
-    """Hits of one to six pixels; returns their pixels."""
+    """Add cosmic rays of one to six pixels; returns the affected pixels."""
     rng = np.random.default_rng(seed)
     truth = np.zeros(image.shape, bool)
     for _ in range(n):
@@ -74,7 +74,7 @@ def test_photutils_finds_the_same_background(box):
     theirs = prepare_image(image, seeing=3.0, options=options.model_copy(update={"background_method": "photutils"}))
     assert not np.array_equal(ours.background, theirs.background)
     np.testing.assert_array_equal(ours.mask, theirs.mask)
-    inner = (slice(32, -32), slice(32, -32))  # photutils lets the map run out flat at the edges, sep with its slope
+    inner = (slice(32, -32), slice(32, -32))  # at the edges the map of photutils is flat, that of sep has a slope
     difference = (ours.background - theirs.background)[inner]
     assert np.std(difference) < 1.0
     assert np.abs(np.median(difference)) < 0.2

@@ -1,4 +1,4 @@
-"""Resampling: flux is kept, bad pixels stay where they are, the noise and its correlation are known."""
+"""Resampling: flux and bad pixels are conserved, and the noise and its correlation are predicted correctly."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_resampling_keeps_the_flux(scale):
     planes = data, np.ones_like(data), np.zeros(data.shape, np.uint8)
     out, noise, mask, _ = resample.resample(*planes, mapping)
     assert np.nansum(out) == pytest.approx(data.sum(), rel=2e-3)
-    # Independent pixels: the noise of a larger pixel grows with the root of its area.
+    # For independent pixels, the noise of a larger pixel grows with the square root of its area.
     np.testing.assert_allclose(noise[mask == 0], scale, rtol=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""SFFT: flux and noise are right, the stars vanish, the kernel is known."""
+"""SFFT: flux, noise, residuals of stars, and kernel."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_flux_noise_and_kernel(sky, fwhm, fwhm_reference, convolved):
     inside = (x > 25) & (y > 25) & (x < SHAPE[1] - 25) & (y < SHAPE[0] - 25)
     scatter = (result.diff / result.noise)[y[inside], x[inside]]
     assert np.isfinite(scatter).mean() > 0.95
-    # The noise of a science image that is convolved is an error of the regressors, which this fit does not know.
+    # The noise of a convolved science image is an error of the regressors, which this fit does not model.
     assert np.sqrt(np.nanmedian(scatter**2)) < {"reference": 1.2, "science": 2.0}[convolved] * 0.6745
     assert (np.abs(scatter) > 5).mean() < 0.1
     if convolved == "science":

@@ -1,4 +1,4 @@
-"""Subtraction: what is the same vanishes, what is new keeps its flux, what is missing is masked."""
+"""Subtraction: constant sources vanish, new sources keep their flux, and missing pixels are masked."""
 
 import dataclasses
 import shutil
@@ -107,7 +107,7 @@ def test_missing_and_saturated_pixels_are_masked_and_nothing_else(sky):
     np.testing.assert_array_equal(np.isnan(result.diff), np.isnan(result.noise))
     good = np.isfinite(result.diff)
     assert not (result.diff[good] == 0).any()
-    # A hole grows by where the kernel has weight, not by the whole kernel.
+    # A hole grows only by the pixels where the kernel has weight.
     hole = np.isnan(result.diff[190:211, 140:161])
     assert 5 <= hole.sum() <= 60
     assert not hole[0].any()
@@ -179,7 +179,7 @@ def test_wrong_noise_shows_in_the_spread(sky):
     with pytest.raises(ImageError, match=match):
         difference(science, reference, change=change, max_noise_spread=1.4)
     spread = difference(science, reference, change=change).record["noise_spread"]
-    assert 1.5 < spread < 2  # the noise of the reference is as it was
+    assert 1.5 < spread < 2  # the noise of the reference is unchanged
 
 
 def arrays(n=100):

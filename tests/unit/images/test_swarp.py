@@ -1,4 +1,4 @@
-"""SWarp: flux and places are kept, noise is known, a wrong WCS stays wrong."""
+"""SWarp: flux and positions are conserved, the noise is predicted correctly, and errors of the WCS remain."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""A WCS as the header that SWarp reads."""
+"""Conversion of a WCS to a header that SWarp can read."""
 
 import numpy as np
 import pytest

@@ -71,7 +71,7 @@ def test_what_is_not_on_the_projection_is_missing():
 
 
 def test_far_from_the_image_the_distortion_is_left_out():
-    """The polynomial folds back: without the shape a place some degrees away would fall near the image."""
+    """The polynomial folds back: without the shape, a position some degrees away would be mapped close to the image."""
     wcs = WCS(header(**SIP))
     ra, dec = pixel_to_sky(WCS(header()), -30000.0, 320.0)
     x, y = sky_to_pixel(wcs, ra, dec, shape=(640, 640))
@@ -111,7 +111,7 @@ def door(shape=(640, 640), **cards):
         NO_CD | PC,
         NO_CD | PC | {"CROTA2": 45.0},
         NO_CD | {"CDELT1": -SCALE, "CDELT2": SCALE},
-        {"A_ORDER": 2, "B_ORDER": 2, "A_2_0": 3e-5, "B_0_2": 3e-5},  # left over: CTYPE is plain TAN
+        {"A_ORDER": 2, "B_ORDER": 2, "A_2_0": 3e-5, "B_0_2": 3e-5},  # without effect, because CTYPE is plain TAN
         SIP | {"A_2_0": 0.0, "B_0_2": 0.0},
         {"CTYPE1": "ra---tan", "CTYPE2": "dec--tan"},
         {"EQUINOX": "J2000.0", "RADESYS": "ICRS"},
@@ -119,7 +119,7 @@ def door(shape=(640, 640), **cards):
 )
 def test_what_is_legal_or_plain_to_a_reader_is_read(cards):
     wcs = door(**cards)
-    assert wcs.wcs.lng == 0  # also for those who take longitude and latitude in this order
+    assert wcs.wcs.lng == 0  # longitude first
     np.testing.assert_allclose(pixel_to_sky(wcs, X, Y), pixel_to_sky(WCS(header()), X, Y), atol=1e-9)
     np.testing.assert_allclose(wcs.all_pix2world(X, Y, 0), pixel_to_sky(WCS(header()), X, Y), atol=1e-9)
     assert wcs_scale(wcs) == pytest.approx(1.2, rel=1e-6)

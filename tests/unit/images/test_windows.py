@@ -1,4 +1,4 @@
-"""Windows that slide over a plane give what the filters of scipy give."""
+"""Sliding windows give the same results as the filters of scipy."""
 
 import numpy as np
 import pytest

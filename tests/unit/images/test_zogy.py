@@ -1,4 +1,4 @@
-"""Proper subtraction: flux, noise, and the PSF that it is given."""
+"""Proper subtraction: flux, noise, and the PSF measured for it."""
 
 import numpy as np
 import pytest

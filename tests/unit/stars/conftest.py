@@ -1,4 +1,4 @@
-"""A field of stars that several tests look at."""
+"""A field of stars that several tests use."""
 
 import pytest
 

@@ -29,7 +29,7 @@ def distorted_wcs(shape, ra=150.0, dec=20.0, bend=1.5e-6):
 
 
 def shifted(wcs, dx, dy):
-    """The same without distortion, off by some pixels."""
+    """The WCS without distortion, shifted by some pixels."""
     plain = WCS(naxis=2)
     plain.wcs.ctype = ["RA---TAN", "DEC--TAN"]
     plain.wcs.crval, plain.wcs.crpix, plain.wcs.cd = wcs.wcs.crval, wcs.wcs.crpix + [dx, dy], wcs.wcs.cd

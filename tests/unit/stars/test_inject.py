@@ -21,7 +21,7 @@ def blank(shape=(384, 384), *, sky=100.0, rms=9.0, seed=0, **more):
 
 
 def inject(image, model, record, *, seed, noise=True, **changes):
-    """Sources at random places alone, but for what `changes` says."""
+    """Inject sources at random positions; `changes` are further options."""
     options = InjectOptions.model_validate({"mix": {"random": 1.0}} | changes)
     rng = np.random.default_rng(seed)
     return inject_sources(image, model, record=record, rng=rng, options=options, noise=noise)
@@ -46,7 +46,7 @@ def test_flux_is_conserved_without_noise(measured):
     r = model.radius
     whole = truth.x.between(r, 383 - r) & truth.y.between(r, 383 - r)
     assert 0.5 < whole.mean() < 1
-    # Only what fell over the edge is lost.
+    # Only the light beyond the edge is lost.
     partial = sum(
         flux * model.stamp(x, y)[0][inside(model, x, y, image.shape)].sum()
         for x, y, flux in zip(truth.x, truth.y, truth.flux, strict=True)
@@ -63,7 +63,7 @@ def inside(model, x, y, shape):
 
 
 def test_flux_is_recovered_within_the_noise(measured):
-    """Aperture fluxes, which know nothing of the model, scatter about the truth as photons and sky demand."""
+    """Aperture fluxes, which do not depend on the model, scatter about the truth as expected from photon and sky noise."""
     model, record = measured
     pulls = []
     for seed in range(8):
@@ -152,7 +152,7 @@ def test_positions_on_the_sky(one):
 
 
 def test_random_mix_is_the_plain_scheme(one):
-    """The stream of the plain scheme: positions, then magnitudes, then photons source by source."""
+    """Order of the random numbers for random positions: positions, then magnitudes, then photons source by source."""
     model, record = one
     data, truth = inject(blank(), model, record, seed=7, n_sources=30, grid=3)
     for mix in ({"random": 1.0}, {"random": 0.3, "star": 0.0}):
@@ -170,7 +170,7 @@ def test_random_mix_is_the_plain_scheme(one):
 
 
 def galaxies(image, places, *, flux=2e4, scale=3.0):
-    """Exponential discs smeared by a Gaussian PSF of FWHM 1.8 px."""
+    """Exponential discs convolved with a Gaussian PSF of FWHM 1.8 px."""
     from scipy import ndimage
 
     y, x = np.mgrid[: image.shape[0], : image.shape[1]]
@@ -368,7 +368,7 @@ COUNTS = {"GAIN": 1.5, "RDNOISE": 4.5, "SATURATE": 6e4, "EXPTIME": 60.0, "MAGZP"
     ids=["counts", "counts per second", "electrons", "electrons per second", "a gain that is a setting"],
 )
 def test_noise_of_injected_sources_is_that_of_their_photons_whatever_the_unit(tmp_path, cards, factor, detector):
-    """In electrons every frame is the same: the same sources, the same noise, read back alike by the next step."""
+    """A frame in any unit gives the same sources and noise in electrons, also when the next step reads it."""
     image, *_ = field(fwhm=2.2, n=90, sky=300.0)
     fits.writeto(tmp_path / "science.fits", image.data * np.float32(factor), fits.Header(COUNTS | cards))
     about = {"image": "a", "detector": Detector(pixel_scale=1.2, **detector), "wcs": None}
@@ -388,7 +388,7 @@ def test_noise_of_injected_sources_is_that_of_their_photons_whatever_the_unit(tm
     light = (after.data.astype(float) - before.data) * after.gain
     expected = truth.flux.sum() * after.gain
     lost = expected - whole.flux.sum() * after.gain
-    # In electrons, Poisson's law: the sum of all sources has the root of itself as its error.
+    # Poisson noise in electrons: the error of the sum of all sources is its square root.
     assert -5 * np.sqrt(expected) - lost < light.sum() - expected < 5 * np.sqrt(expected)
     gap = np.hypot(whole.x.to_numpy()[:, None] - truth.x.to_numpy(), whole.y.to_numpy()[:, None] - truth.y.to_numpy())
     alone = whole[np.sort(gap, axis=1)[:, 1] > 2 * r]

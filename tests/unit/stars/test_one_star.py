@@ -40,7 +40,7 @@ def test_one_star_alone(science):
     sky = alone(psf)
     fit = fit_star(sky, np.zeros((100, 120), int), 1, psf, 60.0, 51.0, gain=1e6)
     assert fit.flux == pytest.approx(2e4, abs=4 * fit.fluxerr)
-    # King (1983): sigma^2 times the noise-equivalent area, a little more as position and level are fitted too.
+    # King (1983): sigma^2 times the noise-equivalent area; slightly more, because position and level are fitted too.
     king = sky.rms * np.sqrt(psf.noise_area(60, 51))
     assert king < fit.fluxerr < 1.5 * king + 0.01 * 2e4
     assert (fit.x, fit.y) == pytest.approx((60.3, 50.7), abs=0.01)

@@ -94,7 +94,7 @@ def test_psf_files_reads_the_catalogue(scene, tmp_path):
     assert record["zero_point"] == pytest.approx(ZERO, abs=0.01)
     again = read_image(tmp_path / "science.fits", name="one", detector=detector, record=record)
     expected = read_image(tmp_path / "science.fits", name="one", detector=detector)
-    if record["wcs"] is not None:  # else nothing was better than what came
+    if record["wcs"] is not None:  # None if the original WCS was kept
         assert again.wcs.to_header_string(relax=True) == record["wcs"]
     places = (np.array([9, 300]), np.array([400, 30]))
     np.testing.assert_allclose(

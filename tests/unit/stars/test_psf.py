@@ -13,7 +13,7 @@ from tests.unit.synthetic_field import field, star, width
 
 
 def compare(model, fwhm, variation, shape, n=40, seed=3):
-    """Largest difference to the true stars over their peak, and matched-filter flux, at random positions."""
+    """Largest difference from the true stars relative to their peak, and matched-filter flux, at random positions."""
     rng = np.random.default_rng(seed)
     worst, flux = [], []
     for _ in range(n):
@@ -34,7 +34,7 @@ def test_model_reproduces_stars_between_the_pixels(fwhm, variation):
     assert worst.max() < 0.06
     assert abs(flux.mean() - 1) < 0.01
     assert record["degree"] == 2
-    # What is measured contains the pixel: the half maximum of the integrated profile.
+    # The measured width includes the pixel: it is that of the integrated profile.
     fine = np.linspace(0, 3, 3001)
     scale = fwhm / 2.3548 * np.sqrt(2)
     profile = erf((fine + 0.5) / scale) - erf((fine - 0.5) / scale)

@@ -12,7 +12,7 @@ from tests.unit.synthetic_field import field, star
 
 
 def gaussian(*, sigma=(1.2, 1.2), slope=0.0, oversampling=4, shape=(300, 400)):
-    """Model of a Gaussian PSF (along x and y) whose peak grows by `slope` from the middle to the right edge."""
+    """Model of a Gaussian PSF with these widths along x and y, whose peak grows by `slope` from the centre to the right edge."""
     offset = np.arange(-40, 41) / oversampling
     plane = np.exp(-((offset / sigma[0]) ** 2) / 2 - ((offset[:, None] / sigma[1]) ** 2) / 2)
     table = (

@@ -41,7 +41,7 @@ def test_stars_are_isolated_bright_and_unsaturated():
     assert (np.diff(stars.flux) <= 0).all()  # brightest first
     row, column = np.round(stars.y).astype(int), np.round(stars.x).astype(int)
     assert (image.data[row, column] < 0.8 * 6000).all()
-    # None within five half-light radii of a source of more than 2 % of its flux.
+    # No star has a source with more than 2 % of its flux within five half-light radii.
     nearest = np.hypot(stars.x[:, None] - x, stars.y[:, None] - y)
     mine = nearest.argmin(axis=1)
     for k, own in enumerate(mine):

@@ -15,7 +15,7 @@ needs_psfex = pytest.mark.skipif(not installed, reason="needs the programs sourc
 
 
 def fluxes(model, fwhm, variation, shape, n=60):
-    """Flux of true stars of flux 1 by a fit of the model, at random positions."""
+    """Flux measured by a fit of the model for true stars of flux 1 at random positions."""
     rng = np.random.default_rng(3)
     found = []
     for _ in range(n):
@@ -81,7 +81,7 @@ def test_missing_program_is_named(monkeypatch):
 
 
 def test_conversion_is_exact():
-    """Samples and polynomials of PSFEx's table stand in ours at their place."""
+    """Samples and polynomials of PSFEx's table are converted to the right places of ours."""
     rng = np.random.default_rng(5)
     offset = np.arange(-12, 13) / 2
     base = np.exp(-(offset**2 + offset[:, None] ** 2) / 3)

@@ -56,9 +56,9 @@ def test_transplanted_star_is_the_star_itself(science, sky):
         profile = psf.stamp(row.x, row.y)[0]
         trim = psf.radius - half
         profile = profile[trim:-trim, trim:-trim] if trim > 0 else np.pad(profile, -trim)
-        # Measured with the PSF of its new place, on the pixels it was measured on before.
+        # The flux is measured with the PSF of the new place on the same pixels of the star.
         assert (profile * box).sum() / (profile**2).sum() == pytest.approx(row.flux, rel=0.05)
-        # Moved by whole pixels: the core is that of some star, bit for bit but for the level.
+        # The shift is by whole pixels: the core equals that of one of the stars, except for the level.
         whole = np.hypot(row.x % 1 - sky.x % 1, row.y % 1 - sky.y % 1)
         candidates = np.flatnonzero((whole < 0.3) & (np.abs(sky.flux / row.flux - 1) < 0.2))
         assert len(candidates)
@@ -69,7 +69,7 @@ def test_transplanted_star_is_the_star_itself(science, sky):
             if 4 < cx < SHAPE[1] - 5 and 4 < cy < SHAPE[0] - 5:
                 source = image.data[cy - 3 : cy + 4, cx - 3 : cx + 4].astype(float)
                 off.append(np.ptp(source - core))
-        assert min(off) < 2  # ADU, of a noise of 8
+        assert min(off) < 2  # [ADU], for a noise of 8 ADU
         # The place was empty.
         assert np.hypot(sky.x - row.x, sky.y - row.y).min() > 2 * psf.fwhm
     touched = np.zeros(SHAPE, bool)

@@ -1,4 +1,4 @@
-"""Stars taken out of the reference, and sources that fade."""
+"""Stars subtracted from the reference, and fading sources added to it."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from tests.unit.synthetic_pair import GAIN, observe, turned
 
 @pytest.fixture(scope="module")
 def sharp(sky):
-    """Deeper and sharper reference, turned and moved."""
+    """Deeper and sharper reference, rotated and shifted."""
     return observe(sky, seed=2, fwhm=2.0, angle=3.0, shift=(8.0, -5.0), factor=3.0, level=300.0, name="reference")
 
 
@@ -126,7 +126,7 @@ def test_stars_are_found_wherever_the_field_is(science, sharp, centre):
 
 
 def fading(science, n=12):
-    """Truth of an image half of whose sources fade, with stars to be removed."""
+    """Truth of an image with stars to be removed, in which half of the injected sources fade."""
     image, psf, record = science
     options = InjectOptions(
         n_sources=n, mix={"random": 1.0}, negative_fraction=0.5, removed_stars=8, transplanted_stars=0
@@ -147,7 +147,7 @@ def test_fading_sources_are_added_to_the_reference_at_its_flux_scale(science, sh
     yy, xx = np.mgrid[: SHAPE[0], : SHAPE[1]]
     for px, py, flux in zip(x, y, added["flux"], strict=True):
         near = np.hypot(xx - px, yy - py) < 6
-        noise = np.sqrt(3 * abs(flux) / GAIN)  # of its photons
+        noise = np.sqrt(3 * abs(flux) / GAIN)  # photon noise
         assert gained[near].sum() == pytest.approx(-3 * flux, abs=5 * noise + 0.05 * 3 * abs(flux))
     assert sorted(record["removed"] + [row["id"] for row in record["failed"]]) == sorted(rows["id"])
     again, _ = remove_stars(sharp, rows, name="a")

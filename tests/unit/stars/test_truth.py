@@ -56,7 +56,7 @@ def test_positions_on_the_sky():
 
 @pytest.mark.parametrize("swapped", [False, True])
 def test_the_order_of_the_axes_does_not_matter(swapped):
-    """DEC,RA is as legal as RA,DEC; the matrix has rows in the order of the axes."""
+    """The FITS standard allows DEC before RA; the rows of the matrix are in the order of the axes."""
     wcs = WCS(naxis=2)
     wcs.wcs.ctype, wcs.wcs.crval = ["RA---TAN", "DEC--TAN"], [150.0, 20.0]
     wcs.wcs.crpix, wcs.wcs.cd = [193, 193], [[-1e-3, 2e-4], [2e-4, 1e-3]]

@@ -1,4 +1,4 @@
-"""Solutions of SCAMP and of astropy, and the pairs of stars that they rest on."""
+"""Solutions by SCAMP and astropy, and the matched pairs of stars for them."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,9 @@ def test_few_stars_do_no_harm_to_a_good_wcs(method):
 
 def test_pairs_are_each_the_others_nearest():
     _, catalogue, truth, x, y = scene(n=40)
-    objects = Table({"x": np.append(x, x[0] + 0.5), "y": np.append(y, y[0])})  # a double of the first, 0.6 arcsec away
+    objects = Table(
+        {"x": np.append(x, x[0] + 0.5), "y": np.append(y, y[0])}
+    )  # a neighbour of the first, 0.6 arcsec away
     stars = Table({"RAJ2000": catalogue["ra"][::-1], "DEJ2000": catalogue["dec"][::-1]})
     first, second, distance = match_stars(truth, objects, stars, 1.0)
     assert len(first) == len(x) and (first + second == len(x) - 1).all() and distance.max() < 1e-3
