@@ -1,4 +1,4 @@
-"""All steps of one image in one process: the functions of the single rules, one after the other."""
+"""Run all steps of an image in one process, with the functions that the separate rules call."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from otrain_core.plan.recipe import Recipe
 from otrain_core.results import image_folder
 from otrain_core.temporary import temporary_folder
 
-SEP_BUFFERS = (300_000, 1024)  # pixels and sub-objects, as sep begins: a step sets larger ones for its process
+SEP_BUFFERS = (300_000, 1024)  # default buffers of sep (pixels, sub-objects); some steps enlarge them
 
 
 def image_files(
@@ -30,26 +30,27 @@ def image_files(
     root: str | Path = "results",
     finder: Any = None,
 ) -> None:
-    """Run all steps of some images, one image after the other, and write what each step took.
+    """Run all steps of some images, one image after the other, and write the cost of each step.
 
-    Kept are the files that the single rules keep, but for the tables of candidates, of the star catalogue and of known
-    objects, which these can be made from, and the difference where the detector network is trained. A bad image ends the job or, under ``--keep-going``, leaves failure marks.
+    The job keeps the same files as the separate rules, except the tables of candidates, of the star catalogue and of
+    known objects. It also keeps the difference image where the detector network is trained. A bad image stops the
+    job or, under ``--keep-going``, gets failure marks in place of its files.
 
     Parameters
     ----------
     chain : Chain
         Options and images.
     steps : path-like
-        Table written last: image, step, cpu_seconds, peak_mb. The first row, without image, is the start of the
-        process.
+        Table to write, after all images: image, step, cpu_seconds, peak_mb. The first row, without an image, is the
+        start of the process.
     cache : path-like
-        Folder where answers of the network are kept.
+        Folder of the cached answers of network services.
     log : path-like, optional
         Log of the job.
     root : path-like
         Folder of all results.
     finder : otrain_core.classify.finder.Finder, optional
-        Detector network of ``detect.method: finder``.
+        Detector network, for ``detect.method: finder``.
     """
     rows = [("", "start", round(time.process_time(), 3), 0.0)]
     for frame in chain.frames:
@@ -74,14 +75,14 @@ def _run_image(
     sky = root / chain.telescope / "sky" / frame.image
     kept = image_folder(root / chain.telescope / chain.name, frame.image)
     difference = kept / "difference.fits" if chain.keeps_difference else None
-    for name in (*KEPT, "difference.fits"):  # of an earlier run: nothing old is to stand beside what is new
+    for name in (*KEPT, "difference.fits"):  # files of an earlier run must not be mixed with new ones
         (kept / name).unlink(missing_ok=True)
 
     @contextmanager
     def step(name: str, *outputs: Path) -> Iterator[None]:
         _reset_sep()
         wildcards = {"telescope": chain.telescope, "pipeline": chain.name, "image": frame.image}
-        if name in ("simulate", "catalogue"):  # as their rules, which serve all pipelines
+        if name in ("simulate", "catalogue"):  # their rules have no pipeline, as they serve all pipelines
             del wildcards["pipeline"]
         with step_of_job(name, outputs, wildcards=wildcards, log_path=log), clock(name):
             yield
@@ -107,7 +108,7 @@ def _run_image(
 
 
 def _reset_sep() -> None:
-    """Buffers as in a new process: where they overflow decides what is found in a crowded image."""
+    """Restore the default buffers of sep: their size affects the detections in a crowded image."""
     import sep
 
     sep.set_extract_pixstack(SEP_BUFFERS[0])
@@ -133,7 +134,7 @@ def _simulate(chain: Chain, frame: Frame, step: Step, *, science: str, reference
 def _catalogue(
     chain: Chain, frame: Frame, step: Step, *, science: str, truth: Path, folder: Path, cache: str | Path
 ) -> None:
-    """The star catalogue and the known objects, as the rules catalogue and simulated_catalogue make them."""
+    """Write the star catalogue and the known objects, as the rules catalogue and simulated_catalogue do."""
     catalogue, known = folder / "catalogue.csv", folder / "known.csv"
     with step("catalogue", catalogue, known):
         if chain.simulated is not None and chain.simulated.sky is not None:

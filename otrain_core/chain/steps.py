@@ -1,4 +1,4 @@
-"""The steps of one image, from the frame to cutouts, each with the function of its rule."""
+"""The steps of one image, from the frame to its cutouts; each step calls the function of its rule."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ KEPT = ("psf.fits", "psf.json", "injected.csv", "subtract.json", "labelled.csv",
 
 
 def held_planes() -> dict[str, Held]:
-    """Planes that need no file where all steps run in one process."""
+    """Image planes that stay in memory when all steps run in one process."""
     return {name: Held() for name in ("prepared.fits", "difference.fits")}
 
 
-# How a step runs: given its name and the files it writes, the context in which it does.
+# Given the name of a step and the files that it writes, returns the context in which the step runs.
 Step = Callable[..., AbstractContextManager[None]]
 
 
@@ -41,9 +41,9 @@ class Clock:
     Attributes
     ----------
     seconds : dict of str to float
-        CPU seconds of every step.
+        CPU time of each step [s].
     peak : dict of str to float
-        Largest memory of the process until the step ended [MB].
+        Peak memory of the process up to the end of each step [MB].
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class ImageSteps:
-    """The steps of one image, and where their files are.
+    """The steps of one image and their files.
 
     Parameters
     ----------
@@ -70,15 +70,15 @@ class ImageSteps:
     recipe : Recipe
         Options of the steps.
     kept, temporary : path-like
-        Folder of the files that are kept, and of the others.
+        Folder of the files that are kept, and folder of all other files.
     step : callable
-        Given the name of a step and its files, the context in which it runs (a `Clock`, for example).
+        Given the name of a step and its files, returns the context in which the step runs, for example a `Clock`.
     wcs : path-like, optional
-        FITS header with the WCS, for an image that has none.
+        FITS header with the WCS, for an image without one.
     finder : otrain_core.classify.finder.Finder, optional
-        Detector network of ``detect.method: finder``.
+        Detector network, for ``detect.method: finder``.
     held : dict, optional
-        Planes that stay in memory in place of a temporary file, by the name of the file.
+        Image planes that stay in memory instead of a temporary file, by name of the file.
     """
 
     image: str
@@ -91,14 +91,16 @@ class ImageSteps:
     held: Mapping[str, Held] = field(default_factory=dict)
 
     def file(self, name: str) -> Path:
+        """Path of a file, in the folder of the files that are kept or in the temporary one."""
         return (self.kept if name in KEPT else self.temporary) / name
 
     def planes(self, name: str) -> Path | Held:
-        """Where the planes of a step are: in memory, or in a file, which the mark of a failed step is too."""
+        """The planes of a step in memory, or else the path of their file or of the failure mark of the step."""
         path = self.file(name)
         return path if path.is_file() else self.held.get(name, path)
 
     def psf(self, science: str | Path | Image, *, catalogue: str | Path | None, needs_wcs: bool = False) -> None:
+        """Run the step psf."""
         with self.step("psf", self.file("psf.fits"), self.file("psf.json")):
             psf_files(
                 science=science,
@@ -114,6 +116,7 @@ class ImageSteps:
             )
 
     def inject(self, science: str | Path, *, seed: int) -> None:
+        """Run the step inject."""
         with self.step("inject", self.file("injected.fits"), self.file("injected.csv")):
             inject_files(
                 science=science,
@@ -137,7 +140,7 @@ class ImageSteps:
         injected: Path | None = None,
         difference: Path | None = None,
     ) -> None:
-        """The steps prepare and subtract."""
+        """Run the steps prepare and subtract."""
         with self.step("prepare", self.file("prepared.fits")):
             prepare_files(
                 injected=frame,
@@ -162,9 +165,10 @@ class ImageSteps:
                 remove_stars=partial(remove_stars, options=self.recipe.pipeline.psf) if injected else None,
             )
         if "prepared.fits" in self.held:
-            self.held["prepared.fits"].planes = {}  # no later step needs them
+            self.held["prepared.fits"].planes = {}  # no later step needs these planes; free the memory
 
     def detect(self, *, catalogue: str | Path | None, difference: Path | None = None) -> None:
+        """Run the step detect."""
         with self.step("detect", self.file("candidates.csv")):
             detect_files(
                 difference=difference or self.planes("difference.fits"),
@@ -182,6 +186,7 @@ class ImageSteps:
             )
 
     def crossmatch(self, *, known: str | Path | None, sky_truth: str | Path | None) -> None:
+        """Run the step crossmatch."""
         with self.step("crossmatch", self.file("labelled.csv"), self.file("crossmatch.json")):
             crossmatch_files(
                 candidates=self.file("candidates.csv"),
@@ -197,6 +202,7 @@ class ImageSteps:
             )
 
     def cutouts(self, *, field: str = "", difference: Path | None = None) -> None:
+        """Run the step cutouts."""
         with self.step("cutouts", self.file("cutouts.npz")):
             cutouts_files(
                 labelled=self.file("labelled.csv"),

@@ -1,1 +1,1 @@
-"""From a folder of FITS files to a project: what is there, what is assumed, what is missing, and what a run costs."""
+"""From a folder of FITS files to a project: what was found, assumed and missing, and what a run will cost."""

@@ -1,8 +1,9 @@
-"""Before a run: what will run, how long and how large, how many cutouts to expect, and what they are enough for."""
+"""Estimate a run before it starts: jobs, time, disk space, number of cutouts, and what these are sufficient for."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -20,9 +21,9 @@ from otrain_core.plan.run import Run
 from otrain_core.results import read_record
 
 CLONE = Path(__file__).parents[2]
-RECOVERED = (0.65, 0.8)  # share of the injected sources that become True: hatp32 and demo of results/published
-FALSE_PER_IMAGE = (60.0, 110.0)  # at the default threshold, per million pixels: the same
-MEGAPIXEL = 1024**2  # images of the published runs
+RECOVERED = (0.65, 0.8)  # fraction of injected sources that become True, in the published runs hatp32 and demo
+FALSE_PER_IMAGE = (60.0, 110.0)  # False per million pixels at the default threshold, in the same runs
+MEGAPIXEL = 1024**2  # pixels of an image of the published runs
 IMAGE_RULES = (
     "simulate",
     "catalogue",
@@ -35,28 +36,29 @@ IMAGE_RULES = (
     "cutouts",
     "image",
 )
-PLANES = 12  # float32 planes of an image that lie on the disk while it is worked on
-TRAINING_MB = 40.0  # model, ONNX file, scores and figures of one training
-CUTOUT_BYTES = 20.0  # per pixel of a cutout in stack and cube: five float32 channels
+PLANES = 12  # float32 planes of an image in temporary files while the image is processed
+TRAINING_MB = 40.0  # model, ONNX file, scores and figures of one training [MB]
+CUTOUT_BYTES = 20.0  # bytes per pixel of a cutout: five float32 channels
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a cube will hold: a low and a high guess.
+    """Expected content of a cube, with a low and a high estimate.
 
     Attributes
     ----------
     cube : str
     images : int
     megapixels : float
-        Of one image.
+        Size of one image [Mpx].
     true, false : tuple of float
-        Cutouts of either class.
+        Number of cutouts of each class (low, high).
     test_images : int
+        Number of images in the test set.
     test : tuple of float
-        Cutouts of the smaller class in the test set.
+        Number of cutouts of the smaller class in the test set (low, high).
     measured : bool
-        Whether an earlier run of the cube says it.
+        Whether the numbers come from an earlier run of the cube.
     """
 
     cube: str
@@ -70,7 +72,16 @@ class Expected:
 
 
 def expect(run: Run, cube: str, *, results: str | Path = "results") -> Expected:
-    """Images and cutouts to expect of a cube."""
+    """Estimate the images and cutouts of a cube.
+
+    Parameters
+    ----------
+    run : Run
+    cube : str
+        telescope/pipeline.
+    results : path-like
+        Folder of results, where the record of an earlier run of the cube may be.
+    """
     telescope, pipeline = cube.split("/")
     images = run.inputs.images(telescope)
     n, size = len(images), _megapixels(run, telescope, images)
@@ -86,7 +97,7 @@ def expect(run: Run, cube: str, *, results: str | Path = "results") -> Expected:
         )
     share = run.config.split.fractions[2]
     fields = [run.inputs.field(telescope, image) or image for image in images]
-    one_sky = len(set(fields)) < len(fields)  # then images and sky are both dealt to the sets
+    one_sky = len(set(fields)) < len(fields)  # then images and sky are both split
     part = share**2 if one_sky else share
     return Expected(
         cube,
@@ -101,7 +112,7 @@ def expect(run: Run, cube: str, *, results: str | Path = "results") -> Expected:
 
 
 def _megapixels(run: Run, telescope: str, images: Sequence[str]) -> float:
-    """Size of an image [Mpx], of the first one that can be read."""
+    """Size of the first image that can be read [Mpx]; 1 where none can."""
     sky = run.telescopes[telescope].sky
     if sky is not None:
         return sky.width * sky.height / 1e6
@@ -115,34 +126,34 @@ def _megapixels(run: Run, telescope: str, images: Sequence[str]) -> float:
 
 
 def plan_run(config: Sequence[str | Path], *, results: str | Path = "results") -> dict[str, Any]:
-    """Jobs, time, disk and cutouts of a run that is not started yet, in the working directory.
+    """Estimate the jobs, time, disk space and cutouts of a run in the working directory.
 
     Parameters
     ----------
     config : sequence of path-like
-        Configuration files, laid over each other.
+        Configuration files; later ones override earlier ones.
     results : path-like
-        Results of earlier runs in this folder, whose costs and counts are taken before the published ones.
+        Folder of results. Costs and counts of earlier runs in it take precedence over the published ones.
 
     Returns
     -------
     dict
-        run, expected (list of Expected), jobs, costs (table of `otrain_core.paper.estimate.estimate`), threads,
-        disk_mb, free_mb, sources (where the costs come from).
+        run, expected (list of Expected), jobs (number by rule), costs (table of
+        `otrain_core.paper.estimate.estimate`), threads, disk_mb, free_mb.
 
     Raises
     ------
     ConfigError
-        The configuration is wrong.
+        The configuration is wrong, or Snakemake refuses the run.
     """
     run = Run.from_files(config)
     expected = [expect(run, cube, results=results) for cube in run.config.run.cubes]
     try:
         jobs = planned_jobs(config, target="all", root=CLONE, here=True)
     except subprocess.CalledProcessError as error:
-        said = [line for line in (error.stderr or "").splitlines() if line.strip()]
-        raise ConfigError(f"Snakemake refuses the run: {said[-1].strip() if said else error}") from None
-    jobs.pop("all", None)  # it does nothing
+        lines = [line for line in (error.stderr or "").splitlines() if line.strip()]
+        raise ConfigError(f"Snakemake refuses the run: {lines[-1].strip() if lines else error}") from None
+    jobs.pop("all", None)  # the rule all does no work
     costs = _costs(Path(results), expected)
     speeds = training_speeds(results) or training_speeds(CLONE / "results")
     cpu = training_seconds(run, CLONE / "results", speed=speeds["cpu"]) if "cpu" in speeds else {}
@@ -158,18 +169,18 @@ def plan_run(config: Sequence[str | Path], *, results: str | Path = "results") -
 
 
 def _costs(results: Path, expected: Sequence[Expected]) -> pd.DataFrame:
-    """CPU seconds of a job by rule: of this folder, else the published ones, which grow with the pixels of an image."""
+    """CPU seconds per job by rule: from this folder, or else the published ones, scaled to the size of the images."""
     published, own = recorded_costs(CLONE / "results"), recorded_costs(results)
     images = sum(item.images for item in expected)
     size = sum(item.images * item.megapixels for item in expected) / max(images, 1)
     scaled = published.copy()
     rules = [rule for rule in IMAGE_RULES if rule in scaled.index]
-    scaled.loc[rules, "mean"] *= max(size / (MEGAPIXEL / 1e6), 0.3)  # imports and files cost small images as much
+    scaled.loc[rules, "mean"] *= max(size / (MEGAPIXEL / 1e6), 0.3)  # imports take the same time for small images
     return own.combine_first(scaled)
 
 
 def _disk(run: Run, expected: Sequence[Expected]) -> float:
-    """Results that stay, and the largest temporary files [MB]."""
+    """Disk space of the results and the largest temporary files [MB]."""
     total, largest = 0.0, 0.0
     for item in expected:
         telescope, pipeline = item.cube.split("/")
@@ -181,60 +192,61 @@ def _disk(run: Run, expected: Sequence[Expected]) -> float:
 
 
 def plan_text(found: Mapping[str, Any], config: Sequence[str]) -> str:
-    """The plan in about ten lines."""
+    """The estimate of `plan_run` in about ten lines."""
     run, jobs, costs = found["run"], found["jobs"], found["costs"]
     about = run.config.run
     trainings = sum(n for rule, n in jobs.items() if rule.startswith("train"))
     lines = [
         f"{', '.join(map(str, config))}: {_many(len(about.cubes), 'cube')}, experiments {', '.join(about.experiments)}, "
         f"{_many(len(about.seeds), 'seed')}",
-        f"runs:     {_many(sum(jobs.values()), 'job')}, of them {_many(trainings, 'training')}"
-        + (" (nothing is left to do)" if not jobs else ""),
+        f"runs:     {_many(sum(jobs.values()), 'job')}, including {_many(trainings, 'training')}"
+        + (" (nothing to do)" if not jobs else ""),
     ]
     hours, threads = float(costs["cpu_hours"].sum()), found["threads"]
     unknown = costs.loc[costs["cpu_hours"].isna(), "rule"]
     known = sorted(set(costs.loc[costs["cpu_hours"].notna(), "known_from"]))
     lines.append(
         f"time:     {_time(hours)} of CPU, about {_time(1.15 * hours / threads)} on the {threads} cores of this machine"
-        + (f" (not counted, as no run recorded them: rules {', '.join(unknown)})" if len(unknown) else "")
+        + (f" (not included, as no run recorded their cost: rules {', '.join(unknown)})" if len(unknown) else "")
     )
     lines.append(f"          from the costs of earlier runs ({', '.join(known) or 'none'})")
-    room = "" if found["free_mb"] > 1.5 * found["disk_mb"] else "  NOT ENOUGH ROOM"
-    lines.append(f"disk:     {_size(found['disk_mb'])} in results, {_size(found['free_mb'])} are free{room}")
+    room = "" if found["free_mb"] > 1.5 * found["disk_mb"] else "  NOT ENOUGH SPACE"
+    lines.append(f"disk:     {_size(found['disk_mb'])} for the results, {_size(found['free_mb'])} free{room}")
     for item in found["expected"][:6]:
-        known_by = "of an earlier run" if item.measured else "a guess from published runs"
+        source = "from an earlier run" if item.measured else "estimated from published runs"
         lines.append(
             f"expected: {item.cube}: {_many(item.images, 'image')} of {item.megapixels:.1f} Mpx, {_range(item.true)} True "
-            f"and {_range(item.false)} False ({known_by}); test set {_many(item.test_images, 'image')}, {_range(item.test)} of a class"
+            f"and {_range(item.false)} False ({source}); test set: {_many(item.test_images, 'image')}, {_range(item.test)} "
+            "of the smaller class"
         )
         lines.append(f"enough:   {verdict(item, run)}")
     if len(found["expected"]) > 6:
         lines.append(f"          and {len(found['expected']) - 6} more cubes")
-    lines.append(f"start:    otrain run {' '.join(map(str, config))}")
+    lines.append(f"start:    otrain run {shlex.join(map(str, config))}")
     return "\n".join(lines)
 
 
 def verdict(item: Expected, run: Run) -> str:
-    """For which claim the test set of a cube will be enough, in one sentence."""
+    """What the test set of a cube will be sufficient for, in one sentence."""
     gate, least = run.config.gate, run.config.cube.min_per_class
     smaller = min(item.true[0], item.false[0]), min(item.true[1], item.false[1])
     if item.images < 3 or smaller[1] < least:
-        return "not for a training; use the shipped model (otrain search), or lower detect.threshold and add images"
+        return "not for training; use the shipped model (otrain search), or lower detect.threshold and add images"
     if item.test_images < gate.min_images or item.test[1] < gate.min_per_class:
         return (
-            f"for a training, not for a verdict: the gate asks for a test set of {gate.min_images} images and "
-            f"{gate.min_per_class} of each class; use the shipped model, and fine-tune it (experiment with from: universal)"
+            f"for training, but not for the gate, which needs {gate.min_images} test images and {gate.min_per_class} "
+            "test cutouts of each class; use the shipped model, or fine-tune it (experiment with from: universal)"
         )
-    limit = 3 / item.test[0] if item.test[0] > 0 else 1.0
+    limit = 3 / item.test[0] if item.test[0] > 0 else 1.0  # upper limit at 95 % confidence without a single error
     sure = "" if item.test[0] >= gate.min_per_class else "perhaps "
     return (
-        f"{sure}for a model of your own that can become champion; none wrong of so many still leaves a false-positive "
-        f"rate of {100 * limit:.2g} % open"
+        f"{sure}for a model of your own that can become champion; even without a wrong test cutout the false-positive "
+        f"rate is only known to be below {100 * limit:.2g} %"
     )
 
 
 def plan_record(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The same for --json."""
+    """The estimate of `plan_run` as a dictionary, for --json."""
     costs = found["costs"]
     return {
         "jobs": found["jobs"],
@@ -264,5 +276,5 @@ def _range(values: tuple[float, float]) -> str:
 
 
 def _round(value: float) -> int:
-    """Two digits: a guess has no more."""
+    """A number rounded to two digits."""
     return int(float(f"{value:.2g}"))

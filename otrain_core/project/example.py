@@ -1,7 +1,8 @@
-"""A small set of FITS files as a telescope leaves them: simulated, and said so in every header."""
+"""Simulate a small set of FITS files like those of a small observatory; every header says that it is simulated."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -23,32 +24,38 @@ SEEING = 3.4  # median FWHM [arcsec]
 N_STARS, N_GALAXIES = 900, 60
 BRIGHTEST, FAINTEST = 9.5, 20.0  # magnitudes of the stars
 STAR_SLOPE = 0.22  # d log10(N) / d mag
-FIRST, SECOND = "2026-02-11", "2026-03-05"  # nights; frames of the first one can be the reference
-N_FIRST = 6
+FIRST, SECOND = "2026-02-11", "2026-03-05"  # nights; the frames of the first night can be the reference
+N_FIRST = 6  # frames of the first night
+MAX_SHIFT = 12.0  # largest shift of a frame along either axis [px]
 SIMULATED = "simulated by otrain example: no telescope took this"
 README = """These frames are simulated (otrain example): no telescope took them.
 
-They look as a small observatory leaves them: {n} frames of one field in two nights, calibrated, beside
-darks and flats. A transient of magnitude 15 shines in the frames of the second night only, at
-{x:.0f}, {y:.0f} [px from 0, in the grid of the first frame].
+They are like the data of a small observatory: {n} calibrated frames of one field, taken in two nights, with
+darks and flats. Only the frames of the second night show a transient of magnitude 15. It is near x = {x:.0f},
+y = {y:.0f} [px, from 0]; every frame is shifted by up to {shift:.0f} px along x and y and slightly rotated.
 
 Try:  otrain init {folder}
 """
 
 
 def write_example(folder: str | Path, *, frames: int = 10, wcs: bool = False, seed: int = 1) -> list[Path]:
-    """Write the frames, three darks, three flats and a README; their paths.
+    """Write the frames, three darks, three flats and a README.
 
     Parameters
     ----------
     folder : path-like
-        Must not exist, or be empty.
+        New or empty folder.
     frames : int
-        Frames of the second night; the first has six.
+        Number of frames of the second night; the first night has six.
     wcs : bool
-        Whether the headers have a WCS; without, they have the pixel size and the focal length, as amateur cameras write.
+        Whether the headers have a WCS. All of them have the pixel size and the focal length.
     seed : int
-        One seed gives the same bytes.
+        The same seed gives identical files.
+
+    Returns
+    -------
+    list of pathlib.Path
+        Files that were written.
 
     Raises
     ------
@@ -57,7 +64,7 @@ def write_example(folder: str | Path, *, frames: int = 10, wcs: bool = False, se
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{shown(folder)}: an empty or a new folder is needed")
+        raise ConfigError(f"{shown(folder)}: must be an empty or a new folder")
     rng = np.random.default_rng(seed)
     sources = _field(rng)
     places = rng.uniform(0.3, 0.7, 2) * SHAPE[::-1]
@@ -70,13 +77,13 @@ def write_example(folder: str | Path, *, frames: int = 10, wcs: bool = False, se
             paths.append(_write(path, data, _solved(header, wcs)))
     paths += _calibration(folder, rng)
     readme = folder / "README.txt"
-    text = README.format(n=N_FIRST + frames, x=places[0], y=places[1], folder=folder)
+    text = README.format(n=N_FIRST + frames, x=places[0], y=places[1], shift=MAX_SHIFT, folder=shlex.quote(str(folder)))
     readme.write_text(text, encoding="utf-8")
     return [*paths, readme]
 
 
 def _field(rng: np.random.Generator) -> pd.DataFrame:
-    """Stars and galaxies on the grid of the first frame, brightest first."""
+    """Stars and galaxies on the grid of a frame without shift and rotation, brightest first."""
     height, width = SHAPE
     tables = []
     for kind, n in (("star", N_STARS), ("galaxy", N_GALAXIES)):
@@ -92,6 +99,7 @@ def _field(rng: np.random.Generator) -> pd.DataFrame:
 
 
 def _with_transient(sources: pd.DataFrame, place: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
+    """The sources with the transient at a place (x, y) [px]."""
     new = sources.iloc[[-1]].assign(kind="star", x=place[0], y=place[1], mag=rng.uniform(14.5, 15.0))
     return pd.concat([sources, new], ignore_index=True)
 
@@ -101,7 +109,7 @@ def _expose(sources: pd.DataFrame, night: str, number: int, rng: np.random.Gener
     from otrain_core.sky.artefacts import add_cosmics, add_hot_pixels
 
     seeing = SEEING * np.exp(0.1 * np.clip(rng.normal(), -2, 2))
-    shift, turn = rng.uniform(-12, 12, 2), np.deg2rad(rng.normal(0, 0.1))
+    shift, turn = rng.uniform(-MAX_SHIFT, MAX_SHIFT, 2), np.deg2rad(rng.normal(0, 0.1))
     height, width = SHAPE
     psf = FieldPSF(
         SHAPE, fwhm=seeing / SCALE, beta=3.2, ellipticity=0.06, variation=0.08, trail=abs(rng.normal(0, 0.4)), rng=rng
@@ -126,7 +134,7 @@ def _expose(sources: pd.DataFrame, night: str, number: int, rng: np.random.Gener
 
 
 def _wcs(shift: np.ndarray, turn: float) -> WCS:
-    """WCS of a frame that is shifted [px] and turned [rad] against the first."""
+    """WCS of a frame with a shift (x, y) [px] and a rotation [rad]."""
     wcs = WCS(naxis=2)
     wcs.wcs.ctype, wcs.wcs.crval = ["RA---TAN", "DEC--TAN"], CENTRE
     wcs.wcs.crpix = np.array([(SHAPE[1] + 1) / 2, (SHAPE[0] + 1) / 2]) + shift
@@ -146,6 +154,7 @@ def _solved(header: fits.Header, wcs: bool) -> fits.Header:
 
 
 def _calibration(folder: Path, rng: np.random.Generator) -> list[Path]:
+    """Write three darks and three flats."""
     paths = []
     for number in range(1, 4):
         for kind, level, seconds in (("Dark", 300.0, 120.0), ("Flat", 28_000.0, 2.0)):
@@ -158,6 +167,7 @@ def _calibration(folder: Path, rng: np.random.Generator) -> list[Path]:
 
 
 def _write(path: Path, data: np.ndarray, header: fits.Header) -> Path:
+    """Write a frame with the cards of the telescope and the camera."""
     header["TELESCOP"], header["INSTRUME"] = "Example25", "SimCam 9000"
     header["XPIXSZ"], header["YPIXSZ"], header["FOCALLEN"] = (PIXEL, "[um]"), (PIXEL, "[um]"), (FOCAL, "[mm]")
     header["EGAIN"], header["XBINNING"], header["YBINNING"] = (GAIN, "[electron/ADU]"), 1, 1

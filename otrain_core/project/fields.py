@@ -1,10 +1,11 @@
-"""Which frames show one field, and which of them become its reference."""
+"""Group frames by field, and choose the reference of each field."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
 
 import numpy as np
 
@@ -13,11 +14,11 @@ from otrain_core.project.look import Frame
 from otrain_core.project.measure import Measured
 from otrain_core.safe import safe_name
 
-LEAST, MOST = 3, 15  # frames of a stack; fewer cannot tell a cosmic ray from the sky
-SHARE = 0.25  # of the frames of a field that are stacked
-PAUSE = 6.0  # hours without a frame that part two nights
-NEAR = 0.5  # frames whose centres are nearer than this share of their side show one field
-PANSTARRS_DEC = -30.0
+LEAST, MOST = 3, 15  # number of frames in a stack; with fewer, cosmic rays cannot be rejected
+SHARE = 0.25  # fraction of the frames of a field to stack
+PAUSE = 6.0  # gap between two nights [h]
+NEAR = 0.5  # frames show the same field if their centres are closer than this fraction of their side
+PANSTARRS_DEC = -30.0  # southern limit of Pan-STARRS [deg]
 PANSTARRS = {"g": "g", "r": "r", "i": "i", "z": "z", "y": "y", "b": "g", "v": "g", "clear": "r", "l": "r", "lum": "r"}
 
 
@@ -28,12 +29,14 @@ class Field:
     Attributes
     ----------
     name : str
-    science, stacked : list of Frame
-        Images to search, and frames of which the reference is stacked.
+    science : list of Frame
+        Images to search.
+    stacked : list of Frame
+        Frames to stack into the reference.
     reference : str
-        Path of a ready reference, or a survey; '' where it is stacked, or where there is none.
+        Path of an existing reference, or a survey; '' where the reference is stacked or missing.
     because : str
-        Why these frames or this reference; where there is none, what to do.
+        Reason for this choice; where there is no reference, what to do.
     """
 
     name: str
@@ -49,14 +52,19 @@ class Field:
 
 
 def group_fields(frames: Sequence[Frame], *, fallback: str) -> dict[str, list[Frame]]:
-    """Frames by field and filter: by their centres on the sky, else by the object that the header names.
+    """Group frames by field and filter: by their position on the sky, or else by the object in the header.
 
     Parameters
     ----------
     frames : sequence of Frame
-        Of one telescope.
+        Frames of one telescope.
     fallback : str
-        Name of a field whose frames say nothing.
+        Name of a field whose frames have neither a position nor an object.
+
+    Returns
+    -------
+    dict of str to list of Frame
+        Frames by name of the field, ordered by time.
     """
     places: list[tuple[Frame, list[Frame]]] = []
     unplaced: dict[str, list[Frame]] = {}
@@ -69,7 +77,7 @@ def group_fields(frames: Sequence[Frame], *, fallback: str) -> dict[str, list[Fr
         if group is None:
             places.append((frame, group := []))
         group.append(frame)
-    for name in list(unplaced):  # by name, to a field that others placed
+    for name in list(unplaced):  # frames without a position join the field of the same object
         home = next((other for _, other in places if name and _plain(other[0].object) == name), None)
         if home is not None:
             home += unplaced.pop(name)
@@ -78,7 +86,8 @@ def group_fields(frames: Sequence[Frame], *, fallback: str) -> dict[str, list[Fr
         filters = sorted({frame.filter for frame in group})
         for band in filters:
             name = _name(group, fallback) + (f"-{safe_name(band, fallback='clear')}" if len(filters) > 1 else "")
-            free = name if name not in named else f"{name}-{len(named) + 1}"
+            numbered = (f"{name}-{number}" for number in count(len(named) + 1))
+            free = next(choice for choice in chain([name], numbered) if choice not in named)
             named[free] = sorted(
                 (frame for frame in group if frame.filter == band), key=lambda frame: (frame.time, frame.path)
             )
@@ -86,14 +95,15 @@ def group_fields(frames: Sequence[Frame], *, fallback: str) -> dict[str, list[Fr
 
 
 def _plain(text: str) -> str:
+    """Name of an object without spaces, hyphens, underscores and capitals, for comparison."""
     return re.sub(r"[\s_-]+", "", text).lower()
 
 
 def _near(first: Frame, frame: Frame) -> bool:
-    """Whether the centre of a frame lies within half a side of that of another; pointings err by more than a WCS."""
-    apart = np.hypot((frame.ra - first.ra + 180) % 360 - 180, 0) * np.cos(np.deg2rad(frame.dec))
+    """Whether two frames show the same field, see `NEAR`."""
+    east = ((frame.ra - first.ra + 180) % 360 - 180) * np.cos(np.deg2rad(frame.dec))
     scale = first.scale if np.isfinite(first.scale) else 1.0
-    return bool(np.hypot(apart, frame.dec - first.dec) * 3600 < NEAR * max(first.shape) * scale)
+    return bool(np.hypot(east, frame.dec - first.dec) * 3600 < NEAR * max(first.shape) * scale)
 
 
 def _name(group: Sequence[Frame], fallback: str) -> str:
@@ -109,26 +119,32 @@ def _name(group: Sequence[Frame], fallback: str) -> str:
 def propose(
     name: str, frames: Sequence[Frame], stacks: Sequence[Frame], measured: Mapping[str, Measured], *, alone: bool
 ) -> Field:
-    """Choose the reference of a field: a ready stack, frames of another night, the best of this one, or a survey.
+    """Choose the reference of a field.
+
+    In order of preference: an existing stack, frames of earlier nights, the best frames of the only night, a survey.
 
     Parameters
     ----------
     name : str
     frames : sequence of Frame
-        Of the field and of one filter, by time.
+        Frames of the field in one filter, ordered by time.
     stacks : sequence of Frame
-        Ready stacks of the telescope.
+        Existing stacks of the telescope.
     measured : mapping of str to Measured
-        Some of the frames, by path.
+        Measurements of some of the frames, by path.
     alone : bool
-        Whether the telescope has this field only: a stack whose header says nothing is its.
+        Whether this is the only field of the telescope; then stacks without position and object belong to it.
+
+    Returns
+    -------
+    Field
     """
     frames = list(frames)
     fitting = [stack for stack in stacks if _fits(stack, frames[0], alone)]
     if fitting:
-        return Field(name, frames, reference=fitting[0].path, because=f"a ready stack ({fitting[0].why})")
+        return Field(name, frames, reference=fitting[0].path, because=f"an existing stack ({fitting[0].why})")
     n = int(np.clip(round(SHARE * len(frames)), LEAST, MOST))
-    *others, _ = nights_of(frames)  # what is new is looked for in the last night
+    *others, _ = nights_of(frames)  # transients are searched for in the last night
     pool: list[Frame] = []
     used = 0
     for night in sorted(others, key=lambda night: _seeing(night, measured)):
@@ -138,21 +154,22 @@ def propose(
         pool = sorted(pool, key=lambda frame: (frame.time, frame.path))
         stacked = best_of(pool, min(len(pool), MOST, max(n, len(frames) // 2)), measured)
         nights = f"the night of {stacked[0].time[:10]}" + (f" and {used - 1} more" if used > 1 else "")
-        because = f"of {nights}, apart from the last one{_told(stacked, measured)}"
+        because = f"frames of {nights}, before the last night{_fwhm_note(stacked, measured)}"
         return Field(name, _without(frames, stacked), stacked, because=because)
     if len(frames) > LEAST:
         parts = np.array_split(np.arange(len(frames)), n)
         stacked = [best_of([frames[k] for k in part], 1, measured)[0] for part in parts]
-        because = f"the best of {n} parts of the series, so that they are apart in time{_told(stacked, measured)}"
+        because = f"the best frame of each of {n} parts of the night{_fwhm_note(stacked, measured)}"
         return Field(name, _without(frames, stacked), stacked, because=because)
     if len(frames) > 1:
         (best,) = best_of(frames, 1, measured)
-        because = f"{len(frames)} frames are too few to stack: the best one is the reference, with its cosmic rays"
+        because = f"the best of {len(frames)} frames, too few to stack; its cosmic rays remain"
         return Field(name, _without(frames, [best]), reference=best.path, because=because)
     return _from_survey(name, frames)
 
 
 def _fits(stack: Frame, frame: Frame, alone: bool) -> bool:
+    """Whether a stack can be the reference of a frame: same filter and same field."""
     if stack.filter and frame.filter and stack.filter != frame.filter:
         return False
     if np.isfinite(stack.ra) and np.isfinite(frame.ra):
@@ -161,7 +178,7 @@ def _fits(stack: Frame, frame: Frame, alone: bool) -> bool:
 
 
 def nights_of(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """Frames parted where none was taken for six hours; those without a time are of one night."""
+    """Split frames into nights at gaps of more than `PAUSE` hours; frames without a time go with the first night."""
     nights: list[list[Frame]] = []
     last = None
     for frame in sorted(frames, key=lambda frame: (frame.time, frame.path)):
@@ -175,7 +192,7 @@ def nights_of(frames: Sequence[Frame]) -> list[list[Frame]]:
 
 
 def best_of(frames: Sequence[Frame], n: int, measured: Mapping[str, Measured]) -> list[Frame]:
-    """The `n` frames with the best seeing and the most stars, in order of time; those not measured come last."""
+    """The `n` frames with the best seeing and the most stars, in their order; frames not measured rank last."""
     looks = [measured.get(frame.path) for frame in frames]
     seeing = [look.fwhm if look and np.isfinite(look.fwhm) else np.inf for look in looks]
     fewest = [-look.stars if look else np.inf for look in looks]
@@ -184,18 +201,19 @@ def best_of(frames: Sequence[Frame], n: int, measured: Mapping[str, Measured]) -
 
 
 def _ranks(values: Sequence[float]) -> np.ndarray:
-    """Ranks from 1; equal values share the mean of theirs."""
+    """Ranks from 1; equal values get their mean rank."""
     _, place, count = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(count) - (count - 1) / 2)[place]
 
 
 def _seeing(frames: Sequence[Frame], measured: Mapping[str, Measured]) -> float:
+    """Median FWHM of frames [px]; infinite where none was measured."""
     found = [measured[frame.path].fwhm for frame in frames if frame.path in measured]
     found = [value for value in found if np.isfinite(value)]
     return float(np.median(found)) if found else np.inf
 
 
-def _told(frames: Sequence[Frame], measured: Mapping[str, Measured]) -> str:
+def _fwhm_note(frames: Sequence[Frame], measured: Mapping[str, Measured]) -> str:
     seeing = _seeing(frames, measured)
     return f" (FWHM {seeing:.1f} px)" if np.isfinite(seeing) else ""
 
@@ -206,10 +224,10 @@ def _without(frames: Sequence[Frame], others: Sequence[Frame]) -> list[Frame]:
 
 
 def _from_survey(name: str, frames: list[Frame]) -> Field:
-    """A reference from Pan-STARRS where it covers the field and the frame has a WCS, else what is missing."""
+    """A reference from Pan-STARRS, where it covers the field and the frame has a WCS."""
     band = re.sub(r"[^a-z]", "", frames[0].filter.lower()).removeprefix("sdss").removesuffix("p")
     if frames[0].wcs and frames[0].dec > PANSTARRS_DEC:
         survey = f"{HIPS}CDS/P/PanSTARRS/DR1/{PANSTARRS.get(band, 'r')}"
-        return Field(name, frames, reference=survey, because="there is one frame only (the survey needs the network)")
-    why = "there is one frame only, and no survey for it"
-    return Field(name, frames, because=f"{why}: add frames, or a file *_reference.fits, and run otrain init again")
+        return Field(name, frames, reference=survey, because="only one frame (the survey needs the network)")
+    why = "only one frame, and Pan-STARRS needs a WCS" if not frames[0].wcs else "only one frame, outside Pan-STARRS"
+    return Field(name, frames, because=f"{why}; add frames, or a file *_reference.fits, and run otrain init again")

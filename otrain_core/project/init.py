@@ -1,8 +1,9 @@
-"""A project made from a folder of FITS files: what is found, assumed and missing."""
+"""Make a project from a folder of FITS files, and say what was found, assumed and missing."""
 
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -25,13 +26,13 @@ from otrain_core.project.files import (
     write_sheet,
     write_telescope,
 )
-from otrain_core.project.look import SOLUTIONS, Frame, look_at
+from otrain_core.project.look import SOLUTIONS, Frame, frame_stem, look_at
 from otrain_core.project.measure import Measured, measure
 from otrain_core.project.settle import UNITS, Camera, cameras_of, settle_detector
 from otrain_core.safe import safe_name
 
-ENOUGH = 20  # science images from which a model of one's own can be tested on images of its own
-CALIBRATION = 4  # dark or bias frames that are measured
+ENOUGH = 20  # science images needed to train a model and test it on separate images
+CALIBRATION = 4  # number of dark or bias frames to measure
 
 Tell = Callable[[str, int, int], None]
 
@@ -44,18 +45,18 @@ class Project:
     ----------
     project, folder : pathlib.Path
     cameras : list of Camera
-    fields : dict
+    fields : dict of str to list of Field
         Fields by telescope.
     left_out : list of Frame
-        Frames that are not of the sky, copies, and files that cannot be read.
+        Calibration frames, copies, data products and unreadable files.
     added : int
-        Rows added to the sheet.
+        Number of rows added to the sheet.
     written : list of str
-        Files that were written or got rows, relative to the working directory.
-    missing : list of tuple
-        What is missing, and what mends it.
+        Files that were created or extended, relative to the project.
+    missing : list of tuple of str
+        What is missing, and what to do about it ('' where there is nothing to suggest).
     science : int
-        Science images of the sheet, old and new.
+        Number of science images in the sheet, old and new.
     """
 
     project: Path
@@ -70,19 +71,28 @@ class Project:
 
 
 def init_project(folder: str | Path, project: str | Path, *, threads: int = 2, tell: Tell | None = None) -> Project:
-    """Look at a folder and write a project, or add to one what is new in the folder.
+    """Inspect a folder of FITS files and write a project, or add the new files to an existing project.
 
     Parameters
     ----------
-    folder, project : path-like
+    folder : path-like
+        Folder of FITS files; its subfolders are searched as well.
+    project : path-like
+        Folder of the project, which is created where it does not exist.
     threads : int
+        Number of frames to measure in parallel.
     tell : callable, optional
-        Called with what is done, the number that is done and that of all.
+        Progress callback, called with a description, the number of files done and the total.
+
+    Returns
+    -------
+    Project
 
     Raises
     ------
     ConfigError
-        No folder, no FITS file in it, another run at work, or a sheet that cannot be added to.
+        The folder does not exist or has no FITS file, another `otrain init` is working on the project, or rows
+        cannot be added to its sheet.
     """
     folder, project = Path(folder), Path(project)
     frames = look_at(folder, project=project, threads=4 * threads, tell=_named(tell, "headers"))
@@ -105,17 +115,18 @@ def init_project(folder: str | Path, project: str | Path, *, threads: int = 2, t
     with alone(project):
         _write(found)
     if new and not found.written:
-        with suppress(OSError):  # it is not empty
+        with suppress(OSError):  # another process may have put files there
             project.rmdir()
     return found
 
 
 def _named(tell: Tell | None, what: str) -> Callable[[int, int], None] | None:
+    """A progress callback for one task, or None where there is no callback."""
     return (lambda done, total: tell(what, done, total)) if tell else None
 
 
 def _write(found: Project) -> None:
-    """Write or add to the files of the project, and note what is missing."""
+    """Write the files of the project or add to them, and collect what is missing."""
     project = found.project
     root, old = data_root(project, found.folder), read_sheet_rows(project)
     known = {_place(root, row["path"]): row for row in old if row.get("path")}
@@ -138,6 +149,7 @@ def _write(found: Project) -> None:
 
 
 def _place(root: Path, path: str) -> str:
+    """Absolute path of a file without its extension in brackets, to recognise files that the sheet has."""
     return os.path.realpath(split_extension(root / path)[0])
 
 
@@ -149,18 +161,18 @@ def _rows(
     names: set[tuple[str, str]],
     root: Path,
 ) -> list[Row]:
-    """Rows of the frames of a field that the sheet lacks; known ones get a WCS file where they have none."""
+    """New rows of the sheet for the frames of a field; fills in missing WCS files of the rows it has already."""
     frames = [(frame, "science") for frame in entry.science] + [(frame, "reference") for frame in entry.stacked]
-    theirs = []
+    existing = []
     for frame, _ in frames:
         row = known.get(_place(found.folder, frame.path))
         if row is not None:
-            theirs.append(row)
+            existing.append(row)
             if frame.wcs not in ("", "header") and not row.get("wcs"):
                 row["wcs"] = os.path.relpath(found.folder / frame.wcs, root)
-    if not theirs and not entry.complete:
+    if not existing and not entry.complete:
         return []
-    like = theirs[0] if theirs else None
+    like = existing[0] if existing else None
     rows = []
     for frame, role in frames:
         if _place(found.folder, frame.path) in known:
@@ -182,11 +194,11 @@ def _rows(
 
 
 def _free_name(frame: Frame, telescope: str, names: set[tuple[str, str]]) -> str:
-    """Name of an image, of its file; with that of its folder, or a number, where another has it."""
-    path = Path(frame.path.removesuffix("[*]"))
-    stem = path.name.split(".fit")[0].split(".FIT")[0].split(".fts")[0]
+    """Name of an image: that of its file, preceded by its folder and followed by a number where the name is taken."""
+    path = frame.path.removesuffix("[*]")
+    stem = frame_stem(path)
     plain = safe_name(stem, fallback="image")
-    longer = safe_name(f"{path.parent.name}-{stem}", fallback="image")
+    longer = safe_name(f"{Path(path).parent.name}-{stem}", fallback="image")
     choices = [plain, longer, *(f"{longer}-{k}" for k in range(2, 10_000))]
     name = next(choice for choice in choices if (telescope, choice) not in names)
     names.add((telescope, name))
@@ -194,15 +206,19 @@ def _free_name(frame: Frame, telescope: str, names: set[tuple[str, str]]) -> str
 
 
 def _note_missing(found: Project, telescopes: Sequence[str]) -> None:
+    """Fill `found.missing`."""
     folder, project = found.folder, found.project
+    here, there, solutions = (shlex.quote(str(path)) for path in (folder, project, project / SOLUTIONS))
     for camera in [camera for camera in found.cameras if camera.science]:
         for value in camera.values:
             if value.state != "missing":
                 continue
-            mend = f"correct {project / TELESCOPES / camera.name}.yaml"
+            remedy = f"set {value.key} in {project / TELESCOPES / camera.name}.yaml"
             if value.key == "WCS":
-                mend = f"otrain solve {folder} -o {project / SOLUTIONS} && otrain init {folder} -o {project}"
-            found.missing.append((f"{camera.name}: {value.key}: {value.because}", mend if value.key != "time" else ""))
+                remedy = f"otrain solve {here} -o {solutions} && otrain init {here} -o {there}"
+            found.missing.append(
+                (f"{camera.name}: {value.key}: {value.because}", remedy if value.key != "time" else "")
+            )
         for entry in found.fields[camera.name]:
             if not entry.complete:
                 found.missing.append((f"{camera.name}: field {entry.name}: {entry.because}", ""))
@@ -213,52 +229,53 @@ def _note_missing(found: Project, telescopes: Sequence[str]) -> None:
                 found.missing.append((f"{name} is not in run.cubes", f'add "{name}/builtin" to {project / CONFIG}'))
     for camera in found.cameras:
         if patterns := sorted({frame.bayer for frame in [*camera.science, *camera.stacks] if frame.bayer}):
-            told = f"{camera.name}: frames of a colour camera (BAYERPAT {', '.join(patterns)}): pixels side by side see other colours"
-            found.missing.append(
-                (told, "extract one colour first (Siril: seqextract_Green), and run otrain init on these")
+            problem = (
+                f"{camera.name}: frames of a colour camera (BAYERPAT {', '.join(patterns)}): neighbouring pixels record "
+                "different colours"
             )
+            remedy = "extract one colour first (Siril: seqextract_Green), then run otrain init on the extracted frames"
+            found.missing.append((problem, remedy))
     raw = [camera for camera in found.cameras if camera.science and not any(f.calibrated for f in camera.science)]
     if raw and any(frame.kind in ("dark", "flat") for frame in found.left_out):
-        told = "the frames do not look calibrated, and darks or flats are beside them"
-        found.missing.append(
-            (told, "calibrate them first (Siril, AstroImageJ, ccdproc); uncalibrated ones work less well")
-        )
+        problem = "the frames do not look calibrated, although the folder has darks or flats"
+        remedy = "calibrate them first (Siril, AstroImageJ, ccdproc); results from uncalibrated frames are worse"
+        found.missing.append((problem, remedy))
 
 
 def init_text(found: Project) -> str:
-    """What was found, assumed and left out, what is missing, and the line to go on with."""
+    """Report of what was found, assumed, left out and missing, and the commands to run next."""
     lines: list[str] = []
     for camera in found.cameras:
-        lines.append(f"{camera.name}: {len(camera.science)} images of the sky, {len(camera.stacks)} stacks of images")
+        lines.append(f"{camera.name}: {len(camera.science)} science images, {len(camera.stacks)} stacked images")
         if not camera.science:
             continue
         for value in camera.values:
             if value.state != "missing":
-                said = f"{value.value:g}" if isinstance(value.value, float) else str(value.value)
-                said += f" {UNITS[value.key]}" if value.key in UNITS else ""
-                lines.append(f"  {value.state:<8} {value.key:<12} {said}: {value.because}")
+                text = f"{value.value:g}" if isinstance(value.value, float) else str(value.value)
+                text += f" {UNITS[value.key]}" if value.key in UNITS else ""
+                lines.append(f"  {value.state:<8} {value.key:<12} {text}: {value.because}")
         for entry in found.fields[camera.name]:
             if entry.complete:
-                made = f"stacked from {len(entry.stacked)}" if entry.stacked else entry.reference
+                source = f"stacked from {len(entry.stacked)} frames" if entry.stacked else entry.reference
                 lines.append(
-                    f"  field    {entry.name:<12} {len(entry.science)} images; reference {made}: {entry.because}"
+                    f"  field    {entry.name:<12} {len(entry.science)} images; reference {source}: {entry.because}"
                 )
     if found.left_out:
         lines += ["left out:", *_left_out(found.left_out)]
     if found.missing:
         lines.append("missing:")
-        for what, mend in found.missing:
-            lines += [f"  {what}", *([f"    {mend}"] if mend else [])]
+        for what, remedy in found.missing:
+            lines += [f"  {what}", *([f"    {remedy}"] if remedy else [])]
     if found.written:
         files = ", ".join(found.written)
         lines.append(f"written: {found.project}: {files} ({found.added} rows added)")
     else:
-        lines.append(f"written: nothing; {found.project} has all of it" if found.science else "written: nothing")
+        lines.append(f"written: nothing; {found.project} is up to date" if found.science else "written: nothing")
     return "\n".join([*lines, *_next(found)])
 
 
 def _left_out(frames: Sequence[Frame]) -> list[str]:
-    """One line for each kind and reason, with the first file as the example."""
+    """One line per kind and reason, with the first file as an example."""
     groups = Counter((frame.kind, _short(frame.why)) for frame in frames)
     lines = []
     for (kind, why), n in sorted(groups.items()):
@@ -268,25 +285,26 @@ def _left_out(frames: Sequence[Frame]) -> list[str]:
 
 
 def _short(why: str) -> str:
+    """A reason without the name of the other file, so that equal reasons are counted together."""
     return " ".join(why.split()[:3]) if why.startswith(("a copy of", "the same exposure")) else why
 
 
 def _next(found: Project) -> list[str]:
-    """The commands to go on with: with few images the shipped model first."""
+    """The commands to run next; with few images the shipped model comes first."""
     if not found.science:
-        return ["next: nothing can be searched or trained yet"]
-    enter = f"cd {found.project} && "
+        return ["next: no image can be searched or used for training yet"]
+    enter = f"cd {shlex.quote(str(found.project))} && "
     train = f"{enter}otrain run {CONFIG}"
     if found.science >= ENOUGH:
-        return [f"next, what a run costs:   {enter}otrain plan {CONFIG}", f"next, train your own:     {train}"]
+        return [f"next, cost of a run:        {enter}otrain plan {CONFIG}", f"next, train your own model: {train}"]
     return [
-        f"next, with the shipped model:  {enter}otrain search {CONFIG} -o tonight",
-        f"later, train your own:         {train}   ({found.science} images: too few to say how good it is)",
+        f"next, use the shipped model:  {enter}otrain search {CONFIG} -o tonight",
+        f"later, train your own model:  {train}   ({found.science} images are too few to measure how good it is)",
     ]
 
 
 def init_record(found: Project) -> dict[str, Any]:
-    """The same for --json."""
+    """The report of `init_text` as a dictionary, for --json."""
     return {
         "project": str(found.project),
         "telescopes": {
@@ -306,7 +324,7 @@ def init_record(found: Project) -> dict[str, Any]:
             for camera in found.cameras
         },
         "left_out": [{"path": frame.path, "kind": frame.kind, "why": frame.why} for frame in found.left_out],
-        "missing": [{"what": what, "mend": mend} for what, mend in found.missing],
+        "missing": [{"what": what, "mend": remedy} for what, remedy in found.missing],
         "written": found.written,
         "added": found.added,
         "science": found.science,

@@ -1,4 +1,4 @@
-"""What the FITS files of a folder are, from their headers and names alone."""
+"""Identify the FITS files of a folder from their headers and names, without reading pixels."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from otrain_core.io import digest, shown
 
 FITS_NAME = re.compile(r"\.(fits?|fts)(\.(fz|gz|bz2|xz))?$", re.I)
 SOLUTION_NAME = re.compile(r"\.wcs$", re.I)
-SOLUTIONS = "wcs"  # folder of a project with WCS headers, where those that `otrain solve` made are
-SMALLEST = 64  # side of a frame [px]; what is smaller is a cutout
+SOLUTIONS = "wcs"  # folder of a project for the WCS headers that `otrain solve` writes
+SMALLEST = 64  # smallest side of a frame [px]; smaller images are cutouts
 PRODUCTS = r"diff|difference|mask|weight|wht|bkg|background|rms|residual|residuals|thumb|preview|psf"
 STACKS = r"stack|stacked|stk|coadd|coadded|reference|ref|template"
 STACK_KEYS = ("NCOMBINE", "STACKCNT", "NSTACK", "NCOMB")
@@ -51,32 +51,35 @@ class Frame:
     Attributes
     ----------
     path : str
-        Relative to the folder; ``[*]`` follows where the file holds several images.
+        Relative to the folder; followed by ``[*]`` where the file holds several images.
     kind : str
         science, stack (made of several frames), bias, dark, flat, other, or unreadable.
     why : str
-        What told the kind of all but science frames.
+        How the kind was recognised; '' for science frames.
     telescope, camera, filter, object : str
-        Of the header, '' where it does not say.
+        From the header; '' where missing.
     binning : int
+        Along x; 1 where the header has none.
     exposure : float
-        [s], NaN where unknown.
+        Exposure time [s]; NaN where unknown.
     time : str
-        Beginning of the exposure, ISO 8601 (UTC), '' where unknown.
+        Start of the exposure, ISO 8601 (UTC); '' where unknown.
     ra, dec : float
-        Centre by the WCS, or pointing of the header [deg]; NaN where unknown.
+        Centre of the frame by its WCS, or else the pointing in the header [deg]; NaN where unknown.
     scale : float
-        [arcsec/px], NaN where unknown.
-    scale_from, wcs : str
-        What told the scale; where the WCS is: 'header', the path of a header file relative to the folder, or ''.
+        Pixel scale [arcsec/px]; NaN where unknown.
+    scale_from : str
+        Source of the scale: WCS or the names of header keywords.
+    wcs : str
+        Location of the WCS: 'header', the path of a header file relative to the folder, or ''.
     shape : tuple of int
         (height, width) [px].
     numbers : dict
-        Keyword and value of gain, read_noise and saturation, of those that the header gives.
+        Keyword and value of gain, read_noise and saturation, where the header has them.
     calibrated : bool
-        Whether the header tells of darks or flats that were applied.
+        Whether the header says that darks or flats were applied.
     bayer : str
-        Pattern of the colour filters over the pixels, as in RGGB; '' where the header names none.
+        Bayer pattern of the colour filters, such as RGGB; '' where the header has none.
     """
 
     path: str
@@ -107,31 +110,38 @@ def look_at(
     threads: int = 8,
     tell: Callable[[int, int], None] | None = None,
 ) -> list[Frame]:
-    """All FITS files under a folder, by name; headers are read in parallel, pixels are not.
+    """Read the headers of all FITS files under a folder.
 
     Parameters
     ----------
     folder : path-like
     project : path-like, optional
-        Project of the folder: it is not looked at where it lies in it, but for WCS headers in its folder `SOLUTIONS`.
+        Project of the folder. A project inside the folder is skipped, except for the WCS headers in its
+        folder `SOLUTIONS`.
     threads : int
+        Number of headers to read in parallel.
     tell : callable, optional
-        Called with the number of files that are done, and of all.
+        Progress callback, called with the number of files done and the total.
+
+    Returns
+    -------
+    list of Frame
+        Sorted by path.
 
     Raises
     ------
     ConfigError
-        No such folder, or no FITS file in it.
+        The folder does not exist or has no FITS file.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ConfigError(f"{shown(folder)}: {'a file, not a folder' if folder.exists() else 'no such folder'}")
+        raise ConfigError(f"{shown(folder)}: {'is a file, not a folder' if folder.exists() else 'no such folder'}")
     files, solutions = _files(folder, Path(project).resolve() if project else None)
     if not files:
-        raise ConfigError(f"{shown(folder)}: no FITS file (.fits, .fit, .fts, compressed or not) under this folder")
+        raise ConfigError(f"{shown(folder)}: no FITS file (.fits, .fit, .fts, compressed or not) in this folder")
     frames = []
     with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
-        warnings.simplefilter("ignore")  # cards that are not standard
+        warnings.simplefilter("ignore")  # astropy warns of every non-standard card
         for frame in pool.map(lambda path: _look(folder, path, solutions.get(path)), files):
             frames.append(frame)
             if tell:
@@ -140,12 +150,12 @@ def look_at(
 
 
 def look_at_file(path: str | Path) -> Frame:
-    """The same for one file, named without its folder.
+    """Read the header of one FITS file; the path of the frame is the name of the file.
 
     Raises
     ------
     ImageError
-        It cannot be read.
+        The file cannot be read.
     """
     path = Path(path)
     frame = _look(
@@ -159,7 +169,7 @@ def look_at_file(path: str | Path) -> Frame:
 
 
 def _files(folder: Path, project: Path | None) -> tuple[list[str], dict[str, str]]:
-    """Paths of the FITS files relative to the folder, sorted, and of the WCS headers of those that have one."""
+    """Sorted paths of the FITS files relative to the folder, and the WCS header files by FITS file."""
     files, solutions = [], []
     for where, folders, names in os.walk(folder):
         folders[:] = sorted(
@@ -179,25 +189,26 @@ def _files(folder: Path, project: Path | None) -> tuple[list[str], dict[str, str
 
 
 def _match(files: Sequence[str], solutions: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """WCS headers by frame: that of the same path, or the only one of its name where no other frame has the name."""
+    """WCS header files by frame: the one with the path of the frame, or else with its name if the name is unique."""
     same = {SOLUTION_NAME.sub("", place): path for place, path in solutions}
-    stems, named = Counter(map(_stem, files)), Counter(_stem(place) for place, _ in solutions)
-    alone = {_stem(place): path for place, path in solutions if named[_stem(place)] == 1}
+    stems, named = Counter(map(frame_stem, files)), Counter(frame_stem(place) for place, _ in solutions)
+    alone = {frame_stem(place): path for place, path in solutions if named[frame_stem(place)] == 1}
     matched = {}
     for path in files:
-        found = same.get(FITS_NAME.sub("", path)) or (alone.get(_stem(path)) if stems[_stem(path)] == 1 else None)
+        stem = frame_stem(path)
+        found = same.get(FITS_NAME.sub("", path)) or (alone.get(stem) if stems[stem] == 1 else None)
         if found:
             matched[path] = found
     return matched
 
 
-def _stem(path: str) -> str:
-    """Name of a file without its folder and without what tells its format."""
+def frame_stem(path: str) -> str:
+    """Name of a FITS or WCS file without its folder and its suffixes."""
     return SOLUTION_NAME.sub("", FITS_NAME.sub("", os.path.basename(path)))
 
 
 def _look(folder: Path, path: str, solution: str | None) -> Frame:
-    name = shown(_stem(path))
+    name = shown(frame_stem(path))
     try:
         try:
             header = read_header(folder / path, image=name)
@@ -209,12 +220,12 @@ def _look(folder: Path, path: str, solution: str | None) -> Frame:
         return _frame(folder, path, header, solution)
     except OtrainError as error:
         return Frame(path, "unreadable", getattr(error, "message", str(error)).replace(f"{folder / path}: ", ""))
-    except Exception as error:  # of many kinds for odd cards, and none is worth more than this file
-        return Frame(path, "unreadable", f"a header that cannot be used ({type(error).__name__}: {first_line(error)})")
+    except Exception as error:  # astropy raises many kinds for damaged cards; skip this file only
+        return Frame(path, "unreadable", f"its header cannot be used ({type(error).__name__}: {first_line(error)})")
 
 
 def _frame(folder: Path, path: str, header: Mapping[str, Any], solution: str | None) -> Frame:
-    """What a header says of its frame."""
+    """The frame that a header describes."""
     shape = int(header.get("NAXIS2", 0)), int(header.get("NAXIS1", 0))
     kind, why = _kind(path, header, shape)
     frame = Frame(
@@ -241,13 +252,13 @@ def _frame(folder: Path, path: str, header: Mapping[str, Any], solution: str | N
 
 
 def _placed(folder: Path, frame: Frame, header: Mapping[str, Any], solution: str | None) -> Frame:
-    """The frame with its place on the sky and its scale."""
+    """The frame with its position on the sky and its pixel scale."""
     found: dict[str, Any] = {}
     for where in filter(None, (solution, "header")):
         try:
             wcs = image_wcs(header, folder / where if where != "header" else None, image=frame.path)
         except ImageError:
-            continue  # a solution that cannot be right is none
+            continue  # ignore an implausible solution
         if wcs is not None:
             middle = (frame.shape[1] - 1) / 2, (frame.shape[0] - 1) / 2
             ra, dec = (float(value) for value in pixel_to_sky(wcs, *middle))
@@ -258,20 +269,22 @@ def _placed(folder: Path, frame: Frame, header: Mapping[str, Any], solution: str
 
 
 def _bayer(header: Mapping[str, Any]) -> str:
+    """Bayer pattern of the header, '' where it has none."""
     word = _word(header, *BAYER_KEYS).upper()
     return word if re.fullmatch("[RGB]{4}", word) else ""
 
 
 def _word(header: Mapping[str, Any], *keys: str) -> str:
+    """The first of some keywords that is not empty, as text."""
     return next((word for key in keys if (word := str(header.get(key, "") or "").strip())), "")
 
 
 def _kind(path: str, header: Mapping[str, Any], shape: tuple[int, int]) -> tuple[str, str]:
-    """Kind of a frame and what tells it."""
+    """Kind of a frame, and how it was recognised."""
     if min(shape) < SMALLEST:
         return "other", f"{shape[1]} x {shape[0]} px, smaller than a frame"
     if (parse_number(header.get("NAXIS3")) or 1) > 1:
-        return "other", f"{header['NAXIS3']} planes (colours?): separate them first"
+        return "other", f"{header['NAXIS3']} image planes (colours?): separate them first"
     kind, why = frame_type(header)
     if kind in TYPES:
         return kind, why
@@ -290,7 +303,7 @@ def _kind(path: str, header: Mapping[str, Any], shape: tuple[int, int]) -> tuple
 
 
 def _pointing(header: Mapping[str, Any]) -> tuple[float, float]:
-    """Pointing [deg] of the header, NaN where it does not say."""
+    """Pointing [deg] in the header, NaN where it has none."""
     for keys in POINTINGS:
         values = []
         for key, hours in zip(keys, (True, False), strict=True):
@@ -304,10 +317,10 @@ def _pointing(header: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def mark_copies(frames: Sequence[Frame], folder: Path) -> list[Frame]:
-    """The frames, with copies of one exposure marked as other: the best of them stays.
+    """The frames, in which all but the best file of each exposure are marked as kind other.
 
-    Copies have one content, or one telescope, time and filter and names of which one holds the other (a raw frame
-    and what was made of it).
+    Two files show the same exposure if their contents are equal, or if telescope, camera, filter and time agree and
+    one file name contains the other (a raw frame and its calibrated version).
     """
     same: dict[tuple, list[int]] = {}
     sizes: dict[tuple, list[int]] = {}
@@ -335,13 +348,13 @@ def _file(folder: Path, frame: Frame) -> Path:
 
 
 def _mark_versions(frames: list[Frame], indices: list[int]) -> None:
-    """Of several files of one exposure keep the one with a WCS, or the calibrated one, or the first, in place."""
+    """Mark, in place, all files of one exposure but one: the one with a WCS, else the calibrated, else the first."""
     order = sorted(indices, key=lambda index: (not frames[index].wcs, not frames[index].calibrated, index))
     kept: list[int] = []
     for index in order:
-        stem = _stem(frames[index].path).lower()
+        stem = frame_stem(frames[index].path).lower()
         best = next(
-            (k for k in kept if stem in (other := _stem(frames[k].path).lower()) or other in stem),
+            (k for k in kept if stem in (other := frame_stem(frames[k].path).lower()) or other in stem),
             None,
         )
         if best is None:

@@ -1,4 +1,4 @@
-"""Seeing, depth, noise and saturation of some frames, from a part of their pixels."""
+"""Measure seeing, noise and saturation of frames from their central part."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from otrain_core.errors import ImageError
+from otrain_core.extensions import image_extensions
 from otrain_core.images.detector import photon_transfer, sky_noise
 from otrain_core.images.hdus import read_fits
 from otrain_core.project.look import Frame
@@ -18,28 +19,28 @@ from otrain_core.widths import FWHM_PER_SIGMA
 
 log = logging.getLogger("otrain")
 
-SIDE = 1400  # of the part in the middle of a frame that is looked at [px]
-MOST = 48  # frames of a group that are looked at
-THRESHOLD = 8.0  # of stars [sigma of the sky]
-PILED = 5  # pixels of the highest value that a saturated star leaves
+SIDE = 1400  # largest side of the central part that is measured [px]
+MOST = 48  # largest number of frames of a group that are measured
+THRESHOLD = 8.0  # detection threshold of stars [sigma of the sky]
+PILED = 5  # a frame is saturated if at least this many pixels have its highest value
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What the pixels of a frame say.
+    """Measurements of a frame.
 
     Attributes
     ----------
     fwhm : float
-        Median FWHM of its stars [px]; NaN with fewer than five.
+        Median FWHM of its stars [px]; NaN with fewer than five stars.
     stars : int
-        Detections in the part that was looked at.
+        Number of stars in the central part.
     level, noise : float
-        Of the sky, as stored in the file.
+        Level and noise of the sky, in the units of the file.
     highest : float
         Highest value of the whole frame.
     piled : bool
-        Whether at least `PILED` pixels have it.
+        Whether at least `PILED` pixels have the highest value.
     """
 
     fwhm: float
@@ -50,7 +51,7 @@ class Measured:
     piled: bool
 
     def transfer(self, read_noise: float) -> float:
-        """Gain that the noise of the sky gives [electron/unit], see `otrain_core.images.detector.photon_transfer`."""
+        """Gain from the noise of the sky [electron/unit], see `otrain_core.images.detector.photon_transfer`."""
         return photon_transfer(self.level, self.noise, read_noise)
 
 
@@ -62,12 +63,24 @@ def measure(
     threads: int = 2,
     tell: Callable[[int, int], None] | None = None,
 ) -> dict[str, Measured]:
-    """Measure frames, at most `most` of them, evenly over the list; those that cannot be read are named and left out.
+    """Measure some frames of a group.
+
+    Parameters
+    ----------
+    frames : sequence of Frame
+    folder : path-like
+        Folder to which their paths are relative.
+    most : int
+        Measure at most this many frames, evenly spaced in the list.
+    threads : int
+        Number of frames to measure in parallel.
+    tell : callable, optional
+        Progress callback, called with the number of frames done and the total.
 
     Returns
     -------
-    dict
-        By path.
+    dict of str to Measured
+        Measurements by path. Frames that cannot be read are logged and left out.
     """
     chosen = [frames[k] for k in np.unique(np.linspace(0, len(frames) - 1, min(most, len(frames))).astype(int))]
     found = {}
@@ -83,8 +96,6 @@ def measure(
 
 
 def _measure(frame: Frame, folder: Path) -> Measured | None:
-    from otrain_core.extensions import image_extensions
-
     path: str | Path = folder / frame.path
     try:
         if frame.path.endswith("[*]"):
@@ -107,7 +118,7 @@ def _measure(frame: Frame, folder: Path) -> Measured | None:
 
 
 def _stars(data: np.ndarray, noise: float, highest: float) -> tuple[float, int]:
-    """Median FWHM [px] and number of the stars; hot pixels and saturated stars are none."""
+    """Median FWHM [px] and number of the stars, without hot pixels and saturated stars."""
     import sep
 
     missing = ~np.isfinite(data)
@@ -115,7 +126,7 @@ def _stars(data: np.ndarray, noise: float, highest: float) -> tuple[float, int]:
     try:
         background = sep.Background(data, mask=missing, bw=64, bh=64)
         table = sep.extract(data - background.back(), THRESHOLD * noise, mask=missing, minarea=5)
-    except Exception:  # sep raises Exception where objects overflow its buffers
+    except Exception:  # sep raises a plain Exception when objects overflow its buffers
         return np.nan, 0
     wide = FWHM_PER_SIGMA * np.sqrt((table["a"] ** 2 + table["b"] ** 2) / 2)
     good = (table["flag"] == 0) & (table["b"] > 0.5 * table["a"]) & (table["b"] > 0.45)

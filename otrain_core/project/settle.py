@@ -1,4 +1,4 @@
-"""The telescopes of a folder, and what their headers and pixels say of the detector."""
+"""Find the telescopes of a folder and the properties of their detectors, from headers and pixels."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from otrain_core.project.look import Frame
 from otrain_core.project.measure import Measured
 from otrain_core.safe import safe_name
 
-FULL_WELL = 100_000.0  # electrons that usual cameras hold over the range of their converter
-WELLS = (5_000.0, 300_000.0)  # beyond these a gain from the noise of the sky is wrong: a bias is in its level
-READ_NOISE = 8.0  # [electron], usual of a CCD
-CONVERTERS = (4095.0, 16383.0, 65535.0)
+FULL_WELL = 100_000.0  # typical full well of a camera over the range of its converter [electron]
+WELLS = (5_000.0, 300_000.0)  # plausible full wells [electron]; others show that the sky level includes a bias
+READ_NOISE = 8.0  # typical of a CCD [electron]
+CONVERTERS = (4095.0, 16383.0, 65535.0)  # highest values of 12-, 14- and 16-bit converters [ADU]
 UNITS = {"gain": "electron/ADU", "read_noise": "electron", "saturation": "ADU", "pixel_scale": "arcsec/px"}
 
 
 @dataclass(frozen=True)
 class Value:
-    """What is known of one key of the detector: its value, how it is known, and the reason."""
+    """The value of one key of the detector, whether it was found or assumed, and why."""
 
     key: str
     value: float | str | None
@@ -35,7 +35,7 @@ class Value:
 
 @dataclass
 class Camera:
-    """A telescope with one camera and binning, and its frames."""
+    """The frames of one telescope, camera and binning, and the properties of the detector."""
 
     name: str
     science: list[Frame] = field(default_factory=list)
@@ -44,13 +44,18 @@ class Camera:
 
 
 def cameras_of(frames: Sequence[Frame], *, fallback: str) -> list[Camera]:
-    """Telescopes of the frames of the sky, by name; cameras and binnings of one telescope are several.
+    """Group frames of the sky by telescope, camera and binning.
 
     Parameters
     ----------
     frames : sequence of Frame
     fallback : str
-        Name where no header names a telescope or a camera.
+        Name to use where the headers name neither a telescope nor a camera.
+
+    Returns
+    -------
+    list of Camera
+        Sorted by name.
     """
     groups: dict[tuple[str, str, int], Camera] = {}
     for frame in frames:
@@ -69,13 +74,13 @@ def cameras_of(frames: Sequence[Frame], *, fallback: str) -> list[Camera]:
 
 
 def _telescope_name(text: str) -> str:
-    """A name that a telescope may have: others are those of folders of results, or of pools."""
+    """A legal name for a telescope; names of result folders and of pools are changed."""
     name = safe_name(text, fallback="telescope").lstrip("+")
     return f"{name}-telescope" if name in RESERVED_NAMES or is_pool(name) else name
 
 
 def _join_stacks(groups: dict[tuple[str, str, int], Camera]) -> dict[tuple[str, str, int], Camera]:
-    """Stacks whose header lost the names of telescope and camera go with the one telescope that has science frames."""
+    """Give all stacks to the only telescope with science frames: stacking programs may drop its name from the header."""
     kept = {key: camera for key, camera in groups.items() if camera.science}
     if len(kept) == 1:
         (camera,) = kept.values()
@@ -86,13 +91,19 @@ def _join_stacks(groups: dict[tuple[str, str, int], Camera]) -> dict[tuple[str, 
 def settle_detector(
     camera: Camera, measured: Mapping[str, Measured], calibration: Mapping[str, Measured]
 ) -> list[Value]:
-    """What is found, assumed and missing of the detector of one telescope.
+    """The properties of the detector of one telescope: found, assumed or missing.
 
     Parameters
     ----------
     camera : Camera
-    measured, calibration : mapping of str to Measured
-        Some of its frames by path, and some of the dark and bias frames of the folder.
+    measured : mapping of str to Measured
+        Measurements of some of its frames, by path.
+    calibration : mapping of str to Measured
+        Measurements of some dark and bias frames of the folder, by path.
+
+    Returns
+    -------
+    list of Value
     """
     frames = camera.science or camera.stacks
     looks = [measured[frame.path] for frame in frames if frame.path in measured]
@@ -111,15 +122,17 @@ def settle_detector(
     ]
 
 
-def _from_headers(frames: Sequence[Frame], role: str, *, usable: Callable[[str, float], bool] | None = None):
-    """A value that all headers give; None where one lacks it."""
+def _from_headers(
+    frames: Sequence[Frame], role: str, *, usable: Callable[[str, float], bool] | None = None
+) -> Value | None:
+    """The median of a value that all headers have; None where a header lacks it."""
     given = [(frame.numbers or {}).get(role) for frame in frames]
     pairs = [pair for pair in given if pair is not None and (usable is None or usable(*pair))]
     if not pairs or len(pairs) < len(frames):
         return None
     keyword, values = mode(key for key, _ in pairs), sorted({value for _, value in pairs})
     several = f", {values[0]:g} to {values[-1]:g}" if len(values) > 1 else ""
-    return Value(role, float(median(value for _, value in pairs)), "found", f"{keyword} of the headers{several}")
+    return Value(role, float(median(value for _, value in pairs)), "found", f"{keyword} in the headers{several}")
 
 
 def _gain(frames: Sequence[Frame], looks: Sequence[Measured], read_noise: float, range_: float) -> Value:
@@ -128,15 +141,15 @@ def _gain(frames: Sequence[Frame], looks: Sequence[Measured], read_noise: float,
 
     if found := _from_headers(frames, "gain", usable=no_setting):
         return found
-    missing = "the headers do not give it"
+    missing = "not in the headers"
     if any("gain" in (frame.numbers or {}) for frame in frames):
-        missing = "GAIN of the headers is missing, or a setting of the camera"
+        missing = "GAIN in the headers is missing in some frames, or is a camera setting"
     transfers = [value for look in looks if np.isfinite(value := look.transfer(read_noise))]
     if transfers and WELLS[0] <= median(transfers) * range_ <= WELLS[1]:
         value = round(median(transfers), 3)
-        return Value("gain", value, "assumed", f"{missing}; the noise of the sky in {len(transfers)} frames gives it")
+        return Value("gain", value, "assumed", f"{missing}; from the noise of the sky in {len(transfers)} frames")
     guess = round(FULL_WELL / range_, 2)
-    why = f"{missing}, nor does the noise of the sky; {FULL_WELL:.0f} electrons over the range of the camera"
+    why = f"{missing}, and not measurable from the noise of the sky; for a full well of {FULL_WELL:.0f} electrons"
     return Value("gain", guess, "assumed", why)
 
 
@@ -144,8 +157,8 @@ def _read_noise(gain: Value, calibration: Mapping[str, Measured]) -> Value:
     noises = [look.noise for look in calibration.values() if np.isfinite(look.noise) and look.noise > 0]
     if noises and isinstance(gain.value, float):
         value = round(float(median(noises)) * gain.value, 2)
-        return Value("read_noise", value, "assumed", f"the noise of {len(noises)} dark or bias frames")
-    return Value("read_noise", READ_NOISE, "assumed", "the headers do not give it; usual of such a camera")
+        return Value("read_noise", value, "assumed", f"from the noise of {len(noises)} dark or bias frames")
+    return Value("read_noise", READ_NOISE, "assumed", "not in the headers; a typical value")
 
 
 def _saturation(frames: Sequence[Frame], looks: Sequence[Measured]) -> Value:
@@ -153,49 +166,50 @@ def _saturation(frames: Sequence[Frame], looks: Sequence[Measured]) -> Value:
         return found
     piled = [look.highest for look in looks if look.piled and look.highest > 1000]
     if piled:
-        return Value("saturation", float(median(piled)), "found", f"{len(piled)} frames, whose pixels pile up there")
+        return Value("saturation", float(median(piled)), "found", f"saturated pixels in {len(piled)} frames")
     highest = max((look.highest for look in looks), default=np.nan)
     if np.isfinite(highest):
-        scaled = 65535.0 * highest if highest <= 1.001 else highest  # pixels of 0..1 are read as shares of 65535
+        scaled = 65535.0 * highest if highest <= 1.001 else highest  # pixels from 0 to 1 are fractions of 65535
         full = next((level for level in CONVERTERS if level >= scaled), round(scaled, 1))
-        why = f"range of the converter; the highest of {len(looks)} frames is {highest:g}, and nothing piles up there"
+        why = f"range of the converter; no saturated pixels, the highest value in {len(looks)} frames is {highest:g}"
         return Value("saturation", full, "assumed", why)
     return Value("saturation", None, "missing", "no frame could be measured")
 
 
 def _pixel_scale(frames: Sequence[Frame]) -> Value:
-    told = [frame for frame in frames if np.isfinite(frame.scale)]
-    if not told:
+    known = [frame for frame in frames if np.isfinite(frame.scale)]
+    if not known:
         why = "no WCS, and no XPIXSZ with FOCALLEN; only the seeing in arcsec depends on it"
         return Value("pixel_scale", 1.0, "assumed", why)
-    best = [frame for frame in told if frame.scale_from == "WCS"] or told
+    best = [frame for frame in known if frame.scale_from == "WCS"] or known
     value = float(median(frame.scale for frame in best))
     source = best[0].scale_from
-    return Value("pixel_scale", float(f"{value:.4g}"), "found", f"{source} of {len(best)} frames")
+    return Value("pixel_scale", float(f"{value:.4g}"), "found", f"{source} in {len(best)} frames")
 
 
 def _filter(frames: Sequence[Frame]) -> Value:
     names = sorted({frame.filter for frame in frames if frame.filter})
     if not names:
-        return Value("filter", "clear", "assumed", "the headers name none")
-    return Value("filter", ", ".join(names), "found", "the headers")
+        return Value("filter", "clear", "assumed", "not in the headers")
+    return Value("filter", ", ".join(names), "found", "in the headers")
 
 
 def _time(frames: Sequence[Frame]) -> Value:
     times = sorted(frame.time for frame in frames if frame.time)
     if len(times) < len(frames):
         n = len(frames) - len(times)
-        return Value("time", None, "missing", f"{n} of {len(frames)} headers have no DATE-OBS: they keep no order")
+        why = f"{n} of {len(frames)} headers have no DATE-OBS, so nights cannot be told apart"
+        return Value("time", None, "missing", why)
     seconds = sorted({frame.exposure for frame in frames if np.isfinite(frame.exposure)})
     longest = f" to {seconds[-1]:g} s" if len(seconds) > 1 else ""
     exposures = f", exposures {seconds[0]:g} s{longest}" if seconds else ""
-    return Value("time", f"{times[0][:16]} to {times[-1][:16]}", "found", f"the headers{exposures}")
+    return Value("time", f"{times[0][:16]} to {times[-1][:16]}", "found", f"in the headers{exposures}")
 
 
 def _wcs(frames: Sequence[Frame]) -> Value:
     n = sum(bool(frame.wcs) for frame in frames)
     if n == len(frames):
         files = sum(frame.wcs != "header" for frame in frames)
-        return Value("WCS", f"{n} frames", "found", f"{files} header files beside them" if files else "the headers")
-    why = "frames are aligned by the pattern of their stars; without a WCS there are no positions on the sky"
-    return Value("WCS", None, "missing", f"{len(frames) - n} of {len(frames)} frames have none; {why}")
+        return Value("WCS", f"{n} frames", "found", f"in {files} header files" if files else "in the headers")
+    why = "frames are aligned by the pattern of their stars, and candidates get no sky positions"
+    return Value("WCS", None, "missing", f"{len(frames) - n} of {len(frames)} frames have no WCS; {why}")

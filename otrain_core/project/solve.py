@@ -1,4 +1,4 @@
-"""The WCS of frames that have none, by solve-field of astrometry.net (Lang et al. 2010, AJ 139, 1782)."""
+"""Find the WCS of frames that have none, with solve-field of astrometry.net (Lang et al. 2010, AJ 139, 1782)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from otrain_core.programs import find_program
 from otrain_core.project.look import FITS_NAME, Frame, look_at, look_at_file
 from otrain_core.temporary import temporary_folder
 
-MOST_STARS = 300  # brightest ones that the solver gets
-SCALE_RANGE = 1.25  # factor by which the scale of a header may be wrong
-RADIUS = 3.0  # by which a pointing may be wrong [deg]
+MOST_STARS = 300  # number of the brightest stars that the solver gets
+SCALE_RANGE = 1.25  # factor by which the pixel scale in a header may be wrong
+RADIUS = 3.0  # error allowed for the pointing in a header [deg]
 
 Tell = Callable[[str, int, int], None]
 
@@ -37,34 +37,34 @@ def solve_frames(
     threads: int = 2,
     tell: Tell | None = None,
 ) -> list[dict[str, Any]]:
-    """Solve the science frames among files and folders that have no WCS, and write a header file for each.
+    """Solve the science frames without a WCS, and write a WCS header file for each.
 
     Parameters
     ----------
     paths : sequence of path-like
-        FITS files, and folders of them.
+        FITS files, and folders of FITS files.
     output : path-like, optional
-        Folder to write to, with the folders of the frames in it (default: beside each frame).
+        Folder for the header files, with the same subfolders as the frames (default: the folder of each frame).
     scale : float, optional
-        [arcsec/px], for frames whose header does not tell it.
+        Pixel scale [arcsec/px]; it replaces the scale in the headers.
     seconds : int
-        CPU time of the solver for one frame at most.
+        Limit of the CPU time that the solver spends on one frame.
     threads : int
-        Frames at a time.
+        Number of frames to solve in parallel.
     tell : callable, optional
-        Called with what is done, the number that is done and that of all.
+        Progress callback, called with a description, the number of frames done and the total.
 
     Returns
     -------
     list of dict
-        path, wcs (the file written, or None) and reason (why not, or '').
+        path, wcs (the file written, or None) and reason (why the frame was not solved, or '').
 
     Raises
     ------
     MissingProgramError
         solve-field is not installed.
     ConfigError
-        No such file or folder.
+        A file or folder does not exist.
     """
     program = find_program("solve-field")
     jobs = [job for path in paths for job in _without_wcs(Path(path))]
@@ -73,6 +73,11 @@ def solve_frames(
         folder, frame = job
         path = folder / frame.path
         target = (Path(output) if output else folder) / f"{FITS_NAME.sub('', frame.path)}.wcs"
+        if frame.path.endswith("[*]"):
+            reason = (
+                "the file holds several images, and each needs a WCS of its own: write the extensions to single files"
+            )
+            return {"path": shown(path), "wcs": None, "reason": reason}
         try:
             header = solve_one(program, path, frame, scale=scale, seconds=seconds)
             with atomic(target) as temporary:
@@ -86,12 +91,12 @@ def solve_frames(
         for result in pool.map(solve, jobs):
             found.append(result)
             if tell:
-                tell("solved or tried", len(found), len(jobs))
+                tell("solving", len(found), len(jobs))
     return found
 
 
 def _without_wcs(path: Path) -> list[tuple[Path, Frame]]:
-    """Folder and frame of the science frames without a WCS."""
+    """The science frames and stacks without a WCS, each with the folder of its path."""
     if path.is_dir():
         return [(path, frame) for frame in look_at(path) if frame.kind in ("science", "stack") and not frame.wcs]
     if not path.is_file():
@@ -101,12 +106,28 @@ def _without_wcs(path: Path) -> list[tuple[Path, Frame]]:
 
 
 def solve_one(program: str, path: Path, frame: Frame, *, scale: float | None, seconds: int) -> fits.Header:
-    """WCS header of the whole frame.
+    """Solve one frame.
+
+    Parameters
+    ----------
+    program : str
+        Path of solve-field.
+    path : pathlib.Path
+    frame : Frame
+    scale : float or None
+        Pixel scale [arcsec/px]; None takes that of the frame.
+    seconds : int
+        Limit of the CPU time.
+
+    Returns
+    -------
+    astropy.io.fits.Header
+        WCS header of the whole frame, overscan included.
 
     Raises
     ------
     ImageError
-        Too few stars, or the solver finds no solution.
+        The frame has too few stars, or the solver finds no solution.
     """
     name = frame.path
     data, header = read_fits(path, image=name)
@@ -127,12 +148,14 @@ def solve_one(program: str, path: Path, frame: Frame, *, scale: float | None, se
                 wcs = fits.Header.fromfile(solution, padding=False, endcard=False)
                 image_wcs(wcs, None, image=name)
                 return wcs
-    told = f"scale {known:.3g} arcsec/px" if np.isfinite(known) else "scale unknown (--scale)"
-    raise ImageError(name, "WCS", f"no solution from {len(x)} stars ({told}); are index files of this size installed?")
+    about = f"scale {known:.3g} arcsec/px" if np.isfinite(known) else "scale unknown; give --scale"
+    raise ImageError(
+        name, "WCS", f"no solution from {len(x)} stars ({about}); are index files for this field size installed?"
+    )
 
 
 def _stars(data: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """x, y [px from 0] and flux of the brightest stars."""
+    """x, y [px, from 0] and flux of the brightest stars."""
     import sep
 
     missing = ~np.isfinite(data)
@@ -141,17 +164,17 @@ def _stars(data: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray, np.ndar
     try:
         background = sep.Background(filled, mask=missing)
         table = sep.extract(filled - background.back(), 6 * noise, mask=missing, minarea=5)
-    except Exception as error:  # sep raises Exception where objects overflow its buffers
-        raise ImageError(name, "data", f"no stars can be found ({error})") from None
+    except Exception as error:  # sep raises a plain Exception when objects overflow its buffers
+        raise ImageError(name, "data", f"star detection failed ({error})") from None
     good = np.flatnonzero((table["b"] > 0.45) & (table["b"] > 0.4 * table["a"]))
     best = good[np.argsort(-table["flux"][good], kind="stable")][:MOST_STARS]
     if len(best) < 8:
-        raise ImageError(name, "data", f"only {len(best)} stars are found, and 8 are needed")
+        raise ImageError(name, "data", f"only {len(best)} stars were found; at least 8 are needed")
     return table["x"][best], table["y"][best], table["flux"][best]
 
 
 def _hints(frame: Frame, scale: float) -> list[list[str]]:
-    """Options of the tries: with the scale and the pointing, then without the pointing, which may be wrong."""
+    """Options of solve-field for each attempt: first with the pointing, then without, as it may be wrong."""
     scales: list[str] = []
     if np.isfinite(scale):
         low, high = scale / SCALE_RANGE, scale * SCALE_RANGE
@@ -162,7 +185,7 @@ def _hints(frame: Frame, scale: float) -> list[list[str]]:
 
 
 def _run(program: str, work: Path, size: tuple[int, int], hints: list[str], seconds: int) -> None:
-    """Run the solver on the list of stars; it leaves stars.wcs where it succeeds."""
+    """Run the solver on the list of stars; it writes stars.wcs on success."""
     command = [program, "stars.xyls", "--overwrite", "--no-plots", "--cpulimit", str(seconds), "--dir", "."]
     command += ["--width", str(size[0]), "--height", str(size[1]), "--x-column", "X", "--y-column", "Y"]
     command += ["--sort-column", "FLUX", "--new-fits", "none", "--corr", "none", "--rdls", "none", "--match", "none"]

@@ -1,1 +1,1 @@
-"""Simulated sky, catalogues and references. Imports the ground floor, plan, images and stars."""
+"""Simulated images, star catalogues and reference images."""

@@ -1,11 +1,10 @@
-"""Effects of the sky, the optics and the detector that a difference image turns into bogus candidates.
+"""Effects of the sky, the optics and the detector that cause bogus candidates in a difference image.
 
-Every function changes an image [ADU] in place and returns one row for each effect:
+Each function changes an image [ADU] in place and returns one row for each effect:
 ``kind``, ``x``, ``y`` (centre, 0-based pixels), ``size`` (length, or diameter of a
 round effect) [px], ``width`` [px], ``angle`` (direction of the long side, degrees
 from +x towards +y) and ``flux`` (added signal [ADU], NaN where none is added).
-Only the image formation is simulated here; whether an effect becomes a candidate
-is for the subtraction and the detection to decide.
+Whether an effect becomes a candidate depends on the subtraction and the detection.
 """
 
 from __future__ import annotations
@@ -19,13 +18,16 @@ from otrain_core.images.pixels import add_stamp
 from otrain_core.sky.optics import FieldPSF
 from otrain_core.widths import moffat_alpha
 
-ELECTRONS_PER_UM = 75.0  # most probable loss of a minimum-ionising particle in silicon
-PIXEL_UM = 9.0  # size of a pixel that the length of a cosmic-ray track is drawn for
+ELECTRONS_PER_UM = 75.0  # most probable ionisation by a minimum-ionising particle in silicon [electron/um]
+PIXEL_UM = 9.0  # pixel size assumed for cosmic rays [um]
 
 Rows = list[dict[str, Any]]
 
 
-def row_of(kind: str, x: float, y: float, size: float, *, width: float = np.nan, angle: float = 0.0, flux=np.nan):
+def row_of(
+    kind: str, x: float, y: float, size: float, *, width: float = np.nan, angle: float = 0.0, flux: float = np.nan
+) -> dict[str, Any]:
+    """One row of the truth; without `width` the effect is as wide as long."""
     width = size if np.isnan(width) else width
     return {
         "kind": kind,
@@ -41,10 +43,9 @@ def row_of(kind: str, x: float, y: float, size: float, *, width: float = np.nan,
 def add_cosmics(image: np.ndarray, rng: np.random.Generator, *, n: int, gain: float) -> Rows:
     """Add `n` cosmic rays: muon tracks, worms of slow electrons, and spots.
 
-    Charge is laid along the path of the particle and spread by diffusion in the
-    silicon (0.2 to 0.8 px), never by the seeing. The most diffuse spots are about as
-    wide as undersampled stars, which is what a Laplacian filter such as L.A.Cosmic
-    fails to tell from a source.
+    The charge is deposited along the path of the particle and spread by diffusion in the
+    silicon (0.2 to 0.8 px), not by the seeing. The most diffuse spots are about as wide as
+    undersampled stars, which a Laplacian filter such as L.A.Cosmic cannot distinguish from a source.
 
     Parameters
     ----------
@@ -93,7 +94,7 @@ def add_cosmics(image: np.ndarray, rng: np.random.Generator, *, n: int, gain: fl
 
 
 def _deposit(image, rng, x, y, weights, diffusion, copies: int = 40) -> None:
-    """Lay charge at points of a path, each spread over a cloud of Gaussian width `diffusion`."""
+    """Deposit charge at points of a path, each spread by a Gaussian of width `diffusion` [px]."""
     xs = np.rint(np.repeat(x, copies) + rng.normal(0, diffusion, x.size * copies)).astype(int)
     ys = np.rint(np.repeat(y, copies) + rng.normal(0, diffusion, y.size * copies)).astype(int)
     inside = (xs >= 0) & (ys >= 0) & (xs < image.shape[1]) & (ys < image.shape[0])
@@ -101,18 +102,18 @@ def _deposit(image, rng, x, y, weights, diffusion, copies: int = 40) -> None:
 
 
 def _direction(x, y, fallback: float) -> float:
+    """Direction of a path [deg]; the fallback for a path shorter than a pixel."""
     if np.hypot(np.ptp(x), np.ptp(y)) < 1:
         return fallback
     return float(np.degrees(np.arctan2(y[-1] - y[0], x[-1] - x[0])) % 180)
 
 
 def add_hot_pixels(image: np.ndarray, rng: np.random.Generator, *, n: int, noise: float) -> Rows:
-    """Add `n` hot pixels and small groups, as a dark frame of another temperature leaves them.
+    """Add `n` hot pixels and small groups of them, which remain after subtraction of an imperfect dark frame.
 
-    Their amplitude is log-uniform between 4 and 300 times the `noise` of the
-    background [ADU]; one in ten is over-subtracted, some trail along the column as
-    charge is released late, and defects deep in the silicon spread over a few pixels, each of
-    which has a dark current of its own.
+    Their amplitude is log-uniform between 4 and 300 times the `noise` of the background [ADU]. One in ten is
+    over-subtracted (negative). Some trail along the column because charge is released late, and defects deep in the
+    silicon spread over a few pixels with different dark currents.
     """
     height, width = image.shape
     shapes = [
@@ -141,7 +142,7 @@ def add_hot_pixels(image: np.ndarray, rng: np.random.Generator, *, n: int, noise
 
 
 def _blob(rng: np.random.Generator) -> list[tuple[int, int, float]]:
-    """Pixels (dx, dy, share of the amplitude) over which a deep defect spreads."""
+    """Pixels (dx, dy, fraction of the amplitude) over which a deep defect spreads."""
     sigma, centre = rng.uniform(0.5, 1.1, 2), rng.uniform(-0.4, 0.4, 2)
     steps = range(-2, 3)
     share = {
@@ -151,10 +152,10 @@ def _blob(rng: np.random.Generator) -> list[tuple[int, int, float]]:
 
 
 def add_bad_columns(image: np.ndarray, rng: np.random.Generator, *, n: int, noise: float) -> Rows:
-    """Add `n` bad columns: warm ones, traps that hold back charge, and blocked ones.
+    """Add `n` bad columns: warm columns, charge traps and blocked columns.
 
-    A column is bad from some row up to the far end of the detector, since charge is
-    read through the defect.
+    A column is bad from the row of the defect to the far end of the detector, because the charge of these rows
+    passes the defect during readout. One in four columns is bad over its full length.
     """
     height, width = image.shape
     rows = []
@@ -175,9 +176,9 @@ def add_bad_columns(image: np.ndarray, rng: np.random.Generator, *, n: int, nois
 def add_trails(image: np.ndarray, rng: np.random.Generator, *, n: int, fwhm: float, beta: float, noise: float) -> Rows:
     """Add `n` trails of satellites, tumbling satellites, meteors and planes.
 
-    The profile across a trail is the PSF integrated along a line, for a Moffat
-    profile ``(1 + u**2 / alpha**2) ** (0.5 - beta)``, wider for a near object that is
-    out of focus. Trails are added before the photon noise is drawn.
+    The profile across a trail is the PSF integrated along a line, for a Moffat profile
+    ``(1 + u**2 / alpha**2) ** (0.5 - beta)``. It is wider for nearby objects, which are out of focus. Trails must be
+    added before the photon noise is drawn.
 
     Parameters
     ----------
@@ -188,7 +189,7 @@ def add_trails(image: np.ndarray, rng: np.random.Generator, *, n: int, fwhm: flo
     beta : float
         Moffat exponent of the PSF.
     noise : float
-        Noise of the background [ADU], the scale of the brightness of the trails.
+        Noise of the background [ADU], which scales the brightness of the trails.
     """
     height, width = image.shape
     y, x = np.mgrid[:height, :width].astype(np.float32)
@@ -224,6 +225,7 @@ def add_trails(image: np.ndarray, rng: np.random.Generator, *, n: int, fwhm: flo
 
 
 def _line_profile(across: np.ndarray, fwhm: float, beta: float) -> np.ndarray:
+    """Profile across a trail with a peak of 1."""
     power = max(beta - 0.5, 0.6)
     alpha = moffat_alpha(fwhm, power)
     return (1 + (across / alpha) ** 2) ** np.float32(-power)
@@ -232,12 +234,11 @@ def _line_profile(across: np.ndarray, fwhm: float, beta: float) -> np.ndarray:
 def add_ghosts(
     image: np.ndarray, rng: np.random.Generator, *, n: int, stars: pd.DataFrame, fwhm: float, noise: float
 ) -> Rows:
-    """Add `n` ghosts: out-of-focus images of the pupil made by reflected light of bright stars.
+    """Add `n` ghosts: out-of-focus images of the pupil from the reflected light of bright stars.
 
-    The parents are the brightest stars of the frame, mirrored about the optical axis;
-    where even they are too faint (a ghost holds at most 2 % of its star) the parent is
-    taken to lie outside the frame. Ghosts are discs or rings, often crescent, with an
-    edge softened by the seeing and the size of the focus.
+    The ghosts belong to the brightest stars of the frame and lie near the star or mirrored about the optical axis.
+    As a ghost has at most 2 % of the flux of its star, a ghost that is too bright for it is placed at random, as if
+    its star were outside the frame. Ghosts are discs or rings, often crescents, with soft edges.
 
     Parameters
     ----------
@@ -263,7 +264,7 @@ def add_ghosts(
         soft = fwhm * rng.uniform(0.3, 1.5)
         disc = 0.5 * (1 + np.tanh((radius - r) / soft))
         hole = rng.choice([0.0, rng.uniform(0.3, 0.6)])
-        if hole:  # shadow of the secondary mirror, off-centre where the light is vignetted
+        if hole:  # shadow of the secondary mirror, off-centre because of vignetting
             shift = 0.15 * radius * rng.normal(size=2)
             disc *= 0.5 * (1 + np.tanh((np.hypot(x - xc - shift[0], y - yc - shift[1]) - hole * radius) / soft))
         signal = surface * disc
@@ -282,10 +283,9 @@ def add_asteroids(
     brightest: float,
     faintest: float,
 ) -> Rows:
-    """Add `n` asteroids: point sources that moved during the exposure, most of them by less than a FWHM.
+    """Add `n` asteroids: point sources that move during the exposure, mostly by less than the FWHM.
 
-    They are no artefacts, but candidates as real as any; every second one is `known`,
-    as an ephemeris service would list it.
+    They are not artefacts but real sources. Every second one is `known`, that is, listed by an ephemeris service.
 
     Parameters
     ----------
@@ -296,12 +296,12 @@ def add_asteroids(
     zero_point : float
         Magnitude of 1 ADU.
     brightest, faintest : float
-        Range of magnitudes, in which their number grows as ``10**(0.35 m)``.
+        Range of magnitudes; their number grows as ``10**(0.35 m)``.
 
     Returns
     -------
     list of dict
-        As everywhere, with mag and known (0 or 1).
+        Rows with the additional keys mag and known (0 or 1).
     """
     height, width = image.shape
     low, high = 10 ** (0.35 * min(brightest, faintest)), 10 ** (0.35 * faintest)
@@ -323,17 +323,16 @@ def add_asteroids(
 
 
 def saturate(image: np.ndarray, rng: np.random.Generator, *, level: float, bleed: bool) -> Rows:
-    """Limit the charge of a pixel to `level` [ADU]; what is above flows along the column or is lost.
+    """Limit the charge of a pixel to `level` [ADU]; the excess flows along the column or is lost.
 
-    With `bleed`, the excess of every saturated run of a column fills the pixels
-    below and above it until it is used up, so that charge is conserved but for what
-    leaves the detector. No pixel is above `level` afterwards.
+    With `bleed`, the excess charge of a saturated region fills the pixels below and above it in each column. Charge
+    is conserved, except for charge that leaves the detector. No pixel is above `level` afterwards.
 
     Returns
     -------
     list of dict
-        One ``saturated`` row for each connected region that was above `level`, and
-        one ``bleed`` row for each region whose charge ran beyond it.
+        One ``saturated`` row for each connected region above `level`, and one ``bleed`` row for each region whose
+        charge spread beyond it.
     """
     from scipy import ndimage
 
@@ -370,7 +369,7 @@ def saturate(image: np.ndarray, rng: np.random.Generator, *, level: float, bleed
 
 
 def _fill(column: np.ndarray, start: int, step: int, charge: float, level: float) -> int:
-    """Pour `charge` into a column from `start` on in direction `step`; the last row reached."""
+    """Fill a column with `charge` from row `start` in direction `step`; returns the last row that was reached."""
     y = start
     while charge > 0 and 0 <= y < column.size:
         taken = min(max(level - column[y], 0.0), charge)
@@ -381,10 +380,10 @@ def _fill(column: np.ndarray, start: int, step: int, charge: float, level: float
 
 
 def add_crosstalk(image: np.ndarray, *, factor: float, level: float) -> Rows:
-    """Add `factor` times the signal of near-saturated pixels, mirrored to the other half of the detector.
+    """Add crosstalk: `factor` times the signal of pixels above half of `level`, mirrored to the other half.
 
-    Two amplifiers read the halves of the detector towards each other at the same
-    time, so a bright star at column x disturbs column ``width - 1 - x``.
+    Two amplifiers read the halves of the detector simultaneously in opposite directions, so a bright star in column
+    x affects column ``width - 1 - x``.
     """
     from scipy import ndimage
 

@@ -1,4 +1,4 @@
-"""Stars and known objects of a field: from local files or from network services."""
+"""Star catalogue and known objects of a field, from local files or network services."""
 
 from __future__ import annotations
 
@@ -26,31 +26,32 @@ def catalogue_files(
     known_source: str | None,
     cache: str | Path,
 ) -> None:
-    """Write the star catalogue and the known objects of the field of an image; without a source a table has no rows.
+    """Write the star catalogue and the known objects in the field of an image.
 
     Parameters
     ----------
     science : path-like
     catalogue, known : path-like
-        What is written (CSV).
+        Files to write (CSV).
     image : str
+        Name of the image, for errors.
     detector : Detector
-        Its extension holds the image.
+        Names the extension of the image and the keyword of the time.
     wcs : path-like or None
-        FITS header with the WCS, for images that have none.
+        FITS header with the WCS, for an image without one.
     source : str or None
-        See `star_catalogue`.
+        See `star_catalogue`; None writes a table without rows.
     known_source : str or None
-        See `known_objects`.
+        See `known_objects`; None writes a table without rows.
     cache : path-like
-        Folder where answers of the network are kept.
+        Folder of the cached answers of network services.
 
     Raises
     ------
     ImageError
-        The image has no WCS and a source is given (key ``WCS``), or nothing is listed in the field.
+        A source is given and the image has no WCS, or the catalogue has no star in the field.
     ConfigError
-        A file is wrong, or a service gives no answer.
+        A file is wrong, or a service does not answer.
     """
     data, header = read_fits(science, image=image, extension=detector.extension)
     stars, objects = empty(COLUMNS), empty(KNOWN_COLUMNS)
@@ -58,7 +59,10 @@ def catalogue_files(
         solution = image_wcs(header, wcs, image=image)
         if solution is None:
             raise ImageError(
-                image, "WCS", "a star catalogue or known objects need a celestial WCS; give one (column wcs)"
+                image,
+                "WCS",
+                "a star catalogue or a list of known objects needs a celestial WCS; name a WCS file in the column wcs of "
+                "the sheet",
             )
         field = field_of(solution, data.shape, image=image, header=header, time_key=detector.header.get("time"))
         if source:
@@ -78,7 +82,7 @@ def star_catalogue(source: str, field: Field, *, cache: str | Path) -> pd.DataFr
         ``gaia``, ``panstarrs`` (VizieR) or the path of a CSV file.
     field : Field
     cache : path-like
-        Folder where answers of the network are kept.
+        Folder of the cached answers of network services.
 
     Returns
     -------
@@ -88,9 +92,9 @@ def star_catalogue(source: str, field: Field, *, cache: str | Path) -> pd.DataFr
     Raises
     ------
     ConfigError
-        The file is wrong, or the service gives no answer.
+        The file is wrong, or the service does not answer.
     ImageError
-        Nothing is listed in the field.
+        The catalogue has no star in the field.
     """
     from otrain_core.sky.services import STAR_SURVEYS
 
@@ -101,7 +105,7 @@ def star_catalogue(source: str, field: Field, *, cache: str | Path) -> pd.DataFr
     inside = table[field.holds(table.ra.to_numpy(), table.dec.to_numpy())]
     if len(inside) == 0:
         raise ImageError(
-            field.image, "catalogue", f"{source} lists nothing in the {field} (of {len(table)} entries in all)"
+            field.image, "catalogue", f"{source} has no entry in the {field} ({len(table)} entries in total)"
         )
     return inside.sort_values("mag", ignore_index=True, kind="stable")[COLUMNS]
 
@@ -112,12 +116,12 @@ def known_objects(source: str, field: Field, *, cache: str | Path) -> pd.DataFra
     Parameters
     ----------
     source : str
-        ``vsx`` (VizieR), ``skybot``, ``skybot:CODE`` with the IAU code of the observatory, or paths of
-        CSV files, joined by +.
+        One or more of ``vsx`` (VizieR), ``skybot``, ``skybot:CODE`` with the IAU code of the observatory, and paths
+        of CSV files, joined by +.
     field : Field
-        With a time, where SkyBoT is asked.
+        SkyBoT needs its time.
     cache : path-like
-        Folder where answers of the network are kept.
+        Folder of the cached answers of network services.
 
     Returns
     -------
@@ -127,9 +131,9 @@ def known_objects(source: str, field: Field, *, cache: str | Path) -> pd.DataFra
     Raises
     ------
     ConfigError
-        A file is wrong, or a service gives no answer.
+        A file is wrong, or a service does not answer.
     ImageError
-        SkyBoT is asked and the image has no time.
+        SkyBoT is queried and the image has no time.
     """
     from otrain_core.sky import services
 

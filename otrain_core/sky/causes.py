@@ -1,4 +1,4 @@
-"""What made a False candidate, from the truth of a simulated image."""
+"""Name the cause of each False candidate of a simulated image."""
 
 from __future__ import annotations
 
@@ -7,28 +7,41 @@ import pandas as pd
 
 from otrain_core.positions import nearest
 
-STAR_REACH = 1.5  # a residual this near to a star [seeing] belongs to it,
-HALO_REACH = 6.0  # or, if the star has so much more flux, within its halo
+STAR_REACH = 1.5  # a residual closer than this to a source belongs to the source [seeing]
+HALO_REACH = 6.0  # the halo of a source that is brighter than the residual by HALO_FLUX reaches this far [seeing]
 HALO_FLUX = 100.0
+KINDS = (
+    "cosmic",
+    "hot_pixel",
+    "warm_pixel",
+    "bad_column",
+    "trail",
+    "ghost",
+    "bleed",
+    "crosstalk",
+    "saturated",
+    "hole",
+    "no_data",
+)
 
 
 def name_causes(
     sky_truth: pd.DataFrame, x: np.ndarray, y: np.ndarray, flux: np.ndarray, *, seeing: float
 ) -> np.ndarray:
-    """What the simulator put where each candidate stands.
+    """Name the cause of each candidate.
 
-    Artefacts first (nearest whose extent reaches the position), then the nearest variable or
-    asteroid within 1.5 FWHM, then the nearest star or galaxy within 1.5 FWHM, then one within
-    6 FWHM with more than 100 times the flux of the candidate; 'noise' where there is none of them.
+    The causes are tried in this order: the nearest artefact whose extent reaches the position, the nearest variable
+    or asteroid within 1.5 FWHM, the nearest star or galaxy within 1.5 FWHM, and the brightest source within 6 FWHM
+    that has more than 100 times the flux of the candidate. If none fits, the cause is 'noise'.
 
     Parameters
     ----------
     sky_truth : pandas.DataFrame
-        kind, x, y, size, width, angle, flux.
+        Truth of the image: kind, x, y, size, width, angle, flux.
     x, y, flux : numpy.ndarray
         (n,) position [px] and flux [ADU] of the candidates.
     seeing : float
-        [px].
+        FWHM [px].
 
     Returns
     -------
@@ -42,7 +55,7 @@ def name_causes(
     near, _ = nearest(x, y, moving["x"], moving["y"], radius=STAR_REACH * seeing)
     mine = (names == "") & (near >= 0)
     names[mine] = moving["kind"].to_numpy(str)[near[mine]]
-    # A variable has the halo of a star.
+    # Variables are stars, so they have a halo as well.
     sources = sky_truth[sky_truth["kind"].isin(["star", "galaxy", "variable"])]
     unknown = np.flatnonzero(names == "")
     if len(sources) and len(unknown):
@@ -60,23 +73,8 @@ def name_causes(
     return names
 
 
-KINDS = (
-    "cosmic",
-    "hot_pixel",
-    "warm_pixel",
-    "bad_column",
-    "trail",
-    "ghost",
-    "bleed",
-    "crosstalk",
-    "saturated",
-    "hole",
-    "no_data",
-)
-
-
 def name_artefacts(truth: pd.DataFrame, x: np.ndarray, y: np.ndarray, *, margin: float) -> np.ndarray:
-    """Kind of the nearest simulated artefact that reaches each position.
+    """Kind of the nearest simulated artefact that covers each position.
 
     Parameters
     ----------
@@ -85,21 +83,21 @@ def name_artefacts(truth: pd.DataFrame, x: np.ndarray, y: np.ndarray, *, margin:
     x, y : numpy.ndarray
         (n,) positions [px].
     margin : float
-        A position this near to the extent of an artefact belongs to it [px].
+        Distance by which the extent of every artefact is enlarged [px].
 
     Returns
     -------
     numpy.ndarray
-        (n,) str; '' where no artefact reaches.
+        (n,) str; '' where there is no artefact.
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     names = np.full(x.size, "", dtype="U10")
-    nearest = np.full(x.size, np.inf)
+    closest = np.full(x.size, np.inf)
     for row in truth[truth.kind.isin(KINDS)].itertuples():
         cos, sin = np.cos(np.deg2rad(row.angle)), np.sin(np.deg2rad(row.angle))
         along = np.abs((x - row.x) * cos + (y - row.y) * sin)
         across = np.abs((y - row.y) * cos - (x - row.x) * sin)
         outside = np.hypot(np.maximum(along - row.size / 2, 0), np.maximum(across - row.width / 2, 0))
-        hit = (outside <= margin) & (outside < nearest)
-        names[hit], nearest[hit] = row.kind, outside[hit]
+        hit = (outside <= margin) & (outside < closest)
+        names[hit], closest[hit] = row.kind, outside[hit]
     return names

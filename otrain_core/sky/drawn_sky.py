@@ -1,4 +1,4 @@
-"""Stars and galaxies of a simulated field, with their colours, changes and clouds before them."""
+"""Draw the stars and galaxies of a simulated field, with colours, variability and extinction by clouds."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 STAR_SLOPE = 0.22  # d log10(N) / d mag of stars at intermediate galactic latitude
 GALAXY_SLOPE = 0.40  # d log10(N) / d mag of galaxies
-STARS_BELOW_LIMIT = 2.0  # stars are drawn down to so many magnitudes below the 5-sigma limit
-GALAXIES_BELOW_LIMIT = 1.0
-BRIGHT_END = 3.0  # stars are drawn up to so many magnitudes above saturation
-SCINTILLATION = 0.007  # relative scatter of a star's flux between two exposures
-FAST_STARS = 0.01  # share of stars that moved visibly between reference and science image
-PIVOT_COLOR = 0.6  # g - r of a star that has no colour term
+STARS_BELOW_LIMIT = 2.0  # depth of the stars beyond the 5-sigma limit [mag]
+GALAXIES_BELOW_LIMIT = 1.0  # depth of the galaxies beyond the 5-sigma limit [mag]
+BRIGHT_END = 3.0  # the brightest stars exceed the saturation limit by this [mag]
+SCINTILLATION = 0.007  # relative scatter of the flux of a star between two exposures
+FAST_STARS = 0.01  # fraction of stars that moved visibly between reference and science image
+PIVOT_COLOR = 0.6  # g - r at which the colour term is zero [mag]
 
 
 def _magnitudes(rng, *, n: int, slope: float, bright: float, faint: float) -> np.ndarray:
@@ -29,7 +29,7 @@ def _magnitudes(rng, *, n: int, slope: float, bright: float, faint: float) -> np
 
 
 def draw_sky(sky: SimulatedSky, science: Exposure, reference: Exposure, streams) -> pd.DataFrame:
-    """Stars and galaxies on both images, brightest first.
+    """Draw the stars and galaxies of both images.
 
     Parameters
     ----------
@@ -41,8 +41,9 @@ def draw_sky(sky: SimulatedSky, science: Exposure, reference: Exposure, streams)
     Returns
     -------
     pandas.DataFrame
-        kind, ra, dec [deg], x and y [px] and flux [ADU] on both images (``_science``, ``_reference``), mag, color, change
-        [mag] since the reference, known, missing, and the shapes of the galaxies.
+        One row per source, brightest first: kind, ra, dec [deg], x and y [px] and flux [ADU] on both images
+        (suffixes ``_science`` and ``_reference``), mag, color, change since the reference [mag], known, missing, and
+        the shapes of the galaxies.
     """
     rng = streams["sky"]
     height, width = science.shape
@@ -66,13 +67,13 @@ def draw_sky(sky: SimulatedSky, science: Exposure, reference: Exposure, streams)
         table = pd.DataFrame({"kind": kind, "x": rng.uniform(-margin, width + margin, n)})
         table["y"] = rng.uniform(-margin, height + margin, n)
         table["mag"] = _magnitudes(rng, n=n, slope=slope, bright=bright, faint=limit + below)
-        # A few stars moved since the reference was taken; colour and refraction move all a little.
+        # A few stars moved since the reference was taken; refraction, which depends on colour, shifts all a little.
         fast = (rng.random(n) < FAST_STARS) & (kind == "star")
         move = np.where(fast, rng.uniform(0.3, 1.5, n), np.abs(rng.normal(0, 0.02, n)))
         turn = rng.uniform(0, 2 * np.pi, n)
         table["moved_x"], table["moved_y"] = move * np.cos(turn), move * np.sin(turn)
         table["scintillation"] = 1 + SCINTILLATION * rng.normal(size=n) * (kind == "star")
-        # Half-light radius falls with magnitude: galaxies of r ~ 15 are some 5 arcsec, of r ~ 20 one arcsec.
+        # Half-light radii: about 5 arcsec at r = 15 and 1 arcsec at r = 20.
         table["radius"] = 10 ** (0.7 - 0.14 * (table.mag - 15) + 0.15 * rng.normal(size=n)).clip(-0.6, 1.2)
         table["bulge"] = np.where(rng.random(n) < 0.2, rng.uniform(0.7, 1.0, n), rng.beta(1.5, 4.0, n))
         table["axis_ratio"] = rng.uniform(0.25, 1.0, n)
@@ -99,7 +100,7 @@ def draw_sky(sky: SimulatedSky, science: Exposure, reference: Exposure, streams)
 
 
 def _colors(sources: pd.DataFrame, rng) -> np.ndarray:
-    """g - r of the stars: F to K stars about 0.5, M dwarfs about 1.35, the more of them the fainter; NaN for galaxies."""
+    """g - r of the stars, NaN for galaxies: F to K stars around 0.55, M dwarfs around 1.35, more of these when faint."""
     n = len(sources)
     share = 0.2 + 0.3 * sources.mag.rank(pct=True).to_numpy()
     red = rng.random(n) < share
@@ -108,7 +109,7 @@ def _colors(sources: pd.DataFrame, rng) -> np.ndarray:
 
 
 def _variability(sky: SimulatedSky, science: Exposure, sources: pd.DataFrame, rng):
-    """Change of every source since the reference [mag], and whether a list names it (half of the variables)."""
+    """Change of each source since the reference [mag], and whether a catalogue lists it (half of the variables)."""
     height, width = science.shape
     change, known = np.zeros(len(sources)), np.zeros(len(sources), int)
     fit = (
@@ -126,9 +127,9 @@ def _variability(sky: SimulatedSky, science: Exposure, sources: pd.DataFrame, rn
 
 
 def _transparency(sky: SimulatedSky, x: pd.Series, y: pd.Series, streams) -> np.ndarray:
-    """Share of the light that passes thin clouds, whose patches are a tenth of the image and larger.
+    """Transmission of thin clouds with structure on scales of a fifth of the image and larger.
 
-    `x` and `y` are shares of the width and height.
+    `x` and `y` are fractions of the width and height.
     """
     rng = streams["clouds"]
     pattern = np.zeros(len(x))

@@ -1,4 +1,4 @@
-"""Field of an image, and tables of sky positions."""
+"""The field of an image, and tables of sky positions."""
 
 from __future__ import annotations
 
@@ -14,21 +14,17 @@ from otrain_core.errors import ConfigError, ImageError
 from otrain_core.images.keywords import middle_time
 from otrain_core.plan.spreadsheets import read_rows
 
-COLUMNS = ["ra", "dec", "mag", "magerr", "color", "kind"]
-
-
-KNOWN_COLUMNS = ["name", "ra", "dec", "kind"]
-
-
-TEXT = ("name", "kind")
-
-
-MARGIN = 0.1  # entries this far outside the image are kept too [field radius]: its WCS may be off
+COLUMNS = ["ra", "dec", "mag", "magerr", "color", "kind"]  # of a star catalogue
+KNOWN_COLUMNS = ["name", "ra", "dec", "kind"]  # of a list of known objects
+TEXT = ("name", "kind")  # columns with text; all others have numbers
+LIMITS = {"ra": (-180.0, 360.0), "dec": (-90.0, 90.0)}  # [deg]
+MISSING = ("", "nan", "na", "n/a", "null", "none", "-", "--")  # cells that mean a missing number
+MARGIN = 0.1  # margin of the field beyond the image [fraction of its radius], as the WCS may be inaccurate
 
 
 @dataclass(frozen=True)
 class Field:
-    """A circle on the sky that holds an image, and when it was taken.
+    """A circle on the sky that contains an image, and the time of the exposure.
 
     Attributes
     ----------
@@ -37,7 +33,7 @@ class Field:
     ra, dec, radius : float
         [deg], ICRS.
     time : str
-        ISO time (UTC) of the middle of the exposure, '' where unknown.
+        ISO time (UTC) of the middle of the exposure; '' where unknown.
     """
 
     image: str
@@ -47,7 +43,7 @@ class Field:
     time: str = ""
 
     def holds(self, ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
-        """Which positions [deg] are within the circle; a position that is not finite is not."""
+        """Which positions [deg] lie in the circle, bool (n,); False for positions that are not finite."""
         a, d, a0, d0 = (np.deg2rad(value) for value in (ra, dec, self.ra, self.dec))
         half = np.sin((d - d0) / 2) ** 2 + np.cos(d) * np.cos(d0) * np.sin((a - a0) / 2) ** 2
         return 2 * np.rad2deg(np.arcsin(np.sqrt(np.clip(half, 0, 1)))) <= self.radius
@@ -64,7 +60,7 @@ def field_of(
     header: fits.Header | None = None,
     time_key: str | None = None,
 ) -> Field:
-    """The circle about an image, a little larger than it.
+    """The field of an image: a circle slightly larger than the image.
 
     Parameters
     ----------
@@ -72,15 +68,20 @@ def field_of(
     shape : tuple of int
         (height, width).
     image : str
+        Name of the image, for errors.
     header : astropy.io.fits.Header, optional
-        Gives the time.
+        Header with the time of the exposure.
     time_key : str, optional
-        Keyword of the time, where it is not a usual one.
+        Keyword of the time, if it is not one of the usual keywords.
+
+    Returns
+    -------
+    Field
 
     Raises
     ------
     ImageError
-        The WCS maps no finite position.
+        The corners of the image have no position on the sky.
     """
     from astropy.coordinates import SkyCoord
 
@@ -97,12 +98,12 @@ def field_of(
 
 
 def empty(columns: list[str]) -> pd.DataFrame:
-    """A table without rows whose columns have their right types."""
+    """A table without rows, with the right types of columns."""
     return pd.DataFrame({name: pd.Series(dtype=str if name in TEXT else float) for name in columns})
 
 
 def read_sky_table(path: str | Path) -> pd.DataFrame:
-    """Read ``catalogue.csv`` or ``known.csv``; without rows, too, the numbers are numbers.
+    """Read ``catalogue.csv`` or ``known.csv``; the types of the columns are right even without rows.
 
     Raises
     ------
@@ -116,21 +117,25 @@ def read_sky_table(path: str | Path) -> pd.DataFrame:
 
 
 def read_local(path: str | Path, *, key: str, columns: list[str]) -> pd.DataFrame:
-    """Read a list that the user made: a table with the columns ra and dec [deg] (RA, Dec), the others optional.
+    """Read a catalogue of the user: a table with the columns ra and dec [deg]; other columns are optional.
 
     Parameters
     ----------
     path : path-like
-        CSV or a workbook, see `otrain_core.plan.spreadsheets.read_rows`; lines that begin with # are comments.
+        CSV file or workbook, see `otrain_core.plan.spreadsheets.read_rows`. Names of columns may have capitals.
     key : str
         Key of the telescope that names the file, for errors.
     columns : list of str
-        Columns of the result; missing ones are NaN or ''.
+        Columns of the result; columns that the file does not have are NaN or ''.
+
+    Returns
+    -------
+    pandas.DataFrame
 
     Raises
     ------
     ConfigError
-        No such file, no such column, or a value that is not a number in its range.
+        The file does not exist, has no column ra or dec, or has a value that is not a number in its range.
     """
     try:
         rows = [(line, {name.lower(): cell for name, cell in cells.items()}) for line, cells in read_rows(path)]
@@ -140,7 +145,9 @@ def read_local(path: str | Path, *, key: str, columns: list[str]) -> pd.DataFram
     table = empty(columns).reindex(range(len(rows)))
     for name in columns:
         if name in ("ra", "dec") and rows and name not in given:
-            raise ConfigError(f"{key}: {path}: a column {name!r} [deg] with values is needed; it has {sorted(given)}")
+            raise ConfigError(
+                f"{key}: {path}: a column {name!r} with values in degrees is needed; the file has {', '.join(sorted(given))}"
+            )
         if name in TEXT:
             table[name] = [cells.get(name, "") for _, cells in rows]
         else:
@@ -150,24 +157,20 @@ def read_local(path: str | Path, *, key: str, columns: list[str]) -> pd.DataFram
     return table
 
 
-LIMITS = {"ra": (-180.0, 360.0), "dec": (-90.0, 90.0)}
-MISSING = ("", "nan", "na", "n/a", "null", "none", "-", "--")
-
-
 def _number(text: str, name: str, where: str) -> float:
-    """A cell as a number, with a decimal point or comma; NaN where it is missing, if it may be.
+    """The number in a cell, with a decimal point or comma; NaN for an empty cell where `LIMITS` allows it.
 
     Raises
     ------
     ConfigError
-        Not a number, or none of degrees in the range of `LIMITS`; `where` says of which cell.
+        The cell at `where` is not a number, or is outside `LIMITS`.
     """
     low, high = LIMITS.get(name, (-np.inf, np.inf))
     try:
         value = np.nan if text.lower() in MISSING else float(text if "." in text else text.replace(",", "."))
     except ValueError:
         value = None
-    if value is None or not (low <= value <= high or (np.isnan(value) and name not in LIMITS)):
-        wanted = "a number of degrees" if name in LIMITS else "a number"
+    if value is None or np.isinf(value) or not (low <= value <= high or (np.isnan(value) and name not in LIMITS)):
+        wanted = f"a number from {low:g} to {high:g} [deg]" if name in LIMITS else "a number"
         raise ConfigError(f"{where}: {wanted} is needed, found {text!r}")
     return value % 360 if name == "ra" else value

@@ -1,7 +1,6 @@
-"""What detectors leave in raw frames and what surveys do to images: patterns, converters, resampling, holes, gaps.
+"""Flaws of detectors and of image reduction: warm pixels, banding, digitisation, resampling, holes, missing data.
 
-Every flaw has a stream of random numbers of its own and is off by default. Rows of the truth are those of
-`otrain_core.sky.artefacts`, in pixels of the science image.
+All flaws are off by default. The rows of the truth have the same format as in `otrain_core.sky.artefacts`.
 """
 
 from __future__ import annotations
@@ -18,11 +17,12 @@ from otrain_core.sky.optics import Exposure
 if TYPE_CHECKING:
     from otrain_core.plan.telescopes import SimulatedSky
 
-BRIGHT_PEAK = 0.3  # a star is a hole of the reference when its peak reaches this share of the saturation level,
-BRIGHT_SNR = 100.0  # or this many times the noise of the background
-MAX_GAPS = 0.6  # no more of an image is without data
-SCATTERED = 0.003  # at most this share of the pixels is bad one by one
-LANCZOS = 3
+# A star may become a hole of the reference if its peak exceeds this fraction of the saturation level,
+BRIGHT_PEAK = 0.3
+BRIGHT_SNR = 100.0  # or this many times the noise of the background.
+MAX_GAPS = 0.6  # largest fraction of an image without data
+SCATTERED = 0.003  # largest fraction of isolated bad pixels
+LANCZOS = 3  # half width of the Lanczos kernel [px]
 
 
 def add_warm_pixels(
@@ -34,22 +34,27 @@ def add_warm_pixels(
     share: float = 1.0,
     smear: float = 0,
 ) -> Rows:
-    """Add the dark current of warm pixels at fixed places, whole in a frame, smeared in a stack of shifted frames.
+    """Add the dark current of warm pixels at fixed positions; a stack of shifted frames smears it.
 
     Parameters
     ----------
     data : numpy.ndarray
         (height, width) [ADU], changed in place.
     places : numpy.ndarray
-        (n, 3): x and y as shares of the width and height, and the charge [noise of the background].
+        (n, 3): x and y as fractions of the width and height, and the charge [noise of the background].
     rng : numpy.random.Generator
-        Draws how the charge differs from exposure to exposure (5 %).
+        Draws the 5 % scatter of the charge between exposures.
     noise : float
         Noise of the background [ADU].
     share : float
-        Of the charge that is left.
+        Fraction of the charge that remains.
     smear : float
-        Width (sigma) of the cloud over which a stack spreads it [px].
+        Gaussian width (sigma) over which a stack spreads the charge [px].
+
+    Returns
+    -------
+    list of dict
+        One ``warm_pixel`` row per pixel.
     """
     height, width = data.shape
     x, y = np.floor(places[:, 0] * width).astype(int), np.floor(places[:, 1] * height).astype(int)
@@ -62,28 +67,31 @@ def add_warm_pixels(
 
 
 def warm_places(n: int, rng: np.random.Generator) -> np.ndarray:
-    """Places (n, 3) of warm pixels of a detector; the charge falls as a power law from 3 to 150 times the noise."""
+    """Draw the warm pixels of a detector: (n, 3), x and y as fractions of the width and height, and the charge.
+
+    The charge follows a power law between 3 and 150 times the noise of the background.
+    """
     x, y, rank = rng.random((3, n))
     return np.column_stack([x, y, np.minimum(3 * (1 - rank) ** (-1 / 1.2), 150)])
 
 
 def banding(shape: tuple[int, int], rng: np.random.Generator, *, amplitude: float) -> np.ndarray:
-    """Offsets of rows, and half as large ones of columns, as the readout leaves them [unit of `amplitude`]."""
+    """Random offsets of rows, and half as large ones of columns, from the readout [unit of `amplitude`]."""
     rows, columns = rng.normal(0, amplitude, shape[0]), rng.normal(0, 0.5 * amplitude, shape[1])
     return np.add.outer(rows, columns).astype(np.float32)
 
 
 def resample(data: np.ndarray, shift: np.ndarray, *, method: str) -> np.ndarray:
-    """Image at pixels shifted by `shift` (x, y) [px], so that the noise is correlated: what was at x is at x - shift.
+    """Resample an image, which correlates its noise; a source at x moves to x - shift.
 
     Parameters
     ----------
     data : numpy.ndarray
         (height, width), without NaN.
     shift : numpy.ndarray
-        (2,) between -0.5 and 0.5 [px].
+        (2,) along x and y, between -0.5 and 0.5 [px].
     method : str
-        bilinear or lanczos (of width 3).
+        bilinear or lanczos (half width 3 px).
     """
     for axis, step in enumerate(shift[::-1]):
         offset = np.arange(-LANCZOS, LANCZOS + 1) - step
@@ -103,7 +111,7 @@ def expose_flaws(
     warm: np.ndarray,
     stacked: float | None = None,
 ) -> Rows:
-    """Add warm pixels and banding and round to the steps of the converter, in place.
+    """Add warm pixels, banding and the digitisation of the converter, in place.
 
     Parameters
     ----------
@@ -115,19 +123,24 @@ def expose_flaws(
     warm : numpy.ndarray
         From `warm_places`.
     stacked : float, optional
-        Number of frames of which the image is the mean (a reference), None for a single frame.
+        For a reference, the number of frames of which it is the mean; None for a single frame.
+
+    Returns
+    -------
+    list of dict
+        Rows of the warm pixels.
     """
     rows: Rows = []
     if len(warm) and (stacked is None or sky.reference_warm_pixels):
         share, smear = (1.0, 0.0) if stacked is None else (sky.reference_warm_pixels, rng.uniform(0.4, 1.2))
-        # Charge is in noise of a frame; the noise of the mean of frames is lower.
+        # The charge is in units of the noise of one frame, which is higher than that of the mean.
         noise = exposure.noise * np.sqrt(stacked or 1)
         rows = add_warm_pixels(data, warm, rng, noise=noise, share=share, smear=smear)
     if sky.banding:
         data += banding(data.shape, rng, amplitude=sky.banding * exposure.noise)
     np.minimum(data, np.float32(exposure.saturation), out=data)
     if sky.quantisation:
-        # Steps of a frame are in its noise, which the mean of n frames has sqrt(n) times lower, and n times finer steps.
+        # The mean of n frames has n times finer steps, and sqrt(n) times lower noise, than one frame.
         step = np.float32(sky.quantisation * exposure.noise / np.sqrt(max(stacked or 1, 1)))
         np.multiply(np.round(data / step), step, out=data)
     return rows
@@ -136,25 +149,30 @@ def expose_flaws(
 def add_holes(
     data: np.ndarray, stars: pd.DataFrame, exposure: Exposure, rng: np.random.Generator, *, share: float
 ) -> Rows:
-    """Replace bright stars by holes: no data, 0, a level below the sky, or the star with its sign turned.
+    """Replace bright stars by holes: NaN, 0, a level below the sky, or the star with its sign inverted.
 
     Parameters
     ----------
     data : numpy.ndarray
         (height, width) [ADU] with the sky, changed in place.
     stars : pandas.DataFrame
-        x, y, flux [ADU] on this image.
+        x, y [px], flux [ADU] on this image.
     exposure : Exposure
     rng : numpy.random.Generator
     share : float
-        Of the bright stars that are holes.
+        Fraction of the bright stars that become holes.
+
+    Returns
+    -------
+    list of dict
+        One ``hole`` row per hole.
     """
     peak = stars.flux * exposure.psf.peak
     bright = stars[(peak > BRIGHT_PEAK * exposure.saturation) | (peak > BRIGHT_SNR * exposure.noise)]
     y, x = np.indices(data.shape, dtype=np.float32)
     rows = []
     for star in bright[rng.random(len(bright)) < share].itertuples():
-        # Up to where the star sinks into the noise, or its core alone.
+        # The hole covers the star down to the noise, or only its core.
         reach = float(exposure.psf.half_size(exposure.noise / star.flux))
         radius = exposure.psf.fwhm * rng.uniform(0.5, min(2.5, reach / exposure.psf.fwhm))
         hole = (x - star.x) ** 2 + (y - star.y) ** 2 < radius**2
@@ -171,7 +189,7 @@ def add_holes(
 
 
 def gaps(shape: tuple[int, int], rng: np.random.Generator, *, share: float) -> tuple[np.ndarray, Rows]:
-    """Pixels without data: borders, corners of a turned frame, blocks, single pixels and columns.
+    """Draw pixels without data: borders, corners of a rotated frame, blocks, single pixels and columns.
 
     Parameters
     ----------
@@ -179,14 +197,14 @@ def gaps(shape: tuple[int, int], rng: np.random.Generator, *, share: float) -> t
         (height, width).
     rng : numpy.random.Generator
     share : float
-        Mean share of the pixels; at most `MAX_GAPS` of an image.
+        Mean fraction of the pixels; at most `MAX_GAPS` of an image.
 
     Returns
     -------
     mask : numpy.ndarray
         (height, width) bool.
     rows : list of dict
-        Rectangles that hold the gaps (those of the edges reach out of the image).
+        ``no_data`` rows: rectangles that contain the gaps and may extend beyond the image.
     """
     height, width = shape
     y, x = np.indices(shape, dtype=np.float32)
@@ -237,20 +255,21 @@ def degrade(
     stars: pd.DataFrame | None = None,
     stacked: float | None = None,
 ) -> tuple[np.ndarray, Rows]:
-    """A frame with the flaws of its detector and of its reduction.
+    """Add the flaws of the detector and of the image reduction to a frame.
 
-    Resampling, smoothing, holes, sky, clipping and gaps follow each other in this order.
+    The order is: flaws of the detector (see `expose_flaws`), resampling, smoothing, holes, removal of the sky,
+    clipping at 0, gaps.
 
     Parameters
     ----------
     data : numpy.ndarray
-        (height, width) [ADU]; may be changed.
+        (height, width) [ADU]; may be changed in place.
     exposure : Exposure
-        Gets `shift` and `level`.
+        Its `shift` and `level` are set.
     sky : SimulatedSky
     rng : numpy.random.Generator
     warm, stacked
-        See `expose_flaws`; `stacked` tells a reference.
+        See `expose_flaws`.
     stars : pandas.DataFrame, optional
         x, y [px], flux [ADU] of the stars, for the holes of a reference.
 
@@ -288,7 +307,7 @@ def degrade(
 
 
 def on_science(rows: Rows, *, reference: Exposure, science: Exposure) -> Rows:
-    """Rows in pixels of the reference, in pixels of the science image."""
+    """Convert rows from pixels of the reference to pixels of the science image."""
     if not rows:
         return []
     x, y = ([row[axis] for row in rows] for axis in ("x", "y"))

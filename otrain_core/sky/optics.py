@@ -1,10 +1,8 @@
-"""The optics of the simulated telescope: PSF, distortion, and the sources drawn through them.
+"""The optics of the simulated telescope: PSF, distortion, and images of the sources.
 
-The PSF is a Moffat profile that varies over the field.
-
-Profiles and their integration over the pixel are GalSim's (Rowe et al. 2015, A&C 10,
-121); thousands of faint stars are drawn from oversampled effective PSFs (Anderson &
-King 2000, PASP 112, 1360) on a few nodes of the field.
+The PSF is a Moffat profile that varies over the field. GalSim (Rowe et al. 2015, A&C 10, 121) computes the profiles
+and integrates them over the pixel. Stars are drawn by interpolation between oversampled effective PSFs (Anderson &
+King 2000, PASP 112, 1360) at a few nodes of the field.
 """
 
 from __future__ import annotations
@@ -18,17 +16,29 @@ from astropy.wcs import WCS
 from otrain_core.images.pixels import add_stamp
 from otrain_core.widths import moffat_alpha
 
-NODES = 5  # the PSF is computed on NODES x NODES positions and interpolated between
-OVERSAMPLING = 5
-WELL_SAMPLED = 3.5  # above this FWHM [px] two samples a pixel are enough
-OBSTRUCTION = 0.35  # diameter of the central obstruction over that of the pupil
+NODES = 5  # the PSF is computed at NODES x NODES positions and interpolated between them
+OVERSAMPLING = 5  # samples per pixel
+WELL_SAMPLED = 3.5  # FWHM above which two samples per pixel are enough [px]
+OBSTRUCTION = 0.35  # diameter of the central obstruction divided by that of the pupil
 
 
 def limiting_magnitude(*, fwhm: float, beta: float, noise: float, zero_point: float, snr: float = 5.0) -> float:
-    """Magnitude at which PSF photometry on a flat background reaches `snr`.
+    """Magnitude at which PSF photometry on a flat background has the signal-to-noise ratio `snr`.
 
     The effective area of a Moffat profile, ``1 / integral(psf**2)``, is
     ``pi alpha**2 (2 beta - 1) / (beta - 1)**2``.
+
+    Parameters
+    ----------
+    fwhm : float
+        FWHM of the PSF [px].
+    beta : float
+        Moffat exponent.
+    noise : float
+        Noise of the background [ADU/px].
+    zero_point : float
+        Magnitude of 1 ADU.
+    snr : float
     """
     alpha = moffat_alpha(fwhm, beta)
     area = np.pi * alpha**2 * (2 * beta - 1) / (beta - 1) ** 2
@@ -36,7 +46,7 @@ def limiting_magnitude(*, fwhm: float, beta: float, noise: float, zero_point: fl
 
 
 class FieldPSF:
-    """Moffat PSF that varies over the field, with trailing, integrated over the pixel.
+    """Moffat PSF that varies over the field, with trailing and defocus, integrated over the pixel.
 
     Parameters
     ----------
@@ -55,9 +65,18 @@ class FieldPSF:
     rng : numpy.random.Generator
         Draws the directions.
     defocus : float
-        Diameter of the out-of-focus pupil at the field centre [px]; it widens the PSF beyond `fwhm`.
+        Diameter of the out-of-focus pupil at the field centre [px]; it makes the PSF wider than `fwhm`.
     defocus_tilt : numpy.ndarray
-        (2,) relative change of that diameter from the centre to the right and upper edge.
+        (2,) relative change of this diameter from the centre to the right and to the upper edge.
+
+    Attributes
+    ----------
+    fwhm : float
+        Median FWHM over the field [px].
+    peak : float
+        Median value of the central pixel of a star of unit flux.
+    half : int
+        Half the side of the effective PSFs [px].
     """
 
     def __init__(self, shape, *, fwhm, beta, ellipticity, variation, trail, rng, defocus=0.0, defocus_tilt=(0.0, 0.0)):
@@ -73,7 +92,7 @@ class FieldPSF:
         self.shear = g * np.array([np.cos(2 * direction), np.sin(2 * direction)])
         self.astigmatism = rng.normal(0, 0.3) * variation
         self.core = _without_pixel(fwhm, beta)
-        # Large enough that the pixel-convolved and the point-sampled wings agree.
+        # Beyond this radius the integration over the pixel no longer matters.
         self.half = int(np.ceil(max(8 * fwhm, 10)))
         self.accuracy = galsim.GSParams(folding_threshold=1e-3, maxk_threshold=1e-4)
         nodes = np.linspace(0, 1, NODES)
@@ -86,7 +105,7 @@ class FieldPSF:
         self.peak = float(np.median(peaks))
 
     def profile(self, x: float, y: float):
-        """GalSim profile at a position, without the pixel and the trailing."""
+        """GalSim profile at a position, without pixel, defocus and trailing."""
         import galsim
 
         u, v = 2 * x / (self.shape[1] - 1) - 1, 2 * y / (self.shape[0] - 1) - 1
@@ -98,7 +117,7 @@ class FieldPSF:
         return galsim.Moffat(beta=self.beta, fwhm=fwhm).shear(g1=g1, g2=g2)
 
     def smeared(self, x: float, y: float, source=None):
-        """The profile with the trailing (and a source's own profile), without the pixel."""
+        """Profile with defocus, trailing and, where given, the profile of a source, but without the pixel."""
         import galsim
 
         parts = [self.profile(x, y)] + ([source] if source is not None else [])
@@ -109,7 +128,7 @@ class FieldPSF:
         return galsim.Convolve(parts) if len(parts) > 1 else parts[0]
 
     def _pupil(self, x: float, y: float):
-        """Ring of light of a pupil out of focus, at a position."""
+        """Out-of-focus image of the pupil, a ring, at a position."""
         import galsim
 
         u, v = 2 * x / (self.shape[1] - 1) - 1, 2 * y / (self.shape[0] - 1) - 1
@@ -119,6 +138,7 @@ class FieldPSF:
         return galsim.TopHat(radius, flux=1 / area) - shadow
 
     def _effective(self, x: float, y: float) -> np.ndarray:
+        """Effective (pixel-integrated) PSF at a position, oversampled."""
         import galsim
 
         profile = galsim.Convolve(self.smeared(x, y), galsim.Pixel(1.0), gsparams=self.accuracy)
@@ -128,14 +148,14 @@ class FieldPSF:
         return drawn.array * n**2
 
     def stamp(self, x: float, y: float, half: int) -> tuple[np.ndarray, int, int]:
-        """PSF of unit flux on the pixel grid about a sub-pixel position.
+        """PSF of unit flux on the pixel grid around a sub-pixel position.
 
         Returns
         -------
         stamp : numpy.ndarray
             (2 half + 1, 2 half + 1).
         y0, x0 : int
-            Pixel of its first row and column.
+            Pixel of the first row and column of the stamp.
         """
         inner = min(half, self.half)
         xi, yi = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
@@ -158,11 +178,15 @@ class FieldPSF:
         return stamp, yi - half, xi - half
 
     def _crop(self, grid: np.ndarray, half: int) -> np.ndarray:
+        """Central part of the effective PSFs, enough for stamps of this half size."""
         margin = (self.half - half) * self.oversampling
         return grid[..., margin : grid.shape[-2] - margin, margin : grid.shape[-1] - margin]
 
     def half_size(self, surface: float | np.ndarray) -> np.ndarray:
-        """Radius (int) at which the PSF drops below `surface` [flux fraction per px], at least 5 FWHM (3 of a wide PSF)."""
+        """Radius [px, int] at which the PSF drops below `surface` [fraction of the flux per px].
+
+        It is at least 5 FWHM, or 3 FWHM where the PSF is well sampled.
+        """
         alpha = moffat_alpha(self.fwhm, self.beta)
         central = (self.beta - 1) / (np.pi * alpha**2)
         radius = alpha * np.sqrt(np.maximum((central / np.asarray(surface)) ** (1 / self.beta) - 1, 0))
@@ -171,19 +195,18 @@ class FieldPSF:
 
 
 class Distortion:
-    """Smooth shifts of the positions over the field, which no linear WCS describes.
+    """Smooth shifts of positions over the field that a linear WCS cannot describe.
 
-    Three parts: a radial one of third degree, as optics leave, a decentred one of
-    second degree, as tilted optics leave, and waves of 0.15 to 0.5 field widths, as
-    the atmosphere leaves in a short exposure (Han & Gatewood 1995, PASP 107, 399).
+    The shifts have three parts: a radial term of third degree from the optics, a term of second degree from tilted
+    optics, and waves of 0.15 to 0.5 field widths from the atmosphere in a short exposure (Han & Gatewood 1995,
+    PASP 107, 399).
 
     Parameters
     ----------
     shape : tuple of int
         (height, width) of the image.
     amplitude : float
-        Scale of the shifts [px]: about three times as much in the corner, a third of
-        it in the waves.
+        Scale of the shifts [px]: shifts in the corners are about three times as large, the waves a third of it.
     rng : numpy.random.Generator
     """
 
@@ -213,9 +236,9 @@ class Distortion:
 
 @dataclass
 class Exposure:
-    """Circumstances of one image; lengths in its own pixels, flux in its own ADU.
+    """Observing conditions of one image; lengths are in its own pixels, flux is in its own ADU.
 
-    What the reduction did afterwards: what was at x, y is at x, y less `shift` [px]; `level` was added [ADU].
+    The image reduction moves a source from x, y to x, y minus `shift` [px], and adds `level` [ADU].
     """
 
     shape: tuple[int, int]
@@ -244,7 +267,7 @@ class Exposure:
 
     @property
     def limit(self) -> float:
-        """Magnitude of a point source of S/N 5."""
+        """Magnitude of a point source with a signal-to-noise ratio of 5."""
         return limiting_magnitude(fwhm=self.psf.fwhm, beta=self.psf.beta, noise=self.noise, zero_point=self.zero_point)
 
     @property
@@ -253,14 +276,14 @@ class Exposure:
         return float(self.zero_point - 2.5 * np.log10(self.saturation / self.psf.peak))
 
     def sky_positions(self, x, y):
-        """True ra, dec [deg] of pixels; the distortion is unknown to the WCS of the header."""
+        """True ra, dec [deg] of pixels, with the distortion, which the WCS of the header does not include."""
         if self.distortion is not None:
             dx, dy = self.distortion.shift(x, y)
             x, y = x + dx, y + dy
         return self.wcs.pixel_to_world_values(x, y)
 
     def expected(self, sources: pd.DataFrame, suffix: str) -> np.ndarray:
-        """Noise-free signal of all sources [ADU], float32; `suffix` of their columns x, y, flux."""
+        """Noise-free image of all sources, float32 [ADU]; `suffix` selects their columns x, y and flux."""
         cd = self.wcs.pixel_scale_matrix
         columns = {f"{name}{suffix}": name for name in ("x", "y", "flux")}
         table = sources[[*columns, "kind", "radius", "bulge", "axis_ratio", "angle"]].rename(columns=columns)
@@ -274,16 +297,16 @@ def draw_sources(sources: pd.DataFrame, psf: FieldPSF, *, scale: float, turn: fl
     Parameters
     ----------
     sources : pandas.DataFrame
-        kind (star or galaxy), x, y [px], flux [ADU]; of galaxies also radius (half light)
-        [arcsec], bulge (share of the flux), axis_ratio and angle [deg].
+        kind (star or galaxy), x, y [px], flux [ADU]; for galaxies also radius (half-light)
+        [arcsec], bulge (fraction of the flux), axis_ratio and angle [deg].
     psf : FieldPSF
         PSF; its shape is that of the image.
     scale : float
         Pixel scale [arcsec/px].
     turn : float
-        Rotation of the image against north [deg].
+        Rotation of the image relative to north [deg].
     faint : float
-        Surface brightness at which sources are cut off [ADU].
+        Surface brightness at which sources are truncated [ADU/px].
 
     Returns
     -------
@@ -319,7 +342,7 @@ def draw_sources(sources: pd.DataFrame, psf: FieldPSF, *, scale: float, turn: fl
 
 
 def _without_pixel(fwhm: float, beta: float) -> float:
-    """FWHM of the Moffat profile that has `fwhm` after integration over the pixel [px]."""
+    """FWHM [px] of the Moffat profile whose FWHM becomes `fwhm` after integration over the pixel."""
     import galsim
 
     core = np.sqrt(max(fwhm**2 - 0.5, 0.16))
@@ -330,13 +353,14 @@ def _without_pixel(fwhm: float, beta: float) -> float:
 
 
 def _between(position: float) -> tuple[float, int]:
+    """Weight of the upper node and index of the lower node for a position from 0 to 1."""
     scaled = min(max(position, 0.0), 1.0) * (NODES - 1)
     index = min(int(scaled), NODES - 2)
     return float(scaled - index), index
 
 
 def _shift(samples: np.ndarray, offset: float, half: int, n: int) -> np.ndarray:
-    """Rows of an `n` times oversampled profile at ``k - offset``, k = -half..half, by cubic (Keys 1981) interpolation."""
+    """Rows of an `n` times oversampled profile at ``k - offset``, k = -half..half, by cubic interpolation (Keys 1981)."""
     middle = (samples.shape[0] - 1) / 2
     start = middle - (half + offset) * n
     base = int(np.floor(start))

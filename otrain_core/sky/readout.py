@@ -1,4 +1,4 @@
-"""From the expected signal to a frame: sky, flat field, photon noise and the flaws of the detector."""
+"""From the expected signal to a frame: sky, flat field, photon noise and effects of the detector."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def background(exposure: Exposure, rng) -> np.ndarray:
-    """Sky with a gentle gradient, such as moonlight leaves: up to a few percent [ADU]."""
+    """Sky background [ADU] with a gradient of up to a few percent, as from moonlight."""
     v, u = (np.linspace(-1, 1, side, dtype=np.float32) for side in exposure.shape)
     slope, bow = rng.normal(0, 0.015, 2), rng.normal(0, 0.006, 2)
     gradient = np.add.outer(slope[0] * v + bow[0] * v**2, slope[1] * u + bow[1] * u**2)
@@ -22,7 +22,7 @@ def background(exposure: Exposure, rng) -> np.ndarray:
 
 
 def flat_field(exposure: Exposure, rng) -> np.ndarray:
-    """What an imperfect flat field leaves: pixels, a large-scale pattern, dust that moved."""
+    """Residuals of an imperfect flat field: pixel noise, a large-scale pattern, and dust that has moved."""
     height, width = exposure.shape
     y, x = np.mgrid[:height, :width].astype(np.float32)
     pattern = 1 + exposure.flat / 2 * rng.standard_normal(exposure.shape, dtype=np.float32)
@@ -37,9 +37,26 @@ def flat_field(exposure: Exposure, rng) -> np.ndarray:
 
 
 def detect_photons(image, exposure: Exposure, noise, sky: SimulatedSky | None = None, damage=None):
-    """Turn expected signal into a frame: photon noise, detector effects, saturation, read noise.
+    """Turn the expected signal into a frame: photon noise, detector effects, saturation, read noise.
 
-    Effects of the detector are added when the section `sky` and the generator `damage` are given.
+    Parameters
+    ----------
+    image : numpy.ndarray
+        (height, width) expected signal [ADU].
+    exposure : Exposure
+    noise : numpy.random.Generator
+        Draws the noise.
+    sky : SimulatedSky, optional
+        Amount of the detector effects (default: none, except saturation).
+    damage : numpy.random.Generator, optional
+        Draws the detector effects.
+
+    Returns
+    -------
+    data : numpy.ndarray
+        float32 (height, width) [ADU].
+    rows : list of dict
+        Rows of the truth, see `otrain_core.sky.artefacts`.
     """
     electrons = noise.poisson(np.maximum(image, 0).astype(np.float64) * exposure.gain)
     data = (electrons / exposure.gain).astype(np.float32)

@@ -1,4 +1,4 @@
-"""A reference stacked from frames of one field."""
+"""Stack frames of one field into a reference."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from otrain_core.widths import SIGMA_PER_MAD, mad_sigma
 
 log = logging.getLogger("otrain")
 
-PREPARE = PrepareOptions(cosmics="none", saturation_grow=1)  # of the anchor; the clipped mean leaves out cosmic rays
-SEEING = 2.5  # about the FWHM of a star [px]
-MIN_FRAMES = 3  # fewer cannot tell a hot pixel or a cosmic ray from the sky
-MAX_FLUX_SPREAD = 0.4  # of the flux ratio of matched stars, natural logarithm; of one field it is some 0.03
-MAX_ANCHORS = 3  # frames that are tried as the one to which the others are aligned
-CLIP = 4.0  # values off by more sigma than this are left out of the mean
-CORE = 0.25  # share of the signal by which undersampled star cores differ from frame to frame
-MIN_COVERAGE = 0.25  # share of the frames that must see a pixel
+PREPARE = PrepareOptions(cosmics="none", saturation_grow=1)  # the clipped mean rejects cosmic rays
+SEEING = 2.5  # approximate FWHM of a star [px]
+MIN_FRAMES = 3  # with fewer frames, hot pixels and cosmic rays cannot be rejected
+# Largest scatter of the natural logarithm of the flux ratio of matched stars; about 0.03 in frames of the same field.
+MAX_FLUX_SPREAD = 0.4
+MAX_ANCHORS = 3  # number of frames that are tried as the anchor, to which the other frames are aligned
+CLIP = 4.0  # clipping threshold of the mean [sigma]
+CORE = 0.25  # relative difference between frames that is accepted in the cores of undersampled stars
+MIN_COVERAGE = 0.25  # fraction of the frames that must cover a pixel
 
 
 @dataclass
@@ -40,13 +41,13 @@ class Stack:
     Attributes
     ----------
     data : numpy.ndarray
-        float32 (height, width) [ADU of the anchor frame], background subtracted; NaN
-        where too few frames see the sky, the saturation level where they saturate.
+        float32 (height, width) [ADU of the anchor frame], background-subtracted; NaN
+        where too few frames cover the sky, the saturation level where they saturate.
     header : astropy.io.fits.Header
-        WCS of the anchor (if it has one) on the grid of the union of all frames, and
+        WCS of the anchor (if it has one) on the grid that covers all frames, and
         GAIN, RDNOISE, SATURATE of the mean, NCOMBINE, FILTER.
     record : dict
-        Frames used, their flux scale and alignment, and why others were left out.
+        The frames that were used with their flux scale, and the others with the reason.
     """
 
     data: np.ndarray
@@ -63,17 +64,17 @@ def reference_files(
     detector: Detector,
     field: str,
 ) -> None:
-    """Read the frames of a field, stack them, write the reference (FITS) and its record (JSON).
+    """Read and stack the frames of a field, and write the reference (FITS) and its record (JSON).
 
-    A frame that cannot be read is left out and named in the record.
+    Unreadable frames are left out and listed in the record.
 
     Parameters
     ----------
     frames : list of path-like
     wcs : list of path-like or None
-        FITS header with the WCS of each frame, for those that have none.
+        FITS header with the WCS of each frame, for frames without one.
     reference, record : path-like
-        What is written.
+        Files to write.
     detector : Detector
     field : str
         Name of the field.
@@ -99,22 +100,26 @@ def reference_files(
 
 
 def stack_reference(frames: list[Image], *, field: str) -> Stack:
-    """Align the frames on their stars, bring them to one flux scale and average them.
+    """Align frames on their stars, bring them to one flux scale and average them.
 
-    The middle frame of the list is the anchor, or another one where that is unusable or fewer than half
-    of the frames can be aligned to it. Hot pixels and cosmic rays do not move with the sky, so that the
-    clipped mean leaves them out as soon as the pointing drifts.
+    The anchor, to which the others are aligned, is the middle frame of the list. Other frames are tried if it is
+    unusable or if fewer than half of the frames can be aligned to it. Cosmic rays, and hot pixels if the pointing
+    drifts, are at different positions on the sky in each frame, so the clipped mean rejects them.
 
     Parameters
     ----------
     frames : list of Image
     field : str
-        Name of the field, for errors.
+        Name of the field, for the record and for errors.
+
+    Returns
+    -------
+    Stack
 
     Raises
     ------
     ImageError
-        Fewer than three frames could be aligned.
+        Fewer than three frames were given or could be aligned.
     """
     if len(frames) < MIN_FRAMES:
         raise ImageError(field, "reference", f"at least {MIN_FRAMES} reference frames are needed, found {len(frames)}")
@@ -144,7 +149,7 @@ def stack_reference(frames: list[Image], *, field: str) -> Stack:
 
 @dataclass
 class _Aligned:
-    """Frames on the grid of one anchor: planes [ADU of the anchor], and how many saturate in each pixel."""
+    """Frames on the grid of one anchor: planes [ADU of the anchor], and the number that saturate in each pixel."""
 
     anchor: Image
     grid: _Grid
@@ -155,7 +160,10 @@ class _Aligned:
 
 
 def _best_anchor(frames: list[Image], field: str) -> _Aligned | None:
-    """Frames aligned to the first anchor that at least half of them fit, or to the best of three; None without any."""
+    """Frames aligned to the best anchor; None if no frame can be the anchor.
+
+    The search ends at an anchor to which at least half of the frames can be aligned, or after `MAX_ANCHORS`.
+    """
     n = len(frames)
     order = dict.fromkeys([n // 2, n // 4, 3 * n // 4, *range(n)])
     best, tries = None, 0
@@ -175,11 +183,12 @@ def _best_anchor(frames: list[Image], field: str) -> _Aligned | None:
 
 
 def _align_all(frames: list[Image], anchor: Image, grid: _Grid, field: str) -> _Aligned:
+    """Align all frames to one anchor; those that cannot be aligned are logged and left out."""
     found = _Aligned(anchor, grid, [], np.zeros(grid.data.shape, dtype=np.int16), [], [])
     for frame in frames:
         try:
             plane, mask, scale = (grid.data, grid.mask, 1.0) if frame is anchor else _on_grid(frame, grid)
-        except Exception as error:  # of many kinds, and none costs more than this frame
+        except Exception as error:  # whatever goes wrong, leave out this frame only
             reason = error.message if isinstance(error, ImageError) else f"{type(error).__name__}: {error}"
             log.warning("reference of field %s: frame %s: %s (left out)", field, frame.name, reason)
             log.info("frame %s", frame.name, exc_info=not isinstance(error, ImageError))
@@ -194,7 +203,7 @@ def _align_all(frames: list[Image], anchor: Image, grid: _Grid, field: str) -> _
 
 @dataclass
 class _Grid:
-    """The anchor frame on the grid of the union of all frames: what the others are aligned to."""
+    """The anchor frame on the grid that covers all frames."""
 
     data: np.ndarray
     noise: np.ndarray
@@ -204,6 +213,7 @@ class _Grid:
 
 
 def _anchor_grid(frames: list[Image], anchor: Image) -> _Grid:
+    """Prepare the anchor and put it on the grid that covers all frames."""
     x0, y0, shape = _union(frames, anchor)
     prepared = prepare_image(anchor, seeing=SEEING, options=PREPARE)
     here = (slice(-y0, -y0 + anchor.shape[0]), slice(-x0, -x0 + anchor.shape[1]))
@@ -215,7 +225,7 @@ def _anchor_grid(frames: list[Image], anchor: Image) -> _Grid:
 
 
 def _moved(wcs: Any, x0: int, y0: int, shape: tuple[int, int]) -> Any:
-    """The WCS of the anchor (None where it has none) on a grid whose first pixel is its (x0, y0)."""
+    """A WCS, or None, after the origin of the grid has moved to pixel (x0, y0)."""
     from astropy.wcs import Sip
 
     if wcs is None:
@@ -230,7 +240,7 @@ def _moved(wcs: Any, x0: int, y0: int, shape: tuple[int, int]) -> Any:
 
 
 def _on_grid(frame: Image, grid: _Grid) -> tuple[np.ndarray, np.ndarray, float]:
-    """Pixels and mask of a frame on the grid, at the flux scale of the anchor, and its scale.
+    """Pixels of a frame on the grid [ADU of the anchor], its mask, and its flux scale.
 
     Raises
     ------
@@ -247,24 +257,24 @@ def _on_grid(frame: Image, grid: _Grid) -> tuple[np.ndarray, np.ndarray, float]:
         seeing=SEEING,
     )
     if len(aligned.stars) < MIN_FRAMES:
-        raise ImageError(frame.name, "align", "too few stars in common with the other frames")
+        raise ImageError(frame.name, "align", "too few stars in common with the anchor frame")
     bright = aligned.stars.nlargest(200, "flux")
     ratio = (bright["flux"] / bright["flux_reference"]).to_numpy(float)
     scale = float(np.median(ratio))
     if not (np.isfinite(scale) and scale > 0):
-        raise ImageError(frame.name, "reference", f"its flux scale against the other frames is {scale:g}")
+        raise ImageError(frame.name, "reference", f"its flux scale relative to the anchor frame is {scale:g}")
     spread = float(mad_sigma(np.log(np.maximum(ratio, 1e-6))))
-    if spread > MAX_FLUX_SPREAD:  # stars of another field fall on those of this one by chance
+    if spread > MAX_FLUX_SPREAD:  # chance matches with the stars of another field
         raise ImageError(
             frame.name,
             "align",
-            f"the fluxes of its {len(bright)} stars are not those of the other frames: another field",
+            f"the fluxes of its {len(bright)} stars do not agree with the anchor frame; it may show another field",
         )
     return aligned.data * scale, aligned.mask, scale
 
 
 def _stack_header(anchor: Image, wcs: Any, *, field: str, n_frames: int, depth: float, level: float) -> fits.Header:
-    """Header of a stack of `n_frames`, of which `depth` hold a pixel in the median; `level`: its saturation [ADU]."""
+    """Header of a stack of `n_frames`; a typical pixel is the mean of `depth` frames and saturates at `level` [ADU]."""
     header = wcs.to_header(relax=True) if wcs is not None else fits.Header()
     header["GAIN"] = (anchor.gain * depth, "electron/ADU of the mean")
     header["RDNOISE"] = (anchor.read_noise * np.sqrt(depth), "electron, of the mean")
@@ -280,7 +290,7 @@ def _stack_header(anchor: Image, wcs: Any, *, field: str, n_frames: int, depth: 
 
 
 def _union(frames: list[Image], anchor: Image) -> tuple[int, int, tuple[int, int]]:
-    """Offset (x, y) and shape of the grid that holds all frames, in pixels of the anchor."""
+    """Offset (x, y) and shape of the grid that covers all frames, in pixels of the anchor."""
     corners = [np.array([[0, 0], [anchor.shape[1] - 1, anchor.shape[0] - 1]], dtype=float)]
     for frame in frames:
         if anchor.wcs is None or frame.wcs is None:
@@ -289,26 +299,26 @@ def _union(frames: list[Image], anchor: Image) -> tuple[int, int, tuple[int, int
         x, y = np.array([[0, width - 1, 0, width - 1], [0, 0, height - 1, height - 1]], dtype=float)
         ra, dec = pixel_to_sky(frame.wcs, x, y)
         there = np.column_stack(sky_to_pixel(anchor.wcs, ra, dec, shape=anchor.shape))
-        if np.isfinite(there).all():  # else the frame shows another part of the sky
+        if np.isfinite(there).all():  # otherwise the frame shows another part of the sky
             corners.append(there)
     points = np.vstack(corners)
     x0, y0 = np.floor(points.min(axis=0)).astype(int)
     x1, y1 = np.ceil(points.max(axis=0)).astype(int)
-    limit = 2 * max(anchor.shape)  # frames of another field do not blow up the grid
+    limit = 2 * max(anchor.shape)  # frames of another field must not enlarge the grid further
     x0, y0 = max(x0, -limit), max(y0, -limit)
     return x0, y0, (min(y1, limit) - y0 + 1, min(x1, limit) - x0 + 1)
 
 
 def _clipped_mean(cube: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over frames (frames, height, width) without outliers, and how many values went into it."""
+    """Mean over frames (frames, height, width) without outliers, and the number of values used in each pixel."""
     import warnings
 
     mean = np.full(cube.shape[1:], np.nan, dtype=np.float32)
     used = np.zeros(cube.shape[1:], dtype=np.int16)
-    for start in range(0, cube.shape[1], 128):  # by rows: memory stays small
+    for start in range(0, cube.shape[1], 128):  # some rows at a time, to limit the memory
         part = cube[:, start : start + 128]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # columns of NaN only
+            warnings.simplefilter("ignore", RuntimeWarning)  # pixels that are NaN in all frames
             middle = np.nanmedian(part, axis=0)
             spread = np.maximum(SIGMA_PER_MAD * np.nanmedian(np.abs(part - middle), axis=0), noise)
             keep = np.abs(part - middle) <= CLIP * spread + CORE * np.maximum(middle, 0)

@@ -1,4 +1,4 @@
-"""Surveys of the network as tables of a field: VizieR and SkyBoT, through astroquery."""
+"""Query VizieR and SkyBoT for the sources in a field, with astroquery."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from otrain_core.sky.fields import COLUMNS, KNOWN_COLUMNS, Field, empty, read_sk
 VIZIER = {"gaia": "I/355/gaiadr3", "panstarrs": "II/349/ps1", "vsx": "B/vsx/vsx"}
 VIZIER_SERVERS = ("vizier.cds.unistra.fr", "vizier.cfa.harvard.edu")
 GAIA_EPOCH = 2016.0
-EARTH = "500"  # IAU code of its centre, where no observatory is given
-# G - g and G - r as polynomials of BP - RP (Gaia DR2 documentation, Sect. 5.3.7; STDPipe uses the same), good to 0.1 mag.
+EARTH = "500"  # IAU code of the centre of the Earth, used where no observatory is given
+# G - g and G - r as polynomials of BP - RP, accurate to 0.1 mag (Gaia DR2 documentation, Sect. 5.3.7; as in STDPipe).
 GAIA_G = (-0.021349, 0.25171, 0.46245, -0.13518)
 GAIA_R = (0.049465, 0.027464, -0.24662, 0.12879)
 GAIA_COLORS = (0.2, 2.7)
-POINT_LIKE = 0.05  # i(PSF) - i(Kron) of stars is below this (Pan-STARRS archive documentation)
+POINT_LIKE = 0.05  # upper limit of i(PSF) - i(Kron) of stars [mag] (Pan-STARRS archive documentation)
 
 
 def gaia_color(bp_rp: np.ndarray) -> np.ndarray:
-    """g - r [mag] of SDSS from BP - RP of Gaia; NaN outside the range of the relations."""
+    """SDSS g - r [mag] from Gaia BP - RP; NaN outside the range `GAIA_COLORS` of the relations."""
     bp_rp = np.asarray(bp_rp, float)
     color = np.polyval(GAIA_G, bp_rp) - np.polyval(GAIA_R, bp_rp)
     return np.where((bp_rp >= GAIA_COLORS[0]) & (bp_rp <= GAIA_COLORS[1]), color, np.nan)
 
 
 def _asked(field: Field, **more: Any) -> dict[str, Any]:
-    """What is asked, rounded (outwards), so that the same field is the same question."""
+    """Parameters of a query, rounded, with the radius rounded up, so that equal fields share a cached answer."""
     radius = float(np.ceil(field.radius * 1000 + 0.1) / 1000)
     return {"ra": round(field.ra, 5), "dec": round(field.dec, 5), "radius": radius, **more}
 
 
 def _vizier(name: str, field: Field, *, columns: list[str], cache: str | Path, shape: Callable[[Any], pd.DataFrame]):
-    """Table of one VizieR catalogue about a field, brought into shape by `shape`."""
+    """Rows of a VizieR catalogue in a field, converted by `shape`, which gets None where there are no rows."""
     parameters = _asked(field, catalogue=VIZIER[name], columns=columns)
 
     def fetch(attempt: int, path: Path) -> None:
@@ -57,7 +57,7 @@ def _vizier(name: str, field: Field, *, columns: list[str], cache: str | Path, s
         )
         response.raise_for_status()
         _refuse_errors(response.content)
-        tables = vizier._parse_result(response)  # what the synchronous query does, without a look at errors
+        tables = vizier._parse_result(response)  # as in query_region, which ignores the errors checked above
         if tables is None:
             raise ValueError(f"not a table: {response.text[:60]!r}")
         io.write_table(path, shape(tables[0]) if len(tables) else shape(None))
@@ -66,22 +66,35 @@ def _vizier(name: str, field: Field, *, columns: list[str], cache: str | Path, s
 
 
 def _refuse_errors(content: bytes) -> None:
-    """VizieR reports errors within a table that looks empty, under status 200; an answer cut short is one, too."""
+    """Raise for an error in a VOTable, which VizieR sends with status 200, and for a truncated answer.
+
+    Raises
+    ------
+    ValueError
+        The service reports an error, or the answer is incomplete.
+    """
     found = re.search(
         rb"<INFO\b[^>]*(?:name=\"(?:fatal)?Errors?\"|value=\"(?:ERROR|OVERFLOW)\")[^>]*>([^<]*)", content, re.I
     )
     if found:
         raise ValueError(f"the service reports an error: {found.group(0)[:150].decode(errors='replace')!r}")
     if b"VOTABLE>" not in content[-200:]:
-        raise ValueError(f"not a whole table: it begins with {content[:40].decode(errors='replace')!r}")
+        raise ValueError(f"an incomplete table, which begins with {content[:40].decode(errors='replace')!r}")
 
 
 def _numbers(table: Any, name: str) -> np.ndarray:
+    """A column of an astropy table, float; NaN where masked."""
     return np.ma.filled(np.ma.asarray(table[name], float), np.nan)
 
 
 def gaia(field: Field, *, cache: str | Path) -> pd.DataFrame:
-    """Gaia DR3 with the positions of the time of the image; mag is G, color g - r from BP - RP.
+    """Stars of Gaia DR3, with positions at the time of the image; mag is G, color is g - r from BP - RP.
+
+    Parameters
+    ----------
+    field : Field
+    cache : path-like
+        Folder of the cached answers.
 
     Returns
     -------
@@ -109,12 +122,18 @@ def gaia(field: Field, *, cache: str | Path) -> pd.DataFrame:
 
 
 def panstarrs(field: Field, *, cache: str | Path) -> pd.DataFrame:
-    """Pan-STARRS DR1; mag is r, color g - r; kind by the light outside the PSF in i.
+    """Sources of Pan-STARRS DR1; mag is r, color is g - r, kind follows from i(PSF) - i(Kron).
+
+    Parameters
+    ----------
+    field : Field
+    cache : path-like
+        Folder of the cached answers.
 
     Returns
     -------
     pandas.DataFrame
-        `otrain_core.sky.fields.COLUMNS`.
+        `otrain_core.sky.fields.COLUMNS`; kind is ``star``, ``galaxy`` or ''.
     """
 
     def shape(table: Any) -> pd.DataFrame:
@@ -135,7 +154,13 @@ STAR_SURVEYS = {"gaia": gaia, "panstarrs": panstarrs}
 
 
 def variables(field: Field, *, cache: str | Path) -> pd.DataFrame:
-    """Variable stars of the AAVSO's index (VSX).
+    """Variable stars of the AAVSO International Variable Star Index (VSX).
+
+    Parameters
+    ----------
+    field : Field
+    cache : path-like
+        Folder of the cached answers.
 
     Returns
     -------
@@ -153,15 +178,16 @@ def variables(field: Field, *, cache: str | Path) -> pd.DataFrame:
 
 
 def moving_objects(field: Field, *, cache: str | Path, location: str) -> pd.DataFrame:
-    """Asteroids, comets and planets in a field at the time of the image, by SkyBoT.
+    """Asteroids, comets and planets in a field at the time of the image, from SkyBoT.
 
     Parameters
     ----------
     field : Field
     cache : path-like
+        Folder of the cached answers.
     location : str
-        IAU code of the observatory. From the centre of the Earth (`EARTH`) positions are off by up to
-        8.8 arcsec over the distance of the object in au.
+        IAU code of the observatory. Positions for the centre of the Earth (`EARTH`) are wrong by up to
+        8.8 arcsec divided by the distance of the object in au.
 
     Returns
     -------
@@ -176,7 +202,9 @@ def moving_objects(field: Field, *, cache: str | Path, location: str) -> pd.Data
     from otrain_core.errors import ImageError
 
     if not field.time:
-        raise ImageError(field.image, "DATE-OBS", "skybot needs the time of the image, and its header has none")
+        raise ImageError(
+            field.image, "DATE-OBS", "SkyBoT needs the time of the exposure, which is missing in the header"
+        )
     parameters = _asked(field, time=field.time[:19], location=location)
 
     def fetch(attempt: int, path: Path) -> None:

@@ -1,9 +1,8 @@
-"""A simulated telescope: one science image, a deeper and sharper reference, and the truth.
+"""Simulate a telescope: a science image, a deeper and sharper reference, and the truth.
 
-The sky (stars and galaxies), the circumstances of the exposures, the artefacts and
-the noise of either image come from streams of random numbers of their own, so that
-one sky can be observed again with other noise. PSF and galaxies are GalSim's (Rowe
-et al. 2015, A&C 10, 121).
+The sky (stars and galaxies), the observing conditions, the artefacts and the noise of each image are drawn from
+separate random streams, so that the same sky can be observed again with other noise. GalSim (Rowe et al. 2015,
+A&C 10, 121) computes the PSF and the galaxies.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ from otrain_core.sky.readout import background, detect_photons, flat_field
 if TYPE_CHECKING:
     from otrain_core.plan.telescopes import Detector, SimulatedSky, Telescope
 
-SMALLEST_FWHM = 1.15  # of a point source after integration over the pixel [px]
+SMALLEST_FWHM = 1.15  # FWHM of an undersampled point source after integration over the pixel [px]
 MAX_ELLIPTICITY = 0.75
-FIXED = 10_000  # in place of the number of an image: what all images of a telescope share
-STREAMS = {
+FIXED = 10_000  # seed in place of the image number, for properties that all images of a telescope share
+STREAMS = {  # number of each random stream, part of its seed
     "sky": 0,
     "exposure": 1,
     "artefacts": 2,
@@ -51,7 +50,7 @@ STREAMS = {
 
 @dataclass
 class Simulated:
-    """A science image, its reference and what is in them.
+    """A science image, its reference and the truth.
 
     Attributes
     ----------
@@ -63,10 +62,11 @@ class Simulated:
     truth : pandas.DataFrame
         One row for each source and artefact of the science image: kind (star, variable,
         galaxy, asteroid, or one of `otrain_core.sky.causes.KINDS`), x, y [px], true ra, dec
-        [deg], mag, flux [ADU], size, width [px], angle [deg], color (g - r of stars, else
-        NaN) and known (1: a variable or an asteroid of the lists that an observer has).
-        `flux` is what the science image holds; `mag` is in the system of the reference,
-        that of a variable at the epoch of the reference. A star that the reference lacks is a known variable.
+        [deg], mag, flux [ADU], size, width [px], angle [deg], color (g - r of stars, otherwise
+        NaN) and known (1 for a variable or an asteroid that the catalogues of an observer list).
+        `flux` is that in the science image. `mag` is in the system of the reference; for a variable
+        it is the magnitude at the epoch of the reference. A star that is missing in the reference is a
+        known variable.
     """
 
     science: np.ndarray
@@ -86,12 +86,12 @@ def simulate_files(
     index: int,
     seed: int,
 ) -> None:
-    """Write a science image and its reference (FITS), and the table of what is in them (CSV).
+    """Simulate and write a science image, its reference (FITS) and the truth (CSV).
 
     Parameters
     ----------
     science, reference, truth : path-like
-        What is written.
+        Files to write.
     telescope, index, seed
         See `simulate_pair`.
     image : str
@@ -118,19 +118,14 @@ def simulate_pair(
     telescope : otrain_core.plan.telescopes.Telescope
         With source ``simulated``.
     index : int
-        Number of the image; every image shows a field of its own.
+        Number of the image; each image shows a different field.
     seed : int
-        One seed, telescope and index give the same bytes.
+        The same seed, telescope and index give identical images.
     noise_seed : int, optional
         Seed of the noise of both images, for a second exposure of the same sky under
-        the same circumstances (default: `seed`).
+        the same conditions (default: `seed`).
     exposure : int
-        Number of the exposure of one night: from 1 on the science image has other noise and other artefacts.
-
-    Notes
-    -----
-    An FWHM below `SMALLEST_FWHM` cannot be had from an image that was integrated over its
-    pixels, and is raised to it.
+        Number of the exposure in a night; exposures from 1 on have other noise and other artefacts.
 
     Returns
     -------
@@ -139,11 +134,15 @@ def simulate_pair(
     Raises
     ------
     ConfigError
-        The telescope has no section sky.
+        The telescope has no section sky, or its detector lacks a value.
+
+    Notes
+    -----
+    A smaller FWHM is raised to `SMALLEST_FWHM`, the smallest that integration over the pixel allows.
     """
     sky, detector = telescope.sky, telescope.detector
     if sky is None:
-        raise ConfigError(f"telescope {telescope.name}: sky: this section is needed to simulate")
+        raise ConfigError(f"telescope {telescope.name}: sky: this section is needed to simulate images")
     name = zlib.crc32(str(telescope.name).encode())
     rng = {
         stream: np.random.default_rng(np.random.SeedSequence([seed, name, index, number]))
@@ -197,7 +196,7 @@ def simulate_pair(
 def _expose_science(
     sky: SimulatedSky, science: Exposure, sources: pd.DataFrame, rng: dict[str, np.random.Generator]
 ) -> tuple[np.ndarray, artefacts.Rows]:
-    """Science image [ADU] with all that is wrong with it, and the rows of the asteroids and artefacts."""
+    """Science image [ADU] with asteroids, artefacts and noise, and the rows of the asteroids and artefacts."""
     image = science.expected(sources, "_science")
     rows = artefacts.add_asteroids(
         image,
@@ -233,11 +232,18 @@ def _expose_science(
 
 
 def field_centre(index: int, rng: np.random.Generator) -> tuple[float, float]:
-    """Sky position of an image; positions of different index keep apart.
+    """Sky position of an image, well separated from those of other images.
 
-    An additive recurrence with the plastic number (Roberts 2018, "The unreasonable
-    effectiveness of quasirandom sequences") from a random start: a thousand fields
-    are more than a degree apart.
+    The positions are an additive recurrence with the plastic number (Roberts 2018, "The
+    unreasonable effectiveness of quasirandom sequences") from a random start. The first
+    thousand are more than a degree apart.
+
+    Parameters
+    ----------
+    index : int
+        Number of the image.
+    rng : numpy.random.Generator
+        Draws the start of the sequence.
 
     Returns
     -------
@@ -252,7 +258,7 @@ def field_centre(index: int, rng: np.random.Generator) -> tuple[float, float]:
 def _exposures(
     sky: SimulatedSky, detector: Detector, centre: tuple[float, float], rng, defocus
 ) -> tuple[Exposure, Exposure]:
-    """Draw seeing, transparency, sky, pointing and rotation of the science image and of the reference."""
+    """Draw the conditions of the science image and of the reference: seeing, transparency, sky, pointing, rotation."""
     width, height, ratio = sky.width, sky.height, sky.reference_scale
     scale, gain, read_noise, saturation = (
         _given(detector, key) for key in ("pixel_scale", "gain", "read_noise", "saturation")
@@ -276,7 +282,7 @@ def _exposures(
     ):
         zero_point = sky.zero_point - np.clip(rng.exponential(0.1), 0, 0.5)
         sky_mag = sky.sky_mag + 0.2 * np.clip(rng.normal(), -2, 2)
-        # A reference is made of frames that were in focus, more or less.
+        # The frames of a reference are selected to be nearly in focus.
         amount = sky.defocus * (defocus.uniform(0.5, 1.5) if own_wcs is wcs else defocus.uniform(0, 0.5))
         psf = FieldPSF(
             shape,
@@ -307,21 +313,22 @@ def _exposures(
 
 
 def _given(detector: Detector, key: str) -> float:
-    """A value of the detector that a simulated telescope must have."""
+    """A value of the detector that a simulation needs."""
     value = getattr(detector, key)
     if value is None:
-        raise ConfigError(f"detector.{key} is needed for a simulated telescope")
+        raise ConfigError(f"detector.{key}: a simulated telescope needs this value")
     return float(value)
 
 
 def _differential_distortion(sky: SimulatedSky, rng) -> Distortion | None:
-    """Distortion of the science image against a reference that was taken with other optics."""
+    """Distortion of the science image relative to a reference from another telescope; None without it."""
     if sky.reference_scale == 1 or sky.wcs_error == 0:
         return None
     return Distortion((sky.height, sky.width), amplitude=sky.wcs_error, rng=rng)
 
 
 def _tangent_wcs(centre, scale: float, shape: tuple[int, int], rotation: float) -> WCS:
+    """Gnomonic WCS about a centre (ra, dec) [deg]; scale [arcsec/px], rotation [deg]."""
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
     wcs.wcs.cunit = ["deg", "deg"]
@@ -334,7 +341,7 @@ def _tangent_wcs(centre, scale: float, shape: tuple[int, int], rotation: float) 
 
 
 def _header(exposure: Exposure, values: dict[str, Any], wcs_error: float, day: int, rng) -> fits.Header:
-    """Header whose WCS is off by `wcs_error`: mostly a shift, in part a turn."""
+    """Header of an image, whose WCS has a random error of about `wcs_error` [px]: a shift and a smaller rotation."""
     from astropy.time import Time
 
     wcs = exposure.wcs.deepcopy()
@@ -358,6 +365,7 @@ def _header(exposure: Exposure, values: dict[str, Any], wcs_error: float, day: i
 
 
 def _truth(sources: pd.DataFrame, rows: artefacts.Rows, science: Exposure) -> pd.DataFrame:
+    """Table of the sources and artefacts on the science image, see `Simulated`."""
     height, width = science.shape
     inside = sources.x_science.between(-0.5, width - 0.5) & sources.y_science.between(-0.5, height - 0.5)
     table = sources[inside].rename(columns={"x_science": "x", "y_science": "y", "flux_science": "flux"})

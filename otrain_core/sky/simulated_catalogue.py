@@ -1,4 +1,4 @@
-"""Star catalogue and lists of known objects of the simulated sky."""
+"""Star catalogue and known objects of a simulated image."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from otrain_core.io import read_table, write_table
 from otrain_core.sky.fields import COLUMNS, KNOWN_COLUMNS, empty
 from otrain_core.sky.optics import limiting_magnitude
 
-SURVEY_BELOW_LIMIT = 1.0  # a survey is complete to so many magnitudes below the 5-sigma limit of the image
-SURVEY_POSITION_ERROR = 0.05  # of either coordinate [arcsec]
-SURVEY_MAG_ERROR = 0.02
-SURVEY_COLOR_ERROR = 0.03
+SURVEY_BELOW_LIMIT = 1.0  # depth of the survey beyond the 5-sigma limit of the image [mag]
+SURVEY_POSITION_ERROR = 0.05  # along ra and along dec [arcsec]
+SURVEY_MAG_ERROR = 0.02  # [mag]
+SURVEY_COLOR_ERROR = 0.03  # [mag]
 
 
 def simulated_catalogue_files(
@@ -32,20 +32,20 @@ def simulated_catalogue_files(
     beta: float,
     seed: int,
 ) -> None:
-    """Write the star catalogue and the known objects that an observer of a simulated image has.
+    """Write the star catalogue and the known objects of a simulated image.
 
     Parameters
     ----------
     science, truth : path-like
-        Image and truth that `otrain_core.sky.simulate.simulate_files` wrote.
+        Image and truth, as `otrain_core.sky.simulate.simulate_files` writes them.
     catalogue, known : path-like
-        What is written (CSV).
+        Files to write (CSV).
     telescope, image : str
-        Names, which with the seed give the random stream.
+        Names, which select the random stream together with the seed.
     beta : float
         Moffat exponent of the PSF.
     seed : int
-        Of the run.
+        Seed of the run.
     """
     _, header = read_fits(science, image=image)
     table = read_table(truth)
@@ -55,15 +55,15 @@ def simulated_catalogue_files(
 
 
 def survey_of(truth: pd.DataFrame, *, limit: float, rng: np.random.Generator) -> pd.DataFrame:
-    """Stars and galaxies of a simulated field as a survey would list them.
+    """Catalogue of the stars and galaxies of a simulated field, with the errors of a survey.
 
     Parameters
     ----------
     truth : pandas.DataFrame
-        Truth of a simulated image: kind, ra, dec [deg], mag; color [mag] optional. Variable
-        stars are listed as stars, whether their variability is known or not.
+        Truth of a simulated image: kind, ra, dec [deg], mag; optionally color [mag]. Variable
+        stars are listed as stars, even if their variability is known.
     limit : float
-        5-sigma limit of the image; the list is complete to `SURVEY_BELOW_LIMIT` below it.
+        5-sigma limit of the image [mag]; the catalogue is complete to `SURVEY_BELOW_LIMIT` beyond it.
     rng : numpy.random.Generator
         Draws the errors of the survey.
 
@@ -75,12 +75,12 @@ def survey_of(truth: pd.DataFrame, *, limit: float, rng: np.random.Generator) ->
     listed = truth.kind.isin(["star", "galaxy", "variable"]) & (truth.mag <= limit + SURVEY_BELOW_LIMIT)
     source = truth[listed]
     n = len(source)
-    turned = np.cos(np.deg2rad(source.dec.to_numpy(float)))
+    cos_dec = np.cos(np.deg2rad(source.dec.to_numpy(float)))
     error = SURVEY_POSITION_ERROR / 3600
     color = source.color.to_numpy(float) if "color" in source else np.full(n, np.nan)
     return pd.DataFrame(
         {
-            "ra": (source.ra.to_numpy(float) + error * rng.normal(size=n) / turned) % 360,
+            "ra": (source.ra.to_numpy(float) + error * rng.normal(size=n) / cos_dec) % 360,
             "dec": source.dec.to_numpy(float) + error * rng.normal(size=n),
             "mag": source.mag.to_numpy(float) + SURVEY_MAG_ERROR * rng.normal(size=n),
             "magerr": np.full(n, SURVEY_MAG_ERROR),
@@ -92,7 +92,12 @@ def survey_of(truth: pd.DataFrame, *, limit: float, rng: np.random.Generator) ->
 
 
 def known_of(truth: pd.DataFrame) -> pd.DataFrame:
-    """Variables and moving objects of a simulated field that lists of known ones hold (column known is 1).
+    """Known variables and moving objects of a simulated field.
+
+    Parameters
+    ----------
+    truth : pandas.DataFrame
+        Truth of a simulated image; `known` is 1 for known objects.
 
     Returns
     -------
@@ -110,7 +115,7 @@ def known_of(truth: pd.DataFrame) -> pd.DataFrame:
 
 
 def simulated_limit(header: fits.Header, *, beta: float) -> float:
-    """5-sigma limit [mag] of a simulated image, from the truth in its header."""
+    """5-sigma limit [mag] of a simulated image, from the true values in its header."""
     scale = wcs_scale(celestial_wcs(header, image="science"))
     noise = np.sqrt(header["SKYLEVEL"] * header["GAIN"] + header["RDNOISE"] ** 2) / header["GAIN"]
     return limiting_magnitude(fwhm=header["SEEING"] / scale, beta=beta, noise=noise, zero_point=header["MAGZP"])

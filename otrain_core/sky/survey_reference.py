@@ -1,4 +1,4 @@
-"""A reference for a science image from a survey of the sky, by the service hips2fits of the CDS."""
+"""Fetch a reference for a science image from a sky survey, with the service hips2fits of the CDS."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SERVERS = (
     "https://alasky.cds.unistra.fr/hips-image-services/hips2fits",
     "https://alaskybis.cds.unistra.fr/hips-image-services/hips2fits",
 )
-MAX_PIXELS = 50_000_000  # of one answer of the service
-TILE = 4096  # side of what is asked for at once [px]: 64 MiB, well below the limit, and resumed where it broke off
-MARGIN = 0.05  # the reference is larger than the image by this at every edge [side]
-FINE_SCALE = 1.0  # asinh-scaled pixels are fetched at this scale or finer, made linear, then averaged [arcsec]
-MAX_FACTOR = 8
-MIN_COVERED = 0.1
-BACKGROUND, NOISE = 100.0, 10.0  # of the result, as if of a gain of 1 (see `survey_reference`)
+MAX_PIXELS = 50_000_000  # limit of the service for one answer
+TILE = 4096  # side of one request [px]: 64 MiB, well below the limit; each tile is cached, so a fetch can be resumed
+MARGIN = 0.05  # margin of the reference beyond each edge of the image [fraction of the side]
+FINE_SCALE = 1.0  # asinh-scaled pixels are fetched at this scale or finer, made linear, then averaged [arcsec/px]
+MAX_FACTOR = 8  # largest factor of this refinement
+MIN_COVERED = 0.1  # smallest fraction of the field that the survey must cover
+BACKGROUND, NOISE = 100.0, 10.0  # background and noise of the reference [ADU], see `survey_reference`
 
 
 def survey_reference_files(
@@ -40,33 +40,37 @@ def survey_reference_files(
     cache: str | Path,
     detector: Detector | None = None,
 ) -> None:
-    """Read the WCS and the size of a science image, fetch the survey, write the reference (FITS).
+    """Fetch the part of a survey that covers a science image, and write it as the reference (FITS).
 
     Parameters
     ----------
     science : path-like
     reference : path-like
-        What is written.
+        File to write.
     image : str
-        Name, for errors.
+        Name of the image, for errors.
     wcs : path-like or None
-        FITS header with the WCS, for images that have none.
+        FITS header with the WCS, for an image without one.
     hips, cache
         See `survey_reference`.
     detector : Detector, optional
-        Its extension holds the image.
+        Names the extension of the image.
 
     Raises
     ------
     ImageError
-        No celestial WCS (key ``WCS``), or the survey does not cover the field.
+        The image has no celestial WCS, or the survey does not cover the field.
     ConfigError
-        The service gives no answer.
+        The service does not answer.
     """
     data, header = read_fits(science, image=image, extension=detector.extension if detector else None)
     solution = image_wcs(header, wcs, image=image)
     if solution is None:
-        raise ImageError(image, "WCS", "a reference from a survey needs a celestial WCS; give one (column wcs)")
+        raise ImageError(
+            image,
+            "WCS",
+            "a reference from a survey needs a celestial WCS; name a WCS file in the column wcs of the sheet",
+        )
     pixels, header = survey_reference(hips, solution, data.shape, image=image, cache=cache)
     with atomic(reference) as temporary:
         fits.PrimaryHDU(pixels, header=header).writeto(temporary, overwrite=True)
@@ -75,7 +79,7 @@ def survey_reference_files(
 def survey_reference(
     hips: str, science_wcs: Any, shape: tuple[int, int], *, image: str, cache: str | Path
 ) -> tuple[np.ndarray, fits.Header]:
-    """Image of a survey that covers a science image, north and scale as there, without distortion.
+    """Image of a survey that covers a science image, with its orientation and pixel scale, but without distortion.
 
     Parameters
     ----------
@@ -85,32 +89,33 @@ def survey_reference(
     shape : tuple of int
         (height, width) of the science image.
     image : str
-        Name, for errors.
+        Name of the image, for errors.
     cache : path-like
-        Folder where the answers of the service are kept.
+        Folder of the cached answers of the service.
 
     Returns
     -------
     data : numpy.ndarray
-        float32 (height, width) [ADU]; NaN where the survey has nothing.
+        float32 (height, width) [ADU]; NaN where the survey has no data.
     header : astropy.io.fits.Header
         Tangential WCS, FILTER, and the assumptions below.
-
-    Notes
-    -----
-    A HiPS keeps neither gain nor noise nor saturation. As STDPipe does, the image is scaled to
-    a background of 100 ADU with a noise of 10 ADU, which is what a GAIN of 1 and no read noise give;
-    stars have less noise than that in truth. SATURATE is the highest value found: saturated cores of the
-    surveys are missing (NaN) or flat. The photometric scale is left to the subtraction, which fits it.
-
-    Pan-STARRS bands but g are stored in asinh magnitudes, which is undone before pixels are averaged.
 
     Raises
     ------
     ImageError
         The survey does not cover the field.
     ConfigError
-        The service gives no answer.
+        The service does not answer.
+
+    Notes
+    -----
+    A HiPS has no information on gain, noise and saturation. As in STDPipe, the image is scaled to a background of
+    100 ADU with a noise of 10 ADU, which corresponds to a gain of 1 without read noise; the true noise of stars is
+    lower. SATURATE is the highest value in the image, as saturated cores are missing (NaN) or flat in the surveys.
+    The subtraction fits the photometric scale.
+
+    The Pan-STARRS bands other than g are stored as asinh magnitudes. These are converted to flux before pixels are
+    averaged.
     """
     wcs, (height, width), scale = reference_grid(science_wcs, shape, image=image)
     factor = min(int(np.ceil(scale / FINE_SCALE)), MAX_FACTOR) if is_asinh(hips) else 1
@@ -126,16 +131,21 @@ def survey_reference(
 
 
 def reference_grid(science_wcs: Any, shape: tuple[int, int], *, image: str) -> tuple[Any, tuple[int, int], float]:
-    """Undistorted grid at the scale of a science image that holds all of it, and a margin.
+    """Grid without distortion that covers a science image with a margin, at its pixel scale.
 
     Returns
     -------
     wcs : astropy.wcs.WCS
-        Gnomonic, ICRS, turned as the science image.
+        Gnomonic, ICRS, with the orientation of the science image.
     shape : tuple of int
         (height, width).
     scale : float
-        [arcsec/px].
+        Pixel scale [arcsec/px].
+
+    Raises
+    ------
+    ImageError
+        The WCS is not celestial, or has no position for the edges of the image.
     """
     from astropy.coordinates import SkyCoord
     from astropy.wcs import WCS
@@ -152,7 +162,7 @@ def reference_grid(science_wcs: Any, shape: tuple[int, int], *, image: str) -> t
     if not isinstance(near, SkyCoord) or not np.isfinite(outline.data.lon.deg + outline.data.lat.deg).all():
         raise ImageError(image, "WCS", "the edges of the image have no position on the sky")
     outline, near = outline.icrs, near.icrs
-    # How one pixel along x and y moves on the sky, in the middle of the image.
+    # Offsets on the sky of one pixel along x and along y, at the centre of the image.
     east, north = near[0].spherical_offsets_to(near[1:])
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
@@ -172,7 +182,7 @@ def reference_grid(science_wcs: Any, shape: tuple[int, int], *, image: str) -> t
 
 
 def tiles(height: int, width: int, *, factor: int) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of a grid in pieces that hold at most `TILE` px a side when refined by `factor`."""
+    """Rows and columns of tiles of a grid whose side, after refinement by `factor`, is at most `TILE` px."""
     side = min(TILE, int(np.sqrt(MAX_PIXELS))) // factor
     for bottom in range(0, height, side):
         for left in range(0, width, side):
@@ -180,7 +190,7 @@ def tiles(height: int, width: int, *, factor: int) -> Iterator[tuple[slice, slic
 
 
 def _part(wcs: Any, rows: slice, columns: slice, factor: int) -> Any:
-    """WCS of a piece of a grid, refined `factor` times."""
+    """WCS of a tile of a grid, refined by `factor`."""
     part = wcs.deepcopy()
     corner = np.array([columns.start, rows.start])
     part.wcs.crpix = (wcs.wcs.crpix - corner - 0.5) * factor + 0.5
@@ -191,18 +201,18 @@ def _part(wcs: Any, rows: slice, columns: slice, factor: int) -> Any:
 
 
 def is_asinh(hips: str) -> bool:
-    """Whether a survey is stored in asinh magnitudes (Pan-STARRS but for g, as STDPipe found)."""
+    """Whether a survey is stored as asinh magnitudes: Pan-STARRS, except its g band (as in STDPipe)."""
     return "PanSTARRS" in hips and not hips.endswith("PanSTARRS/DR1/g")
 
 
 def linear(data: np.ndarray) -> np.ndarray:
-    """Flux from Pan-STARRS' asinh magnitudes: ``10**(0.4 x) - 10**(-0.4 x)`` (Waters et al. 2020, ApJS 251, 4)."""
+    """Flux from the asinh magnitudes of Pan-STARRS: ``10**(0.4 x) - 10**(-0.4 x)`` (Waters et al. 2020, ApJS 251, 4)."""
     x = data.astype(np.float64) * (0.4 * np.log(10))
     return np.exp(x) - np.exp(-x)
 
 
 def _fetch(hips: str, wcs: Any, *, image: str, cache: str | Path) -> np.ndarray:
-    """One piece of a survey, float32, NaN where it has nothing."""
+    """Pixels of one tile of a survey, float32; NaN where it has no data."""
     grid = {key: value for key, value in wcs.to_header().items() if key not in ("DATE-REF", "MJDREF")}
     width, height = wcs.pixel_shape
     parameters = {"hips": hips, "width": width, "height": height, "ra": round(grid["CRVAL1"], 6)}
@@ -216,7 +226,8 @@ def _fetch(hips: str, wcs: Any, *, image: str, cache: str | Path) -> np.ndarray:
         hdus = service.query_with_wcs(hips, wcs, format="fits")
         data = hdus[0].data
         if data is None or data.shape != (height, width):
-            raise ValueError(f"an image of {width} x {height} px was asked for, found {getattr(data, 'shape', None)}")
+            found = f"{data.shape[::-1]}" if data is not None else "no data"
+            raise ValueError(f"an image of {width} x {height} px was requested, found {found}")
         fits.PrimaryHDU(data.astype(np.float32)).writeto(path, overwrite=True)
 
     path = answers.answer(
@@ -232,18 +243,20 @@ def _fetch(hips: str, wcs: Any, *, image: str, cache: str | Path) -> np.ndarray:
 
 
 def _normalise(data: np.ndarray, wcs: Any, *, hips: str, image: str) -> tuple[np.ndarray, fits.Header]:
+    """Scale an image to the background and noise of the reference, and make its header."""
     from astropy.stats import mad_std
 
     covered = np.isfinite(data)
-    if covered.mean() >= MIN_COVERED:
-        middle, spread = float(np.median(data[covered])), float(mad_std(data[covered]))
-    if covered.mean() < MIN_COVERED or data[covered].min() == data[covered].max():
-        raise ImageError(image, "reference", f"the survey {hips} covers {100 * covered.mean():.0f} % of the field only")
+    if covered.mean() < MIN_COVERED:
+        raise ImageError(image, "reference", f"the survey {hips} covers only {100 * covered.mean():.0f} % of the field")
+    middle, spread = float(np.median(data[covered])), float(mad_std(data[covered]))
     if spread == 0:
-        raise ImageError(image, "reference", f"the survey {hips} has no noise in the field: most pixels have one value")
+        raise ImageError(
+            image, "reference", f"the survey {hips} has no noise in the field: most pixels have the same value"
+        )
     data = ((data - middle) * (NOISE / spread) + BACKGROUND).astype(np.float32)
     header = wcs.to_header()
-    header["FILTER"] = (hips.rsplit("/", 1)[-1], "last part of the survey's name")
+    header["FILTER"] = (hips.rsplit("/", 1)[-1], "last part of the name of the survey")
     header["HIPS"] = (hips, "survey, by hips2fits (CDS)")
     header["ASINH"] = (is_asinh(hips), "asinh magnitudes were made linear")
     header["NORMAL"] = (NOISE / spread, "values of the survey were multiplied by this")

@@ -1,5 +1,7 @@
 """The simulated frames of otrain example."""
 
+import re
+
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -21,6 +23,18 @@ def test_every_header_says_that_it_is_simulated(folder):
     for path in paths:
         assert fits.getheader(path)["ORIGIN"] == SIMULATED
     assert "no telescope took them" in (folder / "README.txt").read_text()
+
+
+def test_the_transient_is_where_the_readme_says(folder):
+    """Within the shift of a frame along x and y, and a pixel for its rotation, and only in the second night."""
+    text = (folder / "README.txt").read_text()
+    x, y, shift = (float(value) for value in re.search(r"x = (\d+),\ny = (\d+) .*up to (\d+) px", text).groups())
+    reach = int(shift) + 2
+    box = np.s_[int(y) - reach : int(y) + reach + 1, int(x) - reach : int(x) + reach + 1]
+    first = fits.getdata(sorted(folder.glob("2026-02-11/*.fit"))[0])[box].astype(float)
+    second = fits.getdata(sorted(folder.glob("2026-03-05/*.fit"))[0])[box].astype(float)
+    # A star of magnitude 15 at a zero point of 24 has 4000 ADU in all, so some 400 in its peak; the noise is 24.
+    assert second.max() - np.median(second) > first.max() - np.median(first) + 150
 
 
 def test_headers_are_those_of_a_small_observatory(folder):

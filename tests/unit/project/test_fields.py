@@ -37,7 +37,15 @@ def test_fields_by_place_by_name_and_by_filter():
     assert {name: len(group) for name, group in found.items()} == {"M_1-R": 4, "M_1-V": 1, "J10.50+20.00": 1}
 
 
-def test_frames_that_say_nothing_are_one_field():
+def test_numbered_names_of_fields_do_not_collide_with_objects():
+    here = frames(1, ra=10.0, dec=20.0, scale=1.0, wcs="header", object="M 1-3")
+    there = frames(2, day=2, ra=50.0, dec=20.0, scale=1.0, wcs="header")
+    other = frames(3, day=3, ra=90.0, dec=20.0, scale=1.0, wcs="header")
+    found = group_fields([*here, *there, *other], fallback="night")
+    assert {name: len(group) for name, group in found.items()} == {"M_1-3": 1, "M_1": 2, "M_1-4": 3}
+
+
+def test_frames_without_position_and_object_are_one_field():
     found = group_fields(frames(3, object=""), fallback="my night")
     assert {name: len(group) for name, group in found.items()} == {"my_night": 3}
 
@@ -54,7 +62,7 @@ def test_the_reference_is_stacked_from_another_night():
     assert "2026-01-01" in found.because and "2.5 px" in found.because
 
 
-def test_of_many_nights_those_with_the_best_seeing():
+def test_the_nights_with_the_best_seeing_are_stacked():
     nights = [frames(3, day=day) for day in range(1, 11)]
     measured = {}
     for k, night in enumerate(nights):
@@ -65,20 +73,20 @@ def test_of_many_nights_those_with_the_best_seeing():
     assert "2026-01-01 and 2 more" in found.because and len(found.science) == 21
 
 
-def test_at_least_half_of_the_frames_stay_to_be_searched():
+def test_at_least_half_of_the_frames_remain_to_be_searched():
     first = frames(12)
     found = propose("M1", first + frames(1, day=9), [], looks(first), alone=True)
     assert len(found.stacked) == 6 and len(found.science) == 7
 
 
-def test_of_one_night_the_best_of_each_part():
+def test_the_best_frame_of_each_part_of_a_single_night_is_stacked():
     night = frames(12)
     measured = looks(night) | looks([night[1], night[6], night[11]], 2.0)
     found = propose("M1", night, [], measured, alone=True)
     assert found.stacked == [night[1], night[6], night[11]] and len(found.science) == 9
 
 
-def test_a_ready_stack_counts_first():
+def test_an_existing_stack_is_preferred():
     stack = Frame("stack.fit", "stack", "'stack' in its name")
     found = propose("M1", frames(5), [stack], {}, alone=True)
     assert found.reference == "stack.fit" and len(found.science) == 5
@@ -91,7 +99,9 @@ def test_two_frames_and_one():
     found = propose("M1", pair, [], looks(pair[:1], 3.0) | looks(pair[1:], 2.0), alone=True)
     assert found.reference == pair[1].path and found.science == [pair[0]]
     one = propose("M1", frames(1), [], {}, alone=True)
-    assert not one.complete and "one frame only" in one.because
+    assert not one.complete and one.because.startswith("only one frame, and Pan-STARRS needs a WCS; add frames")
+    south = propose("M1", frames(1, wcs="header", ra=1.0, dec=-40.0), [], {}, alone=True)
+    assert not south.complete and south.because.startswith("only one frame, outside Pan-STARRS")
     solved = propose("M1", frames(1, wcs="header", ra=1.0, dec=2.0, filter="SDSS r'"), [], {}, alone=True)
     assert solved.reference == "hips:CDS/P/PanSTARRS/DR1/r" and solved.complete
 

@@ -1,11 +1,13 @@
-"""From a folder of frames to a project that the workflow takes."""
+"""From a folder of frames to a project that the workflow can run."""
 
 import shutil
 
+import pytest
 from astropy.io import fits
 
 from otrain_core.plan.run import Run
-from otrain_core.project.init import init_project, init_record, init_text
+from otrain_core.project.init import _free_name, init_project, init_record, init_text
+from otrain_core.project.look import Frame
 from tests.unit.project.frames import sky_cards, write_frame
 
 
@@ -35,15 +37,37 @@ def test_a_folder_becomes_a_project(tmp_path, monkeypatch):
     assert "otrain run config.yaml" in text and init_record(found)["added"] == 6
 
 
-def test_a_colour_camera_is_warned_of(tmp_path):
+def test_frames_of_a_colour_camera_give_a_warning(tmp_path):
     night(tmp_path / "data", BAYERPAT="RGGB")
     night(tmp_path / "grey", BAYERPAT="MONO")
-    told = init_text(init_project(tmp_path / "data", tmp_path / "p"))
-    assert "T1: frames of a colour camera (BAYERPAT RGGB)" in told and "seqextract_Green" in told
+    text = init_text(init_project(tmp_path / "data", tmp_path / "p"))
+    assert "T1: frames of a colour camera (BAYERPAT RGGB)" in text and "seqextract_Green" in text
     assert "colour camera" not in init_text(init_project(tmp_path / "grey", tmp_path / "q"))
 
 
-def test_again_only_rows_are_added(tmp_path, monkeypatch):
+def test_commands_of_the_report_quote_paths_with_spaces(tmp_path):
+    night(tmp_path / "my data")
+    text = init_text(init_project(tmp_path / "my data", tmp_path / "my project"))
+    assert (
+        f"otrain solve '{tmp_path}/my data' -o '{tmp_path}/my project/wcs' && otrain init '{tmp_path}/my data'" in text
+    )
+    assert f"cd '{tmp_path}/my project' && otrain search" in text
+
+
+@pytest.mark.parametrize(
+    "path, name", [("a.fit", "a"), ("a.FTS.gz", "a"), ("a.fitted.fits", "a.fitted"), ("night/m.fits[*]", "m")]
+)
+def test_an_image_is_named_after_its_file(path, name):
+    assert _free_name(Frame(path, "science"), "T1", set()) == name
+
+
+def test_a_name_that_is_taken_gets_the_folder_and_a_number():
+    names = {("T1", "a")}
+    assert _free_name(Frame("night/a.fit", "science"), "T1", names) == "night-a"
+    assert _free_name(Frame("night/a.fits", "science"), "T1", names) == "night-a-2"
+
+
+def test_a_second_run_adds_only_rows(tmp_path, monkeypatch):
     data, project = tmp_path / "data", tmp_path / "p"
     night(data)
     init_project(data, project)
@@ -61,7 +85,7 @@ def test_again_only_rows_are_added(tmp_path, monkeypatch):
     assert len(run.inputs.images("T1")) == 5 and len(run.inputs.reference_frames("T1", "M_1")) == 3
 
 
-def test_wcs_files_that_came_later_fill_empty_cells(tmp_path, monkeypatch):
+def test_later_wcs_files_fill_empty_cells(tmp_path, monkeypatch):
     data, project = tmp_path / "data", tmp_path / "p"
     night(data)
     init_project(data, project)
@@ -83,7 +107,7 @@ def test_another_folder_joins_the_project(tmp_path, monkeypatch):
     assert "../second/3-0.fit" in (tmp_path / "p/images.csv").read_text()
 
 
-def test_files_of_one_name_get_names_of_their_own(tmp_path, monkeypatch):
+def test_files_of_the_same_name_get_different_image_names(tmp_path, monkeypatch):
     night(tmp_path / "data/a")
     shutil.copytree(tmp_path / "data/a", tmp_path / "data/b")
     for path in (tmp_path / "data/b").iterdir():
@@ -95,9 +119,9 @@ def test_files_of_one_name_get_names_of_their_own(tmp_path, monkeypatch):
     assert len(set(run.inputs.sheet["T1"])) == 12
 
 
-def test_nothing_usable_is_said(tmp_path):
+def test_a_folder_without_usable_frames_is_reported(tmp_path):
     write_frame(tmp_path / "data/a.fit")
     found = init_project(tmp_path / "data", tmp_path / "p")
     assert found.science == 0 and found.written == []
-    assert "one frame only" in init_text(found) and "nothing can be searched" in init_text(found)
+    assert "only one frame" in init_text(found) and "no image can be searched" in init_text(found)
     assert "written: nothing\n" in init_text(found) and not (tmp_path / "p").exists()

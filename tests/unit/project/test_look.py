@@ -50,9 +50,9 @@ def test_small_images_and_broken_files_are_told_apart(tmp_path):
 def test_colour_planes_and_odd_headers_cost_one_file(tmp_path, monkeypatch):
     fits.PrimaryHDU(np.ones((3, 80, 80), np.float32)).writeto(tmp_path / "rgb.fit")
     write_frame(tmp_path / "a.fit")
-    assert by_path(tmp_path)["rgb.fit"].why == "3 planes (colours?): separate them first"
+    assert by_path(tmp_path)["rgb.fit"].why == "3 image planes (colours?): separate them first"
     monkeypatch.setattr("otrain_core.project.look.header_scale", lambda header: 1 / 0)
-    assert by_path(tmp_path)["a.fit"].why == "a header that cannot be used (ZeroDivisionError: division by zero)"
+    assert by_path(tmp_path)["a.fit"].why == "its header cannot be used (ZeroDivisionError: division by zero)"
 
 
 def test_values_of_a_header(tmp_path):
@@ -105,7 +105,7 @@ def test_an_exposure_counts_once(tmp_path):
     }
 
 
-def test_a_mosaic_stands_for_its_images(tmp_path):
+def test_a_file_with_several_images_is_marked(tmp_path):
     hdus = [fits.PrimaryHDU()] + [fits.ImageHDU(np.ones((80, 80), np.float32), name=f"CCD{k}") for k in (1, 2)]
     fits.HDUList(hdus).writeto(tmp_path / "m.fits")
     assert list(by_path(tmp_path)) == ["m.fits[*]"]
@@ -114,9 +114,9 @@ def test_a_mosaic_stands_for_its_images(tmp_path):
 def test_the_project_within_the_folder_is_not_looked_at(tmp_path):
     write_frame(tmp_path / "a.fit")
     write_frame(tmp_path / "project/results/b.fit")
-    told = []
-    assert list(by_path(tmp_path, project=tmp_path / "project", tell=lambda *counts: told.append(counts))) == ["a.fit"]
-    assert told == [(1, 1)]
+    progress = []
+    found = by_path(tmp_path, project=tmp_path / "project", tell=lambda *counts: progress.append(counts))
+    assert list(found) == ["a.fit"] and progress == [(1, 1)]
 
 
 def test_no_folder_and_no_frame_are_refused(tmp_path):
@@ -125,5 +125,5 @@ def test_no_folder_and_no_frame_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="no FITS file"):
         look_at(tmp_path)
     (tmp_path / "a.txt").write_text("a file")
-    with pytest.raises(ConfigError, match=r"a\.txt: a file, not a folder"):
+    with pytest.raises(ConfigError, match=r"a\.txt: is a file, not a folder"):
         look_at(tmp_path / "a.txt")

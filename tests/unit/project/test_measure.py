@@ -26,15 +26,15 @@ def test_saturated_pixels_pile_up(tmp_path):
     assert found.piled and found.highest == 2500
 
 
-def test_at_most_so_many_evenly_and_none_that_cannot_be_read(tmp_path, caplog):
+def test_evenly_spaced_frames_are_measured_and_unreadable_ones_are_logged(tmp_path, caplog):
     frames = []
     for k in range(7):
         write_frame(tmp_path / f"{k}.fit", shape=(80, 80))
         frames.append(Frame(f"{k}.fit", "science"))
     (tmp_path / "3.fit").write_text("broken")
     assert list(measure(frames, tmp_path, most=3)) == ["0.fit", "6.fit"]
-    (told,) = caplog.messages
-    assert told.startswith("image 3.fit: path: ") and told.endswith("(not measured)")
+    (message,) = caplog.messages
+    assert message.startswith("image 3.fit: path: ") and message.endswith("(not measured)")
 
 
 def test_a_frame_of_missing_pixels_is_named(tmp_path, caplog):

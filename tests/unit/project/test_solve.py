@@ -1,4 +1,4 @@
-"""WCS headers by a solver that a script stands for, and by solve-field where it is installed."""
+"""WCS headers from a script in place of the solver, and from solve-field where it is installed."""
 
 import shutil
 import stat
@@ -60,9 +60,17 @@ def test_the_solver_gets_the_brightest_stars_in_pixels_from_one(solver):
 def test_why_a_frame_is_not_solved(solver):
     fits.PrimaryHDU(np.random.default_rng(1).normal(100, 5, (100, 100)).astype("f4")).writeto(solver / "noise.fits")
     (found,) = solve_frames([solver / "noise.fits"])
-    assert found["wcs"] is None and "stars are found, and 8 are needed" in found["reason"]
+    assert found["wcs"] is None and "stars were found; at least 8 are needed" in found["reason"]
     with pytest.raises(ConfigError, match="no such file or folder"):
         solve_frames([solver / "none"])
+
+
+def test_a_file_with_several_images_is_not_solved(solver):
+    hdus = [fits.PrimaryHDU()] + [fits.ImageHDU(np.ones((80, 80), np.float32), name=f"CCD{k}") for k in (1, 2)]
+    fits.HDUList(hdus).writeto(solver / "m.fits")
+    (found,) = solve_frames([solver / "m.fits"])
+    assert found["path"] == f"{solver}/m.fits[*]" and found["wcs"] is None
+    assert "the file holds several images" in found["reason"] and not (solver / "calls").exists()
 
 
 def test_without_the_program_one_sentence_says_how_to_get_it(tmp_path, monkeypatch):

@@ -26,11 +26,11 @@ def refuse(attempt, path):
 @pytest.fixture
 def pauses(monkeypatch):
     found = []
-    monkeypatch.setattr(answers, "time", SimpleNamespace(sleep=found.append))  # of this module: other threads sleep on
+    monkeypatch.setattr(answers, "time", SimpleNamespace(sleep=found.append))
     return found
 
 
-def test_an_answer_is_asked_for_once(tmp_path, pauses):
+def test_a_cached_answer_is_not_requested_again(tmp_path, pauses):
     first = ask(give("one"), tmp_path)
     assert first.parent == tmp_path and first.name.startswith("gaia-") and first.suffix == ".csv"
     assert ask(refuse, tmp_path) == first and first.read_text() == "one"
@@ -51,7 +51,7 @@ def test_failures_are_tried_again(tmp_path, pauses):
     assert pauses == [answers.WAIT, 2 * answers.WAIT]
 
 
-def test_no_answer_is_told_in_one_sentence_and_nothing_is_kept(tmp_path, pauses):
+def test_a_failed_query_gives_one_sentence_and_leaves_no_file(tmp_path, pauses):
     with pytest.raises(
         ConfigError, match=r"gaia \(ra 1.5\): no answer after 4 attempts \(OSError: no route to host\)"
     ) as caught:

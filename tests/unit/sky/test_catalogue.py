@@ -26,13 +26,13 @@ def test_a_local_catalogue_is_cropped_to_the_field(tmp_path, field):
 
 def test_a_catalogue_of_another_field_is_refused_and_a_missing_file_is_named(tmp_path, field):
     path = write(tmp_path / "stars.csv", "ra,dec\n10,10\n")
-    with pytest.raises(ImageError, match="lists nothing in the field of .* 83.6000"):
+    with pytest.raises(ImageError, match="has no entry in the field of .* 83.6000"):
         catalogue.star_catalogue(path, field, cache=tmp_path)
     with pytest.raises(ConfigError, match="catalogue: .*none.csv: no such file"):
         catalogue.star_catalogue(str(tmp_path / "none.csv"), field, cache=tmp_path)
 
 
-def test_known_objects_of_files(tmp_path, field):
+def test_known_objects_from_files(tmp_path, field):
     path = write(tmp_path / "known.csv", "name,ra,dec,kind\nA,83.6,22.0,\n7,83.61,22.0,moving\nfar,90,22,\n")
     table = catalogue.known_objects(f"{path}+{path}", field, cache=tmp_path)
     assert list(table.columns) == KNOWN_COLUMNS
@@ -50,9 +50,9 @@ def test_known_objects_come_from_both_services_and_a_file(server, tmp_path, fiel
     assert "-loc=I33" in server.requests[1][1] and "-ep=2460432.9247" in server.requests[1][1]
 
 
-def test_a_survey_that_is_blind_there_is_told(server, tmp_path, field):
+def test_a_survey_without_entries_in_the_field_is_refused(server, tmp_path, field):
     server.answers = [recorded("vizier_empty.vot")]
-    with pytest.raises(ImageError, match="image one: catalogue: panstarrs lists nothing in the field"):
+    with pytest.raises(ImageError, match="image one: catalogue: panstarrs has no entry in the field"):
         catalogue.star_catalogue("panstarrs", field, cache=tmp_path)
 
 
@@ -103,5 +103,5 @@ def test_the_field_is_that_of_the_extension_with_the_image(tmp_path, header):
     fits.HDUList([fits.PrimaryHDU(), preview, image]).writeto(tmp_path / "two.fits")
     stars, _ = run(tmp_path, tmp_path / "two.fits", source=path, detector=Detector(extension="NEAR"))
     assert len(stars) == 1
-    with pytest.raises(ImageError, match="lists nothing in the field of .* ra 200"):
+    with pytest.raises(ImageError, match="has no entry in the field of .* ra 200"):
         run(tmp_path, tmp_path / "two.fits", source=path, detector=Detector(extension="FAR"))

@@ -1,4 +1,4 @@
-"""A stacked reference: deeper than a frame, free of what does not move with the sky."""
+"""A stacked reference: deeper than a frame, and free of hot pixels and cosmic rays."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def stack(images):
     return stack_reference(images, field="north")
 
 
-def test_every_frame_is_used_at_its_own_flux(stack):
+def test_every_frame_is_used_with_its_flux_scale(stack):
     assert stack.record["n_frames"] == stack.header["NCOMBINE"] == 9
     assert stack.record["left_out"] == []
     scales = [frame["flux_scale"] for frame in stack.record["frames"]]
@@ -183,7 +183,7 @@ def test_a_frame_of_another_field_in_the_middle_is_not_the_anchor(sky, images):
     assert [frame["frame"] for frame in stack.record["left_out"]] == ["elsewhere"]
 
 
-def test_whatever_a_frame_raises_costs_that_frame_alone(images, monkeypatch):
+def test_an_unexpected_error_leaves_out_one_frame_only(images, monkeypatch):
     align = reference.align_reference
 
     def fails(frame, **arguments):

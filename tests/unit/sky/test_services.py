@@ -1,4 +1,4 @@
-"""Services of the network on a loopback; astroquery's own code sends and parses."""
+"""Network services, replaced by a local server; astroquery itself sends the queries and parses the answers."""
 
 import numpy as np
 import pandas as pd
@@ -37,13 +37,13 @@ def test_the_colour_relation_is_that_of_stdpipe():
     assert np.isnan(services.gaia_color([np.nan, 0.0, 3.0])).all()
 
 
-def test_pan_starrs_tells_stars_from_galaxies(server, tmp_path, field):
+def test_pan_starrs_separates_stars_from_galaxies(server, tmp_path, field):
     server.answers = [recorded("vizier_panstarrs.vot")]
     table = catalogue.star_catalogue("panstarrs", field, cache=tmp_path)
     assert len(table) == 9
     assert table.mag[0] == pytest.approx(12.122) and table.color[0] == pytest.approx(0.489, abs=1e-3)
     assert table.kind.value_counts().to_dict() == {"star": 5, "galaxy": 3, "": 1}
-    assert np.isnan(table.mag.iloc[-1])  # listed all the same, last
+    assert np.isnan(table.mag.iloc[-1])  # a source without magnitude is last
 
 
 @pytest.mark.parametrize(("source", "name"), [("vsx", "vizier_empty.vot"), ("skybot", "skybot_empty.vot")])
@@ -62,7 +62,7 @@ def test_skybot_needs_a_time(tmp_path, header):
         catalogue.known_objects("skybot", field, cache=tmp_path)
 
 
-def test_an_answer_is_asked_for_once(server, tmp_path, field):
+def test_a_cached_answer_is_not_requested_again(server, tmp_path, field):
     server.answers = [recorded("vizier_gaia.vot")]
     first = catalogue.star_catalogue("gaia", field, cache=tmp_path / "cache")
     server.answers = [500]
@@ -84,7 +84,7 @@ def test_an_answer_is_asked_for_once(server, tmp_path, field):
         pytest.param([(0.6, recorded("vizier_gaia.vot")), (0.6, b"")], id="too slow"),
     ],
 )
-def test_failures_are_tried_again_elsewhere(server, tmp_path, field, failures, monkeypatch):
+def test_after_a_failure_the_mirror_is_queried(server, tmp_path, field, failures, monkeypatch):
     monkeypatch.setattr(answers, "TIMEOUT", 0.2)
     server.answers = [*failures, recorded("vizier_gaia.vot")]
     assert len(catalogue.star_catalogue("gaia", field, cache=tmp_path)) == 9
@@ -94,7 +94,7 @@ def test_failures_are_tried_again_elsewhere(server, tmp_path, field, failures, m
 
 @pytest.mark.parametrize("answer", [500, GARBAGE, b"", recorded("vizier_error.vot"), recorded("skybot.vot")[:4000]])
 @pytest.mark.parametrize("source", ["gaia", "skybot"])
-def test_no_answer_is_told_in_one_sentence_and_nothing_is_kept(server, tmp_path, field, answer, source):
+def test_a_failed_query_gives_one_sentence_and_leaves_no_file(server, tmp_path, field, answer, source):
     server.answers = [answer]
     ask = catalogue.star_catalogue if source == "gaia" else catalogue.known_objects
     with pytest.raises(ConfigError) as caught:

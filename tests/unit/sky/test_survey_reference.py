@@ -1,4 +1,4 @@
-"""A reference from a survey: its grid, its flux, its assumptions; hips2fits on a loopback."""
+"""A reference from a survey: grid, flux and assumptions; a local server stands in for hips2fits."""
 
 import io as bytesio
 import json
@@ -33,7 +33,7 @@ def science(*, shape=(90, 110), scale=1.3, angle=25.0, flip=-1):
 
 
 def sky(query, *, asinh=True, missing=None, noise=1.0):
-    """What hips2fits would answer: surface brightness of a few stars on the grid that is asked for."""
+    """The answer of hips2fits: surface brightness of a few stars on the requested grid."""
     header = json.loads(query["wcs"])
     wcs, shape = WCS(fits.Header(header)), (header["NAXIS2"], header["NAXIS1"])
     assert query["format"] == "fits"
@@ -70,13 +70,13 @@ def fetch(tmp_path, header=None, *, hips=HIPS, shape=(90, 110)):
 
 
 def peaks(data, header):
-    """Value at the place where each star should be, above the background."""
+    """Value above the background at the expected position of each star."""
     x, y = np.rint(WCS(header).world_to_pixel_values(*STARS.T)).astype(int)
     return data[y, x] - np.median(data), x, y
 
 
 @pytest.mark.parametrize("flip", [-1, 1])
-def test_the_grid_holds_the_image_and_a_margin_at_its_scale_and_turn(flip):
+def test_the_grid_covers_the_image_with_a_margin_at_its_scale_and_orientation(flip):
     wcs, shape, scale = survey_reference.reference_grid(WCS(science(flip=flip)), (90, 110), image="one")
     assert scale == pytest.approx(1.3, rel=1e-4)
     assert shape[0] == pytest.approx(90 * 1.1, abs=3) and shape[1] == pytest.approx(110 * 1.1, abs=3)
@@ -111,7 +111,7 @@ def test_tiles_cover_a_large_image_once_and_respect_the_limit():
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3])
-def test_the_pixels_of_a_refined_piece_make_up_those_of_the_grid(factor):
+def test_the_pixels_of_a_refined_tile_fill_those_of_the_grid(factor):
     wcs, _, _ = survey_reference.reference_grid(WCS(science()), (90, 110), image="one")
     part = survey_reference._part(wcs, slice(20, 50), slice(30, 90), factor)
     assert part.pixel_shape == (60 * factor, 30 * factor)
@@ -121,7 +121,7 @@ def test_the_pixels_of_a_refined_piece_make_up_those_of_the_grid(factor):
     )
 
 
-def test_stars_stand_where_the_wcs_says_with_their_flux(server, tmp_path):
+def test_stars_are_at_their_positions_with_their_flux(server, tmp_path):
     data, header = fetch(tmp_path)
     values, _, _ = peaks(data, header)
     assert data.dtype == np.float32 and np.isfinite(data).all()
@@ -146,7 +146,7 @@ def server_query(server, number=0):
 
 
 @pytest.mark.parametrize("hips", ["CDS/P/PanSTARRS/DR1/g", "CDS/P/DSS2/red"])
-def test_linear_surveys_are_taken_as_they_are(server, tmp_path, hips):
+def test_linear_surveys_are_not_converted(server, tmp_path, hips):
     server.answers = [lambda query: sky(query, asinh=False)]
     data, header = fetch(tmp_path, hips=hips)
     values, _, _ = peaks(data, header)
@@ -155,7 +155,7 @@ def test_linear_surveys_are_taken_as_they_are(server, tmp_path, hips):
     assert server_query(server)["hips"] == hips
 
 
-def test_pieces_join_without_a_seam(server, tmp_path, monkeypatch):
+def test_tiles_join_without_a_seam(server, tmp_path, monkeypatch):
     server.answers = [lambda query: sky(query, noise=1e-3)]
     whole, header = fetch(tmp_path / "whole")
     monkeypatch.setattr(survey_reference, "TILE", 90)
@@ -168,7 +168,7 @@ def test_pieces_join_without_a_seam(server, tmp_path, monkeypatch):
     assert np.abs(difference[bright]).max() < 0.02 * whole.max()
 
 
-def test_what_the_survey_lacks_is_nan(server, tmp_path):
+def test_pixels_without_survey_data_are_nan(server, tmp_path):
     server.answers = [lambda query: sky(query, missing=22.005)]
     data, header = fetch(tmp_path)
     y, x = np.indices(data.shape)
@@ -177,13 +177,13 @@ def test_what_the_survey_lacks_is_nan(server, tmp_path):
 
 
 @pytest.mark.parametrize("missing", [-90.0, 21.98])
-def test_a_survey_that_does_not_cover_the_field_is_told(server, tmp_path, missing):
+def test_a_survey_that_does_not_cover_the_field_is_refused(server, tmp_path, missing):
     server.answers = [lambda query: sky(query, missing=missing)]
-    with pytest.raises(ImageError, match=f"image one: reference: the survey {HIPS} covers [0-9] % of the field"):
+    with pytest.raises(ImageError, match=f"image one: reference: the survey {HIPS} covers only [0-9] % of the field"):
         fetch(tmp_path)
 
 
-def test_an_empty_survey_is_told(server, tmp_path):
+def test_a_constant_survey_is_refused(server, tmp_path):
     def blank(query):
         file = bytesio.BytesIO()
         header = json.loads(query["wcs"])
@@ -191,7 +191,7 @@ def test_an_empty_survey_is_told(server, tmp_path):
         return file.getvalue()
 
     server.answers = [blank]
-    with pytest.raises(ImageError, match="image one: reference"):
+    with pytest.raises(ImageError, match=f"image one: reference: the survey {HIPS} has no noise in the field"):
         fetch(tmp_path)
 
 
@@ -218,7 +218,7 @@ def test_failures_are_tried_again_at_the_mirror(server, tmp_path, failures, monk
     assert [path for path, _ in server.requests] == ["/first", "/mirror", "/first"]
 
 
-def test_no_answer_is_told_in_one_sentence(server, tmp_path):
+def test_a_service_that_does_not_answer_gives_one_sentence(server, tmp_path):
     server.answers = [500]
     with pytest.raises(ConfigError) as caught:
         fetch(tmp_path)
@@ -228,7 +228,7 @@ def test_no_answer_is_told_in_one_sentence(server, tmp_path):
     assert len(text) < 700
 
 
-def test_survey_reference_files_writes_what_the_workflow_reads_and_asks_once(server, tmp_path):
+def test_survey_reference_files_writes_a_readable_reference_and_uses_the_cache(server, tmp_path):
     header = science()
     fits.PrimaryHDU(np.ones((90, 110), np.float32), header=header).writeto(tmp_path / "one.fits")
     names = {"science": tmp_path / "one.fits", "reference": tmp_path / "one.survey.fits"}
