@@ -1,1 +1,1 @@
-"""Cutouts with labels, dealt into sets. Imports the ground floor, plan and stars."""
+"""Cubes of labelled cutouts, and their division into training, validation and test sets."""

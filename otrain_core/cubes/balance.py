@@ -1,4 +1,4 @@
-"""Balance of True and False in a cube: what is drawn, and what to change where much is thrown away."""
+"""Balance True and False in a cube, and advise what to change if many cutouts are discarded."""
 
 from __future__ import annotations
 
@@ -6,55 +6,57 @@ import numpy as np
 
 from otrain_core.errors import CubeError
 
-KEEP_ALL = "cube.true_fraction: null keeps all, and class_weights of the experiment weighs them"
-MIN_SLOPE = 10  # False from which the slope of their numbers with S/N is told
+KEEP_ALL = "cube.true_fraction: null keeps all, and class_weights of the experiment balances their weights"
+MIN_SLOPE = 10  # smallest number of False from which the slope of their S/N distribution is measured
 
 
 def advise(snr: np.ndarray, labels: np.ndarray, *, keep_true: int, keep_false: int, injected: bool = True) -> list[str]:
-    """What to change where balancing throws away more than half of a class, and by how much.
+    """Advise what to change, and by how much, if balancing discards more than half of a class.
 
     Parameters
     ----------
     snr : numpy.ndarray
         (N,) S/N of the labelled candidates, before balancing.
     labels : numpy.ndarray
-        (N,) 1 True, 0 False.
+        (N,) 1 for True, 0 for False.
     keep_true, keep_false : int
-        How many of them the cube has.
+        Number of True and False after balancing.
     injected : bool
-        Whether the candidates are those of the workflow, which injects and detects; ready-made cutouts are not.
+        Whether sources were injected by the workflow, which is not the case for ready-made cutouts.
 
     Returns
     -------
     list of str
-        Sentences; none where the balance is good.
+        Sentences; empty if the balance is good.
     """
     n_true, n_false = int((labels == 1).sum()), int((labels == 0).sum())
     if keep_true < n_true / 2 and keep_true < n_true and n_false:
         factor = n_true / n_false
-        said = [f"{n_true - keep_true} of {n_true} True are thrown away to balance {n_false} False"]
+        advice = [f"{n_true - keep_true} of {n_true} True are discarded to balance {n_false} False"]
         lower = _threshold_shift(snr[labels == 0], factor)
         if not injected:
-            return [*said, KEEP_ALL]
-        if lower < 4.5 - 3:  # below 3 sigma noise makes most of them
-            said.append(f"a detect.threshold {lower:.1f} sigma lower gives about {factor:.1f} times as many False")
-        said.append("detect.threshold: auto lowers it for each image, detect.both_signs: true adds the negative ones")
-        said.append(f"or {factor:.1f} times as many images with 1 / {factor:.1f} of the injected sources")
-        return [*said, KEEP_ALL]
+            return [*advice, KEEP_ALL]
+        if lower < 4.5 - 3:  # from the default threshold down to 3 sigma; most candidates below that are noise
+            advice.append(f"a detect.threshold {lower:.1f} sigma lower gives about {factor:.1f} times as many False")
+        advice.append(
+            "detect.threshold: auto lowers the threshold for each image, detect.both_signs: true adds negative candidates"
+        )
+        advice.append(f"{factor:.1f} times as many images with 1 / {factor:.1f} of the injected sources also help")
+        return [*advice, KEEP_ALL]
     if keep_false < n_false / 2 and n_true:
         factor = n_false / n_true
-        said = [f"{n_false - keep_false} of {n_false} False are thrown away to balance {n_true} True"]
+        advice = [f"{n_false - keep_false} of {n_false} False are discarded to balance {n_true} True"]
         if injected:
-            said.append(f"inject.n_sources may be {factor:.1f} times as large")
-        return [*said, KEEP_ALL]
+            advice.append(f"inject.n_sources may be {factor:.1f} times as large")
+        return [*advice, KEEP_ALL]
     return []
 
 
 def _threshold_shift(snr: np.ndarray, factor: float) -> float:
-    """By how much a threshold is to be lower [sigma] for `factor` times as many candidates of this S/N.
+    """By how much the threshold must be lowered for `factor` times as many candidates [sigma].
 
-    Their number falls exponentially with S/N just above the threshold: the slope is that of those within 2 sigma of it
-    (maximum likelihood). NaN with fewer than 10 of them.
+    Just above the threshold, the number of candidates falls exponentially with S/N. The slope is the
+    maximum-likelihood estimate from the candidates within 2 sigma of the threshold; NaN for fewer than `MIN_SLOPE`.
     """
     snr = snr[np.isfinite(snr)]
     if len(snr) < MIN_SLOPE:
@@ -67,9 +69,24 @@ def _threshold_shift(snr: np.ndarray, factor: float) -> float:
 
 
 def draw(labels: np.ndarray, *, seed: int, true_fraction: float | None, max_cutouts: int | None) -> np.ndarray:
-    """Indices, in order, of a random selection with the wanted share of True (label 1).
+    """Draw a random selection of cutouts with a given fraction of True.
 
-    The larger class is thinned; with `max_cutouts` both are.
+    Cutouts of the larger class are dropped; with `max_cutouts`, cutouts of both classes.
+
+    Parameters
+    ----------
+    labels : numpy.ndarray
+        (N,) 1 for True, 0 for False.
+    seed : int
+    true_fraction : float or None
+        Fraction of True in the selection; None keeps all.
+    max_cutouts : int or None
+        Largest number of cutouts in the selection.
+
+    Returns
+    -------
+    numpy.ndarray
+        Sorted indices.
     """
     rng = np.random.default_rng(seed)
     true, false = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
@@ -85,11 +102,26 @@ def draw(labels: np.ndarray, *, seed: int, true_fraction: float | None, max_cuto
 
 
 def check_classes(labels: np.ndarray, min_per_class: int, where: str, verb: str) -> None:
-    """Refuse a cube with fewer than `min_per_class` of a class, or with one class only."""
+    """Refuse a cube with fewer than `min_per_class` cutouts of a class, or without a class.
+
+    Parameters
+    ----------
+    labels : numpy.ndarray
+        (N,) 1 for True, 0 for False.
+    min_per_class : int
+    where, verb : str
+        Beginning of the error message, and its words after "only n True cutouts".
+
+    Raises
+    ------
+    CubeError
+    """
+    least = max(min_per_class, 1)
     for value, name in ((1, "True"), (0, "False")):
         count = int((labels == value).sum())
-        if count < max(min_per_class, 1):
-            what = "the cube has one class only" if count == 0 else f"cube.min_per_class is {min_per_class}"
-            more = "raise inject.n_sources" if value else "lower detect.threshold (auto lowers it by itself)"
-            missing = f"{max(min_per_class, 1) - count} are missing: add images, or {more}"
-            raise CubeError(f"{where}: only {count} {name} cutouts {verb}; {what}; {missing}")
+        if count < least:
+            needed = "both classes are needed" if count == 0 else f"cube.min_per_class is {min_per_class}"
+            remedy = "raise inject.n_sources" if value else "lower detect.threshold (or set it to auto)"
+            raise CubeError(
+                f"{where}: only {count} {name} cutouts {verb}; {needed}; to get {least - count} more, add images or {remedy}"
+            )

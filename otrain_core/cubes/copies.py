@@ -1,4 +1,4 @@
-"""Copied cutouts: the same pixels under several names, which let a classifier score what it was trained on."""
+"""Find duplicate cutouts. If copies of a cutout are in several sets, a classifier is tested on its training data."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ import numpy as np
 
 from otrain_core.widths import SIGMA_PER_MAD
 
-SHIFT = 4  # a copy may be cut out so many pixels off
-SMALLEST = 9  # side of the part that is compared after a shift [px]
-PROJECTIONS = 8  # numbers by which pairs that may be copies are found
-NEAR = 0.1  # such pairs are nearer than this in those numbers; independent noise is about 4 apart
-# Nine tenths of the pixels of copies differ by less, in units of their spread; those of independent noise by up to 2.3.
+SHIFT = 4  # largest shift between two copies [px]
+SMALLEST = 9  # smallest side of the part that is compared after a shift [px]
+PROJECTIONS = 8  # number of random projections that preselect pairs
+NEAR = 0.1  # largest distance of preselected pairs in the projections; about 4 for independent noise
+# For copies, 90 % of the normalised pixels differ by less than this; for independent noise, by up to 2.3.
 SAME = 0.01
-FEW = 512  # cutouts, or pairs, looked at at a time
-NEIGHBOURS = 5  # of each cutout that are compared with it
+FEW = 512  # number of cutouts or pairs in memory at a time
+NEIGHBOURS = 5  # number of nearest neighbours that each cutout is compared with
 
 
 def find_copies(read: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:
-    """Groups of cutouts with the same pixels.
+    """Find groups of cutouts with the same pixels.
 
-    Two cutouts are copies where their differences, less their medians and over their robust noise, agree pixel by
-    pixel: so a copy may be rescaled and have another background. Cutouts of different images are compared about
-    their brightest pixel too: so a copy may be cut out up to `SHIFT` px off. Turned and mirrored copies are not found.
+    Two cutouts are copies if their difference images agree pixel by pixel after subtraction of the median and
+    division by the robust noise. So a copy may be rescaled and have another background. Cutouts of different images
+    are also compared around their brightest pixel, which finds copies that are shifted by up to `SHIFT` px. Rotated
+    and mirrored copies are not found.
 
     Parameters
     ----------
     read : callable
-        Differences of the cutouts with the given numbers, float (n, H, W).
+        Returns the difference images, float (n, H, W), of the cutouts with the given indices.
     images : numpy.ndarray
-        (N,) image of every cutout.
+        (N,) image of each cutout.
 
     Returns
     -------
     numpy.ndarray
-        (N,) int, number of the group, -1 for a cutout that is no copy. A constant cutout is none.
+        (N,) int, number of the group; -1 for cutouts without copies and for constant cutouts.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
@@ -60,7 +61,7 @@ def find_copies(read: Callable[[np.ndarray], np.ndarray], images: np.ndarray) ->
 
 
 def leave_out_copies(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Which cutouts stay: the first of each group, or none where its labels disagree; bool (N,)."""
+    """Which cutouts to keep, bool (N,): the first of each group, or none if the labels of the group disagree."""
     keep = groups < 0
     for number in np.unique(groups[~keep]):
         mine = np.flatnonzero(groups == number)
@@ -69,13 +70,20 @@ def leave_out_copies(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def count_copies(groups: np.ndarray, *, labels: np.ndarray, images: np.ndarray, candids: np.ndarray) -> dict[str, Any]:
-    """Counts of copied cutouts, and names of a few.
+    """Counts of the duplicate cutouts, and examples.
+
+    Parameters
+    ----------
+    groups : numpy.ndarray
+        (N,) as from `find_copies`.
+    labels, images, candids : numpy.ndarray
+        (N,) columns of the cutouts.
 
     Returns
     -------
     dict
-        n_copies (cutouts whose pixels stand elsewhere too), n_groups, n_across_images (of those whose copies stand
-        under another image), n_both_labels (under both labels), examples (lists of candids, at most three).
+        n_copies (cutouts in groups), n_groups, n_across_images (cutouts in groups with several images),
+        n_both_labels (cutouts in groups with both labels), examples (candids of at most three groups).
     """
     record: dict[str, Any] = {"n_copies": int((groups >= 0).sum()), "n_groups": 0}
     record |= {"n_across_images": 0, "n_both_labels": 0, "examples": []}
@@ -90,7 +98,7 @@ def count_copies(groups: np.ndarray, *, labels: np.ndarray, images: np.ndarray, 
 
 
 def copies_of_cube(cube: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Groups of copied cutouts of a cube as from `otrain_core.cubes.cube_format.read_cube`, see `find_copies`."""
+    """Groups of duplicate cutouts in a cube, see `find_copies`."""
     channels = [str(name) for name in cube["channels"]]
     index = channels.index("difference") if "difference" in channels else 0
     n = len(cube["labels"])
@@ -99,12 +107,17 @@ def copies_of_cube(cube: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def drop_copies(cube: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A cube as from `otrain_core.cubes.cube_format.read_cube` without its copied cutouts, and the counts of these.
+    """Remove the duplicate cutouts of a cube.
+
+    Parameters
+    ----------
+    cube : mapping of arrays
+        As from `otrain_core.cubes.cube_format.read_cube`.
 
     Returns
     -------
     cube : dict
-        The same arrays where nothing is copied.
+        The cube without duplicates; the same arrays if it has none.
     record : dict
         As from `count_copies`, and n_left_out.
     """
@@ -122,16 +135,19 @@ def drop_copies(cube: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
 
 
 def tell_copies(record: Mapping[str, Any], n: int) -> str:
-    """The counts of `count_copies` of `n` cutouts in a sentence, '' where there are no copies."""
+    """The counts from `count_copies` for `n` cutouts as a sentence; '' without copies."""
     if not record["n_copies"]:
         return ""
-    both = f", {record['n_both_labels']} of them under both labels" if record["n_both_labels"] else ""
+    both = f", {record['n_both_labels']} of them with both labels" if record["n_both_labels"] else ""
     names = " = ".join(record["examples"][0])
-    return f"{record['n_copies']} of {n} cutouts have the pixels of another one{both} (such as {names})"
+    return f"{record['n_copies']} of {n} cutouts have the same pixels as another one{both} (for example {names})"
 
 
 def _normalised(block: np.ndarray) -> np.ndarray:
-    """Pixels less their median over their robust noise, float32; missing pixels are 0, a constant cutout is NaN."""
+    """Normalised pixels, float32: the median is subtracted, then they are divided by the robust noise.
+
+    Missing pixels are 0; constant cutouts are NaN.
+    """
     values = np.where(np.isfinite(block), block, np.nan).astype(np.float32)
     if values.size == 0:
         return values
@@ -140,12 +156,12 @@ def _normalised(block: np.ndarray) -> np.ndarray:
     values -= np.nanmedian(values, axis=(1, 2), keepdims=True)
     noise = SIGMA_PER_MAD * np.nanmedian(np.abs(values), axis=(1, 2), keepdims=True)
     normal = np.nan_to_num(values) / np.where(noise > 0, noise, np.nan)
-    # The logarithm beyond a few sigma keeps the peaks of bright sources, all alike, from deciding.
+    # The logarithmic scale beyond a few sigma limits the weight of bright sources, which all look alike.
     return np.arcsinh(normal).astype(np.float32)
 
 
 def _about_peak(block: np.ndarray) -> np.ndarray:
-    """The part about the pixel near the centre that is farthest from the median; (n, 0, 0) of small cutouts."""
+    """The part around the most extreme pixel near the centre; shape (n, 0, 0) if the cutouts are too small."""
     side = min(block.shape[1:])
     half = _half(side)
     if 2 * half + 1 < SMALLEST:
@@ -165,21 +181,21 @@ def _half(side: int) -> int:
 
 
 def _projected(normal: np.ndarray) -> np.ndarray:
-    """(n, PROJECTIONS) numbers, near each other for copies."""
+    """Random projections (n, PROJECTIONS), which are nearly equal for copies."""
     flat = normal.reshape(len(normal), -1)
     directions = np.random.default_rng(0).normal(size=(flat.shape[1], PROJECTIONS)).astype(np.float32)
     return flat @ directions / np.sqrt(max(flat.shape[1], 1))
 
 
 def _near_pairs(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """(n, 2) pairs whose projections are near."""
+    """Pairs (n, 2) of cutouts whose projections are closer than `NEAR`."""
     from scipy.spatial import cKDTree
 
     points = np.concatenate(parts) if parts else np.zeros((0, PROJECTIONS))
     rows = np.flatnonzero(np.isfinite(points).all(axis=1))
     if len(rows) < 2 or not points[rows].any():
         return np.zeros((0, 2), int)
-    # Of many copies of one cutout the neighbours in order are enough to join them.
+    # A few neighbours suffice to connect a large group of copies.
     tree = cKDTree(points[rows])
     _, near = tree.query(points[rows], k=min(NEIGHBOURS, len(rows)), distance_upper_bound=NEAR)
     first = np.repeat(np.arange(len(rows)), near.shape[1])
@@ -189,7 +205,7 @@ def _near_pairs(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _same(read: Callable[[np.ndarray], np.ndarray], pairs: np.ndarray, *, centre: bool) -> np.ndarray:
-    """The pairs whose pixels agree."""
+    """The pairs whose pixels agree; with `centre`, after alignment on the brightest pixel."""
     good = np.zeros(len(pairs), bool)
     for start in range(0, len(pairs), FEW):
         some = pairs[start : start + FEW]

@@ -1,4 +1,4 @@
-"""The cube: all cutouts of one telescope under one pipeline, with their labels (step `cube`)."""
+"""Build a cube: all cutouts of one telescope under one pipeline, with their labels (step `cube`)."""
 
 from __future__ import annotations
 
@@ -39,27 +39,27 @@ def cube_files(
     folder: str | Path | None = None,
     labels: str | Path | None = None,
 ) -> None:
-    """Write the cube, that of the real stars, and the record, from the cutouts of every image that did not fail.
+    """Read the cutouts of all images, and write the cube, the cube of real stars, and the record.
 
     Parameters
     ----------
     stacks : sequence of path-like
-        Cutouts of the images, as the step `cutouts` writes them, or failure marks.
+        Cutouts of each image, as the step `cutouts` writes them, or failure marks.
     cube, real_stars, record : path-like
         Files to write.
     telescope, pipeline : str
     seed : int
     options : CubeOptions
     folder : path-like, optional
-        Folder with True/ and False/ of a telescope of ready-made cutouts, instead of `stacks`; its cubes have the
-        difference alone.
+        Folder with ready-made cutouts in True/ and False/, instead of `stacks`. Such a cube has only the channel
+        difference.
     labels : path-like, optional
         Label sheet.
 
     Raises
     ------
     CubeError
-        Those of `build_cube` and `cube_from_folders`.
+        See `build_cube` and `cube_from_folders`.
     """
     sheet = None
     if labels:
@@ -83,7 +83,7 @@ def cube_files(
             pipeline=pipeline,
             gather=False,
         )
-        if options.real_stars:  # real stars check a classifier that never saw them: those that train are not here
+        if options.real_stars:  # a test on real stars must not include stars that are in the training data
             real = no_rows(arrays)
         else:
             real = real_star_cube(
@@ -100,14 +100,14 @@ def cube_files(
 
 
 def read_stacks(paths: Sequence[str | Path]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """Cutouts of the images that have them, and why the others have none.
+    """Read the cutouts of images, and the failure marks of images without cutouts.
 
     Returns
     -------
     loaded : list of dict
-        As from `otrain_core.arrays.read_stack`, the pixels left in their files.
+        As from `otrain_core.arrays.read_stack`; the pixels are not read yet.
     failed : list of dict
-        image, step, key and message of every image whose file is a failure mark.
+        image, step, key and message of each image whose file is a failure mark.
 
     Raises
     ------
@@ -116,10 +116,10 @@ def read_stacks(paths: Sequence[str | Path]) -> tuple[list[dict[str, Any]], list
     """
     loaded, failed = [], []
     for path in paths:
-        if not Path(path).is_file():  # of a job of several images, which Snakemake does not know file by file
+        if not Path(path).is_file():  # under run.fused, Snakemake does not track the files of each image
             raise CubeError(
-                f"{path}: no such file; to have it made again under run.fused delete the steps.csv of its job, in the "
-                "folder of the job's first image"
+                f"{path}: no such file; to make it again under run.fused, delete the file steps.csv in the folder of "
+                "the first image of its job"
             )
         try:
             loaded.append(read_stack(path, later=("stack",)))
@@ -143,43 +143,43 @@ def build_cube(
     pipeline: str = "",
     gather: bool = True,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Join the cutouts of all images, leave out what has no label, and balance the classes.
+    """Join the cutouts of all images, select those with a label, and balance the classes.
 
-    Candidates flagged EDGE and those with label -1 are left out, and so are copies of a cutout (all of them where
-    their labels disagree, see `otrain_core.cubes.copies`), and real stars: they
-    stand in a cube of their own (see `real_star_cube`), unless ``options.real_stars`` has them join.
-    What is too much of a class is dropped at random over all images. The order is that of
-    image, then candid, whatever the order of `stacks`.
+    Candidates flagged EDGE and those with label -1 are left out. Of duplicate cutouts only one is kept, or none if
+    their labels disagree (see `otrain_core.cubes.copies`). Real stars are in a separate cube (see `real_star_cube`),
+    unless ``options.real_stars`` includes them here. Excess cutouts of a class are dropped at random over all images.
+    The cutouts are in order of image and candid, whatever the order of `stacks`.
 
     Parameters
     ----------
     stacks : sequence of mapping
-        As from `otrain_core.candidates.cutouts.make_cutouts`; memory-mapped arrays will do.
+        As from `otrain_core.candidates.cutouts.make_cutouts`; arrays may be memory-mapped.
     seed : int
     options : CubeOptions
     failed : sequence of mapping
-        image, step, key and message of every image that failed before.
+        image, step, key and message of each image that failed.
     labels : sequence of mapping, optional
-        Rows of a label sheet, whose labels override those of the cutouts (see `otrain_core.cubes.labels`).
+        Rows of a label sheet, which override the labels of the cutouts (see `otrain_core.cubes.labels`).
     telescope, pipeline : str
     gather : bool
-        False leaves the pixels where they are: ``cube`` is an `otrain_core.cubes.gather.Gathered`, which
-        `otrain_core.arrays.write_arrays` writes without ever holding it in memory.
+        Whether to read the pixels. If False, ``cube`` is an `otrain_core.cubes.gather.Gathered`, which
+        `otrain_core.arrays.write_arrays` writes block by block.
 
     Returns
     -------
     arrays : dict of numpy.ndarray
-        ``cube`` float32 (N, H, W, C), ``labels`` uint8 (1 True, 0 False), the other keys of
-        Table 1, then `CUBE_COLUMNS`, ``n_missing`` (NaN pixels of the difference), ``labels_before`` where there is
-        a label sheet (int8: 1, 0, -1 for none), ``channels``, ``telescope``, ``pipeline``.
+        ``cube`` float32 (N, H, W, C), ``labels`` uint8 (1 True, 0 False), the keys of `CUBE_COLUMNS`, ``n_missing``
+        (number of NaN pixels of the difference), ``labels_before`` if there is a label sheet (int8: 1, 0, or -1 for
+        no label), ``channels``, ``telescope``, ``pipeline``.
     record : dict
-        Counts, the copied cutouts (``copies``), what the label sheet changed (``labels``), and the failed images with their reasons.
+        Counts, duplicate cutouts (``copies``), changes by the label sheet (``labels``), and the failed images with
+        the reasons.
 
     Raises
     ------
     CubeError
-        No images, too many failed ones, no True or no False, too few of a class, a
-        candid that stands twice, a channel that the cutouts lack, cutouts of different sizes.
+        There are no images, too many images failed, a class has too few cutouts, a candid occurs twice, the cutouts
+        lack a channel or differ in size.
     """
     _check_failed(failed, n_images=len(stacks) + len(failed), limit=options.max_failed_fraction)
     stacks, column, offsets = joined_columns(stacks)
@@ -193,7 +193,7 @@ def build_cube(
     check_classes(given, 1, where, "were labelled")
     keep, copies = _without_copies(stacks, column, offsets, usable, where=where)
     usable, given = usable[keep], given[keep]
-    left = f"are left, as {tell_copies(copies, len(keep))}" if copies["n_left_out"] else "were labelled"
+    left = f"are left, because {tell_copies(copies, len(keep))}" if copies["n_left_out"] else "were labelled"
     check_classes(given, options.min_per_class, where, left)
     keep = draw(given, seed=seed, true_fraction=options.true_fraction, max_cutouts=options.max_cutouts)
     chosen = usable[keep]
@@ -232,7 +232,7 @@ def _without_copies(
     *,
     where: str,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Which of the usable rows stay when copied cutouts go, and their counts, see `otrain_core.cubes.copies`."""
+    """Which of the usable rows remain without duplicate cutouts, and the counts of these."""
     known = [str(name) for name in stacks[0]["channels"]]
     pixels = Gathered(stacks, offsets, usable, ["difference" if "difference" in known else known[0]])
     images, labels = column["image"][usable], column["label"][usable]
@@ -247,7 +247,7 @@ def _without_copies(
 
 
 def _counts(arrays: Mapping[str, np.ndarray], column: Mapping[str, np.ndarray], usable: np.ndarray) -> dict[str, Any]:
-    """Counts of a cube and of the candidates (`column`) from which its rows were drawn (`usable`)."""
+    """Counts of a cube, of all candidates (`column`), and of the rows from which the cube was drawn (`usable`)."""
     label, edge = column["label"], column["edge"].astype(bool)
     real, given = np.isin(column["kind"], REAL_KINDS), arrays["labels"]
     kept_images, kept_counts = np.unique(arrays["images"], return_counts=True)
@@ -286,7 +286,7 @@ def cube_from_folders(
     Parameters
     ----------
     true_dir, false_dir, size, channels
-        See `otrain_core.cubes.cube_folders.stacks_from_folders`; `channels` stand in the place of those of `options`.
+        See `otrain_core.cubes.cube_folders.stacks_from_folders`; `channels` replaces the channels in `options`.
     seed, options, labels, telescope, pipeline
         As in `build_cube`.
 
@@ -298,7 +298,7 @@ def cube_from_folders(
     Raises
     ------
     CubeError
-        Those of `stacks_from_folders` and of `build_cube`.
+        See `stacks_from_folders` and `build_cube`.
     """
     stacks, n_cut_off = stacks_from_folders(true_dir, false_dir, size=size, channels=channels)
     found = [str(name) for name in stacks[0]["channels"]]
@@ -322,7 +322,7 @@ def real_star_cube(
     pipeline: str = "",
     gather: bool = True,
 ) -> dict[str, Any]:
-    """The cutouts of real stars (kinds `otrain_core.stars.kinds.REAL_KINDS`), in the format of the cube.
+    """Join the cutouts of real stars (kinds `otrain_core.stars.kinds.REAL_KINDS`) into a cube.
 
     Parameters
     ----------
@@ -330,7 +330,7 @@ def real_star_cube(
         As from `otrain_core.candidates.cutouts.make_cutouts`.
     channels : sequence of str
     labels : sequence of mapping, optional
-        Rows of a label sheet: a star that people do not see as True is left out.
+        Rows of a label sheet; stars that people do not label True are left out.
     telescope, pipeline : str
     gather : bool
         As in `build_cube`.
@@ -343,7 +343,7 @@ def real_star_cube(
     Raises
     ------
     CubeError
-        Those of `build_cube` but for the number of cutouts.
+        There are no images, a candid occurs twice, or the cutouts lack a channel or differ in size.
     """
     if len(stacks) == 0:
         raise CubeError("there are no images to build a cube from")
@@ -371,7 +371,7 @@ def _arrays(
     arrays = {"cube": pixels.read() if gather else pixels, "labels": column["label"][chosen].astype(np.uint8)}
     for key, source in CUBE_COLUMNS.items():
         values = column[source][chosen]
-        if values.dtype.kind == "U":  # the narrowest width that holds the strings: same bytes for the same content
+        if values.dtype.kind == "U":  # the smallest width of the strings, so that equal content gives equal files
             values = values.astype(f"U{max(1, np.strings.str_len(values).max(initial=0))}")
         arrays[key] = values
     arrays["n_missing"] = column["n_missing"][chosen].astype(np.int32)
@@ -385,6 +385,7 @@ def _arrays(
 
 
 def _check_failed(failed: Sequence[Mapping[str, str]], *, n_images: int, limit: float) -> None:
+    """Refuse a cube without images, or if too large a fraction of the images failed."""
     if n_images == 0:
         raise CubeError("there are no images to build a cube from")
     if len(failed) < n_images and len(failed) / n_images <= limit:

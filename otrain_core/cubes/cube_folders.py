@@ -1,4 +1,4 @@
-"""Ready-made cutouts in two folders, True/ and False/."""
+"""Read ready-made cutouts from two folders, True/ and False/."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def stacks_from_folders(
     size: int | None = None,
     channels: Sequence[str] | None = ("difference",),
 ) -> tuple[list[dict[str, np.ndarray]], int]:
-    """Ready-made cutouts in two folders of FITS files, image by image, as the step `cutouts` makes them.
+    """Read ready-made cutouts from two folders of FITS files, and group them by image.
 
-    Header keys (Makhlouf et al. 2022, Sect. 2.3) and extensions are those of
-    `otrain_core.cubes.cutout_files.read_cutout`: CANDID and EDGE are mandatory in a file without extension DIFF. The
-    image of a cutout is its IMAGE or else its CANDID without the running number at its end. Images of one name in
-    different folders (``night1/science.fits``, ``night2/science.fits``) are named with their folders. Where CANDIDs
-    are running numbers that start anew for each image or class, the names of these are put before them.
+    See `otrain_core.cubes.cutout_files.read_cutout` for the header keys (Makhlouf et al. 2022, Sect. 2.3) and the
+    extensions; CANDID and EDGE are mandatory in a file without extension DIFF. The image of a cutout is its IMAGE or
+    else its CANDID without the running number at the end. Images of the same name in different folders
+    (``night1/science.fits``, ``night2/science.fits``) are named with their folders. Where CANDIDs are running numbers
+    that restart for each image or class, they are preceded by the name of the image or class.
 
     Parameters
     ----------
@@ -34,20 +34,20 @@ def stacks_from_folders(
     size : int, optional
         Crop to this side [px].
     channels : sequence of str or None
-        Channels of the cube; None takes all that every file has.
+        Channels of the cube; None takes all channels that are in every file.
 
     Returns
     -------
     stacks : list of dict
-        As from `otrain_core.candidates.cutouts.make_cutouts`.
+        One per image, as from `otrain_core.candidates.cutouts.make_cutouts`.
     n_cut_off : int
-        Cutouts left out as the edge of their image cut them off.
+        Number of cutouts left out because the edge of their image truncates them.
 
     Raises
     ------
     CubeError
-        A folder is missing or empty, a file is no two-dimensional square FITS image or of
-        another size, a mandatory key is missing, a value is unusable.
+        A folder is missing or empty, a file is not a two-dimensional square FITS image or has another
+        size, a mandatory key is missing, or a value is unusable.
     """
     rows: list[dict[str, Any]] = []
     planes: list[dict[str, np.ndarray]] = []
@@ -61,15 +61,15 @@ def stacks_from_folders(
                 continue
             if planes and plane["difference"].shape != planes[0]["difference"].shape:
                 shapes = plane["difference"].shape, planes[0]["difference"].shape
-                raise CubeError(f"{path}: a cutout of {shapes[0]} among cutouts of {shapes[1]}")
+                raise CubeError(f"{path}: the shape {shapes[0]} differs from that of the other cutouts, {shapes[1]}")
             for name in channels or ():
                 if name not in plane:
-                    raise CubeError(f"{path}: it has no channel {name} (but {', '.join(plane)})")
+                    raise CubeError(f"{path}: no channel {name}; the file has {', '.join(plane)}")
             planes.append(plane)
             about = {"label": label, "reason": "EDGE" if row["edge"] else f"folder {folder.name}", "file": path.stem}
             rows.append(row | about)
     if not rows:
-        raise CubeError(f"{true_dir}, {false_dir}: all cutouts are cut off by the edge of their image")
+        raise CubeError(f"{true_dir}, {false_dir}: all cutouts are truncated by the edge of their image")
     for row, name in zip(rows, name_images([row.pop("image_path") for row in rows]), strict=True):
         row["image"] = name
     _name_candidates(rows)
@@ -89,7 +89,10 @@ def stacks_from_folders(
 
 
 def _name_candidates(rows: list[dict[str, Any]]) -> None:
-    """Put image, then class before the candid of rows whose candids are running numbers, or names of files, that repeat."""
+    """Make repeated candids unique, in place, with the image and, if needed, the class in front of them.
+
+    Only candids that are running numbers or names of files are changed.
+    """
     for before in (lambda row: row["image"], lambda row: "True" if row["label"] else "False"):
         counts = Counter(row["candid"] for row in rows)
         repeated = [row for row in rows if counts[row["candid"]] > 1]
@@ -102,15 +105,15 @@ def _name_candidates(rows: list[dict[str, Any]]) -> None:
 
 
 def class_folders(folder: str | Path) -> tuple[Path, Path]:
-    """The folders of True and False cutouts, however their names are written.
+    """The folders of True and False cutouts; capitals in their names do not matter.
 
     Raises
     ------
     CubeError
-        One of them is not there.
+        One of them does not exist.
     """
     found = {path.name.lower(): path for path in sorted(Path(folder).glob("*")) if path.is_dir()}
     for name in ("true", "false"):
         if name not in found:
-            raise CubeError(f"{folder}: no such folder of cutouts: {name.capitalize()}/ (each class has its own)")
+            raise CubeError(f"{folder}: no folder {name.capitalize()}/; the cutouts of each class need a folder")
     return found["true"], found["false"]

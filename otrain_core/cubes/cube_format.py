@@ -1,4 +1,4 @@
-"""The keys of a cube, and how one is read."""
+"""The keys of a cube, and reading a cube."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from otrain_core.arrays import read_stack
 from otrain_core.errors import CubeError
 
 TABLE1 = ("cube", "labels", "mags", "errmags", "filters", "fwhms", "candids")
-# Cube key: column of the cutouts. Table 1 of Makhlouf et al. (2022) first.
+# Keys of a cube and the columns of the cutouts they come from. Those of Table 1 of Makhlouf et al. (2022) come first.
 CUBE_COLUMNS = {
     "mags": "mag",
     "errmags": "magerr",
@@ -37,16 +37,16 @@ CUBE_COLUMNS = {
     "grid_y": "grid_y",
     "signs": "sign",
 }
-# Keys that hold numbers.
+# Keys with numbers.
 NUMBERS = (
     *("mags", "errmags", "fwhms", "x", "y", "ra", "dec", "snr", "seeing", "pixel_scale"),
     *("injections", "grid_x", "grid_y", "signs", "n_missing"),
 )
-SENTINELS = (-99.0, 99.0, 0.0)  # "no magnitude" in the cutouts and cubes of the original O'TRAIN
+SENTINELS = (-99.0, 99.0, 0.0)  # missing magnitudes in the cubes of the original O'TRAIN
 
 
 def no_rows(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A cube of the same format without cutouts."""
+    """A cube without cutouts, with the same keys."""
     n, cube = len(arrays["labels"]), arrays["cube"]
     none = {
         key: array[:0] for key, array in arrays.items() if key not in ("cube", "channels") and array.shape[:1] == (n,)
@@ -57,9 +57,8 @@ def no_rows(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def read_cube(path: str | Path, *, mmap: bool = False, both_classes: bool = True) -> dict[str, np.ndarray]:
     """Read and check a cube.
 
-    Cubes of the original O'TRAIN, which have the keys of Table 1 only, are accepted:
-    labels may be one-hot (False, True), the cube without channel axis, and their magnitude
-    sentinels are read as missing.
+    Cubes of the original O'TRAIN, which have only the keys of Table 1, are accepted: their labels may be one-hot
+    (False, True), the cube may have no channel axis, and sentinels for magnitudes are read as missing.
 
     Parameters
     ----------
@@ -67,24 +66,23 @@ def read_cube(path: str | Path, *, mmap: bool = False, both_classes: bool = True
     mmap : bool
         Map ``cube`` into memory instead of reading it.
     both_classes : bool
-        Refuse a cube of one class only; a cube of real stars has one, or no rows at all.
+        Refuse a cube without both classes. A cube of real stars has one class, or no rows.
 
     Returns
     -------
     dict of numpy.ndarray
-        ``cube`` float32 (N, H, W, C), ``labels`` uint8, and the other keys of the file;
-        ``channels`` and ``kinds`` always.
+        ``cube`` float32 (N, H, W, C), ``labels`` uint8, ``channels``, ``kinds``, and the other keys of the file.
 
     Raises
     ------
     CubeError
-        Not readable, a key of Table 1 is missing, shapes that do not agree, text where numbers are needed, labels
-        other than 0 and 1, one class only.
+        The file is not readable, a key of Table 1 is missing, shapes do not agree, a column has text instead of
+        numbers, labels are not 0 or 1, or a class is missing.
     """
     arrays = read_stack(path, mmap=("cube",) if mmap else ())
     for key in TABLE1:
         if key not in arrays:
-            raise CubeError(f"{path}: key {key!r} is missing; a cube has {', '.join(TABLE1)}")
+            raise CubeError(f"{path}: key {key!r} is missing; a cube needs {', '.join(TABLE1)}")
     if arrays["cube"].ndim == 3:
         arrays["cube"] = arrays["cube"][..., None]
     cube = arrays["cube"]
@@ -95,7 +93,7 @@ def read_cube(path: str | Path, *, mmap: bool = False, both_classes: bool = True
     _check_columns(arrays, path)
     arrays.setdefault("kinds", np.full(len(cube), ""))
     if both_classes and len(np.unique(arrays["labels"])) < 2:
-        raise CubeError(f"{path}: the cube has one class only")
+        raise CubeError(f"{path}: labels: both classes are needed, but the cube has only one")
     if "channels" not in arrays:
         for key in ("mags", "errmags"):
             values = arrays[key].astype(np.float64)
@@ -103,9 +101,9 @@ def read_cube(path: str | Path, *, mmap: bool = False, both_classes: bool = True
         arrays["channels"] = np.array(["difference", *(f"channel{n}" for n in range(2, cube.shape[3] + 1))])
     channels = np.atleast_1d(arrays["channels"])
     if channels.ndim != 1 or len(channels) != cube.shape[3]:
-        raise CubeError(f"{path}: channels names {channels.size} channels, the cube has {cube.shape[3]}")
+        raise CubeError(f"{path}: channels: {channels.size} names for the {cube.shape[3]} channels of the cube")
     if channels.dtype.kind != "U" or len(set(channels.tolist())) < len(channels):
-        raise CubeError(f"{path}: channels: a name of its own for each channel is needed, found {channels.tolist()}")
+        raise CubeError(f"{path}: channels: a unique name is needed for each channel, found {channels.tolist()}")
     arrays["channels"] = channels
     return arrays
 
@@ -118,12 +116,12 @@ def _plain_labels(labels: np.ndarray, path: str | Path) -> np.ndarray:
     if known and labels.ndim == 2 and labels.shape[1] == 2 and (labels.sum(axis=1) == 1).all():
         return labels.argmax(axis=1).astype(np.uint8)
     if not known or labels.ndim != 1:
-        raise CubeError(f"{path}: labels: 0 (False) or 1 (True) for every cutout is needed")
+        raise CubeError(f"{path}: labels: must be 0 (False) or 1 (True) for each cutout")
     return labels.astype(np.uint8)
 
 
 def _check_columns(arrays: Mapping[str, np.ndarray], path: str | Path) -> None:
-    """Refuse columns that are not one value, of the right kind, for every cutout."""
+    """Refuse columns that do not have one value of the right type per cutout."""
     n = len(arrays["cube"])
     for key in dict.fromkeys((*TABLE1[1:], *CUBE_COLUMNS, "n_missing")):
         if key not in arrays:
@@ -137,6 +135,6 @@ def _check_columns(arrays: Mapping[str, np.ndarray], path: str | Path) -> None:
 
 
 def kept_false_share(cube_record: dict[str, Any]) -> float:
-    """Share of the labelled False candidates that balancing left in the cube (1 where unknown)."""
+    """Fraction of the labelled False candidates that are in the cube after balancing (1 where unknown)."""
     kept, found = cube_record.get("n_false"), cube_record.get("n_labelled_false")
     return kept / found if kept and found and kept <= found else 1.0

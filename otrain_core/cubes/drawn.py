@@ -1,4 +1,4 @@
-"""One cube of the cutouts of many telescopes, whole telescopes dealt to the sets (step `drawn`)."""
+"""Build one cube from the cutouts of many simulated telescopes, split by telescope (step `drawn`)."""
 
 from __future__ import annotations
 
@@ -37,29 +37,29 @@ def drawn_files(
     max_per_class: int,
     options: CubeOptions,
 ) -> None:
-    """Write one cube of the cutouts of many telescopes, and its split by telescope (step `drawn`).
+    """Write one cube from the cutouts of many telescopes, and its split by telescope.
 
     Parameters
     ----------
     stacks : sequence of path-like
-        Cutouts of images, or failure marks.
+        Cutouts of each image, or failure marks.
     telescopes : sequence of str
-        Telescope of each of `stacks`.
+        Telescope of each file in `stacks`.
     sets : mapping of str to str
         train, validation or test, by telescope.
     cube, real_stars, cube_record, split, split_record : path-like
         Files to write.
     name, pipeline : str
-        Those of the cube.
+        Telescope and pipeline of the cube.
     seed : int
     max_per_class : int
-        True, and False, of one telescope at most, drawn at random.
+        Largest number of True, and of False, from one telescope; more are reduced at random.
     options : CubeOptions
 
     Raises
     ------
     CubeError
-        Those of `otrain_core.cubes.cube.build_cube` and of `otrain_core.cubes.pool.check_pool`.
+        See `otrain_core.cubes.cube.build_cube` and `otrain_core.cubes.pool.check_pool`.
     """
     loaded, failed = [], []
     for path, telescope in zip(stacks, telescopes, strict=True):
@@ -78,20 +78,23 @@ def drawn_files(
     stars = real_star_cube(loaded, channels=options.channels, telescope=name, pipeline=pipeline, gather=False)
     write_arrays(real_stars, stars)
     write_table(split, table)
-    record["cutouts_per_image"] = {}  # thousands of images: the table of the split has them
+    record["cutouts_per_image"] = {}  # too many images; the table of the split lists them
     write_json(cube_record, record | {"telescopes": _counts_by_telescope(table)})
     write_json(split_record, {"seed": seed, "sky": "positions", "by-image": summarise_split(table)})
 
 
 def _of_telescope(stack: Mapping[str, np.ndarray], telescope: str) -> dict[str, np.ndarray]:
-    """A stack whose image and candidates bear the name of their telescope; labels may be changed."""
+    """A stack with the telescope in the names of image and candidates, and with a copy of the labels."""
     changed = {key: np.char.add(f"{telescope}:", np.asarray(stack[key]).astype(str)) for key in ("image", "candid")}
     changed["label"] = np.array(stack["label"])
     return dict(stack) | changed | {"image_name": np.array(f"{telescope}:{stack['image_name']}")}
 
 
 def _thin(stacks: Sequence[dict[str, np.ndarray]], *, seed: int, max_per_class: int) -> None:
-    """Leave out (label -1), at random, what a telescope has of a class above a limit; real stars do not count."""
+    """Reduce the classes of each telescope to `max_per_class`, in place: set labels to -1 at random.
+
+    Real stars are neither counted nor changed.
+    """
     by_telescope: dict[str, list[dict[str, np.ndarray]]] = {}
     for stack in stacks:
         by_telescope.setdefault(str(stack["image_name"]).split(":")[0], []).append(stack)

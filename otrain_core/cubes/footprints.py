@@ -1,4 +1,4 @@
-"""Where the candidates of a cube lie on the sky, and which images show the same of it."""
+"""Positions of the candidates of a cube on the sky, and groups of images that overlap."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-DIRECTIONS = 16  # directions along which two footprints are compared
-NEIGHBOURS = 9  # of an image, itself among them, that are compared with it first
-AT_ONCE = 256  # images whose other neighbours are then listed at a time
+DIRECTIONS = 16  # number of directions along which two footprints are compared
+NEIGHBOURS = 9  # number of nearest images, the image itself included, that are compared first
+AT_ONCE = 256  # number of images whose other neighbours are then searched at a time
 
 
 def sky_by(cube: Mapping[str, np.ndarray]) -> str:
-    """How it is known which candidates show the same sky.
+    """By which positions overlapping candidates are recognised.
 
     Returns
     -------
     str
-        "positions": all have a sky position. "reference": those that have none have a place on the pixel grid
-        of the reference of their field. "unknown": some have neither, or stand on the grids of several reference files,
-        which may show the same sky.
+        "positions": all candidates have a sky position. "reference": the others have a position on the pixel grid of
+        the reference of their field. "unknown": some have neither, or their positions are on the grids of several
+        reference files, which may show the same sky.
     """
     lost = ~np.isfinite(_sky_vectors(cube)[:, 0])
     if not lost.any():
@@ -29,15 +29,15 @@ def sky_by(cube: Mapping[str, np.ndarray]) -> str:
 
 
 def field_names(cube: Mapping[str, np.ndarray]) -> np.ndarray:
-    """What the sheet says that the image of each candidate shows, '' where it says nothing."""
+    """Field of the image of each candidate, as in the sheet of images; '' where the sheet has none."""
     return np.asarray(cube["fields"]).astype(str) if "fields" in cube else np.full(len(cube["labels"]), "")
 
 
 def directions(cube: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Unit vectors (N, 3) of the sky, or of places on the grid of the reference; NaN where neither is known.
+    """Unit vectors (N, 3) of the positions of candidates; NaN where unknown.
 
-    The grid of each field without a WCS lies about a direction of its own, so that distances hold within it and
-    different fields are apart.
+    For candidates without a sky position, the position on the grid of the reference is used. The grid of each such
+    field is put around a different direction, which keeps the distances within a field and separates the fields.
     """
     vectors = _sky_vectors(cube)
     lost, names = ~np.isfinite(vectors[:, 0]), field_names(cube)
@@ -49,7 +49,7 @@ def directions(cube: Mapping[str, np.ndarray]) -> np.ndarray:
         mine = names == name
         if not np.isfinite(grid[mine]).all():
             continue
-        # Spread evenly over the sphere (Fibonacci lattice), tangent to it (gnomonic projection).
+        # Directions are spread evenly over the sphere (Fibonacci lattice); the grid is a gnomonic projection.
         z = 1 - (2 * number + 1) / len(wanted)
         angle = np.pi * (3 - np.sqrt(5)) * number
         centre = np.array([np.sqrt(1 - z**2) * np.cos(angle), np.sqrt(1 - z**2) * np.sin(angle), z])
@@ -60,7 +60,24 @@ def directions(cube: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def join_unplaced(field_of_image: np.ndarray, image: np.ndarray, vectors: np.ndarray, names: np.ndarray) -> np.ndarray:
-    """Images of one name of a field are one field, where the places of some of them are not known."""
+    """Merge the images of a named field into one field, if the positions of some of its candidates are unknown.
+
+    Parameters
+    ----------
+    field_of_image : numpy.ndarray
+        (n_images,) field number of each image.
+    image : numpy.ndarray
+        (N,) image number of each candidate.
+    vectors : numpy.ndarray
+        (N, 3) as from `directions`.
+    names : numpy.ndarray
+        (N,) as from `field_names`.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n_images,) new field numbers.
+    """
     joined, lost = field_of_image.copy(), ~np.isfinite(vectors[:, 0])
     for name in sorted(set(names[lost].tolist()) - {""}):
         groups = np.unique(joined[image[names == name]])
@@ -69,23 +86,22 @@ def join_unplaced(field_of_image: np.ndarray, image: np.ndarray, vectors: np.nda
 
 
 def _sky_vectors(cube: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Unit vectors (N, 3) of the sky positions, NaN where there is none."""
+    """Unit vectors (N, 3) of the sky positions; NaN where there is none."""
     n = len(cube["labels"])
     void = np.full(n, np.nan)
     return unit_vectors(np.asarray(cube.get("ra", void), float), np.asarray(cube.get("dec", void), float))
 
 
 def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
-    """Directions on the sky: ra, dec [deg] to unit vectors (n, 3)."""
+    """Unit vectors (n, 3) of sky positions ra, dec [deg]."""
     ra, dec = np.deg2rad(ra), np.deg2rad(dec)
     return np.column_stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
 
 
 def guard_distances(cube: Mapping[str, np.ndarray], guard: float) -> np.ndarray:
-    """Distance [rad] that a candidate keeps from those of other sets.
+    """Guard distance (N,) [rad] between candidates of different sets.
 
-    Half the diagonal of a cutout plus `guard` times the seeing; NaN in seeing or pixel scale
-    (cutouts without position) gives 0.
+    It is half the diagonal of a cutout plus `guard` times the seeing; 0 where seeing or pixel scale are unknown.
     """
     half_diagonal = cube["cube"].shape[1] / np.sqrt(2)
     void = np.full(len(cube["labels"]), np.nan)
@@ -97,21 +113,21 @@ def guard_distances(cube: Mapping[str, np.ndarray], guard: float) -> np.ndarray:
 def pairs_within(
     ours: np.ndarray, our_guards: np.ndarray, theirs: np.ndarray, their_guards: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of two groups of candidates that are nearer than the mean of their guard distances.
+    """Find pairs of candidates of two groups that are closer than the mean of their guard distances.
 
     Parameters
     ----------
     ours, theirs : numpy.ndarray
-        (n, 3) and (m, 3) directions, NaN without position.
+        (n, 3) and (m, 3) unit vectors; NaN without position.
     our_guards, their_guards : numpy.ndarray
-        (n,) and (m,) as from `guard_distances` [rad].
+        (n,) and (m,) guard distances [rad].
 
     Returns
     -------
     first, second : numpy.ndarray
-        Rows of the two groups.
+        Indices of the candidates of each pair in the two groups.
     distance, needed : numpy.ndarray
-        How far apart the two are, and how far they should be [rad].
+        Distance of each pair, and mean of its guard distances [rad].
     """
     from scipy.spatial import cKDTree
 
@@ -119,7 +135,7 @@ def pairs_within(
     none, void = np.zeros(0, dtype=int), np.zeros(0)
     if len(i) == 0 or len(j) == 0:
         return none, none, void, void
-    # Only candidates with a neighbour within the largest guard need a closer look.
+    # Preselect the candidates that have a neighbour within the largest guard distance.
     tree, reach = cKDTree(theirs[j]), max(our_guards[i].max(), their_guards[j].max())
     i = i[np.isfinite(tree.query(ours[i], distance_upper_bound=reach)[0])]
     if len(i) == 0:
@@ -132,25 +148,25 @@ def pairs_within(
 
 
 def find_fields(vectors: np.ndarray, image: np.ndarray, guards: np.ndarray, *, n_images: int) -> np.ndarray:
-    """Field number of every image: connected groups of images that overlap on the sky.
+    """Find fields, which are connected groups of images that overlap on the sky.
 
-    Two images overlap unless some direction separates the positions of their candidates
-    by more than the guard distance. An image without positions is a field of its own.
+    Two images overlap unless the positions of their candidates, projected on one of `DIRECTIONS` axes, are separated
+    by more than the largest guard distance. An image without positions is a separate field.
 
     Parameters
     ----------
     vectors : numpy.ndarray
-        (N, 3) directions of the candidates, NaN without position.
+        (N, 3) unit vectors of the candidates; NaN without position.
     image : numpy.ndarray
-        (N,) image number of every candidate.
+        (N,) image number of each candidate.
     guards : numpy.ndarray
-        (N,) [rad].
+        (N,) guard distances [rad].
     n_images : int
 
     Returns
     -------
     numpy.ndarray
-        (n_images,) int, numbered in order of their first image.
+        (n_images,) int, field number of each image, in order of the first image of each field.
     """
     order = np.argsort(image, kind="stable")
     bounds = np.searchsorted(image[order], np.arange(n_images + 1))
@@ -179,10 +195,10 @@ def find_fields(vectors: np.ndarray, image: np.ndarray, guards: np.ndarray, *, n
 
 
 def _near_pairs(centres: np.ndarray, reach: float, roots: Callable[[], np.ndarray]) -> Iterator[np.ndarray]:
-    """Pairs (n, 2) of images closer than `reach` that are not known to be connected yet.
+    """Pairs (n, 2) of images that are closer than `reach` and not yet known to be connected.
 
-    The nearest neighbours come first: then all but a few of the others are known, and of thousands of images of
-    one field there are too many pairs to hold or to look at one by one.
+    Nearest neighbours come first. They connect most images of a field, so the many remaining pairs in a field with
+    thousands of images need not be compared.
     """
     from scipy.spatial import cKDTree
 
@@ -201,13 +217,13 @@ def _near_pairs(centres: np.ndarray, reach: float, roots: Callable[[], np.ndarra
 
 
 def direction(points: np.ndarray) -> np.ndarray:
-    """Unit vector (3,) to the middle of some directions (n, 3)."""
+    """Unit vector (3,) of the mean of unit vectors (n, 3)."""
     mean = points.mean(axis=0)
     return mean / np.linalg.norm(mean)
 
 
 def axes(centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """East and north at a direction (3,), unit vectors; any two orthogonal directions at the poles."""
+    """Unit vectors to the east and north at a direction (3,); at the poles, any two orthogonal directions."""
     pole = np.array([0.0, 0.0, 1.0]) if abs(centre[2]) < 0.999999 else np.array([1.0, 0.0, 0.0])
     east = np.cross(pole, centre)
     east /= np.linalg.norm(east)
@@ -215,6 +231,7 @@ def axes(centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _overlap(a: np.ndarray, b: np.ndarray, margin: float) -> bool:
+    """Whether no direction separates two groups of unit vectors by more than the margin [rad]."""
     east, north = axes(direction(np.vstack([a, b])))
     for angle in np.arange(DIRECTIONS) * np.pi / DIRECTIONS:
         axis = np.cos(angle) * east + np.sin(angle) * north

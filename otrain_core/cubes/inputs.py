@@ -1,4 +1,4 @@
-"""What a network reads of a cube: channels of pixels, and planes of one number for each cutout."""
+"""Select the inputs of a network from a cube: channels of pixels, and planes that are constant per cutout."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 from otrain_core.errors import ConfigError, CubeError
 
-IMAGES = ("difference", "science", "reference")  # channels in which a neighbour stands
-# Columns of a cube that a network can read as planes [arcsec/px; px], and what stands for them where unknown.
+IMAGES = ("difference", "science", "reference")  # channels in which neighbouring sources are visible
+# Columns of a cube that a network can read as planes, with the value for unknown ones [arcsec/px; px].
 SAMPLING = {"pixel_scale": 1.0, "seeing": 3.0}
-BLOCK = 4096  # cutouts read at a time from a cube that need not fit in memory
-FEW = 256  # cutouts of which all channels are in memory at a time
+BLOCK = 4096  # number of cutouts that are read at a time from a cube larger than the memory
+FEW = 256  # number of cutouts of which all channels are in memory at a time
 
 
 def select_inputs(
@@ -25,53 +25,52 @@ def select_inputs(
     optional: Sequence[str] = ("psf",),
     least: int | None = None,
 ) -> np.ndarray:
-    """Channels of a cube, cropped about the candidate (pixel side // 2).
+    """Select channels of a cube, cropped about the candidate (pixel side // 2).
 
     Parameters
     ----------
     cube : mapping of arrays
         ``cube`` (N, S, S, C), ``channels`` (C names), and ``pixel_scale`` and ``seeing`` (N,)
-        where they are asked for.
+        if they are among the inputs.
     inputs : sequence of str
-        Names of the channels wanted, in this order. Those of `SAMPLING` become planes of the one
-        number that the cube has for the cutout.
+        Names of the channels, in the order of the result. Columns in `SAMPLING` become planes with the value of the
+        cutout in every pixel.
     size : int or None
-        Side of the cropped cutouts; None keeps S.
+        Side of the cropped cutouts [px]; None keeps S.
     rows : numpy.ndarray, optional
-        Cutouts wanted, and the only ones read from a cube mapped into memory (default: all).
+        Indices or mask of the cutouts to select; only these are read from a memory-mapped cube (default: all).
     optional : sequence of str
-        Channels and columns that the cube need not have.
+        Channels and columns that the cube may lack.
     least : int, optional
-        Cutouts of this side or more, but smaller than `size`, get a rim of missing pixels.
+        Cutouts smaller than `size`, but at least of this side, are padded with missing pixels.
 
     Returns
     -------
     numpy.ndarray
-        float32 (n, size, size, len(inputs)); missing pixels, unknown numbers and channels that the cube does not
-        have are NaN.
+        float32 (n, size, size, len(inputs)); missing pixels, unknown values and missing channels are NaN.
 
     Raises
     ------
     CubeError
-        A channel or column that the cube does not have, or a size larger than its cutouts.
+        The cube lacks a channel or column, or its cutouts are too small.
     ConfigError
-        No channel of pixels among the inputs.
+        The inputs have no channel of pixels.
     """
     stack, names = cube["cube"], [str(name) for name in np.atleast_1d(cube["channels"])]
     if stack.ndim != 4 or stack.shape[3] != len(names):
-        raise CubeError(f"the cube of shape {stack.shape} does not fit its {len(names)} channels")
+        raise CubeError(f"the cube has the shape {stack.shape}, which does not agree with its {len(names)} channels")
     pixels = [name for name in inputs if name not in SAMPLING and (name in names or name not in optional)]
     if not pixels:
-        raise ConfigError(f"inputs: at least one channel of pixels is needed beside {', '.join(inputs) or 'nothing'}")
+        raise ConfigError(f"inputs: at least one channel of pixels is needed, found {', '.join(inputs) or 'none'}")
     for name in inputs:
         if name in SAMPLING and name not in cube and name not in optional:
-            raise CubeError(f"the cube does not have the column {name!r} that the network reads")
+            raise CubeError(f"the cube lacks the column {name!r}, which the network needs")
         if name not in SAMPLING and name not in names and name not in optional:
             raise CubeError(f"channel {name!r} is not in the cube (it has {', '.join(names)})")
     side = min(stack.shape[1:3])
     size = size or side
     if size > side and side < (least or size):
-        raise CubeError(f"cutouts of {size} px were asked for, those of the cube have {side} px")
+        raise CubeError(f"cutouts of {size} px are needed, but those of the cube have {side} px")
     whole, size = size, min(size, side)
     top, left = (length // 2 - size // 2 for length in stack.shape[1:3])
     index = [names.index(name) for name in pixels]
@@ -104,14 +103,14 @@ def input_blocks(
     rows: np.ndarray | None = None,
     block: int = BLOCK,
 ) -> Iterator[np.ndarray]:
-    """The same as `select_inputs`, some cutouts at a time: for cubes mapped into memory.
+    """Call `select_inputs` for blocks of cutouts, for cubes larger than the memory.
 
     Parameters
     ----------
     cube, inputs, size, rows
         As for `select_inputs`.
     block : int
-        Cutouts at a time.
+        Number of cutouts per block.
 
     Yields
     ------
@@ -129,5 +128,5 @@ def input_blocks(
 
 
 def column(cube: Mapping[str, np.ndarray], name: str, missing: Any = np.nan) -> np.ndarray:
-    """A column of the cube, or `missing` for every cutout where the cube does not have it."""
+    """A column of a cube, (N,); `missing` for each cutout if the cube does not have the column."""
     return np.asarray(cube[name]) if name in cube else np.full(len(cube["labels"]), missing)

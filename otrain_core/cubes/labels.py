@@ -1,4 +1,4 @@
-"""Labels given by hand: how people's answers become one label, and how these override those of the cross-match."""
+"""Labels given by people: combine the answers into one label, which overrides the label of the cross-match."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 
 ANSWERS = ("True", "False", "unsure")
-LEFT_OUT = "left out"  # what a candidate was labelled that has no label
-AGREEMENT = 2 / 3  # share of all who answered that must give the same label
-SAME_PLACE = 2.0  # a row of the sheet belongs to a candidate this near [px]
-SNR_EDGES = (0.0, 6.0, 8.0, 12.0, 20.0, np.inf)  # in which answers are counted: people call faint sources bogus
-BY_HAND = "by hand"  # kind of a True that nobody injected
+LEFT_OUT = "left out"  # word for a candidate without a label
+AGREEMENT = 2 / 3  # fraction of the answers that must agree
+SAME_PLACE = 2.0  # a row of the sheet belongs to a candidate within this distance [px]
+SNR_EDGES = (0.0, 6.0, 8.0, 12.0, 20.0, np.inf)  # S/N bins, as people tend to label faint sources as bogus
+BY_HAND = "by hand"  # kind of a True candidate that was not injected
 
 
 def agreed(answers: Sequence[str]) -> int:
-    """One label from the answers of several people: 1 (True), 0 (False) or -1 (left out).
+    """Combine the answers of several people into one label: 1 (True), 0 (False) or -1 (no label).
 
-    A label needs at least two thirds of all who answered, "unsure" counted as an answer. So one person's
-    word is enough, two must agree, and of three two must.
+    At least two thirds of the answers must agree; "unsure" counts as an answer. So one answer is sufficient, two
+    answers must agree, and of three answers two must agree.
     """
     counts = Counter(answers)
     for value, name in ((1, "True"), (0, "False")):
@@ -30,39 +30,39 @@ def agreed(answers: Sequence[str]) -> int:
 
 
 def word(label: int) -> str:
-    """A label in the words of the sheet's column ``before``."""
+    """A label as in the column ``before`` of the label sheet."""
     return {1: "True", 0: "False"}.get(int(label), LEFT_OUT)
 
 
 def override_labels(
     column: Mapping[str, np.ndarray], rows: Iterable[Mapping[str, Any]], *, telescope: str, pipeline: str
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Labels of candidates with those of the sheet in their place.
+    """Override the labels of candidates by those of a label sheet.
 
-    A row belongs to the candidate that it names, where this still lies within `SAME_PLACE` of the row's
-    position, or else to the nearest one that does: a run with another threshold numbers its candidates anew.
-    A row without a position belongs to the candidate that it names. A row is void where the candidate was True
-    when it was shown and is not now, or the reverse: a source was injected there, or is no longer, and
-    what was seen is not what is there.
+    A row belongs to the candidate that it names, if the candidate is within `SAME_PLACE` of the position in the row;
+    otherwise it belongs to the nearest candidate within this distance, because a run with another threshold numbers
+    its candidates differently. A row without a position belongs to the candidate that it names. A row is void if the
+    candidate was True when it was shown but is not True now, or the reverse: then a source has been injected or
+    removed, and the answer was given for other pixels.
 
     Parameters
     ----------
     column : mapping of arrays
-        image, candid, x, y [px], label, edge, reason, kind, artefact, injection, and snr where it is known; all (N,).
+        image, candid, x, y [px], label, edge, reason, kind, artefact, injection and, optionally, snr; all (N,).
     rows : iterable of mapping
-        Rows of the label sheet, see `otrain_core.plan.sheets.LabelRow`. Of two rows of one person for one
-        candidate the later one counts.
+        Rows of the label sheet, see `otrain_core.plan.sheets.LabelRow`. If a person has several rows for a
+        candidate, the latest one counts.
     telescope, pipeline : str
-        Rows of others are left aside; a row without pipeline holds for all.
+        Rows of other telescopes and pipelines are ignored; a row without pipeline is valid for all pipelines.
 
     Returns
     -------
     column : dict
-        With label, reason, kind, artefact and injection changed where the sheet says so, and
-        ``label_before``, the label before.
+        label, reason, kind, artefact and injection are changed according to the sheet; the additional column
+        ``label_before`` has the original labels.
     record : dict
-        n_rows and, of them, n_not_found, n_void and n_edge; n_candidates, of which n_true, n_false and
-        n_left_out; n_changed; people (rows of each that counted); by_snr (see `answers_by_snr`).
+        n_rows, and among these n_not_found, n_void and n_edge; n_candidates, and among these n_true, n_false and
+        n_left_out; n_changed; people (number of rows of each person that count); by_snr (see `answers_by_snr`).
     """
     mine = [row for row in rows if row["telescope"] == telescope and row.get("pipeline") in (None, pipeline)]
     label = np.asarray(column["label"]).astype(int)
@@ -100,23 +100,23 @@ def override_labels(
 def answers_by_snr(
     column: Mapping[str, np.ndarray], settled: np.ndarray, before: np.ndarray, *, rows: Sequence[int]
 ) -> list[dict[str, float]]:
-    """How often people said bogus, of all candidates and of those that are real by construction, by S/N.
+    """How often people label candidates as bogus, in bins of S/N, for all candidates and for injected sources.
 
     Parameters
     ----------
     column : mapping of arrays
         snr (N,).
     settled : numpy.ndarray
-        (n,) what people agreed on: 1, 0 or -1.
+        (n,) labels on which people agree: 1, 0 or -1 (no label).
     before : numpy.ndarray
-        (N,) label of the cross-match: 1 is a source that was injected, or a star that was set down or taken out.
+        (N,) labels of the cross-match; 1 for injected sources and for real stars that were moved or removed.
     rows : sequence of int
-        (n,) candidates that were answered.
+        (n,) indices of the candidates with answers.
 
     Returns
     -------
     list of dict
-        snr_low, snr_high (NaN: open), n, bogus, n_injected, injected_bogus; bins without an answer are left out.
+        snr_low, snr_high (NaN if open), n, bogus, n_injected, injected_bogus; bins without answers are left out.
     """
     snr, real = np.asarray(column["snr"], float)[list(rows)], before[list(rows)] == 1
     found = []
@@ -134,7 +134,7 @@ def answers_by_snr(
 def _answers(
     column: Mapping[str, np.ndarray], rows: Sequence[Mapping[str, Any]]
 ) -> tuple[dict[int, dict[str, str]], dict[str, int]]:
-    """Answers by candidate and person, and how many rows hold for none."""
+    """Answers by candidate and person, and counts of the rows that do not count."""
     images, candids = (np.asarray(column[key]).astype(str) for key in ("image", "candid"))
     x, y = (np.asarray(column[key], float) for key in ("x", "y"))
     edge, before = np.asarray(column["edge"], bool), np.asarray(column["label"]).astype(int)
@@ -142,7 +142,7 @@ def _answers(
     of_image = {str(name): np.flatnonzero(images == name) for name in np.unique(images)}
     lost = dict.fromkeys(("n_not_found", "n_void", "n_edge"), 0)
     answers: dict[int, dict[str, str]] = {}
-    # Stable: rows without a time keep their order in the sheet, before those with one.
+    # The sort is stable: rows without a time come first, in the order of the sheet.
     for row in sorted(rows, key=lambda row: row.get("when") or ""):
         index = by_name.get(row.get("candid"), -1)
         if index >= 0 and row.get("image") not in (None, images[index]):
@@ -163,7 +163,7 @@ def _answers(
 
 
 def _at(x: np.ndarray, y: np.ndarray, near: np.ndarray, x0: float, y0: float, *, named: int) -> int:
-    """The candidate of that name if it is at the place, or else the nearest one there, -1 for none."""
+    """Index of the named candidate if it is close to (x0, y0), else of the nearest close candidate, -1 if none."""
     if named >= 0 and not np.isfinite(x[named]):
         return named  # cutouts without positions
     distance = np.hypot(x[near] - x0, y[near] - y0)

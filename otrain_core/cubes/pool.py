@@ -1,8 +1,7 @@
 """Pools: the cutouts of several telescopes under one pipeline, as one cube and one split (step `pool`).
 
-A pool stands where a telescope would: ``pool`` holds all telescopes of the run under a pipeline,
-``pool-without-T`` the train and validation parts of all but T. So the rules that train on a
-telescope train on a pool.
+A pool has the same files as a telescope, so the same rules train on it. The pool named ``pool`` has all telescopes
+of the run; ``pool-without-T`` has the training and validation sets of all telescopes except T.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ from otrain_core.plan.pools import left_out
 if TYPE_CHECKING:
     import pandas as pd
 
-TRAINED = ("train", "validation")  # sets that decide weights, kept epoch and threshold
-CHUNK = 4096  # cutouts copied at a time
+TRAINED = ("train", "validation")  # sets that determine the weights, the epoch that is kept and the threshold
+CHUNK = 4096  # number of cutouts that are copied at a time
 
 
 def pool_files(
@@ -48,26 +47,28 @@ def pool_files(
     seed: int,
     channels: Sequence[str] | None = None,
 ) -> None:
-    """Write the pool in the files of a cube.
+    """Read the cubes and splits of several telescopes, and write those of the pool.
 
     Parameters
     ----------
     cubes, splits, records, real_stars : sequence of path-like
-        ``cube.npz``, ``split.csv``, ``cube.json`` and ``real_stars.npz`` of each of `telescopes`.
+        ``cube.npz``, ``split.csv``, ``cube.json`` and ``real_stars.npz`` of each telescope.
+    telescopes : sequence of str
+        Names of the telescopes, in the order of the files.
     cube, split, cube_record, split_record, pooled_stars : path-like
-        The same files of the pool, and ``split.json``.
+        Files of the pool to write.
     name : str
-        pool, or pool-without-{telescope}: train and validation only, as the target brings its own test.
+        pool, or pool-without-{telescope}. The latter has no test set: the model is tested on the telescope left out.
     pipeline : str
     seed : int
-        Of the run, for the records.
+        Seed of the run, for the records.
     channels : sequence of str, optional
         See `pool_cubes`.
 
     Raises
     ------
     CubeError
-        Those of `pool_cubes` and `check_pool`.
+        See `pool_cubes` and `check_pool`.
     """
     without = left_out(name)
     sets = SETS if without is None else TRAINED
@@ -87,7 +88,7 @@ def pool_files(
     write_table(split, table)
     write_json(cube_record, about | {"seed": seed, "sets": list(sets)} | counts)
     skies = {sky_by(members) for members in opened.values()}
-    sky = next(name for name in ("unknown", "reference", "positions") if name in skies)  # the least that is known
+    sky = next(name for name in ("unknown", "reference", "positions") if name in skies)  # the least certain one
     write_json(split_record, {"seed": seed, "sky": sky, "by-image": summarise_split(table)})
 
 
@@ -104,35 +105,36 @@ def pool_cubes(
     Parameters
     ----------
     cubes : mapping of str to mapping
-        By telescope, as from `otrain_core.cubes.cube_format.read_cube`; memory-mapped pixels will do.
+        By telescope, as from `otrain_core.cubes.cube_format.read_cube`; the pixels may be memory-mapped.
     splits : mapping of str to pandas.DataFrame
         By telescope, as from `otrain_core.cubes.split.split_cube`.
     sets : sequence of str
-        Sets that are taken over; the cutouts of other sets are not in the pool at all.
+        Sets to include; cutouts of other sets are left out.
     channels : sequence of str, optional
-        Channels kept (default: those that all cubes have).
-    file : path, optional
-        Where the pixels are put while they are joined, mapped into memory; None: in memory.
+        Channels to include (default: those that all cubes have).
+    file : path-like, optional
+        File for the joined pixels, which is mapped into memory (default: keep the pixels in memory).
 
     Returns
     -------
     arrays : dict of numpy.ndarray
-        A cube as from `otrain_core.cubes.cube.build_cube`, cropped about the candidates to the smallest
-        side, telescopes in the order of their names, and ``telescopes`` (N,). Images and candids
-        are renamed telescope:name. A column that a telescope lacks is missing there (NaN, '', -1).
+        A cube as from `otrain_core.cubes.cube.build_cube`, with the telescopes in order of their names and the
+        additional key ``telescopes`` (N,). The cutouts are cropped about the candidates to the smallest side of all
+        cubes. Images and candids are renamed telescope:name. Columns that a telescope lacks are NaN, '' or -1 there.
     split : pandas.DataFrame
         index, candid, image, label, field, cell, set, telescope.
 
     Raises
     ------
     CubeError
-        Fewer than two telescopes, a channel that a cube lacks, a cube without images, nothing left.
+        Fewer than two telescopes, a cube without a requested channel or without image names, or a split that does
+        not belong to its cube.
     """
     import pandas as pd
 
     names = sorted(cubes)
     if len(names) < 2:
-        raise CubeError(f"a pool needs two telescopes or more, not {len(names)}")
+        raise CubeError(f"a pool needs at least two telescopes, found {len(names)}")
     for name in names:
         if not np.array_equal(splits[name]["candid"].to_numpy(str), np.asarray(cubes[name]["candids"]).astype(str)):
             raise CubeError(f"telescope {name}: the split and the cube do not list the same candidates")
@@ -157,7 +159,7 @@ def join_rows(
     channels: Sequence[str] | None = None,
     file: str | Path | None = None,
 ) -> dict[str, np.ndarray]:
-    """The chosen rows (default all) of several cubes as one; see `pool_cubes`."""
+    """Join some rows (default: all) of several cubes, see `pool_cubes`."""
     names = sorted(cubes)
     if rows is None:
         rows = {name: np.arange(len(cubes[name]["labels"])) for name in names}
@@ -180,7 +182,7 @@ def join_rows(
             )
     for key in ("images", "candids"):
         if key not in arrays or not all(key in cubes[name] for name in names):
-            raise CubeError(f"a pool needs the key {key} of every cube, to tell its images apart")
+            raise CubeError(f"a pool needs the key {key} in every cube, to identify its images")
         prefix = np.char.add(arrays["telescopes"], ":") if len(arrays["telescopes"]) else arrays["telescopes"]
         arrays[key] = np.char.add(prefix.astype(str), arrays[key].astype(str))
     if "difference" in channels:
@@ -194,7 +196,13 @@ def _starts(count: int) -> range:
     return range(0, count, CHUNK)
 
 
-def _pixels(cubes, rows, channels, file) -> np.ndarray:
+def _pixels(
+    cubes: Mapping[str, Mapping[str, np.ndarray]],
+    rows: Mapping[str, np.ndarray],
+    channels: Sequence[str],
+    file: str | Path | None,
+) -> np.ndarray:
+    """Pixels of the chosen rows, cropped to the smallest side."""
     if not channels:
         raise CubeError("the cubes of the pool have no channel in common")
     size = min(min(cubes[name]["cube"].shape[1:3]) for name in cubes)
@@ -213,41 +221,56 @@ def _pixels(cubes, rows, channels, file) -> np.ndarray:
 
 
 def check_pool(arrays: Mapping[str, np.ndarray], split: pd.DataFrame, *, without: str | None = None) -> None:
-    """Fail if a pool leaks or cannot be trained on.
+    """Check that the sets of a pool are separate and can be used for training.
+
+    Parameters
+    ----------
+    arrays : mapping of arrays
+        Cube of the pool.
+    split : pandas.DataFrame
+        Split of the pool, in the order of the cube.
+    without : str, optional
+        Telescope that must not be in the pool.
 
     Raises
     ------
     CubeError
-        A cutout of the telescope that was to be left out, an image in two sets, train or validation of one
-        class only, or a split that is not that of the cube.
+        A cutout of the telescope that must not be in the pool, an image in two sets, a training or validation set
+        with one class only, or a split that does not belong to the cube.
     """
     if not np.array_equal(split["candid"].to_numpy(str), arrays["candids"]):
         raise CubeError("the split and the pool do not list the same candidates")
     if len(np.unique(arrays["candids"])) < len(split):
-        raise CubeError("a candid stands twice in the pool")
+        raise CubeError("a candid occurs twice in the pool")
     if without is not None:
         owners = np.char.partition(arrays["images"].astype(str), ":")[:, 0]
         if (arrays["telescopes"] == without).any() or (owners == without).any():
-            raise CubeError(f"the pool without {without} holds cutouts of {without}")
+            raise CubeError(f"the pool without {without} has cutouts of {without}")
     used = split[split["set"] != UNUSED]
     n_sets = used.groupby("image")["set"].nunique()
     if (n_sets > 1).any():
-        raise CubeError(f"image {n_sets.idxmax()} stands in two sets of the pool: the split leaks")
+        raise CubeError(f"image {n_sets.idxmax()} is in two sets of the pool, which must be independent")
     for name in TRAINED:
         if used.loc[used["set"] == name, "label"].nunique() < 2:
-            raise CubeError(f"set {name} of the pool has one class only")
+            raise CubeError(f"set {name} of the pool does not have both classes")
 
 
 def summarise_pool(
     arrays: Mapping[str, np.ndarray], split: pd.DataFrame, records: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Counts of a pool by telescope and set, in the keys of a cube's record.
+    """Counts of a pool by telescope and set, with the keys of the record of a cube.
 
     Parameters
     ----------
+    arrays, split
+        As from `pool_cubes`.
     records : mapping of str to mapping
-        ``cube.json`` of every telescope. ``n_labelled_false`` is what the False of the pool would
-        be without the balancing of their cubes.
+        ``cube.json`` of each telescope.
+
+    Returns
+    -------
+    dict
+        ``n_labelled_false`` is the number of False that the pool would have without the balancing of its cubes.
     """
     by_telescope, labelled_false = {}, 0.0
     for name, part in split.groupby("telescope"):

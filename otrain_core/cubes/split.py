@@ -1,16 +1,15 @@
-"""Train, validation and test: dealt by image and, where images show the same sky, by sky sector too (step `split`).
+"""Split a cube into training, validation and test sets, by image and, where images overlap, by sky (step `split`).
 
-Two cutouts are related when they come from one image (same PSF, noise, subtraction) or
-show one place of the sky (the residual of one star). Neither may stand in two sets.
-Where every image shows its own field, dealing images is enough. In a field that many
-images show, images are dealt, and so is the sky: sectors about the centre of the field,
-each large, in one piece, and reaching from the centre to the border, as the PSF
-varies with radius. A candidate is used where the set of its image and the set of
-its sector agree.
+Two cutouts are related if they come from the same image (same PSF, noise and subtraction) or show the same position
+on the sky (for example, the residual of the same star). Related cutouts must not be in different sets. If each image
+shows a different field, it is sufficient to split the images. If many images show the same field, both the images
+and the sky are split. The sky is divided into three sectors around the centre of the field, each of which reaches
+from the centre to the border, as the PSF varies with radius. A candidate is used only if its image and its sector
+belong to the same set.
 
-With shares p of the images and q of the sky the used share is the sum of p * q over
-the sets; whatever is dealt to whom, the square roots of the used shares cannot add up to more
-than 1. With p = q = (0.6, 0.15, 0.25) 45 % are used, but only 2 % for validation.
+With fractions p of the images and q of the sky, the fraction of candidates that are used is the sum of p * q over
+the sets. The sum of the square roots of the used fractions of the three sets cannot exceed 1. With
+p = q = (0.6, 0.15, 0.25), 45 % are used, but only 2 % for validation.
 """
 
 from __future__ import annotations
@@ -42,11 +41,11 @@ if TYPE_CHECKING:
 
 SETS = ("train", "validation", "test")
 UNUSED = "unused"
-RANDOM_FRACTION = 0.85  # of the cutouts train under the protocol of the paper
-SKY_POWER = 0.75  # the sky is dealt by shares to this power: a little more for the smaller sets
-TRIALS = 32  # deals tried; the best balanced is kept
+RANDOM_FRACTION = 0.85  # fraction of the cutouts used for training in the protocol of Makhlouf et al. (2022)
+SKY_POWER = 0.75  # the sky is divided by the fractions to this power, which favours the smaller sets
+TRIALS = 32  # number of random splits; the best balanced one is kept
 NEEDED = ("cube", "labels", "candids", "images")
-READ = (*NEEDED, "ra", "dec", "seeing", "pixel_scale", "fields", "grid_x", "grid_y")  # what the deal looks at of a cube
+READ = (*NEEDED, "ra", "dec", "seeing", "pixel_scale", "fields", "grid_x", "grid_y")  # keys of a cube that are read
 
 
 def split_files(
@@ -58,21 +57,21 @@ def split_files(
     seed: int,
     options: SplitOptions,
 ) -> None:
-    """Read a cube, write the split by image and sky, the random one of the paper, and their counts.
+    """Read a cube, and write the split by image and sky, the random split of the paper, and their counts.
 
     Parameters
     ----------
     cube : path-like
         As the step `cube` writes it.
     split, random_split, record : path-like
-        Tables and record to write.
+        Tables (CSV) and record (JSON) to write.
     seed : int
     options : SplitOptions
 
     Raises
     ------
     CubeError
-        The cube lacks a key, and those of `split_cube`, `check_split` and `split_random`.
+        The cube lacks a key; see also `split_cube`, `check_split` and `split_random`.
     """
     arrays = _read(cube)
     table = split_cube(arrays, seed=seed, options=options)
@@ -85,16 +84,16 @@ def split_files(
 
 
 def _read(path: str | Path) -> dict[str, Any]:
-    """Columns of a cube; of its pixels the shape alone."""
+    """Read the columns of a cube; the pixels are not read, only their shape."""
     arrays = read_stack(path, later=("cube",), only=READ)
     for key in NEEDED:
         if key not in arrays:
-            raise CubeError(f"{path}: key {key!r} is missing: the cube cannot be dealt")
+            raise CubeError(f"{path}: key {key!r} is missing; the cube cannot be split without it")
     if len(arrays["cube"].shape) != 4:
         raise CubeError(f"{path}: cube: shape (N, H, W, C) is needed, found {arrays['cube'].shape}")
     for key in READ:
         if key in arrays and arrays[key].shape[:1] != arrays["cube"].shape[:1]:
-            raise CubeError(f"{path}: {key} has {arrays[key].shape} entries for {arrays['cube'].shape[0]} cutouts")
+            raise CubeError(f"{path}: {key} has the shape {arrays[key].shape} for {arrays['cube'].shape[0]} cutouts")
     return arrays
 
 
@@ -105,44 +104,43 @@ def split_cube(
     options: SplitOptions,
     fields: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Deal the candidates of a cube to train, validation and test.
+    """Assign the candidates of a cube to the training, validation and test sets.
 
-    Images whose footprints come closer than the guard distance form a field. Fields are dealt
-    whole when that keeps the shares; otherwise the fields that are larger than the
-    smallest set are divided by image and sky sector. Of `TRIALS` random deals the one with
-    the best balance is kept, counting both classes.
+    Images whose footprints are closer than the guard distance form a field. Whole fields are assigned to the sets
+    where this gives the wanted fractions; otherwise the fields that are larger than the smallest set are divided by
+    image and by sky sector. Of `TRIALS` random splits, the one with the best balance of sets and classes is kept.
 
     Parameters
     ----------
     cube : mapping
-        As from `otrain_core.cubes.cube_format.read_cube`: candids, labels, images, and for the sky ra, dec
-        [deg] (NaN without WCS; then fields, the name of what the image shows, and grid_x, grid_y [arcsec], its place
-        on the grid of the reference, decide who shares sky), seeing [px], pixel_scale [arcsec/px] and the shape of cube.
+        As from `otrain_core.cubes.cube_format.read_cube`: candids, labels, images, ra and dec [deg], seeing [px],
+        pixel_scale [arcsec/px] and the shape of cube. For candidates without ra and dec, the key fields (name of
+        the field) and grid_x and grid_y (position on the grid of the reference [arcsec]) tell which of them overlap.
     seed : int
     options : SplitOptions
-        Where a field is divided, a candidate of one set stays ``guard`` [seeing FWHM] from every
-        cutout of another set, so that no residual of one is seen in the other.
+        In a divided field, a candidate is at least ``guard`` [seeing FWHM] from the cutouts of other sets, so that
+        no residual is in the cutouts of two sets.
     fields : mapping, optional
-        Field of every image, instead of finding it from the footprints.
+        Field of each image (default: found from the footprints).
 
     Returns
     -------
     pandas.DataFrame
-        index, candid, image, label, field (name), cell (sector, 0 where the field is whole) and
+        index, candid, image, label, field (name), cell (sector; 0 if the field is not divided) and
         set (train, validation, test, unused), in the order of the cube.
 
     Raises
     ------
     CubeError
-        The cube does not say which image a cutout comes from, fewer than three images, or a set that
-        would have no True or no False.
+        The cube does not name the image of each cutout, it has fewer than three images, or a set would have no
+        True or no False.
     """
     images = _images(cube)
     labels = np.asarray(cube["labels"]).astype(int)
     names, image = np.unique(images, return_inverse=True)
     if len(names) < 3:
         raise CubeError(
-            f"the cube has candidates of {len(names)} images; train, validation and test need at least three"
+            f"the cube has candidates of {len(names)} images; training, validation and test need at least three"
         )
     vectors = directions(cube)
     guards = guard_distances(cube, options.guard)
@@ -158,7 +156,7 @@ def split_cube(
     best, cells, chosen, counts = -np.inf, np.empty(0, int), np.empty(0, int), np.zeros((3, 2))
     for divided in _choices(field, field_of_image, vectors, shares):
         if not guards[divided[field]].all():
-            raise CubeError("images of one field can be dealt only with the seeing and pixel_scale of their candidates")
+            raise CubeError("the keys seeing and pixel_scale are needed to split images of the same field")
         for _ in range(TRIALS):
             trial_cells, owner = _deal_sky(vectors, field, guards, divided, shares, rng)
             dealt = _deal_images(image, field_of_image, labels, owner, divided, shares, rng)
@@ -173,7 +171,7 @@ def split_cube(
             if counts[index, label] == 0:
                 raise CubeError(
                     f"no {kind} candidate is left for {name} when {len(names)} images of {field_of_image.max() + 1} fields "
-                    f"are dealt by image and sky; more images or more candidates are needed"
+                    f"are split by image and sky; more images or more candidates are needed"
                 )
     return pd.DataFrame(
         {
@@ -189,7 +187,14 @@ def split_cube(
 
 
 def split_random(cube: Mapping[str, np.ndarray], *, seed: int, train_fraction: float = RANDOM_FRACTION) -> pd.DataFrame:
-    """The protocol of Makhlouf et al. (2022): cutouts dealt at random, 85 % train and 15 % test.
+    """Random split of the cutouts, as in Makhlouf et al. (2022): 85 % for training and 15 % for the test.
+
+    Parameters
+    ----------
+    cube : mapping
+        labels, candids and, optionally, images.
+    seed : int
+    train_fraction : float
 
     Returns
     -------
@@ -199,7 +204,7 @@ def split_random(cube: Mapping[str, np.ndarray], *, seed: int, train_fraction: f
     Raises
     ------
     CubeError
-        A set that would have no True or no False.
+        A set would have no True or no False.
     """
     labels = np.asarray(cube["labels"]).astype(int)
     order = np.random.default_rng(seed).permutation(len(labels))
@@ -207,7 +212,7 @@ def split_random(cube: Mapping[str, np.ndarray], *, seed: int, train_fraction: f
     chosen[order[: round(train_fraction * len(labels))]] = "train"
     for name in ("train", "test"):
         if len(np.unique(labels[chosen == name])) < 2:
-            raise CubeError(f"{len(labels)} cutouts are too few: {name} would have one class only")
+            raise CubeError(f"{len(labels)} cutouts are too few: {name} would not have both classes")
     images = np.asarray(cube["images"]) if "images" in cube else np.full(len(labels), "")
     return pd.DataFrame(
         {
@@ -221,20 +226,21 @@ def split_random(cube: Mapping[str, np.ndarray], *, seed: int, train_fraction: f
 
 
 def check_split(table: pd.DataFrame, cube: Mapping[str, np.ndarray], *, guard: float) -> None:
-    """Fail if the split leaks.
+    """Check that the sets of a split are independent.
 
     Parameters
     ----------
     table : pandas.DataFrame
         As from `split_cube`, in the order of the cube.
     cube : mapping
+        As for `split_cube`.
     guard : float
-        As in `split_cube` [seeing FWHM].
+        Guard distance, as in `split_cube` [seeing FWHM].
 
     Raises
     ------
     CubeError
-        The table is not that of the cube, an image stands in two sets, a set lacks a class, or two
+        The table does not belong to the cube, an image is in two sets, a set lacks a class, or two
         candidates of different sets are closer on the sky than the guard distance.
     """
     if not np.array_equal(table["candid"].to_numpy(str), np.asarray(cube["candids"]).astype(str)):
@@ -242,11 +248,11 @@ def check_split(table: pd.DataFrame, cube: Mapping[str, np.ndarray], *, guard: f
     used = table[table["set"] != UNUSED]
     for name in SETS:
         if used.loc[used["set"] == name, "label"].nunique() < 2:
-            raise CubeError(f"set {name} has one class only")
+            raise CubeError(f"set {name} does not have both classes")
     sets_of_image = used.groupby("image")["set"].agg(lambda values: sorted(set(values)))
     shared = sets_of_image[sets_of_image.map(len) > 1]
     if len(shared):
-        raise CubeError(f"image {shared.index[0]} stands in {' and '.join(shared.iloc[0])}: the split leaks")
+        raise CubeError(f"image {shared.index[0]} is in {' and '.join(shared.iloc[0])}, which must be independent")
 
     vectors, guards = directions(cube), guard_distances(cube, guard)
     chosen = table["set"].to_numpy(str)
@@ -258,13 +264,13 @@ def check_split(table: pd.DataFrame, cube: Mapping[str, np.ndarray], *, guard: f
                 closest, candids = distance.argmin(), table["candid"].to_numpy(str)
                 raise CubeError(
                     f"candidates {candids[i[first[closest]]]} ({one}) and {candids[j[second[closest]]]} ({other}) are "
-                    f"{np.rad2deg(distance[closest]) * 3600:.2f} arcsec apart, "
-                    f"{np.rad2deg(needed.max()) * 3600:.2f} are needed: the split leaks"
+                    f"{np.rad2deg(distance[closest]) * 3600:.2f} arcsec apart; independent sets need "
+                    f"{np.rad2deg(needed[closest]) * 3600:.2f} arcsec"
                 )
 
 
 def summarise_split(table: pd.DataFrame) -> dict[str, Any]:
-    """Counts of a split: candidates and images of every set, fields, what is unused."""
+    """Counts of a split: candidates and images of each set, fields, and unused candidates."""
     by_set = {}
     for name in [*SETS, UNUSED]:
         mine = table[table["set"] == name]
@@ -285,18 +291,17 @@ def summarise_split(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _images(cube: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Image of each cutout, (N,) str."""
     images = np.asarray(cube["images"]).astype(str) if "images" in cube else np.array([""])
     if (images == "").any():
-        raise CubeError(
-            "the cube does not say which image every cutout comes from (key images): it cannot be dealt by image"
-        )
+        raise CubeError("the cube does not name the image of each cutout (key images), so it cannot be split by image")
     return images
 
 
 def _choices(
     field: np.ndarray, field_of_image: np.ndarray, vectors: np.ndarray, shares: np.ndarray
 ) -> list[np.ndarray]:
-    """Which fields to divide: none of them (if three can be dealt), or the large ones with many images."""
+    """Choices of the fields to divide: none (if there are three fields), or the large fields with several images."""
     n_fields = field_of_image.max() + 1
     candidates = np.bincount(field, minlength=n_fields)
     n_images = np.bincount(field_of_image, minlength=n_fields)
@@ -306,7 +311,7 @@ def _choices(
     lost = large & ~placed
     if lost.any() and n_fields < 3:
         raise CubeError(
-            "images of one field can be dealt only with the sky positions of their candidates: a WCS is needed"
+            "the sky positions of the candidates are needed to split images of the same field; provide a WCS"
         )
     large &= placed
     choices = [np.zeros(n_fields, dtype=bool)] if n_fields >= 3 else []
@@ -314,8 +319,8 @@ def _choices(
         choices.append(large)
     if not choices:
         raise CubeError(
-            f"the {len(field_of_image)} images show {n_fields} fields, none with three images: train, validation and test "
-            "need three fields, or three images of one field"
+            f"the {len(field_of_image)} images show {n_fields} fields, none of which has three images; training, "
+            "validation and test need three fields, or three images of one field"
         )
     return choices
 
@@ -328,15 +333,15 @@ def _deal_sky(
     shares: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sector and set of the sky under every candidate.
+    """Sector of each candidate, and set of that part of the sky.
 
     Returns
     -------
     cells : numpy.ndarray
-        (N,) 1 to 3 in divided fields, 0 elsewhere.
+        (N,) sector, 1 to 3 in divided fields, 0 elsewhere.
     owner : numpy.ndarray
-        (N,) number of the set that owns the sky there; 3 within half a guard of a border between
-        sectors, -1 in fields that are not divided.
+        (N,) index of the set to which the sky at the candidate belongs; 3 within half a guard distance of a border
+        between sectors, -1 in fields that are not divided.
     """
     cells, owner = np.zeros(len(field), dtype=int), np.full(len(field), -1)
     sky = shares**SKY_POWER / (shares**SKY_POWER).sum()
@@ -371,10 +376,10 @@ def _deal_images(
     shares: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Set of every image: one by one in random order, each to the set that gains most.
+    """Set of each image: the units are assigned one by one, in random order, to the set with the largest gain.
 
     A unit is an image of a divided field, or a whole field. The gain of set s is
-    ``shares[s] * log(1 + new / had)``, summed over the classes, which settles at `shares`.
+    ``shares[s] * log(1 + new / had)``, summed over the classes. With this gain, the sets approach `shares`.
     """
     n_images = len(field_of_image)
     unit = np.where(divided[field_of_image], n_images + np.arange(n_images), field_of_image)

@@ -1,4 +1,4 @@
-"""Run all steps of one image, or of some images, in one process (step `image`)."""
+"""Run all steps of one or more images in one process (step `image`)."""
 
 from otrain_core.jobs.job import job_logging
 

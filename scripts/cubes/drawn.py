@@ -1,4 +1,4 @@
-"""Join the cutouts of telescopes drawn at random, and split them by telescope (step `drawn`)."""
+"""Join the cutouts of randomly drawn telescopes, and split them by telescope (step `drawn`)."""
 
 from otrain_core.jobs.job import job_logging
 

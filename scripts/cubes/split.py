@@ -1,4 +1,4 @@
-"""Deal the candidates of a cube to train, validation and test (step `split`)."""
+"""Split a cube into training, validation and test sets (step `split`)."""
 
 from otrain_core.jobs.job import job_logging
 

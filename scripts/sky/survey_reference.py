@@ -1,4 +1,4 @@
-"""Fetch the reference of one image from a survey of the sky (step `survey_reference`)."""
+"""Fetch the reference of one image from a sky survey (step `survey_reference`)."""
 
 from otrain_core.jobs.job import job_logging
 

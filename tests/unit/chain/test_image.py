@@ -59,7 +59,7 @@ def test_a_bad_image_is_left_out_and_the_next_one_is_done(frames, tmp_path, monk
     assert costs["bad", "start"][0] > 0 and costs["good", "subtract"][1] > 50
 
 
-def test_what_fails_before_the_subtraction_is_told_once(frames, tmp_path, monkeypatch):
+def test_a_failure_before_the_subtraction_is_recorded_once(frames, tmp_path, monkeypatch):
     monkeypatch.setenv(KEEP_GOING, "1")
 
     def fail(*args, **options):

@@ -20,7 +20,7 @@ def test_clock_counts_cpu_seconds_of_steps():
     assert clock.seconds["sum"] > 0 and clock.peak["sum"] > 10
 
 
-def test_what_is_kept_stands_in_its_folder_and_all_else_is_temporary():
+def test_kept_and_temporary_files_are_in_their_folders():
     steps = ImageSteps("i", Recipe(Pipeline(), Detector()), Path("kept"), Path("gone"), Clock())
     assert steps.file("cutouts.npz") == Path("kept/cutouts.npz") and steps.file("psf.json") == Path("kept/psf.json")
     assert steps.file("difference.fits") == Path("gone/difference.fits")

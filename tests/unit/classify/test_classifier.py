@@ -129,7 +129,7 @@ def test_smaller_cutouts_get_a_rim_of_missing_pixels(tmp_path):
         found = classifier.classify(cutouts)
         assert np.allclose(found["score"], _sigmoid(cutouts[:, size // 2, size // 2]), atol=1e-5)
         assert not found["missing"].any()  # the rim is ours
-    with pytest.raises(CubeError, match="cutouts of 10 px were asked for, those of the cube have 7 px"):
+    with pytest.raises(CubeError, match="cutouts of 10 px are needed, but those of the cube have 7 px"):
         classifier.score(np.zeros((2, 7, 7), np.float32))
 
 
@@ -155,7 +155,7 @@ def test_another_threshold(tmp_path):
 
 
 def test_wrong_cutouts_are_refused(classifier):
-    with pytest.raises(CubeError, match="cutouts of 9 px were asked for, those of the cube have 5 px"):
+    with pytest.raises(CubeError, match="cutouts of 9 px are needed, but those of the cube have 5 px"):
         classifier.score(np.zeros((2, 5, 5), np.float32))
     with pytest.raises(CubeError, match="do not fit the channels"):
         classifier.score(np.zeros((2, 9, 9, 3), np.float32))

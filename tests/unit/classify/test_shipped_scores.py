@@ -21,7 +21,7 @@ def test_a_cube_is_scored(tmp_path, shipped_model):
     assert shipped_digest() == digest(shipped_model)
 
 
-@pytest.mark.parametrize("reason", ["no shipped model", "cutouts of 21 px were asked for"])
+@pytest.mark.parametrize("reason", ["no shipped model", "cutouts of 21 px are needed"])
 def test_what_cannot_be_scored_is_an_empty_table(tmp_path, shipped_model, caplog, reason):
     cube = make_cube(20)
     if "no" in reason.split():

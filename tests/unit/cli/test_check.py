@@ -51,5 +51,5 @@ def test_check_names_copied_cutouts(tmp_path, capsys):
     write_arrays(tmp_path / "cube.npz", copied)
     assert main(["check", str(tmp_path / "cutouts"), str(tmp_path / "cube.npz"), "--json"]) == 1
     folder, cube = json.loads(capsys.readouterr().out)
-    assert "60 of 60 cutouts have the pixels of another one" in folder["problems"][-1]
-    assert "20 of 60 cutouts have the pixels of another one, 20 of them under both labels" in cube["problems"][-1]
+    assert "60 of 60 cutouts have the same pixels as another one" in folder["problems"][-1]
+    assert "20 of 60 cutouts have the same pixels as another one, 20 of them with both labels" in cube["problems"][-1]

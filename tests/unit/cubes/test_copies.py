@@ -37,10 +37,13 @@ def test_noise_under_eight_names():
         0,
     )
     assert record["examples"][0] == ["0", "30", "60", "90"]
-    assert tell_copies(record, 240) == "240 of 240 cutouts have the pixels of another one (such as 0 = 30 = 60 = 90)"
+    assert (
+        tell_copies(record, 240)
+        == "240 of 240 cutouts have the same pixels as another one (for example 0 = 30 = 60 = 90)"
+    )
 
 
-def test_the_same_pixels_under_both_labels_all_go():
+def test_duplicates_with_both_labels_are_all_left_out():
     pixels = np.concatenate([noise(6), noise(6)[:2]])
     groups = groups_of(pixels, ["a"] * 6 + ["b"] * 2)
     labels = np.array([1, 0, 1, 1, 1, 1, 0, 0])
@@ -69,7 +72,7 @@ def test_shifted_copies_of_another_image_and_neighbours_of_the_same():
     assert (groups_of(pixels, ["a"] * 200) == -1).all()
 
 
-def test_bright_sources_alike_are_no_copies():
+def test_similar_bright_sources_are_not_duplicates():
     rng = np.random.default_rng(3)
     y, x = np.mgrid[:21, :21] - 10
     source = np.exp(-(x**2 + y**2) / 2 / 1.3**2)

@@ -90,7 +90,7 @@ def test_balance_is_random_over_all_images_and_seeded():
     assert other["candids"].tolist() != arrays["candids"].tolist()
 
 
-def test_edge_and_unlabelled_never_enter():
+def test_candidates_at_the_edge_and_without_label_are_left_out():
     stacks = [stack_of("i1", [1, 1, 0, 0, -1, 1], edge=[1]), stack_of("i2", [0, 0, 1, 1], edge=[0])]
     arrays, record = build(stacks, true_fraction=None)
     assert record["n_edge"] == 2 and record["n_left_out"] == 1
@@ -118,7 +118,7 @@ def with_real_stars():
     return stacks
 
 
-def test_real_stars_stand_apart():
+def test_real_stars_are_in_a_separate_cube():
     stacks = with_real_stars()
     arrays, record = build(stacks, true_fraction=None)
     assert not set(arrays["kinds"]) & {"removed", "transplanted"}
@@ -134,13 +134,13 @@ def test_real_stars_stand_apart():
     assert record["kinds"]["removed"] == record["kinds"]["transplanted"] == 3
 
 
-def test_no_real_stars_make_an_empty_cube(tmp_path):
+def test_without_real_stars_their_cube_is_empty(tmp_path):
     real = real_star_cube([*three_images(), stack_of("i9", [])], channels=CHANNELS)
     assert real["cube"].shape == (0, 9, 9, len(CHANNELS)) and real["cube"].dtype == np.float32
     assert all(len(real[key]) == 0 for key in (*CUBE_COLUMNS, "labels", "n_missing"))
     write_arrays(tmp_path / "real.npz", real)
     assert read_cube(tmp_path / "real.npz", both_classes=False)["candids"].dtype.kind == "U"
-    with pytest.raises(CubeError, match="one class only"):
+    with pytest.raises(CubeError, match="labels: both classes are needed"):
         read_cube(tmp_path / "real.npz")
 
 
@@ -165,11 +165,11 @@ def test_the_advice_is_in_the_record():
     for stack in stacks:
         stack["injection"][:30] = np.arange(30)
     _, record = build(stacks)
-    assert record["advice"][0] == "78 of 90 True are thrown away to balance 12 False"
+    assert record["advice"][0] == "78 of 90 True are discarded to balance 12 False"
     assert build([stack_of("i1", [1, 0, 0] * 10)])[1]["advice"] == []
 
 
-def test_copied_cutouts_are_left_out_and_counted():
+def test_duplicate_cutouts_are_left_out_and_counted():
     rng = np.random.default_rng(4)
     stacks = [stack_of(f"i{k}", [1, 0] * 10) for k in (1, 2, 3)]
     for stack in stacks:
@@ -184,12 +184,14 @@ def test_copied_cutouts_are_left_out_and_counted():
     assert copies["n_left_out"] == 6 and copies["examples"][0] == ["T-i1-0001", "T-i2-0001"]
 
 
-def test_a_cube_of_copies_under_both_labels_says_so():
+def test_a_cube_of_duplicates_with_both_labels_is_refused():
     stacks = [stack_of(f"i{k}", [1, 0] * 3) for k in (1, 2)]
     pixels = np.random.default_rng(4).normal(0, 5, (3, 9, 9)).astype(np.float32)
     for stack in stacks:
         stack["stack"][..., 0] = np.repeat(pixels, 2, axis=0)
-    with pytest.raises(CubeError, match="only 0 True cutouts are left, as 12 of 12 cutouts .* 12 of them under both"):
+    with pytest.raises(
+        CubeError, match="only 0 True cutouts are left, because 12 of 12 cutouts .* 12 of them with both"
+    ):
         build(stacks)
 
 
@@ -200,7 +202,7 @@ def test_same_bytes_for_same_input_in_any_order(tmp_path):
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
-def test_fields_and_places_on_the_reference_are_kept_where_they_are_known():
+def test_fields_and_positions_on_the_reference_are_kept():
     stacks = three_images()
     for stack in stacks[:2]:
         n = len(stack["label"])
@@ -212,7 +214,7 @@ def test_fields_and_places_on_the_reference_are_kept_where_they_are_known():
     assert np.isnan(arrays["grid_y"][~known]).all()
 
 
-def test_image_without_candidates_is_no_problem():
+def test_an_image_without_candidates_is_accepted():
     arrays, record = build([*three_images(), stack_of("i9", [])])
     assert record["n_images"] == 4 and record["n_images_used"] == 3
     assert arrays["candids"].dtype.kind == "U"
@@ -227,16 +229,24 @@ FAILED = [{"image": "i7", "step": "psf", "key": "data", "message": "all pixels a
         ([], {}, "no images"),
         ([], {"failed": FAILED}, "1 of 1 images failed.*i7: data: all pixels are NaN"),
         ([stack_of("i1", [1, 0] * 5)], {"failed": FAILED * 3, "max_failed_fraction": 0.5}, "3 of 4 images failed"),
-        ([stack_of("i1", [1] * 9)], {}, "only 0 False cutouts were labelled; the cube has one class only"),
+        (
+            [stack_of("i1", [1] * 9)],
+            {},
+            "only 0 False cutouts were labelled; both classes are needed; to get 1 more, add images or lower detect.thr",
+        ),
         ([stack_of("i1", [0] * 9)], {}, "only 0 True cutouts"),
         (
             [stack_of("i1", [0] * 9 + [1])],
             {},
-            "only 1 True cutouts were labelled; cube.min_per_class is 2; 1 are missing: add images, or raise inject",
+            "only 1 True cutouts were labelled; cube.min_per_class is 2; to get 1 more, add images or raise inject",
         ),
         ([stack_of("i1", [1, 0] * 9)], {"max_cutouts": 2}, "left after balancing"),
         ([stack_of("i1", [1, 0] * 5), stack_of("i1", [1, 0] * 5)], {}, "image i1 was given twice"),
-        ([without_psf(stack_of("i1", [1, 0] * 5))], {"channels": ["psf"]}, "image i1: cube.channels asks for psf"),
+        (
+            [without_psf(stack_of("i1", [1, 0] * 5))],
+            {"channels": ["psf"]},
+            r"image i1: no channel psf \(cube.channels\)",
+        ),
         ([stack_of("i1", [1, 0] * 5), stack_of("i2", [1, 0] * 5, size=11)], {}, "different sizes"),
     ],
 )
@@ -248,7 +258,7 @@ def test_bad_input(stacks, options, match):
 def test_duplicate_candid():
     stack = stack_of("i1", [1, 0] * 5)
     stack["candid"][3] = stack["candid"][4]
-    with pytest.raises(CubeError, match="candid T-i1-0005 stands 2 times"):
+    with pytest.raises(CubeError, match="candid T-i1-0005 occurs 2 times"):
         build([stack])
 
 
@@ -296,7 +306,7 @@ def test_files_survive_a_failed_image(tmp_path, folders):
     with pytest.raises(CubeError, match="1 of 4 images failed.*all saturated"):
         cube_files(stacks=paths, seed=1, options=section(max_failed_fraction=0.1), **arguments)
     paths[-1].unlink()
-    with pytest.raises(CubeError, match="i4.npz: no such file; to have it made again"):
+    with pytest.raises(CubeError, match="i4.npz: no such file; to make it again"):
         cube_files(stacks=paths, seed=1, options=options, **arguments)
     cube_files(stacks=[], folder=str(folders), seed=1, options=options, **arguments)
     assert io.read_json(tmp_path / "cube.json")["n_true"] == 6

@@ -58,7 +58,7 @@ def test_magnitude_sentinels_are_missing(folders, sentinel):
         ({"EDGE": None}, "bad.fits: EDGE: this header key is mandatory"),
         ({"EDGE": "perhaps"}, "bad.fits: EDGE: True or False is needed, found 'perhaps'"),
         ({"MAG": "faint"}, "bad.fits: MAG: a number is needed, found 'faint'"),
-        ({"CANDID": "night1_1"}, "candid night1_1 stands 2 times"),
+        ({"CANDID": "night1_1"}, "candid night1_1 occurs 2 times"),
     ],
 )
 def test_bad_cutout_header(folders, header, match):
@@ -78,7 +78,7 @@ def test_bad_folders(folders, tmp_path):
         from_folders(folders)
     (folders / "True" / "broken.fits").unlink()
     fits.PrimaryHDU(np.zeros((9, 10), np.float32)).writeto(folders / "True" / "oblong.fits")
-    with pytest.raises(CubeError, match="oblong.fits: NAXIS: a square cutout"):
+    with pytest.raises(CubeError, match="oblong.fits: NAXIS: the cutout must be square, found 10 x 9 px"):
         from_folders(folders)
 
 
@@ -96,7 +96,7 @@ def test_stacks_are_image_by_image(folders):
     np.testing.assert_array_equal(first["stack"][:, 4, 4, 0], [0, 3, 100, 103])
 
 
-def test_frames_of_one_name_of_two_nights_are_two_images(tmp_path):
+def test_frames_of_two_nights_with_the_same_name_are_two_images(tmp_path):
     for folder, start in (("True", 0), ("False", 100)):
         for k in range(6):
             path = tmp_path / folder / f"c{start + k}.fits"
@@ -117,7 +117,7 @@ def write_night(root, *, header_of, n=12, name_of=None):
     return root
 
 
-def test_numbers_that_start_anew_for_each_image_and_class(tmp_path):
+def test_running_numbers_that_restart_for_each_image_and_class(tmp_path):
     root = write_night(tmp_path, header_of=lambda label, k: {"CANDID": k % 4, "IMAGE": f"night{k // 4}.fits"})
     arrays, _ = from_folders(root, true_fraction=None)
     assert len(set(arrays["candids"])) == 24 and set(arrays["images"]) == {f"night{k}.fits" for k in range(3)}
@@ -126,7 +126,7 @@ def test_numbers_that_start_anew_for_each_image_and_class(tmp_path):
     assert arrays["cube"][arrays["candids"].tolist().index("False-night1.fits-2"), 0, 0, 0] == 106
 
 
-def test_numbers_that_start_anew_for_each_image_alone(tmp_path):
+def test_running_numbers_that_restart_for_each_image(tmp_path):
     def header(label, k):
         return {"CANDID": k % 4 + (0 if label == "True" else 50), "IMAGE": f"night{k // 4}.fits"}
 
@@ -134,7 +134,7 @@ def test_numbers_that_start_anew_for_each_image_alone(tmp_path):
     assert len(set(arrays["candids"])) == 24 and "night2.fits-53" in arrays["candids"]
 
 
-def test_images_of_one_name_in_several_folders_are_several_images(tmp_path):
+def test_images_of_the_same_name_in_several_folders_are_different_images(tmp_path):
     def header(label, k):
         return {"IMAGE": f"/data/night{k % 3}/{'a' if k % 2 else 'b'}/science.fits"}
 
@@ -144,12 +144,12 @@ def test_images_of_one_name_in_several_folders_are_several_images(tmp_path):
     assert arrays["images"][where] == "night1/b/science.fits"
 
 
-def test_one_image_keeps_its_short_name(tmp_path):
+def test_a_unique_image_keeps_its_short_name(tmp_path):
     root = write_night(tmp_path, header_of=lambda label, k: {"IMAGE": f"/data/one/im{k % 3}.fits"})
     assert set(from_folders(root, true_fraction=None)[0]["images"]) == {"im0.fits", "im1.fits", "im2.fits"}
 
 
-def test_a_name_that_stands_twice_and_is_no_number_is_refused(tmp_path):
+def test_a_repeated_name_that_is_not_a_number_is_refused(tmp_path):
     root = write_night(tmp_path, header_of=lambda label, k: {"CANDID": "SN2026a" if k == 3 else None or f"{label}{k}"})
-    with pytest.raises(CubeError, match="candid SN2026a stands 2 times"):
+    with pytest.raises(CubeError, match="candid SN2026a occurs 2 times"):
         from_folders(root)

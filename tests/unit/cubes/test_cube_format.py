@@ -43,23 +43,23 @@ def test_cube_of_the_original_program(tmp_path, one_hot):
     "change, match",
     [
         ({"fwhms": None}, "key 'fwhms' is missing"),
-        ({"labels": np.array([0, 1, 2, 1])}, "labels: 0"),
-        ({"labels": np.ones(4)}, "one class only"),
+        ({"labels": np.array([0, 1, 2, 1])}, "labels: must be 0"),
+        ({"labels": np.ones(4)}, "labels: both classes are needed"),
         ({"mags": np.ones(3)}, "mags has 3 entries for 4 cutouts"),
         ({"labels": np.array([0, 1])}, "labels has 2 entries"),
         ({"cube": np.ones((4, 9))}, "cube: numbers of shape"),
-        ({"channels": np.array(["difference", "mask"])}, "channels names 2"),
-        ({"channels": np.array([7])}, "channels: a name of its own for each channel"),
+        ({"channels": np.array(["difference", "mask"])}, "channels: 2 names for the 1 channels"),
+        ({"channels": np.array([7])}, "channels: a unique name is needed for each channel"),
         ({"mags": np.array(18.0)}, r"mags has the shape \(\) for 4 cutouts"),
         ({"mags": np.array(list("abcd"))}, "mags: numbers are needed, found <U1"),
         ({"fwhms": np.ones((4, 2))}, r"fwhms has the shape \(4, 2\)"),
         ({"cube": np.ones((4, 9, 9, 1), bool)}, "cube: numbers of shape"),
         ({"cube": np.ones((4, 0, 0, 1))}, "cube: numbers of shape"),
-        ({"labels": np.array(["True", "False"] * 2)}, "labels: 0"),
-        ({"labels": np.array([0, 1, np.nan, 1])}, "labels: 0"),
-        ({"labels": np.array(1)}, "labels: 0"),
-        ({"labels": np.array([[0.5, 0.5]] * 4)}, "labels: 0"),
-        ({"labels": np.ones((4, 2))}, "labels: 0"),
+        ({"labels": np.array(["True", "False"] * 2)}, "labels: must be 0"),
+        ({"labels": np.array([0, 1, np.nan, 1])}, "labels: must be 0"),
+        ({"labels": np.array(1)}, "labels: must be 0"),
+        ({"labels": np.array([[0.5, 0.5]] * 4)}, "labels: must be 0"),
+        ({"labels": np.ones((4, 2))}, "labels: must be 0"),
     ],
 )
 def test_unusable_cube(tmp_path, change, match):
@@ -72,7 +72,7 @@ def test_unusable_cube(tmp_path, change, match):
         read_cube(tmp_path / "cube.npz")
 
 
-def test_a_cube_that_lacks_the_kinds_has_none(tmp_path):
+def test_a_cube_without_kinds_gets_empty_ones(tmp_path):
     arrays, _ = build(three_images())
     del arrays["kinds"]
     write_arrays(tmp_path / "cube.npz", arrays)

@@ -37,7 +37,23 @@ def test_a_cutout_of_gmadet(tmp_path):
     assert list(planes) == ["difference"] and planes["difference"].shape == (32, 32)
     assert (row["candid"], row["image"], row["edge"], row["filter"]) == ("im7_12", "im7.fits", False, "R")
     assert np.isnan(row["mag"]) and np.isnan(row["magerr"])
-    assert (row["seeing"], row["fwhm"], row["dec"]) == (2.7, 3.1, -99.0)
+    assert (row["seeing"], row["fwhm"]) == (2.7, 3.1)
+    assert np.isnan(row["ra"]) and np.isnan(row["dec"])  # DEC is -99, a missing value
+
+
+@pytest.mark.parametrize(
+    ("ra", "dec", "position"),
+    [
+        (10.0, -45.0, (10.0, -45.0)),
+        (99.0, 22.0, (99.0, 22.0)),  # a legal right ascension
+        (-99.0, -99.0, (np.nan, np.nan)),
+        (10.0, 91.0, (np.nan, np.nan)),
+        (-999.0, 10.0, (np.nan, np.nan)),
+    ],
+)
+def test_a_position_outside_the_ranges_of_ra_and_dec_is_missing(tmp_path, ra, dec, position):
+    _, row = read_cutout(_single(tmp_path / "a.fits", GMADET | {"RA": ra, "DEC": dec}))
+    np.testing.assert_array_equal((row["ra"], row["dec"]), position)
 
 
 def test_a_cutout_of_stdpipe(tmp_path):
@@ -68,7 +84,15 @@ def test_a_cube_of_multi_extension_folders(tmp_path):
     assert arrays["channels"].tolist() == ["difference"] and (arrays["cube"] == 3).all()
 
 
-def test_there_and_back(tmp_path):
+@pytest.mark.parametrize("channels", [["science"], ["science", "reference"]])
+def test_a_cube_without_difference_is_not_written(tmp_path, channels):
+    cube = make_cube(4) | {"channels": np.array(channels), "cube": np.ones((4, 9, 9, len(channels)), np.float32)}
+    with pytest.raises(CubeError, match="channels: FITS cutouts need the channel difference; the cube has science"):
+        write_cutouts(cube, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_written_cutouts_give_the_same_cube_again(tmp_path):
     cube = make_cube(40)
     assert write_cutouts(cube, tmp_path) == {"True": 20, "False": 20}
     arrays, _ = cube_from_folders(*class_folders(tmp_path), seed=1, options=FEW, channels=None)
@@ -98,7 +122,7 @@ def test_blocks(tmp_path):
     assert blocks[1][1][2]["candid"] == "5"
 
 
-def test_what_the_edge_has_cut_off_is_left_out(tmp_path):
+def test_cutouts_truncated_by_the_edge_are_left_out(tmp_path):
     """gmadet writes smaller cutouts at the edge and marks them."""
     for k in range(6):
         edge = {"EDGE": "True"} if k == 3 else {}
@@ -111,7 +135,7 @@ def test_what_the_edge_has_cut_off_is_left_out(tmp_path):
         *class_folders(tmp_path), seed=1, options=CubeOptions(true_fraction=None, min_per_class=1)
     )
     assert (len(arrays["labels"]), record["n_edge"], record["n_candidates"]) == (5, 1, 6)
-    with pytest.raises(CubeError, match="EDGE: cut off by the edge of the image, 33 x 20 px"):
+    with pytest.raises(CubeError, match="EDGE: truncated by the edge of the image, 33 x 20 px"):
         read_cutout(tmp_path / "true" / "3.fits")
 
 
@@ -121,7 +145,7 @@ def test_what_the_edge_has_cut_off_is_left_out(tmp_path):
         (lambda path: _single(path, {"CANDID": "a"}), "EDGE: this header key is mandatory"),
         (lambda path: _single(path, GMADET | {"MAG": "bright"}), "MAG: a number is needed"),
         (lambda path: _single(path, GMADET | {"EDGE": "perhaps"}), "EDGE: True or False"),
-        (lambda path: _single(path, GMADET, shape=(30, 32)), "square cutout"),
+        (lambda path: _single(path, GMADET, shape=(30, 32)), "the cutout must be square, found 32 x 30 px"),
         (lambda path: _single(path, GMADET, shape=(2, 3, 32, 32)), "two-dimensional image"),
         (lambda path: _single(path, GMADET, shape=(3000, 3000)), "at most 2048 px"),
         (lambda path: path.write_text("SIMPLE  ="), "not a readable FITS image"),
@@ -141,7 +165,7 @@ def _damage(path, old, new):
 
 
 @pytest.mark.parametrize("size", [0, -3])
-def test_a_size_that_is_none_is_refused(tmp_path, size):
+def test_a_size_below_one_is_refused(tmp_path, size):
     with pytest.raises(CubeError, match=f"size: a side of at least 1 px is needed, found {size}"):
         read_cutout(_single(tmp_path / "a.fits", GMADET), size=size)
 
@@ -154,7 +178,7 @@ def test_a_card_that_is_not_legal_is_named(tmp_path):
     assert read_cutout(tmp_path / "b.fits")[1]["candid"] == "im7_12"  # a card that nobody reads
 
 
-def test_whatever_a_damaged_file_raises_is_a_sentence(tmp_path, monkeypatch):
+def test_any_error_of_a_damaged_file_becomes_one_sentence(tmp_path, monkeypatch):
     class CfitsioError(Exception):
         pass
 
@@ -175,7 +199,7 @@ def test_bad_folders_are_refused(tmp_path):
     with pytest.raises(CubeError, match="True/"):
         class_folders(tmp_path)
     _single(tmp_path / "a.fits", GMADET)
-    with pytest.raises(CubeError, match="cutouts of 40 px were asked for"):
+    with pytest.raises(CubeError, match="cutouts of 40 px are needed"):
         read_cutout(tmp_path / "a.fits", size=40)
     _single(tmp_path / "b.fits", GMADET, shape=(21, 21))
     with pytest.raises(CubeError, match="different sizes"):
@@ -193,5 +217,5 @@ def test_bad_folders_are_refused(tmp_path):
         (["", "/"], ["", "/"]),
     ],
 )
-def test_frames_of_one_name_are_told_apart_by_their_folders(paths, names):
+def test_images_of_the_same_name_are_named_with_their_folders(paths, names):
     assert name_images(paths) == names

@@ -10,7 +10,7 @@ from otrain_core.plan.config import CubeOptions
 from tests.unit.cubes.test_cube import stack_of
 
 
-def test_drawn_telescopes_are_split_as_a_whole_and_thinned(tmp_path):
+def test_drawn_telescopes_are_split_whole_and_their_classes_reduced(tmp_path):
     stacks, telescopes = [], []
     rng = np.random.default_rng(3)
     for telescope_name in ("r0", "r1", "r2"):

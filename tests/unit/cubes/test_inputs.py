@@ -19,7 +19,7 @@ def cube(n=4, side=9):
     }
 
 
-def test_planes_stand_where_their_names_stand():
+def test_planes_are_in_the_order_of_the_inputs():
     arrays = cube()
     got = select_inputs(arrays, inputs=["seeing", "mask", "pixel_scale", "difference"], size=5)
     assert got.shape == (4, 5, 5, 4) and got.dtype == np.float32
@@ -41,18 +41,18 @@ def test_blocks_are_parts_of_the_whole():
 
 
 @pytest.mark.parametrize("inputs", [["difference"], ["pixel_scale", "difference", "seeing"]])
-def test_rows_take_their_numbers_with_them(inputs):
+def test_planes_follow_the_selected_rows(inputs):
     arrays, rows = cube(), np.array([3, 0])
     whole = select_inputs(arrays, inputs=inputs, size=7)
     assert np.array_equal(select_inputs(arrays, inputs=inputs, size=7, rows=rows), whole[rows], equal_nan=True)
 
 
-def test_what_a_cube_cannot_give_is_refused():
+def test_inputs_that_the_cube_lacks_are_refused():
     arrays = cube()
-    with pytest.raises(ConfigError, match="at least one channel of pixels is needed beside seeing, pixel_scale"):
+    with pytest.raises(ConfigError, match="at least one channel of pixels is needed, found seeing, pixel_scale"):
         select_inputs(arrays, inputs=["seeing", "pixel_scale"], size=None)
     del arrays["seeing"]  # not the same as NaN: a network that reads it would be told nothing at all
-    with pytest.raises(CubeError, match="does not have the column 'seeing'"):
+    with pytest.raises(CubeError, match="lacks the column 'seeing'"):
         select_inputs(arrays, inputs=["difference", "seeing"], size=None)
 
 

@@ -77,7 +77,7 @@ def test_labels_reasons_and_counts():
     assert (record["n_true"], record["n_false"], record["n_left_out"]) == (1, 1, 1)
 
 
-def test_a_confirmed_label_stays_what_it_was():
+def test_a_confirmed_label_keeps_its_kind():
     new, record = override([row(T, candid="T-a-1"), row(T, "bo", candid="T-a-1"), row(F, "cy", candid="T-a-1")])
     assert new["label"][0] == 1 and new["injection"][0] == 7 and new["kind"][0] == "random"
     assert new["reason"][0] == "labelled by hand, 2 of 3" and record["n_changed"] == 0
@@ -92,7 +92,7 @@ def test_the_later_answer_of_a_person_counts():
         assert override(rows)[0]["label"][1] == 1
 
 
-def test_the_place_decides_after_candidates_were_numbered_anew():
+def test_the_position_identifies_a_candidate_with_a_new_number():
     seen = row(T, candid="T-a-1", image="a", x=20.4, y=9.8, before="False")  # was number 1 of another run
     new, _ = override([seen])
     assert new["label"].tolist() == [1, 1, 0, -1] and new["reason"][1].startswith("labelled by hand")
@@ -104,14 +104,14 @@ def test_the_place_decides_after_candidates_were_numbered_anew():
     assert override([row(T, candid="T-a-2", image="a", x=20.0, y=10.0)], x=nowhere, y=nowhere)[0]["label"][1] == 1
 
 
-def test_a_row_is_void_where_a_source_was_injected_since_or_no_longer_is():
+def test_a_row_is_void_if_a_source_was_injected_or_removed_since():
     void = [row(F, candid="T-a-1", before="False"), row(T, candid="T-a-2", before="True")]
     new, record = override(void)
     assert new["label"].tolist() == [1, 0, 0, -1] and record["n_void"] == 2 and record["n_candidates"] == 0
     assert override([row(T, candid="T-a-2", before="left out")])[0]["label"][1] == 1
 
 
-def test_rows_of_other_telescopes_and_pipelines_are_left_aside():
+def test_rows_of_other_telescopes_and_pipelines_are_ignored():
     rows = [row(T, telescope="S", candid="T-a-2"), row(T, candid="T-a-2", pipeline="q")]
     assert override(rows)[1]["n_rows"] == 0
     assert override([row(T, candid="T-a-2", pipeline=None)])[1]["n_changed"] == 1
@@ -145,7 +145,7 @@ def test_the_cube_has_the_labels_of_the_sheet():
         build_cube(stacks, seed=1, options=ALL, labels=rows, telescope="T", pipeline="p")
 
 
-def test_a_real_star_that_is_none_is_left_out():
+def test_a_real_star_that_people_label_false_is_left_out():
     stacks = [stack_of("a", [1, 1, 0], ["removed", "transplanted", ""])]
     sheet = [row(F, candid="T-a-0")]
     real = real_star_cube(stacks, channels=["difference"], labels=sheet, telescope="T", pipeline="p")

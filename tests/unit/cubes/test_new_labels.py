@@ -31,7 +31,7 @@ def row(candid, label, *, who="anna", telescope="T", x=None):
     return values | {"who": who, "x": x, "y": x, "before": "left out", "when": None}
 
 
-def test_what_people_agreed_on(tmp_path):
+def test_cutouts_get_the_label_on_which_people_agree(tmp_path):
     for image in ("n1", "n2"):
         write_arrays(tmp_path / f"{image}.npz", cutouts(image))
     cube = read_cutouts(tmp_path)
@@ -56,8 +56,8 @@ def test_cutouts_without_a_telescope_take_all_rows(tmp_path):
     assert found["labels"].tolist() == [1, 0]
 
 
-def test_what_cannot_be_trained_on(tmp_path):
-    with pytest.raises(CubeError, match="labels.csv: 1 True and 0 False of T are labelled; both are needed"):
+def test_cutouts_that_cannot_be_used_for_training_are_refused(tmp_path):
+    with pytest.raises(CubeError, match="labels.csv: 1 True and 0 False of T are labelled; both classes are needed"):
         label_cutouts(cutouts("n1"), [row("n1_0", "True")], where="labels.csv")
     with pytest.raises(CubeError, match="no cube"):
         read_cutouts(tmp_path)
@@ -69,5 +69,5 @@ def test_what_cannot_be_trained_on(tmp_path):
     with pytest.raises(CubeError, match="differ in the size of their cutouts"):
         read_cutouts(tmp_path)
     write_arrays(tmp_path / "b.npz", cutouts("n2", artefacts=np.full(4, "")))
-    with pytest.raises(CubeError, match="only some cubes of this folder have artefacts"):
+    with pytest.raises(CubeError, match="only some of the cubes in this folder have the keys artefacts"):
         read_cutouts(tmp_path)

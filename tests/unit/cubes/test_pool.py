@@ -44,7 +44,7 @@ def test_rows_stay_together(three):
     assert arrays["n_missing"][arrays["telescopes"] == "A"].max() == 0
 
 
-def test_a_missing_column_is_missing(three):
+def test_a_column_that_a_telescope_lacks_is_missing_there(three):
     cubes, splits = three
     del cubes["B"]["pixel_scale"], cubes["B"]["kinds"]
     arrays, _ = pool.pool_cubes(cubes, splits)
@@ -60,17 +60,17 @@ def one_of(split, name):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda arrays, split: arrays["telescopes"].__setitem__(0, "T"), "without T holds cutouts of T"),
-        (lambda arrays, split: arrays["images"].__setitem__(0, "T:I00"), "without T holds cutouts of T"),
-        (lambda arrays, split: split.loc.__setitem__((one_of(split, "train"), "set"), "test"), "stands in two sets"),
+        (lambda arrays, split: arrays["telescopes"].__setitem__(0, "T"), "without T has cutouts of T"),
+        (lambda arrays, split: arrays["images"].__setitem__(0, "T:I00"), "without T has cutouts of T"),
+        (lambda arrays, split: split.loc.__setitem__((one_of(split, "train"), "set"), "test"), "is in two sets"),
         (
             lambda arrays, split: split.loc.__setitem__((split["set"] == "validation", "label"), 1),
-            "validation of the pool has one",
+            "validation of the pool does not have both classes",
         ),
         (lambda arrays, split: arrays["candids"].__setitem__(0, "other"), "do not list the same"),
     ],
 )
-def test_a_leaking_pool_is_refused(three, change, match):
+def test_a_pool_with_dependent_sets_is_refused(three, change, match):
     arrays, split = pool.pool_cubes(*three)
     pool.check_pool(arrays, split, without="T")
     change(arrays, split)
@@ -78,9 +78,9 @@ def test_a_leaking_pool_is_refused(three, change, match):
         pool.check_pool(arrays, split, without="T")
 
 
-def test_what_cannot_be_pooled_is_refused(three):
+def test_cubes_that_cannot_be_pooled_are_refused(three):
     cubes, splits = three
-    with pytest.raises(CubeError, match="two telescopes or more"):
+    with pytest.raises(CubeError, match="at least two telescopes, found 1"):
         pool.pool_cubes({"A": cubes["A"]}, {"A": splits["A"]})
     with pytest.raises(CubeError, match="telescope A: the split and the cube"):
         pool.pool_cubes(cubes, {**splits, "A": splits["B"]})

@@ -55,7 +55,7 @@ OWN_FIELDS = {"offset": (3000.0, 0.0), "n_images": 20}
 @pytest.mark.parametrize(
     "cube", [fake_cube(**OWN_FIELDS), without_wcs(fake_cube(n_images=20))], ids=["apart", "no WCS"]
 )
-def test_images_of_their_own_fields_are_dealt_whole(cube):
+def test_images_of_separate_fields_are_not_divided(cube):
     table = split_cube(cube, seed=1)
     check_split(table, cube, guard=4.0)
     assert table["field"].nunique() == 20 and (table["cell"] == 0).all()
@@ -67,7 +67,7 @@ def test_images_of_their_own_fields_are_dealt_whole(cube):
         assert 0.3 < table.loc[table["set"] == name, "label"].mean() < 0.7
 
 
-def test_images_of_one_field_are_dealt_by_image_and_sky():
+def test_images_of_one_field_are_split_by_image_and_sky():
     cube = fake_cube()
     table = split_cube(cube, seed=1, guard=4.0)
     check_split(table, cube, guard=4.0)
@@ -95,7 +95,7 @@ def test_no_two_sets_come_near_each_other(seed):
         assert (apart >= (guards[i][:, None] + guards[j]) / 2 * (1 - 1e-6)).all()
 
 
-def test_seed_decides():
+def test_the_split_depends_on_the_seed_only():
     cube = fake_cube(**OWN_FIELDS)
     pd.testing.assert_frame_equal(split_cube(cube, seed=3), split_cube(cube, seed=3))
     assert (split_cube(cube, seed=3)["set"] != split_cube(cube, seed=4)["set"]).any()
@@ -110,7 +110,7 @@ def test_right_ascension_zero_is_no_border():
     check_split(table, cube, guard=4.0)
 
 
-def test_many_fields_of_several_images_are_dealt_whole():
+def test_many_fields_of_several_images_are_not_divided():
     parts = []
     for k in range(12):
         part = fake_cube(n_images=4, seed=k, per_class=20)
@@ -125,14 +125,14 @@ def test_many_fields_of_several_images_are_dealt_whole():
     assert (table.groupby("field")["set"].nunique() == 1).all()
 
 
-def test_told_fields():
+def test_given_fields():
     cube = fake_cube(**OWN_FIELDS)
     fields = {
         name: "left" if name < "im005" else "right" if name < "im012" else "middle" for name in set(cube["images"])
     }
     table = split_cube(cube, seed=1, fields=fields)
     assert table["field"].nunique() == 3
-    with pytest.raises(CubeError, match="a WCS is needed"):
+    with pytest.raises(CubeError, match="provide a WCS"):
         split_cube(without_wcs(cube), seed=1, fields=dict.fromkeys(cube["images"], "one"))
 
 
@@ -145,7 +145,7 @@ def one_class_in_two_images():
 @pytest.mark.parametrize(
     "cube, match",
     [
-        (fake_cube(n_images=2), "candidates of 2 images; train, validation and test need at least three"),
+        (fake_cube(n_images=2), "candidates of 2 images; training, validation and test need at least three"),
         ({key: value for key, value in fake_cube(n_images=3).items() if key != "images"}, "key images"),
         (fake_cube(n_images=3) | {"images": np.full(240, "")}, "key images"),
         (one_class_in_two_images(), "no False candidate is left for"),
@@ -167,18 +167,18 @@ def test_check_finds_every_leak():
     table = good.copy()
     image = table.loc[table["set"] == "test", "image"].iloc[0]
     table.loc[table.index[(table["image"] == image) & (table["set"] == "unused")][:1], "set"] = "train"
-    with pytest.raises(CubeError, match=f"image {image} stands in test and train: the split leaks"):
+    with pytest.raises(CubeError, match=f"image {image} is in test and train, which must be independent"):
         check_split(table, cube, guard=4.0)
 
     table = good.copy()
     train_images = set(table.loc[table["set"] == "train", "image"])
     table.loc[table["image"].isin(train_images), "set"] = "train"
-    with pytest.raises(CubeError, match="arcsec apart.*the split leaks"):
+    with pytest.raises(CubeError, match="arcsec apart; independent sets need .* arcsec"):
         check_split(table, cube, guard=4.0)
 
     with pytest.raises(CubeError, match="same candidates"):
         check_split(good.iloc[::-1], cube, guard=4.0)
-    with pytest.raises(CubeError, match="set validation has one class only"):
+    with pytest.raises(CubeError, match="set validation does not have both classes"):
         check_split(good.assign(set=good["set"].replace("validation", "unused")), cube, guard=4.0)
 
 
@@ -223,10 +223,10 @@ def test_files_and_summary(tmp_path):
     [
         ({"images": None}, "key 'images' is missing"),
         ({"cube": np.zeros((640, 16, 16), np.float32)}, r"shape \(N, H, W, C\) is needed"),
-        ({"seeing": np.ones(3)}, r"seeing has \(3,\) entries for 640 cutouts"),
+        ({"seeing": np.ones(3)}, r"seeing has the shape \(3,\) for 640 cutouts"),
     ],
 )
-def test_a_cube_that_cannot_be_dealt_is_refused(tmp_path, change, match):
+def test_a_cube_that_cannot_be_split_is_refused(tmp_path, change, match):
     cube = fake_cube(n_images=8) | change
     write_arrays(tmp_path / "cube.npz", {key: value for key, value in cube.items() if value is not None})
     paths = {key: tmp_path / key for key in ("split", "random_split", "record")}
@@ -257,7 +257,7 @@ def closest_pair(cube, table):
     return distance[sets[used][:, None] != sets[used]].min()
 
 
-def test_images_without_a_wcs_are_dealt_by_the_grid_of_their_reference():
+def test_images_without_a_wcs_are_split_on_the_grid_of_their_reference():
     sky = fake_cube()
     cube = on_grid(sky)
     table = split_cube(cube, seed=1)
@@ -265,10 +265,10 @@ def test_images_without_a_wcs_are_dealt_by_the_grid_of_their_reference():
     assert table["field"].nunique() == 1 and (table["set"] == "unused").any()
     assert closest_pair(sky, table) > SIZE / np.sqrt(2) + 4 * 0.9 * SEEING
     assert footprints.sky_by(cube) == "reference" and footprints.sky_by(sky) == "positions"
-    # Dealt as if every image showed a sky of its own, the same residuals stand in train and test.
+    # If each image is taken for a separate field, the same residuals are in train and test.
     leaking = split_cube(without_wcs(sky), seed=1)
     assert closest_pair(sky, leaking) < 2
-    with pytest.raises(CubeError, match="arcsec apart.*the split leaks"):
+    with pytest.raises(CubeError, match="arcsec apart"):
         check_split(leaking, cube, guard=4.0)
 
 
@@ -294,7 +294,7 @@ def test_fields_without_a_wcs_are_apart_and_their_images_are_not():
     assert footprints.sky_by(cube | {"fields": files}) == "unknown"
 
 
-def test_where_the_sky_is_not_known_a_named_field_is_dealt_whole_and_told(tmp_path):
+def test_a_named_field_without_positions_is_not_divided(tmp_path):
     sky = fake_cube(n_images=12)
     number = np.unique(sky["images"], return_inverse=True)[1]
     names = np.array(["field A", "field B", "field C", "field D"])[number % 4]
@@ -302,7 +302,7 @@ def test_where_the_sky_is_not_known_a_named_field_is_dealt_whole_and_told(tmp_pa
     cube["grid_y"] = cube["grid_x"]
     table = split_cube(cube, seed=1)
     assert (table.assign(name=names).groupby("name")["set"].nunique() == 1).all()
-    with pytest.raises(CubeError, match="a WCS is needed"):
+    with pytest.raises(CubeError, match="provide a WCS"):
         split_cube(cube | {"fields": np.full(len(names), "field A")}, seed=1)
     assert footprints.sky_by(without_wcs(sky)) == "unknown"
     write_arrays(tmp_path / "cube.npz", without_wcs(sky))

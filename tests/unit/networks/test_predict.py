@@ -46,7 +46,7 @@ def test_the_table_of_a_cube(model, cube):
     assert table["index"].tolist() == list(range(60)) and np.array_equal(table["label"], cube["labels"])
     assert np.array_equal(table["set"], split["set"].replace("validation", "unused"))
     assert np.array_equal(table["score"], predict.score_rows(model, cube))
-    with pytest.raises(CubeError, match="15 px were asked for, those of the cube have 12"):
+    with pytest.raises(CubeError, match="15 px are needed, but those of the cube have 12"):
         predict.score_cube(model, {**cube, "cube": cube["cube"][:, 4:16, 4:16]}, split)
 
 

@@ -75,7 +75,7 @@ def test_a_crop_keeps_the_candidate_at_its_pixel(side, size):
 def test_wrong_inputs_are_refused(data):
     with pytest.raises(CubeError, match="channel 'template' is not in the cube .it has difference, science"):
         select_inputs(data[0], inputs=["template"], size=None)
-    with pytest.raises(CubeError, match="33 px were asked for, those of the cube have 20"):
+    with pytest.raises(CubeError, match="33 px are needed, but those of the cube have 20"):
         select_inputs(data[0], inputs=["difference"], size=33)
 
 

@@ -36,7 +36,7 @@ def test_the_kind_comes_from_header_or_name(tmp_path, name, cards, kind):
     assert by_path(tmp_path)[name].kind == kind
 
 
-def test_small_images_and_broken_files_are_told_apart(tmp_path):
+def test_small_images_and_broken_files_are_distinguished(tmp_path):
     write_frame(tmp_path / "small.fit", shape=(40, 40))
     whole = write_frame(tmp_path / "a.fit").read_bytes()
     (tmp_path / "text.fits").write_text("no FITS file")
@@ -47,7 +47,7 @@ def test_small_images_and_broken_files_are_told_apart(tmp_path):
     assert "not a readable FITS" in found["text.fits"].why
 
 
-def test_colour_planes_and_odd_headers_cost_one_file(tmp_path, monkeypatch):
+def test_colour_planes_and_damaged_headers_affect_one_file_only(tmp_path, monkeypatch):
     fits.PrimaryHDU(np.ones((3, 80, 80), np.float32)).writeto(tmp_path / "rgb.fit")
     write_frame(tmp_path / "a.fit")
     assert by_path(tmp_path)["rgb.fit"].why == "3 image planes (colours?): separate them first"
@@ -89,7 +89,7 @@ def test_solutions_are_found_by_path_or_by_a_name_that_is_unique(tmp_path):
     }
 
 
-def test_an_exposure_counts_once(tmp_path):
+def test_only_one_file_of_an_exposure_is_used(tmp_path):
     first = write_frame(tmp_path / "a.fit")
     shutil.copy(first, tmp_path / "z.fit")
     write_frame(tmp_path / "b.fit", seed=1, time="2026-01-01T20:05:00")
@@ -111,7 +111,7 @@ def test_a_file_with_several_images_is_marked(tmp_path):
     assert list(by_path(tmp_path)) == ["m.fits[*]"]
 
 
-def test_the_project_within_the_folder_is_not_looked_at(tmp_path):
+def test_a_project_inside_the_folder_is_skipped(tmp_path):
     write_frame(tmp_path / "a.fit")
     write_frame(tmp_path / "project/results/b.fit")
     progress = []

@@ -34,7 +34,7 @@ def test_headers_are_found():
     }
 
 
-def test_without_headers_pixels_and_usual_values_are_assumed_and_say_why():
+def test_values_missing_in_the_headers_are_assumed_with_a_reason():
     found = values([replace(FRAME, filter="", time="")])
     assert found["gain"].state == "assumed" and found["gain"].value == pytest.approx(1.508, abs=0.01)
     assert "noise of the sky" in found["gain"].because
@@ -43,7 +43,7 @@ def test_without_headers_pixels_and_usual_values_are_assumed_and_say_why():
     assert found["time"].state == found["WCS"].state == "missing"
 
 
-def test_a_gain_that_is_a_setting_is_not_taken():
+def test_a_gain_that_is_a_camera_setting_is_ignored():
     found = values([replace(FRAME, numbers={"gain": ("GAIN", 120.0)})])
     assert found["gain"].state == "assumed" and found["gain"].value == pytest.approx(1.508, abs=0.01)
     assert "setting" in found["gain"].because
@@ -71,7 +71,7 @@ def test_dark_frames_give_the_read_noise():
     assert found["read_noise"].value == 8.0 and "1 dark" in found["read_noise"].because
 
 
-def test_telescopes_cameras_and_binnings_are_told_apart():
+def test_telescopes_cameras_and_binnings_are_distinguished():
     frames = [
         FRAME,
         replace(FRAME, path="b.fit", binning=2),

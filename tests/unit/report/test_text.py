@@ -62,13 +62,13 @@ def test_copies_and_advice_of_the_cube_are_told():
         "n_labelled_true": 30,
         "n_labelled_false": 40,
         "copies": copies,
-        "advice": ["611 of 663 True are thrown away", "lower it"],
+        "advice": ["611 of 663 True are discarded", "lower it"],
     }
     copied, advice = cube_lines(record)
     assert copied.startswith(
-        "4 of 70 cutouts have the pixels of another one, 2 of them under both labels (such as a = b)"
+        "4 of 70 cutouts have the same pixels as another one, 2 of them with both labels (for example a = b)"
     )
-    assert advice == "611 of 663 True are thrown away; lower it."
+    assert advice == "611 of 663 True are discarded; lower it."
     assert cube_lines({"copies": copies | {"n_copies": 0}, "advice": []}) == []
     assert cube_lines({}) == []
 

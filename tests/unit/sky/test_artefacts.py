@@ -18,7 +18,7 @@ def table(rows):
     return pd.DataFrame(rows)
 
 
-def test_cosmics_lay_down_their_charge_at_their_place(rng):
+def test_cosmic_rays_deposit_their_charge_at_their_position(rng):
     for _ in range(30):
         image = np.zeros(SHAPE)
         (row,) = artefacts.add_cosmics(image, rng, n=1, gain=2.0)
@@ -109,7 +109,7 @@ def test_ghosts_are_as_large_as_they_say(rng):
         assert 0.9 <= abs(ratio[0]) <= 1.05
 
 
-def test_faint_stars_make_no_ghosts_of_their_own(rng):
+def test_faint_stars_do_not_have_ghosts(rng):
     stars = pd.DataFrame({"x": [20.0], "y": [30.0], "flux": [10.0]})
     rows = artefacts.add_ghosts(np.zeros(SHAPE), rng, n=3, stars=stars, fwhm=2.5, noise=5.0)
     assert len(rows) == 3

@@ -84,7 +84,7 @@ def test_catalogue_files_from_services(server, tmp_path, image):
     assert len(server.requests) == 2
 
 
-def test_catalogue_files_needs_a_wcs_only_where_it_looks_something_up(tmp_path):
+def test_a_wcs_is_needed_only_with_a_source(tmp_path):
     fits.PrimaryHDU(np.ones((100, 100), np.float32)).writeto(tmp_path / "one.fits")
     stars, _ = run(tmp_path, tmp_path / "one.fits")
     assert len(stars) == 0

@@ -37,12 +37,12 @@ def causes(truth, *, x, y=50.0, flux=10.0):
     return list(name_causes(truth, np.array([x]), np.array([y]), np.array([flux]), seeing=2.0))
 
 
-def test_an_artefact_comes_before_what_is_under_it():
+def test_an_artefact_takes_precedence_over_a_source():
     truth = sky(("star", 50.0, 50.0, 1e4), ("cosmic", 51.0, 50.0, 50.0))
     assert causes(truth, x=50.5) == ["cosmic"]
 
 
-def test_a_moving_or_variable_object_comes_before_a_star():
+def test_a_moving_or_variable_object_takes_precedence_over_a_star():
     truth = sky(("star", 50.0, 50.0, 1e4), ("asteroid", 52.0, 50.0, 50.0), ("variable", 90.0, 50.0, 50.0))
     assert causes(truth, x=50.0) == ["asteroid"]
     assert causes(truth, x=87.5) == ["variable"]

@@ -61,7 +61,7 @@ def test_clouds_dim_stars_in_patches_of_the_science_image():
     assert near.max() < 0.1
 
 
-def test_stars_that_the_reference_lacks_are_known_variables():
+def test_stars_missing_in_the_reference_are_known_variables():
     row = telescope(**CLEAN, **CHANGING, reference_missing=0.4, wcs_error=0.0)
     pair, whole = simulate_pair(row, index=0, seed=3), simulate_pair(telescope(**CLEAN, **CHANGING), index=0, seed=3)
     np.testing.assert_array_equal(pair.science, whole.science)

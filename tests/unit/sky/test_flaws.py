@@ -102,7 +102,7 @@ def test_resampling_shifts_sources_and_correlates_the_noise(exposure, rng, metho
     assert shifted.std() < 0.97
 
 
-def test_holes_take_the_bright_stars_alone(exposure, rng):
+def test_holes_replace_only_bright_stars(exposure, rng):
     stars = pd.DataFrame({"x": [40.0, 80.0, 120.0], "y": [60.0, 30.0, 60.0], "flux": [1e6, 50.0, 2e6]})
     seen = set()
     for _ in range(30):
@@ -118,7 +118,7 @@ def test_holes_take_the_bright_stars_alone(exposure, rng):
     assert {"nan", "zero", "low"} <= seen
 
 
-def test_gaps_have_about_their_share_and_lie_in_their_rows(rng):
+def test_gaps_have_about_the_given_fraction_and_lie_in_their_rows(rng):
     shares = []
     for _ in range(60):
         mask, rows = flaws.gaps(SHAPE, rng, share=0.1)
@@ -135,7 +135,7 @@ def test_gaps_have_about_their_share_and_lie_in_their_rows(rng):
 
 
 @pytest.mark.parametrize("value", [None, 0.0, -999.0])
-def test_gaps_are_written_as_told(exposure, rng, value):
+def test_gaps_have_the_configured_value(exposure, rng, value):
     data, rows = flawed(exposure, rng, no_data=0.2, no_data_value=value)
     gap = np.isnan(data) if value is None else data == value
     assert gap.any() and len(rows) and np.isfinite(data[~gap]).all()

@@ -145,7 +145,7 @@ def test_wcs_is_off_by_its_error(wcs_error):
     assert np.mean(shifts) == pytest.approx(wcs_error * np.sqrt(np.pi / 2), rel=0.7, abs=1e-3)
 
 
-def test_pixels_hold_the_stars_where_the_reference_wcs_says():
+def test_stars_are_at_the_positions_of_the_reference_wcs():
     row = telescope(**CLEAN, wcs_error=0.0, galaxy_density=0, saturation=1e9, pointing=12.0, rotation=0.6)
     pair = simulate_pair(row, index=6, seed=3)
     bright = pair.truth[pair.truth.kind == "star"].nlargest(8, "flux")
@@ -243,14 +243,14 @@ def test_asteroids_are_in_the_science_image_alone():
         assert (moving.science - still.science)[cut].sum() == pytest.approx(row.flux, rel=0.6)
 
 
-def test_new_effects_leave_the_rest_as_it_was():
+def test_further_effects_do_not_change_the_other_random_streams():
     plain = simulate_pair(telescope(), index=1, seed=3)
     more = simulate_pair(telescope(variables=5, asteroids=5, color_term=0.1), index=1, seed=3)
     pd.testing.assert_series_equal(plain.truth.x[:50], more.truth.x[:50])
     np.testing.assert_array_equal(plain.reference, more.reference)
 
 
-def test_what_a_telescope_without_flaws_gives_stays_as_it_was():
+def test_images_of_a_telescope_without_flaws_are_unchanged():
     """Sums of a pair as they were before there were flaws, each of which has a random stream of its own."""
     damage = {"crosstalk": 1e-3, "bad_columns": 2, "color_term": 0.1, "star_density": 3000}
     changing = {"variables": 2, "asteroids": 2, "reference_scale": 0.8}
@@ -278,7 +278,7 @@ FLAWS = {
 }
 
 
-def test_flaws_keep_stars_where_the_header_says():
+def test_flaws_do_not_shift_stars_relative_to_the_header_wcs():
     row = telescope(**CLEAN, **FLAWS, wcs_error=0.0, galaxy_density=0, star_density=1000, saturation=1e6)
     pair = simulate_pair(row, index=2, seed=3)
     again = simulate_pair(row, index=2, seed=3)
