@@ -95,7 +95,7 @@ def _add_project_verbs(verb) -> None:
     )
     solve.add_argument("paths", nargs="+", metavar="PATH", help="FITS file, or folder of them")
     solve.add_argument("-o", "--output", metavar="FOLDER", help="folder to write to (default: beside each frame)")
-    solve.add_argument("--scale", type=positive, help="pixel scale, where the headers do not tell it [arcsec/px]")
+    solve.add_argument("--scale", type=positive, help="pixel scale; replaces that of the headers [arcsec/px]")
     solve.add_argument("--seconds", type=count, default=60, help="CPU time for a frame at most (default 60)")
     solve.add_argument("--threads", type=threads, default=2, help="frames at a time (default 2)")
     plan = verb(

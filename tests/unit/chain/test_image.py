@@ -1,4 +1,4 @@
-"""All steps of one image in one process: bad images, costs. That it equals the single rules: tests/e2e/test_fused.py."""
+"""All steps of one image in one process: bad images, costs. tests/e2e/test_fused.py compares it with the rules."""
 
 import pandas as pd
 import pytest
@@ -47,7 +47,7 @@ def test_a_bad_image_is_left_out_and_the_next_one_is_done(frames, tmp_path, monk
     bad, good = (tmp_path / f"results/T/p/images/{name}" for name in ("bad", "good"))
     marks = {name: (bad / name).read_text() for name in KEPT}
     assert all("otrain_failed" in text and "bad.fits: no such file" in text for text in marks.values())
-    assert '"step": "cutouts"' in marks["cutouts.npz"]  # as its own rule marks it
+    assert '"step": "cutouts"' in marks["cutouts.npz"]  # as the separate rule does
     records = sorted(path.name for path in (tmp_path / "results/failures/T/p/bad").iterdir())
     assert records == ["psf.json"]
     assert sorted(path.name for path in good.iterdir()) == sorted(KEPT)
@@ -78,7 +78,7 @@ def test_a_bad_image_stops_the_job(frames, tmp_path):
     (stale / "cutouts.npz").write_text("of an earlier run")
     with pytest.raises(SystemExit):
         run(chain_of(*frames), tmp_path)
-    assert list(stale.iterdir()) == []  # nothing old beside what would be new
+    assert list(stale.iterdir()) == []  # old files are removed
 
 
 def test_the_buffers_of_sep_are_those_of_a_new_process(frames, tmp_path):

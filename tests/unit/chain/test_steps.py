@@ -1,4 +1,4 @@
-"""The clock and the files of the steps of one image; that they run as the rules do: tests/e2e/test_fused.py."""
+"""The clock and the files of the steps of one image. tests/e2e/test_fused.py compares the steps with the rules."""
 
 from pathlib import Path
 

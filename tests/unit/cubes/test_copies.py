@@ -1,4 +1,4 @@
-"""Copied cutouts are found whatever their scale, background and small shifts, and nothing else is."""
+"""Duplicate cutouts are found despite another scale, background or small shift; other cutouts are not."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Labels given by hand: what people's answers come to, to whom a row of the sheet belongs, and the cube they make."""
+"""Labels given by people: combining answers, finding the candidate of a row, and the labels of the cube."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Labels of a night's cutouts: who counts, and what becomes of the cube."""
+"""Labels for the cutouts of a night: which rows count, and the resulting cube."""
 
 import numpy as np
 import pytest

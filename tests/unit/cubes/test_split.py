@@ -14,7 +14,7 @@ SCALE, SEEING, SIZE = 5.0, 2.0, 16  # arcsec/px, px, px
 
 
 def fake_cube(n_images=30, per_class=40, offset=(4.0, 2.0), width=400, height=300, seed=0, dec0=45.0, stars=150):
-    """Images that drift by `offset` px each over one sky; the False stand on the same stars in all of them."""
+    """Images of one field, each shifted by `offset` px; the False are at the same stars in all of them."""
     rng = np.random.default_rng(seed)
     reach = np.abs(np.array(offset)) * n_images + [width, height]
     star = rng.uniform([0, 0], reach, (max(stars, int(stars * reach.prod() / (width * height))), 2))
@@ -75,7 +75,7 @@ def test_images_of_one_field_are_split_by_image_and_sky():
     used = table[table["set"] != "unused"]
     assert (used.groupby("image")["set"].nunique() == 1).all()
     assert (used.groupby("cell")["set"].nunique() == 1).all()
-    # The bound is 45 % for shares dealt as they are; the guard takes some of it.
+    # 45 % can be used without the guard distance, which reduces it.
     assert 0.3 < len(used) / len(table) < 0.6
     share = used["set"].value_counts(normalize=True)
     assert share["validation"] > 0.03 and share["test"] > 0.1
@@ -83,7 +83,7 @@ def test_images_of_one_field_are_split_by_image_and_sky():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_no_two_sets_come_near_each_other(seed):
-    # Every pair by brute force, apart from the tree that check_split uses.
+    # All pairs by brute force, independent of the tree in check_split.
     cube = fake_cube(n_images=12, seed=seed)
     table = split_cube(cube, seed=seed, guard=3.0)
     vectors = unit_vectors(cube["ra"], cube["dec"])

@@ -1,4 +1,4 @@
-"""Small frames as cameras write them, for the tests of a project."""
+"""Small simulated frames for the tests of a project."""
 
 import numpy as np
 from astropy.io import fits
@@ -19,7 +19,7 @@ LIGHT = {
 def write_frame(
     path, *, seed=0, fwhm=3.0, shape=(160, 200), gain=2.0, level=800.0, time="2026-01-01T20:00:00", **cards
 ):
-    """A light frame with 30 round stars; `cards` are laid over `LIGHT`, None takes one away."""
+    """Write a light frame with 30 round stars; `cards` override `LIGHT`, and None removes a card."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[: shape[0], : shape[1]]
     signal = np.full(shape, level)
@@ -37,7 +37,7 @@ def write_frame(
 
 
 def sky_cards(ra, dec, *, scale=1.2):
-    """Cards of a WCS with its centre in the middle of the frame."""
+    """Cards of a WCS whose reference position is the centre of the frame."""
     return {
         "CTYPE1": "RA---TAN",
         "CTYPE2": "DEC--TAN",

@@ -1,4 +1,4 @@
-"""What the tests of catalogues and services share."""
+"""Fixtures for the tests of catalogues and services."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tests.unit.loopback import loopback
 
 
 def make_header(*, size=100, scale=2.0, time="2024-05-02T10:11:12"):
-    """Header of an image of `size` px in the field that the recorded answers are of."""
+    """Header of an image of `size` px in the field of the recorded answers."""
     values = fits.Header()
     values["CTYPE1"], values["CTYPE2"] = "RA---TAN", "DEC--TAN"
     values["CRVAL1"], values["CRVAL2"] = 83.6, 22.0
@@ -44,7 +44,7 @@ def image(tmp_path):
 
 @pytest.fixture
 def server(monkeypatch):
-    """A loopback that stands for VizieR and SkyBoT; astroquery's own code sends and parses."""
+    """A local server in place of VizieR and SkyBoT; astroquery sends the queries and parses the answers."""
     from astroquery.imcce import conf
     from astroquery.vizier import VizierClass
 
