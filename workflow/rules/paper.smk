@@ -1,4 +1,4 @@
-# The paper, regenerated: `snakemake paper --configfile config/paper.yaml`.
+# Reproduction of the paper: `snakemake paper --configfile config/paper.yaml`.
 from otrain_core.paper.plan import FIGURES, TABLES, figure_sources, plan_paper, table_sources, trainings, under
 
 PAPER = plan_paper(RUN)
