@@ -1,4 +1,4 @@
-"""Use of a trained model, without TensorFlow: `Classifier` and what it needs."""
+"""Classification with a trained model, without TensorFlow: `Classifier` and the modules that it needs."""
 
 from otrain_core.classify.classifier import Classifier
 

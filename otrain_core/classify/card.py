@@ -1,4 +1,4 @@
-"""The card of a model: what it was trained on, how it was scored, what it reaches and where it fails."""
+"""Model cards: training data, evaluation protocol, scores and known failures of a model."""
 
 from __future__ import annotations
 
@@ -12,33 +12,32 @@ from otrain_core.errors import OtrainError
 from otrain_core.evaluation.words import count, interval, several
 
 UNKNOWN = "not measured"
-SCORES = ("auc", "mcc", "recall", "fpr", "ece")  # each with _low and _high where an interval is known
+SCORES = ("auc", "mcc", "recall", "fpr", "ece")  # each with _low and _high if an interval is known
 NAMES = {"auc": "AUC", "mcc": "MCC", "recall": "recall", "fpr": "FPR", "ece": "ECE"}
 
 
 def card_lines(card: Mapping[str, Any]) -> list[str]:
-    """A card on one screen, at most 100 columns wide: of each data set the scores with all inputs, without their counts."""
+    """Summary of a card, at most 98 columns wide: the scores of each data set with all inputs, without counts."""
     lines = [f"trained on: {data_words(card.get('data') or {})}", f"protocol: {card.get('protocol') or UNKNOWN}"]
     best: dict[str, Mapping[str, Any]] = {}
     for row in card.get("scores") or []:
         best.setdefault(str(row.get("set", "?")).split(", inputs: ")[0], row)
     for name, row in best.items():
         shown = ("mcc" if row.get("auc") is None else "auc", "recall", "fpr")
-        told = [f"{NAMES[key]} {_value(row, key)}" for key in shown if row.get(key) is not None]
-        lines.append(f"{name}: {', '.join(told) or UNKNOWN}")
+        values = [f"{NAMES[key]} {_value(row, key)}" for key in shown if row.get(key) is not None]
+        lines.append(f"{name}: {', '.join(values) or UNKNOWN}")
     failures = card.get("failures") or []
     lines += [] if best else [f"scores: {UNKNOWN}"]
-    lines.append(f"known failures: {len(failures) or UNKNOWN}; they and all scores: otrain models list --json")
+    lines.append(f"known failures: {len(failures) or UNKNOWN}; `otrain models list --json` shows them and all scores")
     return [part for line in lines for part in textwrap.wrap(line, 98, subsequent_indent="  ")]
 
 
 def data_words(data: Mapping[str, Any]) -> str:
-    """What a model was trained on, in words."""
+    """Describe the training data of a model in words."""
     kinds = (("n_telescopes", "telescope"), ("n_images", "image"))
     parts = [several(data[key], noun) for key, noun in kinds if data.get(key) is not None]
     parts += [f"{count(data[key])} {name}" for key, name in (("n_true", "True"), ("n_false", "False")) if key in data]
-    told = ", ".join(parts)
-    return "; ".join(filter(None, (data.get("text"), told))) or UNKNOWN
+    return "; ".join(filter(None, (data.get("text"), ", ".join(parts)))) or UNKNOWN
 
 
 def _value(row: Mapping[str, Any], key: str) -> str:
@@ -87,22 +86,22 @@ def _plain(value: Any) -> str:
 def training_card(
     train: Mapping[str, Any], metrics: Mapping[str, Any], scores: pd.DataFrame, cube: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the records of a training say for the card.
+    """Make the card of a model from the records of its training.
 
     Parameters
     ----------
     train, metrics : mapping
         ``train.json`` and ``metrics.json``.
     scores : pandas.DataFrame
-        ``scores.csv``; images are named telescope:image.
+        ``scores.csv``, in which images are named telescope:image.
     cube : mapping
         ``cube.json``.
 
     Returns
     -------
     dict
-        data (of train), training, network, options, threshold, protocol, and scores: one row on the held-out telescopes
-        together, one with the mean and the lowest MCC of a telescope.
+        data (of the training set), training, network, options, threshold, protocol, and scores: one row for all
+        held-out telescopes together, and one with the mean and the lowest MCC per telescope.
     """
     headline = dict(metrics["headline"])
     used = scores[scores["set"] == "train"]
@@ -134,25 +133,25 @@ def training_card(
 
 
 def table_scores(table: pd.DataFrame, *, model: str) -> list[dict[str, Any]]:
-    """Rows of the card from a table of scores on data sets, as `tools.real_sky` writes it.
+    """Make rows of the card from a table of scores on data sets, written by `tools.real_sky`.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        set, model, n_images, n_true and n_false (or n_real and n_bogus), inputs where it has them, and of `SCORES` what
-        was measured, with _low and _high.
+        Columns set, model, n_images, n_true and n_false (or n_real and n_bogus), optionally inputs, and those of
+        `SCORES` that were measured, with _low and _high.
     model : str
-        Whose rows count.
+        The rows of this model are used.
 
     Raises
     ------
     OtrainError
-        No row of that model.
+        The table has no row for this model.
     """
     mine = table[table["model"].astype(str) == model]
     if mine.empty:
         raise OtrainError(
-            f"the table has no row of the model {model!r}, it has {', '.join(sorted(set(table['model'])))}"
+            f"the table has no row for the model {model!r}; it has {', '.join(sorted(set(table['model'].astype(str))))}"
         )
     names = {"n_real": "n_true", "n_bogus": "n_false"}
     wanted = ["n_images", "n_true", "n_false", *(f"{key}{end}" for key in SCORES for end in ("", "_low", "_high"))]

@@ -1,7 +1,7 @@
-"""A trained classifier at work: cutouts in, probabilities and decisions out.
+"""Classification of cutouts with a trained model: probabilities and decisions.
 
-Needs NumPy and ONNX Runtime only. The model is a file written by `otrain_core.networks.export_onnx`, which carries the
-input stage, the threshold, the calibration and what the training set was like.
+Only NumPy and ONNX Runtime are needed. The model is a file written by `otrain_core.networks.export_onnx`. It contains the
+input stage, the threshold, the calibration and statistics of the training set.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import numpy as np
 from otrain_core.classify.descriptors import DESCRIPTORS, describe, unlike
 from otrain_core.classify.graph import open_graph, run_graph
 from otrain_core.cubes.inputs import SAMPLING, select_inputs
-from otrain_core.errors import CubeError, first_line
+from otrain_core.errors import ConfigError, CubeError, first_line
 from otrain_core.evaluation.abstain import Abstention
 from otrain_core.evaluation.calibrate import Calibration
 
-KEY = "otrain"  # of the metadata in a model file
+KEY = "otrain"  # key of the metadata in a model file
 FORMAT = 1
-MAX_BYTES = 2**30  # of a model file; ours have below 20 MB
-MAX_SIZE = 1024  # of a cutout [px]
+MAX_BYTES = 2**30  # largest model file; those of O'TRAIN are below 20 MB
+MAX_SIZE = 1024  # largest side of a cutout [px]
 MAX_CHANNELS = 32
-BATCH = 64  # cutouts that fit into the cache of a core
+BATCH = 64  # number of cutouts that fits into the cache of a core
 
 
 _NOTHING = {name: np.empty(0) for name in DESCRIPTORS} | {"score": np.empty(0, np.float32), "reason": np.empty(0, "U1")}
@@ -34,24 +34,24 @@ Cutouts = np.ndarray | Mapping[str, Any] | Iterable[Any]
 
 
 class Classifier:
-    """A network with its threshold and calibration.
+    """A trained network with its threshold and calibration.
 
     Attributes
     ----------
     channels : list of str
-        What the network reads, in the order of the last axis.
+        Channels that the network reads, in the order of the last axis.
     size : int
-        Side of its cutouts [px]; larger ones are cut about their pixel side // 2, which has the candidate.
+        Side of its cutouts [px]. Larger cutouts are trimmed around pixel side // 2, the position of the candidate.
     threshold : float or None
-        A candidate is called True from this score on.
+        A candidate is called True if its score is at least this value.
     calibration : otrain_core.evaluation.calibrate.Calibration
     abstention : otrain_core.evaluation.abstain.Abstention or None
     optional : list of str
-        Channels that the network was trained to do without; of a cutout they may be missing.
+        Channels that may be missing, because the network was trained with and without them.
     least_size : int
-        Side [px] of the smallest cutouts that it takes, with a rim of missing pixels.
+        Side [px] of the smallest cutouts that are accepted; they are padded with missing pixels.
     about : dict
-        All that the file holds, see `otrain_core.networks.export_onnx.model_record`.
+        All metadata of the file, see `otrain_core.networks.export_onnx.model_record`.
 
     Examples
     --------
@@ -64,14 +64,15 @@ class Classifier:
         self._session = session
         inputs = session.get_inputs()
         if len(inputs) != 1 or len(inputs[0].shape) != 4:
-            raise ValueError(f"a network reads one array (N, S, S, C), not {[item.shape for item in inputs]}")
+            raise ValueError(f"the network must have one input (N, S, S, C), not {[item.shape for item in inputs]}")
         self._input = inputs[0].name
         self.about = dict(about)
         self.channels = [str(name) for name in about["channels"]]
         self.size = int(about["size"])
         if not 1 <= self.size <= MAX_SIZE or not 1 <= len(self.channels) <= MAX_CHANNELS:
             raise ValueError(f"size {self.size} or channels {self.channels[:MAX_CHANNELS]} are out of bounds")
-        self.threshold = about.get("threshold") if threshold is None else float(threshold)
+        chosen = about.get("threshold") if threshold is None else threshold
+        self.threshold = None if chosen is None else check_threshold(chosen)
         self.calibration = Calibration.from_record(about["calibration"]) if about.get("calibration") else Calibration()
         self.optional = [str(name) for name in about.get("optional") or ()]
         self.least_size = int(about.get("least_size") or self.size)
@@ -85,48 +86,53 @@ class Classifier:
         Parameters
         ----------
         path : path-like
-            ``model.onnx``. The file holds no code; see `otrain_core.classify.graph` for what it may ask for.
+            ``model.onnx``. The file contains no code; `otrain_core.classify.graph` limits its operators, memory and time.
         threads : int
-            CPU threads; one is best where images are worked on side by side.
+            CPU threads. One is best if several images are processed at the same time.
         threshold : float, optional
-            In place of the model's own; nothing is then left undecided.
+            Used instead of the threshold of the model, 0 to 1; no candidate is then left undecided.
 
         Raises
         ------
         CubeError
-            No such file, not an ONNX model, too large, or not written by O'TRAIN.
+            The file does not exist, is not an ONNX model, is too large, or was not written by O'TRAIN.
+        ConfigError
+            The threshold is not a number from 0 to 1.
         """
+        if threshold is not None:
+            threshold = check_threshold(threshold)
         data = _read(Path(path))
         try:
             session = open_graph(data, threads=threads)
             about = json.loads(session.get_modelmeta().custom_metadata_map.get(KEY, "null"))
         except CubeError as error:
             raise CubeError(f"{path}: {error}") from None
-        except Exception as error:  # ONNX Runtime raises kinds of its own
+        except Exception as error:  # ONNX Runtime raises its own types
             raise CubeError(f"{path}: not a readable ONNX model ({first_line(error)[:200]})") from None
         if not isinstance(about, dict) or not {"channels", "size"} <= about.keys():
             raise CubeError(
-                f"{path}: an ONNX model without the metadata of O'TRAIN; write it with `otrain models export`"
+                f"{path}: this ONNX model has no metadata of O'TRAIN; write the model with `otrain models export`"
             )
         if about.get("format") != FORMAT:
-            raise CubeError(f"{path}: format {about.get('format')!r} of the metadata is not known to this version")
+            raise CubeError(f"{path}: this version does not know format {about.get('format')!r} of the metadata")
         try:
             return cls(session, about, threshold=threshold)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, ConfigError) as error:
             raise CubeError(f"{path}: its metadata cannot be used ({type(error).__name__}: {error})") from None
 
     def score(self, cutouts: Cutouts, *, batch: int = BATCH) -> np.ndarray:
-        """Probability of True as the network gives it, not calibrated.
+        """Score of each cutout: the probability of True that the network gives, not calibrated.
 
         Parameters
         ----------
         cutouts
-            An array (N, S, S, C) with the channels of the model, or (N, S, S) of differences; a mapping of
-            channels to arrays (N, S, S); a cube as `otrain_core.cubes.cube_format.read_cube` gives it, mapped into
-            memory or not; or an iterable of any of these, which is read one by one. NaN, or masked,
-            where a pixel is missing. The channel psf may be left out, and what is `optional`.
+            One of: an array (N, S, S, C) with the channels of the model, or (N, S, S) with difference cutouts; a
+            mapping of channel names to arrays (N, S, S); a cube as returned by
+            `otrain_core.cubes.cube_format.read_cube`, also if it is memory-mapped; an iterable of these, which is
+            processed item by item. Missing pixels are NaN or masked. The channel psf and the channels in `optional` may
+            be omitted.
         batch : int
-            Cutouts at a time, for which memory is needed.
+            Number of cutouts that are processed, and held in memory, at a time.
 
         Returns
         -------
@@ -136,7 +142,7 @@ class Classifier:
         Raises
         ------
         CubeError
-            A channel is missing, or the cutouts are smaller than those of the model.
+            A channel is missing, or the cutouts are smaller than the model accepts.
         """
         scores = [self._run(block) for block, _ in self._blocks(cutouts, batch)]
         return np.concatenate(scores) if scores else np.empty(0, np.float32)
@@ -144,31 +150,31 @@ class Classifier:
     def classify(
         self, cutouts: Cutouts, *, seeing: np.ndarray | float | None = None, batch: int = BATCH
     ) -> dict[str, np.ndarray]:
-        """Scores a person can act on.
+        """Calibrated probabilities and decisions for cutouts.
 
         Parameters
         ----------
         cutouts, batch
             As for `score`.
         seeing : array or float, optional
-            FWHM of the PSF of the image [px], where it is known: one number, or one for each cutout.
+            FWHM of the PSF of the image [px], if it is known: one number, or one per cutout.
 
         Returns
         -------
         dict of numpy.ndarray
-            (N,) ``score`` (of the network), ``probability`` (calibrated: of a hundred with 0.9, some ninety are True in
-            a set balanced as the training set was), ``real`` (bool: at the threshold of the model or above),
-            ``undecided`` (bool: too near to the threshold, see `otrain_core.evaluation.abstain`), ``reason`` (text: why
-            the cutout is unlike the training set; empty where it is not), and what describes each cutout
-            (`otrain_core.classify.descriptors.DESCRIPTORS`, NaN where it is not known).
+            Arrays (N,): ``score`` (of the network), ``probability`` (calibrated: about 90 of 100 candidates with 0.9
+            are True, if the classes are as frequent as in the training set), ``real`` (bool: the score is at least the
+            threshold), ``undecided`` (bool: too close to the threshold, see `otrain_core.evaluation.abstain`),
+            ``reason`` (text: why the cutout is unlike the training set, or empty), and the descriptors of each cutout
+            (`otrain_core.classify.descriptors.DESCRIPTORS`, NaN if unknown).
 
         Raises
         ------
         CubeError
-            As `score`, or a model without a threshold.
+            As `score`; or the model has no threshold.
         """
         if self.threshold is None:
-            raise CubeError("the model has no threshold of its own; give one (threshold=, --threshold)")
+            raise CubeError("the model has no threshold of its own; give one with threshold= or --threshold")
         statistics, parts = self.about.get("training") or {}, []
         known = None if seeing is None else np.asarray(seeing, dtype=float)
         done = 0
@@ -177,24 +183,24 @@ class Classifier:
             widths = known[done : done + len(score)] if known is not None and known.ndim else known
             if widths is not None and widths.ndim and widths.shape != score.shape:
                 raise CubeError(
-                    f"seeing: one number, or one for each cutout, is needed, found {np.asarray(seeing).shape}"
+                    f"seeing: give one number, or one per cutout, not an array of shape {np.asarray(seeing).shape}"
                 )
             if widths is None and "seeing" in raw:
                 widths = raw["seeing"]
             described = describe(self._own(block, raw), self.channels, seeing=widths, science=self._science(raw))
-            # What the network does not read does not make a cutout unlike.
+            # The background cannot make a cutout unlike the training set if the network does not read the science image.
             read = described if "science" in self.channels else described | {"background": np.full(len(score), np.nan)}
             reason = unlike(read, statistics).astype(object)
             for name in ("psf", "science", "reference"):
                 if name in self.channels and name not in self.optional:
-                    text = f"no {'PSF' if name == 'psf' else name} given, the model reads one"
+                    text = f"no {'PSF' if name == 'psf' else name} given, but the model reads one"
                     lacking = ~np.isfinite(block[..., self.channels.index(name)]).any(axis=(1, 2))
                     for k in np.flatnonzero(lacking):
                         reason[k] = "; ".join(filter(None, [text, reason[k]]))
             parts.append({"score": score, "reason": reason, **described})
             done += len(score)
         if known is not None and known.ndim and len(known) != done:
-            raise CubeError(f"seeing: {len(known)} numbers for {done} cutouts; one, or one for each, is needed")
+            raise CubeError(f"seeing: {len(known)} numbers for {done} cutouts; give one number, or one per cutout")
         found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else _NOTHING
         score = found["score"]
         probability = self.calibration.apply(score)
@@ -203,7 +209,7 @@ class Classifier:
             undecided = (probability > self.abstention.low) & (probability < self.abstention.high)
         undecided |= np.isnan(score)
         for k in np.flatnonzero(np.isnan(score)):
-            found["reason"][k] = "; ".join(filter(None, ["the model gives no number for it", found["reason"][k]]))
+            found["reason"][k] = "; ".join(filter(None, ["the model gives no score", found["reason"][k]]))
         decided = {
             "score": score,
             "probability": probability,
@@ -214,13 +220,13 @@ class Classifier:
         return decided | {name: found[name] for name in DESCRIPTORS}
 
     def _science(self, raw: Mapping[str, np.ndarray]) -> np.ndarray | None:
-        """The science plane (n, S, S) that came with cutouts whose network does not read it."""
+        """Science plane (n, S, S) of the cutouts if the network does not read it, else None."""
         if "science" in self.channels or "science" not in raw["channels"]:
             return None
         return select_inputs(raw, inputs=["science"], size=min(self.size, *raw["cube"].shape[1:3]))[..., 0]
 
     def _own(self, block: np.ndarray, raw: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The cutouts as the network reads them without the rim that smaller ones got."""
+        """Cutouts as the network reads them, without the padding of smaller ones."""
         side = min(self.size, *raw["cube"].shape[1:3])
         start = self.size // 2 - side // 2
         return block[:, start : start + side, start : start + side]
@@ -229,7 +235,7 @@ class Classifier:
         output = run_graph(self._session, self._input, block)
         if output.ndim != 2 or len(output) != len(block) or output.shape[1] not in (1, 2) or output.dtype.kind != "f":
             raise CubeError(
-                f"the model gives {output.dtype} {output.shape} for {len(block)} cutouts, not probabilities"
+                f"the model returns {output.dtype} {output.shape} for {len(block)} cutouts, not probabilities"
             )
         return np.ascontiguousarray(output[:, -1])  # two probabilities, or that of True alone
 
@@ -237,7 +243,7 @@ class Classifier:
         """Blocks of at most `batch` cutouts as the network reads them, and the columns that came with them."""
         if not isinstance(cutouts, np.ndarray | Mapping):
             if isinstance(cutouts, str | bytes | Path) or not isinstance(cutouts, Iterable):
-                raise CubeError(f"arrays of cutouts are needed, not {cutouts!r:.100}")
+                raise CubeError(f"cutouts: must be arrays, not {cutouts!r:.100}")
             for part in cutouts:
                 yield from self._blocks(part, batch)
             return
@@ -266,32 +272,49 @@ class Classifier:
             if cube.ndim != 4 or cube.shape[3] != len(kept["channels"]):
                 names = ", ".join(kept["channels"])
                 raise CubeError(
-                    f"cutouts of shape {cube.shape} do not fit the channels {names}; (N, S, S, C) is needed"
+                    f"cutouts of shape {cube.shape} do not fit the channels {names}; the shape must be (N, S, S, C)"
                 )
         else:
             planes = {name: _unmasked(values) for name, values in cutouts.items() if name not in SAMPLING}
             shapes = {plane.shape for plane in planes.values()}
             if len(shapes) != 1 or len(next(iter(shapes))) != 3:
-                raise CubeError(f"channels of one shape (N, S, S) are needed, found {sorted(shapes)}")
+                raise CubeError(f"all channels must have one shape (N, S, S), not {sorted(shapes)}")
             kept = {"cube": np.stack(list(planes.values()), axis=-1), "channels": np.array(list(planes))}
         for name in SAMPLING:
             if name in cutouts:
                 column, n = np.asarray(cutouts[name], dtype=float), len(kept["cube"])
                 if column.shape not in ((), (1,), (n,)):
-                    raise CubeError(f"{name}: one number for each of the {n} cutouts is needed, found {column.shape}")
+                    raise CubeError(f"{name}: give one number, or one for each of the {n} cutouts, not {column.shape}")
                 kept[name] = np.broadcast_to(column, (n,))
         return kept
 
 
+def check_threshold(threshold: float) -> float:
+    """Return a decision threshold as a float.
+
+    Raises
+    ------
+    ConfigError
+        It is not a number from 0 to 1.
+    """
+    try:
+        value = float(threshold)
+    except (TypeError, ValueError):
+        value = np.nan
+    if not 0 <= value <= 1:  # NaN too: no score reaches it, so that every candidate would be called False
+        raise ConfigError(f"threshold: must be a number from 0 to 1, not {threshold}")
+    return value
+
+
 def _unmasked(values: Any) -> np.ndarray:
-    """An array, mapped into memory or not; what a masked array masks is NaN."""
+    """Values as an array, memory-mapped or not; the masked values of a masked array become NaN."""
     if isinstance(values, np.ma.MaskedArray):
         return np.ma.filled(values.astype(np.float32), np.nan)
     return np.asanyarray(values)
 
 
 def _read(path: Path) -> bytes:
-    """The bytes of a model: read as a whole, so that no reference to a file beside it can be followed."""
+    """Bytes of a model file. ONNX Runtime gets the bytes, not the path, so that it cannot read other files beside it."""
     if not path.is_file():
         raise CubeError(f"{path}: no such file")
     if path.stat().st_size > MAX_BYTES:

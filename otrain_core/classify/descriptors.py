@@ -1,4 +1,4 @@
-"""What cutouts are like, in a few numbers: for a classifier to say when it is given what it was not trained on."""
+"""Descriptors of cutouts, by which a classifier recognises cutouts that are unlike its training set."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-# Name: (unit, whether it is compared as a ratio, how far beyond the training set counts as known in any case).
+# Name: (unit, whether values are compared as ratios, least margin around the range of the training set).
 DESCRIPTORS = {
     "seeing": ("px", True, 0.0),
     "psf_width": ("px", True, 0.0),
@@ -16,11 +16,11 @@ DESCRIPTORS = {
     "level": ("of the noise", False, 0.5),
     "missing": ("of the pixels", False, 0.05),
 }
-WORDS = {"psf_width": "width of the PSF", "level": "level of the difference"}  # of names that are none
+WORDS = {"psf_width": "width of the PSF", "level": "level of the difference"}  # for names that are not words
 PROBABILITIES = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
-MARGIN = 0.25  # of the range of the training set: how far beyond its ends a value counts as known
+MARGIN = 0.25  # values this far beyond the range of the training set still count as known [share of the range]
 MAD_OF_NOISE = 1.4826
-_MAX_IMAGES = 400  # medians of images kept at most
+_MAX_IMAGES = 400  # largest number of values of images that are kept
 
 
 def describe(
@@ -30,27 +30,26 @@ def describe(
     seeing: np.ndarray | float | None = None,
     science: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Numbers that describe each cutout.
+    """Compute the descriptors of each cutout.
 
     Parameters
     ----------
     cutouts : numpy.ndarray
-        (N, S, S, C), NaN or infinite where missing.
+        (N, S, S, C); missing pixels are NaN or infinite.
     channels : sequence of str
-        Names of the C channels; ``difference`` (or the first), ``science`` and ``psf`` are looked at.
+        Names of the C channels; ``difference`` (or the first channel), ``science`` and ``psf`` are used.
     seeing : array or float, optional
-        FWHM of the PSF [px], where it is known.
+        FWHM of the PSF [px], if it is known.
     science : numpy.ndarray, optional
-        (N, S, S), where it is not among the channels.
+        (N, S, S), if it is not one of the channels.
 
     Returns
     -------
     dict of numpy.ndarray
-        float64 (N,) for each of `DESCRIPTORS`, NaN where it cannot be known. ``psf_width``: of the
-        channel psf, FWHM of the Gaussian with its noise-equivalent area (King 1983), which wings make larger
-        than the seeing. ``noise``: 1.4826 MAD of the difference.
-        ``background``: median of the science channel. ``level``: median of the difference in units of
-        its noise. ``missing``: share of the pixels of the difference that have no value.
+        float64 (N,) for each of `DESCRIPTORS`, NaN if unknown. ``psf_width``: FWHM of the Gaussian that has the
+        noise-equivalent area of the channel psf (King 1983); the wings of the PSF make it larger than the seeing.
+        ``noise``: 1.4826 MAD of the difference. ``background``: median of the science channel. ``level``: median of the
+        difference in units of its noise. ``missing``: share of missing pixels in the difference.
     """
     names = [str(name) for name in channels]
     n = len(cutouts)
@@ -92,17 +91,17 @@ def _spread(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _median(values: np.ndarray, axis: int) -> np.ndarray:
-    """As numpy.median for an even number of values, without its mean: the lower of the two in the middle."""
+    """Median; the lower of the two middle values if their number is even (numpy.median takes their mean)."""
     return np.partition(values, (values.shape[axis] - 1) // 2, axis=axis).take((values.shape[axis] - 1) // 2, axis=axis)
 
 
 def image_noise(plane: np.ndarray) -> np.ndarray:
-    """1.4826 MAD of each cutout (N, S, S), NaN where no pixel is known."""
+    """1.4826 MAD of each cutout (N, S, S), NaN if all its pixels are missing."""
     return _spread(plane)[1]
 
 
 def psf_width(plane: np.ndarray) -> np.ndarray:
-    """FWHM [px] of the Gaussians with the noise-equivalent area of point sources (N, S, S), NaN where there is none."""
+    """FWHM [px] of the Gaussians that have the noise-equivalent area of PSFs (N, S, S), NaN if there is no PSF."""
     psf = np.where(np.isfinite(plane), plane, 0.0).astype(np.float64)
     total, square = psf.sum(axis=(1, 2)), (psf**2).sum(axis=(1, 2))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -113,22 +112,22 @@ def psf_width(plane: np.ndarray) -> np.ndarray:
 def training_statistics(
     described: Mapping[str, np.ndarray], images: np.ndarray | None = None, labels: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """Quantiles of every descriptor over the cutouts, and its medians over the images.
+    """Quantiles of each descriptor over all cutouts, and its median in each image.
 
     Parameters
     ----------
     described : mapping of arrays
-        As from `describe`, of the training set.
+        Descriptors of the training set, from `describe`.
     images : array, optional
-        (N,) names.
+        (N,) names of the images.
     labels : array, optional
         (N,) 1 for True, 0 for False.
 
     Returns
     -------
     dict
-        n, probabilities, quantiles (by descriptor; only those that are known), images (by class, "true" and "false",
-        or "all" without labels, and by descriptor: sorted medians of the images, some 400 at most).
+        n, probabilities, quantiles (by descriptor, if it is known), images (by class "true" and "false", or "all"
+        without labels, and by descriptor: sorted medians of at most 400 images).
     """
     classes = {"all": np.ones(_length(described), bool)}
     if labels is not None:
@@ -154,24 +153,24 @@ def at_edge(row: Mapping[str, str]) -> bool:
 
 
 def doubt(probability: np.ndarray) -> np.ndarray:
-    """Chance that the likelier of the two classes is the wrong one: 0 to 0.5 for each candidate."""
+    """Probability that the likelier of the two classes is wrong: 0 to 0.5 per candidate."""
     return np.minimum(probability, 1 - np.asarray(probability))
 
 
 def image_values(
     values: np.ndarray, images: np.ndarray, combine: Callable[..., Any], members: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Names of the images of the members, and one number for each: their values combined."""
-    names, of = np.unique(np.asarray(images)[members].astype(str), return_inverse=True)
+    """Combine the values of the members (bool mask) image by image: names of the images, and one number for each."""
+    names, number = np.unique(np.asarray(images)[members].astype(str), return_inverse=True)
     if not len(names):
         return names, np.empty(0)
-    order = np.argsort(of, kind="stable")
-    parts = np.split(values[members][order], np.cumsum(np.bincount(of))[:-1])
+    order = np.argsort(number, kind="stable")
+    parts = np.split(values[members][order], np.cumsum(np.bincount(number))[:-1])
     return names, np.array([combine(part) for part in parts], dtype=float)
 
 
 def thin(values: np.ndarray) -> list[float]:
-    """Sorted, every so-manieth of them where there are too many to keep."""
+    """Sorted values, thinned evenly to at most `_MAX_IMAGES`."""
     return [float(value) for value in np.sort(values)[:: -(-len(values) // _MAX_IMAGES)]]
 
 
@@ -180,17 +179,17 @@ def _length(described: Mapping[str, np.ndarray]) -> int:
 
 
 def unlike(described: Mapping[str, np.ndarray], statistics: Mapping[str, Any]) -> np.ndarray:
-    """Why each cutout is unlike the training set: text (N,), empty where it is not.
+    """Reasons why cutouts are unlike the training set: text (N,), empty for those that are like it.
 
-    A value counts as known from the 0.1 to the 99.9 percentile of the training set and a quarter of that
-    range beyond (of its logarithm, for widths and noise).
+    A value counts as known if it lies between the 0.1 and 99.9 percentiles of the training set, or beyond them by at
+    most a quarter of that range (of the logarithms, for widths and noise).
 
     Parameters
     ----------
     described : mapping of arrays
-        As from `describe`.
+        From `describe`.
     statistics : mapping
-        As from `training_statistics`.
+        From `training_statistics`.
     """
     n = len(next(iter(described.values())))
     reasons = np.full(n, "", dtype=object)
@@ -211,7 +210,7 @@ def unlike(described: Mapping[str, np.ndarray], statistics: Mapping[str, Any]) -
 
 
 def limits(name: str, quantiles: Sequence[float]) -> tuple[float, float]:
-    """Lowest and highest value of a descriptor that counts as known."""
+    """Lowest and highest value of a descriptor that count as known."""
     _, ratio, slack = DESCRIPTORS[name]
     low, high = float(quantiles[0]), float(quantiles[-1])
     if ratio and low > 0:

@@ -1,4 +1,4 @@
-"""The detector network in use: ONNX Runtime on the tiles of an image, and the sources that its maps show."""
+"""Detection of transients with the detector network: ONNX Runtime on tiles of an image, and sources from the maps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from otrain_core.candidates.planes import PLANES, Planes
-from otrain_core.classify.classifier import KEY
+from otrain_core.classify.classifier import KEY, check_threshold
 from otrain_core.classify.graph import open_graph, run_graph
 from otrain_core.errors import ConfigError, CubeError, first_line
 from otrain_core.results import number as number_in
@@ -20,33 +20,33 @@ if TYPE_CHECKING:
     from otrain_core.plan.pipelines import DetectOptions
 
 FORMAT = "otrain-finder-1"
-MAPS = ("heat", "dx", "dy", "log_snr", "footprint")  # what the network gives for each pixel
+MAPS = ("heat", "dx", "dy", "log_snr", "footprint")  # outputs of the network for each pixel
 TILE = 512  # side of the tiles of an image [px]; the maps do not depend on it
-MOST_OFFSET = 1.0  # of a source from its pixel [px]
-SAME_PLACE = 0.5  # sources nearer than this are one [px]
-LEAST_SCORE = 0.02  # of a peak that is looked at
+MOST_OFFSET = 1.0  # largest offset of a source from its pixel [px]
+SAME_PLACE = 0.5  # sources closer than this count as one [px]
+LEAST_SCORE = 0.02  # peaks below this score are ignored
 
 
 class Finder:
-    """A detector network from a file.
+    """A detector network, read from a file.
 
     Parameters
     ----------
     path : path-like
-        ONNX file, as `otrain_core.networks.finder.export_finder` writes it.
+        ONNX file written by `otrain_core.networks.finder.export_finder`.
     threads : int
         CPU threads.
 
     Attributes
     ----------
     about : dict
-        Metadata: reach (pixels about a pixel that its maps depend on), threshold (score that gives one false alarm
-        an image of the validation set), and what it was trained on.
+        Metadata: reach (radius of the receptive field of a pixel [px]), threshold (score that gives one false alarm per
+        image of the validation set), and the data that the network was trained on.
 
     Raises
     ------
     ConfigError
-        Not a file of a detector network.
+        The file does not contain a detector network of this version.
     """
 
     def __init__(self, path: str | Path, *, threads: int = 1):
@@ -55,34 +55,34 @@ class Finder:
             self._session = open_graph(Path(path).read_bytes(), threads=threads)
             about = json.loads(self._session.get_modelmeta().custom_metadata_map.get(KEY, "{}"))
         except (FileNotFoundError, IsADirectoryError):
-            raise ConfigError(f"{path}: no such file; a detector network (finder.onnx) is needed") from None
-        except Exception as error:  # ONNX Runtime raises kinds of its own
+            raise ConfigError(f"{path}: no such file; give the file of a detector network (finder.onnx)") from None
+        except Exception as error:  # ONNX Runtime raises its own types
             raise ConfigError(f"{path}: not a readable detector network ({first_line(error)})") from None
         made = about.get("format") if isinstance(about, dict) else None
         if made != FORMAT or list(about.get("planes", [])) != list(PLANES):
             other = "one of another version" if str(made).startswith("otrain-finder") else "another model"
             raise ConfigError(f"{path}: not a detector network of this version (finder.onnx), but {other}")
         if not (0 <= number_in(about, "threshold") <= 1 and number_in(about, "reach") >= 0):
-            raise ConfigError(f"{path}: a detector network without a threshold from 0 to 1 or without its reach")
+            raise ConfigError(f"{path}: the detector network has no threshold from 0 to 1, or no reach; train it again")
         self.about: Mapping[str, Any] = about
         self._input = self._session.get_inputs()[0].name
 
     @property
     def threshold(self) -> float:
-        """Score of a candidate at least."""
+        """Lowest score of a candidate."""
         return float(self.about["threshold"])
 
     def maps(self, planes: Planes, *, tile: int = TILE) -> dict[str, np.ndarray]:
-        """Maps of an image by name, `MAPS`: float32 (height, width).
+        """Compute the maps of an image, by name (`MAPS`): float32 (height, width).
 
-        heat and footprint lie between 0 and 1; dx, dy lead from the pixel to the source [px]. Each is the mean over the
-        image and the image turned by 180 degrees, in which the errors of the network differ. At the border of a tile the
-        network sees what lies beyond it, so that the maps are those of the whole image.
+        heat and footprint lie between 0 and 1; (dx, dy) is the offset from the pixel to the source [px]. Each map is the
+        mean over the image and the image rotated by 180 degrees, because the errors of the network differ between the
+        two. Tiles overlap by the reach of the network, so that the maps are the same as for the whole image at once.
 
         Raises
         ------
         CubeError
-            The network takes too much time or memory.
+            The network needs too much time or memory, or its maps have a wrong shape.
         """
         if tile < 1:
             raise ValueError(f"tile must be at least 1 px, not {tile}")
@@ -100,7 +100,7 @@ class Finder:
         return {name: found[..., k] for k, name in enumerate(MAPS)}
 
     def _two_views(self, part: np.ndarray) -> np.ndarray:
-        """Mean of what the network gives for a tile and for the tile turned by 180 degrees: (height, width, maps)."""
+        """Mean of the maps of a tile and of the tile rotated by 180 degrees: (height, width, maps)."""
         views = []
         for turn in (1, -1):
             given = run_graph(self._session, self._input, np.ascontiguousarray(part[::turn, ::turn])[None])
@@ -114,55 +114,61 @@ class Finder:
     def find(
         self, planes: Planes, *, threshold: float | None = None, both_signs: bool = False, tile: int = TILE
     ) -> pd.DataFrame:
-        """Sources of an image, highest score first.
+        """Find the sources of an image, highest score first.
 
         Parameters
         ----------
         planes : Planes
-            Its difference may be None.
+            Planes of the image; the difference may be None.
         threshold : float, optional
-            Score at least (default: that of the network).
+            Lowest score, 0 to 1 (default: the threshold of the network).
         both_signs : bool
-            Also find what fades: a second pass with science and reference in each other's place.
+            Also find fading sources, in a second pass with science and reference image exchanged.
         tile : int
             Side of the tiles [px].
 
         Returns
         -------
         pandas.DataFrame
-            x, y [px], score (0 to 1), snr, sign (1, or -1 of what fades).
+            x, y [px], score (0 to 1), snr, sign (1, or -1 for fading sources).
+
+        Raises
+        ------
+        ConfigError
+            The threshold is not a number from 0 to 1.
         """
+        threshold = self.threshold if threshold is None else check_threshold(threshold)
         tables = []
         for sign in (1, -1) if both_signs else (1,):
             maps = self.maps(planes if sign == 1 else planes.swapped(), tile=tile)
-            tables.append(peaks(maps, planes.bad, threshold=self.threshold if threshold is None else threshold))
+            tables.append(peaks(maps, planes.bad, threshold=threshold))
             tables[-1]["sign"] = sign
         table = pd.concat(tables, ignore_index=True)
         return table.sort_values(["score", "y", "x"], ascending=[False, True, True], ignore_index=True)
 
 
 def load_finder(options: DetectOptions) -> Finder | None:
-    """The detector network that ``detect.method: finder`` names; None under another method.
+    """Load the detector network named by ``detect.finder``; None unless ``detect.method`` is ``finder``.
 
     Raises
     ------
     ConfigError
-        Not a file of a detector network.
+        The file does not contain a detector network of this version.
     """
     return Finder(options.finder) if options.method == "finder" and options.finder else None
 
 
 def peaks(maps: Mapping[str, np.ndarray], bad: np.ndarray, *, threshold: float) -> pd.DataFrame:
-    """Sources at the maxima among 3 x 3 pixels of the heat: x, y [px], score, snr, highest score first.
+    """Find sources at the local maxima (3 x 3 pixels) of the heat: x, y [px], score, snr, highest score first.
 
     Parameters
     ----------
     maps : mapping
-        As from `Finder.maps`.
+        From `Finder.maps`.
     bad : numpy.ndarray
-        bool (height, width); nothing is found there.
+        bool (height, width), True where no sources are to be found.
     threshold : float
-        Heat at least; less than `LEAST_SCORE` is never looked at.
+        Lowest heat; peaks below `LEAST_SCORE` are always ignored.
     """
     from scipy.ndimage import maximum_filter
     from scipy.spatial import cKDTree
@@ -179,9 +185,9 @@ def peaks(maps: Mapping[str, np.ndarray], bad: np.ndarray, *, threshold: float) 
 
 
 def footprints(maps: Mapping[str, np.ndarray], sources: pd.DataFrame, *, seeing: float) -> list[np.ndarray]:
-    """Pixels of each source: (n, 2) rows and columns, those of the footprint that are nearest to it within 2 FWHM.
+    """Assign each pixel of the footprint map to its nearest source within 2 FWHM: (n, 2) rows and columns per source.
 
-    A source always has the pixel that it stands on.
+    The pixel at the position of a source always belongs to it.
     """
     from scipy.spatial import cKDTree
 
@@ -205,10 +211,10 @@ def footprints(maps: Mapping[str, np.ndarray], sources: pd.DataFrame, *, seeing:
 def to_coco(
     sources: pd.DataFrame, pixels: list[np.ndarray], *, image: str, shape: tuple[int, int], image_id: int = 1
 ) -> dict[str, Any]:
-    """Boxes and masks in the form of COCO's data sets (Lin et al. 2014, ECCV): images, annotations, categories.
+    """Convert sources to boxes and masks in the COCO format (Lin et al. 2014, ECCV): images, annotations, categories.
 
-    Boxes are x, y, width, height, where the first pixel reaches from 0 to 1; masks are run lengths, column by column,
-    of pixels outside and inside in turn.
+    Boxes are x, y, width, height, where the first pixel extends from 0 to 1. Masks are run lengths in column order, of
+    pixels outside and inside the mask in turn.
     """
     height, width = shape
     annotations = []
@@ -216,7 +222,7 @@ def to_coco(
         rows, columns = own[:, 0], own[:, 1]
         flat = np.zeros(height * width, dtype=np.int8)
         flat[columns * height + rows] = 1
-        turns = np.flatnonzero(np.diff(flat, prepend=0)).tolist()
+        edges = np.flatnonzero(np.diff(flat, prepend=0)).tolist()
         box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
         annotations.append(
             {
@@ -226,7 +232,7 @@ def to_coco(
                 "bbox": [int(value) for value in box],
                 "area": len(own),
                 "iscrowd": 0,
-                "segmentation": {"size": [height, width], "counts": np.diff([0, *turns, height * width]).tolist()},
+                "segmentation": {"size": [height, width], "counts": np.diff([0, *edges, height * width]).tolist()},
                 "score": float(source["score"]),
                 "centre": [float(source["x"]) + 0.5, float(source["y"]) + 0.5],
             }

@@ -1,6 +1,6 @@
-"""The graph of an ONNX file from a stranger: which operators it may have, and how much memory and time it may take.
+"""Safe use of ONNX files of unknown origin: permitted operators, and limits on memory and time.
 
-A graph holds no code, but it can ask for any amount of memory, loop without end or read files beside it.
+The graph of such a file contains no code, but it can request any amount of memory, loop forever or read other files.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 
 from otrain_core.errors import CubeError, first_line
 
-# What the exporter writes for our networks and for the layers of `otrain_core.networks.foreign_model.LAYERS`.
-# Not here: loops, branches and scans, which hold graphs of their own, random numbers, and operators that make an
-# array of any size from a number (ConstantOfShape, Range, OneHot, EyeLike).
+# Operators that the exporter writes for our networks and for the layers of `otrain_core.networks.foreign_model.LAYERS`.
+# Left out on purpose: loops, branches and scans, which contain graphs of their own; random numbers; and operators that
+# make an array of any size from a number (ConstantOfShape, Range, OneHot, EyeLike).
 OPERATORS = frozenset(
     [
         "Abs",
@@ -108,12 +108,12 @@ OPERATORS = frozenset(
         "Xor",
     ]
 )
-MAX_NODES = 20_000  # ours have below 400
-MEMORY = 2**32  # bytes that all graphs of a process may hold at a time
-SECONDS = 30.0  # for a call, beside `PER_CUTOUT`
-PER_CUTOUT = 0.5  # [s]; ours take below a millisecond
+MAX_NODES = 20_000  # our networks have fewer than 400
+MEMORY = 2**32  # most memory that all graphs of a process may use together [bytes]
+SECONDS = 30.0  # time allowed for a call, plus `PER_CUTOUT` for each cutout [s]
+PER_CUTOUT = 0.5  # [s]; our networks take less than a millisecond
 
-# Fields of the messages of ONNX (onnx.proto3) that are looked at.
+# Field numbers of the ONNX messages that are checked (onnx.proto3).
 _GRAPH, _FUNCTIONS = 7, 25
 _NODE, _INITIALIZER = 1, 5
 _OP_TYPE, _ATTRIBUTE, _DOMAIN = 4, 5, 7
@@ -122,9 +122,9 @@ _EXTERNAL, _LOCATION = 13, 14
 
 
 def check_graph(data: bytes) -> None:
-    """Refuse an ONNX file with operators that are not known, graphs within graphs, or data in other files.
+    """Refuse an ONNX file with operators that are not permitted, with nested graphs, or with data in other files.
 
-    The file is read as protocol buffers, without the package onnx; nothing in it is run.
+    The file is parsed as protocol buffers, without the package onnx; the graph is not run.
 
     Parameters
     ----------
@@ -134,12 +134,12 @@ def check_graph(data: bytes) -> None:
     Raises
     ------
     CubeError
+        The file is refused, or is not a readable ONNX model.
     """
-    view = memoryview(data)
     n_nodes = 0
-    for field, model_part in _fields(view):
+    for field, model_part in _fields(memoryview(data)):
         if field == _FUNCTIONS:
-            raise CubeError("an ONNX model with functions of its own is refused")
+            raise CubeError("the ONNX model defines functions of its own; such a model is refused")
         if field != _GRAPH:
             continue
         for kind, part in _fields(_message(model_part)):
@@ -149,7 +149,7 @@ def check_graph(data: bytes) -> None:
             elif kind == _INITIALIZER:
                 _check_tensor(_message(part))
     if not 0 < n_nodes <= MAX_NODES:
-        raise CubeError(f"an ONNX model of {n_nodes} operators is refused; those of O'TRAIN have 1 to {MAX_NODES}")
+        raise CubeError(f"the ONNX model has {n_nodes} operators; only models with 1 to {MAX_NODES} operators are used")
 
 
 def _check_node(node: memoryview) -> None:
@@ -162,22 +162,22 @@ def _check_node(node: memoryview) -> None:
         elif field == _ATTRIBUTE:
             for kind, part in _fields(_message(value)):
                 if kind in (_SUBGRAPH, _SUBGRAPHS):
-                    raise CubeError("an ONNX model with a graph inside an operator is refused")
+                    raise CubeError("the ONNX model has a graph inside an operator; such a model is refused")
                 if kind in (_TENSOR, _TENSORS):
                     _check_tensor(_message(part))
     if domain not in ("", "ai.onnx") or name not in OPERATORS:
         shown = f"{domain}.{name}" if domain else name
-        raise CubeError(f"the operator {shown[:60]} is refused: a model of O'TRAIN has no need of it")
+        raise CubeError(f"the operator {shown[:60]} is refused: models of O'TRAIN do not use it")
 
 
 def _check_tensor(tensor: memoryview) -> None:
     for field, value in _fields(tensor):
         if field == _EXTERNAL or (field == _LOCATION and value):
-            raise CubeError("an ONNX model whose numbers are in other files is refused")
+            raise CubeError("the ONNX model keeps its weights in other files; such a model is refused")
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, Any]]:
-    """Numbers of the fields of a message with their values: int, or the bytes of what has a length."""
+    """Field numbers of a message and their values: an int, or the bytes of any other field."""
     at = 0
     while at < len(message):
         key, at = _varint(message, at)
@@ -222,16 +222,16 @@ def _text(value: Any) -> str:
 
 
 def open_graph(data: bytes, *, threads: int = 1) -> Any:
-    """A session of ONNX Runtime on the CPU for a graph that `check_graph` lets pass.
+    """Check a graph with `check_graph` and open it with ONNX Runtime on the CPU.
 
-    All such sessions of a process share `MEMORY`; a graph that asks for more is refused when it runs.
+    All such sessions of a process share `MEMORY`; a graph that requests more fails when it is run.
 
     Raises
     ------
     CubeError
         As `check_graph`.
     Exception
-        Of ONNX Runtime, where it cannot read the graph.
+        ONNX Runtime cannot read the graph.
     """
     check_graph(data)
     import onnxruntime
@@ -244,7 +244,7 @@ def open_graph(data: bytes, *, threads: int = 1) -> Any:
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
-@functools.cache  # an allocator is registered once a process
+@functools.cache  # the allocator can be registered only once per process
 def _limit_memory(limit: int) -> None:
     import onnxruntime
 
@@ -255,12 +255,12 @@ def _limit_memory(limit: int) -> None:
 
 
 def run_graph(session: Any, name: str, cutouts: np.ndarray) -> np.ndarray:
-    """The first output of a graph for some cutouts.
+    """Run a graph on cutouts and return its first output.
 
     Raises
     ------
     CubeError
-        It takes longer than `SECONDS` and `PER_CUTOUT` allow, more memory than `MEMORY`, or cannot be run.
+        The graph takes longer than `SECONDS` and `PER_CUTOUT` allow, needs more memory than `MEMORY`, or cannot be run.
     """
     import onnxruntime
 
@@ -271,11 +271,13 @@ def run_graph(session: Any, name: str, cutouts: np.ndarray) -> np.ndarray:
     clock.start()
     try:
         return np.asarray(session.run(None, {name: cutouts}, options)[0])
-    except Exception as error:  # ONNX Runtime raises kinds of its own
+    except Exception as error:  # ONNX Runtime raises its own types
         if options.terminate:
-            raise CubeError(f"the model takes more than {allowed:.0f} s for {len(cutouts)} cutouts; ended") from None
+            raise CubeError(
+                f"the model takes more than {allowed:.0f} s for {len(cutouts)} cutouts; it was stopped"
+            ) from None
         if "memory" in str(error).lower():
-            raise CubeError(f"the model asks for more than {MEMORY / 2**30:.0f} GiB of memory; refused") from None
+            raise CubeError(f"the model needs more than {MEMORY / 2**30:.0f} GiB of memory; it was stopped") from None
         raise CubeError(f"the model cannot score cutouts: {first_line(error)[:200]}") from None
     finally:
         clock.cancel()

@@ -1,4 +1,4 @@
-"""From a difference image and a list of candidates to cutouts that a classifier reads."""
+"""Cutouts for a classifier, from a difference image and a list of candidates."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from otrain_core.classify.candidate_lists import MAX_CANDIDATES, read_candidates
 from otrain_core.errors import ConfigError, ImageError
 from otrain_core.widths import FWHM_PER_SIGMA
 
-BRIGHT = 8.0  # sigma of a pixel; sources whose width tells that of the PSF
-FEW_SOURCES = 5
-UNKNOWN_FWHM = 3.0  # [px]
+BRIGHT = 8.0  # detection threshold of the sources that give the FWHM [sigma of a pixel]
+FEW_SOURCES = 5  # with fewer sources their FWHM is not used
+UNKNOWN_FWHM = 3.0  # FWHM if nothing else is known [px]
 BLOCK = 2048  # candidates at a time: 40 MB of cutouts of 32 px
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MoffatPSF:
-    """A round Moffat profile, for images whose PSF is known by its width only.
+    """A round Moffat profile, for images of which only the width of the PSF is known.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class MoffatPSF:
     beta: float = 3.0
 
     def stamp(self, x: float, y: float) -> tuple[np.ndarray, int, int]:
-        """A star of flux 1 at (x, y), integrated over pixels, and the pixel of its first corner (y0, x0)."""
+        """Image of a star of flux 1 at (x, y), integrated over pixels, and the position of its first pixel (y0, x0)."""
         radius = max(4, int(np.ceil(3 * self.fwhm)))
         x0, y0 = (int(np.floor(value + 0.5)) - radius for value in (x, y))
         fine = (np.arange(5 * (2 * radius + 1)) - 2) / 5
@@ -49,12 +49,12 @@ class MoffatPSF:
 
 @dataclass(frozen=True)
 class BinnedPSF:
-    """A PSF on pixels of `bin` x `bin` pixels of its own.
+    """A PSF on binned pixels, each the sum of `bin` x `bin` pixels.
 
     Attributes
     ----------
     model
-        With a method ``stamp``, as `MoffatPSF`.
+        PSF on the original pixels, with a method ``stamp`` like that of `MoffatPSF`.
     bin : int
     """
 
@@ -62,7 +62,7 @@ class BinnedPSF:
     bin: int
 
     def stamp(self, x: float, y: float) -> tuple[np.ndarray, int, int]:
-        """As `MoffatPSF.stamp`, all in binned pixels."""
+        """As `MoffatPSF.stamp`, in binned pixels."""
         stamp, y0, x0 = self.model.stamp(*(_unbinned(value, self.bin) for value in (x, y)))
         before = y0 % self.bin, x0 % self.bin
         after = [-(start + length) % self.bin for start, length in zip(before, stamp.shape, strict=True)]
@@ -71,37 +71,37 @@ class BinnedPSF:
 
 
 def bin_plane(plane: np.ndarray, bin: int) -> np.ndarray:
-    """Sums over blocks of `bin` x `bin` pixels, NaN where one is; what is left over at the far edges is cut off."""
+    """Sum blocks of `bin` x `bin` pixels; a block with a NaN is NaN. Pixels left over at the far edges are cut off."""
     height, width = (length // bin for length in plane.shape)
     return plane[: height * bin, : width * bin].reshape(height, bin, width, bin).sum(axis=(1, 3))
 
 
 def _unbinned(value: Any, bin: int) -> Any:
-    """A position in pixels of the image from one in binned pixels."""
+    """Convert a position from binned pixels to pixels of the image."""
     return value * bin + (bin - 1) / 2
 
 
 def choose_psf(psf: Any, *, science: Any = None) -> tuple[Any, float | None]:
-    """PSF of a difference from what is known of it, and its FWHM [px].
+    """Choose the PSF of a difference image, and return it with its FWHM [px].
 
     Parameters
     ----------
     psf : None, float or path-like
-        FWHM [px]; a file written by `otrain_core.stars.psf.PSFModel.save`; or an image with stars and that PSF.
-        None measures it on `science`.
+        FWHM [px]; or a file written by `otrain_core.stars.psf_model.PSFModel.save`; or an image whose stars have this
+        PSF. With None the PSF is measured on `science`.
     science : otrain_core.images.frames.Image, optional
 
     Returns
     -------
     psf, fwhm
-        None twice where nothing is known.
+        Both are None if `psf` and `science` are None.
 
     Raises
     ------
     ImageError
-        A file that cannot be read, or too few stars.
+        The file cannot be read, or there are too few stars.
     ConfigError
-        A FWHM that is not positive.
+        The FWHM is not between 0.5 and 100 px.
     """
     from otrain_core.images.frames import read_image
     from otrain_core.plan.telescopes import Detector
@@ -115,7 +115,7 @@ def choose_psf(psf: Any, *, science: Any = None) -> tuple[Any, float | None]:
         fwhm = None
     if fwhm is not None:
         if not 0.5 <= fwhm <= 100:
-            raise ConfigError(f"psf: a FWHM of 0.5 to 100 px is needed, not {fwhm:g}")
+            raise ConfigError(f"psf: the FWHM must be from 0.5 to 100 px, not {fwhm:g}")
         return MoffatPSF(fwhm), fwhm
     from otrain_core.stars.psf import measure_psf
     from otrain_core.stars.psf_model import PSFModel
@@ -124,7 +124,7 @@ def choose_psf(psf: Any, *, science: Any = None) -> tuple[Any, float | None]:
         from astropy.io import fits
 
         if not Path(psf).is_file():
-            raise ImageError(Path(psf).stem, "psf", f"{psf}: no such file, nor a number")
+            raise ImageError(Path(psf).stem, "psf", f"{psf}: neither a number nor an existing file")
         try:
             check_compressed(psf, image=Path(psf).stem)
             header = fits.getheader(psf)
@@ -142,7 +142,7 @@ def choose_psf(psf: Any, *, science: Any = None) -> tuple[Any, float | None]:
 def cut_candidates(
     difference: str | Path | np.ndarray, candidates: Any = None, **options: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Cutouts of all candidates of a difference image at once: one block of `cut_blocks`, whose arguments it takes."""
+    """Cutouts of all candidates of a difference image, as one block of `cut_blocks`, which takes the same arguments."""
     return next(cut_blocks(difference, candidates, block=MAX_CANDIDATES, **options))
 
 
@@ -159,41 +159,41 @@ def cut_blocks(
     bin: int = 1,
     block: int = BLOCK,
 ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
-    """Cutouts of candidates from a difference image, as a cube of the workflow has them, block by block.
+    """Cut candidates out of a difference image, block by block, in the same way as for the cubes of the workflow.
 
     Parameters
     ----------
     difference : path-like or numpy.ndarray
     candidates : optional
-        As `read_candidates` takes them; without, they are detected on the difference, with the FWHM of its bright
-        sources where that of the PSF is not known.
+        List of candidates, see `read_candidates`. Without it they are detected on the difference image, with the FWHM
+        of its bright sources if the PSF is not known.
     size : int
-        Side [px].
+        Side of the cutouts [px].
     science, reference, mask : path-like, optional
-        On the pixels of the difference; a mask is not 0 where a pixel cannot be used. The sky of science and
-        reference is subtracted, as in the cubes of the workflow.
+        Images on the pixels of the difference. The mask is not 0 where a pixel cannot be used. The background of science
+        and reference image is subtracted, as in the cubes of the workflow.
     psf : optional
         See `choose_psf`.
     threshold : float
-        Of the detection [sigma].
+        Detection threshold [sigma].
     bin : int
-        Sum so many pixels each way before anything is cut out, for images much finer sampled than those of the training
-        set. Candidates and table stay in pixels of the image.
+        Sum `bin` x `bin` pixels first, for images that are sampled much more finely than those of the training set. The
+        positions of candidates and table stay in pixels of the image.
     block : int
-        Candidates at a time, for which memory is needed.
+        Number of candidates that are processed, and held in memory, at a time.
 
     Yields
     ------
     cutouts : dict
-        ``cube`` (N, size, size, 5), ``channels``, ``seeing`` (N,) where it is known, ``pixel_scale``.
+        ``cube`` (N, size, size, 5), ``channels``, ``seeing`` (N,) if it is known, ``pixel_scale``.
     table : dict
         ``candid``, ``x``, ``y``, ``ra``, ``dec``, ``edge``, each (N,): candidates in the image, in the order of the list.
-        Those outside it are counted in a warning. Without candidates there is one block, of none.
+        A warning gives the number of candidates outside the image. Without candidates there is one empty block.
 
     Raises
     ------
     ImageError, ConfigError
-        A file that cannot be used, planes of different shapes, no candidate in the image.
+        A file or option cannot be used, the images have different shapes, or no candidate lies in the image.
     """
     from otrain_core.candidates.cutouts import make_cutouts
     from otrain_core.images.wcs import pixel_to_sky
@@ -204,10 +204,12 @@ def cut_blocks(
     height, width = planes["diff"].shape
     if min(height, width) < size:
         raise ImageError(
-            name, "size", f"the image has {width} x {height} px, and a cutout of this model {size} x {size} px"
+            name,
+            "size",
+            f"the image of {width} x {height} px is smaller than a cutout of the model, {size} x {size} px",
         )
     if not 1 <= bin <= min(height, width) // size:
-        raise ConfigError(f"bin: 1 to {min(height, width) // size} is possible here, not {bin}")
+        raise ConfigError(f"bin: must be from 1 to {min(height, width) // size} for this image, not {bin}")
     model, fwhm = _psf_of(psf, science, name=name)
     if bin > 1:
         planes = {key: bin_plane(values, bin) for key, values in planes.items()}
@@ -237,13 +239,13 @@ def cut_blocks(
 def _read_planes(
     difference: str | Path | np.ndarray, *, name: str, **others: str | Path | None
 ) -> tuple[dict[str, np.ndarray], Any]:
-    """Planes diff, science, reference and mask of one shape, and the WCS of the difference or None."""
+    """Planes diff, science, reference and mask, all of one shape, and the WCS of the difference (or None)."""
     from otrain_core.images.hdus import read_fits
     from otrain_core.images.wcs import celestial_wcs
 
     wcs = None
     if isinstance(difference, np.ndarray):
-        plane = np.ma.filled(np.ma.asarray(difference, dtype=np.float32), np.nan)  # masked pixels are missing
+        plane = np.ma.filled(np.ma.asarray(difference, dtype=np.float32), np.nan)
     else:
         plane, header = read_fits(difference, image=name)
         wcs = celestial_wcs(header, image=name)
@@ -255,7 +257,9 @@ def _read_planes(
             continue
         other = read_fits(path, image=name)[0]
         if other.shape != plane.shape:
-            raise ImageError(name, key, f"{path}: its shape {other.shape} is not that of the difference, {plane.shape}")
+            raise ImageError(
+                name, key, f"{path}: the shape {other.shape} differs from that of the difference image, {plane.shape}"
+            )
         planes[key] = planes["mask"] | (~(other == 0)).astype(np.uint8) if key == "mask" else _without_sky(other)
     return planes, wcs
 
@@ -266,19 +270,19 @@ def _psf_of(psf: Any, science: str | Path | None, *, name: str) -> tuple[Any, fl
 
     if psf is not None or science is None:
         return choose_psf(psf)
-    row = Detector(gain=1.0, pixel_scale=1.0)  # where the header has none; the PSF needs them roughly
+    row = Detector(gain=1.0, pixel_scale=1.0)  # defaults for the header; the PSF does not depend much on them
     return choose_psf(None, science=read_image(science, name=name, detector=row))
 
 
 def _inside(found: dict[str, np.ndarray], shape: tuple[int, int], *, name: str) -> dict[str, np.ndarray]:
-    """The candidates whose pixel is in the image; tells how many are not."""
+    """Candidates whose pixel lies in the image; the others are counted in a warning."""
     height, width = shape
     inside = (found["x"] > -0.5) & (found["x"] < width - 0.5) & (found["y"] > -0.5) & (found["y"] < height - 0.5)
     outside = int(len(inside) - inside.sum())
     if outside and not inside.any():
         raise ConfigError(f"{name}: none of the {outside} candidates lies in the image of {width} x {height} px")
     if outside:
-        log.warning("%s: %d of %d candidates lie outside the image and are left out", name, outside, len(inside))
+        log.warning("%s: %d of %d candidates lie outside the image and are ignored", name, outside, len(inside))
     return {key: values[inside] for key, values in found.items()}
 
 
@@ -301,13 +305,13 @@ def _detect(
     from otrain_core.plan.pipelines import CutoutsOptions, DetectOptions
 
     if not (np.isfinite(threshold) and threshold > 0):
-        raise ConfigError(f"threshold: a positive number of sigma is needed, found {threshold}")
+        raise ConfigError(f"threshold: must be a positive number of sigma, not {threshold}")
     background = sep.Background(np.where(mask != 0, 0, plane).astype(np.float32), mask=mask != 0)
     plane, rms = plane - background.back(), background.rms()
     if fwhm is None:
         fwhm = _fwhm_of_sources(plane, rms, mask)
         log.warning(
-            "%s: no PSF and no science image: detected with a FWHM of %.1f px, guessed; give the PSF", name, fwhm
+            "%s: no PSF and no science image: the detection assumes a FWHM of %.1f px; better give the PSF", name, fwhm
         )
     table = detect_candidates(
         plane,
@@ -325,18 +329,18 @@ def _detect(
 
 
 def _fwhm_of_sources(plane: np.ndarray, rms: np.ndarray, mask: np.ndarray) -> float:
-    """Median FWHM [px] of the bright positive sources of a difference, `UNKNOWN_FWHM` with fewer than `FEW_SOURCES`."""
+    """Median FWHM [px] of the bright positive sources of a difference; `UNKNOWN_FWHM` if there are too few."""
     import sep
 
     lost = (mask != 0) | ~np.isfinite(plane)
     found = sep.extract(np.where(lost, 0, plane).astype(np.float32), BRIGHT, err=rms.astype(np.float32), mask=lost)
     width = FWHM_PER_SIGMA * np.sqrt(found["a"] * found["b"])
-    width = width[(found["b"] > 0.5 * found["a"]) & (width > 1)]  # trails, columns and cosmic rays are no stars
+    width = width[(found["b"] > 0.5 * found["a"]) & (width > 1)]  # excludes trails, columns and cosmic rays
     return float(np.clip(np.median(width), 1.2, 10)) if len(width) >= FEW_SOURCES else UNKNOWN_FWHM
 
 
 def _as_table(found: Mapping[str, Any], fwhm: float | None) -> Any:
-    """The columns that `make_cutouts` asks for; what is not known of a candidate is void."""
+    """Table with all columns that `make_cutouts` needs; unknown values are empty."""
     import pandas as pd
 
     from otrain_core.candidates.cutouts import CUTOUT_COLUMNS

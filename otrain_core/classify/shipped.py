@@ -1,4 +1,4 @@
-"""The model that comes with O'TRAIN, `universal`: its files and its card."""
+"""The model `universal` that is shipped with O'TRAIN: its files and its card."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ FOLDER = Path(__file__).with_name("models")
 
 
 def shipped_file(kind: str = "onnx") -> Path:
-    """File of the shipped model.
+    """Path of the shipped model.
 
     Parameters
     ----------
     kind : {'onnx', 'keras'}
-        For use, or for fine-tuning.
+        The file for classification, or the file for fine-tuning.
 
     Raises
     ------
     OtrainError
-        This installation has none.
+        This installation has no shipped model.
     """
     path = FOLDER / f"{NAME}.{kind}"
     if not path.is_file():
         raise OtrainError(
-            f"{path}: this installation has no shipped model; name another one (-m), or build it with `make universal`"
+            f"{path}: this installation has no shipped model; give another model (-m), or build it with `make universal`"
         )
     return path
 
 
 def shipped_card() -> dict[str, Any] | None:
-    """What ``universal.json`` says of the shipped model (`otrain_core.classify.card`), None where there is no model.
+    """Card of the shipped model from ``universal.json`` (`otrain_core.classify.card`); None if there is no model.
 
     Raises
     ------
     OtrainError
-        A card that cannot be read.
+        The card cannot be read.
     """
     if not (FOLDER / f"{NAME}.onnx").is_file():
         return None
@@ -55,6 +55,6 @@ def shipped_card() -> dict[str, Any] | None:
 
 
 def shipped_digest() -> str:
-    """Digest of the shipped model, '' where there is none: another model scores anew."""
+    """Digest of the shipped model, '' if there is none; the workflow computes new scores when it changes."""
     path = FOLDER / f"{NAME}.onnx"
     return digest(path) if path.is_file() else ""

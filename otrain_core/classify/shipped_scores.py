@@ -28,8 +28,8 @@ def shipped_files(*, cube: str | Path, scores: str | Path, threads: int = 1) -> 
     cube : path-like
         ``cube.npz``
     scores : path-like
-        CSV written, `SCORE_COLUMNS`: row of the cube, score, and the threshold of the model. It has no rows where this
-        installation has no shipped model, or where the cutouts do not fit it; the log then says why.
+        CSV to write, with `SCORE_COLUMNS`: row of the cube, score, and threshold of the model. It has no rows if this
+        installation has no shipped model or the cutouts do not fit the model; the log then gives the reason.
     threads : int
         CPU threads.
     """
@@ -42,5 +42,5 @@ def shipped_files(*, cube: str | Path, scores: str | Path, threads: int = 1) -> 
         values = classifier.score(arrays)
         found = pd.DataFrame({"index": np.arange(len(values)), "score": values, "threshold": classifier.threshold})
     except OtrainError as error:
-        log.warning("%s is not scored with the shipped model: %s", cube, error)
+        log.warning("%s: cannot be scored with the shipped model: %s", cube, error)
     write_table(scores, found)

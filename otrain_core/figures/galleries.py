@@ -182,7 +182,9 @@ class GradCamGallery:
         axes[2].imshow(self.arrays["resized"][row], cmap="inferno", vmin=0, vmax=1, alpha=0.5)
         axes[0].set_title(f"score {self.arrays['score'][row]:.3f}", fontsize=6.5, pad=2)
         axes[1].set_title(f"Grad-CAM, {self.arrays['layer']}", fontsize=6.5, pad=2)
-        axes[2].set_title(f"{100 * self.arrays['energy'][row]:.0f} % within 1 FWHM", fontsize=6.5, pad=2)
+        energy = self.arrays["energy"][row]
+        title = f"{100 * energy:.0f} % within 1 FWHM" if np.isfinite(energy) else "FWHM not known"
+        axes[2].set_title(title, fontsize=6.5, pad=2)
 
 
 def _caption(cube: Mapping[str, np.ndarray], row: int, scores: np.ndarray | None, instrumental: bool = False) -> str:

@@ -1,1 +1,1 @@
-"""The only wing that imports Keras: architectures, training, prediction, maps, export."""
+"""Networks in Keras: architectures, training, prediction, Grad-CAM maps, export. No other part of the package imports Keras."""

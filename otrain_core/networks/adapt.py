@@ -1,9 +1,9 @@
-"""Fine-tuning: a trained model goes on training on labels of another telescope, as far as they show a gain.
+"""Fine-tuning: further training of a trained model with labels from another telescope.
 
-The network is trained on the labels, and its weights are drawn part of the way from the old to the new ones (Wortsman et al.
-2022, arXiv:2109.01903). How far is chosen on images that a training has not seen, by cross-validation over the images of the
-labels; without a gain there the old weights stay. The log odds are then scaled and shifted to the labels, the less the fewer
-they are. So no labels leave the model as it is.
+The network is trained on the labels, and its weights are then interpolated between the old and the new ones (Wortsman et al.
+2022, arXiv:2109.01903). The step of the interpolation is chosen by cross-validation over the labelled images, that is, on
+images that the training has not seen. If these show no gain, the old weights are kept. Finally the log odds are scaled and
+shifted to fit the labels; with few labels this changes them little. Without labels the model does not change.
 """
 
 from __future__ import annotations
@@ -27,45 +27,47 @@ from otrain_core.networks.predict import predict
 if TYPE_CHECKING:
     from otrain_core.plan.config import Experiment, FinetuneOptions
 
-MIN_PER_CLASS = 2  # labels of each class outside a fold, without which nothing is trained
+MIN_PER_CLASS = 2  # labels of each class that are needed outside each fold for a training
 
-Labelled = tuple[np.ndarray, np.ndarray]  # cutouts and labels that a training is watched on
+Labelled = tuple[np.ndarray, np.ndarray]  # cutouts and their labels
 
 log = logging.getLogger("otrain")
 
 
 def load_shipped() -> tuple[Any, Classifier, dict[str, Any]]:
-    """The shipped model for fine-tuning: its network, itself for use, and the options of its training.
+    """Load the shipped model for fine-tuning: its network, its classifier, and the options of its training.
 
     Raises
     ------
     OtrainError
-        This installation has none, or its files do not fit together.
+        This installation has no shipped model, or its files do not belong together.
     """
     from otrain_core.networks.architecture import input_stage, load_model
 
     classifier, model = Classifier.load(shipped_file()), load_model(shipped_file("keras"))
     stage = input_stage(model)
     if stage.channels != classifier.channels or model.input_shape[1] != classifier.size or not classifier.threshold:
-        raise OtrainError(f"{shipped_file('keras')}: not the network of {shipped_file().name}")
+        raise OtrainError(
+            f"{shipped_file('keras')}: this is not the network of {shipped_file().name}; install O'TRAIN again"
+        )
     used = {"network": model.name, "inputs": stage.channels, "size": classifier.size, "normalise": stage.normalise}
     return model, classifier, ((shipped_card() or {}).get("options") or {}) | used
 
 
 def completed(cube: dict[str, Any]) -> dict[str, Any]:
-    """A cube with all that the shipped model reads: what it can do without is missing (NaN), and so is a rim of small cutouts.
+    """Complete a cube with all inputs of the shipped model: optional channels and the padding of small cutouts are NaN.
 
     Raises
     ------
     CubeError
-        The cube lacks a channel that the model cannot do without.
+        The cube has no channel that the model requires.
     OtrainError
         This installation has no shipped model.
     """
     model = Classifier.load(shipped_file())
     pixels = [name for name in model.channels if name not in SAMPLING]
-    there = [str(name) for name in cube["channels"]]
-    read = pixels + [name for name in there if name not in pixels]
+    existing = [str(name) for name in cube["channels"]]
+    read = pixels + [name for name in existing if name not in pixels]
     size, side = model.size, min(cube["cube"].shape[1:3])
     cutouts = select_inputs(
         cube, inputs=read, size=max(size, side), optional=[*model.optional, "psf"], least=model.least_size
@@ -75,7 +77,7 @@ def completed(cube: dict[str, Any]) -> dict[str, Any]:
 
 
 def even_odds(threshold: float) -> Calibration:
-    """What makes of scores probabilities whose even odds are a threshold; nothing where it is NaN."""
+    """Calibration that gives a score at the threshold the probability 0.5; the identity if the threshold is NaN."""
     known = np.isfinite(threshold)
     return Calibration(1.0, -float(logit(np.array([threshold]))[0]) if known else 0.0, "platt")
 
@@ -90,11 +92,11 @@ def _train(
     experiment: Experiment,
     validation: Labelled | None = None,
 ) -> pd.DataFrame:
-    """Train on cutouts behind the input stage, watched on those of validation (default: on themselves).
+    """Train on outputs of the input stage; the history has the loss on validation (default: the training cutouts).
 
-    Batch normalisation is frozen by default, statistics and scale alike: those of the source come from many cutouts, and
-    the input stage has brought those of the target to the same scale. The classes are weighed by their inverse frequency,
-    the learning rate falls along a cosine, and the last epoch is kept: no label is spent on choosing one.
+    Batch normalisation is frozen by default, both statistics and scale, because these were determined from many cutouts, and
+    the input stage has brought the new cutouts to the same scale. The classes are weighted by their inverse frequency, the
+    learning rate follows a cosine, and the last epoch is kept, so that no labels are needed to choose an epoch.
     """
     from otrain_core.networks import architecture
 
@@ -102,7 +104,7 @@ def _train(
     for layer in model.layers:
         if isinstance(layer, architecture.keras.layers.BatchNormalization):
             layer.trainable = options.batch_norm != "frozen"
-        if hasattr(layer, "seed_generator"):  # dropout: its state would depend on what ran before
+        if hasattr(layer, "seed_generator"):  # dropout: otherwise its state depends on what ran before
             layer.seed_generator.state.assign([seed, 0])
     architecture.keras.utils.set_random_seed(seed)
     changed = {"schedule": "cosine", "keep": "last", "patience": 0, "jit_compile": "auto", "min_batches": 1}
@@ -131,32 +133,33 @@ def adapt(
     experiment: Experiment,
     validation: Labelled | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Fine-tune a model in place as far as the labels show a gain, and bring its even odds to 0.5.
+    """Fine-tune a model in place as far as the labels show a gain, and move its decision threshold to 0.5.
 
     Parameters
     ----------
     model : keras.Model
-        Of `otrain_core.networks.architecture.build_network`; it has not seen the images.
+        From `otrain_core.networks.architecture.build_network`; it must not have been trained on the images.
     cutouts, labels : numpy.ndarray
-        (n, size, size, channels) as from `otrain_core.networks.predict.model_inputs`, and (n,) 0 or 1; there may be none.
+        (n, size, size, channels) from `otrain_core.networks.predict.model_inputs`, and (n,) 0 or 1; n may be 0.
     images : numpy.ndarray
-        (n,) names of the images, by which the labels are dealt to folds.
+        (n,) names of the images, by which the labels are divided into folds.
     start : Calibration
-        What makes of the scores of the model probabilities whose even odds are its threshold: kept without labels.
+        Calibration that gives a score at the threshold of the model the probability 0.5; it is used as it is if there
+        are no labels.
     seed : int
-        Of the order, augmentation and dropout.
+        Seed of the order of the cutouts, augmentation and dropout.
     options : FinetuneOptions
     experiment : Experiment
-        With which the model was trained; ``label_smoothing`` and ``augment`` stay as they were.
+        Options with which the model was trained; ``label_smoothing`` and ``augment`` are used again.
     validation : tuple of array, optional
-        Cutouts and labels that the history tells the loss of; nothing else is done with them.
+        Cutouts and labels whose loss is written to the history; they are not used otherwise.
 
     Returns
     -------
     history : pandas.DataFrame
-        Of the training on all labels; no rows where none was made.
+        History of the training on all labels; it has no rows if there was no such training.
     record : dict
-        step (how far the weights went, 0 to 1), n_labels, n_labelled_images, log_loss (out of fold, of each step), slope
+        step (0: old weights, 1: new weights), n_labels, n_labelled_images, log_loss (out of fold, for each step), slope
         and offset of the log odds.
     """
     labels, old = np.asarray(labels).astype(int), model.get_weights()
@@ -170,27 +173,27 @@ def adapt(
         step, losses = _choose_step(found, labels, images, start=start, pull=options.pull)
         odds = found[step]
         if step:
-            watched = (
+            held_out = (
                 (_staged_and_scores(model, validation[0])[0], np.asarray(validation[1]).astype(np.int32))
                 if validation
                 else None
             )
             history = _train(
-                model, staged, labels, seed=seed, options=options, experiment=experiment, validation=watched
+                model, staged, labels, seed=seed, options=options, experiment=experiment, validation=held_out
             )
             model.set_weights(_between(old, model.get_weights(), step))
     curve = pull_calibration(labels, odds, start=start, pull=options.pull)
     _move_odds(model, curve)
     about = {"step": step, "n_labels": len(labels), "n_labelled_images": len(np.unique(images))}
     log.info(
-        f"{len(labels)} labels on {about['n_labelled_images']} images: weights moved by {step:g} of the way to the"
-        f" fine-tuned ones, log odds {curve.slope:.2f} z {curve.offset:+.2f}"
+        f"{len(labels)} labels on {about['n_labelled_images']} images: weights interpolated by {step:g} between old and"
+        f" fine-tuned, log odds {curve.slope:.2f} z {curve.offset:+.2f}"
     )
     return history, {**about, "log_loss": losses, "slope": curve.slope, "offset": curve.offset}
 
 
 def _staged_and_scores(model, cutouts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the input stage makes of cutouts, and the probability of True."""
+    """Output of the input stage for cutouts, and the probability of True."""
     from otrain_core.networks import architecture
 
     stage = architecture.keras.Model(model.input, architecture.input_stage(model).output)
@@ -201,7 +204,7 @@ def _staged_and_scores(model, cutouts: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _enough(labels: np.ndarray, fold: np.ndarray) -> bool:
-    """Whether a network can be trained on the labels outside each fold."""
+    """Whether there are enough labels outside each fold to train a network."""
     outside = [np.bincount(labels[fold != number], minlength=2) for number in np.unique(fold)]
     return len(outside) > 1 and min(int(counts.min()) for counts in outside) >= MIN_PER_CLASS
 
@@ -216,7 +219,7 @@ def _out_of_fold(
     options: FinetuneOptions,
     experiment: Experiment,
 ) -> dict[float, np.ndarray]:
-    """Log odds (n,) of each step, for every fold by a network trained on the others; the model keeps its weights."""
+    """Log odds (n,) for each step; those of a fold are from a network trained on the other folds. The model is not changed."""
     from otrain_core.networks.architecture import without_input_stage
 
     old = model.get_weights()
@@ -238,7 +241,7 @@ def _out_of_fold(
 def _choose_step(
     odds: Mapping[float, np.ndarray], labels: np.ndarray, images: np.ndarray, *, start: Calibration, pull: float
 ) -> tuple[float, dict[str, float]]:
-    """The step of lowest log loss out of fold, or 0 where its gain is below one standard error over images; all losses."""
+    """Step with the lowest log loss out of fold, or 0 if its gain is below one standard error over images; and all losses."""
     losses = {}
     for step, values in odds.items():
         curve = pull_calibration(labels, values, start=start, pull=pull)
@@ -255,7 +258,7 @@ def _between(old: Sequence[np.ndarray], new: Sequence[np.ndarray], step: float) 
 
 
 def _move_odds(model, curve: Calibration) -> None:
-    """Scale and shift the log odds of a network in its last layer."""
+    """Scale and shift the log odds of a network by changing its last layer."""
     layer = model.get_layer("logits")
     kernel, bias = layer.get_weights()
     shift = np.array([-curve.offset / 2, curve.offset / 2], np.float32)
@@ -263,7 +266,7 @@ def _move_odds(model, curve: Calibration) -> None:
 
 
 def standing(model, train: Labelled, validation: Labelled) -> pd.DataFrame:
-    """A history of one row for a network that was not trained: what it makes of train and validation."""
+    """History with one row for a network that was not trained: its loss and accuracy on train and validation."""
     row: dict[str, float] = {"epoch": 1, "seconds": 0.0, "learning_rate": 0.0}
     for prefix, (cutouts, labels) in (("", train), ("validation_", validation)):
         scores = _staged_and_scores(model, cutouts)[1]

@@ -1,8 +1,7 @@
-"""The networks, each with its own input stage inside the model.
+"""The networks, each of which contains its input stage.
 
-A model takes cutouts as they stand in the cube, NaN where a pixel is missing, and
-returns (N, 2): the probabilities of False and of True. It carries the names of its
-channels, so that training and use cannot differ.
+The input of a model are the raw cutouts of the cube, with NaN for missing pixels. The output (N, 2) are the probabilities of
+False and True. The names of the channels are stored in the model, so that training and use cannot differ.
 """
 
 from __future__ import annotations
@@ -15,12 +14,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from otrain_core.plan.config import Experiment
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is loaded: its C++ log is noise
+os.environ.setdefault(
+    "TF_CPP_MIN_LOG_LEVEL", "3"
+)  # before TensorFlow is loaded; the messages of its C++ code are of no use
 
 
 @contextmanager
 def _banners_dropped() -> Iterator[None]:
-    """Drop what compiled code prints while it is loaded, before it heeds any log level."""
+    """Suppress the output of compiled code while it is loaded, because it ignores log levels then."""
     saved, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)
     try:
@@ -35,42 +36,43 @@ with _banners_dropped():
     import keras
     from keras import layers, ops
 
-    from .psf_residual import matched_filter, psf_residual  # relative: both travel with a registered model
+    from .psf_residual import (
+        matched_filter,
+        psf_residual,
+    )  # relative: both are stored with registered models
 
-MIN_SIZE = 9  # side of the smallest cutouts [px]
+MIN_SIZE = 9  # least side of the cutouts [px]
 NORMALISATIONS = ("none", "mad-asinh")
 PRECISIONS = ("float32", "mixed_bfloat16")
 MAD_OF_NOISE = 1.4826  # standard deviation of Gaussian noise over its MAD
-_HUGE = 3.0e38  # beyond every pixel, still finite in float32
+_HUGE = 3.0e38  # larger than any pixel value, but finite in float32
 
 
 @keras.saving.register_keras_serializable(package="otrain")
 class InputStage(layers.Layer):
-    """From the pixels of the cube to what the first convolution sees.
+    """Conversion of the pixels of the cube to the input of the first convolution.
 
-    Missing pixels (NaN or infinite) become 0 after the normalisation, that is the
-    median of the cutout under ``mad-asinh``. The channel ``mask`` becomes 1 where any
-    bit is set (or the value is missing) and 0 elsewhere. A plane of one number, such as the
-    pixel scale, becomes the logarithm of its ratio to the usual value, from -3 to 3, and 0 where
-    it is unknown. The channel ``psf`` becomes what the difference holds beyond a point source, see
-    `otrain_core.networks.psf_residual.psf_residual`, compressed by asinh too.
+    Missing pixels (NaN or infinite) are 0 after the normalisation, which is the median of the cutout under
+    ``mad-asinh``. The channel ``mask`` becomes 1 where any bit is set or the value is missing, and 0 elsewhere. A constant
+    plane, such as the pixel scale, becomes the logarithm of its ratio to the usual value, limited to -3 to 3, or 0 if it is
+    unknown. The channel ``psf`` is replaced by the residual of the difference after the fit of a point source, see
+    `otrain_core.networks.psf_residual.psf_residual`, also compressed by asinh.
 
     Parameters
     ----------
     channels : sequence of str
         Names of the channels, in the order of the last axis.
     normalise : {'none', 'mad-asinh'}
-        Raw values, or asinh((x - median) / MAD) of each cutout and channel, over its
-        pixels that are not missing. Where MAD is 0 the mean absolute deviation takes
-        its place; a constant channel becomes 0.
+        Raw values, or asinh((x - median) / MAD) of each cutout and channel; median and MAD are taken over the pixels
+        that are not missing. If the MAD is 0, the mean absolute deviation is used; a constant channel becomes 0.
     centre : bool
-        Cut an even side to the odd one that has the candidate (pixel side // 2)
-        exactly in its middle, so that flips and quarter turns leave it in place.
+        Trim an even side by one pixel, so that the candidate (pixel side // 2) lies exactly in the middle and flips and
+        rotations by 90 degrees do not move it.
     usual : mapping of str to float, optional
-        Usual value of every channel that is a plane of one number.
+        Usual value of each channel that is a constant plane.
     matched : bool
-        Add `otrain_core.networks.psf_residual.matched_filter`, compressed by asinh, as a last plane. Science and
-        reference are in the unit of the difference, its MAD; median and MAD are those of every second pixel each way.
+        Add `otrain_core.networks.psf_residual.matched_filter`, compressed by asinh, as the last plane. The unit of science
+        and reference is then the MAD of the difference, and median and MAD use every second row and column.
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class InputStage(layers.Layer):
     ):
         super().__init__(**kwargs)
         if normalise not in NORMALISATIONS:
-            raise ValueError(f"normalise must be one of {', '.join(NORMALISATIONS)}, not {normalise!r}")
+            raise ValueError(f"normalise: must be one of {', '.join(NORMALISATIONS)}, not {normalise!r}")
         if "psf" in channels and ("difference" not in channels or normalise != "mad-asinh"):
             raise ValueError("the channel psf needs the channel difference and the normalisation mad-asinh")
         self.channels = [str(name) for name in channels]
@@ -95,10 +97,10 @@ class InputStage(layers.Layer):
         self.matched = matched
 
     def call(self, inputs):
-        # Plane by plane: with a last axis of 1, ONNX Runtime takes forty times as long over a number and an array.
+        # Channels first: ONNX Runtime takes forty times as long for an array and a number if the last axis has length 1.
         x = ops.transpose(ops.cast(inputs, "float32"), (0, 3, 1, 2))
         valid = ops.isfinite(x)
-        # Not where(valid, ...): ONNX converters turn that into a product, and NaN * 0 is NaN.
+        # Not where(valid, ...): ONNX converters replace that by a product, and NaN * 0 is NaN.
         x = ops.where(ops.isnan(x), 0.0, x)
         x = ops.where(ops.isinf(x), 0.0, x)
         planes = {name: x[:, k] for k, name in enumerate(self.channels)}
@@ -116,7 +118,7 @@ class InputStage(layers.Layer):
         return ops.cast(x, self.compute_dtype)
 
     def _normalised(self, x, valid, planes):
-        """The images in the compressed units of their noise, and the residual in place of the PSF."""
+        """Images in units of their noise, compressed by asinh, and the residual instead of the PSF."""
         index = [k for k, name in enumerate(self.channels) if name not in ("mask", "psf", *self.usual)]
         index.sort(key=lambda k: self.channels[k] != "difference")
         normal = {}
@@ -145,10 +147,10 @@ class InputStage(layers.Layer):
 
 
 def _in_mads(x, valid, *, coarse: bool):
-    """Distance of (N, C, H, W) from the median of each plane in units of its MAD, 0 where missing.
+    """Subtract the median of each plane of (N, C, H, W) and divide by its MAD; missing pixels become 0.
 
-    With `coarse` the unit of all planes is the MAD of the first, so that their fluxes can be compared, and
-    medians and MAD are those of every second pixel each way.
+    With `coarse` all planes are divided by the MAD of the first plane, so that their fluxes can be compared, and medians and
+    MAD use every second row and column.
     """
     step = 2 if coarse else 1
     pixels, among = (array[:, :, ::step, ::step] for array in (x, valid))
@@ -168,10 +170,10 @@ def _in_mads(x, valid, *, coarse: bool):
 
 
 def _median(values, valid, count):
-    """Median of the valid values along the last axis (0 where there are none).
+    """Median of the valid values along the last axis (0 if there are none).
 
-    What is missing is put half below and half above all pixels, the odd one above: the middle then stands
-    at a place that is known beforehand, and no more than half of the pixels need be looked at.
+    Half of the missing values are set below all pixels and half above them (of an odd number, one more above). The middle is
+    then at a rank that is known in advance, and only half of the pixels need to be sorted.
     """
     n = values.shape[-1]
     rank = ops.cumsum(ops.cast(ops.logical_not(valid), "int32"), axis=-1)
@@ -185,9 +187,9 @@ def _median(values, valid, count):
 
 @keras.saving.register_keras_serializable(package="otrain")
 class CentreWindow(layers.Layer):
-    """The central ``side`` x ``side`` pixels of a feature map, padded with 0 where it is smaller.
+    """The central ``side`` x ``side`` pixels of a feature map; smaller maps are padded with 0.
 
-    Behind it the number of weights does not depend on the size of the cutout.
+    The number of weights in the layers that follow does not depend on the size of the cutout.
     """
 
     def __init__(self, side: int, **kwargs):
@@ -215,25 +217,25 @@ def build_network(experiment: Experiment, *, size: int) -> keras.Model:
     Parameters
     ----------
     experiment : Experiment
-        Its ``network``, ``inputs``, ``normalise`` and ``precision`` count. ``paper`` is the network of Makhlouf et
-        al. 2022 (A&A 664, A81) as their code has it, 2,621,826 parameters at 32 x 32 x 1. ``otrain2`` is a
-        strided network with batch normalisation, whose weights do not depend on the size; ``otrain3`` has the same
-        layers behind another input stage. ``inputs`` are the channels in the order of the last axis; those of
-        `otrain_core.cubes.inputs.SAMPLING` are planes of one number. ``precision`` is that of the layers between the
-        input stage and the logits; these two and all weights are float32 always.
+        ``network``, ``inputs``, ``normalise`` and ``precision`` are used. ``paper`` is the network of Makhlouf et al.
+        2022 (A&A 664, A81) as in their code, with 2,621,826 parameters at 32 x 32 x 1. ``otrain2`` is a strided
+        network with batch normalisation, whose weights do not depend on the size; ``otrain3`` has the same layers after
+        a different input stage. ``inputs`` are the channels in the order of the last axis; those in
+        `otrain_core.cubes.inputs.SAMPLING` are constant planes. ``precision`` applies to the layers between the input
+        stage and the logits; these two and all weights are always float32.
     size : int
         Side of the cutouts [px].
 
     Returns
     -------
     keras.Model
-        float32 (N, size, size, channels), NaN where missing, to (N, 2) probabilities
-        of False and True. Initial weights follow Keras' random state.
+        Input float32 (N, size, size, channels), with NaN for missing pixels; output (N, 2) probabilities of False and
+        True. The initial weights depend on the random state of Keras.
 
     Raises
     ------
     ConfigError
-        A size that is too small for a network.
+        The size is too small for a network.
     """
     return _build(
         experiment.network,
@@ -245,7 +247,7 @@ def build_network(experiment: Experiment, *, size: int) -> keras.Model:
 
 
 def rebuild(model: keras.Model, *, size: int | None = None, precision: str | None = None) -> keras.Model:
-    """The same network and weights for cutouts of another size, or in another precision.
+    """Build the same network, with the same weights, for another size of the cutouts or another precision.
 
     Raises
     ------
@@ -269,10 +271,10 @@ def _build(network: str, *, size: int, channels: Sequence[str], normalise: str, 
     from otrain_core.errors import ConfigError
 
     if size < MIN_SIZE:
-        raise ConfigError(f"cutouts of at least {MIN_SIZE} x {MIN_SIZE} pixels are needed, not {size} x {size}")
+        raise ConfigError(f"size: cutouts must have at least {MIN_SIZE} x {MIN_SIZE} pixels, not {size} x {size}")
     builders = {"paper": _paper, "otrain2": _otrain2, "otrain3": _otrain2}
     if network not in builders:
-        raise ValueError(f"network must be one of {', '.join(builders)}, not {network!r}")
+        raise ValueError(f"network: must be one of {', '.join(builders)}, not {network!r}")
     cutouts = keras.Input((size, size, len(channels)), name="cutouts")
     stage = InputStage(
         channels=channels,
@@ -284,7 +286,9 @@ def _build(network: str, *, size: int, channels: Sequence[str], normalise: str, 
         name="input_stage",
     )
     pixels = stage(cutouts)
-    logits = layers.Dense(2, dtype="float32", name="logits")  # made first: the order of layers decides their seeds
+    logits = layers.Dense(
+        2, dtype="float32", name="logits"
+    )  # created first, because the initial weights depend on the order in which layers are created
     with _precision(precision):
         features = builders[network](pixels)
     probabilities = layers.Softmax(dtype="float32", name="probabilities")(logits(features))
@@ -316,14 +320,14 @@ def _paper(x):
 
 
 def _otrain2(x):
-    # On the full cutout few filters and no batch normalisation: memory traffic is what costs there.
+    # Few filters and no batch normalisation at full resolution, where memory traffic limits the speed.
     x = layers.Conv2D(12, 3, padding="same", activation="relu", name="conv1")(x)
     for number, (filters, stride) in enumerate(((32, 2), (32, 1), (64, 2), (48, 1)), start=2):
         padding = "same" if stride == 1 else _odd_padding(x.shape[1])
         x = layers.Conv2D(filters, 3, strides=stride, padding=padding, use_bias=False, name=f"conv{number}")(x)
         x = layers.BatchNormalization(momentum=0.95, name=f"norm{number}")(x)
         x = layers.ReLU(name=f"relu{number}")(x)
-    # The candidate is in the middle; what surrounds it enters as an average.
+    # The candidate is in the middle; its surroundings enter as an average.
     centre = layers.Flatten(name="centre")(CentreWindow(5, name="window")(x))
     around = layers.GlobalAveragePooling2D(name="around")(x)
     x = layers.Dropout(0.5)(layers.Concatenate(name="features")([centre, around]))
@@ -331,16 +335,15 @@ def _otrain2(x):
 
 
 def _odd_padding(side: int) -> str:
-    """Padding that makes a 3 x 3 convolution of stride 2 turn an odd side into an odd one.
+    """Padding for which a 3 x 3 convolution of stride 2 gives an odd side if the input side is odd.
 
-    The candidate then stays in the middle of every map, and a turned cutout gives the
-    same map turned.
+    The candidate then stays in the middle of each map, and a rotated cutout gives the rotated map.
     """
     return "valid" if (side - 1) // 2 % 2 else "same"
 
 
 def input_stage(model: keras.Model) -> InputStage:
-    """The input stage of a model; its attribute ``channels`` names what the model reads.
+    """Input stage of a model; its attribute ``channels`` lists the inputs of the model.
 
     Raises
     ------
@@ -354,25 +357,23 @@ def input_stage(model: keras.Model) -> InputStage:
 
 
 def precision_of(model: keras.Model) -> str:
-    """One of `PRECISIONS`, the one with which `build_network` made the model."""
+    """Precision (one of `PRECISIONS`) with which `build_network` made the model."""
     full, mixed = PRECISIONS
     return mixed if any(layer.dtype_policy.name == mixed for layer in model.layers) else full
 
 
 def without_input_stage(model: keras.Model) -> keras.Model:
-    """The same layers and weights behind the input stage.
+    """Model of the layers after the input stage, which shares their weights.
 
-    The stage has no weights and commutes with flips and turns, so it need not be
-    computed anew in every epoch.
+    The input stage has no weights and commutes with flips and rotations, so that it need not be computed in every epoch.
     """
     return keras.Model(input_stage(model).output, model.output, name=f"{model.name}_body")
 
 
 def flops(model: keras.Model) -> int:
-    """Floating-point operations for one cutout: two for each multiply-add.
+    """Number of floating-point operations for one cutout; a multiply-add counts as two.
 
-    Convolutions and dense layers are counted; normalisation, pooling and activations,
-    together below a few per cent, are not.
+    Only convolutions and dense layers are counted; normalisation, pooling and activations add at most a few per cent.
     """
     total = 0
     for layer in model.layers:
@@ -388,7 +389,7 @@ def flops(model: keras.Model) -> int:
 
 
 def save_model(model: keras.Model, path) -> None:
-    """Write a model as ``.keras``; the file appears under its name only when it is whole."""
+    """Write a model as ``.keras``; the file gets its name only when it is complete."""
     from otrain_core.io import atomic
 
     with atomic(path) as temporary:
@@ -396,12 +397,12 @@ def save_model(model: keras.Model, path) -> None:
 
 
 def load_model(path) -> keras.Model:
-    """Read a model, without unpickling anything.
+    """Read a model in safe mode, in which no code from the file is run.
 
     Raises
     ------
     CubeError
-        Missing file, not a Keras model, or written by an incompatible version.
+        The file does not exist, is not a Keras model, or was written by an incompatible version.
     """
     from otrain_core.errors import CubeError, first_line
 

@@ -1,4 +1,4 @@
-"""The saved state of a training: written after every epoch, read by a training that goes on."""
+"""Saved state of a training: written after each epoch, read when a training is resumed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import numpy as np
 from otrain_core.errors import ConfigError
 from otrain_core.io import atomic
 
-TRIES = 100  # to lock a folder that others remove
-LOCK = "lock"  # held while a training runs; the system frees it when the process ends, killed or not
+TRIES = 100  # attempts to lock a folder that other processes remove
+LOCK = "lock"  # locked while a training runs; the system releases the lock when the process ends
 
 log = logging.getLogger("otrain")
 
@@ -31,12 +31,12 @@ class Checkpoint:
     ----------
     folder : pathlib.Path
     digest : str
-        Of the arguments of the training; a state with another one is none of its own.
+        Digest of the arguments of the training; a state with another digest belongs to another training.
 
     Raises
     ------
     ConfigError
-        Another training holds the folder.
+        Another training uses the folder.
     """
 
     def __init__(self, folder: Path, digest: str):
@@ -48,39 +48,46 @@ class Checkpoint:
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
                 lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-            except FileNotFoundError:  # removed since by a training that ended
+            except FileNotFoundError:  # a training that has ended removed the folder
                 continue
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(lock)
-                raise ConfigError(f"{self.folder}: another training writes its checkpoint here; let it end") from None
+                raise ConfigError(
+                    f"{self.folder}: another training writes its checkpoint here; wait until it ends"
+                ) from None
             except OSError as error:  # some network file systems have no locks
-                log.info("%s: cannot be locked against a second training (%s)", self.folder, error)
+                log.info("%s: cannot be locked, so a second training would not be noticed (%s)", self.folder, error)
                 os.close(lock)
                 return None
             with suppress(FileNotFoundError):
                 if os.fstat(lock).st_ino == os.stat(self.folder / LOCK).st_ino:
                     return lock
-            os.close(lock)  # of a folder that was removed since
-        raise ConfigError(f"{self.folder / LOCK}: cannot be locked: the file is replaced again and again")
+            os.close(lock)  # this lock file has been removed in the meantime
+        raise ConfigError(f"{self.folder / LOCK}: cannot be locked, because other trainings keep replacing it")
 
     def read(
         self, shapes: Sequence[tuple[int, ...]]
     ) -> tuple[dict[str, Any], list[np.ndarray], list[np.ndarray] | None] | None:
-        """State, variables and best weights; None, and an empty folder, where there are none to go on from.
+        """Read the state, the variables and the best weights.
 
         Parameters
         ----------
         shapes : sequence of tuple
-            Of the variables.
+            Shapes of the variables.
+
+        Returns
+        -------
+        tuple or None
+            None if there is no state from which this training can be resumed; the folder is then empty.
         """
         found = None
         if (self.folder / "state.json").exists():
             try:
                 found = self._read(shapes)
             except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-                log.warning("%s: the checkpoint cannot be read (%s): trained from the start", self.folder, error)
+                log.warning("%s: the checkpoint cannot be read (%s); the training starts again", self.folder, error)
         if found is None:
             self._clear(kept=(LOCK,))
         return found
@@ -88,18 +95,20 @@ class Checkpoint:
     def _read(self, shapes):
         state = json.loads((self.folder / "state.json").read_text())
         if state["digest"] != self.digest:
-            log.info("%s: the checkpoint is of a training with other arguments: trained from the start", self.folder)
+            log.info(
+                "%s: the checkpoint belongs to a training with other arguments; the training starts again", self.folder
+            )
             return None
         saved = _read_list(self.folder / state["file"])
         best = _read_list(self.folder / state["best_file"]) if state["best_file"] else None
         if [value.shape for value in saved] != list(shapes):
-            raise ValueError("its variables are not those of the network")
+            raise ValueError("the variables do not fit the network")
         return {key: state[key] for key in ("history", "best_loss", "kept_epoch")}, saved, best
 
     def write(
         self, epoch: int, state: Mapping[str, Any], arrays: Sequence[np.ndarray], best: Sequence[np.ndarray] | None
     ) -> None:
-        """Save an epoch; until the last file is whole, the one before stays what is read.
+        """Save an epoch. The previous epoch remains valid until all files are complete.
 
         Parameters
         ----------
@@ -107,7 +116,7 @@ class Checkpoint:
         state : mapping
             history, best_loss, kept_epoch.
         arrays, best : sequence of numpy.ndarray
-            Variables, and weights of the kept epoch (None where that is the last).
+            Variables, and weights of the kept epoch (None if that is the last epoch).
         """
         file, best_file = f"epoch{epoch}.npz", ""
         lists = {file: arrays}
@@ -128,7 +137,7 @@ class Checkpoint:
                 path.unlink(missing_ok=True)
 
     def release(self) -> None:
-        """Let another training have the folder, with what it holds."""
+        """Release the folder, with its files, to another training."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -136,7 +145,7 @@ class Checkpoint:
     def remove(self) -> None:
         """Delete the folder."""
         self._clear()
-        with suppress(OSError):  # another training has come for it
+        with suppress(OSError):  # another training is using it
             self.folder.rmdir()
         self.release()
 

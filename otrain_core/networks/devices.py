@@ -1,11 +1,12 @@
-"""What a network is trained on: the CPU or a GPU.
+"""Devices for the training of networks: CPU or GPU.
 
-``python -m otrain_core.networks.devices`` names the GPUs that a training would see here.
+``python -m otrain_core.networks.devices`` lists the GPUs that a training on this machine can use.
 """
 
 from __future__ import annotations
 
 import logging
+import numbers
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,26 +17,25 @@ log = logging.getLogger("otrain")
 
 
 def prepare_device(*, require_gpu: bool = False, threads: int | None = None, deterministic: bool = True) -> str:
-    """Make the back end repeat itself exactly, and say what it runs on.
+    """Make the results of the back end reproducible, and name its device.
 
     Parameters
     ----------
     require_gpu : bool
     threads : int, optional
-        CPU threads (default: as the back end chooses; JAX has no such setting).
+        CPU threads (default: chosen by the back end; JAX has no such setting).
     deterministic : bool
-        False leaves TensorFlow's operations as they are: those that are made deterministic cannot
-        be compiled with XLA.
+        Make the operations of TensorFlow deterministic. They cannot be compiled with XLA then.
 
     Returns
     -------
     str
-        Names of the GPUs that are seen, or CPU with its number of cores.
+        Names of the available GPUs, or CPU with its number of cores.
 
     Raises
     ------
     ConfigError
-        A GPU is required and the back end sees none.
+        A GPU is required, but none is available to the back end; or the back end cannot be used for training.
     """
     from otrain_core.networks.architecture import keras
 
@@ -58,9 +58,11 @@ def prepare_device(*, require_gpu: bool = False, threads: int | None = None, det
             torch.set_num_threads(threads)
         gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     else:
-        raise ConfigError(f"KERAS_BACKEND: {backend!r} cannot train; tensorflow, jax and torch can")
+        raise ConfigError(f"KERAS_BACKEND: {backend!r} cannot be used for training; use tensorflow, jax or torch")
     if require_gpu and not gpus:
-        raise ConfigError("require_gpu is true, but no GPU is seen: check the driver, CUDA_VISIBLE_DEVICES and `[gpu]`")
+        raise ConfigError(
+            "require_gpu: true, but no GPU is available; check the driver, CUDA_VISIBLE_DEVICES and the extra `[gpu]`"
+        )
     return ", ".join(gpus) or f"CPU ({len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1} cores)"
 
 
@@ -74,7 +76,7 @@ def _prepare_tensorflow(threads: int | None, deterministic: bool) -> list[str]:
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(threads)
         except RuntimeError:
-            log.warning("threads: TensorFlow has started already; it keeps the threads it has")
+            log.warning("threads: cannot be changed, because TensorFlow has already started")
     return [
         tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
         for gpu in tf.config.list_physical_devices("GPU")
@@ -83,42 +85,43 @@ def _prepare_tensorflow(threads: int | None, deterministic: bool) -> list[str]:
 
 @contextmanager
 def memory_told(what: str) -> Iterator[None]:
-    """Say in one sentence that memory does not suffice, and what to change.
+    """Convert out-of-memory errors to one sentence; `what` needs the memory, and says what to change.
 
     Raises
     ------
     OtrainError
-        In place of what Python, TensorFlow, JAX and PyTorch raise.
+        Instead of the errors of Python, TensorFlow, JAX and PyTorch.
     """
     try:
         yield
     except Exception as error:
         text = str(error)
-        told = ("RESOURCE_EXHAUSTED", "out of memory", "OOM when", "failed to allocate memory")
+        signs = ("RESOURCE_EXHAUSTED", "out of memory", "OOM when", "failed to allocate memory")
         if (
             isinstance(error, MemoryError)
             or type(error).__name__ == "ResourceExhaustedError"
-            or any(words.lower() in text.lower() for words in told)
+            or any(words.lower() in text.lower() for words in signs)
         ):
             raise OtrainError(f"there is not enough memory for {what}") from error
         raise
 
 
 def check_seed(seed: int) -> None:
-    """Refuse a seed that the generators of random numbers do not take.
+    """Refuse a seed that the random number generators do not accept.
 
     Raises
     ------
     ConfigError
+        The seed is not a whole number from 0 to 2**32 - 1.
     """
-    if not 0 <= seed < 2**32:
-        raise ConfigError(f"seed: {seed} is not possible; a whole number from 0 to {2**32 - 1} is")
+    if not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
+        raise ConfigError(f"seed: must be a whole number from 0 to {2**32 - 1}, not {seed}")
 
 
 if __name__ == "__main__":
     from otrain_core.networks.architecture import keras
 
     try:
-        print(f"{keras.backend.backend()} sees: {prepare_device(require_gpu=True)}")
+        print(f"GPUs for {keras.backend.backend()}: {prepare_device(require_gpu=True)}")
     except ConfigError as error:
         raise SystemExit(str(error)) from None

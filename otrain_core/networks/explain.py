@@ -1,4 +1,4 @@
-"""Where in a cutout a network found the reasons for its decision: Grad-CAM."""
+"""Grad-CAM maps, which show the parts of a cutout that determine the decision of a network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from otrain_core.plan.config import ExplainOptions
 
 DEFAULT = ExplainOptions()
 _SUMMARY = ("n", "energy_within_fwhm", "energy_of_flat_map", "fallbacks")
-_SAMPLE = 100  # cutouts behind the mean share of energy, of each kind
+_SAMPLE = 100  # cutouts of each kind from which the mean share of energy is computed
 
 
 def explain_files(
@@ -35,21 +35,21 @@ def explain_files(
     neighbours: str | Path | None = None,
     record: str | Path | None = None,
 ) -> None:
-    """Draw Grad-CAM maps of a network's decisions on its test set, and try them without the neighbours.
+    """Draw Grad-CAM maps of the decisions of a network on its test set, and score its cutouts without their neighbours.
 
     Parameters
     ----------
     model, cube, scores, metrics : path-like
         ``model.keras``, ``cube.npz``, ``scores.csv`` and ``metrics.json`` (for the threshold).
     gradcam, figure : path-like
-        Files written: ``.npz`` and PNG.
+        Files to write: ``.npz`` and PNG.
     draw : callable
-        `otrain_core.figures.galleries.draw_grad_cam`: writes the figure of what `explain_model` gives.
+        `otrain_core.figures.galleries.draw_grad_cam`, which draws the arrays of `explain_model` to a file.
     options : ExplainOptions
     seed : int
-        Draws the right decisions that are shown, and the noise where a neighbour was.
+        Seed for the choice of the right decisions, and for the noise that replaces a neighbour.
     neighbours, record : path-like, optional
-        Files written: CSV of the neighbour test, JSON of the summary numbers.
+        Files to write: CSV of the neighbour test, and JSON with a summary.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def explain_files(
     write_arrays(gradcam, maps)
     draw(maps, figure)
     if neighbours and record:
-        tried, numbers = neighbour_test(
+        tested, numbers = neighbour_test(
             network,
             arrays,
             table,
@@ -78,20 +78,20 @@ def explain_files(
             rng=np.random.default_rng([seed, 1]),
             n_sigma=options.neighbour_sigma,
         )
-        write_table(neighbours, tried)
+        write_table(neighbours, tested)
         write_json(record, {**result, "neighbours": numbers})
 
 
 def find_layer(model, name: str | None = None) -> str:
-    """Name of the layer whose output Grad-CAM weighs.
+    """Name of the layer whose output is used for Grad-CAM.
 
-    Without a name it is the last convolution. The normalisation and activation right
-    behind a convolution belong to it: their output is what the next layer sees.
+    Without a name this is the last convolution. The normalisation and activation that directly follow a convolution belong
+    to it, because their output is the input of the next layer.
 
     Raises
     ------
     ConfigError
-        There is no such layer, or it has no (height, width, channel) output.
+        There is no such layer, or its output is not (height, width, channels).
     """
     from keras import layers
 
@@ -103,7 +103,7 @@ def find_layer(model, name: str | None = None) -> str:
         name = convolutions[-1]
     elif name not in names or len(model.get_layer(name).output.shape) != 4:
         raise ConfigError(
-            f"explain.layer: {name!r} is not a convolution of the model; it has {', '.join(convolutions)}"
+            f"explain.layer: {name!r} is not a convolution of the model; use one of {', '.join(convolutions)}"
         )
     if name in convolutions:
         rest = model.layers[names.index(name) + 1 :]
@@ -115,7 +115,7 @@ def find_layer(model, name: str | None = None) -> str:
 
 
 def logits_of(model):
-    """The logits of False and True, as a tensor of the model."""
+    """Logits of False and True, as a tensor of the model."""
     from keras import layers, ops
 
     last = model.layers[-1]
@@ -127,7 +127,7 @@ def logits_of(model):
 
 
 def _with_features(model, layer: str):
-    """A model that gives the features of a layer, and the logits behind them."""
+    """Model whose outputs are the features of a layer and the logits."""
     from keras import Model
 
     return Model(model.input, [model.get_layer(layer).output, logits_of(model)])
@@ -136,42 +136,44 @@ def _with_features(model, layer: str):
 def grad_cam(
     model, cutouts: np.ndarray, *, options: ExplainOptions = DEFAULT, batch_size: int = 64
 ) -> dict[str, np.ndarray]:
-    """Grad-CAM maps of what speaks for the class that the network chose.
+    """Grad-CAM maps of the evidence for the class that the network chose.
 
-    The map is the sum of the features of a layer, each weighted by the mean derivative
-    of the output with respect to it, positive part (Selvaraju et al. 2020). The output
-    is the difference of the logits of the two classes, which does not saturate; with
-    ``output: softmax`` it is the probability, as in Makhlouf et al. 2022. Where no
-    feature speaks for the class, the map would be blank: then the magnitude of the
-    weighted sum is given, and ``fallback`` is set.
+    The map is the positive part of the sum of the features of a layer, each weighted by the mean derivative of the output
+    with respect to it (Selvaraju et al. 2020). The output is the difference of the logits of the two classes, which does not
+    saturate; with ``output: softmax`` it is the probability, as in Makhlouf et al. 2022. If no feature supports the class,
+    this map would be zero. The absolute value of the weighted sum is then used, and ``fallback`` is True.
 
     Parameters
     ----------
     model : keras.Model
         From `otrain_core.networks.architecture`.
     cutouts : numpy.ndarray
-        float32 (N, S, S, C) as the model takes them.
+        float32 (N, S, S, C), the input of the model.
     options : ExplainOptions
-        ``layer`` and ``output`` count.
+        ``layer`` and ``output`` are used.
+    batch_size : int
+        Number of cutouts that are processed at a time.
 
     Returns
     -------
     dict
-        maps float32 (N, h, w) with maximum 1 (0 everywhere where all derivatives
-        vanish), resized (N, S, S) bilinear, weights (N, features), called (N,) the
-        class that the map speaks for, fallback bool (N,), layer its name.
+        maps float32 (N, h, w) with maximum 1 (0 everywhere if all derivatives vanish), resized (N, S, S) with bilinear
+        interpolation, weights (N, features), called (N,) the class that the network chose, fallback bool (N,), layer
+        (name).
 
     Raises
     ------
     ConfigError
-        Unknown layer, or a back end other than TensorFlow.
+        The layer is not known, or the back end is not TensorFlow.
+    CubeError
+        There are no cutouts.
     """
     import keras
 
     from otrain_core.networks.architecture import input_stage
 
     if keras.backend.backend() != "tensorflow":
-        raise ConfigError(f"Grad-CAM needs the TensorFlow back end of Keras, not {keras.backend.backend()}")
+        raise ConfigError(f"KERAS_BACKEND: Grad-CAM needs tensorflow, not {keras.backend.backend()}")
     layer = find_layer(model, options.layer)
     featured = _with_features(model, layer)
     parts = [
@@ -186,7 +188,7 @@ def grad_cam(
     maps[fallback] = np.abs(summed[fallback])
     peak = maps.max(axis=(1, 2), keepdims=True)
     maps = np.divide(maps, peak, out=np.zeros_like(maps), where=peak > 0).astype(np.float32)
-    # A stage that centres drops the first row and column of an even cutout.
+    # An input stage with `centre` removes the first row and column of an even cutout.
     seen = input_stage(model).output.shape[1:3]
     resized = np.asarray(keras.ops.image.resize(maps[..., None], seen, interpolation="bilinear"))[..., 0]
     missing = [(full - part, 0) for full, part in zip(cutouts.shape[1:3], seen, strict=True)]
@@ -217,7 +219,7 @@ def _weighted_features(featured, cutouts: np.ndarray, output: str) -> tuple[np.n
 
 
 def central_energy(maps: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share of a map within a radius of the candidate (pixel side // 2).
+    """Share of a map within a radius around the candidate (pixel side // 2).
 
     Parameters
     ----------
@@ -229,24 +231,26 @@ def central_energy(maps: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np
     Returns
     -------
     share, area : numpy.ndarray
-        (N,) the share of the map, NaN where the map is 0 everywhere, and the share of
-        the cutout's area, which is what a flat map would give.
+        (N,) share of the map, NaN where the map is 0 everywhere, and share of the area of the cutout, which is what a
+        flat map would give. Both are NaN where the radius is not known.
     """
     height, width = maps.shape[1:]
     y, x = np.mgrid[:height, :width]
     distance = np.hypot(y - height // 2, x - width // 2)
-    inside = distance[None] <= np.asarray(radius, dtype=float)[:, None, None]
-    total = maps.sum(axis=(1, 2))
-    share = np.divide((maps * inside).sum(axis=(1, 2)), total, out=np.full(len(maps), np.nan), where=total > 0)
-    return share, inside.mean(axis=(1, 2))
+    radius = np.asarray(radius, dtype=float)
+    inside = distance[None] <= radius[:, None, None]
+    total, known = maps.sum(axis=(1, 2)), np.isfinite(radius)
+    unknown = np.full(len(maps), np.nan)
+    share = np.divide((maps * inside).sum(axis=(1, 2)), total, out=unknown.copy(), where=known & (total > 0))
+    return share, np.where(known, inside.mean(axis=(1, 2)), np.nan)
 
 
 def choose_cutouts(
     scores: pd.DataFrame, threshold: float, *, n: int, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Rows of the cube to explain, of each kind in `OUTCOMES`, from the set test.
+    """Choose rows of the cube to explain, for each kind of `OUTCOMES`, from the test set.
 
-    Wrong decisions come worst first; right ones are drawn at random.
+    Wrong decisions are sorted, the worst first; right decisions are drawn at random.
     """
     test = scores[scores["set"] == "test"]
     accepted, true = test["score"] >= threshold, test["label"] == 1
@@ -272,7 +276,7 @@ def explain_model(
     rng: np.random.Generator,
     options: ExplainOptions = DEFAULT,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Grad-CAM maps of right and wrong decisions on the test set, and how central they are.
+    """Grad-CAM maps of right and wrong decisions on the test set, and their concentration on the candidate.
 
     Parameters
     ----------
@@ -281,22 +285,29 @@ def explain_model(
     scores : pandas.DataFrame
         index, candid, label, score, set.
     threshold : float
-        Tells right from wrong.
+        Decision threshold of the model.
     rng : numpy.random.Generator
-        Draws the right ones.
+        Draws the right decisions.
     options : ExplainOptions
-        ``layer``, ``output``, and ``n_cutouts``, the cutouts kept of each kind.
+        ``layer``, ``output``, and ``n_cutouts``, the number of cutouts of each kind that are kept.
 
     Returns
     -------
     arrays : dict
-        cutouts (N, S, S, C), maps, resized, fallback, called and layer of `grad_cam`,
-        index, candid, label, score, kind, energy (share within one FWHM), fwhm [px], and
-        the record as columns ``summary_*``.
+        cutouts (N, S, S, C); maps, resized, fallback, called and layer of `grad_cam`; index, candid, label, score, kind,
+        energy (share of the map within one FWHM, NaN if the FWHM is not known), fwhm [px], channels; and the record as
+        arrays ``summary_*``.
     record : dict
-        layer, output, and for each kind and for all: n, the mean share of the map's
-        energy within one FWHM of the candidate, the share of a flat map, the number of
-        fallbacks. Up to 100 cutouts of each kind enter these means.
+        layer, output, threshold, and for each kind and for all: n, the mean share of the energy of the map within one
+        FWHM of the candidate, the share for a flat map, and the number of fallbacks. The means are over at most 100
+        cutouts of each kind.
+
+    Raises
+    ------
+    CubeError
+        The test set is empty.
+    ConfigError
+        As `grad_cam`.
     """
     from otrain_core.networks.architecture import input_stage
 
@@ -343,6 +354,6 @@ def explain_model(
 
 
 def cutout_fwhm(cube: Mapping[str, np.ndarray], index: np.ndarray) -> np.ndarray:
-    """Seeing [px], or the candidate's own FWHM where it is not known."""
+    """Seeing [px] of each cutout, or the FWHM of the candidate if the seeing is not known."""
     seeing, own = (column(cube, name).astype(float)[index] for name in ("seeing", "fwhms"))
     return np.where(np.isfinite(seeing), seeing, own)

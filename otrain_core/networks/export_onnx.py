@@ -1,8 +1,8 @@
-"""A trained network with all that its use needs, in one ONNX file.
+"""Export of a trained network to one ONNX file that contains everything needed for classification.
 
-The graph is that of the Keras model, its input stage included: raw cutouts in, probabilities out. The metadata
-of the file hold, as JSON under the key `KEY`, the channels, the threshold, the calibration, the rule of
-abstention and what the training set was like.
+The graph is that of the Keras model with its input stage: the input are raw cutouts, the output probabilities. The metadata of
+the file (JSON, key `KEY`) contain the channels, the threshold, the calibration, the rule for undecided candidates and
+statistics of the training set.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from otrain_core.classify.classifier import FORMAT, KEY
+from otrain_core.classify.classifier import FORMAT, KEY, check_threshold
 from otrain_core.cubes.inputs import select_inputs
 from otrain_core.errors import CubeError, OtrainError, first_line
 from otrain_core.networks.vary import IMAGES, RIM
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 OPSET = 18
-N_CHECKED = 512  # real cutouts on which the file of a training is compared with the network
-TOLERANCE = 1e-5  # of a probability, between Keras and ONNX Runtime
+N_CHECKED = 512  # real cutouts for which the exported file is compared with the network
+TOLERANCE = 1e-5  # largest difference of a probability between Keras and ONNX Runtime
 
 
 def export_model(
@@ -36,32 +36,35 @@ def export_model(
     cutouts: np.ndarray | None = None,
     rng: np.random.Generator | None = None,
 ) -> dict[str, Any]:
-    """Write a network as ONNX and check the file against the network.
+    """Write a network as ONNX, and check that the file gives the same probabilities.
 
     Parameters
     ----------
     model : keras.Model
-        From `otrain_core.networks.architecture.load_model`, or any with one input (N, S, S, C) and an output (N, 2) or (N, 1).
+        From `otrain_core.networks.architecture.load_model`, or any model with one input (N, S, S, C) and one output (N, 2)
+        or (N, 1).
     path : path-like
-        Appears only once the check has passed.
+        File to write; it exists only after the check has passed.
     about : mapping, optional
-        As from `model_record`.
+        Metadata, from `model_record`.
     cutouts : numpy.ndarray, optional
-        (N, S, S, C) real cutouts for the check, beside random ones.
+        (N, S, S, C) real cutouts for the check, in addition to random ones.
     rng : numpy.random.Generator, optional
-        For the random cutouts.
+        Draws the random cutouts.
 
     Returns
     -------
     dict
-        What was written as metadata, with ``checked``: the number of cutouts and the largest difference. Equal
-        networks with equal `about` and `cutouts` give equal files.
+        The metadata, with ``checked``: the number of cutouts and the largest difference. Equal networks with equal
+        `about` and `cutouts` give equal files.
 
     Raises
     ------
     OtrainError
-        tf2onnx is not installed or cannot convert the model, or the file does not give the
-        probabilities of the model within `TOLERANCE`.
+        tf2onnx is not installed or cannot convert the model, or the probabilities of the file differ from those of the
+        model by more than `TOLERANCE`.
+    CubeError
+        The input or output of the model has another shape.
     """
     from otrain_core.io import atomic
     from otrain_core.networks import architecture
@@ -80,8 +83,9 @@ def export_model(
     }
     single = model
     if stage and architecture.precision_of(model) != "float32":
-        single = architecture.rebuild(model, precision="float32")  # half of it is for GPUs
-    brightest = 5.0 if record["normalise"] != "none" else 2.0  # of raw values, float32 logits lose digits
+        single = architecture.rebuild(model, precision="float32")  # mixed precision is only for GPUs
+    # Logits from raw, bright pixels lose digits in float32, so that the comparison would fail.
+    brightest = 5.0 if record["normalise"] != "none" else 2.0
     probes = _probes(height, width, channels, cutouts, rng or np.random.default_rng(0), brightest)
     with atomic(path) as temporary:
         convert_model(single, temporary)
@@ -89,9 +93,11 @@ def export_model(
         found = _run(temporary, probes)
         undefined = np.isnan(found) & np.isnan(expected)
         difference = float(np.max(np.where(undefined, 0.0, np.abs(found - expected))))
-        if not difference <= TOLERANCE:  # NaN of one of them too
-            raise OtrainError(f"{path}: ONNX Runtime gives probabilities that differ by {difference:.2g} from Keras'")
-        # The difference itself depends on the machine: equal networks give equal files.
+        if not difference <= TOLERANCE:  # also if only one of them is NaN
+            raise OtrainError(
+                f"{path}: the probabilities of ONNX Runtime differ from those of Keras by {difference:.2g}"
+            )
+        # The difference depends on the machine, so it is not written: equal networks give equal files.
         record["checked"] = {"n": len(probes), "tolerance": TOLERANCE}
         write_metadata(temporary, record)
     return record | {"checked": {"n": len(probes), "max_difference": difference}}
@@ -108,18 +114,18 @@ def export_onnx_files(
     seed: int,
     recipe: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the network of a training as ONNX, checked on cutouts of its cube.
+    """Write the network of a training as ONNX, and check it on cutouts of its cube.
 
     Parameters
     ----------
     cube, model, train_record, scores, metrics : path-like
         ``cube.npz``, ``model.keras``, ``train.json``, ``scores.csv`` and ``metrics.json``.
     onnx : path-like
-        File written.
+        File to write.
     seed : int
-        Draws the cutouts of the check.
+        Seed for the choice of the cutouts for the check.
     recipe : mapping, optional
-        How the cutouts were made (`otrain_core.plan.recipe.Recipe.record`), so that `otrain search` makes its own alike.
+        How the cutouts were made (`otrain_core.plan.recipe.Recipe.record`), so that `otrain search` makes them in the same way.
 
     Raises
     ------
@@ -143,26 +149,30 @@ def export_onnx_files(
 
 
 def export_file(model: str | Path, output: str | Path, *, threshold: float | None = None) -> None:
-    """Write a Keras model, ours or another's, as ONNX with the records of its training that stand beside it.
+    """Write any Keras model as ONNX, with the records of its training if they are in the same folder.
 
     Parameters
     ----------
     model, output : path-like
-        ``.keras`` or ``.h5``, and the ``.onnx`` file written.
+        ``.keras`` or ``.h5`` file, and ``.onnx`` file to write.
     threshold : float, optional
-        In place of the one in the records.
+        Used instead of the threshold in the records, 0 to 1.
 
     Raises
     ------
     CubeError, OtrainError
         As `otrain_core.networks.foreign_model.load_any_model` and `export_model`.
+    ConfigError
+        The threshold is not a number from 0 to 1.
     """
     from otrain_core.networks.foreign_model import load_any_model
     from otrain_core.results import read_record
 
-    beside = Path(model).parent
-    about = model_record(read_record(beside / "metrics.json"), read_record(beside / "train.json"))
-    export_model(load_any_model(model), output, about=about | ({} if threshold is None else {"threshold": threshold}))
+    folder = Path(model).parent
+    about = model_record(read_record(folder / "metrics.json"), read_record(folder / "train.json"))
+    if threshold is not None:
+        about["threshold"] = check_threshold(threshold)
+    export_model(load_any_model(model), output, about=about)
 
 
 def model_record(
@@ -171,25 +181,26 @@ def model_record(
     cube: Mapping[str, np.ndarray] | None = None,
     scores: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
-    """What a user of the model needs, from the records of its training.
+    """Make the metadata of a model from the records of its training.
 
     Parameters
     ----------
     metrics, train : mapping
         ``metrics.json`` and ``train.json``.
     cube : mapping of arrays, optional
-        The cube that the model was trained on.
+        Cube on which the model was trained.
     scores : pandas.DataFrame, optional
         ``scores.csv``: index, image, label, score, set.
 
     Returns
     -------
     dict
-        Plain values: threshold, calibration, abstention, telescope, pipeline, experiment, seed, commit, headline,
-        training (statistics of `otrain_core.classify.descriptors.training_statistics` over the set train, and
-        quantiles of the score by class over the set that is scored; by image, the share of wrong decisions
-        that the probabilities promise, over all that was not trained on), and optional and least_size of a network
-        whose inputs varied in training (`otrain_core.classify.classifier.Classifier`).
+        threshold, calibration, abstention, telescope, pipeline, experiment, protocol, threshold_rule, seed, commit,
+        headline; training, if cube and scores are given (statistics of
+        `otrain_core.classify.descriptors.training_statistics` for the training set, quantiles of the score by class for
+        the scored set, and the expected share of wrong decisions per image for all images that were not trained on);
+        optional and least_size of a network whose inputs were varied in training
+        (`otrain_core.classify.classifier.Classifier`).
     """
     from otrain_core.classify.descriptors import doubt, image_values, thin
     from otrain_core.evaluation.calibrate import Calibration
@@ -212,24 +223,24 @@ def model_record(
         names = {"low": "low", "high": "high", "threshold": "threshold", "coverage": "stated_coverage"}
         record["abstention"] = {name: abstention.get(key) for name, key in names.items()}
     options = train.get("options") or {}
-    record |= _done_without(options)
+    record |= _tolerated(options)
     if cube is None or scores is None or not options.get("inputs"):
         return record
     statistics = _training_part(cube, scores, options, scored_set=metrics.get("scored_set") or "test")
     if "images" in cube:
         calibration = Calibration.from_record(record["calibration"]) if "calibration" in record else Calibration()
         held_out = scores[scores["set"] != "train"]
-        promised = doubt(calibration.apply(held_out["score"].to_numpy(float)))
+        doubts = doubt(calibration.apply(held_out["score"].to_numpy(float)))
         for name, label in (("true", 1), ("false", 0)):
             members = (held_out["label"] == label).to_numpy()
             if members.any():
-                by_image = image_values(promised, held_out["image"].to_numpy(), np.mean, members)[1]
+                by_image = image_values(doubts, held_out["image"].to_numpy(), np.mean, members)[1]
                 statistics["images"].setdefault(name, {})["doubt"] = thin(by_image)
     return record | {"training": statistics}
 
 
-def _done_without(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Channels that a network was trained to do without, and the side of the smallest cutouts that it takes [px]."""
+def _tolerated(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Channels that may be missing according to the training, and the side of the smallest accepted cutouts [px]."""
     varied, inputs, size = (options.get(key) for key in ("vary_inputs", "inputs", "size"))
     shares = {"no_psf": ("psf",), "no_images": IMAGES, "no_mask": ("mask",)}
     found: dict[str, Any] = {}
@@ -244,7 +255,7 @@ def _done_without(options: Mapping[str, Any]) -> dict[str, Any]:
 def _training_part(
     cube: Mapping[str, np.ndarray], scores: pd.DataFrame, options: Mapping[str, Any], *, scored_set: str
 ) -> dict[str, Any]:
-    """What the cutouts of train are like, and the scores of the set that is scored."""
+    """Statistics of the training cutouts, and quantiles of the scores in the scored set."""
     from otrain_core.classify.descriptors import PROBABILITIES, describe, training_statistics
 
     train = scores[scores["set"] == "train"]
@@ -273,9 +284,9 @@ def _shape(model) -> tuple[int | None, int, int, int]:
     except (AttributeError, ValueError):
         shape = outputs = ()
     if len(shape) != 4 or None in shape[1:] or shape[1] != shape[2]:
-        raise CubeError(f"model {model.name}: one input of square cutouts (N, S, S, C) is needed, found {shape}")
+        raise CubeError(f"model {model.name}: must have one input of square cutouts (N, S, S, C), not {shape}")
     if len(outputs) != 2 or outputs[1] not in (1, 2):
-        raise CubeError(f"model {model.name}: one or two probabilities are needed as output, found shape {outputs}")
+        raise CubeError(f"model {model.name}: the output must be one or two probabilities, not shape {outputs}")
     return shape
 
 
@@ -284,7 +295,7 @@ def convert_model(model, path: Path, *, name: str = "cutouts") -> None:
     try:
         import tf2onnx  # noqa: F401
     except ImportError:
-        raise OtrainError("tf2onnx is not installed, which writes ONNX files: pip install tf2onnx") from None
+        raise OtrainError("tf2onnx, which writes ONNX files, is not installed: pip install tf2onnx") from None
     from otrain_core.networks.architecture import keras
 
     batch = keras.InputSpec(shape=(None, *model.input_shape[1:]), dtype="float32", name=name)
@@ -297,7 +308,7 @@ def convert_model(model, path: Path, *, name: str = "cutouts") -> None:
 
 
 def _ease_arcsinh(path: Path) -> None:
-    """Write arcsinh as a logarithm, which ONNX Runtime computes ten times as fast."""
+    """Replace arcsinh by a logarithm, which is ten times as fast in ONNX Runtime."""
     import onnx
 
     proto = onnx.load(str(path))
@@ -315,7 +326,7 @@ def _ease_arcsinh(path: Path) -> None:
             return output
 
         size = add("Abs", node.input[0], output=names[0])
-        # Of large values the square would be infinite; their root is not the larger of the two then.
+        # The square of a large value would be infinite. It is limited, and the value itself replaces the root then.
         small = add("Min", size, "arcsinh_large", output=names[1])
         square = add("Mul", small, small, output=names[2])
         root = add("Sqrt", add("Add", square, "arcsinh_one", output=names[3]), output=names[4])
@@ -331,14 +342,14 @@ def _ease_arcsinh(path: Path) -> None:
 
 
 class _Named:
-    """Nodes and constants of a graph, each with a name by what it computes, and once.
+    """Nodes and constants of a graph, without duplicates and with names that depend only on the computation.
 
     Attributes
     ----------
     names : dict
-        New name of each old one; inputs and outputs of the graph keep theirs.
+        Maps old to new names; inputs and outputs of the graph keep their names.
     nodes, arrays : list
-        What is kept, in order.
+        Nodes and constants that are kept, in order.
     """
 
     def __init__(self, graph: Any):
@@ -352,11 +363,11 @@ class _Named:
             self._name_all(self._makers[value.name])
 
     def _name_all(self, last: Any) -> None:
-        """Depth first, without recursion: a node is named once all that it reads has names."""
+        """Name nodes depth first, without recursion: a node is named once all its inputs have names."""
         waiting, done = [last], set()
         while waiting:
             node = waiting[-1]
-            missing = [old for old in dict.fromkeys(node.input) if old not in self.names]  # one may be read twice
+            missing = [old for old in dict.fromkeys(node.input) if old not in self.names]  # without duplicates
             for old in missing:
                 if old in self._constants:
                     self._name_constant(old)
@@ -398,15 +409,15 @@ class _Named:
         node.ClearField("output")
         node.ClearField("doc_string")
         if not node.domain:
-            node.ClearField("domain")  # set to nothing or not set
+            node.ClearField("domain")  # an empty domain and no domain mean the same
         node.input.extend(inputs)
         node.output.extend(outputs)
 
 
 def _make_repeatable(path: Path) -> None:
-    """Name and order all of a graph by what it computes: converters name and sort by counters and hashes.
+    """Give the nodes of a graph reproducible names and a reproducible order; those of converters vary between runs.
 
-    What is computed twice is kept once. A graph with graphs inside its operators stays as it is.
+    Duplicate computations are removed. A graph with graphs inside its operators is not changed.
     """
     import onnx
 
@@ -430,7 +441,7 @@ def _make_repeatable(path: Path) -> None:
 
 
 def _probes(height: int, width: int, channels, cutouts, rng: np.random.Generator, brightest: float) -> np.ndarray:
-    """Random cutouts of many scales, with missing, infinite, constant and huge pixels, and real ones after them."""
+    """Random cutouts of many scales, with missing, infinite, constant and huge pixels, followed by the real ones."""
     n, n_channels = 256, len(channels)
     scale = 10.0 ** rng.uniform(-3, brightest, (n, 1, 1, 1))
     probes = (scale * rng.normal(rng.uniform(-20, 20, (n, 1, 1, 1)), 1.0, (n, height, width, n_channels))).astype("f4")
@@ -457,7 +468,7 @@ def _run(path: Path, cutouts: np.ndarray) -> np.ndarray:
 
 
 def write_metadata(path: Path, record: Mapping[str, Any]) -> None:
-    """Put a record into an ONNX file, as JSON under the key `KEY`."""
+    """Write a record to the metadata of an ONNX file, as JSON with the key `KEY`."""
     import onnx
 
     from otrain_core.io import plain_values

@@ -1,4 +1,4 @@
-"""The detector network: fully convolutional, stride 1, from the planes of an image to a map of its transients."""
+"""The detector network: fully convolutional, stride 1, from the planes of an image to maps of its transients."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from otrain_core.networks.export_onnx import convert_model, write_metadata
 from otrain_core.networks.tiles import TARGETS
 from otrain_core.plan.finder import FinderOptions
 
-FIRST_SCORE = 0.01  # heat that an untrained network gives: transients are rare
-OFFSET, LOG_SNR, FOOTPRINT = 1.0, 0.3, 0.05  # weights of the parts of the loss beside that of the heat
-TOLERANCE = 1e-3  # of a map, between Keras and ONNX Runtime
+FIRST_SCORE = 0.01  # heat from an untrained network; it is low because transients are rare
+OFFSET, LOG_SNR, FOOTPRINT = 1.0, 0.3, 0.05  # weights of the terms of the loss; that of the heat is 1
+TOLERANCE = 1e-3  # largest difference of a map between Keras and ONNX Runtime, relative for values above 1
 
 
 def build_finder(options: FinderOptions) -> keras.Model:
-    """An untrained network, for planes of any size.
+    """Build an untrained network, for planes of any size.
 
     Returns
     -------
     keras.Model
-        float32 (N, height, width, len(`PLANES`)), as from `otrain_core.candidates.planes.Planes.inputs`, to
+        Input float32 (N, height, width, len(`PLANES`)) from `otrain_core.candidates.planes.Planes.inputs`; output
         (N, height, width, len(`MAPS`)): logit of the heat, dx and dy [px], logarithm of the S/N, logit of the footprint.
-        Two layers each are bridged (He et al. 2016, CVPR).
+        Each pair of layers has a residual connection (He et al. 2016, CVPR).
     """
     planes = keras.Input((None, None, len(PLANES)), name="planes")
     x = bridge = None
@@ -62,16 +62,16 @@ def build_finder(options: FinderOptions) -> keras.Model:
 
 
 def reach(dilations: Sequence[int]) -> int:
-    """Pixels about a pixel that its maps depend on."""
+    """Radius of the receptive field: the maps at a pixel depend on pixels up to this distance [px]."""
     return int(sum(dilations))
 
 
 def finder_loss(targets, maps):
-    """Mean loss for each source of a batch: a number.
+    """Loss of a batch, per source (a scalar tensor).
 
-    Penalty-reduced focal loss of the heat (Law & Deng 2018, ECCV, eq. 1; Zhou et al. 2019, arXiv:1904.07850), mean
-    absolute error of offset and log S/N near the sources, cross entropy of the footprint. `targets` as from
-    `otrain_core.networks.tiles.make_targets`.
+    It is the sum of the penalty-reduced focal loss of the heat (Law & Deng 2018, ECCV, eq. 1; Zhou et al. 2019,
+    arXiv:1904.07850), the mean absolute errors of offset and log S/N near the sources, and the cross entropy of the
+    footprint. `targets` are from `otrain_core.networks.tiles.make_targets`.
     """
     t = {name: targets[..., k] for k, name in enumerate(TARGETS)}
     m = {name: maps[..., k] for k, name in enumerate(MAPS)}
@@ -91,7 +91,7 @@ def finder_loss(targets, maps):
 def export_finder(
     model: keras.Model, path: str | Path, *, options: FinderOptions, about: Mapping[str, Any], probes: np.ndarray
 ) -> None:
-    """Write a network as ONNX, checked against Keras.
+    """Write a network as ONNX, and check it against Keras.
 
     Parameters
     ----------
@@ -100,14 +100,14 @@ def export_finder(
     path : path-like
     options : FinderOptions
     about : mapping
-        Joins the metadata; ``threshold`` is needed.
+        Added to the metadata; ``threshold`` is required.
     probes : numpy.ndarray
-        (N, height, width, planes) on which both must agree.
+        (N, height, width, planes), inputs for which both must agree.
 
     Raises
     ------
     OtrainError
-        The file does not give the maps of the network, or it cannot be written.
+        The maps of the file differ from those of the network, or it cannot be written.
     """
     import onnxruntime
 
@@ -126,5 +126,5 @@ def export_finder(
         found = session.run(None, {session.get_inputs()[0].name: probes})[0]
         difference = float(np.max(np.abs(found - expected)))
         if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
-            raise OtrainError(f"{path}: ONNX Runtime gives maps that differ by {difference:.2g} from Keras'")
+            raise OtrainError(f"{path}: the maps of ONNX Runtime differ from those of Keras by {difference:.2g}")
         write_metadata(temporary, record)

@@ -1,4 +1,4 @@
-"""Fine-tuning of the shipped model on all labels there are, where they are too few for a test set (`otrain train`).
+"""Fine-tuning of the shipped model on all labels, for labels that are too few for a test set (`otrain train`).
 
 `otrain_core.studies.finetune` is the study of fine-tuning (rule finetune), which keeps a test set and scores it.
 """
@@ -22,7 +22,7 @@ from otrain_core.networks.train import finetune_model
 if TYPE_CHECKING:
     from otrain_core.plan.config import Experiment, FinetuneOptions
 
-EVEN_ODDS = 0.5  # the threshold of a fine-tuned network
+EVEN_ODDS = 0.5  # threshold of a fine-tuned network
 
 
 def finetune_files(
@@ -38,25 +38,25 @@ def finetune_files(
     finetune: FinetuneOptions | None = None,
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Fine-tune the shipped model on all cutouts of a cube; nothing is held out, so nothing is scored.
+    """Fine-tune the shipped model on all cutouts of a cube. No cutouts are held out, so there are no scores.
 
     Parameters
     ----------
     cube, model, history, record, experiment, seed, finetune, threads
-        As for `otrain_core.networks.train.train_files`. Without ``metrics.json`` the registry does not take such a
-        training, and no gate can make it a champion.
+        As for `otrain_core.networks.train.train_files`. There is no ``metrics.json``, so that the registry does not
+        import such a training and it cannot become a champion.
     split, onnx : path-like
-        Files written as well: a split whose only set is train, and the model for use, whose threshold is even odds.
+        Further files to write: a split whose only set is train, and the model for classification, with threshold 0.5.
 
     Returns
     -------
     dict
-        What `record` holds.
+        Content of `record`.
 
     Raises
     ------
     OtrainError
-        No shipped model, or the cube lacks a channel that it reads.
+        There is no shipped model, or the cube has no channel that it requires.
     """
     from otrain_core.networks.architecture import save_model
     from otrain_core.networks.export_onnx import N_CHECKED, export_model, model_record
@@ -81,7 +81,7 @@ def finetune_files(
 
 
 def split_of_all(cube: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """A split whose only set is train: index, candid, image, label, set."""
+    """Split whose only set is train: index, candid, image, label, set."""
     labels = np.asarray(cube["labels"]).astype(int)
     table = {
         "index": np.arange(len(labels)),

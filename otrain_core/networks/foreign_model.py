@@ -1,4 +1,4 @@
-"""Keras models from elsewhere, such as the ``.h5`` files of the original O'TRAIN: read without running their code."""
+"""Safe reading of Keras models from other sources, such as the ``.h5`` files of the original O'TRAIN."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from otrain_core.errors import CubeError, first_line
 from otrain_core.safe import limit_of
 
-# Layers that only compute. Not here: Lambda (carries code), and layers that read files or run other programs.
+# Layers that only compute. Lambda (contains code) and layers that read files or run other programs are left out.
 LAYERS = {
     "InputLayer",
     "Conv2D",
@@ -59,7 +59,7 @@ LAYERS = {
     "CentreWindow",
 }
 OURS = {"InputStage", "CentreWindow"}
-# What else has a class in a description: none of them runs anything but itself.
+# Other classes that a configuration may contain; none of them runs any other code.
 PARTS = {
     "__keras_tensor__",
     "__tuple__",
@@ -104,19 +104,18 @@ MODULES = {
     "keras.src.models.functional",
     "keras.src.models.sequential",
 }
-MAX_CONFIG = 2**24  # bytes of the description of a model
-MAX_NESTING = 60  # of its lists and dictionaries
+MAX_CONFIG = 2**24  # largest configuration of a model [bytes]
+MAX_NESTING = 60  # deepest nesting of its lists and dictionaries
 SIZES = ("units", "filters", "kernel_size", "batch_shape", "target_shape", "padding", "size", "pool_size", "shape")
-MAX_LENGTH = 2**14  # of any of them: memory is taken as the description says
-MAX_OUTPUT = 2**22  # numbers that a layer may give for one cutout
+MAX_LENGTH = 2**14  # largest value of these keys, because Keras allocates memory according to them
+MAX_OUTPUT = 2**22  # largest number of values in the output of a layer for one cutout
 
 
 def load_any_model(path: str | Path):
-    """A Keras model from a ``.keras`` or ``.h5`` file, ours or another's.
+    """Read a Keras model from a ``.keras`` or ``.h5`` file of any origin.
 
-    Its description is looked through first: only layers that compute are let in, so that nothing in
-    the file can run. It may have no more weights than the file has bytes, and no layer that gives more than
-    `MAX_OUTPUT` numbers for a cutout.
+    The configuration is checked first: only layers that compute are permitted, so that no code in the file can run. The
+    number of weights is limited by the size of the file, and the output of a layer for one cutout to `MAX_OUTPUT` values.
 
     Returns
     -------
@@ -125,15 +124,15 @@ def load_any_model(path: str | Path):
     Raises
     ------
     CubeError
-        Another kind of file, layers that carry code, layers or an archive too large, or a file that this Keras
-        cannot read.
+        The file is of another type, contains layers with code, layers or archive members that are too large, or cannot
+        be read by this version of Keras.
     """
     path = Path(path)
     if not path.is_file():
         raise CubeError(f"{path}: no such file")
     readers = {".keras": _keras_config, ".h5": _h5_config, ".hdf5": _h5_config}
     if path.suffix.lower() not in readers:
-        raise CubeError(f"{path}: a model is a .onnx, .keras or .h5 file, not {path.suffix or 'this'}")
+        raise CubeError(f"{path}: a model must be a .onnx, .keras or .h5 file")
     check_layers(readers[path.suffix.lower()](path), path)
     from otrain_core.networks.architecture import load_model
 
@@ -142,12 +141,14 @@ def load_any_model(path: str | Path):
     for layer in model._flatten_layers():
         for shape in _output_shapes(layer):
             if math.prod(length or 1 for length in shape) > MAX_OUTPUT:
-                raise CubeError(f"{path}: layer {layer.name} gives {shape[1:]} numbers for a cutout: too many")
+                raise CubeError(
+                    f"{path}: the output of layer {layer.name}, {shape[1:]}, is too large; the model is refused"
+                )
     return model
 
 
 def _output_shapes(layer: Any) -> list[tuple[int | None, ...]]:
-    """Shapes that a layer of a model gives, as far as they are known."""
+    """Output shapes of a layer, as far as they are known."""
     shapes = []
     for node in getattr(layer, "_inbound_nodes", []):
         shapes += [tuple(tensor.shape) for tensor in node.output_tensors]
@@ -156,7 +157,7 @@ def _output_shapes(layer: Any) -> list[tuple[int | None, ...]]:
 
 @contextmanager
 def _weights_limited(limit: int, path: Path) -> Iterator[None]:
-    """Refuse a model once its layers ask for more weights than a number, before memory is taken for them."""
+    """Refuse a model whose layers have more weights than a limit, before memory is allocated for them."""
     from otrain_core.networks.architecture import keras
 
     original, total = keras.layers.Layer.add_weight, 0
@@ -165,7 +166,7 @@ def _weights_limited(limit: int, path: Path) -> Iterator[None]:
         nonlocal total
         total += math.prod(int(length) for length in (shape or ()))
         if total > limit:
-            raise CubeError(f"{path}: its layers have more weights than the file can hold; refused")
+            raise CubeError(f"{path}: its layers have more weights than the file can contain; the model is refused")
         return original(layer, shape, *arguments, **options)
 
     keras.layers.Layer.add_weight = add_weight
@@ -176,32 +177,33 @@ def _weights_limited(limit: int, path: Path) -> Iterator[None]:
 
 
 def check_layers(config: Any, path: str | Path) -> None:
-    """Refuse a description with anything but layers that compute and their parts, whatever it is called.
+    """Refuse a configuration that contains anything but layers that compute, and their parts.
 
     Raises
     ------
     CubeError
+        The configuration is refused.
     """
     for key, length in _lengths(config):
         if not 0 <= abs(length) <= MAX_LENGTH:  # NaN too
-            raise CubeError(f"{path}: {key}: {length} is more than the {MAX_LENGTH} that are read from a file")
+            raise CubeError(f"{path}: {key}: must be at most {MAX_LENGTH}, not {length}")
     _check_classes(config, path)
 
 
 def _check_classes(config: Any, path: str | Path, depth: int = 0) -> None:
-    """Look at everything that Keras would make an object of: all that has a class, and all in lists of layers."""
+    """Check everything from which Keras would make an object: entries with a class, and entries of lists of layers."""
     if depth > MAX_NESTING:
-        raise CubeError(f"{path}: its description is nested too deeply for a model")
+        raise CubeError(f"{path}: the configuration is nested too deeply for a model")
     if isinstance(config, dict):
         if "class_name" in config:
             _check_class(config, path)
         for entry in _list_of(config.get("layers")):
             if not isinstance(entry, dict) or "class_name" not in entry:
-                raise CubeError(f"{path}: its list of layers holds something that is no layer; refused")
+                raise CubeError(f"{path}: an entry in the list of layers is not a layer; the model is refused")
             if not _is_one_of(entry["class_name"], LAYERS):
                 _refuse(entry["class_name"], path)
         for name, value in config.items():
-            if name != "compile_config" or depth:  # of the outermost: a model is not compiled here
+            if name != "compile_config" or depth:  # ignored in the model itself, which is not compiled here
                 _check_classes(value, path, depth + 1)
     elif isinstance(config, list):
         for value in config:
@@ -229,14 +231,14 @@ def _is_one_of(name: Any, names: set[str]) -> bool:
 
 def _refuse(name: Any, path: str | Path) -> None:
     raise CubeError(
-        f"{path}: layer {str(name)[:80]} is refused: only layers that compute are read from a file, as others can run code"
+        f"{path}: layer {str(name)[:80]} is refused: only layers that compute are permitted, because others can run code"
     )
 
 
 def _lengths(config: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, float]]:
-    """Every number under one of `SIZES`."""
+    """All numbers under the keys of `SIZES`."""
     if depth > MAX_NESTING:
-        return  # told by _check_classes
+        return  # _check_classes raises the error
     if isinstance(config, dict):
         for name, value in config.items():
             yield from _lengths(value, name if name in SIZES else "", depth + 1)
@@ -252,9 +254,9 @@ def _keras_config(path: Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             total = sum(member.file_size for member in archive.infolist())
             if total > limit_of(path):
-                raise CubeError(f"{path}: unfolds to {total / 2**30:.1f} GiB; refused as a decompression bomb")
+                raise CubeError(f"{path}: expands to {total / 2**30:.1f} GiB; refused as a decompression bomb")
             if archive.getinfo("config.json").file_size > MAX_CONFIG:
-                raise CubeError(f"{path}: its description is too large for a model")
+                raise CubeError(f"{path}: the configuration is too large for a model")
             return json.loads(archive.read("config.json"))
     except (zipfile.BadZipFile, KeyError, ValueError, OSError, RecursionError, NotImplementedError) as error:
         raise CubeError(f"{path}: not a readable Keras model ({error})") from None
@@ -266,7 +268,7 @@ def _h5_config(path: Path) -> Any:
     try:
         with h5py.File(path, "r") as file:
             if "model_config" not in file.attrs:
-                raise CubeError(f"{path}: holds weights without the network they belong to; save the whole model")
+                raise CubeError(f"{path}: contains weights without their network; save the whole model")
             text = file.attrs["model_config"]
             return json.loads(text)
     except (OSError, ValueError, TypeError, KeyError, RecursionError, RuntimeError) as error:

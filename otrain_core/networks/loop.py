@@ -1,4 +1,4 @@
-"""The loop over the epochs of a training, with its checkpoint."""
+"""Loop over the epochs of a training, with its checkpoint."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("otrain")
 
 HISTORY = ("epoch", "loss", "accuracy", "validation_loss", "validation_accuracy", "seconds", "learning_rate")
-Change = Callable[[np.ndarray, slice], np.ndarray]  # what is done to cutouts, given their places in the order
-WORSE = 0.1  # a loss on validation above the lowest by more than this share of it: the model got worse
+Change = Callable[[np.ndarray, slice], np.ndarray]  # augmentation of cutouts, given their positions in the epoch
+WORSE = 0.1  # the model got worse if its validation loss exceeds the lowest one by more than this share
 
 
 def _unchanged(cutouts: np.ndarray, part: slice) -> np.ndarray:
@@ -29,7 +29,7 @@ def _unchanged(cutouts: np.ndarray, part: slice) -> np.ndarray:
 
 
 def turn_cutouts(cutouts: np.ndarray, symmetry: np.ndarray) -> np.ndarray:
-    """Turn each cutout (N, S, S, C) by one of the eight symmetries of the square, numbered 0 to 7 (N,)."""
+    """Apply one of the eight symmetries of the square, numbered 0 to 7 (N,), to each cutout (N, S, S, C)."""
     turned = np.empty_like(cutouts)
     for number in range(8):
         chosen = symmetry == number
@@ -39,7 +39,7 @@ def turn_cutouts(cutouts: np.ndarray, symmetry: np.ndarray) -> np.ndarray:
 
 
 def _batches(data, order: np.ndarray, change: Change, batch_size: int):
-    """Cutouts and labels in some order and turned, read batch by batch: for cutouts mapped from a file."""
+    """Cutouts and labels in a given order, augmented and read batch by batch, for memory-mapped cutouts."""
     from otrain_core.networks.architecture import keras
 
     class Batches(keras.utils.PyDataset):
@@ -54,41 +54,42 @@ def _batches(data, order: np.ndarray, change: Change, batch_size: int):
 
 
 def passes(n: int, experiment: Experiment) -> int:
-    """Passes over n cutouts in an epoch: of few there are several, so that it has about ``min_batches`` batches."""
+    """Passes over n cutouts per epoch; few cutouts get several, so that an epoch has about ``min_batches`` batches."""
     return max(1, round(experiment.min_batches * experiment.batch_size / n)) if n else 1
 
 
 class Watch(Protocol):
-    """What hears of every epoch of a training, such as `otrain_core.registry.live.LiveRun`."""
+    """Observer of the epochs of a training, such as `otrain_core.registry.live.LiveRun`."""
 
     def begin(self, history: Sequence[dict[str, float]]) -> None:
-        """Hear of the epochs before, where a training goes on."""
+        """Start; `history` has the earlier epochs if the training is resumed."""
 
     def epoch(self, row: dict[str, float]) -> None:
-        """Hear of an epoch that has ended: a row of `HISTORY`."""
+        """Receive the row of `HISTORY` of an epoch that has ended."""
 
 
 class Loop:
-    """Epochs with a saved state after each, so that a killed training goes on where it was.
+    """Epochs of a training. The state is saved after each, so that an interrupted training can be resumed.
 
     Parameters
     ----------
     model : keras.Model
-        Behind the input stage. It ends with the weights that are kept.
+        The layers after the input stage. `restore_kept` gives it the weights that are kept.
     train, validation : tuple of array
-        Cutouts as the model takes them, and labels 0 or 1. Cutouts that are a `numpy.memmap` are read
-        batch by batch, to the same weights.
+        Inputs of the model, and labels 0 or 1. Inputs in a `numpy.memmap` are read batch by batch and give the same
+        weights.
     experiment : Experiment
         epochs, batch_size, min_batches, learning_rate, schedule, label_smoothing, keep, patience, augment
-        and jit_compile count.
+        and jit_compile are used.
     seed : int
+        Seed of the order and augmentation of the cutouts.
     weights : dict or None
         Weight of each class.
     renew : callable, optional
-        Gives the cutouts of train for an epoch (from 1), in place of those of `train`.
+        Returns the training inputs for an epoch (from 1), which are used instead of those in `train`.
     watch : Watch, optional
     progress : otrain_core.networks.progress.Progress, optional
-        Draws the batches of every epoch.
+        Progress bar for the batches of each epoch.
     """
 
     def __init__(
@@ -130,7 +131,12 @@ class Loop:
         self.watch, self.progress = watch, progress
 
     def run(self) -> pd.DataFrame:
-        """Train to the last epoch, or until patience ends; one row for each epoch.
+        """Train until the last epoch or until the patience is exhausted.
+
+        Returns
+        -------
+        pandas.DataFrame
+            `HISTORY`, one row per epoch.
 
         Raises
         ------
@@ -141,7 +147,7 @@ class Loop:
             self.watch.begin(self.history)
         for epoch in range(len(self.history) + 1, self.experiment.epochs + 1):
             if self._out_of_patience():
-                log.info("no lower loss on validation for %d epochs: stopped", self.experiment.patience)
+                log.info("stopped: the validation loss has not decreased for %d epochs", self.experiment.patience)
                 break
             self.epoch(epoch)
             if self.checkpoint is not None:
@@ -156,10 +162,10 @@ class Loop:
         return len(losses) - 1 - int(np.argmin(losses)) >= patience
 
     def epoch(self, epoch: int) -> None:
-        """Train one epoch (from 1) and watch it on validation."""
+        """Train one epoch (from 1) and evaluate it on validation."""
         if self.renew:
             labels = self.train[1]
-            del self.train  # which may fill a file of the size of the new one
+            del self.train  # it may occupy a file as large as the new one
             self.train = self.renew(epoch), labels
         rng = np.random.default_rng([self.seed, epoch])
         order = np.concatenate([rng.permutation(len(self.train[1])) for _ in range(self.passes)])
@@ -179,13 +185,13 @@ class Loop:
             verbose=0,
         ).history
         seconds = time.perf_counter() - started
-        watched = self.model.evaluate(**self._fed(self.validation, batch_size=256), verbose=0, return_dict=True)
+        evaluated = self.model.evaluate(**self._fed(self.validation, batch_size=256), verbose=0, return_dict=True)
         row = {
             "epoch": epoch,
             "loss": fitted["loss"][0],
             "accuracy": fitted["accuracy"][0],
-            "validation_loss": watched["loss"],
-            "validation_accuracy": watched["accuracy"],
+            "validation_loss": evaluated["loss"],
+            "validation_accuracy": evaluated["accuracy"],
             "seconds": seconds,
             "learning_rate": rate,
         }
@@ -201,7 +207,7 @@ class Loop:
             self.watch.epoch(row)
 
     def _keep(self, row: dict[str, float]) -> None:
-        """Note an epoch, and its weights where they are the ones to keep."""
+        """Add an epoch to the history, and store its weights if they are to be kept."""
         self.history.append(row)
         epoch = len(self.history)
         if row["validation_loss"] < self.best_loss:
@@ -219,14 +225,14 @@ class Loop:
         *,
         batch_size: int,
     ) -> dict[str, Any]:
-        """Arguments of Keras' fit and evaluate: arrays, or batches of what is mapped from a file."""
+        """Arguments for fit and evaluate of Keras: arrays, or batches of memory-mapped cutouts."""
         if isinstance(data[0], np.memmap):
             return {"x": _batches(data, np.arange(len(data[1])) if order is None else order, change, batch_size)}
         cutouts, labels = data if order is None else (data[0][order], data[1][order])
         return {"x": change(cutouts, slice(None)), "y": labels, "batch_size": batch_size}
 
     def got_worse(self) -> bool:
-        """Whether the loss on validation of the last epoch is above the lowest by more than `WORSE`; told in the log."""
+        """Whether the validation loss of the last epoch exceeds the lowest by more than `WORSE`; it is then logged."""
         losses = [row["validation_loss"] for row in self.history]
         if losses[-1] <= (1 + WORSE) * min(losses):
             return False
@@ -235,21 +241,21 @@ class Loop:
         if self.experiment.keep == "best":
             log.info("%sthe kept epoch is %d", text, self.kept_epoch)
         else:
-            log.warning("%sthe last epoch is kept all the same (keep: last)", text)
+            log.warning("%sthe last epoch is kept nevertheless (keep: last)", text)
         return True
 
     def restore_kept(self) -> None:
-        """Give the model the weights of the epoch that is kept."""
+        """Set the weights of the model to those of the kept epoch."""
         if self.best_weights is not None:
             self.model.set_weights(self.best_weights)
 
     def resume(self, folder: Path, digest: str) -> None:
-        """Save every epoch in a folder, and go on from what it holds if that has the same digest.
+        """Save each epoch in a folder, and resume from the state in it if that has the same digest.
 
         Raises
         ------
         ConfigError
-            Another training writes there.
+            Another training uses the folder.
         """
         self.checkpoint = Checkpoint(folder, digest)
         found = self.checkpoint.read([tuple(variable.shape) for variable in self._variables()])
@@ -264,7 +270,7 @@ class Loop:
         log.info("resumed at epoch %d", self.resumed_at)
 
     def _variables(self) -> list[Any]:
-        """All that one epoch hands to the next: weights, the optimizer's moments, the state of dropout."""
+        """State that one epoch passes to the next: weights, moments of the optimizer, state of dropout."""
         optimizer = self.model.optimizer
         if not optimizer.built:
             optimizer.build(self.model.trainable_variables)
@@ -278,7 +284,7 @@ class Loop:
         self.checkpoint.write(epoch, state, arrays, self.best_weights)
 
     def release(self) -> None:
-        """Let another training write to the folder of `resume`."""
+        """Release the folder of `resume` to another training."""
         if self.checkpoint is not None:
             self.checkpoint.release()
 
@@ -292,6 +298,6 @@ def _check_losses(row: dict[str, float]) -> None:
     for name in ("loss", "validation_loss"):
         if not np.isfinite(row[name]):
             raise CubeError(
-                f"the {name.replace('_', ' ')} became {row[name]} in epoch {row['epoch']}: lower the learning rate"
+                f"the {name.replace('_', ' ')} became {row[name]} in epoch {row['epoch']}: lower learning_rate"
                 " or normalise the inputs (normalise: mad-asinh)"
             )

@@ -1,4 +1,4 @@
-"""Whether a neighbour sways the score: cutouts scored again without it (Makhlouf et al. 2022, Fig. 13)."""
+"""Influence of a neighbour on the score: cutouts are scored again without it (Makhlouf et al. 2022, Fig. 13)."""
 
 from __future__ import annotations
 
@@ -36,16 +36,15 @@ NEIGHBOUR_COLUMNS = (
 
 
 def significance_map(cutout: np.ndarray, fwhm: float) -> np.ndarray:
-    """Height over the noise of a cutout smoothed by a Gaussian of a FWHM [px].
+    """Signal-to-noise map of a cutout smoothed with a Gaussian of the given FWHM [px].
 
-    Median and MAD of what lies more than 2 FWHM from the candidate (pixel side // 2) give
-    background and noise; a missing pixel counts as background.
+    Background and noise are the median and MAD of the pixels more than 2 FWHM from the candidate (pixel side // 2). Missing
+    pixels count as background.
 
     Returns
     -------
     numpy.ndarray
-        (S, S); NaN where the FWHM is not known, fewer than ten pixels lie beyond 2 FWHM, or
-        these have no noise.
+        (S, S); all NaN if the FWHM is not known, if fewer than ten pixels lie beyond 2 FWHM, or if these have no noise.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -54,7 +53,7 @@ def significance_map(cutout: np.ndarray, fwhm: float) -> np.ndarray:
     if not fwhm > 0 or far.sum() < 10:
         return blank
     background = np.median(cutout[far])
-    # Padded with background: to repeat the outermost pixels would repeat their noise.
+    # Padded with background, because repeated edge pixels would repeat their noise.
     smooth = gaussian_filter(
         np.where(valid, cutout - background, 0.0).astype(float), fwhm / FWHM_PER_SIGMA, mode="constant"
     )
@@ -64,10 +63,10 @@ def significance_map(cutout: np.ndarray, fwhm: float) -> np.ndarray:
 
 
 def find_neighbour(significance: np.ndarray, fwhm: float, *, n_sigma: float) -> tuple[int, int] | None:
-    """Position (x, y) of the brightest peak of at least `n_sigma` more than 2 FWHM from the candidate, or None."""
+    """Position (x, y) of the highest peak above `n_sigma` that is more than 2 FWHM from the candidate, or None."""
     from scipy.ndimage import maximum_filter
 
-    # The wing of the candidate is no peak, even where it is the brightest of all that is far.
+    # Only local maxima: the wing of the candidate can be the brightest part beyond 2 FWHM.
     peak = (significance == maximum_filter(significance, 3, mode="nearest")) & (significance >= n_sigma)
     peak &= _distance(significance.shape) > 2 * fwhm
     if not peak.any():
@@ -79,18 +78,17 @@ def find_neighbour(significance: np.ndarray, fwhm: float, *, n_sigma: float) -> 
 def remove_patch(
     cutout: np.ndarray, x: float, y: float, fwhm: float, *, rng: np.random.Generator
 ) -> tuple[np.ndarray, float]:
-    """Replace all within 1.5 FWHM of a position by its local background and noise.
+    """Replace the pixels within 1.5 FWHM of a position by background and noise.
 
-    Both are median and MAD in a ring of 1.5 to 3 FWHM, without what is within 1.5 FWHM of
-    the candidate; of the cutout but for the patch where the ring has under ten pixels. Missing pixels stay
-    missing.
+    These are the median and MAD in a ring from 1.5 to 3 FWHM, without the pixels within 1.5 FWHM of the candidate. If the
+    ring has fewer than ten pixels, all pixels outside the patch are used. Missing pixels remain missing.
 
     Returns
     -------
     cutout : numpy.ndarray
         A copy.
     flux : float
-        Sum of what was taken away, in the unit of the pixels.
+        Flux that was removed, in the unit of the pixels; NaN if there is no background.
     """
     distance, valid = _distance(cutout.shape, x, y), np.isfinite(cutout)
     patch = valid & (distance <= 1.5 * fwhm)
@@ -105,7 +103,7 @@ def remove_patch(
 
 
 def _distance(shape: tuple[int, int], x: float | None = None, y: float | None = None) -> np.ndarray:
-    """Distance of every pixel from a position [px], from the candidate by default."""
+    """Distance of each pixel from a position (default: the candidate) [px]."""
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     return np.hypot(rows - (shape[0] // 2 if y is None else y), columns - (shape[1] // 2 if x is None else x))
 
@@ -119,36 +117,40 @@ def neighbour_test(
     rng: np.random.Generator,
     n_sigma: float,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """How a score changes when a neighbour is taken out of the cutout (Makhlouf et al. 2022, Fig. 13).
+    """Change of the scores when a neighbour is removed from the cutout (Makhlouf et al. 2022, Fig. 13).
 
-    The neighbour is sought in the first channel of the model that is not the mask, and
-    its place is replaced in each such channel; the mask stays. As a control the
-    place opposite to it, seen from the candidate, is replaced instead, where nothing stands:
-    what that changes is the noise of the test.
+    The neighbour is searched in the first image channel of the model, and removed from all image channels; other channels
+    such as the mask are not changed. As a control, the patch on the opposite side of the candidate is replaced instead, if
+    it is empty. The change of the score is then the noise of the test.
 
     Parameters
     ----------
     model : keras.Model
     cube : dict of arrays
     scores : pandas.DataFrame
-        index, candid, image, label, score, set; all of test is tried.
+        index, candid, image, label, score, set; all rows of the test set are used.
     threshold : float
-        Tells right from wrong.
+        Decision threshold of the model.
     rng : numpy.random.Generator
         Draws the noise of the replaced pixels.
     n_sigma : float
-        Significance that a neighbour must have, see `significance_map`.
+        Least significance of a neighbour, see `significance_map`.
 
     Returns
     -------
     table : pandas.DataFrame
-        `NEIGHBOUR_COLUMNS`, one row for each cutout of test: fwhm and distance [px], neighbour_flux (unit
-        of the pixels, in the channel where it was found), neighbour_snr (of its smoothed peak), scores and
-        log odds of True before and after, changes (after - before). Without a neighbour
-        all of these but fwhm are NaN, and the control's where something stands there.
+        `NEIGHBOUR_COLUMNS`, one row per cutout of the test set: fwhm and distance [px], neighbour_flux (unit of the
+        pixels, in the channel where it was found), neighbour_snr (of its smoothed peak), scores and log odds of True
+        before and after, and changes (after - before). Without a neighbour all of these except fwhm are NaN; the values
+        of the control are NaN if its patch is not empty.
     record : dict
-        For each of `OUTCOMES` and all: n, n_neighbours, mean_score_change, median_logit_change,
-        median_abs_logit_change, median_abs_logit_control, decisions_changed (share; NaN without any).
+        n_sigma, threshold, and for each of `OUTCOMES` and all: n, n_neighbours, mean_score_change, median_logit_change,
+        median_abs_logit_change, median_abs_logit_control, decisions_changed (share; NaN without neighbours).
+
+    Raises
+    ------
+    CubeError
+        The test set is empty, or the model reads no images.
     """
     from otrain_core.networks.architecture import input_stage
 
@@ -159,7 +161,7 @@ def neighbour_test(
     before = select_inputs(cube, inputs=channels, size=model.input_shape[1], rows=index)
     fwhm, pixels = cutout_fwhm(cube, index), [k for k, name in enumerate(channels) if name in IMAGES]
     if not pixels:
-        raise CubeError("a model that reads none of the images sees no neighbours")
+        raise CubeError("the model reads no images, so that its cutouts show no neighbours")
     accepted, true = test["score"].to_numpy() >= threshold, test["label"].to_numpy() == 1
     kind = np.where(accepted == true, "right ", "wrong ").astype(object) + np.where(true, "True", "False")
     table = test[["index", "candid", "image", "label"]].assign(kind=kind, fwhm=fwhm).reset_index(drop=True)
@@ -180,12 +182,12 @@ def neighbour_test(
         rows.append(row)
         for changed, place in ((control, opposite), (without, found)):
             changed.append(cutout.copy())
-            for k in reversed(pixels):  # the last flux is that of the channel searched
+            for k in reversed(pixels):  # the last flux is that of the channel in which the neighbour was found
                 changed[-1][..., k], flux = remove_patch(cutout[..., k], place[0], place[1], width, rng=rng)
         about = {"distance": _distance(significance.shape)[y, x], "neighbour_snr": significance[y, x]}
         table.loc[row, [*about, "neighbour_flux"]] = [*about.values(), flux]
     if rows:
-        # In one call: Keras compiles anew for every model and every size of batch.
+        # In one call, because Keras compiles again for each model and batch size.
         every = _log_odds(model, np.concatenate([before[rows], np.stack(without), np.stack(control)]))
         for name, odds in zip(("before", "after", "control"), np.split(every, 3), strict=True):
             table.loc[rows, f"logit_{name}"] = odds if name != "control" else np.where(empty, odds, np.nan)

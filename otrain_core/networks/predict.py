@@ -12,18 +12,18 @@ from otrain_core.networks.devices import memory_told
 
 
 def score_cube(model, cube: Mapping[str, np.ndarray], split: pd.DataFrame) -> pd.DataFrame:
-    """Score every cutout of a cube; the model knows its own channels and size.
+    """Score all cutouts of a cube; channels and size are taken from the model.
 
     Returns
     -------
     pandas.DataFrame
-        index, candid, image, label, sign (-1: fainter than in the reference), score (probability of True), set (train, validation,
-        test, or unused where the split does not name the cutout).
+        index, candid, image, label, sign (-1: fainter than in the reference), score (probability of True), set (train,
+        validation, test, or unused if the cutout is not in the split).
 
     Raises
     ------
     CubeError
-        The cube lacks a channel of the model, or its cutouts are too small.
+        A channel of the model is not in the cube, or the cutouts are too small.
     """
     n = len(cube["cube"])
     sets = np.full(n, "unused", dtype=object)
@@ -42,7 +42,7 @@ def score_cube(model, cube: Mapping[str, np.ndarray], split: pd.DataFrame) -> pd
 
 
 def score_real_stars(model, cube: Mapping[str, np.ndarray], table: pd.DataFrame) -> pd.DataFrame:
-    """Score the real stars of the test images, which no training, tuning or calibration has seen.
+    """Score the real stars in the test images, which were not used for training, tuning or calibration.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def score_real_stars(model, cube: Mapping[str, np.ndarray], table: pd.DataFrame)
     cube : dict of arrays
         ``real_stars.npz``, in the format of a cube.
     table : pandas.DataFrame
-        As `score_cube` returns it; its images of the set test count.
+        From `score_cube`; the images of its test set are used.
 
     Returns
     -------
@@ -65,25 +65,25 @@ def score_real_stars(model, cube: Mapping[str, np.ndarray], table: pd.DataFrame)
 
 
 def predict(model, cutouts: np.ndarray) -> np.ndarray:
-    """Output of a Keras model, float32, for cutouts as it takes them."""
+    """Output (float32) of a Keras model for cutouts in its input format."""
     with memory_told(f"batches of 256 cutouts of {cutouts.shape[1]} px"):
         return np.asarray(model.predict(cutouts, batch_size=256, verbose=0), dtype=np.float32)
 
 
 def score_cutouts(model, cutouts: np.ndarray | Iterable[np.ndarray]) -> np.ndarray:
-    """Probability of True, float32 (N,), for cutouts as `select_inputs` or `input_blocks` gives them."""
+    """Probability of True, float32 (N,), for cutouts from `select_inputs` or `input_blocks`."""
     blocks = [cutouts] if isinstance(cutouts, np.ndarray) else cutouts
     scores = [predict(model, block)[:, 1] for block in blocks if len(block)]
     return np.concatenate([*scores, np.empty(0, np.float32)])
 
 
 def score_rows(model, cube: Mapping[str, np.ndarray], rows: np.ndarray | None = None) -> np.ndarray:
-    """Probability of True of some rows of a cube (default: of all), float32; only their pixels are read.
+    """Probability of True (float32) for rows of a cube (default: all); only the pixels of these rows are read.
 
     Raises
     ------
     CubeError
-        The cube lacks a channel of the model, or its cutouts are too small for it.
+        A channel of the model is not in the cube, or the cutouts are too small.
     """
     from otrain_core.networks.architecture import input_stage
 
@@ -92,7 +92,7 @@ def score_rows(model, cube: Mapping[str, np.ndarray], rows: np.ndarray | None = 
 
 
 def model_inputs(model, cube: Mapping[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """Some rows of a cube as the model takes them; only their pixels are read."""
+    """Rows of a cube in the input format of a model; only the pixels of these rows are read."""
     from otrain_core.networks.architecture import input_stage
 
     return select_inputs(cube, inputs=input_stage(model).channels, size=model.input_shape[1], rows=rows)

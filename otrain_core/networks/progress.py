@@ -1,4 +1,4 @@
-"""A bar of the batches of an epoch, for a training that is watched on a terminal."""
+"""Progress bar for the batches of an epoch, shown on a terminal."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ SHOWN = ("loss", "accuracy", "validation_loss", "validation_accuracy")
 
 
 def progress_on_terminal() -> Progress | None:
-    """A bar where stderr is a terminal."""
+    """Progress bar, or None if stderr is not a terminal."""
     return Progress() if sys.stderr.isatty() else None
 
 
 class Progress:
-    """For each epoch a line with its number and the time left to the whole training, and Keras' bar below it.
+    """Shows a line with the number of the epoch and the remaining time of the training, and below it the bar of Keras.
 
     Parameters
     ----------
     stream : file, optional
-        Where it is drawn (default: stderr).
+        Output (default: stderr).
     """
 
     def __init__(self, *, stream: TextIO | None = None):
@@ -32,7 +32,7 @@ class Progress:
         self.done = 0
 
     def begin(self, epoch: int, epochs: int, steps: int) -> list[Any]:
-        """Start the bar of an epoch (from 1) of so many batches; gives the callbacks that move it on."""
+        """Start the bar of an epoch (from 1) with `steps` batches; returns the callbacks that advance it."""
         import keras
 
         self.steps = steps
@@ -43,7 +43,7 @@ class Progress:
             mean = (time.perf_counter() - self.began) / self.done
             left = f", {_duration(mean * (epochs - epoch + 1))} left"
         print(f"epoch {epoch}/{epochs}{left}", file=self.stream, flush=True)
-        with redirect_stdout(self.stream):  # Keras draws on stdout only
+        with redirect_stdout(self.stream):  # Keras writes only to stdout
             self.bar = keras.utils.Progbar(self.steps, stateful_metrics=SHOWN)
         return [keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: self._move(batch + 1))]
 
@@ -52,7 +52,7 @@ class Progress:
             self.bar.update(step, finalize=False)
 
     def end(self, row: Mapping[str, float]) -> None:
-        """End the bar of an epoch with what it reached."""
+        """Finish the bar of an epoch, with the values of its row."""
         self.done += 1
         with redirect_stdout(self.stream):
             self.bar.update(self.steps, values=[(name, row[name]) for name in SHOWN], finalize=True)

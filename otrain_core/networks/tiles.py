@@ -1,4 +1,4 @@
-"""Tiles of images on which the detector network is trained: drawn, varied, and what it is to say of them."""
+"""Tiles of images for the training of the detector network: random draws, augmentation, and targets."""
 
 from __future__ import annotations
 
@@ -17,33 +17,34 @@ from otrain_core.sky.artefacts import ELECTRONS_PER_UM, PIXEL_UM, add_cosmics, a
 from otrain_core.stars.kinds import STAMP_RADIUS
 
 TARGETS = ("heat", "dx", "dy", "log_snr", "footprint", "counts", "near")
-NEAR_FAINT = 1.0  # pixels this near to a source that does not train do not either [FWHM]
-MARGIN = 4.0  # of a tile for its matched filter [standard deviations]
-MOST_EXTRA = 3  # further sources of a tile
-EXTRA_SNR = (4.0, 60.0)  # of these
-PAIR = (0.7, 2.0)  # distance of a further source from another, of half of them [FWHM]
-PAIR_RATIO = 0.4  # of their S/N at most [logarithm]
-MOST_ARTEFACTS = 3  # cosmic rays and hot pixels of a tile, of each
-COSMIC_SNR = (3.0, 100.0)  # of a pixel of a cosmic ray's track
-HEAT_REACH = 4.0  # beyond it the heat of a source is 0 [standard deviations]
+NEAR_FAINT = 1.0  # pixels this close to a source that is not used for training are not used either [FWHM]
+MARGIN = 4.0  # margin of a tile for the matched filter [standard deviations]
+MOST_EXTRA = 3  # largest number of sources added to a tile
+EXTRA_SNR = (4.0, 60.0)  # S/N of added sources
+PAIR = (0.7, 2.0)  # half of the added sources have this distance from another source [FWHM]
+PAIR_RATIO = 0.4  # largest difference of the S/N in such a pair [natural logarithm]
+MOST_ARTEFACTS = 3  # largest number of cosmic rays, and of hot pixels, added to a tile
+COSMIC_SNR = (3.0, 100.0)  # S/N of a pixel in the track of a cosmic ray
+HEAT_REACH = 4.0  # radius beyond which the heat of a source is 0 [standard deviations]
 
 
 class Source(NamedTuple):
-    """A source as the targets of a tile need it.
+    """Properties of a source that are needed for the targets of a tile.
 
     Attributes
     ----------
     x, y : float
-        [px of the whole image]
+        Position [px of the whole image].
     snr : float
+        Signal-to-noise ratio.
     trains : bool
-        Injected, usable and no source that fades.
+        Whether the source is used for training: it is injected, usable and not fading.
     blank : float
-        Pixels this near do not train where the source does not [FWHM].
+        If the source is not used for training, pixels this close to it are not used either [FWHM].
     light : numpy.ndarray
-        What it adds to the difference [ADU].
+        Stamp of the source in the difference [ADU].
     top, left : int
-        Pixel of the whole image that the first one of `light` falls on.
+        Row and column of the whole image of the first pixel of `light`.
     """
 
     x: float
@@ -57,7 +58,7 @@ class Source(NamedTuple):
 
 
 def sources_of(field: Field) -> list[Source]:
-    """The sources of an image."""
+    """Sources of an image."""
     found = []
     for row in field.sources.itertuples():
         stamp, top, left = field.psf.stamp(row.x, row.y)
@@ -71,13 +72,13 @@ def sources_of(field: Field) -> list[Source]:
 
 @dataclass(frozen=True)
 class TileImage:
-    """An image that tiles are drawn from, and what is computed of it once."""
+    """An image from which tiles are drawn, with values that are computed only once."""
 
     field: Field
 
     @cached_property
     def spreads(self) -> dict[bool, float]:
-        """Spread of the image with and without its difference, see `Planes.spread`."""
+        """Spread of the image with (True) and without (False) its difference, see `Planes.spread`."""
         planes = self.field.planes
         return {True: planes.spread(), False: planes.without_difference().spread()}
 
@@ -86,7 +87,7 @@ class TileImage:
         return sources_of(self.field)
 
     def near(self, rows: slice, columns: slice) -> list[Source]:
-        """Sources that may have light in a part of the image."""
+        """Sources that may contribute light to a part of the image."""
         return [
             one
             for one in self.sources
@@ -104,18 +105,20 @@ def draw_batch(
     rng: np.random.Generator,
     vary: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs (n, side, side, planes) and targets (n, side, side, len(`TARGETS`)) of tiles drawn at random.
+    """Draw random tiles: inputs (n, side, side, planes) and targets (n, side, side, len(`TARGETS`)).
 
     Parameters
     ----------
     images : sequence of TileImage
     options : FinderOptions
     side : int
-        No larger than the images [px].
+        Side of the tiles, at most that of the images [px].
     n : int
+        Number of tiles.
     rng : numpy.random.Generator
     vary : bool
-        Turn and mirror, add sources, shift the reference, and empty masks. Differences are dropped always.
+        Rotate and mirror tiles, add sources and artefacts, shift the reference, and empty masks. Differences are also
+        dropped if this is False.
     """
     tiles = [draw_tile(images[int(rng.integers(len(images)))], options, side, rng, vary=vary) for _ in range(n)]
     return np.stack([inputs for inputs, _ in tiles]), np.stack([targets for _, targets in tiles])
@@ -124,7 +127,7 @@ def draw_batch(
 def draw_tile(
     image: TileImage, options: FinderOptions, side: int, rng: np.random.Generator, *, vary: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One tile, see `draw_batch`."""
+    """Draw one tile, see `draw_batch`."""
     field, planes = image.field, image.field.planes
     margin = int(np.ceil(MARGIN * SIGMA * planes.seeing))
     top, left = (int(rng.integers(length - side + 1)) for length in planes.shape)
@@ -155,7 +158,7 @@ def draw_tile(
 def _with_more(
     part: Planes, sources: list[Source], field: Field, corner: tuple[int, int], spread: float, rng: np.random.Generator
 ) -> tuple[Planes, list[Source]]:
-    """Some more point sources in science image and difference, half of them beside another source."""
+    """Add point sources to science image and difference, half of them next to another source."""
     height, width = part.shape
     science = part.science.copy()
     difference = None if part.difference is None else part.difference.copy()
@@ -177,8 +180,8 @@ def _with_more(
         light = (flux * stamp).astype(np.float32)
         if difference is not None:
             add_stamp(difference, light, top - corner[0], left - corner[1])
-        own, y1, x1 = field.science_psf.stamp(x, y)
-        add_stamp(science, flux * own, y1 - corner[0], x1 - corner[1])
+        science_stamp, y1, x1 = field.science_psf.stamp(x, y)
+        add_stamp(science, flux * science_stamp, y1 - corner[0], x1 - corner[1])
         added.append(Source(x, y, snr, True, NEAR_FAINT, light, int(top), int(left)))
     if not added:
         return part, sources
@@ -189,14 +192,14 @@ def _with_more(
 
 
 def _with_artefacts(part: Planes, field: Field, corner: tuple[int, int], rng: np.random.Generator) -> Planes:
-    """Cosmic rays and hot pixels in science image and difference, some of each; bad pixels stay as they are."""
-    damage, noise = np.zeros(part.shape), float(np.median(part.noise))
+    """Add cosmic rays and hot pixels to science image and difference; bad pixels are not changed."""
+    artefacts, noise = np.zeros(part.shape), float(np.median(part.noise))
     for _ in range(int(rng.integers(MOST_ARTEFACTS + 1))):
         brightness = np.exp(rng.uniform(*np.log(COSMIC_SNR)))
-        add_cosmics(damage, rng, n=1, gain=ELECTRONS_PER_UM * PIXEL_UM / (brightness * noise))
-    add_hot_pixels(damage, rng, n=int(rng.integers(MOST_ARTEFACTS + 1)), noise=noise)
-    seen = field.psf.convolved(damage, corner) if hasattr(field.psf, "convolved") else damage
-    science = np.where(part.bad, 0, part.science + damage).astype(np.float32)
+        add_cosmics(artefacts, rng, n=1, gain=ELECTRONS_PER_UM * PIXEL_UM / (brightness * noise))
+    add_hot_pixels(artefacts, rng, n=int(rng.integers(MOST_ARTEFACTS + 1)), noise=noise)
+    seen = field.psf.convolved(artefacts, corner) if hasattr(field.psf, "convolved") else artefacts
+    science = np.where(part.bad, 0, part.science + artefacts).astype(np.float32)
     difference = part.difference
     if difference is not None:
         difference = np.where(part.bad, 0, difference + seen).astype(np.float32)
@@ -204,9 +207,9 @@ def _with_artefacts(part: Planes, field: Field, corner: tuple[int, int], rng: np
 
 
 def shifted_reference(planes: Planes, dx: float, dy: float, *, blur: float = 0.0) -> Planes:
-    """The planes as they are with a reference shifted by (dx, dy), or its kernel wider by `blur` (standard deviation) [px].
+    """Planes for a reference shifted by (dx, dy), with a subtraction kernel wider by `blur` (standard deviation) [px].
 
-    What was subtracted is the science image less the difference. Bad pixels are filled with 0 before.
+    The subtracted image is the science image minus the difference. Bad pixels must be 0.
     """
     from scipy.ndimage import binary_dilation, gaussian_filter, shift
 
@@ -226,21 +229,21 @@ def shifted_reference(planes: Planes, dx: float, dy: float, *, blur: float = 0.0
 def make_targets(
     planes: Planes, sources: Sequence[Source], *, corner: tuple[int, int], spread: float, options: FinderOptions
 ) -> np.ndarray:
-    """What the network is to say of each pixel: float32 (height, width, len(`TARGETS`)).
+    """Make the targets of the network for each pixel: float32 (height, width, len(`TARGETS`)).
 
-    heat is a Gaussian about each source, narrower than the seeing by ``heat_width``, 1 at its nearest pixel; dx, dy and
-    log_snr are those of the source, within one pixel of it (near = 1); footprint is 1 where its light exceeds the noise.
-    Where counts is 0 the heat does not train: about sources below ``min_snr``, unusable or fading ones, and real stars
-    that were moved.
+    heat is a Gaussian around each source, narrower than the seeing by the factor ``heat_width``, and 1 at the pixel of the
+    source. dx, dy and log_snr are those of the source in the 3 x 3 pixels around it (near = 1). footprint is 1 where the
+    light of a source exceeds the noise. Heat and footprint are not trained where counts is 0, which is around sources
+    below ``min_snr``, unusable or fading sources, and transplanted real stars.
 
     Parameters
     ----------
     planes : Planes
     sources : sequence of Source
     corner : tuple of int
-        Row and column of the whole image that the planes begin at.
+        Row and column of the whole image at which the planes begin.
     spread : float
-        As in `Planes.inputs`.
+        As for `Planes.inputs`.
     options : FinderOptions
     """
     found = np.zeros((*planes.shape, len(TARGETS)), np.float32)
@@ -261,7 +264,7 @@ def make_targets(
         box, _, _ = _about(one, corner, planes.shape, 0)
         heat[box] = counts[box] = 1
         box, dx, dy = _about(one, corner, planes.shape, 1)
-        closer = dx**2 + dy**2 < best[box]  # of two sources the nearer
+        closer = dx**2 + dy**2 < best[box]  # the nearer of two sources
         best[box] = np.where(closer, dx**2 + dy**2, best[box])
         for name, value in (("dx", dx), ("dy", dy), ("log_snr", np.log(one.snr)), ("near", 1)):
             plane = found[(*box, TARGETS.index(name))]
@@ -275,7 +278,7 @@ def make_targets(
 def _about(
     one: Source, corner: tuple[int, int], shape: tuple[int, int], reach: int
 ) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
-    """Pixels at most `reach` rows and columns from that of a source: their box, and dx (1, n) and dy (n, 1) to the source."""
+    """Box of pixels up to `reach` rows and columns from a source, and the offsets dx (1, n) and dy (n, 1) to the source."""
     y, x = one.y - corner[0], one.x - corner[1]
     first = [int(np.floor(value + 0.5)) - reach for value in (y, x)]
     rows, columns = (
@@ -290,7 +293,7 @@ def _about(
 
 
 def turned(inputs: np.ndarray, targets: np.ndarray, symmetry: int) -> tuple[np.ndarray, np.ndarray]:
-    """One of the eight turns and mirrorings of a tile; the offsets turn with it."""
+    """Apply one of the eight symmetries of the square to a tile, and to the offsets in its targets."""
     dx, dy = TARGETS.index("dx"), TARGETS.index("dy")
     targets = targets.copy()
     if symmetry & 1:

@@ -1,10 +1,11 @@
-"""Training of a network on the train part of a split, watched on the validation part."""
+"""Training of a network on the training set of a split, with evaluation on the validation set."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,9 +31,9 @@ from otrain_core.networks.vary import vary_inputs
 if TYPE_CHECKING:
     from otrain_core.plan.config import Experiment, FinetuneOptions
 
-MOST_LABELS = 20_000  # that a model is fine-tuned with, all in memory; of more, so many are drawn
-SMALL_BATCH = 16  # with fewer cutouts the statistics of a batch are too rough
-IN_MEMORY = 2**28  # bytes of cutouts trained on that are held in memory; more are read from a file batch by batch
+MOST_LABELS = 20_000  # largest number of labels for fine-tuning, all held in memory; of more labels a part is drawn
+SMALL_BATCH = 16  # least batch size; the statistics of smaller batches are too uncertain
+IN_MEMORY = 2**28  # largest size of training inputs held in memory [bytes]; more are read from a file batch by batch
 
 log = logging.getLogger("otrain")
 
@@ -52,39 +53,40 @@ def train_files(
     live_run: Callable[[Path], AbstractContextManager[Any]] | None = None,
     finetune: FinetuneOptions | None = None,
 ) -> None:
-    """Train on the files of a cube and write the model, its history and its record.
+    """Train a network on the files of a cube, and write the model, its history and its record.
 
     Parameters
     ----------
     cube, split : path-like
-        ``cube.npz`` and the split's CSV.
+        ``cube.npz`` and the CSV of the split.
     model, history, record : path-like
-        Files written: ``.keras``, CSV and JSON. The checkpoint is a folder beside the model.
+        Files to write: ``.keras``, CSV and JSON. The checkpoint is a folder beside the model.
     experiment : Experiment
     seed : int
     protocol : {'by-image', 'random'}
         See `train_model`.
     code : str
-        Digest of the code that trains: a checkpoint of other code is not gone on with.
+        Digest of the training code; a checkpoint written by other code is not used.
     threads : int, optional
         CPU threads.
     live_run : callable, optional
-        `otrain_core.registry.live.live_run`: gives for the folder of the model a context whose value hears of
-        every epoch (None: nothing does).
+        `otrain_core.registry.live.live_run`: returns, for the folder of the model, a context manager whose value is the
+        `watch` of the training.
     finetune : FinetuneOptions, optional
-        Of an experiment that starts from the shipped model, see `finetune_model`.
+        Options of an experiment that starts from the shipped model, see `finetune_model`.
 
     Raises
     ------
     CubeError, ConfigError, OtrainError
-        As `check_enough` and `train_model`; memory that does not suffice.
+        As `check_enough`, `train_model` and `finetune_model`, or there is not enough memory.
     """
     check_seed(seed)
     arrays = read_stack(cube, mmap=("cube",), only=("cube", "labels", "images", "channels", *SAMPLING))
     table = read_table(split, columns=("index", "set"))
-    least = 0 if experiment.start else experiment.min_train  # without labels the shipped model stays as it is
+    least = 0 if experiment.start else experiment.min_train  # without labels the shipped model is not changed
     check_enough(arrays["labels"], table, validation_set="test" if protocol == "random" else "validation", least=least)
     folder = Path(model).parent
+    checkpoint = folder / f"{Path(model).stem}.checkpoint"
     digests = {"cube_digest": digest(cube), "split_digest": digest(split)}
     with live_run(folder) if live_run and not experiment.start else nullcontext() as watch:
         trained, epochs, result = (
@@ -98,7 +100,8 @@ def train_files(
                 experiment=experiment,
                 seed=seed,
                 protocol=protocol,
-                checkpoint=folder / f"{Path(model).stem}.checkpoint",
+                checkpoint=checkpoint,
+                keep_checkpoint=True,
                 identity=[*digests.values(), code],
                 threads=threads,
                 watch=watch,
@@ -112,26 +115,27 @@ def train_files(
     write_table(history, epochs)
     run = {"mlflow_run": watch.run_id} if watch and watch.run_id else {}
     write_json(record, result | run | digests | provenance())
+    shutil.rmtree(checkpoint, ignore_errors=True)  # only now: a full disk must not cost the training
 
 
 def check_enough(labels: np.ndarray, split: pd.DataFrame, *, validation_set: str, least: int) -> None:
-    """Refuse, before any training, sets from which no network and no threshold can come.
+    """Refuse a split that has too few cutouts for a training or for a threshold.
 
     Parameters
     ----------
     labels : numpy.ndarray
-        (N,) of the cube.
+        (N,) labels of the cube.
     split : pandas.DataFrame
         Columns index and set.
     validation_set : str
-        The set that sets the threshold: one cutout of each class is needed.
+        The set that determines the threshold; it needs one cutout of each class.
     least : int
-        Cutouts of each class that train needs.
+        Number of cutouts of each class that the training set needs.
 
     Raises
     ------
     CubeError
-        Says how many cutouts of which class are missing in which set.
+        The message gives the number of missing cutouts for each class and set.
     """
     lacking = []
     for name, needed in (("train", least), (validation_set, 1)):
@@ -143,7 +147,7 @@ def check_enough(labels: np.ndarray, split: pd.DataFrame, *, validation_set: str
                 lacking.append(f"{missing} {kind} in {name}")
     if lacking:
         raise CubeError(
-            f"too few cutouts to train on: {', '.join(lacking)} are missing ({least} of each class are needed in train, 1"
+            f"too few cutouts for a training: {', '.join(lacking)} are missing ({least} of each class are needed in train, 1"
             f" in {validation_set}); use more images or a lower detect.threshold, or fine-tune a model of other telescopes"
         )
 
@@ -156,6 +160,7 @@ def train_model(
     seed: int,
     protocol: str = "by-image",
     checkpoint: str | Path | None = None,
+    keep_checkpoint: bool = False,
     identity: Sequence[str] = (),
     threads: int | None = None,
     watch: Watch | None = None,
@@ -163,54 +168,56 @@ def train_model(
 ) -> tuple[Any, pd.DataFrame, dict[str, Any]]:
     """Train a network.
 
-    Two trainings with the same arguments give the same weights on the same CPU with
-    the same number of threads. Under ``jit_compile: true`` TensorFlow does not promise that.
+    Two trainings with the same arguments give the same weights on the same CPU with the same number of threads. TensorFlow
+    does not guarantee this with ``jit_compile: true``.
 
     Parameters
     ----------
     cube : mapping of arrays
-        ``cube`` (N, S, S, C), which may be mapped into memory, ``labels`` (N,) 0 or 1, ``channels`` (C
-        names). More cutouts than `IN_MEMORY` go, as the network takes them, to a file in the folder of
-        temporary files (TMPDIR), which is gone at the end; the weights are the same.
+        ``cube`` (N, S, S, C), which may be memory-mapped, ``labels`` (N,) 0 or 1, ``channels`` (C names). If the outputs
+        of the input stage exceed `IN_MEMORY`, they are written to a temporary file (in TMPDIR), which is deleted at the
+        end. The weights do not depend on this.
     split : pandas.DataFrame
         Columns index (row of the cube) and set (train, validation, test, unused).
     experiment : Experiment
-        What is trained and how; ``threshold`` does not count here. Of ``n_train`` cutouts a smaller draw with
-        the same seed is part of a larger one.
+        Network and options of the training; ``threshold`` is not used here. With the same seed, the cutouts drawn for a
+        smaller ``n_train`` are a subset of those for a larger one.
     seed : int
         Seed of the weights, the order of the cutouts, dropout and augmentation.
     protocol : {'by-image', 'random'}
-        Under ``random`` the set test plays the part of validation, as in Makhlouf et al. 2022.
+        With ``random`` the test set is also the validation set, as in Makhlouf et al. 2022.
     checkpoint : path-like, optional
-        Folder in which every epoch is saved. A training that was killed resumes from
-        it and ends as it would have; a file that cannot be read, or is of a training with other
-        arguments, is deleted. The folder is removed at the end.
+        Folder in which each epoch is saved. An interrupted training resumes from it and gives the same weights as
+        without the interruption. Files that cannot be read, or belong to a training with other arguments, are deleted.
+        The folder is removed at the end.
+    keep_checkpoint : bool
+        Do not remove the folder at the end; a further training with the same arguments then returns the same network.
     identity : sequence of str
-        Digests of what the training is made from, pixels and code: a checkpoint with other ones is of another training.
+        Digests of the data and code of the training; a checkpoint with other digests is not used.
     threads : int, optional
-        CPU threads (default: as the back end chooses).
+        CPU threads (default: chosen by the back end).
     watch, progress : optional
         See `otrain_core.networks.loop.Loop`.
 
     Returns
     -------
     model : keras.Model
-        Takes the raw cutouts of the cube, NaN included.
+        Its input are the raw cutouts of the cube, with NaN for missing pixels.
     history : pandas.DataFrame
-        One row for each epoch: epoch (from 1), loss, accuracy (train, with dropout and
-        augmentation), validation_loss, validation_accuracy, seconds, learning_rate.
+        One row per epoch: epoch (from 1), loss, accuracy (on train, with dropout and augmentation), validation_loss,
+        validation_accuracy, seconds, learning_rate.
     record : dict
-        Options, parameters, operations, counts, time, device; got_worse, whether the loss on
-        validation of the last epoch is above the lowest by more than `otrain_core.networks.loop.WORSE`.
+        Options, numbers of parameters, operations and cutouts, times, device; got_worse, whether the validation loss of
+        the last epoch exceeds the lowest by more than `otrain_core.networks.loop.WORSE`.
 
     Raises
     ------
     CubeError
-        A channel that is not in the cube, an empty or one-class train set, an empty
-        validation set, or a loss that becomes NaN or infinite.
+        A channel is not in the cube, the training set lacks a class, the validation set is empty, or the loss becomes NaN
+        or infinite.
     ConfigError
-        A GPU was asked for and none is seen, cutouts too small for a network, or another training that writes
-        to `checkpoint`.
+        A GPU is required but not available, the cutouts are too small for a network, or another training uses
+        `checkpoint`.
     """
     check_seed(seed)
     validation_set = "test" if protocol == "random" else "validation"
@@ -229,7 +236,7 @@ def train_model(
     model = architecture.build_network(used, size=size)
     stage = architecture.keras.Model(model.input, architecture.input_stage(model).output)
     with memory_told(f"{len(labels)} cutouts of {size} px; train on fewer (n_train) or smaller ones (size)"):
-        # Validation is varied once, train in every epoch.
+        # Variations of the inputs are drawn once for validation, and in each epoch for train.
         validation = _staged(stage, cube, used, rows[validation_set], labels=labels, seed=[seed, 0])
         train = validation[:0] if used.varied else _staged(stage, cube, used, rows["train"], labels=labels, seed=[seed])
 
@@ -255,12 +262,15 @@ def train_model(
     record = _about(used, model, seed=seed, protocol=protocol, validation_set=validation_set)
     record |= {"device": device, "backend": backend}
     record |= _counts(labels, rows, validation_set) | _epochs(loop, history) | took
-    loop.remove_checkpoint()
+    if keep_checkpoint:
+        loop.release()
+    else:
+        loop.remove_checkpoint()
     return model, history, record
 
 
 def _about(used: Experiment, model: Any, *, seed: int, protocol: str, validation_set: str) -> dict[str, Any]:
-    """What was trained and how, for the record."""
+    """Entries of the record about the network and the options of the training."""
     from otrain_core.networks.architecture import flops
 
     return {
@@ -274,7 +284,7 @@ def _about(used: Experiment, model: Any, *, seed: int, protocol: str, validation
 
 
 def _run(loop: Loop, held: str) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Run all epochs and take the weights that are kept; the history, and the time [s]. `held` is what needs memory."""
+    """Run all epochs and restore the kept weights; returns the history and the times [s]. `held` is what needs memory."""
     started, cpu = time.perf_counter(), time.process_time()
     try:
         with memory_told(held):
@@ -301,22 +311,22 @@ def finetune_model(
     Parameters
     ----------
     cube, split, seed, protocol, threads
-        As for `train_model`; of more than `MOST_LABELS` cutouts of train so many are drawn.
+        As for `train_model`. At most `MOST_LABELS` cutouts of the training set are used; of more, a part is drawn.
     experiment : Experiment
-        ``n_train``, ``augment`` and ``require_gpu`` count; network, inputs and size are those of the shipped model.
+        ``n_train``, ``augment`` and ``require_gpu`` are used; network, inputs and size are those of the shipped model.
     options : FinetuneOptions or None
-        None takes the defaults.
+        None means the defaults.
 
     Returns
     -------
     model, history, record
-        As from `train_model`; the record has ``adapted``, too (the record of `adapt`). Where the shipped weights stay, the
-        history has one row, which tells their loss, and learning_rate 0.
+        As from `train_model`; the record also has ``adapted`` (the record of `adapt`). If the shipped weights are kept, the
+        history has one row with their loss and learning_rate 0.
 
     Raises
     ------
     OtrainError
-        No shipped model, or the cube lacks a channel that it reads.
+        There is no shipped model, or the cube has no channel that it requires.
     """
     from otrain_core.networks import adapt, architecture
     from otrain_core.plan.config import FinetuneOptions
@@ -378,7 +388,7 @@ def _counts(labels: np.ndarray, rows: Mapping[str, np.ndarray], validation_set: 
 
 
 def _epochs(loop: Loop, history: pd.DataFrame) -> dict[str, Any]:
-    # The first epoch compiles the network; it counts only where there is no other.
+    # The first epoch includes the compilation of the network; its time is used only if it is the only epoch.
     timed = history["seconds"].iloc[min(1, len(history) - 1) :]
     return {
         "epochs": len(history),
@@ -391,13 +401,13 @@ def _epochs(loop: Loop, history: pd.DataFrame) -> dict[str, Any]:
 
 
 def _fewer(batch_size: int, n: int, min_batches: int) -> int:
-    """Cutouts in a batch so that an epoch of `n` has the batches it needs to get anywhere."""
+    """Batch size for which an epoch of `n` cutouts has at least `min_batches` batches, if possible."""
     few = n // min_batches // SMALL_BATCH * SMALL_BATCH
     return min(batch_size, max(SMALL_BATCH, few))
 
 
 def _rows(split: pd.DataFrame, experiment: Experiment, seed: int, validation_set: str) -> dict[str, np.ndarray]:
-    """Rows of the cube that are trained on, and those that watch."""
+    """Rows of the cube for training and validation."""
     rows = {name: split.loc[split["set"] == name, "index"].to_numpy(int) for name in ("train", validation_set)}
     if experiment.n_train:
         rows["train"] = _draw(rows["train"], experiment.n_train, np.random.default_rng(seed))
@@ -405,21 +415,21 @@ def _rows(split: pd.DataFrame, experiment: Experiment, seed: int, validation_set
 
 
 def _draw(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    if n > rows.size:  # a study of many cubes need not end at the smallest
-        log.warning("n_train: %d cutouts were asked for, the set train has %d: all are used", n, rows.size)
+    if n > rows.size:  # not an error, because a study may use many cubes of different sizes
+        log.warning("n_train: %d cutouts are requested, but the training set has only %d: all are used", n, rows.size)
     return np.sort(rng.permutation(rows)[:n])
 
 
 def _check_sets(labels: np.ndarray, rows: dict[str, np.ndarray], validation_set: str) -> np.ndarray:
     for name, index in rows.items():
         if index.size and (index.min() < 0 or index.max() >= len(labels)):
-            raise CubeError(f"the split's set {name} names cutouts that the cube of {len(labels)} does not have")
+            raise CubeError(f"split: the set {name} has indices that are not in the cube of {len(labels)} cutouts")
     train = labels[rows["train"]]
     n_true, n_false = int(np.sum(train == 1)), int(np.sum(train == 0))
     if n_true == 0 or n_false == 0:
         raise CubeError(f"training needs both classes: the set train has {n_true} True and {n_false} False cutouts")
     if rows[validation_set].size == 0:
-        raise CubeError(f"the set {validation_set} is empty: there is nothing to watch the training on")
+        raise CubeError(f"split: the set {validation_set} is empty, but a training needs it for validation")
     return labels.astype(np.int32)
 
 
@@ -437,7 +447,7 @@ def _staged(
     labels: np.ndarray,
     seed: Sequence[int],
 ) -> np.ndarray:
-    """What the input stage makes of some cutouts, in memory or, where it is too much, mapped from a file without name."""
+    """Output of the input stage for rows of a cube, in memory or, if it is too large, mapped from a nameless file."""
     blocks = input_blocks(cube, inputs=experiment.inputs, size=experiment.size, rows=rows)
     if experiment.varied:
         blocks = _varied(blocks, experiment, labels[rows], np.random.default_rng(seed))
@@ -447,7 +457,9 @@ def _staged(
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
     with tempfile.TemporaryFile(prefix="otrain.") as file:
         for block in blocks:
-            file.write(predict(stage, block).data)  # not through a mapping, which ends a job when a disk is full
+            file.write(
+                predict(stage, block).data
+            )  # not through a memory map, which kills the process if the disk is full
         file.flush()
         return np.memmap(file, np.float32, "r", shape=shape)
 
@@ -455,7 +467,7 @@ def _staged(
 def _varied(
     blocks: Iterable[np.ndarray], experiment: Experiment, labels: np.ndarray, rng: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    """Blocks of cutouts, varied; `labels` (N,) are those of all of them, in order."""
+    """Blocks of cutouts with random variations; `labels` (N,) are those of all cutouts, in order."""
     start = 0
     for block in blocks:
         own = labels[start : start + len(block)]

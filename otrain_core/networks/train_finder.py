@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from shutil import copyfile
+from shutil import copyfile, rmtree
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,9 @@ from otrain_core.plan.finder import FinderOptions
 from otrain_core.plan.pipelines import CrossmatchOptions
 from otrain_core.results import image_folder
 
-N_VALIDATION = 8  # batches of the validation set that watch, the same at every look
+N_VALIDATION = 8  # number of batches for validation, which are the same each time
 WARM_UP = 0.05  # share of the steps in which the learning rate rises
-MAX_NORM = 5.0  # of the gradient
+MAX_NORM = 5.0  # largest norm of the gradient
 
 log = logging.getLogger("otrain")
 
@@ -50,46 +50,55 @@ def train_finder_files(
     threads: int | None = None,
     live_run: Callable[[Path], AbstractContextManager[Any]] | None = None,
 ) -> None:
-    """Train on the images of a cube and write the network, its history and its record.
+    """Train a detector network on the images of a cube, and write the network, its history and its record.
 
     Parameters
     ----------
     cube : path-like
-        Folder of the cube, whose images have kept their differences.
+        Folder of the cube. The difference images must have been kept.
     split : path-like
-        Its split.
+        Split of the cube.
     onnx, history, record : path-like
-        Files written: ONNX, CSV, JSON. The checkpoint is a folder beside them.
+        Files to write: ONNX, CSV, JSON. The checkpoint is a folder beside them.
     options : FinderOptions
     crossmatch : CrossmatchOptions
-        How the threshold is set, at one false alarm an image of the validation set.
+        Options of the matching that determines the threshold, at one false alarm per image of the validation set.
     seed : int
     code : str
-        Digest of the code that trains.
+        Digest of the training code.
     threads : int, optional
     live_run : callable, optional
-        As of `otrain_core.networks.train.train_files`.
+        As for `otrain_core.networks.train.train_files`.
 
     Raises
     ------
     CubeError
-        No image of the training or validation set, or a loss that is not finite.
+        The training or validation set has no image, or the loss is not finite.
     ConfigError
-        Another training writes to the checkpoint.
+        Another training uses the checkpoint.
     """
     check_seed(seed)
     folder = Path(onnx).parent
+    checkpoint = folder / "finder.checkpoint"
     images = {name: tile_images(cube, split, name) for name in ("train", "validation")}
     for name, found in images.items():
         if not found:
-            raise CubeError(f"{split}: no image of {name} whose difference was kept; the detector network needs one")
+            raise CubeError(
+                f"{split}: no image of the set {name} has its difference image; the detector network needs at least one"
+            )
     prepare_device(threads=threads)
     about = [options.model_dump(exclude={"train"}), seed, code, digest(split)]
     about += [digest(image_folder(cube, one.field.image) / "injected.csv") for one in images["train"]]
     identity = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     with live_run(folder) if live_run else nullcontext() as watch:
         model, rows, result = train_finder(
-            images, options=options, seed=seed, checkpoint=folder / "finder.checkpoint", identity=identity, watch=watch
+            images,
+            options=options,
+            seed=seed,
+            checkpoint=checkpoint,
+            keep_checkpoint=True,
+            identity=identity,
+            watch=watch,
         )
     from otrain_core.networks.export_onnx import write_metadata
     from otrain_core.networks.finder import export_finder
@@ -108,16 +117,17 @@ def train_finder_files(
     write_table(history, rows)
     live = {"mlflow_run": watch.run_id} if watch and watch.run_id else {}
     write_json(record, named | result | live | {"options": options.model_dump()} | provenance())
+    rmtree(checkpoint, ignore_errors=True)  # only now: an export that fails must not cost the training
 
 
 def images_of(split: str | Path, name: str) -> list[str]:
-    """Images of a set of a split, sorted."""
+    """Names of the images in a set of a split, sorted."""
     table = read_table(split, columns=("image", "set"))
     return sorted(table.loc[table["set"] == name, "image"].unique())
 
 
 def tile_images(cube: str | Path, split: str | Path, name: str) -> list[TileImage]:
-    """Images of a set with what may be used of them; those that failed, or whose difference is gone, are left out."""
+    """Images of a set, with the pixels that may be used. Failed images, and images without difference, are ignored."""
     table, found = read_table(split, columns=("candid", "image", "set")), []
     for image in images_of(split, name):
         folder = image_folder(cube, image)
@@ -133,7 +143,7 @@ def tile_images(cube: str | Path, split: str | Path, name: str) -> list[TileImag
 
 
 def _unused(field: Field, candidates: pd.DataFrame, name: str) -> np.ndarray | None:
-    """Pixels whose nearest candidate of the split is of another set; None where all of the image is of one."""
+    """Pixels whose nearest candidate belongs to another set of the split; None if the whole image belongs to this set."""
     from scipy.spatial import cKDTree
 
     mine = candidates["set"].eq(name).to_numpy()
@@ -148,7 +158,7 @@ def _unused(field: Field, candidates: pd.DataFrame, name: str) -> np.ndarray | N
 def tuned_threshold(
     finder: Finder, fields: Sequence[Field], options: FinderOptions, crossmatch: CrossmatchOptions
 ) -> float:
-    """Score above which a network makes one false alarm an image, with the difference."""
+    """Score above which a network gives one false alarm per image, if it has the difference image."""
     judged = [
         judge(finder.find(field.planes, threshold=0.0), field, options=crossmatch, least_snr=options.min_snr)
         for field in fields
@@ -162,40 +172,45 @@ def train_finder(
     options: FinderOptions,
     seed: int,
     checkpoint: str | Path | None = None,
+    keep_checkpoint: bool = False,
     identity: str = "",
     watch: Any = None,
 ) -> tuple[Any, pd.DataFrame, dict[str, Any]]:
     """Train a detector network.
 
-    Two trainings with the same arguments give the same weights on the same CPU with the same number of threads. Each
-    batch is drawn by its own number, so that one that was killed goes on as it would have.
+    Two trainings with the same arguments give the same weights on the same CPU with the same number of threads. Each batch
+    is drawn with its own seed, so that an interrupted training gives the same weights when it is resumed.
 
     Parameters
     ----------
     images : mapping
-        Those of the training and of the validation set.
+        Images of the sets ``train`` and ``validation``.
     options : FinderOptions
     seed : int
     checkpoint : path-like, optional
-        Folder in which the state is kept at every look at the validation set; removed at the end.
+        Folder in which the state is saved after each validation; removed at the end.
+    keep_checkpoint : bool
+        Do not remove the folder at the end.
     identity : str
-        Digest of what is trained: a checkpoint of another one is not gone on with.
+        Digest of the data, options and code; a checkpoint with another digest is not used.
     watch : optional
-        As of `otrain_core.networks.loop.Loop`.
+        As for `otrain_core.networks.loop.Loop`.
 
     Returns
     -------
     model : keras.Model
-        With the weights of the look with the lowest loss on the validation set.
+        With the weights at the lowest validation loss.
     history : pandas.DataFrame
-        A row for each look: epoch, loss, validation_loss, seconds, learning_rate.
+        One row per validation: epoch, loss, validation_loss, seconds, learning_rate.
     record : dict
-        n_parameters, images and sources of each set, kept_epoch, cpu_seconds.
+        n_parameters, kept_epoch, tile (side [px]), n_train_images, n_validation_images, cpu_seconds.
 
     Raises
     ------
     CubeError
-        A loss that is not finite.
+        The loss is not finite.
+    ConfigError
+        Another training uses the checkpoint.
     """
     from otrain_core.networks.finder import build_finder, finder_loss, keras
 
@@ -229,7 +244,11 @@ def train_finder(
             if watch is not None:
                 watch.epoch(rows[-1])
             log.info(
-                "look %d of %d: loss %.3f, validation %.3f", look, looks, rows[-1]["loss"], rows[-1]["validation_loss"]
+                "validation %d of %d: loss %.3f, validation loss %.3f",
+                look,
+                looks,
+                rows[-1]["loss"],
+                rows[-1]["validation_loss"],
             )
             if kept is not None:
                 arrays = [keras.ops.convert_to_numpy(variable) for variable in variables]
@@ -240,7 +259,9 @@ def train_finder(
         raise
     if best is not None:
         model.set_weights(best)
-    if kept is not None:
+    if kept is not None and keep_checkpoint:
+        kept.release()
+    elif kept is not None:
         kept.remove()
     counts = {f"n_{name}_images": len(some) for name, some in images.items()}
     result = {"n_parameters": int(model.count_params()), "kept_epoch": kept_epoch, "tile": side}
@@ -250,7 +271,7 @@ def train_finder(
 def _until_look(
     model: Any, images: Mapping[str, Sequence[TileImage]], options: FinderOptions, side: int, *, look: int, seed: int
 ) -> dict[str, float]:
-    """Train until the next look at the validation set; what it shows."""
+    """Train until the next validation; the row of the history."""
     started, losses = time.perf_counter(), []
     first, last = (look - 1) * options.check_every, min(look * options.check_every, options.steps)
     for step in range(first, last):
@@ -272,12 +293,14 @@ def _until_look(
         for number in range(N_VALIDATION)
     ]
     validation_loss = float(np.mean([float(model.test_on_batch(*batch)) for batch in validation]))
+    if not np.isfinite(validation_loss):
+        raise CubeError(f"the validation loss became {validation_loss} in step {last - 1}: lower finder.learning_rate")
     row = {"epoch": look, "loss": float(np.mean(losses)), "validation_loss": validation_loss}
     return row | {"seconds": time.perf_counter() - started, "learning_rate": rate}
 
 
 def _rate(step: int, options: FinderOptions) -> float:
-    """Learning rate of a step: it rises for a while, then falls along a cosine to 0."""
+    """Learning rate of a step: a linear rise, then a decrease to 0 along a cosine."""
     warm = max(1, round(WARM_UP * options.steps))
     if step < warm:
         return options.learning_rate * (step + 1) / warm

@@ -1,4 +1,4 @@
-"""Cutouts as other telescopes and other pipelines would have given them: what a training sees beside its own ones."""
+"""Random variations of training cutouts, which imitate other telescopes and other pipelines."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from otrain_core.plan.config import VaryInputs
 
 IMAGES = ("science", "reference")
-RIM = 2  # [px], the widest rim and the widest column that is missing
-ONE_OF_TWO = 0.2  # share of the cutouts without images that have one of the two
-WRONG_BY = 0.15  # spread of the logarithm of a wrong width of the PSF
-SHIFTED_BY = 0.15  # [px], spread of the place of a wrong PSF
-FLUX_SCALE = (0.02, 0.5)  # smallest and largest part of the reference that is left in a difference
-LEFT_IN_TRUE = 0.2  # of a True candidate's light at most so much may be light of the reference
-NEIGHBOUR = 5  # [px] from the middle and farther, and [noise] of a pixel: what tells that other stars are left too
+RIM = 2  # largest width of a missing rim or column [px]
+ONE_OF_TWO = 0.2  # share of the cutouts without images that still have one of the two
+WRONG_BY = 0.15  # scatter of the logarithm of the width of a wrong PSF
+SHIFTED_BY = 0.15  # scatter of the position of a wrong PSF [px]
+FLUX_SCALE = (0.02, 0.5)  # smallest and largest share of the reference that remains in a difference
+LEFT_IN_TRUE = 0.2  # largest share of the light of a True candidate that may come from the reference
+NEIGHBOUR = 5  # residuals of neighbours count at this distance from the middle [px] and this height [noise], or more
 
 
 def vary_inputs(
@@ -37,17 +37,17 @@ def vary_inputs(
     cutouts : numpy.ndarray
         float32 (N, S, S, C) before the input stage, NaN where missing. They are changed in place.
     channels : sequence of str
-        C names.
+        Names of the C channels.
     options : VaryInputs
-        Shares of the cutouts that are changed.
+        Share of the cutouts for each variation.
     rng : numpy.random.Generator
     labels : numpy.ndarray, optional
-        (N,) 1 for True, 0 for False; `flux_scale` needs them.
+        (N,) 1 for True, 0 for False; required for ``flux_scale``.
 
     Returns
     -------
     numpy.ndarray
-        The cutouts.
+        The same array.
     """
     planes = {name: cutouts[..., k] for k, name in enumerate(channels)}
     pixels = [planes[name] for name in ("difference", *IMAGES) if name in planes]
@@ -85,10 +85,11 @@ def vary_inputs(
 def _leave_light(
     difference: np.ndarray, reference: np.ndarray, labels: np.ndarray, rows: np.ndarray, rng: np.random.Generator
 ) -> None:
-    """Leave a part of the reference in the difference: a False is then a star whose neighbours are left like it.
+    """Leave a part of the reference in the difference, as after a subtraction with a wrong flux scale.
 
-    What is left of a star in the middle is positive, as candidates are. A False without a neighbour that tells stays
-    as it is: it would look like a star that became brighter.
+    A False candidate is then the residual of a star whose neighbours have similar residuals. The residual of a star in the
+    middle is positive, because candidates are. A False cutout without a visible residual of a neighbour is not changed,
+    because it would look like a star that became brighter.
     """
     with np.errstate(invalid="ignore"):
         noise = np.nan_to_num(image_noise(difference[rows]))
@@ -112,7 +113,7 @@ def _leave_light(
 
 
 def _smooth(planes: list[np.ndarray], rows: np.ndarray, rng: np.random.Generator) -> None:
-    """Correlate neighbouring pixels, as resampling does: weights (a, 1 - 2a, a) each way."""
+    """Correlate neighbouring pixels, as resampling does, with the weights (a, 1 - 2a, a) along both axes."""
     side = rng.uniform(0.03, 0.22, len(rows)).astype(np.float32)[:, None, None]
 
     def blurred(values: np.ndarray) -> np.ndarray:
@@ -130,33 +131,33 @@ def _smooth(planes: list[np.ndarray], rows: np.ndarray, rng: np.random.Generator
 
 
 def _change_unit(planes: list[np.ndarray], rows: np.ndarray, rng: np.random.Generator) -> None:
-    """Science and reference in another unit than the difference."""
+    """Change the unit of science and reference image with respect to the difference."""
     factor = 10 ** rng.uniform(-1, 1, (len(rows), 1, 1)).astype(np.float32)
     for plane in planes:
         plane[rows] *= factor
 
 
 def _add_slope(plane: np.ndarray, noise: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> None:
-    """A background that was not taken off: up to twice the noise from the middle to the edge."""
+    """Add a background gradient: up to twice the noise from the middle to the edge."""
     y, x = (np.mgrid[: plane.shape[1], : plane.shape[2]] / (plane.shape[1] / 2) - 1).astype(np.float32)
     angle, size = rng.uniform(0, 2 * np.pi, (len(rows), 1, 1)), rng.uniform(0, 2, (len(rows), 1, 1))
     plane[rows] += noise[rows] * size * (np.cos(angle) * x + np.sin(angle) * y)
 
 
 def _quantise(plane: np.ndarray, noise: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> None:
-    """Whole numbers of a unit that is coarse beside the noise."""
+    """Round pixels to multiples of a unit that is comparable to the noise."""
     rows = rows[noise[rows, 0, 0] > 0]
-    unit = noise[rows] * rng.uniform(0.1, 0.8, (len(rows), 1, 1))  # MAD would be 0 from 1.3 on
+    unit = noise[rows] * rng.uniform(0.1, 0.8, (len(rows), 1, 1))  # from 1.3 on the MAD would be 0
     plane[rows] = np.round(plane[rows] / unit) * unit
 
 
 def _lose_pixels(pixels: list[np.ndarray], mask: np.ndarray | None, rows: np.ndarray, rng: np.random.Generator) -> None:
-    """An edge of the frame, a smaller stamp, or a bad column that leaves the middle."""
+    """Remove pixels: beyond an edge of the image, in a rim, or in a bad column or row outside the middle."""
     size = pixels[0].shape[1]
     place = np.arange(size)
     for row in rows:
         kind, width = rng.integers(0, 3), int(rng.integers(1, RIM + 1))
-        if kind == 0:  # beyond an edge; the candidate and what is next to it stand inside
+        if kind == 0:  # beyond an edge; the candidate and its surroundings remain
             lost = place < rng.integers(1, max(2, size // 3))
         elif kind == 1:
             lost = (place < width) | (place >= size - width)
@@ -172,7 +173,7 @@ def _lose_pixels(pixels: list[np.ndarray], mask: np.ndarray | None, rows: np.nda
 
 
 def _fill(pixels: list[np.ndarray], noise: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> None:
-    """Missing pixels given as 0, or as another number, in place of NaN."""
+    """Replace missing pixels (NaN) by 0 or another number."""
     rows = rows[~np.isfinite(pixels[0][rows]).all(axis=(1, 2))]
     size = 10 ** rng.uniform(0, 4, (len(rows), 1, 1)) * rng.choice([-1, 0, 0, 1], (len(rows), 1, 1))
     value = (noise[rows] * size).astype(np.float32)
@@ -181,7 +182,7 @@ def _fill(pixels: list[np.ndarray], noise: np.ndarray, rows: np.ndarray, rng: np
 
 
 def _replace_psf(plane: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> None:
-    """A round Moffat profile or Gaussian of about the same width, at about the same place, in place of the PSF."""
+    """Replace the PSF by a round Moffat profile or Gaussian of about the same width and position."""
     width = psf_width(plane[rows]).astype(np.float32)
     rows, width = rows[np.isfinite(width)], width[np.isfinite(width)]
     n, (y, x) = len(rows), np.mgrid[: plane.shape[1], : plane.shape[2]].astype(np.float32)
@@ -191,7 +192,7 @@ def _replace_psf(plane: np.ndarray, rows: np.ndarray, rng: np.random.Generator) 
     r2 = sum((axis - at[:, None, None].astype(np.float32)) ** 2 for axis, at in zip((y, x), place, strict=True))
     width = width * np.exp(rng.normal(0, WRONG_BY, n)).astype(np.float32)
     sigma2 = (width**2 / (8 * np.log(2)))[:, None, None]
-    # The Moffat profile with the noise-equivalent area 4 pi sigma^2 of the Gaussian.
+    # The Moffat profile has the same noise-equivalent area as the Gaussian, 4 pi sigma^2.
     beta = rng.uniform(2, 5, (n, 1, 1)).astype(np.float32)
     alpha2 = 4 * sigma2 * (beta - 1) ** 2 / (2 * beta - 1)
     gaussian = (rng.random(n) < 0.5)[:, None, None]

@@ -1,1 +1,1 @@
-"""The only wing that imports MLflow: runs and registered models."""
+"""Runs and registered models in MLflow; no other part of the package imports MLflow."""

@@ -1,4 +1,4 @@
-"""A trained network in MLflow's format of models."""
+"""Writing of trained networks in the model format of MLflow."""
 
 from __future__ import annotations
 
@@ -25,10 +25,24 @@ def write_model(
 ) -> None:
     """Write a ``.keras`` file as an MLflow model, without importing Keras.
 
-    It opens with ``mlflow.pyfunc.load_model`` anywhere (the network's own layers travel
-    with it) and with ``mlflow.keras.load_model`` after ``import otrain_core.networks.architecture``.
-    The Python packages are named here: letting MLflow infer them costs 15 s. What `metadata` holds (threshold,
-    calibration) stands in the file MLmodel.
+    The model can be opened with ``mlflow.pyfunc.load_model`` on any machine, because the code of its layers is stored
+    with it, and with ``mlflow.keras.load_model`` after ``import otrain_core.networks.architecture``.
+
+    Parameters
+    ----------
+    model : path-like
+        ``.keras`` file.
+    target : path-like
+        Folder to write.
+    run_id, model_id : str, optional
+        Identifiers of the run and of the logged model in MLflow.
+    metadata : dict, optional
+        Stored in the file MLmodel, for example threshold and calibration.
+
+    Raises
+    ------
+    OtrainError
+        The file is not a Keras model with one input of fixed shape.
     """
     import mlflow.pyfunc
     from mlflow.models import Model, ModelSignature
@@ -47,7 +61,7 @@ def write_model(
         code.mkdir()
         shutil.copy(Path(__file__).with_name("pyfunc.py"), code / "__init__.py")
         networks = Path(__file__).parents[1] / "networks"
-        for name in ("architecture.py", "psf_residual.py"):  # all that loading a model imports
+        for name in ("architecture.py", "psf_residual.py"):  # all modules of ours that loading a model imports
             shutil.copy(networks / name, code / name)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*input example", category=UserWarning)
@@ -57,7 +71,7 @@ def write_model(
                 data_path=str(data),
                 code_paths=[str(code)],
                 mlflow_model=description,
-                pip_requirements=_requirements(),
+                pip_requirements=_requirements(),  # MLflow would need 15 s to find them
                 signature=signature,
                 metadata=metadata,
             )
@@ -80,12 +94,12 @@ def _installed_version(package: str) -> str:
 
 
 def _input_shape(model: str | Path) -> tuple[int, ...]:
-    """Shape of one input, from the description inside a ``.keras`` file.
+    """Shape of one input (height, width, channels), from the configuration inside a ``.keras`` file.
 
     Raises
     ------
     OtrainError
-        Not a ``.keras`` file, or a model with an input of no fixed shape.
+        Not a ``.keras`` file, or the input of the model has no fixed shape.
     """
     try:
         with zipfile.ZipFile(model) as archive:

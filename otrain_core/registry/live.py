@@ -1,8 +1,9 @@
-"""A training that is watched on the group's MLflow server while it runs.
+"""Live view of a running training on the MLflow server of the group.
 
-What is sent is a preview: the files that the training writes are its record, and their import
-(`otrain_core.registry.track`) completes the run. So nothing here may stop or slow a training: a thread of its own
-sends, a server that is away is told of once, and what it missed is sent when it answers again.
+The live run is a preview. The record of a training is in the files that it writes, and their import
+(`otrain_core.registry.track`) completes the run. Nothing here may therefore stop or slow a training: a separate thread
+sends the metrics. If the server does not answer, one warning is logged, and the missing metrics are sent once it answers
+again.
 """
 
 from __future__ import annotations
@@ -23,15 +24,18 @@ from otrain_core.results import results_root, run_keys
 
 log = logging.getLogger("otrain")
 
-RETRY = 30.0  # seconds after which a server that was away is asked again
+RETRY = 30.0  # time after which a server that did not answer is tried again [s]
 IMPORT_LATER = "the training goes on; import its record later with `otrain models import`"
 
 
 @contextmanager
 def live_run(folder: str | Path) -> Iterator[LiveRun | None]:
-    """A run on the server that ``MLFLOW_TRACKING_URI`` names, for the training that writes to `folder`.
+    """Make a run for the training that writes to `folder`, on the server given by ``MLFLOW_TRACKING_URI``.
 
-    None where no server is named, or the folder is not one of a run (telescope/pipeline/experiment/seedN).
+    Yields
+    ------
+    LiveRun or None
+        None if no server is given, or if the folder is not telescope/pipeline/experiment/seedN.
     """
     live = _begin(Path(folder))
     try:
@@ -57,23 +61,23 @@ def _begin(folder: Path) -> LiveRun | None:
 
 
 class LiveRun:
-    """One run on a server, written epoch by epoch by a thread of its own.
+    """One run on a server, to which a separate thread sends epoch after epoch.
 
     Parameters
     ----------
     address : str
-        Of the server.
+        Address of the server.
     keys : mapping
-        As from `otrain_core.evaluation.summary.run_keys`.
+        From `otrain_core.results.run_keys`.
     place : str
-        Of the results folder, see `otrain_core.registry.store.place_of`.
+        Identifier of the results folder, see `otrain_core.registry.store.place_of`.
     wait : float
-        Seconds that the end of a training waits for the server at most.
+        Longest time that `close` waits for the server [s].
 
     Attributes
     ----------
     run_id : str or None
-        The run, once the server has made it.
+        Identifier of the run, once the server has created it.
     """
 
     def __init__(self, address: str, keys: Mapping[str, Any], *, place: str, wait: float = 20.0):
@@ -88,20 +92,20 @@ class LiveRun:
         self._thread: threading.Thread | None = None
 
     def begin(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Start; `rows` are the epochs of a training that is resumed, whose run is gone on with."""
+        """Start the thread. `rows` are the earlier epochs of a resumed training, whose run is continued."""
         self._resumed = bool(rows)
         self._rows = [(time.time(), row) for row in rows]
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
     def epoch(self, row: Mapping[str, float]) -> None:
-        """Send one row of the history; returns at once."""
+        """Send one row of the history, without waiting for the server."""
         with self._changed:
             self._rows.append((time.time(), row))
             self._changed.notify()
 
     def close(self, status: str) -> None:
-        """End the run with one of MLflow's statuses; what the server does not take in time is left to the import."""
+        """End the run with a status of MLflow. Whatever the server does not accept in time is left to the import."""
         if self._thread is None:
             return
         with self._changed:
@@ -120,7 +124,7 @@ class LiveRun:
                 if self._missing:
                     log.info("%s: the MLflow server answers again", shown(self.address))
                 self._missing = False
-            except Exception as error:  # whatever it is, the training goes on
+            except Exception as error:  # no error may stop the training
                 if not self._missing:
                     log.warning("%s; %s", self._sentence(error), IMPORT_LATER)
                 self._missing = True
@@ -148,7 +152,7 @@ class LiveRun:
             self._client.set_terminated(self.run_id, status)
 
     def _open(self) -> None:
-        """Make the run, or find that of the training that is resumed; older ones that never ended are closed."""
+        """Create the run, or find the run of the resumed training; close older runs of this training that never ended."""
         self._client, experiment = open_server(self.address)
         tags = run_tags(self.keys, self.place)
         found = self._client.search_runs(
@@ -160,13 +164,13 @@ class LiveRun:
         if self._resumed and open_:
             run_id = open_.pop(0).info.run_id
             there = {point.step for point in self._client.get_metric_history(run_id, f"epoch/{HISTORY[0]}")}
-            with self._changed:  # only resumed rows can be there
+            with self._changed:  # the server can only have rows of the resumed training
                 while self._sent < len(self._rows) and self._rows[self._sent][1]["epoch"] in there:
                     self._sent += 1
             self._client.update_run(run_id, status="RUNNING")
             self._client.set_tag(run_id, LIVE, "running")
         else:
-            note = "Scores come with the import of the record of this training."
+            note = "The import of the record of this training adds the scores."
             tags |= {LIVE: "running", "mlflow.note.content": note}
             run_id = self._client.create_run(experiment, run_name=run_name(self.keys), tags=tags).info.run_id
         for run in open_:

@@ -1,6 +1,6 @@
 """Registered models of telescopes: listed, found by name, promoted and rolled back.
 
-They are those of the server that ``MLFLOW_TRACKING_URI`` names, or else of ``mlflow.db`` in a results folder.
+The registry is that of the server given by ``MLFLOW_TRACKING_URI``, or else ``mlflow.db`` in a results folder.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ from otrain_core.results import store_path, training_folder
 log = logging.getLogger("otrain")
 
 CHAMPION, PREVIOUS = "champion", "previous"
-BY_HAND = "champion_by_hand"  # tag of a registered model whose champion an import must not change
+BY_HAND = "champion_by_hand"  # tag of a registered model; if true, an import does not change its champion
 ONNX = "model.onnx"
-CHOICES = 20  # of a champion, while new versions come
+CHOICES = 20  # most times that a champion is chosen again because new versions have appeared
 WARNING = (
     "Loading a version with MLflow (mlflow.pyfunc.load_model) runs the Python code that is stored with it: load only "
-    "versions of people you trust. `otrain classify` takes model.onnx, which is data, and checks its digest."
+    "versions from people whom you trust. `otrain classify` uses model.onnx, which contains no code, and checks its digest."
 )
-MOST_BYTES = 2**30  # of a model file, as in `otrain_core.classify.classifier`; ours have below 20 MB
+MOST_BYTES = 2**30  # largest model file, as in `otrain_core.classify.classifier`; ours are below 20 MB
 
 
 def find_model(name: str, *, results: str | Path = "results") -> Path:
-    """File of a model.
+    """Find the file of a model.
 
     Parameters
     ----------
     name : str
-        ``universal`` (the shipped model; a file or folder of that name is ``./universal``), a file, a folder with
+        ``universal`` (the shipped model; write ``./universal`` for a file or folder of that name), a file, a folder with
         ``model.onnx``, or a registered telescope: ``TCA`` or ``otrain-TCA`` (its champion), ``TCA@previous`` (an
         alias), ``TCA@3`` (a version).
     results : path-like
-        Folder of the run that registered it. Where ``MLFLOW_TRACKING_URI`` names a server, the model comes from
-        there, once: it is kept in ``~/.cache/otrain``.
+        Results folder in which the model was registered. If ``MLFLOW_TRACKING_URI`` is set, the model is downloaded from
+        that server once and kept in ``~/.cache/otrain``.
 
     Raises
     ------
     OtrainError
-        No such file or model, no model with that alias, or its training is gone or was done anew.
+        The file, model, alias or version does not exist, or the training has been deleted or repeated.
     """
     if name == NAME:
         return shipped_file()
@@ -64,7 +64,7 @@ def find_model(name: str, *, results: str | Path = "results") -> Path:
         return path
     if path.is_dir():
         if not (path / ONNX).is_file():
-            raise OtrainError(f"{path}: no {ONNX} in this folder; write it with `otrain models export {path}`")
+            raise OtrainError(f"{path}: no {ONNX} in this folder; make it with `otrain models export {path}`")
         return path / ONNX
     if "/" in name or path.suffix in (".onnx", ".keras", ".h5"):
         raise OtrainError(f"{name}: no such file")
@@ -76,13 +76,18 @@ def find_model(name: str, *, results: str | Path = "results") -> Path:
 
 
 def list_models(*, results: str | Path = "results") -> list[dict[str, Any]]:
-    """Registered models, by name and version: model, version, alias, experiment, seed, mcc, mcc_validation, threshold,
-    gate ('passed', or what it failed at).
+    """List the registered models, sorted by name and version.
+
+    Returns
+    -------
+    list of dict
+        model, version, alias, pipeline, experiment, seed, mcc, mcc_validation, threshold, gate ("passed" or "failed:" with
+        the reason), superseded (the training was repeated), by_hand (the champion was chosen by hand).
 
     Raises
     ------
     OtrainError
-        No store, or one that cannot be opened.
+        There is no store, or it cannot be opened.
     """
     rows = []
     with _registry(results) as client:
@@ -94,13 +99,12 @@ def list_models(*, results: str | Path = "results") -> list[dict[str, Any]]:
             for version in sorted(versions, key=lambda version: int(version.version)):
                 tags = version.tags
                 kept = ("pipeline", "experiment", "seed", "mcc", "mcc_validation", "threshold", "gate")
-                told = {key: tags.get(key, "") for key in kept}
                 rows.append(
                     {
                         "model": model.name,
                         "version": int(version.version),
                         "alias": ", ".join(sorted(aliases.get(str(version.version), []))),
-                        **told,
+                        **{key: tags.get(key, "") for key in kept},
                         "superseded": "superseded" in tags,
                         "by_hand": model.tags.get(BY_HAND) == "true",
                     }
@@ -109,19 +113,19 @@ def list_models(*, results: str | Path = "results") -> list[dict[str, Any]]:
 
 
 def promote(name: str, version: int, *, results: str | Path = "results") -> dict[str, Any]:
-    """Make a version the champion of its telescope; the one before becomes ``previous``.
+    """Make a version the champion of its telescope; the last champion gets the alias ``previous``.
 
-    An import of trainings leaves the choice alone from then on, see `automatic`.
+    From then on an import of trainings does not change the champion, see `automatic`.
 
     Returns
     -------
     dict
-        model, version, previous (None where there was no champion), gate (what the version's tag says).
+        model, version, previous (None if there was no champion), gate (tag of the version).
 
     Raises
     ------
     OtrainError
-        No such model or version.
+        There is no such model or version.
     """
     full = _full(name)
     with _registry(results) as client:
@@ -136,12 +140,12 @@ def promote(name: str, version: int, *, results: str | Path = "results") -> dict
 
 
 def roll_back(name: str, *, results: str | Path = "results") -> dict[str, Any]:
-    """Make the version that was champion before the champion again; the two change places.
+    """Make the previous champion the champion again; the two exchange their aliases.
 
     Raises
     ------
     OtrainError
-        No such model, or nothing to roll back to.
+        There is no such model, or no previous champion.
     """
     with _registry(results) as client:
         before = _find_version(client, _full(name), PREVIOUS)
@@ -149,7 +153,7 @@ def roll_back(name: str, *, results: str | Path = "results") -> dict[str, Any]:
 
 
 def automatic(name: str, *, results: str | Path = "results") -> dict[str, Any]:
-    """Leave the choice of the champion to the import of trainings again (rule track)."""
+    """Let the import of trainings (rule track) choose the champion again."""
     full = _full(name)
     with _registry(results) as client:
         _registered_model(client, full)
@@ -163,7 +167,7 @@ def _full(name: str) -> str:
 
 @contextmanager
 def _registry(results: str | Path) -> Iterator[Any]:
-    """Client of the registry; what it refuses is told in one sentence."""
+    """Open a client of the registry; errors of the registry are raised as one sentence."""
     address = server_address()
     client = read_server(address) if address else read_store(store_path(results))
     with told(address or store_path(results)):
@@ -178,7 +182,7 @@ def _registered_model(client, full: str):
     except MlflowException as error:
         _unless_missing(error)
         known = sorted(model.name for model in client.search_registered_models())
-        raise OtrainError(f"{full}: no such registered model; there are {', '.join(known) or 'none'}") from None
+        raise OtrainError(f"{full}: no such registered model; registered are: {', '.join(known) or 'none'}") from None
 
 
 def _find_version(client, full: str, which: str):
@@ -192,7 +196,7 @@ def _find_version(client, full: str, which: str):
     except MlflowException as error:
         _unless_missing(error)
         aliases = ", ".join(sorted(model.aliases)) or "none"
-        raise OtrainError(f"{full}: no version {which!r}; its aliases are {aliases}") from None
+        raise OtrainError(f"{full}: no version or alias {which!r}; its aliases are: {aliases}") from None
 
 
 def _unless_missing(error) -> None:
@@ -201,37 +205,38 @@ def _unless_missing(error) -> None:
 
 
 def _onnx_of_training(version, results: str | Path) -> Path:
-    """The ONNX file of the training that a version is of."""
+    """ONNX file of the training from which a version was registered."""
     tags, named = version.tags, f"{version.name} version {version.version}"
     parts = [tags.get(key, "") for key in ("telescope", "pipeline", "experiment", "seed")]
-    if (
-        not all(re.fullmatch(NAME_PATTERN, part) for part in parts) or not parts[-1].isdigit()
-    ):  # a store may come from somebody else
+    # The store may come from somebody else: its tags must not lead to other folders.
+    if not all(re.fullmatch(NAME_PATTERN, part) for part in parts) or not parts[-1].isdigit():
         raise OtrainError(
-            f"{named}: its tags name no training (telescope, pipeline, experiment, seed); import it again"
+            f"{named}: its tags (telescope, pipeline, experiment, seed) do not name a training; import it again"
         )
     telescope, pipeline, experiment, seed = parts
     folder = Path(results, training_folder(f"{telescope}/{pipeline}", experiment, int(seed)))
     if not (folder / ONNX).is_file():
-        raise OtrainError(f"{named}: {folder / ONNX}: no such file; write it with `otrain models export {folder}`")
+        raise OtrainError(f"{named}: {folder / ONNX}: no such file; make it with `otrain models export {folder}`")
     if tags.get("digest") != records_digest(folder):
-        raise OtrainError(f"{named}: {folder} has been trained anew since; run the rule track again, or name a file")
+        raise OtrainError(
+            f"{named}: the training in {folder} has been repeated since; run the rule track again, or give a file"
+        )
     return folder / ONNX
 
 
 def _onnx_from_server(version, address: str) -> Path:
-    """The ONNX file of a version on a server, from the cache or from the server.
+    """ONNX file of a version on a server, from the cache or downloaded.
 
-    Everybody who may write to the server chooses its tags and its files: the tag is used as a path only where it is
-    a digest, and a file comes to the cache only when it has that digest.
+    Everybody with write access to the server can change its tags and files. The tag is therefore used as part of a path
+    only if it is a digest, and a file enters the cache only if it has that digest.
     """
     named, wanted = f"{version.name} version {version.version}", version.tags.get("onnx")
     if not wanted:
         raise OtrainError(
-            f"{named}: {shown(address)} has no {ONNX} of it; write it (otrain models export) and import again"
+            f"{named}: {shown(address)} has no {ONNX} for it; run `otrain models export`, then `otrain models import`"
         )
     if not re.fullmatch("[0-9a-f]{64}", wanted):
-        raise OtrainError(f"{named}: its tag onnx on {shown(address)} is not a digest (SHA-256); import it again")
+        raise OtrainError(f"{named}: its tag onnx on {shown(address)} is not a SHA-256 digest; import it again")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "otrain", "models")
     kept = cache / wanted / ONNX
     if kept.is_file() and digest(kept) == wanted:
@@ -240,7 +245,9 @@ def _onnx_from_server(version, address: str) -> Path:
     with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as folder:
         found = _download(str(version.source), folder, address=address, named=named)
         if digest(found) != wanted:
-            raise OtrainError(f"{named}: {shown(address)} has another {ONNX} than was imported; import it again")
+            raise OtrainError(
+                f"{named}: the {ONNX} on {shown(address)} is not the one that was imported; import it again"
+            )
         kept.parent.mkdir(exist_ok=True)
         os.replace(found, kept)
     return kept
@@ -252,7 +259,7 @@ def _download(source: str, folder: str, *, address: str, named: str) -> Path:
     Raises
     ------
     OtrainError
-        The server has no such file, a folder of that name, or a file larger than any model.
+        The server has no such file, has a folder of that name, or the file is larger than any model.
     """
     import mlflow
 
@@ -265,22 +272,22 @@ def _download(source: str, folder: str, *, address: str, named: str) -> Path:
     mlflow.artifacts.download_artifacts(artifact_uri=f"{source}/{ONNX}", dst_path=folder, tracking_uri=address)
     found = Path(folder, ONNX)
     if [path.name for path in Path(folder).iterdir()] != [ONNX] or found.is_symlink() or not found.is_file():
-        raise OtrainError(f"{named}: what {shown(address)} sent is not one file {ONNX}; import it again")
+        raise OtrainError(f"{named}: {shown(address)} did not send one file {ONNX}; import it again")
     return found
 
 
 def ensure_version(client, run_id: str, *, name: str, tags: Mapping[str, str], description: str) -> int:
-    """Register the model of a run, once; older versions of the same training become superseded.
+    """Register the model of a run if it is not yet registered, and tag older versions of its training as superseded.
 
     Parameters
     ----------
     client : mlflow.MlflowClient
     run_id : str
-        Run with the tag model_id.
+        Identifier of a run that has the tag model_id.
     name : str
-        Registered model, made if need be.
+        Name of the registered model, which is created if it does not exist.
     tags : mapping
-        Of the version, with training, place and telescope.
+        Tags of the version; training, place and telescope are required.
     description : str
 
     Returns
@@ -306,7 +313,7 @@ def ensure_version(client, run_id: str, *, name: str, tags: Mapping[str, str], d
     first = min(mine, key=lambda version: int(version.version))
     number = int(first.version)
     for key, value in tags.items():
-        # What an earlier import did not write: model.onnx is exported later, the gate learns to look at more.
+        # Earlier imports may lack tags: model.onnx is exported later, and newer gates check more scores.
         if key not in first.tags or (key == "onnx" and first.tags[key] != value):
             insist(client.set_model_version_tag, name, first.version, key, value)
     for version in versions:
@@ -317,7 +324,7 @@ def ensure_version(client, run_id: str, *, name: str, tags: Mapping[str, str], d
 
 
 def _ensure_model(client, name: str, telescope: str) -> None:
-    """Make the registered model, or give it the description of today."""
+    """Create the registered model, or update its description."""
     from mlflow.exceptions import MlflowException
 
     words = f"Real/bogus classifier of telescope {telescope} (probability of True). {WARNING}"
@@ -336,10 +343,11 @@ def _ensure_model(client, name: str, telescope: str) -> None:
 
 
 def name_champion(client, telescope: str, *, gate: GateOptions) -> dict[str, Any] | None:
-    """Give the alias to the version of highest MCC on validation among those that pass the gate on test, or to none.
+    """Choose the champion: of the versions that pass the gate on the test set, the one with the highest validation MCC.
 
-    A champion chosen by hand stays. Where others import at the same time, it is chosen again until no version has
-    come meanwhile, `CHOICES` times at most. The tag ``gate`` of every version tells whether it passes.
+    If no version passes, no version is the champion. A champion chosen by hand is kept. If others import at the same
+    time, the choice is repeated until no new version has appeared, at most `CHOICES` times. The tag ``gate`` of each
+    version states whether it passes.
 
     Returns
     -------
@@ -368,7 +376,7 @@ def _choose(client, name: str, versions, gate: GateOptions) -> dict[str, Any] | 
             reasons.append(f"version {version.version}: {reason}")
         elif "superseded" not in version.tags:
             mcc_validation = _float(version.tags.get("mcc_validation"))
-            rank = mcc_validation if np.isfinite(mcc_validation) else -np.inf  # versions of older imports lack it
+            rank = mcc_validation if np.isfinite(mcc_validation) else -np.inf  # older imports did not write it
             passing.append((rank, -int(version.version), version))
     model = client.get_registered_model(name)
     current = model.aliases.get(CHAMPION)
@@ -387,7 +395,7 @@ def _choose(client, name: str, versions, gate: GateOptions) -> dict[str, Any] | 
 
 
 def _crown(client, name: str, version) -> None:
-    """Make a version the champion; the list of models says which it is."""
+    """Make a version the champion, and describe it in a tag of the registered model."""
     tags = version.tags
     named = "/".join(tags.get(key, "") for key in ("pipeline", "experiment", "seed"))
     words = f"MCC {_float(tags.get('mcc')):.3f}, {named}"

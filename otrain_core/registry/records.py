@@ -1,4 +1,4 @@
-"""Records of trainings in a results folder: found, read, and put into the words of the store of runs."""
+"""Records of the trainings in a results folder: found, read, and converted to tags and parameters of MLflow runs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from otrain_core.plan.pools import is_pool
 from otrain_core.registry.store import place_of
 from otrain_core.results import number, results_root, run_keys, trained_folders
 
-FORMAT = "3"  # raise it when runs must be imported anew because this module writes them differently
+FORMAT = "3"  # increase it when a change of this module requires that runs are imported again
 REQUIRED = ("train.json", "metrics.json", "history.csv", "model.keras")
 RECORDS = (*REQUIRED[:3], "scores.csv", "curves.csv")
 OPTIONS = ("network", "inputs", "size", "normalise", "augment", "batch_size", "keep")
 
 
 def records_digest(folder: str | Path) -> str:
-    """Digest of the records and the model of a training: what makes it this one and no other."""
+    """Digest of the records and the model of a training, which identifies it."""
     folder = Path(folder)
     sha = hashlib.sha256(FORMAT.encode())
     for path in sorted(folder / name for name in (*RECORDS, "model.keras")):
@@ -39,31 +39,37 @@ def records_digest(folder: str | Path) -> str:
 
 
 def find_trainings(root: str | Path) -> tuple[list[str], list[str]]:
-    """Folders of all trainings under a results folder, detector networks last, and the tables of its studies.
+    """Find all trainings in a results folder.
+
+    Returns
+    -------
+    folders : list of str
+        Folders of the trainings, detector networks last.
+    studies : list of str
+        Tables of the studies.
 
     Raises
     ------
     OtrainError
-        No training there.
+        The folder has no training.
     """
     root = Path(root)
-    found = [
-        str(folder) for folder in trained_folders(root) if not is_pool(run_keys(folder)["telescope"])
-    ]  # never evaluated
+    # Trainings on pools are left out, because they are never evaluated.
+    found = [str(folder) for folder in trained_folders(root) if not is_pool(run_keys(folder)["telescope"])]
     found += sorted(str(path.parent) for path in root.glob("*/*/finder/seed*/finder.json"))
     if not found:
-        raise OtrainError(f"{root}: no training there (telescope/pipeline/experiment/seedN/train.json)")
+        raise OtrainError(f"{root}: no training in this folder (telescope/pipeline/experiment/seedN/train.json)")
     return found, sorted(map(str, root.glob("studies/*.csv")))
 
 
 def run_name(keys: Mapping[str, Any]) -> str:
-    """Name of a run in the list."""
+    """Name of a run in the list of runs."""
     name = "/".join(str(keys[key]) for key in ("telescope", "pipeline", "experiment", "seed"))
     return name + (" (random)" if keys["protocol"] == "random" else "")
 
 
 def run_tags(keys: Mapping[str, Any], place: str) -> dict[str, str]:
-    """Tags that a run has from its beginning."""
+    """Tags that a run has from the start."""
     return {key: str(value) for key, value in keys.items()} | {
         "kind": "training",
         "cube": f"{keys['telescope']}/{keys['pipeline']}",
@@ -77,12 +83,12 @@ def run_tags(keys: Mapping[str, Any], place: str) -> dict[str, str]:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # a number without a name, as in some containers
+    except (OSError, KeyError):  # the user has no name, as in some containers
         return "unknown"
 
 
 class StudyTable:
-    """The table of a sweep: its option, the values, and the trainings that belong to it (`members`)."""
+    """Table of a sweep: its option, the values, and the trainings that belong to it (`members`)."""
 
     def __init__(self, path: Path, place: str):
         self.path, self.name, self.place = path, path.stem, place
@@ -106,14 +112,14 @@ class TrainingRecord:
     folder : Path
         telescope/pipeline/experiment/seedN[/random].
     children : mapping
-        Of a training of a study (as telescope/pipeline/experiment/seed): name of the study and id of its run.
+        Name of the study and identifier of its run, for each training of a study (telescope/pipeline/experiment/seed).
 
     Raises
     ------
     OtrainError
         A record cannot be read.
     ValueError
-        The folder is not that of a training.
+        The folder is not the folder of a training.
     """
 
     def __init__(self, folder: Path, children: Mapping[str, tuple[str, str]]):
@@ -128,7 +134,7 @@ class TrainingRecord:
 
     @property
     def started(self) -> int:
-        """Start of the training [ms since 1970]: the record's time is that of its end."""
+        """Start of the training [ms since 1970], from the time in the record, which is the end of the training."""
         try:
             end: float = calendar.timegm(time.strptime(self.train.get("time", ""), "%Y-%m-%dT%H:%M:%SZ"))
         except ValueError:
@@ -137,7 +143,7 @@ class TrainingRecord:
 
     @property
     def seconds(self) -> float:
-        """Time that the training took [s]; 0 where unknown."""
+        """Duration of the training [s]; 0 if unknown."""
         return float(np.nan_to_num(number(self.headline, "train_seconds")))
 
     def tags(self) -> dict[str, str]:
@@ -155,7 +161,7 @@ class TrainingRecord:
 
     @property
     def collapsed(self) -> str:
-        """That the network gives every cutout of the test set one class, in words; '' where it does not."""
+        """Sentence that the network assigns all cutouts of the test set to one class; '' if it does not."""
         counts = {key: number(self.metrics.get("confusion") or {}, key) for key in ("tp", "fp", "fn", "tn")}
         called_true, called_false = counts["tp"] + counts["fp"], counts["fn"] + counts["tn"]
         if not called_true + called_false > 0 or (called_true and called_false):
@@ -163,7 +169,7 @@ class TrainingRecord:
         return f"the training collapsed: it calls every cutout {'True' if called_true else 'False'}"
 
     def words(self) -> str:
-        """What the numbers are and on which data, in one sentence; first of all where the training collapsed."""
+        """The main scores and their data in one sentence, after a warning if the training collapsed."""
         by_image = self.keys["protocol"] == "by-image"
         data = "images it never saw" if by_image else "images of a random split, tuned and scored on the same cutouts"
         row = self.headline
@@ -175,7 +181,7 @@ class TrainingRecord:
         )
 
     def params(self) -> dict[str, str]:
-        """Parameters of the run: few, those that vary."""
+        """Parameters of the run: only those that differ between trainings."""
         options = self.train.get("options") or {}
         values = {name: options.get(name, "") for name in OPTIONS}
         values["inputs"] = "+".join(values["inputs"]) if isinstance(values["inputs"], list) else values["inputs"]
@@ -185,7 +191,7 @@ class TrainingRecord:
         return {name: str(value) for name, value in values.items()}
 
     def use(self) -> dict[str, str]:
-        """What someone needs who uses the model: stored with it, and with its version."""
+        """Metadata that a user of the model needs; stored with the model and with its version."""
         return {key: str(value) for key, value in self.keys.items()} | {
             "training": self.name,
             "digest": self.digest,
@@ -196,7 +202,7 @@ class TrainingRecord:
         }
 
     def version_tags(self) -> dict[str, str]:
-        """The same, and what the gate looks at."""
+        """Tags of the registered version: the metadata of `use`, and the scores that the gate checks."""
         calibration = self.metrics.get("calibration") or {}
         use = {key: calibration[key] for key in ("method", "slope", "offset", "knots", "values") if key in calibration}
         tags = self.use() | {
@@ -209,17 +215,17 @@ class TrainingRecord:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A record of a training.
+    """Read a record (JSON) of a training.
 
     Raises
     ------
     OtrainError
-        It cannot be read.
+        The record cannot be read.
     """
     try:
         record = read_json(path)
     except ValueError as error:
-        raise OtrainError(f"{path}: not a whole record ({error}); let the run write it anew") from None
+        raise OtrainError(f"{path}: the record is incomplete ({error}); delete it and run the workflow again") from None
     if not isinstance(record, dict):
-        raise OtrainError(f"{path}: not a record")
+        raise OtrainError(f"{path}: not a record of a training")
     return record

@@ -1,4 +1,4 @@
-"""Where MLflow keeps runs and models: the SQLite store of a results folder, or the server of a group."""
+"""Storage of runs and models by MLflow: the SQLite store of a results folder, or the server of a group."""
 
 from __future__ import annotations
 
@@ -20,18 +20,13 @@ from otrain_core.errors import OtrainError
 
 log = logging.getLogger("otrain")
 
-ADDRESS = "MLFLOW_TRACKING_URI"  # names the server of a group
-PLACE = "mlflow.id"  # in a results folder: what tells its runs from those of other folders on a server
+ADDRESS = "MLFLOW_TRACKING_URI"  # environment variable with the address of the server of a group
+PLACE = "mlflow.id"  # file in a results folder with its identifier, which distinguishes its runs on a server
 EXPERIMENT = "otrain"
-HISTORY = (
-    "loss",
-    "accuracy",
-    "validation_loss",
-    "validation_accuracy",
-)  # metrics of a run by epoch, as epoch/loss and so on
-PATIENCE = 20.0  # seconds that another program may hold a store
+HISTORY = ("loss", "accuracy", "validation_loss", "validation_accuracy")  # metrics per epoch, named epoch/loss etc.
+PATIENCE = 20.0  # time for which another program may lock a store [s]
 LIVE = "live"  # tag of a run that a training writes itself: running, finished, failed or killed
-# A view of the page that is there from the start: scores of the main runs, by cube and experiment, over the seeds.
+# A predefined view of the web page: scores of the main runs, grouped by cube and experiment, averaged over the seeds.
 _METRICS = [f"metrics.`{name}`" for name in ("mcc", "recall", "fp_share", "ece", "false_alarms_per_image")]
 _TAGS = [f"tags.`{name}`" for name in ("telescope", "pipeline", "experiment", "seed", "commit")]
 _WIDTHS = {"attributes.`Run Name`": 430, **dict.fromkeys(_METRICS, 120), **dict.fromkeys(_TAGS, 110)}
@@ -65,7 +60,7 @@ VIEW = {
     "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
 }
 EXPERIMENT_TAGS = {
-    "mlflow.experimentKind": "custom_model_development",  # the page opens on training runs, not on language models
+    "mlflow.experimentKind": "custom_model_development",  # the page shows training runs, not language models
     "mlflow.note.content": "Every training of O'TRAIN. Group or filter by the tags telescope, cube, experiment, protocol,"
     " study; sort by mcc. Protocol by-image: scored on images the model never saw. Protocol random: random split, scored on"
     " the set it was tuned on.",
@@ -75,7 +70,7 @@ EXPERIMENT_TAGS = {
 
 @contextmanager
 def locked(store: Path) -> Iterator[None]:
-    """Hold the store: a second import waits for the first."""
+    """Lock the store, so that a second import waits for the first."""
     import fcntl
 
     store.parent.mkdir(parents=True, exist_ok=True)
@@ -83,15 +78,15 @@ def locked(store: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            log.info("%s: another import is at work; waiting for it", store)
+            log.info("%s: waiting for another import to finish", store)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
-            pass  # a file system without locks
+            pass  # the file system has no locks
         yield
 
 
 def import_mlflow() -> None:
-    """Import MLflow quietly, without its telemetry and without its patience of minutes with a server that is away."""
+    """Import MLflow without telemetry and log output, and let it wait for seconds, not minutes, for a server."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["DO_NOT_TRACK"] = "true"
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -102,14 +97,16 @@ def import_mlflow() -> None:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks of what is told in a sentence
+    logging.getLogger("mlflow.store.db.utils").setLevel(
+        logging.CRITICAL
+    )  # its tracebacks; the error is raised as one sentence
 
 
 def open_store(store: str | Path, artifacts: str | Path):
-    """Client of a SQLite store, which is made first if need be.
+    """Open a SQLite store, which is created if it does not exist.
 
-    A store that was copied from elsewhere names artifacts by the old absolute path; it is
-    put aside as ``*.moved`` and a new one begins.
+    A store that was copied from another folder contains absolute paths of the old folder. It is renamed to ``*.moved``,
+    and a new store is created.
 
     Returns
     -------
@@ -125,13 +122,13 @@ def open_store(store: str | Path, artifacts: str | Path):
     store, location = Path(store).resolve(), Path(artifacts).resolve().as_uri()
     with _opening(
         store,
-        advice="delete it, if it is of no other use, and run the rule track again: the store is made of the records",
+        advice="delete it if nothing else needs it, and run the rule track again, which makes it from the records",
     ):
         if store.exists() and _artifact_location(store) not in (None, location):
-            log.warning("%s was made in another folder; it is kept as %s.moved and built anew", store, store.name)
+            log.warning("%s was made in another folder; it is renamed to %s.moved and made again", store, store.name)
             os.replace(store, store.with_name(store.name + ".moved"))
         if not store.exists():
-            # Made beside its place and moved there when whole: a crash leaves no half-made store.
+            # Made under another name and renamed when complete, so that a crash leaves no incomplete store.
             fresh = store.with_name(f".{store.name}.new")
             fresh.unlink(missing_ok=True)
             _client(fresh).create_experiment(EXPERIMENT, artifact_location=location, tags=EXPERIMENT_TAGS)
@@ -145,18 +142,20 @@ def open_store(store: str | Path, artifacts: str | Path):
 
 
 def read_store(store: str | Path):
-    """Client of a store that is there, which is left as it is.
+    """Open an existing store for reading.
 
     Raises
     ------
     OtrainError
-        No store, a database that is none, one that another program holds, or that another MLflow version wrote.
+        There is no store, the file is not a store, it is locked by another program, or another version of MLflow wrote it.
     """
     store = Path(store)
     if not store.is_file():
-        raise OtrainError(f"{store}: no store of models there; name the folder of a run (--results) or a model file")
+        raise OtrainError(
+            f"{store}: no such store of models; give the results folder of a run (--results) or a model file"
+        )
     import_mlflow()
-    with _opening(store, advice="name the folder of a run (--results)"):
+    with _opening(store, advice="give the results folder of a run (--results)"):
         _artifact_location(store)
         client = _client(store.resolve())
         client.search_registered_models(max_results=1)
@@ -165,7 +164,7 @@ def read_store(store: str | Path):
 
 @contextmanager
 def _opening(store: Path, *, advice: str) -> Iterator[None]:
-    """Tell why a store cannot be opened, in one sentence."""
+    """Raise an error in one sentence if a store cannot be opened."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -173,8 +172,8 @@ def _opening(store: Path, *, advice: str) -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, UnicodeDecodeError) as error:
         if "database is locked" in str(error):
-            raise OtrainError(f"{store}: another program holds this store; try again when it is done") from None
-        raise OtrainError(f"{store}: not a store that this MLflow can open ({why(error)}); {advice}") from None
+            raise OtrainError(f"{store}: locked by another program; try again when that has finished") from None
+        raise OtrainError(f"{store}: this version of MLflow cannot open the store ({why(error)}); {advice}") from None
 
 
 def _client(store: Path):
@@ -185,32 +184,32 @@ def _client(store: Path):
 
 
 def _artifact_location(store: Path) -> str | None:
-    """Where the artifacts of a store are; None before its experiment is made.
+    """Location of the artifacts of a store; None if its experiment does not exist yet.
 
-    MLflow would make its tables in any database: what is not a store is refused before MLflow sees it.
+    MLflow creates its tables in any database. A database that is not a store is therefore refused before MLflow opens it.
 
     Raises
     ------
     sqlite3.Error
-        The file is not a database, a database of something else, or held by another program.
+        The file is not a database, is a database of another program, or is locked.
     """
     with closing(sqlite3.connect(f"{store.resolve().as_uri()}?mode=rw", uri=True, timeout=PATIENCE)) as connection:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not {"alembic_version", "experiments", "registered_models"} <= tables:
             raise sqlite3.DatabaseError(
-                f"a database of {len(tables)} tables, but none of MLflow" if tables else "it is empty"
+                f"a database with {len(tables)} tables, none of them of MLflow" if tables else "it is empty"
             )
         rows = connection.execute("SELECT artifact_location FROM experiments WHERE name = ?", (EXPERIMENT,)).fetchall()
     return rows[0][0] if rows else None
 
 
 def server_address() -> str | None:
-    """Address of the group's server, from ``MLFLOW_TRACKING_URI``; None where none is named.
+    """Address of the server of the group, from ``MLFLOW_TRACKING_URI``; None if it is not set.
 
     Raises
     ------
     OtrainError
-        What it names is not an address of the form http://HOST:PORT.
+        The variable is not an address of the form http://HOST:PORT.
     """
     address = os.environ.get(ADDRESS, "").strip().rstrip("/")
     if not address:
@@ -226,22 +225,26 @@ def server_address() -> str | None:
 
 
 def shown(address: str | Path) -> str:
-    """An address as it may stand in logs and records: without a password."""
+    """Address for logs and records, without user name and password."""
     return re.sub(r"//[^/@]*@", "//", str(address))
 
 
 def is_address(store: str | Path) -> bool:
-    """Whether a store is a server and not a file."""
+    """Whether a store is a server, not a file."""
     return str(store).startswith(("http://", "https://"))
 
 
 def read_server(address: str, *, timeout: float = 10):
-    """Client of a server that answers.
+    """Open a server, after a check that it answers.
+
+    Returns
+    -------
+    mlflow.MlflowClient
 
     Raises
     ------
     OtrainError
-        Nothing answers there within `timeout` seconds, or something that is no MLflow server.
+        There is no answer within `timeout` seconds, or the answer is not that of an MLflow server.
     """
     import_mlflow()
     from mlflow import MlflowClient
@@ -255,14 +258,14 @@ def read_server(address: str, *, timeout: float = 10):
             get_default_host_creds(address), "/health", "GET", timeout=timeout, max_retries=0, raise_on_status=False
         )
     except (MlflowException, RequestException, OSError) as error:
-        raise OtrainError(f"{shown(address)}: no MLflow server answers there ({why(error)})") from None
+        raise OtrainError(f"{shown(address)}: no MLflow server answers at this address ({why(error)})") from None
     if answer.status_code != 200 or answer.text.strip() != "OK":
-        raise OtrainError(f"{shown(address)}: what answers there is no MLflow server (status {answer.status_code})")
+        raise OtrainError(f"{shown(address)}: the server there is not an MLflow server (status {answer.status_code})")
     return MlflowClient(tracking_uri=address, registry_uri=address)
 
 
 def open_server(address: str):
-    """Client of a server, and the id of the experiment, which is made first if need be.
+    """Open a server and its experiment, which is created if it does not exist.
 
     Returns
     -------
@@ -272,7 +275,7 @@ def open_server(address: str):
     Raises
     ------
     OtrainError
-        As in `read_server`, or the server refuses.
+        As `read_server`, or the server refuses a request.
     """
     client = read_server(address)
     from mlflow.exceptions import MlflowException
@@ -283,7 +286,7 @@ def open_server(address: str):
             try:
                 return client, client.create_experiment(EXPERIMENT, tags=EXPERIMENT_TAGS)
             except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # somebody else was faster
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another client has just created it
                     raise
             experiment = client.get_experiment_by_name(EXPERIMENT)
         _refresh(client, experiment)
@@ -293,15 +296,15 @@ def open_server(address: str):
 def _refresh(client, experiment) -> None:
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
-    for key, value in EXPERIMENT_TAGS.items():  # a store of an earlier version lacks some
+    for key, value in EXPERIMENT_TAGS.items():  # stores of earlier versions lack some
         if experiment.tags.get(key) is None:
             insist(client.set_experiment_tag, experiment.experiment_id, key, value)
 
 
 def insist(function, *arguments: Any, **named: Any) -> None:
-    """Write what others may be writing too (a tag, an alias, a data set).
+    """Write a tag, an alias or a data set, twice if the first attempt fails.
 
-    Of two who add the same new row at once, PostgreSQL refuses one, who then finds it there.
+    If two clients add the same row at once, PostgreSQL refuses one of them; its second attempt finds the row.
     """
     from mlflow.exceptions import MlflowException
 
@@ -313,7 +316,7 @@ def insist(function, *arguments: Any, **named: Any) -> None:
 
 @contextmanager
 def told(store: str | Path) -> Iterator[None]:
-    """Tell what MLflow, its server or its database refuses in one sentence."""
+    """Raise errors of MLflow, its server or its database in one sentence."""
     from mlflow.exceptions import MlflowException
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
@@ -321,11 +324,11 @@ def told(store: str | Path) -> Iterator[None]:
     try:
         yield
     except (MlflowException, RequestException, SQLAlchemyError) as error:
-        raise OtrainError(f"{shown(store)}: {why(error)}; nothing is lost, do it again when that is mended") from None
+        raise OtrainError(f"{shown(store)}: {why(error)}; nothing is lost: solve this problem and try again") from None
 
 
 def why(error: BaseException) -> str:
-    """The cause at the end of a long message of the network layers."""
+    """Cause of an error, from the end of the long messages of the network libraries."""
     text = str(error)
     if "timed out" in text:
         return "no answer in time"
@@ -333,20 +336,20 @@ def why(error: BaseException) -> str:
     if found:
         return found[-1].strip()
     first = (text.splitlines() or [type(error).__name__])[0][:200]
-    return shown(re.sub(r"^\(\w+\.\w+\) ", "", first))  # of which library the database's words are
+    return shown(re.sub(r"^\(\w+\.\w+\) ", "", first))  # without the name of the database library
 
 
 def place_of(root: str | Path) -> str:
-    """What tells the runs of one results folder from those of others; made once, it travels with the folder."""
+    """Identifier of a results folder, which distinguishes its runs from those of other folders; made once, kept in the folder."""
     path = Path(root, PLACE)
     if not path.is_file():
         fresh = path.with_name(f".{PLACE}.{uuid.uuid4().hex}")
         fresh.write_text(uuid.uuid4().hex[:12] + "\n")
         try:
-            os.link(fresh, path)  # of many jobs that start at once, the first one wins
+            os.link(fresh, path)  # if many jobs start at once, the first one wins
         except FileExistsError:
             pass
-        except OSError:  # a file system without links
+        except OSError:  # the file system has no links
             os.replace(fresh, path)
         finally:
             fresh.unlink(missing_ok=True)
@@ -354,7 +357,7 @@ def place_of(root: str | Path) -> str:
 
 
 def history_metrics(rows: Sequence[Mapping[str, float]], stamps: Sequence[float]) -> list:
-    """Rows of a history as MLflow's metrics; `stamps` are milliseconds since 1970."""
+    """Convert rows of a history to metrics of MLflow; `stamps` are their times [ms since 1970]."""
     from mlflow.entities import Metric
 
     return [

@@ -1,13 +1,12 @@
 """Import of finished trainings into an MLflow store: the file of a results folder, or the server of a group.
 
-The store is a view of the records in the results folder and can be rebuilt from them
-at any time. One process imports everything, one run after the other: many processes
-that open a fresh SQLite store at once corrupt it. A server takes many imports at once.
+The store is a view of the records in the results folder and can be made again from them at any time. One process imports
+all runs one after the other, because a new SQLite store is corrupted if many processes open it at once. A server accepts
+many imports at once.
 
-All runs go to one MLflow experiment, with telescope, pipeline, experiment, seed and
-protocol as tags: MLflow sorts, filters, groups and plots the runs of one experiment in
-one table, so this is what makes telescopes comparable. Models are registered by
-telescope (``otrain-{telescope}``), because a model is used on one telescope.
+All runs belong to one MLflow experiment, with telescope, pipeline, experiment, seed and protocol as tags. MLflow sorts,
+filters, groups and plots the runs of one experiment in one table, so that telescopes can be compared. Models are registered
+by telescope (``otrain-{telescope}``), because a model is used for one telescope.
 """
 
 from __future__ import annotations
@@ -57,10 +56,10 @@ from otrain_core.results import number, results_root, run_keys, store_path
 
 log = logging.getLogger("otrain")
 
-SENT_LATER = ("transfer.csv", "finetune.csv", "gradcam.png")  # of steps that come after; sent when they are there
+SENT_LATER = ("transfer.csv", "finetune.csv", "gradcam.png")  # files of later steps, sent once they exist
 FINDER_FILES = ("finder.json", "finder.csv", "finder.onnx")
 FINDER_METRICS = ("threshold", "n_parameters", "n_train_images", "n_validation_images", "kept_epoch", "cpu_seconds")
-# The same for every run, a dozen at most.
+# Metrics that every run has.
 METRICS = (
     *("mcc", "mcc_low", "mcc_high", "accuracy", "f1", "recall", "fpr_at_1pct_missed", "fpr_at_5pct_missed"),
     *("fp_share", "ece", "false_alarms_per_image"),
@@ -77,8 +76,8 @@ def track_files(
 ) -> None:
     """Import the trainings in the folders `runs` and write what was imported to `record` (step `track`).
 
-    Where MLFLOW_TRACKING_URI names a server, they are imported there too; a server that does not answer is
-    told of, and waits for `otrain models import`.
+    If MLFLOW_TRACKING_URI is set, the trainings are also imported to that server. If the server does not answer, a
+    warning is logged, and `otrain models import` can import them later.
 
     Parameters
     ----------
@@ -95,7 +94,7 @@ def track_files(
     Raises
     ------
     OtrainError
-        The store cannot be opened, or a record is broken.
+        The store cannot be opened, or a record cannot be read.
     """
     imported = import_runs(runs, store=store, studies=studies, gate=gate)
     if imported["broken"]:
@@ -106,7 +105,9 @@ def track_files(
             server["server"] = {"address": shown(address), "runs": len(runs)}
             import_runs(runs, store=address, studies=studies, gate=gate)
     except OtrainError as error:
-        log.warning("%s; %s has everything; import it later with `otrain models import`", error, store)
+        log.warning(
+            "%s; the trainings are in %s; send them to the server later with `otrain models import`", error, store
+        )
         server = {"server": {"error": str(error)}}
     artifacts = str(Path(store).parent / "mlartifacts")
     write_json(record, {"store": f"sqlite:///{store}", "artifacts": artifacts, **imported, **server})
@@ -120,40 +121,37 @@ def import_runs(
     artifacts: str | Path | None = None,
     studies: Iterable[str | Path] = (),
 ) -> dict[str, Any]:
-    """Import trainings into the store and name the champion of every telescope.
+    """Import trainings into the store and choose the champion of every telescope.
 
-    A run is known by the digest of its records: importing it again changes nothing. A
-    training that was done anew takes the place of its older run, which MLflow then lists
-    as deleted (its registered version stays, tagged ``superseded``). Runs whose folder is
-    gone are left alone, and so are those of other results folders. What an import that was cut short has
-    left is completed, and so is a run that the training itself has begun on a server.
+    A run is identified by the digest of its records: importing it again changes nothing. A training that was repeated
+    replaces its older run, which MLflow then lists as deleted (its registered version remains, tagged ``superseded``).
+    Runs whose folder no longer exists, and runs of other results folders, are not changed. Runs of an interrupted import,
+    and runs that a training has started on a server, are completed.
 
     Parameters
     ----------
     folders : iterable of path-like
-        telescope/pipeline/finder/seedN of a detector network, with finder.json, finder.csv and finder.onnx, which is not
-        registered, and telescope/pipeline/experiment/seedN[/random], each with train.json,
-        metrics.json, history.csv and model.keras; scores.csv, curves.csv, model.onnx, transfer.csv, finetune.csv and
-        gradcam.png if there are any.
-        Only trainings under the protocol ``by-image`` are registered: the others have no
-        score on images they never saw.
+        telescope/pipeline/experiment/seedN[/random] with train.json, metrics.json, history.csv and model.keras, and
+        optionally scores.csv, curves.csv, model.onnx, transfer.csv, finetune.csv and gradcam.png; or
+        telescope/pipeline/finder/seedN of a detector network with finder.json, finder.csv and finder.onnx.
+        Only trainings with the protocol ``by-image`` are registered, because the others have no score on images that
+        they never saw. Detector networks are not registered.
     store : path-like
         SQLite file, or address of a server.
     gate : GateOptions
-        See `otrain_core.evaluation.gate`. Of the models that pass, the champion is the one of highest MCC on validation,
-        so that its numbers on test were not what it was chosen by. Without any model that passes, the
-        alias is removed.
+        See `otrain_core.evaluation.gate`. Of the models that pass, the one with the highest MCC on validation becomes the
+        champion, so that it is not chosen by its scores on the test set. If no model passes, the alias is removed.
     artifacts : path-like, optional
-        Folder of the artifacts (default: mlartifacts beside the SQLite file); a server has its own.
+        Folder of the artifacts (default: mlartifacts beside the SQLite file). A server has its own folder.
     studies : iterable of path-like
-        Tables of sweeps. Each is a run, and its trainings, which are not registered, are listed under it.
+        Tables of sweeps. Each becomes a run, under which its trainings are listed; they are not registered.
 
     Returns
     -------
     dict
-        experiment, runs (folder, run_id, digest, and model and version where registered),
-        studies (name: run_id), champions (telescope: version, run_id, mcc, mcc_validation, or None), skipped (folders that
-        are not complete, with the reason), broken (folders with a file that cannot be read, with the reason).
+        experiment, runs (folder, run_id, digest; model and version if registered), studies (name: run_id), champions
+        (telescope: see `otrain_core.registry.models.name_champion`), skipped (folders that are not complete, with the
+        reason), broken (folders with a file that cannot be read, with the reason).
 
     Raises
     ------
@@ -188,7 +186,7 @@ def import_runs(
 def _import_trainings(
     client, experiment: str, folders: Sequence[Path], children: Mapping[str, tuple[str, str]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Import training by training: what became of each folder, under runs, skipped and broken."""
+    """Import training by training, and list the folders under runs, skipped and broken."""
     found: dict[str, list[dict[str, Any]]] = {"runs": [], "skipped": [], "broken": []}
     for folder in folders:
         is_finder = (folder / "finder.json").is_file()
@@ -202,7 +200,11 @@ def _import_trainings(
             else:
                 entry, changed = _ensure_run(client, experiment, TrainingRecord(folder, children))
         except (OtrainError, ValueError, KeyError) as error:
-            reason = str(error) if isinstance(error, OtrainError) else f"{folder}: not a record ({error})"
+            reason = (
+                str(error)
+                if isinstance(error, OtrainError)
+                else f"{folder}: a record cannot be used ({type(error).__name__}: {error})"
+            )
             found["broken"].append({"folder": str(folder), "reason": reason})
             log.warning("%s", reason)
             continue
@@ -213,7 +215,7 @@ def _import_trainings(
 
 
 def _ensure_study(client, experiment: str, study: StudyTable) -> str:
-    """The run under which the trainings of a study are listed."""
+    """Find or create the run under which the trainings of a study are listed; its identifier."""
     found = [
         run
         for run in client.search_runs([experiment], f"tags.kind = 'study' and tags.study = '{study.name}'")
@@ -234,7 +236,7 @@ def _ensure_study(client, experiment: str, study: StudyTable) -> str:
 
 
 def _send_files(client, run, files: Mapping[Path, str]) -> None:
-    """Send the files that are there and that the run does not have yet, each to a folder of its artifacts."""
+    """Send the existing files that the run does not have yet, each to a folder of its artifacts."""
     sent = json.loads(run.data.tags.get("files") or "{}")
     there = {path: digest(path)[:16] for path in files if path.is_file()}
     for path, mark in there.items():
@@ -245,14 +247,14 @@ def _send_files(client, run, files: Mapping[Path, str]) -> None:
 
 
 def _ensure_run(client, experiment: str, training: TrainingRecord) -> tuple[dict[str, Any], bool]:
-    """The run of this training and, under the protocol by-image, its registered version."""
+    """Import the run of a training and, under the protocol by-image, its registered version; whether the run is new."""
     found = [
         run
         for run in client.search_runs([experiment], f"tags.training = '{training.name}'")
         if run.data.tags.get("place", training.place) == training.place
     ]
     good = [run for run in found if run.data.tags.get("digest") == training.digest and _is_whole(client, run)]
-    if good:  # two, where two imports did not know of each other
+    if good:  # more than one if two imports ran at the same time
         run = min(good, key=lambda run: (run.info.start_time, run.info.run_id))
         if run.data.tags.get("mlflow.parentRunId", "") != training.parent and training.parent:
             client.set_tag(run.info.run_id, "study", training.study)
@@ -279,7 +281,7 @@ def _ensure_run(client, experiment: str, training: TrainingRecord) -> tuple[dict
 
 
 def _ensure_finder(client, experiment: str, folder: Path) -> tuple[dict[str, Any], bool]:
-    """The run of a detector network: its record, history and ONNX file, and what the study finder says of it."""
+    """Import the run of a detector network: its record, history and ONNX file, and its results in the study finder."""
     from mlflow.entities import Metric, Param, RunTag
 
     keys, place, record = run_keys(folder), place_of(results_root(folder)), read_record(folder / "finder.json")
@@ -299,9 +301,9 @@ def _ensure_finder(client, experiment: str, folder: Path) -> tuple[dict[str, Any
         numbers = {name: number(record, name) for name in FINDER_METRICS} | _found_by(folder.parent, keys["seed"])
         now = int(time.time() * 1000)
         metrics = [Metric(name, value, now, 0) for name, value in numbers.items() if np.isfinite(value)]
-        rows = [] if live else read_table(folder / "finder.csv").to_dict("records")
+        rows = read_table(folder / "finder.csv").to_dict("records")
         params = [Param(name, str(value)) for name, value in (record.get("options") or {}).items()]
-        metrics += history_metrics(rows, [now] * len(rows))
+        metrics += _not_sent(client, run, history_metrics(rows, [now] * len(rows)))
         client.log_batch(run_id, metrics=metrics, params=params)
         for path in files:
             client.log_artifact(run_id, str(path), "records")
@@ -314,7 +316,7 @@ def _ensure_finder(client, experiment: str, folder: Path) -> tuple[dict[str, Any
 
 
 def _found_by(folder: Path, seed: int) -> dict[str, float]:
-    """Completeness of a detector network at one false alarm an image, S/N 5 to 10, where the study is there."""
+    """Completeness of a detector network at one false alarm per image, S/N 5 to 10, if the study exists."""
     if not (folder / "completeness.csv").is_file():
         return {}
     table = read_table(folder / "completeness.csv")
@@ -325,7 +327,7 @@ def _found_by(folder: Path, seed: int) -> dict[str, float]:
 
 
 def _is_whole(client, run) -> bool:
-    """Whether the run was imported to its end and its model is still there."""
+    """Whether the import of the run was completed and its model still exists."""
     from mlflow.exceptions import MlflowException
 
     model_id = run.data.tags.get("model_id")
@@ -340,7 +342,7 @@ def _is_whole(client, run) -> bool:
 
 
 def _send_onnx(client, run, path: Path) -> str:
-    """Store the ONNX file, where there is one, with the model of the run; its digest."""
+    """Store the ONNX file, if it exists, with the model of the run; its digest, or ''."""
     if not path.is_file():
         return ""
     mark = digest(path)
@@ -351,7 +353,7 @@ def _send_onnx(client, run, path: Path) -> str:
 
 
 def _write_run(client, experiment: str, training: TrainingRecord, *, live=None) -> str:
-    """Write the run of a training, or complete the one that it has begun itself."""
+    """Write the run of a training, or complete the run that the training itself has started."""
     from mlflow.entities import Dataset, DatasetInput, LoggedModelOutput, Metric, Param, RunTag
 
     start, tags, name = training.started, training.tags(), run_name(training.keys)
@@ -362,12 +364,7 @@ def _write_run(client, experiment: str, training: TrainingRecord, *, live=None) 
     end = max(start, training.started) + int(1000 * training.seconds)
     metrics = [Metric(key, value, end, 0) for key in METRICS if np.isfinite(value := number(training.headline, key))]
     metrics.append(Metric("train_seconds", training.seconds, end, 0))
-    there = {
-        (key, point.step)
-        for key in (live.data.metrics if live else ())
-        for point in client.get_metric_history(run_id, key)
-    }
-    metrics += [point for point in _history(training, start) if (point.key, point.step) not in there]
+    metrics += _not_sent(client, live, _history(training, start)) if live else _history(training, start)
     client.log_batch(
         run_id,
         metrics=metrics,
@@ -393,6 +390,12 @@ def _write_run(client, experiment: str, training: TrainingRecord, *, live=None) 
     client.set_tag(run_id, "model_id", model.model_id)
     client.set_terminated(run_id, status="FINISHED", end_time=end)
     return run_id
+
+
+def _not_sent(client, run, points: Sequence[Any]) -> list[Any]:
+    """Points of a history that a run does not have yet: the training has sent some of them itself."""
+    sent = {(key, point.step) for key in run.data.metrics for point in client.get_metric_history(run.info.run_id, key)}
+    return [point for point in points if (point.key, point.step) not in sent]
 
 
 def _history(training: TrainingRecord, start: int) -> list:

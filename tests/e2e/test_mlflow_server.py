@@ -256,7 +256,7 @@ def test_models_by_command(server, folders, tmp_path, monkeypatch, capsys):
     assert server.client.get_model_version_by_alias("otrain-tiny", "champion").version == champion.version
     assert main(["models", "automatic", "tiny"]) == 0
     assert main(["models", "promote", "tiny", "77"]) == 1
-    assert "otrain-tiny: no version '77'" in capsys.readouterr().err
+    assert "otrain-tiny: no version or alias '77'" in capsys.readouterr().err
 
 
 def test_a_training_outlives_the_server(server, tmp_path, model_file, monkeypatch, caplog, capsys):
@@ -298,7 +298,7 @@ def test_a_training_outlives_the_server(server, tmp_path, model_file, monkeypatc
     told = [text for text in warnings if "the training goes on" in text]
     assert len(told) == 1 and "otrain models import" in told[0]
     assert main(["models", "import", "--results", str(tmp_path / "results"), "--quiet"]) == 1
-    assert "no MLflow server answers there" in capsys.readouterr().err
+    assert "no MLflow server answers at this address" in capsys.readouterr().err
     server.client = server.start()
     assert main(["models", "import", "--results", str(tmp_path / "results"), "--quiet"]) == 0
     (run,) = runs_of(server.client, folder)

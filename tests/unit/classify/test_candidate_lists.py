@@ -1,4 +1,4 @@
-"""Candidate lists of other programs."""
+"""Tests of candidate lists written by other programs."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ LIST = "name;x;y\nnärby 01;12,5;3\nfar;7;1,25\n"
 
 @pytest.mark.parametrize("suffix", ["csv", "ecsv", "fits", "dat"])
 def test_tables_of_stdpipe_and_others(tmp_path, suffix):
-    """STDPipe's candidates are an astropy Table with x and y from 0, ra, dec and more."""
+    """STDPipe returns an astropy Table with x and y from 0, ra, dec and other columns."""
     path = tmp_path / f"candidates.{suffix}"
     table = Table({"x": [10.2, 20.0], "y": [5.0, 6.0], "ra": [1.0, 2.0], "dec": [3.0, 4.0], "mag_calib": [18.0, 19.0]})
     table.write(path, format={"dat": "ascii", "csv": "ascii.csv", "ecsv": "ascii.ecsv"}.get(suffix, suffix))
@@ -37,9 +37,9 @@ def test_positions_from_one_and_from_the_sky():
     ("source", "message"),
     [
         ({"ra": [1.0], "dec": [2.0]}, "need an image with a WCS"),
-        ({"flux": [1.0]}, "columns x and y .* are needed, found flux"),
-        ({"x": [1.0, np.inf], "y": [1.0, 1.0]}, "row 2: its position"),
-        ({"x": ["left"], "y": [1.0]}, "column x: numbers are needed"),
+        ({"flux": [1.0]}, "columns x and y .* are needed; the table has flux"),
+        ({"x": [1.0, np.inf], "y": [1.0, 1.0]}, "row 2: the position"),
+        ({"x": ["left"], "y": [1.0]}, "column x: must contain numbers"),
         ("nowhere.csv", "no such file"),
     ],
 )
@@ -51,7 +51,7 @@ def test_bad_lists_are_refused(source, message):
 def test_unknown_formats_are_refused(tmp_path):
     path = tmp_path / "candidates.pickle"
     path.write_bytes(b"\x80\x04.")
-    with pytest.raises(ConfigError, match="one of .csv"):
+    with pytest.raises(ConfigError, match="must be one of .csv"):
         read_candidates(path)
     (tmp_path / "candidates.fits").write_bytes(b"nothing")
     with pytest.raises(ConfigError, match="not a readable table"):
@@ -80,6 +80,12 @@ def test_a_list_as_spreadsheet_programs_save_it(tmp_path, content):
     assert found["candid"].tolist() == ["närby 01", "far"]
 
 
+def test_names_that_are_numbers_keep_their_digits(tmp_path):
+    (tmp_path / "list.csv").write_text("candid;x;y\n2461234567890123457;12,5;3\n0012;1;2\n")
+    found = read_candidates(tmp_path / "list.csv")
+    assert found["candid"].tolist() == ["2461234567890123457", "0012"] and found["x"].tolist() == [12.5, 1.0]
+
+
 def test_a_list_in_a_workbook_and_an_empty_one(tmp_path):
     import openpyxl
 
@@ -91,5 +97,5 @@ def test_a_list_in_a_workbook_and_an_empty_one(tmp_path):
     (tmp_path / "none.csv").write_text("x;y\n")
     assert len(read_candidates(tmp_path / "none.csv")["x"]) == 0
     (tmp_path / "hole.csv").write_text("x;y\n1;\n")
-    with pytest.raises(ConfigError, match="row 1: its position is not a finite number"):
+    with pytest.raises(ConfigError, match="row 1: the position is not a finite number"):
         read_candidates(tmp_path / "hole.csv")

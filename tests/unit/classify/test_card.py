@@ -14,7 +14,7 @@ def test_a_card_in_words():
         "trained on: simulated telescopes; 3 telescopes, 9 images, 1\u202f200 True, 1\u202f100 False",
         "protocol: telescopes that were not trained on",
         "hatp32: AUC 0.980 [0.970, 0.990], FPR 4.1 %",
-        "known failures: 1; they and all scores: otrain models list --json",
+        "known failures: 1; `otrain models list --json` shows them and all scores",
     ]
 
 
@@ -23,7 +23,7 @@ def test_what_is_missing_was_not_measured():
         "trained on: not measured",
         "protocol: not measured",
         "scores: not measured",
-        "known failures: not measured; they and all scores: otrain models list --json",
+        "known failures: not measured; `otrain models list --json` shows them and all scores",
     ]
 
 
@@ -70,7 +70,7 @@ def test_scores_on_real_data_come_from_a_table():
     rows = table_scores(table, model="universal")
     assert rows[0] == {"set": "hatp32", "n_true": 900, "auc": 0.98, "auc_low": 0.97}
     assert rows[1] == {"set": "ztf, inputs: difference", "n_true": 505, "auc": 0.97}
-    with pytest.raises(OtrainError, match="no row of the model 'other', it has demo, universal"):
+    with pytest.raises(OtrainError, match="no row for the model 'other'; it has demo, universal"):
         table_scores(table, model="other")
 
 
@@ -84,6 +84,6 @@ def test_the_short_card_fits_a_screen():
     assert lines[-3:] == [
         "one: AUC 0.900 [0.800, 0.950], recall 90.0 %",
         "two: AUC 0.900 [0.800, 0.950], recall 90.0 %",
-        "known failures: 2; they and all scores: otrain models list --json",
+        "known failures: 2; `otrain models list --json` shows them and all scores",
     ]
     assert max(map(len, lines)) <= 98 and len(lines) == 3 + 3

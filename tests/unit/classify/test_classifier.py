@@ -1,4 +1,4 @@
-"""The classifier at work: scores, decisions, reasons, streaming, and what is refused."""
+"""Tests of the classifier: scores, decisions, reasons, streaming, and input that is refused."""
 
 import subprocess
 import sys
@@ -8,8 +8,8 @@ import pytest
 
 from otrain_core.classify.classifier import Classifier
 from otrain_core.classify.descriptors import describe, training_statistics
-from otrain_core.errors import CubeError
-from tests.unit.tiny_onnx import write_tiny  # noqa: E402
+from otrain_core.errors import ConfigError, CubeError
+from tests.unit.tiny_onnx import write_tiny
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_all_ways_in_give_the_same(tmp_path, batch):
     difference, psf = rng.normal(size=(2, 10, 9, 9)).astype(np.float32)
     expected = _sigmoid(difference[:, 4, 4])
     joined = np.stack([difference, psf], axis=-1)
-    wide = np.pad(joined, ((0, 0), (3, 2), (3, 2), (0, 0)))  # 14 px: the candidate stands in pixel 7
+    wide = np.pad(joined, ((0, 0), (3, 2), (3, 2), (0, 0)))  # 14 px: the candidate is in pixel 7
     cube = {"cube": joined[..., ::-1], "channels": np.array(["psf", "difference"]), "labels": np.ones(10)}
     ways = [joined, wide, {"difference": difference, "psf": psf}, {"difference": difference}, cube, difference]
     ways += [iter([joined[:4], joined[4:]]), ({"difference": plane[None]} for plane in difference)]
@@ -56,7 +56,7 @@ def test_all_ways_in_give_the_same(tmp_path, batch):
 def test_masked_pixels_are_missing(tmp_path):
     classifier = Classifier.load(write_tiny(tmp_path / "model.onnx", channels=("difference", "psf")))
     cutouts, psf = _cutouts([0.5, 2.0]), np.ones((2, 9, 9), np.float32)
-    cutouts[:, 0, 0] = 1e6  # a bad pixel that the mask tells
+    cutouts[:, 0, 0] = 1e6  # a bad pixel that is masked
     masked, void = np.ma.masked_greater(cutouts, 1e5), np.where(cutouts > 1e5, np.nan, cutouts)
     stack = np.ma.stack([masked, np.ma.asarray(psf)], axis=-1)
     expected = classifier.classify({"difference": void, "psf": psf})
@@ -74,7 +74,7 @@ def test_a_cutout_without_a_score_is_undecided(classifier):
     found = classifier.classify(cutouts)
     assert np.isnan(found["score"][0]) and np.isnan(found["probability"][0])
     assert found["real"].tolist() == [False, True] and found["undecided"].tolist() == [True, False]
-    assert found["reason"].tolist() == ["the model gives no number for it", ""]
+    assert found["reason"].tolist() == ["the model gives no score", ""]
 
 
 @pytest.mark.parametrize("n", [2, 4])
@@ -88,11 +88,11 @@ def test_as_many_seeings_as_cutouts_are_needed(classifier, n, batch):
 
 @pytest.mark.parametrize("cutouts", ["cube.npz", None, 3])
 def test_what_holds_no_cutouts_is_refused(classifier, cutouts):
-    with pytest.raises(CubeError, match="arrays of cutouts are needed"):
+    with pytest.raises(CubeError, match="cutouts: must be arrays"):
         classifier.classify(cutouts)
 
 
-def test_a_missing_psf_is_told(tmp_path):
+def test_a_missing_psf_is_reported(tmp_path):
     classifier = Classifier.load(write_tiny(tmp_path / "model.onnx", channels=("difference", "psf")))
     assert classifier.classify(_cutouts([1.0]))["reason"][0].startswith("no PSF given")
 
@@ -128,7 +128,7 @@ def test_smaller_cutouts_get_a_rim_of_missing_pixels(tmp_path):
         cutouts = rng.normal(0, 5, (4, size, size)).astype(np.float32)
         found = classifier.classify(cutouts)
         assert np.allclose(found["score"], _sigmoid(cutouts[:, size // 2, size // 2]), atol=1e-5)
-        assert not found["missing"].any()  # the rim is ours
+        assert not found["missing"].any()  # the padding does not count
     with pytest.raises(CubeError, match="cutouts of 10 px are needed, but those of the cube have 7 px"):
         classifier.score(np.zeros((2, 7, 7), np.float32))
 
@@ -154,12 +154,21 @@ def test_another_threshold(tmp_path):
     assert found["real"].tolist() == [True, False] and not found["undecided"].any()
 
 
+@pytest.mark.parametrize("threshold", [float("nan"), -0.1, 1.5, float("inf"), "half"])
+def test_a_threshold_outside_0_to_1_is_refused(tmp_path, threshold):
+    path = write_tiny(tmp_path / "model.onnx")
+    with pytest.raises(ConfigError, match=rf"^threshold: must be a number from 0 to 1, not {threshold}$"):
+        Classifier.load(path, threshold=threshold)
+    for threshold in (0, 1):
+        assert Classifier.load(path, threshold=threshold).threshold == threshold
+
+
 def test_wrong_cutouts_are_refused(classifier):
     with pytest.raises(CubeError, match="cutouts of 9 px are needed, but those of the cube have 5 px"):
         classifier.score(np.zeros((2, 5, 5), np.float32))
     with pytest.raises(CubeError, match="do not fit the channels"):
         classifier.score(np.zeros((2, 9, 9, 3), np.float32))
-    with pytest.raises(CubeError, match="one shape"):
+    with pytest.raises(CubeError, match=r"all channels must have one shape"):
         classifier.score({"difference": np.zeros((2, 9, 9)), "science": np.zeros((3, 9, 9))})
 
 
@@ -168,8 +177,8 @@ def test_wrong_cutouts_are_refused(classifier):
     [
         (lambda path: None, "no such file"),
         (lambda path: path.write_bytes(b"\x80\x04not a model"), "not a readable ONNX model"),
-        (lambda path: write_tiny(path, metadata=False), "without the metadata of O'TRAIN"),
-        (lambda path: write_tiny(path, about={"format": 99}), "format 99"),
+        (lambda path: write_tiny(path, metadata=False), "has no metadata of O'TRAIN"),
+        (lambda path: write_tiny(path, about={"format": 99}), "does not know format 99"),
         (lambda path: write_tiny(path, about={"calibration": {"slope": "steep"}}), "metadata cannot be used"),
     ],
 )
@@ -180,7 +189,7 @@ def test_bad_models_are_refused(tmp_path, make, message):
 
 
 def test_a_model_that_names_a_file_beside_it_is_refused(tmp_path):
-    """Weights outside the model could be any file of the reader's machine."""
+    """External weights could be any file on the machine of the user."""
     import onnx
 
     path = write_tiny(tmp_path / "model.onnx")
@@ -192,7 +201,7 @@ def test_a_model_that_names_a_file_beside_it_is_refused(tmp_path):
     for key, value in (("location", str(tmp_path / "secret")), ("offset", "0"), ("length", "24")):
         weight.external_data.add(key=key, value=value)
     path.write_bytes(proto.SerializeToString())
-    with pytest.raises(CubeError, match="numbers are in other files"):
+    with pytest.raises(CubeError, match="keeps its weights in other files"):
         Classifier.load(path)
 
 
@@ -220,7 +229,16 @@ def test_a_model_that_answers_with_another_number_of_rows_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "about", [{"size": 0}, {"size": 10**9}, {"channels": []}, {"calibration": 3}, {"abstention": [1]}]
+    "about",
+    [
+        {"threshold": float("nan")},
+        {"threshold": 2},
+        {"size": 0},
+        {"size": 10**9},
+        {"channels": []},
+        {"calibration": 3},
+        {"abstention": [1]},
+    ],
 )
 def test_metadata_that_cannot_be_used(tmp_path, about):
     path = write_tiny(tmp_path / "model.onnx", about=about)

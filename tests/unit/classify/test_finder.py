@@ -16,7 +16,7 @@ OPTIONS = FinderOptions(filters=4, dilations=[1, 2, 1])
 
 @pytest.fixture(scope="module")
 def finder(tmp_path_factory):
-    """A network with weights at random."""
+    """A network with random weights."""
     from otrain_core.networks.finder import build_finder, export_finder
 
     network, rng = build_finder(OPTIONS), np.random.default_rng(1)
@@ -57,6 +57,11 @@ def test_the_same_sources_whatever_the_tiles(finder, planes):
     assert len(found[0]) > 5
     pd.testing.assert_frame_equal(*found, atol=2e-3)
     assert found[0]["score"].is_monotonic_decreasing and found[0]["score"].min() >= 0.1
+
+
+def test_a_threshold_that_is_not_a_number_is_refused(finder, planes):
+    with pytest.raises(ConfigError, match="threshold: must be a number from 0 to 1, not nan"):
+        finder.find(planes, threshold=float("nan"))
 
 
 def test_both_signs_are_two_passes(finder, planes):
@@ -124,5 +129,5 @@ def test_other_files_are_refused_in_a_sentence(tmp_path):
 )
 def test_a_network_without_a_usable_threshold_or_reach_is_refused(tmp_path, about):
     assert Finder(write_tiny_finder(tmp_path / "whole.onnx", threshold=0.3)).threshold == 0.3
-    with pytest.raises(ConfigError, match="without a threshold"):
+    with pytest.raises(ConfigError, match="has no threshold from 0 to 1, or no reach"):
         Finder(write_tiny_finder(tmp_path / "finder.onnx", about=about))

@@ -75,7 +75,7 @@ def test_numbers_in_other_files_are_not_read(tmp_path, monkeypatch):
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="secret")
     path.write_bytes(proto.SerializeToString())
-    with pytest.raises(CubeError, match="numbers are in other files"):
+    with pytest.raises(CubeError, match="keeps its weights in other files"):
         Classifier.load(path)
 
 
@@ -119,6 +119,6 @@ def test_a_graph_that_takes_its_time_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(graph, "PER_CUTOUT", 0.0)
     classifier = Classifier.load(path)
     started = time.monotonic()
-    with pytest.raises(CubeError, match="takes more than 0 s for 1 cutouts; ended"):
+    with pytest.raises(CubeError, match="takes more than 0 s for 1 cutouts; it was stopped"):
         classifier.score(np.ones((1, 9, 9, 1), np.float32))
     assert time.monotonic() - started < 20

@@ -13,7 +13,7 @@ def test_it_is_found_with_its_card(shipped_model):
 
 def test_without_one_a_sentence_says_so(shipped_folder):
     assert shipped_card() is None
-    with pytest.raises(OtrainError, match="universal.onnx: this installation has no shipped model; name another"):
+    with pytest.raises(OtrainError, match="universal.onnx: this installation has no shipped model; give another"):
         shipped_file()
 
 

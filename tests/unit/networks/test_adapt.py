@@ -97,7 +97,7 @@ def test_the_shipped_model_is_loaded_for_tuning(saved, shipped_folder):
     assert adapt.even_odds(np.nan).offset == 0
     other = architecture.build_network(Experiment(inputs=["science"]), size=13)
     architecture.save_model(other, shipped_folder / "universal.keras")
-    with pytest.raises(OtrainError, match="universal.keras: not the network of universal.onnx"):
+    with pytest.raises(OtrainError, match="universal.keras: this is not the network of universal.onnx"):
         adapt.load_shipped()
 
 

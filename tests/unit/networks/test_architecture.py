@@ -185,7 +185,7 @@ def test_the_body_is_the_model_without_its_stage(networks):
 
 
 def test_cutouts_that_are_too_small_are_refused():
-    with pytest.raises(ConfigError, match="at least 9 x 9 pixels are needed, not 8 x 8"):
+    with pytest.raises(ConfigError, match="at least 9 x 9 pixels, not 8 x 8"):
         tiny_network("paper", size=8)
     assert tiny_network("paper", size=9).input_shape == (None, 9, 9, 1)
 

@@ -37,7 +37,7 @@ def test_other_back_ends_name_their_gpus(backend, monkeypatch, name, fake):
     assert devices.prepare_device(require_gpu=True, threads=1) == "NVIDIA H100, NVIDIA L4"
     monkeypatch.setitem(sys.modules, name, fake())
     assert devices.prepare_device().startswith("CPU (")
-    with pytest.raises(ConfigError, match="require_gpu is true, but no GPU is seen"):
+    with pytest.raises(ConfigError, match="require_gpu: true, but no GPU is available"):
         devices.prepare_device(require_gpu=True)
 
 

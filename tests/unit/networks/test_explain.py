@@ -106,9 +106,10 @@ def test_no_cutouts_are_refused(model):
 def test_central_energy_of_known_maps():
     flat, point = np.ones((21, 21)), np.zeros((21, 21))
     point[10, 10] = 3
-    share, area = explain.central_energy(np.stack([flat, point, 0 * flat]), [4, 4, 4])
+    share, area = explain.central_energy(np.stack([flat, point, 0 * flat, flat]), [4, 4, 4, np.nan])
     assert share[0] == pytest.approx(area[0]) == pytest.approx(np.pi * 16 / 441, rel=0.05)
-    assert share[1] == 1 and np.isnan(share[2])
+    assert share[1] == 1 and np.isnan(share[2:]).all()
+    assert np.isnan(area).tolist() == [False, False, False, True]
 
 
 def test_wrong_decisions_come_worst_first():

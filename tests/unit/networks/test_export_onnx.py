@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from otrain_core.arrays import write_arrays
-from otrain_core.errors import CubeError, OtrainError
+from otrain_core.errors import ConfigError, CubeError, OtrainError
 from otrain_core.io import write_json, write_table
 from tests.unit.synthetic_cube import make_cube, make_split
 from tests.unit.tiny_network import tiny_network
@@ -62,7 +62,7 @@ def test_a_file_that_differs_is_not_written(tmp_path, networks, monkeypatch):
 
     monkeypatch.setattr(export_onnx, "_run", lambda path, cutouts: np.full((len(cutouts), 2), 0.5))
     model = tiny_network("otrain2", size=16, normalise="mad-asinh")
-    with pytest.raises(OtrainError, match="differ by"):
+    with pytest.raises(OtrainError, match="differ from those of Keras by"):
         export_onnx.export_model(model, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -144,6 +144,18 @@ def test_files_of_an_export(tmp_path, networks):
     assert classifier.threshold == 0.45 and classifier.channels == ["difference"] and classifier.size == 16
     assert classifier.about["seed"] == 5 and classifier.about["training"]["n_true"] > 0
     assert classifier.score(cube) == pytest.approx(score_rows(model, cube), abs=1e-5)
+
+
+def test_export_with_another_threshold(tmp_path, networks):
+    from otrain_core.classify.classifier import Classifier
+    from otrain_core.networks.export_onnx import export_file
+
+    networks.save_model(tiny_network(size=16), tmp_path / "model.keras")
+    with pytest.raises(ConfigError, match="threshold: must be a number from 0 to 1, not nan"):
+        export_file(tmp_path / "model.keras", tmp_path / "model.onnx", threshold=float("nan"))
+    assert not (tmp_path / "model.onnx").exists()
+    export_file(tmp_path / "model.keras", tmp_path / "model.onnx", threshold=0.25)
+    assert Classifier.load(tmp_path / "model.onnx").threshold == 0.25
 
 
 def test_a_varied_training_tells_what_may_be_missing():

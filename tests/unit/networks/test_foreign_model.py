@@ -120,14 +120,14 @@ def test_lengths_that_are_small_alone_and_large_together(tmp_path, keras, monkey
             archive.writestr(name, content)
     monkeypatch.setattr(safe, "SMALL", 2**22)
     before = keras.layers.Layer.add_weight
-    with pytest.raises(CubeError, match="more weights than the file can hold"):
+    with pytest.raises(CubeError, match="more weights than the file can contain"):
         load_any_model(tmp_path / "m.keras")
     assert keras.layers.Layer.add_weight is before
     large = keras.Sequential(
         [layers.Input((64, 64, 1)), layers.UpSampling2D((128, 128)), layers.GlobalAveragePooling2D(), layers.Dense(2)]
     )
     large.save(tmp_path / "large.keras")
-    with pytest.raises(CubeError, match="numbers for a cutout: too many"):
+    with pytest.raises(CubeError, match="the output of layer .* is too large"):
         load_any_model(tmp_path / "large.keras")
 
 

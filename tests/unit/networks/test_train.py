@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -32,7 +33,7 @@ def data():
 
 
 def fit(cube, split, *, seed, protocol="by-image", checkpoint=None, identity=(), **options):
-    """A training with these options of an experiment, on the difference where they do not say."""
+    """Train with options of an experiment, on the difference unless they name other inputs."""
     return train.train_model(
         cube,
         split,
@@ -49,7 +50,7 @@ def scores_of(model, cube, size=15):
 
 
 def kill_in_second_epoch(monkeypatch, cube, split, *, checkpoint, options):
-    """Begin a training that dies when its second epoch is saved."""
+    """Start a training that is interrupted after its second epoch is saved."""
     write = loop.Loop._save
 
     def killed(self, epoch):
@@ -158,7 +159,10 @@ def test_a_smaller_training_set_is_drawn_and_ends_at_all_there_is(data, caplog):
     there = int((split["set"] == "train").sum())
     for asked, used in ((there // 2, there // 2), (there + 1, there)):
         assert fit(cube, split, seed=1, n_train=asked, **TINY)[2]["n_train"] == used
-    assert f"n_train: {there + 1} cutouts were asked for, the set train has {there}: all are used" in caplog.text
+    assert (
+        f"n_train: {there + 1} cutouts are requested, but the training set has only {there}: all are used"
+        in caplog.text
+    )
 
 
 def test_patience_stops(data):
@@ -249,7 +253,7 @@ def test_a_checkpoint_of_another_training_is_ignored(data, tmp_path, monkeypatch
 
 
 def test_files_of_a_training(data, tmp_path, monkeypatch):
-    """Editing the code that trains starts a killed training anew; otherwise it goes on from its checkpoint."""
+    """A killed training is resumed from its checkpoint, unless the training code has changed."""
     cube, split = data
     write_arrays(tmp_path / "cube.npz", cube)
     write_table(tmp_path / "split.csv", split)
@@ -277,6 +281,25 @@ def test_files_of_a_training(data, tmp_path, monkeypatch):
     assert "versions" in record and "mlflow_run" not in record
     assert len(read_table(files["history"])) == 3
     model = architecture.load_model(files["model"])
+    assert np.array_equal(scores_of(model, cube), scores_of(fit(cube, split, seed=1, **TINY)[0], cube))
+    assert not (tmp_path / "model.checkpoint").exists()
+
+
+def test_a_model_that_cannot_be_written_does_not_cost_the_training(data, tmp_path, monkeypatch):
+    cube, split = data
+    write_arrays(tmp_path / "cube.npz", cube)
+    write_table(tmp_path / "split.csv", split)
+    files = {"cube": tmp_path / "cube.npz", "split": tmp_path / "split.csv", "model": tmp_path / "model.keras"}
+    files |= {"history": tmp_path / "history.csv", "record": tmp_path / "train.json"}
+    experiment = Experiment(inputs=["difference"], **TINY)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device"):
+        patch.setattr(architecture, "save_model", Mock(side_effect=OSError("No space left on device")))
+        train.train_files(**files, experiment=experiment, seed=1)
+    monkeypatch.setattr(loop.Loop, "epoch", lambda self, epoch: pytest.fail("trained again"))
+    train.train_files(**files, experiment=experiment, seed=1)
+    assert read_table(files["history"])["epoch"].tolist() == [1, 2, 3]
+    model = architecture.load_model(files["model"])
+    monkeypatch.undo()
     assert np.array_equal(scores_of(model, cube), scores_of(fit(cube, split, seed=1, **TINY)[0], cube))
     assert not (tmp_path / "model.checkpoint").exists()
 
@@ -375,12 +398,12 @@ def test_bad_splits_are_refused(data, change, match):
 def test_a_loss_that_is_not_a_number_stops_the_training(data):
     cube, split = data
     huge = {**cube, "cube": cube["cube"] * np.float32(1e30)}
-    with pytest.raises(CubeError, match="loss became .* in epoch 1: lower the learning rate"):
+    with pytest.raises(CubeError, match="loss became .* in epoch 1: lower learning_rate"):
         fit(huge, split, seed=1, network="paper", normalise="none", augment=False, **TINY)
 
 
 def test_a_missing_gpu_is_told(data):
-    with pytest.raises(ConfigError, match="require_gpu is true, but no GPU is seen"):
+    with pytest.raises(ConfigError, match="require_gpu: true, but no GPU is available"):
         fit(*data, seed=1, require_gpu=True, **TINY)
 
 
@@ -412,7 +435,7 @@ def test_too_few_cutouts_are_refused_before_any_training(data, tmp_path):
 def test_cutouts_that_are_too_small_are_refused_before_any_training(data):
     cube, split = data
     small = cube | {"cube": cube["cube"][:, 6:14, 6:14]}
-    with pytest.raises(ConfigError, match="at least 9 x 9 pixels are needed, not 8 x 8"):
+    with pytest.raises(ConfigError, match="at least 9 x 9 pixels, not 8 x 8"):
         fit(small, split, seed=1, epochs=1)
 
 
@@ -441,9 +464,9 @@ def test_varied_inputs_are_drawn_anew_in_every_epoch_and_repeat_themselves(data,
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), again.get_weights(), strict=True))
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32])
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5])
 def test_impossible_seeds_are_refused(data, seed):
-    with pytest.raises(ConfigError, match="seed: .* is not possible; a whole number from 0"):
+    with pytest.raises(ConfigError, match="seed: must be a whole number from 0 to 4294967295, not"):
         fit(*data, seed=seed, **TINY)
 
 

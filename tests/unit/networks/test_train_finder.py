@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -107,10 +109,20 @@ def test_a_loss_that_is_not_finite_ends_the_training(images):
         train_finder(images, options=TINY.model_copy(update={"learning_rate": 1e30}), seed=1)
 
 
-def test_a_cube_without_its_differences_is_told_of(tmp_path):
+def test_a_validation_loss_that_is_not_finite_ends_the_training(images):
+    model = SimpleNamespace(
+        optimizer=SimpleNamespace(learning_rate=0.0),
+        train_on_batch=lambda *batch: 1.0,
+        test_on_batch=lambda *batch: float("nan"),
+    )
+    with pytest.raises(CubeError, match="the validation loss became nan in step 19: lower finder.learning_rate"):
+        module._until_look(model, images, TINY, 48, look=1, seed=1)
+
+
+def test_a_cube_without_its_differences_is_refused(tmp_path):
     split = tmp_path / "split.csv"
     split.write_text("index,candid,image,label,set\n0,a,i1,1,train\n1,b,i2,1,validation\n")
-    with pytest.raises(CubeError, match="no image of train whose difference was kept"):
+    with pytest.raises(CubeError, match="no image of the set train has its difference image"):
         train_finder_files(
             cube=tmp_path,
             split=split,

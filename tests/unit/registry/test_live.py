@@ -1,6 +1,7 @@
-"""A training that is watched on a server: whatever the server does, the training goes on."""
+"""Tests of live runs: whatever the server does, the training goes on."""
 
 import logging
+import threading
 import time
 
 import pytest
@@ -14,8 +15,18 @@ KEYS = {"telescope": "TCA", "pipeline": "gmadet", "experiment": "otrain2", "seed
 ROW = {"loss": 0.5, "accuracy": 0.9, "validation_loss": float("nan"), "validation_accuracy": 0.8, "seconds": 1.0}
 
 
+@pytest.fixture(autouse=True)
+def threads_end(monkeypatch):
+    """Wait for the thread of every LiveRun before the patches of its test are undone: it would use those of the next."""
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)
+        assert not thread.is_alive(), thread.name
+
+
 class Server:
-    """Keeps what a client is told; away as often as `away` says."""
+    """Records what a client sends; refuses the first `away` calls."""
 
     def __init__(self, away=0):
         self.away, self.calls, self.points, self.ended = away, [], [], None
@@ -24,7 +35,7 @@ class Server:
         self.calls.append("open")
         if self.away:
             self.away -= 1
-            raise OtrainError("http://server: no MLflow server answers there (Connection refused)")
+            raise OtrainError("http://server: no MLflow server answers at this address (Connection refused)")
         return self, "1"
 
     def search_runs(self, *_args, **_kwargs):
@@ -49,7 +60,7 @@ class Server:
 
 
 def train(live, server, epochs=4):
-    """Epochs that each last until the server was called once more."""
+    """Run epochs, each of which lasts until the server has been called once more."""
     live.begin([])
     for epoch in range(epochs + 1):
         if epoch:
@@ -68,7 +79,7 @@ def test_every_epoch_arrives_when_the_server_comes_back(monkeypatch, caplog, awa
     monkeypatch.setattr(mlflow_live, "open_server", server.open)
     live = LiveRun("http://server", KEYS, place="here")
     train(live, server)
-    names = {"epoch/loss", "epoch/accuracy", "epoch/validation_accuracy"}  # what is NaN is left out
+    names = {"epoch/loss", "epoch/accuracy", "epoch/validation_accuracy"}  # NaN is not sent
     assert sorted(server.points) == sorted((name, epoch) for name in names for epoch in range(1, 5))
     assert (server.ended, server.tags["live"], live.run_id) == ("FINISHED", "finished", "abc")
     assert server.tags["training"] == "TCA/gmadet/otrain2/1/by-image"
@@ -76,7 +87,7 @@ def test_every_epoch_arrives_when_the_server_comes_back(monkeypatch, caplog, awa
     assert caplog.text.count("answers again") == min(away, 1)
 
 
-def test_a_server_that_never_comes_is_told_of_once(monkeypatch, caplog):
+def test_one_warning_about_a_server_that_never_answers(monkeypatch, caplog):
     server = Server(away=99)
     monkeypatch.setattr(mlflow_live, "open_server", server.open)
     live = LiveRun("http://server", KEYS, place="here")
@@ -84,14 +95,15 @@ def test_a_server_that_never_comes_is_told_of_once(monkeypatch, caplog):
     assert live.run_id is None
     (told,) = [record.getMessage() for record in caplog.records]
     assert told == (
-        "http://server: no MLflow server answers there (Connection refused); the training goes on;"
+        "http://server: no MLflow server answers at this address (Connection refused); the training goes on;"
         " import its record later with `otrain models import`"
     )
 
 
 def test_a_server_that_hangs_is_not_waited_for(caplog):
     with loopback() as web:
-        web.answers = [(20, b"OK")]
+        answer = threading.Event()
+        web.answers = [lambda _query: answer.wait(30) and 503]
         live = LiveRun(web.url, KEYS, place="here", wait=0.5)
         live.begin([])
         started = time.monotonic()
@@ -99,10 +111,12 @@ def test_a_server_that_hangs_is_not_waited_for(caplog):
         assert time.monotonic() - started < 5
         live.close("FINISHED")
         assert 0.3 < time.monotonic() - started < 15
+        answer.set()
+        live._thread.join(30)  # while the server still answers
     assert "no answer in time; the training goes on" in caplog.text
 
 
-def test_what_the_training_meets_is_passed_on(tmp_path, monkeypatch):
+def test_an_error_of_the_training_is_raised_and_recorded(tmp_path, monkeypatch):
     folder = tmp_path / "TCA" / "gmadet" / "otrain2" / "seed1"
     folder.mkdir(parents=True)
     server = Server()
@@ -120,7 +134,7 @@ def test_no_server_and_a_wrong_one(tmp_path, monkeypatch, caplog):
     with live_run(folder) as live:
         assert live is None and not caplog.records
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
-    with live_run(tmp_path / "mine") as live:  # the verb train writes anywhere
+    with live_run(tmp_path / "mine") as live:  # `otrain train` writes to any folder
         assert live is None and not caplog.records
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "server:5000")
     with live_run(folder) as live:

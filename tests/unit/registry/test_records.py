@@ -43,7 +43,7 @@ def test_folders_of_trainings_are_found(runs, tmp_path):
     found, studies = find_trainings(root)
     assert found == sorted(runs) and len(found) == 4
     assert studies == [str(study)]
-    with pytest.raises(OtrainError, match="no training there"):
+    with pytest.raises(OtrainError, match="no training in this folder"):
         find_trainings(tmp_path / "empty")
 
 
@@ -85,7 +85,7 @@ def test_a_training_of_the_random_split_says_what_its_numbers_are(runs):
 def test_records_that_cannot_be_read_are_told(runs):
     folder = Path(runs[0])
     (folder / "metrics.json").write_text('{"headline": {')
-    with pytest.raises(OtrainError, match=r"metrics\.json: not a whole record"):
+    with pytest.raises(OtrainError, match=r"metrics\.json: the record is incomplete"):
         TrainingRecord(folder, {})
     (folder / "metrics.json").write_text("[]")
     with pytest.raises(OtrainError, match=r"metrics\.json: not a record"):

@@ -53,10 +53,10 @@ def test_no_password_is_shown():
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (b"<html>a router's page</html>", r"is no MLflow server \(status 200\)"),
-        (404, r"is no MLflow server \(status 404\)"),
-        (503, r"is no MLflow server \(status 503\)"),
-        ((5, b"OK"), r"no MLflow server answers there \(no answer in time\)"),
+        (b"<html>a router's page</html>", r"is not an MLflow server \(status 200\)"),
+        (404, r"is not an MLflow server \(status 404\)"),
+        (503, r"is not an MLflow server \(status 503\)"),
+        ((5, b"OK"), r"no MLflow server answers at this address \(no answer in time\)"),
     ],
 )
 def test_something_else_answers(answer, message):
@@ -71,7 +71,7 @@ def test_something_else_answers(answer, message):
     [("http://127.0.0.1:9", "Connection refused"), ("http://nowhere.invalid:5000", "known|resolution|resolve")],
 )
 def test_nothing_answers(address, reason):
-    with pytest.raises(OtrainError, match=rf"^{address}: no MLflow server answers there \(.*({reason}).*\)$"):
+    with pytest.raises(OtrainError, match=rf"^{address}: no MLflow server answers at this address \(.*({reason}).*\)$"):
         read_server(address, timeout=5)
 
 
@@ -111,7 +111,10 @@ def make(path, content):
     [
         (b"", "it is empty"),
         (b"not a database at all, but long enough to be read as one" * 20, "file is not a database"),
-        (["CREATE TABLE answers (x)", "INSERT INTO answers VALUES (1)"], "a database of 1 tables, but none of MLflow"),
+        (
+            ["CREATE TABLE answers (x)", "INSERT INTO answers VALUES (1)"],
+            "a database with 1 tables, none of them of MLflow",
+        ),
     ],
 )
 def test_a_file_that_is_no_store_is_refused_and_left_as_it_is(tmp_path, content, reason):
@@ -119,10 +122,12 @@ def test_a_file_that_is_no_store_is_refused_and_left_as_it_is(tmp_path, content,
     make(store, content)
     before = store.read_bytes()
     with pytest.raises(
-        OtrainError, match=rf"mlflow\.db: not a store that this MLflow can open \({reason}\); delete it"
+        OtrainError, match=rf"mlflow\.db: this version of MLflow cannot open the store \({reason}\); delete it"
     ):
         open_store(store, tmp_path / "art")
-    with pytest.raises(OtrainError, match=rf"mlflow\.db: not a store that this MLflow can open \({reason}\); name"):
+    with pytest.raises(
+        OtrainError, match=rf"mlflow\.db: this version of MLflow cannot open the store \({reason}\); give"
+    ):
         read_store(store)
     assert store.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
@@ -131,7 +136,7 @@ def test_a_file_that_is_no_store_is_refused_and_left_as_it_is(tmp_path, content,
 def test_a_damaged_store_is_one_sentence(place):
     content = place["store"].read_bytes()
     place["store"].write_bytes(content[: len(content) // 2])
-    with pytest.raises(OtrainError, match="not a store that this MLflow can open .*malformed"):
+    with pytest.raises(OtrainError, match="this version of MLflow cannot open the store .*malformed"):
         read_store(place["store"])
 
 
@@ -141,7 +146,7 @@ def test_a_store_that_another_program_holds_is_one_sentence(place, monkeypatch):
     with closing(sqlite3.connect(place["store"], isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         for opened in (read_store, lambda store: open_store(store, place["artifacts"])):
-            with pytest.raises(OtrainError, match=r"mlflow\.db: another program holds this store; try again"):
+            with pytest.raises(OtrainError, match=r"mlflow\.db: locked by another program; try again"):
                 opened(place["store"])
         other.execute("ROLLBACK")
     assert not client.search_registered_models()

@@ -16,9 +16,10 @@ from otrain_core.errors import OtrainError
 from otrain_core.evaluation.gate import validation_mcc
 from otrain_core.plan.config import GateOptions
 from otrain_core.registry import track
-from otrain_core.registry.records import find_trainings
-from otrain_core.registry.store import open_store
+from otrain_core.registry.records import find_trainings, run_tags
+from otrain_core.registry.store import open_store, place_of
 from otrain_core.registry.track import METRICS, import_runs, track_files
+from otrain_core.results import run_keys
 from otrain_core.studies.sweep import SWEEP_KEYS
 from tests.unit.synthetic_results import write_results
 
@@ -204,7 +205,7 @@ def test_a_copied_results_folder_gets_a_store_of_its_own(place, runs, tmp_path):
     ("name", "content", "message"),
     [
         ("model.keras", "PK not really", "model.keras: not a Keras model"),
-        ("train.json", '{"options": {"netwo', "train.json: not a whole record"),
+        ("train.json", '{"options": {"netwo', "train.json: the record is incomplete"),
         ("metrics.json", "[]", "metrics.json: not a record"),
     ],
 )
@@ -326,3 +327,20 @@ def test_a_detector_network_is_a_run_with_its_file_and_its_numbers(place, tmp_pa
     assert find_trainings(tmp_path / "results")[0] == [str(folder)]
     (folder / "finder.onnx").unlink()
     assert "finder.onnx: no such file" in import_runs([folder], **place, gate=GATE)["skipped"][0]["reason"]
+
+
+def test_the_import_completes_the_history_of_a_detector_network(place, tmp_path):
+    """The training has sent its first epoch itself; then the server was away."""
+    folder = tmp_path / "results/tiny/builtin/finder/seed2"
+    folder.mkdir(parents=True)
+    client, experiment = open_store(**place)
+    tags = run_tags(run_keys(folder), place_of(tmp_path / "results"))
+    run_id = client.create_run(experiment, tags=tags | {"live": "running"}).info.run_id
+    client.log_metric(run_id, "epoch/loss", 3.0, step=1)
+    (folder / "finder.onnx").write_bytes(b"a network")
+    io.write_json(folder / "finder.json", {"threshold": 0.3, "mlflow_run": run_id})
+    io.write_table(folder / "finder.csv", pd.DataFrame({"epoch": [1, 2], "loss": [3.0, 2.0], "validation_loss": 2.5}))
+    assert import_runs([folder], **place, gate=GATE)["runs"][0]["run_id"] == run_id
+    for name, values in (("loss", [3.0, 2.0]), ("validation_loss", [2.5, 2.5])):
+        points = sorted(client.get_metric_history(run_id, f"epoch/{name}"), key=lambda point: point.step)
+        assert [(point.step, point.value) for point in points] == list(zip((1, 2), values, strict=True))
