@@ -1,4 +1,4 @@
-"""Score a cube with the model that comes with O'TRAIN (step `shipped`)."""
+"""Score a cube with the shipped model (step `shipped`)."""
 
 from otrain_core.jobs.job import job_logging
 

@@ -1,5 +1,5 @@
 rule shipped:
-    """Score one cube with the model that comes with O'TRAIN, which trainings are compared with."""
+    """Score one cube with the shipped model, with which the trainings are compared."""
     input:
         cube="results/{telescope}/{pipeline}/cube.npz",
     output:

@@ -100,7 +100,7 @@ rule explain:
 
 
 rule export_onnx:
-    """Write one model as ONNX, with what its use needs, for pipelines that have no TensorFlow."""
+    """Write one model as ONNX, with everything needed for classification, for pipelines without TensorFlow."""
     input:
         cube="results/{telescope}/{pipeline}/cube.npz",
         model="results/{telescope}/{pipeline}/{experiment}/seed{seed}/model.keras",

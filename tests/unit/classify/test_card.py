@@ -1,4 +1,4 @@
-"""The card of a model in words."""
+"""Tests of model cards."""
 
 import numpy as np
 import pandas as pd

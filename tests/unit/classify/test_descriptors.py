@@ -1,4 +1,4 @@
-"""Descriptors of cutouts: right values, and a reason for what the training set did not have."""
+"""Tests of the descriptors of cutouts: values, and reasons why cutouts are unlike the training set."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Graphs of strangers: operators that are not known, other files, memory and time."""
+"""Tests of graphs of unknown origin: operators, other files, memory and time."""
 
 import json
 import time
@@ -18,7 +18,7 @@ ABOUT = {"format": 1, "channels": ["difference"], "size": 9, "threshold": 0.5}
 
 
 def write(path, nodes, arrays=(), **options):
-    """A model of these operators from `x` to `y`, with the metadata of ours."""
+    """Write a model with these operators from `x` to `y`, and with our metadata."""
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 9, 9, 1])]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
     initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in arrays]
@@ -65,7 +65,7 @@ def test_graphs_within_graphs_and_functions_are_refused(tmp_path):
 
 
 def test_numbers_in_other_files_are_not_read(tmp_path, monkeypatch):
-    """Also where the file lies in the working folder."""
+    """Not even if the file is in the working directory."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "secret").write_bytes(np.ones(1, np.float32).tobytes())
     path = write(tmp_path / "m.onnx", [helper.make_node("Mul", ["x", "a"], ["y"])], [("a", np.ones(1, np.float32))])

@@ -1,4 +1,4 @@
-"""Cutouts from a difference image, and the PSF that they are given."""
+"""Tests of cutouts from a difference image, and of their PSF."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_detection_where_there_is_no_list(field):
 
 
 def test_detection_with_nothing_but_a_difference(field, caplog):
-    """The width of the PSF comes from the bright sources; the cutouts do not claim to know it."""
+    """The FWHM is estimated from bright sources, but the cutouts do not contain it."""
     path, sources = field
     cutouts, table = cut_candidates(path, size=21)
     assert 0.85 * len(sources) <= len(table["x"]) <= 1.1 * len(sources)
@@ -60,7 +60,7 @@ def test_detection_with_nothing_but_a_difference(field, caplog):
 
 
 def test_binned_images(field, tmp_path):
-    """Positions stay those of the image; flux and PSF are summed over the same pixels."""
+    """Positions are in pixels of the image; flux and PSF are summed over the same pixels."""
     path, sources = field
     whole, _ = cut_candidates(path, sources, size=64, psf=SEEING)
     cutouts, table = cut_candidates(path, sources, size=32, psf=SEEING, bin=2)

@@ -1,4 +1,4 @@
-"""The shipped model: found, or missed in one sentence."""
+"""Tests of the files of the shipped model."""
 
 import pytest
 

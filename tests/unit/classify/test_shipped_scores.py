@@ -1,4 +1,4 @@
-"""Scores of the shipped model on a cube."""
+"""Tests of the scores of the shipped model on a cube."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Fine-tuning: as far as the labels show a gain, and not at all without."""
+"""Tests of fine-tuning: the weights change only as far as the labels show a gain."""
 
 import shutil
 
@@ -26,7 +26,7 @@ def saved(tmp_path_factory):
 
 
 def run(saved, cube, rows, *, start=None, seed=1):
-    """The model adapted to some rows of a cube, the record, and the model as it was."""
+    """Adapt a model to rows of a cube: the adapted model, the record, and the original model."""
     model, before = (architecture.load_model(saved.with_suffix(".keras")) for _ in range(2))
     _, record = adapt.adapt(
         model,
@@ -53,7 +53,7 @@ def test_without_labels_only_the_threshold_is_brought_to_even_odds(saved):
 
 
 def test_labels_that_contradict_the_model_move_it(saved):
-    """Another telescope, at which a True is what was a False."""
+    """Another telescope, where True candidates look like False ones of the first."""
     cube = make_cube(300, size=13, seed=2)
     cube["labels"] = 1 - cube["labels"]
     rows, others = np.arange(200), np.arange(200, 300)
@@ -77,7 +77,7 @@ def test_too_few_labels_train_nothing(saved, rows):
 
 
 def test_a_step_must_show_its_gain():
-    """Log odds of two steps on 20 images: one that is hardly better than the old ones, and one that is."""
+    """Log odds of two steps on 20 images: one hardly better than the old weights, and one clearly better."""
     rng = np.random.default_rng(1)
     labels, images = np.arange(200) % 2, np.repeat(np.arange(20), 10)
     old = rng.normal(2.0 * labels - 1, 1.0)

@@ -93,8 +93,8 @@ def test_a_file_system_without_locks_is_no_hindrance(saved, monkeypatch):
 
 
 def test_a_lock_that_is_never_the_one_in_the_folder_ends(saved, monkeypatch):
-    """Some file systems give a file another number each time it is asked for."""
+    """On some file systems the inode number of a file changes with each request."""
     true = os.fstat
     monkeypatch.setattr("os.fstat", lambda file: os.stat_result((0, -1, *true(file)[2:])))
-    with pytest.raises(ConfigError, match="c/lock: cannot be locked: the file is replaced again and again"):
+    with pytest.raises(ConfigError, match="c/lock: cannot be locked, because other trainings keep replacing it"):
         Checkpoint(saved, "mine")

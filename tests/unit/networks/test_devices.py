@@ -43,7 +43,7 @@ def test_other_back_ends_name_their_gpus(backend, monkeypatch, name, fake):
 
 def test_a_back_end_that_cannot_train_is_refused(backend):
     backend("openvino")
-    with pytest.raises(ConfigError, match="KERAS_BACKEND: 'openvino' cannot train"):
+    with pytest.raises(ConfigError, match="KERAS_BACKEND: 'openvino' cannot be used for training"):
         devices.prepare_device()
 
 

@@ -44,7 +44,7 @@ def test_the_map_is_of_the_last_convolution(model):
 
 
 def test_weights_are_the_mean_derivatives(model, networks):
-    """Against finite differences: features shifted as a whole, everything behind the layer run again."""
+    """Compare with finite differences: shift the features as a whole and run the layers that follow again."""
     values = cutouts(3)
     found = explain.grad_cam(model, values)
     layer = model.get_layer(str(found["layer"]))
@@ -67,7 +67,7 @@ def test_weights_are_the_mean_derivatives(model, networks):
 
 
 def test_softmax_maps_are_the_logit_maps_until_they_saturate(model, networks):
-    """p (1 - p) scales all weights alike, so the maps agree; where p is 1 only the logit has a map."""
+    """p (1 - p) scales all weights equally, so that the maps agree; if p is 1, only the logit gives a map."""
     values = cutouts()
     logit, softmax = (
         explain.grad_cam(model, values, options=ExplainOptions(output=output)) for output in ("logit", "softmax")
@@ -81,7 +81,7 @@ def test_softmax_maps_are_the_logit_maps_until_they_saturate(model, networks):
 
 
 def test_a_map_that_would_be_blank_says_so(networks):
-    """All features speak against the class that is called: Selvaraju's map is 0 everywhere."""
+    """All features are evidence against the chosen class: the map of Selvaraju et al. is 0 everywhere."""
     model = tiny_network("paper", size=20)
     weights = [np.abs(w) for w in model.get_weights()]
     weights[-2] = np.stack([np.full(256, 1.0), np.full(256, -1.0)], axis=1)  # features raise False
@@ -147,7 +147,7 @@ def test_explaining_a_model_gathers_maps_and_numbers(model):
 
 
 def test_planes_of_one_number_are_explained(networks, monkeypatch):
-    """Read first, and in lower precision: the gallery shows pixels."""
+    """The first input is a constant plane, and the precision is mixed; the gallery shows an image."""
     from otrain_core.figures.galleries import GradCamGallery
 
     names = ["seeing", "difference"]

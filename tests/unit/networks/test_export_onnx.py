@@ -1,4 +1,4 @@
-"""The ONNX file gives what Keras gives, and carries what its use needs."""
+"""Tests of the ONNX export: probabilities as in Keras, and metadata for classification."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def _metadata(path):
     ],
 )
 def test_same_as_keras(tmp_path, networks, network, channels, normalise, size):
-    """The check of `export_model` itself has NaN, infinite, constant and huge pixels among its cutouts."""
+    """The cutouts of the check in `export_model` contain NaN, infinite, constant and huge pixels."""
     networks.keras.utils.set_random_seed(1)
     model = tiny_network(network, size=size, channels=channels, normalise=normalise)
     path = tmp_path / "model.onnx"
@@ -73,7 +73,7 @@ def test_half_precision_is_written_in_single(tmp_path, networks):
 
 
 def test_a_plain_sequential_model(tmp_path, networks):
-    """Its Flatten is written as a node that reads the same constant twice."""
+    """Flatten is exported as a node that has the same constant as input twice."""
     layers = networks.keras.layers
     model = networks.keras.Sequential(
         [layers.Input((32, 32, 1)), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(2, "softmax")]
@@ -118,7 +118,7 @@ def test_record_of_a_training():
 
 
 def test_files_of_an_export(tmp_path, networks):
-    """What the file gives is what the network gives, and it tells the threshold of the training."""
+    """The file gives the scores of the network and contains the threshold of the training."""
     from otrain_core.classify.classifier import Classifier
     from otrain_core.networks.export_onnx import export_onnx_files
     from otrain_core.networks.predict import score_rows
@@ -182,7 +182,7 @@ for number in range(2):
 
 
 def test_equal_networks_give_equal_files(tmp_path, root):
-    """Within a process, whose counters go on, and between two with different hashes of their strings."""
+    """Within a process, where counters continue, and between processes with different string hashes."""
     for name, hashes in (("a", "1"), ("b", "2")):
         environment = os.environ | {"PYTHONHASHSEED": hashes}
         run = [sys.executable, "-c", EXPORTS, str(tmp_path), name]

@@ -1,4 +1,4 @@
-"""Fine-tuning on all labels: everything trains, and nothing is scored."""
+"""Tests of fine-tuning on all labels, without a test set."""
 
 import numpy as np
 import pytest

@@ -62,7 +62,7 @@ def test_a_removed_patch_looks_like_its_surroundings():
 
 
 def test_scores_without_the_neighbour(networks):
-    """A network that sums what it sees knows the neighbour's flux; a cutout without neighbour has NaN."""
+    """The output of a network that sums its input changes by the flux of the neighbour; without a neighbour it is NaN."""
     keras = networks.keras
     pixels = keras.Input((21, 21, 1))
     stage = networks.InputStage(channels=["difference"], normalise="none")

@@ -63,7 +63,7 @@ def significance(difference, psf, valid=None):
 
 
 def test_the_matched_filter_has_the_significance_of_the_noise_it_finds():
-    """Of the same star, correlated noise leaves less; of noise alone the filter has a spread of 1 whatever its kind."""
+    """A star is less significant in correlated noise; for noise alone the filter has a scatter of 1 in both cases."""
     from scipy.ndimage import gaussian_filter
 
     white = np.random.default_rng(4).normal(size=(400, SIDE, SIDE)).astype(np.float32)

@@ -114,7 +114,7 @@ def test_training_learns_and_repeats_itself(data):
 
 @pytest.mark.parametrize("augment", [True, False])
 def test_cutouts_read_from_a_file_give_the_same_weights(data, tmp_path, monkeypatch, augment):
-    """More cutouts than fit in memory are read batch by batch, also when a training goes on from its checkpoint."""
+    """Cutouts that do not fit in memory are read batch by batch, also when a training is resumed."""
     cube, split = data
     options = {"seed": 4, **TINY, "augment": augment, "inputs": ["difference", "mask"]}
     model, history, _ = fit(cube, split, **options)
@@ -218,7 +218,7 @@ train(cube, make_split(cube), checkpoint=sys.argv[1], **json.loads(sys.argv[2]))
 
 
 def test_a_killed_training_ends_as_it_would_have(data, tmp_path, root):
-    """Killed without warning in the middle of an epoch; with dropout, batch normalisation, cosine and the best kept."""
+    """Killed in the middle of an epoch, with dropout, batch normalisation, cosine schedule and keep: best."""
     cube, split = data
     options, folder = {"seed": 3, **TINY, "epochs": 4}, tmp_path / "checkpoint"
     killed = subprocess.run(
@@ -305,7 +305,7 @@ def test_a_model_that_cannot_be_written_does_not_cost_the_training(data, tmp_pat
 
 
 def test_the_files_of_a_training_are_read_once(data, tmp_path, monkeypatch):
-    """The digest of the record names the pixels for the checkpoint too."""
+    """The digest in the record is also used for the checkpoint."""
     cube, split = data
     write_arrays(tmp_path / "cube.npz", cube)
     write_table(tmp_path / "split.csv", split)
@@ -327,7 +327,7 @@ def test_two_trainings_on_one_checkpoint_are_refused(data, tmp_path):
 
 
 def test_a_network_reads_the_numbers_of_the_image(data, tmp_path):
-    """Nothing but the seeing tells the classes apart: flips leave it, and a model that is read again knows it."""
+    """The classes differ only in the seeing: flips do not change it, and a saved model still reads it."""
     cube, split = data
     rng = np.random.default_rng(0)
     seeing = np.where(cube["labels"] == 1, 5.0, 2.0)
@@ -359,7 +359,7 @@ def test_lower_precision(data, tmp_path):
 
 
 def test_compilation_is_asked_for(data, monkeypatch):
-    """Keras compiles no deterministic operations; it says so and goes on without."""
+    """Keras cannot compile deterministic operations; it logs this and continues without compilation."""
     from tensorflow.python.framework import config
 
     assert architecture.keras.backend.backend() == "tensorflow"
@@ -385,7 +385,7 @@ def test_compilation_is_asked_for(data, monkeypatch):
             lambda cube, split: split.drop(split.index[split["set"] == "validation"], inplace=True),
             "set validation is empty",
         ),
-        (lambda cube, split: split.__setitem__("index", split["index"] + 1000), "does not have"),
+        (lambda cube, split: split.__setitem__("index", split["index"] + 1000), "indices that are not in the cube"),
     ],
 )
 def test_bad_splits_are_refused(data, change, match):
@@ -415,7 +415,7 @@ def test_few_cutouts_are_dealt_in_small_batches(n, min_batches, expected):
 
 
 def test_too_few_cutouts_are_refused_before_any_training(data, tmp_path):
-    """Four of each class in train and none of False in validation: the sentence counts what is missing."""
+    """Four of each class in train, and no False in validation: the message gives the missing numbers."""
     cube, split = data
     kept = [split.index[(split["set"] == "train") & (split["label"] == label)][:4] for label in (0, 1)]
     kept.append(split.index[(split["set"] == "validation") & (split["label"] == 1)])
@@ -482,7 +482,7 @@ def test_memory_that_does_not_suffice_is_one_sentence(data, monkeypatch):
 
 
 def test_a_network_trained_with_images_missing_does_without_them(data):
-    """The classes differ in the reference most, in the difference too: only dropping makes the network read both."""
+    """The classes differ most in the reference, and also in the difference: only with missing references are both used."""
     cube, split = data
     rng = np.random.default_rng(0)
     pixels = rng.normal(size=cube["cube"].shape).astype(np.float32)
@@ -503,7 +503,7 @@ def test_a_network_trained_with_images_missing_does_without_them(data):
 
 @pytest.fixture
 def shipped(tmp_path_factory, monkeypatch):
-    """A network that was not trained in the place of the shipped one."""
+    """An untrained network instead of the shipped one."""
     folder = tmp_path_factory.mktemp("shipped")
     monkeypatch.setattr(shipped_module, "FOLDER", folder)
     write_tiny(folder / "universal.onnx", size=15)

@@ -1,4 +1,4 @@
-"""A small network, a results folder of it, and an empty store, for all tests of the registry."""
+"""Fixtures for the registry: a small network, a results folder with it, and an empty store."""
 
 import shutil
 import sqlite3
@@ -13,7 +13,7 @@ from tests.unit.tiny_network import tiny_network
 
 @pytest.fixture(scope="session")
 def model_file(tmp_path_factory):
-    """A network of the library, untrained and small."""
+    """A small, untrained network."""
     from otrain_core.networks.architecture import save_model
 
     path = tmp_path_factory.mktemp("model") / "model.keras"
@@ -23,7 +23,7 @@ def model_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def blank_store(tmp_path_factory):
-    """Tables of a fresh store: making them anew for every test takes seconds."""
+    """An empty store, made once because that takes seconds."""
     folder = tmp_path_factory.mktemp("store")
     open_store(folder / "mlflow.db", folder / "mlartifacts")
     return folder / "mlflow.db"
@@ -31,7 +31,7 @@ def blank_store(tmp_path_factory):
 
 @pytest.fixture
 def place(tmp_path, blank_store):
-    """Store and artifacts of a test, the store made beforehand."""
+    """Store (a copy of the empty one) and artifacts of a test."""
     shutil.copy(blank_store, tmp_path / "mlflow.db")
     location = (tmp_path / "mlartifacts").resolve().as_uri()
     with sqlite3.connect(tmp_path / "mlflow.db") as connection:
@@ -46,6 +46,6 @@ def runs(tmp_path, model_file):
 
 @pytest.fixture(autouse=True)
 def no_drawing(request, monkeypatch):
-    """Figures take a second a run; one test looks at them."""
+    """Drawing takes a second per run; only tests of figures need it."""
     if "figures" not in request.node.name:
         monkeypatch.setattr(track, "draw_training", lambda folder: {})

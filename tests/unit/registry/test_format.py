@@ -1,4 +1,4 @@
-"""A network in MLflow's format of models."""
+"""Tests of networks in the model format of MLflow."""
 
 import json
 import zipfile

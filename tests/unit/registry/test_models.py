@@ -1,4 +1,4 @@
-"""Registered models by name: found, promoted, rolled back, and left alone by imports."""
+"""Tests of registered models: found by name, promoted, rolled back, and chosen by imports."""
 
 import hashlib
 
@@ -96,7 +96,7 @@ def test_no_store_is_made(tmp_path):
 
 
 class Client:
-    """A registry without a champion, of a model of which versions may come meanwhile."""
+    """A registry without a champion, in which new versions may appear during the choice."""
 
     def __init__(self, *answers):
         self.answers, self.aliases, self.tags = list(answers), {}, {}
@@ -124,7 +124,7 @@ class Version:
 
 
 def test_gate_bounds_are_as_in_the_paper():
-    """MCC must exceed its bound, false positives may reach theirs."""
+    """MCC must exceed its limit; false positives may equal theirs."""
     versions = [
         Version("1", mcc="0.7", fp_share="0.01"),
         Version("2", mcc="0.8", fp_share="0.05"),
@@ -153,7 +153,7 @@ def test_a_collapsed_training_is_no_champion_and_it_is_said_why():
 
 
 def test_a_better_version_that_comes_meanwhile_is_the_champion():
-    """Two imports at once: the one that looked first looks again."""
+    """Two imports at once: the first repeats its choice."""
     first = Version("1", mcc="0.9", mcc_validation="0.8", fp_share="0.01")
     second = Version("2", mcc="0.9", mcc_validation="0.9", fp_share="0.01")
     client = Client([first], [first, second])
@@ -182,7 +182,7 @@ def test_validation_chooses_and_test_is_only_the_gate():
 
 @pytest.fixture
 def served(place, tmp_path, monkeypatch):
-    """A model whose files and tags anybody who may write to a server has chosen; gives a function that registers one."""
+    """Function that registers a model with any files and tags, as everybody with write access to a server can."""
     client, _ = open_store(**place)
     client.create_registered_model("otrain-tca")
     monkeypatch.setattr(models, "server_address", lambda: "http://server:5000")
@@ -206,7 +206,7 @@ DIGEST = hashlib.sha256(MODEL).hexdigest()
 
 
 def kept(tmp_path):
-    """All files that were written below the home folder of the user."""
+    """All files in the home directory of the user."""
     return sorted(str(path.relative_to(tmp_path / "home")) for path in (tmp_path / "home").rglob("*") if path.is_file())
 
 
@@ -225,7 +225,7 @@ def test_a_model_comes_from_the_server_once(served, tmp_path, monkeypatch):
 def test_a_tag_that_is_no_digest_is_never_a_path(served, tmp_path, tag):
     name = served(tag.format(tmp=tmp_path), model_onnx=MODEL)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(OtrainError, match="its tag onnx on http://server:5000 is not a digest"):
+    with pytest.raises(OtrainError, match="its tag onnx on http://server:5000 is not a SHA-256 digest"):
         models.find_model(name)
     assert sorted(tmp_path.rglob("*")) == before
 

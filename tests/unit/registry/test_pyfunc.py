@@ -1,4 +1,4 @@
-"""A registered model opens with MLflow alone."""
+"""Tests that a registered model can be opened with MLflow alone."""
 
 import subprocess
 import sys
@@ -38,7 +38,7 @@ def test_the_champion_opens_where_otrain_is_not_installed(place, runs, tmp_path,
 
 
 class Network:
-    """Stands for a Keras network: keeps what it is given."""
+    """Replaces a Keras network, and stores its input."""
 
     def predict(self, cutouts, verbose):
         assert verbose == 0

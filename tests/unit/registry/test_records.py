@@ -1,4 +1,4 @@
-"""Records of trainings: found, told apart by a digest, and put into words and tags."""
+"""Tests of the records of trainings: found, identified by a digest, and converted to tags."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Addresses of servers, what they answer, and what tells results folders apart."""
+"""Tests of stores and servers, and of the identifiers of results folders."""
 
 import shutil
 import sqlite3
@@ -96,7 +96,7 @@ def test_one_place_for_many_jobs_that_start_at_once(tmp_path):
 
 
 def make(path, content):
-    """A file that is no store: bytes, or the statements of a database of something else."""
+    """Write a file that is not a store: bytes, or a database of another program from SQL statements."""
     if isinstance(content, bytes):
         path.write_bytes(content)
         return

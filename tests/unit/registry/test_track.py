@@ -1,4 +1,4 @@
-"""The import into MLflow, on real stores in temporary folders."""
+"""Tests of the import into MLflow, with real stores in temporary folders."""
 
 import json
 import multiprocessing
@@ -32,7 +32,7 @@ def live_runs(place):
 
 
 def contents(store):
-    """All rows of the store, to see that nothing changed."""
+    """All rows of the store, to check that nothing has changed."""
     with sqlite3.connect(store) as connection:
         names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         return {name: sorted(map(repr, connection.execute(f"SELECT * FROM {name}"))) for name in names}
@@ -263,7 +263,7 @@ def test_what_comes_later_is_added_to_the_run(place, runs):
 
 
 def test_runs_of_another_results_folder_are_left_alone(place, runs, tmp_path, model_file):
-    """Two people with the same names on one server."""
+    """Two users have trainings with the same names on one server."""
     import_runs(runs[:1], **place, gate=GATE)
     other = write_results(tmp_path / "other/results", model=model_file, quality=2.5)["runs"]
     import_runs(other[:1], **place, gate=GATE)
@@ -330,7 +330,7 @@ def test_a_detector_network_is_a_run_with_its_file_and_its_numbers(place, tmp_pa
 
 
 def test_the_import_completes_the_history_of_a_detector_network(place, tmp_path):
-    """The training has sent its first epoch itself; then the server was away."""
+    """The training has sent its first epoch; then the server did not answer."""
     folder = tmp_path / "results/tiny/builtin/finder/seed2"
     folder.mkdir(parents=True)
     client, experiment = open_store(**place)
