@@ -29,7 +29,7 @@ def test_augmentation_leaves_a_plane_of_one_number_as_it_is():
         (
             [0.5, 0.21, 0.34],
             "last",
-            "WARNING validation loss rose from 0.21 (epoch 2) to 0.34: the last epoch is kept all ",
+            "WARNING validation loss rose from 0.21 (epoch 2) to 0.34: the last epoch is kept nevertheless",
         ),
         ([0.5, 0.21, 0.4, 0.23], "best", None),  # less than a tenth
         ([0.5, 0.4, 0.3], "last", None),
