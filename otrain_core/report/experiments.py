@@ -1,4 +1,4 @@
-"""What the report says of experiments side by side, from the tables experiments.csv and mcnemar.csv."""
+"""Section of the report that compares experiments, from the tables experiments.csv and mcnemar.csv."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SMALL_P = 0.001
 
 
 def side_by_side(experiments: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Any] | None:
-    """The section on experiments, or None where there is nothing to compare.
+    """The section on experiments, or None if there is nothing to compare.
 
     Parameters
     ----------
@@ -26,10 +26,10 @@ def side_by_side(experiments: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, An
     Returns
     -------
     dict or None
-        columns (experiment, protocol), rows (cube by cube, with one cell a column), sentences (one
-        for each pair, over all cubes or on the only one), pair_columns and pair_rows (empty with one
-        cube), honesty (`honesty_steps`), costs (one row for each experiment). None with one experiment
-        under one protocol with one seed.
+        columns (experiment, protocol), rows (one per cube, with one cell per column), sentences (one
+        per pair, over all cubes or on the only one), pair_columns and pair_rows (empty for one
+        cube), honesty (`honesty_steps`), costs (one row per experiment). None for one experiment
+        with one protocol and one seed.
     """
     if experiments.empty:
         return None
@@ -79,7 +79,7 @@ def _row(cube: str, cells: Mapping[tuple, dict[str, Any]], names: list[tuple]) -
 
 
 def _sentences(wide: Mapping[str, Mapping[tuple, dict[str, Any]]]) -> list[str]:
-    """One for each pair over all cubes, or on the only one; by the paper's protocol only where there is no other."""
+    """One sentence per pair, over all cubes or on the only one; the protocol random only if there is no other."""
     cells = wide.get(POOLED, {}) if len(wide) > 1 else next(iter(wide.values()), {})
     rows = list(cells.values())
     honest = [row for row in rows if row["protocol"] != "random"]
@@ -87,13 +87,13 @@ def _sentences(wide: Mapping[str, Mapping[tuple, dict[str, Any]]]) -> list[str]:
 
 
 def p_words(p: float) -> str:
-    """A p value for people."""
+    """A p-value as text."""
     text = f"p < {SMALL_P:g}" if p < SMALL_P else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
     return text.replace(" ", "\u00a0")
 
 
 def pair_sentence(row: Mapping[str, Any]) -> str:
-    """How many times the errors of the other an experiment makes, on which cutouts, and how sure that is."""
+    """Sentence on the ratio of the errors of two experiments, with its interval and p-value."""
     where = "pooled test images" if row["telescope"] == POOLED else "test images"
     where += f" of {several(row['cubes'], 'cube')}" if row["telescope"] == POOLED else ""
     counts = f"of {several(row['n'], 'cutout')}, {p_words(row['p_value'])}"
@@ -102,7 +102,7 @@ def pair_sentence(row: Mapping[str, Any]) -> str:
             f"{row['experiment']} makes {interval(row, 'error_ratio', digits=2)} times the errors of {row['other']} on the"
             f" {where} ({row['errors']:.0f} against {row['errors_other']:.0f} {counts})"
         )
-    elif row["errors"] > 0:  # a ratio to nothing is no number
+    elif row["errors"] > 0:  # the ratio is not defined
         text = (
             f"{row['experiment']} makes {several(round(row['errors']), 'error')} on the {where} where {row['other']} makes"
             f" none ({counts})"
@@ -113,10 +113,10 @@ def pair_sentence(row: Mapping[str, Any]) -> str:
 
 
 def honesty_steps(wide: Mapping[str, Mapping[tuple, dict[str, Any]]]) -> dict[str, Any]:
-    """What each step from the paper's protocol to the honest one costs.
+    """MCC at each step from the protocol of the paper to the protocol by-image.
 
-    Three values of MCC for each cube and experiment that was run under both protocols: by the
-    paper's protocol; on images never seen, with the threshold that is best for them; the same
+    For each cube and experiment with both protocols there are three values of MCC: with the
+    protocol of the paper; on images never seen, with the best threshold for these images; and
     with the threshold from the validation set.
 
     Returns
@@ -136,7 +136,7 @@ def honesty_steps(wide: Mapping[str, Mapping[tuple, dict[str, Any]]]) -> dict[st
         for name, steps in zip(both, rows[-1]["steps"], strict=True):
             if steps:
                 sentences.append(
-                    f"{name}: MCC {num(steps[0])} by the paper's protocol, {num(steps[1])} on images it never saw,"
+                    f"{name}: MCC {num(steps[0])} by the paper's protocol, {num(steps[1])} on images that it never saw,"
                     f" {num(steps[2])} with the threshold also set on other images."
                 )
     return {"experiments": both, "rows": rows if len(rows) > 1 else [], "sentences": sentences}
@@ -149,7 +149,7 @@ def _steps(random: Mapping[str, Any] | None, by_image: Mapping[str, Any] | None)
 
 
 def _costs(wide: Mapping[str, Mapping[tuple, dict[str, Any]]], names: list[tuple]) -> list[dict[str, Any]]:
-    """Size and speed of the network of each experiment where known, over all cubes or from the first that has it."""
+    """Size and speed of the network of each experiment, over all cubes or else from the first cube that has them."""
     rows: dict[str, dict[str, Any]] = {}
     for cells in (wide.get(POOLED, {}), *wide.values()):
         for name in names:

@@ -1,4 +1,4 @@
-"""What the report says of the detector network of each cube, where it was judged (study finder)."""
+"""Section of the report on the detector network of each cube that has the study finder."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from otrain_core.figures.finder import MAIN, TABLES, draw_finder
 from otrain_core.results import table_if_there
 
 PLACE = "finder"  # folder of the study in that of a cube
-SHOWN = 1.0  # false alarms an image
+SHOWN = 1.0  # false alarms per image
 
 
 def finder_parts(root: str | Path, cubes: Iterable[str]) -> list[dict[str, Any]]:
-    """For each cube that was judged: name, figure as a data URI, seeds, rows of detectors, rows of spoilt images."""
+    """For each cube with the study: name, figure as a data URI, seeds, rows of detectors, rows of degraded images."""
     parts = []
     for cube in cubes:
         found = ((name, table_if_there(Path(root, cube, PLACE, f"{name}.csv"))) for name in TABLES)

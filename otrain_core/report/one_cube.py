@@ -1,4 +1,4 @@
-"""What the report page says of one cube and its trainings."""
+"""Part of the report page on one cube and its trainings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from otrain_core.results import image_folder, number, read_record, run_keys
 def cube_part(
     name: str, folder: Path, *, runs: list[Path], summary, quality, telescope, champion, config
 ) -> dict[str, Any]:
-    """All that the page says about one cube and its trainings."""
+    """All values of one cube and its trainings that the page shows."""
     simulated, gate = telescope.get("source") == "simulated", config.gate
     instrumental = bool((quality["zero_point_source"] == "assumed").any())
     record = read_record(folder / "cube.json")
@@ -82,7 +82,7 @@ def _image_folders(folder: Path, quality: pd.DataFrame) -> list[Path]:
 
 
 def _split_counts(path: Path) -> list[dict[str, Any]]:
-    """Images, True and False of every set of a split."""
+    """Numbers of images, True and False of every set of a split."""
     if not path.is_file():
         return []
     table = read_table(path)
@@ -96,7 +96,7 @@ def _split_counts(path: Path) -> list[dict[str, Any]]:
 
 
 def _artefacts(cube: Mapping[str, np.ndarray], metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Number of False cutouts of each kind of artefact, and what the best model makes of them."""
+    """Number of False cutouts of each kind of artefact, and the false positives of the best training among them."""
     if "artefacts" not in cube:
         return []
     kinds = pd.Series(np.asarray(cube["artefacts"])[np.asarray(cube["labels"]) == 0].astype(str))
@@ -110,7 +110,7 @@ def _artefacts(cube: Mapping[str, np.ndarray], metrics: Mapping[str, Any]) -> li
 
 
 def best_run(runs: list[Path], summary: pd.DataFrame, champion: Mapping[str, Any] | None) -> Path | None:
-    """The champion's training, or else that of highest MCC on the validation set: what is read from test must not choose."""
+    """The training of the champion, or else the one with the highest MCC on the validation set (not on the test set)."""
     rated = []
     for run in runs:
         keys = run_keys(run)
@@ -123,7 +123,7 @@ def best_run(runs: list[Path], summary: pd.DataFrame, champion: Mapping[str, Any
 
 
 def _validation_mcc(summary: pd.DataFrame) -> dict[tuple[str, int], float]:
-    """MCC on the validation set of the trainings of a cube that can be the best, by experiment and seed."""
+    """MCC on the validation set of the trainings from which the best is chosen, by experiment and seed."""
     rated = summary[
         (summary["protocol"] == "by-image") & summary["mcc"].notna() & ~summary["experiment"].isin(NOT_TRAINED)
     ]

@@ -1,4 +1,4 @@
-"""The first screen of the report: the verdict in plain words, the scores side by side, and the glossary of its terms."""
+"""The first screen of the report: the verdict, a comparison of the scores, and the glossary of its terms."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from otrain_core.evaluation.words import count, interval, several
 from otrain_core.plan.config import GateOptions
 from otrain_core.results import number, read_record, run_keys
 
-GLOSSARY = Path(__file__).with_name("templates") / "glossary.md"  # docs/glossary.md is a link to it
+GLOSSARY = Path(__file__).with_name("templates") / "glossary.md"  # docs/glossary.md links to it
 
 
 def opening(part: Mapping[str, Any], best: Path | None, gate: GateOptions) -> dict[str, Any]:
-    """The verdict on one cube as its reader wants it first.
+    """The verdict on one cube, for the top of the page.
 
     Parameters
     ----------
     part : mapping
-        What the page knows of the cube: ``simulated`` and ``trainings``.
+        Values of the cube for the page: ``simulated`` and ``trainings``.
     best : path or None
-        Folder of the training that the verdict is about.
+        Folder of the training to which the verdict refers.
     gate : GateOptions
 
     Returns
     -------
     dict
         passes (whether the training passes the gate), usable (the verdict in a few words), sentences, rows (title,
-        scores and which is which: the training, the shipped model, fixed cuts; those that were scored), panels (the
+        name and scores of the training, the shipped model and the fixed cuts, as far as they were scored), panels (the
         figure of the training, or None).
     """
     if best is None:
-        sentences = ["No training of this telescope was scored on images it never saw."]
+        sentences = ["No training of this telescope was scored on images that it never saw."]
         return {"passes": False, "usable": "No model yet.", "sentences": sentences, "rows": [], "panels": None}
     metrics, keys = read_record(best / "metrics.json"), run_keys(best)
     row = metrics["headline"]
@@ -46,8 +46,8 @@ def opening(part: Mapping[str, Any], best: Path | None, gate: GateOptions) -> di
     data = "simulated " if part["simulated"] else ""
     sentences = [
         f"On {several(row['n_images'], f'{data}image')} that it never saw, with {count(row['n_true'])} real and"
-        f" {count(row['n_false'])} bogus candidates, it keeps {kept} of the real ones and lets {passed} of the bogus"
-        f" through; MCC {interval(row, 'mcc')}.",
+        f" {count(row['n_false'])} bogus candidates, it accepts {kept} of the real ones and {passed} of the"
+        f" bogus; MCC {interval(row, 'mcc')}.",
         _against(row, gate),
     ]
     others = ((SHIPPED, "shipped model", "shipped"), (CUTS, "fixed cuts", "baseline"))
@@ -58,7 +58,7 @@ def opening(part: Mapping[str, Any], best: Path | None, gate: GateOptions) -> di
             rows.append({**scores, "title": title, "name": name})
     return {
         "passes": not reason,
-        "usable": "Usable." if not reason else f"Not to be used yet: {reason}.",
+        "usable": "Usable." if not reason else f"Do not use it yet: {reason}.",
         "sentences": [sentence for sentence in sentences if sentence],
         "rows": rows,
         "panels": next((t["figures"].get("panels") for t in part["trainings"] if t["best"]), None),
@@ -66,7 +66,7 @@ def opening(part: Mapping[str, Any], best: Path | None, gate: GateOptions) -> di
 
 
 def _against(row: Mapping[str, Any], gate: GateOptions) -> str:
-    """What the training gains over fixed cuts and over the shipped model, and whether that is more than chance."""
+    """Sentence on the gain over the fixed cuts and the shipped model, and on its significance."""
     said = []
     for name, key, worse in (
         ("fixed cuts", "gain", not_beaten(row, by=gate.min_gain)),
@@ -80,7 +80,7 @@ def _against(row: Mapping[str, Any], gate: GateOptions) -> str:
 
 @cache
 def glossary() -> dict[str, str]:
-    """Terms and their explanations, from the definition list that the documentation shows too."""
+    """Terms and their explanations, from the glossary of the documentation."""
     found: dict[str, str] = {}
     terms: list[str] = []  # several may share an explanation
     for line in GLOSSARY.read_text(encoding="utf-8").splitlines():
@@ -94,7 +94,7 @@ def glossary() -> dict[str, str]:
 
 
 def term(word: str, name: str = "") -> Any:
-    """A word of the page that leads to its explanation; `name` is the entry where the word is not it.
+    """A word of the page as a link to its glossary entry; `name` is the entry if it differs from the word.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def term(word: str, name: str = "") -> Any:
 
 
 def words_of(text: str) -> list[dict[str, str]]:
-    """The entries of the glossary that a page names, with their anchors, in the order of the glossary."""
+    """Glossary entries to which a page links, with their anchors, in the order of the glossary."""
     named = set(re.findall(r'href="#word-([^"]+)"', text))
     return [{"anchor": _anchor(k), "word": k, "text": v} for k, v in glossary().items() if _anchor(k) in named]
 

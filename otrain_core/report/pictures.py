@@ -1,4 +1,4 @@
-"""The pictures of the report page, as data URIs, each drawn from what a run has written."""
+"""Pictures of the report page as data URIs, drawn from the files of a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def training_figures(folder: str | Path) -> dict[str, str]:
 def gallery(
     cube: Mapping[str, np.ndarray], *, scores: np.ndarray | None = None, seed: int = 0, instrumental: bool = False
 ) -> str:
-    """Random True and False cutouts of the difference, captions with magnitude and score."""
+    """Gallery of random True and False cutouts of the difference, with magnitude and score as captions."""
     rng = np.random.default_rng(seed)
     shown = CutoutGallery.from_cube(cube, rng=rng, n=12, scores=scores, instrumental=instrumental)
     long = instrumental or scores is not None
@@ -36,7 +36,7 @@ def gallery(
 
 
 def triplets(cube: Mapping[str, np.ndarray], *, label: int, seed: int = 0, n: int = 10) -> str:
-    """Science, reference and difference of the same candidates of one class, one column each.
+    """Science, reference and difference of candidates of one class, one column per candidate.
 
     False cutouts are drawn evenly over the kinds of artefacts, as far as they are known.
     """
@@ -48,7 +48,7 @@ def triplets(cube: Mapping[str, np.ndarray], *, label: int, seed: int = 0, n: in
     side = cube["cube"].shape[1]
     step = side + max(1, side // 12)
     grey = colormaps["gray"].with_extremes(bad="#d9c2a0")
-    # One picture of all cutouts: a figure with an axis for each takes seconds to lay out.
+    # All cutouts are one picture, because laying out one axis per cutout takes seconds.
     mosaic = np.ones((step * len(rows), step * n, 4))
     for line, name in enumerate(rows):
         for column, row in enumerate(chosen):
@@ -82,7 +82,7 @@ def _even_draw(cube: Mapping[str, np.ndarray], label: int, rng: np.random.Genera
     if label == 1 or "artefacts" not in cube:
         return index[:n]
     kinds = np.asarray(cube["artefacts"])[index].astype(str)
-    order = np.empty(len(index), dtype=int)  # how many of its kind stand before it
+    order = np.empty(len(index), dtype=int)  # number of cutouts of the same kind before it
     for kind in np.unique(kinds):
         order[kinds == kind] = np.arange((kinds == kind).sum())
     first = index[np.lexsort((kinds, order))][:n]
@@ -90,13 +90,13 @@ def _even_draw(cube: Mapping[str, np.ndarray], label: int, rng: np.random.Genera
 
 
 def completeness(table: pd.DataFrame, *, instrumental: bool = False) -> str:
-    """Injected sources found, and called True, against magnitude (see `completeness_table`)."""
+    """Fraction of injected sources that are found, and called True, against magnitude (see `completeness_table`)."""
     _, ax = new_figure(5.2, 3.6)
     return embed(CompletenessDisplay.from_counts(table, instrumental=instrumental).plot(ax).figure_)
 
 
 def quality_plots(quality: pd.DataFrame, *, instrumental: bool = False) -> str:
-    """Noise spread, depth, seeing and flux bias of all images of a cube, in the order of the sheet."""
+    """Noise spread, depth, seeing and numbers of candidates of all images of a cube, in the order of the sheet."""
     from matplotlib import style
 
     figure, axes = new_figure(10.0, 4.6, rows=2, columns=2)

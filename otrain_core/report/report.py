@@ -1,4 +1,4 @@
-"""The report page: one file, without network, that shows how far to trust the classifiers of a run."""
+"""The report page: one HTML file that shows how far to trust the classifiers of a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from otrain_core.report.studies import finetune_part, read_studies, sweep_parts,
 from otrain_core.report.text import config_lines, page_templates, words
 from otrain_core.results import STEPS, TABLES, fused_costs, read_benchmark, read_record, run_keys
 
-RATES = {  # columns of the table of all trainings: heading, percent?
+RATES = {  # columns of the table of all trainings: heading, and whether it is a percentage
     "mcc": ("MCC", False),
     "accuracy": ("Accuracy", True),
     "recall": ("Recall", True),
@@ -44,7 +44,7 @@ def report_files(
     mlflow: str | Path | None = None,
     root: str | Path = "results",
 ) -> None:
-    """Write the report page of a run from what exists under `root` (step `report`).
+    """Write the report page of a run from the files that exist in `root` (step `report`).
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def report_files(
     Raises
     ------
     OSError
-        A table is not there.
+        A table does not exist.
     """
     read = {name: read_table(tables[name]) for name in TABLES}
     text = build_report(
@@ -99,7 +99,7 @@ def build_report(
     root: str | Path,
     about: Mapping[str, Any] | None = None,
 ) -> str:
-    """The report page as HTML, from whatever a run has written.
+    """The report page as HTML, from the files that a run has written.
 
     Parameters
     ----------
@@ -115,18 +115,18 @@ def build_report(
     config : Config
         The configuration of the run.
     telescopes : mapping
-        Rows of the telescope sheet by name (``source`` tells simulated from real data).
+        Rows of the telescope sheet by name (``source`` distinguishes simulated from real data).
     mlflow : mapping, optional
         Record of the import (``champions``).
     root : path
-        Folder of all results, where tables of transfer and fine-tuning, and Snakemake's benchmark files, may lie.
+        Folder of all results, with the tables of transfer and fine-tuning and the benchmark files of Snakemake, if any.
     about : mapping, optional
         commit, time, versions, cpus of this run.
 
     Returns
     -------
     str
-        A page that needs no other file and no network.
+        The page, which needs no other file and no network.
     """
     folders, champions = list(map(Path, runs)), (mlflow or {}).get("champions") or {}
     parts = [
@@ -193,7 +193,7 @@ def _rate_columns(summary: pd.DataFrame) -> dict[str, tuple[str, bool]]:
 
 
 def _artefact_columns(artefacts: pd.DataFrame, cubes: list[str]) -> list[dict[str, Any]]:
-    """False per image of every kind of artefact (rows) under every cube, commonest first."""
+    """False per image for every kind of artefact (rows) and cube, most frequent first."""
     if artefacts.empty:
         return []
     wide = artefacts.assign(cube=_names(artefacts)).pivot(index="artefact", columns="cube", values="per_image")
@@ -228,7 +228,7 @@ def _failures(root: Path, quality: pd.DataFrame, summary: pd.DataFrame) -> dict[
 
 
 def _traceback(root: Path, row: Mapping[str, Any], step: str) -> str:
-    """Where a step of an image met what nothing foresaw; '' where it said itself what is wrong."""
+    """Traceback of an unexpected error in a step of an image; '' for other failures."""
     for owner in (row["pipeline"], "sky"):
         record = read_record(root / "failures" / row["telescope"] / owner / row["image"] / f"{step}.json")
         if text := record.get("traceback"):

@@ -1,4 +1,4 @@
-"""What the report says of transfer, fine-tuning, suspected labels and neighbours, where these were run."""
+"""Sections of the report on transfer, fine-tuning, sweeps, suspected labels and neighbours."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ OF_TELESCOPE = ("own", "pipeline", "pooled")  # the training had images of the t
 def read_studies(
     root: str | Path, name: str, *, cubes: Sequence[str], experiments: Iterable[str], seeds: Iterable[int]
 ) -> pd.DataFrame:
-    """Tables ``{name}.csv`` (transfer or finetune) of all trainings of a run, as one; empty where there are none.
+    """All tables ``{name}.csv`` (transfer or finetune) of the trainings of a run as one; empty if there are none.
 
-    Rows are in the order of the run's cubes (targets) and experiments. What an earlier run left in
-    the same folder for other cubes, experiments or seeds is not read.
+    Rows are in the order of the cubes (targets) and experiments of the run. Rows of other cubes, experiments or
+    seeds, from an earlier run in the same folder, are left out.
     """
     experiments = list(experiments)
     found = map(table_if_there, sorted(Path(root).glob(f"*/*/*/seed*/{name}.csv")))
@@ -50,7 +50,7 @@ def read_studies(
 
 
 def sweep_parts(root: str | Path, sweeps: Iterable[str]) -> list[dict[str, Any]]:
-    """For each sweep of the run that was gathered: name, option, figure as a data URI, trainings done and planned."""
+    """For each sweep with a table: name, option, figure as a data URI, numbers of finished and planned trainings."""
     parts = []
     for name in sweeps:
         table = table_if_there(Path(root) / "studies" / f"{name}.csv")
@@ -71,7 +71,7 @@ def sweep_parts(root: str | Path, sweeps: Iterable[str]) -> list[dict[str, Any]]
 
 
 def source_name(source: str) -> str:
-    """A cube or pool for people."""
+    """Name of a cube or pool as it is shown."""
     telescope, pipeline = source.split("/")
     if not is_pool(telescope):
         return source
@@ -79,14 +79,14 @@ def source_name(source: str) -> str:
 
 
 def transfer_part(table: pd.DataFrame, cubes: Sequence[str]) -> list[dict[str, Any]]:
-    """For each experiment the matrix of MCC, sources down and targets across, and means by what the model knew.
+    """For each experiment the matrix of MCC, with sources as rows and targets as columns, and means by relation.
 
     Parameters
     ----------
     table : pandas.DataFrame
         Rows of `otrain_core.studies.transfer.transfer`.
     cubes : sequence of str
-        Order of the targets, and of the sources that are no pools.
+        Order of the targets, and of the sources that are not pools.
     """
     parts = []
     for experiment, mine in table.groupby("experiment", sort=False):
@@ -120,14 +120,14 @@ def transfer_part(table: pd.DataFrame, cubes: Sequence[str]) -> list[dict[str, A
 
 
 def _shade(mcc: float) -> float:
-    """Strength of the colour behind a number: none at MCC 0.5 and below."""
+    """Opacity of the colour behind a number: 0 for MCC 0.5 and below."""
     return round(float(np.clip(0.7 * (mcc - 0.5), 0, 0.35)), 3) if np.isfinite(mcc) else 0.0
 
 
 def finetune_part(table: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Any] | None:
-    """MCC against the number of labels, one row for each target and experiment; None without any.
+    """MCC against the number of labels, one row per target and experiment; None without rows.
 
-    Values and bounds are means over seeds; ``full`` is that of the trainings on the target's whole train set.
+    Values and bounds are means over seeds; ``full`` is the MCC of trainings on the whole train set of the target.
     """
     if table.empty:
         return None
@@ -146,7 +146,7 @@ def finetune_part(table: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Any] 
 
 
 def label_noise_part(folder: str | Path, experiments: Iterable[str]) -> list[dict[str, Any]]:
-    """Suspected labels of a cube by experiment, as far as they were looked for: sentences and the gallery."""
+    """Suspected labels of a cube by experiment, if the study was run: sentences and the gallery."""
     parts = []
     for experiment in experiments:
         place = Path(folder, experiment, "label_noise")
@@ -156,12 +156,12 @@ def label_noise_part(folder: str | Path, experiments: Iterable[str]) -> list[dic
         lines = [
             f"{count(record['n_suspected'])} of {count(record['n'])} labels of train and validation are more probably wrong than right"
             f" ({count(record['n_suspected_false'])} labelled False, {count(record['n_suspected_true'])} labelled True),"
-            f" by networks that saw no cutout of the same image."
+            f" according to networks that saw no cutout of the same image."
         ]
         if trial := record.get("trial"):
             found = trial.get("found") or {}
             lines.append(
-                f"Trial with {pct(trial['fraction'], 0)} of the labels flipped on purpose: MCC on test goes from"
+                f"Trial with {pct(trial['fraction'], 0)} of the labels flipped on purpose: MCC on test changes from"
                 f" {num(number(trial, 'mcc_clean'))} to {num(number(trial, 'mcc_flipped'))}"
                 f" ({num(number(trial, 'mcc_cleaned'))} without the suspects);"
                 f" {pct(number(found, 'recall_at_precision_80'), 0)} of the flips are found at a precision of 80 %."
@@ -173,15 +173,15 @@ def label_noise_part(folder: str | Path, experiments: Iterable[str]) -> list[dic
 
 
 def neighbour_sentence(record: Mapping[str, Any]) -> str:
-    """What the neighbour test of ``explain.json`` found, in words; '' where it was not run."""
+    """Sentence on the neighbour test of ``explain.json``; '' if it was not run."""
     tried = (record.get("neighbours") or {}).get("all") or {}
     if not tried.get("n"):
         return ""
     if not tried.get("n_neighbours"):
-        return f"None of the {count(tried['n'])} cutouts of test has a neighbour."
+        return f"None of the {count(tried['n'])} cutouts of the test set has a neighbour."
     return (
-        f"{count(tried['n_neighbours'])} of {count(tried['n'])} cutouts of test have a neighbour. Without it the decision"
+        f"{count(tried['n_neighbours'])} of {count(tried['n'])} cutouts of the test set have a neighbour. Without it the decision"
         f" changes for {pct(tried.get('decisions_changed'))} of them, and the log odds by"
         f" {num(number(tried, 'median_abs_logit_change'), 2)} (median; {num(number(tried, 'median_abs_logit_control'), 2)}"
-        f" where an empty place is replaced instead)."
+        f" if an empty place is replaced instead)."
     )

@@ -1,4 +1,4 @@
-"""What the report says in words: numbers with their intervals, the verdict on a classifier, its limits."""
+"""Sentences of the report: the verdict on a classifier, numbers with their intervals, and limitations."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from otrain_core.evaluation.words import count, interval, num, pct, several
 from otrain_core.plan.config import GateOptions
 from otrain_core.results import number, read_record, run_keys
 
-FEW_IMAGES = 10  # with fewer test images the bootstrap by image is itself uncertain
+FEW_IMAGES = 10  # with fewer test images the bootstrap over images is itself uncertain
 WIDE_GAP = 0.02  # |accuracy(train) - accuracy(validation)|, Makhlouf et al. 2022, Fig. 11
 
 
 def page_templates(*folders: Path):
-    """The templates of the pages, as a jinja2.Environment: texts are escaped, and a name that is not given is an error.
+    """jinja2.Environment of the pages: texts are escaped, and an undefined name is an error.
 
-    `folders` hold templates beside those of the report.
+    `folders` contain further templates.
     """
     import jinja2
 
@@ -41,7 +41,7 @@ def verdict(
     gate: GateOptions,
     validation: Mapping[tuple[str, int], float],
 ) -> dict[str, Any]:
-    """What the numbers mean for someone who wants to use the classifier, and what they do not say.
+    """Summary of a classifier for its user: numbers and limitations.
 
     Parameters
     ----------
@@ -58,12 +58,11 @@ def verdict(
     Returns
     -------
     dict
-        worth (what stands first: sentences that say what the score is worth; empty where nothing speaks against it),
-        lines and cautions.
+        worth (sentences on the limits of the score, shown first; empty if there are none), lines and cautions.
     """
     of_cube = cube_lines(part["record"]) + part.get("warnings", [])
     if best is None:
-        cautions = ["No training of this cube was evaluated on images it never saw."]
+        cautions = ["No training of this cube was evaluated on images that it never saw."]
         return {"worth": [], "lines": [], "cautions": cautions + of_cube}
     metrics = read_record(best / "metrics.json")
     row, keys = metrics["headline"], run_keys(best)
@@ -75,7 +74,7 @@ def verdict(
     seeds = [t["headline"]["mcc"] for t in part["trainings"] if t["headline"] and _same_but_seed(t, keys)]
     if len(seeds) > 1:
         lines.append(
-            f"Over {len(seeds)} seeds of {keys['experiment']}, MCC goes from {num(min(seeds))} to {num(max(seeds))}."
+            f"Over {len(seeds)} seeds of {keys['experiment']}, MCC ranges from {num(min(seeds))} to {num(max(seeds))}."
         )
     lines += _cut_lines(metrics.get("baseline") or {}, row)
     lines += _shipped_lines(metrics.get("shipped") or {})
@@ -88,12 +87,12 @@ def verdict(
 
 
 def worth(row: Mapping[str, Any], gate: GateOptions) -> list[str]:
-    """What speaks against the score of a training, most harmful first; empty where nothing does."""
+    """Limits of the score of a training, most serious first; empty if there are none."""
     found = []
     if number(row, "sky_unknown") > 0:
         found.append(
-            "Nothing tells which images show the same sky (no WCS, and no field or reference that they share): a star"
-            " may stand in train and in test, so that the scores may flatter."
+            "It is not known which images show the same sky (no WCS, and no common field or reference): a star"
+            " may be in both train and test, so the scores may be too high."
         )
     if lacks := missing_from_test(row, gate):
         found.append(f"The test set is too small for a verdict ({lacks}).")
@@ -105,23 +104,21 @@ def worth(row: Mapping[str, Any], gate: GateOptions) -> list[str]:
 
 
 def _score_lines(metrics: Mapping[str, Any], row: Mapping[str, Any], name: str, choice: str) -> list[str]:
-    where = (
-        f"{several(row['n_images'], 'image')} it never saw ({count(row['n_true'])} True, {count(row['n_false'])} False)"
-    )
+    where = f"{several(row['n_images'], 'image')} that it never saw ({count(row['n_true'])} True, {count(row['n_false'])} False)"
     alarms = f"That is {interval(row, 'false_alarms_per_image', digits=2)} false alarms per image"
     kept = number(metrics.get("data") or {}, "kept_false")
     return [
         f"Best: {name}, threshold {num(row['threshold'])} (from the validation set).{choice} Scored on {where}.",
         f"It keeps {interval(row, 'recall', percent=True)} of the True and lets {interval(row, 'fpr', percent=True)} of the"
         f" False through; MCC {interval(row, 'mcc')}.",
-        f"To miss no more than 1 % (5 %) of the True, it must let {interval(row, 'fpr_at_1pct_missed', percent=True)}"
-        f" ({interval(row, 'fpr_at_5pct_missed', percent=True)}) of the False through.",
-        alarms + (f", counting that the cube holds {pct(kept, 0)} of all False." if kept < 1 else "."),
+        f"To miss at most 1 % (5 %) of the True, it must accept {interval(row, 'fpr_at_1pct_missed', percent=True)}"
+        f" ({interval(row, 'fpr_at_5pct_missed', percent=True)}) of the False.",
+        alarms + (f", corrected for the {pct(kept, 0)} of all False that the cube contains." if kept < 1 else "."),
     ]
 
 
 def _cut_lines(cuts: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
-    """What fixed cuts reach on the same images."""
+    """Score of the fixed cuts on the same images."""
     if not np.isfinite(number(cuts, "mcc")):
         return []
     gain = f"; the classifier gains {interval(row, 'gain')}" if np.isfinite(number(row, "gain_low")) else ""
@@ -129,7 +126,7 @@ def _cut_lines(cuts: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
 
 
 def _shipped_lines(shipped: Mapping[str, Any]) -> list[str]:
-    """What the shipped model reaches on the same images, and what the classifier gains over it."""
+    """Score of the shipped model on the same images, and the gain of the classifier over it."""
     if not np.isfinite(number(shipped, "mcc")):
         return []
     return [
@@ -139,7 +136,7 @@ def _shipped_lines(shipped: Mapping[str, Any]) -> list[str]:
 
 
 def _purity_lines(purity: Mapping[str, Any]) -> list[str]:
-    """Share of real sources among the accepted; not known where no False was accepted, but for its lower end."""
+    """Fraction of accepted candidates that are real; only its lower limit is known if no False was accepted."""
     shares = []
     for name, values in purity.items():
         low, high, value = (number(values, key) for key in ("low", "high", "value"))
@@ -150,12 +147,12 @@ def _purity_lines(purity: Mapping[str, Any]) -> list[str]:
     if not shares:
         return []
     return [
-        f"Share of real sources among what it accepts, by how many of the candidates are real: {'; '.join(shares)}."
+        f"Fraction of accepted candidates that are real, by the fraction of all candidates that are real: {'; '.join(shares)}."
     ]
 
 
 def _choice(validation: Mapping[tuple[str, int], float], keys: Mapping[str, Any], is_champion: bool) -> str:
-    """How the best training was chosen, in a sentence; nothing where there was no choice."""
+    """Sentence on how the best training was chosen; '' if there was no choice."""
     if len(validation) < 2:
         return ""
     among = "those that pass the gate" if is_champion else f"{len(validation)} trainings"
@@ -172,20 +169,20 @@ def _cautions(
 ) -> list[str]:
     cautions = ["Every True is an injected point source: what is extended, trailed or moving was not tested."]
     if part["simulated"]:
-        cautions.append("The images are simulated: these numbers say nothing about any real telescope.")
+        cautions.append("The images are simulated: these numbers do not apply to any real telescope.")
     if reason := refusal(row, gate):
         cautions.append(f"The model does not pass the gate, and has no champion alias: {reason}.")
     if metrics.get("interval") == "counts":
         cautions.append(
-            f"The test set has {several(row['n_images'], 'image')}: intervals are those of the counts of cutouts, and do"
-            " not know how images differ."
+            f"The test set has {several(row['n_images'], 'image')}: intervals come from the counts of cutouts"
+            " and ignore the differences between images."
         )
     elif row["n_images"] < FEW_IMAGES:
-        cautions.append(f"The test set has {row['n_images']} images: intervals over so few images are rough.")
+        cautions.append(f"The test set has {row['n_images']} images: intervals from so few images are rough.")
     gap = number(metrics.get("accuracy_gap") or {}, "train_minus_validation")
     if gap > WIDE_GAP:
         cautions.append(
-            f"Accuracy on train is {pct(gap)} above that on the validation set: the model is over-trained, or has too few cutouts."
+            f"Accuracy on train is {pct(gap)} above that on the validation set: the model is overfitted, or there are too few cutouts."
         )
     cautions += _calibration_cautions(metrics.get("calibration") or {}, row)
     failed = sum(image["status"] != "ok" for image in part["quality"])
@@ -198,7 +195,7 @@ def _cautions(
 
 
 def _calibration_cautions(calibration: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
-    """What a raw score is worth as a probability."""
+    """Cautions on the use of scores as probabilities."""
     if calibration.get("refused"):
         errors = calibration.get("ece_validation") or {}
         return [
@@ -214,20 +211,20 @@ def _calibration_cautions(calibration: Mapping[str, Any], row: Mapping[str, Any]
 
 
 def map_cautions(explained: Mapping[str, Any]) -> list[str]:
-    """What Grad-CAM maps that look away from the candidate say."""
+    """Caution if the Grad-CAM maps are not centred on the candidates."""
     every = explained.get("all") or {}
     within, flat = number(every, "energy_within_fwhm"), number(every, "energy_of_flat_map")
     if not within < flat:
         return []
     return [
         f"{pct(within)} of the Grad-CAM map lies within one FWHM of the candidate, less than of a flat map ({pct(flat)}):"
-        " the network may decide by something else in the cutout than the source. Look at the maps, and at how True and"
-        " False differ beside the source."
+        " the decisions may depend on other parts of the cutout than the source. Look at the maps, and at how True and"
+        " False differ away from the source."
     ]
 
 
 def cube_lines(record: Mapping[str, Any]) -> list[str]:
-    """What ``cube.json`` says against its cube: copied cutouts, and what to change where balancing throws most away."""
+    """Cautions from ``cube.json``: copied cutouts, and what to change if balancing discards most cutouts."""
     lines = []
     labelled = sum(int(record.get(key) or 0) for key in ("n_labelled_true", "n_labelled_false"))
     if told := tell_copies(record["copies"], labelled) if record.get("copies") else "":
@@ -247,7 +244,7 @@ def config_lines(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str,
 
 
 def words(value: Any) -> str:
-    """A value of the configuration or a name, in words."""
+    """A value of the configuration as text; a dash if it is missing."""
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     missing = value is None or value == "" or (isinstance(value, float) and np.isnan(value))

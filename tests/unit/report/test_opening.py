@@ -31,8 +31,8 @@ def test_a_good_model_is_usable_and_better_than_both(tmp_path):
     assert found["passes"] and found["usable"] == "Usable."
     numbers, better = found["sentences"]
     assert numbers == (
-        "On 12 simulated images that it never saw, with 400 real and 500 bogus candidates, it keeps 97.0 [95.0, 98.0] %"
-        " of the real ones and lets 2.0 [1.0, 3.0] % of the bogus through; MCC 0.930 [0.910, 0.950]."
+        "On 12 simulated images that it never saw, with 400 real and 500 bogus candidates, it accepts 97.0 [95.0, 98.0] %"
+        " of the real ones and 2.0 [1.0, 3.0] % of the bogus; MCC 0.930 [0.910, 0.950]."
     )
     assert better == (
         "It is better than fixed cuts (+0.130 [0.100, 0.160] in MCC) and better than the shipped model"
@@ -45,8 +45,8 @@ def test_a_good_model_is_usable_and_better_than_both(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"n_images": 2}, "Not to be used yet: the test set is too small: 2 of "),
-        ({"gain_low": -0.1}, "Not to be used yet: MCC 0.930 does not beat fixed cuts"),
+        ({"n_images": 2}, "Do not use it yet: the test set is too small: 2 of "),
+        ({"gain_low": -0.1}, "Do not use it yet: MCC 0.930 does not beat fixed cuts"),
         ({"shipped_gain": -0.1, "shipped_gain_low": -0.2}, "use the shipped model: otrain classify without -m."),
     ],
 )

@@ -34,7 +34,7 @@ def test_nothing_stands_first_where_nothing_speaks_against_the_score():
 
 def test_what_harms_most_stands_first():
     told = worth(ROW | {"sky_unknown": 1.0, "n_false": 12, "gain_low": -0.02, "gain": -0.01}, GATE)
-    assert told[0].startswith("Nothing tells which images show the same sky")
+    assert told[0].startswith("It is not known which images show the same sky")
     assert told[1] == "The test set is too small for a verdict (12 of 50 False)."
     assert told[2] == "MCC 0.900 does not beat fixed cuts on S/N, FWHM and shape (0.800)."
     assert told[3] == "No model becomes champion." and len(told) == 4
