@@ -1,4 +1,4 @@
-"""Whether images, cutouts or a cube are fit for use, and if not why."""
+"""The verb ``check`` of the command ``otrain``: are images, cutouts or a cube fit for use, and if not, why."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ import numpy as np
 
 from otrain_core.errors import OtrainError
 
-MIN_PER_CLASS = 200  # cutouts below which a training is a gamble
+MIN_PER_CLASS = 200  # with fewer cutouts a training is unreliable
 MIN_IMAGES = 3
-MAX_MISSING = 0.25
+MAX_MISSING = 0.25  # fraction of missing pixels above which a cutout is counted
 
 
 def check_paths(paths: list[str | Path], *, telescope: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Look at cubes (.npz), folders of cutouts, and FITS images.
+    """Check cubes (.npz), folders of cutouts, and FITS images.
 
     Parameters
     ----------
-    paths : list
+    paths : list of path-like
     telescope : mapping, optional
-        gain, pixel_scale, saturation and read_noise where the headers of images lack them.
+        gain [electron/ADU], pixel_scale [arcsec/px], saturation [ADU] and read_noise [electron] of images whose headers
+        lack them.
 
     Returns
     -------
     list of dict
-        path, kind, fit (bool), problems (what stands against its use), notes (what to know), and numbers.
+        One per path: path, kind (image, cutouts or cube), fit (bool), problems (reasons against its use), notes
+        (further remarks), and numbers that depend on the kind.
     """
     return [_check(Path(path), telescope or {}) for path in paths]
 
@@ -62,7 +64,7 @@ def _folder(path: Path) -> dict[str, Any]:
         )
         found = describe_cube(arrays) | {"n_edge": record["n_edge"]}
         n = len(arrays["labels"]) + record["copies"]["n_left_out"]
-        found["problems"] += filter(None, [_tell_copies(record["copies"], n)])
+        found["problems"] += filter(None, [_copies_in_words(record["copies"], n)])
         return found
     sides, problems, edge = set(), [], 0
     paths = find_cutouts(path)
@@ -78,12 +80,27 @@ def _folder(path: Path) -> dict[str, Any]:
         edge += row["edge"]
         sides.add(planes["difference"].shape[0])
     if len(sides) > 1:
-        problems.append(f"cutouts of different sizes: {sorted(sides)} px; crop them to one (--size)")
+        problems.append(
+            f"cutouts of different sizes ({', '.join(map(str, sorted(sides)))} px); crop them to one size "
+            "(otrain convert --size)"
+        )
     return {"n": len(paths), "sizes": sorted(sides), "n_edge": edge, "problems": problems}
 
 
 def describe_cube(cube: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Counts and properties of a cube, with what stands against training on it."""
+    """Counts and properties of a cube, with reasons against training on it.
+
+    Parameters
+    ----------
+    cube : mapping of str to array
+        As read by `otrain_core.cubes.cube_format.read_cube`.
+
+    Returns
+    -------
+    dict
+        n_true, n_false, n_images, size [px], channels, seeing_px (quantiles 0.05, 0.5 and 0.95, or None), problems and
+        notes.
+    """
     from otrain_core.classify.descriptors import describe
 
     labels, channels = np.asarray(cube["labels"]), [str(name) for name in cube["channels"]]
@@ -93,11 +110,11 @@ def describe_cube(cube: Mapping[str, np.ndarray]) -> dict[str, Any]:
         if number == 0:
             problems.append(f"no {name} cutouts: a training needs both classes")
         elif number < MIN_PER_CLASS:
-            notes.append(f"only {number} {name} cutouts; some {MIN_PER_CLASS} of each class are the least")
+            notes.append(f"only {number} {name} cutouts; a training needs about {MIN_PER_CLASS} of each class or more")
     images = len(np.unique(cube["images"])) if "images" in cube else 0
     if images < MIN_IMAGES:
         problems.append(
-            f"cutouts of {images} images: train, validation and test need at least {MIN_IMAGES} (column images)"
+            f"cutouts of {images} images (column images): train, validation and test need at least {MIN_IMAGES}"
         )
     rows = np.linspace(0, max(len(labels) - 1, 0), min(len(labels), 2000)).astype(int)
     sample = np.asarray(cube["cube"][rows])
@@ -107,16 +124,18 @@ def describe_cube(cube: Mapping[str, np.ndarray]) -> dict[str, Any]:
     n_lost = int((described["missing"] > MAX_MISSING).sum())
     if n_lost:
         notes.append(
-            f"{n_lost} of {len(rows)} cutouts looked at miss more than {100 * MAX_MISSING:g} % of their pixels"
+            f"more than {100 * MAX_MISSING:g} % of the pixels are missing in {n_lost} of {len(rows)} cutouts of a sample"
         )
     flat = int((described["noise"] == 0).sum())
     if flat:
-        notes.append(f"{flat} of {len(rows)} cutouts looked at have no noise (a constant or half-void difference)")
+        notes.append(
+            f"{flat} of {len(rows)} cutouts of a sample have no noise (half or more of the difference is constant)"
+        )
     if not len(seeing):
-        notes.append("the seeing is not known: no column seeing, no channel psf")
+        notes.append("the seeing is unknown, as there is neither a column seeing nor a channel psf")
     candids = np.asarray(cube["candids"])
     if len(np.unique(candids)) < len(candids):
-        notes.append("some candids stand twice")
+        notes.append("some candids are not unique")
     copied = _copies(cube, labels, candids)
     if copied:
         problems.append(copied)
@@ -133,19 +152,20 @@ def describe_cube(cube: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _copies(cube: Mapping[str, np.ndarray], labels: np.ndarray, candids: np.ndarray) -> str:
-    """What there is to say about copied cutouts of different images or labels, '' for nothing."""
+    """A sentence on copies of cutouts in different images or with different labels, '' if there are none."""
     from otrain_core.cubes.copies import copies_of_cube, count_copies
 
     images = np.asarray(cube["images"]).astype(str) if "images" in cube else np.full(len(labels), "")
-    return _tell_copies(count_copies(copies_of_cube(cube), labels=labels, images=images, candids=candids), len(labels))
+    counts = count_copies(copies_of_cube(cube), labels=labels, images=images, candids=candids)
+    return _copies_in_words(counts, len(labels))
 
 
-def _tell_copies(counts: Mapping[str, Any], n: int) -> str:
+def _copies_in_words(counts: Mapping[str, Any], n: int) -> str:
     from otrain_core.cubes.copies import tell_copies
 
     if not counts["n_across_images"] and not counts["n_both_labels"]:
         return ""
-    return tell_copies(counts, n) + ": a training does not count them"
+    return tell_copies(counts, n) + "; a training leaves them out"
 
 
 def _image(path: Path, telescope: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,12 +178,14 @@ def _image(path: Path, telescope: Mapping[str, Any]) -> dict[str, Any]:
     notes = list(image.notes)
     if image.wcs is None:
         notes.append(
-            "no celestial WCS in the header: subtract.align must be stars or auto, and catalogues cannot be used"
+            "no celestial WCS in the header, so that subtract.align must be stars or auto, and catalogues cannot be used"
         )
     if not np.isfinite(image.saturation):
-        notes.append("SATURATE is unknown: no pixel will be taken as saturated")
+        notes.append(
+            "no saturation level in the header (SATURATE), so that no pixel counts as saturated; give --saturation"
+        )
     if not image.time:
-        notes.append("no DATE-OBS in the header")
+        notes.append("no time of observation in the header (DATE-OBS)")
     missing = float(1 - np.isfinite(image.data).mean())
     found = {"shape": list(image.shape), "gain": image.gain, "pixel_scale": image.pixel_scale, "missing": missing}
     _, record = measure_psf(image)

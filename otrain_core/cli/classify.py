@@ -1,4 +1,4 @@
-"""The verb ``classify`` of the command ``otrain``: candidates in, a table of scores out."""
+"""The verb ``classify`` of the command ``otrain``: score candidates and write a table."""
 
 from __future__ import annotations
 
@@ -19,11 +19,17 @@ from otrain_core.errors import CubeError, OtrainError, UpstreamFailed
 from otrain_core.io import guarded
 from otrain_core.safe import plain
 
-LARGEST_CUTOUT = 256  # [px]; a single FITS file that is larger is meant as an image
+LARGEST_CUTOUT = 256  # [px]; a single larger FITS file is probably an image
 
 
 def classify(arguments: Namespace) -> tuple[int, Any, str]:
-    """Score candidates: exit status, record for --json, and text; the table is written as they are scored."""
+    """Score candidates; the table is written block by block.
+
+    Returns
+    -------
+    tuple
+        Exit status, record for ``--json``, and text.
+    """
     classifier = load_classifier(arguments)
     counts = dict.fromkeys(("n", "real", "undecided", "unlike_training"), 0)
     extremes = None
@@ -64,17 +70,18 @@ def classify(arguments: Namespace) -> tuple[int, Any, str]:
 
 @contextmanager
 def _table(arguments: Namespace) -> Iterator[Callable[[list[str], list[dict[str, Any]]], None]]:
-    """What writes rows as CSV, to the file or to standard output; the file appears when it is whole."""
+    """A function that writes rows as CSV to the file or to standard output; the file appears when it is complete."""
     from otrain_core.io import atomic
 
     started: list[list[str]] = []
     with ExitStack() as stack:
         file = sys.stdout
         if arguments.output:
-            file = stack.enter_context(open(stack.enter_context(atomic(arguments.output)), "w", newline=""))
+            temporary = stack.enter_context(atomic(arguments.output))
+            file = stack.enter_context(open(temporary, "w", newline="", encoding="utf-8"))
 
         def write(columns: list[str], rows: list[dict[str, Any]]) -> None:
-            if not started:  # also of an image without candidates: a table has its header
+            if not started:  # a table without candidates has a header, too
                 started.append(columns)
                 file.write(_csv([dict(zip(columns, columns, strict=True))], columns))
             file.write(_csv(rows, started[0]))
@@ -95,7 +102,12 @@ def _words(counts: dict[str, int]) -> str:
 
 
 def load_classifier(arguments: Namespace):
-    """The model that --model names, of whatever kind."""
+    """The classifier given by --model; a Keras model is converted to ONNX first.
+
+    Returns
+    -------
+    otrain_core.classify.classifier.Classifier
+    """
     from otrain_core.classify.classifier import Classifier
     from otrain_core.registry.models import find_model
 
@@ -103,7 +115,7 @@ def load_classifier(arguments: Namespace):
     path = find_model(arguments.model, results=arguments.results)
     if path.suffix == ".onnx":
         classifier = Classifier.load(path, **options)
-        if arguments.model == SHIPPED:  # it is known by this name, not by that of its training
+        if arguments.model == SHIPPED:  # users know it by this name, not by that of its training
             classifier.about |= {"telescope": SHIPPED, "experiment": None, "seed": None}
         return classifier
     from otrain_core.networks.export_onnx import export_file
@@ -115,9 +127,14 @@ def load_classifier(arguments: Namespace):
 
 
 class Skipped:
-    """Inputs without candidates to score: images that a run left out, and inputs that are refused while others are scored.
+    """Inputs that could not be scored.
 
-    An input that stands alone is refused as ever, with its own error.
+    Attributes
+    ----------
+    left_out : list of str
+        Errors of images that a run left out.
+    refused : list of str
+        Errors of all other inputs.
     """
 
     def __init__(self) -> None:
@@ -126,7 +143,7 @@ class Skipped:
 
     @contextmanager
     def around(self, alone: bool) -> Iterator[None]:
-        """Tell of an input that cannot be scored and go on, but for one that stands alone."""
+        """Report an input that cannot be scored and continue; the error of a single input (`alone`) is raised."""
         try:
             yield
         except OtrainError as error:
@@ -138,12 +155,29 @@ class Skipped:
 
 
 def candidates(arguments: Namespace, size: int, skipped: Skipped) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Blocks of candidates: the columns that name them, and their cutouts."""
+    """Yield blocks of candidates.
+
+    Parameters
+    ----------
+    arguments : argparse.Namespace
+        Arguments of classify or monitor.
+    size : int
+        Side length of the cutouts [px].
+    skipped : Skipped
+        Collects the inputs that cannot be read.
+
+    Yields
+    ------
+    columns : dict of str to sequence
+        Columns that identify the candidates: file, image, candid, x, y, ra, dec, as far as they are known.
+    cutouts : dict of str to array
+        Cutouts as `otrain_core.classify.classifier.Classifier.classify` takes them.
+    """
     alone = len(arguments.inputs) == 1
     if arguments.candidates or arguments.detect:
         names = [Path(path).name for path in arguments.inputs]
         for path, name in zip(arguments.inputs, names, strict=True):
-            with skipped.around(alone):  # files of one name in several folders are told apart by their paths
+            with skipped.around(alone):  # images of the same name in several folders are identified by their paths
                 yield from _of_image(path, arguments, size, name if names.count(name) == 1 else path)
         return
     files: list[Path] = []
@@ -161,13 +195,18 @@ def candidates(arguments: Namespace, size: int, skipped: Skipped) -> Iterator[tu
         from otrain_core.cubes.cutout_files import read_blocks, read_cutout
 
         if len(files) == 1 and max(read_cutout(files[0], strict=False)[0]["difference"].shape) > LARGEST_CUTOUT:
-            raise CubeError(f"{files[0]}: is this a difference image? Give its --candidates, or --detect them")
+            raise CubeError(
+                f"{files[0]}: too large for a cutout; if it is a difference image, give --candidates TABLE or --detect"
+            )
         columns, n = ("file", "candid", "image", "ra", "dec", "edge"), 0
         for cutouts, rows in read_blocks(files, size=size):
             n += len(rows)
             yield {key: [row[key] for row in rows] for key in columns}, cutouts
         if n < len(files) and not arguments.quiet:
-            print(f"{len(files) - n} cutouts cut off by the edge of their image are left out", file=sys.stderr)
+            print(
+                f"{len(files) - n} cutouts are left out, as they are cut off by the edge of their image",
+                file=sys.stderr,
+            )
 
 
 def _of_image(path: str, arguments: Namespace, size: int, name: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -193,7 +232,7 @@ def _of_cube(path: Path, block: int = 4096) -> Iterator[tuple[dict[str, Any], di
 
     cube = read_stack(path, mmap=("cube", "stack"))
     names = {"candid": "candids", "image": "images", "ra": "ra", "dec": "dec", "label": "labels"}
-    if "stack" in cube:  # cutouts.npz of one image, as the workflow makes it; a label of -1 is left out of cubes
+    if "stack" in cube:  # cutouts.npz of one image of the workflow; cubes do not have its candidates with label -1
         cube["cube"] = cube.pop("stack")
         names = {key: key for key in ("candid", "image", "x", "y", "ra", "dec", "edge", "label")}
         n = len(cube["cube"])

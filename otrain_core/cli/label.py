@@ -13,7 +13,7 @@ from typing import Any
 
 from otrain_core.errors import OtrainError
 
-TOKEN = "OTRAIN_LABEL_TOKEN"  # in the environment: a token of one's own, which no list of processes shows
+TOKEN = "OTRAIN_LABEL_TOKEN"  # environment variable with a user's own token, which the process list does not show
 
 
 def label_serve(arguments: Namespace) -> tuple[int, Any, str]:
@@ -37,7 +37,7 @@ def label_serve(arguments: Namespace) -> tuple[int, Any, str]:
         server = make_server(create_app(work, token=token), host=arguments.host, port=arguments.port)
     except (OSError, ValueError) as error:
         raise OtrainError(f"--host {arguments.host} --port {arguments.port}: {error}") from None
-    # A name may stand for several addresses, each with a socket of its own.
+    # If the name of the host has several addresses, the server has a socket for each of them.
     port = server.effective_port if hasattr(server, "effective_port") else server.effective_listen[0][1]
     name = socket.gethostname() if arguments.host in ("0.0.0.0", "::") else arguments.host
     name = f"[{name}]" if ":" in name else name
@@ -46,7 +46,7 @@ def label_serve(arguments: Namespace) -> tuple[int, Any, str]:
     if arguments.json:
         print(json.dumps(record), flush=True)
     else:
-        print(f"{len(work.why)} candidates worth a look, answers in {store.path}\n{address}", flush=True)
+        print(f"{len(work.why)} candidates worth a look; answers are stored in {store.path}\n{address}", flush=True)
         if not arguments.quiet:
             print(_advice(arguments, token), file=sys.stderr, flush=True)
     server.run()  # returns on Ctrl-C
@@ -54,10 +54,10 @@ def label_serve(arguments: Namespace) -> tuple[int, Any, str]:
 
 
 def _advice(arguments: Namespace, token: str | None) -> str:
-    sheet = "Ctrl-C ends; otrain label sheet -o labels.csv writes the sheet"
+    usage = "Stop the server with Ctrl-C, and write the label sheet with: otrain label sheet -o labels.csv"
     if token and arguments.host not in ("127.0.0.1", "localhost", "::1"):
-        return f"Who has this address can answer under any name, and the line is not encrypted. {sheet}"
-    return sheet
+        return f"Anyone with this address can answer under any name, and the connection is not encrypted.\n{usage}"
+    return usage
 
 
 def label_sheet(arguments: Namespace) -> tuple[int, Any, str]:
@@ -66,7 +66,7 @@ def label_sheet(arguments: Namespace) -> tuple[int, Any, str]:
     from otrain_core.labelling.store import LabelStore
 
     if not Path(arguments.database).is_file():
-        raise OtrainError(f"{arguments.database}: no such file; `otrain label serve` makes it")
+        raise OtrainError(f"{arguments.database}: no such file; it is made by `otrain label serve`")
     store = LabelStore(arguments.database)
     rows = store.sheet_rows()
     if not arguments.output:
@@ -78,4 +78,4 @@ def label_sheet(arguments: Namespace) -> tuple[int, Any, str]:
     people = len({row["who"] for row in rows})
     candidates = len({(row["telescope"], row["pipeline"], row["candid"], row["x"], row["y"]) for row in rows})
     record = {"sheet": arguments.output, "answers": n, "candidates": candidates, "people": people}
-    return 0, record, f"{arguments.output}: {n} answers of {people} people about {candidates} candidates"
+    return 0, record, f"{arguments.output}: {n} answers by {people} people on {candidates} candidates"

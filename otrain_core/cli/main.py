@@ -1,4 +1,4 @@
-"""The command ``otrain``: each verb calls what the workflow calls."""
+"""The command ``otrain``. Its verbs call the same functions as the workflow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from otrain_core.cli.parser import build_parser
 from otrain_core.errors import OtrainError
 
-# Packages by the extra of the installation that brings them; the base has what classify, search and night need.
+# Packages of each extra of the installation. classify, search and night do not need an extra.
 EXTRAS = {
     "train": ("keras", "tensorflow", "tf2onnx", "onnx", "sklearn", "matplotlib"),
     "workflow": (
@@ -35,8 +35,19 @@ EXTRAS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; its exit status."""
-    for stream in (sys.stdout, sys.stderr):  # names of files need not be UTF-8
+    """Run one verb.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments (default: those of the process).
+
+    Returns
+    -------
+    int
+        Exit status.
+    """
+    for stream in (sys.stdout, sys.stderr):  # file names may have bytes that are not UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     arguments = build_parser().parse_args(argv)
@@ -57,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     except OSError as error:
-        reason = "a file, where a folder is needed" if isinstance(error, FileExistsError) else error.strerror or error
+        reason = "is a file, not a folder" if isinstance(error, FileExistsError) else error.strerror or error
         return _refuse(arguments, f"{error.filename or ''}: {reason}".lstrip(": "))
     except KeyboardInterrupt:
         return 130
@@ -68,22 +79,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _missing_package(error: ModuleNotFoundError) -> str:
-    """A sentence for a package that is not installed, with the extra that brings it."""
+    """A sentence on a package that is not installed, with the extra that installs it."""
     package = (error.name or "").split(".")[0]
     extra = next((extra for extra, packages in EXTRAS.items() if package in packages), None)
     if extra is None:
         return f"{_unexpected(error)}; please report it"
-    return f"this needs the package {package}, which is not installed: pip install 'otrain[{extra}]'"
+    return f"the package {package} is needed, but not installed; install it with: pip install 'otrain[{extra}]'"
 
 
 def _unexpected(error: Exception) -> str:
-    """A sentence for an error that nothing foresaw; its traceback goes into a file."""
+    """A sentence on an unexpected error; its traceback is written to a file."""
     folder = tempfile.mkdtemp(prefix="otrain-")
     path = os.path.join(folder, "error.log")
     with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
         traceback.print_exception(error, file=file)
-    said = " ".join(str(error).split())[:200]
-    return f"unexpected {type(error).__name__}{f' ({said})' if said else ''}: {path} has the details"
+    text = " ".join(str(error).split())[:200]
+    return f"unexpected {type(error).__name__}{f' ({text})' if text else ''}; see {path} for details"
 
 
 def _refuse(arguments: argparse.Namespace, message: str) -> int:

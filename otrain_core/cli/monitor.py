@@ -117,7 +117,7 @@ def _read_scores(path: Path) -> dict[str, np.ndarray]:
     numbers = {name: array("d") for name in NUMBERS}
     images: list[str] = []
     try:
-        with open(path, newline="") as file:
+        with open(path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             names = reader.fieldnames or []
             if lacking := [name for name in NUMBERS if name not in names]:

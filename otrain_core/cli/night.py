@@ -1,4 +1,4 @@
-"""The verb ``night`` of the command ``otrain``: images of a folder, searched as they come."""
+"""The verb ``night`` of the command ``otrain``: search the images of a folder as they arrive."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from otrain_core.night.references import References
 
 
 def night(arguments: Namespace) -> tuple[int, Any, str]:
-    """Search the images of a folder: exit status (1 where one was refused), record for --json, and text."""
+    """Search the images of a folder until the process is stopped, or once.
+
+    Returns
+    -------
+    tuple
+        Exit status (1 if an image was refused), record for ``--json``, and text.
+    """
     classifier = load_classifier(arguments)
     work = Night(
         folder=Path(arguments.folder),
@@ -30,12 +36,12 @@ def night(arguments: Namespace) -> tuple[int, Any, str]:
     )
     stop = threading.Event()
     if threading.current_thread() is threading.main_thread():
-        for name in (signal.SIGTERM, signal.SIGINT):  # the image in work is ended first
+        for name in (signal.SIGTERM, signal.SIGINT):  # stop after the current image
             signal.signal(name, lambda *_: stop.set())
     counts = work.run(once=arguments.once, stop=stop, tell=_teller(arguments))
     text = f"{arguments.output}/index.html: {counts['done']} images done, {counts['refused']} refused"
     if counts["left_out"]:
-        text += f"; {counts['left_out']} frames are dark, bias or flat by IMAGETYP and were left out (listed there)"
+        text += f"; {counts['left_out']} dark, bias or flat frames (IMAGETYP) were left out and are listed on the page"
     return int(bool(counts["refused"])), {"output": arguments.output, **counts}, text
 
 

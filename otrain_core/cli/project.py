@@ -1,4 +1,4 @@
-"""The verbs of a project: ``init``, ``example``, ``solve``, ``plan`` and ``run``, and ``search`` of all images of a project."""
+"""The verbs ``init``, ``example``, ``solve``, ``plan`` and ``run``, and ``search`` for all images of a project."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Outcome = tuple[int, Any, str]
 
 
 def init(arguments: Namespace) -> Outcome:
-    """Write a project for a folder of FITS files; status 1 where nothing can be searched or trained."""
+    """Write a project for a folder of FITS files; status 1 if there is no image to search or train on."""
     from otrain_core.project.init import init_project, init_record, init_text
 
     folder = Path(arguments.folder)
@@ -27,7 +27,7 @@ def init(arguments: Namespace) -> Outcome:
 
 
 def _bar(what: str, done: int, total: int) -> None:
-    """One line that grows, on a terminal."""
+    """Draw a progress bar on the terminal."""
     filled = 30 * done // max(total, 1)
     end = "\r\033[K" if done == total else ""
     print(f"\r\033[K{what[:40]:<40} [{'#' * filled}{'.' * (30 - filled)}] {done}/{total}", end=end, file=sys.stderr)
@@ -44,7 +44,7 @@ def example(arguments: Namespace) -> Outcome:
 
 
 def solve(arguments: Namespace) -> Outcome:
-    """Write WCS headers; status 1 where a frame is not solved."""
+    """Write WCS headers; status 1 if a frame is not solved."""
     from otrain_core.project.solve import solve_frames
 
     quiet = arguments.quiet or not sys.stderr.isatty()
@@ -58,28 +58,28 @@ def solve(arguments: Namespace) -> Outcome:
     )
     lost = [item for item in found if item["reason"]]
     lines = [f"{item['path']}: {item['reason'] or item['wcs']}" for item in found]
-    lines.append(f"{len(found) - len(lost)} of {len(found)} frames without a WCS are solved")
+    lines.append(f"{len(found) - len(lost)} of {len(found)} frames without a WCS were solved")
     return int(bool(lost)), found, "\n".join(lines)
 
 
 def snakefile() -> Path:
-    """The Snakefile of the clone that this package belongs to.
+    """Path of the Snakefile in the clone of this package.
 
     Raises
     ------
     OtrainError
-        The package was installed without a clone.
+        The package is installed without a clone.
     """
     path = Path(__file__).parents[2] / "workflow" / "Snakefile"
     if not path.is_file():
         raise OtrainError(
-            "the workflow is not part of the installed package: get a clone of the project, and make setup"
+            "the workflow is not part of the installed package; clone the repository of O'TRAIN and run make setup there"
         )
     return path
 
 
 def plan(arguments: Namespace) -> Outcome:
-    """Say what a run will cost and be enough for."""
+    """Estimate the cost of a run and what its data will allow."""
     from otrain_core.project.costs import plan_record, plan_run, plan_text
 
     snakefile()
@@ -88,11 +88,11 @@ def plan(arguments: Namespace) -> Outcome:
 
 
 def run(arguments: Namespace) -> Outcome:
-    """Become Snakemake, with the options of ``make demo``."""
+    """Replace this process by Snakemake, with the options of ``make demo``."""
     from otrain_core.plan.run import Run
 
     path = snakefile()
-    Run.from_files(arguments.config)  # a wrong key is told in one sentence
+    Run.from_files(arguments.config)  # reports a wrong key in one sentence, without the output of Snakemake
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(path), "--cores", str(arguments.cores or "all")]
     command += ["--scheduler", "greedy", "--scheduler-subsample", "20", "--rerun-incomplete"]
     command += ["--keep-going"] * arguments.keep_going
@@ -107,15 +107,20 @@ def search_project(arguments: Namespace) -> Outcome:
     from otrain_core.plan.run import Run
 
     if arguments.reference or arguments.stack or arguments.survey or arguments.wcs:
-        raise ConfigError("a project has its own references: --reference, --stack, --survey and --wcs are for images")
+        raise ConfigError(
+            "--reference, --stack, --survey and --wcs cannot be used with a project, whose sheet of images names them"
+        )
     project = Run.from_files(arguments.science)
     telescopes = project.used_telescopes()
+    if not telescopes:
+        raise ConfigError(f"{' + '.join(arguments.science)}: run.cubes: empty; name the telescopes to search")
+    for telescope in telescopes:
+        if project.telescopes[telescope].source != "images":
+            raise ConfigError(f"telescope {telescope}: source: must be images, as search needs a sheet of images")
     worst, lines = 0, []
     images: list[Any] = []
     refused: list[Any] = []
     for telescope in telescopes:
-        if project.telescopes[telescope].source != "images":
-            raise ConfigError(f"telescope {telescope}: search takes the images of a sheet (source images)")
         own = copy.copy(arguments)
         own.detector = project.telescopes[telescope].detector
         own.output = str(Path(arguments.output, telescope)) if len(telescopes) > 1 else arguments.output
@@ -129,9 +134,9 @@ def search_project(arguments: Namespace) -> Outcome:
 
 
 def _by_image(arguments: Namespace, project: Any, telescope: str) -> tuple[dict[str, Namespace], list[dict[str, str]]]:
-    """Arguments by science image, with its reference and WCS, and the images whose reference cannot be stacked.
+    """The arguments of each science image, with its reference and WCS; and the images whose reference cannot be made.
 
-    Stacks are made in OUTPUT/references, once.
+    Each reference is stacked once, in OUTPUT/references.
     """
     inputs, found, lost = project.inputs, {}, []
     stack = _stacker(project, telescope, Path(arguments.output))
@@ -152,7 +157,7 @@ def _by_image(arguments: Namespace, project: Any, telescope: str) -> tuple[dict[
 def _stacker(project: Any, telescope: str, output: Path) -> Callable[[str], str]:
     from otrain_core.sky.reference import reference_files
 
-    failed: dict[str, OtrainError] = {}  # a stack is tried once, not for each of its images
+    failed: dict[str, OtrainError] = {}  # a failed stack is not tried again for the next image of its field
 
     def stack(field: str) -> str:
         if field in failed:

@@ -1,4 +1,4 @@
-"""The verb ``search`` of the command ``otrain``: tonight's images in, scored candidates out."""
+"""The verb ``search`` of the command ``otrain``: find and score the candidates in new images."""
 
 from __future__ import annotations
 
@@ -32,11 +32,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("otrain")
 
-ALL = "search"  # the images of one search are one night
+ALL = "search"  # all images of one search belong to one night of the ledger
 
 
 def search(arguments: Namespace) -> tuple[int, Any, str]:
-    """Search images: exit status (1 where one is refused), record for --json, and text."""
+    """Search images.
+
+    Returns
+    -------
+    tuple
+        Exit status (1 if an image is refused), record for ``--json``, and text.
+    """
     if any(path.endswith((".yaml", ".yml")) for path in arguments.science):
         from otrain_core.cli.project import search_project
 
@@ -54,7 +60,7 @@ def search(arguments: Namespace) -> tuple[int, Any, str]:
     with temporary_folder("reference") as work:
         stack = _stacked(arguments.stack, recipe, work) if arguments.stack else arguments.reference
         for path, name in zip(arguments.science, names, strict=True):
-            one = getattr(arguments, "by_image", {}).get(path, arguments)  # images of a project differ in these
+            one = getattr(arguments, "by_image", {}).get(path, arguments)  # images of a project have their own
             try:
                 if path in calibrations:
                     raise ImageError(name, "type", calibrations[path])
@@ -98,23 +104,23 @@ def search(arguments: Namespace) -> tuple[int, Any, str]:
 
 
 def _calibrations(paths: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    """Frames that show no sky, and why; an OtrainError where no other frame is left."""
+    """Calibration frames, with the reason why they cannot be searched; an OtrainError if there are no other frames."""
     found = {}
     for path, name in zip(paths, names, strict=True):
         kind, why = no_sky(path, image=name)
         if kind:
-            found[path] = f"a {kind} frame by its header ({why}) shows no sky to search"
+            found[path] = f"is a {kind} frame according to its header ({why}) and cannot be searched"
     if found and len(found) == len(names):
-        path, told = next(iter(found.items()))
-        raise OtrainError(f"{shown(path)}: {told}")
+        path, reason = next(iter(found.items()))
+        raise OtrainError(f"{shown(path)}: {reason}")
     return found
 
 
 def _make_folder(folder: Path) -> None:
-    """Make the folder of the results, and check before the search that it can be written to."""
+    """Make the output folder, and check before the search that it is writable."""
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
-        raise OtrainError(f"{shown(folder)}: a folder that cannot be written to")
+        raise OtrainError(f"{shown(folder)}: this folder is not writable")
 
 
 def _add_limits(
@@ -126,7 +132,7 @@ def _add_limits(
     recipe: Recipe,
     folder: Path,
 ) -> None:
-    """What the search would have found (--inject), beside its candidates and in its record."""
+    """Measure the completeness of the search with injected sources (--inject); write it, and add it to the record."""
     from otrain_core.night.limits import limits_in_words, measure_limits, write_limits
 
     limits = measure_limits(
@@ -147,7 +153,13 @@ def _add_limits(
 
 
 def image_names(paths: list[str]) -> list[str]:
-    """A name for each image, of its file name; files of one name in several folders get that of the folder, too."""
+    """Names of images from their file names, with the name of the folder if a file name occurs more than once.
+
+    Raises
+    ------
+    ConfigError
+        Two images would have the same name.
+    """
     plain = [re.sub(r"\.(fits?|fts)(\.(fz|gz|bz2))?$", "", Path(path).name, flags=re.I) for path in paths]
     names = []
     for path, name in zip(paths, plain, strict=True):
@@ -155,17 +167,27 @@ def image_names(paths: list[str]) -> list[str]:
         names.append(safe_name(full, fallback="image"))
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"two images would be named {name!r}; give them in two runs, or rename one")
+            raise ConfigError(f"two images would be named {name!r}; search them one after the other, or rename one")
     return names
 
 
 def choose_recipe(arguments: Namespace, about: dict[str, Any]) -> Recipe:
-    """The recipe of the model, or another pipeline that --pipeline names, with a warning.
+    """The recipe of the model, changed by the options of the command line.
+
+    Parameters
+    ----------
+    arguments : argparse.Namespace
+    about : dict
+        Metadata of the model.
+
+    Returns
+    -------
+    Recipe
 
     Raises
     ------
     ConfigError
-        No such pipeline, or --finder is no detector network.
+        Unknown --pipeline, or --finder is not a detector network.
     """
     from otrain_core.plan.config import Config
     from otrain_core.plan.telescopes import Detector
@@ -177,16 +199,18 @@ def choose_recipe(arguments: Namespace, about: dict[str, Any]) -> Recipe:
             raise ConfigError(f"--pipeline: {arguments.pipeline!r} is not one of {', '.join(pipelines)}")
         if recipe is not None and recipe.name != arguments.pipeline:
             log.warning(
-                "the model was trained with %s; its scores may not hold for %s", recipe.name, arguments.pipeline
+                "the model was trained with pipeline %s; its scores may be wrong for %s",
+                recipe.name,
+                arguments.pipeline,
             )
         detector = recipe.detector if recipe else Detector()
         recipe = Recipe(pipelines[arguments.pipeline], detector, str(about.get("telescope") or ""), arguments.pipeline)
-    if recipe is None and arguments.model == SHIPPED:  # trained on many pipelines and detectors
+    if recipe is None and arguments.model == SHIPPED:  # it was trained on many pipelines and detectors
         recipe = Recipe(pipelines["builtin"], Detector(), SHIPPED, "builtin")
     if recipe is None:
-        log.warning("%s: the model does not say how its cutouts were made; builtin is taken", arguments.model)
+        log.warning("%s: the model does not say how its cutouts were made; pipeline builtin is used", arguments.model)
         recipe = Recipe(pipelines["builtin"], Detector(), str(about.get("telescope") or ""), "builtin")
-    if arguments.model == SHIPPED:  # of no telescope: its candidates are named after their image alone
+    if arguments.model == SHIPPED:  # it has no telescope; candidates are named after their image only
         recipe = Recipe(recipe.pipeline, recipe.detector, "", recipe.name)
     own = getattr(arguments, "detector", None)  # of the telescope of a project
     recipe = Recipe(recipe.pipeline, own or recipe.detector, recipe.telescope, recipe.name)
@@ -198,17 +222,17 @@ def choose_recipe(arguments: Namespace, about: dict[str, Any]) -> Recipe:
     if arguments.finder:
         changes = {"method": "finder", "finder": str(arguments.finder), "search": ["difference"]}
         detect = detect.model_copy(update=changes)
-    load_finder(detect)  # a file that is none ends the search here, and not each of its images
+    load_finder(detect)  # an invalid file is refused here once, and not for every image
     return Recipe(recipe.pipeline.model_copy(update={"detect": detect}), detector, recipe.telescope, recipe.name)
 
 
 def choose_catalogues(arguments: Namespace) -> Catalogues | None:
-    """Where known objects and stars near candidates are looked up, None for nowhere.
+    """Catalogues of known objects and of stars near candidates (--known, --stars), None if neither is given.
 
     Raises
     ------
     ConfigError
-        A source that is neither a service nor a file.
+        A source is neither a service nor a file.
     """
     if not (arguments.known or arguments.stars):
         return None
@@ -216,13 +240,13 @@ def choose_catalogues(arguments: Namespace) -> Catalogues | None:
     for key, names, services in (("known", known, NETWORK_KNOWN), ("stars", [arguments.stars], NETWORK_CATALOGUES)):
         for name in filter(None, names):
             if name.split(":")[0] not in services and not Path(name).is_file():
-                raise ConfigError(f"--{key}: {name}: no such file, nor one of {', '.join(services)}")
+                raise ConfigError(f"--{key}: {name}: no such file; give a file or one of {', '.join(services)}")
     cache = str(Path(arguments.results, "cache"))
     return Catalogues(known=arguments.known or "", stars=arguments.stars or "", cache=cache)
 
 
 def choose_hand_on(arguments: Namespace, about: dict[str, Any]) -> HandOn:
-    """What is handed on to brokers and portals."""
+    """Alerts and reports for brokers and portals (--alerts, --report)."""
     return HandOn.choose(alerts=arguments.alerts, service=arguments.report, about=arguments.report_about, model=about)
 
 
@@ -244,7 +268,7 @@ def _stacked(frames: list[str], recipe: Recipe, work: Path) -> Path:
 def _reference(arguments: Namespace, science: str, stack: str | Path | None, name: str, work: Path) -> str | Path:
     if not arguments.survey:
         if stack is None:
-            raise ConfigError("a reference is needed: --reference, --stack or --survey")
+            raise ConfigError("a reference is needed; give --reference, --stack or --survey")
         return stack
     from otrain_core.sky.survey_reference import survey_reference_files
 

@@ -1,6 +1,6 @@
-"""What the verbs of the command ``otrain`` do, but for those with a module of their own.
+"""The verbs of the command ``otrain`` that have no module of their own.
 
-Each returns its exit status, a record and a text.
+Each function returns the exit status, a record for ``--json``, and a text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Outcome = tuple[int, Any, str]
 
 
 def convert(arguments: Namespace) -> Outcome:
-    """Make a cube of True/ and False/ folders."""
+    """Make a cube from folders True/ and False/."""
     from otrain_core.arrays import write_arrays
     from otrain_core.cubes.cube import cube_from_folders
     from otrain_core.cubes.cube_folders import class_folders
@@ -47,7 +47,7 @@ def convert(arguments: Namespace) -> Outcome:
 
 
 def export(arguments: Namespace) -> Outcome:
-    """Write a cube as True/ and False/ folders."""
+    """Write a cube as folders True/ and False/."""
     from otrain_core.cubes.cube_format import read_cube
     from otrain_core.cubes.cutout_files import write_cutouts
 
@@ -57,7 +57,7 @@ def export(arguments: Namespace) -> Outcome:
 
 
 def train(arguments: Namespace) -> Outcome:
-    """Split a cube, train, evaluate and export, by the steps of the workflow."""
+    """Split a cube, train, evaluate and export, with the steps of the workflow."""
     from otrain_core.classify.shipped_scores import shipped_files
     from otrain_core.cubes.split import split_files
     from otrain_core.evaluation.evaluate import evaluate_files
@@ -123,7 +123,7 @@ def train(arguments: Namespace) -> Outcome:
 
 
 def _without_test(arguments: Namespace, experiment: Experiment, finetune: FinetuneOptions, error: CubeError) -> Outcome:
-    """Fine-tune the shipped model on all cutouts, where a split is not possible; not in place of another experiment."""
+    """Fine-tune the shipped model on all cutouts, as they cannot be split; refuse to do so for another experiment."""
     from otrain_core.arrays import write_arrays
     from otrain_core.classify.shipped import NAME
     from otrain_core.cli.tuning import in_words
@@ -134,7 +134,7 @@ def _without_test(arguments: Namespace, experiment: Experiment, finetune: Finetu
     folder = Path(arguments.output)
     if experiment.start is None:
         if arguments.experiment or not arguments.labels:
-            raise CubeError(f"{error}; --from {NAME} fine-tunes on all labels, without a test set") from None
+            raise CubeError(f"{error}; give --from {NAME} to fine-tune on all labels, without a test set") from None
         arguments.start = NAME
         experiment = _experiment(arguments)
         write_arrays(folder / "cube.npz", completed(read_cube(folder / "cube.npz")))
@@ -157,7 +157,7 @@ def _without_test(arguments: Namespace, experiment: Experiment, finetune: Finetu
 
 
 def _experiment(arguments: Namespace) -> Experiment:
-    """The experiment that --experiment names, with what else is asked for."""
+    """The experiment that --experiment names, changed by the other options."""
     from otrain_core.plan.config import Config, Experiment
     from otrain_core.plan.sections import explain_first
 
@@ -170,7 +170,7 @@ def _experiment(arguments: Namespace) -> Experiment:
     if arguments.start and values["start"] is None:
         values |= {"start": arguments.start, "threshold": "even"}
     if values["start"] and arguments.inputs:
-        raise OtrainError("--inputs: a fine-tuned network reads what the shipped model reads")
+        raise OtrainError("--inputs: not possible for a fine-tuned network, which has the inputs of the shipped model")
     values |= {key: value for key, value in changed.items() if value is not None}
     try:
         return Experiment.model_validate(values)
@@ -179,9 +179,16 @@ def _experiment(arguments: Namespace) -> Experiment:
 
 
 def _lay_out(cube: Path, folder: Path, *, labels: str | None = None, tuned: bool = False) -> dict[str, Path]:
-    """Put a cube, its record and its (no) real stars where a run of the workflow has them.
+    """Write a cube, its record and an empty table of real stars to the paths that the steps of the workflow expect.
 
-    With a label sheet, the cutouts that it labels alone; `tuned` as the shipped model reads it.
+    Parameters
+    ----------
+    cube, folder : pathlib.Path
+        Source and target.
+    labels : str, optional
+        Label sheet: keep only the cutouts with a label in it.
+    tuned : bool
+        Add the channels that the shipped model reads.
     """
     from otrain_core.arrays import write_arrays
     from otrain_core.cli.tuning import labelled
@@ -192,12 +199,12 @@ def _lay_out(cube: Path, folder: Path, *, labels: str | None = None, tuned: bool
     arrays, copies = drop_copies(labelled(cube, labels) if labels else read_cube(cube, mmap=True))
     if n := copies["n_left_out"]:
         sentence = tell_copies(copies, n + len(arrays["labels"]))
-        logging.getLogger("otrain").warning("%s: %s; %d are left out", cube, sentence, n)
+        logging.getLogger("otrain").warning("%s: %s; %d cutouts are left out", cube, sentence, n)
     if tuned:
         from otrain_core.networks.adapt import completed
 
         arrays = completed(arrays)
-    # The steps read what read_cube makes of it: cubes of the original O'TRAIN lack what they expect.
+    # Written as read_cube returns them, as cubes of the original O'TRAIN lack some arrays that the steps need.
     paths = {"cube": folder / "cube.npz", "cube_record": folder / "cube.json", "real_stars": folder / "real_stars.npz"}
     write_arrays(paths["cube"], arrays)
     beside = cube.with_suffix(".json")
@@ -207,7 +214,7 @@ def _lay_out(cube: Path, folder: Path, *, labels: str | None = None, tuned: bool
 
 
 def diagnose(arguments: Namespace) -> Outcome:
-    """Tell the headline numbers of a training, and draw its figures where asked."""
+    """Print the headline scores of a training, and draw its figures if asked."""
     record, text = _headline(Path(arguments.folder))
     if arguments.output:
         from otrain_core.figures.canvas import save_figure
@@ -243,7 +250,7 @@ def explain(arguments: Namespace) -> Outcome:
 
 
 def check(arguments: Namespace) -> Outcome:
-    """Say whether paths are fit for use; status 1 where one is not."""
+    """Check whether paths are fit for use; status 1 if one is not."""
     from otrain_core.cli.check import check_paths
 
     row = {"gain": arguments.gain, "pixel_scale": arguments.pixel_scale, "saturation": arguments.saturation}
@@ -259,7 +266,7 @@ def check(arguments: Namespace) -> Outcome:
 
 
 def models_list(arguments: Namespace) -> Outcome:
-    """List the shipped model with its card, and all registered versions."""
+    """List the shipped model with its model card, and all registered versions."""
     from otrain_core.classify.card import card_lines
     from otrain_core.classify.shipped import NAME, shipped_card
     from otrain_core.registry.models import list_models
@@ -268,7 +275,9 @@ def models_list(arguments: Namespace) -> Outcome:
 
     card = shipped_card()
     shipped = [] if card is None else [{"model": NAME, "version": "shipped", "card": card}]
-    lines = [f"{NAME} (shipped; used without -m)", *(f"  {line}" for line in card_lines(card or {}))] if shipped else []
+    lines = (
+        [f"{NAME} (shipped; the default of -m)", *(f"  {line}" for line in card_lines(card or {}))] if shipped else []
+    )
     if shipped and not server_address() and not store_path(arguments.results).is_file():
         return 0, shipped, "\n".join([*lines, f"no registered models in {arguments.results}"])
     rows = list_models(results=arguments.results)
@@ -282,10 +291,9 @@ def models_list(arguments: Namespace) -> Outcome:
 
 
 def models_import(arguments: Namespace) -> Outcome:
-    """Import all trainings of a results folder into the server, or into its own store."""
-    import logging
-
+    """Import all trainings of a results folder into the MLflow server or, without one, into the store of the folder."""
     from otrain_core.plan.config import GateOptions
+    from otrain_core.plan.sections import explain_first
     from otrain_core.registry.records import find_trainings
     from otrain_core.registry.store import server_address, shown
     from otrain_core.registry.track import import_runs
@@ -295,7 +303,10 @@ def models_import(arguments: Namespace) -> Outcome:
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         logging.getLogger("otrain").setLevel(logging.INFO)
     wanted = {"min_mcc": arguments.min_mcc, "max_fp": arguments.max_fp}
-    gate = GateOptions.model_validate({key: value for key, value in wanted.items() if value is not None})
+    try:
+        gate = GateOptions.model_validate({key: value for key, value in wanted.items() if value is not None})
+    except ValidationError as error:
+        raise OtrainError(explain_first(error, "gate")) from None
     store = server_address() or store_path(arguments.results)
     folders, studies = find_trainings(arguments.results)
     record = {"store": shown(store), **import_runs(folders, store=store, studies=studies, gate=gate)}
@@ -323,15 +334,15 @@ def models_roll_back(arguments: Namespace) -> Outcome:
 
 
 def models_automatic(arguments: Namespace) -> Outcome:
-    """Leave the choice of the champion to imports again."""
+    """Let imports choose the champion again."""
     from otrain_core.registry.models import automatic
 
     record = automatic(arguments.model, results=arguments.results)
-    return 0, record, f"{record['model']}: the next import chooses the champion"
+    return 0, record, f"{record['model']}: the next import will choose the champion"
 
 
 def _chosen(record: dict[str, Any]) -> Outcome:
-    before = f" (before: version {record['previous']})" if record["previous"] else ""
+    before = f" (previously: version {record['previous']})" if record["previous"] else ""
     text = f"{record['model']}: version {record['version']} is the champion{before}"
     return 0, record, text + (f"; gate {record['gate']}" if record["gate"].startswith("failed") else "")
 
@@ -380,7 +391,7 @@ def _headline(folder: Path) -> tuple[dict[str, Any], str]:
 
 def _needed(folder: Path, name: str) -> Path:
     if not (folder / name).is_file():
-        raise OtrainError(f"{folder / name}: no such file; is this the folder of a training?")
+        raise OtrainError(f"{folder / name}: no such file; give the folder of a training")
     return folder / name
 
 

@@ -1,4 +1,4 @@
-"""Digest of the code that a step of the workflow runs."""
+"""Digest of the code of a step of the workflow."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ IMPORTS = re.compile(
 )  # module and names, or modules
 COMMENT = re.compile("#.*")
 
-# Modules whose text cannot change a result: messages, logs, the guards of reading, progress. The options of a step
-# are in the parameters of its rule, so that the sections that describe them count by their values.
+# Modules that cannot change a result: messages, logs, checks of input files, progress. The options of a step are
+# parameters of its rule, so that their values count and not the code that defines them.
 NEUTRAL = (
     "otrain_core",
     "otrain_core.errors",
@@ -26,21 +26,21 @@ NEUTRAL = (
     "otrain_core.networks.devices",
     "otrain_core.networks.progress",
 )
-# And what cannot change the result of one step: a training that is watched on a server is the same training.
+# Modules that cannot change the result of one step: tracking on a server does not change a training.
 NEUTRAL_IN = {step: ("otrain_core.registry",) for step in ("networks/train", "networks/train_finder")}
 
 
 def code_digest(script: str, *, root: str | Path | None = None) -> str:
-    """Digest of a script and of all library code that it runs.
+    """Digest of a script and of all library code that it imports.
 
-    Given to a rule as a parameter, so that editing a module reruns the steps that use it and no others.
+    It is a parameter of the rule of the script, so that a change of a module reruns only the steps that use it.
 
     Parameters
     ----------
     script : str
-        As wing/step (``networks/train``), without the ending.
+        Folder and name of the script, such as ``networks/train``.
     root : path-like, optional
-        Root of the clone (default: where this library is).
+        Root of the clone (default: the clone of this package).
 
     Returns
     -------
@@ -55,15 +55,15 @@ def code_digest(script: str, *, root: str | Path | None = None) -> str:
 
 
 def forget() -> None:
-    """Read the files anew: they are read once in a process."""
+    """Clear the caches: by default every file is read only once per process."""
     for function in (_text, _module, _imports, _data):
         function.cache_clear()
 
 
 def code_files(script: str, *, root: Path) -> list[Path]:
-    """Modules that a script imports, directly and through others, and the package data that they name, sorted.
+    """Sorted modules that a script imports, directly and indirectly, and the package data that these name.
 
-    Imports inside functions count. Modules of `NEUTRAL` do not, nor what they alone import.
+    Imports within functions are included. The modules in `NEUTRAL`, and modules that only these import, are not.
     """
     neutral = (*NEUTRAL, *NEUTRAL_IN.get(script, ()))
     found: set[Path] = set()
@@ -78,7 +78,7 @@ def code_files(script: str, *, root: Path) -> list[Path]:
 
 
 def _is_neutral(name: str, neutral: tuple[str, ...]) -> bool:
-    """Whether a module, or the wing it stands in, is in the list."""
+    """Whether a module or its subpackage is in the list."""
     wings = [item for item in neutral if item.count(".") == 1]
     return name in neutral or any(name.startswith(f"{wing}.") for wing in wings)
 
@@ -88,16 +88,16 @@ def _name(path: Path, root: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-@functools.cache  # every job of a cluster starts Snakemake twice, and that asks for dozens of digests
+@functools.cache  # every job on a cluster starts Snakemake twice, which needs dozens of digests
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
 @functools.cache
 def _imports(path: Path, root: Path) -> tuple[Path, ...]:
-    """Modules of the package that a file imports, at its top or inside functions; examples in docstrings count too."""
+    """Modules of the package that a file imports, at its top, in functions or in examples of docstrings."""
     names = []
-    # By the words: to parse the files takes ten times as long, a tenth of the dry run of a large run.
+    # Regular expressions are ten times as fast as parsing, which would take a tenth of the dry run of a large run.
     for module, listed, plain in IMPORTS.findall(COMMENT.sub("", _text(path))):
         parent = len(module) - len(module.lstrip("."))
         if parent:
@@ -111,7 +111,7 @@ def _imports(path: Path, root: Path) -> tuple[Path, ...]:
 
 @functools.cache
 def _module(name: str, root: Path) -> Path | None:
-    """File of a dotted name, or of the module that defines the last part of it."""
+    """File of a dotted module name, or of the module that defines its last part."""
     for parts in (name.split("."), name.split(".")[:-1]):
         if parts and (path := root.joinpath(*parts).with_suffix(".py")).is_file():
             return path
@@ -122,8 +122,8 @@ def _module(name: str, root: Path) -> Path | None:
 
 @functools.cache
 def _data(path: Path) -> tuple[Path, ...]:
-    """Package data (styles, templates, tables) whose name stands in a module, and modules that it copies as files."""
-    # A folder of data counts whole: a template includes others.
+    """Package data (styles, templates, tables) that a module names, and modules that it names as files to copy."""
+    # A folder of data counts as a whole, as templates include each other.
     found: set[Path] = set()
     for entry in path.parent.iterdir():
         named = any(quote + entry.name + quote in _text(path) for quote in "\"'") and entry.name != "__init__.py"

@@ -1,6 +1,6 @@
-"""How far a local run is: one live display on a terminal, few plain lines elsewhere.
+"""Progress of a local run: a live display on a terminal, a few plain lines elsewhere.
 
-It takes the place of Snakemake's own lines on the terminal. The log file of Snakemake has them all.
+It replaces Snakemake's own lines on the terminal. The log file of Snakemake still has all of them.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ DROPPED = (
     "shellcmd",
     "resources_info",
 )
-DONE_ANYWAY = ("Select jobs", "Execute ", "Removing temporary", "Finished job", "Touching")  # lines of no event
+DONE_ANYWAY = ("Select jobs", "Execute ", "Removing temporary", "Finished job", "Touching")  # lines without an event
 COSTS = Path(__file__).parents[2] / "results/published/demo/benchmarks.csv"
-STEP = 0.1  # share of the jobs after which a plain line is due
-TAIL = 20_000  # bytes of a log that are looked at
+STEP = 0.1  # fraction of the jobs between two plain lines
+TAIL = 20_000  # bytes that are read from the end of a log
 
 
 def attach(workflow: Any) -> Display | None:
-    """Show the run that starts, in place of Snakemake's lines; called once, before its first job.
+    """Show the progress of a run instead of Snakemake's lines; called once, before the first job.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def attach(workflow: Any) -> Display | None:
     Returns
     -------
     Display or None
-        None on a cluster, and where Snakemake was given a logger of its own.
+        None on a cluster, or if Snakemake uses another logger.
     """
     logger = logging.getLogger("snakemake.logging")
     theirs = next((handler for handler in logger.handlers if handler.name == "DefaultStreamHandler"), None)
@@ -59,33 +59,34 @@ def attach(workflow: Any) -> Display | None:
     logger.addHandler(display)
     os.environ[DISPLAYED] = "1"
     display.open()
-    theirs.setStream(sys.stderr)  # which a live display has redirected: what else Snakemake says stands above it
+    theirs.setStream(sys.stderr)  # redirected by the live display, so that other lines of Snakemake appear above it
     return display
 
 
 def is_not_displayed(record: logging.LogRecord) -> bool:
-    """Whether a line of Snakemake tells what the display does not."""
+    """Whether a line of Snakemake has information that the display lacks."""
     event = str(getattr(record, "event", None) or "")
     return event not in DROPPED and not (not event and str(record.msg).startswith(DONE_ANYWAY))
 
 
 def published_costs(path: str | Path = COSTS) -> dict[str, float]:
-    """Seconds of a job by rule in the published demo, for the time that is left while none is done."""
+    """Mean time of a job [s] by rule in the published demo, to estimate the remaining time of rules without a job yet."""
     with suppress(OSError, ValueError, KeyError), open(path, encoding="utf-8") as file:
         return {row["rule"]: float(row["mean"]) for row in csv.DictReader(file) if "per second" not in row["rule"]}
     return {}
 
 
 class Display(logging.Handler):
-    """Counts of the stages of a run, the time that is left, and failures as they happen.
+    """Display of finished jobs by rule, of the remaining time, and of failures as they happen.
 
     Parameters
     ----------
     stages : mapping of str to int
-        Jobs by rule, in the order in which they are shown.
+        Number of jobs by rule, in the order of the display.
     cores : int
+        CPU cores of the run.
     costs : mapping of str to float
-        Seconds of a job by rule, of another run.
+        Mean time of a job [s] by rule in another run.
     stream : file, optional
         Default: standard error.
     """
@@ -98,13 +99,14 @@ class Display(logging.Handler):
         self.stream = stream or sys.stderr
         self.done: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
-        self.seconds: defaultdict[str, float] = defaultdict(float)  # of the jobs that are done, by rule
+        self.left_out: Counter[str] = Counter()  # finished jobs whose image is left out
+        self.seconds: defaultdict[str, float] = defaultdict(float)  # total time of the finished jobs by rule
         self.running: dict[int, tuple[dict[str, Any], float]] = {}
         self.start, self.told = time.monotonic(), 0.0
         self._live: Any = None
 
     def open(self) -> None:
-        """Begin: on a terminal with the live display."""
+        """Start the live display, if the stream is a terminal."""
         if self.stream.isatty() and os.environ.get("TERM") != "dumb":
             from rich.console import Console
             from rich.live import Live
@@ -115,7 +117,7 @@ class Display(logging.Handler):
             self._live.start()
 
     def close(self) -> None:
-        """End the live display; what it showed last stays."""
+        """Stop the live display; its last state stays on the terminal."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -141,7 +143,7 @@ class Display(logging.Handler):
         self.done[rule] += 1
         self.seconds[rule] += time.monotonic() - began
         if about.get("wildcards") and (sentence := said(about.get("log") or [], LEFT_OUT)):
-            self.failed[rule] += 1
+            self.left_out[rule] += 1
             self._print(f"left out: {_shown(about)}: {sentence}")
         share = sum(self.done.values()) / max(sum(self.stages.values()), 1)
         if self._live is None and (share >= self.told + STEP or share == 1):
@@ -149,13 +151,13 @@ class Display(logging.Handler):
             self._print(self.line())
 
     def _failed(self, about: Mapping[str, Any]) -> None:
-        began, _ = self.running.pop(about["jobid"], (about, 0.0))  # the record of an error lacks the wildcards
+        began, _ = self.running.pop(about["jobid"], (about, 0.0))  # the event of an error has no wildcards
         self.failed[about["rule_name"]] += 1
         logs = list(about.get("log") or [])
         sentence = said(logs, " ERROR ") or last_line(logs) or "no log was written"
         self._print(f"FAILED: {_shown(began)}: {sentence}")
         if logs:
-            self._print(f"        the log: {logs[0]}")
+            self._print(f"        log file: {logs[0]}")
 
     def _print(self, text: str) -> None:
         if self._live is not None:
@@ -164,7 +166,7 @@ class Display(logging.Handler):
             print(text, file=self.stream, flush=True)
 
     def left(self) -> float:
-        """Seconds that the jobs to come will take, by those that are done and by those of another run."""
+        """Estimated remaining time [s], from the finished jobs and from the costs of another run."""
         known = {rule: self.seconds[rule] / n for rule, n in self.done.items() if n}
         theirs = sum(self.costs.get(rule, 0.0) * n for rule, n in self.done.items())
         ours = sum(self.seconds[rule] for rule in self.done if rule in self.costs)
@@ -175,16 +177,17 @@ class Display(logging.Handler):
         return work / self.cores
 
     def line(self) -> str:
-        """How far the run is, in one line."""
+        """The progress of the run in one line."""
         total, done = sum(self.stages.values()), sum(self.done.values())
         spent = time.monotonic() - self.start
         open_ = [f"{rule} {self.done[rule]}/{n}" for rule, n in self.stages.items() if 0 < self.done[rule] < n]
         rest = f"about {duration(self.left())} left" if done < total else "done"
-        bad = f"; {sum(self.failed.values())} failed" if self.failed else ""
+        n_bad = sum((self.failed + self.left_out).values())
+        bad = f"; {n_bad} failed" if n_bad else ""
         return f"{done}/{total} jobs, {duration(spent)} so far, {rest}{bad}{'; ' * bool(open_)}{', '.join(open_)}"
 
     def table(self) -> Any:
-        """The live display: a row for each stage, and how far the run is."""
+        """The live display: one row per rule, and the progress of the run."""
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -193,7 +196,7 @@ class Display(logging.Handler):
         at_work = Counter(str(about["rule_name"]) for about, _ in list(self.running.values()))
         table = Table(box=None, padding=(0, 1), show_header=False)
         for rule, n in self.stages.items():
-            done, bad = self.done[rule], self.failed[rule]
+            done, bad = self.done[rule], self.failed[rule] + self.left_out[rule]
             style = "red" if bad else "green" if done == n else "cyan" if at_work[rule] else "dim"
             more = [f"{at_work[rule]} running"] * bool(at_work[rule]) + [f"{bad} failed"] * bool(bad)
             table.add_row(
@@ -208,13 +211,13 @@ class Display(logging.Handler):
 
 
 def said(logs: list[str], mark: str) -> str:
-    """The last line with a mark in logs of a job, without time and level; '' where there is none."""
+    """The last line with `mark` in the logs of a job, without time and level; '' if there is none."""
     lines = [line for line in _lines(logs) if mark in line]
     return re.sub(r"^[\d\- :,]+(ERROR|WARNING) ", "", lines[-1]) if lines else ""
 
 
 def last_line(logs: list[str]) -> str:
-    """The last line of the logs of a job that is not empty, or ''."""
+    """The last non-empty line in the logs of a job, or ''."""
     return next((line for line in reversed(_lines(logs)) if line.strip()), "")
 
 
@@ -228,12 +231,12 @@ def _lines(logs: list[str]) -> list[str]:
 
 
 def _shown(about: Mapping[str, Any]) -> str:
-    """Rule of a job, and what it works on: the values of its wildcards."""
+    """Rule of a job, and the values of its wildcards."""
     return f"{about['rule_name']} {'/'.join(map(str, dict(about.get('wildcards') or {}).values()))}".strip()
 
 
 def duration(seconds: float) -> str:
-    """A time for people."""
+    """A time in seconds, minutes or hours, as text."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""What every job of the workflow shares: its log, its failures, its provenance."""
+"""Logging and the handling of failures in the jobs of the workflow."""
 
 from __future__ import annotations
 
@@ -15,32 +15,36 @@ from typing import Any, NoReturn
 from otrain_core.errors import ClusterError, ImageError, MissingProgramError, OtrainError, UpstreamFailed
 from otrain_core.jobs.slurm import die_with_parent
 
+# Environment variables
 KEEP_GOING = "OTRAIN_KEEP_GOING"  # set by the Snakefile under --keep-going
-DISPLAYED = (
-    "OTRAIN_DISPLAYED"  # set while `otrain_core.jobs.display` tells of failures: jobs then write to their log alone
-)
+DISPLAYED = "OTRAIN_DISPLAYED"  # set if `otrain_core.jobs.display` shows failures: jobs then write to their logs only
+RUN_MARK = "OTRAIN_RUN"  # marks all processes of a run, see `otrain_core.jobs.resume`
+
 LEFT_OUT = "(left out of the run)"
-RUN_MARK = "OTRAIN_RUN"  # in the environment of all that a run starts, see `otrain_core.jobs.resume`
-REFUSED = Path(".snakemake", "otrain_refused")  # notes of jobs that refused their input
+REFUSED = Path(".snakemake", "otrain_refused")  # folder for the notes of jobs that refused their input
 
 log = logging.getLogger("otrain")
 
 
 @contextmanager
 def job_logging(snakemake: Any) -> Iterator[None]:
-    """Send log lines and uncaught tracebacks to the rule's log file.
+    """Send log lines and tracebacks to the log file of the rule, and handle failures.
 
-    A problem with the user's input is told in one sentence. If the job belongs to
-    one image and the run was started with ``--keep-going``, the image is left out,
-    whatever its step met (but for a machine out of disk or memory): its outputs become
-    failure marks that later steps pass on and the report lists.
+    A problem with the user's input is reported in one sentence. If the job processes one image and the run was started
+    with ``--keep-going``, the image is left out after any error except a lack of disk space or memory: its outputs
+    become failure marks, which later steps pass on and the report lists.
+
+    Parameters
+    ----------
+    snakemake : snakemake.script.Snakemake
+        The object that Snakemake gives to a script.
     """
     log_path = Path(snakemake.log[0]) if snakemake.log else None
     die_with_parent()
     handlers = _start_logging(log_path)
     wildcards = dict(snakemake.wildcards.items())
     try:
-        with _failures_told(snakemake, wildcards, log_path):
+        with _failures_handled(snakemake, wildcards, log_path):
             yield
     finally:
         for handler in handlers[1:]:
@@ -48,8 +52,8 @@ def job_logging(snakemake: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _failures_told(snakemake: Any, wildcards: dict[str, str], log_path: Path | None) -> Iterator[None]:
-    """What `job_logging` does with a failure, for a rule or for one of the steps that a job runs."""
+def _failures_handled(snakemake: Any, wildcards: dict[str, str], log_path: Path | None) -> Iterator[None]:
+    """Handle failures as described in `job_logging`, for a rule or for one of the steps of a job."""
     try:
         yield
     except (OtrainError, OSError) as error:
@@ -72,7 +76,7 @@ def _failures_told(snakemake: Any, wildcards: dict[str, str], log_path: Path | N
 
 @dataclass
 class _Step:
-    """What the handling of failures reads of Snakemake's object."""
+    """The attributes of Snakemake's object that the handling of failures needs."""
 
     rule: str
     output: list[str | Path]
@@ -82,25 +86,25 @@ class _Step:
 def step_of_job(
     rule: str, outputs: Iterable[str | Path], *, wildcards: dict[str, str], log_path: str | Path | None
 ) -> Iterator[None]:
-    """Run one of several steps within a job: its failures are told and marked as if it were the job of a rule.
+    """Run one of several steps within a job; its failures are handled as those of the job of a rule.
 
     Parameters
     ----------
     rule : str
         Name of the step.
     outputs : iterable of path-like
-        Files that it writes.
+        Files that the step writes.
     wildcards : dict of str
-        As of the rule: telescope, pipeline, image.
+        Wildcards of the rule: telescope, pipeline and image.
     log_path : path-like or None
-        Log of the job.
+        Log file of the job.
     """
-    with _failures_told(_Step(rule, list(outputs)), wildcards, Path(log_path) if log_path else None):
+    with _failures_handled(_Step(rule, list(outputs)), wildcards, Path(log_path) if log_path else None):
         yield
 
 
 def _start_logging(log_path: Path | None) -> list[logging.Handler]:
-    """Warnings to the terminal, all lines to the log file; the handlers."""
+    """Send warnings to the terminal and all lines to the log file; returns the handlers."""
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if log_path:
         log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,13 +113,13 @@ def _start_logging(log_path: Path | None) -> list[logging.Handler]:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", handlers=handlers, force=True
     )
     logging.getLogger("otrain").setLevel(logging.INFO)
-    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every glyph that a PDF embeds
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it logs every glyph that is embedded in a PDF
     handlers[0].setLevel(logging.CRITICAL if log_path and os.environ.get(DISPLAYED) else logging.WARNING)
     return handlers
 
 
 def _of_image(error: Exception, wildcards: dict[str, str], log_path: Path | None) -> ImageError | None:
-    """What a job met as an error of its image; None where it is not of one image, or of the machine and not of it."""
+    """The error as one of the image of the job; None if the job has no image, or if the machine is the cause."""
     if isinstance(error, ImageError):
         return error
     machine = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
@@ -123,9 +127,11 @@ def _of_image(error: Exception, wildcards: dict[str, str], log_path: Path | None
         return None
     first = (str(error).splitlines() or [""])[0][:200]
     where = f"; the traceback is in {log_path}" if log_path else ""
-    unforeseen = ImageError(wildcards["image"], type(error).__name__, f"{first or 'no message'} (not foreseen{where})")
-    unforeseen.__cause__ = error
-    return unforeseen
+    unexpected = ImageError(
+        wildcards["image"], type(error).__name__, f"{first or 'no message'} (unexpected error{where})"
+    )
+    unexpected.__cause__ = error
+    return unexpected
 
 
 def _stop(snakemake: Any, wildcards: dict[str, str], error: Exception) -> NoReturn:
@@ -139,7 +145,7 @@ def _stop(snakemake: Any, wildcards: dict[str, str], error: Exception) -> NoRetu
 
 
 def _stop_or_leave_out(snakemake: Any, wildcards: dict[str, str], error: ImageError) -> None:
-    """End the job of a bad image or, under ``--keep-going``, put failure marks in place of its outputs."""
+    """End the job of a bad image or, under ``--keep-going``, write failure marks in place of its outputs."""
     _record_failure(snakemake, wildcards, error)
     if os.environ.get(KEEP_GOING) != "1":
         _stop(snakemake, wildcards, error)
@@ -161,7 +167,7 @@ def _failure_path(snakemake: Any, wildcards: dict[str, str]) -> Path:
 
 def _failure(error: ImageError, rule: str) -> dict[str, Any]:
     record = {"image": error.image, "key": error.key, "message": error.message, "step": rule}
-    if error.__cause__ is not None:  # what nothing foresaw
+    if error.__cause__ is not None:  # an unexpected error
         record["traceback"] = "".join(traceback.format_exception(error.__cause__))
     return record
 
@@ -170,7 +176,7 @@ def _record_failure(snakemake: Any, wildcards: dict[str, str], error: ImageError
     from otrain_core.io import write_json
 
     if "image" in wildcards and not isinstance(error, UpstreamFailed):
-        with suppress(OSError):  # a full disk is no reason for a second traceback
+        with suppress(OSError):  # a full disk must not cause a second traceback
             write_json(_failure_path(snakemake, wildcards), _failure(error, snakemake.rule))
 
 
@@ -182,12 +188,12 @@ def _mark_outputs(snakemake: Any, error: ImageError) -> None:
 
 
 def refused_path(rule: str, wildcards: Mapping[str, str]) -> Path:
-    """Where a job notes that it refused its input, so that it would refuse it again."""
+    """Path of the note of a job that refused its input and would refuse it again."""
     return REFUSED / ("-".join([rule, *map(str, wildcards.values())]) + ".json")
 
 
 def _remember_refusal(rule: str, wildcards: dict[str, str], message: str) -> None:
-    """Leave a note for `otrain_core.jobs.resume`, where the run is one that can be gone on with."""
+    """Leave a note for `otrain_core.jobs.resume`, if the run can be resumed."""
     from otrain_core.io import write_json
 
     if run := os.environ.get(RUN_MARK):

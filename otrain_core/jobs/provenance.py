@@ -1,4 +1,4 @@
-"""Where a result comes from: commit, versions, time, machine."""
+"""Provenance of a result: commit, versions, time and number of CPUs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PACKAGES = (
 
 
 def provenance() -> dict[str, Any]:
-    """Commit, versions, time and machine, for the record of a run."""
+    """Commit, versions, time (ISO, UTC) and number of CPUs, for the record of a job."""
     versions = {"otrain": __version__, "python": sys.version.split()[0]}
     for package in PACKAGES:
         try:
@@ -47,19 +47,17 @@ def provenance() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Commit of the checkout, with ``+`` when it has local changes; '' outside git."""
-    folder = Path(__file__).parent
+    """Commit of the checkout of this package, with ``+`` if it has local changes; '' outside a checkout."""
     try:
-        head = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], cwd=folder, capture_output=True, text=True, check=True
-        )
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        # A package that is installed within the folders of another repository is not part of its commit.
+        _git("ls-files", "--error-unmatch", Path(__file__).name)
+        head = _git("rev-parse", "--short=12", "HEAD")
+        changes = _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+    return head + ("+" if changes else "")
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()

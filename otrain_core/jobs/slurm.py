@@ -1,4 +1,4 @@
-"""What the workflow asks Slurm itself: its own jobs in the queue, and whether the profile fits the cluster."""
+"""Direct use of Slurm: the jobs of the workflow in the queue, and a check of the profile against the cluster."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from typing import NamedTuple
 from otrain_core.errors import ClusterError
 
 PROFILE = "workflow/profiles/slurm/config.yaml"
-# Snakemake names all jobs of a run by one UUID, behind an optional prefix.
+# The name of all jobs of one run of Snakemake is a UUID with an optional prefix.
 _RUN_NAME = re.compile(r"(.+_)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-IN_JOB = "SLURM_JOB_ID"  # in the environment of all processes of a job
-_PR_SET_PDEATHSIG = 1  # of prctl(2)
-_AT_ONCE = 500  # jobs cancelled by one command
+IN_JOB = "SLURM_JOB_ID"  # environment variable of all processes of a job
+_PR_SET_PDEATHSIG = 1  # option of prctl(2)
+_AT_ONCE = 500  # maximum number of jobs cancelled by one command
 
 
 class Job(NamedTuple):
-    """One job in the queue: its number, and its state in Slurm's words (PENDING, RUNNING, COMPLETING...)."""
+    """One job in the queue: its number, and its state as named by Slurm (PENDING, RUNNING, COMPLETING, ...)."""
 
     number: str
     state: str
 
 
 def is_here() -> bool:
-    """Whether this machine has Slurm's commands."""
+    """Whether this machine has the commands of Slurm."""
     return shutil.which("squeue") is not None
 
 
 def die_with_parent() -> None:
-    """Within a job of Slurm: end this process when the one that started it ends, also when it is stopped.
+    """Within a job of Slurm, let the system kill this process when its parent ends, even if it is suspended.
 
-    Where Slurm tracks processes by their parents and not by cgroups, one whose parent was killed first is out of its
-    reach: it would go on, or stay suspended, for ever. Linux alone has this; elsewhere nothing happens.
+    If Slurm tracks processes by their parents and not with cgroups, it loses a process whose parent was killed first;
+    the process would then run, or stay suspended, for ever. This works on Linux only; elsewhere nothing happens.
     """
     if IN_JOB not in os.environ or not sys.platform.startswith("linux"):
         return
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended in between
+    if os.getppid() != parent:  # the parent ended in the meantime
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -56,17 +56,17 @@ def _ask(*command: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ClusterError(f"{command[0]}: {error}") from None
     if result.returncode != 0:
-        raise ClusterError(f"{command[0]}: {result.stderr.strip() or f'ended with {result.returncode}'}")
+        raise ClusterError(f"{command[0]}: {result.stderr.strip() or f'exit status {result.returncode}'}")
     return result.stdout
 
 
 def jobs_of(folder: str | Path) -> list[Job]:
-    """Jobs of Snakemake in the queue, waiting, running or ending, that work in `folder`.
+    """Jobs of Snakemake in the queue, in any state, whose working directory is `folder`.
 
     Raises
     ------
     ClusterError
-        Slurm does not answer: nothing is known about its jobs.
+        Slurm does not answer.
     """
     listing = _ask("squeue", "--noheader", "--user", str(os.getuid()), "--format", "%i|%T|%j|%Z")
     folder = Path(folder).resolve()
@@ -79,7 +79,7 @@ def jobs_of(folder: str | Path) -> list[Job]:
 
 
 def cancel(jobs: Iterable[Job]) -> None:
-    """Cancel jobs; those that have ended meanwhile are no error."""
+    """Cancel jobs; jobs that have ended in the meantime are not an error."""
     numbers = [job.number for job in jobs]
     for start in range(0, len(numbers), _AT_ONCE):
         _ask("scancel", "--quiet", *numbers[start : start + _AT_ONCE])
@@ -92,12 +92,12 @@ def wait_until_gone(folder: str | Path, *, limit: float | None, pause: float = 1
     ----------
     folder : path-like
     limit, pause : float
-        Seconds, in all (None: for ever) and between two questions.
+        Maximum waiting time (None: no limit) and time between two queries [s].
 
     Raises
     ------
     ClusterError
-        Jobs are still there.
+        Jobs are still in the queue after `limit`.
     """
     end = None if limit is None else time.monotonic() + limit
     while jobs := jobs_of(folder):
@@ -108,19 +108,19 @@ def wait_until_gone(folder: str | Path, *, limit: float | None, pause: float = 1
 
 
 def check_profile(partitions: Iterable[str], *, status_command: str | None) -> None:
-    """Refuse what would only show after every job was rejected, or never.
+    """Check the profile before the first job; otherwise all jobs would be rejected, or never be seen to end.
 
     Parameters
     ----------
     partitions : iterable of str
-        That jobs of this run ask for.
+        Partitions that the jobs of this run ask for.
     status_command : {'sacct', 'squeue'} or None
-        What Snakemake will ask for the states of jobs.
+        Command that Snakemake will use to query the states of jobs.
 
     Raises
     ------
     ClusterError
-        A partition that the cluster does not have, or no accounting where ``sacct`` is to be asked.
+        The cluster lacks a partition, or it lacks the accounting that ``sacct`` needs.
     """
     known = [name.rstrip("*") for name in _ask("sinfo", "--all", "--noheader", "--format", "%R").split()]
     unknown = sorted({name for text in partitions for name in str(text).split(",")} - set(known))
@@ -134,6 +134,6 @@ def check_profile(partitions: Iterable[str], *, status_command: str | None) -> N
             _ask("sacct", "--noheader", "--starttime", "now", "--format", "JobID")
         except ClusterError as error:
             raise ClusterError(
-                f"{PROFILE}: slurm-status-command: set it to squeue; "
-                f"this cluster has no accounting that would tell when a job has ended ({error})"
+                f"{PROFILE}: slurm-status-command: set it to squeue, "
+                f"as this cluster has no accounting that sacct could query ({error})"
             ) from None

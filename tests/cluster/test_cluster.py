@@ -165,7 +165,7 @@ def test_nothing_is_left_to_resume(killed, cluster, root):
     """A finished run takes its note with it."""
     command = [sys.executable, "-m", "otrain_core.jobs.resume", "--directory", str(killed.folder)]
     result = subprocess.run(command, cwd=root, env=cluster.env, capture_output=True, text=True)
-    assert result.returncode == 1 and "no run to go on with" in result.stderr
+    assert result.returncode == 1 and "no run to resume" in result.stderr
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ def test_the_end_is_told_without_a_second_error(ended):
     assert run.returncode == 1
     assert "rule psf: image bad: path: " in run.stderr and "not a readable FITS" in run.stderr
     assert "no report of what there is could be written" in run.stderr
-    assert "The same input fails again. Mend it and start anew: snakemake --snakefile " in run.stderr
+    assert "The same input would fail again. Correct it and start the run again: snakemake --snakefile " in run.stderr
     assert "Traceback" not in run.stderr
 
 

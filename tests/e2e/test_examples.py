@@ -89,7 +89,7 @@ def test_the_loop_over_gmadets_results(root, night, capsys):
 
     table = folder / "cutouts.csv"
     assert main(["classify", str(image / "CNN_cutouts"), "-m", str(folder / "model.onnx"), "-o", str(table)]) == 0
-    assert "2 cutouts cut off by the edge of their image are left out" in capsys.readouterr().err
+    assert "2 cutouts are left out, as they are cut off by the edge" in capsys.readouterr().err
     with open(table) as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(new) and {row["seeing"] for row in rows} == {str(FWHM)}

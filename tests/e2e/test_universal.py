@@ -56,7 +56,7 @@ def test_it_is_installed_and_used(root, drawn):
     )
     assert json.loads(said.stdout)["model"]["telescope"] == "universal"
     listed = subprocess.run([*otrain, "models", "list"], cwd=drawn, check=True, capture_output=True, timeout=300)
-    assert listed.stdout.decode().startswith("universal (shipped; used without -m)")
+    assert listed.stdout.decode().startswith("universal (shipped; the default of -m)")
     tuned = [*otrain, "train", cube, "-o", "mine", "--from", "universal", "--epochs", "2", "--threads", "1"]
     subprocess.run(tuned, cwd=drawn, check=True, timeout=900)
     assert read_json(drawn / "mine/train.json")["adapted"]["from"] == "universal"

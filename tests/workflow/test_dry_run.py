@@ -311,6 +311,7 @@ def test_a_start_after_a_kill_names_make_resume(root, tmp_path):
     assert refused.returncode == 1
     command = f"python -m otrain_core.jobs.resume --directory {tmp_path}"
     assert (
-        f"an earlier run in this folder was killed: `{command}` stops what is left of it and goes on" in refused.stderr
+        f"an earlier run in this folder was killed; `{command}` stops its remaining jobs and processes, and resumes it"
+        in refused.stderr
     )
     assert "--unlock" not in refused.stderr

@@ -69,7 +69,7 @@ def test_classify_a_difference_image(tmp_path, model, capsys):
     assert 0.85 * len(sources) <= len(_rows(tmp_path / "out.csv")) <= 1.1 * len(sources)
     capsys.readouterr()
     assert main(arguments) == 1
-    assert "is this a difference image?" in capsys.readouterr().err
+    assert "if it is a difference image, give --candidates" in capsys.readouterr().err
 
 
 def test_files_of_one_name_in_two_folders_are_two_images(tmp_path, model):

@@ -28,7 +28,7 @@ def test_label_sheet(tmp_path, capsys):
     }
     LabelStore(database).add(one, label="False", who="anna", key="key-00001")
     assert main(["label", "sheet", "--database", database, "-o", str(tmp_path / "labels.csv")]) == 0
-    assert "1 answers of 1 people about 1 candidates" in capsys.readouterr().out
+    assert "1 answers by 1 people on 1 candidates" in capsys.readouterr().out
     (row,) = _rows(tmp_path / "labels.csv")
     assert (row["candid"], row["label"], row["who"]) == ("c", "False", "anna")
     assert main(["label", "sheet", "--database", database, "--json"]) == 0

@@ -1,4 +1,4 @@
-"""The command otrain: exit statuses, JSON, what nothing foresaw, and what the extras bring."""
+"""The command otrain: exit statuses, JSON, unexpected errors, and the extras."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def test_a_file_in_the_place_of_a_folder_is_named(capsys, tmp_path, monkeypatch)
     (tmp_path / "data/a.fits").write_text("no image")
     (tmp_path / "out").write_text("a file")
     assert main(["init", "data", "-o", "out", "--quiet"]) == 1
-    assert capsys.readouterr().err == "otrain init: out: a file, where a folder is needed\n"
+    assert capsys.readouterr().err == "otrain init: out: is a file, not a folder\n"
 
 
 def test_starting_imports_nothing_heavy():
@@ -37,7 +37,7 @@ def test_starting_imports_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_what_nothing_foresaw_is_told_in_a_sentence(monkeypatch, capsys):
+def test_an_unexpected_error_is_told_in_a_sentence(monkeypatch, capsys):
     def broken(arguments):
         raise ZeroDivisionError("by zero")
 
@@ -75,7 +75,7 @@ def base_only(folder, *arguments):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
 
 
-def test_search_needs_the_base_only(tmp_path):
+def test_search_needs_no_extra(tmp_path):
     write_pair(tmp_path)
     done = base_only(
         tmp_path, "search", "science.fits", "--reference", "reference.fits", "-m", "model.onnx", "-o", "out"
@@ -84,9 +84,9 @@ def test_search_needs_the_base_only(tmp_path):
     assert (tmp_path / "out/science.ecsv").is_file() and (tmp_path / "out/science.png").is_file()
 
 
-def test_what_an_extra_brings_is_named(tmp_path):
+def test_the_extra_of_a_missing_package_is_named(tmp_path):
     done = base_only(tmp_path, "example", "frames")
     assert done.returncode == 1
     assert done.stderr == (
-        "otrain example: this needs the package galsim, which is not installed: pip install 'otrain[workflow]'\n"
+        "otrain example: the package galsim is needed, but not installed; install it with: pip install 'otrain[workflow]'\n"
     )

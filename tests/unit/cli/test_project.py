@@ -8,6 +8,7 @@ import pytest
 
 from otrain_core.cli import project
 from otrain_core.cli.main import main
+from otrain_core.errors import ConfigError
 from tests.unit.project.frames import write_frame
 
 
@@ -93,3 +94,20 @@ def test_images_whose_reference_cannot_be_stacked_are_named(made, monkeypatch, c
     status, record, _ = project.search_project(arguments)
     assert status == 1 and len(record["refused"]) == 3 and tries == ["M_1"]
     assert "only 1 of 3 frames could be aligned (refused)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ("run: {cubes: []}\n", "mine.yaml: run.cubes: empty; name the telescopes to search"),
+        ("run: {cubes: [demo/builtin]}\n", "telescope demo: source: must be images"),
+    ],
+)
+def test_a_project_without_images_to_search_is_refused(tmp_path, monkeypatch, changes, words):
+    from otrain_core.cli.parser import build_parser
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(changes)
+    arguments = build_parser().parse_args(["search", "mine.yaml", "-m", "x", "-o", "out"])
+    with pytest.raises(ConfigError, match=words):
+        project.search_project(arguments)

@@ -45,7 +45,7 @@ def test_a_frame_without_sky_is_told_by_its_keyword(night_pair, tmp_path, capsys
     fits.writeto(dark, np.full((100, 100), 300, np.int16), fits.Header({"IMAGETYP": "Dark Frame"}))
     arguments = ["--reference", str(reference), "-m", str(model), "-o", str(out), "--quiet"]
     assert main(["search", str(dark), *arguments]) == 1
-    told = "a dark frame by its header (IMAGETYP 'Dark Frame') shows no sky to search"
+    told = "is a dark frame according to its header (IMAGETYP 'Dark Frame') and cannot be searched"
     assert capsys.readouterr().err == f"otrain search: {dark}: {told}\n"
     assert not out.exists()
     assert main(["search", str(science), str(dark), *arguments]) == 1
@@ -58,7 +58,7 @@ def test_a_catalogue_that_is_not_there_is_told_before_any_work(night_pair, tmp_p
     science, reference, model = night_pair
     arguments = [str(science), "--reference", str(reference), "-m", str(model), "-o", str(tmp_path / "out"), "--quiet"]
     assert main(["search", *arguments, f"--{key}", "lost.csv"]) == 1
-    assert f"--{key}: lost.csv: no such file, nor one of {services}\n" in capsys.readouterr().err
+    assert f"--{key}: lost.csv: no such file; give a file or one of {services}\n" in capsys.readouterr().err
 
 
 def test_the_recipe_travels_in_the_model(night_pair, tmp_path, capsys):

@@ -32,7 +32,7 @@ def test_too_few_images_for_a_test_set(two_images, tmp_path, shipped_folder, cap
     arguments = ["train", str(two_images), "-o", str(tmp_path / "mine"), "--epochs", "2", "--json"]
     assert main(arguments) == 1
     error = capsys.readouterr().err
-    assert "need at least three; --from universal fine-tunes on all labels, without a test set" in error
+    assert "need at least three; give --from universal to fine-tune on all labels" in error
     assert main([*arguments, "--from", "universal"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["test_set"] is None and answer["adapted"]["n_labels"] == 40
@@ -48,12 +48,12 @@ def test_too_few_images_for_a_test_set(two_images, tmp_path, shipped_folder, cap
 @pytest.mark.parametrize(
     ("step", "losses", "said"),
     [
-        (0.5, {"0": 0.4, "0.5": 0.3}, "log loss 0.300, of the shipped weights 0.400"),
-        (0.0, {"0": 0.4, "0.5": 0.5}, "no gain was shown"),
-        (0.0, {}, "too few labels to train on"),
+        (0.5, {"0": 0.4, "0.5": 0.3}, "log loss in cross-validation: 0.300; with the shipped weights: 0.400"),
+        (0.0, {"0": 0.4, "0.5": 0.5}, "no gain in cross-validation: the weights were kept"),
+        (0.0, {}, "too few labels to change the weights"),
     ],
 )
 def test_it_says_what_is_not_known(step, losses, said):
     adapted = {"step": step, "log_loss": losses, "n_labels": 20, "n_labelled_images": 1}
     text = in_words({"adapted": adapted}, "two images")
-    assert "no test set could be kept: two images" in text and "cannot become champion" in text and said in text
+    assert "no test set: two images" in text and "cannot become champion" in text and said in text

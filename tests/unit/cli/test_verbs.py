@@ -32,7 +32,7 @@ def test_the_list_of_models_begins_with_the_shipped_one(tmp_path, shipped_model,
     assert row["model"] == "universal" and row["card"]["scores"][0]["auc"] == 0.98
     assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "universal (shipped; used without -m)" and "3 telescopes" in lines[1]
+    assert lines[0] == "universal (shipped; the default of -m)" and "3 telescopes" in lines[1]
     assert lines[-1] == f"no registered models in {tmp_path / 'none'}"
 
 
@@ -49,5 +49,12 @@ def test_a_training_from_the_shipped_model():
     assert experiment("--from", "universal").threshold == "even" and experiment().start is None
     named = experiment("--from", "universal", "--experiment", "otrain2-difference")
     assert (named.start, named.threshold) == ("universal", "even")
-    with pytest.raises(OtrainError, match="--inputs: a fine-tuned network reads what the shipped model reads"):
+    with pytest.raises(OtrainError, match="--inputs: not possible for a fine-tuned network"):
         experiment("--from", "universal", "--inputs", "difference")
+
+
+@pytest.mark.parametrize("value", ["5", "nan"])
+def test_a_gate_that_no_model_can_have_is_refused_with_its_key(tmp_path, value, capsys):
+    assert main(["models", "import", "--results", str(tmp_path), "--min-mcc", value]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("otrain models: gate: min_mcc: ") and "unexpected" not in error

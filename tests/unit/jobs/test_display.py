@@ -65,7 +65,7 @@ def test_a_failure_is_told_with_its_sentence(tmp_path):
     log.write_text("2026-01-01 10:00:00,123 ERROR image a: GAIN: no gain\n2026-01-01 10:00:00,124 INFO Traceback\n")
     shown = made({"psf": 2})
     run_job(shown, 1, "psf", log=[str(log)], wildcards={"telescope": "T", "image": "a"}, fails=True)
-    assert shown.stream.getvalue() == f"FAILED: psf T/a: image a: GAIN: no gain\n        the log: {log}\n"
+    assert shown.stream.getvalue() == f"FAILED: psf T/a: image a: GAIN: no gain\n        log file: {log}\n"
     assert "1 failed" in shown.line()
 
 
@@ -83,6 +83,15 @@ def test_an_image_that_is_left_out_is_told(tmp_path):
     shown = made({"psf": 20})
     run_job(shown, 1, "psf", log=[str(log)], wildcards={"image": "a"})
     assert shown.stream.getvalue() == "left out: psf a: image a: GAIN: no gain (left out of the run)\n"
+
+
+def test_an_image_that_is_left_out_counts_once_in_the_time_left(tmp_path, clock):
+    log = tmp_path / "psf.log"
+    log.write_text("2026-01-01 10:00:00,123 WARNING image a: GAIN: no gain (left out of the run)\n")
+    shown = made({"psf": 4})
+    run_job(shown, 1, "psf", log=[str(log)], wildcards={"image": "a"}, clock=clock, seconds=6)
+    assert shown.left() == pytest.approx(3 * 6)
+    assert shown.line() == "1/4 jobs, 6 s so far, about 18 s left; 1 failed; psf 1/4"
 
 
 def test_lines_of_snakemake_that_stay():

@@ -1,4 +1,4 @@
-"""What every job shares: its log and its failures."""
+"""Logging and the handling of failures in jobs."""
 
 import json
 import types
@@ -82,7 +82,7 @@ def test_a_full_disk_is_one_sentence(fake, capfd):
 @pytest.mark.parametrize(
     "error", [ZeroDivisionError("division by zero\nmore"), OSError("Header missing END card."), KeyError("a")]
 )
-def test_under_keep_going_what_nothing_foresaw_leaves_the_image_out(fake, tmp_path, monkeypatch, error):
+def test_under_keep_going_an_unexpected_error_leaves_the_image_out(fake, tmp_path, monkeypatch, error):
     monkeypatch.setenv(job.KEEP_GOING, "1")
     with job.job_logging(fake):
         raise error

@@ -1,4 +1,4 @@
-"""Where a result comes from: commit, versions, time, machine."""
+"""Provenance of a result: commit, versions, time and number of CPUs."""
 
 import datetime
 import os
@@ -13,12 +13,13 @@ from otrain_core.jobs import provenance
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """A checkout of one commit, in which the library seems to stand."""
+    """A checkout with one commit that contains the module."""
     who = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
     for key, value in (who | {"GIT_CONFIG_GLOBAL": "/dev/null"}).items():
         monkeypatch.setenv(key, value)
     (tmp_path / "a.txt").write_text("a\n")
-    for command in (["init", "-q"], ["add", "a.txt"], ["commit", "-q", "-m", "first"]):
+    (tmp_path / "provenance.py").write_text("")
+    for command in (["init", "-q"], ["add", "a.txt", "provenance.py"], ["commit", "-q", "-m", "first"]):
         subprocess.run(["git", *command], cwd=tmp_path, check=True, env=dict(os.environ))
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
     return tmp_path
@@ -41,6 +42,13 @@ def test_the_commit_has_a_plus_where_files_were_changed(checkout):
     assert provenance.commit() == head[:12]
     (checkout / "a.txt").write_text("b\n")
     assert provenance.commit() == head[:12] + "+"
+
+
+def test_the_commit_of_another_repository_around_an_installed_package_is_not_taken(checkout, monkeypatch):
+    (checkout / "venv").mkdir()
+    (checkout / "venv/provenance.py").write_text("")
+    monkeypatch.setattr(provenance, "__file__", str(checkout / "venv/provenance.py"))
+    assert provenance.commit() == ""
 
 
 def test_outside_a_checkout_there_is_no_commit(tmp_path, monkeypatch):

@@ -62,14 +62,14 @@ def test_goes_on_with_the_same_command(folder, commands, capfd):
         ["--unlock", "--cores", "2", "--", "paper"],
         ["--rerun-incomplete", "--cores", "2", "--", "paper"],
     ]
-    assert "going on: snakemake --cores 2 -- paper" in capfd.readouterr().out
-    with pytest.raises(ClusterError, match="no run to go on with"):
+    assert "resuming: snakemake --cores 2 -- paper" in capfd.readouterr().out
+    with pytest.raises(ClusterError, match="no run to resume"):
         resume.resume()
 
 
 def test_a_living_run_is_left_alone(folder, commands):
     note(pid=os.getppid(), started=psutil.Process(os.getppid()).create_time())
-    with pytest.raises(ClusterError, match=f"still goes on, as process {os.getppid()}"):
+    with pytest.raises(ClusterError, match=f"the run is still going on, as process {os.getppid()}"):
         resume.resume()
     assert not commands
 
@@ -97,7 +97,7 @@ def test_processes_that_outlived_their_run_are_stopped_first(folder, commands):
         for process in (left, other):
             process.stdout.readline()
         with pytest.raises(
-            ClusterError, match="1 processes of an earlier run still write here; .*otrain_core.jobs.resume"
+            ClusterError, match="1 processes of an earlier run still write to this folder; .*otrain_core.jobs.resume"
         ):
             resume.check_before_start(executor="local")
         assert not commands
@@ -148,7 +148,7 @@ def test_two_at_once_are_refused(folder, commands):
 
 def test_a_second_run_on_slurm_is_refused_in_the_folder_of_a_living_one(folder, queue):
     note(pid=os.getppid(), started=psutil.Process(os.getppid()).create_time(), executor="slurm")
-    with pytest.raises(ClusterError, match=f"process {os.getppid()} is at work in this folder"):
+    with pytest.raises(ClusterError, match=f"process {os.getppid()} is running in this folder"):
         resume.check_before_start(executor="slurm")
 
 
@@ -180,11 +180,11 @@ def test_a_run_that_ended_because_of_its_input_is_not_repeated(folder, commands)
     refuse(mark)
     words = resume.ended()
     assert words.splitlines()[0] == "rule psf: image i: GAIN: no gain"
-    assert "Mend it and start anew: snakemake --cores 2 -- paper" in words
-    assert words.endswith("Or leave bad images out: `" + resume._resume_command() + " --keep-going`")
+    assert "Correct it and start the run again: snakemake --cores 2 -- paper" in words
+    assert words.endswith("Or leave out the bad images: `" + resume._resume_command() + " --keep-going`")
     with pytest.raises(OtrainError, match="image i: GAIN: no gain") as refused:
         resume.resume()
-    assert not commands and "start anew" in str(refused.value)
+    assert not commands and "start the run again" in str(refused.value)
     ended = json.loads(resume.RECORD.read_text())
     resume.RECORD.write_text(json.dumps(ended | {"pid": 2**22 + 1}))
     assert resume.resume(keep_going=True) == 0 and "--keep-going" in commands[1]
@@ -205,7 +205,7 @@ def test_the_first_few_refusals_are_told(folder, commands):
 def test_other_ends_can_be_gone_on_with(folder, commands, changes):
     refuse("another-run")
     note()
-    assert resume.ended().endswith("tries again what is missing.")
+    assert resume.ended().endswith("runs the missing jobs again.")
     text = json.loads(resume.RECORD.read_text())
     resume.RECORD.write_text(json.dumps(text | {"pid": 2**22 + 1} | changes))
     assert resume.resume() == 0 and len(commands) == 2
@@ -224,15 +224,18 @@ def test_a_full_disk_is_no_second_error_at_the_end(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("otrain_core.io.write_json", full)
-    assert "tries again what is missing" in resume.ended()
+    assert "runs the missing jobs again" in resume.ended()
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"pid": 2**22 + 1}, "an earlier run in this folder was killed: `.*otrain_core.jobs.resume .*goes on"),
-        ({"host": "login1"}, "a run was started in this folder on login1 and has not ended: `.*` there goes on"),
-        ({}, "process [0-9]+ is at work in this folder: snakemake --cores 2 -- paper"),
+        ({"pid": 2**22 + 1}, "an earlier run in this folder was killed; `.*otrain_core.jobs.resume .*resumes it"),
+        (
+            {"host": "login1"},
+            "a run was started in this folder on login1 and has not finished; run `.*` there to resume it",
+        ),
+        ({}, "process [0-9]+ is running in this folder: snakemake --cores 2 -- paper"),
     ],
 )
 def test_a_locked_folder_says_what_to_do(folder, monkeypatch, changes, words):

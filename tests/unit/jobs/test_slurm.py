@@ -67,7 +67,7 @@ def test_profile_that_does_not_fit(answers):
 def test_a_slurm_that_does_not_answer_is_not_an_empty_queue():
     with pytest.raises(ClusterError, match="no-such-command"):
         slurm._ask("no-such-command")
-    with pytest.raises(ClusterError, match="false: ended with 1"):
+    with pytest.raises(ClusterError, match="false: exit status 1"):
         slurm._ask("false")
 
 
