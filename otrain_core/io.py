@@ -186,11 +186,8 @@ def read_json(path: str | Path) -> Any:
 
 def digest(path: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
-    sha = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            sha.update(block)
-    return sha.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def guarded(text: str) -> str:

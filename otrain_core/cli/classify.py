@@ -16,6 +16,7 @@ import numpy as np
 
 from otrain_core.classify.shipped import NAME as SHIPPED
 from otrain_core.errors import CubeError, OtrainError, UpstreamFailed
+from otrain_core.evaluation.words import decisions
 from otrain_core.io import guarded
 from otrain_core.safe import plain
 
@@ -57,13 +58,14 @@ def classify(arguments: Namespace) -> tuple[int, Any, str]:
             _progress(arguments, counts["n"])
     about = {key: classifier.about.get(key) for key in ("telescope", "pipeline", "experiment", "seed", "commit")}
     record = {"model": about | {"threshold": classifier.threshold}, **counts}
-    text = f"{arguments.output}: {_words(counts)}" if arguments.output else ""
+    words = f"{decisions(counts)}; {counts['unlike_training']} unlike the training set"
+    text = f"{arguments.output}: {words}" if arguments.output else ""
     if extremes is not None and extremes.kept:
         from otrain_core.figures.canvas import save_figure
 
         save_figure(arguments.gallery, extremes.gallery().plot().figure_)
     if not arguments.output and not arguments.json and not arguments.quiet:
-        print(_words(counts), file=sys.stderr)
+        print(words, file=sys.stderr)
     record |= {"left_out": skipped.left_out, "refused": skipped.refused}
     return int(bool(skipped.refused)), record | ({} if rows is None else {"candidates": rows}), text
 
@@ -92,13 +94,6 @@ def _table(arguments: Namespace) -> Iterator[Callable[[list[str], list[dict[str,
 def _progress(arguments: Namespace, number: int) -> None:
     if not arguments.quiet and sys.stderr.isatty() and (arguments.output or arguments.json):
         print(f"\r{number} candidates ", end="", file=sys.stderr, flush=True)
-
-
-def _words(counts: dict[str, int]) -> str:
-    return (
-        f"{counts['n']} candidate{'s' * (counts['n'] != 1)}: {counts['real']} real, {counts['undecided']} undecided, "
-        f"{counts['n'] - counts['real'] - counts['undecided']} bogus; {counts['unlike_training']} unlike the training set"
-    )
 
 
 def load_classifier(arguments: Namespace):

@@ -15,11 +15,11 @@ from otrain_core.classify.finder import load_finder
 from otrain_core.classify.shipped import NAME as SHIPPED
 from otrain_core.cli.classify import load_classifier
 from otrain_core.errors import ConfigError, ImageError, OtrainError
+from otrain_core.evaluation.words import decisions
 from otrain_core.io import shown, write_json
 from otrain_core.night.context import Catalogues
 from otrain_core.night.hand_on import HandOn, end_night, keep
 from otrain_core.night.ledger import Ledger
-from otrain_core.night.outputs import in_words
 from otrain_core.night.references import check_reference
 from otrain_core.night.search import Search, no_sky, search_image
 from otrain_core.plan.recipe import Recipe, read_recipe
@@ -88,7 +88,7 @@ def search(arguments: Namespace) -> tuple[int, Any, str]:
                     hand_on=hand_on,
                 )
                 done.append(found.record)
-                _tell(arguments, f"{path}: {in_words(found.record)}")
+                _tell(arguments, f"{path}: {decisions(found.record)}")
                 if arguments.inject:
                     _add_limits(one, found, path, reference, classifier, recipe, folder)
             except OtrainError as error:
@@ -99,7 +99,7 @@ def search(arguments: Namespace) -> tuple[int, Any, str]:
     record = {"model": about, "threshold": classifier.threshold, "images": done, "refused": refused}
     record["recipe"] = recipe.record()
     write_json(folder / "search.json", record)
-    text = "\n".join(f"{folder / item['image']}.ecsv: {in_words(item)}" for item in done)
+    text = "\n".join(f"{folder / item['image']}.ecsv: {decisions(item)}" for item in done)
     return int(bool(refused)), record, text
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from otrain_core.results import number
 
@@ -22,19 +21,38 @@ def num(value: Any, digits: int = 3) -> str:
 
 def pct(value: Any, digits: int = 1) -> str:
     """A fraction in percent; a dash where it is missing."""
-    text = num(100 * float(value), digits) if value is not None and not pd.isna(value) else "–"
+    text = num(100 * float(value), digits) if not _missing(value) else "–"
     return text if text == "–" else f"{text} %"
 
 
 def count(value: Any) -> str:
     """An integer with narrow no-break spaces between thousands; a dash where it is missing."""
-    return "–" if value is None or pd.isna(value) else f"{int(value):,}".replace(",", "\u202f")
+    return "–" if _missing(value) else f"{int(value):,}".replace(",", "\u202f")
+
+
+def _missing(value: Any) -> bool:
+    try:
+        return bool(np.isnan(float(value)))
+    except TypeError:  # None, or the missing value of pandas
+        return True
 
 
 def several(n: Any, noun: str, plural: str = "") -> str:
     """A count and its noun, as in ``1 image`` and ``3 images``."""
-    one = not pd.isna(n) and int(n) == 1
+    one = not _missing(n) and int(n) == 1
     return f"{count(n)} {noun if one else plural or noun + 's'}"
+
+
+def decisions(counts: Mapping[str, int]) -> str:
+    """Numbers of candidates by decision, as in ``3 candidates: 1 real, 0 undecided, 2 bogus``; ASCII, for terminals.
+
+    Parameters
+    ----------
+    counts : mapping
+        n, real, undecided.
+    """
+    n, real, undecided = (counts[name] for name in ("n", "real", "undecided"))
+    return f"{n} candidate{'s' * (n != 1)}: {real} real, {undecided} undecided, {n - real - undecided} bogus"
 
 
 def interval(row: Mapping[str, Any], name: str, *, percent: bool = False, digits: int | None = None) -> str:

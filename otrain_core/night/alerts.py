@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from otrain_core.candidates.cutouts import CHANNELS
-from otrain_core.io import atomic
+from otrain_core.io import atomic, plain_values
 from otrain_core.night.context import mjd
 
 VERSION = "4.02"  # of the schema
@@ -97,13 +97,14 @@ def alert_packet(
     model : str
     """
     record = records[item["image"]]
+    times = [time for time in map(_jd, (item, *seen)) if np.isfinite(time)]
     candidate = _detection(item, record, model) | {
         "ranr": _number(item["source_ra"]),
         "decnr": _number(item["source_dec"]),
         "ndethist": int(item["n_images"]),
         "ncovhist": int(item["n_covered"]),
-        "jdstarthist": min(_jd(other) for other in (item, *seen)),
-        "jdendhist": max(_jd(other) for other in (item, *seen)),
+        "jdstarthist": min(times, default=np.nan),
+        "jdendhist": max(times, default=np.nan),
         "nmtchps": 0,  # nothing is looked up in Pan-STARRS
         "rfid": _long(str(record.get("reference"))),
         "jdstartref": mjd(record.get("reference_time")) + JD,
@@ -111,7 +112,7 @@ def alert_packet(
         "nframesref": 0,  # not known
         "nmatches": 0,
         "exptime": record.get("exposure"),
-        "drb": item["probability"],
+        "drb": plain_values(item["probability"]),
         "drbversion": model,
     }
     if item["known_kind"] == "moving":
@@ -155,7 +156,7 @@ def _detection(
         "magnr": item["source_mag"] if calibrated else None,
         "fwhm": item["fwhm"],
         "mindtoedge": item["edge_distance"],
-        "scorr": item["snr"],
+        "scorr": plain_values(item["snr"]),
         "magzpsci": record.get("zero_point") if calibrated else None,
         "rbversion": model,
     }

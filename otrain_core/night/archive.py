@@ -19,13 +19,12 @@ import numpy as np
 
 from otrain_core.classify.shipped import shipped_file
 from otrain_core.errors import ConfigError, OtrainError
-from otrain_core.io import plain_values, read_json, write_json
+from otrain_core.io import digest, plain_values, read_json, write_json
 from otrain_core.night.context import NIGHT_COLUMNS
 from otrain_core.night.night import night_of
 from otrain_core.night.nights import KEPT
 from otrain_core.night.references import References
 from otrain_core.night.search import Search, search_image
-from otrain_core.night.watch import file_digest
 from otrain_core.plan.archive import ArchiveImage, ArchiveOptions
 from otrain_core.plan.recipe import Recipe, read_recipe
 from otrain_core.safe import safe_name
@@ -94,22 +93,22 @@ class Archive:
             detect = detect.model_copy(update={"both_signs": True})
         pipeline = recipe.pipeline.model_copy(update={"detect": detect})
         self.recipe = Recipe(pipeline, detector, recipe.telescope, recipe.name)
-        about = json.dumps([file_digest(path), self.recipe.record()], sort_keys=True)
+        about = json.dumps([digest(path), self.recipe.record()], sort_keys=True)
         self.made_with = hashlib.sha256(about.encode()).hexdigest()[:16]
 
     def search(self, image: ArchiveImage) -> dict[str, Any]:
         """Search an image that was not searched with this model: what the record of the job says of it."""
         try:
-            digest = file_digest(image.path)
+            content = digest(image.path)
         except FileNotFoundError:
             return {"status": "gone", "reason": f"{image.path}: no such file"}
         except OSError as error:  # no right to read it, or a damaged disk
             return {"status": "refused", "reason": f"{image.path}: cannot be read ({error.strerror})"}
         try:
-            about = self.folder / "images" / f"{digest}.json"
+            about = self.folder / "images" / f"{content}.json"
             if about.is_file() and (known := read_json(about)).get("made_with") == self.made_with:
                 return known
-            item = self._search(image, digest)
+            item = self._search(image, content)
         except OtrainError as error:
             return {"status": "refused", "reason": str(error)}
         except (OSError, MemoryError):
@@ -120,9 +119,9 @@ class Archive:
         write_json(about, item)
         return item
 
-    def _search(self, image: ArchiveImage, digest: str) -> dict[str, Any]:
+    def _search(self, image: ArchiveImage, content: str) -> dict[str, Any]:
         # Files of one name in the folders of many nights are usual: the name of a candidate must tell them apart.
-        name = f"{safe_name(Path(image.path).name.split('.')[0], fallback='image')}-{digest[:8]}"
+        name = f"{safe_name(Path(image.path).name.split('.')[0], fallback='image')}-{content[:8]}"
         reference = image.reference or (self.references and self.references.of(image.path, image=name))
         if not reference:
             raise ConfigError(f"archive.references: {image.path} needs a reference")
@@ -135,23 +134,23 @@ class Archive:
             wcs=image.wcs,
         )
         night = night_of(found.record, Path(image.path))
-        self._write(found, night, digest)
+        self._write(found, night, content)
         about = plain_values({key: value for key, value in found.record.items() if key in KEPT})
-        return {"status": "done", "digest": digest, "made_with": self.made_with, "night": night, **about}
+        return {"status": "done", "digest": content, "made_with": self.made_with, "night": night, **about}
 
-    def _write(self, found: Search, night: str, digest: str) -> None:
+    def _write(self, found: Search, night: str, content: str) -> None:
         """The candidates as one file of the dataset; none without candidates."""
         import pyarrow.parquet as parquet
 
-        path = self.folder / "candidates" / f"night={night}" / f"{digest[:32]}.parquet"
+        path = self.folder / "candidates" / f"night={night}" / f"{content[:32]}.parquet"
         if not len(found.table["candid"]):
             path.unlink(missing_ok=True)
             return
-        temporary = self.folder / "unfinished" / f"{digest[:32]}.{os.getpid()}"  # outside of the dataset
+        temporary = self.folder / "unfinished" / f"{content[:32]}.{os.getpid()}"  # outside of the dataset
         for each in (path, temporary):
             each.parent.mkdir(parents=True, exist_ok=True)
         try:
-            parquet.write_table(as_arrow(found.table, digest=digest), temporary)
+            parquet.write_table(as_arrow(found.table, digest=content), temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

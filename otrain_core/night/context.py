@@ -287,15 +287,23 @@ def covers(record: Mapping[str, Any], ra: np.ndarray, dec: np.ndarray) -> np.nda
     return (points @ around.mean(axis=0) > 0) & ((sides >= 0).all(axis=1) | (sides <= 0).all(axis=1))
 
 
+def certainty(item: Mapping[str, Any]) -> float:
+    """Probability of a detection, as a key to sort by: -1 where it is unknown."""
+    return float(item["probability"]) if np.isfinite(item["probability"]) else -1.0
+
+
 def _seeing(record: Mapping[str, Any]) -> float:
     return float(record.get("seeing_px") or np.nan) * float(record.get("pixel_scale") or np.nan)
 
 
 def _motion(items: Sequence[Mapping[str, Any]], seeing: np.ndarray) -> tuple[float, float]:
-    """Speed of a straight line through places weighted by FWHM / (2.355 S/N), and its error [arcsec/h]; else NaN."""
+    """Speed of an object and its error [arcsec/h], NaN where unknown.
+
+    A straight line is fitted to the positions, whose errors are FWHM / (2.355 S/N); those without S/N are not used.
+    """
     hours = np.array([24 * mjd(item["time"]) for item in items])
     snr = np.array([item["snr"] for item in items])
-    known = np.isfinite(hours) & np.isfinite(seeing)
+    known = np.isfinite(hours) & np.isfinite(seeing) & (snr > 0)
     if len(np.unique(hours[known])) < 2:
         return np.nan, np.nan
     ra, dec = (np.array([item[name] for item in items])[known] for name in ("ra", "dec"))

@@ -1,4 +1,4 @@
-"""What a night has seen: each image once, by content, and its detections, in an SQLite file."""
+"""The ledger of a night: an SQLite file that records each image once, by its content, and the detections in it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import numpy as np
 from otrain_core.errors import OtrainError
 from otrain_core.io import shown
 
-_VERSION, _APPLICATION = 2, 0x0712A2  # of the file, in its header
+_VERSION, _APPLICATION = 3, 0x0712A2  # in the header of the file
 _SCHEMA = f"""
 CREATE TABLE images (
   number INTEGER PRIMARY KEY AUTOINCREMENT,
-  digest TEXT NOT NULL UNIQUE,  -- SHA-256 of the file: a copy under another name is the same image
+  digest TEXT NOT NULL UNIQUE,  -- SHA-256 of the file: a copy with another name is the same image
   name TEXT NOT NULL UNIQUE, path TEXT NOT NULL,
   status TEXT NOT NULL CHECK (status IN ('working', 'done', 'refused')),
   reason TEXT NOT NULL DEFAULT '', night TEXT NOT NULL DEFAULT '', record TEXT NOT NULL DEFAULT '{{}}',
@@ -30,9 +30,9 @@ CREATE TABLE objects (number INTEGER PRIMARY KEY AUTOINCREMENT, ra REAL, dec REA
 CREATE TABLE detections (
   image INTEGER NOT NULL REFERENCES images (number), candid TEXT NOT NULL,
   object INTEGER REFERENCES objects (number),
-  x REAL NOT NULL, y REAL NOT NULL, ra REAL, dec REAL, mag REAL, magerr REAL, snr REAL NOT NULL,
-  probability REAL NOT NULL, real INTEGER NOT NULL, undecided INTEGER NOT NULL, sign INTEGER NOT NULL,
-  reason TEXT NOT NULL, time TEXT NOT NULL, more TEXT NOT NULL,  -- JSON, the other columns of the table
+  x REAL NOT NULL, y REAL NOT NULL, ra REAL, dec REAL, mag REAL, magerr REAL, snr REAL, probability REAL,
+  real INTEGER NOT NULL, undecided INTEGER NOT NULL, sign INTEGER NOT NULL,
+  reason TEXT NOT NULL, time TEXT NOT NULL, more TEXT NOT NULL,  -- JSON: the other columns of the table
   PRIMARY KEY (image, candid)
 );
 CREATE INDEX of_object ON detections (object);
@@ -40,10 +40,10 @@ CREATE INDEX of_night ON objects (night);
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_VERSION};
 """
-# What came later, and which older versions can do without.
+# Added without a new version: programs that do not know these can still use the file.
 _ADDED = """
 CREATE INDEX IF NOT EXISTS of_place ON detections (x, y);
-CREATE TABLE IF NOT EXISTS ended (night TEXT PRIMARY KEY, image INTEGER NOT NULL)  -- the last image that its tables know
+CREATE TABLE IF NOT EXISTS ended (night TEXT PRIMARY KEY, image INTEGER NOT NULL)  -- the last image included in its tables
 """
 _AROUND = """
 SELECT rowid FROM detections WHERE image = :image
@@ -51,7 +51,6 @@ UNION SELECT o.rowid FROM detections m JOIN detections o ON o.object = m.object 
 UNION SELECT o.rowid FROM detections m JOIN detections o ON o.x BETWEEN m.x - :pixels AND m.x + :pixels
   AND o.y BETWEEN m.y - :pixels AND m.y + :pixels WHERE m.image = :image
 """
-NEEDED = ("snr", "probability")  # numbers that sort the candidates of a night: 0 stands for one that is not known
 COLUMNS = (
     "candid",
     "x",
@@ -73,34 +72,38 @@ COLUMNS = (
 class Ledger:
     """The ledger of a folder of nights.
 
-    An image is `begin` while its files are made, and `finish` once they are all there: one transaction notes the
-    image and its detections. An image that was begun and never finished (kill -9, a full disk) is begun again.
+    Call `begin` before the files of an image are written and `finish` when all of them exist. One transaction records
+    the image and its detections. An image that was begun but never finished (kill -9, a full disk) is begun again.
 
     Parameters
     ----------
     path : path-like
-        Made where it is missing.
+        Created if it does not exist.
 
     Raises
     ------
     OtrainError
-        Not such a file, one of a later version, or one that cannot be written.
+        The file is not a ledger, has another version, or cannot be written.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._begun: set[str] = set()  # digests, by this process: what waits for a full disk is tried once
+        self._begun: set[str] = set()  # digests begun by this process: waiting for a full disk is not another try
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._base = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-            self._base.row_factory = sqlite3.Row
-            self._base.execute("PRAGMA journal_mode = WAL")
-            self._base.execute("PRAGMA synchronous = FULL")
-            self._open()
+            try:
+                self._open()
+            except BaseException:
+                self._base.close()
+                raise
         except sqlite3.Error as error:
             raise OtrainError(f"{self.path}: not a ledger of nights, or it cannot be written ({error})") from None
 
     def _open(self) -> None:
+        self._base.row_factory = sqlite3.Row
+        self._base.execute("PRAGMA journal_mode = WAL")
+        self._base.execute("PRAGMA synchronous = FULL")
         (application,) = self._base.execute("PRAGMA application_id").fetchone()
         (version,) = self._base.execute("PRAGMA user_version").fetchone()
         (tables,) = self._base.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -111,7 +114,10 @@ class Ledger:
         elif application != _APPLICATION:
             raise OtrainError(f"{self.path}: not a ledger of nights")
         elif version != _VERSION:
-            raise OtrainError(f"{self.path}: version {version} is not known to this version of O'TRAIN")
+            raise OtrainError(
+                f"{self.path}: a ledger of version {version}, but this O'TRAIN reads version {_VERSION}; "
+                "choose a new output folder (-o)"
+            )
         for statement in _ADDED.split(";\n"):
             self._base.execute(statement)
 
@@ -126,29 +132,40 @@ class Ledger:
             yield
             self._base.execute("COMMIT")
         except BaseException:
-            if self._base.in_transaction:  # a full disk may have ended it
+            if self._base.in_transaction:  # SQLite ends it itself when the disk is full
                 self._base.execute("ROLLBACK")
             raise
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _named_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
             raise OtrainError(f"{self.path}: cannot be written ({error})") from None
 
     def status(self, digest: str) -> str | None:
-        """``working``, ``done`` or ``refused``; None of an image that was never begun."""
+        """``working``, ``done`` or ``refused``; None for an image that was never begun."""
         row = self._base.execute("SELECT status FROM images WHERE digest = ?", (digest,)).fetchone()
         return row["status"] if row else None
 
     def begin(self, digest: str, *, path: str, name: str) -> tuple[int, str] | None:
-        """Note that an image is worked on: its number and its name, None of one that is done or was refused.
+        """Record that work on an image begins.
 
-        A name that another image has gets a number behind it.
+        Parameters
+        ----------
+        digest : str
+            SHA-256 of the file.
+        path : str
+        name : str
+            A number is appended if another image has this name.
+
+        Returns
+        -------
+        tuple of int and str, or None
+            Number and name of the image; None if the image is done or was refused.
         """
         now = _now()
-        with self._told(), self._transaction():
+        with self._named_errors(), self._transaction():
             row = self._base.execute("SELECT * FROM images WHERE digest = ?", (digest,)).fetchone()
             if row is not None and row["status"] != "working":
                 return None
@@ -171,13 +188,13 @@ class Ledger:
             return int(cursor.lastrowid or 0), free
 
     def tries(self, number: int) -> int:
-        """How many processes have begun an image."""
+        """Number of processes that have begun an image."""
         return int(self._base.execute("SELECT tries FROM images WHERE number = ?", (number,)).fetchone()["tries"])
 
     def refuse(self, number: int, reason: str, *, kind: str = "") -> None:
-        """Note that an image cannot be used, and why; `kind` is that of a frame that shows no sky (dark, bias, flat)."""
+        """Record that an image cannot be used, and why; `kind` is the type of a frame without sky (dark, bias, flat)."""
         record = json.dumps({"kind": kind} if kind else {})
-        with self._told(), self._transaction():
+        with self._named_errors(), self._transaction():
             self._base.execute(
                 "UPDATE images SET status = 'refused', reason = ?, record = ?, \"when\" = ? WHERE number = ?",
                 (shown(reason), record, _now(), number),
@@ -187,26 +204,26 @@ class Ledger:
     def finish(
         self, number: int, *, night: str, record: Mapping[str, Any], table: Mapping[str, np.ndarray], radius: float
     ) -> Iterator[None]:
-        """Note that an image is done, with its detections; what fails within the context leaves it as it was begun.
+        """Record that an image is done, with its detections; after an error inside the context it is still unfinished.
 
-        A detection joins the nearest object of the same night within `radius`, each object once; others become
-        objects of their own. Without sky positions there are no objects.
+        A detection is assigned to the nearest object of the same night within `radius`, at most one detection per
+        object. Every other detection with a sky position becomes a new object.
 
         Parameters
         ----------
         number : int
-            From `begin`.
+            As returned by `begin`.
         night : str
             YYYY-MM-DD.
         record : mapping
-            Plain values.
+            Values that JSON can hold.
         table : mapping of arrays
-            `COLUMNS`, (N,); others are kept too.
+            `COLUMNS`, (N,); other columns are kept as well. A missing number is stored as NULL.
         radius : float
-            [arcsec]; NaN: no objects.
+            [arcsec]; with NaN no object is made.
         """
         more = [name for name in table if name not in COLUMNS]
-        with self._told(), self._transaction():
+        with self._named_errors(), self._transaction():
             self._base.execute(
                 "UPDATE images SET status = 'done', night = ?, record = ?, \"when\" = ? WHERE number = ?",
                 (night, json.dumps(record), _now(), number),
@@ -215,7 +232,6 @@ class Ledger:
             marks = ", ".join("?" * (len(COLUMNS) + 3))
             for k, found in enumerate(objects):
                 values = [_plain(table[name][k]) for name in COLUMNS]
-                values = [0.0 if v is None and name in NEEDED else v for name, v in zip(COLUMNS, values, strict=True)]
                 other = json.dumps({name: _plain(table[name][k]) for name in more})
                 self._base.execute(
                     f"INSERT INTO detections (image, object, {', '.join(COLUMNS)}, more) VALUES ({marks})",
@@ -231,7 +247,7 @@ class Ledger:
         known = np.isfinite(ra) & np.isfinite(dec) & np.isfinite(radius)
         objects: list[int | None] = [None] * len(ra)
         if known.any() and rows:
-            # A tangent plane at the first position: an image is small.
+            # The tangent plane at the first position is accurate enough for the field of one image.
             here = unit_vectors(ra[known], dec[known])
             there = unit_vectors(np.array([row["ra"] for row in rows]), np.array([row["dec"] for row in rows]))
             east, north = axes(here[0])
@@ -250,7 +266,7 @@ class Ledger:
         return objects
 
     def nights(self) -> list[dict[str, Any]]:
-        """Each night with its number of images, candidates and real ones, latest first."""
+        """Each night with its numbers of images, of candidates and of those called real; latest night first."""
         rows = self._base.execute(
             "SELECT i.night, count(DISTINCT i.number) AS images, count(d.candid) AS candidates, "
             "coalesce(sum(d.real AND NOT d.undecided), 0) AS real FROM images i LEFT JOIN detections d ON d.image = i.number "
@@ -259,7 +275,7 @@ class Ledger:
         return [dict(row) for row in rows]
 
     def open_nights(self) -> list[str]:
-        """Nights with an image that came after their `end`."""
+        """Nights with an image that was added after their last `end`."""
         rows = self._base.execute(
             "SELECT i.night FROM images i LEFT JOIN ended e ON e.night = i.night WHERE i.status = 'done' "
             "GROUP BY i.night HAVING max(i.number) > coalesce(max(e.image), 0) ORDER BY i.night"
@@ -267,21 +283,21 @@ class Ledger:
         return [row["night"] for row in rows]
 
     def end(self, night: str) -> None:
-        """Note that the tables of a night know all of its images."""
-        with self._told(), self._transaction():
+        """Record that the tables of a night include all of its images."""
+        with self._named_errors(), self._transaction():
             self._base.execute(
                 "INSERT OR REPLACE INTO ended SELECT night, max(number) FROM images WHERE night = ? GROUP BY night",
                 (night,),
             )
 
     def count(self, night: str) -> int:
-        """Number of images of a night; of the empty name, of those that were refused."""
+        """Number of images of a night; the empty name counts the images that were refused."""
         status = "done" if night else "refused"
         row = self._base.execute("SELECT count(*) AS n FROM images WHERE night = ? AND status = ?", (night, status))
         return int(row.fetchone()["n"])
 
     def images(self, night: str | None = None) -> list[dict[str, Any]]:
-        """Images of a night, or all, in the order they came; with their records."""
+        """Images of a night, or all images, in the order of arrival, with their records."""
         rows = self._base.execute(
             "SELECT * FROM images WHERE ? IS NULL OR night = ? ORDER BY number", (night, night)
         ).fetchall()
@@ -290,17 +306,23 @@ class Ledger:
     def detections(
         self, night: str, *, around: int | None = None, pixels: float = 0.0, plain: bool = False
     ) -> list[dict[str, Any]]:
-        """All detections of a night with their image and the first place of their object, by object and time.
+        """Detections of a night with their image and the first position of their object, sorted by object and time.
 
         Parameters
         ----------
         night : str
         around : int, optional
-            Number of an image: its detections, those of the same objects, and those at most `pixels` away in x and y on
-            the detector, alone.
+            Number of an image. Only its detections are returned, the other detections of their objects, and those at
+            most `pixels` away in x and in y on the detector.
         pixels : float
+            [px]
         plain : bool
-            Leave the columns beyond `COLUMNS` in ``more``, as JSON: reading it takes most of the time (`with_more`).
+            Leave the columns beyond `COLUMNS` as JSON in ``more`` (see `with_more`): parsing it takes most of the time.
+
+        Returns
+        -------
+        list of dict
+            snr and probability are NaN where unknown, other missing values None.
         """
         chosen = "" if around is None else f"AND d.rowid IN ({_AROUND})"
         rows = self._base.execute(
@@ -309,22 +331,25 @@ class Ledger:
             f"WHERE i.night = :night AND i.status = 'done' {chosen} ORDER BY d.object, d.time, d.image",
             {"night": night, "image": around, "pixels": pixels},
         )
-        return [dict(row) if plain else with_more(dict(row)) for row in rows]
+        items = [dict(row) if plain else with_more(dict(row)) for row in rows]
+        for item in items:
+            item |= {name: np.nan for name in ("snr", "probability") if item[name] is None}
+        return items
 
 
 def with_more(item: Mapping[str, Any]) -> dict[str, Any]:
-    """A plain detection with the columns beyond `COLUMNS`."""
+    """A detection read with `plain`, with the columns beyond `COLUMNS` added."""
     return json.loads(item["more"]) | dict(item)
 
 
 @contextmanager
 def alone(folder: str | Path) -> Iterator[None]:
-    """Hold a folder of nights for this process.
+    """Lock a folder of nights for this process.
 
     Raises
     ------
     OtrainError
-        Another process holds it, or its file system has no locks.
+        Another process holds the lock, or the file system has no locks.
     """
     path = Path(folder, ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -333,8 +358,10 @@ def alone(folder: str | Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise OtrainError(f"{folder}: another otrain night works on this folder") from None
-        except OSError as error:  # the ledger needs locks, too
-            raise OtrainError(f"{folder}: {error.strerror}; a file system with locks is needed") from None
+        except OSError as error:  # SQLite needs locks, too
+            raise OtrainError(
+                f"{folder}: cannot be locked ({error.strerror}); choose an output folder (-o) on a file system with locks"
+            ) from None
         yield
 
 

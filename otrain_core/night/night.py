@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from otrain_core.errors import OtrainError, is_full
-from otrain_core.io import shown
+from otrain_core.io import digest, shown
 from otrain_core.night.context import Catalogues
 from otrain_core.night.hand_on import HandOn, end_night, keep, report_night
 from otrain_core.night.ledger import Ledger, alone
@@ -24,7 +24,7 @@ from otrain_core.night.outputs import write_cutouts, write_scores, write_stamps
 from otrain_core.night.page import write_index, write_page
 from otrain_core.night.references import References
 from otrain_core.night.search import no_sky, search_image
-from otrain_core.night.watch import file_digest, watch
+from otrain_core.night.watch import watch
 from otrain_core.plan.recipe import Recipe
 from otrain_core.safe import safe_name
 
@@ -146,13 +146,13 @@ class Night:
 
     def _search(self, ledger: Ledger, path: Path, tell: Callable[[str], None]) -> str:
         try:
-            digest = file_digest(path)
+            content = digest(path)
         except FileNotFoundError:
             raise
         except OSError as error:  # no right to read it, or a damaged disk: without content it is not in the ledger
             tell(f"refused: {shown(path)}: cannot be read ({error.strerror})")
             return "refused"
-        begun = ledger.begin(digest, path=str(path), name=safe_name(_stem(path), fallback="image"))
+        begun = ledger.begin(content, path=str(path), name=safe_name(_stem(path), fallback="image"))
         if begun is None:
             return "known"
         number, name = begun

@@ -12,6 +12,7 @@ from otrain_core.arrays import write_arrays
 from otrain_core.candidates.cutouts import CHANNELS
 from otrain_core.classify.descriptors import DESCRIPTORS
 from otrain_core.cubes.cube_format import CUBE_COLUMNS
+from otrain_core.evaluation.words import decisions
 from otrain_core.figures.stamps import PANELS, draw_stamps, strip
 from otrain_core.io import atomic, write_json
 from otrain_core.night.search import COLUMNS, Search
@@ -25,7 +26,7 @@ def write_search(folder: Path, name: str, found: Search, *, gallery: int) -> Non
     write_tables(folder, name, as_table(found))
     write_json(folder / f"{name}.json", found.record)
     if gallery and len(found.stamps):
-        title = f"{name}: {in_words(found.record)}"
+        title = f"{name}: {decisions(found.record)}"
         picture = draw_stamps(found.table, found.stamps, channels=CHANNELS, n=gallery, title=title)
         with atomic(folder / f"{name}.png") as temporary:
             picture.save(temporary, format="PNG")
@@ -93,9 +94,3 @@ def write_stamps(folder: str | Path, found: Search, *, n: int) -> None:
         picture = strip([stamp[:, :, CHANNELS.index(channel)] for channel in PANELS])
         with atomic(Path(folder, f"{name}.png")) as temporary:
             picture.save(temporary, format="PNG")
-
-
-def in_words(record: dict[str, Any]) -> str:
-    """Counts of a record, for people."""
-    bogus = record["n"] - record["real"] - record["undecided"]
-    return f"{record['n']} candidate{'s' * (record['n'] != 1)}: {record['real']} real, {record['undecided']} undecided, {bogus} bogus"

@@ -12,8 +12,9 @@ import numpy as np
 
 from otrain_core.classify.descriptors import DESCRIPTORS, at_edge
 from otrain_core.errors import OtrainError
+from otrain_core.evaluation.words import num, several
 from otrain_core.io import atomic
-from otrain_core.night.context import covers, detections_of, is_fixed, mjd
+from otrain_core.night.context import certainty, covers, detections_of, is_fixed, mjd
 from otrain_core.night.ledger import Ledger, with_more
 from otrain_core.plan.pools import DRAWN
 
@@ -90,7 +91,9 @@ def _why(image: Mapping[str, Any]) -> dict[str, str]:
 def _write(path: Path, template: str, **values: Any) -> None:
     from otrain_core.report.text import page_templates
 
-    page = page_templates(Path(__file__).with_name("templates")).get_template(template).render(**values)
+    environment = page_templates(Path(__file__).with_name("templates"))
+    environment.filters |= {"num": num, "several": several}
+    page = environment.get_template(template).render(**values)
     with atomic(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
@@ -112,7 +115,7 @@ def night_objects(detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
         groups.setdefault(item["object"] or (item["image"], item["candid"]), []).append(item)
     objects = []
     for items in groups.values():
-        best = max(items, key=lambda item: item["probability"])
+        best = max(items, key=certainty)
         objects.append(
             {
                 "best": best,
@@ -129,7 +132,7 @@ def night_objects(detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
             -min(entry["n_real"], 2),
             -entry["n_real"],
             -entry["n_images"],
-            -entry["best"]["probability"],
+            -certainty(entry["best"]),
         ),
     )
 
@@ -152,8 +155,8 @@ def _groups(objects: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str,
 
 
 def _stamp(folder: Path, items: Sequence[Mapping[str, Any]]) -> str | None:
-    """Of the detections whose stamps are kept the one of highest probability; None without one."""
-    best = sorted(items, key=lambda item: -item["probability"])
+    """Name of the most probable candidate whose stamps are kept; None if no stamps are kept."""
+    best = sorted(items, key=certainty, reverse=True)
     return next((item["candid"] for item in best if (folder / "stamps" / f"{item['candid']}.png").is_file()), None)
 
 

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from otrain_core.errors import ConfigError
 from otrain_core.io import plain_values, write_json
 from otrain_core.night.alerts import band, magnitude
-from otrain_core.night.context import is_fixed, mjd
+from otrain_core.night.context import certainty, is_fixed, mjd
 from otrain_core.plan.sections import Section, explain_first, read_yaml
 
 log = logging.getLogger("otrain")
@@ -165,7 +165,7 @@ def _tns_point(item: Mapping[str, Any], about: TnsReport) -> dict[str, str]:
 
 
 def _remarks(items: Sequence[Mapping[str, Any]]) -> str:
-    best = max(items, key=lambda item: item["probability"])
+    best = max(items, key=certainty)
     words = f"seen in {best['n_images']} of {best['n_covered']} images; probability of a real source {best['probability']:.3f}"
     return words + (
         f"; {best['known']} ({best['known_kind']}) within {best['known_distance']:.1f} arcsec" if best["known"] else ""
@@ -179,7 +179,7 @@ def skyportal_report(objects: Sequence[Sequence[Mapping[str, Any]]], about: SkyP
     content: dict[str, list[dict[str, Any]]] = {"candidates": [], "photometry": [], "annotations": []}
     passed = datetime.now(UTC).isoformat(timespec="seconds")
     for items in objects:
-        best, name = max(items, key=lambda item: item["probability"]), items[0]["object_name"]
+        best, name = max(items, key=certainty), items[0]["object_name"]
         content["candidates"].append(
             {
                 "id": name,
@@ -194,7 +194,7 @@ def skyportal_report(objects: Sequence[Sequence[Mapping[str, Any]]], about: SkyP
         )
         if photometry := _photometry(items, name, about):
             content["photometry"].append(photometry)
-        data = {key: best[key] for key in ANNOTATIONS if best[key] not in (None, "")}
+        data = {key: best[key] for key in ANNOTATIONS if plain_values(best[key]) not in (None, "")}
         content["annotations"].append(
             {"obj_id": name, "origin": about.origin, "data": data, "group_ids": about.group_ids}
         )

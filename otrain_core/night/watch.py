@@ -1,36 +1,32 @@
-"""A folder that fills: each whole image once, until told to stop."""
+"""Watch a folder that fills: return each complete image once."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from otrain_core.io import shown
 from otrain_core.night.references import is_fits
 
 log = logging.getLogger("otrain")
 
 BLOCK = 2880  # bytes of a FITS block
-READ = ("opened", "closed_no_write")  # events of the looks themselves, which must not call for the next look
-STALE = 60.0  # a file that is not whole and has not changed for so long stays as it is [s]
-
-
-def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+READ = ("opened", "closed_no_write")  # events that the watch causes itself when it reads a file
+STALE = 60.0  # an incomplete file that has not changed for this long is taken as truncated [s]
+MOST_VERSIONS = 3  # versions of one file that are returned with `once`
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a FITS file holds all that its headers promise; of compressed ones, whether they end as they should.
+    """Whether a FITS file has all the data that its headers announce; for a .gz file, whether the compressed data end.
 
-    A file that is no FITS file, is damaged or must not be read counts as whole: it is refused with the words of a step.
+    A file that is not FITS, is damaged or cannot be read counts as complete: the search refuses it and says why.
     """
     from astropy.io import fits
 
@@ -50,10 +46,10 @@ def is_whole(path: Path) -> bool:
         return True
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # at each look at a file that is being written
+            warnings.simplefilter("ignore")  # astropy warns each time that it reads a file which is still being written
             with fits.open(path, memmap=True, lazy_load_hdus=False) as hdus:
                 return path.stat().st_size >= hdus[-1]._data_offset + hdus[-1]._data_size
-    except Exception:  # of many kinds, for damaged cards
+    except Exception:  # astropy raises many kinds of errors for damaged cards
         try:
             with open(path, "rb") as file:
                 start = file.read(20 * BLOCK)
@@ -66,10 +62,16 @@ def is_whole(path: Path) -> bool:
 def whole_images(
     folder: Path, known: set[tuple[Path, int, float]] | None = None, *, without: Path | None = None
 ) -> list[Path]:
-    """FITS files of a folder and the folders in it, but for those in `without`, that are whole; by time of change, then name.
+    """Complete FITS files of a folder and its subfolders, sorted by time of modification and name.
 
-    A file of `known` (path, size, time of change) is not read again; those found whole are added. One that is not whole
-    is read at every look: it may fill without a change of its size and of the seconds of its time.
+    Parameters
+    ----------
+    folder : Path
+    known : set of (Path, int, float), optional
+        Complete files (path, size, time of modification), which are not read again. Those found are added to it.
+        An incomplete file is read at every call: its content may change while its size and time do not.
+    without : Path, optional
+        Folder to leave out.
     """
     found, known = [], set() if known is None else known
     for path in folder.rglob("*"):
@@ -79,7 +81,7 @@ def whole_images(
                 if state in known or is_whole(path):
                     known.add(state)
                     found.append((state[2], path))
-        except OSError:  # gone since
+        except OSError:  # the file was deleted meanwhile
             continue
     return [path for _, path in sorted(found)]
 
@@ -89,15 +91,19 @@ def _within(path: Path, folder: Path | None) -> bool:
 
 
 def stale_images(folder: Path, *, without: Path | None = None) -> list[Path]:
-    """FITS files that are not whole and have not changed for `STALE`: truncated, and not still being written."""
+    """FITS files that are incomplete and have not changed for `STALE` seconds, so truncated; a warning names younger ones."""
     found = []
     for path in sorted(folder.rglob("*")):
         try:
             if not is_fits(path) or _within(path, without) or not path.is_file():
                 continue
-            if not is_whole(path) and time.time() - path.stat().st_mtime > STALE:
+            if is_whole(path):
+                continue
+            if time.time() - path.stat().st_mtime > STALE:
                 found.append(path)
-        except OSError:  # gone since
+            else:
+                log.warning("%s: is still being written and is put off; run again when it is complete", shown(path))
+        except OSError:  # the file was deleted meanwhile
             continue
     return found
 
@@ -112,30 +118,32 @@ def watch(
     settle: float = 1.0,
     look: float = 15.0,
 ) -> Iterator[Path]:
-    """Images of a folder as they come; with `once`, those that are there.
+    """Yield the images of a folder as they arrive; with `once`, those that are there.
 
     Parameters
     ----------
     folder : Path
     once : bool
-        End when all that is there has been given out; at last those that are not whole and no longer change.
+        End when every image has been returned; truncated files come last. At most `MOST_VERSIONS` versions of a file
+        that keeps changing are returned, then a warning names it.
     stop : threading.Event
         Ends the watch.
     without : Path, optional
-        A folder in it whose files are no images of the night.
+        Subfolder whose files are not images of the night.
     idle : callable
-        Called each time that all whole images have been given out, before others are waited for.
+        Called each time when all complete images have been returned, before waiting for new ones.
     settle : float
-        An image is given out when its size and time have not changed for so long [s].
+        An image is returned when its size and time have not changed for this long [s].
     look : float
-        The folder is looked through at least this often: on network file systems nothing tells of a new file [s].
+        Longest time between two looks at the folder [s]: network file systems do not report new files.
     """
     seen: dict[Path, tuple[int, float]] = {}
     given: set[tuple[Path, int, float]] = set()
     known: set[tuple[Path, int, float]] = set()
-    with _told_of_changes(folder) as changed:
+    versions: Counter[Path] = Counter()
+    with _changes(folder) as changed:
         while not stop.is_set():
-            fresh = False
+            fresh, before, seen = False, seen, {}
             for path in whole_images(folder, known, without=without):
                 try:
                     state = path.stat().st_size, path.stat().st_mtime
@@ -143,9 +151,18 @@ def watch(
                     continue
                 if (path, *state) in given:
                     continue
-                # Old enough, or unchanged since the last look.
-                if once or time.time() - state[1] > settle or seen.get(path) == state:
+                # With `once`, at once; otherwise when it is old enough or has not changed since the last look.
+                if once or time.time() - state[1] > settle or before.get(path) == state:
                     given.add((path, *state))
+                    versions[path] += 1
+                    if once and versions[path] > MOST_VERSIONS:
+                        if versions[path] == MOST_VERSIONS + 1:
+                            log.warning(
+                                "%s: changed %d times during the search and is put off; run again when it is complete",
+                                shown(path),
+                                MOST_VERSIONS,
+                            )
+                        continue
                     fresh = True
                     yield path
                     if stop.is_set():
@@ -162,8 +179,8 @@ def watch(
 
 
 @contextmanager
-def _told_of_changes(folder: Path) -> Iterator[threading.Event]:
-    """An event that is set when something changes in a folder, where the system tells of it."""
+def _changes(folder: Path) -> Iterator[threading.Event]:
+    """An event that is set when something changes in a folder, if the system reports changes."""
     changed = threading.Event()
     from watchdog.events import FileSystemEventHandler
     from watchdog.observers import Observer
@@ -178,14 +195,13 @@ def _told_of_changes(folder: Path) -> Iterator[threading.Event]:
     try:
         observer.start()
     except OSError as error:
-        log.warning("%s: changes are not told of (%s); the folder is looked through from time to time", folder, error)
+        log.warning("%s: the system does not report changes (%s); the folder is read at intervals", folder, error)
         yield changed
         return
     try:
         yield changed
     finally:
-        logging.getLogger("watchdog.observers.inotify").setLevel(
-            logging.CRITICAL
-        )  # it tells of its own end as an error
+        # Its own end would be logged as an error.
+        logging.getLogger("watchdog.observers.inotify").setLevel(logging.CRITICAL)
         observer.stop()
         observer.join()

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from otrain_core.evaluation.words import count, interval, num, pct, several
+from otrain_core.evaluation.words import count, decisions, interval, num, pct, several
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,7 @@ from otrain_core.evaluation.words import count, interval, num, pct, several
         (num("x"), "–"),
         (pct(0.0512), "5.1 %"),
         (pct(None), "–"),
+        (pct(pd.NA), "–"),
         (pct(np.inf), "–"),
         (count(12345), "12\u202f345"),
         (count(pd.NA), "–"),
@@ -40,3 +41,11 @@ def test_numbers_for_people(made, expected):
 )
 def test_one_is_not_several(made, expected):
     assert made == expected
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"),
+    [(1, "1 candidate: 1 real, 0 undecided, 0 bogus"), (1234, "1234 candidates: 1 real, 0 undecided, 1233 bogus")],
+)
+def test_decisions(n, expected):
+    assert decisions({"n": n, "real": 1, "undecided": 0}) == expected

@@ -1,4 +1,6 @@
-"""Detections of a night as the ledger gives them, with their context."""
+"""Detections of a night as the ledger returns them, with their context."""
+
+import numpy as np
 
 from otrain_core.night.search import COLUMNS
 
@@ -57,3 +59,13 @@ def detection(image=1, candid="c", **values):
     }
     item |= {"object_ra": item["ra"], "object_dec": item["dec"]}
     return item | values
+
+
+def store(ledger, image, items, *, night="2024-02-29"):
+    """Record an image with detections in a ledger."""
+    number, _ = ledger.begin(str(image), path="x", name=f"im{image}")
+    table = {name: np.array([np.nan if item[name] is None else item[name] for item in items]) for name in items[0]}
+    counts = {"n": len(items), "real": 1, "undecided": 0, "unlike_training": 0, "subtraction": {"noise_spread": 1.0}}
+    record = images()[0]["record"] | counts | {"time": items[0]["time"]}
+    with ledger.finish(number, night=night, record=record, table=table, radius=2.0):
+        pass

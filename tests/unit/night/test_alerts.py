@@ -71,6 +71,17 @@ def test_instrumental_magnitudes_are_missing_not_wrong():
     assert fastavro.validation.validate(found, schema(), strict=False)
 
 
+def test_unknown_numbers_are_null_and_unknown_times_left_out_of_the_history():
+    candidate = packet(detection(1, "c1", snr=np.nan, probability=np.nan))["candidate"]
+    assert candidate["scorr"] is None and candidate["drb"] is None
+    for seen in ("", "2024-03-01T03:00:00"), ("2024-03-01T03:00:00", ""):
+        candidate = packet(
+            detection(1, "c1", time="2024-03-01T02:00:00"),
+            [detection(k, f"c{k}", time=time) for k, time in zip((2, 3), seen, strict=True)],
+        )["candidate"]
+        assert candidate["jdendhist"] - candidate["jdstarthist"] == pytest.approx(1 / 24, abs=1e-8)
+
+
 def test_the_same_candidate_is_the_same_packet():
     assert packet(detection(1, "c1")) == packet(detection(1, "c1"))
     assert packet(detection(1, "c1"))["candid"] != packet(detection(1, "c2"))["candid"]

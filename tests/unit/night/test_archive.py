@@ -9,7 +9,7 @@ import pytest
 from astropy.io import fits
 
 from otrain_core.errors import ConfigError
-from otrain_core.io import read_json, read_table
+from otrain_core.io import digest, read_json, read_table
 from otrain_core.night import archive as module
 from otrain_core.night.archive import archive_files
 from otrain_core.night.nights import nights_files
@@ -103,14 +103,13 @@ def test_an_image_that_was_cut_off_is_searched_again(archive, monkeypatch):
 
 def test_an_image_that_cannot_be_read_does_not_end_the_job(archive, monkeypatch):
     run, _, _ = archive
-    digest = module.file_digest
 
     def denied(path):
         if str(path).endswith("copy.fits"):
             raise PermissionError(errno.EACCES, "Permission denied", path)
         return digest(path)
 
-    monkeypatch.setattr(module, "file_digest", denied)
+    monkeypatch.setattr(module, "digest", denied)
     items = run()
     assert [item["status"] for item in items] == ["done", "done", "refused", "refused", "gone"]
     assert items[2]["reason"].endswith("copy.fits: cannot be read (Permission denied)")

@@ -19,7 +19,7 @@ from otrain_core.night.context import (
 )
 from otrain_core.night.ledger import Ledger, with_more
 from otrain_core.sky import catalogue
-from tests.unit.night.detections import detection, images
+from tests.unit.night.detections import detection, images, store
 from tests.unit.synthetic_difference import tangential
 
 SEEING = 2.5
@@ -133,6 +133,14 @@ def test_motion_of_an_object_and_its_error():
     assert np.isnan(night_context(items[:1], images())["motion"][0])
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_detection_without_a_signal_to_noise_ratio_has_no_part_in_the_motion():
+    items = [detection(k, f"c{k}", dec=20 + k / 3600, snr=1000.0) for k in (1, 2, 3)]
+    far = detection(4, "unknown", dec=21.0, snr=np.nan)
+    assert night_context([*items, far], images(4))["motion"] == pytest.approx([6.0] * 4, rel=1e-3)
+    assert np.isnan(night_context([items[0], far], images(4))["motion"]).all()
+
+
 def test_around_an_image_there_is_all_that_its_columns_depend_on():
     ledger, rng = Ledger(":memory:"), np.random.default_rng(1)
     for image in range(1, 7):
@@ -140,11 +148,7 @@ def test_around_an_image_there_is_all_that_its_columns_depend_on():
             detection(image, f"{image}-{k}", ra=10 + 0.01 * k if k < 3 else 10 + rng.uniform(1, 9), x=30.0 * k, y=5.0)
             for k in range(6)
         ]
-        table = {name: np.array([np.nan if item[name] is None else item[name] for item in items]) for name in items[0]}
-        number, _ = ledger.begin(str(image), path="x", name=f"im{image}")
-        record = images()[0]["record"] | {"time": items[0]["time"]}
-        with ledger.finish(number, night="n", record=record, table=table, radius=2.0):
-            pass
+        store(ledger, image, items, night="n")
     whole = {item["candid"]: item for item in detections_of(ledger, "n") if item["image"] == 4}
     part = detections_of(ledger, "n", around=4)
     assert repr([item for item in part if item["image"] == 4]) == repr(list(whole.values()))

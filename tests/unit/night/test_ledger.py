@@ -1,6 +1,7 @@
 """The ledger: each image once by content, whole transactions, objects by the sky."""
 
 import errno
+import re
 import sqlite3
 
 import numpy as np
@@ -43,8 +44,26 @@ def test_a_candidate_without_a_number_does_not_lose_its_image(tmp_path):
     table = rows([10.0, 10.1], [20.0, 20.0]) | {"snr": np.array([np.nan, 7.0]), "probability": np.array([np.nan, 0.9])}
     with ledger.finish(number, night="n", record={}, table=table, radius=1.0):
         pass
-    found = {item["candid"]: (item["snr"], item["probability"], item["mag"]) for item in ledger.detections("n")}
-    assert found == {"c0": (0.0, 0.0, None), "c1": (7.0, 0.9, None)}
+    for plain in (False, True):
+        found = {item["candid"]: item for item in ledger.detections("n", plain=plain)}
+        assert np.isnan([found["c0"]["snr"], found["c0"]["probability"]]).all()
+        assert (found["c1"]["snr"], found["c1"]["probability"], found["c1"]["mag"]) == (7.0, 0.9, None)
+    ledger.close()
+    base = sqlite3.connect(tmp_path / "ledger.sqlite")
+    unknown = base.execute("SELECT candid FROM detections WHERE snr IS NULL AND probability IS NULL").fetchall()
+    base.close()
+    assert unknown == [("c0",)]
+
+
+def test_a_ledger_of_another_version_is_refused(tmp_path):
+    Ledger(tmp_path / "ledger.sqlite").close()
+    base = sqlite3.connect(tmp_path / "ledger.sqlite")
+    base.execute("PRAGMA user_version = 2")
+    base.close()
+    with pytest.raises(
+        OtrainError, match="a ledger of version 2, but this O'TRAIN reads version 3; choose a new output"
+    ):
+        Ledger(tmp_path / "ledger.sqlite")
 
 
 def test_a_night_is_open_until_it_is_ended(tmp_path):
@@ -129,6 +148,6 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", flock)
-    told = f"^{tmp_path}: No locks available; a file system with locks is needed$"
-    with pytest.raises(OtrainError, match=told), alone(tmp_path):
+    message = re.escape(f"{tmp_path}: cannot be locked (No locks available); choose an output folder (-o) on")
+    with pytest.raises(OtrainError, match=message), alone(tmp_path):
         pass

@@ -23,6 +23,7 @@ from otrain_core.classify.descriptors import DESCRIPTORS
 from otrain_core.cli.main import main
 from otrain_core.cubes.cube_format import read_cube
 from otrain_core.errors import OtrainError
+from otrain_core.io import digest
 from otrain_core.night import night as module
 from otrain_core.night.ledger import Ledger
 from otrain_core.night.night import Night, night_of
@@ -71,7 +72,7 @@ def test_a_night(night_pair, tmp_path):
     assert sum(len(images) == 3 for images in seen.values()) >= len(NEW)  # the new sources are in all three
     page = (tmp_path / "nights/2024-02-29/index.html").read_text()
     best = max(found, key=lambda item: item["probability"])
-    assert best["candid"] in page and "seen in 3 of 3 images that show the place" in page and "training set" in page
+    assert best["candid"] in page and "seen in 3 of 3 images that show the position" in page and "training set" in page
     assert (tmp_path / f"nights/2024-02-29/stamps/{best['candid']}.png").stat().st_size > 100
     index = (tmp_path / "nights/index.html").read_text()
     assert "2024-02-29" in index and "broken.fits" in index
@@ -107,7 +108,7 @@ def test_frames_without_sky_are_told_of_once(night_pair, tmp_path):
     assert counts == {"done": 1, "refused": 1, "left_out": 4, "known": 0}  # the light frame is blank
     assert sum("left out" in text for text in said) == 1 and len(said) == 3
     index = (tmp_path / "nights/index.html").read_text()
-    assert "By the type in their header they show no sky: 1 bias, 2 dark, 1 flat" in index
+    assert "Frames without sky, by the type in their header: 1 bias, 2 dark, 1 flat" in index
     assert re.search("frame0.fits<.*IMAGETYP .*Dark Frame", index)
     assert run(night) == {"done": 0, "refused": 0, "left_out": 0, "known": 6}
 
@@ -192,14 +193,14 @@ def test_an_unexpected_error_of_one_image_does_not_end_the_night(night_pair, tmp
 
 def test_a_file_that_cannot_be_read_does_not_end_the_night(night_pair, tmp_path, monkeypatch):
     folder = images(tmp_path / "images", night_pair[0], 2)
-    digest, told = module.file_digest, []
+    told = []
 
     def denied(path):
         if path.name == "im0.fits":
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return digest(path)
 
-    monkeypatch.setattr(module, "file_digest", denied)
+    monkeypatch.setattr(module, "digest", denied)
     night = a_night(folder, tmp_path / "nights", night_pair)
     counts = night.run(once=True, stop=threading.Event(), tell=told.append)
     assert (counts["done"], counts["refused"]) == (1, 1)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from otrain_core.classify.descriptors import DESCRIPTORS
 from otrain_core.cubes.cube_format import read_cube
-from otrain_core.night.outputs import as_table, in_words, write_cutouts, write_scores, write_search, write_stamps
+from otrain_core.night.outputs import as_table, write_cutouts, write_scores, write_search, write_stamps
 from otrain_core.night.search import COLUMNS, Search
 
 
@@ -69,7 +69,3 @@ def test_cutouts_are_a_cube_for_the_labelling_page(found, tmp_path):
     none = Search({}, found.stamps[:0], {}, found.record)
     write_cutouts(tmp_path / "none.npz", none, n=1)
     assert not (tmp_path / "none.npz").exists()
-
-
-def test_words(found):
-    assert in_words(found.record) == "2 candidates: 1 real, 0 undecided, 1 bogus"

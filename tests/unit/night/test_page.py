@@ -5,7 +5,7 @@ import numpy as np
 from otrain_core.night.ledger import Ledger
 from otrain_core.night.page import _covered, _groups, _model_words, light_curve, night_objects, write_index, write_page
 from tests.unit.night.detections import detection as found
-from tests.unit.night.detections import images
+from tests.unit.night.detections import images, store
 
 
 def detection(
@@ -93,28 +93,33 @@ def test_images_without_a_detection_give_their_limit():
 
 def test_the_page_tells_what_stands_around(tmp_path):
     ledger = Ledger(tmp_path / "ledger.sqlite")
-    number, name = ledger.begin("1", path="x", name="im1")
     item = found(1, "a", mag=18.0, known="V1", known_kind="variable", known_distance=3.0, saturated_distance=12.0)
-    table = {key: np.array([np.nan if value is None else value]) for key, value in item.items()}
-    record = images()[0]["record"] | {
-        "n": 1,
-        "real": 1,
-        "undecided": 0,
-        "unlike_training": 0,
-        "subtraction": {"noise_spread": 1.0},
-    }
-    with ledger.finish(number, night="2024-02-29", record=record, table=table, radius=1.0):
-        pass
+    store(ledger, 1, [item])
     write_page(tmp_path, "2024-02-29", ledger, about={}, false_alarms=0.01)
     page = (tmp_path / "index.html").read_text()
-    assert "stamps were not kept" in page and "<img" not in page
+    assert "No stamps are kept" in page and "<img" not in page
     (tmp_path / "stamps").mkdir()
     (tmp_path / "stamps/a.png").write_bytes(b"")
     write_page(tmp_path, "2024-02-29", ledger, about={}, false_alarms=0.01)
     page = (tmp_path / "index.html").read_text()
     assert 'src="stamps/a.png"' in page
     assert "<b>V1</b> (variable) at 3.0 arcsec" in page and "saturated pixel 12 px away" in page
-    assert "seen in 1 of 1 image that shows the place" in page and "J004000.00+200000.0" in page
+    assert "seen in 1 of 1 image that shows the position" in page and "J004000.00+200000.0" in page
+
+
+def test_unknown_numbers_are_shown_as_a_dash(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    store(ledger, 1, [found(1, "a", probability=np.nan, snr=np.nan, real=0, undecided=1)])
+    write_page(tmp_path, "2024-02-29", ledger, about={}, false_alarms=0.01)
+    page = (tmp_path / "index.html").read_text()
+    assert "probability –, S/N –<br>" in page and "nan" not in page.lower().replace("instr", "")
+
+
+def test_a_detection_without_a_probability_is_never_the_best():
+    items = [detection(k, name, found=1, probability=p) for k, (name, p) in enumerate([("a", np.nan), ("b", 0.6)])]
+    items += [detection(3, "unknown", found=2, probability=np.nan), detection(3, "known", found=3, probability=0.1)]
+    for order in (items, items[::-1]):
+        assert [entry["best"]["candid"] for entry in night_objects(order)] == ["b", "known", "unknown"]
 
 
 def test_the_index_names_the_file_and_the_reason_without_its_path(tmp_path):

@@ -5,13 +5,14 @@ import os
 import shutil
 import threading
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 from astropy.io import fits
 
 from otrain_core.night import watch as module
-from otrain_core.night.watch import file_digest, is_whole, watch, whole_images
+from otrain_core.night.watch import MOST_VERSIONS, is_whole, watch, whole_images
 from tests.unit.synthetic_night import Stop
 
 
@@ -60,7 +61,7 @@ def test_once(tmp_path):
     assert sorted(watch(tmp_path, once=True, stop=threading.Event())) == sorted(paths)
 
 
-def test_what_stays_truncated_is_given_out_at_last(tmp_path):
+def test_what_stays_truncated_is_given_out_at_last(tmp_path, caplog):
     data = frame(tmp_path / "whole.fits").read_bytes()
     for name, age in (("written.fits", 0), ("truncated.fits", 3600)):
         (tmp_path / name).write_bytes(data[:3000])
@@ -69,6 +70,23 @@ def test_what_stays_truncated_is_given_out_at_last(tmp_path):
         "whole.fits",
         "truncated.fits",
     ]
+    assert caplog.messages == [
+        f"{tmp_path / 'written.fits'}: is still being written and is put off; run again when it is complete"
+    ]
+
+
+def test_a_file_that_changes_at_every_look_is_put_off(tmp_path, caplog):
+    changing, other = frame(tmp_path / "changing.fits"), frame(tmp_path / "other.fits")
+    found = []
+    for path in watch(tmp_path, once=True, stop=Stop()):
+        found.append(path)
+        if path == changing:  # as if another program wrote it again during the search
+            os.utime(changing, (len(found), len(found)))
+    assert (found.count(changing), found.count(other)) == (MOST_VERSIONS, 1)
+    assert caplog.messages == [
+        f"{changing}: changed {MOST_VERSIONS} times during the search and is put off; run again when it is complete"
+    ]
+    assert set(watch(tmp_path, once=True, stop=Stop())) == {changing, other}
 
 
 def test_files_that_come_later(tmp_path):
@@ -83,6 +101,21 @@ def test_files_that_come_later(tmp_path):
         else:
             stop.set()
     assert found == ["first.fits", "second.fits"] and 1 in idle  # before the second is waited for
+
+
+def test_a_file_that_is_deleted_again_is_not_waited_for(tmp_path, monkeypatch):
+    path, stop, waited = frame(tmp_path / "temporary.fits"), Stop(), []
+
+    class Changed(threading.Event):
+        def wait(self, timeout):
+            waited.append(timeout)
+            path.unlink(missing_ok=True)
+            if len(waited) == 2:
+                stop.set()
+
+    monkeypatch.setattr(module, "_changes", lambda folder: nullcontext(Changed()))
+    assert list(watch(tmp_path, once=False, stop=stop, settle=1000.0, look=2000.0)) == []
+    assert waited == [1000.0, 2000.0]
 
 
 def test_the_looks_themselves_call_for_no_look(tmp_path, monkeypatch):
@@ -100,12 +133,6 @@ def test_the_looks_themselves_call_for_no_look(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "whole_images", look)
     assert list(watch(tmp_path, once=False, stop=stop, look=0.3)) == []
     assert np.diff(looks).min() > 0.25
-
-
-def test_the_digest_is_that_of_the_content(tmp_path):
-    one, other = frame(tmp_path / "a.fits", 1), frame(tmp_path / "b.fits", 2)
-    shutil.copy(one, tmp_path / "c.fits")
-    assert file_digest(one) == file_digest(tmp_path / "c.fits") != file_digest(other)
 
 
 def test_a_file_that_fills_without_a_change_of_its_size_and_time(tmp_path, monkeypatch):
