@@ -1,1 +1,1 @@
-"""Tonight's images: from a science image to scored candidates, in one process."""
+"""Search tonight's images: from a science image to scored candidates, in one process."""

@@ -1,4 +1,4 @@
-"""Candidates as alert packets: Avro files in the schema of the Zwicky Transient Facility, which its brokers read."""
+"""Write candidates as alert packets: Avro files in the schema of the Zwicky Transient Facility, which brokers read."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from otrain_core.night.context import mjd
 
 VERSION = "4.02"  # of the schema
 PUBLISHER = "O'TRAIN"
-FILTERS = {"g": 1, "r": 2, "R": 2, "i": 3, "I": 3}  # of the field fid; others are 0
-JD = 2400000.5  # of MJD 0
+FILTERS = {"g": 1, "r": 2, "R": 2, "i": 3, "I": 3}  # values of the field fid; 0 for any other filter
+JD = 2400000.5  # Julian date of MJD 0
 
 
 @cache
 def schema() -> Any:
-    """The schema of a packet, parsed."""
+    """The parsed schema of a packet."""
     import fastavro
 
     return fastavro.parse_schema(json.loads(Path(__file__).with_name("ztf_alert.avsc").read_text(encoding="utf-8")))
@@ -41,17 +41,17 @@ def write_alerts(
     images: Sequence[Mapping[str, Any]],
     model: str,
 ) -> None:
-    """Write one packet for each candidate of an image: CANDID.avro.
+    """Write one packet, CANDID.avro, for each candidate of an image.
 
     Parameters
     ----------
     folder : path-like
     items : sequence of mapping
-        Detections with their context; those without a sky position have no packet, which the schema requires.
+        Detections with their context. Those without a sky position get no packet, because the schema requires one.
     stamps : mapping of str to numpy.ndarray
         (S, S, 5) by candid, channels `otrain_core.candidates.cutouts.CHANNELS`.
     history : sequence of mapping
-        Detections of the night so far.
+        All detections of the night so far.
     images : sequence of mapping
         Images of the night, from the ledger.
     model : str
@@ -80,21 +80,28 @@ def alert_packet(
     records: Mapping[int, Mapping[str, Any]],
     model: str,
 ) -> dict[str, Any]:
-    """One packet, as the schema names its fields; fields of which nothing is known are left to their defaults.
+    """The fields of one packet by their names in the schema; fields without a known value keep their defaults.
 
-    ``drb`` is the calibrated probability; ``fid`` is 0 for filters that ZTF has not; ``distnr`` counts pixels of the
-    image; magnitudes are NaN where their zero point is assumed; of a source fainter than in the reference,
+    ``drb`` is the calibrated probability, ``fid`` is 0 for filters that ZTF does not have, ``distnr`` is in pixels of
+    the image, and magnitudes are NaN if the zero point is assumed. For a source fainter than in the reference,
     ``isdiffpos`` is f and the difference is reference - science.
 
     Parameters
     ----------
-    item, seen : mapping, sequence of mapping
-        The detection, and those of its object in other images.
+    item : mapping
+        The detection.
+    seen : sequence of mapping
+        Detections of the same object in other images.
     stamp : numpy.ndarray
         (S, S, 5)
     records : mapping
         Records of the images by their number, with ``name``.
     model : str
+        Name of the classifier.
+
+    Returns
+    -------
+    dict
     """
     record = records[item["image"]]
     times = [time for time in map(_jd, (item, *seen)) if np.isfinite(time)]
@@ -105,11 +112,11 @@ def alert_packet(
         "ncovhist": int(item["n_covered"]),
         "jdstarthist": min(times, default=np.nan),
         "jdendhist": max(times, default=np.nan),
-        "nmtchps": 0,  # nothing is looked up in Pan-STARRS
+        "nmtchps": 0,  # Pan-STARRS is not queried
         "rfid": _long(str(record.get("reference"))),
         "jdstartref": mjd(record.get("reference_time")) + JD,
         "jdendref": mjd(record.get("reference_time")) + JD,
-        "nframesref": 0,  # not known
+        "nframesref": 0,  # unknown
         "nmatches": 0,
         "exptime": record.get("exposure"),
         "drb": plain_values(item["probability"]),
@@ -134,7 +141,7 @@ def alert_packet(
 def _detection(
     item: Mapping[str, Any], record: Mapping[str, Any], model: str, *, earlier: bool = False
 ) -> dict[str, Any]:
-    """The fields that a candidate and an earlier one share."""
+    """The fields that the candidate of a packet and an earlier candidate have in common."""
     calibrated = record.get("zero_point_source") != "assumed"
     mag, magerr = magnitude(item, record) if calibrated else (np.nan, np.nan)
     scale = record.get("pixel_scale") or np.nan
@@ -164,7 +171,7 @@ def _detection(
 
 
 def magnitude(item: Mapping[str, Any], record: Mapping[str, Any]) -> tuple[float, float]:
-    """Magnitude of what changed, brighter or fainter, and its error."""
+    """Magnitude and error of the absolute flux of the difference; NaN without a zero point or flux."""
     zero_point = record.get("zero_point")
     flux, error = _number(item["flux"]), _number(item["fluxerr"])
     if zero_point is None or not abs(flux) > 0:
@@ -173,7 +180,7 @@ def magnitude(item: Mapping[str, Any], record: Mapping[str, Any]) -> tuple[float
 
 
 def band(name: str) -> str:
-    """Letter of a filter: lower case of Sloan's, upper case of Johnson's and Cousins'; the name itself of others."""
+    """Letter of a filter: lower case for Sloan, upper case for Johnson and Cousins; other names are returned unchanged."""
     text = name.strip()
     if found := re.fullmatch(
         r"(?:sdss|sloan|ps1)?[ _.-]*([ugriz])(?:'|p|[ _.-]*(?:sdss|sloan|ps1))?", text, flags=re.I
@@ -188,7 +195,7 @@ def band(name: str) -> str:
 
 
 def _planes(stamp: np.ndarray, sign: int) -> dict[str, np.ndarray]:
-    """Planes by name; the stamps of a source that faded have science and reference changed about."""
+    """Planes by name; in the stamps of a source that faded, science and reference are exchanged."""
     names = ("science", "reference", "difference") if sign > 0 else ("reference", "science", "difference")
     channels = (CHANNELS.index(name) for name in ("science", "reference", "difference"))
     return {name: stamp[:, :, channel] for name, channel in zip(names, channels, strict=True)}
@@ -211,5 +218,5 @@ def _number(value: Any) -> float:
 
 
 def _long(text: str) -> int:
-    """A number of 63 bits that stands for a name, the same in every run."""
+    """A number of 63 bits derived from a name, the same in every run."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -1,7 +1,7 @@
-"""The search of an archive: scored candidates as one Parquet dataset, partitioned by night (steps `archive`, `nights`).
+"""Search an archive: the scored candidates form one Parquet dataset, partitioned by night (steps `archive`, `nights`).
 
-Each image is searched once, by content: a job that is started again goes on where it was, and a copy of an image under
-another name is no second image. Every file appears whole.
+Each image is searched once, identified by its content: a restarted job resumes, and a copy of an image under another
+name is not searched again. Every output file appears only when it is complete.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ log = logging.getLogger("otrain")
 def archive_files(
     *, images: Sequence[Mapping[str, Any]], folder: str | Path, record: str | Path, options: ArchiveOptions
 ) -> None:
-    """Search some images of an archive; an image that cannot be used is noted, and the others go on.
+    """Search some images of an archive; an image that cannot be used is recorded, and the search continues.
 
     Parameters
     ----------
     images : sequence of mapping
         path, reference, wcs, see `otrain_core.plan.archive.ArchiveImage`.
     folder : path-like
-        Of the archive: ``candidates/night=YYYY-MM-DD/DIGEST.parquet`` and ``images/DIGEST.json`` are written to it.
+        Folder of the archive, which gets ``candidates/night=YYYY-MM-DD/DIGEST.parquet`` and ``images/DIGEST.json``.
     record : path-like
-        Written last: what became of each image (JSON).
+        JSON file with the result of each image, written last.
     options : ArchiveOptions
 
     Raises
@@ -55,7 +55,7 @@ def archive_files(
     ConfigError
         The model does not say how its cutouts were made, or the references cannot be used.
     OSError
-        Nothing can be written (a full disk); what is done is kept.
+        A file cannot be written, as on a full disk; finished images are kept.
     """
     archive = Archive(Path(folder), options)
     items = []
@@ -68,7 +68,7 @@ def archive_files(
 
 @dataclass
 class Archive:
-    """What the images of a job share."""
+    """Classifier, recipe and references for the images of one job."""
 
     folder: Path
     options: ArchiveOptions
@@ -84,8 +84,9 @@ class Archive:
         self.classifier = Classifier.load(path)
         recipe = read_recipe(self.classifier.about, where=str(path))
         if recipe is None:
-            raise ConfigError(f"archive.model: {path}: does not say how its cutouts were made; export it again")
-        self.references = References(self.options.references) if self.options.references else None
+            raise ConfigError(f"archive.model: {path}: does not say how its cutouts were made; export the model again")
+        references = self.options.references
+        self.references = References(references, option="archive.references") if references else None
         given = {key: getattr(self.options, key) for key in ("gain", "pixel_scale", "saturation")}
         detector = recipe.detector.model_copy(update={key: value for key, value in given.items() if value is not None})
         detect = recipe.pipeline.detect
@@ -97,12 +98,18 @@ class Archive:
         self.made_with = hashlib.sha256(about.encode()).hexdigest()[:16]
 
     def search(self, image: ArchiveImage) -> dict[str, Any]:
-        """Search an image that was not searched with this model: what the record of the job says of it."""
+        """Search an image unless it was searched with this model and recipe before.
+
+        Returns
+        -------
+        dict
+            Entry of the image in the record of the job: status (done, refused, gone), reason or results.
+        """
         try:
             content = digest(image.path)
         except FileNotFoundError:
             return {"status": "gone", "reason": f"{image.path}: no such file"}
-        except OSError as error:  # no right to read it, or a damaged disk
+        except OSError as error:  # no permission, or a damaged disk
             return {"status": "refused", "reason": f"{image.path}: cannot be read ({error.strerror})"}
         try:
             about = self.folder / "images" / f"{content}.json"
@@ -113,18 +120,18 @@ class Archive:
             return {"status": "refused", "reason": str(error)}
         except (OSError, MemoryError):
             raise
-        except Exception as error:  # one image must not end the job
+        except Exception as error:  # the job must go on with the other images
             log.exception("%s", image.path)
             return {"status": "refused", "reason": f"{image.path}: unexpected {type(error).__name__} ({error})"}
         write_json(about, item)
         return item
 
     def _search(self, image: ArchiveImage, content: str) -> dict[str, Any]:
-        # Files of one name in the folders of many nights are usual: the name of a candidate must tell them apart.
+        # Archives often have the same file name in the folders of many nights: the digest makes the name unique.
         name = f"{safe_name(Path(image.path).name.split('.')[0], fallback='image')}-{content[:8]}"
         reference = image.reference or (self.references and self.references.of(image.path, image=name))
         if not reference:
-            raise ConfigError(f"archive.references: {image.path} needs a reference")
+            raise ConfigError(f"archive.references: {image.path} has no reference; name one")
         found = search_image(
             image.path,
             reference=reference,
@@ -139,14 +146,14 @@ class Archive:
         return {"status": "done", "digest": content, "made_with": self.made_with, "night": night, **about}
 
     def _write(self, found: Search, night: str, content: str) -> None:
-        """The candidates as one file of the dataset; none without candidates."""
+        """Write the candidates as one file of the dataset; no file if there are no candidates."""
         import pyarrow.parquet as parquet
 
         path = self.folder / "candidates" / f"night={night}" / f"{content[:32]}.parquet"
         if not len(found.table["candid"]):
             path.unlink(missing_ok=True)
             return
-        temporary = self.folder / "unfinished" / f"{content[:32]}.{os.getpid()}"  # outside of the dataset
+        temporary = self.folder / "unfinished" / f"{content[:32]}.{os.getpid()}"  # outside the dataset
         for each in (path, temporary):
             each.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -157,8 +164,11 @@ class Archive:
 
 
 def as_arrow(table: Mapping[str, np.ndarray], *, digest: str) -> Any:
-    """The candidates of an image as a pyarrow table: `otrain_core.night.search.COLUMNS` but those of a night, of which an
-    image alone knows nothing, and ``digest`` of the image's file."""
+    """The candidates of an image as a pyarrow.Table.
+
+    Its columns are `otrain_core.night.search.COLUMNS` without `NIGHT_COLUMNS`, which need the other images of the night,
+    and ``digest``, the SHA-256 of the image file.
+    """
     import pyarrow as pa
 
     kinds = {"f": pa.float64(), "i": pa.int64(), "u": pa.int64(), "b": pa.bool_()}

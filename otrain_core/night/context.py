@@ -1,4 +1,4 @@
-"""What stands around a candidate: in its image, in catalogues, and in the other images of its night."""
+"""The context of a candidate: sources near it in its image, in catalogues, and in the other images of its night."""
 
 from __future__ import annotations
 
@@ -22,49 +22,49 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("otrain")
 
-REACH = 30.0  # of what counts as near in a catalogue [arcsec]
-SOURCE_REACH = 12.0  # of what counts as near in the reference [FWHM]
-SOURCE_SNR = 5.0  # of its brightest pixels
-PAIRS = 1_000_000  # of detections at one place that are held at once
-SAME_PIXEL = 1.0  # candidates of several images so near on the detector are at one place [px]
-LEAST_ERROR = 0.2  # of a place from image to image, that of the WCS included [FWHM]
+REACH = 30.0  # largest distance of a catalogue entry [arcsec]
+SOURCE_REACH = 12.0  # largest distance of a source of the reference [FWHM]
+SOURCE_SNR = 5.0  # threshold for the pixels of such a source
+PAIRS = 1_000_000  # pairs of detections at the same pixel that are held in memory at once
+SAME_PIXEL = 1.0  # candidates of several images within this distance are at the same pixel of the detector [px]
+LEAST_ERROR = 0.2  # smallest error of a position between images, including that of the WCS [FWHM]
 EARLIEST = datetime(1858, 11, 17)  # MJD 0
 
-# Columns of candidates: name, unit, description; of one image, and of a night.
+# Columns of candidates (name, unit, description): from one image, and from all images of a night.
 IMAGE_COLUMNS = {
-    "source_distance": ("arcsec", "to the nearest source of the reference within 12 FWHM"),
-    "source_mag": ("mag", "of that source, within 3 FWHM of diameter"),
-    "source_ra": ("deg", "its right ascension, ICRS"),
-    "source_dec": ("deg", "its declination, ICRS"),
-    "saturated_distance": ("pix", "to the nearest saturated pixel of the image"),
-    "edge_distance": ("pix", "to the edge of the image"),
-    "star_distance": ("arcsec", "to the nearest entry of the star catalogue within 30 arcsec"),
-    "star_mag": ("mag", "of that entry"),
-    "star_kind": ("", "star or galaxy, where the catalogue says so"),
+    "source_distance": ("arcsec", "distance to the nearest source of the reference within 12 FWHM"),
+    "source_mag": ("mag", "magnitude of that source, in an aperture of 3 FWHM diameter"),
+    "source_ra": ("deg", "right ascension of that source, ICRS"),
+    "source_dec": ("deg", "declination of that source, ICRS"),
+    "saturated_distance": ("pix", "distance to the nearest saturated pixel of the image"),
+    "edge_distance": ("pix", "distance to the edge of the image"),
+    "star_distance": ("arcsec", "distance to the nearest entry of the star catalogue within 30 arcsec"),
+    "star_mag": ("mag", "magnitude of that entry"),
+    "star_kind": ("", "star or galaxy, if the catalogue says so"),
     "known": ("", "name of the nearest known object within 30 arcsec"),
     "known_kind": ("", "variable or moving"),
-    "known_distance": ("arcsec", "to that object"),
+    "known_distance": ("arcsec", "distance to that object"),
 }
 TEXT = ("star_kind", "known", "known_kind")
 NIGHT_COLUMNS = {
-    "object_name": ("", "name of the object, after its first place on the sky; empty without a WCS"),
-    "n_images": ("", "images of the night with a candidate at this place of the sky"),
-    "n_covered": ("", "images of the night that show this place"),
-    "n_detector": ("", "images with a candidate at this pixel, though at another place of the sky (this one counts)"),
-    "motion": ("arcsec/h", "of the object, a straight line through its places"),
-    "motion_error": ("arcsec/h", "1 sigma of it"),
+    "object_name": ("", "name of the object, from its first position on the sky; empty without a WCS"),
+    "n_images": ("", "images of the night with a candidate at this position on the sky"),
+    "n_covered": ("", "images of the night that show this position"),
+    "n_detector": ("", "images with a candidate at this pixel but at other positions on the sky, plus this image"),
+    "motion": ("arcsec/h", "speed of the object, from a straight line fitted to its positions"),
+    "motion_error": ("arcsec/h", "1-sigma error of the speed"),
 }
 
 
 class Catalogues(Section):
-    """Where known objects and stars near candidates are looked up; nothing by default.
+    """Sources of the known objects and stars near candidates; none by default.
 
     Attributes
     ----------
     known, stars : str
-        See `otrain_core.sky.catalogue.known_objects` and `star_catalogue`; empty: not looked up.
+        See `otrain_core.sky.catalogue.known_objects` and `star_catalogue`; an empty text disables the query.
     cache : str
-        Folder of the answers of the network.
+        Folder in which answers from the network are kept.
     """
 
     known: str = ""
@@ -86,15 +86,16 @@ def image_context(
 ) -> dict[str, np.ndarray]:
     """The columns `IMAGE_COLUMNS` of the candidates of one image.
 
-    A service that gives no answer leaves its columns empty, with a warning.
+    If a service does not answer, its columns are empty and a warning is logged.
 
     Parameters
     ----------
     table : mapping of arrays
         x, y [px], ra, dec [deg], (N,).
     planes : mapping of arrays
-        noise, mask, reference, (height, width), as the step `subtract` writes them.
+        noise, mask, reference, (height, width), as written by the step `subtract`.
     image : str
+        Name of the image.
     seeing : float
         FWHM [px].
     pixel_scale : float
@@ -103,8 +104,13 @@ def image_context(
         Magnitude of 1 ADU.
     wcs : astropy.wcs.WCS, optional
     field : otrain_core.sky.fields.Field, optional
-        Of the image; without it no catalogue is asked.
+        Field of the image; without it no catalogue is queried.
     catalogues : Catalogues, optional
+
+    Returns
+    -------
+    dict of numpy.ndarray
+        (N,); missing numbers are NaN, missing texts empty.
     """
     x, y = (np.asarray(table[name], float) for name in "xy")
     height, width = planes["mask"].shape
@@ -131,13 +137,13 @@ def _nothing(n: int) -> dict[str, np.ndarray]:
 def _reference_sources(
     reference: np.ndarray, noise: np.ndarray, x: np.ndarray, y: np.ndarray, *, seeing: float
 ) -> dict[str, np.ndarray]:
-    """The source of the reference nearest to each candidate: x, y, distance [px] and flux [ADU]; NaN for none."""
+    """The nearest source of the reference to each candidate: x, y, distance [px] and flux [ADU]; NaN if there is none."""
     import sep
 
     found = {name: np.full(len(x), np.nan) for name in ("x", "y", "distance", "flux")}
     reach, (height, width) = SOURCE_REACH * seeing, reference.shape
     side = int(np.ceil(reach + 3 * seeing))
-    # The buffer that a step set for a whole image costs some 20 ms at each call.
+    # With the buffer that a step set for a whole image, each call would take 20 ms longer.
     buffer = sep.get_extract_pixstack()
     sep.set_extract_pixstack(10_000 + 4 * (2 * side + 1) ** 2)
     for k, (xk, yk) in enumerate(zip(x, y, strict=True)):
@@ -148,7 +154,7 @@ def _reference_sources(
         error = np.ascontiguousarray(np.where(bad, 1, noise[part]), np.float32)
         try:
             sources = sep.extract(data, SOURCE_SNR, err=error, mask=bad, minarea=3)
-        except Exception:  # sep raises bare Exceptions when a buffer overflows: too crowded to tell
+        except Exception:  # sep raises a bare Exception when its buffer overflows in a crowded field
             continue
         distance = np.hypot(sources["x"] + left - xk, sources["y"] + bottom - yk)
         if not len(sources) or distance.min() > reach:
@@ -164,7 +170,7 @@ def _reference_sources(
 def _catalogued(
     table: Mapping[str, np.ndarray], field: Any, catalogues: Catalogues, *, image: str
 ) -> dict[str, np.ndarray]:
-    """Columns of the known objects and of the stars near the candidates; a source without an answer is left out."""
+    """Columns of the known objects and stars near the candidates; without those of a service that does not answer."""
     from otrain_core.sky.catalogue import known_objects, star_catalogue
 
     columns: dict[str, np.ndarray] = {}
@@ -178,10 +184,10 @@ def _catalogued(
         try:
             entries = look_up(source, field, cache=catalogues.cache)
         except OtrainError as error:
-            log.warning("%s: nothing is known of what %s lists near its candidates: %s", image, source, error)
+            log.warning("%s: %s could not be queried near its candidates: %s", image, source, error)
             continue
         index, distance = _nearest_on_sky(table, entries["ra"].to_numpy(float), entries["dec"].to_numpy(float))
-        near = entries.reset_index(drop=True).reindex(index)  # -1 gives missing values
+        near = entries.reset_index(drop=True).reindex(index)  # the index -1 gives missing values
         for name, column in names.items():
             values = near[column].fillna("") if name in TEXT else near[column] if column else distance
             columns[name] = np.asarray(values, "U" if name in TEXT else float)
@@ -189,7 +195,7 @@ def _catalogued(
 
 
 def _nearest_on_sky(table: Mapping[str, np.ndarray], ra: np.ndarray, dec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Index of the nearest position within `REACH`, -1 for none, and its distance [arcsec]."""
+    """Index of the nearest position within `REACH` (-1 if there is none) and its distance [arcsec]."""
     from scipy.spatial import cKDTree
 
     here = unit_vectors(np.asarray(table["ra"], float), np.asarray(table["dec"], float))
@@ -215,8 +221,8 @@ def night_context(
     detections, images : sequence of mapping
         From `otrain_core.night.ledger.Ledger`.
     coverage : bool
-        Whether n_covered counts all images that show a place, or those with a detection alone: for the objects of a
-        night its cost grows with the square of the number of images.
+        Whether n_covered counts all images that show a position, or only those with a detection. Counting all takes a
+        time that grows with the square of the number of images.
 
     Returns
     -------
@@ -254,12 +260,12 @@ def night_context(
 
 
 def is_fixed(item: Mapping[str, Any]) -> bool:
-    """Whether a candidate keeps its place on the detector rather than on the sky: a hot pixel, not a source."""
+    """Whether a candidate is fixed on the detector rather than on the sky, such as a hot pixel."""
     return bool(item["n_detector"] > item["n_images"])
 
 
 def _on_detector(detections: Sequence[Mapping[str, Any]], image: np.ndarray, objects: np.ndarray) -> np.ndarray:
-    """Number of images with a detection at one place of the detector that is another object of the sky, and its own."""
+    """For each detection, one plus the number of other images with another object at the same pixel of the detector."""
     from scipy.spatial import cKDTree
 
     count = np.ones(len(detections), int)
@@ -268,7 +274,7 @@ def _on_detector(detections: Sequence[Mapping[str, Any]], image: np.ndarray, obj
     places = np.array([[item["x"], item["y"]] for item in detections])
     tree = cKDTree(places)
     near = tree.query_ball_point(places, SAME_PIXEL, return_length=True)
-    # A bad column gives every image detections at one place: their pairs would not fit into the memory at once.
+    # A bad column gives detections at the same pixels in every image: all pairs at once would not fit into memory.
     for rows in np.split(np.arange(len(places)), np.flatnonzero(np.diff(np.cumsum(near) // PAIRS)) + 1):
         one = np.repeat(rows, near[rows])
         two = np.concatenate(tree.query_ball_point(places[rows], SAME_PIXEL)).astype(int)
@@ -279,7 +285,22 @@ def _on_detector(detections: Sequence[Mapping[str, Any]], image: np.ndarray, obj
 
 
 def covers(record: Mapping[str, Any], ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
-    """Which places [deg] an image shows, by the corners in its record (great circles); without them it shows none."""
+    """Whether an image shows each position [deg].
+
+    The sides of the image are great circles between the corners in its record. Without corners the answer is False.
+
+    Parameters
+    ----------
+    record : mapping
+        Its ``footprint`` is as returned by `footprint`.
+    ra, dec : numpy.ndarray
+        [deg], (N,)
+
+    Returns
+    -------
+    numpy.ndarray
+        bool, (N,)
+    """
     if not record.get("footprint") or not len(ra):
         return np.zeros(len(ra), bool)
     around, points = unit_vectors(*np.array(record["footprint"], float).T), unit_vectors(ra, dec)
@@ -318,7 +339,7 @@ def _motion(items: Sequence[Mapping[str, Any]], seeing: np.ndarray) -> tuple[flo
 
 
 def mjd(time: str | None) -> float:
-    """Modified Julian date of an ISO time in UTC; NaN where there is none."""
+    """Modified Julian date of an ISO time in UTC; NaN if there is no time."""
     try:
         moment = datetime.fromisoformat(str(time)).replace(tzinfo=None)
     except ValueError:
@@ -327,7 +348,7 @@ def mjd(time: str | None) -> float:
 
 
 def object_name(ra: float, dec: float) -> str:
-    """Name after a place [deg]: JHHMMSS.ss+DDMMSS.s, cut off, not rounded, as the IAU asks."""
+    """Name from a position [deg]: JHHMMSS.ss+DDMMSS.s, truncated rather than rounded, as the IAU recommends."""
     seconds = int((ra % 360) / 15 * 360_000 + 1e-6)
     arcsec = int(abs(dec) * 36_000 + 1e-6)
     right = f"{seconds // 360_000:02d}{seconds // 6000 % 60:02d}{seconds % 6000 / 100:05.2f}"
@@ -336,7 +357,7 @@ def object_name(ra: float, dec: float) -> str:
 
 
 def footprint(wcs: Any, shape: tuple[int, int]) -> list[list[float]]:
-    """Corners of an image on the sky [deg], (4, 2), in order around it."""
+    """Corners of an image on the sky [deg], (4, 2), in order around the image."""
     height, width = shape
     x, y = np.array([-0.5, width - 0.5, width - 0.5, -0.5]), np.array([-0.5, -0.5, height - 0.5, height - 0.5])
     return np.column_stack(pixel_to_sky(wcs, x, y)).tolist()
@@ -347,8 +368,16 @@ def detections_of(
 ) -> list[dict[str, Any]]:
     """All detections of a night so far, with the columns `NIGHT_COLUMNS`.
 
-    With `around`, the number of an image, its detections and those that their columns depend on alone: in a long night
-    they are few. `plain` as `Ledger.detections`, `coverage` as `night_context`.
+    Parameters
+    ----------
+    ledger : Ledger
+    night : str
+    around : int, optional
+        Number of an image: only its detections and those on which their columns depend. In a long night these are few.
+    plain : bool
+        See `Ledger.detections`.
+    coverage : bool
+        See `night_context`.
     """
     detections = ledger.detections(night, around=around, pixels=SAME_PIXEL, plain=plain)
     columns = night_context(detections, ledger.images(night), coverage=coverage)
@@ -360,7 +389,7 @@ def detections_of(
 def add_night_context(
     table: dict[str, np.ndarray], ledger: Ledger, night: str, number: int, *, plain: bool = False
 ) -> list[dict[str, Any]]:
-    """Fill the columns `NIGHT_COLUMNS` of the candidates of one image; return `detections_of` around it."""
+    """Fill the columns `NIGHT_COLUMNS` of the candidates of one image; return `detections_of` around this image."""
     detections = detections_of(ledger, night, around=number, plain=plain)
     mine = {item["candid"]: item for item in detections if item["image"] == number}
     for name in NIGHT_COLUMNS:
@@ -370,7 +399,7 @@ def add_night_context(
 
 
 def update_tables(folder: Path, detections: Sequence[Mapping[str, Any]]) -> None:
-    """Write the context of the whole night into the tables of its images, which knew the earlier ones only."""
+    """Write the context of the whole night into the tables of its images, which included the earlier images only."""
     from astropy.table import Table
 
     from otrain_core.night.outputs import write_tables
@@ -382,7 +411,7 @@ def update_tables(folder: Path, detections: Sequence[Mapping[str, Any]]) -> None
         path = folder / f"{image}.ecsv"
         if not path.is_file():
             continue
-        table = Table.read(path, format="ascii.ecsv", fill_values=[])  # an empty text is no missing value
+        table = Table.read(path, format="ascii.ecsv", fill_values=[])  # an empty text is not a missing value
         new = {name: [items[str(candid)][name] for candid in table["candid"]] for name in NIGHT_COLUMNS}
         if any(
             not np.array_equal(table[name], values, equal_nan=name.startswith("motion")) for name, values in new.items()

@@ -1,4 +1,4 @@
-"""Keeping what was found in one image of a night: ledger, tables, and what is handed on to brokers and portals."""
+"""Keep the results of one image of a night: ledger, tables, alert packets and reports."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from otrain_core.night.outputs import write_search
 from otrain_core.night.reports import SkyPortalReport, TnsReport, read_report, write_report
 from otrain_core.night.search import Search
 
-RADIUS = 1.0  # detections so near are one object [FWHM]
+RADIUS = 1.0  # detections within this distance are one object [FWHM]
 
 
 @dataclass(frozen=True)
 class HandOn:
-    """What is handed on: alert packets and a report; nothing by default.
+    """Which alert packets and reports are written; none by default.
 
     Attributes
     ----------
     alerts : Path or None
-        Folder of Avro packets.
+        Folder for Avro packets.
     service : str
-        tns or skyportal; empty: no report.
+        tns or skyportal; empty for no report.
     about : TnsReport or SkyPortalReport or None
-        What the report says of who reports.
+        Who reports.
     model : str
-        Name of the classifier, for the packets.
+        Name of the classifier in the packets.
     """
 
     alerts: Path | None = None
@@ -43,12 +43,23 @@ class HandOn:
 
     @classmethod
     def choose(cls, *, alerts: str | None, service: str | None, about: str | None, model: Mapping[str, Any]) -> HandOn:
-        """As arguments of the command say; `model` is what the classifier says of itself.
+        """The choice made by the arguments of the command.
+
+        Parameters
+        ----------
+        alerts : str or None
+            Folder for Avro packets.
+        service : str or None
+            tns or skyportal.
+        about : str or None
+            YAML file that says who reports.
+        model : mapping
+            `Classifier.about`.
 
         Raises
         ------
         ConfigError
-            The file about who reports is missing or wrong.
+            The file that says who reports is missing or wrong.
         """
         names = (str(model[key]) for key in ("telescope", "experiment", "seed") if model.get(key) not in (None, ""))
         return cls(
@@ -71,25 +82,26 @@ def keep(
     hand_on: HandOn,
     part: str = "",
 ) -> None:
-    """Note an image as done, and write its files, with the context of its night so far; all of it or nothing.
+    """Write the files of an image, with the context of its night so far, and record it as done.
 
-    The report is that of a night, see `report_night`.
+    After an error the image is not recorded as done. `report_night` writes the report.
 
     Parameters
     ----------
     found : Search
-        Its table gets the context.
+        The context is added to its table.
     ledger : Ledger
     number : int
-        Of the image in the ledger.
+        Number of the image in the ledger.
     name, night : str
+        Name of the image, and of its night.
     folder : Path
-        Of the tables and of the report.
+        Folder for the tables.
     gallery : int
-        Candidates of a picture, 0 for none.
+        Number of candidates in the picture, 0 for no picture.
     hand_on : HandOn
     part : str
-        Folder within that of the alerts.
+        Subfolder for the alerts.
     """
     record = plain_values(found.record)
     radius = RADIUS * (record["seeing_px"] or np.nan) * (record["pixel_scale"] or np.nan)
@@ -109,21 +121,21 @@ def _alert(
     *,
     model: str,
 ) -> None:
-    """Packets of the candidates that the model calls real and that do not keep their place on the detector."""
+    """Write packets of the candidates that the model calls real and that are not fixed on the detector."""
     real = [item for item in detections if item["image"] == number and item["real"] and not is_fixed(item)]
     stamps = dict(zip(found.table["candid"].astype(str), found.stamps, strict=True))
     write_alerts(folder, real, stamps, history=detections, images=images, model=model)
 
 
 def report_night(ledger: Ledger, night: str, folder: Path, hand_on: HandOn) -> None:
-    """Write the report of a night so far, where one is wanted."""
+    """Write the report of a night so far, if one is wanted."""
     if hand_on.about is not None:
         path = folder / f"{hand_on.service}.json"
         write_report(path, hand_on.about, detections_of(ledger, night), ledger.images(night))
 
 
 def end_night(ledger: Ledger, night: str, folder: Path, hand_on: HandOn) -> None:
-    """Write what the later images say of the candidates into the tables of the earlier ones, and the report."""
+    """Update the tables of the earlier images with the context from later images, and write the report."""
     update_tables(folder, detections_of(ledger, night, plain=True))
     report_night(ledger, night, folder, hand_on)
     ledger.end(night)

@@ -1,4 +1,4 @@
-"""How faint a source tonight's search would have found: sources added to a copy of the image, and searched for alike."""
+"""Measure the detection limits of a search: add sources to a copy of the image and search it in the same way."""
 
 from __future__ import annotations
 
@@ -24,26 +24,27 @@ from otrain_core.temporary import temporary_folder
 if TYPE_CHECKING:
     from otrain_core.classify import Classifier
 
-SHARES = (0.5, 0.9)  # of the sources, at which a limit is stated
+SHARES = (0.5, 0.9)  # completeness at which a limit is stated
 RESAMPLES = 200
 CONFIDENCE = 0.95
-FAINTER = 1.0  # injected down to so much below the 5-sigma limit [mag]
+FAINTER = 1.0  # the faintest injected sources are this much below the 5-sigma limit [mag]
 
 
 @dataclass
 class Limits:
-    """What a search finds of sources that were added.
+    """Which added sources a search finds.
 
     Attributes
     ----------
     sources : pandas.DataFrame
-        x, y [px], mag, flux [ADU] of each source, found (a candidate is there), accepted (it is called real), probability.
+        x, y [px], mag, flux [ADU] of each source, found (there is a candidate at its position), accepted (this candidate
+        is called real), probability.
     table : pandas.DataFrame
-        By magnitude: low, high [mag], injected, found, accepted, completeness (accepted / injected), completeness_low,
-        completeness_high (Wilson 1927), called_real (candidates of the image itself, see `Limits.record`).
+        Per magnitude bin: low, high [mag], injected, found, accepted, completeness (accepted / injected),
+        completeness_low, completeness_high (Wilson 1927), called_real (candidates of the image without injection).
     record : dict
-        n, seed, limits at 50 and 90 % with their intervals [mag], false_alarms: candidates of the image without
-        injection that are called real. At most so many are false: what is real in the image is among them.
+        n, seed, limits at 50 and 90 % with their intervals [mag], and false_alarms: candidates of the image without
+        injection that are called real. This is an upper limit, because it includes real transients in the image.
     """
 
     sources: pd.DataFrame
@@ -63,23 +64,23 @@ def measure_limits(
     wcs: str | Path | None = None,
     catalogue: str | Path | None = None,
 ) -> Limits:
-    """Add point sources to a copy of an image, at random places, and search it as the image was searched.
+    """Add point sources at random positions to a copy of an image, and search the copy like the image.
 
     Parameters
     ----------
     science, reference, classifier, recipe, wcs, catalogue
-        As `otrain_core.night.search.search_image`.
+        See `otrain_core.night.search.search_image`.
     found : Search
-        Of the image itself. A source that falls on one of its candidates does not count.
+        Result for the image itself. Added sources that fall on one of its candidates are not counted.
     n : int
-        Sources; a few hundred do not crowd an image of 2000 x 2000 px.
+        Number of sources; a few hundred do not crowd an image of 2000 x 2000 px.
     seed : int
-        Of the places and magnitudes, and of the resampling.
+        Seed of the positions and magnitudes, and of the resampling.
 
     Raises
     ------
     ImageError
-        As `search_image`; or there is no place for a source.
+        See `search_image`; also if there is no room for a source.
     """
     options = InjectOptions(n_sources=n, faint_mag=FAINTER, mix={"random": 1.0}, removed_stars=0, transplanted_stars=0)
     recipe = Recipe(
@@ -105,7 +106,7 @@ def measure_limits(
 def _recovered(
     sources: pd.DataFrame, after: Mapping[str, Any], before: Mapping[str, np.ndarray], *, radius: float
 ) -> pd.DataFrame:
-    """The sources that no candidate was at before, with what is there after."""
+    """The sources at whose position there was no candidate before, with the candidates found there after injection."""
     x, y = sources["x"].to_numpy(float), sources["y"].to_numpy(float)
     taken, _ = match_one_to_one(x, y, before["x"], before["y"], radius=radius)
     partner, _ = match_one_to_one(x, y, np.asarray(after["x"]), np.asarray(after["y"]), radius=radius)
@@ -158,7 +159,7 @@ def _by_magnitude(sources: pd.DataFrame, called: np.ndarray) -> pd.DataFrame:
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:
-    """Where the middle `CONFIDENCE` of resampled limits lies; NaN where more of them than that have none."""
+    """Central interval with the share `CONFIDENCE` of the resampled limits; NaN if too many of them are undefined."""
     if np.isfinite(values).sum() < max(1, CONFIDENCE * len(values)):
         return np.nan, np.nan
     low, high = np.nanquantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
@@ -166,7 +167,7 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def write_limits(folder: Path, name: str, limits: Limits, *, instrumental: bool) -> None:
-    """Write NAME.limits.csv (by magnitude), NAME.injected.csv (each source), NAME.limits.json and NAME.limits.png."""
+    """Write NAME.limits.csv (per magnitude bin), NAME.injected.csv (each source), NAME.limits.json and NAME.limits.png."""
     from otrain_core.figures.canvas import new_figure, save_figure
     from otrain_core.figures.displays import CompletenessDisplay
 
@@ -185,7 +186,7 @@ def write_limits(folder: Path, name: str, limits: Limits, *, instrumental: bool)
 
 
 def limits_in_words(record: Mapping[str, Any]) -> str:
-    """The limits for people."""
+    """The limits as a sentence."""
     parts = []
     for share in SHARES:
         key = f"limit_{round(100 * share)}"
@@ -197,5 +198,6 @@ def limits_in_words(record: Mapping[str, Any]) -> str:
             )
             parts.append(f"{round(100 * share)} % of new sources are found at {record[key]:.2f} mag{between}")
         else:
-            parts.append(f"no magnitude at which {round(100 * share)} % are found can be told")
-    return "; ".join(parts) + f"; {record['false_alarms']} candidates called real without injection"
+            parts.append(f"the magnitude at which {round(100 * share)} % are found is unknown")
+    n = record["false_alarms"]
+    return "; ".join(parts) + f"; {n} candidate{'s' * (n != 1)} called real without injection"

@@ -1,4 +1,4 @@
-"""A night: each image of a folder searched once, as it comes, and a page of what was found."""
+"""Search the images of a folder as they arrive, each once, and write a page of the night."""
 
 from __future__ import annotations
 
@@ -35,32 +35,32 @@ log = logging.getLogger("otrain")
 T = TypeVar("T")
 
 LEDGER = "ledger.sqlite"
-MAX_TRIES = 25  # an image whose search ended the process so often is refused
-STAMPS = 50  # candidates of an image whose stamps and cutouts are kept
-WAIT = 30.0  # before a full disk is tried again [s]
-LATE = 0.05  # of its images that a page may lack while more wait: what a page costs grows with the night
+MAX_TRIES = 25  # an image is refused after its search has ended the process this often
+STAMPS = 50  # number of candidates per image whose stamps and cutouts are kept
+WAIT = 30.0  # time until a full disk is tried again [s]
+LATE = 0.05  # share of the images that a page may lack while others wait: a page of a long night takes longer to write
 
 
 @dataclass(frozen=True)
 class Night:
-    """What a night works with.
+    """A folder of images with the references, classifier and options of its search.
 
     Attributes
     ----------
     folder : Path
-        Images come here, also into folders in it.
+        Folder in which images arrive, also in subfolders.
     output : Path
-        One folder for each night in it, the ledger, and an index.
+        Gets a folder for each night, the ledger, and an index.
     references : References
     classifier : Classifier
     recipe : Recipe
     false_alarms : float
-        Nights without a change that the monitor calls changed.
+        Share of unchanged nights that the monitor may call changed.
     catalogues : Catalogues or None
-        Where known objects and stars near the candidates are looked up.
+        Sources of the known objects and stars near the candidates.
     hand_on : HandOn
     longitude : float or None
-        Of the site [deg, east positive], for images whose header does not tell it: where a night begins.
+        Longitude of the site [deg, east positive], for images whose header lacks it. It decides when a night begins.
     """
 
     folder: Path
@@ -75,30 +75,39 @@ class Night:
     _behind: Counter[str] = field(default_factory=Counter, init=False, repr=False)  # images that a page lacks
 
     def run(self, *, once: bool, stop: threading.Event, tell: Callable[[str], None]) -> dict[str, int]:
-        """Search images until `stop`, or with `once` until all that is there is done.
+        """Search images until `stop` is set; with `once` until all images in the folder are done.
+
+        Parameters
+        ----------
+        once : bool
+        stop : threading.Event
+        tell : callable
+            Called with one line of text for each image.
 
         Returns
         -------
         dict of int
-            done, refused, left_out (`otrain_core.night.search.NO_SKY`), known (done, refused or left out before).
+            Numbers of images: done, refused, left_out (types `otrain_core.night.search.NO_SKY`), and known (done,
+            refused or left out before).
 
         Raises
         ------
         OtrainError
-            No such folder, the output is the same, another process works on it, or with `once` a full disk.
+            There is no such folder, the output is the same folder, another process works on the output, or, with
+            `once`, the disk is full.
         """
         if not self.folder.is_dir():
             raise OtrainError(f"{self.folder}: no such folder")
         if self.output.resolve() == self.folder.resolve():
             raise OtrainError(
-                f"{self.folder}: the folder of the images cannot be that of the nights; name another (-o)"
+                f"{self.folder}: the nights cannot be written to the folder of the images; choose another one (-o)"
             )
         counts = {"done": 0, "refused": 0, "left_out": 0, "known": 0}
         with alone(self.output):
             ledger = self._with_space(lambda: Ledger(self.output / LEDGER), once=once, stop=stop)
             if ledger is None:
                 return counts
-            self._behind.update(["", *ledger.open_nights()])  # of a night that was killed
+            self._behind.update(["", *ledger.open_nights()])  # an earlier run may have been killed before its pages
             pages = partial(self._with_space, lambda: self._pages(ledger), once=once, stop=stop)
             try:
                 pages()
@@ -107,7 +116,7 @@ class Night:
                     outcome = self._with_space(work, once=once, stop=stop) or "known"
                     counts[outcome] += 1
                     if outcome == "left_out" and counts[outcome] == 1:
-                        tell(f"{path}: a dark, bias or flat frame; such frames are left out, index.html lists them")
+                        tell(f"{path}: a dark, bias or flat frame; such frames are left out and listed in index.html")
                     self._with_space(lambda: self._pages(ledger, late=LATE), once=once, stop=stop)
                 self._with_space(lambda: self._end(ledger), once=once, stop=stop)
             finally:
@@ -115,7 +124,10 @@ class Night:
         return counts
 
     def _with_space(self, work: Callable[[], T], *, once: bool, stop: threading.Event) -> T | None:
-        """Do work that writes; a full disk is waited for, or with `once` ends the night. None where it was stopped."""
+        """Do work that writes files, and try again while the disk is full; with `once` a full disk is an error.
+
+        Returns None if the night was stopped while it waited.
+        """
         while True:
             try:
                 return work()
@@ -124,8 +136,10 @@ class Night:
                     raise
                 file = getattr(error, "filename", None) or self.output
                 if once:
-                    raise OtrainError(f"{file}: no space left; run again when there is, nothing is lost") from None
-                log.error("%s: no space left; tried again in %g s", file, WAIT)
+                    raise OtrainError(
+                        f"{file}: no space left; free some and run again, finished images are kept"
+                    ) from None
+                log.error("%s: no space left; trying again in %g s", file, WAIT)
                 if stop.wait(WAIT):
                     return None
 
@@ -135,13 +149,13 @@ class Night:
         self._pages(ledger)
 
     def _one(self, ledger: Ledger, path: Path, tell: Callable[[str], None]) -> str:
-        """Search one image, if it is still there."""
+        """Search one image, unless it was deleted meanwhile."""
         try:
             return self._search(ledger, path, tell)
         except FileNotFoundError:
             if path.exists():  # another file is missing
                 raise
-            tell(f"{path}: gone")
+            tell(f"{path}: was deleted before its search")
             return "known"
 
     def _search(self, ledger: Ledger, path: Path, tell: Callable[[str], None]) -> str:
@@ -149,7 +163,7 @@ class Night:
             content = digest(path)
         except FileNotFoundError:
             raise
-        except OSError as error:  # no right to read it, or a damaged disk: without content it is not in the ledger
+        except OSError as error:  # no permission, or a damaged disk; without a digest it cannot be in the ledger
             tell(f"refused: {shown(path)}: cannot be read ({error.strerror})")
             return "refused"
         begun = ledger.begin(content, path=str(path), name=safe_name(_stem(path), fallback="image"))
@@ -157,7 +171,7 @@ class Night:
             return "known"
         number, name = begun
         if ledger.tries(number) > MAX_TRIES:
-            return self._refuse(ledger, number, f"{path}: its search ended the process {MAX_TRIES} times", tell)
+            return self._refuse(ledger, number, f"{path}: the program ended {MAX_TRIES} times during its search", tell)
         kind, why = no_sky(path, image=name)
         if kind:
             ledger.refuse(number, f"{path}: {why}", kind=kind)
@@ -174,7 +188,7 @@ class Night:
             )
         except (OSError, MemoryError):
             raise
-        except Exception as error:  # one image must not end the night
+        except Exception as error:  # the night must go on with the other images
             if is_full(error):
                 raise
             if isinstance(error, OtrainError):
@@ -208,7 +222,7 @@ class Night:
         return "refused"
 
     def _pages(self, ledger: Ledger, *, late: float = 0.0) -> None:
-        """Write the pages, and reports, that lack images: more than the share `late` of those of their night."""
+        """Write the page and report of each night whose page lacks more than the share `late` of its images."""
         wanted = [night for night, n in self._behind.items() if n > late * ledger.count(night)]
         for night in filter(None, wanted):
             folder = self.output / night
@@ -221,20 +235,21 @@ class Night:
 
 
 def night_of(record: Mapping[str, Any], path: Path, *, longitude: float | None = None) -> str:
-    """The evening's date of an image: a night lasts from noon to noon of the mean sun.
+    """The night of an image: the date of its evening. A night lasts from noon to noon, local mean solar time.
 
     Parameters
     ----------
     record : mapping
-        time (UTC; that of the file where there is none) and longitude [deg, east positive; none: of Greenwich].
+        time (UTC) and longitude [deg, east positive].
     path : Path
+        File of the image; its time of modification is used if the record has no time.
     longitude : float, optional
-        Of an image whose header does not tell it.
+        Used if the record has no longitude; without either it is 0.
 
     Returns
     -------
     str
-        As in ``2024-02-29``.
+        For example ``2024-02-29``.
     """
     try:
         moment = datetime.fromisoformat(str(record.get("time")))

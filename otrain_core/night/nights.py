@@ -1,4 +1,4 @@
-"""What was found in an archive, night by night (step `nights`)."""
+"""Summarize the search of an archive night by night (step `nights`)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import pandas as pd
 
 from otrain_core.io import read_json, write_table
 
-# What the table of images says of each; the rest of the record of a search stays in its own file.
+# Values of a search that are copied to the table of images; the others stay in the record of the image.
 KEPT = ("image", "night", "n", "real", "undecided", "unlike_training", "seeing_px", "limit_mag", "filter", "time")
 
 
 def nights_files(*, records: Sequence[str | Path], nights: str | Path, images: str | Path) -> None:
-    """Write what was found, night by night, and a row for each image (CSV).
+    """Write a table of the nights and a table of the images (CSV).
 
     Parameters
     ----------
     records : sequence of path-like
-        Of the jobs.
+        Records of the jobs, see `otrain_core.night.archive.archive_files`.
     nights : path-like
-        night, images, candidates, real, undecided, seeing_px, limit_mag (medians); a copy of an image does not count.
+        night, images, candidates, real, undecided, seeing_px and limit_mag (medians); copies of an image count once.
     images : path-like
         path, status (done, refused, gone), reason, digest, and `KEPT`.
     """

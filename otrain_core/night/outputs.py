@@ -1,4 +1,4 @@
-"""What is kept of the search of one image: tables, record and pictures."""
+"""Write the results of the search of one image: tables, record and pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,17 @@ if TYPE_CHECKING:
 
 
 def write_search(folder: Path, name: str, found: Search, *, gallery: int) -> None:
-    """Write NAME.ecsv, NAME.fits, NAME.json and, with candidates, NAME.png."""
+    """Write NAME.ecsv, NAME.fits, NAME.json and, if there are candidates, NAME.png.
+
+    Parameters
+    ----------
+    folder : Path
+    name : str
+        Name of the image.
+    found : Search
+    gallery : int
+        Number of candidates in the picture, 0 for no picture.
+    """
     write_tables(folder, name, as_table(found))
     write_json(folder / f"{name}.json", found.record)
     if gallery and len(found.stamps):
@@ -36,7 +46,7 @@ def write_tables(folder: Path, name: str, table: Table) -> None:
     """Write NAME.ecsv and NAME.fits."""
     with atomic(folder / f"{name}.ecsv") as temporary:
         table.write(temporary, format="ascii.ecsv", overwrite=True)
-    plain = table.copy(copy_data=False)  # a FITS header holds ASCII alone
+    plain = table.copy(copy_data=False)  # a FITS header can hold ASCII only
     plain.meta = {key: str(value).encode("ascii", "backslashreplace").decode() for key, value in table.meta.items()}
     with atomic(folder / f"{name}.fits") as temporary:
         plain.write(temporary, format="fits", overwrite=True)
@@ -78,7 +88,7 @@ def write_cutouts(path: str | Path, found: Search, *, n: int) -> None:
         return
     cube: dict[str, Any] = {"cube": found.stamps[:n], "channels": np.array(CHANNELS)}
     for key, column in CUBE_COLUMNS.items():
-        if column in found.table and key != "reasons":  # of labels, which there are none
+        if column in found.table and key != "reasons":  # these explain labels, and there are none
             values = np.asarray(found.table[column][:n])
             cube[key] = values.astype("U") if values.dtype.kind in "OUS" else values
     rows = len(cube["cube"])

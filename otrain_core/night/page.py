@@ -1,4 +1,4 @@
-"""The page of a night, and the index over nights: static HTML beside the files that it shows."""
+"""Write the page of a night and the index of all nights as static HTML."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from otrain_core.night.context import certainty, covers, detections_of, is_fixed
 from otrain_core.night.ledger import Ledger, with_more
 from otrain_core.plan.pools import DRAWN
 
-SHOWN = 60  # objects on a page
-CURVE = (230, 80)  # a light curve [px]
+SHOWN = 60  # number of objects on a page
+CURVE = (230, 80)  # width and height of a light curve [px]
 
 
 def write_page(
@@ -30,7 +30,19 @@ def write_page(
     about: Mapping[str, Any],
     false_alarms: float,
 ) -> None:
-    """Write ``index.html`` of a night: its objects, its images, and whether it is like the training set."""
+    """Write ``index.html`` of a night: its objects, its images, and a comparison with the training set.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the night.
+    night : str
+    ledger : Ledger
+    about : mapping
+        `Classifier.about`.
+    false_alarms : float
+        Share of unchanged nights that the monitor may call changed.
+    """
     images = ledger.images(night)
     objects = night_objects(detections_of(ledger, night, plain=True, coverage=False))
     shown = objects[:SHOWN]
@@ -58,7 +70,7 @@ def write_page(
 
 
 def write_index(output: Path, ledger: Ledger) -> None:
-    """Write ``index.html`` over all nights, with the images that were refused and the frames that were left out."""
+    """Write ``index.html`` with all nights, the refused images and the frames that were left out."""
     unused = [image | _why(image) for image in ledger.images()[::-1] if image["status"] == "refused"]
     left_out = [image for image in unused if image["record"].get("kind")]
     refused = [image for image in unused if not image["record"].get("kind")]
@@ -74,7 +86,7 @@ def write_index(output: Path, ledger: Ledger) -> None:
 
 
 def _model_words(about: Mapping[str, Any]) -> str:
-    """The model of a night, for people."""
+    """The model of a night in words."""
     drawn = f"{about.get('telescope')}/{about.get('pipeline')}" == DRAWN
     parts = ["trained on simulated telescopes drawn at random" if drawn else about.get("telescope") or "unnamed"]
     parts += [str(about["experiment"])] if about.get("experiment") else []
@@ -83,7 +95,7 @@ def _model_words(about: Mapping[str, Any]) -> str:
 
 
 def _why(image: Mapping[str, Any]) -> dict[str, str]:
-    """Name of the file of an image that is not used, and the reason without its path, which stands beside it."""
+    """File name of an unused image, and the reason without the path, which the page shows next to it."""
     reason = image["reason"].replace(f"{image['path']}: ", "").removeprefix(f"image {image['name']}: ")
     return {"file": Path(image["path"]).name, "reason": reason.removeprefix("path: ")}
 
@@ -99,16 +111,21 @@ def _write(path: Path, template: str, **values: Any) -> None:
 
 
 def night_objects(detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Detections grouped by object, best first.
+    """Detections grouped by object, best object first.
 
-    An object that is called real in several images counts before one of a single image, then the highest probability
-    decides. A detection without a sky position is an object of its own.
+    Objects called real in several images come before those called real in one, then the highest probability decides.
+    Objects fixed on the detector come last. A detection without a sky position is an object of its own.
+
+    Parameters
+    ----------
+    detections : sequence of mapping
+        See `otrain_core.night.context.detections_of`.
 
     Returns
     -------
     list of dict
-        best (the detection of highest probability), detections, n_images, n_real (images in which it is called real),
-        fixed (bool: the same pixel of the detector while the sky moved: a hot pixel, not a source).
+        best (the detection with the highest probability), detections, n_images, n_real (images in which it is called
+        real), fixed (whether it is fixed on the detector, such as a hot pixel).
     """
     groups: dict[Any, list[Mapping[str, Any]]] = {}
     for item in detections:
@@ -138,7 +155,7 @@ def night_objects(detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
 
 
 def _groups(objects: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Objects of `night_objects`, in their order, under the headings of the page."""
+    """Objects of `night_objects` under the headings of the page, in the same order."""
     titles = (
         "Called real in two or more images",
         "Called real in one image",
@@ -163,7 +180,7 @@ def _stamp(folder: Path, items: Sequence[Mapping[str, Any]]) -> str | None:
 def _covered(
     objects: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]
 ) -> list[list[Mapping[str, Any]]]:
-    """For each object the images that show its place."""
+    """For each object, the images that show its position."""
     first = [entry["detections"][0] for entry in objects]
     ra, dec = (np.array([item["object_" + name] for item in first], float) for name in ("ra", "dec"))
     seen = [covers(image["record"], ra, dec) for image in images]
@@ -171,20 +188,21 @@ def _covered(
 
 
 def light_curve(items: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """What a small light curve shows, brighter above.
+    """Coordinates of a small light curve, bright magnitudes at the top.
 
     Parameters
     ----------
     items : sequence of mapping
         Detections of one object.
     images : sequence of mapping
-        That show the place of the object; one without a detection gives its limit.
+        Images that show the position of the object. An image without a detection gives an upper limit.
 
     Returns
     -------
     dict or None
-        points (x, y, half the error bar [px], words), limits (x, y, words), bright, faint, start, end (words at the
-        ends of the axes); None where there are fewer than two of both, or no time.
+        points (x, y, half length of the error bar [px], text), limits (x, y [px], text), and the labels of the axes
+        bright, faint, start and end. None without a detection, or with fewer than two points and limits in total; those
+        without a time or magnitude do not count.
     """
     seen = [(mjd(item["time"]), item["mag"], item["magerr"] or 0.0, item["time"]) for item in items]
     missed, of = [], {item["image"] for item in items}
@@ -197,7 +215,7 @@ def light_curve(items: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str
         return None
     times, mags, errors = (np.array([row[k] for row in seen + missed], float) for k in (0, 1, 2))
     width, height = CURVE
-    errors = np.minimum(errors, 1.0)  # a bar may leave the picture: else one hides the change of the others
+    errors = np.minimum(errors, 1.0)  # so that one long error bar does not compress the axis
     bright, faint = float((mags - errors).min()), float((mags + errors).max())
     spare = max(0.1 - (faint - bright), 0.0) / 2
     bright, faint = bright - spare, faint + spare
@@ -254,9 +272,9 @@ def monitor_verdict(
     return advise(comparisons, n_images=n_images, many_telescopes=many), is_unlike(comparisons)
 
 
-@lru_cache(maxsize=5000)  # the page is written again and again while a night grows
+@lru_cache(maxsize=5000)  # the page is written many times during a night
 def _scores(path: Path, changed: int) -> dict[str, np.ndarray]:
-    """The columns of a table of scores that the monitor reads; `changed` is the time of the file."""
+    """The columns of a table of scores that the monitor reads; `changed` is the time of modification."""
     import csv
 
     with open(path, newline="") as file:

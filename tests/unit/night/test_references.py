@@ -28,7 +28,7 @@ def test_by_the_sky(tmp_path):
     references = References(folder)
     assert references.of(frame(tmp_path / "a.fits"), image="a") == near
     assert references.of(frame(tmp_path / "b.fits", shift=3.0), image="b") == far
-    with pytest.raises(ImageError, match="no reference of .* shows its centre"):
+    with pytest.raises(ImageError, match="no reference in .* shows its centre"):
         references.of(frame(tmp_path / "c.fits", shift=90.0), image="c")
     fits.PrimaryHDU(np.zeros((60, 80), np.float32)).writeto(tmp_path / "d.fits")
     with pytest.raises(ImageError, match="no WCS"):
@@ -59,5 +59,23 @@ def test_refusals(tmp_path, name):
     (tmp_path / "truncated.fits").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty").mkdir()
     (tmp_path / "list.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ConfigError, match=name):
+    with pytest.raises(ConfigError, match=f"^--references: {tmp_path / name}: "):
         References(tmp_path / name)
+    with pytest.raises(ConfigError, match=f"^archive.references: {tmp_path / name}: "):
+        References(tmp_path / name, option="archive.references")
+
+
+def test_a_truncated_reference_in_a_folder_is_named_with_the_option(tmp_path):
+    (tmp_path / "bad.fits").write_bytes(frame(tmp_path / "whole.fits").read_bytes()[:5000])
+    with pytest.raises(ConfigError, match=f"^--references: {tmp_path}/bad.fits: not a readable FITS image"):
+        References(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [("", "has no rows"), ("*,a.fits\n,b.fits\n", "line 3: the columns pattern and reference are both needed")],
+)
+def test_lists_that_are_refused(tmp_path, rows, message):
+    (tmp_path / "list.csv").write_text(f"pattern,reference\n{rows}")
+    with pytest.raises(ConfigError, match=f"^--references: {tmp_path}/list.csv: {message}"):
+        References(tmp_path / "list.csv")
