@@ -255,7 +255,7 @@ def monitor_verdict(
         for name in names:
             parts[name].append(table[name])
     if not labels:
-        return "No candidates yet: it is not known whether the night is like the training set.", False
+        return "No candidates yet, so the night cannot be compared with the training set.", False
     found = {name: np.concatenate(values) for name, values in parts.items()}
     many = of_many_telescopes(about)
     try:
@@ -267,7 +267,7 @@ def monitor_verdict(
             many_telescopes=many,
         )
     except OtrainError as error:
-        return f"It is not known whether the night is like the training set: {error}", False
+        return f"The night cannot be compared with the training set: {error}", False
     n_images = max(item.n_images for item in comparisons)
     return advise(comparisons, n_images=n_images, many_telescopes=many), is_unlike(comparisons)
 

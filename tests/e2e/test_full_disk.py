@@ -47,7 +47,7 @@ def fill(disk, *, free):
 def test_a_night_says_so_in_one_sentence_and_goes_on_later(pair, disk, tmp_path, free):
     night = a_night(images(tmp_path / "images", pair[0], 1), disk / "nights", pair)
     filler = fill(disk, free=free)
-    with pytest.raises(OtrainError, match=f"^{disk}/nights.*: no space left; run again when there is") as raised:
+    with pytest.raises(OtrainError, match=f"^{disk}/nights.*: no space left; free some and run again") as raised:
         run(night)
     assert "\n" not in str(raised.value)
     filler.unlink()
@@ -78,7 +78,7 @@ def test_a_watching_night_waits_for_space(pair, disk, tmp_path, caplog):
 
     assert night.run(once=False, stop=stop, tell=tell) == {"done": 2, "refused": 0, "left_out": 0, "known": 0}
     assert problems(disk / "nights", 2) == []
-    assert f"{disk}/nights" in caplog.text and "no space left; tried again in 30 s" in caplog.text
+    assert f"{disk}/nights" in caplog.text and "no space left; trying again in 30 s" in caplog.text
 
 
 def test_temporary_files_without_space_refuse_no_image(pair, disk, tmp_path, monkeypatch):

@@ -75,4 +75,5 @@ def test_without_a_limit_none_is_stated():
     sources = pd.DataFrame({"mag": [18.0] * 12, "found": True, "accepted": True})
     before = {"real": np.zeros(0, bool), "undecided": np.zeros(0, bool), "mag": np.zeros(0)}
     limits = module._summary(sources, before, n=12, seed=1, image="a")
-    assert np.isnan(limits.record["limit_50"]) and "no magnitude at which 50 %" in limits_in_words(limits.record)
+    assert np.isnan(limits.record["limit_50"])
+    assert "the magnitude at which 50 % are found is unknown" in limits_in_words(limits.record)

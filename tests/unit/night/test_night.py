@@ -225,7 +225,7 @@ def test_nights_within_the_watched_folder(night_pair, tmp_path):
     night = a_night(folder, folder / "nights", night_pair)
     assert run(night) == {"done": 1, "refused": 0, "left_out": 0, "known": 0}
     assert run(night) == {"done": 0, "refused": 0, "left_out": 0, "known": 1}
-    with pytest.raises(OtrainError, match="images: the folder of the images cannot be that of the nights"):
+    with pytest.raises(OtrainError, match="images: the nights cannot be written to the folder of the images"):
         run(a_night(folder, folder, night_pair))
 
 
