@@ -1,4 +1,4 @@
-"""Objects of a night as the JSON that SkyPortal and the Transient Name Server (TNS) take; nothing is sent."""
+"""Write the objects of a night as JSON for SkyPortal or the Transient Name Server (TNS); nothing is sent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from otrain_core.plan.sections import Section, explain_first, read_yaml
 
 log = logging.getLogger("otrain")
 
-# Filters as the two services name them (https://www.wis-tns.org/api/values, and sncosmo for SkyPortal).
+# Filters in the notation of the two services (TNS: https://www.wis-tns.org/api/values; SkyPortal: sncosmo).
 TNS_FILTERS = {"u": 20, "g": 21, "r": 22, "i": 23, "z": 24, "U": 10, "B": 11, "V": 12, "R": 13, "I": 14, "clear": 1}
 SKYPORTAL_FILTERS = {band: f"sdss{band}" for band in "ugriz"} | {band: f"bessell{band.lower()}" for band in "BVRI"}
 TNS_OTHER = 0
@@ -30,27 +30,27 @@ ANNOTATIONS = (
 
 
 class TnsReport(Section):
-    """What a report to the TNS says of who reports; the numbers are those of https://www.wis-tns.org/api/values."""
+    """Who reports to the TNS; the codes are listed at https://www.wis-tns.org/api/values."""
 
-    reporting_group_id: int = Field(description="of the group that reports")
-    discovery_data_source_id: int = Field(description="of the group whose data they are")
-    reporter: str = Field(min_length=1, description="names, as they shall be published")
-    instrument: int = Field(description="of the camera")
+    reporting_group_id: int = Field(description="code of the group that reports")
+    discovery_data_source_id: int = Field(description="code of the group that owns the data")
+    reporter: str = Field(min_length=1, description="names as they are to be published")
+    instrument: int = Field(description="code of the camera")
     at_type: int = Field(1, description="1: possible supernova, 2: possible nova, 3: AGN, 4: nuclear, 0: other")
-    flux_units: int = Field(1, description="of the magnitudes; 1: AB")
-    filters: dict[str, int] = Field({}, description="by the name in the header, where the usual ones do not hold")
+    flux_units: int = Field(1, description="code of the magnitude system; 1: AB")
+    filters: dict[str, int] = Field({}, description="code by the filter name in the header, if the usual one is wrong")
 
 
 class SkyPortalReport(Section):
-    """What a report to SkyPortal says; the numbers are those of the portal that is used."""
+    """Who reports to SkyPortal; the numbers are those of your SkyPortal server."""
 
-    filter_ids: list[int] = Field(min_length=1, description="filters (of candidates) that the candidates pass")
-    instrument_id: int = Field(description="of the camera")
-    group_ids: list[int] = Field([], description="groups that see photometry and annotations")
-    magsys: Literal["ab", "vega"] = Field("ab", description="of the magnitudes")
-    origin: str = Field("otrain", min_length=1, description="of the annotations")
+    filter_ids: list[int] = Field(min_length=1, description="numbers of the candidate filters that the candidates pass")
+    instrument_id: int = Field(description="number of the camera")
+    group_ids: list[int] = Field([], description="numbers of the groups that see photometry and annotations")
+    magsys: Literal["ab", "vega"] = Field("ab", description="magnitude system")
+    origin: str = Field("otrain", min_length=1, description="origin of the annotations")
     filters: dict[str, str] = Field(
-        {}, description="bandpass by the name in the header, where sdss and bessell do not hold"
+        {}, description="bandpass by the filter name in the header, if it is not an sdss or bessell one"
     )
 
 
@@ -58,17 +58,25 @@ SERVICES: dict[str, type[TnsReport] | type[SkyPortalReport]] = {"tns": TnsReport
 
 
 def read_report(service: str, path: str | Path | None) -> TnsReport | SkyPortalReport:
-    """What the reports to a service say of who reports, from a YAML file.
+    """Read from a YAML file who reports to a service.
+
+    Parameters
+    ----------
+    service : str
+        tns or skyportal.
+    path : path-like or None
 
     Raises
     ------
     ConfigError
-        No file, or a key of it is missing or wrong.
+        There is no file, or one of its keys is missing or wrong.
     """
     section = SERVICES[service]
     if path is None:
         needed = [name for name, field in section.model_fields.items() if field.is_required()]
-        raise ConfigError(f"--report {service}: --report-about FILE is needed too, YAML with {', '.join(needed)}")
+        raise ConfigError(
+            f"--report {service}: --report-about FILE is needed too, a YAML file with the keys {', '.join(needed)}"
+        )
     try:
         return section.model_validate(read_yaml(path))
     except ValidationError as error:
@@ -81,16 +89,16 @@ def write_report(
     detections: Sequence[Mapping[str, Any]],
     images: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Write the real objects of a night, see `reported_objects`.
+    """Write the report of a night, which has the objects of `reported_objects`.
 
     Parameters
     ----------
     path : path-like
     about : TnsReport or SkyPortalReport
     detections : sequence of mapping
-        Of the night, with their context.
+        Detections of the night, with their context.
     images : sequence of mapping
-        From the ledger.
+        Images of the night, from the ledger.
     """
     records = {image["number"]: image["record"] for image in images}
     objects = reported_objects(detections, records)
@@ -101,10 +109,21 @@ def write_report(
 def reported_objects(
     detections: Sequence[Mapping[str, Any]], records: Mapping[int, Mapping[str, Any]]
 ) -> list[list[dict[str, Any]]]:
-    """Detections of each object that is worth a report, by time, with magnitudes, filter, limit and exposure.
+    """Detections of each object that is reported, sorted by time, with magnitude, filter, limit and exposure.
 
-    These are objects with a place on the sky that brightened, were called real without doubt in one image at least, and
-    do not keep their place on the detector; only images with a time and a zero point that was not assumed count.
+    An object is reported if it has a sky position, became brighter, is called real and not undecided in at least one
+    image, and is not fixed on the detector. Images without a time or with an assumed zero point are not used.
+
+    Parameters
+    ----------
+    detections : sequence of mapping
+        Detections of the night, with their context.
+    records : mapping
+        Records of the images by their number.
+
+    Returns
+    -------
+    list of list of dict
     """
     of_object: dict[int, list[dict[str, Any]]] = {}
     for item in detections:
@@ -125,7 +144,7 @@ def reported_objects(
 
 
 def tns_report(objects: Sequence[Sequence[Mapping[str, Any]]], about: TnsReport) -> dict[str, Any]:
-    """The data of a bulk AT report (TNS, Bulk reports manual): the first and the last detection of each object."""
+    """The data of a bulk AT report (TNS, Bulk reports manual) with the first and last detection of each object."""
     entries = {}
     for number, items in enumerate(objects):
         first = items[0]
@@ -173,9 +192,11 @@ def _remarks(items: Sequence[Mapping[str, Any]]) -> str:
 
 
 def skyportal_report(objects: Sequence[Sequence[Mapping[str, Any]]], about: SkyPortalReport) -> dict[str, Any]:
-    """Bodies for SkyPortal: ``candidates`` (POST /api/candidates), ``photometry`` (POST /api/photometry) and
-    ``annotations`` (POST /api/sources/OBJ_ID/annotations), in this order. A filter that has no bandpass has no
-    photometry, with a warning."""
+    """Bodies of the requests to SkyPortal, to be sent in this order.
+
+    They are ``candidates`` (POST /api/candidates), ``photometry`` (POST /api/photometry) and ``annotations`` (POST
+    /api/sources/OBJ_ID/annotations). Detections in a filter without a bandpass have no photometry; a warning says so.
+    """
     content: dict[str, list[dict[str, Any]]] = {"candidates": [], "photometry": [], "annotations": []}
     passed = datetime.now(UTC).isoformat(timespec="seconds")
     for items in objects:
@@ -202,10 +223,14 @@ def skyportal_report(objects: Sequence[Sequence[Mapping[str, Any]]], about: SkyP
 
 
 def _photometry(items: Sequence[Mapping[str, Any]], name: str, about: SkyPortalReport) -> dict[str, Any] | None:
-    """Lists of one object, one entry for each detection whose filter has a bandpass and whose image has a limit."""
+    """Photometry of one object: the detections whose filter has a bandpass and whose image has a limit."""
     bands = [about.filters.get(item["filter"], SKYPORTAL_FILTERS.get(band(item["filter"]))) for item in items]
     for missing in sorted({item["filter"] for item, found in zip(items, bands, strict=True) if found is None}):
-        log.warning("%s: filter %r has no bandpass, its photometry is left out (key filters)", name, missing)
+        log.warning(
+            "%s: filter %r has no bandpass and its photometry is left out; name one with the key filters",
+            name,
+            missing,
+        )
     kept = [(item, found) for item, found in zip(items, bands, strict=True) if found and item["limit"] is not None]
     if not kept:
         return None

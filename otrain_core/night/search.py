@@ -1,7 +1,7 @@
-"""One science image through all steps of the DAG but injection, in one process: scored candidates.
+"""Find and score the candidates of one science image: all steps of the DAG except injection, in one process.
 
-The steps are the file-level functions that the rules run, so that training and use cannot differ. Their files go to
-a temporary folder.
+The steps are the same functions as in the rules of the workflow, so that training and use cannot differ. Their files
+are written to a temporary folder.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("otrain")
 
 NO_SKY = ("bias", "dark", "flat")  # types of frames that are not searched
-LETTERS = tuple("ubvgrizy")  # of filters
-MOST_OFFSET = 60.0  # between the WCS of an image and that of its reference [arcsec]
+LETTERS = tuple("ubvgrizy")  # filters that are compared with the filter of the reference
+MOST_OFFSET = 60.0  # largest plausible offset between the WCS of an image and of its reference [arcsec]
 
 # Columns of a table of candidates: name, unit, description.
 COLUMNS = {
@@ -48,40 +48,40 @@ COLUMNS = {
     "y": ("pix", "row, from 0"),
     "ra": ("deg", "right ascension, ICRS; NaN without a WCS"),
     "dec": ("deg", "declination, ICRS; NaN without a WCS"),
-    "flux": ("adu", "of the difference"),
-    "fluxerr": ("adu", "its error"),
+    "flux": ("adu", "flux on the difference"),
+    "fluxerr": ("adu", "error of the flux"),
     "mag": ("mag", "magnitude of the difference"),
-    "magerr": ("mag", "its error"),
-    "zero_point_source": ("", "catalogue, header, or assumed: then the magnitude is instrumental"),
-    "snr": ("", "signal to noise on the difference"),
+    "magerr": ("mag", "error of the magnitude"),
+    "zero_point_source": ("", "catalogue, header, or assumed (the magnitude is instrumental)"),
+    "snr": ("", "signal-to-noise ratio on the difference"),
     "fwhm": ("pix", "full width at half maximum"),
     "sign": ("", "1: brighter than the reference; -1: fainter"),
-    "score": ("", "of the network, not calibrated"),
+    "score": ("", "score of the network, not calibrated"),
     "probability": ("", "calibrated probability of a real source"),
-    "real": ("", "at the threshold of the model or above"),
-    "undecided": ("", "too near to the threshold"),
+    "real": ("", "the score is at or above the threshold of the model"),
+    "undecided": ("", "the score is too close to the threshold"),
     "reason": ("", "why the cutout is unlike the training set"),
-    "edge": ("", "the cutout is cut off by the edge of the image or lacks many pixels"),
-    "time": ("", "of the image, UTC"),
-    "filter": ("", "of the image"),
+    "edge": ("", "the cutout crosses the edge of the image or lacks many pixels"),
+    "time": ("", "time of the image, UTC"),
+    "filter": ("", "filter of the image"),
 }
 COLUMNS |= IMAGE_COLUMNS | NIGHT_COLUMNS
 
 
 @dataclass
 class Search:
-    """What a search of one image yields.
+    """Result of the search of one image.
 
     Attributes
     ----------
     table : dict of numpy.ndarray
-        `COLUMNS`, one row for each candidate, highest probability first.
+        `COLUMNS`, (N,), one row per candidate, highest probability first.
     stamps : numpy.ndarray
         float32 (N, S, S, 5), channels `otrain_core.candidates.cutouts.CHANNELS`, in the order of the table.
     described : dict of numpy.ndarray
         `otrain_core.classify.descriptors.DESCRIPTORS`, in the order of the table.
     record : dict
-        image, n, real, undecided, seeing, limit, subtraction, seconds by step, ...
+        image, n, real, undecided, seeing_px, limit_mag, subtraction, cpu_seconds of each step, and so on.
     """
 
     table: dict[str, np.ndarray]
@@ -91,9 +91,12 @@ class Search:
 
 
 def no_sky(path: str | Path, *, image: str) -> tuple[str, str]:
-    """The type (`NO_SKY`) of a frame that shows no sky, and the keyword that says so.
+    """The type (`NO_SKY`) of a frame that shows no sky, and the header keyword that says so.
 
-    Two empty strings for others, and for a file that cannot be read: the search refuses it in its own words.
+    Returns
+    -------
+    tuple of str
+        Two empty strings for other frames, and for a file that cannot be read, which the search will refuse.
     """
     try:
         kind, why = frame_type(read_header(path, image=image))
@@ -129,9 +132,9 @@ def search_image(
     catalogue : path-like, optional
         Table of stars (ra, dec, mag), for pipelines that need one.
     difference : path-like, optional
-        Where to keep the planes diff, noise, mask, science and reference.
+        FITS file to keep the planes diff, noise, mask, science and reference in.
     catalogues : Catalogues, optional
-        Where known objects and stars near the candidates are looked up.
+        Sources of the known objects and stars near the candidates.
 
     Raises
     ------
@@ -177,7 +180,15 @@ def search_image(
 def scored_candidates(
     run: ImageSteps, classifier: Classifier, *, difference: Path | None = None
 ) -> tuple[dict[str, Any], Mapping[str, np.ndarray]]:
-    """Cut out and score what the step detect has found: the stack (``cube``, and columns), and what the classifier says."""
+    """Cut out and score the candidates of the step detect.
+
+    Returns
+    -------
+    stack : dict
+        ``cube``, float32 (N, S, S, 5), and the columns of the candidates.
+    scored : mapping
+        As returned by `Classifier.classify`.
+    """
     seeing = read_json(run.file("psf.json"))["seeing_px"]
     write_table(run.file("labelled.csv"), _unlabelled(read_table(run.file("candidates.csv")), seeing))
     run.cutouts(difference=difference)
@@ -197,7 +208,7 @@ def _around(
     recipe: Recipe,
     catalogues: Catalogues | None,
 ) -> dict[str, np.ndarray]:
-    """What stands around the candidates, as if theirs were the only image of the night."""
+    """The context of the candidates, as if this were the only image of the night."""
     from otrain_core.sky.fields import field_of
 
     field, image = None, str(psf["image"])
@@ -234,23 +245,24 @@ def _headers(path: str | Path, *, image: str) -> list[Any]:
 
 
 def _check_filter(name: str, headers: Sequence[Any], *, image: str, reference: str | Path) -> None:
-    """Refuse a reference of another filter, where both are known by a letter; upper and lower case are one."""
+    """Refuse a reference taken in another filter, if both filters are in `LETTERS`; upper and lower case are equal."""
     of_reference = next(filter(None, (text(header, "filter") for header in headers)), "")
     one, other = (band(found).lower() for found in (name, of_reference))
     if one in LETTERS and other in LETTERS and one != other:
         raise ImageError(
             image,
             "FILTER",
-            f"it was taken in {name!r}, the reference {reference} in {of_reference!r}; give one in {name!r}",
+            f"the image was taken in {name!r} but the reference {reference} in {of_reference!r}; give one in {name!r}",
         )
 
 
 def _wcs_offset(
     wcs: Any, shape: tuple[int, int], subtraction: Mapping[str, Any], headers: Sequence[Any], *, image: str
 ) -> float:
-    """How far the WCS of an image is from that of its reference, where both were aligned by their stars [arcsec].
+    """Offset between the WCS of an image and of its reference at the centre of the image [arcsec].
 
-    NaN where one of them has none. Beyond `MOST_OFFSET` a warning says that one of the two is wrong.
+    The images were aligned by their stars, which gives the same place on both. The offset is NaN if one has no WCS. If it
+    is larger than `MOST_OFFSET`, a warning says that one WCS is wrong.
     """
     matrix = subtraction.get("to_reference")
     of_reference = next(
@@ -263,13 +275,16 @@ def _wcs_offset(
     here, there = (unit_vectors(np.atleast_1d(ra), np.atleast_1d(dec))[0] for ra, dec in places)
     offset = float(np.degrees(2 * np.arcsin(np.linalg.norm(here - there) / 2)) * 3600)
     if offset > MOST_OFFSET:
-        sentence = "image %s: WCS: by its stars it lies on the reference, by its WCS %.0f arcsec away; one WCS is wrong, and so may be the positions"
+        sentence = (
+            "image %s: WCS: the stars match the reference, but the WCS of the two differ by %.0f arcsec; "
+            "one WCS is wrong, and the positions may be wrong too"
+        )
         log.warning(sentence, image, offset)
     return offset
 
 
 def _unlabelled(candidates: Any, seeing: float) -> Any:
-    """The table of candidates with the columns of labels, void: nothing is known of tonight's candidates."""
+    """The table of candidates with empty columns for the labels, which are unknown for tonight's candidates."""
     void = {str: "", float: np.nan, int: 0, bool: False}
     for name, kind in CUTOUT_COLUMNS.items():
         if name not in candidates:

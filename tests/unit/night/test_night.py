@@ -252,7 +252,7 @@ def test_a_second_night_on_the_same_folder_is_refused(night_pair, tmp_path):
 BAD = {
     "elsewhere": "no reference in .* shows its centre",
     "no_wcs": "no WCS, which is needed to find its reference",
-    "other_filter": "FILTER: it was taken in 'B', the reference .* in 'r'",
+    "other_filter": "FILTER: the image was taken in 'B' but the reference .* in 'r'",
     "saturated": "100 % of the pixels are saturated",
     "trailed": "the stars are trailed",
     "blank": "all pixels have the same value",

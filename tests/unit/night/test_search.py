@@ -102,7 +102,7 @@ def test_a_reference_of_another_filter_is_refused(name, of_reference, refused):
     if not refused:
         _check_filter(name, headers, image="n1", reference="ref.fits")
         return
-    with pytest.raises(ImageError, match="n1: FILTER: it was taken in 'r', the reference ref.fits in 'B'"):
+    with pytest.raises(ImageError, match="n1: FILTER: the image was taken in 'r' but the reference ref.fits in 'B'"):
         _check_filter(name, headers, image="n1", reference="ref.fits")
 
 
