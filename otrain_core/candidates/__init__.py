@@ -1,1 +1,1 @@
-"""Detections, their labels and their cutouts. Imports the wings of images, stars and sky."""
+"""Candidates: detection, labels and cutouts. Imports the packages images, stars and sky."""

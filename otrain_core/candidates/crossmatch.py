@@ -1,4 +1,4 @@
-"""Labels of candidates: True by injected sources, False by everything else, each with its reason (step `crossmatch`)."""
+"""Label the candidates: True if they match an injected source, otherwise False, with a reason (step `crossmatch`)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pandas as pd
 
 from otrain_core.candidates.matches import Matches, match_sources
 from otrain_core.candidates.recovery import check_subtraction, recovery_record
+from otrain_core.candidates.surroundings import DIPOLE
 from otrain_core.errors import ImageError
 from otrain_core.io import read_json, read_table, write_json, write_table
 from otrain_core.positions import nearest
@@ -19,8 +20,6 @@ from otrain_core.stars.kinds import REAL_KINDS
 
 if TYPE_CHECKING:
     from otrain_core.plan.pipelines import CrossmatchOptions
-
-DIPOLE = 0.23  # a star residual with more of its signal negative is a dipole, of a misaligned star
 
 
 def crossmatch_files(
@@ -36,7 +35,7 @@ def crossmatch_files(
     known: str | Path | None = None,
     sky_truth: str | Path | None = None,
 ) -> None:
-    """Read candidates, injected sources and known objects, write the labelled table and its record.
+    """Read candidates, injected sources and known objects; write the labelled table and its record.
 
     Parameters
     ----------
@@ -47,9 +46,10 @@ def crossmatch_files(
     labelled, record : path-like
         Table and record to write.
     image : str
+        Name of the image.
     options : CrossmatchOptions
     subtract_record : path-like, optional
-        Record of the step `subtract`, which tells which stars were taken out of the reference.
+        Record of the step `subtract`, which lists the stars removed from the reference.
     known : path-like, optional
         Table of known variables and moving objects (ra, dec).
     sky_truth : path-like, optional
@@ -58,7 +58,7 @@ def crossmatch_files(
     Raises
     ------
     ImageError
-        Those of `crossmatch_candidates`.
+        See `crossmatch_candidates`.
     """
     psf = read_json(psf_record)
     limit = psf.get("limit_mag")
@@ -79,7 +79,7 @@ def crossmatch_files(
 
 
 def removed_stars(record: dict[str, Any]) -> list[int]:
-    """Ids of the stars that the subtraction took out of the reference, by its record."""
+    """Ids of the stars removed from the reference, from the record of the subtraction."""
     removed = record.get("removed") or []
     return removed.get("removed", []) if isinstance(removed, dict) else removed
 
@@ -97,56 +97,63 @@ def crossmatch_candidates(
     removed: Collection[int] = (),
     limit_mag: float = np.nan,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Label every candidate and say why.
+    """Label every candidate and give the reason.
 
-    Label 1 (True): matched one to one within ``radius`` with an injected source of the same sign or a real star
-    that was set down, or taken out of the reference or of the science image. Label -1 (left out): flagged EDGE;
-    matched, but with more than ``max_flux_ratio`` times the flux of the source, so that most
-    of it is something else, or with no flux; not matched, but within ``exclusion`` of a source; so near to a
-    star that was to be taken out of the reference and was not; within the stamp of a transplanted star, which brings its
-    faint neighbours along; within ``known_radius`` of a known object. Label 0 (False): all others.
+    Label 1 (True): the candidate matches, one to one and within ``radius``, an injected source of the same sign, or a real
+    star that was transplanted, or removed from the reference or from the science image.
+
+    Label -1 (left out): the candidate
+
+    - is flagged EDGE;
+    - matches a source, but has no flux, or more than ``max_flux_ratio`` times the flux of the source, so that most of the
+      flux is something else;
+    - does not match but lies within ``exclusion`` of a source, or of a star that could not be removed from the reference;
+    - lies in the stamp of a transplanted star, which contains faint neighbours of the star;
+    - lies within ``known_radius`` of a known object.
+
+    Label 0 (False): all others.
 
     Parameters
     ----------
     candidates : pandas.DataFrame
-        As from `otrain_core.candidates.detect.detect_candidates`.
+        See `otrain_core.candidates.detect.detect_candidates`.
     injected : pandas.DataFrame
-        Injected sources and real stars: id, x, y [px of the same image], mag, flux [ADU], kind
-        (without this column: all injected) and usable (without: everywhere).
+        Injected sources and real stars: id, x, y [px of the same image], mag, flux [ADU], kind (default: all are
+        injected) and usable (default: all are usable).
     image : str
         Name, for errors.
     seeing, seeing_arcsec : float
-        FWHM [px], [arcsec]; the latter is needed for known objects only.
+        FWHM [px] and [arcsec]; the second is needed for known objects only.
     options : CrossmatchOptions
     known : pandas.DataFrame, optional
         Known variables and moving objects: ra, dec [deg].
     sky_truth : pandas.DataFrame, optional
-        Truth of a simulated image (kind, x, y, size, width, angle, flux); it names the cause
-        of every False in the column ``artefact`` (a star's residual with much negative signal is a dipole).
+        Truth of a simulated image (kind, x, y, size, width, angle, flux), from which the column ``artefact`` gets the
+        cause of every False (the residual of a star with much negative signal is a dipole).
     removed : collection of int
-        Ids of the kind "removed" that were taken out of the reference, and of sources of negative flux that were
-        added to it; others of these do not count.
+        Ids of the sources of kind "removed" that were removed from the reference, and of the sources of negative flux that
+        were added to it. Sources of these kinds that are not listed are ignored.
     limit_mag : float
-        5-sigma limit of the science image, which gives the S/N of an injected source.
+        5-sigma limit of the science image, from which the S/N of an injected source follows.
 
     Returns
     -------
     labelled : pandas.DataFrame
-        The candidates with sign (-1: of negative flux), label (1, 0, -1), reason, injection (id, -1: none), kind (of the
-        matched source, '' for none), artefact (of a False: what made it, by the truth of a simulated image or else by
-        the column ``cause``; '': unknown) and seeing [px].
+        The candidates with sign (-1 for negative flux), label (1, 0, -1), reason, injection (id of the source, -1 for
+        none), kind (of the matched source, '' for none), artefact (cause of a False, from the truth of a simulated image
+        or else from the column ``cause``; '' if unknown) and seeing [px].
     record : dict
-        Counts, completeness against magnitude and flux scale (see
-        `otrain_core.candidates.recovery`) of the injected sources; ``bright_injected`` and ``bright_recovered`` of
-        the usable ones above S/N 10 (a match with a foreign flux is not recovered); ``n_matched`` of the injected
-        and ``n_without_flux`` of them; ``near_injection_false``, False within one FWHM of a source,
-        which is 0 by construction; ``kinds``: n, recovered and flux_bias of every kind.
+        Counts, completeness against magnitude and flux scale of the injected sources (see
+        `otrain_core.candidates.recovery`); ``bright_injected`` and ``bright_recovered``, which count the usable sources
+        above S/N 10 (a match with too much flux is not recovered); ``n_matched`` and, of these, ``n_without_flux``;
+        ``near_injection_false``, the number of False within one FWHM of a source, 0 by construction; ``kinds``: n,
+        recovered and flux_bias of every kind.
 
     Raises
     ------
     ImageError
-        No usable seeing, a column is missing, known objects without a WCS, or a subtraction
-        that evidently failed.
+        The seeing is not usable, a column is missing, known objects are given without a WCS, or the subtraction evidently
+        failed.
     """
     _check_input(candidates, injected, known, image=image, seeing=seeing)
     truth, kept_stars = _countable(injected, removed)
@@ -189,7 +196,7 @@ def _check_input(
 def _reasons(
     matches: Matches, ids: np.ndarray, kinds: np.ndarray, *, seeing: float, options: CrossmatchOptions
 ) -> np.ndarray:
-    """Why each candidate has its label, as text."""
+    """The reason for the label of each candidate, as text."""
     words = [f"{kind} star" if kind in REAL_KINDS else "injection" for kind in kinds]
     sources = [f"{word} {number}" for word, number in zip(words, ids, strict=True)]
     fwhm, near_fwhm = matches.distance / seeing, matches.near_distance / seeing
@@ -209,7 +216,7 @@ def _reasons(
 
 
 def _name_artefacts(table: pd.DataFrame, sky_truth: pd.DataFrame, *, seeing: float) -> None:
-    """Set the column artefact of every False by the truth of a simulated image."""
+    """Set the column artefact of every False from the truth of a simulated image."""
     false = table["label"] == 0
     x, y, flux = (table.loc[false, name].to_numpy(float) for name in ("x", "y", "flux"))
     table.loc[false, "artefact"] = name_causes(sky_truth, x, y, flux, seeing=seeing)
@@ -218,7 +225,7 @@ def _name_artefacts(table: pd.DataFrame, sky_truth: pd.DataFrame, *, seeing: flo
 
 
 def _countable(injected: pd.DataFrame, removed: Collection[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Sources that are new in the difference, and those that the reference was to lose or gain and did not."""
+    """Sources that are new in the difference, and those that could not be removed from or added to the reference."""
     truth = injected.copy()
     for column, value in (("kind", "random"), ("usable", True)):
         if column not in truth:
@@ -230,7 +237,7 @@ def _countable(injected: pd.DataFrame, removed: Collection[int]) -> tuple[pd.Dat
 
 
 def _without(sky_truth: pd.DataFrame, removed: pd.DataFrame, seeing: float) -> pd.DataFrame:
-    """The simulator's truth without the stars that the reference no longer has."""
+    """The truth of a simulated image without the stars that were removed from the reference."""
     if len(removed) == 0 or len(sky_truth) == 0:
         return sky_truth
     near, _ = nearest(sky_truth["x"], sky_truth["y"], removed["x"], removed["y"], radius=0.5 * seeing)
@@ -247,7 +254,9 @@ def _near_known(table: pd.DataFrame, known: pd.DataFrame | None, *, image: str, 
     ra, dec = table["ra"].to_numpy(float), table["dec"].to_numpy(float)
     located = np.isfinite(ra) & np.isfinite(dec)
     if not located.any() or not np.isfinite(radius):
-        raise ImageError(image, "crossmatch.known", "known objects need the WCS of the image, which has none")
+        raise ImageError(
+            image, "crossmatch.known", "the image has no WCS, which is needed to compare it with the known objects"
+        )
     known_ra, known_dec = known["ra"].to_numpy(float), known["dec"].to_numpy(float)
     usable = np.isfinite(known_ra) & (np.abs(known_dec) <= 90)
     near = np.zeros(len(table), dtype=bool)

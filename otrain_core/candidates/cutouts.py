@@ -1,4 +1,4 @@
-"""Cutouts of the difference, science and reference images, the mask and the PSF around the candidates (step `cutouts`)."""
+"""Cut out the difference, science image, reference, mask and PSF around the candidates (step `cutouts`)."""
 
 from __future__ import annotations
 
@@ -46,25 +46,25 @@ def cutouts_files(
     options: CutoutsOptions,
     field: str = "",
 ) -> None:
-    """Read the labelled candidates, the planes of the difference and its PSF, write the stack of cutouts.
+    """Read the labelled candidates, the planes of the difference and its PSF; write the stack of cutouts.
 
     Parameters
     ----------
     labelled, psf, psf_record, subtract_record : path-like
-        What the steps `crossmatch`, `psf` and `subtract` write.
+        Outputs of the steps `crossmatch`, `psf` and `subtract`.
     difference : path-like or Held
-        Planes that the step `subtract` writes.
+        Planes written by the step `subtract`.
     cutouts : path-like
-        The ``.npz`` to write.
+        ``.npz`` file to write.
     telescope, pipeline, image : str
     options : CutoutsOptions
     field : str
-        What the sheet says that the image shows, see `otrain_core.plan.inputs.Inputs.field`.
+        Field of the image from the sheet, see `otrain_core.plan.inputs.Inputs.field`.
 
     Raises
     ------
     ImageError
-        Those of `make_cutouts`.
+        See `make_cutouts`.
     """
     planes, _ = read_planes(difference, image=image)
     record = read_json(psf_record)
@@ -89,21 +89,21 @@ def cutouts_files(
 def reference_grid(
     x: np.ndarray, y: np.ndarray, to_reference: list[list[float]] | None, pixel_scale: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Places on the pixel grid of the reference, which images without a WCS share.
+    """Positions on the pixel grid of the reference, which is common to images without a WCS.
 
     Parameters
     ----------
     x, y : numpy.ndarray
         (N,) pixels of the image.
     to_reference : list or None
-        (2, 3), affine mapping from pixels of the image to those of the reference.
+        (2, 3), affine transformation from pixels of the image to pixels of the reference.
     pixel_scale : float
-        Of the image [arcsec/px].
+        Pixel scale of the image [arcsec/px].
 
     Returns
     -------
     grid_x, grid_y : numpy.ndarray
-        (N,) [arcsec] from the first pixel of the reference; NaN where the mapping is not known.
+        (N,) [arcsec] from the first pixel of the reference; NaN if the transformation is unknown.
     """
     if to_reference is None:
         return np.full(len(x), np.nan), np.full(len(x), np.nan)
@@ -124,13 +124,11 @@ def make_cutouts(
     telescope: str = "",
     pipeline: str = "",
 ) -> dict[str, np.ndarray]:
-    """Cut a square of every plane around every candidate.
+    """Cut a square from every plane around every candidate.
 
-    The pixel nearest to the candidate has index ``size // 2`` on both axes. A pixel
-    that the mask names for any reason, that lies outside the image or that has no
-    value is NaN in the difference, never zero. The channel psf is what a point source of flux 1 at the
-    measured position of the candidate would look like. A candidate of negative flux is cut from reference - science,
-    see `flipped`.
+    The pixel nearest to the candidate has index ``size // 2`` on both axes. In the difference, pixels that are masked,
+    outside the image or without a value are NaN. The channel psf is the image of a point source of flux 1 at the measured
+    position of the candidate. A candidate of negative flux is cut from reference - science, see `flipped`.
 
     Parameters
     ----------
@@ -140,25 +138,25 @@ def make_cutouts(
         ``diff``, ``science``, ``reference`` [ADU] and ``mask`` (uint8), all (height, width).
     image, telescope, pipeline : str
     options : CutoutsOptions
-        A cutout with a larger share of missing difference pixels than ``max_missing`` becomes EDGE (label -1).
+        A cutout in which a larger share of the difference than ``max_missing`` is missing becomes EDGE (label -1).
     psf : optional
-        PSF of the difference, with the method ``stamp`` of `otrain_core.stars.psf_model.PSFModel`; without it the
+        PSF of the difference, with the method ``stamp`` of `otrain_core.stars.psf_model.PSFModel`. If it is missing, the
         channel psf is NaN.
     pixel_scale : float
-        [arcsec/px].
+        [arcsec/px]
 
     Returns
     -------
     dict of numpy.ndarray
-        ``stack`` float32 (N, size, size, 5) with channels `CHANNELS` (the mask as numbers, 1
-        outside the image), one array (N,) for each of `CUTOUT_COLUMNS`, ``n_missing`` (missing pixels
-        of the difference), ``sign`` (-1 where it is flipped), ``pixel_scale`` (N,), and ``channels``, ``image_name``, ``telescope``,
-        ``pipeline``.
+        ``stack``, float32 (N, size, size, 5) with channels `CHANNELS` (the mask as numbers, 1 outside the image); one
+        array (N,) for each of `CUTOUT_COLUMNS`; ``n_missing`` (N,), missing pixels of the difference; ``sign`` (N,), -1
+        for flipped cutouts; ``pixel_scale`` (N,); and ``channels``, ``image_name``, ``telescope``, ``pipeline``.
 
     Raises
     ------
     ImageError
-        A cutout larger than the image (key ``cutouts.size``), or planes of different shapes.
+        The cutouts are larger than the image (key ``cutouts.size``), the planes have different shapes, or a candidate lies
+        outside the image.
     """
     size, shape = options.size, planes["diff"].shape
     _check_planes(planes, size=size, image=image)
@@ -171,7 +169,7 @@ def make_cutouts(
             image, "candidates", f"candidate {candid} lies outside the image of {shape[1]} x {shape[0]} px"
         )
 
-    offset = np.arange(size) - size // 2 + size  # the planes are padded by `size`
+    offset = np.arange(size) - size // 2 + size  # the planes are padded by `size` on every side
     rows, columns = (y[:, None] + offset)[:, :, None], (x[:, None] + offset)[:, None, :]
     mask = np.pad(planes["mask"], size, constant_values=MASK_MISSING)
     stack = np.empty((len(x), size, size, len(CHANNELS)), dtype=np.float32)
@@ -202,16 +200,21 @@ def make_cutouts(
 
 
 def flipped(stack: np.ndarray, signs: np.ndarray, *, channels: Sequence[str]) -> np.ndarray:
-    """Cutouts of negative sources as those of a source that brightens: reference - science.
+    """Turn cutouts of negative sources into cutouts of reference - science, in which the source is positive.
 
     Parameters
     ----------
     stack : numpy.ndarray
         (N, S, S, C)
     signs : numpy.ndarray
-        (N,), 1 or -1; where it is -1 the difference changes its sign, and science and reference change places.
+        (N,), 1 or -1; for -1 the difference changes sign, and science and reference are exchanged.
     channels : sequence of str
-        Of the last axis.
+        Names along the last axis.
+
+    Returns
+    -------
+    numpy.ndarray
+        (N, S, S, C); `stack` itself if no sign is negative.
     """
     negative = np.flatnonzero(signs < 0)
     if len(negative) == 0:
@@ -232,9 +235,11 @@ def _check_planes(planes: dict[str, np.ndarray], *, size: int, image: str) -> No
     shape = planes["diff"].shape
     for name in ("science", "reference", "mask"):
         if name not in planes:
-            raise ImageError(image, name, "this plane is not in the file of the difference")
+            raise ImageError(image, name, "the file of the difference does not have this plane")
         if planes[name].shape != shape:
-            raise ImageError(image, name, f"its shape {planes[name].shape} is not that of the difference, {shape}")
+            raise ImageError(
+                image, name, f"its shape {planes[name].shape} differs from the shape of the difference, {shape}"
+            )
     if size > min(shape):
         raise ImageError(
             image, "cutouts.size", f"cutouts of {size} px are larger than the image of {shape[1]} x {shape[0]} px"
@@ -242,7 +247,7 @@ def _check_planes(planes: dict[str, np.ndarray], *, size: int, image: str) -> No
 
 
 def _typed(table: pd.DataFrame) -> dict[str, Any]:
-    """Columns as arrays of fixed types: an empty or all-empty column of a CSV file has lost its own."""
+    """Columns as arrays of fixed types: pandas guesses the type of a CSV column, wrongly if it is empty."""
     arrays: dict[str, Any] = {}
     for column, kind in CUTOUT_COLUMNS.items():
         values = table[column]

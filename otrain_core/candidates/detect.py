@@ -1,4 +1,4 @@
-"""Candidates of one image: found on the difference or against a catalogue, measured in one way (step `detect`)."""
+"""Find the candidates of one image on the difference or against a catalogue, and measure them (step `detect`)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from otrain_core.candidates.measure import (
-    difference_psf,
-    negative_shares,
-)
+from otrain_core.candidates.measure import difference_psf, negative_shares
 from otrain_core.candidates.planes import Planes
 from otrain_core.candidates.search import drop_catalogued, merge_searches, require_catalogue
 from otrain_core.candidates.sources import (
@@ -74,39 +71,39 @@ def detect_files(
     catalogue: str | Path | None = None,
     finder: Any = None,
 ) -> None:
-    """Read the difference and what is known of its PSF, write the table of candidates.
+    """Read the difference and its PSF; write the table of candidates.
 
     Parameters
     ----------
     difference : path-like or Held
-        Planes of the difference, as the step `subtract` writes them.
+        Planes written by the step `subtract`.
     psf, psf_record : path-like
         PSF of the science image and its record.
     candidates : path-like
         Table to write.
     image, telescope : str
     size : int
-        Side of the cutouts to come [px].
+        Side of the cutouts that will be made [px].
     options : DetectOptions
     wcs : path-like, optional
-        FITS header file with the WCS, for images that have none; one refined with the PSF comes first.
+        FITS header file with the WCS, for images that have none. A WCS refined in the step `psf` takes precedence.
     subtract_record : path-like, optional
-        Record of the subtraction, which tells whether the science image was convolved to the seeing of the reference.
+        Record of the subtraction, which says whether the science image was convolved to the seeing of the reference.
     catalogue : path-like, optional
         Table of known sources (ra, dec).
     finder : object, optional
-        As for `detect_candidates`.
+        See `detect_candidates`.
 
     Raises
     ------
     ImageError
-        No zero point in the record, and those of `detect_candidates`.
+        The record has no zero point; see also `detect_candidates`.
     """
     planes, header = read_planes(difference, image=image)
     record = read_json(psf_record)
     raise_if_failed(psf)
     if record.get("zero_point") is None:
-        raise ImageError(image, "zero_point", f"{psf_record} holds no zero point")
+        raise ImageError(image, "zero_point", f"{psf_record} has no zero point")
     science_psf = PSFModel.load(psf)
     subtraction = read_json(subtract_record) if subtract_record else {}
     model, seeing = difference_psf(science_psf, record["seeing_px"], subtraction, planes)
@@ -160,73 +157,71 @@ def detect_candidates(
 ) -> pd.DataFrame:
     """Find candidates and measure them.
 
-    With the method "sep", pixels are detected where the difference, filtered with a Gaussian of
-    the seeing and weighted by the noise of every pixel, exceeds the threshold (the matched
-    filter of `sep`, Barbary 2016, after SExtractor, Bertin & Arnouts 1996), and positions are
-    windowed centroids. "source-extractor" and "stdpipe" run Source Extractor itself as gmadet
-    and STDPipe do (`otrain_core.candidates.search`), and positions and the lower flags are its own. "finder" asks a
-    detector network, whose score the column ``finder_score`` then has.
+    The method "sep" detects pixels where the difference, filtered with a Gaussian of the seeing and weighted by the noise
+    of every pixel, exceeds the threshold (matched filter of `sep`, Barbary 2016, after SExtractor, Bertin & Arnouts 1996);
+    the positions are windowed centroids. "source-extractor" and "stdpipe" run Source Extractor as gmadet and STDPipe do
+    (`otrain_core.candidates.search`), which gives the positions and the lower bits of the flags. "finder" runs a detector
+    network, whose score is the column ``finder_score``.
 
-    Whatever found a candidate, its columns mean the same: fluxes, S/N and magnitudes are
-    those of the PSF that fit best (weighted least squares within 1.5 FWHM), so a point source
-    gets its total flux; FWHMs are the width of the circular Gaussian that fits best, which stays
-    meaningful at low S/N. The one exception is the FWHM of "source-extractor": gmadet cuts on
-    FWHM_IMAGE, so that is what the column holds.
+    The columns have the same meaning for every method. Fluxes, S/N and magnitudes come from a PSF fit (weighted least
+    squares within 1.5 FWHM), which gives the total flux of a point source. The FWHM is the width of the best-fitting
+    circular Gaussian, which is meaningful also at low S/N. The only exception is the FWHM of "source-extractor", which is
+    FWHM_IMAGE, because gmadet cuts on it.
 
-    The search "catalogue" (section 2.1 of Makhlouf et al. 2022) finds sources on the science
-    image and keeps those that no catalogue entry is near; they are measured on the science image.
-    Candidates of both searches within one seeing FWHM are one, with the row of the difference.
+    The search "catalogue" (section 2.1 of Makhlouf et al. 2022) finds sources on the science image, keeps those without a
+    catalogue entry nearby, and measures them on the science image. Candidates of both searches within one seeing FWHM are
+    merged and keep the row of the difference.
 
     Parameters
     ----------
     diff, noise : numpy.ndarray
-        Difference and its 1-sigma noise [ADU], (height, width). NaN: missing.
+        Difference and its 1-sigma noise [ADU], (height, width). NaN marks missing pixels.
     mask : numpy.ndarray
-        uint8 (height, width), bits `otrain_core.images.frames.MASK_*`; a masked pixel is not used.
+        uint8 (height, width), bits `otrain_core.images.frames.MASK_*`; masked pixels are not used.
     image, telescope : str
-        Names, from which ``candid`` is made: ``{telescope}-{image}-0001`` in order of y, x.
+        Names that form ``candid``: ``{telescope}-{image}-0001``, numbered in order of y, then x.
     seeing : float
         FWHM of the PSF of the difference [px].
     zero_point : float
         Magnitude of 1 ADU.
     size : int
-        Side of the cutouts to come [px].
+        Side of the cutouts that will be made [px].
     options : DetectOptions
-        ``edge`` 0 is half a cutout; a candidate with a pixel within 1.5 FWHM that is missing for no other
-        reason than the edge is flagged ``edge`` too. A FWHM that cannot be measured is outside ``fwhm_ratio``.
-        ``rescale_noise`` multiplies the noise by the robust spread of the filtered, noise-weighted difference.
+        ``edge`` 0 means half a cutout. A candidate is also flagged ``edge`` if a pixel within 1.5 FWHM is missing because of
+        the edge. A FWHM that cannot be measured counts as outside ``fwhm_ratio``. ``rescale_noise`` multiplies the noise by
+        the robust spread of the filtered, noise-weighted difference.
     wcs : astropy.wcs.WCS, optional
         Without it ``ra`` and ``dec`` are NaN.
     psf : otrain_core.stars.psf_model.PSFModel, optional
-        Its ``stamp(x, y) -> (array, y0, x0)`` gives the PSF; without it a Gaussian of the
-        seeing is taken, which misses the wings of a real PSF.
+        PSF of the difference, with the method ``stamp(x, y) -> (array, y0, x0)``. The default is a Gaussian of the seeing,
+        which lacks the wings of a real PSF.
     time, filter, zero_point_source : str
-        Copied to every candidate; with the source "assumed" magnitudes are instrumental.
+        Copied to every candidate. If the source is "assumed", the magnitudes are instrumental.
     science : numpy.ndarray, optional
-        Science image without background [ADU] (height, width), for the search "catalogue", which
-        takes its noise to be that of the difference and uses the same pixels.
+        Science image without background [ADU], (height, width), for the search "catalogue", which uses the noise and the
+        usable pixels of the difference.
     science_psf, science_seeing : optional
-        PSF and FWHM [px] of `science` where it was convolved for the difference (default: `psf`, `seeing`).
+        PSF and FWHM [px] of `science`, if it was convolved for the difference (default: `psf`, `seeing`).
     reference : numpy.ndarray, optional
         Reference without background on the same pixels, for the column ``cause``.
     catalogue : pandas.DataFrame, optional
-        Columns ra and dec [deg]; should go deeper than the image.
+        Columns ra and dec [deg]; it should be deeper than the image.
     finder : otrain_core.classify.finder.Finder, optional
-        Needed by the method "finder".
+        Required by the method "finder".
 
     Returns
     -------
     pandas.DataFrame
-        Columns `CANDIDATE_COLUMNS`, sorted by y, then x. ``snr`` is |flux| / fluxerr (the flux of a negative source
-        is negative, its magnitude that of |flux|); ``negative`` is that of `otrain_core.candidates.measure.negative_shares`;
-        ``cause`` is what made it if it is False, see `otrain_core.candidates.surroundings`;
-        ``method`` is "difference", "catalogue" or "both".
+        Columns `CANDIDATE_COLUMNS`, sorted by y, then x. The flux of a negative source is negative; ``mag`` and ``snr`` are
+        computed from |flux|. ``negative`` is described in `otrain_core.candidates.measure.negative_shares`, and ``cause``,
+        the likeliest cause of a False, in `otrain_core.candidates.surroundings`. ``method`` is "difference", "catalogue" or
+        "both".
 
     Raises
     ------
     ImageError
-        No usable pixel, no usable seeing, more than ``max_candidates`` candidates, or a search by
-        catalogue without catalogue, WCS or science image.
+        There is no usable pixel or seeing, there are more than ``max_candidates`` candidates, or the search by catalogue
+        lacks the catalogue, the WCS or the science image.
     MissingProgramError
         The program of the method is not installed.
     """
@@ -271,7 +266,7 @@ def detect_candidates(
 def _measured(
     sources: pd.DataFrame, plane: Plane, search: str, *, zero_point: float, size: int, options: DetectOptions
 ) -> pd.DataFrame:
-    """Properties of the sources of one plane, those of a FWHM out of bounds left out."""
+    """Properties of the sources of one plane whose FWHM is within the limits."""
     table = plane_properties(sources, plane, zero_point=zero_point)
     if "score" in sources:
         table["finder_score"] = sources["score"].to_numpy()
@@ -293,6 +288,6 @@ def _check_number(number: int, most: int, search: str, image: str) -> None:
         cause = (
             "the subtraction failed or the threshold is too low"
             if search == "difference"
-            else "the star catalogue is not as deep as the image, or does not cover it"
+            else "the star catalogue is less deep than the image or does not cover it"
         )
         raise ImageError(image, "detect.max_candidates", f"{number} candidates, more than {most}: {cause}")

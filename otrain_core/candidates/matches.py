@@ -1,4 +1,4 @@
-"""How the candidates of an image stand to its true sources."""
+"""Match the candidates of an image with its true sources."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 @dataclass
 class Matches:
-    """How the candidates stand to the true sources, every array (N,).
+    """Relation of the candidates to the true sources; every array is (N,).
 
     Attributes
     ----------
     partner : numpy.ndarray
         Index of the matched source, -1 for none.
     distance, near_distance : numpy.ndarray
-        To the matched, and to the nearest source [px].
+        Distances to the matched and to the nearest source [px].
     near : numpy.ndarray
         Index of the nearest source within the exclusion radius, -1 for none.
     ratio : numpy.ndarray
-        Measured over true flux, NaN where there is no match.
+        Measured flux divided by true flux, NaN without a match.
     edge, foreign, excluded, stays, carried, known : numpy.ndarray
-        bool, why a candidate may be left out: at the edge, most of its flux is something else's, beside a source
-        without being its match, beside a star that is still in the reference, in the stamp of a transplanted star,
-        beside a known object.
+        bool, reasons to leave a candidate out: it is at the edge; most of its flux is not from the matched source; it is
+        close to a source but not its match; it is close to a star that is still in the reference; it is in the stamp of a
+        transplanted star; it is close to a known object.
     """
 
     partner: np.ndarray
@@ -53,7 +53,7 @@ class Matches:
 
     @property
     def label(self) -> np.ndarray:
-        """1 (True), 0 (False) or -1 (left out); the first reason that holds decides."""
+        """1 (True), 0 (False) or -1 (left out); the first condition that holds decides."""
         conditions = [self.edge, self.foreign, self.matched, self.excluded, self.stays, self.carried, self.known]
         return np.select(conditions, [-1, -1, 1, -1, -1, -1, -1], default=0).astype(int)
 
@@ -67,16 +67,18 @@ def match_sources(
     seeing: float,
     options: CrossmatchOptions,
 ) -> Matches:
-    """Partner of every candidate, and what speaks against a label.
+    """Find the matching source of every candidate, and the reasons to leave candidates out.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        Candidates: x, y, flux, edge.
-    truth, kept_stars : pandas.DataFrame
-        Sources that are new in the difference (x, y, flux, kind), and stars that the reference was to lose and did not.
+        Candidates: x, y [px], flux, edge.
+    truth : pandas.DataFrame
+        Sources that are new in the difference: x, y [px], flux, kind.
+    kept_stars : pandas.DataFrame
+        Stars that could not be removed from the reference: x, y [px].
     is_known : numpy.ndarray
-        (N,) bool, whether a known object lies near.
+        (N,) bool, whether a known object is close.
     seeing : float
         FWHM [px].
     options : CrossmatchOptions
@@ -108,20 +110,20 @@ def match_sources(
 
 
 def _match_by_sign(table: pd.DataFrame, truth: pd.DataFrame, *, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Source of every candidate (-1: none) and its distance: what brightened matches what brightens, faded what fades.
+    """Source of every candidate (-1 for none) and its distance; positive candidates match positive sources only.
 
-    A candidate without a flux may be either.
+    A candidate without a flux counts as positive.
     """
     flux = table["flux"].to_numpy(float)
     fades = truth["flux"].to_numpy(float) < 0
     partner, distance = np.full(len(table), -1), np.full(len(table), np.nan)
     for candidates, sources in ((~(flux < 0), ~fades), (flux < 0, fades)):
-        rows, of = np.flatnonzero(candidates), np.flatnonzero(sources)
+        rows, numbers = np.flatnonzero(candidates), np.flatnonzero(sources)
         found, away = match_one_to_one(
             *(table[name].to_numpy(float)[rows] for name in "xy"),
-            *(truth[name].to_numpy(float)[of] for name in "xy"),
+            *(truth[name].to_numpy(float)[numbers] for name in "xy"),
             radius=radius,
         )
         matched = found >= 0
-        partner[rows[matched]], distance[rows[matched]] = of[found[matched]], away[matched]
+        partner[rows[matched]], distance[rows[matched]] = numbers[found[matched]], away[matched]
     return partner, distance

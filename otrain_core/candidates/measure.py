@@ -1,4 +1,4 @@
-"""Measuring sources at given positions: PSF fluxes, widths, ellipticities, the noise itself."""
+"""Measure sources at given positions: PSF fluxes, widths and ellipticities; and the noise of the difference."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class BroadenedPSF:
 
     Parameters
     ----------
-    psf : otrain_core.stars.psf.PSFModel
+    psf : otrain_core.stars.psf_model.PSFModel
     fwhm, target : float
-        FWHM [px] of the PSF and of the PSF wanted; the Gaussian makes up for the difference.
+        FWHM [px] of the PSF and of the convolved PSF.
     """
 
     def __init__(self, psf: Any, *, fwhm: float, target: float):
@@ -30,50 +30,50 @@ class BroadenedPSF:
         self.pad = int(np.ceil(3 * self.sigma))
 
     def stamp(self, x: float, y: float) -> tuple[np.ndarray, int, int]:
-        """As `otrain_core.stars.psf.PSFModel.stamp`, on a stamp larger by three sigma on every side."""
+        """Like `otrain_core.stars.psf_model.PSFModel.stamp`, with a stamp larger by three sigma on every side."""
         from scipy.ndimage import fourier_gaussian
 
         stamp, y0, x0 = self.psf.stamp(x, y)
         padded = np.pad(stamp, self.pad)
-        # In Fourier space, as the Gaussian may be narrower than a pixel.
+        # In Fourier space, because the Gaussian may be narrower than a pixel.
         return np.fft.ifft2(fourier_gaussian(np.fft.fft2(padded), self.sigma)).real, y0 - self.pad, x0 - self.pad
 
     def convolved(self, plane: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
-        """Pixels of the science image as the difference shows them; `corner` is the row and column of the first."""
+        """Part of the science image convolved like the difference; `corner` is the row and column of its first pixel."""
         from scipy.ndimage import gaussian_filter
 
         return gaussian_filter(plane, self.sigma, mode="constant")
 
 
 class ConvolvedPSF:
-    """A PSF convolved with the kernel that the science image was convolved with at each place.
+    """A PSF convolved with the position-dependent kernel of the science image.
 
     Parameters
     ----------
     psf : otrain_core.stars.psf_model.PSFModel
     kernel : otrain_core.images.kernel.KernelField
-        Of sum 1.
+        Kernels of sum 1.
     """
 
     def __init__(self, psf: Any, kernel: KernelField):
         self.psf, self.kernel = psf, kernel
 
     def stamp(self, x: float, y: float) -> tuple[np.ndarray, int, int]:
-        """As `otrain_core.stars.psf_model.PSFModel.stamp`, on a stamp larger by the kernel's half width on every side."""
+        """Like `otrain_core.stars.psf_model.PSFModel.stamp`, with a stamp larger by half the kernel on every side."""
         stamp, y0, x0 = self.psf.stamp(x, y)
         kernel = self.kernel.at(x, y)
         half = kernel.shape[0] // 2
         return _convolve(stamp, kernel), y0 - half, x0 - half
 
     def convolved(self, plane: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
-        """As `BroadenedPSF.convolved`, with the kernel of the middle of the plane."""
+        """Like `BroadenedPSF.convolved`, with the kernel at the centre of the plane."""
         kernel = self.kernel.at(corner[1] + plane.shape[1] / 2, corner[0] + plane.shape[0] / 2)
         half = kernel.shape[0] // 2
         return _convolve(plane, kernel)[half : half + plane.shape[0], half : half + plane.shape[1]]
 
 
 def _convolve(plane: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """The full convolution, larger than the plane by the kernel's half width on every side."""
+    """The full convolution, larger than the plane by half the kernel on every side."""
     shape = [n + m - 1 for n, m in zip(plane.shape, kernel.shape, strict=True)]
     size = [fft.next_fast_len(n, real=True) for n in shape]
     wide = fft.irfft2(fft.rfft2(plane, size) * fft.rfft2(kernel, size), size)
@@ -85,18 +85,26 @@ def difference_psf(
 ) -> tuple[Any, float]:
     """PSF and seeing [px] of the difference.
 
-    They differ from those of the science image where it was convolved: by the kernel where the difference has it, else by
-    a Gaussian that makes up for the seeings.
+    If the science image was convolved for the difference, its PSF is convolved too: with the kernel if the planes have one,
+    otherwise with a Gaussian that broadens the seeing to that of the reference.
 
     Parameters
     ----------
     psf : otrain_core.stars.psf_model.PSFModel
+        PSF of the science image.
     seeing : float
-        Both of the science image.
+        FWHM of the science image [px].
     subtraction : mapping
         Record of `otrain_core.images.subtract`.
     planes : mapping
-        Its planes: ``diff``, and ``kernel`` where there is one.
+        Planes of the difference: ``diff``, and ``kernel`` if there is one.
+
+    Returns
+    -------
+    psf : object
+        With the method ``stamp`` of `PSFModel`.
+    seeing : float
+        [px]
     """
     if "kernel" in planes:
         wider = subtraction["convolved"] == "science" and subtraction["seeing_reference_px"] > seeing
@@ -109,7 +117,22 @@ def difference_psf(
 
 
 def filtered_significance(data: np.ndarray, error: np.ndarray, bad: np.ndarray, seeing: float) -> np.ndarray:
-    """Matched-filtered difference in units of its expected noise, (height, width); NaN at masked pixels; `seeing` in px."""
+    """Matched-filtered difference in units of its expected noise.
+
+    Parameters
+    ----------
+    data, error : numpy.ndarray
+        Difference and its 1-sigma noise [ADU], (height, width), finite.
+    bad : numpy.ndarray
+        bool (height, width), pixels that are not used.
+    seeing : float
+        FWHM [px].
+
+    Returns
+    -------
+    numpy.ndarray
+        (height, width), NaN at the pixels `bad`.
+    """
     from scipy.ndimage import gaussian_filter
 
     sigma = SIGMA * seeing
@@ -123,7 +146,7 @@ def filtered_significance(data: np.ndarray, error: np.ndarray, bad: np.ndarray, 
 def filtered_spread(data: np.ndarray, error: np.ndarray, bad: np.ndarray, seeing: float) -> float:
     """Robust standard deviation of the matched-filtered difference in units of its expected noise.
 
-    1 for independent noise of the given size. Masked pixels do not count; `seeing` in px.
+    It is 1 for independent noise of size `error`. Parameters as in `filtered_significance`.
     """
     significance = sampled(filtered_significance(data, error, bad, seeing))[~sampled(bad)]
     spread = 1.4826 * float(np.median(np.abs(significance - np.median(significance))))
@@ -133,9 +156,18 @@ def filtered_spread(data: np.ndarray, error: np.ndarray, bad: np.ndarray, seeing
 def negative_shares(
     data: np.ndarray, error: np.ndarray, bad: np.ndarray, x: np.ndarray, y: np.ndarray, *, seeing: float
 ) -> np.ndarray:
-    """Share of the significant signal (beyond 3 sigma) within 1.5 FWHM that is negative.
+    """Negative share of the significant signal (beyond 3 sigma) within 1.5 FWHM of each position, (N,).
 
-    0 for a clean new source, near one half for the dipole of a misaligned star.
+    It is 0 for a clean new source and about one half for the dipole of a misaligned star.
+
+    Parameters
+    ----------
+    data, error, bad
+        See `filtered_significance`.
+    x, y : numpy.ndarray
+        [px], (N,)
+    seeing : float
+        FWHM [px].
     """
     radius = FIT_RADIUS * seeing
     values, dx, dy = stamps(data, x, y, int(np.ceil(radius)) + 1, fill=0)
@@ -148,9 +180,21 @@ def negative_shares(
 
 
 def point_sources(psf: Any, x: np.ndarray, y: np.ndarray, size: int) -> np.ndarray:
-    """(N, size, size): a star of flux 1 at every position; the pixel nearest to it has index ``size // 2``.
+    """Image of a star of flux 1 at every position.
 
-    `psf` has the method ``stamp`` of `otrain_core.stars.psf_model.PSFModel`, and ``stamps`` where it can make many at once.
+    Parameters
+    ----------
+    psf : object
+        With the method ``stamp`` of `otrain_core.stars.psf_model.PSFModel`, and ``stamps`` if it can make many at once.
+    x, y : numpy.ndarray
+        [px], (N,)
+    size : int
+        [px]
+
+    Returns
+    -------
+    numpy.ndarray
+        (N, size, size); the pixel nearest to the position has index ``size // 2`` on both axes.
     """
     planes, x, y = np.zeros((len(x), size, size)), np.asarray(x, float), np.asarray(y, float)
     left, bottom = nearest_pixel(x) - size // 2, nearest_pixel(y) - size // 2
@@ -170,14 +214,26 @@ def psf_fluxes(
     seeing: float,
     psf: Any = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Flux of the PSF at given positions by weighted least squares within 1.5 FWHM.
+    """Flux of the PSF at given positions, by weighted least squares within 1.5 FWHM.
+
+    Parameters
+    ----------
+    data, error, bad
+        See `filtered_significance`.
+    x, y : numpy.ndarray
+        [px], (N,)
+    seeing : float
+        FWHM [px].
+    psf : object, optional
+        See `point_sources`; the default is a Gaussian of the seeing.
 
     Returns
     -------
     flux, fluxerr : numpy.ndarray
-        [ADU], total flux of the PSF; the error is that of independent pixel noise.
+        Total flux of the PSF and its error for independent pixel noise [ADU], (N,); NaN and infinity without a usable
+        pixel.
     cover : numpy.ndarray
-        Share of the PSF within the radius that falls on usable pixels.
+        Share of the PSF within the radius that falls on usable pixels, (N,).
     """
     radius = max(FIT_RADIUS * seeing, 1.5)
     half = int(np.ceil(radius)) + 1
@@ -201,11 +257,11 @@ def psf_fluxes(
 def gaussian_widths(
     data: np.ndarray, error: np.ndarray, bad: np.ndarray, x: np.ndarray, y: np.ndarray, *, seeing: float
 ) -> np.ndarray:
-    """FWHM [px] of the circular Gaussian that fits best at given positions.
+    """FWHM [px] of the best-fitting circular Gaussian at given positions, (N,).
 
-    The width on a logarithmic grid from 0.25 to 6 times the seeing whose least-squares
-    amplitude removes most chi2 (the maximum-likelihood width for known position), refined
-    by a parabola. One pixel is the narrowest that can be measured.
+    The best width on a logarithmic grid from 0.25 to 6 times the seeing is the one whose least-squares amplitude reduces
+    chi2 most (maximum likelihood for a known position); a parabola refines it. The smallest width is one pixel. Parameters
+    as in `psf_fluxes`.
     """
     half = int(np.clip(np.ceil(3 * seeing), 4, 16))
     values, dx, dy = stamps(data, x, y, half, fill=0)
@@ -229,7 +285,7 @@ def gaussian_widths(
 
 
 def point_source_scale(psf: Any, shape: tuple[int, int], seeing: float) -> float:
-    """Seeing over the Gaussian width of the PSF itself, so that a point source gets the seeing."""
+    """Seeing divided by the Gaussian width of the PSF: widths times this factor are the seeing for a point source."""
     x, y = (shape[1] - 1) // 2, (shape[0] - 1) // 2
     stamp, y0, x0 = psf.stamp(x, y)
     centre = (np.array([x - x0], dtype=float), np.array([y - y0], dtype=float))
@@ -240,10 +296,10 @@ def point_source_scale(psf: Any, shape: tuple[int, int], seeing: float) -> float
 def window_ellipticities(
     data: np.ndarray, bad: np.ndarray, x: np.ndarray, y: np.ndarray, *, seeing: float
 ) -> np.ndarray:
-    """Ellipticity 1 - b/a from second moments in a round Gaussian window of the seeing.
+    """Ellipticity 1 - b/a, from 0 to 1, from second moments in a round Gaussian window of the seeing, (N,).
 
-    The window's own rounding is taken out by subtracting its inverse covariance from
-    the inverse of the measured one, exact for a Gaussian. 0 to 1.
+    The window makes sources rounder. This is corrected by subtracting the inverse covariance of the window from the
+    inverse of the measured one, which is exact for a Gaussian.
     """
     half = max(3, int(np.ceil(1.5 * seeing)))
     values, dx, dy = stamps(data, x, y, half, fill=0)
@@ -254,7 +310,7 @@ def window_ellipticities(
     weighted = weighted * np.sign(total)[:, None, None]
     total = np.maximum(np.abs(total), 1e-12)
     xx, yy, xy = ((weighted * term).sum(axis=(1, 2)) / total for term in (dx**2, dy**2, dx * dy))
-    # Negative lobes can make moments negative: the smallest width counted is a quarter pixel.
+    # Negative lobes can make moments negative; the smallest width allowed is a quarter of a pixel.
     mean, spread = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
     major = np.clip(mean + spread, 0.25**2, None)
     minor = np.clip(mean - spread, 0.25**2, None)

@@ -1,4 +1,4 @@
-"""An image as the detector network sees it, and the sources that it is to find there."""
+"""The input of the detector network for one image, and the sources that the network has to find."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from otrain_core.stars.kinds import REAL_KINDS
 from otrain_core.stars.psf_model import PSFModel
 
 PLANES = ("science", "reference", "difference", "mask", "filtered", "filtered_raw", "has_difference")
-LARGEST = 1e6  # of a pixel in units of its noise
-STEP = 0.1  # by which a PSF is moved to take its derivative [px]
+LARGEST = 1e6  # largest absolute value of a pixel in units of its noise
+STEP = 0.1  # shift of a PSF for its derivative [px]
 
 
 @dataclass(frozen=True)
 class Planes:
-    """What is known of an image, all (height, width).
+    """The planes of an image, all (height, width).
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Planes:
     noise : numpy.ndarray
         float32, 1 sigma of the difference [ADU].
     bad : numpy.ndarray
-        bool, pixels that are not used; 0 stands there in the images.
+        bool, pixels that are not used; they are 0 in the images.
     seeing : float
         FWHM of the PSF of the difference [px].
     """
@@ -60,12 +60,12 @@ class Planes:
         seeing: float,
         image: str = "",
     ) -> Planes:
-        """From planes as the step subtract writes them, where NaN and a mask that is not 0 tell bad pixels.
+        """Make the planes from those of the step `subtract`, in which NaN or a mask other than 0 marks a bad pixel.
 
         Raises
         ------
         ImageError
-            No usable pixel, no usable seeing, or planes of different shapes.
+            There is no usable pixel or seeing, or the planes have different shapes.
         """
         images = [plane for plane in (science, reference, difference) if plane is not None]
         if not (np.isfinite(seeing) and seeing > 0):
@@ -91,7 +91,7 @@ class Planes:
         return replace(self, difference=None)
 
     def swapped(self) -> Planes:
-        """Science and reference in each other's place: what fades brightens."""
+        """The planes with science and reference exchanged, in which fading sources brighten."""
         difference = None if self.difference is None else -self.difference
         return replace(self, science=self.reference, reference=self.science, difference=difference)
 
@@ -108,16 +108,24 @@ class Planes:
         )
 
     def spread(self) -> float:
-        """Robust spread of the filtered difference, or else of science minus reference, in units of its noise."""
+        """Robust spread of the filtered difference (or, without it, of science - reference) in units of its noise."""
         light = self.science - self.reference if self.difference is None else self.difference
         return filtered_spread(light, self.noise, self.bad, self.seeing)
 
     def inputs(self, spread: float) -> np.ndarray:
-        """What the network sees: float32 (height, width, len(`PLANES`)), finite.
+        """Input of the network.
 
-        The images in units of the noise times `spread` (see the method of this name), compressed by asinh; the
-        bad pixels; the matched filter of a Gaussian of the seeing on the difference and on science minus reference,
-        compressed likewise; 1 where there is a difference. What is not there is 0.
+        Parameters
+        ----------
+        spread : float
+            As returned by `Planes.spread`.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 (height, width, len(`PLANES`)), finite: asinh of the images in units of noise times `spread`; the bad
+            pixels; asinh of the difference and of science - reference after the matched filter of a Gaussian of the seeing;
+            and 1 if there is a difference. Without a difference its planes are 0.
         """
         error = self.noise * np.float32(spread)
         nothing = np.zeros(self.shape, np.float32)
@@ -135,17 +143,17 @@ class Planes:
 
 @dataclass(frozen=True)
 class Field:
-    """An image with the sources in it.
+    """An image with its sources.
 
     Attributes
     ----------
     image : str
     planes : Planes
     sources : pandas.DataFrame
-        x, y [px], flux [ADU], kind, snr (of the PSF's best fit at its place), limit (standard deviation of each
-        coordinate that no estimate can be below [px]), real (a star set down or taken out), usable.
+        x, y [px], flux [ADU], kind, snr (of the PSF fit), limit (Cramer-Rao limit: smallest possible standard deviation of
+        each coordinate [px]), real (whether it is a transplanted or removed star), usable.
     psf, science_psf : object
-        Of the difference and of the science image, see `otrain_core.stars.psf_model.PSFModel.stamp`.
+        PSF of the difference and of the science image, see `otrain_core.stars.psf_model.PSFModel.stamp`.
     unused : numpy.ndarray or None
         bool (height, width), pixels that belong to another set of the split.
     """
@@ -159,19 +167,19 @@ class Field:
 
 
 def read_field(folder: str | Path, *, image: str) -> Field:
-    """The image whose files the steps psf to subtract left in a folder, ``difference.fits`` among them.
+    """Read an image from the folder with the files of the steps `psf` to `subtract`, including ``difference.fits``.
 
     Raises
     ------
     ImageError
-        As `Planes.of`, or the difference was not kept.
+        The difference was not kept; see also `Planes.of`.
     UpstreamFailed
         A step failed for the image.
     """
     folder = Path(folder)
     if not (folder / "difference.fits").is_file():
         raise ImageError(
-            image, "finder.train", f"{folder}/difference.fits is not there: only with finder.train it is kept"
+            image, "finder.train", f"{folder}/difference.fits is missing: it is kept only if finder.train is set"
         )
     planes, _ = read_planes(folder / "difference.fits", image=image)
     record, subtraction = read_json(folder / "psf.json"), read_json(folder / "subtract.json")
@@ -194,10 +202,18 @@ def read_field(folder: str | Path, *, image: str) -> Field:
 
 
 def add_limits(sources: pd.DataFrame, planes: Planes, psf: Any) -> pd.DataFrame:
-    """The table with ``snr`` and ``limit``, see `Field`; 0 and NaN where no pixel is usable.
+    """Add the columns ``snr`` and ``limit`` of `Field` to a table of sources; 0 and NaN without usable pixels.
 
-    The Cramer-Rao limit of a coordinate is 1 / sqrt(sum((F dP/dx)^2 / noise^2)) (King 1983, PASP 95, 163); given is
-    the root of the mean of the squares of both coordinates.
+    The Cramer-Rao limit of a coordinate is 1 / sqrt(sum((F dP/dx)^2 / noise^2)) (King 1983, PASP 95, 163). The column has
+    the root mean square of the limits of x and y.
+
+    Parameters
+    ----------
+    sources : pandas.DataFrame
+        x, y [px], flux [ADU].
+    planes : Planes
+    psf : object
+        PSF of the difference, with the method ``stamp`` of `PSFModel`.
     """
     snr, limit = np.zeros(len(sources)), np.full(len(sources), np.nan)
     weights = np.where(planes.bad, 0, 1 / (planes.spread() * planes.noise) ** 2)

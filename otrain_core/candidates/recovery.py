@@ -1,4 +1,4 @@
-"""Recovery of the injected sources: completeness, flux scale, and whether the subtraction failed by them."""
+"""Recovery of the injected sources: completeness and flux scale, which also show a failed subtraction."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from otrain_core.stars.kinds import REAL_KINDS
 if TYPE_CHECKING:
     from otrain_core.plan.pipelines import CrossmatchOptions
 
-FLUX_SNR = 20.0  # the flux scale is judged on matches above this S/N
-MAG_BIN = 0.5
-BRIGHT_SNR = 10.0  # injected sources above this S/N must come back
-MIN_BRIGHT = 10  # an image is judged on no fewer sources
-MAX_WITHOUT_FLUX = 0.1  # a larger share of the matches without a flux is refused
+FLUX_SNR = 20.0  # the flux scale is measured from matches above this S/N
+MAG_BIN = 0.5  # [mag]
+BRIGHT_SNR = 10.0  # injected sources above this S/N must be recovered
+MIN_BRIGHT = 10  # an image with fewer such sources is not judged
+MAX_WITHOUT_FLUX = 0.1  # an image is refused if a larger share of the matches has no flux
 
 
 def check_subtraction(image: str, record: dict[str, Any], options: CrossmatchOptions) -> None:
-    """Refuse an image whose injected sources show that its subtraction failed.
+    """Refuse an image if its injected sources show that the subtraction failed.
 
     Parameters
     ----------
     image : str
         Name, for the error.
     record : dict
-        As from `recovery_record`.
+        As returned by `recovery_record`.
     options : CrossmatchOptions
 
     Raises
     ------
     ImageError
-        Fluxes that are off, scatter or are missing, or too few bright sources that were found again.
+        The fluxes are biased, scattered or missing, or too few bright sources are recovered.
     """
 
     def refuse(found: str, key: str, limit: float) -> None:
@@ -60,10 +60,19 @@ def check_subtraction(image: str, record: dict[str, Any], options: CrossmatchOpt
 
 
 def completeness_bins(mag: np.ndarray, recovered: np.ndarray) -> dict[str, Any]:
-    """Recovered share in bins of half a magnitude, and the magnitude where it is 50 %.
+    """Recovered share in bins of half a magnitude, and the magnitude at which it is 50 %.
 
-    The latter is that of a logistic curve fitted to the single sources by maximum
-    likelihood; NaN where the sources do not constrain it.
+    Parameters
+    ----------
+    mag : numpy.ndarray
+        (N,); sources with a missing magnitude are ignored.
+    recovered : numpy.ndarray
+        bool, (N,)
+
+    Returns
+    -------
+    dict
+        completeness (list of bins) and completeness_50_mag, see `completeness_limit`.
     """
     mag, recovered = mag[np.isfinite(mag)], recovered[np.isfinite(mag)]
     bins = []
@@ -88,14 +97,21 @@ def completeness_bins(mag: np.ndarray, recovered: np.ndarray) -> dict[str, Any]:
 def completeness_limit(mag: np.ndarray, recovered: np.ndarray, *, share: float = 0.5) -> float:
     """Magnitude at which this share of the sources is recovered.
 
-    Fits ``top / (1 + exp((mag - m50) / width))`` by maximum likelihood and returns where
-    it crosses the share; `top` allows for bright sources lost on masked pixels.
+    It is where the curve ``top / (1 + exp((mag - m50) / width))``, fitted to the single sources by maximum likelihood,
+    crosses the share. `top` allows for bright sources that are lost on masked pixels.
+
+    Parameters
+    ----------
+    mag : numpy.ndarray
+        (N,), finite.
+    recovered : numpy.ndarray
+        bool, (N,)
+    share : float
 
     Returns
     -------
     float
-        NaN with fewer than 10 sources, when all or none are recovered, or when the
-        crossing lies outside the range of the sources.
+        NaN with fewer than 10 sources, if all or none are recovered, or if the crossing is outside the range of the sources.
     """
     from scipy.optimize import minimize
 
@@ -122,19 +138,20 @@ def completeness_limit(mag: np.ndarray, recovered: np.ndarray, *, share: float =
 
 
 def flux_scale(flux: np.ndarray, fluxerr: np.ndarray, ratio: np.ndarray, true: np.ndarray) -> dict[str, Any]:
-    """Median of measured over injected flux, minus 1, and its scatter (half of what holds 68 %), above S/N 20.
+    """Bias and scatter of the measured fluxes relative to the injected ones, above S/N 20.
 
     Parameters
     ----------
     flux, fluxerr, ratio : numpy.ndarray
-        (N,) of the candidates; `ratio` is measured over true flux.
+        (N,), of the candidates; `ratio` is measured divided by true flux.
     true : numpy.ndarray
-        (N,) bool, which of them count.
+        (N,) bool, candidates to use.
 
     Returns
     -------
     dict
-        flux_bias, flux_scatter (NaN where none counts) and n_flux.
+        flux_bias (median of `ratio`, minus 1), flux_scatter (half of the interval from the 16th to the 84th percentile) and
+        n_flux; the first two are NaN if there is no such candidate.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         bright = true & np.isfinite(ratio) & (np.abs(flux) / fluxerr > FLUX_SNR)
@@ -149,7 +166,7 @@ def flux_scale(flux: np.ndarray, fluxerr: np.ndarray, ratio: np.ndarray, true: n
     }
 
 
-NEAR_FALSE = 1.0  # no False may stand this near to a true source [seeing]
+NEAR_FALSE = 1.0  # distance within which no False may lie from a true source [seeing]
 
 
 def recovery_record(
@@ -191,7 +208,7 @@ def recovery_record(
     }
     record |= completeness_bins(truth["mag"].to_numpy(float)[~real], recovered[~real])
     flux, fluxerr = table["flux"].to_numpy(float), table["fluxerr"].to_numpy(float)
-    # Matches with a foreign flux count here: where the subtraction scales every flux, they are the ones that tell.
+    # Includes matches with too much flux: they show when the subtraction changes the scale of all fluxes.
     injected = matches.matched & inside & ~real_candidate
     record |= flux_scale(flux, fluxerr, matches.ratio, injected)
     record["n_matched"] = int(injected.sum())

@@ -1,4 +1,4 @@
-"""Finding sources on a plane (sep, Source Extractor, STDPipe), and telling which no catalogue has."""
+"""Find the sources on a plane with sep, Source Extractor or STDPipe, and compare them with a catalogue."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from otrain_core.images.pixels import value_at
 from otrain_core.images.wcs import sky_to_pixel
 from otrain_core.temporary import temporary_folder
 
-PEAK_MOVED = 1.5  # a windowed centroid farther than this [seeing] from the start has run away
-FLAG_CENTROID = 1024  # the windowed centroid failed, the isophotal one is given
+PEAK_MOVED = 1.5  # a windowed centroid farther than this from its start has failed [seeing]
+FLAG_CENTROID = 1024  # the windowed centroid failed and the isophotal one is used
 
-# The filter of gmadet's `default.conv`: a pyramid of about 2 px FWHM.
+# Filter of gmadet's `default.conv`: a pyramid of about 2 px FWHM.
 PYRAMID = ((1, 2, 1), (2, 4, 2), (1, 2, 1))
-# STDPipe detects at its default of 2 sigma per pixel and cuts at the S/N of aperture photometry.
+# STDPipe detects at its default of 2 sigma per pixel, then cuts on the S/N of aperture photometry.
 STDPIPE_PIXEL_THRESHOLD = 2.0
 STDPIPE_MIN_AREA = 3
 STDPIPE_ANNULUS = (5.0, 7.0)  # background annulus of its photometry [FWHM]
 
 
 def gaussian_kernel(fwhm: float) -> np.ndarray:
-    """Matched filter of a Gaussian PSF: odd-sided, normalised to 1, float32; `fwhm` in px."""
+    """Matched filter of a Gaussian PSF with this FWHM [px]: float32, square with an odd side, of sum 1."""
     half = max(1, int(np.ceil(1.5 * fwhm)))
     offset = np.arange(-half, half + 1)
     profile = np.exp(-0.5 * (offset / (SIGMA * fwhm)) ** 2)
@@ -63,14 +63,14 @@ def find_sources(
     seeing : float
         FWHM of the PSF [px].
     threshold, min_area : float, int
-        As the method understands them.
+        Threshold and smallest number of pixels, as defined by the method.
     both_signs : bool
         Also find negative sources.
 
     Returns
     -------
     pandas.DataFrame
-        x, y [px], flags, and fwhm [px] where the method is one that measures it.
+        x, y [px], flags, and fwhm [px] if the method measures it.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def find_sep(
     threshold: float,
     min_area: int,
 ) -> pd.DataFrame:
-    """Pixels above the threshold after the matched filter of `sep` (Barbary 2016), windowed centroids."""
+    """Detect pixels above the threshold after the matched filter of `sep` (Barbary 2016); compute windowed centroids."""
     import sep
 
     sep.set_sub_object_limit(4096)
@@ -112,13 +112,13 @@ def find_sep(
             minarea=min_area,
             filter_kernel=gaussian_kernel(seeing),
             filter_type="matched",
-            clean=False,  # with a matched filter sep's cleaning removes isolated sources too
+            clean=False,  # with a matched filter, the cleaning of sep also removes isolated sources
         )
-    except Exception as problem:  # sep raises bare Exceptions when a buffer overflows
+    except Exception as problem:  # sep raises a bare Exception when its buffer overflows
         raise ImageError(
             image, "detect", f"far too many pixels above the threshold, the subtraction failed ({problem})"
         ) from None
-    # Starting from the filtered peak keeps a blend or a ring from starting in a hole.
+    # Start from the filtered peak: the barycentre of a blend or a ring may be in a hole.
     x0, y0 = objects["xcpeak"].astype(float), objects["ycpeak"].astype(float)
     xw, yw, _ = sep.winpos(data, x0, y0, np.full(len(x0), SIGMA * seeing), mask=bad)
     centred = np.hypot(xw - x0, yw - y0) < PEAK_MOVED * seeing
@@ -141,13 +141,12 @@ def find_source_extractor(
     threshold: float,
     min_area: int,
 ) -> pd.DataFrame:
-    """Source Extractor as gmadet runs it, with our noise as MAP_RMS.
+    """Run Source Extractor as gmadet does, with our noise as MAP_RMS.
 
-    Filter ``default.conv``, background mesh of 64 px, deblending and cleaning by
-    default. The threshold is that of the filtered image in units of the noise of single
-    pixels. Masked pixels get an infinite noise and are not interpolated, so nothing is detected on
-    them. Positions are the isophotal barycentres and ``fwhm`` is FWHM_IMAGE, NaN where
-    Source Extractor gives 0.
+    The filter is ``default.conv``, the background mesh 64 px; deblending and cleaning have their default values. The
+    threshold applies to the filtered image, in units of the noise of single pixels. Masked pixels have infinite noise and
+    are not interpolated, so nothing is detected on them. Positions are isophotal barycentres. ``fwhm`` is FWHM_IMAGE, NaN
+    if Source Extractor gives 0.
     """
     found = _run_source_extractor(
         np.where(bad, 0, data).astype(np.float32),
@@ -174,14 +173,12 @@ def find_stdpipe(
     threshold: float,
     min_area: int,
 ) -> pd.DataFrame:
-    """STDPipe's chain: noise-weighted detection, forced photometry, rejection of masked artefacts.
+    """Run STDPipe: noise-weighted detection, forced photometry, rejection of masked artefacts.
 
-    Source Extractor detects groups of at least `min_area` pixels (3, if that is more) above 2 sigma, the masks
-    of science image and reference marking footprints; `stdpipe.photometry.measure_objects`
-    measures within one FWHM; what is below the S/N of `threshold`, or has a masked pixel in
-    its footprint or aperture, is rejected (`stdpipe.pipeline.filter_transient_candidates`,
-    without any look-up on the network), as is what is centred on a masked pixel. Positions
-    are the isophotal barycentres; the recipe does not cut on the FWHM.
+    Source Extractor detects groups of at least `min_area` pixels (and at least 3) above 2 sigma.
+    `stdpipe.photometry.measure_objects` measures them within one FWHM. Sources with an S/N below `threshold`, with a masked
+    pixel in their footprint or aperture (`stdpipe.pipeline.filter_transient_candidates`, without queries over the network),
+    or centred on a masked pixel are rejected. Positions are isophotal barycentres; there is no cut on the FWHM.
     """
     from astropy.utils.exceptions import AstropyWarning
     from stdpipe.photometry import measure_objects
@@ -217,24 +214,24 @@ def find_stdpipe(
 def _run_source_extractor(
     data: np.ndarray, *, image: str, convolve: bool, extra: dict[str, Any] | None = None, **options: Any
 ) -> Any:
-    """Table of `stdpipe.photometry.get_objects_sextractor`, 0-based.
+    """Table of `stdpipe.photometry.get_objects_sextractor`, with pixels from 0.
 
     Raises
     ------
     ImageError
         Source Extractor failed.
     MissingProgramError
-        It is not installed.
+        Source Extractor is not installed.
     """
     from otrain_core.programs import find_program
 
     program = find_program("source-extractor")
     from stdpipe.photometry import get_objects_sextractor
 
-    # Source Extractor drops objects silently when its pixel stack overflows.
+    # Source Extractor loses objects without an error when its pixel stack overflows.
     extra = {"MEMORY_PIXSTACK": max(300_000, data.size // 2), "BACK_SIZE": 64, "NTHREADS": 1} | (extra or {})
     with temporary_folder("detect") as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # units of the catalogue that astropy does not know
+        warnings.simplefilter("ignore")  # astropy does not know some units in the output
         if convolve:
             kernel = folder / "default.conv"
             rows = "\n".join(" ".join(str(value) for value in row) for row in PYRAMID)
@@ -255,7 +252,7 @@ def _run_source_extractor(
 
 
 def _tidy(found: Any, bad: np.ndarray) -> pd.DataFrame:
-    """x, y, flags and fwhm; what is centred on a masked pixel moves to its peak or goes."""
+    """x, y, flags and fwhm; a source centred on a masked pixel is moved to its peak, or dropped if that is masked too."""
     x, y = (np.array(found[name], dtype=float) for name in ("x", "y"))
     masked = value_at(bad, x, y, outside=True)
     x[masked], y[masked] = (np.asarray(found[name], dtype=float)[masked] - 1 for name in ("XPEAK_IMAGE", "YPEAK_IMAGE"))
@@ -266,12 +263,12 @@ def _tidy(found: Any, bad: np.ndarray) -> pd.DataFrame:
 
 
 def require_catalogue(image: str, *, wcs: Any, science: np.ndarray | None, catalogue: pd.DataFrame | None) -> None:
-    """Raise if the search by catalogue lacks what it needs.
+    """Check that the search by catalogue has the catalogue, the WCS and the science image.
 
     Raises
     ------
     ImageError
-        Says what is missing and how to provide it.
+        One of them is missing; the message says how to provide it.
     """
     key = "detect.search"
     if catalogue is None:
@@ -295,11 +292,11 @@ def require_catalogue(image: str, *, wcs: Any, science: np.ndarray | None, catal
             "of the telescope sheet); give a header with one in column wcs of the image sheet",
         )
     if science is None:
-        raise ImageError(image, key, "the search catalogue needs the science image beside its difference")
+        raise ImageError(image, key, "the search catalogue needs the science image in addition to the difference")
 
 
 def catalogue_pixels(catalogue: pd.DataFrame, wcs: Any, shape: tuple[int, int]) -> np.ndarray:
-    """(N, 2) pixel positions x, y of the catalogue entries on and around an image of this shape."""
+    """Pixel positions x, y of the catalogue entries on and around an image of this shape, (N, 2)."""
     x, y = sky_to_pixel(wcs, catalogue["ra"].to_numpy(float), catalogue["dec"].to_numpy(float), shape=shape)
     height, width = shape
     with np.errstate(invalid="ignore"):
@@ -310,16 +307,16 @@ def catalogue_pixels(catalogue: pd.DataFrame, wcs: Any, shape: tuple[int, int]) 
 def drop_catalogued(
     sources: pd.DataFrame, catalogue: pd.DataFrame, wcs: Any, shape: tuple[int, int], *, radius: float
 ) -> pd.DataFrame:
-    """The sources (columns x, y) that are farther than `radius` px from every entry of the catalogue."""
+    """The sources (columns x, y) without a catalogue entry within `radius` px."""
     known = catalogue_pixels(catalogue, wcs, shape)
     return sources[_unmatched(sources, {"x": known[:, 0], "y": known[:, 1]}, radius=radius)].reset_index(drop=True)
 
 
 def merge_searches(difference: pd.DataFrame, catalogue: pd.DataFrame, *, radius: float) -> pd.DataFrame:
-    """One list of the candidates of both searches.
+    """Merge the candidates of both searches.
 
-    A candidate of the catalogue search within `radius` px of one of the difference is the same
-    source: the row of the difference stays, its column ``method`` becomes "both".
+    A candidate of the catalogue search within `radius` px of one of the difference is the same source: the row of the
+    difference is kept, and its column ``method`` becomes "both".
     """
     if not len(difference) or not len(catalogue):
         return difference if len(difference) else catalogue

@@ -1,4 +1,4 @@
-"""Sources on one plane of an image: found at the threshold, and measured."""
+"""Find the sources on one plane of an image, and measure them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from otrain_core.images.pixels import any_near
 if TYPE_CHECKING:
     from otrain_core.plan.pipelines import DetectOptions
 
-AUTO_THRESHOLDS = (4.5, 4.25, 4.0, 3.75, 3.5, 3.25, 3.0)  # of the threshold "auto" [sigma]
-SAME_PLACE = 0.5  # sources nearer than this are one [px]
-MIN_COVER = 0.5  # with a smaller share of the PSF on usable pixels the photometry is flagged
-# Bits of the column `flags` (and FLAG_CENTROID); the lower ones are those of the program that detects.
+AUTO_THRESHOLDS = (4.5, 4.25, 4.0, 3.75, 3.5, 3.25, 3.0)  # steps of the threshold "auto" [sigma]
+SAME_PLACE = 0.5  # sources closer than this are the same source [px]
+MIN_COVER = 0.5  # photometry with a smaller share of the PSF on usable pixels is flagged
+# Bits of the column `flags`, with FLAG_CENTROID; the lower bits are set by the program that detects.
 FLAG_MASKED = 256  # a masked pixel within one seeing FWHM
 FLAG_COVER = 512  # less than half of the PSF falls on usable pixels
 
@@ -45,11 +45,11 @@ class Plane:
     bad : numpy.ndarray
         bool, pixels that are not used.
     missing : numpy.ndarray
-        bool, pixels that no artefact took: the edge of the image.
+        bool, pixels that are missing because of the edge of the image, not because of an artefact.
     seeing : float
         FWHM of the PSF [px].
     psf : object or None
-        With the method ``stamp``; None: a Gaussian of the seeing.
+        PSF with the method ``stamp``; None for a Gaussian of the seeing.
     """
 
     data: np.ndarray
@@ -61,13 +61,15 @@ class Plane:
 
 
 def plane_sources(plane: Plane, search: str, options: DetectOptions, *, image: str) -> pd.DataFrame:
-    """Sources of one plane; with the threshold "auto" that of the first step with as many as are wanted.
+    """Sources of one plane.
+
+    The threshold "auto" is the first step of `AUTO_THRESHOLDS` that gives at least ``target_candidates`` sources.
 
     Parameters
     ----------
     plane : Plane
     search : {"difference", "catalogue"}
-        Negative sources and the threshold "auto" are for the difference alone.
+        Negative sources and the threshold "auto" apply to the difference only.
     options : DetectOptions
     image : str
         Name, for errors and messages.
@@ -75,13 +77,13 @@ def plane_sources(plane: Plane, search: str, options: DetectOptions, *, image: s
     Returns
     -------
     pandas.DataFrame
-        As from `otrain_core.candidates.search.find_sources`.
+        See `otrain_core.candidates.search.find_sources`.
     """
     steps = AUTO_THRESHOLDS if options.threshold == "auto" else (float(options.threshold),)
     first = _first_step(plane, options) if len(steps) > 1 and search == "difference" else 0
     threshold = steps[first]
     found = _find(plane, search, options, threshold, image=image)
-    while first and len(found) > options.max_candidates:  # a step too far
+    while first and len(found) > options.max_candidates:  # the estimate of the first step was too low
         first -= 1
         threshold = steps[first]
         found = _find(plane, search, options, threshold, image=image)
@@ -113,13 +115,13 @@ def _find(plane: Plane, search: str, options: DetectOptions, threshold: float, *
 
 
 def _first_step(plane: Plane, options: DetectOptions) -> int:
-    """First of `AUTO_THRESHOLDS` that may give as many sources as are wanted, by the peaks of the filtered difference.
+    """Index of the first of `AUTO_THRESHOLDS` that may give ``target_candidates`` sources.
 
-    A source has a peak, so that steps before it need not be tried.
+    Every source has a peak in the filtered difference, so higher thresholds with fewer peaks need not be tried.
     """
     from scipy.ndimage import maximum_filter
 
-    if options.method != "sep":  # the others' thresholds are not those of the filtered difference
+    if options.method != "sep":  # the thresholds of the other methods do not refer to the filtered difference
         return 0
     filtered = np.nan_to_num(filtered_significance(plane.data, plane.error, plane.bad, plane.seeing))
     count = np.zeros(len(AUTO_THRESHOLDS), dtype=int)
@@ -131,7 +133,7 @@ def _first_step(plane: Plane, options: DetectOptions) -> int:
 
 
 def without_doubles(sources: pd.DataFrame) -> pd.DataFrame:
-    """Of sources whose centroids ran to one place the first: they are one source, divided by the deblending."""
+    """Keep the first of several sources whose centroids converged to one position: the deblending split one source."""
     from scipy.spatial import cKDTree
 
     pairs = cKDTree(sources[["x", "y"]].to_numpy(float)).query_pairs(SAME_PLACE) if len(sources) else set()
@@ -141,14 +143,19 @@ def without_doubles(sources: pd.DataFrame) -> pd.DataFrame:
 def difference_plane(
     diff: np.ndarray, noise: np.ndarray, mask: np.ndarray, *, image: str, seeing: float, psf: Any, rescale: bool
 ) -> Plane:
-    """The difference with its unusable pixels filled, and the noise that its pixels have.
+    """The difference with its unusable pixels filled, and its noise.
 
-    `rescale` multiplies the noise by the spread of the filtered difference.
+    Parameters
+    ----------
+    diff, noise, mask, image, seeing, psf
+        See `otrain_core.candidates.detect.detect_candidates`.
+    rescale : bool
+        Multiply the noise by the spread of the filtered difference.
 
     Raises
     ------
     ImageError
-        No usable pixel.
+        There is no usable pixel.
     """
     with np.errstate(invalid="ignore"):
         bad = (mask != 0) | ~np.isfinite(diff) | ~(noise > 0) | ~np.isfinite(noise)
@@ -158,7 +165,7 @@ def difference_plane(
     error = np.where(bad, np.median(noise[~bad]), noise).astype(np.float32)
     if rescale:
         error *= np.float32(filtered_spread(data, error, bad, seeing))
-    # Pixels that a cosmic ray or saturation took are no edge: what they leave behind is bogus to learn.
+    # Pixels lost to cosmic rays or saturation are not an edge: their residuals are bogus candidates to learn from.
     missing = (mask == MASK_MISSING) | (~np.isfinite(diff) & (mask == 0))
     return Plane(data, error, bad, missing, seeing, psf)
 
@@ -203,7 +210,7 @@ def plane_properties(sources: pd.DataFrame, plane: Plane, *, zero_point: float) 
 
 
 def at_edge(table: pd.DataFrame, missing: np.ndarray, margin: int, seeing: float) -> np.ndarray:
-    """Nearer than `margin` px to the border, or with a missing pixel within 1.5 FWHM."""
+    """Whether each source is closer than `margin` px to the border, or has a missing pixel within 1.5 FWHM."""
     x, y = table["x"].to_numpy(), table["y"].to_numpy()
     height, width = missing.shape
     outside = (x < margin) | (y < margin) | (x > width - 1 - margin) | (y > height - 1 - margin)

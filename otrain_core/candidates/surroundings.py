@@ -1,4 +1,4 @@
-"""What made a False candidate, from what stands around it on the planes of its image: real images have no truth."""
+"""Guess the cause of a False candidate from the pixels around it: real images have no truth to look it up in."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import pandas as pd
 from otrain_core.images.frames import MASK_SATURATED
 from otrain_core.images.pixels import any_near, stamps
 
-SATURATED_REACH = 4.0  # a saturated pixel this near [seeing] is that of its star
-MASK_REACH = 1.0  # a masked pixel this near [seeing] cuts into the source
-STAR_REACH = 1.5  # a source of the reference this near [seeing] is the one it stands on
-STAR_SNR = 5.0  # of the mean of the reference there
-PEAK_SHARE = 0.7  # of the light about it in one pixel: no star is as sharp
-SHARPEST = 1.7  # seeing [px] below which a star may be
-DIPOLE = 0.23  # of more negative signal, as in the cross-match
-NOISE_SNR = 6.0  # below, where nothing else is there
+SATURATED_REACH = 4.0  # a saturated pixel within this distance [seeing] belongs to the same star
+MASK_REACH = 1.0  # a masked pixel within this distance [seeing] cuts into the source
+STAR_REACH = 1.5  # a source of the reference within this distance [seeing] coincides with the candidate
+STAR_SNR = 5.0  # S/N of the mean of the reference above which there is a source
+PEAK_SHARE = 0.7  # share of the light in one pixel above which the candidate is sharper than a star
+SHARPEST = 1.7  # seeing [px] below which a star can be as sharp
+DIPOLE = 0.23  # negative share of the signal above which a star residual is the dipole of a misaligned star
+NOISE_SNR = 6.0  # S/N below which a candidate without another cause is noise
 
 
 def name_surroundings(
@@ -27,7 +27,7 @@ def name_surroundings(
     reference: np.ndarray | None,
     seeing: float,
 ) -> np.ndarray:
-    """The likeliest cause of each candidate, should it be False.
+    """The likeliest cause of each candidate if it is False.
 
     In this order: a saturated pixel within 4 FWHM ("saturated"), a masked pixel within one FWHM ("mask_edge"), most of
     the light in one pixel ("hot_pixel": a hot pixel or a cosmic ray), much negative signal beside the positive
@@ -49,7 +49,7 @@ def name_surroundings(
     Returns
     -------
     numpy.ndarray
-        (N,) str; '' where nothing of this is there.
+        (N,) str; '' if none of these applies.
     """
     x, y = table["x"].to_numpy(float), table["y"].to_numpy(float)
     if not len(x):
@@ -66,25 +66,25 @@ def name_surroundings(
 
 
 def _in_one_pixel(data: np.ndarray, noise: np.ndarray, x: np.ndarray, y: np.ndarray, *, seeing: float) -> np.ndarray:
-    """Whether one pixel has most of the light of the 3 x 3 about the candidate, and is well above the noise."""
+    """Whether one pixel has most of the light in the 3 x 3 pixels around the candidate and is well above the noise."""
     if seeing < SHARPEST:
         return np.zeros(len(x), bool)
     values = np.abs(stamps(data, x, y, 1, fill=0)[0]).reshape(len(x), -1)
     sigma = stamps(noise, x, y, 1, fill=1)[0].reshape(len(x), -1)
     peak = values.max(axis=1)
-    beyond = np.maximum(values - sigma, 0).sum(axis=1)  # of the noise of nine pixels
+    beyond = np.maximum(values - sigma, 0).sum(axis=1)  # light above the noise
     return (peak > 5 * sigma.max(axis=1)) & (peak - sigma.max(axis=1) > PEAK_SHARE * beyond)
 
 
 def _on_reference(
     reference: np.ndarray | None, noise: np.ndarray, x: np.ndarray, y: np.ndarray, *, seeing: float
 ) -> np.ndarray:
-    """Whether the reference has a source near: a mean of 3 x 3 pixels far above the noise within the reach."""
+    """Whether the reference has a source close by: a mean of 3 x 3 pixels far above the noise within `STAR_REACH`."""
     if reference is None:
         return np.zeros(len(x), bool)
     from scipy.ndimage import uniform_filter
 
     clean = np.where(np.isfinite(reference), reference, 0)
-    # The noise of the difference is no smaller than that of the reference: it stands for it.
+    # The noise of the reference is not known here; that of the difference is at least as large.
     significance = uniform_filter(clean, 3) * 3 / np.where(noise > 0, noise, np.inf)
     return any_near(significance > STAR_SNR, x, y, STAR_REACH * seeing)

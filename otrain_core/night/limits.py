@@ -145,9 +145,9 @@ def _summary(sources: pd.DataFrame, before: Mapping[str, np.ndarray], *, n: int,
 
 def _by_magnitude(sources: pd.DataFrame, called: np.ndarray) -> pd.DataFrame:
     low = np.floor(sources["mag"].min() / MAG_BIN) if len(sources) else 0
-    high = np.ceil(sources["mag"].max() / MAG_BIN) if len(sources) else 0
+    last = np.floor(sources["mag"].max() / MAG_BIN) if len(sources) else 0
     rows = []
-    for edge in np.arange(low, max(high, low + 1)) * MAG_BIN:
+    for edge in np.arange(low, last + 1) * MAG_BIN:
         part = sources[(sources["mag"] >= edge) & (sources["mag"] < edge + MAG_BIN)]
         row = {"low": edge, "high": edge + MAG_BIN, "injected": len(part)}
         row |= {"found": int(part["found"].sum()), "accepted": int(part["accepted"].sum())}

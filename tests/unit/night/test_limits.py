@@ -69,6 +69,15 @@ def test_what_is_written(measured, tmp_path):
     assert f"50 % of new sources are found at {limits.record['limit_50']:.2f} mag" in limits_in_words(limits.record)
 
 
+def test_a_source_on_the_edge_of_a_bin_is_counted():
+    sources = pd.DataFrame({"mag": [18.0, 18.2, 18.5], "found": True, "accepted": [True, False, True]})
+    table = module._by_magnitude(sources, np.array([18.5, np.nan]))
+    assert table[["low", "high", "injected", "accepted", "called_real"]].values.tolist() == [
+        [18.0, 18.5, 2, 1, 0],
+        [18.5, 19.0, 1, 1, 1],
+    ]
+
+
 def test_without_a_limit_none_is_stated():
     assert np.isnan(module._interval(np.array([np.nan] * 10 + [18.0] * 100))).all()
     assert module._interval(np.arange(101.0)) == pytest.approx((2.5, 97.5))
