@@ -94,5 +94,5 @@ def test_a_source_on_bad_pixels_has_no_limit(raw):
 
 
 def test_a_difference_that_was_not_kept_is_named(tmp_path):
-    with pytest.raises(ImageError, match="only with finder.train"):
+    with pytest.raises(ImageError, match="it is kept only if finder.train is set"):
         read_field(tmp_path, image="i")
