@@ -5,7 +5,7 @@ import pytest
 from otrain_core.arrays import read_arrays
 from otrain_core.cli.main import main
 from otrain_core.plan.sheets import read_labels
-from tests.e2e.test_label_page import browser, person, press, said, serving, wait_for  # noqa: F401
+from tests.e2e.test_label_page import person, press, said, serving, wait_for
 from tests.unit.night.test_night import a_night, images, run
 from tests.unit.synthetic_night import NEW, write_pair
 
@@ -21,7 +21,7 @@ def night(tmp_path_factory):
     return folder / "nights" / NIGHT, pair[2]
 
 
-def test_answers_in_the_browser_reach_a_training(night, browser, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_answers_in_the_browser_reach_a_training(night, browser, tmp_path, monkeypatch, capsys):
     folder, model = night
     context = browser.new_context()
     page = context.new_page()

@@ -126,15 +126,15 @@ def many(n=40, *, seen=40, ratio=1.0):
 
 
 def test_outliers_of_the_flux_are_judged_and_do_not_count_as_recovered():
-    """A reference in a non-linear scale: every source comes out with several times its flux."""
+    """With a reference in a non-linear scale, every source gets several times its flux."""
     found, truth = many(ratio=5.0)
     with pytest.raises(ImageError, match=r"40 bright injected sources are off by \+400 % \(median\)"):
         label(found, truth, limit_mag=22.0)
     found["flux"] = 5000.0
-    found["fluxerr"] = 1000.0  # S/N 5: no flux scale, but none of them came back
+    found["fluxerr"] = 1000.0  # S/N 5: too faint for the flux scale, but none is recovered
     with pytest.raises(ImageError, match="only 0 of 40 sources injected above S/N 10 were found again with their flux"):
         label(found, truth, limit_mag=22.0)
-    table, record = label(found, truth)  # how bright they are is not known
+    table, record = label(found, truth)  # without a limit their S/N is unknown
     assert record["n_recovered"] == 0 and record["left_out"]["foreign_flux"] == 40 and record["n_true"] == 0
     assert sum(row["recovered"] for row in record["completeness"]) == 0
 
@@ -161,7 +161,7 @@ def test_no_false_beside_an_injection(seed):
     truth = injections(*rng.uniform(0, 100, (40, 2)))
     table, record = label(found, truth, radius=0.75, exclusion=1.0)
     assert record["near_injection_false"] == 0 < record["n_false"]
-    # With too small an exclusion the check does find them.
+    # If the exclusion radius is too small, the check finds them.
     _, record = label(found, truth, radius=0.3, exclusion=0.3)
     assert record["near_injection_false"] > 0
 
@@ -189,7 +189,7 @@ def test_causes_of_false_candidates():
     causes = name_causes(truth, x, y, np.full(6, 100.0), seeing=SEEING)
     assert causes.tolist() == ["cosmic", "star", "star", "bad_column", "noise", "cosmic"]
     table, record = label(candidates(*zip(x, y, strict=True)), injections((300, 300)), sky_truth=truth)
-    assert table["artefact"].tolist()[4] == ""  # the injection is no artefact
+    assert table["artefact"].tolist()[4] == ""  # the injected source is not an artefact
     assert record["artefacts"] == {"bad_column": 1, "cosmic": 2, "star": 2}
 
 

@@ -86,7 +86,7 @@ def test_outside_of_the_image_is_missing_and_too_much_of_it_is_edge():
 def test_masked_pixels_are_nan_in_the_difference_and_nowhere_zero():
     images = planes()
     images["mask"][50, 60] = MASK_COSMIC
-    images["diff"][50, 60] = 0  # what a careless step upstream would leave
+    images["diff"][50, 60] = 0  # as a faulty earlier step might leave it
     images["diff"][51, 61] = np.inf
     arrays = make_cutouts(labelled([(60, 50)]), images, size=32)
     cut = arrays["stack"][0]
@@ -138,9 +138,9 @@ def test_files(tmp_path):
     io.write_table(tmp_path / "l.csv", labelled([(60, 50)]))
     write_planes(tmp_path / "d.fits", planes())
     io.write_json(tmp_path / "psf.json", {"pixel_scale": 1.5, "seeing_px": 3.0})
-    turned = [[0.0, -2.0, 300.0], [2.0, 0.0, 10.0]]  # a quarter turn, and pixels half as large
+    turned = [[0.0, -2.0, 300.0], [2.0, 0.0, 10.0]]  # a rotation by 90 deg, and pixels half as large
     io.write_json(tmp_path / "subtract.json", {"to_reference": turned})
-    offset = np.hypot(*np.mgrid[-24:25, -24:25]) / 2  # two samples to the pixel
+    offset = np.hypot(*np.mgrid[-24:25, -24:25]) / 2  # two samples per pixel
     PSFModel(np.exp(-0.5 * (offset / 1.3) ** 2)[None], 0, 2, (100, 120)).save(tmp_path / "psf.fits")
     for name in ("one", "two"):
         cutouts_files(

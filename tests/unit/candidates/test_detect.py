@@ -80,7 +80,7 @@ def test_width_of_faint_sources_is_not_that_of_their_isophote():
 
 def test_threshold_is_a_significance():
     planes = blank(3, 700)
-    assert len(detect(planes, threshold=5.0)) <= 2  # noise alone: 0.1 expected
+    assert len(detect(planes, threshold=5.0)) <= 2  # 0.1 are expected from noise
     faint, psf, truth = grid_of_sources(snr=9, size=600)
     _, distance = pair(detect(faint, psf=psf, threshold=5.0), truth)
     assert (distance < SEEING).mean() > 0.97
@@ -92,7 +92,7 @@ def test_noise_is_scaled_to_the_spread_of_the_filtered_difference():
     diff, noise, mask = blank(8, 500)
     correlated = gaussian_filter(diff, 0.7)
     correlated *= NOISE / correlated.std()
-    # A wrong noise map changes neither what is found nor its significance.
+    # A wrong noise map changes neither the sources found nor their significance.
     planes, psf, _ = grid_of_sources(snr=30)
     right, wrong = (detect((planes[0], factor * planes[1], planes[2]), psf=psf) for factor in (1, 3))
     np.testing.assert_allclose(right["snr"], wrong["snr"], rtol=1e-4)
@@ -193,7 +193,7 @@ def test_image_without_a_usable_pixel():
 
 @pytest.mark.parametrize("fwhm", [1.6, 4.0])
 def test_completeness_where_the_psf_is_small_or_large(fwhm):
-    """Half of the sources 0.3 mag above S/N 5, and nine tenths of those above S/N 10, with one bad pixel in a hundred."""
+    """At least 50 % of sources 0.3 mag above S/N 5, and 90 % of those above S/N 10, are found with 1 % bad pixels."""
     rng = np.random.default_rng(11)
     diff, noise, mask = blank(12, 700)
     psf = Moffat(fwhm)

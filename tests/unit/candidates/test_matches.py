@@ -1,10 +1,10 @@
-"""Which candidate is the match of which source."""
+"""Matching of candidates and sources."""
 
 from tests.unit.candidates.test_crossmatch import candidates, injections, label
 
 
 def test_match_is_one_to_one_and_the_closest_wins():
-    # The brightest of three must not win, nor may the second be matched to nothing's injection.
+    # The closest of three must win, not the brightest, and the second must not match any other source.
     found = candidates((100, 100), (100.9, 100), (101.3, 100))
     found["flux"] = [900.0, 1000.0, 2900.0]
     table, record = label(found, injections((100.8, 100)))
@@ -33,7 +33,7 @@ def test_a_source_that_faded_is_true_with_its_own_sign():
     table, record = label(found, truth, removed=[11, 12])
     assert table["label"].tolist() == [1, -1, -1]
     assert table["injection"].tolist()[0] == 11
-    assert table["reason"][1] == "not the match of injection 12 at 0.10 FWHM"  # of the other sign: something else
+    assert table["reason"][1] == "not the match of injection 12 at 0.10 FWHM"  # it has the other sign
     assert table["sign"].tolist() == [-1, 1, -1]
     assert (record["n_injected"], record["n_recovered"]) == (2, 1)  # the third was not added to the reference
     assert record["left_out"]["not_removed"] == 1

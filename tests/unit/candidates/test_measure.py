@@ -74,10 +74,10 @@ def test_the_convolved_psf_is_what_the_kernel_makes_of_a_star():
     assert field.order == 1
     stamp, y0, x0 = ConvolvedPSF(Moffat(), field).stamp(30.3, 61.8)
     expected = field.apply(image)[y0 : y0 + stamp.shape[0], x0 : x0 + stamp.shape[1]]
-    # The kernel of the star's place against that of each pixel: it changes little over a star.
+    # One uses the kernel at the star, the other that of each pixel, which changes little over a star.
     np.testing.assert_allclose(stamp, expected, atol=0.01 * stamp.max())
     assert stamp.sum() == pytest.approx(1)
-    part = image[40:81, 10:51]  # its middle is the place of the star
+    part = image[40:81, 10:51]  # centred on the star
     found = ConvolvedPSF(Moffat(), field).convolved(part, (40, 10))
     np.testing.assert_allclose(found[10:31, 10:31], field.apply(image)[50:71, 20:41], atol=0.02 * stamp.max())
 

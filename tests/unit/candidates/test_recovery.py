@@ -1,4 +1,4 @@
-"""Completeness and flux scale of the injected sources, and the subtractions that they refuse."""
+"""Completeness and flux scale of the injected sources, and subtractions that are refused because of them."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def test_subtraction_that_scales_the_flux_is_refused(ratio):
     assert label(*many(ratio=ratio), max_flux_bias=0.45)[1]["flux_bias"] == pytest.approx(ratio - 1)
     with pytest.raises(ImageError, match=r"crossmatch: the fluxes of 40 bright injected sources are off by .40 %"):
         label(*many(ratio=ratio), max_flux_bias=0.3)
-    label(*many(n=9, seen=9, ratio=ratio), max_flux_bias=0.3)  # too few to tell
+    label(*many(n=9, seen=9, ratio=ratio), max_flux_bias=0.3)  # too few sources to judge
 
 
 def test_subtraction_that_loses_bright_sources_is_refused():
@@ -23,10 +23,10 @@ def test_subtraction_that_loses_bright_sources_is_refused():
         label(found, truth, **options)
     for change in ({"limit_mag": 20.5}, {"min_recovered": 0.1}, {"limit_mag": np.nan}):
         label(found, truth, **(options | change))  # mag 20 is S/N 7.9 for a limit of 20.5
-    # Places that no pipeline could use do not count.
+    # Sources at positions that no pipeline can use do not count.
     _, record = label(found, truth.assign(usable=np.arange(40) < 12), **options)
     assert (record["bright_injected"], record["bright_recovered"]) == (12, 8)
-    # Nor do real stars.
+    # Real stars do not count either.
     _, record = label(found, truth.assign(kind="transplanted"), **options)
     assert (record["bright_injected"], record["n_injected"]) == (0, 0)
 

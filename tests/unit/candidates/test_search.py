@@ -29,7 +29,7 @@ def planes(*positions, snr=60, size=200, seed=1):
 @needs_source_extractor
 def test_masked_footprints_are_rejected_by_stdpipe_alone():
     data, error, bad = planes((60, 60), (140, 140))
-    bad[60, 62] = True  # on the slope of the first
+    bad[60, 62] = True  # on the wing of the first source
     assert len(find_source_extractor(data, error, bad, **OPTIONS)) == 2
     found = find_stdpipe(data, error, bad, **OPTIONS)
     assert len(found) == 1 and np.hypot(found["x"][0] - 140, found["y"][0] - 140) < 0.3
@@ -58,7 +58,7 @@ def test_thresholds_of_the_programs():
     assert len(find_source_extractor(data, error, bad, **OPTIONS | {"threshold": 4.0})) < 5
     data, error, bad = planes(*grid, snr=25)
     assert len(find_source_extractor(data, error, bad, **OPTIONS | {"threshold": 4.0})) == len(grid)
-    # The noise map is taken as it is: scaling it is the caller's.
+    # The noise map is used unchanged: scaling it is up to the caller.
     assert len(find_source_extractor(data, 20 * error, bad, **OPTIONS)) == 0
 
 
@@ -125,7 +125,7 @@ def test_catalogue_entries_that_are_near_the_image():
     from astropy.wcs import Sip
 
     a = np.zeros((4, 4))
-    a[2, 0], a[3, 0] = 2e-4, -3e-6  # folds back far outside the field
+    a[2, 0], a[3, 0] = 2e-4, -3e-6  # this distortion maps positions far outside back into the field
     wcs.sip = Sip(a, np.zeros((4, 4)), None, None, wcs.wcs.crpix)
     x, y = np.array([20.0, 280.0]), np.array([100.0, 250.0])
     ra, dec = wcs.all_pix2world(x, y, 0)

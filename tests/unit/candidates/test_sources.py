@@ -1,4 +1,4 @@
-"""Sources of one plane: the threshold auto, doubles, masked pixels and the edge."""
+"""Sources of one plane: threshold auto, duplicates, masked pixels and the edge."""
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ def test_masked_pixels_are_never_detected_on(bit, edge):
     diff, noise, mask = blank(4)
     add(diff, Moffat(), 100, 100, 60 * Moffat().flux_error())
     mask[97:104, 102:112] = bit
-    diff[mask > 0] = 1e6  # would be by far the brightest thing
+    diff[mask > 0] = 1e6  # would be by far the brightest source
     table = detect((diff, noise, mask), psf=Moffat(), threshold=6.0)
     assert len(table) == 1
     row = table.iloc[0]
@@ -45,7 +45,7 @@ def test_the_threshold_auto_goes_as_low_as_the_wanted_number_takes(caplog):
     assert len(fixed) < 60 <= 80 <= len(auto)
     assert len(detect(planes, psf=psf, threshold="auto", target_candidates=len(fixed))) == len(fixed)
     assert "image a: detect.threshold: auto is 4.50 sigma" in caplog.text
-    # A step with more candidates than are allowed is not taken, and 3 sigma is the lowest.
+    # A step with more candidates than allowed is not used, and 3 sigma is the lowest step.
     few = detect(planes, psf=psf, threshold="auto", target_candidates=5000, max_candidates=len(auto) - 1)
     assert len(fixed) <= len(few) < len(auto)
     lowest = detect(planes, psf=psf, threshold="auto", target_candidates=5000)

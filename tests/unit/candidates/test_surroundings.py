@@ -1,4 +1,4 @@
-"""Causes of False candidates of real images, by what stands around them."""
+"""Causes of False candidates on real images, from their surroundings."""
 
 import numpy as np
 import pandas as pd
@@ -42,7 +42,7 @@ def test_one_bright_pixel_is_hot_and_a_star_is_not():
     add(data, Moffat(1.5), 50.0, 20.0, 60 * Moffat(1.5).flux_error())
     rows = [(30, 30, 30, 0), (70, 70, 60, 0)]
     assert name(rows, data=data) == ["hot_pixel", ""]
-    assert name([(50, 20, 60, 0)], data=data, seeing=1.5) == [""]  # a star as sharp as that is none
+    assert name([(50, 20, 60, 0)], data=data, seeing=1.5) == [""]  # with this seeing a star can be as sharp
     assert name([(10, 10, 4.6, 0)], data=data) == ["noise"]
 
 
@@ -52,7 +52,7 @@ def test_dipoles_stars_of_the_reference_and_noise():
     reference[5, 5] = np.nan
     rows = [(40, 41, 12, 0.5), (40, 42, 12, 0.0), (40, 52, 12, 0.0), (80, 80, 5.0, 0.0)]
     assert name(rows, reference=reference) == ["dipole", "star", "", "noise"]
-    assert name(rows[1:2]) == [""]  # without a reference nothing is known of its sources
+    assert name(rows[1:2]) == [""]  # without a reference its sources are unknown
     assert name([]) == []
 
 

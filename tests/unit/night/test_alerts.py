@@ -1,4 +1,4 @@
-"""Alert packets: read back by fastavro with the schema of ZTF, stamps equal, missing values missing."""
+"""Alert packets, read back by fastavro with the schema of ZTF: equal stamps, missing values stay missing."""
 
 import gzip
 import io
@@ -29,7 +29,7 @@ def test_packets_are_read_back_with_equal_stamps(tmp_path):
     items = [detection(1, "c1"), detection(2, "c2"), detection(2, "alone", object=None, object_name="", ra=None)]
     stamps = {"c2": STAMP, "alone": STAMP}
     write_alerts(tmp_path, items[1:], stamps, history=items, images=images(), model="demo/otrain2/1")
-    assert [path.name for path in tmp_path.iterdir()] == ["c2.avro"]  # without a place there is no packet
+    assert [path.name for path in tmp_path.iterdir()] == ["c2.avro"]  # no packet without a sky position
     with open(tmp_path / "c2.avro", "rb") as file:
         (found,) = fastavro.reader(file, reader_schema=schema())
     assert found["schemavsn"] == "4.02" and found["objectId"] == "J004000.00+200000.0"
@@ -59,7 +59,7 @@ def test_the_fields_of_a_candidate():
 def test_a_source_that_faded_has_its_planes_as_ztf_has_them():
     found = packet(detection(1, "c1", sign=-1, flux=-1000.0))
     assert found["candidate"]["isdiffpos"] == "f" and found["candidate"]["magpsf"] == pytest.approx(17.5)
-    # The stamps of such a source were changed about: its channel science is the reference.
+    # Science and reference are exchanged in the stamps of such a source.
     np.testing.assert_array_equal(pixels(found["cutoutScience"]), STAMP[:, :, CHANNELS.index("reference")])
     np.testing.assert_array_equal(pixels(found["cutoutTemplate"]), STAMP[:, :, CHANNELS.index("science")])
 

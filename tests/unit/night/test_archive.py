@@ -1,4 +1,4 @@
-"""An archive: each image once, by content, through bad images, copies and a second start; read back by others' tools."""
+"""Search of an archive: each image once, despite bad images, copies and restarts; read back by other tools."""
 
 import errno
 import shutil
@@ -23,7 +23,7 @@ from tests.unit.tiny_onnx import write_tiny
 
 @pytest.fixture
 def archive(night_pair, tmp_path):
-    """Images of two nights under one name, a copy, a broken and a missing one; options, and a function that runs a job."""
+    """Images of two nights with the same name, a copy, a broken and a missing one; a function that runs a job, and options."""
     science, reference, _ = night_pair
     with fits.open(science) as hdus:
         data, header = hdus[0].data, hdus[0].header
@@ -65,9 +65,9 @@ def test_an_archive(archive, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(module, "search_image", lambda path, **more: searched.append(path) or search(path, **more))
         again = run()
-    assert [path.rpartition("/")[2] for path in searched] == ["broken.fits"]  # what was refused is tried again
+    assert [path.rpartition("/")[2] for path in searched] == ["broken.fits"]  # refused images are tried again
     assert again == items
-    # Other options are another search, in the same place.
+    # With other options the images are searched again.
     assert run(options.model_copy(update={"both_signs": True}))[0]["n"] > items[0]["n"]
     assert len(list(folder.glob("candidates/*/*.parquet"))) == 2
 

@@ -1,4 +1,4 @@
-"""What stands around a candidate: in its image, in catalogues, in the other images of its night."""
+"""Context of a candidate: from its image, from catalogues, and from the other images of its night."""
 
 import numpy as np
 import pandas as pd
@@ -108,10 +108,10 @@ def test_images_that_show_an_object_and_those_that_cover_it():
 
 @pytest.mark.parametrize("pairs", [1, 4, 1000])
 def test_a_hot_pixel_keeps_its_place_on_the_detector(monkeypatch, pairs):
-    """The sky has moved between the images: one pixel, three places of the sky; another source stays on the sky."""
+    """The field moves between the images: a hot pixel is at three sky positions, a source at one."""
     items = [detection(k, f"hot{k}", object=k, x=300 + 0.2 * k, y=7.0) for k in (1, 2, 3)]
     items += [detection(k, f"star{k}", object=9, x=100.0 + 20 * k) for k in (1, 2, 3)]
-    monkeypatch.setattr("otrain_core.night.context.PAIRS", pairs)  # also in parts
+    monkeypatch.setattr("otrain_core.night.context.PAIRS", pairs)  # also when the pairs are processed in parts
     context = night_context(items, images())
     for k, item in enumerate(items):
         item.update({name: values[k] for name, values in context.items()})
@@ -129,7 +129,9 @@ def test_motion_of_an_object_and_its_error():
     items = [detection(k, f"c{k}", dec=20 + step * k, snr=1000.0) for k in (1, 2, 3)]
     found = night_context(items, images())
     assert found["motion"] == pytest.approx([6.0] * 3, rel=1e-3)
-    assert found["motion_error"][0] == pytest.approx(0.2 * 5.0 / np.sqrt(2) * 6, rel=1e-3)  # two sides of ten minutes
+    assert found["motion_error"][0] == pytest.approx(
+        0.2 * 5.0 / np.sqrt(2) * 6, rel=1e-3
+    )  # the first and last image are 10 min from the middle one
     assert np.isnan(night_context(items[:1], images())["motion"][0])
 
 

@@ -1,4 +1,4 @@
-"""What is kept of an image: all of it or nothing; the tables of earlier images learn from later ones."""
+"""Results of an image are kept completely or not at all; later images update the tables of earlier ones."""
 
 import json
 
@@ -16,7 +16,7 @@ from tests.unit.night.detections import RECORD, detection
 
 
 def found(image, candids, ra):
-    """A search that found real candidates at these places."""
+    """A search that found real candidates at these positions."""
     items = [
         detection(1, candid, ra=place, x=10.0 * k + 30 * image)
         for k, (candid, place) in enumerate(zip(candids, ra, strict=True))
@@ -96,7 +96,9 @@ def test_a_hot_pixel_has_no_packet(tmp_path):
         search = found(image, [f"c{image}"], [10.0 + 0.01 * image])
         search.table["x"][:] = 55.0
         keep(search, ledger, number, name=name, night="n", folder=tmp_path, gallery=0, hand_on=hand_on)
-    assert [path.name for path in (tmp_path / "alerts").iterdir()] == ["c1.avro"]  # in the first image nothing tells
+    assert [path.name for path in (tmp_path / "alerts").iterdir()] == [
+        "c1.avro"
+    ]  # in the first image it is not yet known to be a hot pixel
 
 
 def test_who_reports_is_needed():

@@ -1,4 +1,4 @@
-"""The ledger: each image once by content, whole transactions, objects by the sky."""
+"""Ledger: each image once by content, complete transactions, objects by sky position."""
 
 import errno
 import re
@@ -97,7 +97,7 @@ def test_a_finish_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(OtrainError, match="cannot be written"), finish:
         pass
     finish = ledger.finish(number, night="2024-02-29", record={}, table=rows([10.0], [20.0]), radius=1.0)
-    with pytest.raises(OSError), finish:  # of the files that belong to it
+    with pytest.raises(OSError), finish:  # while the files of the image are written
         raise OSError("no space left")
     assert ledger.status("a") == "working" and ledger.detections("2024-02-29") == []
 
@@ -111,7 +111,9 @@ def test_detections_of_one_place_are_one_object(tmp_path, ra, dec):
     numbers = [item["object"] for item in ledger.detections("2024-02-29")]
     assert sorted(numbers) == [1, 1, 2, 3]
     other = [item["object"] for item in ledger.detections("2024-03-01")]
-    assert None in other and len(other) == 2 and 1 not in other  # of another night, and without a place on the sky
+    assert (
+        None in other and len(other) == 2 and 1 not in other
+    )  # one without a sky position, the other of another night
 
 
 def test_other_columns_are_kept_and_objects_know_their_first_place(tmp_path):

@@ -1,4 +1,4 @@
-"""How faint a source would have been found, by sources added to a copy of the image."""
+"""Detection limits from sources added to a copy of the image."""
 
 import hashlib
 from pathlib import Path

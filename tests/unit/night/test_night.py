@@ -1,4 +1,4 @@
-"""A night: every image once, through kills, copies, broken files and a full disk."""
+"""Search of a folder: every image once, despite kills, copies, broken files and a full disk."""
 
 import errno
 import json
@@ -36,7 +36,7 @@ from tests.unit.synthetic_night import NEW
 
 
 def images(folder, science, n):
-    """Copies of a science image that differ in their noise and their time."""
+    """Copies of a science image with different noise and time."""
     folder.mkdir()
     with fits.open(science) as hdus:
         data, header = hdus[0].data, hdus[0].header
@@ -114,7 +114,7 @@ def test_frames_without_sky_are_told_of_once(night_pair, tmp_path):
 
 
 class Lean:
-    """A night whose images cost nothing: one candidate each, and a count of the pages."""
+    """A night with one candidate per image and without a real search, which counts the pages that it writes."""
 
     def __init__(self, folder, night_pair, monkeypatch):
         self.pages, write = [], module.write_page
@@ -151,7 +151,7 @@ def test_while_images_wait_the_page_is_written_seldom(night_pair, tmp_path, monk
     lean = Lean(tmp_path, night_pair, monkeypatch)
     lean.arrive(range(60))
     assert run(lean.night)["done"] == 60
-    # After each of the first 19, then each second up to the 39th, each third up to the 57th, and at the end.
+    # After each of the first 19 images, then after every second up to the 39th, every third up to the 57th, and at the end.
     assert len(lean.pages) == 19 + 10 + 6 + 1 and lean.shown() == 60
 
 
@@ -261,7 +261,7 @@ BAD = {
 
 
 def spoil(name, data, header):
-    """Data of an image with one thing wrong; the header is changed in place."""
+    """Data of an image with one fault; the header is changed in place."""
     if name == "elsewhere":
         header["CRVAL1"] += 20
     elif name == "no_wcs":
@@ -281,7 +281,7 @@ def spoil(name, data, header):
 
 @pytest.fixture(scope="module")
 def bad_night(night_pair, tmp_path_factory):
-    """A night of one good image and one of each that is not: exit status, and the refused images by name."""
+    """A night with one good image and one with each fault: exit status, images by name, and the index page."""
     folder = tmp_path_factory.mktemp("bad")
     (folder / "references").mkdir()
     shutil.copy(night_pair[1], folder / "references/reference.fits")
@@ -339,9 +339,9 @@ def test_the_date_is_that_of_the_evening(tmp_path, moment, night):
 
 @pytest.mark.parametrize("east", [-155.5, 204.5, 149.1, 0.0, None])
 def test_a_night_is_not_divided_at_local_midnight(tmp_path, east):
-    """Hawaii and Siding Spring: noon of UTC falls into the night."""
+    """At Hawaii and Siding Spring, noon UTC is during the night."""
     first = datetime(2024, 3, 1, 18) - timedelta(hours=((east or 0.0) + 180) % 360 / 15 - 12)
-    moments = [(first + timedelta(hours=k)).isoformat() for k in range(13)]  # from 18 to 6 of the local sun
+    moments = [(first + timedelta(hours=k)).isoformat() for k in range(13)]  # from 18 h to 6 h local solar time
     nights = {night_of({"time": moment, "longitude": east}, tmp_path) for moment in moments}
     assert nights == {"2024-03-01"}
     assert {night_of({"time": moment}, tmp_path, longitude=east) for moment in moments} == nights
@@ -354,4 +354,4 @@ def test_the_header_tells_where_the_night_is(night_pair, tmp_path):
         hdus[0].header.update({"DATE-OBS": "2024-03-01T12:30:00", "SITELONG": "-155 28 30"})
         hdus[0].writeto(folder / "a.fits")
     assert run(a_night(folder, tmp_path / "nights", night_pair))["done"] == 1
-    assert (tmp_path / "nights/2024-02-29/a.ecsv").is_file()  # half past two in the morning of 1 March
+    assert (tmp_path / "nights/2024-02-29/a.ecsv").is_file()  # at 2:08 local time on 1 March

@@ -1,4 +1,4 @@
-"""What is kept of a search: tables with units, scores that monitor reads, stamps."""
+"""Files of a search: tables with units, scores for the monitor, stamps."""
 
 import csv
 

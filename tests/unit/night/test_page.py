@@ -1,4 +1,4 @@
-"""The page of a night: objects in order, light curves, hot pixels."""
+"""Page of a night: order of the objects, light curves, hot pixels."""
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def test_what_is_fixed_on_the_detector_comes_last():
 def test_light_curve():
     items = [found(1, "a", mag=18.0, magerr=0.1), found(2, "b", mag=17.0, magerr=0.1), found(3, "c", mag=None)]
     curve = light_curve(items, images())
-    assert [point[:3] for point in curve["points"]] == [(7.0, 67.5, 5.5), (223.0, 12.5, 5.5)]  # brighter is above
+    assert [point[:3] for point in curve["points"]] == [(7.0, 67.5, 5.5), (223.0, 12.5, 5.5)]  # bright is at the top
     assert curve["points"][1][3] == "2024-03-01T02:10:00: 17.00 +- 0.10 mag" and curve["limits"] == []
     assert [curve[name] for name in ("bright", "faint", "start", "end")] == ["16.90", "18.10", "02:00", "02:10"]
     flat = light_curve([found(k, str(k), mag=18.0, magerr=0.01) for k in (1, 2)], images()[:2])

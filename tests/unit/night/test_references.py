@@ -1,4 +1,4 @@
-"""The reference of an image: one for all, by name, by the sky."""
+"""Reference of an image: one for all, by file name, or by sky position."""
 
 import numpy as np
 import pytest

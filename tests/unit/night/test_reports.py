@@ -1,4 +1,4 @@
-"""Reports: the JSON of each service against the fields that it publishes; what is not to be reported is left out."""
+"""Reports: the JSON has the fields that each service documents, and only the objects to be reported."""
 
 import json
 

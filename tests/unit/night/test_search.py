@@ -1,4 +1,4 @@
-"""A frame to scored candidates in one process, as the steps of the DAG would find them."""
+"""Search of one image in one process: the same candidates and scores as from the steps of the DAG."""
 
 import numpy as np
 import pandas as pd
@@ -107,7 +107,7 @@ def test_a_reference_of_another_filter_is_refused(name, of_reference, refused):
 
 
 def test_candidates_and_scores_are_those_of_the_rules(night_pair, tmp_path):
-    """The functions of the rules one by one, with an injection of nothing: the same table to the last bit."""
+    """The functions of the rules, run one by one without injected sources, give exactly the same table."""
     science, reference, model = night_pair
     mine, file = recipe(), lambda name: tmp_path / name
     about = {"image": "n1", "detector": mine.detector, "wcs": None}

@@ -1,4 +1,4 @@
-"""A folder that fills: whole files only, each once."""
+"""Watch of a folder: complete files only, each once."""
 
 import gzip
 import os
@@ -34,8 +34,8 @@ def test_a_file_that_is_still_written(tmp_path, share, compressed):
 @pytest.mark.parametrize(
     "content",
     [
-        b"\x1f\x8b\x08" + bytes(6) + b"\x03" + b"\x07" * 5000,  # no deflated data behind the header of gzip
-        gzip.compress(bytes(5000))[:-8] + b"\xff" * 8,  # another checksum
+        b"\x1f\x8b\x08" + bytes(6) + b"\x03" + b"\x07" * 5000,  # a gzip header without compressed data
+        gzip.compress(bytes(5000))[:-8] + b"\xff" * 8,  # wrong checksum
     ],
 )
 def test_damaged_files_are_given_out_to_be_refused(tmp_path, content):
@@ -100,7 +100,7 @@ def test_files_that_come_later(tmp_path):
             (tmp_path / ".second.tmp").rename(tmp_path / "second.fits")
         else:
             stop.set()
-    assert found == ["first.fits", "second.fits"] and 1 in idle  # before the second is waited for
+    assert found == ["first.fits", "second.fits"] and 1 in idle  # called before waiting for the second
 
 
 def test_a_file_that_is_deleted_again_is_not_waited_for(tmp_path, monkeypatch):
@@ -119,7 +119,7 @@ def test_a_file_that_is_deleted_again_is_not_waited_for(tmp_path, monkeypatch):
 
 
 def test_the_looks_themselves_call_for_no_look(tmp_path, monkeypatch):
-    """A file that is not whole is opened at every look, and the system tells of that, too."""
+    """Every look opens an incomplete file, and the system reports this too."""
     stop, looks = Stop(), []
     frame(tmp_path / "part.fits")
     os.truncate(tmp_path / "part.fits", 3000)
@@ -138,7 +138,7 @@ def test_the_looks_themselves_call_for_no_look(tmp_path, monkeypatch):
 def test_a_file_that_fills_without_a_change_of_its_size_and_time(tmp_path, monkeypatch):
     path, known = frame(tmp_path / "a.fits"), set()
     data = path.read_bytes()
-    path.write_bytes(data[:80] + bytes(len(data) - 80))  # as one that has its size from the start
+    path.write_bytes(data[:80] + bytes(len(data) - 80))  # like a file that has its full size from the start
     os.utime(path, (1e9, 1e9))
     assert whole_images(tmp_path, known) == []
     path.write_bytes(data)
