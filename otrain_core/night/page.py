@@ -205,10 +205,10 @@ def light_curve(items: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str
         without a time or magnitude do not count.
     """
     seen = [(mjd(item["time"]), item["mag"], item["magerr"] or 0.0, item["time"]) for item in items]
-    missed, of = [], {item["image"] for item in items}
+    missed, detected = [], {item["image"] for item in items}
     for image in images:
         record = image["record"]
-        if image["number"] not in of and record.get("limit_mag") is not None:
+        if image["number"] not in detected and record.get("limit_mag") is not None:
             missed.append((mjd(record.get("time")), record["limit_mag"], 0.0, record.get("time")))
     seen, missed = ([row for row in rows if np.isfinite(row[0]) and row[1] is not None] for rows in (seen, missed))
     if not seen or len(seen) + len(missed) < 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 import warnings
@@ -74,9 +75,9 @@ def whole_images(
         Folder to leave out.
     """
     found, known = [], set() if known is None else known
-    for path in folder.rglob("*"):
+    for path in _fits_files(folder, without):
         try:
-            if is_fits(path) and not _within(path, without) and path.is_file():
+            if path.is_file():
                 state = path, path.stat().st_size, path.stat().st_mtime
                 if state in known or is_whole(path):
                     known.add(state)
@@ -86,18 +87,20 @@ def whole_images(
     return [path for _, path in sorted(found)]
 
 
-def _within(path: Path, folder: Path | None) -> bool:
-    return folder is not None and folder.absolute() in path.absolute().parents
+def _fits_files(folder: Path, without: Path | None) -> Iterator[Path]:
+    """FITS files of a folder and its subfolders except `without`."""
+    left_out = without.resolve() if without is not None else None
+    for place, folders, names in os.walk(folder):  # unlike Path.rglob, it goes on when a subfolder is deleted meanwhile
+        folders[:] = [name for name in folders if Path(place, name).resolve() != left_out]
+        yield from filter(is_fits, (Path(place, name) for name in names))
 
 
 def stale_images(folder: Path, *, without: Path | None = None) -> list[Path]:
     """FITS files that are incomplete and have not changed for `STALE` seconds, so truncated; a warning names younger ones."""
     found = []
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(_fits_files(folder, without)):
         try:
-            if not is_fits(path) or _within(path, without) or not path.is_file():
-                continue
-            if is_whole(path):
+            if not path.is_file() or is_whole(path):
                 continue
             if time.time() - path.stat().st_mtime > STALE:
                 found.append(path)

@@ -53,6 +53,27 @@ def test_what_lies_in_the_folder_of_the_nights_is_no_image_of_the_night(tmp_path
     assert list(watch(tmp_path, once=True, stop=threading.Event(), without=tmp_path / "nights")) == [image]
 
 
+def test_a_subfolder_that_is_deleted_during_a_look(tmp_path, monkeypatch):
+    paths = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        paths.append(frame(tmp_path / name / "a.fits"))
+
+    def delete_the_other(path):
+        shutil.rmtree(paths[path == paths[0]].parent)
+        return True
+
+    monkeypatch.setattr(module, "is_whole", delete_the_other)
+    (found,) = whole_images(tmp_path)
+    assert found in paths
+
+
+def test_images_within_the_folder_of_the_nights(tmp_path):
+    (tmp_path / "incoming").mkdir()
+    image = frame(tmp_path / "incoming/a.fits")
+    assert list(watch(tmp_path / "incoming", once=True, stop=threading.Event(), without=tmp_path)) == [image]
+
+
 def test_once(tmp_path):
     (tmp_path / "deeper").mkdir()
     paths = [frame(tmp_path / "b.fits", 1), frame(tmp_path / "deeper/a.fit", 2)]
