@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 import traceback
 from collections import Counter
@@ -93,8 +94,8 @@ class Night:
         Raises
         ------
         OtrainError
-            There is no such folder, the output is the same folder, another process works on the output, or, with
-            `once`, the disk is full.
+            There is no such folder, the output is the same folder, another process works on the output, the ledger is
+            damaged, or, with `once`, the disk is full.
         """
         if not self.folder.is_dir():
             raise OtrainError(f"{self.folder}: no such folder")
@@ -107,9 +108,9 @@ class Night:
             ledger = self._with_space(lambda: Ledger(self.output / LEDGER), once=once, stop=stop)
             if ledger is None:
                 return counts
-            self._behind.update(["", *ledger.open_nights()])  # an earlier run may have been killed before its pages
             pages = partial(self._with_space, lambda: self._pages(ledger), once=once, stop=stop)
             try:
+                self._behind.update(["", *ledger.open_nights()])  # an earlier run may have been killed before its pages
                 pages()
                 for path in watch(self.folder, once=once, stop=stop, without=self.output, idle=pages):
                     work = partial(self._one, ledger, path, tell)
@@ -119,6 +120,10 @@ class Night:
                         tell(f"{path}: a dark, bias or flat frame; such frames are left out and listed in index.html")
                     self._with_space(lambda: self._pages(ledger, late=LATE), once=once, stop=stop)
                 self._with_space(lambda: self._end(ledger), once=once, stop=stop)
+            except sqlite3.Error as error:
+                raise OtrainError(
+                    f"{ledger.path}: cannot be read ({error}); if it is damaged, choose a new output folder (-o)"
+                ) from None
             finally:
                 ledger.close()
         return counts

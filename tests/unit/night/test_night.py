@@ -176,6 +176,19 @@ def test_a_killed_night_has_its_page_when_it_goes_on(night_pair, tmp_path, monke
     assert len(lean.pages) == pages
 
 
+def test_a_damaged_ledger_is_named(night_pair, tmp_path, monkeypatch):
+    lean = Lean(tmp_path, night_pair, monkeypatch)
+    lean.arrive(range(1))
+    run(lean.night)
+    ledger = tmp_path / "nights/ledger.sqlite"
+    content = ledger.read_bytes()
+    ledger.write_bytes(content[:4096] + bytes(len(content) - 4096))  # the first page holds the names of the tables
+    with pytest.raises(
+        OtrainError, match=f"^{ledger}: cannot be read .*; if it is damaged, choose a new output folder"
+    ):
+        run(lean.night)
+
+
 def test_an_unexpected_error_of_one_image_does_not_end_the_night(night_pair, tmp_path, monkeypatch):
     folder = images(tmp_path / "images", night_pair[0], 2)
     night, searched = a_night(folder, tmp_path / "nights", night_pair), module.search_image
