@@ -112,7 +112,7 @@ def test_arrays_have_fixed_types_also_for_no_candidates_and_void_columns(tmp_pat
     [
         ({}, {"size": 101}, "image a: cutouts.size: cutouts of 101 px are larger than the image of 120 x 100 px"),
         ({"science": np.zeros((3, 3))}, {}, "image a: science: its shape"),
-        ({"reference": None}, {}, "image a: reference: this plane"),
+        ({"reference": None}, {}, "image a: reference: the file of the difference does not have this plane"),
     ],
 )
 def test_bad_input(change, options, match):
