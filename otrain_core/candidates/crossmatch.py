@@ -11,7 +11,6 @@ import pandas as pd
 
 from otrain_core.candidates.matches import Matches, match_sources
 from otrain_core.candidates.recovery import check_subtraction, recovery_record
-from otrain_core.candidates.surroundings import DIPOLE
 from otrain_core.errors import ImageError
 from otrain_core.io import read_json, read_table, write_json, write_table
 from otrain_core.positions import nearest
@@ -20,6 +19,10 @@ from otrain_core.stars.kinds import REAL_KINDS
 
 if TYPE_CHECKING:
     from otrain_core.plan.pipelines import CrossmatchOptions
+
+# Negative share of the signal above which a star residual is the dipole of a misaligned star. The module `surroundings`,
+# which this step does not load, has the same number.
+DIPOLE = 0.23
 
 
 def crossmatch_files(

@@ -358,7 +358,7 @@ def test_science_image_is_measured_with_its_own_psf(field):
         ({"wcs": None}, "detect.search: .*needs a celestial WCS.*column wcs of the image sheet"),
         ({"catalogue": pd.DataFrame({"ra": [1.0]})}, "detect.search: .*no column 'dec'.*telescope sheet"),
         ({"science": None}, "detect.search: .*needs the science image"),
-        ({"max_candidates": 1}, "detect.max_candidates: 2 candidates, more than 1: the star catalogue is not as deep"),
+        ({"max_candidates": 1}, "detect.max_candidates: 2 candidates, more than 1: the star catalogue is less deep"),
     ],
 )
 def test_catalogue_search_says_what_it_lacks(field, change, match):
