@@ -40,7 +40,11 @@ def test_it_fails_the_second_time_and_all_others_are_run(root, tmp_path):
 
 def test_what_takes_too_much_memory_tells_what_it_was_at(root):
     lines = ["import faulthandler, threading, time", "from tests.workers import abort_beyond", "faulthandler.enable()"]
-    lines += ["threading.Thread(target=abort_beyond, args=(1,), daemon=True).start()", "def hungry(): time.sleep(300)"]
+    lines += [
+        "def hungry():",
+        "    threading.Thread(target=abort_beyond, args=(1,), daemon=True).start()",
+        "    time.sleep(300)",
+    ]
     command = [sys.executable, "-c", "\n".join([*lines, "hungry()"])]
     made = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=300)
     assert made.returncode == -signal.SIGABRT and "in hungry" in made.stderr
