@@ -14,15 +14,11 @@ from otrain_core.candidates.recovery import check_subtraction, recovery_record
 from otrain_core.errors import ImageError
 from otrain_core.io import read_json, read_table, write_json, write_table
 from otrain_core.positions import nearest
-from otrain_core.sky.causes import name_causes
+from otrain_core.sky.causes import DIPOLE, name_causes
 from otrain_core.stars.kinds import REAL_KINDS
 
 if TYPE_CHECKING:
     from otrain_core.plan.pipelines import CrossmatchOptions
-
-# Negative share of the signal above which a star residual is the dipole of a misaligned star. The module `surroundings`,
-# which this step does not load, has the same number.
-DIPOLE = 0.23
 
 
 def crossmatch_files(

@@ -7,6 +7,7 @@ import pandas as pd
 
 from otrain_core.images.frames import MASK_SATURATED
 from otrain_core.images.pixels import any_near, stamps
+from otrain_core.sky.causes import DIPOLE
 
 SATURATED_REACH = 4.0  # a saturated pixel within this distance [seeing] belongs to the same star
 MASK_REACH = 1.0  # a masked pixel within this distance [seeing] cuts into the source
@@ -14,7 +15,6 @@ STAR_REACH = 1.5  # a source of the reference within this distance [seeing] coin
 STAR_SNR = 5.0  # S/N of the mean of the reference above which there is a source
 PEAK_SHARE = 0.7  # share of the light in one pixel above which the candidate is sharper than a star
 SHARPEST = 1.7  # seeing [px] below which a star can be as sharp
-DIPOLE = 0.23  # negative share of the signal above which a star residual is the dipole of a misaligned star
 NOISE_SNR = 6.0  # S/N below which a candidate without another cause is noise
 
 

@@ -10,6 +10,7 @@ from otrain_core.positions import nearest
 STAR_REACH = 1.5  # a residual closer than this to a source belongs to the source [seeing]
 HALO_REACH = 6.0  # the halo of a source that is brighter than the residual by HALO_FLUX reaches this far [seeing]
 HALO_FLUX = 100.0
+DIPOLE = 0.23  # negative share of the signal above which a star residual is the dipole of a misaligned star
 KINDS = (
     "cosmic",
     "hot_pixel",

@@ -252,13 +252,24 @@ def test_a_checkpoint_of_another_training_is_ignored(data, tmp_path, monkeypatch
     assert record["resumed_at_epoch"] == 0 and len(history) == 2 and not folder.exists()
 
 
+def write_inputs(folder, cube, split):
+    """Write a cube and its split; the files of a training of them, by keyword of `train_files`."""
+    write_arrays(folder / "cube.npz", cube)
+    write_table(folder / "split.csv", split)
+    names = {
+        "cube": "cube.npz",
+        "split": "split.csv",
+        "model": "model.keras",
+        "history": "history.csv",
+        "record": "train.json",
+    }
+    return {key: folder / name for key, name in names.items()}
+
+
 def test_files_of_a_training(data, tmp_path, monkeypatch):
     """A killed training is resumed from its checkpoint, unless the training code has changed."""
     cube, split = data
-    write_arrays(tmp_path / "cube.npz", cube)
-    write_table(tmp_path / "split.csv", split)
-    files = {"cube": tmp_path / "cube.npz", "split": tmp_path / "split.csv", "model": tmp_path / "model.keras"}
-    files |= {"history": tmp_path / "history.csv", "record": tmp_path / "train.json"}
+    files = write_inputs(tmp_path, cube, split)
     experiment = Experiment(inputs=["difference"], **TINY)
     save = loop.Loop._save
 
@@ -287,10 +298,7 @@ def test_files_of_a_training(data, tmp_path, monkeypatch):
 
 def test_a_model_that_cannot_be_written_does_not_cost_the_training(data, tmp_path, monkeypatch):
     cube, split = data
-    write_arrays(tmp_path / "cube.npz", cube)
-    write_table(tmp_path / "split.csv", split)
-    files = {"cube": tmp_path / "cube.npz", "split": tmp_path / "split.csv", "model": tmp_path / "model.keras"}
-    files |= {"history": tmp_path / "history.csv", "record": tmp_path / "train.json"}
+    files = write_inputs(tmp_path, cube, split)
     experiment = Experiment(inputs=["difference"], **TINY)
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device"):
         patch.setattr(architecture, "save_model", Mock(side_effect=OSError("No space left on device")))
